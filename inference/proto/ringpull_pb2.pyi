@@ -1,0 +1,352 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
+    INT64: _ClassVar[DataType]
+    UINT64: _ClassVar[DataType]
+    FLOAT32: _ClassVar[DataType]
+    STRING: _ClassVar[DataType]
+DATA_TYPE_UNSPECIFIED: DataType
+INT64: DataType
+UINT64: DataType
+FLOAT32: DataType
+STRING: DataType
+
+class Int64List(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class UInt64List(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class FloatList(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class StringList(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RawBuffer(_message.Message):
+    __slots__ = ("dtype", "data", "lengths")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    dtype: DataType
+    data: bytes
+    lengths: bytes
+    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., data: _Optional[bytes] = ..., lengths: _Optional[bytes] = ...) -> None: ...
+
+class Column(_message.Message):
+    __slots__ = ("int64s", "uint64s", "floats", "strings", "raw", "offsets", "raw_offsets", "weights", "raw_weights", "width")
+    INT64S_FIELD_NUMBER: _ClassVar[int]
+    UINT64S_FIELD_NUMBER: _ClassVar[int]
+    FLOATS_FIELD_NUMBER: _ClassVar[int]
+    STRINGS_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    RAW_OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    RAW_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    int64s: Int64List
+    uint64s: UInt64List
+    floats: FloatList
+    strings: StringList
+    raw: RawBuffer
+    offsets: _containers.RepeatedScalarFieldContainer[int]
+    raw_offsets: bytes
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    raw_weights: bytes
+    width: int
+    def __init__(self, int64s: _Optional[_Union[Int64List, _Mapping]] = ..., uint64s: _Optional[_Union[UInt64List, _Mapping]] = ..., floats: _Optional[_Union[FloatList, _Mapping]] = ..., strings: _Optional[_Union[StringList, _Mapping]] = ..., raw: _Optional[_Union[RawBuffer, _Mapping]] = ..., offsets: _Optional[_Iterable[int]] = ..., raw_offsets: _Optional[bytes] = ..., weights: _Optional[_Iterable[float]] = ..., raw_weights: _Optional[bytes] = ..., width: _Optional[int] = ...) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("model", "version", "features", "context", "outputs", "with_timings", "request_id")
+    class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Column
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Column, _Mapping]] = ...) -> None: ...
+    class ContextEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Column
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Column, _Mapping]] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    WITH_TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    features: _containers.MessageMap[str, Column]
+    context: _containers.MessageMap[str, Column]
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    with_timings: bool
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class Tensor(_message.Message):
+    __slots__ = ("shape", "data", "floats")
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    FLOATS_FIELD_NUMBER: _ClassVar[int]
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    floats: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., floats: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Filled(_message.Message):
+    __slots__ = ("feature", "reason", "values")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REASON_UNSPECIFIED: _ClassVar[Filled.Reason]
+        ABSENT: _ClassVar[Filled.Reason]
+        MISSING: _ClassVar[Filled.Reason]
+        UNAVAILABLE: _ClassVar[Filled.Reason]
+    REASON_UNSPECIFIED: Filled.Reason
+    ABSENT: Filled.Reason
+    MISSING: Filled.Reason
+    UNAVAILABLE: Filled.Reason
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    reason: Filled.Reason
+    values: int
+    def __init__(self, feature: _Optional[str] = ..., reason: _Optional[_Union[Filled.Reason, str]] = ..., values: _Optional[int] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("decode_us", "features_us", "queue_us", "lookup_us", "dense_us", "total_us", "batch_rows")
+    DECODE_US_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_US_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_US_FIELD_NUMBER: _ClassVar[int]
+    DENSE_US_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_US_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    decode_us: int
+    features_us: int
+    queue_us: int
+    lookup_us: int
+    dense_us: int
+    total_us: int
+    batch_rows: int
+    def __init__(self, decode_us: _Optional[int] = ..., features_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., lookup_us: _Optional[int] = ..., dense_us: _Optional[int] = ..., total_us: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
+
+class PredictResponse(_message.Message):
+    __slots__ = ("model", "version", "outputs", "filled", "timings", "request_id")
+    class OutputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    FILLED_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    outputs: _containers.MessageMap[str, Tensor]
+    filled: _containers.RepeatedCompositeFieldContainer[Filled]
+    timings: Timings
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Tensor]] = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class FeatureInfo(_message.Message):
+    __slots__ = ("name", "kind", "dtype", "many", "weighted", "optional", "width", "max_length")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    MANY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTED_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    dtype: DataType
+    many: bool
+    weighted: bool
+    optional: bool
+    width: int
+    max_length: int
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., many: _Optional[bool] = ..., weighted: _Optional[bool] = ..., optional: _Optional[bool] = ..., width: _Optional[int] = ..., max_length: _Optional[int] = ...) -> None: ...
+
+class OutputInfo(_message.Message):
+    __slots__ = ("name", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class TableInfo(_message.Message):
+    __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    ROW_TYPE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    rows: int
+    dim: int
+    row_type: str
+    bytes: int
+    replicas: str
+    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "version", "versions", "features", "outputs", "tables")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    versions: _containers.RepeatedScalarFieldContainer[int]
+    features: _containers.RepeatedCompositeFieldContainer[FeatureInfo]
+    outputs: _containers.RepeatedCompositeFieldContainer[OutputInfo]
+    tables: _containers.RepeatedCompositeFieldContainer[TableInfo]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShardTable(_message.Message):
+    __slots__ = ("model", "version", "table", "rows", "bytes", "keys", "missing")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    table: str
+    rows: int
+    bytes: int
+    keys: int
+    missing: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., keys: _Optional[int] = ..., missing: _Optional[int] = ...) -> None: ...
+
+class ShardStatus(_message.Message):
+    __slots__ = ("shard", "address", "alive", "error", "epoch", "ranges", "share", "requests", "tables", "pid")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    address: str
+    alive: bool
+    error: str
+    epoch: int
+    ranges: int
+    share: float
+    requests: int
+    tables: _containers.RepeatedCompositeFieldContainer[ShardTable]
+    pid: int
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., alive: _Optional[bool] = ..., error: _Optional[str] = ..., epoch: _Optional[int] = ..., ranges: _Optional[int] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[ShardTable, _Mapping]]] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class TableStatus(_message.Message):
+    __slots__ = ("model", "version", "table", "rows", "bytes", "dim", "replicas_wanted", "replicas_effective", "keys", "missing")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_WANTED_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_EFFECTIVE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    table: str
+    rows: int
+    bytes: int
+    dim: int
+    replicas_wanted: str
+    replicas_effective: int
+    keys: int
+    missing: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., dim: _Optional[int] = ..., replicas_wanted: _Optional[str] = ..., replicas_effective: _Optional[int] = ..., keys: _Optional[int] = ..., missing: _Optional[int] = ...) -> None: ...
+
+class ClusterStatus(_message.Message):
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    head: str
+    epoch: int
+    shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
+    tables: _containers.RepeatedCompositeFieldContainer[TableStatus]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    requests: int
+    failed: int
+    uptime_s: float
+    device: str
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ...) -> None: ...

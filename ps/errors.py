@@ -1,0 +1,88 @@
+"""Every error ringpull raises, by who must act.
+
+`RingpullError` is the only root. Below it: the caller sent something wrong (`InvalidInput` and its kin), the operator has
+to look (`CorruptData`, `ExportError`), or time and the cluster did it and the caller may try again (`Retryable`).
+Foreign errors are translated into these once, where they enter, with `raise ... from exc`.
+"""
+
+from __future__ import annotations
+
+
+class RingpullError(Exception):
+    """Root of all errors of ringpull."""
+
+
+# -- the caller must change the request ------------------------------------------------------------------------------
+
+
+class InvalidInput(RingpullError):
+    """Raised when a value given by the caller breaks a rule. The message names the field and what would be right."""
+
+
+class NotFound(RingpullError):
+    """Raised when the caller names a model, version, table or feature that is not served here."""
+
+
+class LimitExceeded(RingpullError):
+    """Raised when a request is larger than a configured limit. The message names the limit and its value."""
+
+
+# -- whoever exports a model must change the data or the model --------------------------------------------------------
+
+
+class ExportError(RingpullError):
+    """Raised when a model or a table cannot be exported. The message names the module or table and the reason."""
+
+
+class DuplicateKey(ExportError):
+    """Raised when one key was given to a table twice."""
+
+
+class HashCollision(ExportError):
+    """Raised when two different strings hash to one key."""
+
+
+# -- the operator must look -------------------------------------------------------------------------------------------
+
+
+class CorruptData(RingpullError):
+    """Raised when a stored file is damaged, truncated, half-written, or of a format this build does not read."""
+
+
+class StartupError(RingpullError):
+    """Raised when a cluster cannot come up: a port in use, a resource Ray does not have, a process that died."""
+
+
+# -- nobody did wrong; trying again may work ---------------------------------------------------------------------------
+
+
+class Retryable(RingpullError):
+    """Base of the errors after which the same request may succeed."""
+
+
+class DeadlineExceeded(Retryable):
+    """Raised when a request's time ran out before its answer was complete. Nothing was changed."""
+
+
+class Unavailable(Retryable):
+    """Raised when no live shard or head could answer. The message names the table or address."""
+
+
+class ConnectionLost(Unavailable):
+    """Raised for every request in flight on a connection that broke; the connection is never reused."""
+
+
+class ProtocolError(ConnectionLost):
+    """Raised when a peer sent bytes that are not a valid frame. The connection is closed with this reason."""
+
+
+class NotOwner(Retryable):
+    """Raised by a shard asked for a slot it does not hold; the caller refreshes its shard map and routes again.
+
+    Attributes:
+        epoch: The epoch of the shard's own map, to compare with the caller's.
+    """
+
+    def __init__(self, message: str, *, epoch: int) -> None:
+        super().__init__(message)
+        self.epoch = epoch

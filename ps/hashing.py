@@ -1,0 +1,102 @@
+"""The only hash: from a key to its position on the ring, and from a string to a key.
+
+A position is the murmur3 64-bit finalizer of the key (Appleby, public domain, `fmix64` in MurmurHash3.cpp). It is a bijection:
+two keys never share a position, and `key_of` gives the key back. Stores, wire and ring work on positions, so a key is hashed
+once, at the router. Changing anything here changes the file format: the golden values in tests/ps/test_hashing.py are it.
+
+    position = fmix64(key);  slot = position >> 48
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import mmh3
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import InvalidInput
+
+SLOTS: Final = 65_536
+"""The ring is quantised into this many slots; a slot is `position >> SLOT_SHIFT`."""
+SLOT_SHIFT: Final = 48
+
+UInt64Array = NDArray[np.uint64]
+
+
+@numba.njit(inline="always")
+def fmix64(key: np.uint64) -> np.uint64:
+    """Return the position of one key (for use inside kernels)."""
+    h = key
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xFF51AFD7ED558CCD)
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xC4CEB9FE1A85EC53)
+    h ^= h >> np.uint64(33)
+    return h
+
+
+@numba.njit(inline="always")
+def unfmix64(position: np.uint64) -> np.uint64:
+    """Return the key of one position: the steps of `fmix64` backwards, with the inverse multipliers."""
+    h = position
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0x9CB4B2F8129337DB)
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0x4F74430C22A54005)
+    h ^= h >> np.uint64(33)
+    return h
+
+
+@numba.njit(cache=True, nogil=True)
+def _map_positions(keys: UInt64Array, out: UInt64Array) -> None:
+    for i in range(keys.size):
+        out[i] = fmix64(keys[i])
+
+
+@numba.njit(cache=True, nogil=True)
+def _map_keys(positions: UInt64Array, out: UInt64Array) -> None:
+    for i in range(positions.size):
+        out[i] = unfmix64(positions[i])
+
+
+def positions_of(keys: UInt64Array) -> UInt64Array:
+    """Return the ring positions of uint64 keys (N,), freshly allocated, in the order given."""
+    out = np.empty_like(keys)
+    _map_positions(keys, out)
+    return out
+
+
+def keys_of(positions: UInt64Array) -> UInt64Array:
+    """Return the keys of uint64 positions (N,): the inverse of `positions_of`."""
+    out = np.empty_like(positions)
+    _map_keys(positions, out)
+    return out
+
+
+def as_keys(ids: NDArray[np.generic]) -> UInt64Array:
+    """Return integer ids (N,) as uint64 keys: an int64 is taken bit for bit.
+
+    Raises:
+        InvalidInput: The array is not of integers (strings go through `keys_of_strings`).
+    """
+    if ids.dtype == np.uint64:
+        return ids  # type: ignore[return-value]
+    if ids.dtype.kind == "u":
+        return ids.astype(np.uint64)
+    if ids.dtype.kind == "i":
+        return ids.astype(np.int64, copy=False).view(np.uint64)
+    raise InvalidInput(f"ids of type {ids.dtype} cannot be keys: use integers, or strings")
+
+
+def key_of_string(text: str | bytes) -> int:
+    """Return the uint64 key of one string: the low half of murmur3 x64 128, seed 0, of its UTF-8 bytes."""
+    return int(mmh3.hash64(text, 0, signed=False)[0])
+
+
+def keys_of_strings(texts: Iterable[str | bytes]) -> UInt64Array:
+    """Return the keys of strings, uint64 (N,), in the order given."""
+    hash64 = mmh3.hash64
+    return np.fromiter((hash64(text, 0, signed=False)[0] for text in texts), np.uint64)

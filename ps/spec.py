@@ -1,0 +1,143 @@
+"""What a table is: its name, the shape and type of its rows, and what stands in for rows it does not have.
+
+A `TableSpec` is a value: it is written into a table's header at export, and never changes afterwards. How often a table is
+replicated is a deployment's choice, not the table's; the spec carries only the exporter's wish.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import InvalidInput
+
+NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+MAX_DIM: Final = 65_536
+
+Float32Array = NDArray[np.float32]
+UInt64Array = NDArray[np.uint64]
+
+ALL: Final = "all"
+"""As a number of replicas: every shard holds the whole table."""
+
+Replicas = int | Literal["all"]
+
+
+class RowType(StrEnum):
+    """How a row is stored. Pooling always sums in float32."""
+
+    FLOAT32 = "float32"
+
+
+class KeyType(StrEnum):
+    """What the exporter's keys were, before they became uint64."""
+
+    INT64 = "int64"
+    UINT64 = "uint64"
+    STRING = "string"
+
+
+class Pooling(StrEnum):
+    """What becomes of the rows of one bag. NONE keeps every row."""
+
+    SUM = "sum"
+    MEAN = "mean"
+    MAX = "max"
+    NONE = "none"
+
+
+class OnUnavailable(StrEnum):
+    """What a pull does when no live shard holds a key: fail, or use the default vector and say so."""
+
+    ERROR = "error"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSpec:
+    """The fixed facts of one table."""
+
+    name: str
+    """A folder name: letters, digits, `_`, `-`, `.`; at most 128."""
+    dim: int
+    """Numbers per row."""
+    row_type: RowType = RowType.FLOAT32
+    key_type: KeyType = KeyType.INT64
+    default: tuple[float, ...] | None = None
+    """The vector of a key the table does not have (`dim` float32 values); None means zeros."""
+    replicas: Replicas = 1
+    on_unavailable: OnUnavailable = OnUnavailable.ERROR
+
+    def __post_init__(self) -> None:
+        check_name("table", self.name)
+        if not 1 <= self.dim <= MAX_DIM:
+            raise InvalidInput(f"table {self.name}: dim is {self.dim}; it must be from 1 to {MAX_DIM}")
+        if self.default is not None and len(self.default) != self.dim:
+            raise InvalidInput(f"table {self.name}: default has {len(self.default)} values; dim is {self.dim}")
+        if self.replicas != ALL and (not isinstance(self.replicas, int) or self.replicas < 1):
+            raise InvalidInput(f"table {self.name}: replicas is {self.replicas!r}; it must be 1 or more, or 'all'")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored row, padding included."""
+        return 4 * self.dim
+
+    def default_vector(self) -> Float32Array:
+        """Return a new float32 (dim,) array: the vector that stands in for an unknown key."""
+        if self.default is None:
+            return np.zeros(self.dim, np.float32)
+        return np.array(self.default, np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON/msgpack values; `from_dict` reads them back."""
+        return {
+            "name": self.name,
+            "dim": self.dim,
+            "row_type": self.row_type.value,
+            "key_type": self.key_type.value,
+            "default": None if self.default is None else list(self.default),
+            "replicas": self.replicas,
+            "on_unavailable": self.on_unavailable.value,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> TableSpec:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            InvalidInput: A field is missing, unknown, or of the wrong type or value; the message names it.
+        """
+        try:
+            default = fields["default"]
+            return cls(
+                name=fields["name"],
+                dim=fields["dim"],
+                row_type=RowType(fields["row_type"]),
+                key_type=KeyType(fields["key_type"]),
+                default=None if default is None else tuple(float(x) for x in default),
+                replicas=fields["replicas"],
+                on_unavailable=OnUnavailable(fields["on_unavailable"]),
+            )
+        except KeyError as exc:
+            raise InvalidInput(f"table spec: field {exc} is missing") from exc
+        except (TypeError, ValueError) as exc:
+            raise InvalidInput(f"table spec {fields.get('name')!r}: {exc}") from exc
+
+
+def check_name(what: str, name: object) -> None:
+    """Refuse names that could not be a folder's, or would leave their folder.
+
+    Raises:
+        InvalidInput: `name` is not such a name; `what` ("table", "model") says in the message whose it is.
+    """
+    if not isinstance(name, str) or NAME_PATTERN.fullmatch(name) is None:
+        raise InvalidInput(
+            f"{what} name {name!r} is not valid: use letters, digits, '_', '-' and '.', at most 128, not starting with '.' or '-'"
+        )

@@ -1,0 +1,142 @@
+"""One dataclass per verb of the data plane. `ps.wire.frames` turns them into bytes; nothing here touches a socket.
+
+A pull carries, in one frame, everything one shard is asked for one micro-batch: any number of look-ups, whose keys lie end to
+end in a few flat arrays, so that neither side loops over tables in Python. Keys travel as ring positions (`ps.hashing`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Op(IntEnum):
+    """What a shard does with the rows of a look-up. A mean travels as SUM: the router divides once, after the merge."""
+
+    ROWS = 0
+    SUM = 1
+    MAX = 2
+
+
+class SubLookup(NamedTuple):
+    """What one shard is asked of one table."""
+
+    table: str
+    op: Op
+    keys: int
+    """How many positions belong to this look-up."""
+    bags: int
+    """How many (sub-)bags they form; 0 for ROWS."""
+    weighted: bool
+    """Each key has a weight (SUM only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """Pull rows or pooled bags of one model version from one shard."""
+
+    model: str
+    version: int
+    epoch: int
+    """The epoch of the map the sender routed with."""
+    lookups: tuple[SubLookup, ...]
+    positions: NDArray[np.uint64]
+    """(sum of keys,): all look-ups end to end."""
+    lengths: NDArray[np.uint32]
+    """(sum of bags,): keys of each sub-bag, at least 1."""
+    weights: NDArray[np.float32]
+    """(sum of keys of weighted look-ups,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullReply:
+    """The answer to a `PullRequest`, look-ups in its order."""
+
+    values: NDArray[np.float32]
+    """Flat: per look-up (bags, dim) partials, or (keys, dim) rows for ROWS, end to end. Unknown keys count as the default vector."""
+    missing: NDArray[np.uint32]
+    """(look-ups,): how many of its keys the table does not have."""
+    found: NDArray[np.uint8]
+    """(sum of keys of ROWS look-ups,): 1 where the table has the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangePullRequest:
+    """Stream the rows of a slot range of one table, in blocks: each reply carries one, and where the next begins."""
+
+    model: str
+    version: int
+    table: str
+    begin: int
+    end: int
+    """Slots, half open."""
+    cursor: int
+    """0 at first, then the last reply's `next_cursor`: rows of the range already sent."""
+    max_bytes: int
+    """Bounds the rows of one reply; at least one row is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangePullReply:
+    """One block of a range, sorted by position."""
+
+    positions: NDArray[np.uint64]
+    """(n,), ascending."""
+    rows: NDArray[np.uint8]
+    """(n * row_bytes,): the stored rows, bit for bit, in the table's row type."""
+    checksum: int
+    """xxh3_64 of the bytes of `positions` followed by those of `rows`."""
+    next_cursor: int
+    total_rows: int
+    """Rows of the whole range; the stream is done when `next_cursor == total_rows`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsRequest:
+    """Ask a shard for its numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatistics:
+    """What one shard says of one table of one version."""
+
+    model: str
+    version: int
+    table: str
+    rows: int
+    """Rows in the ranges this shard owns."""
+    bytes: int
+    keys: int
+    """Keys looked up since start."""
+    missing: int
+    """Of these, keys the table does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatistics:
+    """What a shard says of itself."""
+
+    shard: int
+    epoch: int
+    pid: int
+    slots: int
+    """Slots owned at rank 0."""
+    requests: int
+    tables: tuple[TableStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """A verb failed; `code` is a name of `ps.wire.frames.ERROR_CODES`, mapped back to the error class at the caller."""
+
+    code: str
+    message: str
+    epoch: int = 0
+
+
+Request = PullRequest | RangePullRequest | StatisticsRequest
+Reply = PullReply | RangePullReply | ShardStatistics | ErrorReply

@@ -1,0 +1,43 @@
+"""What the head asks of the router, and what it gets: look-ups of one micro-batch and their merged results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.spec import Pooling
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Keys of one (feature, table), for all rows of a micro-batch."""
+
+    table: str
+    pooling: Pooling
+    keys: NDArray[np.uint64]
+    """(N,): keys, not positions; duplicates count as often as they appear."""
+    offsets: NDArray[np.int64] | None = None
+    """(B+1,): starts of bags, last = N. None only with Pooling.NONE."""
+    weights: NDArray[np.float32] | None = None
+    """(N,): Pooling.SUM only."""
+
+    @property
+    def outputs(self) -> int:
+        """Vectors of the result: bags, or keys when nothing is pooled."""
+        return len(self.keys) if self.offsets is None else len(self.offsets) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LookupResult:
+    """The merged answer to one `Lookup`."""
+
+    values: NDArray[np.float32]
+    """(B, D) pooled bags, or (N, D) rows; owned by the caller. An empty bag is zeros."""
+    missing: int
+    """Keys the table does not have: each counted with the default vector."""
+    found: NDArray[np.bool_] | None = None
+    """(N,): with Pooling.NONE, False where the default vector stands."""
+    lost: int = 0
+    """Keys no live shard could answer for, filled in by the table's policy `on_unavailable: default`."""

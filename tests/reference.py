@@ -1,0 +1,65 @@
+"""The slow truth: tables as dictionaries, pooling as loops, in float64. Everything is compared with it.
+
+"Equal" is design.md's: |a - b| <= 1e-5 x max(1, |a|, largest intermediate magnitude). Rows themselves are bit-exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.spec import Pooling
+
+
+class ReferenceTable:
+    """A table as a dictionary from uint64 key to float32 row."""
+
+    def __init__(self, dim: int, rows: Mapping[int, NDArray[np.float32]], default: NDArray[np.float32] | None = None) -> None:
+        self.dim = dim
+        self.rows = dict(rows)
+        self.default = np.zeros(dim, np.float32) if default is None else default
+
+    @classmethod
+    def from_arrays(cls, keys: NDArray, rows: NDArray[np.float32], default: NDArray[np.float32] | None = None) -> ReferenceTable:
+        mask = (1 << 64) - 1
+        return cls(rows.shape[1], {int(key) & mask: row for key, row in zip(keys, rows, strict=True)}, default)
+
+    def row(self, key: int) -> NDArray[np.float32]:
+        return self.rows.get(int(key), self.default)
+
+    def pull(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Rows (N, D) and whether each key is known (N,)."""
+        values = np.array([self.row(int(key)) for key in keys], np.float32).reshape(len(keys), self.dim)
+        return values, np.array([int(key) in self.rows for key in keys], bool)
+
+    def pull_bags(
+        self,
+        keys: NDArray[np.uint64],
+        offsets: NDArray[np.int64],
+        pooling: Pooling,
+        weights: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float64]:
+        """Pooled bags (B, D), summed in float64; an empty bag is zeros."""
+        out = np.zeros((len(offsets) - 1, self.dim), np.float64)
+        for bag in range(len(offsets) - 1):
+            begin, end = int(offsets[bag]), int(offsets[bag + 1])
+            if begin == end:
+                continue
+            rows = np.array([self.row(int(key)) for key in keys[begin:end]], np.float64)
+            if weights is not None:
+                rows *= weights[begin:end, None].astype(np.float64)
+            out[bag] = rows.max(axis=0) if pooling is Pooling.MAX else rows.sum(axis=0)
+            if pooling is Pooling.MEAN:
+                out[bag] /= end - begin
+        return out
+
+
+def assert_close(actual: NDArray, expected: NDArray, largest: float = 1.0) -> None:
+    """Assert design.md's tolerance; `largest` is the largest intermediate magnitude, where it is known to exceed the result's."""
+    actual64, expected64 = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual64.shape == expected64.shape, f"shapes differ: {actual64.shape} and {expected64.shape}"
+    bound = 1e-5 * np.maximum(max(1.0, largest), np.abs(expected64))
+    worst = np.abs(actual64 - expected64) - bound
+    assert not (worst > 0).any(), f"largest difference {np.abs(actual64 - expected64).max()} is over the tolerance"
