@@ -1,0 +1,60 @@
+"""From request to score: the feature schema, the head that serves a model, its clients, and the export of torch models.
+
+    from inference import Client, Dense, Ragged, Schema, Sparse, export_model
+
+The names load on first use: a client needs neither torch nor numba, and only `export_model` needs torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from inference.client import AsyncClient, Client
+    from inference.columns import Ragged
+    from inference.export import ExportReport, TableOptions, export_model
+    from inference.kinds import Cross, Dense, Sequence, Sparse
+    from inference.prediction import Filled, Prediction, Timings
+    from inference.schema import Schema
+    from inference.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+
+__all__ = [
+    "AsyncClient",
+    "Bucketize",
+    "Client",
+    "Clip",
+    "Cross",
+    "Dense",
+    "ExportReport",
+    "Filled",
+    "Hash",
+    "Log",
+    "Normalize",
+    "Prediction",
+    "Ragged",
+    "Schema",
+    "Sequence",
+    "Sparse",
+    "TableOptions",
+    "Timings",
+    "Vocabulary",
+    "export_model",
+]
+
+_HOMES: Final[dict[str, tuple[str, ...]]] = {
+    "inference.client": ("AsyncClient", "Client"),
+    "inference.columns": ("Ragged",),
+    "inference.export": ("ExportReport", "TableOptions", "export_model"),
+    "inference.kinds": ("Cross", "Dense", "Sequence", "Sparse"),
+    "inference.prediction": ("Filled", "Prediction", "Timings"),
+    "inference.schema": ("Schema",),
+    "inference.transforms": ("Bucketize", "Clip", "Hash", "Log", "Normalize", "Vocabulary"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -52,7 +52,10 @@ class Ragged:
         """
         offsets, n = self.offsets, len(self.values)
         if self.values.ndim != 1 or offsets.ndim != 1 or len(offsets) < 1:
-            raise InvalidInput(f"feature {feature}: ragged values and offsets must be one-dimensional, with at least one offset")
+            raise InvalidInput(
+                f"feature {feature}: ragged values and offsets must be one-dimensional, offsets not empty"
+            )
+        # Neighbours are compared, not subtracted: differences of hostile offsets can wrap around to look right.
         if offsets[0] != 0 or offsets[-1] != n or bool((offsets[1:] < offsets[:-1]).any()):
             raise InvalidInput(
                 f"feature {feature}: offsets must start at 0, never decrease and end at the number of values, {n};"
@@ -63,3 +66,50 @@ class Ragged:
 
 
 Column = NDArray[Any] | Ragged
+"""(B,): one value per row; (B, w): w values per row; `Ragged`: any number per row."""
+
+
+def as_column(feature: str, values: object) -> Column:
+    """Return plain Python values as a column: a scalar is one row, a list one entry per row, a list of lists is ragged.
+
+    Arrays and `Ragged` are returned as they are.
+
+    Raises:
+        InvalidInput: The values are of mixed or unsuitable types, or nested too deep; the message names `feature`.
+    """
+    if isinstance(values, Ragged):
+        return values
+    if isinstance(values, str | bytes | int | float) or np.isscalar(values):
+        values = [values]
+    if isinstance(values, list | tuple):
+        nested = sum(isinstance(row, list | tuple | np.ndarray) for row in values)
+        if not nested:
+            return _array(feature, values)
+        if nested < len(values):
+            raise InvalidInput(f"feature {feature}: either every row is a list of values, or none is")
+        offsets = np.zeros(len(values) + 1, np.int64)
+        np.cumsum([len(row) for row in values], out=offsets[1:])
+        return Ragged(_array(feature, [value for row in values for value in row]), offsets)
+    array = np.asarray(values)
+    if array.ndim == 0 and array.dtype.kind == "O":
+        raise InvalidInput(f"feature {feature}: {type(values).__name__} is no value; give a number, a string or a list")
+    if array.ndim not in (0, 1, 2):
+        raise InvalidInput(f"feature {feature}: an array of {array.ndim} dimensions; give one or two")
+    return array.reshape(1) if array.ndim == 0 else array
+
+
+def _array(feature: str, values: Sequence[Any]) -> NDArray[Any]:
+    """Return a flat list as an array. numpy alone would turn [1, "a"] into strings and large integers into floats."""
+    if not values:
+        return np.empty(0, np.int64)
+    kinds = {type(value) for value in values}
+    if all(issubclass(kind, str) for kind in kinds):
+        return np.array(values, object)
+    if not all(issubclass(kind, int | float | np.number | np.bool_) for kind in kinds):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise InvalidInput(f"feature {feature}: values of type {names}; give all numbers or all strings")
+    array = np.array(values)
+    whole = all(issubclass(kind, int | np.integer | np.bool_) for kind in kinds)
+    if array.dtype.kind == "O" or (whole and array.dtype.kind == "f"):
+        raise InvalidInput(f"feature {feature}: its integers fit neither int64 nor uint64")
+    return array

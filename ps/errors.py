@@ -1,7 +1,7 @@
 """Every error ringpull raises, by who must act.
 
-`RingpullError` is the only root. Below it: the caller sent something wrong (`InvalidInput` and its kin), the operator has
-to look (`CorruptData`, `ExportError`), or time and the cluster did it and the caller may try again (`Retryable`).
+`RingpullError` is the only root. Below it: the caller sent something wrong (`InvalidInput` and its kin), the operator
+has to look (`CorruptData`, `ExportError`), or time and the cluster did it and the caller may try again (`Retryable`).
 Foreign errors are translated into these once, where they enter, with `raise ... from exc`.
 """
 
@@ -83,6 +83,6 @@ class NotOwner(Retryable):
         epoch: The epoch of the shard's own map, to compare with the caller's.
     """
 
-    def __init__(self, message: str, *, epoch: int) -> None:
+    def __init__(self, message: str, *, epoch: int = 0) -> None:  # a default, so that the error can be pickled
         super().__init__(message)
         self.epoch = epoch

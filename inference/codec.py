@@ -1,0 +1,152 @@
+"""Predict calls as Python values, and as the messages of the public contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from inference.column_codec import decode_columns, decode_tensor, encode_column, encode_tensor
+from inference.columns import Column, as_column
+from inference.prediction import Filled, FillReason, Prediction, Timings
+from inference.proto import ringpull_pb2 as pb
+from ps.errors import InvalidInput
+
+_REASONS: Final[dict[FillReason, pb.Filled.Reason]] = {
+    "absent": pb.Filled.ABSENT,
+    "missing": pb.Filled.MISSING,
+    "unavailable": pb.Filled.UNAVAILABLE,
+}
+_REASON_NAMES: Final[dict[int, FillReason]] = {int(number): reason for reason, number in _REASONS.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PredictCall:
+    """What a client asks for. Columns are checked against each other and the schema when they are prepared."""
+
+    model: str
+    version: int | None = None
+    """None: the version that is live."""
+    features: Mapping[str, Column]
+    """One entry per candidate row."""
+    context: Mapping[str, Column] = field(default_factory=dict)
+    """Of one row, which stands for every candidate."""
+    outputs: tuple[str, ...] = ()
+    """Empty: all."""
+    with_timings: bool = False
+    request_id: str = ""
+    typed: bool = False
+    """The request's columns were typed fields, so the reply's tensors are too."""
+
+    @property
+    def rows(self) -> int:
+        """Candidate rows: those of the first feature (preparing checks that the others agree); 0 when there is none."""
+        return len(next(iter(self.features.values()), ()))
+
+
+def as_call(
+    model: str,
+    features: Mapping[str, Any],
+    context: Mapping[str, Any] | None = None,
+    *,
+    version: int | None = None,
+    outputs: Sequence[str] | None = None,
+    with_timings: bool = False,
+    request_id: str = "",
+) -> PredictCall:
+    """Return a call whose columns may be given as Python scalars and lists. See `as_column`.
+
+    Raises:
+        InvalidInput: A column's values are no column, or `version` or `outputs` is not what it should be.
+    """
+    if version is not None and version < 1:
+        raise InvalidInput(f"version is {version}; it must be 1 or more, or None for the live one")
+    if isinstance(outputs, str):
+        raise InvalidInput(f"outputs is the string {outputs!r}; it must be a list of names")
+    return PredictCall(
+        model=model,
+        version=version,
+        features={name: as_column(name, values) for name, values in features.items()},
+        context={name: as_column(name, values) for name, values in (context or {}).items()},
+        outputs=tuple(outputs or ()),
+        with_timings=with_timings,
+        request_id=request_id,
+    )
+
+
+def encode_request(call: PredictCall) -> pb.PredictRequest:
+    """Return the call as a message with raw buffers.
+
+    Raises:
+        InvalidInput: A column cannot be sent; the message names the feature.
+    """
+    message = pb.PredictRequest(
+        model=call.model,
+        version=call.version or 0,
+        outputs=call.outputs,
+        with_timings=call.with_timings,
+        request_id=call.request_id,
+    )
+    for name, column in call.features.items():
+        message.features[name].CopyFrom(encode_column(name, column))
+    for name, column in call.context.items():
+        message.context[name].CopyFrom(encode_column(name, column))
+    return message
+
+
+def decode_request(message: pb.PredictRequest) -> PredictCall:
+    """Return a message's call. Its arrays are read-only views of the message's bytes where those are raw.
+
+    Raises:
+        InvalidInput: A column's buffers do not fit; the message names the feature. Or the version is negative.
+    """
+    if message.version < 0:
+        raise InvalidInput(f"version is {message.version}; it must be 1 or more, or 0 for the live one")
+    sent = message.features, message.context
+    return PredictCall(
+        model=message.model,
+        version=message.version or None,
+        features=decode_columns(message.features),
+        context=decode_columns(message.context),
+        outputs=tuple(message.outputs),
+        with_timings=message.with_timings,
+        request_id=message.request_id,
+        typed=not any(columns[name].HasField("raw") for columns in sent for name in columns),
+    )
+
+
+def encode_response(prediction: Prediction, *, typed: bool = False) -> pb.PredictResponse:
+    """Return a prediction as a message, tensors typed or raw."""
+    message = pb.PredictResponse(
+        model=prediction.model,
+        version=prediction.version,
+        filled=[pb.Filled(feature=f.feature, reason=_REASONS[f.reason], values=f.values) for f in prediction.filled],
+        timings=None if prediction.timings is None else pb.Timings(**asdict(prediction.timings)),
+        request_id=prediction.request_id,
+    )
+    for name, values in prediction.outputs.items():
+        message.outputs[name].CopyFrom(encode_tensor(values, typed=typed))
+    return message
+
+
+def decode_response(message: pb.PredictResponse) -> Prediction:
+    """Return a message's prediction, its arrays freshly allocated.
+
+    Raises:
+        ProtocolError: A tensor's numbers do not fit its shape.
+    """
+    timings = message.timings
+    return Prediction(
+        outputs={name: decode_tensor(name, message.outputs[name]) for name in sorted(message.outputs)},
+        version=message.version,
+        filled=tuple(
+            # A reason that only a newer server knows still says that the values were not the request's own.
+            Filled(each.feature, _REASON_NAMES.get(each.reason, "missing"), each.values)
+            for each in message.filled
+        ),
+        timings=Timings(**{name: getattr(timings, name) for name in Timings.__slots__})
+        if message.HasField("timings")
+        else None,
+        model=message.model,
+        request_id=message.request_id,
+    )

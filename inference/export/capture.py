@@ -1,0 +1,198 @@
+"""From a torch module to a plain graph: `torch.export`, then weights as attributes and the forward's arguments as inputs.
+
+The graph that comes out has aten operators, one `placeholder` per argument of the forward, one `get_attr` per weight
+(weights that share memory are one, called by the first module path), no assertions and no in-place operators. Nothing
+is copied: it refers to the module's own tensors.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils._pytree import tree_unflatten
+
+from inference.manifest import ProgramOutput
+from ps.errors import ExportError
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A module as a graph."""
+
+    graph_module: fx.GraphModule
+    arguments: Mapping[str, fx.Node]
+    """Placeholder by argument name."""
+    weights: Mapping[fx.Node, str]
+    """Name of each parameter and buffer that the graph uses, by its `get_attr` node: the path of the module whose `weight` it
+    is, else its own path."""
+    outputs: tuple[ProgramOutput, ...]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode, without gradients, and afterwards back as each of its parts was."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def trace(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> ExportedProgram:
+    """Run `torch.export` with the first dimension of every argument dynamic; give positional or named ones, not both.
+
+    Raises:
+        ExportError: torch cannot trace the module.
+    """
+    rows = {0: Dim.AUTO}
+    sizes: Any = dict.fromkeys(kwargs, rows) if kwargs else (rows,) * len(args)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own internals here; the exporter can do nothing about them
+        try:
+            return torch.export.export(module, args, dict(kwargs), dynamic_shapes=sizes, strict=False)
+        except Exception as exc:  # torch.export raises errors of many roots, and those of the module itself
+            raise ExportError(f"torch.export cannot trace {type(module).__name__}: {_first_line(exc)}") from exc
+
+
+def capture(module: nn.Module, arguments: Mapping[str, Tensor]) -> Captured:
+    """Trace a module, in evaluation mode, with example arguments by name; their first dimensions stay dynamic.
+
+    Raises:
+        ExportError: torch cannot trace it, it only works for one number of rows, or its outputs are not floats by row.
+    """
+    with evaluating(module):
+        program = trace(module, (), arguments)
+        if any(_is_in_place(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})
+    return _lift(module, program, iter(arguments))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and "detach_" not in target.name()
+
+
+def _lift(module: nn.Module, program: ExportedProgram, names: Iterator[str]) -> Captured:
+    """Copy the program's graph, with inputs of the given names and `get_attr` for the weights, inputs to torch.export."""
+    owners = _owners(module)
+    signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}  # type: ignore[union-attr]
+    tensors: dict[str, Any] = {**program.constants, **program.state_dict}
+    root, graph = nn.Module(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    attributes: dict[str, fx.Node] = {}
+    arguments: dict[str, fx.Node] = {}
+    weights: dict[fx.Node, str] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = signature[node.name]
+            if spec.kind is InputKind.USER_INPUT:
+                name = next(names)
+                copies[node] = arguments[name] = graph.placeholder(name)
+                arguments[name].meta.update(node.meta)
+                continue
+            assert spec.target is not None
+            tensor = tensors[spec.target]
+            name, path = owners.get(_identity(tensor), (node.name, spec.target))
+            if name not in attributes:
+                setattr(root, name, tensor)
+                attributes[name] = graph.get_attr(name)
+                attributes[name].meta.update(node.meta)
+                if spec.kind is not InputKind.CONSTANT_TENSOR:
+                    weights[attributes[name]] = path.removesuffix(".weight")
+            copies[node] = attributes[name]
+        elif node.op == "get_attr":  # the body of a control flow operator
+            setattr(root, str(node.target), getattr(program.graph_module, str(node.target)))
+            copies[node] = graph.node_copy(node)
+        elif node.op == "output":
+            results = _user_outputs(program, node)
+            graph.output(tuple(copies[result] for result in results))
+        elif not _is_assertion(node):
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.eliminate_dead_code()
+    alive = set(graph.nodes)
+    return Captured(
+        graph_module=fx.GraphModule(root, graph),
+        arguments=arguments,
+        weights={node: path for node, path in weights.items() if node in alive},
+        outputs=_outputs(program),
+    )
+
+
+def _owners(module: nn.Module) -> dict[Any, tuple[str, str]]:
+    """Return attribute name and module path of each parameter and buffer; of several that are one tensor, the first."""
+    owners: dict[Any, tuple[str, str]] = {}
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for number, (path, tensor) in enumerate(named):
+        owners.setdefault(_identity(tensor), (f"weight_{number}", path))
+    return owners
+
+
+def _identity(tensor: Any) -> Any:
+    if not isinstance(tensor, Tensor) or tensor.numel() == 0:
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def _is_assertion(node: fx.Node) -> bool:
+    name = getattr(node.target, "__name__", "")
+    return not node.users and name.startswith(("_assert", "sym_constrain"))
+
+
+def _user_outputs(program: ExportedProgram, output: fx.Node) -> list[fx.Node]:
+    specs = program.graph_signature.output_specs
+    return [
+        node
+        for node, spec in zip(output.args[0], specs, strict=True)  # type: ignore[arg-type]
+        if spec.kind is OutputKind.USER_OUTPUT
+    ]
+
+
+def _outputs(program: ExportedProgram) -> tuple[ProgramOutput, ...]:
+    output = next(iter(reversed(program.graph.nodes)))
+    nodes = _user_outputs(program, output)
+    names = _output_names(program, len(nodes))
+    described = []
+    for name, node in zip(names, nodes, strict=True):
+        value = node.meta.get("val") if isinstance(node, fx.Node) else None
+        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+            raise ExportError(f"output {name} is not a tensor of floats; return scores, as a tensor, a tuple or a dict")
+        if value.dim() == 0 or isinstance(value.shape[0], int):
+            shape = tuple(value.shape)
+            raise ExportError(f"output {name} has the fixed shape {shape}; its first dimension must be the row")
+        if not all(isinstance(size, int) for size in value.shape[1:]):
+            raise ExportError(f"output {name} has shape {tuple(value.shape)}; only the first dimension may vary")
+        described.append(ProgramOutput(name=name, shape=tuple(int(size) for size in value.shape[1:])))
+    if not described:
+        raise ExportError("the module returns nothing")
+    return tuple(described)
+
+
+def _output_names(program: ExportedProgram, count: int) -> list[str]:
+    """Return a name per output: the keys of a dict, the fields of a named tuple, output_0, output_1, ..., or output."""
+    spec = program.call_spec.out_spec
+    assert spec is not None
+    tree = tree_unflatten(list(range(count)), spec)
+    if isinstance(tree, int):
+        return ["output"]
+    if isinstance(tree, dict) and all(isinstance(key, str) and isinstance(at, int) for key, at in tree.items()):
+        return sorted(tree, key=tree.__getitem__)
+    if isinstance(tree, tuple | list) and all(isinstance(at, int) for at in tree):
+        fields: tuple[str, ...] = getattr(tree, "_fields", ())
+        return list(fields) if fields else [f"output_{at}" for at in tree]
+    raise ExportError("the module's outputs are nested; return a tensor, or a flat tuple or dict of tensors")

@@ -1,0 +1,85 @@
+"""Arguments made up from the schema: to trace a module with, and to probe its graph with chosen ids."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from inference.arguments import Argument
+from inference.kinds import Dense, Sequence, Sparse
+from inference.schema import Schema
+from ps.errors import ExportError
+
+TRACED_ROWS = 11
+"""Rows of the arguments a module is traced with: 0 and 1 would be specialised by torch.export; a prime is seldom a width."""
+
+Ids = Callable[[Argument, int], int]
+"""The id to put in column `int` of an argument (0 unless it is a stack)."""
+
+
+def bind(module: nn.Module, schema: Schema) -> dict[str, Argument]:
+    """Return the schema's arguments that a module's forward takes, by parameter name.
+
+    Raises:
+        ExportError: A parameter without a default is no argument of the schema, or cannot be passed by name.
+    """
+    made = schema.argument_names()
+    bound: dict[str, Argument] = {}
+    for name, parameter in inspect.signature(module.forward).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise ExportError(
+                f"{type(module).__name__}.forward takes {parameter}; arguments are bound by name: name each of them,"
+                f" from {', '.join(made)}"
+            )
+        if name in made:
+            bound[name] = made[name]
+        elif parameter.default is parameter.empty:
+            raise ExportError(
+                f"{type(module).__name__}.forward takes {name!r}, which the schema does not make; it makes"
+                f" {', '.join(made)}"
+            )
+    if not bound:
+        raise ExportError(f"{type(module).__name__}.forward takes no argument of the schema: {', '.join(made)}")
+    return bound
+
+
+def example(
+    schema: Schema, arguments: Mapping[str, Argument], rows: int, ids: Ids, device: torch.device
+) -> dict[str, Tensor]:
+    """Return made-up arguments of `rows` rows with the ids asked for; numbers are zeros, weights ones, sequences full.
+
+    Bags have lengths of 0 to 3 that no linear function of `rows` sums up.
+    """
+    return {name: _one(schema, argument, rows, ids).to(device) for name, argument in arguments.items()}
+
+
+def bag_starts(schema: Schema, feature: str, rows: int) -> Tensor:
+    """Return the starts of the bags, int64 (rows + 1,), that `example` makes for a ragged feature."""
+    place = [each.name for each in schema.features].index(feature)
+    lengths = [(i * i + rows + place) % 4 for i in range(rows)]
+    lengths[-1] += place + 1
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+def _one(schema: Schema, argument: Argument, rows: int, ids: Ids) -> Tensor:
+    features = [schema[name] for name in argument.features]
+    feature = features[0]
+    match argument.part:
+        case "dense" | "dense_stack":
+            return torch.zeros(rows, sum(each.width for each in features if isinstance(each, Dense)))
+        case "id_stack":
+            return torch.tensor([[ids(argument, column) for column in range(len(features))]] * rows)
+        case "sequence" | "lengths" if isinstance(feature, Sequence):
+            if argument.part == "lengths":
+                return torch.full((rows,), feature.length)
+            return torch.full((rows, feature.length), ids(argument, 0))
+        case "values" | "offsets" | "weights" if isinstance(feature, Sparse):
+            starts = bag_starts(schema, feature.name, rows)
+            if argument.part == "offsets":
+                return starts if feature.include_last_offset else starts[:-1]
+            size = int(starts[-1])
+            return torch.ones(size) if argument.part == "weights" else torch.full((size,), ids(argument, 0))
+    return torch.full((rows,), ids(argument, 0))

@@ -1,0 +1,123 @@
+"""What the rows of a table are found by: their numbers, or the raw ids that the exporter gives.
+
+Raw ids are a list with one id per row, or a `Vocabulary`, whose `ids[i]` is row i + 1: row 0 stands for unknown ids,
+so it is not keyed but becomes the table's default vector. Prepared ids are what the head will look up: int64, the
+bits of the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.transforms import Vocabulary, keys_of_values
+from ps.errors import ExportError
+from ps.hashing import as_keys
+from ps.spec import KeyType
+
+Keys = Sequence[int] | Sequence[str] | NDArray[Any] | Vocabulary
+"""The raw id of each row of a table."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowKeys:
+    """The keys of one table's rows."""
+
+    table: str
+    rows: int
+    key_type: KeyType
+    ids: NDArray[Any] | None
+    """Raw ids of the keyed rows, integers or an object array of strings; None: keyed by row number."""
+    vocabulary: Vocabulary | None = None
+    unknown_is_row_0: bool = True
+    """With a Vocabulary: whether unknown ids give what the model has for them, row 0, and not a default chosen otherwise."""
+
+    @classmethod
+    def read(cls, table: str, rows: int, given: Keys | None, *, unknown_is_row_0: bool = True) -> RowKeys:
+        """Read what the exporter gave for a table of `rows` rows.
+
+        Raises:
+            ExportError: There is not one id per row, or they are neither all integers nor all strings.
+        """
+        if given is None:
+            return cls(table, rows, KeyType.INT64, None)
+        vocabulary = given if isinstance(given, Vocabulary) else None
+        ids = _array(table, given.ids if isinstance(given, Vocabulary) else given)
+        expected = rows - 1 if vocabulary else rows
+        if len(ids) != expected:
+            what = f"a Vocabulary of {len(ids)} ids (row 0 is for unknown ones)" if vocabulary else f"{len(ids)} ids"
+            raise ExportError(f"keys of table {table}: {what} for {rows} rows; there must be {expected}")
+        unsigned = ids.dtype == np.uint64
+        key_type = KeyType.STRING if ids.dtype == object else KeyType.UINT64 if unsigned else KeyType.INT64
+        return cls(table, rows, key_type, ids, vocabulary, unknown_is_row_0)
+
+    @property
+    def raw(self) -> bool:
+        """Whether raw ids are looked up, not row numbers."""
+        return self.ids is not None
+
+    @property
+    def first(self) -> int:
+        """The first row that has a key."""
+        return 0 if self.vocabulary is None else 1
+
+    @property
+    def first_equal(self) -> int:
+        """The first row that serving gives as the model does: `first`, or 0 where the default vector is row 0."""
+        return 0 if self.unknown_is_row_0 else self.first
+
+    @property
+    def described(self) -> str:
+        """What the rows are keyed by, for people."""
+        if self.ids is None:
+            return "row number"
+        kind = "strings" if self.key_type is KeyType.STRING else "integers"
+        return f"vocabulary of {kind}" if self.vocabulary is not None else f"raw ids, {kind}"
+
+    def of(self, begin: int, end: int) -> NDArray[Any]:
+        """Return the keys of rows [begin, end), from `first` on, as `TableWriter.add` takes them."""
+        if self.ids is None:
+            return np.arange(begin, end, dtype=np.int64)
+        return self.ids[begin - self.first : end - self.first]
+
+    def prepared_ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the prepared ids that find rows (n,), each of which has a key."""
+        if self.ids is None:
+            return rows
+        return keys_of_values(self.ids[rows - self.first]).view(np.int64)
+
+    def unkeyed_id(self) -> int:
+        """Return a prepared id that finds no row of a table of raw ids."""
+        assert self.ids is not None
+        if self.key_type is KeyType.STRING:
+            taken = set(self.ids.tolist())
+            text = next(each for each in map("\0unkeyed {}".format, count()) if each not in taken)
+            return int(keys_of_values(np.array([text], object)).view(np.int64)[0])
+        signed = set(self.ids.view(np.int64).tolist())
+        return next(-each for each in count(1) if -each not in signed)
+
+
+def _array(table: str, given: Any) -> NDArray[Any]:
+    array = given if isinstance(given, np.ndarray) else None
+    if array is None:
+        values = list(given)
+        if values and all(isinstance(each, str) for each in values):
+            return np.array(values, object)
+        if not all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in values):
+            raise ExportError(f"keys of table {table}: must be all integers or all strings")
+        try:
+            return np.array(values, np.int64 if min(values, default=0) < 0 else np.uint64).view(np.int64)
+        except OverflowError as exc:
+            raise ExportError(f"keys of table {table}: an id is outside of both int64 and uint64") from exc
+    if array.ndim != 1:
+        raise ExportError(f"keys of table {table}: have the shape {array.shape}; they must be (rows,)")
+    if array.dtype.kind == "U" or (array.dtype == object and all(isinstance(each, str) for each in array)):
+        return array.astype(object)
+    if array.dtype.kind in "iu":
+        return array if array.dtype in (np.int64, np.uint64) else as_keys(array).view(np.int64)
+    raise ExportError(f"keys of table {table}: are of type {array.dtype}; they must be integers or strings")

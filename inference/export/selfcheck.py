@@ -1,0 +1,183 @@
+"""The self-check of an export: made-up rows through the module, and through the written tables and the dense program.
+
+Ids are drawn where the module's look-ups allow them, with padding, unknown ids, empty bags and short sequences among
+them. The look-ups are the head's own (`inference.lookups`); the pull is a slow loop over the tables' files. The rows
+go through the dense program all together and again in small parts: a module whose rows influence each other cannot be
+served in micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from inference.dense import DenseProgram, ProgramTensor
+from inference.export.capture import evaluating
+from inference.export.cut import Cut
+from inference.export.report import CheckReport
+from inference.export.rows import part_of
+from inference.features import Prepared
+from inference.lookups import FeatureLookup
+from inference.manifest import Manifest
+from inference.schema import Schema
+from ps.errors import ExportError
+from ps.hashing import positions_of
+from ps.spec import Float32Array, Pooling
+from ps.store.base import Base
+from router.lookup import Lookup, LookupResult
+
+TOLERANCE: Final = 1e-5
+"""Times max(1, |a|, largest intermediate magnitude): design.md, "Pooling, exactly"."""
+
+
+def pull(base: Base, lookup: Lookup) -> LookupResult:
+    """Answer a look-up from a table's files, slowly: rows one by one, sums in float64."""
+    found = base.find(positions_of(lookup.keys))
+    default = base.spec.default_vector()
+    rows = [base.row(int(row)) if row >= 0 else default for row in found]
+    missing = int((found < 0).sum())
+    if lookup.offsets is None:
+        values = np.array(rows, np.float32).reshape(len(rows), base.spec.dim)
+        return LookupResult(values, missing, found >= 0)
+    out = np.zeros((lookup.outputs, base.spec.dim), np.float32)
+    for bag, (begin, end) in enumerate(zip(lookup.offsets[:-1], lookup.offsets[1:], strict=True)):
+        if begin < end:
+            members = np.array(rows[begin:end], np.float64)
+            if lookup.weights is not None:
+                members *= lookup.weights[begin:end, None].astype(np.float64)
+            pooled = members.max(axis=0) if lookup.pooling is Pooling.MAX else members.sum(axis=0)
+            out[bag] = pooled / (end - begin) if lookup.pooling is Pooling.MEAN else pooled
+    return LookupResult(out, missing)
+
+
+class SelfCheck:
+    """Everything the self-check of one version needs."""
+
+    def __init__(self, version_dir: Path, manifest: Manifest, schema: Schema, cut: Cut) -> None:
+        """Open what was written. `schema` is the serving one."""
+        self._schema = schema
+        self._cut = cut
+        self._manifest = manifest
+        self._program = DenseProgram.load(version_dir, manifest, "cpu")
+        self._bases = {
+            entry.spec.name: Base.open(manifest.table_folder(version_dir, entry.spec.name), verify_rows=True)
+            for entry in manifest.tables
+        }
+
+    def run(
+        self, module: nn.Module, trained: Prepared, served: Prepared, arguments: Mapping[str, NDArray[Any]]
+    ) -> CheckReport:
+        """Compare.
+
+        Args:
+            module: The user's.
+            trained: Made-up rows as the module takes them.
+            served: The same rows as serving takes them.
+            arguments: Of the module's forward, made of `trained`.
+
+        Raises:
+            ExportError: They differ, or the module fails on the made-up rows.
+        """
+        expected = self._ask_module(module, arguments)
+        inputs = self._inputs(served)
+        tolerance = TOLERANCE * self._largest_intermediate(inputs)
+        whole = self._program.run(inputs, served.rows)
+        worst = self._compare(whole, expected, tolerance, "the exported model's differs from the module's")
+        begin = 0
+        for end in sorted({1, min(3, served.rows), served.rows}):
+            part = self._program.run(self._inputs(part_of(served, begin, end)), end - begin)
+            self._compare(
+                part,
+                {name: values[begin:end] for name, values in expected.items()},
+                tolerance,
+                "a row's depends on the other rows of its batch, which in serving are those of other requests",
+            )
+            begin = end
+        largest = max(float(np.abs(values).max(initial=0.0)) for values in expected.values())
+        return CheckReport(rows=served.rows, largest_difference=worst, largest_output=largest)
+
+    def _ask_module(self, module: nn.Module, arguments: Mapping[str, NDArray[Any]]) -> dict[str, Float32Array]:
+        device = next((each.device for each in module.parameters()), torch.device("cpu"))
+        tensors = {name: torch.from_numpy(np.array(values)).to(device) for name, values in arguments.items()}
+        with evaluating(module):
+            try:
+                leaves = tree_leaves(module(**tensors))
+            except Exception as exc:  # the module's own error, on arguments that the schema says are right
+                raise ExportError(
+                    f"self-check: {type(module).__name__} fails on made-up rows: {type(exc).__name__}: {exc}. If they are not"
+                    " valid for it, skip the check with check_rows=0"
+                ) from exc
+        outputs = zip(self._manifest.outputs, leaves, strict=True)
+        return {output.name: leaf.to("cpu", torch.float32).numpy() for output, leaf in outputs}
+
+    def _inputs(self, served: Prepared) -> list[ProgramTensor]:
+        """Do as the head does, with a slow pull."""
+        names = [entry.argument for entry in self._manifest.inputs if entry.argument is not None]
+        arguments = self._schema.arguments(served, names)
+        inputs = []
+        for entry in self._manifest.inputs:
+            if entry.lookup is None:
+                inputs.append(ProgramTensor(arguments[str(entry.argument)]))
+                continue
+            spec = self._manifest.lookups[entry.lookup]
+            base, prepared = self._bases[spec.table], served.features[spec.feature]
+            lookup = FeatureLookup(spec, self._schema[spec.feature], base.spec)
+            inputs.append(ProgramTensor(lookup.values(prepared, pull(base, lookup.lookup(prepared)))))
+        return inputs
+
+    def _largest_intermediate(self, inputs: list[ProgramTensor]) -> float:
+        device = next((each.device for each in self._cut.program.state_dict().values()), torch.device("cpu"))
+        magnitudes = _Magnitudes(self._cut.program)
+        with torch.no_grad():
+            magnitudes.run(*(torch.from_numpy(np.array(each.values)).to(device) for each in inputs))
+        return magnitudes.largest
+
+    def _compare(
+        self, actual: Mapping[str, Float32Array], expected: Mapping[str, Float32Array], tolerance: float, problem: str
+    ) -> float:
+        worst = 0.0
+        for name, values in expected.items():
+            if actual[name].shape != values.shape:
+                raise ExportError(
+                    f"self-check: output {name} has the shape {actual[name].shape}; the module's has {values.shape}"
+                )
+            both_nan = np.isnan(values) & np.isnan(actual[name])
+            difference = np.where(both_nan, 0.0, np.abs(actual[name].astype(np.float64) - values))
+            if not (difference <= np.maximum(tolerance, TOLERANCE * np.abs(values))).all():
+                raise ExportError(
+                    f"self-check: output {name}: {problem}, by up to {np.nanmax(difference):.3g} (tolerance {tolerance:.3g})"
+                )
+            worst = max(worst, float(difference.max(initial=0.0)))
+        return worst
+
+
+class _Magnitudes(fx.Interpreter):  # type: ignore[misc]
+    """Runs the cut graph and notes the largest product or sum.
+
+    Left out are sums of two, and what no looked-up vector reaches: the -1e9 of an attention mask is large, but rounds
+    nothing.
+    """
+
+    _COUNTED: Final = ("addmm", "baddbmm", "bmm", "linear", "matmul", "mm", "mul", "pow", "sum")
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.largest = 1.0
+        self._reached: set[fx.Node] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name.startswith("lookup_") or any(each in self._reached for each in n.all_input_nodes):
+            self._reached.add(n)
+            name = getattr(n.target, "_opname", "")
+            if name in self._COUNTED and isinstance(value, Tensor) and value.is_floating_point():
+                finite = value[value.isfinite()].abs()
+                self.largest = max(self.largest, float(finite.max()) if finite.numel() else 0.0)
+        return value

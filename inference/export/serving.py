@@ -1,0 +1,182 @@
+"""From uses in row numbers to look-ups in keys, and from the training schema to the serving one.
+
+Without raw ids the two differ only in constants. With raw ids, serving looks up what the client sends: the feature
+loses its Vocabulary, and every number of the model's own numbering (padding, fill, constants added) must be said in
+raw ids or not at all. What cannot be said so that serving equals the model is an `ExportError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from inference.arguments import Argument
+from inference.export.cut import Cut
+from inference.export.index import ID_PARTS
+from inference.export.keys import RowKeys
+from inference.export.uses import Use
+from inference.kinds import Cross, Sequence
+from inference.manifest import LookupSpec
+from inference.schema import Schema
+from inference.transforms import ValueType, Vocabulary
+from ps.errors import ExportError, InvalidInput
+from ps.spec import KeyType, Pooling
+
+_VALUE_TYPES: dict[KeyType, ValueType] = {KeyType.STRING: "string", KeyType.INT64: "int64", KeyType.UINT64: "uint64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How a cut model is fed when it serves."""
+
+    schema: Schema
+    lookups: tuple[LookupSpec, ...]
+    """One for each use, in their order."""
+    raw_features: frozenset[str]
+
+
+def plan_serving(
+    cut: Cut,
+    schema: Schema,
+    arguments: Mapping[str, Argument],
+    keys: Mapping[str, RowKeys],
+    zero_defaults: Mapping[str, bool],
+) -> Serving:
+    """Say every use of `cut` in the keys of its table.
+
+    Args:
+        cut: The model.
+        schema: The one it was trained with.
+        arguments: The forward's.
+        keys: By table name.
+        zero_defaults: By table name: whether the vector of unknown ids is all zeros.
+
+    Raises:
+        ExportError: Raw ids and the way the model uses the feature do not fit together.
+    """
+    raw = _raw_features(cut, schema, keys)
+    for name in cut.arguments:
+        argument = arguments[name]
+        for feature in set(argument.features) & raw.keys() if argument.part in ID_PARTS else ():
+            raise ExportError(
+                f"feature {feature}: its table {raw[feature].table} is keyed by raw ids, but the dense program also uses"
+                f" its row numbers (argument {name}). For a mask, take {feature}_lengths; else export without keys"
+            )
+    try:
+        served = schema.for_serving({name: _VALUE_TYPES[each.key_type] for name, each in raw.items()})
+    except InvalidInput as exc:
+        raise ExportError(f"keys: {exc}") from exc
+    pads = _raw_pads(cut, schema, keys)
+    features = [
+        replace(each, pad=pads[each.name]) if isinstance(each, Sequence) and each.name in pads else each
+        for each in served.features
+    ]
+    served = Schema(features, served.stacks)
+    lookups = tuple(_lookup(use, cut, served, keys[use.table], zero_defaults[use.table]) for use in cut.uses)
+    return Serving(served, lookups, frozenset(raw))
+
+
+def _raw_features(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str, RowKeys]:
+    """Return the keys by which each feature of raw ids is looked up; one feature cannot be both raw and numbered."""
+    found: dict[str, RowKeys] = {}
+    numbered: dict[str, str] = {}
+    for use in cut.uses:
+        table = keys[use.table]
+        if not table.raw:
+            numbered[use.feature] = table.table
+            continue
+        found.setdefault(use.feature, table)
+        feature = schema[use.feature]
+        if isinstance(feature, Cross):
+            raise ExportError(f"keys of table {table.table}: feature {use.feature} is a cross, which has no raw ids")
+        last = feature.transforms[-1] if feature.transforms else None
+        given = last if isinstance(last, Vocabulary) else None
+        if table.vocabulary != given:
+            wanted = "the feature's own Vocabulary" if given else "a list of raw ids: the feature has no Vocabulary"
+            raise ExportError(f"keys of table {table.table}: feature {use.feature} is looked up in it; give {wanted}")
+        if table.vocabulary and use.add:
+            raise ExportError(
+                f"keys of table {table.table}: the model adds {use.add} to the numbers of the Vocabulary of feature"
+                f" {use.feature}; give a list with the raw id of each row, to a feature without Vocabulary"
+            )
+        if (problem := _disagreement(cut, use, keys)) is not None:
+            raise ExportError(problem)
+    for name in found.keys() & numbered.keys():
+        raise ExportError(
+            f"feature {name}: looked up by raw ids in table {found[name].table}, but by row numbers in table"
+            f" {numbered[name]}; give keys for both"
+        )
+    return found
+
+
+def _disagreement(cut: Cut, use: Use, keys: Mapping[str, RowKeys]) -> str | None:
+    """Return what is wrong if another table says that some id of the model's is another raw id than `use` says."""
+    own = keys[use.table]
+    for other_use in cut.uses:
+        other = keys[other_use.table]
+        if other_use.feature != use.feature or other is own or not other.raw:
+            continue
+        low = max(own.first - use.add, other.first - other_use.add)
+        high = min(own.rows - use.add, other.rows - other_use.add)
+        mine, theirs = own.of(low + use.add, high + use.add), other.of(low + other_use.add, high + other_use.add)
+        if own.key_type is not other.key_type or not np.array_equal(mine, theirs):
+            return (
+                f"keys of tables {own.table} and {other.table}: feature {use.feature} is looked up in both, but their"
+                " raw ids of the same row differ"
+            )
+    return None
+
+
+def _raw_pads(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str, int]:
+    """Return, for each sequence of raw ids, a raw id to pad it with: that of the row it was padded with, or one without row."""
+    pads: dict[str, int] = {}
+    for use in cut.uses:
+        table, feature = keys[use.table], schema[use.feature]
+        if table.raw and isinstance(feature, Sequence):
+            row = feature.pad + use.add
+            known = table.first <= row < table.rows
+            pads[use.feature] = _prepared_id(table, row) if known else table.unkeyed_id()
+    return pads
+
+
+def _lookup(use: Use, cut: Cut, served: Schema, keys: RowKeys, zero_default: bool) -> LookupSpec:
+    fill = None
+    if use.fill_row is not None:
+        if not 0 <= use.fill_row < keys.rows:
+            raise ExportError(
+                f"feature {use.feature}: padded with row {use.fill_row} of table {use.table}, which has rows 0 to {keys.rows - 1}"
+            )
+        fill = tuple(cut.tables[use.table][use.fill_row].tolist())
+    return LookupSpec(
+        table=use.table,
+        feature=use.feature,
+        pooling=use.pooling,
+        add=0 if keys.raw else use.add,
+        padding_id=None if use.padding_row is None else _padding_id(use, use.padding_row, served, keys, zero_default),
+        fill=fill,
+        weighted=use.weighted,
+    )
+
+
+def _padding_id(use: Use, row: int, served: Schema, keys: RowKeys, zero_default: bool) -> int | None:
+    """Return the prepared id that bags leave out, as the model leaves out `row`."""
+    if not keys.raw:
+        return row - use.add
+    if row >= keys.first:
+        return _prepared_id(keys, row)
+    # The model leaves unknown ids out, which serving cannot tell from known ones before the pull. It looks them up and
+    # gets the default vector: the same in a sum when that is zeros.
+    if use.pooling is not Pooling.SUM or not zero_default:
+        raise ExportError(
+            f"table {use.table}: its padding_idx is row 0, that of ids unknown to the Vocabulary, and a {use.pooling.value} of"
+            f" bags leaves them out; served by raw ids they would count as the default vector. Use another padding_idx, or"
+            f" sum with a row 0 of zeros, or export without keys for this table"
+        )
+    feature = served[use.feature]
+    return feature.pad if isinstance(feature, Sequence) else None
+
+
+def _prepared_id(keys: RowKeys, row: int) -> int:
+    return int(keys.prepared_ids(np.array([row], np.int64))[0])

@@ -1,0 +1,53 @@
+"""The answer to a predict call, and what it says of itself: who answered, what was filled in, where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FillReason = Literal["absent", "missing", "unavailable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A feature that did not get all its values from the request and the tables."""
+
+    feature: str
+    reason: FillReason
+    """absent: not sent, the missing rule stands for it. missing: NaN or empty values, the missing rule stands for them.
+    unavailable: no live shard had the keys, default vectors stand for their rows."""
+    values: int
+    """How many values were filled in; an absent feature counts one per row it was prepared for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Microseconds by stage, and the rows of the micro-batch the request rode in."""
+
+    decode_us: int = 0
+    features_us: int = 0
+    queue_us: int = 0
+    lookup_us: int = 0
+    """Route, wire, shards, merge."""
+    dense_us: int = 0
+    total_us: int = 0
+    batch_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The outputs for the rows of one request."""
+
+    outputs: Mapping[str, NDArray[np.float32]]
+    """By output name: float32, the first dimension is the row, in the order of the request."""
+    version: int
+    """The model version that answered."""
+    filled: tuple[Filled, ...] = ()
+    timings: Timings | None = field(default=None)
+    """Only when asked for."""
+    model: str = ""
+    request_id: str = ""

@@ -1,0 +1,68 @@
+"""What a client needs of gRPC, in its sync and asyncio form: method paths, channel options, and errors back to ours.
+
+The paths and message types come from the service descriptors of `ringpull.proto`; no generated stubs are needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from inference.proto import ringpull_pb2 as pb
+from ps.errors import CorruptData, DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, RingpullError, Unavailable
+
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # The server's limits decide, and answer by name; gRPC's own default would cut replies off at 4 MiB.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
+
+_ERRORS: Final[dict[grpc.StatusCode, type[RingpullError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DATA_LOSS: CorruptData,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One unary method of the public contract."""
+
+    path: str
+    reply: type[Message]
+
+    @classmethod
+    def named(cls, service: str, method: str) -> Rpc:
+        """Return the method of a service by their names in the `.proto`."""
+        found = pb.DESCRIPTOR.services_by_name[service].methods_by_name[method]
+        return cls(f"/{found.containing_service.full_name}/{found.name}", GetMessageClass(found.output_type))
+
+    def on(self, channel: Any) -> Any:
+        """Return the method's callable on a channel, sync or asyncio."""
+        return channel.unary_unary(
+            self.path,
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=self.reply.FromString,
+        )
+
+
+PREDICT: Final = Rpc.named("Predictor", "Predict")
+GET_MODEL: Final = Rpc.named("Predictor", "GetModel")
+LIST_MODELS: Final = Rpc.named("Predictor", "ListModels")
+GET_STATUS: Final = Rpc.named("Admin", "GetStatus")
+
+
+def error_of(target: str, error: Any) -> RingpullError:
+    """Return our error for a failed call (`grpc.RpcError` with code and details), with the server's message."""
+    code, details = error.code(), error.details() or "no details"
+    kind = _ERRORS.get(code)
+    if kind is None:
+        return RingpullError(f"{target}: {code.name}: {details}")
+    return kind(f"{target}: {details}" if kind is Unavailable else details)

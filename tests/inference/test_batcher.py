@@ -1,0 +1,236 @@
+"""The micro-batcher's promises: no wait when idle, overlapping stages, full batches under load, who leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from inference.batcher import Batcher
+from ps.errors import DeadlineExceeded, Unavailable
+
+FAR_S = 1e6
+"""A deadline on the fake clock that never passes."""
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Stages:
+    """Both stages as recorders: `pull` and `compute` note their batches and pass when their gate is open."""
+
+    def __init__(self) -> None:
+        self.pulled: list[list[int]] = []
+        self.pull_deadlines: list[float] = []
+        self.computed: list[list[int]] = []
+        self.pull_gate = asyncio.Event()
+        self.compute_gate = threading.Event()
+        self.pull_started = asyncio.Event()
+        self.compute_started = threading.Event()
+        self.pull_error: Exception | None = None
+        self.compute_error: Exception | None = None
+        self.pull_gate.set()
+        self.compute_gate.set()
+
+    async def pull(self, items: Sequence[int], deadline_s: float) -> list[int]:
+        self.pulled.append(list(items))
+        self.pull_deadlines.append(deadline_s)
+        self.pull_started.set()
+        await self.pull_gate.wait()
+        if self.pull_error is not None:
+            raise self.pull_error
+        return list(items)
+
+    def compute(self, work: list[int]) -> list[int]:
+        self.computed.append(work)
+        self.compute_started.set()
+        self.compute_gate.wait()
+        if self.compute_error is not None:
+            raise self.compute_error
+        return [10 * item for item in work]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def stages() -> Stages:
+    return Stages()
+
+
+@pytest.fixture
+async def batcher(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, list[int], int]]:
+    with ThreadPoolExecutor(1) as executor:
+        batcher = Batcher(stages.pull, stages.compute, executor, max_rows=4, clock=clock)
+        yield batcher
+        stages.pull_gate.set()
+        stages.compute_gate.set()
+        await batcher.close(timeout_s=60)
+
+
+async def turns(count: int = 5) -> None:
+    """Let every ready callback of the loop run."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_idle_batcher_takes_a_lone_request_at_once(stages, batcher):
+    answer, times = await batcher.submit(7, 1, FAR_S)
+    assert answer == 70
+    assert stages.pulled == [[7]]
+    assert times.batch_rows == 1
+    assert "waiting=0" in repr(batcher)
+
+
+async def test_requests_of_one_turn_ride_together_up_to_max_rows_in_order(stages, batcher):
+    answers = await asyncio.gather(*(batcher.submit(i, 1, FAR_S) for i in range(6)))
+    assert [answer for answer, _ in answers] == [0, 10, 20, 30, 40, 50]
+    assert stages.pulled == [[0, 1, 2, 3], [4, 5]]
+    assert [times.batch_rows for _, times in answers] == [4, 4, 4, 4, 2, 2]
+
+
+async def test_a_request_larger_than_a_batch_rides_alone(stages, batcher):
+    await asyncio.gather(batcher.submit(1, 2, FAR_S), batcher.submit(2, 9, FAR_S), batcher.submit(3, 2, FAR_S))
+    assert stages.pulled == [[1], [2], [3]]
+
+
+async def test_next_batch_is_pulled_while_the_last_one_computes(stages, batcher):
+    stages.compute_gate.clear()
+    first = asyncio.create_task(batcher.submit(1, 1, FAR_S))
+    await asyncio.to_thread(stages.compute_started.wait)
+    stages.pull_started.clear()
+    second = asyncio.create_task(batcher.submit(2, 1, FAR_S))
+    await stages.pull_started.wait()
+    assert stages.pulled == [[1], [2]]
+    assert stages.computed == [[1]]
+    assert not first.done()
+    # A third and a fourth fill the next batch while both stages are taken.
+    others = [asyncio.create_task(batcher.submit(item, 1, FAR_S)) for item in (3, 4)]
+    await turns()
+    assert stages.pulled == [[1], [2]]
+    stages.compute_gate.set()
+    await asyncio.gather(first, second, *others)
+    assert stages.pulled == [[1], [2], [3, 4]]
+    assert stages.computed == [[1], [2], [3, 4]]
+
+
+async def test_cancelled_request_leaves_the_queue(stages, batcher):
+    stages.pull_gate.clear()
+    first = asyncio.create_task(batcher.submit(1, 1, FAR_S))
+    await stages.pull_started.wait()
+    gone = asyncio.create_task(batcher.submit(2, 1, FAR_S))
+    stays = asyncio.create_task(batcher.submit(3, 1, FAR_S))
+    await turns()
+    gone.cancel()
+    await turns()
+    stages.pull_gate.set()
+    assert (await stays)[0] == 30
+    await first
+    assert gone.cancelled()
+    assert stages.pulled == [[1], [3]]
+
+
+async def test_request_that_expires_in_the_queue_is_answered_and_not_served(stages, batcher, clock):
+    stages.pull_gate.clear()
+    first = asyncio.create_task(batcher.submit(1, 1, FAR_S))
+    await stages.pull_started.wait()
+    late = asyncio.create_task(batcher.submit(2, 1, deadline_s=5.0))
+    await turns()
+    clock.now_s = 6.0
+    stages.pull_gate.set()
+    with pytest.raises(DeadlineExceeded, match="deadline passed"):
+        await late
+    await first
+    assert stages.pulled == [[1]]
+
+
+async def test_request_already_late_is_refused(batcher, stages, clock):
+    clock.now_s = 3.0
+    with pytest.raises(DeadlineExceeded):
+        await batcher.submit(1, 1, deadline_s=3.0)
+    assert stages.pulled == []
+
+
+async def test_deadline_ends_the_wait_even_when_a_stage_hangs(stages, batcher):
+    stages.pull_gate.clear()
+    # The clock stands, the loop's timer does not: the answer comes while the pull still hangs.
+    with pytest.raises(DeadlineExceeded):
+        await batcher.submit(1, 1, deadline_s=0.001)
+    assert not stages.pull_gate.is_set()
+
+
+async def test_batch_has_the_latest_deadline_of_its_requests(stages, batcher):
+    await asyncio.gather(batcher.submit(1, 1, 50.0), batcher.submit(2, 1, 90.0), batcher.submit(3, 1, 70.0))
+    assert stages.pull_deadlines == [90.0]
+
+
+async def test_batch_nobody_waits_for_is_not_computed(stages, batcher):
+    stages.pull_gate.clear()
+    gone = asyncio.create_task(batcher.submit(1, 1, FAR_S))
+    await stages.pull_started.wait()
+    gone.cancel()
+    await turns()
+    stages.pull_gate.set()
+    assert (await batcher.submit(2, 1, FAR_S))[0] == 20
+    assert stages.computed == [[2]]
+
+
+@pytest.mark.parametrize("stage", ["pull", "compute"])
+async def test_error_of_a_stage_reaches_every_request_and_the_batcher_serves_on(stages, batcher, stage):
+    setattr(stages, f"{stage}_error", Unavailable("table user: no live shard"))
+    results = await asyncio.gather(*(batcher.submit(i, 1, FAR_S) for i in range(3)), return_exceptions=True)
+    assert [str(result) for result in results] == ["table user: no live shard"] * 3
+    assert all(isinstance(result, Unavailable) for result in results)
+    setattr(stages, f"{stage}_error", None)
+    assert (await batcher.submit(9, 1, FAR_S))[0] == 90
+
+
+async def test_times_say_where_a_request_waited(stages, batcher, clock):
+    stages.pull_gate.clear()
+    first = asyncio.create_task(batcher.submit(1, 1, FAR_S))
+    await stages.pull_started.wait()
+    second = asyncio.create_task(batcher.submit(2, 3, FAR_S))
+    await turns()
+    clock.now_s = 2.0
+    stages.pull_gate.set()
+    (_, first_times), (_, second_times) = await asyncio.gather(first, second)
+    assert first_times.queue_s == 0.0
+    assert first_times.lookup_s == 2.0
+    assert second_times.queue_s == 2.0
+    assert second_times.batch_rows == 3
+
+
+async def test_closing_answers_what_is_there_and_refuses_what_comes(stages, batcher):
+    stages.compute_gate.clear()
+    tasks = [asyncio.create_task(batcher.submit(i, 4, FAR_S)) for i in range(3)]
+    await asyncio.to_thread(stages.compute_started.wait)
+    closing = asyncio.create_task(batcher.close(timeout_s=60))
+    await turns()
+    with pytest.raises(Unavailable, match="stopping"):
+        await batcher.submit(9, 1, FAR_S)
+    stages.compute_gate.set()
+    assert [answer for answer, _ in await asyncio.gather(*tasks)] == [0, 10, 20]
+    await closing
+
+
+async def test_closing_fails_what_does_not_finish_in_time(stages, batcher):
+    stages.pull_gate.clear()
+    pulling = asyncio.create_task(batcher.submit(1, 4, FAR_S))
+    waiting = asyncio.create_task(batcher.submit(2, 4, FAR_S))
+    await stages.pull_started.wait()
+    await batcher.close(timeout_s=0)
+    for task in (pulling, waiting):
+        with pytest.raises(Unavailable, match="stopped"):
+            await task

@@ -1,0 +1,88 @@
+"""Predict calls and predictions as messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inference.codec import PredictCall, as_call, decode_request, decode_response, encode_request, encode_response
+from inference.columns import Ragged
+from inference.prediction import Filled, Prediction, Timings
+from inference.proto import ringpull_pb2 as pb
+from ps.errors import InvalidInput
+
+
+def test_a_call_comes_back() -> None:
+    call = as_call(
+        "ranker",
+        {"item": [1, 2], "genres": [["a"], []]},
+        {"user": 7},
+        version=3,
+        outputs=["score"],
+        with_timings=True,
+        request_id="r1",
+    )
+    back = decode_request(pb.PredictRequest.FromString(encode_request(call).SerializeToString()))
+    assert (back.model, back.version, back.outputs) == ("ranker", 3, ("score",))
+    assert (back.with_timings, back.request_id, back.typed, back.rows) == (True, "r1", False, 2)
+    assert back.features["item"].tolist() == [1, 2]
+    assert isinstance(back.features["genres"], Ragged)
+    assert back.features["genres"].values.tolist() == ["a"]
+    assert back.context["user"].tolist() == [7]
+
+
+def test_the_live_version_is_none() -> None:
+    assert decode_request(encode_request(as_call("m", {"a": [1]}))).version is None
+
+
+def test_rows_are_those_of_the_first_feature() -> None:
+    assert PredictCall(model="m", features={"a": np.zeros((3, 2))}).rows == 3
+    assert PredictCall(model="m", features={}, context={"a": np.zeros(1)}).rows == 0
+
+
+def test_a_request_with_any_raw_column_gets_raw_tensors() -> None:
+    typed, plain = pb.Column(int64s={"values": [1]}), encode_request(as_call("m", {"a": [1]})).features["a"]
+    assert decode_request(pb.PredictRequest(model="m", features={"a": typed})).typed
+    assert not decode_request(pb.PredictRequest(model="m", features={"a": plain})).typed
+    assert not decode_request(pb.PredictRequest(model="m", features={"a": typed}, context={"b": plain})).typed
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_prediction_comes_back(typed) -> None:
+    prediction = Prediction(
+        outputs={"score": np.array([0.5, 0.25], np.float32), "vector": np.ones((2, 3), np.float32)},
+        version=4,
+        filled=(Filled("a", "absent", 2), Filled("b", "missing", 1), Filled("c", "unavailable", 9)),
+        timings=Timings(decode_us=1, features_us=2, queue_us=3, lookup_us=4, dense_us=5, total_us=15, batch_rows=2),
+        model="ranker",
+        request_id="r1",
+    )
+    message = pb.PredictResponse.FromString(encode_response(prediction, typed=typed).SerializeToString())
+    assert bool(message.outputs["score"].floats) is typed
+    back = decode_response(message)
+    assert {name: values.tolist() for name, values in back.outputs.items()} == {
+        "score": [0.5, 0.25],
+        "vector": [[1, 1, 1], [1, 1, 1]],
+    }
+    assert (back.version, back.filled, back.timings) == (4, prediction.filled, prediction.timings)
+    assert (back.model, back.request_id) == ("ranker", "r1")
+
+
+def test_timings_are_absent_unless_asked_for() -> None:
+    assert decode_response(encode_response(Prediction(outputs={}, version=1))).timings is None
+
+
+def test_a_reason_of_a_newer_server_is_still_reported() -> None:
+    message = pb.PredictResponse(filled=[pb.Filled(feature="a", reason=77, values=1)])
+    assert decode_response(message).filled == (Filled("a", "missing", 1),)
+
+
+def test_what_no_call_may_say() -> None:
+    with pytest.raises(InvalidInput, match="version is 0"):
+        as_call("m", {"a": [1]}, version=0)
+    with pytest.raises(InvalidInput, match="outputs is the string 'score'"):
+        as_call("m", {"a": [1]}, outputs="score")
+    with pytest.raises(InvalidInput, match="version is -1"):
+        decode_request(pb.PredictRequest(model="m", version=-1))
+    with pytest.raises(InvalidInput, match="feature a: has no values"):
+        decode_request(pb.PredictRequest(model="m", features={"a": pb.Column()}))

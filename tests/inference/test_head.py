@@ -1,0 +1,101 @@
+"""A head's life: what it opens, in which order, and what it leaves behind when it cannot start. No shard answers here."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from inference.actor import HeadActor
+from inference.client import Client
+from inference.config import HeadConfig
+from ps.errors import CorruptData, StartupError, Unavailable
+from ps.ring import Ring
+from router.shard_map import ShardAddress, ShardMap
+from tests.inference.tiny import export_tiny
+
+pytestmark = pytest.mark.net
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_tiny(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def nobody() -> Iterator[ShardMap]:
+    """A map of one shard, at a port that is taken and never listened on."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = ShardAddress(0, "127.0.0.1", silent.getsockname()[1])
+        yield ShardMap(epoch=4, shards=(address,), ring=Ring.even([0]), replicas={})
+
+
+@pytest.fixture
+def head() -> Iterator[HeadActor]:
+    head = HeadActor(HeadConfig(default_timeout_s=60))
+    yield head
+    head.drain(timeout_s=0)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_head_serves_metadata_and_says_which_shard_is_dead(head: HeadActor, nobody: ShardMap, version: Path):
+    address = head.start(nobody, [str(version)])
+    with Client(f"{address.host}:{address.grpc_port}", timeout_s=60) as client:
+        assert [model.name for model in client.models()] == ["tiny"]
+        with pytest.raises(Unavailable, match="item"):
+            client.predict("tiny", {"item": [1], "price": [2.0]})
+        status = client.status()
+    assert (status.epoch, status.requests, status.failed) == (4, 1, 1)
+    assert [(shard.alive, bool(shard.error)) for shard in status.shards] == [(False, True)]
+    assert "tiny/1" in repr(head)
+
+
+def test_head_starts_once(head: HeadActor, nobody: ShardMap, version: Path):
+    head.start(nobody, [str(version)])
+    with pytest.raises(StartupError, match="started before"):
+        head.start(nobody, [str(version)])
+
+
+def test_drained_head_closes_its_ports_and_draining_again_does_nothing(nobody: ShardMap, version: Path):
+    config = HeadConfig(grpc_port=free_port(), http_port=free_port())
+    for _ in range(2):  # the second takes the ports the first one left
+        head = HeadActor(config)
+        address = head.start(nobody, [str(version)])
+        assert (address.grpc_port, address.http_port) == (config.grpc_port, config.http_port)
+        head.drain(timeout_s=60)
+        head.drain(timeout_s=60)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{address.http_port}/healthz")
+
+
+def test_head_that_was_never_started_drains():
+    HeadActor(HeadConfig()).drain(timeout_s=0)
+
+
+def test_port_in_use_leaves_the_other_port_free(nobody: ShardMap, version: Path):
+    http_port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = stranger.getsockname()[1]
+        head = HeadActor(HeadConfig(grpc_port=taken, http_port=http_port))
+        with pytest.raises(StartupError, match=f"grpc port {taken}"):
+            head.start(nobody, [str(version)])
+        socket.create_server(("127.0.0.1", http_port)).close()
+        head.drain(timeout_s=0)
+
+
+def test_versions_are_loaded_before_any_port_is_opened(nobody: ShardMap, version: Path, tmp_path: Path):
+    (tmp_path / "1").mkdir()
+    port = free_port()
+    head = HeadActor(HeadConfig(grpc_port=port))
+    with pytest.raises(CorruptData, match="half-written"):
+        head.start(nobody, [str(version), str(tmp_path / "1")])
+    socket.create_server(("127.0.0.1", port)).close()
+    head.drain(timeout_s=0)

@@ -1,0 +1,237 @@
+"""A batch through the pipeline equals its rows one by one, whatever is context in which request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference.batch import row_index
+from inference.manifest import LookupSpec
+from inference.pipeline import Pipeline, Scores
+from ps.errors import CorruptData, InvalidInput
+from ps.spec import Pooling
+from tests.inference.fakes import EchoProgram, ReferenceRouter
+from tests.inference.small_model import (
+    ARGUMENTS,
+    DIM,
+    IDS,
+    LOOKUPS,
+    SCHEMA,
+    Row,
+    columns_of,
+    make_manifest,
+    make_tables,
+    plain_row,
+)
+from tests.reference import assert_close
+
+
+def make_pipeline() -> tuple[Pipeline, ReferenceRouter, EchoProgram]:
+    router, program = ReferenceRouter(make_tables()), EchoProgram()
+    return Pipeline(make_manifest(), SCHEMA, program, router), router, program
+
+
+# -- the slow truth: one row, in plain loops ---------------------------------------------------------------------------
+
+
+def expected_vectors(row: Row) -> list[np.ndarray]:
+    """What the program must be given for one row, input by input."""
+    tables = make_tables()
+    cross = SCHEMA.prepare(columns_of([row]), 1).features["user_item"].ids
+    ids: dict[str, list[int]] = {
+        "user": [row["user"]],
+        "item": [row["item"]],
+        "user_item": [int(cross[0])],
+        "genres": row["genres"],
+        "tags": [tag for tag, _ in row["tags"]],
+        "history": row["history"][-4:],
+        "recent": row["recent"][-3:],
+    }
+    found = []
+    for spec in LOOKUPS:
+        table, own = tables[spec.table], ids[spec.feature]
+        if spec.feature == "history":
+            fill = np.array(spec.fill, np.float32)
+            found.append(np.stack([fill] * (4 - len(own)) + [table.row(each) for each in own]))
+            continue
+        if spec.feature == "recent" and spec.padding_id is None:
+            own = own + [9] * (3 - len(own))
+        kept = [place for place, each in enumerate(own) if each != spec.padding_id]
+        weights = None
+        if spec.weighted:
+            weights = np.array([row["tags"][place][1] for place in kept], np.float32)
+        keys = np.array([own[place] + spec.add for place in kept], np.uint64)
+        pooling = Pooling.SUM if spec.pooling is Pooling.NONE else spec.pooling
+        found.append(table.pull_bags(keys, np.array([0, len(keys)]), pooling, weights)[0])
+    history = ids["history"]
+    return [
+        *found,
+        np.array([row["user"], row["item"]]),
+        np.array([*row["age"], row["price"]]),
+        np.array([0] * (4 - len(history)) + history),
+        np.array(len(history)),
+        np.array(row["age"]),
+        np.array(row["user"]),
+    ]
+
+
+def check(rows: Rows[Row], scores: Scores) -> None:
+    expected = [expected_vectors(row) for row in rows]
+    for place in range(len(LOOKUPS) + len(ARGUMENTS)):
+        assert_close(scores.outputs[f"input{place}"], np.stack([vectors[place] for vectors in expected]))
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+ids = st.integers(0, IDS - 1)
+bags = st.lists(ids, max_size=6)
+numbers = st.floats(-4, 4, width=32)
+rows_of = st.fixed_dictionaries(
+    {
+        "user": ids,
+        "item": ids,
+        "genres": bags,
+        "tags": st.lists(st.tuples(ids, numbers), max_size=4),
+        "history": bags,
+        "recent": bags,
+        "age": st.lists(numbers, min_size=2, max_size=2),
+        "price": numbers,
+    }
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[list[Row], set[str]]:
+    """Rows of a request, and the features they have in common, which are sent as context."""
+    rows = draw(st.lists(rows_of, min_size=1, max_size=4))
+    context = draw(st.sets(st.sampled_from(sorted(rows[0])), max_size=len(rows[0]) - 1))
+    return [{**row, **{name: rows[0][name] for name in context}} for row in rows], context
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=st.lists(requests(), min_size=1, max_size=4))
+async def test_batch_of_any_requests_equals_the_slow_truth_row_by_row(batch):
+    pipeline, router, program = make_pipeline()
+    prepared = [
+        pipeline.prepare(
+            columns_of(rows, [name for name in rows[0] if name not in context]), columns_of(rows[:1], context)
+        )
+        for rows, context in batch
+    ]
+    answers = pipeline.compute(await pipeline.pull(prepared, deadline_s=1e9))
+    for (rows, _), scores in zip(batch, answers, strict=True):
+        check(rows, scores)
+    assert len(router.pulls) == 1
+    assert [rows for _, rows in program.runs] == [sum(len(rows) for rows, _ in batch)]
+
+
+@given(sizes=st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=6))
+def test_row_index_points_every_batch_row_to_its_own_row(sizes):
+    expected, start = [], 0
+    for rows, broadcast in sizes:
+        expected += [start] * rows if broadcast else range(start, start + rows)
+        start += 1 if broadcast else rows
+    actual = row_index([1 if broadcast else rows for rows, broadcast in sizes], [rows for rows, _ in sizes])
+    assert actual.dtype == np.int64
+    assert actual.tolist() == expected
+
+
+# -- what is pulled ----------------------------------------------------------------------------------------------------
+
+
+async def test_context_is_pulled_once_per_request_and_broadcast_by_index():
+    pipeline, router, program = make_pipeline()
+    rows = [plain_row(1, item) for item in range(8)]
+    request = pipeline.prepare(
+        columns_of(rows, ["item"]), columns_of(rows[:1], [name for name in rows[0] if name != "item"])
+    )
+    await pipeline.pull([request, request], deadline_s=1e9)
+    user, item = router.pulls[0][0], router.pulls[0][1]
+    assert user.keys.tolist() == [1, 1]
+    assert len(item.keys) == 16
+    pipeline.compute(await pipeline.pull([request], deadline_s=1e9))
+    inputs, _ = program.runs[-1]
+    assert inputs[0].values.shape == (1, DIM)
+    assert inputs[0].row_index.tolist() == [0] * 8
+    assert inputs[1].row_index is None
+
+
+async def test_padding_is_dropped_before_the_pull_and_empty_bags_stay():
+    pipeline, router, _ = make_pipeline()
+    rows = [{**plain_row(1, 2), "genres": genres} for genres in ([0, 5, 0], [0], [], [6])]
+    await pipeline.pull([pipeline.prepare(columns_of(rows), {})], deadline_s=1e9)
+    mean = router.pulls[0][3]
+    assert mean.keys.tolist() == [5, 6]
+    assert mean.offsets.tolist() == [0, 1, 1, 1, 2]
+
+
+async def test_filled_says_what_the_rules_and_the_shards_did_not_give():
+    pipeline, router, _ = make_pipeline()
+    router.lost["genres"] = 2
+    columns = columns_of([plain_row(1, 2), plain_row(2, 3)])
+    del columns["price"]
+    scores = pipeline.compute(await pipeline.pull([pipeline.prepare(columns, {})], deadline_s=1e9))[0]
+    assert [(each.feature, each.reason) for each in scores.filled] == [("price", "absent"), ("genres", "unavailable")]
+    assert scores.filled[1].values == 4  # two look-ups of it, two lost keys each
+
+
+async def test_model_without_look_ups_pulls_nothing():
+    router, program = ReferenceRouter({}), EchoProgram()
+    pipeline = Pipeline(make_manifest(lookups=(), arguments=("numbers",)), SCHEMA, program, router)
+    request = pipeline.prepare(columns_of([plain_row(1, 2)]), {})
+    scores = pipeline.compute(await pipeline.pull([request], deadline_s=1e9))[0]
+    assert scores.outputs["input0"].tolist() == [[1.0, 2.0, 3.0]]
+    assert router.pulls == []
+
+
+def test_rehearsal_runs_the_program_once_without_a_pull():
+    pipeline, router, program = make_pipeline()
+    pipeline.rehearse()
+    assert len(program.runs) == 1
+    assert router.pulls == []
+    assert "ranker/3" in repr(pipeline)
+
+
+def test_rehearsal_of_a_program_that_does_not_take_its_inputs_is_corrupt_data():
+    class Refusing(EchoProgram):
+        def run(self, inputs, rows):
+            raise RuntimeError("expected width 64")
+
+    pipeline = Pipeline(make_manifest(), SCHEMA, Refusing(), ReferenceRouter(make_tables()))
+    with pytest.raises(CorruptData, match=r"ranker/3.*expected width 64"):
+        pipeline.rehearse()
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_request_without_candidates_is_refused():
+    pipeline, _, _ = make_pipeline()
+    with pytest.raises(InvalidInput, match="no candidate"):
+        pipeline.prepare({}, columns_of([plain_row(1, 2)]))
+    with pytest.raises(InvalidInput, match="no rows"):
+        pipeline.prepare({"item": np.empty(0, np.int64)}, {})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (LookupSpec(table="users", feature="nobody", pooling=Pooling.NONE), "nobody"),
+        (LookupSpec(table="users", feature="age", pooling=Pooling.SUM), "age.*no ids"),
+        (LookupSpec(table="users", feature="genres", pooling=Pooling.NONE), "genres.*pool"),
+        (LookupSpec(table="users", feature="genres", pooling=Pooling.SUM, weighted=True), "genres.*no weights"),
+    ],
+)
+def test_look_up_that_does_not_fit_the_schema_is_corrupt_data(spec, message):
+    with pytest.raises(CorruptData, match=message):
+        Pipeline(make_manifest((spec,)), SCHEMA, EchoProgram(), ReferenceRouter({}))
+
+
+@pytest.mark.parametrize(("argument", "message"), [("nothing", "nothing"), ("genres_offsets", "any length")])
+def test_argument_that_does_not_fit_the_schema_is_corrupt_data(argument, message):
+    with pytest.raises(CorruptData, match=message):
+        Pipeline(make_manifest(arguments=(argument,)), SCHEMA, EchoProgram(), ReferenceRouter({}))

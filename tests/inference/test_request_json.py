@@ -1,0 +1,59 @@
+"""Requests written by hand, in the contract's JSON form and in the short one."""
+
+from __future__ import annotations
+
+import pytest
+
+from inference.codec import encode_request
+from inference.columns import Ragged
+from inference.request_json import call_from_json, columns_from_json
+from ps.errors import InvalidInput
+
+GRPCURL = """{
+  "model": "ranker", "version": "2", "outputs": ["score"], "withTimings": true,
+  "features": {
+    "item": {"int64s": {"values": ["10", 11]}},
+    "genres": {"strings": {"values": ["drama", "war"]}, "offsets": [0, 2, 2]},
+    "price": {"floats": {"values": [1.5, 2]}}
+  },
+  "context": {"user": {"int64s": {"values": [7]}}}
+}"""
+
+SHORT = """{
+  "model": "ranker", "version": 2, "outputs": ["score"], "with_timings": true,
+  "features": {"item": [10, 11], "genres": [["drama", "war"], []], "price": [1.5, 2]},
+  "context": {"user": 7}
+}"""
+
+
+def test_both_forms_are_the_same_request() -> None:
+    one, other = (encode_request(call_from_json(text)) for text in (GRPCURL, SHORT))
+    assert one == other
+    assert one.version == 2
+    assert one.with_timings
+
+
+def test_columns_may_mix_both_forms() -> None:
+    columns = columns_from_json({"a": 1, "b": {"strings": {"values": ["x"]}}, "c": [[1], []]})
+    assert columns["a"].tolist() == [1]
+    assert columns["b"].tolist() == ["x"]
+    assert isinstance(columns["c"], Ragged)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"model": 7}', "request: .*model"),
+        ('{"modle": "x"}', 'request: .*"modle"'),
+        ('{"features": [1]}', "must be JSON objects"),
+        ('{"features": {"a": null}}', "feature a"),
+        ('{"features": {"a": {"int32s": [1]}}}', "feature a: .*int32s"),
+        ('{"features": {"a": {"int64s": {"values": ["x"]}}}}', "feature a"),
+        ('{"features": {"a": [1, "x"]}}', "feature a: values of type int, str"),
+    ],
+)
+def test_errors_name_the_place(text, message) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        call_from_json(text)
