@@ -1,7 +1,8 @@
-"""One dataclass per verb of the data plane. `ps.wire.frames` turns them into bytes; nothing here touches a socket.
+"""One dataclass per verb of the data plane. `ps.wire.codec` turns them into frames; nothing here touches a socket.
 
-A pull carries, in one frame, everything one shard is asked for one micro-batch: any number of look-ups, whose keys lie end to
-end in a few flat arrays, so that neither side loops over tables in Python. Keys travel as ring positions (`ps.hashing`).
+A pull carries, in one frame, everything one shard is asked for one micro-batch: any number of look-ups, whose keys lie
+end to end in a few flat arrays, so that neither side loops over keys in Python. Keys travel as ring positions
+(`ps.hashing`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 
@@ -57,7 +59,8 @@ class PullReply:
     """The answer to a `PullRequest`, look-ups in its order."""
 
     values: NDArray[np.float32]
-    """Flat: per look-up (bags, dim) partials, or (keys, dim) rows for ROWS, end to end. Unknown keys count as the default vector."""
+    """Flat: per look-up (bags, dim) partials, or (keys, dim) rows for ROWS, end to end. For an unknown key stands the
+    default vector."""
     missing: NDArray[np.uint32]
     """(look-ups,): how many of its keys the table does not have."""
     found: NDArray[np.uint8]
@@ -95,6 +98,15 @@ class RangePullReply:
     """Rows of the whole range; the stream is done when `next_cursor == total_rows`."""
 
 
+def range_checksum(positions: NDArray[np.uint64], rows: NDArray[np.uint8]) -> int:
+    """Return the `checksum` of a `RangePullReply`, for its sender to fill in and its receiver to compare."""
+    state = xxhash.xxh3_64()
+    state.update(np.ascontiguousarray(positions).data)
+    state.update(np.ascontiguousarray(rows).data)
+    checksum: int = state.intdigest()
+    return checksum
+
+
 @dataclass(frozen=True, slots=True)
 class StatisticsRequest:
     """Ask a shard for its numbers."""
@@ -110,6 +122,7 @@ class TableStatistics:
     rows: int
     """Rows in the ranges this shard owns."""
     bytes: int
+    """Of these rows and their keys."""
     keys: int
     """Keys looked up since start."""
     missing: int
@@ -131,7 +144,7 @@ class ShardStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """A verb failed; `code` is a name of `ps.wire.frames.ERROR_CODES`, mapped back to the error class at the caller."""
+    """A verb failed. The caller raises it as the error class that `ps.wire.error_codes` has for the code."""
 
     code: str
     message: str

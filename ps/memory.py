@@ -1,0 +1,40 @@
+"""What a process occupies, and how its allocator treats big buffers. For Linux with glibc."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Final
+
+_SMAPS: Final = Path("/proc/self/smaps_rollup")
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+"""<malloc.h>"""
+_REUSED_BYTES: Final = 32 << 20
+"""The largest M_MMAP_THRESHOLD that glibc takes."""
+_KEPT_BYTES: Final = 256 << 20
+
+
+def process_memory() -> dict[str, int]:
+    """Return this process's memory in bytes, by the names of /proc/PID/smaps_rollup: Rss, Pss, Pss_Anon, Pss_File, ...
+
+    Pss (proportional) counts a page shared by n processes as 1/n: the sum over shards is what their tables really take.
+    """
+    sizes = {}
+    for line in _SMAPS.read_text().splitlines()[1:]:  # the first line names the address range
+        name, _, size = line.partition(":")
+        sizes[name] = int(size.removesuffix("kB")) * 1024
+    return sizes
+
+
+def reuse_freed_memory() -> None:
+    """Have malloc keep freed buffers of up to 32 MB, up to 256 MB in all, instead of giving each back to the system.
+
+    A pull's buffers are of a few 100 KB each and are freed a millisecond later; by default each is mapped, zeroed by
+    the kernel and page-faulted in anew. What keeping them brings is in ps/wire/README.md, "Decisions".
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _REUSED_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -1,0 +1,256 @@
+"""Messages to frames and back. What a frame's header must hold, kind by kind, is checked here and nowhere else.
+
+Reading is strict: a field of the wrong type, a count that disagrees with an array, a field too many is a
+`ProtocolError`, so that whoever gets a message may rely on its own docstrings about types and sizes. What the numbers
+mean (does the table exist, do the lengths of a look-up's bags add up to its keys) is for the shard to say.
+"""
+
+from __future__ import annotations
+
+from reprlib import repr as brief
+from typing import Any, Final, NoReturn
+
+from ps.errors import ProtocolError
+from ps.hashing import SLOTS
+from ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode
+from ps.wire.messages import (
+    ErrorReply,
+    Op,
+    PullReply,
+    PullRequest,
+    RangePullReply,
+    RangePullRequest,
+    Reply,
+    Request,
+    ShardStatistics,
+    StatisticsRequest,
+    SubLookup,
+    TableStatistics,
+)
+
+_OPS: Final = {int(op): op for op in Op}
+_MAX_INT: Final = 2**63 - 1
+_MAX_UINT: Final = 2**64 - 1
+
+
+def encode_request(
+    request: Request, request_id: int, remaining_us: int, limits: Limits = REQUEST_LIMITS
+) -> list[bytes | memoryview]:
+    """Return the frame of a request, in pieces for `writelines`; they view the request's arrays.
+
+    Raises:
+        LimitExceeded: The shard would refuse a frame this large.
+    """
+    match request:
+        case PullRequest():
+            kind = Kind.PULL
+            fields: list[object] = [request.model, request.version, request.epoch, request.lookups]
+            arrays: tuple[Any, ...] = (request.positions, request.lengths, request.weights)
+        case RangePullRequest():
+            kind, arrays = Kind.RANGE_PULL, ()
+            fields = [
+                request.model,
+                request.version,
+                request.table,
+                request.begin,
+                request.end,
+                request.cursor,
+                request.max_bytes,
+            ]
+        case StatisticsRequest():
+            kind, fields, arrays = Kind.STATISTICS, [], ()
+    return encode(kind, request_id, fields, arrays, remaining_us=remaining_us, limits=limits)
+
+
+def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -> list[bytes | memoryview]:
+    """Return the frame of a reply, in pieces for `writelines`; they view the reply's arrays.
+
+    Raises:
+        LimitExceeded: The caller would refuse a frame this large.
+    """
+    match reply:
+        case PullReply():
+            arrays: tuple[Any, ...] = (reply.values, reply.missing, reply.found)
+            return encode(Kind.PULL_REPLY, request_id, [], arrays, limits=limits)
+        case RangePullReply():
+            fields: list[object] = [reply.checksum, reply.next_cursor, reply.total_rows]
+            return encode(Kind.RANGE_PULL_REPLY, request_id, fields, (reply.positions, reply.rows), limits=limits)
+        case ShardStatistics():
+            tables = [[t.model, t.version, t.table, t.rows, t.bytes, t.keys, t.missing] for t in reply.tables]
+            fields = [reply.shard, reply.epoch, reply.pid, reply.slots, reply.requests, tables]
+            return encode(Kind.STATISTICS_REPLY, request_id, fields, limits=limits)
+        case ErrorReply():
+            # A message may quote bytes that are no text; it must still arrive.
+            message = reply.message.encode("utf-8", "replace").decode()
+            return encode(Kind.ERROR, request_id, [reply.code, message, reply.epoch], limits=limits)
+
+
+def decode_request(frame: Frame) -> Request:
+    """Read the request in a frame of one of the kinds `REQUESTS`.
+
+    Raises:
+        ProtocolError: The header does not hold what this kind of request has.
+    """
+    fields = _Fields(frame)
+    match frame.kind:
+        case Kind.PULL:
+            positions, lengths, weights = frame.arrays
+            model, version, epoch = fields.text("model"), fields.number("version"), fields.number("epoch")
+            lookups = _lookups(fields.items("look-ups"), len(positions), len(lengths), len(weights))
+            request: Request = PullRequest(model, version, epoch, lookups, positions, lengths, weights)
+        case Kind.RANGE_PULL:
+            request = RangePullRequest(
+                model=fields.text("model"),
+                version=fields.number("version"),
+                table=fields.text("table"),
+                begin=fields.number("begin", SLOTS),
+                end=fields.number("end", SLOTS),
+                cursor=fields.number("cursor"),
+                max_bytes=fields.number("max bytes"),
+            )
+        case Kind.STATISTICS:
+            request = StatisticsRequest()
+        case _:
+            raise ProtocolError(f"{frame.kind.name} is not a request")
+    fields.end()
+    return request
+
+
+def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
+    """Read the reply in a frame of one of the kinds `REPLIES`.
+
+    Args:
+        request: What the reply answers; it must be of that verb, and its counts must fit. None skips this.
+
+    Raises:
+        ProtocolError: The header does not hold what this kind of reply has, or it is no answer to `request`.
+    """
+    fields = _Fields(frame)
+    match frame.kind:
+        case Kind.PULL_REPLY:
+            reply: Reply = PullReply(*frame.arrays)
+        case Kind.RANGE_PULL_REPLY:
+            checksum = fields.number("checksum", _MAX_UINT)
+            cursor, total = fields.number("next cursor"), fields.number("total rows")
+            reply = RangePullReply(frame.arrays[0], frame.arrays[1], checksum, cursor, total)
+        case Kind.STATISTICS_REPLY:
+            shard, epoch, pid = fields.number("shard"), fields.number("epoch"), fields.number("pid")
+            slots, requests = fields.number("slots", SLOTS), fields.number("requests")
+            tables = tuple(_table_statistics(frame, item) for item in fields.items("tables"))
+            reply = ShardStatistics(shard, epoch, pid, slots, requests, tables)
+        case Kind.ERROR:
+            reply = ErrorReply(fields.text("code"), fields.text("message"), fields.number("epoch"))
+        case _:
+            raise ProtocolError(f"{frame.kind.name} is not a reply")
+    fields.end()
+    if request is not None:
+        _check_answers(request, reply)
+    return reply
+
+
+class _Fields:
+    """The fields of one header, read in order, each with the type it must have."""
+
+    __slots__ = ("_next", "_values", "_what")
+
+    def __init__(self, frame: Frame, values: list[Any] | None = None) -> None:
+        self._what = frame.kind.name
+        self._values = frame.fields if values is None else values
+        self._next = 0
+
+    def text(self, name: str) -> str:
+        value = self._take(name)
+        if type(value) is not str:
+            self._refuse(name, value, "text")
+        return value
+
+    def number(self, name: str, highest: int = _MAX_INT) -> int:
+        value = self._take(name)
+        if type(value) is not int or not 0 <= value <= highest:
+            self._refuse(name, value, f"an integer from 0 to {highest}")
+        return value
+
+    def items(self, name: str) -> list[Any]:
+        value = self._take(name)
+        if type(value) is not list:
+            self._refuse(name, value, "an array")
+        return value
+
+    def end(self) -> None:
+        if self._next != len(self._values):
+            raise ProtocolError(f"{self._what}: the header has {len(self._values)} fields; it must have {self._next}")
+
+    def _take(self, name: str) -> Any:
+        if self._next == len(self._values):
+            raise ProtocolError(f"{self._what}: the header ends before the field {name}")
+        self._next += 1
+        return self._values[self._next - 1]
+
+    def _refuse(self, name: str, value: object, right: str) -> NoReturn:
+        raise ProtocolError(f"{self._what}: {name} is {brief(value)}; it must be {right}")
+
+
+def _lookups(items: list[Any], positions: int, lengths: int, weights: int) -> tuple[SubLookup, ...]:
+    """Read the look-ups of a pull, and hold their counts against its arrays."""
+    lookups = []
+    all_keys = all_bags = all_weights = 0
+    for item in items:
+        if type(item) is not list or len(item) != 5:
+            raise ProtocolError(f"PULL: a look-up is {brief(item)}; it must be [table, op, keys, bags, weighted]")
+        table, op_code, keys, bags, weighted = item
+        op = _OPS.get(op_code) if type(op_code) is int else None
+        typed = type(table) is str and type(keys) is int and type(bags) is int and type(weighted) is bool
+        if op is None or not typed or keys < 0:
+            raise ProtocolError(f"PULL: a look-up is {brief(item)}; it must be [text, Op, count, count, bool]")
+        if bags != 0 if op is Op.ROWS else not 0 <= bags <= keys:
+            raise ProtocolError(f"PULL: a look-up of {brief(table)} forms {bags} bags of {keys} keys with {op.name}")
+        if weighted and op is not Op.SUM:
+            raise ProtocolError(f"PULL: a look-up of {brief(table)} has weights with {op.name}; only SUM has")
+        lookups.append(SubLookup(table, op, keys, bags, weighted))
+        all_keys += keys
+        all_bags += bags
+        all_weights += keys if weighted else 0
+    if (all_keys, all_bags, all_weights) != (positions, lengths, weights):
+        raise ProtocolError(
+            f"PULL: the look-ups have {all_keys} keys, {all_bags} bags and {all_weights} weights; "
+            f"the buffers have {positions}, {lengths} and {weights}"
+        )
+    return tuple(lookups)
+
+
+def _table_statistics(frame: Frame, item: Any) -> TableStatistics:
+    if type(item) is not list:
+        raise ProtocolError(f"{frame.kind.name}: a table is {brief(item)}; it must be an array")
+    fields = _Fields(frame, item)
+    statistics = TableStatistics(
+        model=fields.text("model"),
+        version=fields.number("version"),
+        table=fields.text("table"),
+        rows=fields.number("rows"),
+        bytes=fields.number("bytes"),
+        keys=fields.number("keys"),
+        missing=fields.number("missing"),
+    )
+    fields.end()
+    return statistics
+
+
+def _check_answers(request: Request, reply: Reply) -> None:
+    if isinstance(reply, ErrorReply):
+        return
+    if not isinstance(reply, _ANSWERS[type(request)]):
+        raise ProtocolError(f"a {type(request).__name__} was answered with a {type(reply).__name__}")
+    if isinstance(request, PullRequest) and isinstance(reply, PullReply):
+        rows = sum(lookup.keys for lookup in request.lookups if lookup.op is Op.ROWS)
+        if (len(reply.missing), len(reply.found)) != (len(request.lookups), rows):
+            raise ProtocolError(
+                f"PULL_REPLY: {len(reply.missing)} missing counts and {len(reply.found)} found flags; "
+                f"the request has {len(request.lookups)} look-ups and {rows} keys of rows"
+            )
+
+
+_ANSWERS: Final[dict[type, type]] = {
+    PullRequest: PullReply,
+    RangePullRequest: RangePullReply,
+    StatisticsRequest: ShardStatistics,
+}

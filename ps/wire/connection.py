@@ -1,0 +1,182 @@
+"""The caller's end: one pipelined connection to one shard, shared by any number of requests at once.
+
+Invariants: every request gets exactly one outcome: its reply, the shard's error, DeadlineExceeded, or ConnectionLost
+when the connection ends first. A reply after its request gave up is dropped by its id. A connection that broke, or
+broke the protocol, stays closed: whoever needs the shard again connects anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Unavailable
+from ps.wire.codec import decode_reply, encode_request
+from ps.wire.error_codes import error_of
+from ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Limits
+from ps.wire.messages import ErrorReply, Reply, Request
+from ps.wire.protocol import FrameProtocol
+
+CONNECT_TIMEOUT_S = 5.0
+
+CONNECTION_ID = 0
+"""The request id of an error that concerns the connection, not one request."""
+
+
+class Connection(FrameProtocol):
+    """A connection to a shard; make one with `Connection.connect`. Not thread-safe: belongs to one event loop."""
+
+    def __init__(self, address: str, limits: Limits = REPLY_LIMITS) -> None:
+        super().__init__(REPLIES, limits)
+        self._address = address
+        self._waiting: dict[int, tuple[Request, asyncio.Future[Reply]]] = {}
+        self._last_id = CONNECTION_ID
+        self._lost: ConnectionLost | None = None
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @classmethod
+    async def connect(cls, host: str, port: int, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
+        """Open a connection to the shard that listens at `host`:`port`.
+
+        Raises:
+            Unavailable: Nothing answers there within `timeout_s`.
+        """
+        address = f"{host}:{port}"
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, connection = await loop.create_connection(lambda: cls(address), host, port)
+        except TimeoutError as exc:
+            raise Unavailable(f"no shard answered at {address} within {timeout_s:g} s") from exc
+        except OSError as exc:
+            raise Unavailable(f"no shard can be reached at {address}: {exc}") from exc
+        return connection
+
+    def __repr__(self) -> str:
+        state = f"closed: {self._lost}" if self._lost else f"{len(self._waiting)} in flight"
+        return f"<Connection {self._address} {state}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether every further request would raise ConnectionLost."""
+        return self._lost is not None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not answered."""
+        return len(self._waiting)
+
+    async def request(self, message: Request, *, deadline_s: float) -> Reply:
+        """Send one request and return its reply, never an `ErrorReply`: that is raised.
+
+        Args:
+            message: Its arrays must not change until this returns or raises.
+            deadline_s: Absolute, `time.monotonic()` seconds; the time left travels with the request.
+
+        Raises:
+            DeadlineExceeded: No reply in time.
+            ConnectionLost: The connection ended first. The shard may or may not have seen the request.
+            LimitExceeded: The message is larger than a shard accepts.
+            RingpullError: The error the shard answered with, in its own class.
+        """
+        if not self._writable.is_set():
+            await self._until_writable(deadline_s)
+        if self._lost is not None:
+            raise self._lost_again()
+        remaining_s = deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise DeadlineExceeded(f"no time was left to ask the shard at {self._address}")
+        self._last_id = request_id = self._last_id + 1
+        pieces = encode_request(message, request_id, max(1, int(remaining_s * 1e6)))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+        self._waiting[request_id] = (message, future)
+        timer = loop.call_later(remaining_s, self._expire, request_id)
+        try:
+            self.send(pieces)
+            reply = await future
+        finally:
+            timer.cancel()
+            self._waiting.pop(request_id, None)
+        if isinstance(reply, ErrorReply):
+            raise error_of(reply)
+        return reply
+
+    async def close(self) -> None:
+        """Close the connection; requests in flight raise ConnectionLost. Returns when the socket is closed."""
+        self._end(ConnectionLost(f"the connection to the shard at {self._address} was closed by its owner"))
+        await asyncio.shield(self._ended)
+
+    # -- from the transport -------------------------------------------------------------------------------------------
+
+    def frame_received(self, frame: Frame) -> None:
+        if frame.request_id == CONNECTION_ID:
+            reply = decode_reply(frame)
+            reason = error_of(reply) if isinstance(reply, ErrorReply) else "a reply to no request"
+            raise ProtocolError(f"the shard at {self._address} gave this connection up: {reason}")
+        if frame.request_id > self._last_id:
+            raise ProtocolError(f"the shard at {self._address} answered request {frame.request_id}: never sent")
+        request, future = self._waiting.pop(frame.request_id, (None, None))
+        if future is None:
+            return  # its request gave up: timed out or cancelled
+        try:
+            reply = decode_reply(frame, request)
+        except ProtocolError as error:
+            _fail(future, error)
+            raise
+        if not future.done():
+            future.set_result(reply)
+
+    def poisoned(self, error: ProtocolError) -> None:
+        self._end(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        where = "in the middle of a reply" if self._decoder.mid_frame else "between replies"
+        reason = f": {exc}" if exc else ""
+        self._end(ConnectionLost(f"the shard at {self._address} closed the connection {where}{reason}"))
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def _expire(self, request_id: int) -> None:
+        _, future = self._waiting.pop(request_id, (None, None))
+        if future is not None:
+            _fail(future, DeadlineExceeded(f"the shard at {self._address} did not answer in time"))
+
+    async def _until_writable(self, deadline_s: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
+                await self._writable.wait()
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"the shard at {self._address} took no bytes until the deadline") from exc
+
+    def _lost_again(self) -> ConnectionLost:
+        """Return a new error for this request: one exception object raised in many tasks would mix their tracebacks."""
+        return type(self._lost)(str(self._lost)) if self._lost else ConnectionLost(self._address)
+
+    def _end(self, error: ConnectionLost) -> None:
+        """Close, once, and fail all that is in flight; later causes are consequences and are not kept."""
+        if self._lost is not None:
+            return
+        self._lost = error
+        waiting, self._waiting = self._waiting, {}
+        for _, future in waiting.values():
+            _fail(future, self._lost_again())
+        self._writable.set()
+        if self._transport is not None:
+            # Not close(): requests that nobody waits for any more need not be flushed to a peer that may be stuck.
+            self._transport.abort()
+
+
+def _fail(future: asyncio.Future[Reply], error: RingpullError) -> None:
+    if not future.done():
+        future.set_exception(error)

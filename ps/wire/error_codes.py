@@ -1,0 +1,61 @@
+"""How an error crosses the wire: as a code and a message, and back into its class at the caller.
+
+Codes are part of the protocol: they are never renamed, and a code this build does not know becomes a plain
+`RingpullError`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ps.errors import (
+    CorruptData,
+    DeadlineExceeded,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    NotOwner,
+    ProtocolError,
+    RingpullError,
+    Unavailable,
+)
+from ps.wire.messages import ErrorReply
+
+ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
+    "INVALID_INPUT": InvalidInput,
+    "NOT_FOUND": NotFound,
+    "LIMIT_EXCEEDED": LimitExceeded,
+    "CORRUPT_DATA": CorruptData,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "UNAVAILABLE": Unavailable,
+    "NOT_OWNER": NotOwner,
+    "PROTOCOL_ERROR": ProtocolError,
+}
+
+INTERNAL: Final = "INTERNAL"
+"""A verb failed in a way nobody foresaw; the message names the exception."""
+
+MAX_MESSAGE_CHARS: Final = 4096
+
+_CODES: Final = {error: code for code, error in ERROR_CODES.items()}
+
+
+def error_reply(error: Exception) -> ErrorReply:
+    """Return what a shard answers when a verb raised `error`."""
+    message = str(error)
+    epoch = error.epoch if isinstance(error, NotOwner) else 0
+    for ancestor in type(error).__mro__:
+        code = _CODES.get(ancestor)
+        if code is not None:
+            return ErrorReply(code, message[:MAX_MESSAGE_CHARS], epoch)
+    return ErrorReply(INTERNAL, f"{type(error).__name__}: {message}"[:MAX_MESSAGE_CHARS])
+
+
+def error_of(reply: ErrorReply) -> RingpullError:
+    """Return the error to raise at the caller for an `ErrorReply`."""
+    error = ERROR_CODES.get(reply.code)
+    if error is NotOwner:
+        return NotOwner(reply.message, epoch=reply.epoch)
+    if error is None:
+        return RingpullError(f"the shard failed: {reply.message} ({reply.code})")
+    return error(reply.message)

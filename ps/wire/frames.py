@@ -1,0 +1,312 @@
+"""The frame: a fixed prelude, a msgpack header, and raw little-endian buffers. Sans-IO: no sockets here.
+
+    offset size  field          meaning
+    0      4     magic          b"RPL1"
+    4      1     version        1
+    5      1     kind           a `Kind`
+    6      2     reserved       0
+    8      8     request id     chosen by the caller, repeated in the answer
+    16     4     header bytes   of the msgpack header, without its padding
+    20     4     remaining      microseconds the caller still waits; 0 in answers
+    24     8     payload bytes  of all buffers with their padding
+    32           header         msgpack array: [[numbers in each buffer], field, ...], zero-padded to a multiple of 8
+                 buffers        in the order of `LAYOUT`, each zero-padded to a multiple of 8
+
+Invariants: nothing is allocated from a length before that length was held against a limit, and a payload only after its
+header was found to describe exactly that many bytes; a big payload is received where its arrays will lie, never copied;
+bytes that are no frame raise `ProtocolError`, after which the decoder must not be used again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from reprlib import repr as brief
+from typing import Any, Final, NamedTuple
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import LimitExceeded, ProtocolError
+
+MAGIC: Final = b"RPL1"
+VERSION: Final = 1
+PRELUDE: Final = struct.Struct("<4sBBHQIIQ")
+ALIGNMENT: Final = 8
+MAX_REMAINING_US: Final = 2**32 - 1
+"""A caller that waits longer (over 71 minutes) says this."""
+
+MAX_ITEMS: Final = 4096
+"""Elements of one msgpack array of a header: look-ups of a pull, tables of a statistics reply."""
+
+SCRATCH_BYTES: Final = 64 * 1024
+"""Receive buffer of a connection. Also the most of a payload that is ever copied on its way in."""
+JOIN_BYTES: Final = 4 * 1024
+"""Frames up to this size leave as one bytes object: below it a copy is cheaper than more entries in the writev."""
+
+
+class Kind(IntEnum):
+    """What a frame carries. Answers have the top bit."""
+
+    PULL = 1
+    RANGE_PULL = 2
+    STATISTICS = 3
+    PULL_REPLY = 129
+    RANGE_PULL_REPLY = 130
+    STATISTICS_REPLY = 131
+    ERROR = 255
+
+
+REQUESTS: Final = frozenset({Kind.PULL, Kind.RANGE_PULL, Kind.STATISTICS})
+REPLIES: Final = frozenset(Kind) - REQUESTS
+
+_F4, _U1, _U4, _U8 = (np.dtype(code) for code in ("<f4", "u1", "<u4", "<u8"))
+
+LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
+    Kind.PULL: (_U8, _U4, _F4),  # positions, lengths, weights
+    Kind.RANGE_PULL: (),
+    Kind.STATISTICS: (),
+    Kind.PULL_REPLY: (_F4, _U4, _U1),  # values, missing, found
+    Kind.RANGE_PULL_REPLY: (_U8, _U1),  # positions, rows
+    Kind.STATISTICS_REPLY: (),
+    Kind.ERROR: (),
+}
+"""The element types of the buffers of each kind of frame."""
+
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+AnyArray = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest frame one side accepts or sends."""
+
+    header_bytes: int = 1 << 20
+    payload_bytes: int = 1 << 30
+
+
+REQUEST_LIMITS: Final = Limits(payload_bytes=256 << 20)
+"""32 million keys for one shard in one micro-batch."""
+REPLY_LIMITS: Final = Limits(payload_bytes=1 << 30)
+
+
+class Frame(NamedTuple):
+    """One whole frame."""
+
+    kind: Kind
+    request_id: int
+    remaining_us: int
+    fields: list[Any]
+    """The header's fields after the counts; their types are not checked yet."""
+    arrays: tuple[AnyArray, ...]
+    """In the order of `LAYOUT`; writable views of memory that belongs to this frame alone."""
+
+
+class _Prelude(NamedTuple):
+    kind: Kind
+    request_id: int
+    header_bytes: int
+    remaining_us: int
+    payload_bytes: int
+
+
+class _Section:
+    """A stretch of bytes being filled: a header or a payload."""
+
+    __slots__ = ("filled", "target")
+
+    def __init__(self, target: memoryview) -> None:
+        self.target = target
+        self.filled = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.filled == len(self.target)
+
+
+def padded(size_bytes: int) -> int:
+    """Return `size_bytes` rounded up to the alignment of buffers."""
+    return (size_bytes + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def _allocate(size_bytes: int) -> memoryview:
+    """Return uninitialised, aligned memory; `size_bytes` is a multiple of the alignment."""
+    return np.empty(size_bytes // ALIGNMENT, np.uint64).view(np.uint8).data
+
+
+def encode(
+    kind: Kind,
+    request_id: int,
+    fields: Sequence[object],
+    arrays: Sequence[AnyArray] = (),
+    *,
+    remaining_us: int = 0,
+    limits: Limits = REPLY_LIMITS,
+) -> list[bytes | memoryview]:
+    """Return one frame as pieces for `transport.writelines`.
+
+    Big arrays are not copied: the pieces are views of them, and they must not change until the bytes have left.
+
+    Args:
+        arrays: One-dimensional, of the element types of `LAYOUT[kind]` and in its order.
+
+    Raises:
+        LimitExceeded: The frame is larger than `limits`, which the peer would refuse.
+    """
+    pieces: list[bytes | memoryview] = [b""]
+    counts = []
+    payload_bytes = 0
+    for array, dtype in zip(arrays, LAYOUT[kind], strict=True):
+        counts.append(array.size)
+        if array.size == 0:
+            continue
+        plain = np.ascontiguousarray(array, dtype)
+        pieces.append(plain.view(np.uint8).data)
+        padding = -plain.nbytes % ALIGNMENT
+        if padding:
+            pieces.append(bytes(padding))
+        payload_bytes += plain.nbytes + padding
+    header: bytes = msgpack.packb([counts, *fields])
+    if len(header) > limits.header_bytes:
+        raise LimitExceeded(f"the frame's header takes {len(header)} bytes; the limit is {limits.header_bytes}")
+    if payload_bytes > limits.payload_bytes:
+        raise LimitExceeded(f"the frame's buffers take {payload_bytes} bytes; the limit is {limits.payload_bytes}")
+    remaining_us = min(max(remaining_us, 0), MAX_REMAINING_US)
+    prelude = PRELUDE.pack(MAGIC, VERSION, kind, 0, request_id, len(header), remaining_us, payload_bytes)
+    pieces[0] = prelude + header + bytes(-len(header) % ALIGNMENT)
+    if payload_bytes <= JOIN_BYTES:
+        return [b"".join(pieces)]
+    return pieces
+
+
+class Decoder:
+    """Turns a stream of bytes, cut anywhere, into frames.
+
+    The receiver asks `get_buffer` where the next bytes go, writes there, says with `buffer_updated` how many, and calls
+    `next_frame` until it returns None: the shape of `asyncio.BufferedProtocol`.
+    """
+
+    def __init__(self, accepts: Collection[Kind], limits: Limits) -> None:
+        self._accepts = frozenset(accepts)
+        self._limits = limits
+        self._scratch = _allocate(SCRATCH_BYTES)
+        self._begin = self._end = 0  # unread bytes of the scratch
+        self._prelude: _Prelude | None = None
+        self._header: _Section | None = None
+        self._payload: _Section | None = None
+        self._fields: list[Any] = []
+        self._places: list[tuple[np.dtype[Any], int, int]] = []  # of the payload's arrays: type, count, first byte
+
+    @property
+    def mid_frame(self) -> bool:
+        """Whether the bytes so far end inside a frame."""
+        return self._prelude is not None or self._begin != self._end
+
+    def get_buffer(self) -> memoryview:
+        """Return where the next bytes are to be written; at least one byte long."""
+        section = self._payload or self._header
+        if section is not None:
+            return section.target[section.filled :]
+        # Every header and payload drains the scratch, so at most a part of one prelude is left to move.
+        if self._begin:
+            left = self._end - self._begin
+            self._scratch[:left] = self._scratch[self._begin : self._end]
+            self._begin, self._end = 0, left
+        return self._scratch[self._end :]
+
+    def buffer_updated(self, size_bytes: int) -> None:
+        """Take in that the first `size_bytes` of the last `get_buffer` were written."""
+        section = self._payload or self._header
+        if section is not None:
+            section.filled += size_bytes
+        else:
+            self._end += size_bytes
+
+    def next_frame(self) -> Frame | None:
+        """Return the next whole frame, or None when more bytes are needed.
+
+        Raises:
+            ProtocolError: The bytes are not a frame, or one that this side does not accept; says why.
+        """
+        prelude = self._prelude
+        if prelude is None:
+            if self._end - self._begin < PRELUDE.size:
+                return None
+            prelude = self._prelude = self._read_prelude()
+            self._header = _Section(memoryview(bytearray(padded(prelude.header_bytes))))
+        if self._payload is None:
+            assert self._header is not None
+            if not self._fill(self._header):
+                return None
+            self._read_header(prelude, bytes(self._header.target[: prelude.header_bytes]))
+            self._payload = _Section(_allocate(prelude.payload_bytes))
+        if not self._fill(self._payload):
+            return None
+        frame = Frame(
+            prelude.kind, prelude.request_id, prelude.remaining_us, self._fields, self._cut(self._payload.target)
+        )
+        self._prelude = self._header = self._payload = None
+        return frame
+
+    def _fill(self, section: _Section) -> bool:
+        """Move what the scratch has of `section` into it; return whether it is complete."""
+        take = min(self._end - self._begin, len(section.target) - section.filled)
+        if take:
+            section.target[section.filled : section.filled + take] = self._scratch[self._begin : self._begin + take]
+            section.filled += take
+            self._begin += take
+        return section.complete
+
+    def _read_prelude(self) -> _Prelude:
+        fields = PRELUDE.unpack_from(self._scratch, self._begin)
+        self._begin += PRELUDE.size
+        magic, version, kind_code, reserved, request_id, header_bytes, remaining_us, payload_bytes = fields
+        if magic != MAGIC:
+            raise ProtocolError(f"a frame begins with {magic!r}; it must begin with {MAGIC!r}")
+        if version != VERSION:
+            raise ProtocolError(f"the frame's version is {version}; this build speaks version {VERSION}")
+        kind = _KINDS.get(kind_code)
+        if kind is None or kind not in self._accepts:
+            raise ProtocolError(f"a frame of kind {kind_code if kind is None else kind.name} is not accepted here")
+        if reserved != 0:
+            raise ProtocolError(f"the prelude's reserved field is {reserved}; it must be 0")
+        if not 0 < header_bytes <= self._limits.header_bytes:
+            raise ProtocolError(f"the header has {header_bytes} bytes; it must have 1 to {self._limits.header_bytes}")
+        if payload_bytes > self._limits.payload_bytes:
+            raise ProtocolError(f"the buffers have {payload_bytes} bytes; the limit is {self._limits.payload_bytes}")
+        return _Prelude(kind, request_id, header_bytes, remaining_us, payload_bytes)
+
+    def _read_header(self, prelude: _Prelude, header: bytes) -> None:
+        """Unpack the header, and hold its counts against the layout and the payload's size."""
+        try:
+            fields = msgpack.unpackb(header, max_array_len=MAX_ITEMS, max_map_len=0, max_ext_len=0)
+        except ValueError as exc:  # the root of all of msgpack's errors
+            raise ProtocolError(f"the header is not valid msgpack: {exc or type(exc).__name__}") from exc
+        if type(fields) is not list or not fields or type(fields[0]) is not list:
+            raise ProtocolError("the header must be an array that begins with the buffers' counts")
+        counts = fields[0]
+        layout = LAYOUT[prelude.kind]
+        if len(counts) != len(layout):
+            raise ProtocolError(f"{prelude.kind.name} has {len(layout)} buffers; the header counts {brief(counts)}")
+        described = 0
+        places = []
+        for count, dtype in zip(counts, layout, strict=True):
+            if type(count) is not int or count < 0:
+                raise ProtocolError(f"{prelude.kind.name}: a buffer's count is {brief(count)}")
+            places.append((dtype, count, described))
+            described += padded(count * dtype.itemsize)
+        if described != prelude.payload_bytes:
+            raise ProtocolError(f"the header describes {described} payload bytes, the prelude {prelude.payload_bytes}")
+        self._places = places
+        self._fields = fields[1:]
+
+    def _cut(self, payload: memoryview) -> tuple[AnyArray, ...]:
+        """Return the arrays that lie in a complete payload, as views."""
+        return tuple(
+            np.frombuffer(payload, dtype, count, begin) if count else np.empty(0, dtype)
+            for dtype, count, begin in self._places
+        )

@@ -1,0 +1,84 @@
+"""What both ends of a connection share: bytes from the transport into whole frames, frames out, and the end of it all.
+
+Invariant: a connection that got bytes that are no frame is poisoned: it takes in nothing more and is never used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Collection, Sequence
+from typing import cast
+
+from ps.errors import ProtocolError
+from ps.wire.frames import Decoder, Frame, Kind, Limits
+
+KEEPALIVE_IDLE_S = 5
+KEEPALIVE_INTERVAL_S = 2
+KEEPALIVE_PROBES = 3
+UNACKNOWLEDGED_MS = 10_000
+"""A peer whose machine vanished is given up after about this long, with or without bytes in flight."""
+
+
+class FrameProtocol(asyncio.BufferedProtocol):
+    """One end of a connection. Subclasses say what a frame means, and what its end does.
+
+    All methods run on the event loop.
+    """
+
+    def __init__(self, accepts: Collection[Kind], limits: Limits) -> None:
+        self._decoder = Decoder(accepts, limits)
+        self._transport: asyncio.Transport | None = None
+        self._poisoned = False
+
+    # -- for subclasses to fill in ------------------------------------------------------------------------------------
+
+    def frame_received(self, frame: Frame) -> None:
+        """Take one whole frame. May raise ProtocolError, which poisons the connection."""
+        raise NotImplementedError
+
+    def poisoned(self, error: ProtocolError) -> None:
+        """The peer's bytes are no valid frames. To end the connection."""
+        raise NotImplementedError
+
+    # -- asyncio's side -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are so without being subclasses
+        _detect_dead_peer(transport.get_extra_info("socket"))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._poisoned:
+            return
+        self._decoder.buffer_updated(nbytes)
+        try:
+            while (frame := self._decoder.next_frame()) is not None:
+                self.frame_received(frame)
+        except ProtocolError as error:
+            self._poisoned = True
+            self.poisoned(error)
+
+    # -- shared -------------------------------------------------------------------------------------------------------
+
+    def send(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Hand one frame to the transport; a connection that is gone drops it."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(pieces)
+
+
+def _detect_dead_peer(sock: socket.socket) -> None:
+    """Have the kernel notice a peer that vanished without a goodbye."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS),
+    ):
+        if hasattr(socket, option):  # Linux has them all
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

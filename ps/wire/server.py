@@ -1,0 +1,258 @@
+"""The shard's end: accepts connections, runs verbs off the event loop, answers in whatever order they finish.
+
+Invariants: a look-up never runs on the event loop (a page fault would stall every connection); a request whose time is
+up is answered without work; a connection that sends nonsense is told why and ended, and no other connection notices;
+a peer that sends faster than it is served, or does not read its replies, is not read from meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from ps.errors import DeadlineExceeded, LimitExceeded, ProtocolError, StartupError
+from ps.wire.codec import decode_request, encode_reply
+from ps.wire.connection import CONNECTION_ID
+from ps.wire.error_codes import error_reply
+from ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Limits
+from ps.wire.messages import (
+    PullReply,
+    PullRequest,
+    RangePullReply,
+    RangePullRequest,
+    Reply,
+    Request,
+    ShardStatistics,
+    StatisticsRequest,
+)
+from ps.wire.protocol import FrameProtocol
+
+MAX_IN_FLIGHT = 1024
+"""Requests of one connection that wait or run at a time."""
+MAX_IN_FLIGHT_BYTES = 64 << 20
+"""Payload of the requests of one connection that wait or run; one larger request is still taken, alone."""
+
+LINGER_S = 1.0
+"""How long a poisoned connection is kept to let its reason arrive: closing at once with unread bytes would reset it."""
+
+Pieces = list[bytes | memoryview]
+
+
+class Verbs(Protocol):
+    """What a server serves; `ps.shard.Shard` is it. Called from several threads at once."""
+
+    def pull(self, request: PullRequest) -> PullReply: ...
+    def range_pull(self, request: RangePullRequest) -> RangePullReply: ...
+    def statistics(self) -> ShardStatistics: ...
+
+
+class Threads(Protocol):
+    """Runs functions in other threads, first come first served: a `LookupThreads`, or any executor."""
+
+    def submit(self, function: Callable[..., None], /, *args: object) -> object: ...
+
+
+class ShardServer:
+    """A TCP server of one shard's verbs. All methods belong to one event loop; the verbs run in `threads`."""
+
+    def __init__(
+        self,
+        shard: Verbs,
+        threads: Threads,
+        *,
+        request_limits: Limits = REQUEST_LIMITS,
+        reply_limits: Limits = REPLY_LIMITS,
+    ) -> None:
+        self._shard = shard
+        self._threads = threads
+        self._request_limits = request_limits
+        self._reply_limits = reply_limits
+        self._server: asyncio.Server | None = None
+        self._connections: set[_ServedConnection] = set()
+        self._answered: deque[tuple[_ServedConnection, Pieces, int]] = deque()
+        self._flush_scheduled = False
+        self._closing = False
+        self._address = ""
+
+    def __repr__(self) -> str:
+        return f"<ShardServer {self._address} {len(self._connections)} connections, {self.in_flight} in flight>"
+
+    @property
+    def in_flight(self) -> int:
+        """Requests taken in and not answered."""
+        return sum(connection.in_flight for connection in self._connections)
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
+        """Listen, and return the address. Port 0 takes any free one.
+
+        Raises:
+            StartupError: The address cannot be listened on; names it.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._server = await self._loop.create_server(self._accept, host, port)
+        except OSError as exc:
+            raise StartupError(f"a shard cannot listen on {host}:{port}: {exc}") from exc
+        bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
+        self._address = f"{bound[0]}:{bound[1]}"
+        return bound
+
+    async def close(self, *, grace_s: float = 5.0) -> None:
+        """Stop accepting and reading, answer what is in flight for up to `grace_s`, then close every connection."""
+        if self._server is None:
+            return
+        self._closing = True
+        self._server.close()
+        ends = [connection.drain() for connection in self._connections]
+        if ends:
+            await asyncio.wait(ends, timeout=grace_s)
+            for connection in tuple(self._connections):
+                connection.abort()
+            await asyncio.wait(ends)
+        await self._server.wait_closed()
+
+    # -- on the event loop --------------------------------------------------------------------------------------------
+
+    def _accept(self) -> _ServedConnection:
+        return _ServedConnection(self, self._request_limits)
+
+    def joined(self, connection: _ServedConnection) -> None:
+        self._connections.add(connection)
+        if self._closing:  # it was in the kernel's queue when listening ended
+            connection.abort()
+
+    def left(self, connection: _ServedConnection) -> None:
+        self._connections.discard(connection)
+
+    def submit(
+        self, connection: _ServedConnection, request_id: int, request: Request, deadline_s: float, size: int
+    ) -> None:
+        """Have a thread answer `request`; the answer goes back through `connection.answered`."""
+        self._threads.submit(self._work, connection, request_id, request, deadline_s, size)
+
+    def _flush(self) -> None:
+        # Cleared before the queue is read: an answer that comes later schedules another flush.
+        self._flush_scheduled = False
+        while self._answered:
+            connection, pieces, size = self._answered.popleft()
+            connection.answered(pieces, size)
+
+    # -- in one of the threads ------------------------------------------------------------------------------------
+
+    def _work(
+        self, connection: _ServedConnection, request_id: int, request: Request, deadline_s: float, size: int
+    ) -> None:
+        reply: Reply
+        try:
+            reply = self._answer(request, deadline_s)
+        except Exception as error:  # whatever it is, the caller must hear of it
+            reply = error_reply(error)
+        try:
+            pieces = encode_reply(reply, request_id, self._reply_limits)
+        except LimitExceeded as error:
+            pieces = encode_reply(error_reply(error), request_id)
+        self._answered.append((connection, pieces, size))
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon_threadsafe(self._flush)
+
+    def _answer(self, request: Request, deadline_s: float) -> Reply:
+        if time.monotonic() >= deadline_s:
+            raise DeadlineExceeded("the request's time was up before a look-up began")
+        match request:
+            case PullRequest():
+                return self._shard.pull(request)
+            case RangePullRequest():
+                return self._shard.range_pull(request)
+            case StatisticsRequest():
+                return self._shard.statistics()
+
+
+class _ServedConnection(FrameProtocol):
+    """One accepted connection."""
+
+    def __init__(self, server: ShardServer, limits: Limits) -> None:
+        super().__init__(REQUESTS, limits)
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._in_flight_bytes = 0
+        self._replies_stuck = False
+        self._draining = False
+        self._reading = True
+        self.in_flight = 0
+
+    def drain(self) -> asyncio.Future[None]:
+        """Read no further, close once all is answered; the future is done when the connection has ended."""
+        self._draining = True
+        self._pace()
+        self._close_if_drained()
+        return self._ended
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def answered(self, pieces: Pieces, size: int) -> None:
+        """Send one reply to a request of `size` bytes."""
+        self.in_flight -= 1
+        self._in_flight_bytes -= size
+        if not self._poisoned:
+            self.send(pieces)
+        self._pace()
+        self._close_if_drained()
+
+    # -- from the transport -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.joined(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.left(self)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def frame_received(self, frame: Frame) -> None:
+        request = decode_request(frame)
+        deadline_s = time.monotonic() + frame.remaining_us * 1e-6
+        size = sum(array.nbytes for array in frame.arrays)
+        self.in_flight += 1
+        self._in_flight_bytes += size
+        self._server.submit(self, frame.request_id, request, deadline_s, size)
+        self._pace()
+
+    def poisoned(self, error: ProtocolError) -> None:
+        assert self._transport is not None
+        self._transport.writelines(encode_reply(error_reply(error), CONNECTION_ID))
+        self._transport.write_eof()
+        self._loop.call_later(LINGER_S, self.abort)
+
+    def pause_writing(self) -> None:
+        self._replies_stuck = True
+        self._pace()
+
+    def resume_writing(self) -> None:
+        self._replies_stuck = False
+        self._pace()
+
+    # -- pace ---------------------------------------------------------------------------------------------------------
+
+    def _pace(self) -> None:
+        """Read from the peer exactly while there is room for what it sends."""
+        full = self.in_flight >= MAX_IN_FLIGHT or self._in_flight_bytes >= MAX_IN_FLIGHT_BYTES
+        reading = not (full or self._replies_stuck or self._draining)
+        if reading == self._reading or self._transport is None or self._transport.is_closing():
+            return
+        self._reading = reading
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _close_if_drained(self) -> None:
+        if self._draining and self.in_flight == 0 and self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,70 @@
+"""Small tables on disk with the reference beside them, and pulls by key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.hashing import positions_of
+from ps.spec import TableSpec
+from ps.store.writer import TableWriter
+from ps.wire.messages import Op, PullRequest, SubLookup
+from tests.reference import ReferenceTable
+
+MODEL, VERSION = "model", 3
+
+
+@dataclass(frozen=True)
+class WrittenTable:
+    """A table's folder, and what it must answer."""
+
+    folder: Path
+    keys: NDArray[np.uint64]
+    rows: NDArray[np.float32]
+    reference: ReferenceTable
+
+
+def write_table(folder: Path, *, rows: int = 500, dim: int = 5, seed: int = 1) -> WrittenTable:
+    """Write a table of random keys and rows with a default vector that is not zero; its name is the folder's."""
+    rng = np.random.default_rng(seed)
+    keys = np.unique(rng.integers(0, 2**64, rows, np.uint64, endpoint=False))
+    values = rng.normal(size=(len(keys), dim)).astype(np.float32)
+    default = tuple(float(x) for x in rng.normal(size=dim).astype(np.float32))
+    spec = TableSpec(name=folder.name, dim=dim, default=default)
+    with TableWriter(folder, spec) as writer:
+        writer.add(keys, values)
+        writer.finish()
+    return WrittenTable(folder, keys, values, ReferenceTable.from_arrays(keys, values, spec.default_vector()))
+
+
+def pull_request(
+    lookups: Sequence[tuple[str, Op, NDArray[np.uint64], Sequence[int], NDArray[np.float32] | None]],
+    *,
+    model: str = MODEL,
+    version: int = VERSION,
+) -> PullRequest:
+    """Return the pull of these (table, op, keys, lengths of bags, weights)."""
+    keys = [keys for _, _, keys, _, _ in lookups]
+    lengths = [length for _, _, _, lengths, _ in lookups for length in lengths]
+    weights = [weights for *_, weights in lookups if weights is not None]
+    return PullRequest(
+        model=model,
+        version=version,
+        epoch=1,
+        lookups=tuple(
+            SubLookup(table, op, len(keys), len(lengths), weights is not None)
+            for table, op, keys, lengths, weights in lookups
+        ),
+        positions=positions_of(np.concatenate([*keys, np.empty(0, np.uint64)])),
+        lengths=np.array(lengths, np.uint32),
+        weights=np.concatenate([*weights, np.empty(0, np.float32)]),
+    )
+
+
+def rows_request(table: str, keys: NDArray[np.uint64], *, model: str = MODEL, version: int = VERSION) -> PullRequest:
+    """Return the pull of unpooled rows."""
+    return pull_request([(table, Op.ROWS, keys, (), None)], model=model, version=version)

@@ -1,0 +1,99 @@
+"""A shard actor without Ray: tables on disk, pulled over TCP, controlled from another thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ps.actor import ShardActor
+from ps.errors import InvalidInput, NotFound, NotOwner, StartupError, Unavailable
+from ps.ring import Ring
+from ps.wire.connection import Connection
+from ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
+from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
+from tests.ps.wire.fake_shard import soon
+
+pytestmark = pytest.mark.net
+
+
+@pytest.fixture
+def actor() -> Iterator[ShardActor]:
+    running = ShardActor(0, threads=2)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def table(tmp_path: Path, actor: ShardActor) -> WrittenTable:
+    written = write_table(tmp_path / "users", rows=2000, dim=32)
+    actor.open(MODEL, VERSION, {"users": written.folder})
+    actor.assign(1, Ring.even([0]), {})
+    return written
+
+
+async def test_rows_over_tcp_are_bit_exact(actor: ShardActor, table: WrittenTable) -> None:
+    connection = await Connection.connect(*actor.address())
+    request = rows_request("users", table.keys)
+    replies = await asyncio.gather(*(connection.request(request, deadline_s=soon()) for _ in range(20)))
+    for reply in replies:
+        assert isinstance(reply, PullReply)
+        assert reply.values.tobytes() == table.rows.tobytes()
+        assert reply.found.all()
+    assert await connection.request(StatisticsRequest(), deadline_s=soon()) == actor.statistics()
+    assert actor.statistics().requests == 20
+    assert actor.statistics().pid == actor.pid() == os.getpid()
+    await connection.close()
+
+
+async def test_a_range_over_tcp_keeps_its_checksum(actor: ShardActor, table: WrittenTable) -> None:
+    connection = await Connection.connect(*actor.address())
+    reply = await connection.request(
+        RangePullRequest(MODEL, VERSION, "users", 0, 65_536, 0, 1 << 20), deadline_s=soon()
+    )
+    assert isinstance(reply, RangePullReply)
+    assert reply.checksum == range_checksum(reply.positions, reply.rows)
+    assert reply.total_rows == len(table.keys)
+    await connection.close()
+
+
+async def test_refusals_over_tcp_keep_their_class(actor: ShardActor, table: WrittenTable) -> None:
+    connection = await Connection.connect(*actor.address())
+    with pytest.raises(NotFound, match="no table 'houses'"):
+        await connection.request(rows_request("houses", table.keys), deadline_s=soon())
+    with pytest.raises(InvalidInput, match="lengths"):
+        await connection.request(pull_request([("users", Op.SUM, table.keys[:3], (1, 1), None)]), deadline_s=soon())
+    actor.assign(8, Ring.even([1]), {})
+    with pytest.raises(NotOwner) as raised:
+        await connection.request(rows_request("users", table.keys), deadline_s=soon())
+    assert raised.value.epoch == 8
+    actor.retire(MODEL, VERSION)
+    with pytest.raises(NotFound, match="not open"):
+        await connection.request(rows_request("users", table.keys), deadline_s=soon())
+    await connection.close()
+
+
+async def test_stopping_hangs_up_and_frees_the_port(actor: ShardActor) -> None:
+    connection = await Connection.connect(*actor.address())
+    await asyncio.to_thread(actor.stop)
+    with pytest.raises(Unavailable):
+        await connection.request(StatisticsRequest(), deadline_s=soon())
+    with pytest.raises(Unavailable):
+        await Connection.connect(*actor.address())
+    await connection.close()
+    actor.stop()
+
+
+def test_an_address_of_no_interface_is_a_startup_error() -> None:
+    with pytest.raises(StartupError, match=r"192\.0\.2\.1"):
+        ShardActor(0, host="192.0.2.1")  # TEST-NET-1, RFC 5737
+
+
+def test_memory_tells_what_the_process_takes(actor: ShardActor, table: WrittenTable) -> None:
+    actor.touch()
+    ballast = np.ones(8 << 20, np.uint8)
+    assert actor.memory()["Rss"] >= actor.memory()["Pss"] > ballast.nbytes

@@ -1,0 +1,67 @@
+"""A shard that answers every key with itself, or waits at a gate, or fails, as the request's model says."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from ps.wire.messages import (
+    Op,
+    PullReply,
+    PullRequest,
+    RangePullReply,
+    RangePullRequest,
+    ShardStatistics,
+    SubLookup,
+    range_checksum,
+)
+
+ECHO, GATED = "echo", "gated"
+
+SOON_S = 30.0
+"""A deadline that a test never reaches unless something hangs."""
+
+
+def soon() -> float:
+    return time.monotonic() + SOON_S
+
+
+def pull_of(*keys: int, model: str = ECHO) -> PullRequest:
+    lookups = (SubLookup("table", Op.ROWS, len(keys), 0, False),)
+    positions = np.array(keys, np.uint64)
+    return PullRequest(model, 1, 1, lookups, positions, np.zeros(0, np.uint32), np.zeros(0, np.float32))
+
+
+class FakeShard:
+    """`ps.wire.server.Verbs` without tables."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        """Set when a pull has reached the gate."""
+        self.threads: set[str] = set()
+        self.pulls = 0
+        self.failures: dict[str, Exception] = {}
+        """Model -> what a pull of it raises."""
+        self.values_per_key = 1
+
+    def pull(self, request: PullRequest) -> PullReply:
+        self.pulls += 1
+        self.threads.add(threading.current_thread().name)
+        if request.model in self.failures:
+            raise self.failures[request.model]
+        if request.model == GATED:
+            self.entered.set()
+            self.gate.wait()
+        values = np.repeat(request.positions.astype(np.float32), self.values_per_key)
+        return PullReply(values, np.zeros(len(request.lookups), np.uint32), np.ones(len(request.positions), np.uint8))
+
+    def range_pull(self, request: RangePullRequest) -> RangePullReply:
+        positions = np.arange(request.begin, request.end, dtype=np.uint64)
+        rows = positions.view(np.uint8)
+        return RangePullReply(positions, rows, range_checksum(positions, rows), len(positions), len(positions))
+
+    def statistics(self) -> ShardStatistics:
+        return ShardStatistics(shard=4, epoch=2, pid=1, slots=65_536, requests=self.pulls, tables=())

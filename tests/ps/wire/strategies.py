@@ -1,0 +1,116 @@
+"""Messages of the data plane for hypothesis, and how to compare them."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ps.wire.messages import (
+    ErrorReply,
+    Op,
+    PullReply,
+    PullRequest,
+    RangePullReply,
+    RangePullRequest,
+    ShardStatistics,
+    StatisticsRequest,
+    SubLookup,
+    TableStatistics,
+)
+
+names = st.text(max_size=20)
+counts = st.integers(0, 2**63 - 1)
+small = st.integers(0, 40)
+
+
+def arrays(dtype: type[np.generic], size: int) -> st.SearchStrategy[np.ndarray]:
+    """Arrays of this size with any bits, NaNs and all."""
+    width = np.dtype(dtype).itemsize
+    return st.binary(min_size=size * width, max_size=size * width).map(lambda data: np.frombuffer(data, dtype))
+
+
+@st.composite
+def sub_lookups(draw: st.DrawFn) -> SubLookup:
+    op = draw(st.sampled_from(Op))
+    keys = draw(small)
+    bags = 0 if op is Op.ROWS else draw(st.integers(0, keys))
+    return SubLookup(draw(names), op, keys, bags, op is Op.SUM and draw(st.booleans()))
+
+
+@st.composite
+def pull_requests(draw: st.DrawFn) -> PullRequest:
+    lookups = tuple(draw(st.lists(sub_lookups(), max_size=6)))
+    return PullRequest(
+        model=draw(names),
+        version=draw(counts),
+        epoch=draw(counts),
+        lookups=lookups,
+        positions=draw(arrays(np.uint64, sum(lookup.keys for lookup in lookups))),
+        lengths=draw(arrays(np.uint32, sum(lookup.bags for lookup in lookups))),
+        weights=draw(arrays(np.float32, sum(lookup.keys for lookup in lookups if lookup.weighted))),
+    )
+
+
+requests = st.one_of(
+    pull_requests(),
+    st.builds(
+        RangePullRequest,
+        model=names,
+        version=counts,
+        table=names,
+        begin=st.integers(0, 65_536),
+        end=st.integers(0, 65_536),
+        cursor=counts,
+        max_bytes=counts,
+    ),
+    st.just(StatisticsRequest()),
+)
+
+replies = st.one_of(
+    small.flatmap(
+        lambda size: st.builds(
+            PullReply,
+            values=arrays(np.float32, 3 * size),
+            missing=arrays(np.uint32, size),
+            found=arrays(np.uint8, size),
+        )
+    ),
+    small.flatmap(
+        lambda size: st.builds(
+            RangePullReply,
+            positions=arrays(np.uint64, size),
+            rows=arrays(np.uint8, 5 * size),
+            checksum=st.integers(0, 2**64 - 1),
+            next_cursor=counts,
+            total_rows=counts,
+        )
+    ),
+    st.builds(
+        ShardStatistics,
+        shard=counts,
+        epoch=counts,
+        pid=counts,
+        slots=st.integers(0, 65_536),
+        requests=counts,
+        tables=st.lists(
+            st.builds(TableStatistics, names, counts, names, counts, counts, counts, counts), max_size=4
+        ).map(tuple),
+    ),
+    st.builds(ErrorReply, code=names, message=names, epoch=counts),
+)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two messages are equal, arrays bit for bit and in type."""
+    if type(first) is not type(second) or not is_dataclass(first):
+        return bool(first == second)
+    return all(_same_field(getattr(first, field.name), getattr(second, field.name)) for field in fields(first))
+
+
+def _same_field(first: Any, second: Any) -> bool:
+    if isinstance(first, np.ndarray):
+        return first.dtype == second.dtype and first.tobytes() == second.tobytes()
+    return bool(first == second)

@@ -1,0 +1,171 @@
+"""Messages through frames and back, and headers that are frames but no messages."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ps.errors import ProtocolError
+from ps.wire.codec import decode_reply, decode_request, encode_reply, encode_request
+from ps.wire.frames import LAYOUT, REPLIES, REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Decoder, Frame, Kind
+from ps.wire.messages import (
+    ErrorReply,
+    Op,
+    PullReply,
+    PullRequest,
+    RangePullReply,
+    Reply,
+    Request,
+    StatisticsRequest,
+    SubLookup,
+    range_checksum,
+)
+from tests.ps.wire.feeding import feed, joined
+from tests.ps.wire.strategies import replies, requests, same
+
+
+@given(requests, st.integers(1, 2**64 - 1), st.integers(0, 2**32 - 1))
+def test_requests_come_back(request_: Request, request_id: int, remaining_us: int) -> None:
+    [frame] = feed(Decoder(REQUESTS, REQUEST_LIMITS), joined(encode_request(request_, request_id, remaining_us)))
+    assert (frame.request_id, frame.remaining_us) == (request_id, remaining_us)
+    assert same(decode_request(frame), request_)
+
+
+@given(replies, st.integers(0, 2**64 - 1))
+def test_replies_come_back(reply: Reply, request_id: int) -> None:
+    [frame] = feed(Decoder(REPLIES, REPLY_LIMITS), joined(encode_reply(reply, request_id)))
+    assert frame.request_id == request_id
+    assert same(decode_reply(frame), reply)
+
+
+def test_arrays_in_any_layout_are_sent_as_their_values() -> None:
+    positions = np.arange(10, dtype=">u8")[::2]
+    lookups = (SubLookup("t", Op.ROWS, 5, 0, False),)
+    request = PullRequest("m", 1, 1, lookups, positions, np.zeros(0, np.uint32), np.zeros(0, np.float32))
+    [frame] = feed(Decoder(REQUESTS, REQUEST_LIMITS), joined(encode_request(request, 1, 1)))
+    assert frame.arrays[0].tolist() == [0, 2, 4, 6, 8]
+
+
+def test_an_error_message_that_is_no_text_still_arrives() -> None:
+    [frame] = feed(Decoder(REPLIES, REPLY_LIMITS), joined(encode_reply(ErrorReply("INTERNAL", "a\ud800b"), 1)))
+    assert decode_reply(frame) == ErrorReply("INTERNAL", "a?b")
+
+
+def frame_of(kind: Kind, fields: list[Any], sizes: tuple[int, ...] = ()) -> Frame:
+    sizes = sizes or (0,) * len(LAYOUT[kind])
+    arrays = tuple(np.zeros(size, dtype) for size, dtype in zip(sizes, LAYOUT[kind], strict=True))
+    return Frame(kind, 1, 0, fields, arrays)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ([], "ends before the field model"),
+        ([1, 1, 1, []], "model is 1; it must be text"),
+        (["m", True, 1, []], "version is True"),
+        (["m", -1, 1, []], "version is -1"),
+        (["m", 2**63, 1, []], "version is 9223372036854775808"),
+        (["m", 1, 1.0, []], "epoch is 1.0"),
+        (["m", 1, 1, "t"], "look-ups is 't'; it must be an array"),
+        (["m", 1, 1, [], 0], "has 5 fields; it must have 4"),
+        (["m", 1, 1, [5]], "a look-up is 5"),
+        (["m", 1, 1, [["t", 0, 0, 0]]], "a look-up is"),
+        (["m", 1, 1, [["t", 7, 0, 0, False]]], "must be .text, Op"),
+        (["m", 1, 1, [["t", True, 0, 0, False]]], "must be .text, Op"),
+        (["m", 1, 1, [[b"t", 0, 0, 0, False]]], "must be .text, Op"),
+        (["m", 1, 1, [["t", 0, -1, 0, False]]], "must be .text, Op"),
+        (["m", 1, 1, [["t", 0, 0, 0, 1]]], "must be .text, Op"),
+        (["m", 1, 1, [["t", 0, 2, 1, False]]], "forms 1 bags of 2 keys with ROWS"),
+        (["m", 1, 1, [["t", 1, 2, 3, False]]], "forms 3 bags of 2 keys with SUM"),
+        (["m", 1, 1, [["t", 1, 2, -1, False]]], "forms -1 bags of 2 keys with SUM"),
+        (["m", 1, 1, [["t", 2, 2, 1, True]]], "weights with MAX; only SUM has"),
+        (["m", 1, 1, [["t", 1, 2, 1, True]]], "2 keys, 1 bags and 2 weights; the buffers have 0, 0 and 0"),
+    ],
+)
+def test_a_pull_that_is_none_is_refused_with_its_reason(fields: list[Any], reason: str) -> None:
+    with pytest.raises(ProtocolError, match=reason):
+        decode_request(frame_of(Kind.PULL, fields))
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (frame_of(Kind.ERROR, ["X", "y"]), "ends before the field epoch"),
+        (frame_of(Kind.STATISTICS_REPLY, [0, 0, 0, 65_537, 0, []]), "slots is 65537"),
+        (frame_of(Kind.STATISTICS_REPLY, [0, 0, 0, 0, 0, [1]]), "a table is 1"),
+        (frame_of(Kind.STATISTICS_REPLY, [0, 0, 0, 0, 0, [["m", 1]]]), "ends before the field table"),
+        (frame_of(Kind.RANGE_PULL_REPLY, [2**64, 0, 0]), "checksum is"),
+        (frame_of(Kind.STATISTICS, []), "STATISTICS is not a reply"),
+    ],
+)
+def test_a_reply_that_is_none_is_refused_with_its_reason(frame: Frame, reason: str) -> None:
+    with pytest.raises(ProtocolError, match=reason):
+        decode_reply(frame)
+
+
+def test_a_reply_is_not_a_request() -> None:
+    with pytest.raises(ProtocolError, match="ERROR is not a request"):
+        decode_request(frame_of(Kind.ERROR, ["X", "y", 0]))
+
+
+def test_a_deeply_nested_field_is_refused_like_any_other() -> None:
+    """Its repr would overflow the stack."""
+    nested: list[Any] = []
+    for _ in range(990):
+        nested = [nested]
+    with pytest.raises(ProtocolError, match="a look-up is"):
+        decode_request(frame_of(Kind.PULL, ["m", 1, 1, [nested]]))
+
+
+def pull_of_rows(keys: int) -> PullRequest:
+    lookups = (SubLookup("t", Op.ROWS, keys, 0, False),)
+    return PullRequest("m", 1, 1, lookups, np.zeros(keys, np.uint64), np.zeros(0, np.uint32), np.zeros(0, np.float32))
+
+
+def test_a_reply_must_answer_its_request() -> None:
+    pulled = frame_of(Kind.PULL_REPLY, [], (0, 1, 3))
+    assert isinstance(decode_reply(pulled, pull_of_rows(3)), PullReply)
+    with pytest.raises(
+        ProtocolError, match="1 missing counts and 3 found flags; the request has 1 look-ups and 2 keys"
+    ):
+        decode_reply(pulled, pull_of_rows(2))
+    with pytest.raises(ProtocolError, match="a StatisticsRequest was answered with a PullReply"):
+        decode_reply(pulled, StatisticsRequest())
+    error = frame_of(Kind.ERROR, ["NOT_FOUND", "no", 0])
+    assert decode_reply(error, pull_of_rows(2)) == ErrorReply("NOT_FOUND", "no")
+
+
+plain = st.recursive(
+    st.one_of(st.integers(-5, 5), st.booleans(), st.text(max_size=3), st.binary(max_size=3), st.floats(), st.none()),
+    lambda inner: st.lists(inner, max_size=6),
+    max_leaves=30,
+)
+
+
+@given(st.sampled_from(sorted(REQUESTS)), st.lists(plain, max_size=8))
+def test_any_fields_are_a_request_or_refused(kind: Kind, fields: list[Any]) -> None:
+    with suppress(ProtocolError):
+        assert isinstance(decode_request(frame_of(kind, fields)), Request)
+
+
+@given(st.sampled_from(sorted(REPLIES)), st.lists(plain, max_size=8))
+def test_any_fields_are_a_reply_or_refused(kind: Kind, fields: list[Any]) -> None:
+    with suppress(ProtocolError):
+        assert isinstance(decode_reply(frame_of(kind, fields)), Reply)
+
+
+def test_the_checksum_of_a_range_is_fixed() -> None:
+    """Golden: xxh3_64 of the positions' bytes followed by the rows'."""
+    positions, rows = np.array([1, 2], np.uint64), np.arange(8, dtype=np.uint8)
+    assert range_checksum(positions, rows) == 0xCD29396E1739704E
+    assert range_checksum(positions[:0], rows[:0]) == 0x2D06800538D394C2  # xxh3_64 of nothing
+    reply = RangePullReply(positions, rows, range_checksum(positions, rows), 2, 2)
+    [frame] = feed(Decoder(REPLIES, REPLY_LIMITS), joined(encode_reply(reply, 1)))
+    received = decode_reply(frame)
+    assert isinstance(received, RangePullReply)
+    assert range_checksum(received.positions, received.rows) == received.checksum
