@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from router.client import Router
-
 from inference.catalog import Catalog, ServedVersion
 from inference.config import HeadConfig
 from inference.dense import pin_threads
@@ -27,6 +25,7 @@ from inference.service import AdminService, CallCounts, PredictorService
 from inference.status import shard_statuses, table_statuses
 from inference.version import LoadedVersion
 from ps.wire.connection import Connection
+from router.client import Router
 from router.shard_map import ShardAddress, ShardMap
 
 STATUS_TIMEOUT_S = 2.0
@@ -119,11 +118,14 @@ class Head:
         )
 
     async def stop(self, timeout_s: float) -> None:
-        """Take no more calls, answer those in flight within `timeout_s`, and close everything."""
+        """Refuse new calls as UNAVAILABLE, answer those in flight within `timeout_s`, and close everything."""
+        deadline_s = time.monotonic() + timeout_s
         if self._grpc is not None:
-            await self._grpc.stop(timeout_s)
-        for served in self._catalog.served():
-            await served.batcher.close(timeout_s)
+            await self._grpc.turn_away()
+        # The batchers refuse by name; gRPC, once it stops, would cut off a call that just arrived as CANCELLED.
+        await asyncio.gather(*(served.batcher.close(timeout_s) for served in self._catalog.served()))
+        if self._grpc is not None:
+            await self._grpc.stop(max(0.0, deadline_s - time.monotonic()))
         if self._http is not None:
             await self._http.stop()
         await self._router.close()

@@ -45,7 +45,7 @@ class GrpcServer:
 
     @property
     def serving(self) -> bool:
-        """Whether new calls are taken."""
+        """Whether calls are welcome."""
         return self._serving
 
     async def start(self) -> int:
@@ -67,8 +67,12 @@ class GrpcServer:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return int(bound)
 
-    async def stop(self, grace_s: float) -> None:
-        """Turn health to NOT_SERVING, take no new calls, and end those in flight within `grace_s`."""
+    async def turn_away(self) -> None:
+        """Turn health to NOT_SERVING, so that balancers send calls elsewhere; calls are still taken."""
         self._serving = False
         await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Turn away, take no new calls, and end those in flight within `grace_s`."""
+        await self.turn_away()
         await self._server.stop(grace_s)

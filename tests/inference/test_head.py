@@ -1,4 +1,4 @@
-"""A head's life: what it opens, in which order, and what it leaves behind when it cannot start. No shard answers here."""
+"""A head's life: what it opens, in which order, and what is left when it cannot start. No shard answers here."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from inference import Dense, Schema, Sparse, export_model
+from inference import Dense, Schema, Sparse, TableOptions, export_model
 
 SCHEMA = Schema([Sparse("item"), Dense("price")])
 
@@ -24,7 +24,8 @@ class Tiny(nn.Module):
         return {"score": self.item(item).sum(1) + price.squeeze(1)}
 
 
-def export_tiny(folder: Path, version: int = 1) -> Path:
-    """Export to `folder/tiny/VERSION`; return that."""
-    export_model(Tiny().eval(), SCHEMA, folder / "tiny", version, quiet=True)
+def export_tiny(folder: Path, version: int = 1, item: TableOptions | None = None) -> Path:
+    """Export to `folder/tiny/VERSION`, the table with options; return that."""
+    tables = None if item is None else {"item": item}
+    export_model(Tiny().eval(), SCHEMA, folder / "tiny", version, tables=tables, quiet=True)
     return folder / "tiny" / str(version)

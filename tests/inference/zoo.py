@@ -5,13 +5,17 @@ They are ordinary torch: nothing in them knows of ringpull. Together they hold t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inference.columns import Column, Ragged
 from inference.kinds import Dense, Sequence, Sparse
 from inference.schema import Schema
 from inference.transforms import Bucketize, Hash
@@ -25,6 +29,8 @@ class ZooModel:
 
     module: Callable[[], nn.Module]
     schema: Schema
+    ids: Mapping[str, int]
+    """How many ids each integer feature has, from 0."""
     tables: tuple[str, ...]
     """The embeddings that must become tables."""
     kept: tuple[str, ...] = ()
@@ -204,11 +210,13 @@ ZOO: dict[str, ZooModel] = {
             ],
             {"numbers": ["age", "context"]},
         ),
+        {"site": 40, "device": 40, "genres": 20, "clicked": 60},
         ("bags.site", "bags.device", "genres", "clicked"),
     ),
     "deepfm": ZooModel(
         DeepFM,
         Schema([Sparse("user"), Sparse("item"), Sparse("tag")], {"fields": ["user", "item", "tag"]}),
+        {"user": 10, "item": 20, "tag": 30},
         ("embedding", "linear"),
     ),
     "wide_and_deep": ZooModel(
@@ -228,28 +236,38 @@ ZOO: dict[str, ZooModel] = {
                 Dense("price", width=2),
             ]
         ),
+        {},
         ("wide", "city", "age"),
     ),
     "neumf": ZooModel(
-        NeuMF, Schema([Sparse("user"), Sparse("item")]), ("gmf_user", "gmf_item", "mlp_user", "mlp_item")
+        NeuMF,
+        Schema([Sparse("user"), Sparse("item")]),
+        {"user": 50, "item": 70},
+        ("gmf_user", "gmf_item", "mlp_user", "mlp_item"),
     ),
     "two_tower": ZooModel(
-        TwoTower, Schema([Sparse("user"), Sparse("item"), Sparse("history", many=True)]), ("user", "item")
+        TwoTower,
+        Schema([Sparse("user"), Sparse("item"), Sparse("history", many=True)]),
+        {"user": 50, "item": 70, "history": 70},
+        ("user", "item"),
     ),
     "din": ZooModel(
         DIN,
         Schema([Sparse("item"), Sparse("category"), Sequence("items", length=5), Sequence("categories", length=5)]),
+        {"item": 70, "category": 9, "items": 70, "categories": 9},
         ("item", "category"),
     ),
     "sasrec": ZooModel(
         SASRec,
         Schema([Sequence("history", length=6, pad_side="left"), Sparse("country")]),
+        {"history": 40, "country": 12},
         ("country",),
         ("item", "position"),
     ),
     "logistic_regression": ZooModel(
         LogisticRegression,
         Schema([Sparse("ad"), Sparse("publisher"), Dense("numbers", width=2)]),
+        {"ad": 30, "publisher": 50},
         ("ids.0", "ids.1"),
     ),
 }
@@ -263,3 +281,30 @@ def build(name: str) -> nn.Module:
         if isinstance(part, nn.BatchNorm1d):
             part.running_mean, part.running_var = torch.randn(part.num_features), torch.rand(part.num_features) + 0.5
     return module
+
+
+def make_columns(name: str, rows: int, seed: int = 0) -> dict[str, Column]:
+    """Return raw columns: bags of 0 to 4 values, the first empty; sequences that are also too long for the model."""
+    random = np.random.default_rng([seed, rows])
+    columns: dict[str, Column] = {}
+    for feature in ZOO[name].schema.features:
+        if isinstance(feature, Dense):
+            columns[feature.name] = random.standard_normal((rows, feature.width), np.float32)
+            continue
+        assert isinstance(feature, Sparse | Sequence)
+        ragged = isinstance(feature, Sequence) or feature.many
+        longest = feature.length + 2 if isinstance(feature, Sequence) else 4
+        lengths = random.integers(0, longest + 1, rows) if ragged else np.ones(rows, np.int64)
+        if ragged:
+            lengths[0] = 0
+        values: NDArray[Any] = random.integers(0, ZOO[name].ids.get(feature.name, 100), int(lengths.sum()))
+        if feature.dtype == "string":
+            values = np.array([f"w{value}" for value in values], object)
+        elif feature.dtype == "float32":
+            values = values.astype(np.float32)
+        if not ragged:
+            columns[feature.name] = values
+            continue
+        weights = random.standard_normal(len(values), np.float32) if getattr(feature, "weighted", False) else None
+        columns[feature.name] = Ragged(values, np.concatenate([[0], np.cumsum(lengths)]), weights)
+    return columns

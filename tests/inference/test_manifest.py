@@ -1,0 +1,287 @@
+"""The manifest: what is written is read back, and no damage passes unseen or as anything but a named error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.manifest import (
+    FileEntry,
+    LookupSpec,
+    Manifest,
+    ProgramInput,
+    ProgramOutput,
+    TableEntry,
+    versions,
+)
+from ps.errors import CorruptData, InvalidInput, RingpullError
+from ps.spec import Pooling, TableSpec
+
+Body = dict[str, Any]
+
+
+def write_version(folder: Path, version: int = 3) -> Manifest:
+    """Write a version whose files hold no model, only bytes."""
+    (folder / "tables" / "user").mkdir(parents=True)
+    (folder / "tables" / "tags").mkdir()
+    (folder / "schema.json").write_bytes(b'{"a": 1}')
+    (folder / "dense.pt2").write_bytes(b"program" * 100)
+    manifest = Manifest(
+        model="movies",
+        version=version,
+        created="2026-01-02T03:04:05+00:00",
+        schema=FileEntry.of(folder, "schema.json"),
+        program=FileEntry.of(folder, "dense.pt2"),
+        tables=(
+            TableEntry(spec=TableSpec(name="user", dim=2), path="tables/user", rows=10, bytes=1000),
+            TableEntry(spec=TableSpec(name="tags", dim=3, replicas="all"), path="tables/tags", rows=0, bytes=7),
+        ),
+        lookups=(
+            LookupSpec(table="user", feature="user", pooling=Pooling.NONE, add=-4, fill=(0.1, -2.5)),
+            LookupSpec(table="tags", feature="tags", pooling=Pooling.SUM, padding_id=-(2**63), weighted=True),
+        ),
+        inputs=(
+            ProgramInput(kind="lookup", lookup=1),
+            ProgramInput(kind="lookup", lookup=0),
+            ProgramInput(kind="argument", argument="age"),
+        ),
+        outputs=(ProgramOutput(name="click", shape=()), ProgramOutput(name="vector", shape=(4, 2))),
+    )
+    manifest.save(folder)
+    return manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "movies" / "3"
+    write_version(folder)
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[Body], object]) -> None:
+    """Change the manifest and make its checksum right again: what is left is wrong by itself."""
+    file = folder / "manifest.json"
+    document = json.loads(file.read_text())
+    change(document["manifest"])
+    canonical = json.dumps(document["manifest"], sort_keys=True, separators=(",", ":"))
+    document["xxh3"] = xxhash.xxh3_64_hexdigest(canonical.encode())
+    file.write_text(json.dumps(document))
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "movies" / "3"
+    manifest = write_version(folder)
+    loaded = Manifest.load(folder)
+    assert loaded == manifest
+    assert loaded.table("tags").spec.replicas == "all"
+    assert loaded.table_folder(folder, "user") == (folder / "tables" / "user").resolve()
+    assert loaded.program.read(folder) == b"program" * 100
+    assert sorted(path.name for path in folder.iterdir()) == ["dense.pt2", "manifest.json", "schema.json", "tables"]
+
+
+def test_a_relative_folder_and_a_link_to_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert Manifest.load(Path("3")).version == 3
+    (folder.parent / "live").symlink_to("3")
+    assert Manifest.load(Path("live")).version == 3
+
+
+def test_versions_are_complete_ones(tmp_path: Path) -> None:
+    for version in (10, 9, 2):
+        write_version(tmp_path / "movies" / str(version), version)
+    (tmp_path / "movies" / "11" / "tables").mkdir(parents=True)
+    for name in ("old", "-1", "0", "01", ".3.77"):
+        (tmp_path / "movies" / name).mkdir()
+        (tmp_path / "movies" / name / "manifest.json").write_text("{}")
+    assert versions(tmp_path / "movies") == [2, 9, 10]
+    assert versions(tmp_path / "nothing") == []
+
+
+# -- damage
+# --------------------------------------------------------------------------------------------------------------
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no such folder"):
+        Manifest.load(tmp_path / "9")
+
+
+def test_no_manifest_is_a_half_written_version(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    with pytest.raises(CorruptData, match=r"manifest\.json: missing; the version is half-written"):
+        Manifest.load(folder)
+
+
+def test_any_flipped_byte_of_the_manifest_is_seen(folder: Path) -> None:
+    content = (folder / "manifest.json").read_bytes()
+    whole = Manifest.load(folder)
+    for place in range(0, len(content), 11):
+        for bit in (0x01, 0x20):
+            (folder / "manifest.json").write_bytes(
+                content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+            )
+            try:
+                assert Manifest.load(folder) == whole, place  # white space between fields may change
+            except RingpullError as exc:
+                assert "manifest" in str(exc)  # noqa: PT017 - both outcomes are right
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_manifest(folder: Path, share: float) -> None:
+    content = (folder / "manifest.json").read_bytes().rstrip()
+    (folder / "manifest.json").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CorruptData, match="not valid JSON"):
+        Manifest.load(folder)
+
+
+@given(
+    st.binary(max_size=200)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)
+)
+def test_anything_for_a_manifest(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.mktemp("version")
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(CorruptData):
+        Manifest.load(folder)
+
+
+def test_deep_nesting(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(CorruptData, match="not valid JSON"):
+        Manifest.load(folder)
+
+
+def test_a_format_of_another_build(folder: Path) -> None:
+    file = folder / "manifest.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(CorruptData, match="format 2; this build reads format 1"):
+        Manifest.load(folder)
+
+
+def test_an_edited_manifest(folder: Path) -> None:
+    file = folder / "manifest.json"
+    file.write_text(file.read_text().replace('"add": -4', '"add": -5'))
+    with pytest.raises(CorruptData, match="damaged or edited"):
+        Manifest.load(folder)
+
+
+def test_a_manifest_too_large_to_be_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.manifest.MAX_BYTES", 100)
+    with pytest.raises(CorruptData, match="larger than 100 bytes"):
+        Manifest.load(folder)
+
+
+def test_a_version_in_the_folder_of_another(folder: Path) -> None:
+    with pytest.raises(CorruptData, match="version is 3, but its folder is called 4"):
+        Manifest.load(folder.rename(folder.parent / "4"))
+
+
+def put(*path: Any) -> Callable[[Body], None]:
+    """Return a change that sets the value, the last of `path`, at the place that the others lead to."""
+
+    def change(body: Any) -> None:
+        *steps, name, value = path
+        for step in steps:
+            body = body[step]
+        body[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda body: body.pop("lookups"), "manifest lacks the field 'lookups'"),
+        (lambda body: body["tables"][1].pop("rows"), r"manifest\.tables\[1\] lacks the field 'rows'"),
+        (put("more", 1), "manifest has an unknown field 'more'"),
+        (put("model", "../up"), "manifest.model: .*not valid"),
+        (put("model", 7), "manifest.model: must be a string"),
+        (put("version", 0), "manifest.version: must be a whole number from 1"),
+        (put("version", True), "manifest.version: must be a whole number"),
+        (put("version", 3.0), "manifest.version: must be a whole number"),
+        (put("created", ""), "manifest.created: must be a string that is not empty"),
+        (put("schema", None), "manifest.schema must be an object, not null"),
+        (put("schema", "bytes", -1), "manifest.schema.bytes: must be a whole number from 0"),
+        (put("tables", {}), "manifest.tables: must be a list, not dict"),
+        (put("tables", 0, "spec", "dim", 0), r"manifest\.tables\[0\]\.spec: .*dim is 0"),
+        (put("tables", 0, "spec", "dim", "2"), r"manifest\.tables\[0\]\.spec: "),
+        (put("tables", 0, "spec", "row_type", "int3"), r"manifest\.tables\[0\]\.spec: .*int3"),
+        (put("tables", 1, "spec", "name", "user"), "two tables have one name"),
+        (put("lookups", 0, "table", "item"), r"manifest\.lookups\[0\]\.table: there is no table 'item'"),
+        (put("lookups", 0, "pooling", "median"), r"manifest\.lookups\[0\]\.pooling: must be one of .*not 'median'"),
+        (put("lookups", 0, "pooling", []), r"manifest\.lookups\[0\]\.pooling: must be one of"),
+        (put("lookups", 0, "add", 2**63), r"manifest\.lookups\[0\]\.add: must be a whole number"),
+        (put("lookups", 0, "fill", [1.0]), r"manifest\.lookups\[0\]\.fill: has 1 numbers; dim of the table is 2"),
+        (put("lookups", 0, "fill", [1.0, "x"]), r"manifest\.lookups\[0\]\.fill\[1\]: must be a number"),
+        (put("lookups", 1, "fill", [0, 0, 0]), r"manifest\.lookups\[1\]\.fill: only unpooled"),
+        (put("lookups", 0, "padding_id", 1), r"manifest\.lookups\[0\]\.padding_id: only bags"),
+        (put("lookups", 1, "weighted", 1), r"manifest\.lookups\[1\]\.weighted: must be true or false"),
+        (put("lookups", 1, "pooling", "max"), r"manifest\.lookups\[1\]\.weighted: only a sum"),
+        (put("inputs", 0, "kind", "row"), r"manifest\.inputs\[0\]\.kind: 'row' must be"),
+        (put("inputs", 0, "lookup", 2), r"manifest\.inputs: must use each of the 2 lookups once; they use \[0, 2\]"),
+        (put("inputs", 0, "lookup", 0), r"manifest\.inputs: must use each"),
+        (put("inputs", 0, "lookup", None), r"manifest\.inputs\[0\]\.lookup: must be a whole number"),
+        (put("inputs", 0, "argument", "x"), r"manifest\.inputs\[0\]\.argument: must be null"),
+        (put("inputs", 2, "lookup", 1), r"manifest\.inputs\[2\]\.lookup: must be null"),
+        (lambda body: body["inputs"].append(body["inputs"][2]), "manifest.inputs: an argument is there twice"),
+        (put("outputs", []), "manifest.outputs: must be one or more"),
+        (put("outputs", 1, "name", "click"), "manifest.outputs: must be one or more, of different names"),
+        (put("outputs", 1, "shape", [4, -2]), r"manifest\.outputs\[1\]\.shape\[1\]: must be a whole number"),
+        (put("tables", 0, "path", "tables/other"), "the folder tables/other of table user is missing"),
+    ],
+)  # fmt: skip
+def test_a_field_that_is_wrong_is_named(folder: Path, change: Callable[[Body], object], match: str) -> None:
+    rewrite(folder, change)
+    with pytest.raises(CorruptData, match=match):
+        Manifest.load(folder)
+
+
+# -- files
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["schema.json", "dense.pt2"])
+def test_a_flipped_byte_of_a_file(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CorruptData, match=f"{name}: the checksum of its content is .*; the manifest says"):
+        Manifest.load(folder)
+
+
+@pytest.mark.parametrize("name", ["schema.json", "dense.pt2"])
+def test_a_truncated_or_missing_file(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1])
+    with pytest.raises(CorruptData, match=f"{name}: {len(content) - 1} bytes; the manifest says {len(content)}"):
+        Manifest.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(CorruptData, match=f"{name}: cannot be read"):
+        Manifest.load(folder)
+
+
+@pytest.mark.parametrize("field", [("schema", "path"), ("program", "path"), ("tables", 0, "path")], ids=str)
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../other/1/x", "tables/../../x", "..", ".", "a\\..\\b", "nul\0byte", "link/x", "link"]
+)
+def test_no_path_leaves_the_folder(folder: Path, field: tuple[Any, ...], path: str) -> None:
+    outside = folder.parent.parent / "outside"
+    outside.mkdir()
+    (outside / "x").write_bytes((folder / "schema.json").read_bytes())
+    (folder / "link").symlink_to(outside)
+    rewrite(folder, put(*field, path))
+    with pytest.raises(CorruptData, match=r"must be relative and stay inside|leads out of the version's folder"):
+        Manifest.load(folder)
+
+
+def test_a_link_that_stays_inside_is_fine(folder: Path) -> None:
+    (folder / "schema.json").rename(folder / "real.json")
+    (folder / "schema.json").symlink_to("real.json")
+    assert Manifest.load(folder).schema.path == "schema.json"

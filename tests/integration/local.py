@@ -1,0 +1,79 @@
+"""A whole ringpull in one process: real shards and head on loopback TCP and gRPC, a thread each. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.actor import HeadActor
+from inference.client import Client
+from inference.config import HeadConfig
+from inference.head import HeadAddress
+from inference.manifest import Manifest
+from ps.actor import ShardActor
+from ps.ring import Ring
+from ps.spec import ALL, Replicas
+from router.shard_map import ShardAddress, ShardMap
+
+GRACE_S = 5.0
+
+
+@dataclass
+class LocalCluster:
+    """Running shards and a head."""
+
+    shards: list[ShardActor]
+    head: HeadActor
+    address: HeadAddress
+    shard_map: ShardMap
+
+    @property
+    def target(self) -> str:
+        return f"{self.address.host}:{self.address.grpc_port}"
+
+    def client(self) -> Client:
+        return Client(self.target, timeout_s=60)
+
+
+@contextmanager
+def local_cluster(
+    version_dirs: Sequence[Path],
+    *,
+    shards: int = 2,
+    replicas: Replicas = 1,
+    config: HeadConfig | None = None,
+    verify: bool = False,
+) -> Iterator[LocalCluster]:
+    """Bring up shards, then the head; stop all of it at the end, also when bring-up fails."""
+    actors = [ShardActor(shard) for shard in range(shards)]
+    head = HeadActor(config or HeadConfig(default_timeout_s=60))
+    try:
+        shard_map = open_versions(actors, version_dirs, replicas, verify=verify)
+        address = head.start(shard_map, [str(folder) for folder in version_dirs])
+        yield LocalCluster(actors, head, address, shard_map)
+    finally:
+        head.drain(GRACE_S)
+        for actor in actors:
+            actor.stop(grace_s=GRACE_S)
+
+
+def open_versions(
+    actors: Sequence[ShardActor], version_dirs: Sequence[Path], replicas: Replicas, *, verify: bool = False
+) -> ShardMap:
+    """Open every table on every shard and give each its slots; return the map."""
+    wanted: dict[tuple[str, str], Replicas] = {}
+    for folder in version_dirs:
+        manifest = Manifest.load(folder)
+        tables: Mapping[str, Path] = {
+            entry.spec.name: manifest.table_folder(folder, entry.spec.name) for entry in manifest.tables
+        }
+        wanted |= {(manifest.model, table): replicas for table in tables}
+        for actor in actors:
+            actor.open(manifest.model, manifest.version, tables, verify=verify)
+    ring = Ring.even(range(len(actors)), 1 if replicas == ALL else replicas)
+    addresses = tuple(ShardAddress(shard, *actor.address()) for shard, actor in enumerate(actors))
+    for actor in actors:
+        actor.assign(1, ring, wanted)
+    return ShardMap(epoch=1, shards=addresses, ring=ring, replicas=wanted)
