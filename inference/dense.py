@@ -35,13 +35,13 @@ class ProgramTensor:
     """One input of the dense program for one batch of B rows."""
 
     values: NDArray[Any]
-    """float32 or int64. (B, ...), or with `row_index` (R, ...): one entry per distinct row, as for a request's context."""
+    """float32 or int64. (B, ...); or with `row_index` (R, ...): one per distinct row, as for a request's context."""
     row_index: NDArray[np.int64] | None = None
     """(B,): which entry of `values` each row takes; they are spread out on the device, so R rows travel and not B."""
 
 
 class DenseProgram:
-    """A loaded dense program. `run` may be called from any one thread at a time; how many threads torch uses is the caller's."""
+    """A loaded dense program. One thread at a time may call `run`; how many torch uses is the caller's choice."""
 
     def __init__(self, program: ExportedProgram, manifest: Manifest, device: str) -> None:
         """Use `DenseProgram.load`."""
@@ -49,8 +49,7 @@ class DenseProgram:
         self.outputs = manifest.outputs
         self._inputs = manifest.inputs
         self._target = torch.device(device)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of its own internals here
+        with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
             self._run = move_to_device_pass(program, self._target).module()
 
     @classmethod
@@ -127,18 +126,18 @@ def read_program(version_dir: Path, entry: FileEntry) -> ExportedProgram:
     """
     content = entry.read(version_dir)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of its own internals here
+        with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
             return torch.export.load(io.BytesIO(content))
     except Exception as exc:  # torch raises errors of many roots for bytes it does not understand
         raise CorruptData(
-            f"{version_dir / entry.path}: not a program that torch {torch.__version__} reads: {type(exc).__name__}: {exc}"
+            f"{version_dir / entry.path}: not a program that torch {torch.__version__} reads:"
+            f" {type(exc).__name__}: {exc}"
         ) from exc
 
 
 def _check_inputs(file: Path, program: ExportedProgram, manifest: Manifest) -> None:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]  # type: ignore[union-attr]
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     if len(names) != len(manifest.inputs):
         raise CorruptData(f"{file}: takes {len(names)} inputs; the manifest names {len(manifest.inputs)}")
     for name, entry in zip(names, manifest.inputs, strict=True):
@@ -160,7 +159,7 @@ def _check_inputs(file: Path, program: ExportedProgram, manifest: Manifest) -> N
 
 def _check_outputs(file: Path, program: ExportedProgram, manifest: Manifest) -> None:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    names = [spec.arg.name for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]  # type: ignore[union-attr]
+    names = [spec.arg.name for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
     shapes = [tuple(values[name].shape[1:]) for name in names]
     expected = [output.shape for output in manifest.outputs]
     if shapes != expected:

@@ -1,4 +1,4 @@
-"""Typed reading of JSON that may be damaged: each field is checked, and an error names the file and the field's path."""
+"""Typed reading of JSON that may be damaged: each field is checked, and an error names the file and the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a torch module to a plain graph: `torch.export`, then weights as attributes and the forward's arguments as inputs.
+"""From a torch module to a plain graph: `torch.export`, then weights as attributes, and arguments as inputs.
 
 The graph that comes out has aten operators, one `placeholder` per argument of the forward, one `get_attr` per weight
 (weights that share memory are one, called by the first module path), no assertions and no in-place operators. Nothing
@@ -31,7 +31,7 @@ class Captured:
     arguments: Mapping[str, fx.Node]
     """Placeholder by argument name."""
     weights: Mapping[fx.Node, str]
-    """Name of each parameter and buffer that the graph uses, by its `get_attr` node: the path of the module whose `weight` it
+    """By `get_attr` node, the name of each parameter, buffer or other tensor: the path of the module whose `weight` it
     is, else its own path."""
     outputs: tuple[ProgramOutput, ...]
 
@@ -49,6 +49,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def quiet_torch() -> warnings.catch_warnings[None]:
+    """Return a context without warnings: those that torch gives of its own internals, users can do nothing about."""
+    return warnings.catch_warnings(action="ignore")
+
+
 def trace(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> ExportedProgram:
     """Run `torch.export` with the first dimension of every argument dynamic; give positional or named ones, not both.
 
@@ -57,8 +62,7 @@ def trace(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tens
     """
     rows = {0: Dim.AUTO}
     sizes: Any = dict.fromkeys(kwargs, rows) if kwargs else (rows,) * len(args)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own internals here; the exporter can do nothing about them
+    with quiet_torch():
         try:
             return torch.export.export(module, args, dict(kwargs), dynamic_shapes=sizes, strict=False)
         except Exception as exc:  # torch.export raises errors of many roots, and those of the module itself
@@ -73,9 +77,24 @@ def capture(module: nn.Module, arguments: Mapping[str, Tensor]) -> Captured:
     """
     with evaluating(module):
         program = trace(module, (), arguments)
+        _refuse_max_norm(program)
         if any(_is_in_place(node) for node in program.graph.nodes):
-            program = program.run_decompositions({})
+            with quiet_torch():
+                program = program.run_decompositions({})
     return _lift(module, program, iter(arguments))
+
+
+def _refuse_max_norm(program: ExportedProgram) -> None:
+    names = program.graph_signature.inputs_to_parameters
+    for node in program.graph.nodes:
+        if "embedding_renorm" in str(node.target):
+            weight = node.args[0]
+            while weight.op == "call_function":
+                weight = weight.args[0]
+            raise ExportError(
+                f"embedding {names.get(weight.name, weight.name).removesuffix('.weight')}: max_norm changes rows while"
+                " they are read, which a served table does not do; renormalise the weight once and drop max_norm"
+            )
 
 
 def _first_line(error: Exception) -> str:
@@ -85,13 +104,17 @@ def _first_line(error: Exception) -> str:
 
 def _is_in_place(node: fx.Node) -> bool:
     target = node.target
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and "detach_" not in target.name()
+    return (
+        isinstance(target, torch._ops.OpOverload)
+        and target._schema.is_mutable
+        and target != torch.ops.aten.detach_.default
+    )
 
 
 def _lift(module: nn.Module, program: ExportedProgram, names: Iterator[str]) -> Captured:
-    """Copy the program's graph, with inputs of the given names and `get_attr` for the weights, inputs to torch.export."""
+    """Copy the program's graph, with inputs of the given names, and `get_attr` for the weights."""
     owners = _owners(module)
-    signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}  # type: ignore[union-attr]
+    signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors: dict[str, Any] = {**program.constants, **program.state_dict}
     root, graph = nn.Module(), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -113,8 +136,7 @@ def _lift(module: nn.Module, program: ExportedProgram, names: Iterator[str]) -> 
                 setattr(root, name, tensor)
                 attributes[name] = graph.get_attr(name)
                 attributes[name].meta.update(node.meta)
-                if spec.kind is not InputKind.CONSTANT_TENSOR:
-                    weights[attributes[name]] = path.removesuffix(".weight")
+                weights[attributes[name]] = path.removesuffix(".weight")
             copies[node] = attributes[name]
         elif node.op == "get_attr":  # the body of a control flow operator
             setattr(root, str(node.target), getattr(program.graph_module, str(node.target)))
@@ -167,7 +189,7 @@ def _outputs(program: ExportedProgram) -> tuple[ProgramOutput, ...]:
     output = next(iter(reversed(program.graph.nodes)))
     nodes = _user_outputs(program, output)
     names = _output_names(program, len(nodes))
-    described = []
+    described: list[ProgramOutput] = []
     for name, node in zip(names, nodes, strict=True):
         value = node.meta.get("val") if isinstance(node, fx.Node) else None
         if not isinstance(value, Tensor) or not value.dtype.is_floating_point:

@@ -1,4 +1,4 @@
-"""Cutting a captured graph in two: look-ups, which become pulls, and the dense program, which takes their results as inputs.
+"""Cutting a captured graph in two: look-ups, which become pulls, and the dense program, which takes their results.
 
 A weight becomes a table when every use of it is a look-up that a pull can express (`inference.export.uses`).
 Otherwise it stays in the dense program, up to `MAX_DENSE_BYTES`, and the reason is kept for the report. Nothing is
@@ -194,8 +194,8 @@ def _ragged_use(name: str, probe: Probe, node: fx.Node) -> ExportError:
     feature = probe.arguments[name].features[0]
     users = ", ".join(sorted(str(user.target) for user in node.users))
     return ExportError(
-        f"argument {name}: feature {feature} is ragged, and is used outside of look-ups, by {users}; its ids can only be"
-        " looked up by nn.EmbeddingBag. Declare it Sequence to use its ids otherwise"
+        f"argument {name}: feature {feature} is ragged, and is used outside of look-ups, by {users}; its ids can only"
+        " be looked up, by nn.EmbeddingBag. Declare it Sequence to use its ids otherwise"
     )
 
 

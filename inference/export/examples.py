@@ -14,7 +14,7 @@ from inference.schema import Schema
 from ps.errors import ExportError
 
 TRACED_ROWS = 11
-"""Rows of the arguments a module is traced with: 0 and 1 would be specialised by torch.export; a prime is seldom a width."""
+"""Rows that a module is traced with: torch.export would specialise 0 and 1, and a prime is seldom a width."""
 
 Ids = Callable[[Argument, int], int]
 """The id to put in column `int` of an argument (0 unless it is a stack)."""

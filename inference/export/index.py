@@ -1,4 +1,4 @@
-"""Index expressions: is the index of an embedding just ids of the model's input, reshaped, cast, and with a constant added?
+"""Index expressions: is an embedding's index just ids of the input, reshaped, cast, and with a constant added?
 
 If so, rows can be looked up before the dense program runs. The constant of each column is found by running the
 expression on two sets of chosen ids: all zero, which leaves the constants, and each column its own number, which
@@ -73,14 +73,13 @@ def varying(probe: Probe, node: fx.Node) -> fx.Node:
     raise NotPlain(f"its index is computed, by {node.target}")
 
 
-def _numbers_and_adds(probe: Probe, node: fx.Node, rows: int, sources: list[Source]) -> list[list[int]]:
-    """Run the index, and return the different pairs (number of the source from 1, constant added) among its elements."""
+def _numbers_and_adds(probe: Probe, node: fx.Node, rows: int, sources: list[Source]) -> list[tuple[int, int]]:
+    """Run the index; return the different pairs (number of the source from 1, constant added) of its elements."""
     numbers: Mapping[Any, int] = {(each.argument, each.column): number for number, each in enumerate(sources, start=1)}
     marks = probe.example(rows, lambda argument, column: numbers.get((argument.name, column), 0))
     added = probe.evaluate(node, probe.example(rows)).flatten().long()
     marked = probe.evaluate(node, marks).flatten().long()
-    pairs: list[list[int]] = torch.stack([marked - added, added], 1).unique(dim=0).tolist()
-    return pairs
+    return sorted({(number, add) for number, add in zip((marked - added).tolist(), added.tolist(), strict=True)})
 
 
 def _check(probe: Probe, node: fx.Node) -> None:

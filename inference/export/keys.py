@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from inference.transforms import Vocabulary, keys_of_values
 from ps.errors import ExportError
-from ps.hashing import as_keys
 from ps.spec import KeyType
 
 Keys = Sequence[int] | Sequence[str] | NDArray[Any] | Vocabulary
@@ -35,7 +34,7 @@ class RowKeys:
     """Raw ids of the keyed rows, integers or an object array of strings; None: keyed by row number."""
     vocabulary: Vocabulary | None = None
     unknown_is_row_0: bool = True
-    """With a Vocabulary: whether unknown ids give what the model has for them, row 0, and not a default chosen otherwise."""
+    """With a Vocabulary: whether unknown ids give what the model has for them, row 0, or a default chosen otherwise."""
 
     @classmethod
     def read(cls, table: str, rows: int, given: Keys | None, *, unknown_is_row_0: bool = True) -> RowKeys:
@@ -103,21 +102,25 @@ class RowKeys:
 
 
 def _array(table: str, given: Any) -> NDArray[Any]:
-    array = given if isinstance(given, np.ndarray) else None
-    if array is None:
-        values = list(given)
-        if values and all(isinstance(each, str) for each in values):
-            return np.array(values, object)
-        if not all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in values):
-            raise ExportError(f"keys of table {table}: must be all integers or all strings")
-        try:
-            return np.array(values, np.int64 if min(values, default=0) < 0 else np.uint64).view(np.int64)
-        except OverflowError as exc:
-            raise ExportError(f"keys of table {table}: an id is outside of both int64 and uint64") from exc
+    """Return raw ids as int64, uint64, or an object array of strings."""
+    array = given if isinstance(given, np.ndarray) else _array_of_list(table, list(given))
     if array.ndim != 1:
         raise ExportError(f"keys of table {table}: have the shape {array.shape}; they must be (rows,)")
     if array.dtype.kind == "U" or (array.dtype == object and all(isinstance(each, str) for each in array)):
-        return array.astype(object)
+        return array.astype(object, copy=False)
     if array.dtype.kind in "iu":
-        return array if array.dtype in (np.int64, np.uint64) else as_keys(array).view(np.int64)
+        return array if array.dtype in (np.int64, np.uint64) else array.astype(np.int64)
     raise ExportError(f"keys of table {table}: are of type {array.dtype}; they must be integers or strings")
+
+
+def _array_of_list(table: str, values: list[Any]) -> NDArray[Any]:
+    if values and all(isinstance(each, str) for each in values):
+        return np.array(values, object)
+    if not all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in values):
+        raise ExportError(f"keys of table {table}: must be all integers or all strings")
+    for kind in (np.int64, np.uint64):
+        try:
+            return np.array(values, kind)
+        except OverflowError:
+            continue
+    raise ExportError(f"keys of table {table}: must all be int64, or all uint64; some are of neither")

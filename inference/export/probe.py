@@ -1,4 +1,4 @@
-"""Running parts of a captured graph on made-up arguments: what an expression computes is seen, not guessed from its operators."""
+"""Running parts of a captured graph on made-up arguments: what an expression computes is seen, not guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doing to vectors what an index expression does to ids, so that looked-up vectors take the place of the embedding's output."""
+"""Doing to vectors what an index expression does to ids, so that they take the place of the embedding's output."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Replay:
 
 
 def _choose(node: fx.Node, made: _Columns) -> _Columns | None:
-    """Return the columns that a slice keeps, or the one that a select takes; None when the operator does something else."""
+    """Return the columns that a slice keeps, or the one a select takes; None when the operator does something else."""
     if node.target is aten.select.int:
         dim, column = values_of(node)[1:]
         return _Columns(made.argument, (made.columns[column],)) if positive(dim, 2) == 1 else None

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from inference.dense import DenseProgram, ProgramTensor
-from inference.export.capture import evaluating
+from inference.export.capture import evaluating, quiet_torch
 from inference.export.cut import Cut
 from inference.export.report import CheckReport
 from inference.export.rows import part_of
@@ -106,13 +106,13 @@ class SelfCheck:
     def _ask_module(self, module: nn.Module, arguments: Mapping[str, NDArray[Any]]) -> dict[str, Float32Array]:
         device = next((each.device for each in module.parameters()), torch.device("cpu"))
         tensors = {name: torch.from_numpy(np.array(values)).to(device) for name, values in arguments.items()}
-        with evaluating(module):
+        with evaluating(module), quiet_torch():
             try:
                 leaves = tree_leaves(module(**tensors))
             except Exception as exc:  # the module's own error, on arguments that the schema says are right
                 raise ExportError(
-                    f"self-check: {type(module).__name__} fails on made-up rows: {type(exc).__name__}: {exc}. If they are not"
-                    " valid for it, skip the check with check_rows=0"
+                    f"self-check: {type(module).__name__} fails on made-up rows: {type(exc).__name__}: {exc}. If they"
+                    " are not valid for it, skip the check with check_rows=0"
                 ) from exc
         outputs = zip(self._manifest.outputs, leaves, strict=True)
         return {output.name: leaf.to("cpu", torch.float32).numpy() for output, leaf in outputs}
@@ -152,13 +152,14 @@ class SelfCheck:
             difference = np.where(both_nan, 0.0, np.abs(actual[name].astype(np.float64) - values))
             if not (difference <= np.maximum(tolerance, TOLERANCE * np.abs(values))).all():
                 raise ExportError(
-                    f"self-check: output {name}: {problem}, by up to {np.nanmax(difference):.3g} (tolerance {tolerance:.3g})"
+                    f"self-check: output {name}: {problem}, by up to {np.nanmax(difference):.3g}"
+                    f" (tolerance {tolerance:.3g})"
                 )
             worst = max(worst, float(difference.max(initial=0.0)))
         return worst
 
 
-class _Magnitudes(fx.Interpreter):  # type: ignore[misc]
+class _Magnitudes(fx.Interpreter):
     """Runs the cut graph and notes the largest product or sum.
 
     Left out are sums of two, and what no looked-up vector reaches: the -1e9 of an attention mask is large, but rounds
@@ -176,7 +177,7 @@ class _Magnitudes(fx.Interpreter):  # type: ignore[misc]
         value = super().run_node(n)
         if n.name.startswith("lookup_") or any(each in self._reached for each in n.all_input_nodes):
             self._reached.add(n)
-            name = getattr(n.target, "_opname", "")
+            name = str(getattr(n.target, "__name__", "")).partition(".")[0]
             if name in self._COUNTED and isinstance(value, Tensor) and value.is_floating_point():
                 finite = value[value.isfinite()].abs()
                 self.largest = max(self.largest, float(finite.max()) if finite.numel() else 0.0)

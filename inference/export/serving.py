@@ -61,8 +61,8 @@ def plan_serving(
         argument = arguments[name]
         for feature in set(argument.features) & raw.keys() if argument.part in ID_PARTS else ():
             raise ExportError(
-                f"feature {feature}: its table {raw[feature].table} is keyed by raw ids, but the dense program also uses"
-                f" its row numbers (argument {name}). For a mask, take {feature}_lengths; else export without keys"
+                f"feature {feature}: its table {raw[feature].table} is keyed by raw ids, but the dense program also"
+                f" uses its row numbers (argument {name}). For a mask, take {feature}_lengths; else export without keys"
             )
     try:
         served = schema.for_serving({name: _VALUE_TYPES[each.key_type] for name, each in raw.items()})
@@ -130,7 +130,7 @@ def _disagreement(cut: Cut, use: Use, keys: Mapping[str, RowKeys]) -> str | None
 
 
 def _raw_pads(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str, int]:
-    """Return, for each sequence of raw ids, a raw id to pad it with: that of the row it was padded with, or one without row."""
+    """Return what to pad sequences of raw ids with: the raw id of the row that was the padding, or one without row."""
     pads: dict[str, int] = {}
     for use in cut.uses:
         table, feature = keys[use.table], schema[use.feature]
@@ -146,7 +146,8 @@ def _lookup(use: Use, cut: Cut, served: Schema, keys: RowKeys, zero_default: boo
     if use.fill_row is not None:
         if not 0 <= use.fill_row < keys.rows:
             raise ExportError(
-                f"feature {use.feature}: padded with row {use.fill_row} of table {use.table}, which has rows 0 to {keys.rows - 1}"
+                f"feature {use.feature}: padded with row {use.fill_row} of table {use.table}, which has rows 0 to"
+                f" {keys.rows - 1}"
             )
         fill = tuple(cut.tables[use.table][use.fill_row].tolist())
     return LookupSpec(
@@ -170,9 +171,9 @@ def _padding_id(use: Use, row: int, served: Schema, keys: RowKeys, zero_default:
     # gets the default vector: the same in a sum when that is zeros.
     if use.pooling is not Pooling.SUM or not zero_default:
         raise ExportError(
-            f"table {use.table}: its padding_idx is row 0, that of ids unknown to the Vocabulary, and a {use.pooling.value} of"
-            f" bags leaves them out; served by raw ids they would count as the default vector. Use another padding_idx, or"
-            f" sum with a row 0 of zeros, or export without keys for this table"
+            f"table {use.table}: its padding_idx is row 0, that of ids unknown to the Vocabulary, and a"
+            f" {use.pooling.value} of bags leaves them out; by raw ids they would count as the default vector. Use"
+            " another padding_idx, or sum with a row 0 of zeros, or export this table without keys"
         )
     feature = served[use.feature]
     return feature.pad if isinstance(feature, Sequence) else None

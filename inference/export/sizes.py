@@ -1,4 +1,4 @@
-"""Sizes of ids as numbers of rows: once ids are no input of the graph any more, their sizes must come from something that is.
+"""Sizes of ids, said as numbers of rows: once ids are no input of the graph, their sizes must come from what is.
 
 The number of ids in a tensor of the batch is a * rows + c. The two are found by running the expression for a few
 numbers of rows.
@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from inference.export.operators import SIZES, aten
 from inference.export.probe import PROBED_ROWS, Probe
@@ -47,8 +48,10 @@ def free_sizes(probe: Probe, graph: fx.Graph, rows: fx.Node) -> None:
     for node in list(graph.nodes):
         if node.target not in SIZES or node is rows or node in rows.all_input_nodes:
             continue
-        value = node.args[0].meta.get("val")  # type: ignore[union-attr]
+        value = node.args[0].meta.get("val")
         if not isinstance(value, Tensor) or value.dtype not in (torch.int64, torch.int32, torch.bool):
+            continue
+        if free_unbacked_symbols(value):  # the size depends on values, as that of nonzero() does
             continue
         sizes = [int(probe.evaluate(node, probe.example(count))) for count in PROBED_ROWS]
         factor, rest = divmod(sizes[1] - sizes[0], PROBED_ROWS[1] - PROBED_ROWS[0])

@@ -1,4 +1,4 @@
-"""Writing the tables of a version: the module's weights, streamed in chunks into `ps.store`, with a progress bar for large ones."""
+"""Writing the tables of a version: weights, streamed in chunks into `ps.store`, with a progress bar for large ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from inference.export.keys import RowKeys
+from inference.export.keys import Keys, RowKeys
 from inference.manifest import TableEntry
 from ps.errors import ExportError
-from ps.spec import KeyType, OnUnavailable, Replicas, TableSpec
+from ps.spec import OnUnavailable, Replicas, TableSpec
 from ps.store.writer import TableWriter
 
 CHUNK_BYTES: Final = 16 * 1024 * 1024
@@ -33,49 +33,67 @@ class TableOptions:
 
     replicas: Replicas = 1
     default: Literal["zeros", "mean"] | NDArray[np.float32] | None = None
-    """The vector of unknown ids: zeros, the mean of all rows, or float32 (dim,). None: zeros; for a table keyed by a Vocabulary,
-    row 0, which is what the model has for unknown ids."""
+    """The vector of unknown ids: zeros, the mean of all rows, or float32 (dim,). None: zeros; for a table keyed by a
+    Vocabulary row 0, which is what the model has for unknown ids."""
     on_unavailable: Literal["error", "default"] = "error"
     """When no live shard has a key: fail, or use the default vector and say so."""
 
 
-def default_of(options: TableOptions, weight: Tensor, keys: RowKeys) -> Literal["zeros", "mean"] | NDArray[np.float32]:
-    """Return the default vector of a table, settled."""
-    if isinstance(options.default, str):
-        return options.default
-    if options.default is not None:
-        given = np.asarray(options.default, np.float32)
-        if given.shape != (weight.shape[1],):
-            raise ExportError(
-                f"table {keys.table}: default has the shape {given.shape}; it must be ({weight.shape[1]},)"
-            )
-        return given
-    if keys.vocabulary is None:
-        return "zeros"
-    row: NDArray[np.float32] = weight[0].detach().cpu().numpy().copy()
-    return row
+@dataclass(frozen=True, slots=True, eq=False)
+class TablePlan:
+    """One table to be written."""
+
+    weight: Tensor
+    """(rows, dim) float32, the module's own, on any device."""
+    keys: RowKeys
+    default: Literal["zeros", "mean"] | NDArray[np.float32]
+    """The vector of unknown ids, settled."""
+    options: TableOptions
+
+    @classmethod
+    def make(cls, table: str, weight: Tensor, keys: Keys | None, options: TableOptions) -> TablePlan:
+        """Settle what the exporter left open.
+
+        Raises:
+            ExportError: The keys do not fit the rows, or the default vector not their dimension.
+        """
+        row_keys = RowKeys.read(table, len(weight), keys, unknown_is_row_0=options.default is None)
+        default = options.default
+        if default is None:
+            default = "zeros" if row_keys.vocabulary is None else weight[0].detach().cpu().numpy().copy()
+        elif not isinstance(default, str):
+            default = np.asarray(default, np.float32)
+            if default.shape != weight.shape[1:]:
+                raise ExportError(
+                    f"table {table}: default has the shape {default.shape}; it must be ({weight.shape[1]},)"
+                )
+        return cls(weight, row_keys, default, options)
+
+    @property
+    def zero_default(self) -> bool:
+        """Whether unknown ids give zeros."""
+        return self.default == "zeros" if isinstance(self.default, str) else not self.default.any()
+
+    @property
+    def default_described(self) -> str:
+        """The vector of unknown ids, for people."""
+        if self.options.default is None and self.keys.vocabulary is not None:
+            return "row 0"
+        return self.default if isinstance(self.default, str) else "given"
 
 
-def write_table(
-    version_dir: Path, weight: Tensor, keys: RowKeys, options: TableOptions, console: Console | None
-) -> TableEntry:
-    """Write one table to `version_dir / tables / NAME`.
-
-    Args:
-        version_dir: The version being written.
-        weight: (rows, dim) float32, on any device.
-        keys: Of its rows.
-        options: Wishes for it.
-        console: Where to show progress; None: nowhere.
+def write_table(version_dir: Path, plan: TablePlan, console: Console | None) -> TableEntry:
+    """Write one table to `version_dir / tables / NAME`, with progress on `console` if there is one.
 
     Raises:
         DuplicateKey, HashCollision: Two rows have one key.
         ExportError: The disk is full.
     """
+    keys, options = plan.keys, plan.options
     spec = TableSpec(
         name=keys.table,
-        dim=weight.shape[1],
-        key_type=keys.key_type if keys.raw else KeyType.INT64,
+        dim=plan.weight.shape[1],
+        key_type=keys.key_type,
         replicas=options.replicas,
         on_unavailable=OnUnavailable(options.on_unavailable),
     )
@@ -84,12 +102,12 @@ def write_table(
     folder.parent.mkdir(exist_ok=True)
     chunk = max(1, CHUNK_BYTES // spec.row_bytes)
     with (
-        TableWriter(folder, spec, default=default_of(options, weight, keys)) as writer,
+        TableWriter(folder, spec, default=plan.default) as writer,
         _progress(console, spec, keys.rows) as progress,
     ):
         for begin in range(keys.first, keys.rows, chunk):
             end = min(begin + chunk, keys.rows)
-            writer.add(keys.of(begin, end), weight[begin:end].detach().cpu().numpy())
+            writer.add(keys.of(begin, end), plan.weight[begin:end].detach().cpu().numpy())
             progress(end - begin)
         facts = writer.finish()
     return TableEntry(spec=facts.spec, path=path, rows=facts.rows, bytes=facts.bytes)

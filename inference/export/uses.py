@@ -80,6 +80,7 @@ def read_vectors(probe: Probe, node: fx.Node) -> Vectors:
     for source in adds:
         if probe.arguments[source.argument].part == "values":
             raise NotPlain(
-                f"feature {source.feature} has any number of ids per row: pool them with nn.EmbeddingBag, or declare it Sequence"
+                f"feature {source.feature} has any number of ids per row: pool them with nn.EmbeddingBag, or declare it"
+                " Sequence"
             )
     return Vectors(table, dim, index, adds)

@@ -1,0 +1,63 @@
+"""The files of a model version: each has a path that stays inside the version's folder, a size and a checksum."""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import xxhash
+
+from ps.errors import CorruptData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the version."""
+
+    path: str
+    """Relative to the version's folder, with `/`; it may not leave the folder."""
+    bytes: int
+    xxh3: str
+    """xxh3_64 of the content, 16 hex digits."""
+
+    @classmethod
+    def of(cls, version_dir: Path, path: str) -> FileEntry:
+        """Describe a file already written at `version_dir / path`."""
+        content = (version_dir / path).read_bytes()
+        return cls(path=path, bytes=len(content), xxh3=xxhash.xxh3_64_hexdigest(content))
+
+    def read(self, version_dir: Path) -> builtins.bytes:
+        """Return the content, verified.
+
+        Raises:
+            CorruptData: The file is missing, leaves the folder, or has another size or checksum.
+        """
+        file = resolve(version_dir, self.path)
+        try:
+            size = file.stat().st_size
+            if size != self.bytes:
+                raise CorruptData(f"{file}: {size} bytes; the manifest says {self.bytes}")
+            content = file.read_bytes()
+        except OSError as exc:
+            raise CorruptData(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+        found = xxhash.xxh3_64_hexdigest(content)
+        if found != self.xxh3:
+            raise CorruptData(f"{file}: the checksum of its content is {found}; the manifest says {self.xxh3}")
+        return content
+
+
+def resolve(version_dir: Path, path: str) -> Path:
+    """Return `version_dir / path`, links followed, after checking that it stays inside.
+
+    Raises:
+        CorruptData: `path` is absolute, goes up, or leads out of the folder through a link.
+    """
+    parts = PurePosixPath(path).parts
+    root = version_dir.resolve()
+    if not parts or "\\" in path or "\0" in path or path.startswith("/") or ".." in parts:
+        raise CorruptData(f"{root}: path {path!r} must be relative and stay inside the version's folder")
+    target = root.joinpath(*parts).resolve()
+    if root not in target.parents:
+        raise CorruptData(f"{root}: path {path!r} leads out of the version's folder, to {target}")
+    return target

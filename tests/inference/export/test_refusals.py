@@ -1,0 +1,280 @@
+"""What cannot be exported is refused, with an error that names module or table and the reason; nothing is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import inference.export.cut
+from inference.export import TableOptions, export_model
+from inference.kinds import Dense, Feature, Sequence, Sparse
+from inference.schema import Schema
+from ps.errors import DuplicateKey, ExportError, InvalidInput
+
+USER, BAG = Sparse("user"), Sparse("bag", many=True)
+
+
+class Model(nn.Module):
+    def __init__(self, embedding: nn.Module | None = None) -> None:
+        super().__init__()
+        self.e = nn.Embedding(12, 4) if embedding is None else embedding
+        self.out = nn.Linear(4, 1)
+
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(self.e(user))
+
+
+def refused(tmp_path: Path, module: nn.Module, features: list[Feature], match: str, **more: Any) -> None:
+    with pytest.raises(ExportError, match=match):
+        export_model(module, Schema(features), tmp_path / "model", 1, check_rows=8, quiet=True, **more)
+    left = list(tmp_path.rglob("*"))
+    assert left in ([], [tmp_path / "model"]), "a refused export leaves nothing behind"
+
+
+def test_max_norm(tmp_path: Path) -> None:
+    refused(tmp_path, Model(nn.Embedding(12, 4, max_norm=1.0)), [USER], "embedding e: max_norm")
+
+
+class FunctionalMaxNorm(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(nn.functional.embedding(user, self.e.weight, max_norm=1.0))
+
+
+def test_max_norm_of_the_function(tmp_path: Path) -> None:
+    refused(tmp_path, FunctionalMaxNorm(), [USER], "embedding e: max_norm")
+
+
+class Computed(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(self.e(user % 12))
+
+
+def test_a_computed_index_over_the_limit(tmp_path: Path) -> None:
+    embedding = nn.Embedding(12, 4)
+    embedding.weight = nn.Parameter(torch.empty(17 * 2**20 // 4, 4))
+    refused(tmp_path, Computed(embedding), [USER], r"embedding e: 68 MB cannot stay .* computed, by aten\.remainder")
+
+
+class Tied(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.e(user) @ self.e.weight.T
+
+
+def test_tied_weights_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference.export.cut, "MAX_DENSE_BYTES", 100)
+    refused(tmp_path, Tied(), [USER], "embedding e: .* also used by")
+
+
+class RaggedElsewhere(Model):
+    def forward(self, bag: Tensor, bag_offsets: Tensor) -> Tensor:
+        counts = (bag_offsets[1:] - bag_offsets[:-1]).float()
+        return self.out(self.e(bag, bag_offsets)) * counts.unsqueeze(1)
+
+
+def test_ragged_ids_used_outside_of_lookups(tmp_path: Path) -> None:
+    module = RaggedElsewhere(nn.EmbeddingBag(12, 4, include_last_offset=True))
+    refused(tmp_path, module, [BAG], "argument bag_offsets: feature bag is ragged")
+
+
+class RaggedVectors(Model):
+    def forward(self, bag: Tensor, bag_offsets: Tensor, user: Tensor) -> Tensor:
+        return self.out(self.e(bag).mean(0) + self.e(user))
+
+
+def test_ragged_ids_looked_up_without_pooling(tmp_path: Path) -> None:
+    refused(tmp_path, RaggedVectors(), [BAG, USER], "embedding e: .*feature bag has any number of ids per row")
+
+
+class RaggedComputed(Model):
+    def forward(self, bag: Tensor, bag_offsets: Tensor) -> Tensor:
+        return self.out(self.e(bag % 3, bag_offsets))
+
+
+def test_ragged_ids_computed_with(tmp_path: Path) -> None:
+    module = RaggedComputed(nn.EmbeddingBag(12, 4, include_last_offset=True))
+    refused(tmp_path, module, [BAG], "embedding e: it looks up the ragged ids bag.*remainder")
+
+
+class Bag(Model):
+    def forward(self, bag: Tensor, bag_offsets: Tensor) -> Tensor:
+        return self.out(self.e(bag, bag_offsets))
+
+
+def test_last_offset_of_model_and_schema_disagree(tmp_path: Path) -> None:
+    module = Bag(nn.EmbeddingBag(12, 4, include_last_offset=False))
+    refused(tmp_path, module, [BAG], "include_last_offset of the embedding and of the schema's feature must agree")
+
+
+class OwnWeights(Model):
+    def forward(self, bag: Tensor, bag_offsets: Tensor) -> Tensor:
+        return self.out(self.e(bag, bag_offsets, per_sample_weights=torch.ones_like(bag, dtype=torch.float32)))
+
+
+def test_weights_that_are_not_the_features(tmp_path: Path) -> None:
+    module = OwnWeights(nn.EmbeddingBag(12, 4, mode="sum", include_last_offset=True))
+    refused(tmp_path, module, [BAG], "per_sample_weights are not bag_weights")
+
+
+class RowsInfluenceEachOther(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return torch.softmax(self.out(self.e(user)), dim=0)
+
+
+def test_a_model_whose_rows_influence_each_other(tmp_path: Path) -> None:
+    refused(tmp_path, RowsInfluenceEachOther(), [USER], "self-check: output output: a row's depends on the other rows")
+
+
+class FixedRows(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(self.e(user)).view(11, 1)
+
+
+def test_a_model_for_one_number_of_rows(tmp_path: Path) -> None:
+    refused(tmp_path, FixedRows(), [USER], "fixed shape")
+
+
+class Untraceable(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        if self.e(user).sum().item() > 0:
+            return self.out(self.e(user))
+        return self.out(self.e(user)) * 2
+
+
+def test_a_model_torch_cannot_trace(tmp_path: Path) -> None:
+    refused(tmp_path, Untraceable(), [USER], "torch.export cannot trace Untraceable")
+
+
+class Integers(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(self.e(user)).argmax(1)
+
+
+def test_outputs_that_are_not_floats(tmp_path: Path) -> None:
+    refused(tmp_path, Integers(), [USER], "output output is not a tensor of floats")
+
+
+class Nested(Model):
+    def forward(self, user: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        score = self.out(self.e(user))
+        return {"scores": (score, score + 1)}
+
+
+def test_nested_outputs(tmp_path: Path) -> None:
+    refused(tmp_path, Nested(), [USER], "outputs are nested")
+
+
+class Constant(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return torch.ones(user.shape[0], 1)
+
+
+def test_outputs_of_nothing(tmp_path: Path) -> None:
+    refused(tmp_path, Constant(), [USER], "depend on none of its arguments")
+
+
+class Unknown(Model):
+    def forward(self, user: Tensor, age: Tensor) -> Tensor:
+        return self.out(self.e(user)) + age
+
+
+def test_a_parameter_that_the_schema_does_not_make(tmp_path: Path) -> None:
+    refused(
+        tmp_path, Unknown(), [USER, Dense("years")], "takes 'age', which the schema does not make; it makes user, years"
+    )
+
+
+class Anything(Model):
+    def forward(self, *columns: Tensor) -> Tensor:
+        return self.out(self.e(columns[0]))
+
+
+def test_parameters_without_a_name(tmp_path: Path) -> None:
+    refused(tmp_path, Anything(), [USER], "bound by name")
+
+
+def test_a_module_that_fails_on_made_up_rows(tmp_path: Path) -> None:
+    class OutOfRange(Model):
+        def forward(self, user: Tensor) -> Tensor:
+            return self.out(self.e(user * 100))
+
+    refused(tmp_path, OutOfRange(), [USER], r"self-check: OutOfRange fails on made-up rows: IndexError.*check_rows=0")
+
+
+def test_weights_that_are_nowhere(tmp_path: Path) -> None:
+    refused(tmp_path, Model().to("meta"), [USER], "its weights are on meta")
+
+
+def test_padding_without_a_row(tmp_path: Path) -> None:
+    class History(Model):
+        def forward(self, history: Tensor) -> Tensor:
+            return self.out(self.e(history).sum(1))
+
+    refused(
+        tmp_path, History(), [Sequence("history", 5, pad=99)], "padded with row 99 of table e, which has rows 0 to 11"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "match"),
+    [
+        (list(range(11)), "keys of table e: 11 ids for 12 rows; there must be 12"),
+        ([1.5] * 12, "must be all integers or all strings"),
+        (np.zeros((12, 2), np.int64), r"have the shape \(12, 2\)"),
+        (np.zeros(12, np.float32), "are of type float32"),
+        ([1, "a"] * 6, "must be all integers or all strings"),
+        ([2**64, *range(11)], "must all be int64, or all uint64"),
+        ([True] * 12, "must be all integers or all strings"),
+    ],
+    ids=["length", "floats", "shape", "dtype", "mixed", "range", "booleans"],
+)
+def test_keys_of_the_wrong_form(tmp_path: Path, keys: Any, match: str) -> None:
+    refused(tmp_path, Model(), [USER], match, keys={"e": keys})
+
+
+@pytest.mark.parametrize("keys", [[7, *range(10), 7], ["x", *"abcdefghij", "x"]], ids=["integers", "strings"])
+def test_duplicate_keys(tmp_path: Path, keys: Any) -> None:
+    with pytest.raises(DuplicateKey, match=str(keys[0])):
+        export_model(Model(), Schema([USER]), tmp_path / "model", 1, keys={"e": keys}, quiet=True)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "model"]
+
+
+def test_keys_and_options_of_tables_that_are_none(tmp_path: Path) -> None:
+    refused(tmp_path, Model(), [USER], "'f', which is no table of this model. Its tables: e", keys={"f": [1]})
+    refused(
+        tmp_path, Computed(), [USER], "'e', .* it stays in the dense program, .* none", tables={"e": TableOptions()}
+    )
+
+
+def test_a_default_of_the_wrong_length(tmp_path: Path) -> None:
+    options = TableOptions(default=np.zeros(3, np.float32))
+    refused(
+        tmp_path, Model(), [USER], r"table e: default has the shape \(3,\); it must be \(4,\)", tables={"e": options}
+    )
+
+
+@pytest.mark.parametrize("version", [0, -1, True, "1"])
+def test_a_version_that_is_no_number_from_1(tmp_path: Path, version: Any) -> None:
+    with pytest.raises(InvalidInput, match="version is"):
+        export_model(Model(), Schema([USER]), tmp_path / "model", version, quiet=True)
+
+
+def test_a_name_that_is_no_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="model name"):
+        export_model(Model(), Schema([USER]), tmp_path / "model", 1, name="../elsewhere", quiet=True)
+
+
+def test_a_version_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    with pytest.raises(ExportError, match="exists; a version is never written over"):
+        export_model(Model(), Schema([USER]), tmp_path / "model", 1, quiet=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("a file")
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_model(Model(), Schema([USER]), tmp_path / "model", 1, quiet=True)

@@ -1,0 +1,99 @@
+"""Writing tables: in chunks that share the module's memory, with progress for large ones, and a report at the end."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import inference.export.tables
+from inference.export import TableOptions, export_model
+from inference.export.report import size
+from inference.export.tables import TablePlan, write_table
+from inference.kinds import Sparse
+from inference.schema import Schema
+from ps.store.base import Base
+from ps.store.writer import TableWriter
+
+ROWS, DIM = 1000, 4
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference.export.tables, "CHUNK_BYTES", 300 * 4 * DIM)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_rows_are_handed_over_in_chunks_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(ROWS, DIM)
+    seen: list[int] = []
+
+    class Spy(TableWriter):
+        def add(self, keys: Any, rows: Any) -> None:
+            assert np.shares_memory(rows, weight.numpy())
+            seen.append(len(rows))
+            super().add(keys, rows)
+
+    monkeypatch.setattr(inference.export.tables, "TableWriter", Spy)
+    entry = write_table(tmp_path, TablePlan.make("user", weight, None, TableOptions()), None)
+    assert seen == [300, 300, 300, 100]
+    base = Base.open(tmp_path / entry.path, verify_rows=True)
+    assert (entry.rows, entry.bytes) == (base.rows, base.bytes) == (ROWS, base.bytes)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_only_large_tables_show_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = TablePlan.make("user", torch.randn(ROWS, DIM), None, TableOptions())
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=100)
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+    write_table(tmp_path / "1", plan, console)
+    assert shown.getvalue() == ""
+    monkeypatch.setattr(inference.export.tables, "PROGRESS_BYTES", 1000)
+    write_table(tmp_path / "2", plan, console)
+    assert "table user" in shown.getvalue()
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.hour = nn.Embedding(ROWS, DIM), nn.Embedding(24, DIM)
+
+    def forward(self, user: Tensor, time: Tensor) -> Tensor:
+        return (self.user(user) * self.hour(time % 24)).sum(1)
+
+
+def test_the_report_says_what_became_of_each_embedding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema = Schema([Sparse("user"), Sparse("time")])
+    report = export_model(Model(), schema, tmp_path / "clicks", 12, keys={"user": [f"u{i}" for i in range(ROWS)]})
+    text = capsys.readouterr().out
+    for said in ("clicks/12", "user", "1,000", "hour stays in the dense program", "computed", "self-check: 64 rows"):
+        assert said in text
+    assert report.path == tmp_path / "clicks" / "12"
+    assert report.bytes > 4 * ROWS * DIM
+    assert (report.tables[0].keyed_by, report.tables[0].default) == ("raw ids, strings", "zeros")
+    assert (report.manifest.model, report.manifest.version) == ("clicks", 12)
+
+
+def test_a_quiet_export_prints_nothing_and_may_skip_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = Schema([Sparse("user"), Sparse("time")])
+    report = export_model(Model(), schema, tmp_path / "a", 1, name="b", check_rows=0, quiet=True)
+    assert capsys.readouterr().out == ""
+    assert report.check is None
+    assert report.manifest.model == "b"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(999, "999 B"), (1500, "1.5 kB"), (2_000_000, "2.0 MB"), (3 * 10**12, "3000.0 GB")]
+)
+def test_sizes_are_for_people(count: int, text: str) -> None:
+    assert size(count) == text

@@ -1,0 +1,84 @@
+"""Asking an exported version as serving would: raw columns in, scores out, over its tables and dense program."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from inference.columns import Column
+from inference.dense import DenseProgram, ProgramTensor
+from inference.lookups import FeatureLookup
+from inference.manifest import Manifest
+from inference.schema import Schema
+from ps.hashing import keys_of
+from ps.spec import Float32Array, Pooling
+from ps.store.base import Base
+from router.lookup import Lookup, LookupResult
+from tests.reference import ReferenceTable, assert_close
+
+
+class Exported:
+    """A version folder, with its tables read into reference tables."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = Manifest.load(folder)
+        self.schema = Schema.from_json(self.manifest.schema.read(folder))
+        self.program = DenseProgram.load(folder, self.manifest, "cpu")
+        self.tables: dict[str, ReferenceTable] = {}
+        for entry in self.manifest.tables:
+            base = Base.open(self.manifest.table_folder(folder, entry.spec.name), verify_rows=True)
+            assert (base.spec, base.rows) == (entry.spec, entry.rows)
+            rows = base.raw_rows(0, base.rows).view(np.float32)
+            keys = keys_of(np.array(base.positions_slice(0, base.rows)))
+            default = base.spec.default_vector()
+            self.tables[entry.spec.name] = ReferenceTable.from_arrays(keys, rows, default)
+
+    def score(self, columns: Mapping[str, Column], rows: int) -> dict[str, Float32Array]:
+        """Prepare, look up slowly, and run the dense program."""
+        prepared = self.schema.prepare(columns, rows)
+        inputs = []
+        for entry in self.manifest.inputs:
+            if entry.lookup is None:
+                assert entry.argument is not None
+                inputs.append(ProgramTensor(self.schema.arguments(prepared, [entry.argument])[entry.argument]))
+                continue
+            spec = self.manifest.lookups[entry.lookup]
+            bound = FeatureLookup(spec, self.schema[spec.feature], self.manifest.table(spec.table).spec)
+            feature = prepared.features[spec.feature]
+            inputs.append(ProgramTensor(bound.values(feature, self._pull(bound.lookup(feature)))))
+        return self.program.run(inputs, rows)
+
+    def _pull(self, lookup: Lookup) -> LookupResult:
+        table = self.tables[lookup.table]
+        if lookup.pooling is Pooling.NONE:
+            rows, found = table.pull(lookup.keys)
+            return LookupResult(rows, int((~found).sum()), found)
+        assert lookup.offsets is not None
+        pooled = table.pull_bags(lookup.keys, lookup.offsets, lookup.pooling, lookup.weights)
+        return LookupResult(pooled.astype(np.float32), 0)
+
+
+def assert_equal(
+    module: nn.Module,
+    schema: Schema,
+    folder: Path,
+    columns: Mapping[str, Column],
+    rows: int,
+    served: Mapping[str, Column] | None = None,
+) -> None:
+    """Assert that a version scores rows as its module does; `served` holds columns of raw ids, where they differ."""
+    made = schema.argument_names()
+    parameters = [name for name in inspect.signature(module.forward).parameters if name in made]
+    arguments = schema.arguments(schema.prepare(columns, rows), parameters)
+    with torch.no_grad():
+        expected = tree_leaves(module.eval()(**{name: torch.tensor(values) for name, values in arguments.items()}))
+    scores = Exported(folder).score({**columns, **(served or {})}, rows)
+    for (name, actual), leaf in zip(scores.items(), expected, strict=True):
+        assert actual.dtype == np.float32, name
+        assert_close(actual, leaf.numpy(), largest=10.0)
