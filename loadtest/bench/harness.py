@@ -1,0 +1,104 @@
+"""How every bench measures and reports: contenders interleaved in one run, medians and ratios, one last line of JSON.
+
+These machines are shared and drift: two numbers are only compared when they were taken in turns, A B A B, and the ratio is
+taken pair by pair before its median. Absolute figures carry the machine, the date and the commit that they were taken on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+QUICK = os.environ.get("QUICK") == "1"
+"""Fewer rows, fewer rounds: a smoke test of the bench, not a measurement to quote."""
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader needs to place a figure: processor, cores, command, date, commit."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "command": " ".join(["python -m", _module_name(), *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "quick": QUICK,
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _module_name() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else Path(sys.argv[0]).name
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One figure per contender and round, taken in turns."""
+
+    values: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.values[name])
+
+    def ratio(self, name: str, base: str) -> float:
+        """Return the median over rounds of name / base, pair by pair."""
+        return statistics.median(a / b for a, b in zip(self.values[name], self.values[base], strict=True))
+
+
+def interleave(contenders: Mapping[str, Callable[[], float]], *, rounds: int) -> Samples:
+    """Run each contender once unmeasured, then all of them in turns, `rounds` times; a contender returns its figure."""
+    for run in contenders.values():
+        run()
+    values: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            values[name].append(run())
+    return Samples(values)
+
+
+class Report:
+    """Rows for people while it runs, and the keys for scripts on the last line."""
+
+    def __init__(self, title: str) -> None:
+        self._console = Console(width=140)
+        self._table = Table(title=title, title_justify="left")
+        for column in ("what", "figure", "against", "ratio", "reach"):
+            self._table.add_column(column, justify="left" if column in ("what", "against") else "right")
+        self._keys: dict[str, Any] = {}
+
+    def row(self, what: str, figure: str, against: str = "", ratio: float | None = None, reach: str = "") -> None:
+        self._table.add_row(what, figure, against, "" if ratio is None else f"{ratio:.2f}", reach)
+
+    def key(self, name: str, value: Any) -> None:
+        self._keys[name] = round(value, 4) if isinstance(value, float) else value
+
+    def finish(self) -> dict[str, Any]:
+        """Print the table, then one line of JSON: the keys and the machine. Returns the keys."""
+        self._console.print(self._table)
+        print(json.dumps({**self._keys, "machine": machine()}), flush=True)
+        return self._keys

@@ -1,0 +1,105 @@
+"""The shard's kernel against torch's: key -> row -> pool in one, beside `embedding_bag` that is given row numbers.
+
+One thread each, bags of 10, uniform and zipf 1.05 keys. "With map" adds to torch the key -> row step that a user would need:
+the better of numpy's searchsorted and pandas' Index.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from loadtest.bench.harness import QUICK, Report, interleave
+from loadtest.bench.tables import bench_keys, bench_rows, generated_table, zipf_rows
+from ps.hashing import positions_of
+from ps.store.pull import pull
+from ps.store.table import Table
+from ps.wire.messages import Op, PullRequest, SubLookup
+
+ROWS = 1_000_000 if QUICK else 10_000_000
+BAG = 10
+BAGS = 8_192
+BATCHES = 8
+ROUNDS = 3 if QUICK else 7
+REACH = {16: "0.4", 64: "0.6, aim 0.8", 128: "0.7, aim 0.8"}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    report = Report(f"Shard kernel: {ROWS:,} rows float32, bags of {BAG}, one thread, M rows/s")
+    keys = bench_keys(ROWS)
+    for dim in (16, 64, 128):
+        table = Table(generated_table(ROWS, dim))
+        weight = torch.from_numpy(bench_rows(0, ROWS, dim))
+        for spread in ("uniform", "zipf"):
+            _measure(report, table, weight, keys, dim, spread)
+        del weight
+    report.finish()
+
+
+def _measure(report: Report, table: Table, weight: torch.Tensor, keys: NDArray[np.uint64], dim: int, spread: str) -> None:
+    rng = np.random.default_rng(0)
+    count = BAGS * BAG
+    batches = [rng.integers(0, ROWS, count) if spread == "uniform" else zipf_rows(rng, ROWS, count) for _ in range(BATCHES)]
+    wanted = [keys[rows] for rows in batches]
+    row_numbers = [torch.from_numpy(rows) for rows in batches]
+    offsets = torch.arange(0, count, BAG)
+    lengths = np.full(BAGS, BAG, np.uint32)
+    lookup = (SubLookup("bench", Op.SUM, count, BAGS, False),)
+    no_weights = np.empty(0, np.float32)
+
+    def ours(batch: int) -> NDArray[np.float32]:
+        request = PullRequest("m", 1, 1, lookup, positions_of(wanted[batch]), lengths, no_weights)
+        return pull([table], [None], request).values
+
+    def theirs(batch: int, rows: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.nn.functional.embedding_bag(row_numbers[batch] if rows is None else rows, weight, offsets, mode="sum")
+
+    order = np.argsort(keys)
+    by_key, index = keys[order], pd.Index(keys)
+
+    def searchsorted(batch: int) -> None:
+        theirs(batch, torch.from_numpy(order[np.searchsorted(by_key, wanted[batch])]))
+
+    def pandas_index(batch: int) -> None:
+        theirs(batch, torch.from_numpy(index.get_indexer(wanted[batch])))
+
+    np.testing.assert_allclose(ours(0).reshape(BAGS, dim), theirs(0).numpy(), rtol=1e-4, atol=1e-4)
+    contenders = {"ours": ours, "torch": theirs}
+    if dim == 64:
+        contenders |= {"searchsorted": searchsorted, "pandas": pandas_index}
+    samples = interleave({name: _rate(run, count) for name, run in contenders.items()}, rounds=ROUNDS)
+
+    ratio = samples.ratio("ours", "torch")
+    ours_rate = f"{samples.median('ours') / 1e6:.1f}"
+    report.row(f"dim {dim}, {spread}", ours_rate, f"torch given rows {samples.median('torch') / 1e6:.1f}", ratio, REACH[dim])
+    if spread == "uniform":
+        report.key(f"kernel_vs_torch_d{dim}", ratio)
+    else:
+        report.key(f"kernel_vs_torch_zipf_d{dim}", ratio)
+    if dim == 64:
+        best = max(("searchsorted", "pandas"), key=samples.median)
+        with_map = samples.ratio("ours", best)
+        report.row(f"dim {dim}, {spread}", ours_rate, f"torch + {best} {samples.median(best) / 1e6:.1f}", with_map, "2")
+        report.key("kernel_vs_torch_with_map_d64" if spread == "uniform" else "kernel_vs_torch_with_map_zipf_d64", with_map)
+
+
+def _rate(run: Callable[[int], object], count: int) -> Callable[[], float]:
+    """Return a contender that gives rows per second over all batches."""
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        for batch in range(BATCHES):
+            run(batch)
+        return count * BATCHES / (time.perf_counter() - begin)
+
+    return measure
+
+
+if __name__ == "__main__":
+    main()

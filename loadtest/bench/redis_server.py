@@ -1,0 +1,57 @@
+"""A private redis-server on loopback for the benches that compare with it (Debian's package; absent: a message)."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+PIPELINE_ROWS = 10_000
+
+
+def installed() -> bool:
+    """Say whether this machine has a redis-server."""
+    return shutil.which("redis-server") is not None
+
+
+@contextmanager
+def private_redis() -> Iterator[int]:
+    """Start one without persistence on a free port, yield the port, and end it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            _wait_ready(port)
+            yield port
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _wait_ready(port: int) -> None:
+    client = redis.Redis(port=port)
+    for _ in range(200):
+        try:
+            client.ping()
+        except redis.ConnectionError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"redis-server did not answer on port {port}")
+
+
+def fill(client: redis.Redis, table: str, rows: NDArray[np.float32]) -> None:
+    """Store every row's bytes under `TABLE:NUMBER`."""
+    for begin in range(0, len(rows), PIPELINE_ROWS):
+        client.mset({f"{table}:{begin + i}": row.tobytes() for i, row in enumerate(rows[begin : begin + PIPELINE_ROWS])})

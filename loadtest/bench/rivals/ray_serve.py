@@ -1,0 +1,64 @@
+"""Rival (d): the whole model, all tables local, as a Ray Serve deployment behind Serve's gRPC proxy.
+
+Serve takes protobuf messages only, so a request and its reply travel inside `google.protobuf.BytesValue`.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import ray
+import torch
+import typer
+from google.protobuf.wrappers_pb2 import BytesValue
+from ray import serve
+from ray.serve.config import gRPCOptions
+
+from loadtest.bench import dlrm
+
+
+class Scorer:
+    """One replica: decodes, scores, encodes."""
+
+    def __init__(self, rows: int) -> None:
+        torch.set_num_threads(1)
+        self._model = dlrm.make_model(rows)
+
+    def Score(self, request: BytesValue) -> BytesValue:  # noqa: N802 - the gRPC method's name
+        with torch.inference_mode():
+            scores = self._model.score_request(dlrm.Request.from_bytes(request.value))
+        return BytesValue(value=scores.numpy().tobytes())
+
+
+def add_rival_to_server(servicer: object, server: object) -> None:
+    """Register the method as generated code would: Serve hands us its proxy as `servicer`."""
+    import grpc
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        servicer.Score,  # type: ignore[attr-defined]
+        request_deserializer=BytesValue.FromString,
+        response_serializer=BytesValue.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(  # type: ignore[attr-defined]
+        (grpc.method_handlers_generic_handler("bench.Rival", {"Score": handler}),)
+    )
+
+
+def main(rows: int = typer.Option(..., help="Rows per table.")) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, namespace="rival")
+    options = gRPCOptions(port=port, grpc_servicer_functions=["loadtest.bench.rivals.ray_serve.add_rival_to_server"])
+    serve.start(grpc_options=options, http_options={"port": 0, "host": "127.0.0.1"})
+    deployment = serve.deployment(num_replicas=2, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=16)(Scorer)
+    serve.run(deployment.bind(rows), name="rival", route_prefix="/rival")
+    print(f"ready {port}", flush=True)
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    serve.shutdown()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    typer.run(main)

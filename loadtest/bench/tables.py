@@ -1,0 +1,58 @@
+"""Generated tables for benches, kept between runs in a cache folder: making gigabytes takes longer than measuring them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from ps.spec import TableSpec
+from ps.store.base import Base
+from ps.store.writer import TableWriter
+
+CHUNK_ROWS = 262_144
+
+
+def cache_folder() -> Path:
+    """Return where generated tables are kept: $RINGPULL_BENCH_CACHE, or a folder below the temporary one."""
+    folder = Path(os.environ.get("RINGPULL_BENCH_CACHE") or Path(tempfile.gettempdir()) / "ringpull-bench")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def bench_keys(rows: int) -> NDArray[np.uint64]:
+    """Return the keys of a generated table (rows,): spread over the whole uint64 range, so no array could be indexed by them."""
+    return np.arange(rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+def bench_rows(begin: int, end: int, dim: int) -> NDArray[np.float32]:
+    """Return rows begin..end of a generated table, float32 (n, dim): cheap, and different in every row."""
+    numbers = np.arange(begin, end, dtype=np.float32)[:, None] * np.float32(1e-6)
+    return numbers + np.linspace(-1, 1, dim, dtype=np.float32)[None, :]
+
+
+def generated_table(rows: int, dim: int) -> Base:
+    """Open a generated table, making it first if this machine has none of that size."""
+    folder = cache_folder() / f"float32-{rows}x{dim}"
+    if not folder.exists():
+        keys = bench_keys(rows)
+        with TableWriter(folder, TableSpec(name="bench", dim=dim)) as writer:
+            for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {dim}"):
+                end = min(begin + CHUNK_ROWS, rows)
+                writer.add(keys[begin:end], bench_rows(begin, end, dim))
+            writer.finish()
+    return Base.open(folder)
+
+
+def zipf_rows(rng: np.random.Generator, rows: int, count: int, exponent: float = 1.05) -> NDArray[np.int64]:
+    """Return `count` row numbers below `rows`, the k-th hottest drawn with weight k^-exponent (bounded zipf by inversion)."""
+    uniform = rng.random(count)
+    power = 1 - exponent
+    ranks = ((rows**power - 1) * uniform + 1) ** (1 / power)
+    hottest_first = np.minimum(ranks.astype(np.int64) - 1, rows - 1)
+    # spread hot rows over the table, as real ids are
+    return (hottest_first * 0x9E3779B1 + 12_345) % rows
