@@ -1,15 +1,18 @@
 """The shard map: which shard owns which slots, and where it listens. Frozen; a new epoch is a new map.
 
-Heads route with it, shards guard with the ring inside it. Routing reads one array: `owner_table(r)[position >> 48]`.
+Heads route with it, shards guard with the ring inside it. Routing reads one array:
+`ring.owner_table(r)[position >> 48]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ps.errors import InvalidInput
 from ps.ring import Ring
-from ps.spec import Replicas
+from ps.spec import ALL, Replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +34,52 @@ class ShardMap:
     ring: Ring
     replicas: Mapping[tuple[str, str], Replicas]
     """(model, table) -> wanted copies; a table not named has one."""
+
+    def __post_init__(self) -> None:
+        ids = tuple(address.shard for address in self.shards)
+        if ids != self.ring.shards:
+            raise InvalidInput(
+                f"shard map {self.epoch}: addresses of shards {ids}, a ring of shards {self.ring.shards}"
+            )
+        for (model, table), replicas in self.replicas.items():
+            if replicas != ALL and (not isinstance(replicas, int) or replicas < 1):
+                raise InvalidInput(
+                    f"shard map {self.epoch}: {model}/{table} has {replicas!r} replicas: 1 or more, or 'all'"
+                )
+
+    def wanted_replicas(self, model: str, table: str) -> Replicas:
+        """Return how many copies the table should have."""
+        return self.replicas.get((model, table), 1)
+
+    def effective_replicas(self, model: str, table: str) -> int:
+        """Return how many copies the table has: as many as wanted, while there are owners enough."""
+        wanted = self.wanted_replicas(model, table)
+        return len(self.shards) if wanted == ALL else min(wanted, self.ring.ranks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON/msgpack values; `from_dict` reads them back."""
+        return {
+            "epoch": self.epoch,
+            "shards": [[address.shard, address.host, address.port] for address in self.shards],
+            "ring": self.ring.to_dict(),
+            "replicas": [[model, table, replicas] for (model, table), replicas in self.replicas.items()],
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> ShardMap:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            InvalidInput: A field is missing or of the wrong type, or addresses and ring name different shards.
+        """
+        try:
+            return cls(
+                epoch=int(fields["epoch"]),
+                shards=tuple(ShardAddress(int(shard), str(host), int(port)) for shard, host, port in fields["shards"]),
+                ring=Ring.from_dict(fields["ring"]),
+                replicas={(str(model), str(table)): replicas for model, table, replicas in fields["replicas"]},
+            )
+        except KeyError as exc:
+            raise InvalidInput(f"shard map: field {exc} is missing") from exc
+        except (TypeError, ValueError) as exc:
+            raise InvalidInput(f"shard map: {exc}") from exc

@@ -1,0 +1,174 @@
+"""Who gets the places of a rank that are empty: a leaver's, or all of a new rank's.
+
+An owner that a slot has at a later rank may move up into an empty place: every prefix of the list then gains one
+shard, as when an outsider fills the place, so nothing more is copied. Its own place is empty then, to be filled when
+its rank's turn comes. An owner at an earlier rank may not be given the slot again.
+
+Places are filled greedily, then levelled: while a shard is off by more than the slack, slots are handed on along a
+chain of shards, from the fuller end to the emptier, each step a piece that the next shard may own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from itertools import pairwise
+from math import ceil
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.hashing import SLOTS
+
+NOBODY: Final = 65_535
+"""In an owner table: the place is empty."""
+
+SLACK: Final = 0.02
+"""A shard may be this far from even, to save runs. Promised are 5%: the rest is for forced choices."""
+
+OwnerTable = NDArray[np.uint16]
+"""(SLOTS, ranks): the owners of every slot, first owner first."""
+
+Run = tuple[int, int]
+"""Slots, half open."""
+
+
+def run_starts(table: OwnerTable) -> NDArray[np.int64]:
+    """Return where runs of equal rows begin, ascending, first 0: int64."""
+    changes = (table[1:] != table[:-1]).any(axis=1)
+    return np.concatenate([[0], np.flatnonzero(changes) + 1])
+
+
+def cut(runs: list[Run], longest: float) -> list[Run]:
+    """Cut each run into equal parts no longer than `longest`."""
+    parts: list[Run] = []
+    for begin, end in runs:
+        count = max(1, ceil((end - begin) / longest))
+        parts += [(begin + (end - begin) * i // count, begin + (end - begin) * (i + 1) // count) for i in range(count)]
+    return parts
+
+
+class Vacancies:
+    """The empty places of one rank, being filled in the table given. Earlier ranks must be full."""
+
+    def __init__(self, out: OwnerTable, rank: int, shards: list[int]) -> None:
+        self._out = out
+        self._rank = rank
+        self._shards = shards
+        self._even = SLOTS / len(shards)
+        counts = np.bincount(out[:, rank], minlength=NOBODY + 1)
+        self._counts = {shard: int(counts[shard]) for shard in shards}
+        bounds = [*run_starts(out[:, : rank + 1]).tolist(), SLOTS]
+        self._empty = [run for run in pairwise(bounds) if out[run[0], rank] == NOBODY]
+        self._given: list[tuple[int, int, int]] = []
+        """Pieces (begin, end, shard) filled so far; the earlier owners are the same all over a piece."""
+
+    def fill_near(self) -> None:
+        """Fill the places with owners of neighbouring slots where these have room, else with the least loaded shard."""
+        slack = SLACK * self._even / 4
+        for begin, end in self._empty:
+            while begin < end:
+                shard = self._neighbour(begin, end, slack)
+                if shard is None:
+                    shard = min(self._allowed(begin), key=lambda s: (self._counts[s], s))
+                room = int(self._even - self._counts[shard])
+                # Where nobody allowed has room, the piece is not cut: levelling hands parts on if it must.
+                stop = begin + room if slack < room < end - begin - slack else end
+                self._give(begin, stop, shard)
+                begin = stop
+        self._finish()
+
+    def fill_mixed(self, pieces: int) -> None:
+        """Fill the places so that each shard, in about this many pieces, shares slots with all others alike."""
+        shared: Counter[tuple[int, int]] = Counter()
+        for begin, end in cut(self._empty, self._even / pieces):
+            earlier, allowed = self._earlier(begin), self._allowed(begin)
+            roomy = [shard for shard in allowed if self._counts[shard] + (end - begin) / 2 <= self._even]
+            shard = min(roomy or allowed, key=lambda s: (sum(shared[a, s] for a in earlier), self._counts[s]))
+            for other in earlier:
+                shared[other, shard] += end - begin
+            self._give(begin, end, shard)
+        self._finish()
+
+    def _earlier(self, slot: int) -> list[int]:
+        owners: list[int] = self._out[slot, : self._rank].tolist()
+        return owners
+
+    def _allowed(self, slot: int) -> list[int]:
+        earlier = self._earlier(slot)
+        return [shard for shard in self._shards if shard not in earlier]
+
+    def _neighbour(self, begin: int, end: int, slack: float) -> int | None:
+        """Return the owner of the slot before or after, if it may own these and has room for all of them."""
+        column = self._out[:, self._rank]
+        for slot in (begin - 1, end):
+            shard = int(column[slot]) if 0 <= slot < SLOTS else NOBODY
+            fits = shard != NOBODY and self._even - self._counts[shard] >= end - begin - slack
+            if fits and shard not in self._earlier(begin):
+                return shard
+        return None
+
+    def _give(self, begin: int, end: int, shard: int) -> None:
+        self._out[begin:end, self._rank] = shard
+        self._counts[shard] += end - begin
+        self._given.append((begin, end, shard))
+
+    def _finish(self) -> None:
+        """Level, then empty the later places of those that moved up."""
+        self._level()
+        for begin, end, shard in self._given:
+            later = self._out[begin:end, self._rank + 1 :]
+            later[later == shard] = NOBODY
+
+    # -- levelling -----------------------------------------------------------------------------------------------------
+
+    def _level(self) -> None:
+        """Hand slots on until every shard is within the slack, or no chain brings those nearer that are not."""
+        slack = max(1.0, SLACK * self._even)
+        stuck: set[int] = set()
+        while True:
+            off = {s: count - self._even for s, count in self._counts.items() if s not in stuck}
+            worst = max(off, key=lambda s: abs(off[s]), default=None)
+            if worst is None or abs(off[worst]) <= slack:
+                return
+            if not self._hand_on(worst, giving=off[worst] > 0):
+                stuck.add(worst)
+
+    def _hand_on(self, start: int, *, giving: bool) -> bool:
+        """Even out one shard with the one furthest the other way, of those that a chain reaches.
+
+        Returns:
+            Whether anything was handed on. The sum of squared distances from even then fell: levelling ends.
+        """
+        steps: dict[int, tuple[int, int]] = {}
+        queue = deque([start])
+        while queue:
+            here = queue.popleft()
+            for index, (begin, end, owner) in enumerate(self._given):
+                if begin == end:
+                    continue
+                if giving:
+                    reached = self._allowed(begin) if owner == here else []
+                else:
+                    reached = [owner] if here not in self._earlier(begin) else []
+                for other in reached:
+                    if other != start and other not in steps:
+                        steps[other] = (here, index)
+                        queue.append(other)
+        goal = (min if giving else max)([start, *steps], key=lambda s: self._counts[s])
+        amount = abs(self._counts[start] - self._counts[goal]) // 2
+        if amount == 0:
+            return False
+        chain = []
+        here = goal
+        while here != start:
+            before, index = steps[here]
+            chain.append((index, here if giving else before))
+            here = before
+        amount = min(amount, *(self._given[index][1] - self._given[index][0] for index, _ in chain))
+        for index, receiver in chain:
+            begin, end, giver = self._given[index]
+            self._given[index] = (begin, end - amount, giver)
+            self._counts[giver] -= amount
+            self._give(end - amount, end, receiver)
+        return True

@@ -1,0 +1,89 @@
+"""What a router says of itself: counts since it was made, copied on demand into frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ps.wire.messages import PullReply, PullRequest
+from router.lookup import Lookup, LookupResult
+
+TableKey = tuple[str, int, str]
+"""(model, version, table)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableCounters:
+    """What was pulled from one table of one version."""
+
+    keys: int = 0
+    missing: int = 0
+    """Of these, keys the table does not have."""
+    lost: int = 0
+    """Of these, keys that no live shard could answer for, filled in by the table's policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterCounters:
+    """What a router has done."""
+
+    pulls: int = 0
+    failed: int = 0
+    """Pulls that raised, cancelled ones included."""
+    messages: int = 0
+    """Pull requests sent to shards."""
+    sent_bytes: int = 0
+    """Of arrays; headers are not counted."""
+    received_bytes: int = 0
+    not_owner: int = 0
+    """Messages a shard refused because its ranges were others by then; their keys were routed again."""
+    unavailable: int = 0
+    """Messages that got no answer because the shard could not be reached or broke off."""
+    tables: Mapping[TableKey, TableCounters] = field(default_factory=dict)
+
+
+class Tally:
+    """Counts as they go; the only mutable thing here, owned by one router."""
+
+    def __init__(self) -> None:
+        self.pulls = self.failed = self.messages = self.sent_bytes = self.received_bytes = 0
+        self.not_owner = self.unavailable = 0
+        self._tables: dict[tuple[str, int], dict[str, list[int]]] = {}
+        """By version, then table: the fields of `TableCounters`."""
+
+    def sent(self, request: PullRequest) -> None:
+        """Count one message to a shard."""
+        self.messages += 1
+        self.sent_bytes += request.positions.nbytes + request.lengths.nbytes + request.weights.nbytes
+
+    def received(self, reply: PullReply) -> None:
+        """Count one answer."""
+        self.received_bytes += reply.values.nbytes + reply.missing.nbytes + reply.found.nbytes
+
+    def looked_up(self, model: str, version: int, lookups: Sequence[Lookup], results: Sequence[LookupResult]) -> None:
+        """Count the merged look-ups of one pull."""
+        tables = self._tables.setdefault((model, version), {})
+        for lookup, result in zip(lookups, results, strict=True):
+            counts = tables.get(lookup.table)
+            if counts is None:
+                counts = tables[lookup.table] = [0, 0, 0]
+            counts[0] += lookup.keys.size
+            counts[1] += result.missing
+            counts[2] += result.lost
+
+    def counters(self) -> RouterCounters:
+        """Return the counts so far."""
+        return RouterCounters(
+            self.pulls,
+            self.failed,
+            self.messages,
+            self.sent_bytes,
+            self.received_bytes,
+            self.not_owner,
+            self.unavailable,
+            {
+                (model, version, table): TableCounters(*counts)
+                for (model, version), tables in self._tables.items()
+                for table, counts in tables.items()
+            },
+        )

@@ -1,0 +1,223 @@
+"""From the shards' partial vectors to the results: added in the order of `add` calls, which the caller keeps fixed.
+
+The first partial of a bag is stored and later ones are summed or maximised into it, so no bag starts from zeros (a
+maximum would be wrong). A bag that nobody touched was empty, and is zeros. Means are divided by the length of their
+bag once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import ProtocolError
+from ps.spec import Float32Array
+from ps.wire.messages import PullReply
+from router.batch import BAGS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
+from router.lookup import LookupResult
+from router.partition import Part
+
+UInt8Array = NDArray[np.uint8]
+
+
+class Merge:
+    """The results of one batch while partials come in."""
+
+    def __init__(self, batch: Batch, dims: Int64Array) -> None:
+        """Make room for the results.
+
+        Args:
+            batch: The whole batch, as laid out by `Batch.of`.
+            dims: (L,): numbers per row of each look-up's table.
+        """
+        vectors = batch.vectors()
+        self._batch = batch
+        self._dims = dims
+        self._vector_begins = _begins(vectors)
+        self._value_begins = _begins(vectors * dims)
+        self._values = np.empty(int(self._value_begins[-1]), np.float32)
+        self._touched = np.zeros(int(self._vector_begins[-1]), np.uint8)
+        self._found = np.zeros(int(self._vector_begins[-1]), np.uint8)
+        self._missing = np.zeros(len(dims), np.int64)
+        self._lost = np.zeros(len(dims), np.int64)
+
+    def check(self, part: Part, reply: PullReply) -> None:
+        """Check that an answer fits what was asked.
+
+        Raises:
+            ProtocolError: It does not; the shard is not to be believed.
+        """
+        unpooled = part.batch.shape[:, OP] == ROWS
+        due = int((np.where(unpooled, part.keys, part.bags) * self._dims).sum())
+        due_found = int(part.keys[unpooled].sum())
+        due_counts = int(np.count_nonzero(part.keys))
+        if (reply.values.size, reply.missing.size, reply.found.size) != (due, due_counts, due_found):
+            raise ProtocolError(
+                f"shard {part.shard} answered {reply.values.size} values, {reply.missing.size} counts and"
+                f" {reply.found.size} flags; {due}, {due_counts} and {due_found} were due"
+            )
+
+    def add(self, part: Part, reply: PullReply) -> None:
+        """Merge the answer, which `check` has passed, to one part of the batch, or to a part of such a part."""
+        self._missing[part.keys > 0] += reply.missing
+        _add(
+            part.batch.shape,
+            part.keys,
+            part.bags,
+            part.targets,
+            self._dims,
+            np.require(reply.values, np.float32, ("C", "A")),
+            np.require(reply.found, np.uint8, ("C", "A")),
+            self._vector_begins,
+            self._value_begins,
+            self._values,
+            self._touched,
+            self._found,
+        )
+
+    def add_lost(self, part: Part, defaults: Sequence[Float32Array]) -> None:
+        """Merge the default vectors of the look-ups' tables in place of an answer that nobody could give."""
+        self.add(part, _default_reply(part, defaults))
+        self._lost += part.keys
+
+    def results(self) -> list[LookupResult]:
+        """Divide means, put zeros in empty bags, and return the results, in the order of the look-ups. Call it once."""
+        _finish(
+            self._batch.shape,
+            self._batch.offsets,
+            self._dims,
+            self._vector_begins,
+            self._value_begins,
+            self._values,
+            self._touched,
+        )
+        found = self._found.view(np.bool_)
+        begins, vectors = self._value_begins.tolist(), self._vector_begins.tolist()
+        columns = zip(
+            self._batch.shape[:, OP].tolist(),
+            self._dims.tolist(),
+            begins[:-1],
+            begins[1:],
+            vectors[:-1],
+            vectors[1:],
+            self._missing.tolist(),
+            self._lost.tolist(),
+            strict=True,
+        )
+        return [
+            LookupResult(
+                values=self._values[begin:end].reshape(last - first, dim),
+                missing=missing,
+                found=found[first:last] if op == ROWS else None,
+                lost=lost,
+            )
+            for op, dim, begin, end, first, last, missing, lost in columns
+        ]
+
+
+def _begins(counts: Int64Array) -> Int64Array:
+    begins = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=begins[1:])
+    return begins
+
+
+def _default_reply(part: Part, defaults: Sequence[Float32Array]) -> PullReply:
+    """Return what a shard without any of the keys would answer, but that they do not count as missing."""
+    values = [np.empty(0, np.float32)]
+    shape = part.batch.shape.tolist()
+    key = bag = weight = found = 0
+    asked = part.asked()
+    for index in asked:
+        keys, bags = int(part.keys[index]), int(part.bags[index])
+        lengths = part.lengths[bag : bag + bags]
+        if shape[index][OP] == ROWS:
+            factors = np.ones(keys, np.float32)
+            found += keys
+        elif shape[index][OP] == MAX:
+            factors = np.ones(bags, np.float32)
+        elif shape[index][WEIGHTED]:
+            begins = _begins(lengths.astype(np.int64))[:-1]
+            factors = np.add.reduceat(part.weights[weight : weight + keys], begins)
+        else:
+            factors = lengths.astype(np.float32)
+        values.append(np.outer(factors, defaults[index]).astype(np.float32).ravel())
+        key, bag = key + keys, bag + bags
+        weight += keys if shape[index][WEIGHTED] else 0
+    return PullReply(np.concatenate(values), np.zeros(len(asked), np.uint32), np.zeros(found, np.uint8))
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(
+    shape: Int64Array,
+    keys: Int64Array,
+    bags: Int64Array,
+    targets: Int64Array,
+    dims: Int64Array,
+    partials: Float32Array,
+    partials_found: UInt8Array,
+    vector_begins: Int64Array,
+    value_begins: Int64Array,
+    values: Float32Array,
+    touched: UInt8Array,
+    found: UInt8Array,
+) -> None:
+    # Unsigned indexes, here and below: numba lets a negative one count from the end, and to test for that in the inner
+    # loop would keep it from being vectorised. A slice per vector was tried: its reference counting doubled the time.
+    vector = source = flag = np.uint64(0)
+    for lookup in range(shape.shape[0]):
+        op, dim = shape[lookup, OP], np.uint64(dims[lookup])
+        first, base = np.uint64(vector_begins[lookup]), np.uint64(value_begins[lookup])
+        for _ in range(keys[lookup] if op == ROWS else bags[lookup]):
+            target = np.uint64(targets[vector])
+            vector += np.uint64(1)
+            begin = base + target * dim
+            if not touched[first + target]:
+                touched[first + target] = 1
+                for j in range(dim):
+                    values[begin + j] = partials[source + j]
+            elif op == MAX:
+                for j in range(dim):
+                    partial = partials[source + j]
+                    # A NaN stays, as it does in a sum.
+                    if partial > values[begin + j] or partial != partial:
+                        values[begin + j] = partial
+            else:
+                for j in range(dim):
+                    values[begin + j] += partials[source + j]
+            source += dim
+            if op == ROWS:
+                found[first + target] = partials_found[flag]
+                flag += np.uint64(1)
+
+
+# numpy's error model: a check for division by zero in the loop would keep it from being vectorised.
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _finish(
+    shape: Int64Array,
+    offsets: Int64Array,
+    dims: Int64Array,
+    vector_begins: Int64Array,
+    value_begins: Int64Array,
+    values: Float32Array,
+    touched: UInt8Array,
+) -> None:
+    offset = 0
+    for lookup in range(shape.shape[0]):
+        if shape[lookup, OP] == ROWS:
+            continue
+        dim, mean = np.uint64(dims[lookup]), shape[lookup, MEAN] != 0
+        vector, value = np.uint64(vector_begins[lookup]), np.uint64(value_begins[lookup])
+        for bag in range(shape[lookup, BAGS]):
+            if not touched[vector]:
+                for j in range(dim):
+                    values[value + j] = 0.0
+            elif mean:
+                length = np.float32(offsets[offset + bag + 1] - offsets[offset + bag])
+                for j in range(dim):
+                    values[value + j] /= length
+            vector += np.uint64(1)
+            value += dim
+        offset += shape[lookup, BAGS] + 1

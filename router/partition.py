@@ -1,0 +1,251 @@
+"""From a batch to one part per shard: hash every key once, choose its owner, put it there.
+
+A key goes to its slot's first owner, unless a later owner of its table has over `STICKINESS_KEYS` fewer keys waiting,
+those of this batch so far included; a shard that is down has `replicas.DOWN` waiting. So the same map and the same
+load give the same parts. Keys whose owners are all down form a part of nobody (`Part.shard` is None).
+
+A bag that is spread over shards becomes a sub-bag in each; `Part.targets` remembers which bag it was. Within a part,
+look-ups, their sub-bags and the keys of these keep the order of the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import InvalidInput
+from ps.hashing import SLOT_SHIFT, fmix64
+from ps.spec import Float32Array, UInt64Array
+from ps.vacancies import OwnerTable
+from ps.wire.messages import Op, PullRequest, SubLookup
+from router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
+from router.replicas import DOWN
+
+STICKINESS_KEYS: Final = 256
+"""A few microseconds of a shard's work; below that, staying with first owners keeps a row in one cache, not in two."""
+
+_OPS: Final = tuple(Op)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one shard is asked of a batch. Arrays are views of arrays shared by the parts of a batch."""
+
+    shard: int | None
+    """None: no owner is up."""
+    batch: Batch
+    """What this is a part of."""
+    keys: Int64Array
+    """(L,): keys of each look-up of the batch; 0 for look-ups this part has nothing of."""
+    bags: Int64Array
+    """(L,): sub-bags of each look-up; 0 when unpooled."""
+    positions: UInt64Array
+    """(sum of keys,): ring positions."""
+    lengths: NDArray[np.uint32]
+    """(sum of bags,): keys of each sub-bag, at least 1."""
+    weights: Float32Array
+    """(sum of keys of weighted look-ups,)."""
+    targets: Int64Array
+    """(vectors,): where the vector of each sub-bag, or of each key when unpooled, goes among the look-up's outputs."""
+
+    def asked(self) -> list[int]:
+        """Return the indexes of the look-ups that this part has keys of: those of `request`, in its order."""
+        return np.flatnonzero(self.keys).tolist()
+
+    def request(self, model: str, version: int, epoch: int) -> PullRequest:
+        """Return the message that asks for this part."""
+        shape, tables = self.batch.shape.tolist(), self.batch.tables
+        lookups = tuple(
+            [
+                SubLookup(tables[i], _OPS[shape[i][OP]], keys, bags, shape[i][WEIGHTED] != 0)
+                for i, (keys, bags) in enumerate(zip(self.keys.tolist(), self.bags.tolist(), strict=True))
+                if keys
+            ]
+        )
+        return PullRequest(model, version, epoch, lookups, self.positions, self.lengths, self.weights)
+
+    def again(self) -> Batch:
+        """Return these keys as a batch of their own, to be partitioned anew over other owners or with a newer map."""
+        shape = self.batch.shape.copy()
+        shape[:, KEYS] = self.keys
+        shape[:, BAGS] = self.bags
+        offsets = [np.empty(0, np.int64)]
+        begin = 0
+        for op, bags in shape[:, [OP, BAGS]].tolist():
+            if op != ROWS:
+                offsets.append(np.concatenate([[0], np.cumsum(self.lengths[begin : begin + bags], dtype=np.int64)]))
+                begin += bags
+        return Batch(
+            tables=self.batch.tables,
+            shape=shape,
+            keys=self.positions,
+            hashed=True,
+            offsets=np.concatenate(offsets),
+            weights=self.weights,
+            targets=self.targets,
+        )
+
+
+def partition(batch: Batch, replicas: Int64Array, whole: int, owners: OwnerTable, waiting: Int64Array) -> list[Part]:
+    """Cut a batch into parts, ascending by shard id, the part of nobody last. Shards without a key get none.
+
+    Args:
+        batch: As laid out by `Batch.of`, or `Part.again`.
+        replicas: (L,): copies of each look-up's table; 0 for a table that every shard has.
+        whole: The shard asked for the tables that every shard has.
+        owners: (SLOTS, ranks): owners of each slot, of which a table uses its first `replicas`.
+        waiting: (S+1,): keys that each shard, by id, has in flight, `DOWN` for one that cannot be asked, and for the
+            last, which stands for nobody. Keys of the batch are added to it.
+
+    Raises:
+        InvalidInput: Offsets that do not ascend from 0 to the number of keys; names the table.
+    """
+    hashed, chosen, counts = _choose(batch.shape, batch.keys, batch.hashed, replicas, whole, owners, waiting)
+    waiting += counts
+    begins = np.cumsum(counts) - counts
+    wrong, keys, bags, positions, lengths, weights, targets = _place(
+        batch.shape, batch.offsets, batch.weights, batch.targets, hashed, chosen, begins
+    )
+    if wrong >= 0:
+        raise InvalidInput(
+            f"look-up in {batch.tables[wrong]}: offsets must ascend from 0 to the number of keys,"
+            f" {batch.shape[wrong, KEYS]}"
+        )
+    unpooled, weighted = batch.shape[:, OP] == ROWS, batch.shape[:, WEIGHTED] != 0
+    ends = begins + counts
+    bag_ends = begins + bags.sum(axis=1)
+    target_ends = bag_ends + keys[:, unpooled].sum(axis=1)
+    weight_ends = begins + keys[:, weighted].sum(axis=1)
+    nobody = waiting.size - 1
+    parts = []
+    for shard in np.flatnonzero(counts).tolist():
+        begin = begins[shard]
+        parts.append(
+            Part(
+                shard=None if shard == nobody else shard,
+                batch=batch,
+                keys=keys[shard],
+                bags=bags[shard],
+                positions=positions[begin : ends[shard]],
+                lengths=lengths[begin : bag_ends[shard]],
+                weights=weights[begin : weight_ends[shard]],
+                targets=targets[begin : target_ends[shard]],
+            )
+        )
+    return parts
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(
+    shape: Int64Array,
+    keys: UInt64Array,
+    hashed: bool,
+    replicas: Int64Array,
+    whole: int,
+    owners: OwnerTable,
+    waiting: Int64Array,
+) -> tuple[UInt64Array, NDArray[np.uint16], Int64Array]:
+    """Return the position of every key (N,), its shard (N,), and how many keys each shard got (S+1,)."""
+    positions = np.empty(keys.size, np.uint64)
+    chosen = np.empty(keys.size, np.uint16)
+    counts = np.zeros(waiting.size, np.int64)
+    asked = np.where(waiting < DOWN, np.arange(waiting.size), waiting.size - 1)
+    end = 0
+    for lookup in range(shape.shape[0]):
+        begin, copies = end, int(replicas[lookup])
+        end += int(shape[lookup, KEYS])
+        for i in range(begin, end):
+            position = keys[i] if hashed else fmix64(keys[i])
+            positions[i] = position
+            owner = whole
+            if copies > 0:
+                slot = int(position >> np.uint64(SLOT_SHIFT))
+                owner = int(owners[slot, 0])
+                for rank in range(1, copies):
+                    other = int(owners[slot, rank])
+                    if waiting[other] + counts[other] < waiting[owner] + counts[owner] - STICKINESS_KEYS:
+                        owner = other
+            owner = asked[owner]
+            chosen[i] = owner
+            counts[owner] += 1
+    return positions, chosen, counts
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(
+    shape: Int64Array,
+    offsets: Int64Array,
+    batch_weights: Float32Array,
+    batch_targets: Int64Array,
+    batch_positions: UInt64Array,
+    chosen: NDArray[np.uint16],
+    begins: Int64Array,
+) -> tuple[int, Int64Array, Int64Array, UInt64Array, NDArray[np.uint32], Float32Array, Int64Array]:
+    """Return the look-up with wrong offsets, or -1; keys and bags (S+1, L); and positions, lengths, weights, targets.
+
+    The last four have room for N, and the part of a shard begins in each at `begins`: no part has more sub-bags,
+    weights or targets than keys.
+    """
+    shards, count = begins.size, batch_positions.size
+    keys = np.empty((shards, shape.shape[0]), np.int64)
+    bags = np.empty((shards, shape.shape[0]), np.int64)
+    positions = np.empty(count, np.uint64)
+    lengths = np.empty(count, np.uint32)
+    weights = np.empty(count if batch_weights.size else 0, np.float32)
+    targets = np.empty(count, np.int64)
+    renamed = batch_targets.size > 0
+
+    # By shard: where the next key and weight go, where the last sub-bag went, and how many rows were before it.
+    next_key, next_weight, last_sub_bag = begins.copy(), begins.copy(), begins - 1
+    rows = np.zeros(shards, np.int64)
+    last_bag = np.full(shards, -1, np.int64)
+    key = offset = weight = vector = 0
+    for lookup in range(shape.shape[0]):
+        keys[:, lookup], bags[:, lookup] = next_key, last_sub_bag
+        end = key + int(shape[lookup, KEYS])
+        vectors = end - key
+        if shape[lookup, OP] == ROWS:
+            for i in range(key, end):
+                shard = int(chosen[i])
+                positions[next_key[shard]] = batch_positions[i]
+                next_key[shard] += 1
+                rows[shard] += 1
+                targets[last_sub_bag[shard] + rows[shard]] = batch_targets[vector + i - key] if renamed else i - key
+        else:
+            vectors = int(shape[lookup, BAGS])
+            weighted = shape[lookup, WEIGHTED] != 0
+            bag_end = key + int(offsets[offset])
+            right = bag_end == key
+            for bag in range(vectors):
+                bag_begin, bag_end = bag_end, key + int(offsets[offset + bag + 1])
+                if not right or bag_end < bag_begin or bag_end > end:
+                    right = False
+                    break
+                target = batch_targets[vector + bag] if renamed else bag
+                for i in range(bag_begin, bag_end):
+                    shard = int(chosen[i])
+                    positions[next_key[shard]] = batch_positions[i]
+                    next_key[shard] += 1
+                    # Whether the shard met this bag before cannot be predicted: no branch, but the same written again.
+                    fresh = np.int64(last_bag[shard] != vector + bag)
+                    last_bag[shard] = vector + bag
+                    sub_bag = last_sub_bag[shard] + fresh
+                    last_sub_bag[shard] = sub_bag
+                    lengths[sub_bag] = np.uint32(lengths[sub_bag] * (1 - fresh) + 1)
+                    targets[rows[shard] + sub_bag] = target
+                    if weighted:
+                        weights[next_weight[shard]] = batch_weights[weight + i - key]
+                        next_weight[shard] += 1
+            if not right or bag_end != end:
+                return lookup, keys, bags, positions, lengths, weights, targets
+            offset += vectors + 1
+            weight += end - key if weighted else 0
+        vector += vectors
+        keys[:, lookup] = next_key - keys[:, lookup]
+        bags[:, lookup] = last_sub_bag - bags[:, lookup]
+        key = end
+    return -1, keys, bags, positions, lengths, weights, targets

@@ -1,0 +1,71 @@
+"""What the choice among a key's owners reads: the map as arrays, and the load that this router has put on every shard.
+
+A `Placement` is made once per epoch. `Loads` counts the keys in flight. Shards found to be down in the course of one
+request are left out of that request only, so the next one tries them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.spec import ALL
+from ps.vacancies import OwnerTable
+from router.shard_map import ShardAddress, ShardMap
+
+DOWN: Final = 1 << 60
+"""As a number of keys in flight: the shard cannot be asked."""
+
+
+class Placement:
+    """What routing reads of one shard map."""
+
+    def __init__(self, shard_map: ShardMap) -> None:
+        self.shard_map = shard_map
+        self.epoch = shard_map.epoch
+        self.addresses: Mapping[int, ShardAddress] = {address.shard: address for address in shard_map.shards}
+        self.owners: OwnerTable = shard_map.ring.owner_table(shard_map.ring.ranks)
+        self._replicas = {
+            name: 0 if wanted == ALL else shard_map.effective_replicas(*name)
+            for name, wanted in shard_map.replicas.items()
+        }
+
+    def replicas(self, model: str, tables: Iterable[str]) -> NDArray[np.int64]:
+        """Return how many owners each table of a model uses; 0 for one that every shard has."""
+        return np.array([self._replicas.get((model, table), 1) for table in tables], np.int64)
+
+
+class Loads:
+    """Keys in flight at each shard, by id."""
+
+    def __init__(self) -> None:
+        self._keys: dict[int, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Loads {self._keys}>"
+
+    def add(self, shard: int, keys: int) -> None:
+        """Count keys in flight; a negative number when they are answered, or given up."""
+        left = self._keys.get(shard, 0) + keys
+        if left:
+            self._keys[shard] = left
+        else:
+            del self._keys[shard]
+
+    def waiting(self, placement: Placement, down: Collection[ShardAddress]) -> NDArray[np.int64]:
+        """Return keys in flight by shard id: int64 (S+1,), new, as `partition` wants it, `DOWN` for nobody (last)."""
+        shards = placement.shard_map.shards
+        waiting = np.full(shards[-1].shard + 2, DOWN, np.int64)
+        for address in shards:
+            if address not in down:
+                waiting[address.shard] = self._keys.get(address.shard, 0)
+        return waiting
+
+
+def least_loaded(waiting: NDArray[np.int64]) -> int:
+    """Return the id of the shard with the fewest keys in flight, the lowest of equals; nobody's when all are down."""
+    least = int(waiting.argmin())
+    return least if waiting[least] < DOWN else waiting.size - 1

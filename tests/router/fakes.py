@@ -1,0 +1,139 @@
+"""Shards in memory: they answer pulls from reference tables, and refuse what they do not own, as real ones do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import numpy as np
+
+from ps.errors import ConnectionLost, NotFound, NotOwner, RingpullError, Unavailable
+from ps.hashing import SLOT_SHIFT, keys_of
+from ps.ring import Ring
+from ps.spec import Pooling, Replicas, TableSpec
+from ps.wire.messages import Op, PullReply, PullRequest, Reply, Request, ShardStatistics, StatisticsRequest
+from router.client import Router
+from router.shard_map import ShardAddress, ShardMap
+from tests.reference import ReferenceTable
+
+MODEL, VERSION = "model", 3
+
+
+class FakeShard:
+    """One shard with every table whole, answering for the slots that its own map gives it."""
+
+    def __init__(self, shard: int, tables: Mapping[str, ReferenceTable]) -> None:
+        self.shard = shard
+        self.tables = tables
+        self.shard_map: ShardMap | None = None
+        self.requests: list[PullRequest] = []
+        self.failures: list[RingpullError] = []
+        """Raised one after the other instead of the next answers."""
+        self.gate: asyncio.Event | None = None
+        """When set, pulls wait for it."""
+        self.up = True
+
+    def pull(self, request: PullRequest) -> PullReply:
+        self.requests.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+        if (request.model, request.version) != (MODEL, VERSION):
+            raise NotFound(f"shard {self.shard} serves no {request.model}/{request.version}")
+        self._check_owned(request)
+        values, missing, found = [np.empty(0, np.float32)], [], [np.empty(0, np.uint8)]
+        key = bag = weight = 0
+        for lookup in request.lookups:
+            table = self.tables[lookup.table]
+            assert lookup.keys > 0
+            keys = keys_of(request.positions[key : key + lookup.keys])
+            rows, known = table.pull(keys)
+            missing.append(int((~known).sum()))
+            if lookup.op is Op.ROWS:
+                assert lookup.bags == 0
+                values.append(rows.ravel())
+                found.append(known.astype(np.uint8))
+            else:
+                lengths = request.lengths[bag : bag + lookup.bags]
+                assert (lengths > 0).all()
+                weights = request.weights[weight : weight + lookup.keys] if lookup.weighted else None
+                pooling = Pooling.MAX if lookup.op is Op.MAX else Pooling.SUM
+                offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+                values.append(table.pull_bags(keys, offsets, pooling, weights).astype(np.float32).ravel())
+            key, bag = key + lookup.keys, bag + lookup.bags
+            weight += lookup.keys if lookup.weighted else 0
+        assert (key, bag, weight) == (request.positions.size, request.lengths.size, request.weights.size)
+        return PullReply(np.concatenate(values), np.array(missing, np.uint32), np.concatenate(found))
+
+    def _check_owned(self, request: PullRequest) -> None:
+        assert self.shard_map is not None
+        key = 0
+        for lookup in request.lookups:
+            mask = self.shard_map.ring.owned_mask(self.shard, self.shard_map.wanted_replicas(MODEL, lookup.table))
+            if not mask[request.positions[key : key + lookup.keys] >> np.uint64(SLOT_SHIFT)].all():
+                raise NotOwner(f"shard {self.shard} does not own all slots", epoch=self.shard_map.epoch)
+            key += lookup.keys
+
+
+class FakeConnection:
+    def __init__(self, shard: FakeShard) -> None:
+        self.shard = shard
+        self.closed = False
+
+    async def request(self, message: Request, *, deadline_s: float) -> Reply:
+        await asyncio.sleep(0)
+        if not self.shard.up:
+            self.closed = True
+        if self.closed:
+            raise ConnectionLost(f"shard {self.shard.shard} is gone")
+        if isinstance(message, StatisticsRequest):
+            return ShardStatistics(self.shard.shard, 1, 4, 0, len(self.shard.requests), ())
+        assert isinstance(message, PullRequest)
+        if self.shard.gate is not None:
+            await self.shard.gate.wait()
+        return self.shard.pull(message)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class FakeCluster:
+    """Shards, their map, and a router in front of them."""
+
+    def __init__(
+        self,
+        ring: Ring,
+        tables: Mapping[str, tuple[TableSpec, ReferenceTable]],
+        replicas: Mapping[str, Replicas] | None = None,
+    ) -> None:
+        self.references = {name: table for name, (_, table) in tables.items()}
+        self.replicas = {(MODEL, table): wanted for table, wanted in (replicas or {}).items()}
+        self.shards: dict[int, FakeShard] = {}
+        self.connections: list[FakeConnection] = []
+        self.refreshes = 0
+        self.shard_map = self.assign(ring)
+        self.router = Router(self.connect, refresh=self.refresh)
+        self.router.update(self.shard_map)
+        self.router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables.items()})
+
+    def assign(self, ring: Ring) -> ShardMap:
+        """Give all shards a new map; the router hears of it when it asks."""
+        epoch = self.shard_map.epoch + 1 if self.shards else 1
+        addresses = tuple(ShardAddress(shard, "fake", shard) for shard in ring.shards)
+        self.shard_map = ShardMap(epoch, addresses, ring, self.replicas)
+        for shard in ring.shards:
+            self.shards.setdefault(shard, FakeShard(shard, self.references))
+        for shard in self.shards.values():
+            shard.shard_map = self.shard_map
+        return self.shard_map
+
+    async def connect(self, address: ShardAddress) -> FakeConnection:
+        await asyncio.sleep(0)
+        if not self.shards[address.shard].up:
+            raise Unavailable(f"shard {address.shard} cannot be reached")
+        self.connections.append(FakeConnection(self.shards[address.shard]))
+        return self.connections[-1]
+
+    async def refresh(self) -> ShardMap:
+        self.refreshes += 1
+        await asyncio.sleep(0)
+        return self.shard_map

@@ -1,0 +1,442 @@
+"""The router against the slow reference, over shards in memory, in good times and bad."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ps.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    NotOwner,
+    RingpullError,
+    Unavailable,
+)
+from ps.hashing import positions_of
+from ps.ring import Ring
+from ps.spec import ALL, OnUnavailable, Pooling
+from ps.wire.messages import PullReply, ShardStatistics
+from router.client import Router
+from router.lookup import Lookup, LookupResult
+from tests.reference import assert_close
+from tests.router.cases import assert_reference, lookups, some_lookups, tables
+from tests.router.fakes import MODEL, VERSION, FakeCluster
+
+DIMS = {"users": 3, "items": 8, "tags": 1}
+NAMES = list(DIMS)
+
+
+def soon() -> float:
+    return time.monotonic() + 60
+
+
+async def pull(cluster: FakeCluster, asked: list[Lookup]) -> list[LookupResult]:
+    return await cluster.router.pull(MODEL, VERSION, asked, deadline_s=soon())
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    asked=st.lists(lookups(NAMES), max_size=6),
+    shards=st.integers(1, 8),
+    replicas=st.fixed_dictionaries({name: st.sampled_from([1, 2, 3, ALL]) for name in NAMES}),
+)
+def test_any_lookups_over_any_shards_and_replicas_equal_the_reference(asked, shards, replicas):
+    """For any keys, shard counts 1..8 and any replicas, the result equals the slow reference."""
+    made = tables(DIMS)
+    ring = Ring.even(range(0, 3 * shards, 3), max(r for r in [*replicas.values(), 1] if r != ALL))
+    cluster = FakeCluster(ring, made, replicas)
+    assert_reference(made, asked, asyncio.run(pull(cluster, asked)))
+
+
+async def test_one_message_per_shard_however_many_lookups():
+    cluster = FakeCluster(Ring.even(range(4)), made := tables(DIMS))
+    asked = some_lookups(NAMES, 500)
+    assert_reference(made, asked, await pull(cluster, asked))
+    assert [len(shard.requests) for shard in cluster.shards.values()] == [1, 1, 1, 1]
+    assert cluster.router.counters().messages == 4
+    assert len(cluster.connections) == 4
+    await pull(cluster, asked)
+    assert len(cluster.connections) == 4, "connections are kept"
+
+
+async def test_equal_maps_and_equal_load_give_equal_bits():
+    asked = some_lookups(NAMES, 2000, seed=5)
+    clusters = [FakeCluster(Ring.even(range(5), 2), tables(DIMS), {"items": 2, "tags": ALL}) for _ in range(2)]
+    first, second = [await pull(cluster, asked) for cluster in clusters]
+    for a, b in zip(first, second, strict=True):
+        assert a.values.tobytes() == b.values.tobytes()
+
+
+async def test_tables_on_all_shards_go_together_to_one():
+    cluster = FakeCluster(Ring.even(range(4)), tables(DIMS), dict.fromkeys(NAMES, ALL))
+    await pull(cluster, some_lookups(NAMES, 300))
+    assert [len(shard.requests) for shard in cluster.shards.values()] == [1, 0, 0, 0]
+
+
+async def test_a_busy_shard_is_spared_where_there_is_another_owner():
+    """While shard 0 sits on its keys, further keys go to other owners; those that only it owns still go to it."""
+    cluster = FakeCluster(Ring.even(range(2), 2), tables(DIMS), {"items": 2})
+    cluster.shards[0].gate = asyncio.Event()
+    keys = np.arange(4000, dtype=np.uint64)
+    waiting = asyncio.create_task(pull(cluster, [Lookup("users", Pooling.NONE, keys)]))
+    while not cluster.shards[1].requests:
+        await asyncio.sleep(0)
+    (result,) = await pull(cluster, [Lookup("items", Pooling.NONE, keys[:500])])
+    assert result.values.shape == (500, 8)
+    assert sum(lookup.keys for lookup in cluster.shards[1].requests[1].lookups) == 500
+    cluster.shards[0].gate.set()
+    await waiting
+
+
+async def test_a_batch_is_spread_over_the_owners_of_its_keys():
+    """One key a thousand times does not make one of its two owners do all the work."""
+    cluster = FakeCluster(Ring.even(range(2), 2), tables(DIMS), {"items": 2})
+    await pull(cluster, [Lookup("items", Pooling.NONE, np.full(4000, 7, np.uint64))])
+    counts = [shard.requests[0].positions.size for shard in cluster.shards.values()]
+    assert sum(counts) == 4000
+    assert max(counts) <= 2200
+
+
+# -- maps change -----------------------------------------------------------------------------------------------------
+
+
+async def test_not_owner_makes_the_router_refresh_and_route_again():
+    """Shards are a map ahead; each key is answered once, and counted once."""
+    cluster = FakeCluster(Ring.even(range(3)), made := tables(DIMS))
+    cluster.assign(cluster.shard_map.ring.join(3))
+    asked = some_lookups(NAMES, 400)
+    assert_reference(made, asked, await pull(cluster, asked))
+    assert cluster.refreshes == 1, "three refusals, one refresh"
+    counters = cluster.router.counters()
+    assert counters.not_owner == 3
+    assert counters.tables[MODEL, VERSION, "items"].keys == sum(len(a.keys) for a in asked if a.table == "items")
+    assert cluster.shards[3].requests, "the newcomer was asked"
+
+
+async def test_only_the_refused_keys_are_asked_again():
+    """Parts that were answered under the old map stand."""
+    ring = Ring.even(range(4))
+    cluster = FakeCluster(ring, made := tables(DIMS))
+    cluster.assign(ring.with_shards([0, 1, 2, 4]))
+    asked = some_lookups(NAMES, 400)
+    assert_reference(made, asked, await pull(cluster, asked))
+    assert [len(cluster.shards[shard].requests) for shard in range(5)] == [1, 1, 1, 1, 1]
+
+
+async def test_a_pull_that_meets_two_new_maps_in_a_row_ends_well():
+    cluster = FakeCluster(Ring.even(range(2)), made := tables(DIMS))
+    cluster.assign(cluster.shard_map.ring.join(2))
+    old_refresh = cluster.refresh
+
+    async def refresh_behind():
+        shard_map = await old_refresh()
+        if cluster.refreshes == 1:
+            cluster.assign(cluster.shard_map.ring.join(3))
+        return shard_map
+
+    cluster.router = Router(cluster.connect, refresh=refresh_behind)
+    cluster.router.update(cluster.shard_map)
+    cluster.router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
+    cluster.assign(cluster.shard_map.ring.join(5))
+    asked = some_lookups(NAMES, 600)
+    assert_reference(made, asked, await pull(cluster, asked))
+    assert cluster.refreshes == 2
+
+
+async def test_not_owner_without_a_newer_map_goes_to_another_owner():
+    cluster = FakeCluster(Ring.even(range(3), 2), made := tables(DIMS), dict.fromkeys(NAMES, 2))
+    cluster.shards[1].failures.append(NotOwner("confused", epoch=1))
+    asked = some_lookups(NAMES, 300)
+    assert_reference(made, asked, await pull(cluster, asked))
+
+
+async def test_not_owner_without_a_newer_map_and_other_owner_is_unavailable():
+    cluster = FakeCluster(Ring.even(range(3)), tables(DIMS))
+    cluster.shards[1].failures.append(NotOwner("confused", epoch=1))
+    with pytest.raises(Unavailable, match=r"items.*shard 1: confused"):
+        await pull(cluster, some_lookups(["items"], 300))
+
+
+async def test_the_data_plane_outlives_who_hands_out_maps():
+    """A refresh that fails leaves the router with its map and the other owners."""
+    made = tables(DIMS)
+    cluster = FakeCluster(Ring.even(range(3), 2), made, dict.fromkeys(NAMES, 2))
+
+    async def dead() -> None:
+        raise Unavailable("the coordinator is gone")
+
+    cluster.router = Router(cluster.connect, refresh=dead)
+    cluster.router.update(cluster.shard_map)
+    cluster.router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
+    cluster.shards[0].failures.append(NotOwner("moved", epoch=2))
+    asked = some_lookups(NAMES, 300)
+    assert_reference(made, asked, await pull(cluster, asked))
+
+
+async def test_an_older_map_is_ignored_and_connections_of_leavers_close():
+    cluster = FakeCluster(Ring.even(range(3)), tables(DIMS))
+    old = cluster.shard_map
+    await pull(cluster, some_lookups(NAMES, 300))
+    cluster.router.update(cluster.assign(old.ring.leave(2)))
+    cluster.router.update(old)
+    assert "epoch=2" in repr(cluster.router)
+    await pull(cluster, some_lookups(NAMES, 300))
+    assert [connection.closed for connection in sorted(cluster.connections, key=lambda c: c.shard.shard)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+async def test_a_pull_in_flight_at_a_leaver_is_answered_before_its_connection_closes():
+    cluster = FakeCluster(Ring.even(range(2)), made := tables(DIMS))
+    leaver = cluster.shards[1]
+    leaver.gate = asyncio.Event()
+    asked = some_lookups(NAMES, 300)
+    pulling = asyncio.create_task(pull(cluster, asked))
+    while not cluster.shards[0].requests:
+        await asyncio.sleep(0)
+    old = cluster.shard_map
+    cluster.router.update(cluster.assign(old.ring.leave(1)))
+    leaver.shard_map = old
+    await asyncio.sleep(0)
+    leaver.gate.set()
+    assert_reference(made, asked, await pulling)
+    assert cluster.refreshes == 0
+    assert next(c for c in cluster.connections if c.shard is leaver).closed
+
+
+# -- shards are gone ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replicas", [2, 3, ALL])
+async def test_replicas_answer_for_a_shard_that_is_gone(replicas):
+    cluster = FakeCluster(Ring.even(range(4), 3), made := tables(DIMS), dict.fromkeys(NAMES, replicas))
+    cluster.shards[0].up = False
+    asked = some_lookups(NAMES, 300)
+    assert_reference(made, asked, await pull(cluster, asked))
+    assert cluster.router.counters().unavailable == 1
+
+
+async def test_a_connection_that_breaks_in_a_pull_is_opened_again_for_the_next():
+    cluster = FakeCluster(Ring.even(range(3), 2), made := tables(DIMS), dict.fromkeys(NAMES, 2))
+    asked = some_lookups(NAMES, 300)
+    await pull(cluster, asked)
+    cluster.shards[2].up = False
+    assert_reference(made, asked, await pull(cluster, asked))
+    cluster.shards[2].up = True
+    before = len(cluster.shards[2].requests)
+    assert_reference(made, asked, await pull(cluster, asked))
+    assert len(cluster.shards[2].requests) == before + 1
+    assert len(cluster.connections) == 4
+
+
+async def test_without_an_owner_the_policy_error_names_the_tables():
+    cluster = FakeCluster(Ring.even(range(3), 2), tables(DIMS), {"users": 2})
+    cluster.shards[1].up = False
+    with pytest.raises(Unavailable, match=r"keys of items, tags .*shard 1") as caught:
+        await pull(cluster, some_lookups(NAMES, 300))
+    assert "users" not in str(caught.value)
+    assert cluster.router.counters().failed == 1
+
+
+async def test_without_an_owner_the_policy_default_fills_in_and_counts_each_key_once():
+    """Lost keys get the default vector as unknown ones do, and are counted lost, not missing."""
+    made = tables(DIMS, OnUnavailable.DEFAULT)
+    cluster = FakeCluster(Ring.even(range(3)), made)
+    cluster.shards[1].up = False
+    asked = some_lookups(NAMES, 300)
+    results = await pull(cluster, asked)
+    owners = cluster.shard_map.ring.owner_table(1)[:, 0]
+    for lookup, result in zip(asked, results, strict=True):
+        table = made[lookup.table][1]
+        gone = owners[(positions_of(lookup.keys) >> np.uint64(48)).astype(int)] == 1
+        assert result.lost == gone.sum()
+        assert 0 < result.lost < 300
+        assert result.missing == (~table.pull(lookup.keys)[1] & ~gone).sum()
+        # An unknown key has the default vector, so replacing what is lost by one shows what must come out.
+        keys = np.where(gone, np.uint64(10**9), lookup.keys)
+        if lookup.pooling is Pooling.NONE:
+            rows, found = table.pull(keys)
+            np.testing.assert_array_equal(result.values, rows)
+            np.testing.assert_array_equal(result.found, found)
+        else:
+            expected = table.pull_bags(keys, lookup.offsets, lookup.pooling, lookup.weights)
+            assert_close(result.values, expected, largest=50.0)
+    assert cluster.router.counters().tables[MODEL, VERSION, "items"].lost > 0
+
+
+async def test_all_shards_gone_leaves_default_vectors_only():
+    made = tables(DIMS, OnUnavailable.DEFAULT)
+    cluster = FakeCluster(Ring.even(range(2)), made, {"items": ALL})
+    for shard in cluster.shards.values():
+        shard.up = False
+    (result,) = await pull(cluster, [Lookup("items", Pooling.NONE, np.arange(5, dtype=np.uint64))])
+    np.testing.assert_array_equal(result.values, np.tile(made["items"][0].default_vector(), (5, 1)))
+    assert result.lost == 5
+
+
+async def test_a_shard_that_answers_nonsense_is_not_believed():
+    cluster = FakeCluster(Ring.even(range(2), 2), made := tables(DIMS), dict.fromkeys(NAMES, 2))
+    honest = cluster.shards[0].pull
+
+    def short(request):
+        reply = honest(request)
+        return PullReply(reply.values[:-1], reply.missing, reply.found)
+
+    cluster.shards[0].pull = short
+    asked = some_lookups(NAMES, 300)
+    assert_reference(made, asked, await pull(cluster, asked))
+    cluster.shards[1].up = False
+    with pytest.raises(Unavailable, match="were due"):
+        await pull(cluster, asked)
+
+
+# -- time, errors, numbers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), NotFound("no such version"), InvalidInput("bad frame")])
+async def test_errors_that_another_owner_would_give_too_are_raised(error):
+    cluster = FakeCluster(Ring.even(range(2), 2), tables(DIMS), dict.fromkeys(NAMES, 2))
+    cluster.shards[1].failures.append(error)
+    with pytest.raises(type(error), match=str(error)):
+        await pull(cluster, some_lookups(NAMES, 100))
+
+
+async def test_time_that_runs_out_while_connecting_is_deadline_exceeded():
+    cluster = FakeCluster(Ring.even([0]), tables(DIMS))
+    never = asyncio.Event()
+
+    async def connect(address):
+        await never.wait()
+
+    router = Router(connect)
+    router.update(cluster.shard_map)
+    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables(DIMS).items()})
+    with pytest.raises(DeadlineExceeded, match="no connection to shard 0"):
+        await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=time.monotonic() - 1)
+    await router.close()
+
+
+async def test_time_that_runs_out_while_refreshing_is_deadline_exceeded():
+    cluster = FakeCluster(Ring.even([0]), made := tables(DIMS))
+    never = asyncio.Event()
+
+    async def refresh():
+        await never.wait()
+
+    router = Router(cluster.connect, refresh=refresh)
+    router.update(cluster.shard_map)
+    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
+    await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=soon())
+    cluster.shards[0].failures.append(NotOwner("moved", epoch=2))
+    with pytest.raises(DeadlineExceeded, match="shard map"):
+        await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=time.monotonic() - 1)
+
+
+async def test_requests_in_need_of_one_connection_share_one_attempt():
+    cluster = FakeCluster(Ring.even([0]), tables(DIMS))
+    await asyncio.gather(*[pull(cluster, some_lookups(NAMES, 10)) for _ in range(5)])
+    assert len(cluster.connections) == 1
+
+
+async def test_a_connection_error_of_the_system_is_unavailable():
+    cluster = FakeCluster(Ring.even([0]), made := tables(DIMS))
+
+    async def connect(address):
+        raise ConnectionRefusedError("refused")
+
+    router = Router(connect)
+    router.update(cluster.shard_map)
+    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
+    with pytest.raises(Unavailable, match="refused"):
+        await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=soon())
+
+
+async def test_a_cancelled_pull_leaves_no_load_behind():
+    cluster = FakeCluster(Ring.even(range(2)), tables(DIMS))
+    for shard in cluster.shards.values():
+        shard.gate = asyncio.Event()
+    pulling = asyncio.create_task(pull(cluster, some_lookups(NAMES, 100)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert "<Loads {}>" not in repr(cluster.router)
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    assert "<Loads {}>" in repr(cluster.router)
+
+
+async def test_what_is_not_registered_is_not_found():
+    cluster = FakeCluster(Ring.even([0]), tables(DIMS))
+    asked = some_lookups(NAMES, 10)
+    with pytest.raises(NotFound, match="model/9 is not registered"):
+        await cluster.router.pull(MODEL, 9, asked, deadline_s=soon())
+    with pytest.raises(NotFound, match="has no table 'nope'"):
+        await pull(cluster, [Lookup("nope", Pooling.NONE, np.zeros(1, np.uint64))])
+    cluster.router.retire(MODEL, VERSION)
+    with pytest.raises(NotFound):
+        await pull(cluster, asked)
+    with pytest.raises(NotFound):
+        cluster.router.retire(MODEL, VERSION)
+
+
+async def test_without_a_map_nothing_is_available():
+    router = Router(FakeCluster(Ring.even([0]), made := tables(DIMS)).connect)
+    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
+    with pytest.raises(Unavailable, match="no shard map"):
+        await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=soon())
+
+
+async def test_statistics_hold_an_error_for_a_shard_that_is_gone():
+    cluster = FakeCluster(Ring.even(range(3)), tables(DIMS))
+    cluster.shards[1].up = False
+    statistics = await cluster.router.statistics(deadline_s=soon())
+    assert list(statistics) == [0, 1, 2]
+    assert isinstance(statistics[0], ShardStatistics)
+    assert isinstance(statistics[1], RingpullError)
+
+
+async def test_counters_count_keys_missing_ones_and_bytes():
+    cluster = FakeCluster(Ring.even([0]), tables(DIMS))
+    keys = np.array([1, 2, 1000, 1], np.uint64)
+    await pull(cluster, [Lookup("items", Pooling.SUM, keys, np.array([0, 4]))] * 2)
+    counters = cluster.router.counters()
+    assert (counters.pulls, counters.failed, counters.messages) == (1, 0, 1)
+    table = counters.tables[MODEL, VERSION, "items"]
+    assert (table.keys, table.missing, table.lost) == (8, 2, 0)
+    assert counters.sent_bytes == 2 * (4 * 8 + 4)
+    assert counters.received_bytes == 2 * (8 * 4 + 4)
+
+
+async def test_close_closes_connections_and_attempts():
+    cluster = FakeCluster(Ring.even([0]), tables(DIMS))
+    await pull(cluster, some_lookups(NAMES, 10))
+    await cluster.router.close()
+    assert cluster.connections[0].closed
+    with pytest.raises(Unavailable, match="the router is closed"):
+        await pull(cluster, some_lookups(NAMES, 10))
+
+
+async def test_a_pull_that_waits_for_a_connection_fails_when_the_router_closes():
+    cluster = FakeCluster(Ring.even([0]), made := tables(DIMS))
+    connecting, never = asyncio.Event(), asyncio.Event()
+
+    async def connect(address):
+        connecting.set()
+        await never.wait()
+
+    router = Router(connect)
+    router.update(cluster.shard_map)
+    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
+    waiting = asyncio.create_task(router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=soon()))
+    await connecting.wait()
+    await router.close()
+    with pytest.raises(Unavailable, match="closed while it connected"):
+        await waiting

@@ -1,0 +1,126 @@
+"""The router over real shards and tables on disk: the same answers as the slow reference, without a socket between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ps.ring import Ring
+from ps.shard import Shard
+from ps.spec import ALL, Pooling, TableSpec
+from ps.store.writer import TableWriter
+from ps.wire.messages import PullRequest, Reply, Request
+from router.client import Router
+from router.lookup import Lookup
+from router.shard_map import ShardAddress, ShardMap
+from tests.reference import ReferenceTable
+from tests.router.cases import Tables, assert_reference
+
+MODEL, VERSION = "model", 1
+DIMS = {"users": 16, "items": 5, "tags": 1}
+ROWS = 3000
+
+
+class LocalConnection:
+    """A shard of this process behind the connection's interface."""
+
+    closed = False
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+
+    async def request(self, message: Request, *, deadline_s: float) -> Reply:
+        assert isinstance(message, PullRequest)
+        return await asyncio.to_thread(self.shard.pull, message)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tables]:
+    """Tables on disk, with their references."""
+    folder = tmp_path_factory.mktemp("tables")
+    tables = {}
+    for seed, (name, dim) in enumerate(DIMS.items()):
+        rng = np.random.default_rng(seed)
+        keys = rng.permutation(2 * ROWS)[:ROWS].astype(np.uint64)
+        rows = rng.normal(size=(ROWS, dim)).astype(np.float32)
+        default = rng.normal(size=dim).astype(np.float32)
+        spec = TableSpec(name=name, dim=dim, default=tuple(default.tolist()))
+        with TableWriter(folder / name, spec, default=default) as writer:
+            writer.add(keys, rows)
+            writer.finish()
+        tables[name] = spec, ReferenceTable.from_arrays(keys, rows, default)
+    return folder, tables
+
+
+def lookups() -> list[Lookup]:
+    rng = np.random.default_rng(9)
+    asked = []
+    for name in DIMS:
+        for pooling in Pooling:
+            keys = rng.integers(0, 2 * ROWS, 400).astype(np.uint64)
+            offsets = np.sort(rng.integers(0, 401, 60))
+            offsets[[0, -1]] = 0, 400
+            asked.append(Lookup(name, pooling, keys, None if pooling is Pooling.NONE else offsets))
+            if pooling is Pooling.SUM:
+                asked.append(Lookup(name, pooling, keys, offsets, rng.normal(size=400).astype(np.float32)))
+    return asked
+
+
+@pytest.mark.parametrize("replicas", [1, 2, ALL])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+async def test_any_number_of_shards_and_replicas_equals_the_reference(written, count, replicas):
+    folder, tables = written
+    ring = Ring.even(range(count), 1 if replicas == ALL else replicas)
+    shard_map = ShardMap(
+        1,
+        tuple(ShardAddress(shard, "local", shard) for shard in range(count)),
+        ring,
+        {(MODEL, name): replicas for name in DIMS},
+    )
+    shards = [Shard(shard) for shard in range(count)]
+    for shard in shards:
+        shard.open(MODEL, VERSION, {name: folder / name for name in DIMS})
+        shard.assign(1, ring, shard_map.replicas)
+
+    async def connect(address: ShardAddress) -> LocalConnection:
+        return LocalConnection(shards[address.shard])
+
+    router = Router(connect)
+    router.update(shard_map)
+    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables.items()})
+    asked = lookups()
+    assert_reference(tables, asked, await router.pull(MODEL, VERSION, asked, deadline_s=time.monotonic() + 60))
+    await router.close()
+
+
+async def test_shards_ahead_of_the_routers_map_are_found_by_refreshing(written):
+    """Real NotOwner answers: the ring grew from 2 to 3 behind the router's back."""
+    folder, tables = written
+    shards = [Shard(shard) for shard in range(3)]
+    old, new = Ring.even(range(2)), Ring.even(range(2)).join(2)
+    for shard in shards:
+        shard.open(MODEL, VERSION, {name: folder / name for name in DIMS})
+        shard.assign(2, new, {})
+
+    def map_of(epoch: int, ring: Ring) -> ShardMap:
+        return ShardMap(epoch, tuple(ShardAddress(shard, "local", shard) for shard in ring.shards), ring, {})
+
+    async def connect(address: ShardAddress) -> LocalConnection:
+        return LocalConnection(shards[address.shard])
+
+    async def refresh() -> ShardMap:
+        return map_of(2, new)
+
+    router = Router(connect, refresh=refresh)
+    router.update(map_of(1, old))
+    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables.items()})
+    asked = lookups()
+    assert_reference(tables, asked, await router.pull(MODEL, VERSION, asked, deadline_s=time.monotonic() + 60))
+    assert router.counters().not_owner == 2
