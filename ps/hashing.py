@@ -1,8 +1,9 @@
 """The only hash: from a key to its position on the ring, and from a string to a key.
 
-A position is the murmur3 64-bit finalizer of the key (Appleby, public domain, `fmix64` in MurmurHash3.cpp). It is a bijection:
-two keys never share a position, and `key_of` gives the key back. Stores, wire and ring work on positions, so a key is hashed
-once, at the router. Changing anything here changes the file format: the golden values in tests/ps/test_hashing.py are it.
+A position is the murmur3 64-bit finalizer of the key (Appleby, public domain, `fmix64` in MurmurHash3.cpp). It is a
+bijection: two keys never share a position, and `keys_of` gives the key back. Stores, wire and ring work on positions,
+so a key is hashed once, at the router. Changing anything here changes the file format: the golden values in
+tests/ps/test_hashing.py are it.
 
     position = fmix64(key);  slot = position >> 48
 """

@@ -1,7 +1,7 @@
 """What a table is: its name, the shape and type of its rows, and what stands in for rows it does not have.
 
-A `TableSpec` is a value: it is written into a table's header at export, and never changes afterwards. How often a table is
-replicated is a deployment's choice, not the table's; the spec carries only the exporter's wish.
+A `TableSpec` is a value: it is written into a table's header at export, and never changes afterwards. How often a table
+is replicated is a deployment's choice, not the table's; the spec carries only the exporter's wish.
 """
 
 from __future__ import annotations
@@ -77,11 +77,13 @@ class TableSpec:
 
     def __post_init__(self) -> None:
         check_name("table", self.name)
-        if not 1 <= self.dim <= MAX_DIM:
-            raise InvalidInput(f"table {self.name}: dim is {self.dim}; it must be from 1 to {MAX_DIM}")
+        if type(self.dim) is not int or not 1 <= self.dim <= MAX_DIM:
+            raise InvalidInput(f"table {self.name}: dim is {self.dim!r}; it must be from 1 to {MAX_DIM}")
         if self.default is not None and len(self.default) != self.dim:
             raise InvalidInput(f"table {self.name}: default has {len(self.default)} values; dim is {self.dim}")
-        if self.replicas != ALL and (not isinstance(self.replicas, int) or self.replicas < 1):
+        if self.default is not None and not np.isfinite(self.default_vector()).all():
+            raise InvalidInput(f"table {self.name}: default must hold finite float32 numbers")
+        if self.replicas != ALL and (type(self.replicas) is not int or self.replicas < 1):
             raise InvalidInput(f"table {self.name}: replicas is {self.replicas!r}; it must be 1 or more, or 'all'")
 
     @property
@@ -93,7 +95,8 @@ class TableSpec:
         """Return a new float32 (dim,) array: the vector that stands in for an unknown key."""
         if self.default is None:
             return np.zeros(self.dim, np.float32)
-        return np.array(self.default, np.float32)
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes an infinity, which is refused
+            return np.array(self.default, np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON/msgpack values; `from_dict` reads them back."""
@@ -114,6 +117,9 @@ class TableSpec:
         Raises:
             InvalidInput: A field is missing, unknown, or of the wrong type or value; the message names it.
         """
+        unknown = set(fields) - set(cls.__slots__)
+        if unknown:
+            raise InvalidInput(f"table spec {fields.get('name')!r}: there is no field {sorted(unknown)[0]!r}")
         try:
             default = fields["default"]
             return cls(
@@ -139,5 +145,6 @@ def check_name(what: str, name: object) -> None:
     """
     if not isinstance(name, str) or NAME_PATTERN.fullmatch(name) is None:
         raise InvalidInput(
-            f"{what} name {name!r} is not valid: use letters, digits, '_', '-' and '.', at most 128, not starting with '.' or '-'"
+            f"{what} name {name!r} is not valid: use letters, digits, '_', '-' and '.', at most 128,"
+            " not starting with '.' or '-'"
         )

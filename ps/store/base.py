@@ -1,0 +1,239 @@
+"""A base: one table's immutable file set, mapped and never written.
+
+Opening verifies the header, the index, the positions and all sizes (a truncated map would be a SIGBUS, not an
+exception), so a base that opened finds keys correctly. The rows are not read: each block of them has a checksum, and
+`verify` goes through those. Because positions are uniform and sorted, a small index over their top bits finds a key
+in about two cache misses, and a slot range is one interval of positions and of rows. A folder with only some slot
+ranges is a base too.
+
+A base and what was made from it keep the maps alive: `close` never takes memory from under a reader.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ps.errors import CorruptData, InvalidInput
+from ps.hashing import SLOT_SHIFT, SLOTS
+from ps.spec import Float32Array, TableSpec, UInt64Array
+from ps.store import format as fmt
+from ps.store import kernels
+from ps.store.format import Header, SlotRanges
+
+_MADV_POPULATE_READ: Final = 22
+"""Linux 5.14, <asm-generic/mman-common.h>: fault pages in, many at a time; Python's mmap has no name for it yet."""
+
+_POPULATE_BYTES: Final = 64 << 20
+_PAGE_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BadBlock:
+    """A block of rows whose bytes are not those that were written."""
+
+    block: int
+    first_row: int
+    rows: int
+    slots: tuple[int, int]
+    """Half open: every slot with a row in the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """The mapped arrays of a base."""
+
+    index: NDArray[Any]
+    """uint32 or uint64 ((1 << index_bits) + 1,): how many positions lie below each bucket."""
+    positions: UInt64Array
+    """(rows,), ascending."""
+    rows: NDArray[np.uint8]
+    """(rows, row_bytes)."""
+    blocks: UInt64Array
+    """(blocks, 2): first row and xxh3_64 of each block."""
+
+
+class Base:
+    """One opened table folder; all methods may be called from any thread."""
+
+    def __init__(self, folder: Path, header: Header, header_bytes: int, sections: Sections) -> None:
+        """Use `Base.open`."""
+        self.folder = folder
+        self.spec: TableSpec = header.spec
+        self.rows: int = header.rows
+        self.bytes: int = header.section_bytes + header_bytes
+        self.held: SlotRanges = header.held
+        self.index_bits: int = header.index_bits
+        self._sections: Sections | None = sections
+
+    @classmethod
+    def open(cls, folder: Path, *, verify_rows: bool = False) -> Base:
+        """Map a table's folder after checking everything but the rows; those too with `verify_rows`.
+
+        Raises:
+            CorruptData: A file is missing, damaged, truncated or of another format; the message names it and what is
+            wrong.
+        """
+        header_path = folder / fmt.HEADER
+        header_data = _read_header(header_path)
+        header = Header.from_bytes(header_data, header_path)
+        mapped = {name: _map(folder / name, header.sections[name].bytes) for name in fmt.SECTIONS}
+        for name, section in header.sections.items():
+            if section.checksum is not None and xxhash.xxh3_64_intdigest(mapped[name].data) != section.checksum:
+                raise CorruptData(f"{folder / name}: the checksum does not match; the file is damaged")
+        sections = Sections(
+            index=mapped[fmt.INDEX].view(np.uint32 if fmt.index_entry_bytes(header.rows) == 4 else np.uint64),
+            positions=mapped[fmt.POSITIONS].view(np.uint64),
+            rows=mapped[fmt.ROWS].reshape(header.rows, header.spec.row_bytes),
+            blocks=mapped[fmt.BLOCKS].view(np.uint64).reshape(-1, 2),
+        )
+        _check_numbers(folder, header, sections)
+        base = cls(folder, header, len(header_data), sections)
+        if verify_rows and (bad := base.verify()):
+            first, last = bad[0].first_row, bad[0].first_row + bad[0].rows
+            raise CorruptData(
+                f"{folder / fmt.ROWS}: {len(bad)} blocks are damaged, the first holds rows {first} to {last}"
+            )
+        return base
+
+    @property
+    def sections(self) -> Sections:
+        """The mapped arrays; whoever keeps them keeps the files mapped."""
+        if self._sections is None:
+            raise InvalidInput(f"table {self.spec.name}: {self.folder} was closed")
+        return self._sections
+
+    @property
+    def block_count(self) -> int:
+        """How many checksummed blocks the rows are cut into."""
+        return len(self.sections.blocks)
+
+    def find(self, positions: UInt64Array) -> NDArray[np.int64]:
+        """Return the row number of each position (N,), -1 where the table has none."""
+        sections = self.sections
+        out = np.empty(len(positions), np.int64)
+        kernels.find(sections.index, self.index_bits, sections.positions, np.ascontiguousarray(positions), out)
+        return out
+
+    def row_range(self, begin_slot: int, end_slot: int) -> tuple[int, int]:
+        """Return the rows [first, last) of the slots [begin, end)."""
+        if not 0 <= begin_slot <= end_slot <= SLOTS:
+            raise InvalidInput(f"slots {begin_slot}..{end_slot} are not a range within 0..{SLOTS}")
+        positions = self.sections.positions
+        first, last = (
+            self.rows if slot == SLOTS else int(np.searchsorted(positions, np.uint64(slot << SLOT_SHIFT)))
+            for slot in (begin_slot, end_slot)
+        )
+        return first, last
+
+    def positions_slice(self, first: int, last: int) -> UInt64Array:
+        """Return the positions of rows [first, last): a read-only view of the map."""
+        return self.sections.positions[first:last]
+
+    def raw_rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Return rows [first, last) as stored, uint8 (n, row_bytes): a read-only view of the map."""
+        return self.sections.rows[first:last]
+
+    def row(self, number: int) -> Float32Array:
+        """Return one row, float32 (dim,), as a copy.
+
+        Raises:
+            IndexError: There is no such row.
+        """
+        if not 0 <= number < self.rows:
+            raise IndexError(f"table {self.spec.name} has rows 0 to {self.rows - 1}, not {number}")
+        row: Float32Array = self.sections.rows[number].view(np.float32).copy()
+        return row
+
+    def held_mask(self) -> NDArray[np.uint8]:
+        """Return uint8 (65536,): 1 for each slot this folder holds."""
+        mask = np.zeros(SLOTS, np.uint8)
+        for begin, end in self.held:
+            mask[begin:end] = 1
+        return mask
+
+    def verify(self, blocks: Iterable[int] | None = None) -> list[BadBlock]:
+        """Read the rows of some blocks (default: all) and return those whose checksum does not match."""
+        sections = self.sections
+        firsts = np.append(sections.blocks[:, 0], np.uint64(self.rows)).astype(np.int64)
+        bad = []
+        for block in range(self.block_count) if blocks is None else blocks:
+            first, last = int(firsts[block]), int(firsts[block + 1])
+            if xxhash.xxh3_64_intdigest(sections.rows[first:last].data) != int(sections.blocks[block, 1]):
+                slots = sections.positions[[first, last - 1]] >> np.uint64(SLOT_SHIFT)
+                bad.append(BadBlock(block, first, last - first, (int(slots[0]), int(slots[1]) + 1)))
+        return bad
+
+    def prefault(self) -> None:
+        """Bring every page into this process, so that no look-up waits for the disk."""
+        sections = self.sections
+        for array in (sections.index, sections.positions, sections.rows):
+            if array.size == 0:
+                continue
+            mapping = _mapping_of(array)
+            for start in range(0, array.nbytes, _POPULATE_BYTES):
+                size = min(_POPULATE_BYTES, array.nbytes - start)
+                try:
+                    mapping.madvise(_MADV_POPULATE_READ, start, size)
+                except OSError:  # an older kernel: touch the pages ourselves
+                    np.frombuffer(mapping, np.uint8, size, start)[::_PAGE_BYTES].max()
+
+    def close(self) -> None:
+        """Let go of the maps; they go when nobody else holds them. Further use raises `InvalidInput`."""
+        self._sections = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._sections is None else "open"
+        return f"<Base {self.spec.name} rows={self.rows} dim={self.spec.dim} bytes={self.bytes} {state}>"
+
+
+def _read_header(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(fmt.MAX_HEADER_BYTES + 1)
+    except OSError as exc:
+        raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
+    if len(data) > fmt.MAX_HEADER_BYTES:
+        raise CorruptData(f"{path}: larger than a header may be, {fmt.MAX_HEADER_BYTES} bytes")
+    return data
+
+
+def _map(path: Path, due_bytes: int) -> NDArray[np.uint8]:
+    """Map a file that must have exactly `due_bytes`."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            if size != due_bytes:
+                raise CorruptData(
+                    f"{path}: {size} bytes, but the header says {due_bytes}; the file is truncated or foreign"
+                )
+            if size == 0:  # an empty file cannot be mapped
+                return np.empty(0, np.uint8)
+            return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), np.uint8)
+    except OSError as exc:
+        raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _mapping_of(array: NDArray[Any]) -> mmap.mmap:
+    owner: Any = array
+    while not isinstance(owner, mmap.mmap):
+        owner = owner.obj if isinstance(owner, memoryview) else owner.base
+    return owner
+
+
+def _check_numbers(folder: Path, header: Header, sections: Sections) -> None:
+    """Check what kernels rely on: with it no file, however its checksums were made, can lead them out of the maps."""
+    index, firsts = sections.index, sections.blocks[:, 0]
+    if index[0] != 0 or index[-1] != header.rows or bool((index[1:] < index[:-1]).any()):
+        raise CorruptData(f"{folder / fmt.INDEX}: entries must ascend from 0 to the number of rows, {header.rows}")
+    if (header.rows > 0) != (len(firsts) > 0):
+        raise CorruptData(f"{folder / fmt.BLOCKS}: {len(firsts)} blocks for {header.rows} rows")
+    if len(firsts) and (firsts[0] != 0 or int(firsts[-1]) >= header.rows or bool((firsts[1:] <= firsts[:-1]).any())):
+        raise CorruptData(f"{folder / fmt.BLOCKS}: first rows must ascend from 0 and stay below {header.rows}")

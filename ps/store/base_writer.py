@@ -1,0 +1,302 @@
+"""Write the files of a base from rows that come in ring order: one pass, little memory, whole or not at all.
+
+Invariants: positions strictly ascend over all `append`s and lie in the held slot ranges; files grow in a hidden
+folder beside the target, are synced, and appear under their name in one rename. Sorting is `ps.store.writer`'s; a
+copy of some ranges of a base comes in order already.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ps.errors import ExportError
+from ps.hashing import SLOT_SHIFT, SLOTS
+from ps.spec import TableSpec, UInt64Array
+from ps.store import format as fmt
+from ps.store.format import Header, Section, SlotRanges
+
+_INDEX_PIECE = 1 << 16
+"""Index entries made at a time, so that a wide gap between positions costs no memory."""
+
+_WRITE_BYTES = 2 << 20
+"""Bytes per write of a file: one huge page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    """What was written."""
+
+    folder: Path
+    spec: TableSpec
+    rows: int
+    bytes: int
+    """Of all files."""
+
+
+class BaseWriter:
+    """Writes one base; a context manager that leaves nothing behind unless `finish` returned."""
+
+    def __init__(self, folder: Path, spec: TableSpec, rows: int, *, held: SlotRanges = fmt.FULL) -> None:
+        """Begin a base of exactly `rows` rows.
+
+        Args:
+            folder: Where it will be; must not exist.
+            spec: Written as is.
+            rows: How many rows will be appended.
+            held: The slot ranges it has all rows of.
+
+        Raises:
+            ExportError: The folder exists or cannot be made.
+        """
+        self.folder = folder
+        self._spec = spec
+        self._rows_due = rows
+        self._held = fmt.check_held(held)
+        self._bits = fmt.index_bits(rows)
+        self._rows = 0
+        self._next_bucket = 0
+        self._last_position = -1
+        self._blocks = _BlockCutter(spec.row_bytes)
+        self._hidden = hidden_folder(folder)
+        with translated(spec.name, folder):
+            self._files = {name: _File(self._hidden / name, checksum=name != fmt.ROWS) for name in fmt.SECTIONS}
+
+    def append(self, positions: UInt64Array, rows: NDArray[np.uint8]) -> None:
+        """Write the next rows.
+
+        Args:
+            positions: uint64 (n,), strictly ascending, all above the last one appended, inside the held ranges.
+            rows: uint8 (n, row_bytes), C-contiguous: the rows as stored.
+
+        Raises:
+            ExportError: The positions break a rule above, or the disk is full.
+        """
+        count = len(positions)
+        if rows.shape != (count, self._spec.row_bytes):
+            raise ExportError(
+                f"table {self._spec.name}: raw rows have shape {rows.shape}, not {(count, self._spec.row_bytes)}"
+            )
+        if count == 0:
+            return
+        if int(positions[0]) <= self._last_position or bool((positions[1:] <= positions[:-1]).any()):
+            raise ExportError(f"table {self._spec.name}: positions do not ascend near row {self._rows}")
+        self._check_held(positions)
+        with translated(self._spec.name, self.folder):
+            self._extend_index(positions)
+            self._files[fmt.POSITIONS].write(positions)
+            self._files[fmt.ROWS].write(rows)
+        self._blocks.append(positions, rows)
+        self._rows += count
+        self._last_position = int(positions[-1])
+
+    def finish(self) -> TableFacts:
+        """Write what is left, sync, and let the folder appear.
+
+        Raises:
+            ExportError: Fewer or more rows came than announced, the folder exists by now, or the disk is full.
+        """
+        if self._rows != self._rows_due:
+            raise ExportError(f"table {self._spec.name}: {self._rows} rows came, {self._rows_due} were announced")
+        with translated(self._spec.name, self.folder):
+            self._write_index(np.empty(0, np.uint64), 1 << self._bits)
+            self._files[fmt.BLOCKS].write(self._blocks.finish())
+            header = Header(
+                spec=self._spec,
+                rows=self._rows,
+                index_bits=self._bits,
+                held=self._held,
+                sections={name: file.close() for name, file in self._files.items()},
+            )
+            header_file = _File(self._hidden / fmt.HEADER, checksum=False)
+            header_file.write(np.frombuffer(header.to_bytes(), np.uint8))
+            header_bytes = header_file.close().bytes
+            _sync_folder(self._hidden)
+            if self.folder.exists():
+                raise ExportError(f"table {self._spec.name}: {self.folder} exists already")
+            os.rename(self._hidden, self.folder)
+            _sync_folder(self.folder.parent)
+        return TableFacts(
+            folder=self.folder, spec=self._spec, rows=self._rows, bytes=header.section_bytes + header_bytes
+        )
+
+    def abort(self) -> None:
+        """Remove what was written so far; nothing after `finish`."""
+        for file in self._files.values():
+            file.discard()
+        shutil.rmtree(self._hidden, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _check_held(self, positions: UInt64Array) -> None:
+        if self._held == fmt.FULL:
+            return
+        slots = (positions >> np.uint64(SLOT_SHIFT)).astype(np.int64)
+        held = np.zeros(SLOTS, bool)
+        for begin, end in self._held:
+            held[begin:end] = True
+        if not held[slots].all():
+            slot = int(slots[~held[slots]][0])
+            raise ExportError(
+                f"table {self._spec.name}: a row of slot {slot} lies outside the held ranges {self._held}"
+            )
+
+    def _extend_index(self, positions: UInt64Array) -> None:
+        """Write the entries up to the bucket of the last of these positions: what comes after cannot change them."""
+        self._write_index(positions, int(positions[-1]) >> (64 - self._bits))
+
+    def _write_index(self, positions: UInt64Array, last_bucket: int) -> None:
+        entry = np.uint32 if fmt.index_entry_bytes(self._rows_due) == 4 else np.uint64
+        shift = np.uint64(64 - self._bits)
+        while self._next_bucket <= last_bucket:
+            end = min(last_bucket + 1, self._next_bucket + _INDEX_PIECE)
+            buckets = np.arange(self._next_bucket, end, dtype=np.uint64)
+            counts = np.searchsorted(positions >> shift, buckets) + self._rows
+            self._files[fmt.INDEX].write(counts.astype(entry))
+            self._next_bucket = end
+
+
+class _File:
+    """A file being written, its size and, if wanted, its checksum.
+
+    Bytes go out in whole, aligned WRITE_BYTES: the page cache then holds them in huge pages, where the file system
+    can (ext4 and xfs of Linux 6.16 and later), and a mapped table costs the processor far fewer page walks.
+    """
+
+    def __init__(self, path: Path, *, checksum: bool) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._hash = xxhash.xxh3_64() if checksum else None
+        self._bytes = 0
+        self._pending = np.empty(_WRITE_BYTES, np.uint8)
+        self._filled = 0
+
+    def write(self, values: NDArray[np.generic]) -> None:
+        if values.nbytes == 0:
+            return
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        if self._hash is not None:
+            self._hash.update(data.data)
+        self._bytes += len(data)
+        done = 0
+        while done < len(data):
+            take = min(len(data) - done, _WRITE_BYTES - self._filled)
+            self._pending[self._filled : self._filled + take] = data[done : done + take]
+            self._filled += take
+            done += take
+            if self._filled == _WRITE_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        rest = self._pending[: self._filled].data
+        while len(rest):
+            rest = rest[self._file.write(rest) :]
+        self._filled = 0
+
+    def close(self) -> Section:
+        self._flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return Section(bytes=self._bytes, checksum=None if self._hash is None else self._hash.intdigest())
+
+    def discard(self) -> None:
+        self._file.close()
+
+
+class _BlockCutter:
+    """Cuts the stream of rows into blocks and checksums each.
+
+    A block ends at the first slot boundary at or after BLOCK_BYTES, so that a range is mostly whole blocks; inside
+    one huge slot it ends at twice that. The rule needs no look ahead: the size of the next slot is not known while
+    rows stream in.
+    """
+
+    def __init__(self, row_bytes: int) -> None:
+        self._least_rows = -(-fmt.BLOCK_BYTES // row_bytes)
+        self._entries = array("Q")
+        self._hash = xxhash.xxh3_64()
+        self._first = self._next = 0
+        self._last_slot = 0
+
+    def append(self, positions: UInt64Array, rows: NDArray[np.uint8]) -> None:
+        done = 0
+        while done < len(positions):
+            size = self._next - self._first
+            if size < self._least_rows:
+                take, closes = min(len(positions) - done, self._least_rows - size), False
+            else:
+                take, closes = self._rest_of_slot(positions[done : done + 2 * self._least_rows - size], size)
+            if take:
+                self._hash.update(rows[done : done + take].reshape(-1).data)
+                done += take
+                self._next += take
+                self._last_slot = int(positions[done - 1]) >> SLOT_SHIFT
+            if closes:
+                self._close()
+
+    def _rest_of_slot(self, positions: UInt64Array, size: int) -> tuple[int, bool]:
+        """Return how many of these rows belong to the open slot, and whether the block is over after them."""
+        slots = positions >> np.uint64(SLOT_SHIFT)
+        take = int(np.searchsorted(slots, np.uint64(self._last_slot), side="right"))
+        return take, take < len(positions) or size + take == 2 * self._least_rows
+
+    def _close(self) -> None:
+        self._entries.extend((self._first, self._hash.intdigest()))
+        self._hash.reset()
+        self._first = self._next
+
+    def finish(self) -> UInt64Array:
+        """Return the entries (2 x blocks,): first row and checksum of each block."""
+        if self._next > self._first:
+            self._close()
+        return np.array(self._entries, np.uint64)
+
+
+def hidden_folder(folder: Path) -> Path:
+    """Make and return a new hidden folder beside `folder`, on the same file system, for files that are not whole yet.
+
+    Raises:
+        ExportError: `folder` exists, or nothing can be made beside it.
+    """
+    if folder.exists():
+        raise ExportError(f"table folder {folder} exists already; an export never overwrites")
+    hidden = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        hidden.mkdir(parents=True)
+    except OSError as exc:
+        raise ExportError(f"cannot make {hidden}: {exc}") from exc
+    return hidden
+
+
+@contextmanager
+def translated(table: str, folder: Path) -> Iterator[None]:
+    """Turn the operating system's errors while writing `folder` into `ExportError`."""
+    try:
+        yield
+    except OSError as exc:
+        raise ExportError(f"table {table}: cannot write {folder}: {exc}") from exc
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

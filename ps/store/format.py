@@ -1,0 +1,185 @@
+"""The byte format of a table's folder: file names, the header, and the two small numbers derived from the row count.
+
+A folder holds one table, sorted by ring position, and is never written again. ps/README.md draws every file; here is
+the header file, little-endian:
+
+    0   8  magic, b"RPLTABLE"
+    8   4  u32 format version
+    12  4  u32 bytes of the body
+    16  8  u64 xxh3_64 of the body
+    24  -  the body: a msgpack map, see `Header.to_bytes`
+
+`Header.from_bytes` trusts nothing: every length is checked against the file before it is used, every field against
+its type.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import xxhash
+
+from ps.errors import CorruptData, InvalidInput
+from ps.hashing import SLOTS
+from ps.spec import TableSpec
+
+HEADER, INDEX, POSITIONS, ROWS, BLOCKS = "header", "index", "positions", "rows", "blocks"
+SECTIONS: Final = (INDEX, POSITIONS, ROWS, BLOCKS)
+"""The files described by the header; all but ROWS carry one checksum for the whole file."""
+
+MAGIC: Final = b"RPLTABLE"
+FORMAT_VERSION: Final = 1
+PRELUDE: Final = struct.Struct("<8sIIQ")
+
+MAX_HEADER_BYTES: Final = 4 << 20
+"""A header with a default vector of the largest dim takes 0.6 MB."""
+
+BLOCK_BYTES: Final = 1 << 20
+"""A block of rows ends at the first slot boundary from here on, or at twice this."""
+BLOCK_ENTRY_BYTES: Final = 16
+
+KEYS_PER_BUCKET: Final = 8
+"""About half a byte of index per key, and a bucket is one or two cache lines of positions."""
+
+FULL: Final = ((0, SLOTS),)
+"""The slot ranges of a base that holds the whole table."""
+
+SlotRanges = tuple[tuple[int, int], ...]
+
+
+def index_bits(rows: int) -> int:
+    """Return over how many top bits of a position the index of a table of `rows` rows is built; at least 1."""
+    buckets = rows / KEYS_PER_BUCKET
+    bits = 1
+    while (1 << bits) * 2**0.5 < buckets:  # the nearest power of two: 5.7 to 11.3 keys a bucket
+        bits += 1
+    return bits
+
+
+def index_entry_bytes(rows: int) -> int:
+    """Return the width of one index entry: 4 while every row number fits, else 8."""
+    return 4 if rows < 1 << 32 else 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One file as the header knows it."""
+
+    bytes: int
+    checksum: int | None
+    """xxh3_64 of the whole file; None for ROWS, whose blocks have their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a table's folder says of itself."""
+
+    spec: TableSpec
+    rows: int
+    index_bits: int
+    held: SlotRanges
+    """Slot ranges this folder has all rows of, ascending and disjoint. Of a key elsewhere it knows nothing."""
+    sections: Mapping[str, Section]
+
+    @property
+    def section_bytes(self) -> int:
+        """Bytes of all files but the header."""
+        return sum(section.bytes for section in self.sections.values())
+
+    def to_bytes(self) -> bytes:
+        """Return the whole header file."""
+        body = msgpack.packb(
+            {
+                "spec": self.spec.to_dict(),
+                "rows": self.rows,
+                "index_bits": self.index_bits,
+                "held": [list(held) for held in self.held],
+                "sections": {name: [section.bytes, section.checksum] for name, section in self.sections.items()},
+            }
+        )
+        prelude = PRELUDE.pack(MAGIC, FORMAT_VERSION, len(body), xxhash.xxh3_64_intdigest(body))
+        return prelude + bytes(body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: Path) -> Header:
+        """Read a header file's bytes; `path` is for messages.
+
+        Raises:
+            CorruptData: It is no header, damaged, of another format version, or says what cannot be.
+        """
+        if len(data) < PRELUDE.size:
+            raise CorruptData(f"{path}: {len(data)} bytes are too few for a header; the file is truncated")
+        magic, version, body_bytes, checksum = PRELUDE.unpack_from(data)
+        if magic != MAGIC:
+            raise CorruptData(f"{path}: not a table header (it begins with {magic!r}, not {MAGIC!r})")
+        if version != FORMAT_VERSION:
+            raise CorruptData(f"{path}: format version {version}; this build reads {FORMAT_VERSION}")
+        body = data[PRELUDE.size :]
+        if len(body) != body_bytes:
+            raise CorruptData(f"{path}: the body has {len(body)} bytes, the prelude says {body_bytes}")
+        if xxhash.xxh3_64_intdigest(body) != checksum:
+            raise CorruptData(f"{path}: the checksum does not match; the header is damaged")
+        try:
+            return cls._from_fields(msgpack.unpackb(body))
+        except KeyError as exc:
+            raise CorruptData(f"{path}: field {exc} is missing") from exc
+        except (InvalidInput, TypeError, ValueError, AttributeError) as exc:
+            raise CorruptData(f"{path}: {exc}") from exc
+
+    @classmethod
+    def _from_fields(cls, fields: Mapping[str, Any]) -> Header:
+        rows, bits = fields["rows"], fields["index_bits"]
+        if type(rows) is not int or not 0 <= rows < 1 << 48:
+            raise ValueError(f"rows is {rows!r}; it must be a count")
+        if type(bits) is not int or not 1 <= bits <= 48:
+            raise ValueError(f"index_bits is {bits!r}; it must be from 1 to 48")
+        header = cls(
+            spec=TableSpec.from_dict(fields["spec"]),
+            rows=rows,
+            index_bits=bits,
+            held=check_held(fields["held"]),
+            sections={
+                name: Section(bytes=fields["sections"][name][0], checksum=fields["sections"][name][1])
+                for name in SECTIONS
+            },
+        )
+        header._check_sizes()
+        return header
+
+    def _check_sizes(self) -> None:
+        due = {
+            INDEX: ((1 << self.index_bits) + 1) * index_entry_bytes(self.rows),
+            POSITIONS: 8 * self.rows,
+            ROWS: self.spec.row_bytes * self.rows,
+        }
+        for name, size in due.items():
+            if self.sections[name].bytes != size:
+                raise ValueError(
+                    f"section {name} has {self.sections[name].bytes!r} bytes; {self.rows} rows make {size}"
+                )
+        blocks = self.sections[BLOCKS].bytes
+        if type(blocks) is not int or not 0 <= blocks <= BLOCK_ENTRY_BYTES * self.rows or blocks % BLOCK_ENTRY_BYTES:
+            raise ValueError(f"section {BLOCKS} has {blocks!r} bytes; it must be {BLOCK_ENTRY_BYTES} per block of rows")
+        for name, section in self.sections.items():
+            if (type(section.checksum) is not int) if name != ROWS else (section.checksum is not None):
+                raise ValueError(f"section {name} has the checksum {section.checksum!r}")
+
+
+def check_held(ranges: Any) -> SlotRanges:
+    """Return slot ranges as tuples, checked to be half open, ascending, disjoint and within the ring.
+
+    Raises:
+        ValueError: They are not.
+    """
+    held = tuple((begin, end) for begin, end in ranges)
+    last = 0
+    for begin, end in held:
+        if type(begin) is not int or type(end) is not int or not last <= begin < end <= SLOTS:
+            raise ValueError(f"held slot ranges {held} must be ascending, disjoint and within 0..{SLOTS}")
+        last = end
+    return held

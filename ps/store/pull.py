@@ -1,0 +1,147 @@
+"""Answer one frame of look-ups from tables: check every count against its array, then one kernel call.
+
+The frame comes from the network: nothing in it is believed. What passes the checks here cannot lead the kernel
+outside its arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import InvalidInput, LimitExceeded, Unavailable
+from ps.hashing import SLOTS
+from ps.store import kernels
+from ps.store.kernels import address
+from ps.store.table import Table
+from ps.wire.messages import Op, PullReply, PullRequest
+
+MAX_REPLY_BYTES: Final = 1 << 30
+"""Of one reply's values."""
+
+_ROWS: Final = Op.ROWS
+_SUM: Final = Op.SUM
+_MASK_SHAPE: Final = (SLOTS,)
+_UINT8: Final = np.dtype(np.uint8)
+
+OwnedMask = NDArray[np.uint8]
+"""uint8 (65536,): not 0 for each slot that may be asked for."""
+
+
+class SlotNotOwned(Exception):
+    """Raised by `pull` for a key outside the owner's mask; the shard turns it into `NotOwner` with its epoch."""
+
+    def __init__(self, table: str, slot: int) -> None:
+        super().__init__(f"table {table}: slot {slot} is not owned here")
+        self.table = table
+        self.slot = slot
+
+
+class SlotNotAnswered(Unavailable):
+    """Raised by `pull` for an owned slot that the folder lacks, or that is quarantined. Other replicas may answer."""
+
+
+def pull(
+    tables: Sequence[Table],
+    masks: Sequence[OwnedMask | None],
+    request: PullRequest,
+    *,
+    max_reply_bytes: int = MAX_REPLY_BYTES,
+) -> PullReply:
+    """Do the look-ups of `request`; the GIL is released meanwhile.
+
+    Args:
+        tables: The table of each look-up.
+        masks: Which slots each look-up may ask for; None for all.
+        request: As decoded. Its arrays are read, not kept.
+        max_reply_bytes: The most bytes of values to answer with.
+
+    Returns:
+        New arrays. A key that the table lacks counts as its default vector, and in `missing`.
+
+    Raises:
+        InvalidInput: Counts, lengths, types and arrays do not fit each other.
+        LimitExceeded: The answer would be larger than `max_reply_bytes`.
+        SlotNotOwned: A key lies outside its mask. Nothing was answered.
+        SlotNotAnswered: A key's slot is not held or is quarantined. Nothing was answered.
+    """
+    values_size, found_size = _check(tables, request)
+    if 4 * values_size > max_reply_bytes:
+        raise LimitExceeded(f"pull: the answer has {4 * values_size} bytes; the limit is {max_reply_bytes}")
+    positions = _flat(request.positions, np.uint64, "positions")
+    lengths = _flat(request.lengths, np.uint32, "lengths")
+    weights = _flat(request.weights, np.float32, "weights")
+    described = bytearray().join(
+        table.packed + kernels.LOOKUP.pack(_mask_address(mask), lookup.op, lookup.keys, lookup.bags, lookup.weighted)
+        for table, mask, lookup in zip(tables, masks, request.lookups, strict=True)
+    )
+    descriptors = np.frombuffer(described, np.int64).reshape(-1, kernels.DESCRIPTOR_FIELDS)
+    values = np.empty(values_size, np.float32)
+    missing = np.empty(len(tables), np.uint32)
+    found = np.empty(found_size, np.uint8)
+    outcome, at, slot = kernels.pull_frame(
+        descriptors, address(positions), address(lengths), address(weights), address(values), missing, found
+    )
+    if outcome != kernels.DONE:
+        _refuse(outcome, request.lookups[at].table, slot)
+    return PullReply(values=values, missing=missing, found=found)
+
+
+def _check(tables: Sequence[Table], request: PullRequest) -> tuple[int, int]:
+    """Check the counts of all look-ups; return how many values and found flags the answer has."""
+    keys = bags = weights = values = found = 0
+    for table, lookup in zip(tables, request.lookups, strict=True):
+        name, op, its_keys, its_bags, weighted = lookup
+        if its_keys < 0 or its_bags < 0:
+            raise InvalidInput(f"pull: table {name}: {its_keys} keys and {its_bags} bags; neither can be negative")
+        if weighted:
+            if op != _SUM:
+                raise InvalidInput(f"pull: table {name}: weights go with a sum only, not with {op.name}")
+            weights += its_keys
+        keys += its_keys
+        if op == _ROWS:
+            if its_bags != 0:
+                raise InvalidInput(f"pull: table {name}: {its_bags} bags for unpooled rows; there must be 0")
+            found += its_keys
+            values += its_keys * table.spec.dim
+        else:
+            bags += its_bags
+            values += its_bags * table.spec.dim
+    for name, due, array in (
+        ("positions", keys, request.positions),
+        ("lengths", bags, request.lengths),
+        ("weights", weights, request.weights),
+    ):
+        if array.size != due:
+            raise InvalidInput(f"pull: {array.size} {name}, but the look-ups announce {due}")
+    return values, found
+
+
+def _flat(array: NDArray[Any], dtype: type[np.generic], name: str) -> NDArray[Any]:
+    """Return the array as the kernel reads it: one-dimensional, contiguous, aligned; a copy only where it is not."""
+    if array.dtype != dtype or array.ndim != 1:
+        raise InvalidInput(f"pull: {name} are {array.dtype} {array.shape}; they must be {np.dtype(dtype)} (n,)")
+    if array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.array(array)
+
+
+def _mask_address(mask: OwnedMask | None) -> int:
+    if mask is None:
+        return 0
+    if mask.dtype != _UINT8 or mask.shape != _MASK_SHAPE or not mask.flags.c_contiguous:
+        raise InvalidInput(f"pull: a mask is {mask.dtype} {mask.shape}; it must be contiguous uint8 {_MASK_SHAPE}")
+    return address(mask)
+
+
+def _refuse(outcome: int, table: str, slot: int) -> None:
+    if outcome == kernels.NOT_OWNED:
+        raise SlotNotOwned(table, slot)
+    if outcome == kernels.NOT_ANSWERED:
+        raise SlotNotAnswered(
+            f"table {table}: slot {slot} is not held here, or quarantined because its rows are damaged"
+        )
+    raise InvalidInput(f"pull: table {table}: lengths must be at least 1 each and add up to the number of keys")

@@ -1,0 +1,86 @@
+"""A table as pulls see it: today one base, and which of its slots may be answered from.
+
+This is the seam behind which newer rows will lie (deltas, the overlay of pushed rows): callers pull from a `Table`,
+kernels read its `packed` descriptor, and only these two know what a table is made of. A table never changes; quarantine
+makes another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.hashing import SLOTS
+from ps.spec import Float32Array, TableSpec, UInt64Array
+from ps.store import format as fmt
+from ps.store.base import Base
+from ps.store.kernels import TABLE, TableDescriptor, address
+
+
+class Table:
+    """An immutable view of one table, ready for kernels. It keeps what it reads mapped."""
+
+    def __init__(self, base: Base, *, quarantined: Iterable[int] = ()) -> None:
+        """View `base`, refusing to answer for the `quarantined` slots (those of damaged blocks, see `Base.verify`)."""
+        self.base = base
+        self.quarantined: frozenset[int] = frozenset(quarantined)
+        self._sections = base.sections
+        self._default = base.spec.default_vector()
+        self._answered: NDArray[np.uint8] | None = None
+        if base.held != fmt.FULL or self.quarantined:
+            self._answered = base.held_mask()
+            self._answered[list(self.quarantined)] = 0
+        sections = self._sections
+        descriptor = TableDescriptor(
+            index_at=address(sections.index),
+            index_entry_bytes=sections.index.itemsize,
+            index_shift=64 - base.index_bits,
+            positions_at=address(sections.positions),
+            rows_at=address(sections.rows),
+            rows=base.rows,
+            row_bytes=base.spec.row_bytes,
+            dim=base.spec.dim,
+            default_at=address(self._default),
+            answered_at=0 if self._answered is None else address(self._answered),
+        )
+        self.packed: bytes = TABLE.pack(*descriptor)
+        """The descriptor as kernels read it."""
+
+    @property
+    def spec(self) -> TableSpec:
+        """The fixed facts of the table."""
+        return self.base.spec
+
+    @property
+    def rows(self) -> int:
+        """Rows of all slots."""
+        return self.base.rows
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return self.base.bytes
+
+    @property
+    def default(self) -> Float32Array:
+        """The vector of an unknown key, float32 (dim,)."""
+        return self._default
+
+    def find(self, positions: UInt64Array) -> NDArray[np.int64]:
+        """Return the base's row number of each position (N,), -1 where there is none."""
+        return self.base.find(positions)
+
+    def answers(self, slot: int) -> bool:
+        """Whether keys of this slot can be answered: it is held here, and not quarantined."""
+        return self._answered is None or bool(self._answered[slot])
+
+    def with_quarantine(self, slots: Iterable[int]) -> Table:
+        """Return the same table with more slots quarantined."""
+        return Table(self.base, quarantined=self.quarantined | {slot for slot in slots if 0 <= slot < SLOTS})
+
+    def __repr__(self) -> str:
+        return (
+            f"<Table {self.spec.name} rows={self.rows} dim={self.spec.dim} quarantined_slots={len(self.quarantined)}>"
+        )

@@ -1,0 +1,244 @@
+"""Write a table from rows in any order, in chunks of any size, within a fixed amount of memory.
+
+`add` fills a buffer; a full buffer is sorted and spilled (`ps.store.spill`); `finish` brings the runs into ring order
+slice by slice and feeds them to `BaseWriter`. Two rows of one position meet there at the latest, so duplicates never
+pass unseen.
+
+The table's folder appears in one rename when it is whole; until then, and after a failure, there is none.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
+from ps.hashing import as_keys, keys_of, keys_of_strings, positions_of
+from ps.spec import Float32Array, KeyType, TableSpec
+from ps.store.base_writer import BaseWriter, TableFacts, hidden_folder, translated
+from ps.store.spill import Spill, ordered_pieces
+
+BUFFER_BYTES: Final = 64 << 20
+"""Rows held in memory. About twice this is the writer's peak; 1 TB of rows makes 16,000 runs of it."""
+
+_CHUNK_ROWS: Final = 1 << 16
+"""`add` goes through its input in chunks of this many rows: a large `add` takes no more memory than many small ones."""
+
+
+class TableWriter:
+    """Writes one table; a context manager that leaves nothing behind unless `finish` returned.
+
+    Example:
+        with TableWriter(folder, TableSpec(name="user", dim=64)) as writer:
+            for keys, rows in chunks:
+                writer.add(keys, rows)
+            writer.finish()
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: TableSpec,
+        *,
+        default: Literal["zeros", "mean"] | Float32Array | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        """Begin an empty table.
+
+        Args:
+            folder: Where the table will be; must not exist. Temporary files of the table's size grow beside it.
+            spec: What the rows are.
+            default: The vector of unknown keys: zeros, the mean of all rows, or float32 (dim,). None: as `spec` says.
+            buffer_bytes: How many bytes of rows to hold in memory.
+
+        Raises:
+            InvalidInput: `default` is not one of these.
+            ExportError: The folder exists or cannot be made.
+        """
+        self.folder = folder
+        self._spec, self._sum = _with_default(spec, default)
+        row_bytes = spec.row_bytes
+        capacity = max(2, buffer_bytes // (row_bytes + 16))
+        self._positions = np.empty(capacity, np.uint64)
+        self._rows = np.empty((capacity, row_bytes), np.uint8)
+        self._text_pos = np.empty(capacity, np.uint64) if spec.key_type is KeyType.STRING else None
+        self._filled = 0
+        self._added = 0
+        self._finished = False
+        self._hidden = hidden_folder(folder)
+        with translated(spec.name, folder):
+            self._spill = Spill(self._hidden, row_bytes, texts=self._text_pos is not None)
+
+    def add(self, keys: NDArray[Any] | Sequence[int] | Sequence[str], rows: Float32Array) -> None:
+        """Add rows, in any order; nothing of the arguments is kept.
+
+        Args:
+            keys: (n,): integers (an int64 is taken bit for bit), or strings for a table of string keys.
+            rows: float32 (n, dim).
+
+        Raises:
+            InvalidInput: Keys or rows are of the wrong type or shape.
+            ExportError: The disk is full.
+        """
+        spec = self._spec
+        if self._finished:
+            raise InvalidInput(f"table {spec.name}: rows cannot be added after finish")
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or rows.shape != (len(keys), spec.dim):
+            what = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+            raise InvalidInput(f"table {spec.name}: rows are {what}; they must be float32 {(len(keys), spec.dim)}")
+        checked = self._check_keys(keys)
+        with translated(spec.name, self.folder):
+            for begin in range(0, len(rows), _CHUNK_ROWS):
+                self._add_chunk(checked[begin : begin + _CHUNK_ROWS], rows[begin : begin + _CHUNK_ROWS])
+
+    def finish(self) -> TableFacts:
+        """Sort, write, sync, and let the table's folder appear.
+
+        Raises:
+            DuplicateKey: A key was added twice; the message names it.
+            HashCollision: Two different strings have one hash; the message names both.
+            ExportError: The folder exists by now, the disk is full, or the rows have no mean.
+        """
+        if self._finished:
+            raise InvalidInput(f"table {self._spec.name}: finish was called before")
+        self._finished = True
+        spec = self._spec if self._sum is None else _with_mean(self._spec, self._sum, self._added)
+        with translated(spec.name, self.folder):
+            self._flush()
+            with BaseWriter(self.folder, spec, self._added) as base:
+                for intervals in self._spill.slices(len(self._positions)):
+                    count = self._spill.read(intervals, self._positions, self._rows, self._text_pos)
+                    self._append_sorted(base, count)
+                return base.finish()
+
+    def abort(self) -> None:
+        """Drop everything added so far and its temporary files; after `finish`, only those files."""
+        self._finished = True
+        self._spill.close()
+        shutil.rmtree(self._hidden, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def __repr__(self) -> str:
+        return (
+            f"<TableWriter {self._spec.name} rows={self._added} runs_rows={self._spill.rows} finished={self._finished}>"
+        )
+
+    def _check_keys(self, keys: NDArray[Any] | Sequence[int] | Sequence[str]) -> NDArray[Any] | Sequence[Any]:
+        name = self._spec.name
+        if self._text_pos is not None:
+            if isinstance(keys, np.ndarray) and (keys.ndim != 1 or keys.dtype.kind not in "UO"):
+                raise InvalidInput(f"table {name}: keys are {keys.dtype} {keys.shape}; they must be strings (n,)")
+            return keys
+        integers = np.asarray(keys)
+        if integers.ndim != 1 or (integers.dtype.kind not in "iu" and integers.size):
+            raise InvalidInput(f"table {name}: keys are {integers.dtype} {integers.shape}; they must be integers (n,)")
+        return integers
+
+    def _add_chunk(self, keys: NDArray[Any] | Sequence[Any], rows: Float32Array) -> None:
+        text_pos = None
+        if self._text_pos is not None:
+            texts = self._encode(keys)
+            text_pos = self._spill.append_texts(texts)
+            positions = positions_of(keys_of_strings(texts))
+        else:
+            positions = positions_of(as_keys(np.ascontiguousarray(keys)))
+        if self._sum is not None:
+            self._sum += rows.sum(axis=0, dtype=np.float64)
+        raw = np.ascontiguousarray(rows).view(np.uint8)
+        done = 0
+        while done < len(raw):
+            take = min(len(raw) - done, len(self._positions) - self._filled)
+            into = slice(self._filled, self._filled + take)
+            self._positions[into] = positions[done : done + take]
+            self._rows[into] = raw[done : done + take]
+            if self._text_pos is not None and text_pos is not None:
+                self._text_pos[into] = text_pos[done : done + take]
+            self._filled += take
+            done += take
+            if self._filled == len(self._positions):
+                self._flush()
+        self._added += len(raw)
+
+    def _encode(self, texts: NDArray[Any] | Sequence[Any]) -> list[bytes]:
+        try:
+            return [str.encode(text) for text in texts]
+        except TypeError as exc:
+            raise InvalidInput(f"table {self._spec.name}: keys must be strings: {exc}") from exc
+        except UnicodeEncodeError as exc:
+            raise InvalidInput(
+                f"table {self._spec.name}: key {exc.object!r} is not valid Unicode: {exc.reason}"
+            ) from exc
+
+    def _flush(self) -> None:
+        count, self._filled = self._filled, 0
+        if count:
+            text_pos = None if self._text_pos is None else self._text_pos[:count]
+            self._spill.append_run(self._positions[:count], self._rows[:count], text_pos)
+
+    def _append_sorted(self, base: BaseWriter, count: int) -> None:
+        order = np.argsort(self._positions[:count])
+        positions = self._positions[order]
+        equal = np.flatnonzero(positions[1:] == positions[:-1])
+        if equal.size:
+            self._refuse(int(order[equal[0]]), int(order[equal[0] + 1]))
+        done = 0
+        for piece in ordered_pieces(self._rows, order):
+            base.append(positions[done : done + len(piece)], piece)
+            done += len(piece)
+
+    def _refuse(self, first: int, second: int) -> None:
+        """Raise for two rows of the buffer with one position: it is a bijection of the key, so they have one key."""
+        name = self._spec.name
+        key = keys_of(self._positions[first : first + 1])[0]
+        if self._text_pos is None:
+            shown = key if self._spec.key_type is KeyType.UINT64 else key.astype(np.int64)
+            raise DuplicateKey(f"table {name}: key {shown} was given more than once")
+        one, other = (self._spill.text(int(self._text_pos[i])).decode() for i in (first, second))
+        if one == other:
+            raise DuplicateKey(f"table {name}: key {one!r} was given more than once")
+        raise HashCollision(
+            f"table {name}: the keys {one!r} and {other!r} have one hash, {int(key):#018x}; rename one of them"
+        )
+
+
+def _with_default(
+    spec: TableSpec, default: Literal["zeros", "mean"] | Float32Array | None
+) -> tuple[TableSpec, NDArray[np.float64] | None]:
+    """Return the spec with the default asked for, and for a mean where to sum the rows up."""
+    if default is None:
+        return spec, None
+    if isinstance(default, str):
+        if default == "zeros":
+            return replace(spec, default=None), None
+        if default == "mean":
+            return spec, np.zeros(spec.dim)
+        raise InvalidInput(f"table {spec.name}: default is {default!r}; it must be 'zeros', 'mean' or a vector")
+    vector = np.asarray(default)
+    if vector.dtype != np.float32 or vector.shape != (spec.dim,):
+        raise InvalidInput(
+            f"table {spec.name}: default is {vector.dtype} {vector.shape}; it must be float32 {(spec.dim,)}"
+        )
+    return replace(spec, default=tuple(vector.tolist())), None
+
+
+def _with_mean(spec: TableSpec, total: NDArray[np.float64], rows: int) -> TableSpec:
+    mean = (total / max(rows, 1)).astype(np.float32)
+    if not np.isfinite(mean).all():
+        raise ExportError(
+            f"table {spec.name}: rows hold values that are not finite, so their mean cannot be the default"
+        )
+    return replace(spec, default=tuple(mean.tolist()))

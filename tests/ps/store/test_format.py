@@ -1,0 +1,43 @@
+"""Golden bytes of every file of a table: a change here is a new format version and a line in the CHANGELOG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ps.spec import KeyType, TableSpec
+from ps.store.base import Base
+from ps.store.writer import TableWriter
+
+GOLDEN = {
+    "header": (
+        "52504c5441424c4501000000df000000a2976edc124a1ae885a47370656387a46e616d65a6676f6c64656ea364696d02"
+        "a8726f775f74797065a7666c6f61743332a86b65795f74797065a675696e743634a764656661756c7492cb3fe0000000"
+        "000000cbbff0000000000000a87265706c69636173a3616c6cae6f6e5f756e617661696c61626c65a56572726f72a472"
+        "6f777303aa696e6465785f6269747301a468656c64919200ce00010000a873656374696f6e7384a5696e646578920ccf"
+        "ae2c8603990315bda9706f736974696f6e739218cf5b7d67c033d77c4aa4726f77739218c0a6626c6f636b739210cfe3"
+        "a8e5ff32f5c361"
+    ),
+    "index": ("000000000100000003000000"),
+    "positions": ("e7830665202abf3a93a431af1008788f2ccbc234fcbc56b4"),
+    "rows": ("00004040000080400000a0400000c0400000803f00000040"),
+    "blocks": ("00000000000000008c85f86abf88d886"),
+}
+
+
+def test_the_files_of_a_small_table(tmp_path: Path) -> None:
+    spec = TableSpec(name="golden", dim=2, key_type=KeyType.UINT64, default=(0.5, -1.0), replicas="all")
+    with TableWriter(tmp_path / "golden", spec) as writer:
+        writer.add(np.array([1, 2, 2**63], np.uint64), np.array([[1, 2], [3, 4], [5, 6]], np.float32))
+        writer.finish()
+    written = {path.name: path.read_bytes().hex() for path in (tmp_path / "golden").iterdir()}
+    assert written == GOLDEN
+
+
+def test_the_golden_bytes_are_readable(tmp_path: Path) -> None:
+    for name, content in GOLDEN.items():
+        (tmp_path / name).write_bytes(bytes.fromhex(content))
+    base = Base.open(tmp_path, verify_rows=True)
+    assert base.spec.name == "golden"
+    assert [base.row(number).tolist() for number in range(3)] == [[3, 4], [5, 6], [1, 2]]
