@@ -16,13 +16,17 @@ from ps.spec import Pooling
 class ReferenceTable:
     """A table as a dictionary from uint64 key to float32 row."""
 
-    def __init__(self, dim: int, rows: Mapping[int, NDArray[np.float32]], default: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self, dim: int, rows: Mapping[int, NDArray[np.float32]], default: NDArray[np.float32] | None = None
+    ) -> None:
         self.dim = dim
         self.rows = dict(rows)
         self.default = np.zeros(dim, np.float32) if default is None else default
 
     @classmethod
-    def from_arrays(cls, keys: NDArray, rows: NDArray[np.float32], default: NDArray[np.float32] | None = None) -> ReferenceTable:
+    def from_arrays(
+        cls, keys: NDArray, rows: NDArray[np.float32], default: NDArray[np.float32] | None = None
+    ) -> ReferenceTable:
         mask = (1 << 64) - 1
         return cls(rows.shape[1], {int(key) & mask: row for key, row in zip(keys, rows, strict=True)}, default)
 
@@ -57,7 +61,7 @@ class ReferenceTable:
 
 
 def assert_close(actual: NDArray, expected: NDArray, largest: float = 1.0) -> None:
-    """Assert design.md's tolerance; `largest` is the largest intermediate magnitude, where it is known to exceed the result's."""
+    """Assert design.md's tolerance; `largest` is the largest intermediate magnitude, where it exceeds the result's."""
     actual64, expected64 = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual64.shape == expected64.shape, f"shapes differ: {actual64.shape} and {expected64.shape}"
     bound = 1e-5 * np.maximum(max(1.0, largest), np.abs(expected64))

@@ -69,7 +69,8 @@ class Dlrm(nn.Module):
             for i, name in enumerate(CONTEXT)
         ]
         pooled += [
-            self.tables[name](torch.from_numpy(request.candidates[i].reshape(-1)), many) for i, name in enumerate(CANDIDATE)
+            self.tables[name](torch.from_numpy(request.candidates[i].reshape(-1)), many)
+            for i, name in enumerate(CANDIDATE)
         ]
         return self.score(torch.from_numpy(request.dense), pooled)
 
@@ -103,7 +104,9 @@ class Request:
         return cls(
             np.frombuffer(data, np.float32, CANDIDATES * DENSE).reshape(CANDIDATES, DENSE),
             np.frombuffer(data, np.int64, CONTEXT_TABLES * BAG, dense_bytes).reshape(CONTEXT_TABLES, BAG),
-            np.frombuffer(data, np.int64, offset=dense_bytes + context_bytes).reshape(CANDIDATE_TABLES, CANDIDATES, BAG),
+            np.frombuffer(data, np.int64, offset=dense_bytes + context_bytes).reshape(
+                CANDIDATE_TABLES, CANDIDATES, BAG
+            ),
         )
 
 

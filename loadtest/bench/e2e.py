@@ -18,7 +18,7 @@ import psutil
 import torch
 from google.protobuf.wrappers_pb2 import BytesValue
 
-from inference.codec import PredictCall, decode_response, encode_request
+from inference.codec import as_call, decode_response, encode_request
 from loadtest.bench import dlrm, load, redis_server
 from loadtest.bench.harness import QUICK, Report, interleave
 from loadtest.bench.model_folder import dlrm_folder
@@ -73,7 +73,7 @@ def ringpull(folder: Path, requests: Sequence[dlrm.Request], *, shards: int = SH
     payloads = []
     for request in requests:
         features, context = dlrm.columns(request)
-        payloads.append(encode_request(PredictCall("dlrm", features, context)).SerializeToString())
+        payloads.append(encode_request(as_call("dlrm", features, context)).SerializeToString())
     with server("deploy.cli", *arguments, ready="ringpull ready ") as (line, process):
         target = dict(word.split("=", 1) for word in line.split() if "=" in word)["grpc"]
         yield Contender(target, PREDICT, payloads, process, _ours)
@@ -87,7 +87,9 @@ def _ours(reply: bytes) -> np.ndarray:
 
 
 @contextmanager
-def rival(name: str, requests: Sequence[dlrm.Request], rows: int, *arguments: str, wrap: bool = False) -> Iterator[Contender]:
+def rival(
+    name: str, requests: Sequence[dlrm.Request], rows: int, *arguments: str, wrap: bool = False
+) -> Iterator[Contender]:
     payloads = [request.to_bytes() for request in requests]
     if wrap:
         payloads = [BytesValue(value=payload).SerializeToString() for payload in payloads]
@@ -101,13 +103,17 @@ def rival(name: str, requests: Sequence[dlrm.Request], rows: int, *arguments: st
 
 def main() -> None:
     requests = dlrm.make_requests(32, ROWS)
-    report = Report(f"DLRM end to end: 26 tables x {ROWS:,} x 64, 1 user + 128 candidates, {IN_FLIGHT} in flight, samples/s")
+    report = Report(
+        f"DLRM end to end: 26 tables x {ROWS:,} x 64, 1 user + 128 candidates, {IN_FLIGHT} in flight, samples/s"
+    )
     with ExitStack() as stack:
         contenders = {"ours": stack.enter_context(ringpull(dlrm_folder(ROWS), requests))}
         contenders["grpc_torch"] = stack.enter_context(rival("grpc_torch", requests, ROWS))
         if redis_server.installed():
             port = stack.enter_context(redis_server.private_redis())
-            contenders["redis_torch"] = stack.enter_context(rival("redis_torch", requests, ROWS, "--redis-port", str(port)))
+            contenders["redis_torch"] = stack.enter_context(
+                rival("redis_torch", requests, ROWS, "--redis-port", str(port))
+            )
         else:
             print("redis-server is not installed (apt-get install redis-server): redis_torch is left out", flush=True)
         contenders["ray_serve"] = stack.enter_context(rival("ray_serve", requests, ROWS, wrap=True))
@@ -146,7 +152,13 @@ def _measure(report: Report, contenders: dict[str, Contender], bare: Callable[[]
         if name in runs:
             tail = f", p99 {outcomes[name][-1].p99_ms:.0f} ms" if name in outcomes else ""
             ratio = samples.ratio("ours", name)
-            report.row("served" if name != "inprocess" else "served", ours, f"{name} {samples.median(name):,.0f}{tail}", ratio, bound)
+            report.row(
+                "served" if name != "inprocess" else "served",
+                ours,
+                f"{name} {samples.median(name):,.0f}{tail}",
+                ratio,
+                bound,
+            )
             report.key(f"e2e_vs_{name}", ratio)
     report.row("p50 / p99 at full load, ms", f"{outcomes['ours'][-1].p50_ms:.1f} / {outcomes['ours'][-1].p99_ms:.1f}")
     report.row("CPU us per sample, head + shards", f"{np.median(cpu_us[1:]):.1f}")
@@ -165,10 +177,17 @@ def _latency(report: Report, ours: Contender, requests: Sequence[dlrm.Request]) 
     one_ms = float(np.median(took)) * 1000
     top = ours.run(seconds=SECONDS).calls_per_s
     open_p99 = [
-        load.open_loop(ours.target, ours.method, ours.payloads, calls_per_s=top / 2, seconds=SECONDS).p99_ms for _ in range(3)
+        load.open_loop(ours.target, ours.method, ours.payloads, calls_per_s=top / 2, seconds=SECONDS).p99_ms
+        for _ in range(3)
     ]
     p99 = float(np.median(open_p99))
-    report.row("p99 at half the top rate, ms", f"{p99:.1f}", f"one request in process {one_ms:.1f}", p99 / one_ms, "<= 5, aim 3")
+    report.row(
+        "p99 at half the top rate, ms",
+        f"{p99:.1f}",
+        f"one request in process {one_ms:.1f}",
+        p99 / one_ms,
+        "<= 5, aim 3",
+    )
     report.key("p99_vs_inprocess", p99 / one_ms)
 
 

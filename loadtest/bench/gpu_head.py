@@ -77,7 +77,9 @@ def _on_cpu(model: DensePart) -> None:
 
 
 def _on_cuda(model: DensePart) -> None:
-    report = Report(f"Dense part on {torch.cuda.get_device_name()}, torch {torch.__version__}, {flops_per_sample() / 1e6:.2f} MFLOP per sample")
+    report = Report(
+        f"Dense part on {torch.cuda.get_device_name()}, torch {torch.__version__}, {flops_per_sample() / 1e6:.2f} MFLOP per sample"
+    )
     report.key("gpu", torch.cuda.get_device_name())
     rates = _device_rates(report)
     expected = {batch: model(*_inputs(batch)) for batch in BATCHES}

@@ -42,10 +42,14 @@ def main() -> None:
     report.finish()
 
 
-def _measure(report: Report, table: Table, weight: torch.Tensor, keys: NDArray[np.uint64], dim: int, spread: str) -> None:
+def _measure(
+    report: Report, table: Table, weight: torch.Tensor, keys: NDArray[np.uint64], dim: int, spread: str
+) -> None:
     rng = np.random.default_rng(0)
     count = BAGS * BAG
-    batches = [rng.integers(0, ROWS, count) if spread == "uniform" else zipf_rows(rng, ROWS, count) for _ in range(BATCHES)]
+    batches = [
+        rng.integers(0, ROWS, count) if spread == "uniform" else zipf_rows(rng, ROWS, count) for _ in range(BATCHES)
+    ]
     wanted = [keys[rows] for rows in batches]
     row_numbers = [torch.from_numpy(rows) for rows in batches]
     offsets = torch.arange(0, count, BAG)
@@ -58,7 +62,9 @@ def _measure(report: Report, table: Table, weight: torch.Tensor, keys: NDArray[n
         return pull([table], [None], request).values
 
     def theirs(batch: int, rows: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.nn.functional.embedding_bag(row_numbers[batch] if rows is None else rows, weight, offsets, mode="sum")
+        return torch.nn.functional.embedding_bag(
+            row_numbers[batch] if rows is None else rows, weight, offsets, mode="sum"
+        )
 
     order = np.argsort(keys)
     by_key, index = keys[order], pd.Index(keys)
@@ -77,7 +83,9 @@ def _measure(report: Report, table: Table, weight: torch.Tensor, keys: NDArray[n
 
     ratio = samples.ratio("ours", "torch")
     ours_rate = f"{samples.median('ours') / 1e6:.1f}"
-    report.row(f"dim {dim}, {spread}", ours_rate, f"torch given rows {samples.median('torch') / 1e6:.1f}", ratio, REACH[dim])
+    report.row(
+        f"dim {dim}, {spread}", ours_rate, f"torch given rows {samples.median('torch') / 1e6:.1f}", ratio, REACH[dim]
+    )
     if spread == "uniform":
         report.key(f"kernel_vs_torch_d{dim}", ratio)
     else:
@@ -86,7 +94,9 @@ def _measure(report: Report, table: Table, weight: torch.Tensor, keys: NDArray[n
         best = max(("searchsorted", "pandas"), key=samples.median)
         with_map = samples.ratio("ours", best)
         report.row(f"dim {dim}, {spread}", ours_rate, f"torch + {best} {samples.median(best) / 1e6:.1f}", with_map, "2")
-        report.key("kernel_vs_torch_with_map_d64" if spread == "uniform" else "kernel_vs_torch_with_map_zipf_d64", with_map)
+        report.key(
+            "kernel_vs_torch_with_map_d64" if spread == "uniform" else "kernel_vs_torch_with_map_zipf_d64", with_map
+        )
 
 
 def _rate(run: Callable[[int], object], count: int) -> Callable[[], float]:

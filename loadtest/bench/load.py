@@ -31,7 +31,9 @@ class Outcome:
     p99_ms: float
 
 
-def closed_loop(target: str, method: str, payloads: Sequence[bytes], *, in_flight: int, seconds: float, channels: int = 1) -> Outcome:
+def closed_loop(
+    target: str, method: str, payloads: Sequence[bytes], *, in_flight: int, seconds: float, channels: int = 1
+) -> Outcome:
     """Keep `in_flight` calls going for `seconds`; a failed call raises."""
     return uvloop.run(_closed_loop(target, method, payloads, in_flight, seconds, channels))
 
@@ -65,7 +67,9 @@ async def _closed_loop(
     return _outcome(latencies, took)
 
 
-async def _open_loop(target: str, method: str, payloads: Sequence[bytes], calls_per_s: float, seconds: float) -> Outcome:
+async def _open_loop(
+    target: str, method: str, payloads: Sequence[bytes], calls_per_s: float, seconds: float
+) -> Outcome:
     channel = grpc.aio.insecure_channel(target, options=OPTIONS)
     score = channel.unary_unary(method)
     await score(payloads[0])

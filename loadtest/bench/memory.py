@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,23 +18,22 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
 from deploy.memory import pss_bytes
 from inference import Client, Schema, Sparse, export_model
-from inference.manifest import FILE_NAME, Manifest, versions
+from inference.manifest import Manifest, versions
 from loadtest.bench.harness import QUICK, Report, interleave
 from loadtest.bench.process import server
+from loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows, cache_folder
 from ps.store.writer import TableWriter
 
 ROWS: Final = 200_000 if QUICK else 10_000_000
 ROUNDS: Final = 1 if QUICK else 3
 DIM: Final = 64
 EMPTY_ROWS: Final = 8
-CHUNK_ROWS: Final = 100_000
 VERSION: Final = 1
 
 MOST_EXTRA_S: Final = 3.0
@@ -57,29 +55,32 @@ class Summed(nn.Module):
 
 
 def make_model(folder: Path, rows: int) -> Path:
-    """Export a model of `rows` rows into `folder`, unless it is there; return `folder`."""
-    if versions(folder):
-        return folder
+    """Export a model of `rows` rows into `folder`, unless an earlier run has; return `folder`."""
     version_dir = folder / str(VERSION)
+    if VERSION in versions(folder) and Manifest.load(version_dir).tables[0].rows == rows:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(1)
     export_model(Summed(), Schema([Sparse("ids", many=True)]), folder, VERSION, quiet=True)
-    if rows == EMPTY_ROWS:
-        return folder
-    # A torch module of this size would need the table in memory; the writer takes it in chunks.
+    if rows > EMPTY_ROWS:
+        replace_table(version_dir, rows)
+    return folder
+
+
+def replace_table(version_dir: Path, rows: int) -> None:
+    """Put a table of `rows` rows in place of the exported one: a torch module of that size would need it in memory."""
     manifest = Manifest.load(version_dir)
-    (version_dir / FILE_NAME).unlink()
     (entry,) = manifest.tables
     table_dir = manifest.table_folder(version_dir, entry.spec.name)
     shutil.rmtree(table_dir)
-    rng = np.random.default_rng(1)
+    keys = bench_keys(rows)
     with TableWriter(table_dir, entry.spec) as writer:
-        for begin in track(range(0, rows, CHUNK_ROWS), description=f"writing {rows:,} rows"):
-            keys = np.arange(begin, min(begin + CHUNK_ROWS, rows))
-            writer.add(keys, rng.standard_normal((len(keys), DIM), np.float32))
+        for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {DIM}"):
+            end = min(begin + CHUNK_ROWS, rows)
+            writer.add(keys[begin:end], bench_rows(begin, end, DIM))
         facts = writer.finish()
     replaced = dataclasses.replace(entry, rows=facts.rows, bytes=facts.bytes)
     dataclasses.replace(manifest, tables=(replaced,)).save(version_dir)
-    return folder
 
 
 @contextmanager
@@ -112,11 +113,10 @@ def main() -> None:
     """Make the models, or take those of an earlier run, and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", type=int, default=4)
-    parser.add_argument("--folder", type=Path, help="keep the models here, and take them from here the next time")
+    parser.add_argument("--folder", type=Path, help="where models are kept between runs; default: the benches' cache")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        parent = given.folder or Path(temporary)
-        measure(make_model(parent / "empty", EMPTY_ROWS), make_model(parent / f"rows-{ROWS}", ROWS), given.shards)
+    folder = given.folder or cache_folder() / "memory"
+    measure(make_model(folder / "empty", EMPTY_ROWS), make_model(folder / f"rows-{ROWS}", ROWS), given.shards)
 
 
 def measure(empty: Path, full: Path, shards: int) -> None:

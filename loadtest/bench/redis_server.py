@@ -29,7 +29,19 @@ def private_redis() -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     with tempfile.TemporaryDirectory() as folder:
-        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+        command = [
+            "redis-server",
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            folder,
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             _wait_ready(port)
@@ -54,4 +66,6 @@ def _wait_ready(port: int) -> None:
 def fill(client: redis.Redis, table: str, rows: NDArray[np.float32]) -> None:
     """Store every row's bytes under `TABLE:NUMBER`."""
     for begin in range(0, len(rows), PIPELINE_ROWS):
-        client.mset({f"{table}:{begin + i}": row.tobytes() for i, row in enumerate(rows[begin : begin + PIPELINE_ROWS])})
+        client.mset(
+            {f"{table}:{begin + i}": row.tobytes() for i, row in enumerate(rows[begin : begin + PIPELINE_ROWS])}
+        )

@@ -1,4 +1,4 @@
-"""Generated tables for benches, kept between runs in a cache folder: making gigabytes takes longer than measuring them."""
+"""Generated tables for benches, kept between runs in a cache folder: making gigabytes takes longer than measuring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 
 def bench_keys(rows: int) -> NDArray[np.uint64]:
-    """Return the keys of a generated table (rows,): spread over the whole uint64 range, so no array could be indexed by them."""
+    """Return the keys of a generated table (rows,): spread over all of uint64, so no array could be indexed by them."""
     return np.arange(rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -49,7 +49,7 @@ def generated_table(rows: int, dim: int) -> Base:
 
 
 def zipf_rows(rng: np.random.Generator, rows: int, count: int, exponent: float = 1.05) -> NDArray[np.int64]:
-    """Return `count` row numbers below `rows`, the k-th hottest drawn with weight k^-exponent (bounded zipf by inversion)."""
+    """Return `count` row numbers below `rows`, the k-th hottest with weight k^-exponent (bounded zipf by inversion)."""
     uniform = rng.random(count)
     power = 1 - exponent
     ranks = ((rows**power - 1) * uniform + 1) ** (1 / power)

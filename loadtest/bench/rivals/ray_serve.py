@@ -25,7 +25,7 @@ class Scorer:
         torch.set_num_threads(1)
         self._model = dlrm.make_model(rows)
 
-    def Score(self, request: BytesValue) -> BytesValue:  # noqa: N802 - the gRPC method's name
+    def Score(self, request: BytesValue) -> BytesValue:
         with torch.inference_mode():
             scores = self._model.score_request(dlrm.Request.from_bytes(request.value))
         return BytesValue(value=scores.numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Rival (c): rows in Redis, fetched with MGET per request and pooled with numpy, the rest in torch, behind plain grpc.aio."""
+"""Rival (c): rows in Redis, fetched with MGET and pooled with numpy, the rest in torch, behind plain grpc.aio."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def main(
         request = dlrm.Request.from_bytes(data)
         keys = [f"{name}:{i}" for name, ids in zip(dlrm.CONTEXT, request.context, strict=True) for i in ids.tolist()]
         keys += [
-            f"{name}:{i}" for name, ids in zip(dlrm.CANDIDATE, request.candidates, strict=True) for i in ids.reshape(-1).tolist()
+            f"{name}:{i}"
+            for name, ids in zip(dlrm.CANDIDATE, request.candidates, strict=True)
+            for i in ids.reshape(-1).tolist()
         ]
         vectors = np.frombuffer(b"".join(client.mget(keys)), np.float32).reshape(-1, dlrm.BAG, dlrm.DIM).sum(axis=1)
         context, candidates = np.split(vectors, [dlrm.CONTEXT_TABLES])

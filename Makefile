@@ -1,0 +1,57 @@
+# Everything is built into $(VENV); nothing outside this folder is touched.
+#
+#   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+ONCE ?=
+SLOW ?=
+QUICK ?=
+
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+TYPED := ps router inference deploy examples
+CODE := $(TYPED) loadtest tests
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint types bench clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## Train, export, serve on 4 shards, predict, compare; ONCE=1 stops it all at the end
+	$(BIN)/python -m examples.movielens.demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test: $(INSTALLED_DEV) lint types ## Lint, types and all tests; SLOW=1 adds those of minutes and gigabytes
+	$(BIN)/python -m pytest $(if $(filter-out 0,$(SLOW)),,-m "not slow")
+
+check: $(INSTALLED_DEV) lint types ## Lint, types and the fast tests: before every commit
+	$(BIN)/python -m pytest -q -m "not slow and not ray"
+
+lint: $(INSTALLED_DEV) ## Format and style, checked only
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+types: $(INSTALLED_DEV) ## mypy, strict
+	$(BIN)/mypy $(addprefix -p ,$(TYPED))
+
+bench: $(INSTALLED) ## Memory and time to ready of a 10-million-row table; QUICK=1 takes a small one
+	QUICK=$(QUICK) $(BIN)/python -m loadtest.bench.memory
+
+clean: ## Remove the environment and every cache; a served cluster is not stopped
+	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(PIP) install -e .
+	@touch $@
+
+$(INSTALLED_DEV): pyproject.toml | $(INSTALLED)
+	$(PIP) install -e '.[dev]'
+	@touch $@

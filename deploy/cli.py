@@ -1,0 +1,48 @@
+"""`ringpull`: the command line. Puts the commands together, and turns errors into one line and an exit status.
+
+Exit status: 0 it worked; 1 it did not, and one line on standard error says why; 2 the command line is wrong; 130 or 143
+interrupted before it was done.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from deploy.commands.export import export
+from deploy.commands.inspect import inspect
+from deploy.commands.predict import predict
+from deploy.commands.serve import serve
+from deploy.commands.status import status
+from deploy.commands.stop import stop
+from deploy.console import err
+from deploy.signals import Interrupted
+from ps.errors import RingpullError
+
+app = typer.Typer(
+    name="ringpull",
+    help="Serve recommender models whose embedding tables are sharded over a ring of Ray actors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in (serve, predict, status, inspect, export, stop):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    try:
+        app()
+    except RingpullError as exc:
+        err.print(f"error: {exc}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
+    except Interrupted as exc:
+        err.print(str(exc), highlight=False, markup=False)
+        sys.exit(128 + exc.signum)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""`ringpull inspect`: what lies on disk, and whether it is whole. Needs no cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploy.commands.options import AsJson
+from deploy.console import out, print_json
+from ps.errors import CorruptData, InvalidInput
+
+if TYPE_CHECKING:
+    from deploy.folder_facts import TableFacts, VersionFacts
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder, one of its versions, or one table.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read all rows and check their checksums too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show an exported model, version or table: spec, rows, bytes, slot ranges, checksums.
+
+    Headers, indexes, positions, schemas and dense programs are always checked. Exit status 1 when anything is damaged.
+    """
+    from deploy.folder_facts import read_table, read_version
+    from inference.manifest import FILE_NAME, versions
+    from ps.store.format import HEADER
+
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder} is not a folder")
+    tables: list[TableFacts]
+    if (folder / HEADER).is_file():
+        tables = [read_table(folder, verify=verify)]
+        plain: Any = tables[0].plain()
+        shown = _show_tables(tables)
+    elif (folder / FILE_NAME).is_file():
+        facts = read_version(folder, verify=verify)
+        tables, plain = list(facts.tables), facts.plain()
+        shown = _show_version(facts)
+    elif numbers := versions(folder):
+        all_facts = [read_version(folder / str(number), verify=verify) for number in numbers]
+        tables = [table for facts in all_facts for table in facts.tables]
+        plain = {"versions": [facts.plain() for facts in all_facts]}
+        shown = [part for facts in all_facts for part in _show_version(facts)]
+    else:
+        raise InvalidInput(f"{folder} is neither a model's folder with complete versions, nor a version, nor a table")
+    if as_json:
+        print_json(plain)
+    else:
+        out.print(*shown, sep="\n")
+    if damaged := [table for table in tables if table.bad_blocks]:
+        names = ", ".join(f"{table.folder} ({len(table.bad_blocks)} blocks)" for table in damaged)
+        raise CorruptData(f"rows are damaged in {names}")
+
+
+def _show_version(facts: VersionFacts) -> list[Any]:
+    from deploy.inspect_view import lookups_table, version_headline
+
+    return [version_headline(facts), *_show_tables(list(facts.tables)), lookups_table(facts)]
+
+
+def _show_tables(tables: list[TableFacts]) -> list[Any]:
+    from deploy.inspect_view import bad_blocks_table, files_table
+
+    damaged = [table for table in tables if table.bad_blocks]
+    return [files_table(tables), *([bad_blocks_table(damaged)] if damaged else [])]

@@ -1,0 +1,203 @@
+"""`ringpull serve`: bring models up, say when predictions work, and take everything down at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from deploy import served
+from deploy.console import err, print_line
+from deploy.progress import Progress
+from deploy.served import ServedRecord
+from deploy.signals import StopSignals
+from deploy.state import state_folder
+
+if TYPE_CHECKING:
+    from deploy.cluster import Cluster
+    from deploy.config import ServeConfig
+
+CHECK_INTERVAL_S: Final = 2.0
+"""How often a foreground `serve` looks whether its head lives."""
+
+Models = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL_DIR...", help="Folders NAME/ with NAME/VERSION/ in them; the highest complete version is served."
+    ),
+]
+Replicas = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TABLE=R",
+        help="Copies of a table: a number, or `all`. MODEL/TABLE=R where models share a table's name. Repeatable.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to join: `auto` or HOST:PORT. Default: a private Ray on this machine, ended with `serve`."
+    ),
+]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the coordinator's state; kept. Default: one below the user's state folder, removed at the end."
+    ),
+]
+
+
+def serve(
+    models: Models,
+    shards: Annotated[int, typer.Option(help="Shard actors the tables are cut over.")] = 1,
+    replicas: Replicas = None,
+    address: Address = None,
+    name: Annotated[
+        str, typer.Option(help="Of the deployment; its actors on a joined Ray are NAME/shard-0 and so on.")
+    ] = "ringpull",
+    host: Annotated[
+        str | None,
+        typer.Option(help="Interface of gRPC and HTTP. Default: 127.0.0.1; on a joined Ray the node's address."),
+    ] = None,
+    grpc_port: Annotated[int, typer.Option(help="0: any free one; the ready line tells it.")] = 8500,
+    http_port: Annotated[int, typer.Option(help="Health and status as JSON. 0: any free one.")] = 8501,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Serve in the background; return when predictions work.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Of the dense program: cpu, cuda, cuda:1. Default: CUDA when there is one.")
+    ] = None,
+    dense_threads: Annotated[int, typer.Option(help="CPU threads of the dense program.")] = 1,
+    shard_threads: Annotated[int, typer.Option(help="Look-up threads of each shard.")] = 1,
+    prefault: Annotated[
+        bool, typer.Option("--prefault", help="Touch every page of every table before going live.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every row's checksum before going live.")] = False,
+    max_batch_rows: Annotated[int, typer.Option(help="Rows of a micro-batch.")] = 4096,
+    max_candidates: Annotated[int, typer.Option(help="Rows of one request.")] = 16_384,
+    max_message_bytes: Annotated[int, typer.Option(help="Bytes of one gRPC message.")] = 64 << 20,
+    default_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Deadline of a call that brings none.")
+    ] = 5.0,
+    start_timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Actors must be up by then.")] = 120.0,
+    drain_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Requests in flight get this long at the end.")
+    ] = 10.0,
+    state_dir: StateDir = None,
+    ship_code: Annotated[
+        bool, typer.Option("--ship-code", help="With --address: send ringpull's packages to nodes that lack them.")
+    ] = False,
+) -> None:
+    """Serve models; prints `ringpull ready ...` when predictions work.
+
+    In the foreground it serves until SIGINT or SIGTERM, lets requests in flight finish, stops everything it started,
+    and exits 0.
+    """
+    # Imported by the commands that need them: `ringpull --help` and `predict` answer without waiting for numba.
+    from deploy.config import ServeConfig
+    from deploy.model_folders import choose_versions
+    from inference.config import HeadConfig
+
+    with _state_dir(state_dir, name, keep=detach) as folder:
+        config = ServeConfig(
+            versions=choose_versions(models, replicas or ()),
+            shards=shards,
+            address=address,
+            name=name,
+            host=host,
+            head=HeadConfig(
+                grpc_port=grpc_port,
+                http_port=http_port,
+                device=device,
+                dense_threads=dense_threads,
+                max_batch_rows=max_batch_rows,
+                max_candidates=max_candidates,
+                max_message_bytes=max_message_bytes,
+                default_timeout_s=default_timeout,
+            ),
+            shard_threads=shard_threads,
+            prefault=prefault,
+            verify=verify,
+            ship_code=ship_code,
+            state_dir=folder,
+            start_timeout_s=start_timeout,
+            drain_timeout_s=drain_timeout,
+        )
+        if not detach:
+            _serve_here(config)
+        elif config.private:
+            _serve_in_background()
+        else:
+            _leave_on_ray(config)
+
+
+def _serve_here(config: ServeConfig) -> None:
+    from deploy.cluster import Cluster
+
+    progress = Progress(err)
+    with StopSignals() as signals, Cluster.bring_up(config, progress) as cluster:
+        signals.hold()
+        pid, started_s = served.own_process()
+        record = _record(config, cluster, pid, started_s)
+        served.save(record)
+        try:
+            print_line(record.ready_line)
+            while not signals.wait(CHECK_INTERVAL_S):
+                cluster.check()
+            with progress.step("answered the requests in flight"):
+                cluster.drain()
+        finally:
+            served.forget(record)
+
+
+def _serve_in_background() -> None:
+    """Run this same command line again, as a foreground `serve` in a session of its own."""
+    from deploy.detach import serve_detached
+
+    with StopSignals():
+        record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], sys.stderr)
+    print_line(record.ready_line)
+
+
+def _leave_on_ray(config: ServeConfig) -> None:
+    """Bring up on a joined Ray, and leave: the actors live there."""
+    from deploy.cluster import Cluster
+
+    with StopSignals(), Cluster.bring_up(config, Progress(err)) as cluster:
+        record = _record(config, cluster, None, None)
+        served.save(record)
+        cluster.leave_up()
+    print_line(record.ready_line)
+
+
+def _record(config: ServeConfig, cluster: Cluster, pid: int | None, started_s: float | None) -> ServedRecord:
+    return ServedRecord(
+        target=cluster.target,
+        http=cluster.http,
+        models=config.model_names,
+        shards=config.shards,
+        name=config.name,
+        address=config.address,
+        pid=pid,
+        pid_started_s=started_s,
+    )
+
+
+@contextmanager
+def _state_dir(given: Path | None, name: str, *, keep: bool) -> Iterator[Path]:
+    """The folder of the coordinator's state; one made up here is removed at the end, unless `keep`."""
+    if given is not None:
+        yield given.resolve()
+        return
+    folder = state_folder() / "coordinators" / f"{name}-{os.getpid()}"
+    try:
+        yield folder
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""`ringpull stop`: end a deployment, and return when it is gone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import psutil
+import typer
+
+from deploy import served
+from deploy.commands.options import AsJson, Target
+from deploy.console import err, print_json, print_line
+from deploy.served import ServedRecord
+from ps.errors import InvalidInput, NotFound
+
+KILL_WAIT_S: Final = 10.0
+
+
+def stop(
+    target: Target = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="End a deployment on this Ray cluster by its --name, wherever it was started from."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="With --address: the deployment's name.")] = "ringpull",
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Longest wait for requests in flight and for processes to end.")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a deployment: requests in flight finish, then everything it started ends. Waits until it is gone."""
+    if address is not None:
+        if target is not None:
+            raise InvalidInput("--target and --address both say what to stop; give one")
+        _stop_on_ray(address, name, timeout)
+        stopped = f"{name} on {address}"
+    else:
+        record = served.find(target)
+        _stop_served(record, timeout)
+        stopped = record.target
+    if as_json:
+        print_json({"stopped": stopped})
+    else:
+        print_line(f"stopped {stopped}")
+
+
+def _stop_served(record: ServedRecord, timeout_s: float) -> None:
+    process = record.process()
+    ended = process is not None and _end(process, timeout_s)
+    if record.address is not None and not ended:
+        # Its actors live on a joined Ray: left there by --detach, or by a `serve` that was killed.
+        _stop_on_ray(record.address, record.name, timeout_s, missing_ok=True)
+    served.forget(record)
+
+
+def _stop_on_ray(address: str, name: str, timeout_s: float, *, missing_ok: bool = False) -> None:
+    from deploy.cluster import stop_joined
+
+    if stop_joined(address, name, drain_timeout_s=timeout_s) == 0 and not missing_ok:
+        raise NotFound(f"there is no deployment named {name} on {address}")
+
+
+def _end(process: psutil.Process, timeout_s: float) -> bool:
+    """Ask a `serve` process to end; after a time force it and all below it. Return whether asking was enough."""
+    try:
+        below = process.children(recursive=True)
+        process.terminate()
+        process.wait(timeout_s)
+        return True
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.TimeoutExpired:
+        err.print(f"process {process.pid} did not end in time; killing it", style="yellow", highlight=False)
+        for victim in (process, *below):
+            try:
+                victim.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs([process, *below], timeout=KILL_WAIT_S)
+        return False

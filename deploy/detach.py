@@ -1,0 +1,85 @@
+"""Serving in the background: a second process, in a session of its own, runs the same command in the foreground.
+
+The parent shows what the child says until the child has written its served record, or has died.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TextIO
+
+from deploy import served
+from deploy.ray_session import CODE_ROOT
+from deploy.served import ServedRecord
+from deploy.state import state_folder
+from ps.errors import StartupError
+
+POLL_S: Final = 0.05
+
+STOP_TIMEOUT_S: Final = 30.0
+
+
+def serve_detached(arguments: Sequence[str], watch: TextIO) -> ServedRecord:
+    """Run `ringpull ARGUMENTS`, a foreground `serve`, in the background; return its record when predictions work.
+
+    Args:
+        arguments: Of the command line, without `--detach`.
+        watch: What the child says meanwhile is copied here.
+
+    Raises:
+        StartupError: The child ended before it was ready. What it said is in the log, whose path the message gives.
+    """
+    log = _new_log()
+    path = os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with log.open("wb") as sink:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=sink,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    try:
+        record = replace(_await_ready(child, log, watch), log=str(log))
+    except BaseException:
+        _end(child)
+        raise
+    served.save(record)
+    return record
+
+
+def _await_ready(child: subprocess.Popen[bytes], log: Path, watch: TextIO) -> ServedRecord:
+    with log.open(errors="replace") as said:
+        while True:
+            code = child.poll()
+            watch.write(said.read())
+            watch.flush()
+            if code is not None:
+                raise StartupError(f"serving ended with exit status {code} before it was ready; see {log}")
+            for record in served.records():
+                if record.pid == child.pid:
+                    return record
+            time.sleep(POLL_S)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _new_log() -> Path:
+    folder = state_folder() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"serve-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"

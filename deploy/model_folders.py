@@ -1,0 +1,106 @@
+"""From the folders named on the command line to the versions that will be served.
+
+A model's folder is `NAME/`, with `NAME/VERSION/` in it, VERSION an integer. The highest complete version is served; a
+folder without a manifest is not a version yet, and is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from inference.manifest import FILE_NAME, Manifest, versions
+from ps.errors import InvalidInput
+from ps.spec import ALL, Replicas
+from router.coordinator import PlacedTable, PlacedVersion
+
+
+def choose_versions(folders: Iterable[Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
+    """Return the highest complete version below each model folder.
+
+    Args:
+        folders: Model folders, in the order given by the user.
+        replicas: `TABLE=R` or `MODEL/TABLE=R`, R a number or `all`: replaces the exporter's wish.
+
+    Raises:
+        InvalidInput: A folder is none of a model, two models share a name, or `replicas` names no table here.
+        CorruptData: A manifest is damaged.
+    """
+    chosen = tuple(newest_version(folder) for folder in folders)
+    names = [version.model for version in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(f"two of the folders hold a model named {name}; model names must differ")
+    return with_replicas(chosen, [parse_replicas(text) for text in replicas])
+
+
+def newest_version(folder: Path) -> PlacedVersion:
+    """Return the highest complete version of one model.
+
+    Raises:
+        InvalidInput: `folder` does not exist or holds no complete version; the message says what was found.
+        CorruptData: Its manifest is damaged.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder} is not a folder; give a model's folder NAME/, with NAME/VERSION/ in it")
+    if (folder / FILE_NAME).is_file():
+        raise InvalidInput(f"{folder} is one version of a model; give the model's folder, {folder.parent}")
+    complete = versions(folder)
+    if not complete:
+        unfinished = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
+        found = f"; {', '.join(unfinished)} without {FILE_NAME} (half written?)" if unfinished else ""
+        raise InvalidInput(f"{folder} holds no complete version, {folder.name}/VERSION/ with an integer VERSION{found}")
+    version_dir = folder / str(complete[-1])
+    manifest = Manifest.load(version_dir)
+    return place(manifest, version_dir)
+
+
+def place(manifest: Manifest, version_dir: Path) -> PlacedVersion:
+    """Return where the tables of a version lie, with the copies its exporter wished for."""
+    tables = {
+        entry.spec.name: PlacedTable(str(manifest.table_folder(version_dir, entry.spec.name)), entry.spec.replicas)
+        for entry in manifest.tables
+    }
+    return PlacedVersion(manifest.model, manifest.version, str(version_dir), tables)
+
+
+def parse_replicas(text: str) -> tuple[str, Replicas]:
+    """Read `TABLE=R`.
+
+    Raises:
+        InvalidInput: It is not that.
+    """
+    table, equals, wanted = text.rpartition("=")
+    if not table or not equals:
+        raise InvalidInput(f"--replicas {text!r}: write TABLE=R, R a number or 'all'")
+    if wanted == ALL:
+        return table, ALL
+    if not wanted.isascii() or not wanted.isdecimal() or int(wanted) < 1:
+        raise InvalidInput(f"--replicas {text!r}: R is {wanted!r}; it must be 1 or more, or 'all'")
+    return table, int(wanted)
+
+
+def with_replicas(placed: Sequence[PlacedVersion], wanted: Iterable[tuple[str, Replicas]]) -> tuple[PlacedVersion, ...]:
+    """Return the versions with other numbers of copies.
+
+    Raises:
+        InvalidInput: A name in `wanted` is no table of any model, or of more than one.
+    """
+    tables: list[dict[str, PlacedTable]] = [dict(version.tables) for version in placed]
+    for name, count in wanted:
+        places = [(i, table) for i, table in _tables(placed) if name in (table, f"{placed[i].model}/{table}")]
+        if not places:
+            known = ", ".join(f"{placed[i].model}/{table}" for i, table in _tables(placed)) or "none at all"
+            raise InvalidInput(f"--replicas {name}={count}: there is no table {name}; there is {known}")
+        if len(places) > 1:
+            models = " and ".join(f"{placed[i].model}/{table}" for i, table in places)
+            raise InvalidInput(f"--replicas {name}={count}: {name} could be {models}; write MODEL/TABLE=R")
+        [(i, table)] = places
+        tables[i][table] = replace(tables[i][table], replicas=count)
+    return tuple(replace(version, tables=changed) for version, changed in zip(placed, tables, strict=True))
+
+
+def _tables(placed: Sequence[PlacedVersion]) -> list[tuple[int, str]]:
+    return [(i, table) for i, version in enumerate(placed) for table in sorted(version.tables)]

@@ -1,0 +1,53 @@
+"""SIGINT and SIGTERM of a serving process: they interrupt a bring-up; once it serves they ask for an orderly end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Final, Self
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """Raised in the main thread by a signal that came before serving began, or by a second one while it ends.
+
+    Attributes:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class StopSignals:
+    """Takes both signals over for as long as the context lasts; main thread only."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._held = False
+        self._before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+
+    def __enter__(self) -> Self:
+        for signum in SIGNALS:
+            signal.signal(signum, self._receive)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def hold(self) -> None:
+        """From now on, note the first signal instead of raising; `wait` tells it."""
+        self._held = True
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a signal, at most `timeout_s` seconds; return whether one has come."""
+        return self._asked.wait(timeout_s)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if not self._held or self._asked.is_set():
+            raise Interrupted(signum)
+        self._asked.set()

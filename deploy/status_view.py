@@ -1,0 +1,145 @@
+"""The state of a deployment as people read it: what is served, who holds what, how it is used, what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from deploy.console import facts_table, size
+from inference.proto import ringpull_pb2 as pb
+
+_DTYPE_NAMES: Final[Mapping[int, str]] = {
+    pb.INT64: "int64",
+    pb.UINT64: "uint64",
+    pb.FLOAT32: "float32",
+    pb.STRING: "string",
+}
+
+
+def status_view(target: str, status: pb.ClusterStatus, memory: Callable[[int], int | None]) -> RenderableType:
+    """Return everything about a deployment, to be printed.
+
+    Args:
+        target: HOST:PORT asked.
+        status: Its answer.
+        memory: From a shard's pid to its memory in bytes, or None where that cannot be known from here.
+    """
+    parts: list[RenderableType] = [_headline(target, status), models_table(status.models)]
+    parts += [shards_table(status.shards, memory), tables_table(status.tables)]
+    parts += [Text(f"! {warning}", style="yellow") for warning in warnings(status)]
+    return Group(*parts)
+
+
+def warnings(status: pb.ClusterStatus) -> list[str]:
+    """Return what an operator should know about: dead shards, old epochs, fewer copies than wanted."""
+    found = [
+        f"shard {shard.shard} at {shard.address} does not answer: {shard.error}"
+        for shard in status.shards
+        if not shard.alive
+    ]
+    found += [
+        f"shard {shard.shard} is at epoch {shard.epoch}, the head at {status.epoch}"
+        for shard in status.shards
+        if shard.alive and shard.epoch != status.epoch
+    ]
+    found += [
+        f"table {table.model}/{table.table} wants {table.replicas_wanted} copies and has {table.replicas_effective}:"
+        f" there are {len(status.shards)} shards"
+        for table in status.tables
+        if _short_of_copies(table)
+    ]
+    return found
+
+
+def _headline(target: str, status: pb.ClusterStatus) -> Text:
+    alive = sum(shard.alive for shard in status.shards)
+    text = Text.assemble(("ringpull ", "bold"), (target, "bold cyan"))
+    text.append(f"  {alive}/{len(status.shards)} shards", style="green" if alive == len(status.shards) else "bold red")
+    text.append(f"  epoch {status.epoch}  device {status.device}  up {duration(status.uptime_s)}")
+    text.append(f"  {status.requests:,} requests")
+    text.append(f", {status.failed:,} failed", style="red" if status.failed else "dim")
+    return text
+
+
+def models_table(models: Iterable[pb.Model]) -> Table:
+    table = facts_table("models", "model", "live", "versions", "takes", "gives")
+    for model in models:
+        takes = ", ".join(_feature(feature) for feature in model.features)
+        gives = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in model.outputs)
+        table.add_row(model.name, str(model.version), ", ".join(map(str, model.versions)), takes, gives)
+    return table
+
+
+def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int | None]) -> Table:
+    table = facts_table(
+        "shards",
+        "shard",
+        "address",
+        "pid",
+        "#ranges",
+        "#share",
+        "#rows",
+        "#bytes",
+        "#requests",
+        "#memory",
+    )
+    for shard in shards:
+        if not shard.alive:
+            table.add_row(str(shard.shard), shard.address, "gone", str(shard.ranges), f"{shard.share:.1%}", style="red")
+            continue
+        taken = memory(shard.pid)
+        table.add_row(
+            str(shard.shard),
+            shard.address,
+            str(shard.pid),
+            str(shard.ranges),
+            f"{shard.share:.1%}",
+            f"{sum(each.rows for each in shard.tables):,}",
+            size(sum(each.bytes for each in shard.tables)),
+            f"{shard.requests:,}",
+            "-" if taken is None else size(taken),
+        )
+    return table
+
+
+def tables_table(tables: Iterable[pb.TableStatus]) -> Table:
+    table = facts_table("tables", "table", "version", "#rows", "#dim", "#bytes", "#replicas", "#keys", "#missing")
+    for each in tables:
+        replicas = Text(
+            f"{each.replicas_effective} of {each.replicas_wanted}", style="yellow" if _short_of_copies(each) else ""
+        )
+        missing = f"{each.missing:,} ({each.missing / each.keys:.1%})" if each.keys else f"{each.missing:,}"
+        table.add_row(
+            f"{each.model}/{each.table}",
+            str(each.version),
+            f"{each.rows:,}",
+            str(each.dim),
+            size(each.bytes),
+            replicas,
+            f"{each.keys:,}",
+            missing,
+        )
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it: `42 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
+    whole = int(seconds)
+    for unit, name, below, below_name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // below} {below_name}"
+    return f"{whole} s"
+
+
+def _short_of_copies(table: pb.TableStatus) -> bool:
+    return table.replicas_wanted.isdecimal() and int(table.replicas_wanted) > table.replicas_effective
+
+
+def _feature(feature: pb.FeatureInfo) -> str:
+    kind = f"{_DTYPE_NAMES.get(feature.dtype, '?')}{'[]' if feature.many else ''}"
+    width = f"x{feature.width}" if feature.width > 1 else ""
+    return f"{feature.name}{'?' if feature.optional else ''} {kind}{width}"

@@ -1,0 +1,86 @@
+"""`ringpull` as a user runs it: commands in processes of their own, each test with a state folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+from deploy.ray_session import CODE_ROOT
+
+RingpullRun = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Serving(NamedTuple):
+    """A foreground `ringpull serve` in a session of its own, ready."""
+
+    process: subprocess.Popen[str]
+    ready: dict[str, str]
+    """`name=value` of the ready line."""
+
+    def end(self, signum: int = signal.SIGTERM) -> int:
+        """Signal the whole process group, as a terminal does, and return the exit status."""
+        os.killpg(self.process.pid, signum)
+        return self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of every command: a state folder, the packages of this checkout, wide tables."""
+    state = tmp_path_factory.mktemp("state")
+    return {**os.environ, "RINGPULL_STATE_DIR": str(state), "PYTHONPATH": str(CODE_ROOT), "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="module")
+def ringpull(environment: dict[str, str]) -> RingpullRun:
+    """Run a command to its end."""
+
+    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploy.cli", *map(str, arguments)]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def serve(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Serving]]:
+    """Start a foreground `serve` on free ports and wait for its ready line; whatever is left at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+    log = tmp_path_factory.mktemp("log") / "stderr"
+
+    def start(*arguments: object) -> Serving:
+        command = [sys.executable, "-m", "deploy.cli", "serve", *map(str, arguments)]
+        with log.open("w") as sink:
+            process = subprocess.Popen(
+                [*command, "--grpc-port", "0", "--http-port", "0"],
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+                env=environment,
+                start_new_session=True,
+            )
+        started.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("ringpull ready "), f"not ready: {line!r}\n{log.read_text()}"
+        return Serving(process, dict(word.split("=", 1) for word in line.split()[2:]))
+
+    yield start
+    for process in started:
+        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill()
+        for each in below:
+            each.kill()
+        process.communicate()
+
+
+def alive(processes: list[psutil.Process]) -> list[str]:
+    """The names of those that still run, after a moment to end."""
+    _, left = psutil.wait_procs(processes, timeout=15)
+    return [" ".join(process.cmdline())[:100] for process in left]

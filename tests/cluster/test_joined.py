@@ -1,0 +1,71 @@
+"""A deployment on a Ray cluster that was there before, and is there afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import RingpullRun
+from tests.cluster.models import score, write_model
+
+pytestmark = pytest.mark.ray
+
+SOMEBODY_ELSES_RAY = """
+import ray, sys
+options = {"include_dashboard": False, "num_cpus": 2, "object_store_memory": 80 << 20, "log_to_driver": False}
+context = ray.init(address="local", **options)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
+
+
+@pytest.fixture(scope="module")
+def address(environment: dict[str, str]) -> Iterator[str]:
+    """A Ray cluster that lives until this module is done; without authentication, as `ray start` makes it."""
+    environment["RAY_AUTH_MODE"] = "disabled"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SOMEBODY_ELSES_RAY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.communicate("")
+    assert process.returncode == 0
+
+
+def test_detached_on_a_joined_ray(address: str, tmp_path: Path, ringpull: RingpullRun) -> None:
+    """No process stays here; actors live there under their names, until `stop` finds and ends them."""
+    model = write_model(tmp_path / "ranker")
+    ports = ("--grpc-port", 0, "--http-port", 0)
+    served = ringpull("serve", model, "--address", address, "--shards", 2, "--detach", *ports)
+    assert served.returncode == 0, served.stderr
+    try:
+        predicted = ringpull("predict", "ranker", "--features", "user_id=7,genres=drama", "--json")
+        assert json.loads(predicted.stdout)["outputs"]["score"] == pytest.approx([score(7, ["drama"])])
+
+        again = ringpull("serve", model, "--address", address, *ports)
+        assert again.returncode == 1
+        assert "4 actors of a deployment named ringpull are on" in again.stderr
+    finally:
+        stopped = ringpull("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    gone = ringpull("stop", "--address", address)
+    assert gone.returncode == 1
+    assert "there is no deployment named ringpull" in gone.stderr
+
+
+def test_an_address_where_no_ray_is(tmp_path: Path, ringpull: RingpullRun) -> None:
+    model = write_model(tmp_path / "ranker")
+    ran = ringpull("serve", model, "--address", "127.0.0.1:1")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "error: Ray at 127.0.0.1:1 cannot be joined" in ran.stderr.splitlines()[-1]

@@ -1,0 +1,80 @@
+"""Detached serving, failures of a bring-up, and deaths afterwards, each on a private Ray."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.served import ServedRecord
+from tests.cluster.conftest import RingpullRun, Serving, alive
+from tests.cluster.models import score, write_model
+from tests.deploy.folders import flip_byte
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "ranker")
+
+
+def only_record(environment: dict[str, str]) -> ServedRecord:
+    [path] = (Path(environment["RINGPULL_STATE_DIR"]) / "served").glob("*.json")
+    fields = json.loads(path.read_text())
+    return ServedRecord(**{**fields, "models": tuple(fields["models"])})
+
+
+def test_detached_until_stopped(model: Path, ringpull: RingpullRun, environment: dict[str, str]) -> None:
+    """The command returns when predictions work; `stop` returns when nothing is left."""
+    ran = ringpull("serve", model, "--detach", "--grpc-port", 0, "--http-port", 0)
+    assert ran.returncode == 0, ran.stderr
+    record = only_record(environment)
+    assert ran.stdout == f"{record.ready_line}\n"
+    assert record.log is not None
+    process = record.process()
+    assert process is not None
+    everything = [process, *process.children(recursive=True)]
+    try:
+        predicted = ringpull("predict", "ranker", "--features", "user_id=7,genres=drama", "--json")
+        assert json.loads(predicted.stdout)["outputs"]["score"] == pytest.approx([score(7, ["drama"])])
+    finally:
+        stopped = ringpull("stop", "--target", record.target)
+    assert (stopped.returncode, stopped.stdout) == (0, f"stopped {record.target}\n")
+    assert alive(everything) == []
+    assert ringpull("stop").returncode == 1, "there is nothing to stop any more"
+
+
+@pytest.mark.parametrize("detach", [[], ["--detach"]], ids=["foreground", "detached"])
+def test_a_port_in_use_is_one_clear_line(model: Path, ringpull: RingpullRun, detach: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        ran = ringpull("serve", model, "--grpc-port", port, "--http-port", 0, *detach)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert f"error: grpc port {port} on 127.0.0.1 cannot be used" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_damaged_data_fails_the_bring_up_and_leaves_nothing(tmp_path: Path, ringpull: RingpullRun) -> None:
+    """A shard's error comes out as it is, with the file's name, and Ray is gone."""
+    model = write_model(tmp_path / "ranker")
+    positions = model / "1" / "user" / "positions"
+    flip_byte(positions)
+    ran = ringpull("serve", model, "--grpc-port", 0, "--http-port", 0)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.splitlines()[-1].startswith(f"error: {positions}: ")
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_dead_head_ends_serving(model: Path, serve: Callable[..., Serving]) -> None:
+    """A foreground `serve` whose head has died cleans up and says so by its exit status."""
+    serving = serve(model)
+    below = psutil.Process(serving.process.pid).children(recursive=True)
+    [head] = [process for process in below if "ray::Head" in " ".join(process.cmdline())]
+    head.kill()
+    assert serving.process.wait() == 1
+    assert alive(below) == []

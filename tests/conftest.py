@@ -1,0 +1,72 @@
+"""What every test may lean on: the real data's folder, and two guards about Ray."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from examples.movielens import data
+
+# Read by torch when it is imported, by tests and by what they start: their tensors are small, and on a busy machine a
+# second thread spins more than it helps.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+RUN_VARIABLE = "RINGPULL_TEST_RUN"
+"""Marks every process that this run starts: a process inherits its parent's environment, even a detached one."""
+
+LEAVE_S = 10.0
+
+
+@pytest.fixture(scope="session")
+def movielens_folder() -> Path:
+    """Return the folder of MovieLens-100K in RecBole's layout, or skip the test and say why."""
+    folder = data.find_folder()
+    if folder is None:
+        pytest.skip(
+            f"{data.FOLDER_VARIABLE} is not set: it names the folder that holds {data.RATINGS_FILE}, or its parent"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left_behind() -> Iterator[None]:
+    """Fail the run when anything it started is alive after its last test: a shard, a raylet, a served cluster."""
+    os.environ[RUN_VARIABLE] = run = uuid.uuid4().hex
+    yield
+    del os.environ[RUN_VARIABLE]
+    _, left = psutil.wait_procs(_started_by(run), timeout=LEAVE_S)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert not left, f"processes left behind, now killed: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_ray_in_unit_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts Ray without being marked `ray`."""
+    yield
+    if request.node.get_closest_marker("ray") is None and "ray" in sys.modules:
+        assert not sys.modules["ray"].is_initialized(), (
+            "a test without the marker `ray` started Ray, or left it running"
+        )
+
+
+def _started_by(run: str) -> list[psutil.Process]:
+    started = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get(RUN_VARIABLE) == run
+            # multiprocessing's tracker lives as long as this process does.
+            tracker = "multiprocessing.resource_tracker" in " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if mine and not tracker and process.pid != os.getpid():
+            started.append(process)
+    return started

@@ -1,0 +1,183 @@
+"""The commands that need no cluster, through the same entry as the shell: output, exit status, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+from deploy import cli, served
+from deploy.served import ServedRecord
+from tests.deploy.folders import flip_byte, write_version
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run a command line in this process."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["ringpull", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def test_help_names_every_command(ringpull) -> None:
+    ran = ringpull("--help")
+    assert ran.status == 0
+    for command in ("serve", "predict", "status", "inspect", "export", "stop"):
+        assert command in ran.out
+        assert ringpull(command, "--help").status == 0
+
+
+def test_inspect_a_model_shows_its_tables(ringpull, tmp_path: Path) -> None:
+    write_version(tmp_path / "ranker", 3, {"user": 2, "item": "all"})
+    ran = ringpull("inspect", tmp_path / "ranker")
+    assert ran.status == 0
+    for part in ("ranker version 3", "user", "item", "all", "100", "float32", "look-ups", "user_id"):
+        assert part in ran.out
+
+
+def test_inspect_as_json(ringpull, tmp_path: Path) -> None:
+    folder = write_version(tmp_path / "ranker", 3)
+    facts = json.loads(ringpull("inspect", folder, "--json", "--verify").out)
+    assert (facts["model"], facts["version"]) == ("ranker", 3)
+    [table] = facts["tables"]
+    assert (table["rows"], table["held"], table["verified"], table["bad_blocks"]) == (100, [[0, 65536]], True, [])
+    assert table["spec"]["dim"] == 4
+    assert json.loads(ringpull("inspect", folder / "tables" / "user", "--json").out)["rows"] == 100
+    both = json.loads(ringpull("inspect", tmp_path / "ranker", "--json").out)
+    assert [version["version"] for version in both["versions"]] == [3]
+
+
+def test_inspect_finds_damaged_rows_only_when_asked_to_read_them(ringpull, tmp_path: Path) -> None:
+    table = write_version(tmp_path / "ranker", 1) / "tables" / "user"
+    flip_byte(table / "rows")
+    assert ringpull("inspect", table).status == 0
+    ran = ringpull("inspect", table, "--verify")
+    assert ran.status == 1
+    assert "damaged" in ran.out
+    assert ran.err.startswith("error: rows are damaged in")
+    bad = json.loads(ringpull("inspect", table, "--verify", "--json").out)["bad_blocks"]
+    assert [(block["block"], block["first_row"], block["rows"]) for block in bad] == [(0, 0, 100)]
+
+
+@pytest.mark.parametrize("file", ["header", "index", "positions"])
+def test_inspect_refuses_what_cannot_be_trusted(ringpull, tmp_path: Path, file: str) -> None:
+    table = write_version(tmp_path / "ranker", 1) / "tables" / "user"
+    flip_byte(table / file)
+    ran = ringpull("inspect", tmp_path / "ranker")
+    assert ran.status == 1
+    assert ran.err.startswith("error: ")
+    assert str(table / file) in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_inspect_a_folder_of_something_else(ringpull, tmp_path: Path) -> None:
+    ran = ringpull("inspect", tmp_path)
+    assert ran.status == 1
+    assert "neither a model's folder" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_serve_fails_before_starting_anything(ringpull, tmp_path: Path) -> None:
+    """What can be known wrong from the command line and the folders never starts Ray."""
+    assert "is not a folder" in ringpull("serve", tmp_path / "nothing").err
+    write_version(tmp_path / "ranker", 1)
+    ran = ringpull("serve", tmp_path / "ranker", "--shards", "0")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err == "error: --shards is 0; it must be from 1 to 1024\n"
+    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+
+
+def test_a_command_line_that_makes_no_sense(ringpull) -> None:
+    assert ringpull("serve").status == 2
+    assert ringpull("predict", "ranker", "--no-such-option").status == 2
+
+
+@pytest.mark.parametrize("command", ["status", "stop"])
+def test_nothing_served_from_here(ringpull, command: str) -> None:
+    ran = ringpull(command)
+    assert ran.status == 1
+    assert ran.err == "error: nothing is served from here; start `ringpull serve`, or give --target HOST:PORT\n"
+
+
+def test_predict_wants_rows_from_one_place(ringpull) -> None:
+    for arguments in ((), ("--features", "a=1", "--json-request", "-")):
+        ran = ringpull("predict", "ranker", "--target", "127.0.0.1:1", *arguments)
+        assert ran.status == 1
+        assert "one of the two" in ran.err
+
+
+def test_predict_where_nobody_listens(ringpull) -> None:
+    ran = ringpull("predict", "ranker", "--target", "127.0.0.1:1", "--features", "a=1")
+    assert ran.status == 1
+    assert ran.err.startswith("error: 127.0.0.1:1: ")
+
+
+@pytest.fixture
+def serve_process() -> Iterator[Callable[[str], ServedRecord]]:
+    """Start a process that stands for a foreground `serve`, and save its record."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(code: str) -> ServedRecord:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{code}; print(flush=True); time.sleep(600)"], stdout=subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        record = ServedRecord(
+            target="127.0.0.1:8500",
+            http="127.0.0.1:8501",
+            models=("ranker/3",),
+            shards=1,
+            name="ringpull",
+            address=None,
+            pid=process.pid,
+            pid_started_s=psutil.Process(process.pid).create_time(),
+        )
+        served.save(record)
+        return record
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_stop_ends_the_process_and_waits(ringpull, serve_process) -> None:
+    record = serve_process("import time")
+    assert ringpull("stop") == Ran(0, "stopped 127.0.0.1:8500\n", "")
+    assert record.process() is None
+    assert served.records() == []
+
+
+def test_stop_forces_what_does_not_end(ringpull, serve_process) -> None:
+    record = serve_process("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    ran = ringpull("stop", "--timeout", "0.1", "--json")
+    assert (ran.status, json.loads(ran.out)) == (0, {"stopped": "127.0.0.1:8500"})
+    assert "killing it" in ran.err
+    assert record.process() is None
+
+
+def test_stop_takes_one_way_of_saying_what(ringpull) -> None:
+    ran = ringpull("stop", "--target", "127.0.0.1:8500", "--address", "auto")
+    assert ran.status == 1
+    assert "give one" in ran.err

@@ -1,0 +1,48 @@
+"""The settings of a deployment refuse what cannot work, naming the option."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.config import ServeConfig
+from inference.config import HeadConfig
+from ps.errors import InvalidInput
+from router.coordinator import PlacedVersion
+
+VERSION = PlacedVersion("ranker", 3, "/models/ranker/3", {})
+
+
+def config(**changes: Any) -> ServeConfig:
+    return ServeConfig(**{"versions": (VERSION,), "head": HeadConfig(), "state_dir": Path("/state"), **changes})
+
+
+def test_a_private_ray_is_the_default() -> None:
+    assert config().private
+    assert not config(address="auto").private
+    assert config().model_names == ("ranker/3",)
+
+
+def test_two_free_ports_do_not_clash() -> None:
+    assert config(head=HeadConfig(grpc_port=0, http_port=0)).head.grpc_port == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"versions": ()}, "at least one model folder"),
+        ({"shards": 0}, "--shards is 0; it must be from 1 to 1024"),
+        ({"shards": 5000}, "--shards is 5000"),
+        ({"head": HeadConfig(grpc_port=8500, http_port=8500)}, "--grpc-port and --http-port are both 8500"),
+        ({"shard_threads": 0}, "--shard-threads"),
+        ({"start_timeout_s": 0}, "--start-timeout"),
+        ({"drain_timeout_s": -1}, "--drain-timeout"),
+        ({"name": "../other"}, "--name"),
+        ({"ship_code": True}, "--ship-code goes with --address"),
+    ],
+)
+def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        config(**changes)

@@ -1,0 +1,90 @@
+"""`ringpull export`: from a function of the user's to a version on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.commands.export import arguments_of, load_function
+from ps.errors import InvalidInput
+
+SOURCE = """
+import torch
+from inference import Schema, Sparse
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.item = torch.nn.Embedding(50, 4)
+        self.out = torch.nn.Linear(4, 1)
+
+    def forward(self, item_id):
+        return self.out(self.item(item_id)).squeeze(1)
+
+def trained():
+    return Model(), Schema([Sparse("item_id")])
+
+NUMBER = 7
+"""
+
+
+@pytest.fixture
+def source_folder(tmp_path: Path) -> Path:
+    (tmp_path / "my_model.py").write_text(SOURCE)
+    return tmp_path
+
+
+def test_versions_count_up(source_folder: Path) -> None:
+    """The first export is version 1, the next one 2; both can be inspected."""
+    root = Path(__file__).parents[2]
+    for number in (1, 2):
+        ran = subprocess.run(
+            [sys.executable, "-m", "deploy.cli", "export", "my_model:trained", "models/ranker", "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=source_folder,
+            env={"PATH": "", "HOME": str(source_folder), "PYTHONPATH": str(root)},
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout) == {
+            "model": "ranker",
+            "version": number,
+            "folder": f"models/ranker/{number}",
+        }
+    assert (source_folder / "models" / "ranker" / "2" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("my_model", "write MODULE:FUNCTION"),
+        (":trained", "write MODULE:FUNCTION"),
+        ("no_such_module:trained", "module no_such_module cannot be found"),
+        ("my_model:untrained", "my_model has no function untrained"),
+        ("my_model:NUMBER", "my_model has no function NUMBER"),
+    ],
+)
+def test_a_source_that_is_none(source_folder: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str) -> None:
+    monkeypatch.chdir(source_folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(InvalidInput, match=message):
+        load_function(source)
+
+
+def test_the_three_forms_of_a_result() -> None:
+    module, schema, keys = object(), object(), {"item": [1, 2]}
+    assert arguments_of((module, schema)) == {"module": module, "schema": schema}
+    assert arguments_of((module, schema, keys)) == {"module": module, "schema": schema, "keys": keys}
+    named = {"module": module, "schema": schema, "check_rows": 0}
+    assert arguments_of(named) == named
+
+
+@pytest.mark.parametrize("result", [None, (1,), (1, 2, 3, 4), {"module": 1}, {"module": 1, "schema": 2, "colour": 3}])
+def test_a_result_of_another_form(result: object) -> None:
+    with pytest.raises(InvalidInput, match="the function returned"):
+        arguments_of(result)

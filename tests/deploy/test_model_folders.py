@@ -1,0 +1,83 @@
+"""Which versions of which folders are served, and in how many copies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy.model_folders import choose_versions, parse_replicas
+from ps.errors import CorruptData, InvalidInput
+from tests.deploy.folders import flip_byte, write_version
+
+
+def test_the_highest_complete_version_is_chosen(tmp_path: Path) -> None:
+    """Numbers are compared as numbers, and a folder without a manifest does not count."""
+    for number in (2, 10, 9):
+        write_version(tmp_path / "ranker", number)
+    (tmp_path / "ranker" / "11").mkdir()
+    [chosen] = choose_versions([tmp_path / "ranker"])
+    assert (chosen.model, chosen.version) == ("ranker", 10)
+    assert chosen.folder == str(tmp_path / "ranker" / "10")
+    assert chosen.tables["user"].folder == str(tmp_path / "ranker" / "10" / "tables" / "user")
+
+
+def test_the_exporters_copies_hold_until_others_are_asked_for(tmp_path: Path) -> None:
+    write_version(tmp_path / "ranker", 1, {"user": 2, "item": "all", "city": 1})
+    [as_exported] = choose_versions([tmp_path / "ranker"])
+    assert {name: table.replicas for name, table in as_exported.tables.items()} == {"user": 2, "item": "all", "city": 1}
+    [asked] = choose_versions([tmp_path / "ranker"], ["user=all", "ranker/item=3"])
+    assert {name: table.replicas for name, table in asked.tables.items()} == {"user": "all", "item": 3, "city": 1}
+
+
+def test_a_table_of_two_models_needs_the_models_name(tmp_path: Path) -> None:
+    for model in ("a", "b"):
+        write_version(tmp_path / model, 1)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(InvalidInput, match="a/user and b/user; write MODEL/TABLE=R"):
+        choose_versions(folders, ["user=2"])
+    first, second = choose_versions(folders, ["b/user=2"])
+    assert (first.tables["user"].replicas, second.tables["user"].replicas) == (1, 2)
+
+
+def test_an_unknown_table_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    write_version(tmp_path / "ranker", 1, {"user": 1, "item": 1})
+    with pytest.raises(InvalidInput, match="no table usr; there is ranker/item, ranker/user"):
+        choose_versions([tmp_path / "ranker"], ["usr=2"])
+
+
+@pytest.mark.parametrize("text", ["user", "user=", "=2", "user=0", "user=-1", "user=many", "user=1.5", "user=²"])
+def test_replicas_of_the_wrong_form_are_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="--replicas"):
+        parse_replicas(text)
+
+
+def test_a_version_instead_of_a_model_is_pointed_out(tmp_path: Path) -> None:
+    folder = write_version(tmp_path / "ranker", 1)
+    with pytest.raises(InvalidInput, match="one version of a model; give the model's folder"):
+        choose_versions([folder])
+
+
+def test_half_written_versions_are_named(tmp_path: Path) -> None:
+    (tmp_path / "ranker" / "4").mkdir(parents=True)
+    with pytest.raises(InvalidInput, match=r"no complete version.*4 without manifest\.json"):
+        choose_versions([tmp_path / "ranker"])
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="is not a folder"):
+        choose_versions([tmp_path / "nothing"])
+
+
+def test_one_name_twice(tmp_path: Path) -> None:
+    for parent in ("x", "y"):
+        write_version(tmp_path / parent / "ranker", 1)
+    with pytest.raises(InvalidInput, match="two of the folders hold a model named ranker"):
+        choose_versions([tmp_path / "x" / "ranker", tmp_path / "y" / "ranker"])
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "dense.pt2", "schema.json"])
+def test_a_damaged_version_is_refused_before_anything_starts(tmp_path: Path, file: str) -> None:
+    flip_byte(write_version(tmp_path / "ranker", 1) / file, 1)
+    with pytest.raises(CorruptData, match=file):
+        choose_versions([tmp_path / "ranker"])

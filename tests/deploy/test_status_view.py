@@ -1,0 +1,148 @@
+"""What `ringpull status` shows."""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Console
+
+from deploy.message_values import plain_values
+from deploy.status_view import duration, status_view, warnings
+from inference.proto import ringpull_pb2 as pb
+
+MIB = 1 << 20
+
+
+def cluster() -> pb.ClusterStatus:
+    shards = [
+        pb.ShardStatus(
+            shard=shard,
+            address=f"127.0.0.1:700{shard}",
+            alive=True,
+            epoch=5,
+            ranges=2,
+            share=0.5,
+            requests=1234,
+            pid=4000 + shard,
+            tables=[
+                pb.ShardTable(model="ranker", version=3, table="user", rows=5000, bytes=2 * MIB, keys=90, missing=9)
+            ],
+        )
+        for shard in (0, 1)
+    ]
+    return pb.ClusterStatus(
+        head="127.0.0.1:8500",
+        epoch=5,
+        shards=shards,
+        tables=[
+            pb.TableStatus(
+                model="ranker",
+                version=3,
+                table="user",
+                rows=10_000,
+                bytes=4 * MIB,
+                dim=64,
+                replicas_wanted="1",
+                replicas_effective=1,
+                keys=180,
+                missing=18,
+            )
+        ],
+        models=[
+            pb.Model(
+                name="ranker",
+                version=3,
+                versions=[3],
+                features=[
+                    pb.FeatureInfo(name="user_id", dtype=pb.INT64),
+                    pb.FeatureInfo(name="genres", dtype=pb.STRING, many=True, optional=True),
+                    pb.FeatureInfo(name="vector", dtype=pb.FLOAT32, width=3),
+                ],
+                outputs=[pb.OutputInfo(name="score"), pb.OutputInfo(name="tasks", shape=[2])],
+            )
+        ],
+        requests=2468,
+        device="cpu",
+        uptime_s=3700,
+    )
+
+
+def shown(status: pb.ClusterStatus, memory: int | None = None) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(status_view("127.0.0.1:8500", status, lambda pid: memory))
+    return capture.get()
+
+
+def row_of(text: str, *words: str) -> list[str]:
+    """The cells of the one line that holds all the words."""
+    [line] = [line for line in text.splitlines() if all(word in line for word in words)]
+    return re.split(r"\s{2,}", line.strip())
+
+
+def test_the_headline_sums_it_up() -> None:
+    headline = shown(cluster()).splitlines()[0]
+    for part in ("127.0.0.1:8500", "2/2 shards", "epoch 5", "device cpu", "up 1 h 1 min", "2,468 requests, 0 failed"):
+        assert part in headline
+
+
+def test_a_shard_shows_what_it_holds_and_how_it_is_used() -> None:
+    cells = row_of(shown(cluster(), memory=300 * MIB), "127.0.0.1:7001")
+    expected = ["1", "127.0.0.1:7001", "4001", "2", "50.0%", "5,000", "2.0 MiB", "1,234", "300.0 MiB"]
+    assert cells == expected
+
+
+def test_memory_that_cannot_be_known_is_a_dash() -> None:
+    assert row_of(shown(cluster()), "127.0.0.1:7001")[-1] == "-"
+
+
+def test_a_table_shows_rows_copies_and_missing_keys() -> None:
+    cells = row_of(shown(cluster()), "ranker/user")
+    assert cells == ["ranker/user", "3", "10,000", "64", "4.0 MiB", "1 of 1", "180", "18 (10.0%)"]
+
+
+def test_a_model_shows_what_it_takes_and_gives() -> None:
+    cells = row_of(shown(cluster()), "user_id")
+    assert cells == ["ranker", "3", "3", "user_id int64, genres? string[], vector float32x3", "score, tasks[2]"]
+
+
+def test_what_is_wrong_is_said() -> None:
+    status = cluster()
+    status.shards[0].alive = False
+    status.shards[0].error = "connection lost"
+    status.shards[1].epoch = 4
+    status.tables[0].replicas_wanted = "3"
+    status.tables[0].replicas_effective = 2
+    assert warnings(status) == [
+        "shard 0 at 127.0.0.1:7000 does not answer: connection lost",
+        "shard 1 is at epoch 4, the head at 5",
+        "table ranker/user wants 3 copies and has 2: there are 2 shards",
+    ]
+    text = shown(status)
+    assert "1/2 shards" in text
+    assert "does not answer" in text
+    assert warnings(cluster()) == []
+
+
+def test_all_copies_is_never_short_of_any() -> None:
+    status = cluster()
+    status.tables[0].replicas_wanted, status.tables[0].replicas_effective = "all", 2
+    assert warnings(status) == []
+
+
+def test_times_as_people_read_them() -> None:
+    assert [duration(seconds) for seconds in (0.4, 59.9, 60, 185, 7620, 273_600)] == [
+        "0 s",
+        "59 s",
+        "1 min 0 s",
+        "3 min 5 s",
+        "2 h 7 min",
+        "3 d 4 h",
+    ]
+
+
+def test_plain_values_keep_numbers_and_name_enums() -> None:
+    plain = plain_values(cluster())
+    assert plain["requests"] == 2468
+    assert plain["shards"][1]["tables"][0]["bytes"] == 2 * MIB
+    assert plain["models"][0]["features"][0]["dtype"] == "INT64"

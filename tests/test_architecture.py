@@ -1,0 +1,113 @@
+"""The walls between the packages, held by reading every import: who may import whom, and who may touch Ray or torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+MAY_IMPORT = {
+    "ps": set(),
+    "router": {"ps"},
+    "inference": {"ps", "router"},
+    "deploy": {"ps", "router", "inference"},
+    "loadtest": {"inference"},
+    "loadtest/bench": {"ps", "router", "inference", "deploy"},
+    "examples": {"inference"},
+    "tests": {"ps", "router", "inference", "deploy", "loadtest", "examples"},
+}
+"""Folder -> the packages of ours that its files may import, besides their own. A file's longest such folder decides."""
+
+ONLY_IN = {
+    "ray": ("deploy/", "loadtest/bench/rivals/", "tests/cluster/"),
+    "torch": ("inference/dense.py", "inference/export/", "examples/", "loadtest/bench/", "tests/"),
+    "numba": ("ps/hashing.py", "ps/store/kernels.py", "router/partition.py", "router/merge.py"),
+    "llvmlite": ("ps/store/kernels.py",),
+    "rich": ("deploy/", "inference/export/", "loadtest/", "examples/", "tests/"),
+    "typer": ("deploy/", "loadtest/", "tests/"),
+}
+"""Package of others -> the files and folders that may import it."""
+
+MOST_LINES = 500
+EMPTY_WORDS = {"utils", "util", "common", "helpers", "misc", "stuff"}
+
+
+TOP_LEVEL = sorted({folder.split("/")[0] for folder in MAY_IMPORT})
+SOURCES = sorted(
+    path.relative_to(ROOT)
+    for folder in TOP_LEVEL
+    for path in (ROOT / folder).rglob("*.py")
+    if not path.stem.endswith("_pb2")  # generated
+)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def imports() -> Iterator[tuple[Path, int, str]]:
+    """Every (file, line, module) imported anywhere in our code; a relative import starts with a dot."""
+    for path in SOURCES:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Import):
+                yield from ((path, node.lineno, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield path, node.lineno, "." * node.level + (node.module or "")
+
+
+def test_packages_import_only_downwards() -> None:
+    wrong = []
+    for path, line, module in imports():
+        folder = max((known for known in MAY_IMPORT if path.is_relative_to(known)), key=len)
+        package = module.split(".")[0]
+        if package in TOP_LEVEL and package not in MAY_IMPORT[folder] | {path.parts[0]}:
+            wrong.append(f"{path}:{line}: {folder} may not import {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_imports_are_written_in_full() -> None:
+    wrong = [f"{path}:{line}: {module}" for path, line, module in imports() if module.startswith(".")]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_foreign_packages_stay_where_they_belong() -> None:
+    wrong = []
+    for path, line, module in imports():
+        places = ONLY_IN.get(module.split(".")[0])
+        if places is not None and not path.as_posix().startswith(places):
+            wrong.append(f"{path}:{line}: {module} belongs in {', '.join(places)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_are_short_and_named_after_something() -> None:
+    wrong = [f"{path} says nothing about its content" for path in SOURCES if path.stem in EMPTY_WORDS]
+    for path in SOURCES:
+        lines = (ROOT / path).read_text(encoding="utf-8").count("\n")
+        if lines > MOST_LINES:
+            wrong.append(f"{path} has {lines} lines, over {MOST_LINES}: more than one concept")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_say_what_they_are() -> None:
+    trees = {path: parse(path) for path in SOURCES}
+    wrong = [str(path) for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
+    assert not wrong, f"without a module docstring: {wrong}"
+
+
+def test_every_folder_of_tests_is_a_package() -> None:
+    folders = {path.parent for path in SOURCES if path.parts[0] == "tests"}
+    bare = [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()]
+    assert not bare, "without __init__.py, tests of the same name shadow each other"
+
+
+@pytest.mark.parametrize("heavy", ["torch", "ray", "numba"])
+def test_a_client_does_not_pay_for_the_server(heavy: str) -> None:
+    program = f"import sys; from inference import Client, Ragged; assert {heavy!r} not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

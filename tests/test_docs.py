@@ -1,0 +1,126 @@
+"""The READMEs tell the truth: commands and targets that they name exist, links lead somewhere, and examples run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.core import TyperGroup
+
+from deploy.cli import app
+from examples.movielens import generated
+from examples.movielens.model import make_schema
+from inference.request_json import call_from_json
+
+ROOT = Path(__file__).parent.parent
+SKIPPED = {".venv", "build", "runs", "node_modules"}
+READMES = sorted(
+    path.relative_to(ROOT)
+    for path in ROOT.rglob("README.md")
+    if not any(part in SKIPPED or part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+COMMANDS = typer.main.get_command(app)
+assert isinstance(COMMANDS, TyperGroup)
+
+
+def text_of(readme: Path) -> str:
+    return (ROOT / readme).read_text(encoding="utf-8")
+
+
+def fenced(readme: Path, language: str) -> list[str]:
+    return [body for found, body in FENCE.findall(text_of(readme)) if found == language]
+
+
+def code_of(readme: Path) -> Iterator[str]:
+    """Every code span and every line of a shell block."""
+    text = text_of(readme)
+    for body in fenced(readme, "sh"):
+        yield from (line.split("#")[0] for line in body.splitlines())
+    yield from SPAN.findall(FENCE.sub("", text))
+
+
+def everything_written() -> str:
+    return "\n".join(text_of(readme) for readme in READMES)
+
+
+def test_commands_named_exist() -> None:
+    named = {
+        (readme, verb)
+        for readme in READMES
+        for code in code_of(readme)
+        for verb in re.findall(r"(?:^|[\s/])ringpull ([a-z][a-z-]*)", code)
+    }
+    unknown = [
+        f"{readme}: ringpull {verb}" for readme, verb in sorted(named) if verb not in {*COMMANDS.commands, "ready"}
+    ]
+    assert not unknown, unknown
+
+
+def test_make_targets_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        (readme, target)
+        for readme in READMES
+        for code in code_of(readme)
+        for target in re.findall(r"(?:^|\s)make ([a-z]+)", code)
+    }
+    assert {"demo", "test"} <= {target for _, target in named}
+    unknown = [f"{readme}: make {target}" for readme, target in sorted(named) if target not in targets]
+    assert not unknown, unknown
+
+
+@pytest.mark.parametrize("verb", sorted(COMMANDS.commands))
+def test_every_command_and_option_is_documented(verb: str) -> None:
+    written = everything_written()
+    options = [name for parameter in COMMANDS.commands[verb].params for name in parameter.opts if name.startswith("--")]
+    unnamed = [
+        name for name in (f"ringpull {verb}", *options) if not re.search(rf"{re.escape(name)}(?![\w-])", written)
+    ]
+    assert not unnamed, f"in no README: {unnamed}"
+
+
+def test_every_environment_variable_is_documented() -> None:
+    written = everything_written()
+    sources = [
+        path
+        for folder in ("ps", "router", "inference", "deploy", "examples", "loadtest")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    read = {name for path in sources for name in re.findall(r"\bRINGPULL_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
+    unnamed = sorted(name for name in read if name not in written)
+    assert not unnamed, f"in no README: {unnamed}"
+
+
+@pytest.mark.parametrize("readme", READMES, ids=str)
+def test_links_lead_somewhere(readme: Path) -> None:
+    targets = [target for target in LINK.findall(text_of(readme)) if "://" not in target]
+    broken = [target for target in targets if not (ROOT / readme.parent / target).exists()]
+    assert not broken, broken
+
+
+def test_the_model_of_the_readme_is_exported(tmp_path: Path) -> None:
+    (program,) = [body for body in fenced(Path("README.md"), "python") if "export_model(" in body]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "models/ranker/1/manifest.json").is_file()
+
+
+def test_the_request_by_hand_fits_the_demos_model() -> None:
+    (line,) = [body for body in fenced(Path("README.md"), "sh") if "grpcurl" in body]
+    call = call_from_json(line[line.index("'") + 1 : line.rindex("'")])
+    schema = make_schema(generated.generate(users=1_000, active=50, items=100))
+    request = schema.prepare_request(call.features, call.context, call.rows)
+    assert call.rows == 2
+    assert {filled.feature for filled in request.context.filled} == set(schema.stacks["numbers"])
