@@ -1,17 +1,22 @@
-"""SIGINT and SIGTERM of a serving process: they interrupt a bring-up; once it serves they ask for an orderly end."""
+"""SIGINT and SIGTERM of a serving process: they interrupt a bring-up; once it serves they ask for an orderly end.
+
+Code below a `StopSignals` sees both as KeyboardInterrupt, whichever came: Ray's blocking calls let that one exception
+through at once, and turn any other that a handler raises into a SystemError when the call has ended by itself. The
+context turns it into `Interrupted` on its way out.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Final, Self
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """Raised in the main thread by a signal that came before serving began, or by a second one while it ends.
+    """Raised by `StopSignals` after a signal that came before serving began, or a second one while it ends.
 
     Attributes:
         signum: The signal.
@@ -28,6 +33,7 @@ class StopSignals:
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._held = False
+        self._signum = signal.SIGINT
         self._before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
     def __enter__(self) -> Self:
@@ -35,9 +41,13 @@ class StopSignals:
             signal.signal(signum, self._receive)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        if isinstance(exc, KeyboardInterrupt):
+            raise Interrupted(self._signum) from exc
 
     def hold(self) -> None:
         """From now on, note the first signal instead of raising; `wait` tells it."""
@@ -49,5 +59,6 @@ class StopSignals:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if not self._held or self._asked.is_set():
-            raise Interrupted(signum)
+            self._signum = signal.Signals(signum)
+            raise KeyboardInterrupt
         self._asked.set()

@@ -78,7 +78,8 @@ class CoordinatorActor:
         """Bring the versions live on the shards and the head, or raise; return the map they serve by.
 
         Raises:
-            RingpullError: The first command that failed, with its reason. Commands under way are waited for.
+            RingpullError: The first command that failed, with its reason. Commands under way are waited for; those
+                not begun never are.
         """
         waiting: set[Future[Event]] = set()
         # One thread per shard: commands to different shards run side by side, and each only waits for an answer.
@@ -89,6 +90,7 @@ class CoordinatorActor:
                     commands = self._coordinator.handle(event)
                     save_state(self._state_file, self._coordinator.state)
                     if isinstance(event, Failed):
+                        threads.shutdown(wait=False, cancel_futures=True)
                         raise event.error
                     waiting |= {threads.submit(self._carry_out, command) for command in commands}
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

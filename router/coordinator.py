@@ -215,7 +215,8 @@ class Coordinator:
         )
         self._to_open = {(shard, *name) for shard in ids for name in names}
         self._to_assign = set(ids)
-        opens: list[Command] = [Open(address.shard, version) for address in shards for version in event.versions]
+        # Version by version, so that the first commands already keep every shard busy.
+        opens: list[Command] = [Open(address.shard, version) for version in event.versions for address in shards]
         # A shard with nothing to open can take its ranges at once.
         return opens or [Assign(address.shard, self.shard_map()) for address in shards]
 

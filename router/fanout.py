@@ -121,6 +121,10 @@ class Connections:
             connection = await self._connect(address)
         except OSError as exc:
             raise Unavailable(f"shard {_where(address)} cannot be reached: {exc}") from exc
+        if address not in self._wanted and not self._in_flight[address]:
+            # Its shard left the map, and whoever asked gave up: nobody is left to close it.
+            await connection.close()
+            raise Unavailable(f"shard {_where(address)} is not in the map any more")
         self._open[address] = connection
         return connection
 

@@ -42,7 +42,7 @@ class ShardMap:
                 f"shard map {self.epoch}: addresses of shards {ids}, a ring of shards {self.ring.shards}"
             )
         for (model, table), replicas in self.replicas.items():
-            if replicas != ALL and (not isinstance(replicas, int) or replicas < 1):
+            if replicas != ALL and (type(replicas) is not int or replicas < 1):
                 raise InvalidInput(
                     f"shard map {self.epoch}: {model}/{table} has {replicas!r} replicas: 1 or more, or 'all'"
                 )

@@ -170,6 +170,9 @@ def encode(
         if padding:
             pieces.append(bytes(padding))
         payload_bytes += plain.nbytes + padding
+    for field in fields:
+        if isinstance(field, list | tuple) and len(field) > MAX_ITEMS:
+            raise LimitExceeded(f"the frame's header has an array of {len(field)} items; the limit is {MAX_ITEMS}")
     header: bytes = msgpack.packb([counts, *fields])
     if len(header) > limits.header_bytes:
         raise LimitExceeded(f"the frame's header takes {len(header)} bytes; the limit is {limits.header_bytes}")

@@ -19,6 +19,9 @@ KEEPALIVE_PROBES = 3
 UNACKNOWLEDGED_MS = 10_000
 """A peer whose machine vanished is given up after about this long, with or without bytes in flight."""
 
+DISCARD_BYTES = 64 * 1024
+"""Read at a time of what a poisoned connection still brings."""
+
 
 class FrameProtocol(asyncio.BufferedProtocol):
     """One end of a connection. Subclasses say what a frame means, and what its end does.
@@ -48,7 +51,8 @@ class FrameProtocol(asyncio.BufferedProtocol):
         _detect_dead_peer(transport.get_extra_info("socket"))
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._decoder.get_buffer()
+        # A decoder that refused bytes has no place for more, and an empty buffer would be an error to the transport.
+        return memoryview(bytearray(DISCARD_BYTES)) if self._poisoned else self._decoder.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._poisoned:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +71,26 @@ def test_damaged_data_fails_the_bring_up_and_leaves_nothing(tmp_path: Path, ring
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.splitlines()[-1].startswith(f"error: {positions}: ")
     assert "Traceback" not in ran.stderr
+
+
+def test_an_interrupted_bring_up_ends_at_once_and_leaves_nothing(model: Path, environment: dict[str, str]) -> None:
+    """The signal comes while `serve` waits in Ray for its actors."""
+    command = [sys.executable, "-m", "deploy.cli", "serve", str(model), "--grpc-port", "0", "--http-port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "started a private Ray" not in process.stderr.readline():
+            assert process.poll() is None
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+        assert process.wait() == 143, said
+        assert process.stdout.read() == ""
+    assert said.splitlines()[-1] == "interrupted by SIGTERM"
+    assert "Traceback" not in said
+    assert alive(below) == []
 
 
 def test_a_dead_head_ends_serving(model: Path, serve: Callable[..., Serving]) -> None:

@@ -9,22 +9,25 @@ import pytest
 from deploy.signals import SIGNALS, Interrupted, StopSignals
 
 
-@pytest.mark.parametrize("signum", SIGNALS)
-def test_a_bring_up_is_interrupted(signum: signal.Signals) -> None:
-    with StopSignals(), pytest.raises(Interrupted) as interrupted:
+def interrupted_by(signum: signal.Signals, *, while_serving: bool) -> None:
+    with StopSignals() as signals:
+        if while_serving:
+            signals.hold()
+            assert not signals.wait(0)
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.wait(0)
+        with pytest.raises(KeyboardInterrupt):  # the one exception that Ray's blocking calls let through
+            signal.raise_signal(signum)
         signal.raise_signal(signum)
+
+
+@pytest.mark.parametrize("while_serving", [False, True], ids=["bring-up", "serving, the second"])
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_bring_up_and_an_orderly_end_are_interrupted(signum: signal.Signals, while_serving: bool) -> None:
+    with pytest.raises(Interrupted) as interrupted:
+        interrupted_by(signum, while_serving=while_serving)
     assert interrupted.value.signum == signum
     assert str(interrupted.value) == f"interrupted by {signum.name}"
-
-
-def test_serving_is_asked_first_and_interrupted_then() -> None:
-    with StopSignals() as signals:
-        signals.hold()
-        assert not signals.wait(0)
-        signal.raise_signal(signal.SIGTERM)
-        assert signals.wait(0)
-        with pytest.raises(Interrupted):
-            signal.raise_signal(signal.SIGTERM)
 
 
 def test_other_handlers_come_back() -> None:

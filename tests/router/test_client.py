@@ -212,6 +212,29 @@ async def test_a_pull_in_flight_at_a_leaver_is_answered_before_its_connection_cl
     assert next(c for c in cluster.connections if c.shard is leaver).closed
 
 
+async def test_a_connection_to_a_leaver_that_opens_too_late_is_closed():
+    """The pull that wanted it ran out of time, and the map has changed meanwhile."""
+    cluster = FakeCluster(Ring.even(range(2)), made := tables(DIMS))
+    opens = asyncio.Event()
+
+    async def connect(address):
+        await opens.wait()
+        return await cluster.connect(address)
+
+    router = Router(connect)
+    router.update(cluster.shard_map)
+    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
+    with pytest.raises(DeadlineExceeded):
+        await router.pull(MODEL, VERSION, some_lookups(NAMES, 300), deadline_s=time.monotonic() + 0.01)
+    router.update(cluster.assign(cluster.shard_map.ring.leave(1)))
+    opens.set()
+    while len(cluster.connections) < 2:
+        await asyncio.sleep(0)
+    assert {connection.shard.shard: connection.closed for connection in cluster.connections} == {0: False, 1: True}
+    await router.close()
+    assert all(connection.closed for connection in cluster.connections)
+
+
 # -- shards are gone ---------------------------------------------------------------------------------------------------
 
 

@@ -57,19 +57,19 @@ def test_a_bring_up_opens_then_assigns_then_starts_the_head() -> None:
     opens = coordinator.handle(BringUp(addresses(2), (version(user=1), version("retriever", 1, item=2))))
     assert [(command.shard, command.version.model) for command in opens] == [
         (0, "ranker"),
-        (0, "retriever"),
         (1, "ranker"),
+        (0, "retriever"),
         (1, "retriever"),
     ]
     assert coordinator.state.phase is Phase.OPENING
 
     assert coordinator.handle(answer(opens[0])) == []
-    [first] = coordinator.handle(answer(opens[1]))
+    [first] = coordinator.handle(answer(opens[2]))
     assert isinstance(first, Assign)
     assert first.shard == 0
     assert coordinator.handle(answer(first)) == [], "shard 1 has not opened yet"
 
-    coordinator.handle(answer(opens[2]))
+    coordinator.handle(answer(opens[1]))
     [second] = coordinator.handle(answer(opens[3]))
     [start] = coordinator.handle(answer(second))
     assert isinstance(start, StartHead)

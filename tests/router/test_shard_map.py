@@ -35,7 +35,7 @@ def test_addresses_and_ring_must_name_the_same_shards_in_order():
         ShardMap(3, addresses(2)[::-1], Ring.even(range(2)), {})
 
 
-@pytest.mark.parametrize("replicas", [0, -1, "some", 1.5])
+@pytest.mark.parametrize("replicas", [0, -1, "some", 1.5, True])
 def test_replicas_are_a_count_or_all(replicas):
     with pytest.raises(InvalidInput, match=r"m/t has .* replicas"):
         ShardMap(3, addresses(1), Ring.even([0]), {("m", "t"): replicas})

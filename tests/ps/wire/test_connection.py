@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,6 +192,8 @@ async def test_a_request_over_the_limit_is_refused_before_it_is_sent(served: Ser
     connection = await served.connect()
     with pytest.raises(LimitExceeded, match="header takes"):
         await connection.request(pull_of(1, model="m" * (2 << 20)), deadline_s=soon())
+    with pytest.raises(LimitExceeded, match="array of 4097 items; the limit is 4096"):
+        await connection.request(replace(pull_of(1), lookups=pull_of(1).lookups * 4097), deadline_s=soon())
     assert connection.in_flight == 0
     assert isinstance(await connection.request(pull_of(1), deadline_s=soon()), PullReply)
 

@@ -27,6 +27,8 @@ from tests.ps.wire.feeding import feed, joined
 
 pytestmark = pytest.mark.net
 
+BAD_HEADER = joined(encode_request(StatisticsRequest(), 1, 10))[:-8] + b"\x91\x91\x00".ljust(8, b"\0")
+
 
 class Stranger:
     """A peer that writes any bytes it likes."""
@@ -98,10 +100,13 @@ async def test_time_spent_waiting_for_a_thread_counts(served: Served) -> None:
     [
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + bytes(64), "begins with b'GET '"),
         (b"\0" * 1_000_000, "begins with"),
-        (joined(encode_request(StatisticsRequest(), 1, 10))[:-8] + b"\x91\x91\x00".ljust(8, b"\0"), "header"),
+        (BAD_HEADER, "header"),
+        (BAD_HEADER + bytes(5_000_000), "header"),
     ],
 )
-async def test_nonsense_is_answered_with_a_reason_and_the_end(served: Served, nonsense: bytes, reason: str) -> None:
+async def test_nonsense_is_answered_with_a_reason_and_the_end(
+    served: Served, nonsense: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     healthy = await served.connect()
     async with stranger(served) as peer:
         peer.writer.write(nonsense)
@@ -112,6 +117,7 @@ async def test_nonsense_is_answered_with_a_reason_and_the_end(served: Served, no
     assert reply.code == "PROTOCOL_ERROR"
     assert reason in reply.message
     assert await still_serves(healthy)
+    assert not caplog.records, "the transport found nothing wrong"
 
 
 async def test_a_peer_that_leaves_mid_frame_is_forgotten(served: Served) -> None:
