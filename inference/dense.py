@@ -3,13 +3,17 @@
 Loading trusts nothing: the file's checksum, the number and widths of its inputs against the manifest's tables, and
 its outputs are checked before the first request. torch.export specialises programs that saw one row, so programs are
 exported with more, and a single row is run as two.
+
+An exported program runs operator by operator from Python, and takes the interpreter's lock back after each, which the
+event loop holds while it decodes. So the program is scripted when it is loaded: one call, no lock until it returns.
+Scripting fixes sizes that it sees as numbers, so a script is used only where it repeats the program on other sizes.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +32,10 @@ from ps.spec import Pooling
 
 MIN_ROWS: Final = 2
 """Fewer rows than torch.export generalises to are filled up with copies of the first."""
+
+_TRACED_ROWS: Final = 7
+_CHECKED_ROWS: Final = (2, 5, 64)
+"""Sizes on which a script must repeat the program; the first run of each also prepares it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +57,10 @@ class DenseProgram:
         self.outputs = manifest.outputs
         self._inputs = manifest.inputs
         self._target = torch.device(device)
+        placeholders = _user_inputs(program)
         with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
-            self._run = move_to_device_pass(program, self._target).module()
+            module = move_to_device_pass(program, self._target).module()
+            self._run = scripted(module, placeholders, self._target)
 
     @classmethod
     def load(cls, version_dir: Path, manifest: Manifest, device: str | None = None) -> DenseProgram:
@@ -58,13 +68,16 @@ class DenseProgram:
 
         Raises:
             CorruptData: The file is damaged, is no program that this torch reads, or its inputs or outputs are not
-            those that
-                the manifest names (as when its widths disagree with its tables).
+                those that the manifest names (as when its widths disagree with its tables).
             InvalidInput: There is no such device.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise InvalidInput(f"device is {device!r}, but torch finds no CUDA here; use 'cpu'")
+        if (number := device.removeprefix("cuda").removeprefix(":")).isdecimal() and (
+            int(number) >= (there := torch.cuda.device_count())
+        ):
+            raise InvalidInput(f"device is {device!r}, but torch finds {there} CUDA devices here, numbered from 0")
         program = read_program(version_dir, manifest.program)
         _check_inputs(version_dir / manifest.program.path, program, manifest)
         _check_outputs(version_dir / manifest.program.path, program, manifest)
@@ -96,9 +109,8 @@ class DenseProgram:
             }
 
     def _tensor(self, given: ProgramTensor, entry: ProgramInput, rows: int) -> Tensor:
-        values = (
-            given.values if given.values.flags.writeable else given.values.copy()
-        )  # torch takes no read-only memory
+        # torch takes no read-only memory.
+        values = given.values if given.values.flags.writeable else given.values.copy()
         tensor = torch.from_numpy(values).to(self._target)
         if given.row_index is not None:
             index = given.row_index if given.row_index.flags.writeable else given.row_index.copy()
@@ -135,13 +147,42 @@ def read_program(version_dir: Path, entry: FileEntry) -> ExportedProgram:
         ) from exc
 
 
-def _check_inputs(file: Path, program: ExportedProgram, manifest: Manifest) -> None:
+def _user_inputs(program: ExportedProgram) -> list[Any]:
+    """Return what torch knows of each input, in order: a tensor without memory, its number of rows a symbol."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    if len(names) != len(manifest.inputs):
-        raise CorruptData(f"{file}: takes {len(names)} inputs; the manifest names {len(manifest.inputs)}")
-    for name, entry in zip(names, manifest.inputs, strict=True):
-        value = values[name]
+    specs = program.graph_signature.input_specs
+    return [values[spec.arg.name] for spec in specs if spec.kind is InputKind.USER_INPUT]
+
+
+def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.device) -> Callable[..., Any]:
+    """Return the program as a script that runs without Python, or `module` itself where a script would differ."""
+
+    def made_up(rows: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(rows)
+        shapes = [(rows, *(int(size) for size in value.shape[1:])) for value in inputs]
+        return [
+            torch.rand(shape, generator=generator).to(device, value.dtype)
+            for shape, value in zip(shapes, inputs, strict=True)
+        ]
+
+    with torch.inference_mode():
+        try:
+            traced = torch.jit.trace(module, made_up(_TRACED_ROWS), check_trace=False)  # type: ignore[no-untyped-call]
+            script = torch.jit.freeze(traced.eval())
+            for rows in _CHECKED_ROWS:
+                given = made_up(rows)
+                for result, expected in zip(script(*given), module(*given), strict=True):
+                    torch.testing.assert_close(result, expected, equal_nan=True)
+        except Exception:  # of any root: whatever torch's tracer, or a script for other sizes, runs into
+            return module
+    return script  # type: ignore[no-any-return]
+
+
+def _check_inputs(file: Path, program: ExportedProgram, manifest: Manifest) -> None:
+    values = _user_inputs(program)
+    if len(values) != len(manifest.inputs):
+        raise CorruptData(f"{file}: takes {len(values)} inputs; the manifest names {len(manifest.inputs)}")
+    for value, entry in zip(values, manifest.inputs, strict=True):
         if not isinstance(value, Tensor) or value.dim() == 0:
             raise CorruptData(f"{file}: its input for {_described(entry)} is not a tensor with rows")
         if entry.lookup is None:

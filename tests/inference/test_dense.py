@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.dense import DenseProgram, ProgramTensor
+from inference.dense import DenseProgram, ProgramTensor, scripted
 from inference.export import export_model
 from inference.kinds import Dense, Sequence, Sparse
 from inference.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
@@ -115,8 +115,7 @@ def test_cuda_gives_what_the_cpu_gives(version: Path, program: DenseProgram) -> 
         np.testing.assert_allclose(actual[name], values, rtol=1e-5, atol=1e-5)
 
 
-# -- damage
-# --------------------------------------------------------------------------------------------------------------
+# -- damage ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_flipped_byte(version: Path, tmp_path: Path) -> None:
@@ -168,3 +167,24 @@ def test_inputs_and_outputs_that_are_not_the_manifests(version: Path) -> None:
         DenseProgram.load(version, dataclasses.replace(manifest, inputs=more))
     with pytest.raises(CorruptData, match=r"gives outputs of the shapes \[\(\), \(4,\)\] per row"):
         DenseProgram.load(version, dataclasses.replace(manifest, outputs=(ProgramOutput(name="a", shape=()),)))
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (x * 2,)
+
+
+class Counted(nn.Module):
+    """Its number of rows is a Python number: a script would keep that of the rows it was traced with."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (x * len(x),)
+
+
+@pytest.mark.parametrize(("module", "is_scripted"), [(Doubled(), True), (Counted(), False)])
+def test_a_script_is_used_only_where_it_repeats_the_program(module: nn.Module, is_scripted: bool) -> None:
+    run = scripted(module, [torch.empty(3, DIM)], torch.device("cpu"))
+    assert isinstance(run, torch.jit.ScriptModule) == is_scripted
+    for rows in (1, 2, 70):
+        x = torch.ones(rows, DIM)
+        assert torch.equal(run(x)[0], module(x)[0])
