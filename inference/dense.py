@@ -60,7 +60,7 @@ class DenseProgram:
         placeholders = _user_inputs(program)
         with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
             module = move_to_device_pass(program, self._target).module()
-            self._run = scripted(module, placeholders, self._target)
+        self._run = scripted(module, placeholders, self._target)
 
     @classmethod
     def load(cls, version_dir: Path, manifest: Manifest, device: str | None = None) -> DenseProgram:
@@ -165,10 +165,11 @@ def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.de
             for shape, value in zip(shapes, inputs, strict=True)
         ]
 
-    with torch.inference_mode():
+    # torch's tracer warns of its own retirement, and of the numbers that are checked below
+    with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
         try:
-            traced = torch.jit.trace(module, made_up(_TRACED_ROWS), check_trace=False)  # type: ignore[no-untyped-call]
-            script = torch.jit.freeze(traced.eval())
+            trace: Any = torch.jit.trace
+            script = torch.jit.freeze(trace(module, tuple(made_up(_TRACED_ROWS)), check_trace=False).eval())
             for rows in _CHECKED_ROWS:
                 given = made_up(rows)
                 for result, expected in zip(script(*given), module(*given), strict=True):
