@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-LEAST_WIDTH: Final = 100
-"""Of results: a narrower terminal breaks their lines, which loses nothing; squeezed tables would lose their columns."""
+PIPED_WIDTH: Final = 160
+"""Of results that go to a file or a pipe, which have no width of their own; `COLUMNS` gives them another."""
 
-out = Console(width=max(LEAST_WIDTH, Console().width))
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
 """Results."""
 err = Console(stderr=True)
 """Progress, warnings, errors."""
@@ -36,22 +36,3 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
-
-
-def facts_table(title: str, *columns: str) -> Table:
-    """Return an empty table of our look; a column that begins with `#` holds numbers."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        border_style="dim",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for column in columns:
-        name, number = column.removeprefix("#"), column.startswith("#")
-        # Where there is no room words fold; numbers are never cut.
-        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    return table

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
 from rich.text import Text
 
-from deploy.console import facts_table, size
+from deploy.console import size
+from deploy.facts_table import Column, FactsTable
 from deploy.folder_facts import TableFacts, VersionFacts
 from ps.hashing import SLOTS
 from ps.spec import TableSpec
@@ -24,12 +24,24 @@ def version_headline(facts: VersionFacts) -> Text:
     return text.append(f"   outputs {outputs}")
 
 
-def files_table(tables: Sequence[TableFacts]) -> Table:
-    shown = facts_table(
-        "tables", "table", "#rows", "#dim", "type", "keys", "default", "replicas", "#bytes", "slots", "rows checked"
+def files_table(tables: Sequence[TableFacts]) -> FactsTable:
+    shown = FactsTable(
+        "tables",
+        (
+            Column("table", "name"),
+            Column("rows", "number"),
+            Column("dim", "number"),
+            Column("type", rank=1),
+            Column("keys", rank=2),
+            Column("default", rank=3),
+            Column("replicas", rank=4),
+            Column("bytes", "number"),
+            Column("slots", "wrapped"),
+            Column("rows checked", "wrapped"),
+        ),
     )
     for each in tables:
-        shown.add_row(
+        shown.add(
             each.spec.name,
             f"{each.rows:,}",
             str(each.spec.dim),
@@ -44,20 +56,38 @@ def files_table(tables: Sequence[TableFacts]) -> Table:
     return shown
 
 
-def lookups_table(facts: VersionFacts) -> Table:
-    shown = facts_table("look-ups", "feature", "table", "pooling", "#added to ids", "dropped id")
+def lookups_table(facts: VersionFacts) -> FactsTable:
+    shown = FactsTable(
+        "look-ups",
+        (
+            Column("feature", "name"),
+            Column("table", "name"),
+            Column("pooling"),
+            Column("added to ids", "number", rank=1),
+            Column("dropped id", "number", rank=2),
+        ),
+    )
     for lookup in facts.manifest.lookups:
         pooling = f"{lookup.pooling.value}, weighted" if lookup.weighted else lookup.pooling.value
         dropped = "" if lookup.padding_id is None else str(lookup.padding_id)
-        shown.add_row(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped)
+        shown.add(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped)
     return shown
 
 
-def bad_blocks_table(tables: Sequence[TableFacts]) -> Table:
-    shown = facts_table("damaged rows", "table", "#block", "#first row", "#rows", "slots")
+def bad_blocks_table(tables: Sequence[TableFacts]) -> FactsTable:
+    shown = FactsTable(
+        "damaged rows",
+        (
+            Column("table", "name"),
+            Column("block", "number"),
+            Column("first row", "number"),
+            Column("rows", "number"),
+            Column("slots"),
+        ),
+    )
     for table in tables:
         for bad in table.bad_blocks[:SHOWN_BLOCKS]:
-            shown.add_row(
+            shown.add(
                 table.spec.name,
                 str(bad.block),
                 f"{bad.first_row:,}",
@@ -66,7 +96,7 @@ def bad_blocks_table(tables: Sequence[TableFacts]) -> Table:
                 style="red",
             )
         if len(table.bad_blocks) > SHOWN_BLOCKS:
-            shown.add_row(table.spec.name, f"and {len(table.bad_blocks) - SHOWN_BLOCKS} more", style="red")
+            shown.add(table.spec.name, f"and {len(table.bad_blocks) - SHOWN_BLOCKS} more", style="red")
     return shown
 
 
@@ -89,4 +119,4 @@ def _checked(table: TableFacts) -> Text:
         return Text("no", style="dim")
     if table.bad_blocks:
         return Text(f"{len(table.bad_blocks)} of {table.blocks} blocks damaged", style="bold red")
-    return Text(f"{table.blocks} blocks", style="green")
+    return Text(f"{table.blocks} block{'s' * (table.blocks != 1)}", style="green")

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from deploy.signals import Interrupted
 from ps.errors import InvalidInput, StartupError
 
 NAMESPACE: Final = "ringpull"
@@ -118,6 +119,9 @@ class RaySession:
                 "a private Ray did not start" if self._address is None else f"Ray at {self._address} cannot be joined"
             )
             raise StartupError(f"{where}: {_first_line(exc)}") from exc
+        except SystemExit as exc:
+            # Ray's own answer to a SIGTERM that comes while it starts.
+            raise Interrupted(signal.SIGTERM) from exc
         finally:
             if threading.current_thread() is threading.main_thread():
                 # Ray puts its own in their place, which end the process at once.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from deploy.console import facts_table, size
+from deploy.console import size
+from deploy.facts_table import Column, FactsTable
 from inference.proto import ringpull_pb2 as pb
 
 _DTYPE_NAMES: Final[Mapping[int, str]] = {
@@ -18,6 +19,9 @@ _DTYPE_NAMES: Final[Mapping[int, str]] = {
     pb.FLOAT32: "float32",
     pb.STRING: "string",
 }
+
+SHOWN_FEATURES: Final = 4
+"""Names of one type; the JSON has all."""
 
 
 def status_view(target: str, status: pb.ClusterStatus, memory: Callable[[int], int | None]) -> RenderableType:
@@ -65,34 +69,60 @@ def _headline(target: str, status: pb.ClusterStatus) -> Text:
     return text
 
 
-def models_table(models: Iterable[pb.Model]) -> Table:
-    table = facts_table("models", "model", "live", "versions", "takes", "gives")
+def models_table(models: Iterable[pb.Model]) -> FactsTable:
+    table = FactsTable(
+        "models",
+        (
+            Column("model", "name"),
+            Column("live"),
+            Column("versions", "wrapped", rank=1),
+            Column("takes", "wrapped"),
+            Column("gives", "wrapped"),
+        ),
+    )
     for model in models:
-        takes = ", ".join(_feature(feature) for feature in model.features)
         gives = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in model.outputs)
-        table.add_row(model.name, str(model.version), ", ".join(map(str, model.versions)), takes, gives)
+        versions = ", ".join(map(str, model.versions))
+        table.add(model.name, str(model.version), versions, "\n".join(takes(model.features)), gives)
     return table
 
 
-def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int | None]) -> Table:
-    table = facts_table(
+def takes(features: Iterable[pb.FeatureInfo]) -> list[str]:
+    """Return what a model takes, one line per type: `int64: user_id, item_id`; of many features only some names."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for feature in features:
+        width = f" x {feature.width}" if feature.width > 1 else ""
+        kind = f"{_DTYPE_NAMES.get(feature.dtype, '?')}{'[]' if feature.many else ''}{width}"
+        names[kind].append(f"{feature.name}{'?' if feature.optional else ''}")
+    return [
+        f"{kind}: {', '.join(each)}"
+        if len(each) <= SHOWN_FEATURES
+        else f"{len(each)} {kind}: {', '.join(each[: SHOWN_FEATURES - 1])} ... {each[-1]}"
+        for kind, each in names.items()
+    ]
+
+
+def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int | None]) -> FactsTable:
+    table = FactsTable(
         "shards",
-        "shard",
-        "address",
-        "pid",
-        "#ranges",
-        "#share",
-        "#rows",
-        "#bytes",
-        "#requests",
-        "#memory",
+        (
+            Column("shard"),
+            Column("address", rank=1),
+            Column("pid", rank=3),
+            Column("ranges", "number", rank=2),
+            Column("share", "number"),
+            Column("rows", "number"),
+            Column("bytes", "number"),
+            Column("requests", "number"),
+            Column("memory", "number"),
+        ),
     )
     for shard in shards:
         if not shard.alive:
-            table.add_row(str(shard.shard), shard.address, "gone", str(shard.ranges), f"{shard.share:.1%}", style="red")
+            table.add(f"{shard.shard} gone", shard.address, "", str(shard.ranges), f"{shard.share:.1%}", style="red")
             continue
         taken = memory(shard.pid)
-        table.add_row(
+        table.add(
             str(shard.shard),
             shard.address,
             str(shard.pid),
@@ -106,14 +136,26 @@ def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int |
     return table
 
 
-def tables_table(tables: Iterable[pb.TableStatus]) -> Table:
-    table = facts_table("tables", "table", "version", "#rows", "#dim", "#bytes", "#replicas", "#keys", "#missing")
+def tables_table(tables: Iterable[pb.TableStatus]) -> FactsTable:
+    table = FactsTable(
+        "tables",
+        (
+            Column("table", "name"),
+            Column("version", rank=2),
+            Column("rows", "number"),
+            Column("dim", "number", rank=3),
+            Column("bytes", "number", rank=1),
+            Column("replicas", "number"),
+            Column("keys", "number"),
+            Column("missing", "number"),
+        ),
+    )
     for each in tables:
         replicas = Text(
             f"{each.replicas_effective} of {each.replicas_wanted}", style="yellow" if _short_of_copies(each) else ""
         )
         missing = f"{each.missing:,} ({each.missing / each.keys:.1%})" if each.keys else f"{each.missing:,}"
-        table.add_row(
+        table.add(
             f"{each.model}/{each.table}",
             str(each.version),
             f"{each.rows:,}",
@@ -137,9 +179,3 @@ def duration(seconds: float) -> str:
 
 def _short_of_copies(table: pb.TableStatus) -> bool:
     return table.replicas_wanted.isdecimal() and int(table.replicas_wanted) > table.replicas_effective
-
-
-def _feature(feature: pb.FeatureInfo) -> str:
-    kind = f"{_DTYPE_NAMES.get(feature.dtype, '?')}{'[]' if feature.many else ''}"
-    width = f"x{feature.width}" if feature.width > 1 else ""
-    return f"{feature.name}{'?' if feature.optional else ''} {kind}{width}"

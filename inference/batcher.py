@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -93,7 +93,9 @@ class Batcher(Generic[Item, Work, Answer]):
         self._executor = executor
         self._max_rows = max_rows
         self._clock = clock
-        self._queue: deque[_Waiting[Item, Answer]] = deque()
+        self._queue: OrderedDict[_Waiting[Item, Answer], None] = OrderedDict()
+        """In order of arrival. Not a deque: who gives up leaves at once, from anywhere, or a stuck pull would keep all
+        that expired behind it."""
         self._pump: asyncio.Task[None] | None = None
         self._computing: asyncio.Future[tuple[Sequence[Answer], float, float]] | None = None
         self._closed = False
@@ -117,7 +119,7 @@ class Batcher(Generic[Item, Work, Answer]):
             raise DeadlineExceeded("the deadline had passed before the request was queued")
         loop = asyncio.get_running_loop()
         entry = _Waiting[Item, Answer](item, rows, deadline_s, now, loop.create_future())
-        self._queue.append(entry)
+        self._queue[entry] = None
         if self._pump is None:
             # The task starts at the loop's next turn: all requests of this turn ride together.
             self._pump = loop.create_task(self._run())
@@ -126,6 +128,7 @@ class Batcher(Generic[Item, Work, Answer]):
             return await entry.answer
         finally:
             timer.cancel()
+            self._queue.pop(entry, None)
 
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""
@@ -162,7 +165,7 @@ class Batcher(Generic[Item, Work, Answer]):
         entries: list[_Waiting[Item, Answer]] = []
         rows = 0
         while self._queue:
-            entry = self._queue[0]
+            entry = next(iter(self._queue))
             if entry.deadline_s <= now:
                 _expire(entry)
             if not entry.answer.done():
@@ -170,7 +173,7 @@ class Batcher(Generic[Item, Work, Answer]):
                     break
                 entries.append(entry)
                 rows += entry.rows
-            self._queue.popleft()
+            del self._queue[entry]
         return _Batch(entries, rows, now) if entries else None
 
     async def _pull_and_hand_over(self, batch: _Batch[Item, Answer]) -> None:

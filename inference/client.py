@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from inference import stubs
-from inference.codec import as_call, decode_response, encode_request
+from inference.codec import as_call, checked_version, decode_response, encode_request
 from inference.prediction import Prediction
 from inference.proto import ringpull_pb2 as pb
 from ps.errors import DeadlineExceeded, RingpullError
@@ -94,7 +94,8 @@ class Client:
 
     def model(self, name: str, version: int | None = None, *, timeout_s: float | None = None) -> pb.Model:
         """Return what a model takes and gives: the contract's `Model` message."""
-        reply: pb.Model = self._call(self._get_model, pb.GetModelRequest(model=name, version=version or 0), timeout_s)
+        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0)
+        reply: pb.Model = self._call(self._get_model, request, timeout_s)
         return reply
 
     def models(self, *, timeout_s: float | None = None) -> list[pb.Model]:
@@ -180,7 +181,7 @@ class AsyncClient:
 
     async def model(self, name: str, version: int | None = None, *, timeout_s: float | None = None) -> pb.Model:
         """Return what a model takes and gives: the contract's `Model` message."""
-        request = pb.GetModelRequest(model=name, version=version or 0)
+        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0)
         reply: pb.Model = await self._call(self._get_model, request, timeout_s)
         return reply
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from inference.column_codec import decode_columns, decode_tensor, encode_column, encode_tensor
 from inference.columns import Column, as_column
 from inference.prediction import Filled, FillReason, Prediction, Timings
@@ -59,19 +61,30 @@ def as_call(
     Raises:
         InvalidInput: A column's values are no column, or `version` or `outputs` is not what it should be.
     """
-    if version is not None and version < 1:
-        raise InvalidInput(f"version is {version}; it must be 1 or more, or None for the live one")
     if isinstance(outputs, str):
         raise InvalidInput(f"outputs is the string {outputs!r}; it must be a list of names")
     return PredictCall(
         model=model,
-        version=version,
+        version=checked_version(version),
         features={name: as_column(name, values) for name, values in features.items()},
         context={name: as_column(name, values) for name, values in (context or {}).items()},
         outputs=tuple(outputs or ()),
         with_timings=with_timings,
         request_id=request_id,
     )
+
+
+def checked_version(version: object) -> int | None:
+    """Return a version to ask for, or None: the live one.
+
+    Raises:
+        InvalidInput: It is not a number that a version can have.
+    """
+    if version is None:
+        return None
+    if isinstance(version, bool) or not isinstance(version, int | np.integer) or not 1 <= version < 2**63:
+        raise InvalidInput(f"version is {version!r}; it must be from 1 to 2^63 - 1, or None for the live one")
+    return int(version)
 
 
 def encode_request(call: PredictCall) -> pb.PredictRequest:

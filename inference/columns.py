@@ -82,6 +82,7 @@ def as_column(feature: str, values: object) -> Column:
     if isinstance(values, str | bytes | int | float) or np.isscalar(values):
         values = [values]
     if isinstance(values, list | tuple):
+        values = [row.item() if isinstance(row, np.ndarray) and row.ndim == 0 else row for row in values]
         nested = sum(isinstance(row, list | tuple | np.ndarray) for row in values)
         if not nested:
             return _array(feature, values)

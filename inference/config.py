@@ -5,9 +5,13 @@ A frozen value: given once at start, never changed, never read from the environm
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
+from typing import Final
 
 from ps.errors import InvalidInput
+
+_DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class HeadConfig:
         for port in ("grpc_port", "http_port"):
             if not 0 <= getattr(self, port) <= 65_535:
                 raise InvalidInput(f"{port} is {getattr(self, port)}; it must be from 0 to 65535")
+        if self.device is not None and _DEVICE.fullmatch(self.device) is None:
+            raise InvalidInput(f"device is {self.device!r}; it must be 'cpu', 'cuda' or 'cuda:NUMBER'")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in ("host", "grpc_port", "http_port", "device") and not value > 0:

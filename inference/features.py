@@ -87,8 +87,14 @@ def prepare_request(
     """Prepare a request whose `context` columns have one row that stands for all. See `Schema.prepare_request`."""
     _check_names(features, candidates)
     _check_names(features, context)
-    for name in candidates.keys() & context.keys():
-        raise InvalidInput(f"feature {name}: sent both per row and as context; send one of them")
+    for name, column in context.items():
+        if name in candidates:
+            raise InvalidInput(f"feature {name}: sent both per row and as context; send one of them")
+        if len(column) != 1:
+            raise InvalidInput(
+                f"feature {name}: has {len(column)} rows; a context feature has one, which stands for all candidates"
+                " (a list of values is one row as [[1, 2, 3]])"
+            )
     per_row, once = _Part(rows), _Part(1)
     for name, feature in features.items():
         if isinstance(feature, Cross):

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from inference.arguments import Argument
 from inference.batch import RequestBatch
-from inference.columns import Column
+from inference.columns import Column, Ragged
 from inference.dense import ProgramTensor
-from inference.features import Prepared, PreparedFeature, PreparedRequest
+from inference.features import Prepared, PreparedRequest
 from inference.kinds import Dense, Sequence, Sparse
 from inference.lookups import FeatureLookup
 from inference.manifest import Manifest
@@ -142,12 +142,14 @@ class Pipeline:
         return scores
 
     def rehearse(self) -> None:
-        """Take one empty batch through all stages but the pull, so that no request pays for first-time work.
+        """Take one plain batch through all stages but the pull, so that no request pays for first-time work.
 
         Raises:
             CorruptData: The dense program does not take what its look-ups and features give.
         """
-        request = PreparedRequest(_empty_rows(self._schema, _REHEARSAL_ROWS), Prepared(1, {}))
+        columns = _plain_columns(self._schema, _REHEARSAL_ROWS)
+        # Vocabularies build their look-up tables at first use: with millions of ids, seconds.
+        request = PreparedRequest(self._schema.prepare(columns, _REHEARSAL_ROWS), Prepared(1, {}))
         batch = RequestBatch([request])
         results = [
             LookupResult(np.zeros((lookup.outputs, bound.dim), np.float32), missing=0)
@@ -199,17 +201,15 @@ def _fixed_width(argument: Argument) -> Argument:
     return argument
 
 
-def _empty_rows(schema: Schema, rows: int) -> Prepared:
-    """Return rows that any schema allows to look at: no ids in bags, zero elsewhere."""
-    features = {}
+def _plain_columns(schema: Schema, rows: int) -> dict[str, Column]:
+    """Return columns that any schema takes: empty bags and sequences, zeros and empty strings elsewhere."""
+    columns: dict[str, Column] = {}
     for feature in schema.features:
         if isinstance(feature, Dense):
-            ready = PreparedFeature(rows, dense=np.zeros((rows, feature.width), np.float32))
+            columns[feature.name] = np.zeros((rows, feature.width), np.float32)
         elif isinstance(feature, Sequence) or (isinstance(feature, Sparse) and feature.many):
-            weighted = isinstance(feature, Sparse) and feature.weighted
-            no_weights = np.empty(0, np.float32) if weighted else None
-            ready = PreparedFeature(rows, np.empty(0, np.int64), np.zeros(rows + 1, np.int64), no_weights)
-        else:
-            ready = PreparedFeature(rows, np.zeros(rows, np.int64))
-        features[feature.name] = ready
-    return Prepared(rows, features)
+            columns[feature.name] = Ragged(np.empty(0, np.int64), np.zeros(rows + 1, np.int64))
+        elif isinstance(feature, Sparse):
+            zero = "" if feature.dtype == "string" else 0
+            columns[feature.name] = np.full(rows, zero, object if feature.dtype == "string" else feature.dtype)
+    return columns

@@ -40,7 +40,7 @@ def call_from_json(text: str | bytes) -> PredictCall:
     try:
         call = decode_request(json_format.ParseDict(rest, pb.PredictRequest()))
     except json_format.ParseError as exc:
-        raise InvalidInput(f"request: {exc}") from exc
+        raise InvalidInput(f"request: {_one_line(exc)}") from exc
     features, context = (columns_from_json(body.get(part, {})) for part in _PARTS)
     return replace(call, features=features, context=context, typed=False)
 
@@ -62,4 +62,8 @@ def _column(feature: str, values: object) -> Column:
     try:
         return decode_column(feature, json_format.ParseDict(values, pb.Column()))
     except json_format.ParseError as exc:
-        raise InvalidInput(f"feature {feature}: {exc}") from exc
+        raise InvalidInput(f"feature {feature}: {_one_line(exc)}") from exc
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())

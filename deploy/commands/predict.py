@@ -11,7 +11,8 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import err, facts_table, out, print_json
+from deploy.console import err, out, print_json
+from deploy.facts_table import Column, FactsTable
 from ps.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ def _plain(prediction: Prediction) -> dict[str, Any]:
 
 def _show(model: str, prediction: Prediction) -> None:
     out.print(f"{prediction.model or model} version {prediction.version}", style="bold", highlight=False)
-    table = facts_table("", "#row", *(f"#{name}" for name in prediction.outputs))
+    table = FactsTable("", (Column("row", "number"), *(Column(name, "wrapped") for name in prediction.outputs)))
     for row, values in enumerate(zip(*prediction.outputs.values(), strict=True)):
-        table.add_row(str(row), *map(_cell, values))
+        table.add(str(row), *map(_cell, values))
     out.print(table)
     for filled in prediction.filled:
         err.print(

@@ -46,3 +46,13 @@ def test_two_free_ports_do_not_clash() -> None:
 def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "CPU", ""])
+def test_a_device_that_is_none_is_refused_before_anything_starts(device: str) -> None:
+    with pytest.raises(InvalidInput, match=f"device is '{device}'; it must be 'cpu', 'cuda' or 'cuda:NUMBER'"):
+        HeadConfig(device=device)
+
+
+def test_devices() -> None:
+    assert [HeadConfig(device=device).device for device in ("cpu", "cuda:1", None)] == ["cpu", "cuda:1", None]

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from deploy.commands.export import arguments_of, load_function
+from deploy.cli import app
+from deploy.commands.export import arguments_of, load_function, row_types_of
 from ps.errors import InvalidInput
+from ps.spec import RowType
+from ps.store.base import Base
 
 SOURCE = """
 import torch
@@ -55,6 +59,7 @@ def test_versions_count_up(source_folder: Path) -> None:
             "model": "ranker",
             "version": number,
             "folder": f"models/ranker/{number}",
+            "cost": None,
         }
     assert (source_folder / "models" / "ranker" / "2" / "manifest.json").is_file()
 
@@ -74,6 +79,32 @@ def test_a_source_that_is_none(source_folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(InvalidInput, match=message):
         load_function(source)
+
+
+def test_row_types_and_max_diff(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cost is told; too high a one is refused, and nothing is written."""
+    monkeypatch.chdir(source_folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    arguments = ["export", "my_model:trained", "models/short", "--row-type", "item=int8"]
+    runner = CliRunner()
+    done = runner.invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    cost = json.loads(done.stdout)["cost"]
+    assert 0 < cost["mean_difference"] < cost["largest_difference"] < 0.1
+    assert Base.open(source_folder / "models" / "short" / "1" / "tables" / "item").spec.row_type is RowType.INT8
+    refused = runner.invoke(app, [*arguments, "--max-diff", "1e-9"])
+    assert refused.exit_code != 0
+    assert not (source_folder / "models" / "short" / "2").exists()
+    sys.modules.pop("my_model")
+
+
+def test_row_types_as_written() -> None:
+    assert row_types_of(["user=int8", "item=bfloat16"]) == {"user": "int8", "item": "bfloat16"}
+    for wrong in ("int8", "=int8", "user=int4", "user="):
+        with pytest.raises(InvalidInput, match=f"--row-type '{wrong}': write TABLE=TYPE"):
+            row_types_of([wrong])
 
 
 def test_the_three_forms_of_a_result() -> None:

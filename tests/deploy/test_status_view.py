@@ -7,7 +7,7 @@ import re
 from rich.console import Console
 
 from deploy.message_values import plain_values
-from deploy.status_view import duration, status_view, warnings
+from deploy.status_view import duration, status_view, takes, warnings
 from inference.proto import ringpull_pb2 as pb
 
 MIB = 1 << 20
@@ -67,8 +67,8 @@ def cluster() -> pb.ClusterStatus:
     )
 
 
-def shown(status: pb.ClusterStatus, memory: int | None = None) -> str:
-    console = Console(width=200)
+def shown(status: pb.ClusterStatus, memory: int | None = None, width: int = 200) -> str:
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(status_view("127.0.0.1:8500", status, lambda pid: memory))
     return capture.get()
@@ -102,8 +102,32 @@ def test_a_table_shows_rows_copies_and_missing_keys() -> None:
 
 
 def test_a_model_shows_what_it_takes_and_gives() -> None:
-    cells = row_of(shown(cluster()), "user_id")
-    assert cells == ["ranker", "3", "3", "user_id int64, genres? string[], vector float32x3", "score, tasks[2]"]
+    text = shown(cluster())
+    assert row_of(text, "user_id") == ["ranker", "3", "3", "int64: user_id", "score, tasks[2]"]
+    assert row_of(text, "genres") == ["string[]: genres?"]
+    assert row_of(text, "vector") == ["float32 x 3: vector"]
+
+
+def test_many_features_are_a_few_names_and_a_number() -> None:
+    features = [pb.FeatureInfo(name="price", dtype=pb.FLOAT32)]
+    features += [pb.FeatureInfo(name=f"cat_{i}", dtype=pb.INT64) for i in range(26)]
+    assert takes(features) == ["float32: price", "26 int64: cat_0, cat_1, cat_2 ... cat_25"]
+
+
+def test_eighty_columns_show_whole_numbers_and_the_ends_of_names() -> None:
+    status = cluster()
+    for shard in status.shards:
+        shard.requests = 123_456_789
+        shard.tables[0].rows, shard.tables[0].bytes = 1_250_000_000, 300 << 30
+    status.tables[0].table = "a_long_prefix_that_all_tables_of_this_model_share_user_history"
+    status.tables[0].keys, status.tables[0].missing = 9_876_543_210, 987_654_321
+    text = shown(status, memory=290 << 30, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    for whole in ("123,456,789", "1,250,000,000", "300.0 GiB", "290.0 GiB", "9,876,543,210", "987,654,321 (10.0%)"):
+        assert whole in text
+    assert re.search(r"…\w*_user_history\b", text)
+    assert "not shown at this width: " in text
+    assert "not shown" not in shown(status, memory=290 << 30)
 
 
 def test_what_is_wrong_is_said() -> None:

@@ -126,6 +126,23 @@ async def test_next_batch_is_pulled_while_the_last_one_computes(stages, batcher)
     assert stages.computed == [[1], [2], [3, 4]]
 
 
+async def test_who_gives_up_behind_a_stuck_pull_is_not_kept(stages, batcher):
+    stages.pull_gate.clear()
+    patient = [asyncio.create_task(batcher.submit(item, 1, FAR_S)) for item in (1, 2)]
+    await stages.pull_started.wait()
+    waiting = [asyncio.create_task(batcher.submit(item, 1, FAR_S)) for item in range(10)]
+    await turns()
+    assert "waiting=10" in repr(batcher)
+    for each in (*waiting[:4], *waiting[5:]):
+        each.cancel()
+    await turns()
+    assert "waiting=1 " in repr(batcher)
+    stages.pull_gate.set()
+    await asyncio.gather(*patient)
+    assert (await waiting[4])[0] == 40
+    assert stages.pulled == [[1, 2], [4]]
+
+
 async def test_cancelled_request_leaves_the_queue(stages, batcher):
     stages.pull_gate.clear()
     first = asyncio.create_task(batcher.submit(1, 1, FAR_S))

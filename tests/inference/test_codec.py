@@ -78,8 +78,9 @@ def test_a_reason_of_a_newer_server_is_still_reported() -> None:
 
 
 def test_what_no_call_may_say() -> None:
-    with pytest.raises(InvalidInput, match="version is 0"):
-        as_call("m", {"a": [1]}, version=0)
+    for version in (0, -1, 2**63, "1", True, 1.0):
+        with pytest.raises(InvalidInput, match="version is "):
+            as_call("m", {"a": [1]}, version=version)
     with pytest.raises(InvalidInput, match="outputs is the string 'score'"):
         as_call("m", {"a": [1]}, outputs="score")
     with pytest.raises(InvalidInput, match="version is -1"):

@@ -58,6 +58,10 @@ def test_lists_of_arrays_become_ragged() -> None:
     assert (column.values.tolist(), column.offsets.tolist()) == ([1, 2], [0, 2, 2])
 
 
+def test_lists_of_arrays_without_dimensions_are_lists_of_values() -> None:
+    assert as_column("a", [np.array(1), np.array(2)]).tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from inference.batch import row_index
 from inference.manifest import LookupSpec
 from inference.pipeline import Pipeline, Scores
+from inference.schema import Cross, Dense, Schema, Sparse
+from inference.transforms import Vocabulary
 from ps.errors import CorruptData, InvalidInput
 from ps.spec import Pooling
 from tests.inference.fakes import EchoProgram, ReferenceRouter
@@ -194,6 +196,22 @@ def test_rehearsal_runs_the_program_once_without_a_pull():
     assert len(program.runs) == 1
     assert router.pulls == []
     assert "ranker/3" in repr(pipeline)
+
+
+def test_rehearsal_builds_the_vocabularies():
+    """A large one takes seconds, on the event loop: no request may be the one to pay."""
+    near, far, words = Vocabulary([5, 6, 9]), Vocabulary([1, 10**12]), Vocabulary(["a", "b"])
+    features = [
+        Sparse("near", transforms=[near]),
+        Sparse("far", many=True, missing=7, transforms=[far]),
+        Sparse("words", dtype="string", transforms=[words]),
+        Dense("age", width=2),
+        Cross("near_x_words", of=("near", "words"), buckets=10),
+    ]
+    Pipeline(make_manifest((), ("age",)), Schema(features), EchoProgram(), ReferenceRouter({})).rehearse()
+    assert "_direct" in vars(near)
+    assert "_sorted" in vars(far)
+    assert "_numbers" in vars(words)
 
 
 def test_rehearsal_of_a_program_that_does_not_take_its_inputs_is_corrupt_data():

@@ -33,6 +33,13 @@ def test_both_forms_are_the_same_request() -> None:
     assert one.with_timings
 
 
+def test_what_is_no_request_is_told_in_one_line() -> None:
+    for text in ('{"bogus": 1}', '{"features": {"a": {"int64s": {"values": ["x"]}}}}'):
+        with pytest.raises(InvalidInput, match=r"\Arequest: .*bogus|\Afeature a: ") as raised:
+            call_from_json(text)
+        assert len(str(raised.value).splitlines()) == 1
+
+
 def test_columns_may_mix_both_forms() -> None:
     columns = columns_from_json({"a": 1, "b": {"strings": {"values": ["x"]}}, "c": [[1], []]})
     assert columns["a"].tolist() == [1]

@@ -1,0 +1,35 @@
+"""The session's way into Ray, with a Ray that does not start."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from deploy.ray_session import RaySession
+from deploy.signals import Interrupted
+
+
+def test_a_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts its own handler in place, which exits with a status that says nothing."""
+    calls = []
+
+    def init(**options: object) -> None:
+        signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(signum))
+        signal.raise_signal(signal.SIGTERM)
+
+    def shutdown() -> None:
+        calls.append("shutdown")
+
+    fake = SimpleNamespace(init=init, shutdown=shutdown, exceptions=SimpleNamespace(RayError=OSError))
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "PYTHONPATH"):
+        monkeypatch.setenv(name, "")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as raised, RaySession(None):
+        pass
+    assert raised.value.signum == signal.SIGTERM
+    assert calls == ["shutdown"]
+    assert signal.getsignal(signal.SIGTERM) is before
