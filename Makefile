@@ -12,6 +12,7 @@ QUICK ?=
 
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_BENCH := $(VENV)/.installed-bench
 TYPED := ps router inference deploy examples
 CODE := $(TYPED) loadtest tests
 
@@ -38,8 +39,8 @@ lint: $(INSTALLED_DEV) ## Format and style, checked only
 types: $(INSTALLED_DEV) ## mypy, strict
 	$(BIN)/mypy $(addprefix -p ,$(TYPED))
 
-bench: $(INSTALLED) ## Memory and time to ready of a 10-million-row table; QUICK=1 takes a small one
-	QUICK=$(QUICK) $(BIN)/python -m loadtest.bench.memory
+bench: $(INSTALLED_BENCH) ## Every bench beside what people use today, some 20 minutes; QUICK=1 takes a few
+	QUICK=$(QUICK) $(BIN)/python -m loadtest.bench.all
 
 clean: ## Remove the environment and every cache; a served cluster is not stopped
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -54,4 +55,8 @@ $(INSTALLED): pyproject.toml | $(BIN)/python
 
 $(INSTALLED_DEV): pyproject.toml | $(INSTALLED)
 	$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_BENCH): pyproject.toml | $(INSTALLED)
+	$(PIP) install -e '.[bench]'
 	@touch $@

@@ -27,8 +27,15 @@ MAY_IMPORT = {
 ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/rivals/", "tests/cluster/"),
     "torch": ("inference/dense.py", "inference/export/", "examples/", "loadtest/bench/", "tests/"),
-    "numba": ("ps/hashing.py", "ps/store/kernels.py", "router/partition.py", "router/merge.py"),
-    "llvmlite": ("ps/store/kernels.py",),
+    "numba": (
+        "ps/hashing.py",
+        "ps/store/kernels.py",
+        "ps/store/intrinsics.py",
+        "ps/store/reducers.py",
+        "router/partition.py",
+        "router/merge.py",
+    ),
+    "llvmlite": ("ps/store/intrinsics.py", "ps/store/reducers.py"),
     "rich": ("deploy/", "inference/export/", "loadtest/", "examples/", "tests/"),
     "typer": ("deploy/", "loadtest/", "tests/"),
 }

@@ -1,14 +1,15 @@
 """The recommender that the end-to-end benches serve, and its requests.
 
-DLRM: 13 context and 13 candidate tables of dim 64, bags of 10 ids summed, 13 dense numbers per candidate; bottom 512-256-64,
-dot interaction, top 512-256-1. A request is one user and 128 candidates. All contenders share these weights and requests.
+DLRM: 13 context and 13 candidate tables of dim 64, bags of 10 ids summed, 13 dense numbers per candidate; bottom
+512-256-64, dot interaction, top 512-256-1. A request is one user and 128 candidates. All contenders share these
+weights and requests.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from inference import Ragged
+from inference.codec import PredictCall, as_call, encode_request
+
+MODEL = "dlrm"
 CONTEXT_TABLES = 13
 CANDIDATE_TABLES = 13
 DENSE = 13
@@ -29,13 +34,15 @@ CANDIDATE = tuple(f"candidate_{i}" for i in range(CANDIDATE_TABLES))
 
 def _mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
 class Dlrm(nn.Module):
     """An ordinary DLRM; its forward takes the features by name, as `export_model` binds them."""
+
+    pairs: Tensor
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -56,6 +63,13 @@ class Dlrm(nn.Module):
         pairs = dots[:, self.pairs[0], self.pairs[1]]
         return torch.sigmoid(self.out(self.top(torch.cat([x, pairs], dim=1))))
 
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Return the rows of every table (rows, 64), by name; they are not copied."""
+        return {
+            name.removesuffix(".weight"): parameter.detach().numpy()
+            for name, parameter in self.tables.named_parameters()
+        }
+
     def forward(self, dense: Tensor, **bags: Tensor) -> Tensor:
         pooled = [self.tables[name](bags[name], bags[f"{name}_offsets"]) for name in CONTEXT + CANDIDATE]
         return self.score(dense, pooled)
@@ -63,9 +77,9 @@ class Dlrm(nn.Module):
     def score_request(self, request: Request) -> Tensor:
         """Score one request as a careful user would in process: the context's bags are pooled once."""
         one = torch.tensor([0, BAG])
-        many = torch.arange(0, CANDIDATES * BAG + 1, BAG)
+        many = torch.arange(0, request.rows * BAG + 1, BAG)
         pooled = [
-            self.tables[name](torch.from_numpy(request.context[i]), one).expand(CANDIDATES, DIM)
+            self.tables[name](torch.from_numpy(request.context[i]), one).expand(request.rows, DIM)
             for i, name in enumerate(CONTEXT)
         ]
         pooled += [
@@ -84,14 +98,19 @@ Dlrm.forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One user, 128 candidates."""
+    """One user, B candidates: 128 unless said otherwise."""
 
     dense: NDArray[np.float32]
-    """(128, 13)."""
+    """(B, 13)."""
     context: NDArray[np.int64]
     """(13, 10)."""
     candidates: NDArray[np.int64]
-    """(13, 128, 10)."""
+    """(13, B, 10)."""
+
+    @property
+    def rows(self) -> int:
+        """How many candidates."""
+        return len(self.dense)
 
     def to_bytes(self) -> bytes:
         """Return the buffers end to end: the least that the rivals' own protocols could send."""
@@ -99,6 +118,7 @@ class Request:
 
     @classmethod
     def from_bytes(cls, buffer: bytes) -> Request:
+        """Read what `to_bytes` wrote of a request of 128 candidates."""
         data = bytearray(buffer)  # torch wants memory it could write to
         dense_bytes, context_bytes = CANDIDATES * DENSE * 4, CONTEXT_TABLES * BAG * 8
         return cls(
@@ -116,26 +136,29 @@ def make_model(rows: int, seed: int = 0) -> Dlrm:
     return Dlrm(rows).eval()
 
 
-def make_requests(count: int, rows: int, seed: int = 1) -> list[Request]:
-    """Return `count` requests with uniform ids."""
+def make_requests(count: int, rows: int, *, candidates: int = CANDIDATES, seed: int = 1) -> list[Request]:
+    """Return `count` requests with uniform ids below `rows`."""
     rng = np.random.default_rng(seed)
     return [
         Request(
-            rng.standard_normal((CANDIDATES, DENSE)).astype(np.float32),
+            rng.standard_normal((candidates, DENSE)).astype(np.float32),
             rng.integers(0, rows, (CONTEXT_TABLES, BAG)),
-            rng.integers(0, rows, (CANDIDATE_TABLES, CANDIDATES, BAG)),
+            rng.integers(0, rows, (CANDIDATE_TABLES, candidates, BAG)),
         )
         for _ in range(count)
     ]
 
 
-def columns(request: Request) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the request as (features, context) of ringpull's Client."""
-    from inference import Ragged
-
-    offsets = np.arange(0, CANDIDATES * BAG + 1, BAG, dtype=np.int64)
+def call_of(request: Request, *, with_timings: bool = False) -> PredictCall:
+    """Return the request as a call of ringpull's client."""
+    offsets = np.arange(0, request.rows * BAG + 1, BAG, dtype=np.int64)
     one = np.array([0, BAG], np.int64)
     features: dict[str, Any] = {"dense": request.dense}
     features.update({name: Ragged(request.candidates[i].reshape(-1), offsets) for i, name in enumerate(CANDIDATE)})
     context = {name: Ragged(request.context[i], one) for i, name in enumerate(CONTEXT)}
-    return features, context
+    return as_call(MODEL, features, context, with_timings=with_timings)
+
+
+def payload_of(request: Request, *, with_timings: bool = False) -> bytes:
+    """Return the request as bytes of ringpull's Predict."""
+    return encode_request(call_of(request, with_timings=with_timings)).SerializeToString()

@@ -1,7 +1,8 @@
 """The dense part on a GPU: what the device could do, what the head gets of it, and what each shortcut is worth.
 
-Measured on the DLRM of the end-to-end bench (`loadtest.bench.dlrm`): pooled float32 vectors lie in pinned host memory, as merges
-could leave them; scores end on the host. Without CUDA it says so and measures the same path on the CPU, in float32 only.
+Measured on the DLRM of the end-to-end bench (`loadtest.bench.dlrm`): pooled float32 vectors lie in pinned host memory,
+as merges could leave them; scores end on the host. Without CUDA it says so and measures the same path on the CPU, in
+float32 only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +22,8 @@ from loadtest.bench.harness import QUICK, Report
 
 BATCHES = (128, 512, 2_048, 8_192)
 REPEATS = 20 if QUICK else 100
+Model = Callable[..., Tensor]
+
 VECTORS = dlrm.CONTEXT_TABLES + dlrm.CANDIDATE_TABLES
 
 
@@ -50,7 +55,7 @@ def flops_per_sample() -> int:
     bottom = (dlrm.DENSE, 512, 256, dlrm.DIM)
     vectors = VECTORS + 1
     top = (dlrm.DIM + vectors * (vectors - 1) // 2, 512, 256, 1)
-    layers = sum(a * b for widths in (bottom, top) for a, b in zip(widths, widths[1:], strict=False))
+    layers = sum(a * b for widths in (bottom, top) for a, b in pairwise(widths))
     return 2 * (layers + vectors * vectors * dlrm.DIM)
 
 
@@ -70,7 +75,7 @@ def _on_cpu(model: DensePart) -> None:
     report = Report("Dense part on the CPU")
     for batch in BATCHES:
         dense, pooled = _inputs(batch)
-        took = _median_s(lambda dense=dense, pooled=pooled: model(dense, pooled))
+        took = _median_s(partial(model, dense, pooled))
         report.row(f"batch {batch}", f"{took * 1e3:.2f} ms", f"{batch / took:,.0f} samples/s")
     report.key("gpu", None)
     report.finish()
@@ -78,7 +83,8 @@ def _on_cpu(model: DensePart) -> None:
 
 def _on_cuda(model: DensePart) -> None:
     report = Report(
-        f"Dense part on {torch.cuda.get_device_name()}, torch {torch.__version__}, {flops_per_sample() / 1e6:.2f} MFLOP per sample"
+        f"Dense part on {torch.cuda.get_device_name()}, torch {torch.__version__},"
+        f" {flops_per_sample() / 1e6:.2f} MFLOP per sample"
     )
     report.key("gpu", torch.cuda.get_device_name())
     rates = _device_rates(report)
@@ -117,7 +123,7 @@ def _device_rates(report: Report) -> dict[str, float]:
         size = 4_096 if precision.name == "float32" else 8_192
         dtype = torch.bfloat16 if precision.bfloat16 else torch.float32
         a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
-        took = _median_s(lambda a=a, b=b: _synchronised(a @ b))
+        took = _median_s(partial(_product, a, b))
         rates[precision.name] = 2 * size**3 / took
         report.row(f"matrix rate {precision.name}", f"{rates[precision.name] / 1e12:.0f} TFLOP/s")
         report.key(f"tflops_{precision.name}", rates[precision.name] / 1e12)
@@ -132,7 +138,7 @@ def _device_rates(report: Report) -> dict[str, float]:
     return rates
 
 
-def _eager(model: torch.nn.Module, precision: Precision, host: tuple[Tensor, ...]) -> Callable[[], Tensor]:
+def _eager(model: Model, precision: Precision, host: tuple[Tensor, ...]) -> Callable[[], Tensor]:
     def run() -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=precision.bfloat16):
             scores = model(*(tensor.to("cuda", non_blocking=True) for tensor in host))
@@ -141,7 +147,7 @@ def _eager(model: torch.nn.Module, precision: Precision, host: tuple[Tensor, ...
     return run
 
 
-def _graph(model: torch.nn.Module, precision: Precision, host: tuple[Tensor, ...]) -> Callable[[], Tensor]:
+def _graph(model: Model, precision: Precision, host: tuple[Tensor, ...]) -> Callable[[], Tensor]:
     """Capture copies, model and the copy back as one CUDA graph; replaying it is one launch."""
     inputs = [torch.empty_like(tensor, device="cuda") for tensor in host]
     scores_host = torch.empty(len(host[0]), 1).pin_memory()
@@ -152,7 +158,7 @@ def _graph(model: torch.nn.Module, precision: Precision, host: tuple[Tensor, ...
         with torch.autocast("cuda", torch.bfloat16, enabled=precision.bfloat16, cache_enabled=False):
             scores_host.copy_(model(*inputs).float(), non_blocking=True)
 
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(side):
         for _ in range(3):
             whole()
@@ -180,6 +186,10 @@ def _inputs(batch: int) -> tuple[Tensor, Tensor]:
 def _set_tf32(on: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = on
     torch.backends.cudnn.allow_tf32 = on
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return _synchronised(a @ b)
 
 
 def _synchronised(tensor: Tensor) -> Tensor:

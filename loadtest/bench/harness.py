@@ -1,7 +1,8 @@
 """How every bench measures and reports: contenders interleaved in one run, medians and ratios, one last line of JSON.
 
-These machines are shared and drift: two numbers are only compared when they were taken in turns, A B A B, and the ratio is
-taken pair by pair before its median. Absolute figures carry the machine, the date and the commit that they were taken on.
+These machines are shared and drift: two numbers are only compared when they were taken in turns, A B A B, and the
+ratio is taken pair by pair before its median. Absolute figures carry the machine, the date and the commit that they
+were taken on.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class Report:
 
     def __init__(self, title: str) -> None:
         self._console = Console(width=140)
-        self._table = Table(title=title, title_justify="left")
+        self._title = title
+        self._table = Table()
         for column in ("what", "figure", "against", "ratio", "reach"):
             self._table.add_column(column, justify="left" if column in ("what", "against") else "right")
         self._keys: dict[str, Any] = {}
@@ -99,8 +101,15 @@ class Report:
     def key(self, name: str, value: Any) -> None:
         self._keys[name] = round(value, 4) if isinstance(value, float) else value
 
+    def absent(self, what: str, why: str, *keys: str) -> None:
+        """Say that something was not measured, and why; its keys are null."""
+        self.row(what, "-", why)
+        for name in keys:
+            self.key(name, None)
+
     def finish(self) -> dict[str, Any]:
         """Print the table, then one line of JSON: the keys and the machine. Returns the keys."""
+        self._console.print(self._title, style="bold", highlight=False)
         self._console.print(self._table)
         print(json.dumps({**self._keys, "machine": machine()}), flush=True)
         return self._keys

@@ -1,7 +1,7 @@
 """The load generator of the end-to-end benches: raw bytes over grpc.aio, as little Python per call as possible.
 
-Closed loop finds the top rate (K calls always in flight); open loop finds latency at a given rate, counted from the moment a
-call was due, so that waiting behind a slow call counts.
+Closed loop finds the top rate (K calls always in flight); open loop finds latency at a given rate, counted from the
+moment a call was due, so that waiting behind a slow call counts.
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ OPTIONS = [
 class Outcome:
     """What one run of load saw."""
 
-    calls_per_s: float
+    calls: int
+    took_s: float
     p50_ms: float
     p99_ms: float
+
+    @property
+    def calls_per_s(self) -> float:
+        return self.calls / self.took_s
 
 
 def closed_loop(
@@ -94,4 +99,4 @@ async def _open_loop(
 
 def _outcome(latencies: Sequence[float], took: float) -> Outcome:
     p50, p99 = np.percentile(latencies, [50, 99]) * 1000
-    return Outcome(len(latencies) / took, float(p50), float(p99))
+    return Outcome(len(latencies), took, float(p50), float(p99))

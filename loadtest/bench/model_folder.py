@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inference import Dense, Schema, Sparse, export_model
 from loadtest.bench import dlrm
 from loadtest.bench.tables import cache_folder
 
 
 def dlrm_folder(rows: int) -> Path:
     """Return the model folder `.../dlrm` with `rows` rows per table, exporting it first if this machine has none."""
-    from inference import Dense, Schema, Sparse, export_model
-
-    folder = cache_folder() / f"rows-{rows}" / "dlrm"
+    folder = cache_folder() / f"rows-{rows}" / dlrm.MODEL
     if not (folder / "1" / "manifest.json").exists():
         names = dlrm.CONTEXT + dlrm.CANDIDATE
         schema = Schema(features=[Dense("dense", width=dlrm.DENSE), *(Sparse(name, many=True) for name in names)])
-        export_model(dlrm.make_model(rows), schema, folder, 1)
+        print(f"exporting a DLRM of {len(names)} tables x {rows:,} rows", flush=True)
+        export_model(dlrm.make_model(rows), schema, folder, 1, quiet=True)
     return folder

@@ -1,34 +1,77 @@
-"""Server processes of the benches: started, waited for, measured, ended by pid."""
+"""Server processes of the benches: started, waited for, measured, ended by pid, and whatever they started with them."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import psutil
 
+END_TIMEOUT_S = 60.0
+"""A server that takes longer to end is killed: Ray Serve's controller sometimes does not end by itself."""
+
+LEFT_TIMEOUT_S = 2.0
+"""What a server has started gets this long to end after it."""
+
 
 @contextmanager
-def server(module: str, *arguments: str, ready: str = "ready ") -> Iterator[tuple[str, psutil.Process]]:
-    """Run `python -m module arguments`, wait for its line that starts with `ready`, yield the rest of the line; then end it."""
+def server(
+    module: str, *arguments: str, ready: str = "ready ", environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, psutil.Process]]:
+    """Run `python -m module arguments`, wait for its line that starts with `ready`, and yield the rest of that line.
+
+    Args:
+        environment: Variables that it gets besides ours.
+
+    Raises:
+        RuntimeError: It ended before it was ready.
+    """
     command = [sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+    process = psutil.Process(child.pid)
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
+        assert child.stdout is not None
+        for line in child.stdout:
             if line.startswith(ready):
-                yield line.removeprefix(ready).strip(), psutil.Process(process.pid)
+                yield line.removeprefix(ready).strip(), process
                 break
         else:
             raise RuntimeError(f"{' '.join(command)} ended before it was ready")
     finally:
-        process.terminate()
-        process.wait()
+        _end(child)
 
 
-def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+def _end(child: subprocess.Popen[str]) -> None:
+    below = psutil.Process(child.pid).children(recursive=True)
+    child.terminate()
+    try:
+        child.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+    left = psutil.wait_procs(below, timeout=LEFT_TIMEOUT_S)[1]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left)
+    child.wait()
+    assert child.stdout is not None
+    child.stdout.close()
+
+
+def wait_until_ended() -> None:
+    """Return when this process, a server, is told to end."""
+    told = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: told.set())
+    told.wait()
+
+
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
     """Return user + system CPU seconds of the processes so far."""
     times = [process.cpu_times() for process in processes]
     return sum(t.user + t.system for t in times)

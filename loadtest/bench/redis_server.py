@@ -9,22 +9,28 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
-import redis
+import psutil
 from numpy.typing import NDArray
 
 PIPELINE_ROWS = 10_000
 
 
-def installed() -> bool:
-    """Say whether this machine has a redis-server."""
-    return shutil.which("redis-server") is not None
+def missing() -> str | None:
+    """Return what this machine lacks to run the comparison, and where to get it; None: nothing."""
+    if shutil.which("redis-server") is None:
+        return "redis-server is not installed: apt-get install redis-server"
+    if find_spec("redis") is None:
+        return "redis-py is not installed: pip install 'ringpull[bench]'"
+    return None
 
 
 @contextmanager
-def private_redis() -> Iterator[int]:
-    """Start one without persistence on a free port, yield the port, and end it."""
+def private_redis() -> Iterator[tuple[int, psutil.Process]]:
+    """Start one without persistence on a free port, yield the port and the process, and end it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -45,13 +51,15 @@ def private_redis() -> Iterator[int]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             _wait_ready(port)
-            yield port
+            yield port, psutil.Process(process.pid)
         finally:
             process.terminate()
             process.wait()
 
 
 def _wait_ready(port: int) -> None:
+    import redis
+
     client = redis.Redis(port=port)
     for _ in range(200):
         try:
@@ -63,8 +71,8 @@ def _wait_ready(port: int) -> None:
     raise RuntimeError(f"redis-server did not answer on port {port}")
 
 
-def fill(client: redis.Redis, table: str, rows: NDArray[np.float32]) -> None:
-    """Store every row's bytes under `TABLE:NUMBER`."""
+def fill(client: Any, table: str, rows: NDArray[np.float32]) -> None:
+    """Store every row's bytes under `TABLE:NUMBER`; `client` is a `redis.Redis`."""
     for begin in range(0, len(rows), PIPELINE_ROWS):
         client.mset(
             {f"{table}:{begin + i}": row.tobytes() for i, row in enumerate(rows[begin : begin + PIPELINE_ROWS])}

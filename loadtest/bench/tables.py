@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from ps.spec import TableSpec
+from ps.spec import RowType, TableSpec
 from ps.store.base import Base
 from ps.store.writer import TableWriter
 
@@ -26,7 +26,12 @@ def cache_folder() -> Path:
 
 def bench_keys(rows: int) -> NDArray[np.uint64]:
     """Return the keys of a generated table (rows,): spread over all of uint64, so no array could be indexed by them."""
-    return np.arange(rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return keys_of(np.arange(rows))
+
+
+def keys_of(rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the keys of these row numbers of a generated table."""
+    return rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
 
 def bench_rows(begin: int, end: int, dim: int) -> NDArray[np.float32]:
@@ -35,13 +40,13 @@ def bench_rows(begin: int, end: int, dim: int) -> NDArray[np.float32]:
     return numbers + np.linspace(-1, 1, dim, dtype=np.float32)[None, :]
 
 
-def generated_table(rows: int, dim: int) -> Base:
-    """Open a generated table, making it first if this machine has none of that size."""
-    folder = cache_folder() / f"float32-{rows}x{dim}"
+def generated_table(rows: int, dim: int, row_type: RowType = RowType.FLOAT32) -> Base:
+    """Open a generated table, making it first if this machine has none of that kind and size."""
+    folder = cache_folder() / f"{row_type.value}-{rows}x{dim}"
     if not folder.exists():
         keys = bench_keys(rows)
-        with TableWriter(folder, TableSpec(name="bench", dim=dim)) as writer:
-            for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {dim}"):
+        with TableWriter(folder, TableSpec(name="bench", dim=dim, row_type=row_type)) as writer:
+            for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {dim} {row_type.value}"):
                 end = min(begin + CHUNK_ROWS, rows)
                 writer.add(keys[begin:end], bench_rows(begin, end, dim))
             writer.finish()
@@ -55,4 +60,5 @@ def zipf_rows(rng: np.random.Generator, rows: int, count: int, exponent: float =
     ranks = ((rows**power - 1) * uniform + 1) ** (1 / power)
     hottest_first = np.minimum(ranks.astype(np.int64) - 1, rows - 1)
     # spread hot rows over the table, as real ids are
-    return (hottest_first * 0x9E3779B1 + 12_345) % rows
+    spread: NDArray[np.int64] = (hottest_first * 0x9E3779B1 + 12_345) % rows
+    return spread

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from loadtest.bench import dlrm
-from loadtest.bench.rivals.grpc_server import serve
+from loadtest.bench.rivals.grpc_server import serve_model
 
 
 def main(rows: int = typer.Option(..., help="Rows per table."), threads: int = typer.Option(1)) -> None:
@@ -18,7 +18,7 @@ def main(rows: int = typer.Option(..., help="Rows per table."), threads: int = t
         with torch.inference_mode():
             return model.score_request(dlrm.Request.from_bytes(data)).numpy().tobytes()
 
-    serve(score, threads=threads)
+    serve_model(score, threads=threads)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ Serve takes protobuf messages only, so a request and its reply travel inside `go
 
 from __future__ import annotations
 
-import signal
 import socket
+import tempfile
 
 import ray
 import torch
@@ -16,6 +16,9 @@ from ray import serve
 from ray.serve.config import gRPCOptions
 
 from loadtest.bench import dlrm
+from loadtest.bench.process import wait_until_ended
+
+STORE_BYTES = 200 << 20
 
 
 class Scorer:
@@ -49,14 +52,27 @@ def main(rows: int = typer.Option(..., help="Rows per table.")) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, namespace="rival")
+    with tempfile.TemporaryDirectory(prefix="rival-") as folder:
+        _serve(rows, port, folder)
+
+
+def _serve(rows: int, port: int, folder: str) -> None:
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace="rival",
+        object_store_memory=STORE_BYTES,
+        # of its own, so that two Rays of one machine share nothing
+        _temp_dir=folder,
+    )
     options = gRPCOptions(port=port, grpc_servicer_functions=["loadtest.bench.rivals.ray_serve.add_rival_to_server"])
     serve.start(grpc_options=options, http_options={"port": 0, "host": "127.0.0.1"})
     deployment = serve.deployment(num_replicas=2, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=16)(Scorer)
     serve.run(deployment.bind(rows), name="rival", route_prefix="/rival")
     print(f"ready {port}", flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    serve.shutdown()
+    wait_until_ended()
+    serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import redis
 import torch
@@ -9,7 +11,7 @@ import typer
 
 from loadtest.bench import dlrm
 from loadtest.bench.redis_server import fill
-from loadtest.bench.rivals.grpc_server import serve
+from loadtest.bench.rivals.grpc_server import serve_model
 
 
 def main(
@@ -19,9 +21,9 @@ def main(
 ) -> None:
     torch.set_num_threads(1)
     model = dlrm.make_model(rows)
-    client = redis.Redis(port=redis_port)
-    for name, bag in model.tables.items():
-        fill(client, name, bag.weight.detach().numpy())
+    client: Any = redis.Redis(port=redis_port)
+    for name, weight in model.weights().items():
+        fill(client, name, weight)
 
     def score(data: bytes) -> bytes:
         request = dlrm.Request.from_bytes(data)
@@ -38,7 +40,7 @@ def main(
         with torch.inference_mode():
             return model.score(torch.from_numpy(request.dense.copy()), pooled).numpy().tobytes()
 
-    serve(score, threads=threads)
+    serve_model(score, threads=threads)
 
 
 if __name__ == "__main__":

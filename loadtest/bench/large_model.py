@@ -1,0 +1,66 @@
+"""A model of one large table, kept in the cache between runs: what memory and time to ready are measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from inference import Schema, Sparse, export_model
+from inference.manifest import Manifest, versions
+from loadtest.bench.harness import QUICK
+from loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows, cache_folder
+from ps.store.writer import TableWriter
+
+ROWS = 200_000 if QUICK else 10_000_000
+DIM = 64
+EMPTY_ROWS = 8
+"""Of the model that is taken for empty: a table cannot have none."""
+VERSION = 1
+
+
+class Summed(nn.Module):
+    """One bag, summed, and a weight per number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(EMPTY_ROWS, DIM, mode="sum", include_last_offset=True)
+        self.top = nn.Linear(DIM, 1)
+
+    def forward(self, ids: Tensor, ids_offsets: Tensor) -> Tensor:
+        scores: Tensor = self.top(self.table(ids, ids_offsets)).squeeze(1)
+        return scores
+
+
+def one_table_model(rows: int) -> Path:
+    """Return the model folder of a table of `rows` rows x 64 float32, exporting it first if this machine has none."""
+    folder = cache_folder() / "one-table" / f"rows-{rows}"
+    version_dir = folder / str(VERSION)
+    if VERSION in versions(folder) and Manifest.load(version_dir).tables[0].rows == rows:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.manual_seed(1)
+    export_model(Summed(), Schema([Sparse("ids", many=True)]), folder, VERSION, quiet=True)
+    if rows > EMPTY_ROWS:
+        _replace_table(version_dir, rows)
+    return folder
+
+
+def _replace_table(version_dir: Path, rows: int) -> None:
+    """Put a table of `rows` rows in place of the exported one: a torch module of that size would need it in memory."""
+    manifest = Manifest.load(version_dir)
+    (entry,) = manifest.tables
+    table_dir = manifest.table_folder(version_dir, entry.spec.name)
+    shutil.rmtree(table_dir)
+    keys = bench_keys(rows)
+    with TableWriter(table_dir, entry.spec) as writer:
+        for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {DIM}"):
+            end = min(begin + CHUNK_ROWS, rows)
+            writer.add(keys[begin:end], bench_rows(begin, end, DIM))
+        facts = writer.finish()
+    replaced = dataclasses.replace(entry, rows=facts.rows, bytes=facts.bytes)
+    dataclasses.replace(manifest, tables=(replaced,)).save(version_dir)

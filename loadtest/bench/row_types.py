@@ -1,0 +1,66 @@
+"""Short rows against our own float32 ones: fewer cache lines for each key, more work for each number.
+
+One thread, dim 128, bags of 10, uniform keys; the tables hold the same rows, and are in memory as a whole. No other
+bench uses the short ones, so they are removed at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from loadtest.bench.harness import QUICK, Report, interleave
+from loadtest.bench.tables import generated_table, keys_of
+from ps.hashing import positions_of
+from ps.spec import RowType
+from ps.store.pull import pull
+from ps.store.table import Table
+from ps.wire.messages import Op, PullRequest, SubLookup
+
+ROWS = 1_000_000 if QUICK else 10_000_000
+DIM = 128
+BAG = 10
+BAGS = 8_192
+BATCHES = 8
+ROUNDS = 3 if QUICK else 15
+SHORT = {RowType.INT8: "int8", RowType.BFLOAT16: "bf16", RowType.FLOAT16: "f16"}
+
+
+def main() -> None:
+    report = Report(f"Row types: {ROWS:,} x {DIM}, bags of {BAG}, one thread, M rows/s")
+    count = BAGS * BAG
+    rng = np.random.default_rng(0)
+    lookups = (SubLookup("bench", Op.SUM, count, BAGS, False),)
+    lengths, no_weights = np.full(BAGS, BAG, np.uint32), np.empty(0, np.float32)
+    positions = [positions_of(keys_of(rng.integers(0, ROWS, count))) for _ in range(BATCHES)]
+    requests = [PullRequest("m", 1, 1, lookups, each, lengths, no_weights) for each in positions]
+
+    def rate(row_type: RowType) -> Callable[[], float]:
+        base = generated_table(ROWS, DIM, row_type)
+        base.prefault()
+        table = Table(base)
+
+        def measure() -> float:
+            begin = time.perf_counter()
+            for request in requests:
+                pull([table], [None], request)
+            return count * BATCHES / (time.perf_counter() - begin)
+
+        return measure
+
+    samples = interleave({row_type.value: rate(row_type) for row_type in RowType}, rounds=ROUNDS)
+    against = f"our float32 {samples.median(RowType.FLOAT32) / 1e6:.1f}"
+    for row_type, short in SHORT.items():
+        ratio = samples.ratio(row_type, RowType.FLOAT32)
+        report.row(f"dim {DIM}, {row_type.value}", f"{samples.median(row_type) / 1e6:.1f}", against, ratio, "1.3")
+        report.key(f"{short}_vs_float32_d{DIM}", ratio)
+    report.finish()
+    for row_type in SHORT:
+        shutil.rmtree(generated_table(ROWS, DIM, row_type).folder)
+
+
+if __name__ == "__main__":
+    main()

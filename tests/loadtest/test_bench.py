@@ -1,0 +1,263 @@
+"""The benches measure what they say: ratios, key draws and formulas, without measuring anything here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import loadtest.bench
+from loadtest.bench import all as every_bench
+from loadtest.bench import dlrm, growth, memory, ready, routing, stage_budget
+from loadtest.bench.growth_model import CpuModel, PullShape, sub_bags, wire_bytes_per_sample
+from loadtest.bench.harness import Report, Samples, interleave
+from loadtest.bench.load import Outcome
+from loadtest.bench.process import server
+from loadtest.bench.pulls import dlrm_lookups
+from loadtest.bench.tables import bench_keys, bench_rows, generated_table, keys_of, zipf_rows
+from ps.hashing import positions_of
+from ps.wire.messages import PullReply
+
+ROOT = Path(__file__).parent.parent.parent
+MODULES = sorted(found.name for found in pkgutil.walk_packages(loadtest.bench.__path__, "loadtest.bench."))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep generated tables to the test."""
+    monkeypatch.setenv("RINGPULL_BENCH_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if ".rivals." not in name])
+def test_every_module_is_imported_without_what_it_compares_with(module: str) -> None:
+    importlib.import_module(module)
+
+
+@pytest.mark.parametrize("bench", every_bench.BENCHES)
+def test_every_bench_can_be_run_and_is_described(bench: str) -> None:
+    module = importlib.import_module(f"loadtest.bench.{bench}")
+    assert callable(module.main)
+    assert f"| `{bench}` |" in (ROOT / "loadtest/README.md").read_text()
+
+
+def test_every_target_is_in_the_readme() -> None:
+    written = (ROOT / "loadtest/README.md").read_text()
+    shortened = {"kernel_vs_torch_d64", "kernel_vs_torch_d128"}
+    unnamed = [
+        target.key for target in every_bench.TARGETS if target.key not in written and target.key not in shortened
+    ]
+    assert not unnamed
+
+
+class TestHarness:
+    def test_a_ratio_is_the_median_over_pairs_not_the_ratio_of_medians(self) -> None:
+        # The machine slows down by ten after the first round: pairs still agree.
+        samples = Samples({"ours": [30.0, 3.0, 3.0], "theirs": [10.0, 1.0, 1.5]})
+        assert samples.ratio("ours", "theirs") == 3.0
+        assert samples.median("ours") == 3.0
+
+    def test_contenders_take_turns_after_one_unmeasured_turn(self) -> None:
+        turns: list[str] = []
+
+        def contender(name: str) -> float:
+            turns.append(name)
+            return float(len(turns))
+
+        samples = interleave({"a": lambda: contender("a"), "b": lambda: contender("b")}, rounds=2)
+        assert turns == ["a", "b"] * 3
+        assert samples.values == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+
+    def test_the_last_line_has_the_keys_and_the_machine(self, capsys: pytest.CaptureFixture[str]) -> None:
+        report = Report("title")
+        report.row("what", "1.0", "other 0.5", 2.0, ">= 1")
+        report.key("ratio", 2.00001)
+        report.absent("redis", "not installed", "other_ratio")
+        report.finish()
+        last = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (last["ratio"], last["other_ratio"]) == (2.0, None)
+        assert last["machine"]["cores"] >= 1
+
+
+class TestTables:
+    def test_a_generated_table_has_the_rows_of_its_keys(self) -> None:
+        table = generated_table(1_000, 8)
+        rows = np.array([0, 1, 999])
+        numbers = table.find(positions_of(keys_of(rows)))
+        np.testing.assert_array_equal([table.row(int(number)) for number in numbers], bench_rows(0, 1_000, 8)[rows])
+        np.testing.assert_array_equal(bench_keys(1_000)[rows], keys_of(rows))
+        assert len(np.unique(bench_keys(1_000))) == 1_000
+
+    def test_zipf_draws_follow_their_weights(self) -> None:
+        """The k-th hottest of R rows is drawn in proportion to the integral of x^-s over [k, k+1)."""
+        rows, count, exponent = 1_000, 200_000, 1.05
+        drawn = zipf_rows(np.random.default_rng(1), rows, count, exponent)
+        assert drawn.min() >= 0
+        assert drawn.max() < rows
+        edges = np.arange(1, rows + 1, dtype=float) ** (1 - exponent)
+        weights = np.diff(edges) / (edges[-1] - edges[0])
+        hottest = np.sort(np.bincount(drawn, minlength=rows))[::-1][:10] / count
+        np.testing.assert_allclose(hottest, weights[:10], rtol=0.1)
+
+    def test_a_higher_exponent_is_hotter(self) -> None:
+        def hottest(exponent: float) -> int:
+            return int(np.bincount(zipf_rows(np.random.default_rng(1), 10_000, 50_000, exponent)).max())
+
+        assert hottest(0.5) < hottest(1.05) < hottest(1.5)
+
+
+class TestDlrm:
+    def test_a_request_survives_its_bytes(self) -> None:
+        (request,) = dlrm.make_requests(1, 100)
+        read = dlrm.Request.from_bytes(request.to_bytes())
+        np.testing.assert_array_equal(read.dense, request.dense)
+        np.testing.assert_array_equal(read.context, request.context)
+        np.testing.assert_array_equal(read.candidates, request.candidates)
+
+    def test_ours_asks_for_the_same_ids(self) -> None:
+        (request,) = dlrm.make_requests(1, 100, candidates=3)
+        call = dlrm.call_of(request)
+        assert call.rows == request.rows == 3
+        bags = call.features["candidate_5"]
+        np.testing.assert_array_equal(bags.values, request.candidates[5].reshape(-1))
+        np.testing.assert_array_equal(bags.offsets, [0, 10, 20, 30])
+        np.testing.assert_array_equal(call.context["context_2"].values, request.context[2])
+
+    def test_context_pooled_once_gives_the_scores_of_the_plain_model(self) -> None:
+        import torch
+
+        model = dlrm.make_model(50)
+        (request,) = dlrm.make_requests(1, 50, candidates=4)
+        bags = {}
+        for i, name in enumerate(dlrm.CONTEXT):
+            bags[name] = torch.from_numpy(np.tile(request.context[i], request.rows))
+        for i, name in enumerate(dlrm.CANDIDATE):
+            bags[name] = torch.from_numpy(request.candidates[i].reshape(-1))
+        offsets = torch.arange(0, request.rows * dlrm.BAG + 1, dlrm.BAG)
+        arguments = bags | {f"{name}_offsets": offsets for name in bags}
+        with torch.inference_mode():
+            plain = model(torch.from_numpy(request.dense), **arguments)
+            torch.testing.assert_close(model.score_request(request), plain)
+
+
+class TestGrowthModel:
+    SHAPE = PullShape(keys_per_bag=10, bags=1_000, lookups=26, samples=100)
+
+    @pytest.mark.parametrize("shards", [1, 2, 4, 8])
+    def test_bytes_of_a_routed_pull_are_those_predicted(self, shards: int) -> None:
+        """The formula against what the router cuts."""
+        lookups = dlrm_lookups(np.random.default_rng(0), 100_000, 1)
+        dim = 8
+        _, parts = routing.route("m", lookups, routing.placement(shards))
+        there = sum(part.positions.nbytes + part.lengths.nbytes for part in parts)
+        back = sum(4 * dim * len(part.lengths) + 4 * np.count_nonzero(part.keys) for part in parts)
+        shape = PullShape(dlrm.BAG, sum(lookup.outputs for lookup in lookups), len(lookups), dlrm.CANDIDATES)
+        assert (there + back) / dlrm.CANDIDATES == pytest.approx(wire_bytes_per_sample(shape, shards, dim), rel=0.02)
+
+    def test_a_bag_meets_all_its_shards_in_the_end(self) -> None:
+        assert sub_bags(10, 1) == 1
+        assert sub_bags(1, 8) == pytest.approx(1)
+        assert sub_bags(1_000, 8) == pytest.approx(8)
+        assert sub_bags(10, 10**6) == pytest.approx(10, rel=1e-4)
+
+    def test_costs_are_found_again(self) -> None:
+        costs = CpuModel(pull_s=5e-4, message_s=2e-4, key_s=3e-8, sub_bag_s=1e-7)
+        tiny = PullShape(1, 26, 26, 1)
+        points = [(shape, shards, costs.pull(shape, shards)) for shape in (tiny, self.SHAPE) for shards in (1, 2)]
+        solved = CpuModel.solve(points)
+        for shards in (1, 2, 4, 8):
+            assert solved.pull(self.SHAPE, shards) == pytest.approx(costs.pull(self.SHAPE, shards), rel=1e-6)
+
+    def test_the_bench_pulls_what_its_shape_says(self) -> None:
+        lookups = dlrm_lookups(np.random.default_rng(0), 1_000, growth.REQUESTS)
+        assert sum(lookup.keys.size for lookup in lookups) == growth.FULL.keys
+        assert sum(lookup.outputs for lookup in lookups) == growth.FULL.bags
+        assert len(lookups) == growth.FULL.lookups
+
+
+def test_routing_and_merge_of_the_bench_pool_every_key_once() -> None:
+    lookups = dlrm_lookups(np.random.default_rng(0), 1_000, 1)
+    batch, parts = routing.route("m", lookups, routing.placement(4))
+    answers = []
+    for part in parts:
+        # A shard whose rows are all ones: each partial is the length of its sub-bag.
+        values = np.repeat(part.lengths.astype(np.float32), 2)
+        missing = np.zeros(np.count_nonzero(part.keys), np.uint32)
+        answers.append((part, PullReply(values, missing, np.empty(0, np.uint8))))
+    for result in routing.merge(batch, np.full(len(lookups), 2, np.int64), answers):
+        np.testing.assert_array_equal(result.values, dlrm.BAG)
+
+
+def test_the_stages_of_a_budget_add_up_to_what_the_client_sees() -> None:
+    timings = {"decode_us": 10, "features_us": 20, "queue_us": 30, "lookup_us": 400, "dense_us": 500, "total_us": 1_000}
+    parts = {"route": 100, "look-up + pool": 120, "merge": 80, "encode": 15}
+    budget = stage_budget.stages(stage_budget.Served(1_500.0, timings), parts)
+    whole = [us for name, us in budget.items() if not name.startswith("- ") and name != "client sees"]
+    inside = [us for name, us in budget.items() if name.startswith("- ")]
+    assert sum(whole) == budget["client sees"] == 1_500
+    assert sum(inside) == budget["look-up"] == 400
+    assert budget["- wire"] == 100
+
+
+def test_the_aim_of_memory_is_rows_and_keys() -> None:
+    assert memory.limit(256) * 256 == pytest.approx(1.05 * 256 + 9)
+
+
+def test_reading_files_reads_them_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(3 * ready.READ_BYTES + 1))
+    ready.forget([path])
+    ready.read_files([path])
+
+
+def test_a_rate_counts_calls_over_the_time_they_took() -> None:
+    assert Outcome(calls=50, took_s=2.0, p50_ms=1, p99_ms=2).calls_per_s == 25
+
+
+class TestAll:
+    def test_a_target_is_reached_at_its_bound(self) -> None:
+        least = every_bench.Target("k", "", "", least=0.4, aim=0.8)
+        most = every_bench.Target("k", "", "", most=5)
+        stated = every_bench.Target("k", "", "")
+        assert [least.reached(value) for value in (0.4, 0.39)] == [True, False]
+        assert [most.reached(value) for value in (5, 5.1)] == [True, False]
+        assert stated.reached(0)
+        assert [target.reach for target in (least, most, stated)] == [">= 0.4, aim 0.8", "<= 5", "stated"]
+
+    def test_the_keys_of_a_bench_are_those_of_its_last_line(self) -> None:
+        assert every_bench.keys_of_line("b", '{"a": 1, "machine": {}}') == {"a": 1}
+        for line in ("", "Killed", "[1]"):
+            with pytest.raises(RuntimeError, match="b did not end with a line of JSON"):
+                every_bench.keys_of_line("b", line)
+
+    def test_a_bench_that_fails_does_not_stop_the_others(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def run(bench: str) -> dict[str, float]:
+            if bench == "e2e":
+                raise RuntimeError("e2e failed with exit status 1")
+            return {"small_vs_echo": 0.5}
+
+        monkeypatch.setattr(every_bench, "run", run)
+        monkeypatch.setattr("sys.argv", ["all", "e2e", "small"])
+        with pytest.raises(SystemExit) as ended:
+            every_bench.main()
+        assert ended.value.code == 1
+        last = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (last["failed"], last["small_vs_echo"]) == (["e2e"], 0.5)
+
+
+class TestServer:
+    def test_a_server_is_ended_with_what_it_started(self) -> None:
+        with server("tests.loadtest.family", "up", ready="ready ") as (said, process):
+            (below,) = process.children()
+            assert said == str(below.pid)
+        assert not process.is_running()
+        assert not below.is_running()
+
+    def test_one_that_ends_before_it_is_ready_is_an_error(self) -> None:
+        with pytest.raises(RuntimeError, match="ended before it was ready"), server("tests.loadtest.family", "down"):
+            pass
