@@ -30,10 +30,18 @@ ALL: Final = "all"
 Replicas = int | Literal["all"]
 
 
+AFFINE_BYTES: Final = 8
+"""What stands before the codes of an int8 row: its float32 scale and offset."""
+
+
 class RowType(StrEnum):
-    """How a row is stored. Pooling always sums in float32."""
+    """How a row is stored (`ps.store.row_codec`). Pooling always sums in float32."""
 
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    """uint8 codes with a float32 scale and offset per row."""
 
 
 class KeyType(StrEnum):
@@ -88,8 +96,10 @@ class TableSpec:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one stored row, padding included."""
-        return 4 * self.dim
+        """Bytes of one stored row. Only int8 has padding: to a multiple of 4, so that scale and offset stay aligned."""
+        if self.row_type is RowType.INT8:
+            return AFFINE_BYTES + (self.dim + 3) // 4 * 4
+        return (4 if self.row_type is RowType.FLOAT32 else 2) * self.dim
 
     def default_vector(self) -> Float32Array:
         """Return a new float32 (dim,) array: the vector that stands in for an unknown key."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,8 +14,19 @@ import typer
 from deploy.commands.options import AsJson
 from deploy.console import print_json, print_line
 from ps.errors import InvalidInput
+from ps.spec import RowType
 
-NAMES: Final = ("module", "schema", "keys", "name", "tables", "check_rows")
+NAMES: Final = (
+    "module",
+    "schema",
+    "keys",
+    "name",
+    "tables",
+    "check_rows",
+    "check_columns",
+    "check_labels",
+    "max_diff",
+)
 """What a function may return by name: arguments of `inference.export_model`."""
 
 
@@ -34,28 +46,61 @@ def export(
     version: Annotated[
         int | None, typer.Option(help="Number of the version. Default: one above the highest there.")
     ] = None,
+    row_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TABLE=TYPE",
+            help="How a table's rows are stored: float32, float16, bfloat16 or int8; repeatable. Goes before what the"
+            " function says.",
+        ),
+    ] = None,
+    max_diff: Annotated[
+        float | None, typer.Option(help="The most that short row types may change a score; else nothing is written.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a torch model: its embeddings become tables, the rest the dense program.
 
     MODULE is imported with the working directory on the path.
     """
-    from inference.export import export_model
+    from inference.export import TableOptions, export_model
     from inference.manifest import versions
 
     arguments = arguments_of(load_function(source)())
+    options: dict[str, TableOptions] = dict(arguments.get("tables") or {})
+    for table, wanted in row_types_of(row_type or []).items():
+        options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
+    arguments["tables"] = options
+    if max_diff is not None:
+        arguments["max_diff"] = max_diff
     number = max(versions(out_dir), default=0) + 1 if version is None else version
-    export_model(out_dir=out_dir, version=number, quiet=as_json, **arguments)
+    report = export_model(out_dir=out_dir, version=number, quiet=as_json, **arguments)
     if as_json:
         print_json(
             {
                 "model": arguments.get("name") or out_dir.resolve().name,
                 "version": number,
                 "folder": str(out_dir / str(number)),
+                "cost": None if report.cost is None else asdict(report.cost),
             }
         )
     else:
         print_line(f"exported {out_dir / str(number)}; serve it with: ringpull serve {out_dir}")
+
+
+def row_types_of(given: Sequence[str]) -> dict[str, Any]:
+    """Return the row type asked for by table, from TABLE=TYPE each.
+
+    Raises:
+        InvalidInput: One is not of this form.
+    """
+    wanted = {}
+    for each in given:
+        table, equals, row_type = each.partition("=")
+        if not equals or not table or row_type not in list(RowType):
+            raise InvalidInput(f"--row-type {each!r}: write TABLE=TYPE, TYPE one of {', '.join(RowType)}")
+        wanted[table] = row_type
+    return wanted
 
 
 def load_function(source: str) -> Callable[[], Any]:

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from numpy.typing import ArrayLike
 from rich.console import Console
 from torch import nn
 
+from inference.columns import Column
 from inference.export.capture import capture
+from inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from inference.export.cut import Cut, cut
 from inference.export.examples import TRACED_ROWS, bind, example
 from inference.export.keys import Keys
@@ -50,6 +53,9 @@ def export_model(
     name: str | None = None,
     tables: Mapping[str, TableOptions] | None = None,
     check_rows: int = 64,
+    check_columns: Mapping[str, Column] | None = None,
+    check_labels: ArrayLike | None = None,
+    max_diff: float | None = None,
     quiet: bool = False,
 ) -> ExportReport:
     """Split a module into tables and a dense program, and write them as `out_dir/VERSION/`.
@@ -61,18 +67,24 @@ def export_model(
     Args:
         module: Its forward's parameters are arguments of the schema (`Schema.argument_names`), by name. It is run in
             evaluation mode, and left in the mode it was in.
-        schema: Of its features. out_dir: The model's folder. version: From 1; must not exist yet. keys: By table, the
-        raw id of each row, or the features' Vocabulary: serving then looks up raw ids. Tables not named
-            are keyed by row number.
+        schema: Of its features.
+        out_dir: The model's folder.
+        version: From 1; must not exist yet.
+        keys: By table, the raw id of each row, or the features' Vocabulary: serving then looks up raw ids. Tables not
+            named are keyed by row number.
         name: The model's name; default: the name of `out_dir`.
-        tables: By table, how it is to be deployed.
+        tables: By table, how it is to be deployed, and how its rows are stored.
         check_rows: Made-up rows for the self-check; 0 skips it.
+        check_columns: Rows, as training takes them, on which to measure what short row types cost; default: made-up
+            ones.
+        check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
+        max_diff: The most that short row types may change a score; above it, nothing is written.
         quiet: Print no report and no progress.
 
     Raises:
-        InvalidInput: The name, the version or an option is not valid. ExportError: The module cannot be split, a key
-        is wrong, or the self-check fails. The message names module or table
-            and reason.
+        InvalidInput: The name, the version or an option is not valid, or a row type cannot hold a number.
+        ExportError: The module cannot be split, a key is wrong, scores change by more than `max_diff`, or the
+            self-check fails. The message names module or table and reason.
     """
     folder = Path(out_dir)
     name = folder.resolve().name if name is None else name
@@ -89,9 +101,12 @@ def export_model(
     parts = cut(captured, Probe(captured, schema, arguments, device))
     plans = _plan_tables(parts, keys or {}, tables or {})
     row_keys = {table: plan.keys for table, plan in plans.items()}
-    serving = plan_serving(
-        parts, schema, arguments, row_keys, {table: plan.zero_default for table, plan in plans.items()}
-    )
+    serving = plan_serving(parts, schema, arguments, plans)
+    data = CheckData.read(schema, check_columns, check_labels)
+    if data is None and check_rows > 0:
+        data = CheckData(make_rows(schema, parts, row_keys, COST_ROWS)[0], given=False)
+    cost = measure_cost(module, schema, list(arguments), captured.outputs, plans, data)
+    refuse_above(cost, max_diff)
 
     console = None if quiet else Console()
     hidden = folder / f".{version}.{os.getpid()}"
@@ -115,7 +130,7 @@ def export_model(
         check = None
         if check_rows > 0:
             trained, served = make_rows(schema, parts, row_keys, check_rows)
-            check = SelfCheck(hidden, manifest, serving.schema, parts).run(
+            check = SelfCheck(hidden, manifest, serving.schema, parts, plans.values()).run(
                 module, trained, served, schema.arguments(trained, list(arguments))
             )
         hidden.rename(target)
@@ -124,7 +139,7 @@ def export_model(
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     described = tuple(_table_report(entry, parts, plans[entry.spec.name]) for entry in manifest.tables)
-    report = ExportReport(path=target, manifest=manifest, tables=described, kept=parts.kept, check=check)
+    report = ExportReport(path=target, manifest=manifest, tables=described, kept=parts.kept, check=check, cost=cost)
     if console is not None:
         report.print(console)
     return report
@@ -166,6 +181,7 @@ def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport
         name=entry.spec.name,
         rows=entry.rows,
         dim=entry.spec.dim,
+        row_type=entry.spec.row_type.value,
         bytes=entry.bytes,
         keyed_by=plan.keys.described,
         features=tuple(dict.fromkeys(use.feature for use in uses)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +20,7 @@ class TableReport:
     name: str
     rows: int
     dim: int
+    row_type: str
     bytes: int
     keyed_by: str
     """"row number", "raw ids, strings", "vocabulary of integers", ..."""
@@ -39,6 +41,22 @@ class CheckReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostReport:
+    """What short row types change: the module's scores with rounded rows, beside those with its own."""
+
+    rows: int
+    given: bool
+    """Whether the rows were the exporter's; else they were made up."""
+    largest_difference: float
+    mean_difference: float
+    """Absolute, over all rows and outputs."""
+    auc: float | None
+    """Of the module as it is; None without labels."""
+    auc_difference: float | None
+    """What rounding adds to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
     """One version that was exported."""
 
@@ -50,6 +68,8 @@ class ExportReport:
     """Embeddings that stayed in the dense program, and why."""
     check: CheckReport | None
     """None when no rows were to be checked."""
+    cost: CostReport | None = None
+    """None when all rows are float32, or none were to be checked."""
 
     @property
     def bytes(self) -> int:
@@ -58,12 +78,15 @@ class ExportReport:
 
     def print(self, console: Console) -> None:
         """Show it."""
-        tables = Table(title=f"{self.manifest.model}/{self.manifest.version}", title_justify="left")
-        for column in ("table", "rows", "dim", "bytes", "keyed by", "features", "pooling", "unknown ids"):
-            tables.add_column(column, justify="right" if column in ("rows", "dim", "bytes") else "left")
+        title = f"{self.manifest.model}/{self.manifest.version}"
+        tables = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for column in ("table", "rows", "dim", "type", "bytes", "keyed by", "features", "pooling", "unknown ids"):
+            number = column in ("rows", "dim", "bytes")
+            # Where there is no room, text folds and numbers stay whole: nothing is cut.
+            tables.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
         for each in self.tables:
             names = ", ".join(each.features), ", ".join(each.poolings)
-            numbers = f"{each.rows:,}", str(each.dim), size(each.bytes)
+            numbers = f"{each.rows:,}", str(each.dim), each.row_type, size(each.bytes)
             tables.add_row(each.name, *numbers, each.keyed_by, *names, each.default)
         console.print(tables)
         for kept in self.kept:
@@ -74,7 +97,17 @@ class ExportReport:
                 f"self-check: {self.check.rows} rows, largest difference {self.check.largest_difference:.1e}"
                 f" (outputs up to {self.check.largest_output:.3g})"
             )
+        if self.cost is not None:
+            console.print(_described(self.cost))
         console.print(f"written to {self.path}", markup=False)
+
+
+def _described(cost: CostReport) -> str:
+    rows = f"{cost.rows:,} {'given' if cost.given else 'made-up'} rows"
+    text = f"row types: scores differ by up to {cost.largest_difference:.1e}, {cost.mean_difference:.1e} on average, on"
+    if cost.auc is None or cost.auc_difference is None:
+        return f"{text} {rows}"
+    return f"{text} {rows}; AUC {cost.auc:.5f} {cost.auc_difference:+.1e}"
 
 
 def size(count: int) -> str:

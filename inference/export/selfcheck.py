@@ -3,12 +3,13 @@
 Ids are drawn where the module's look-ups allow them, with padding, unknown ids, empty bags and short sequences among
 them. The look-ups are the head's own (`inference.lookups`); the pull is a slow loop over the tables' files. The rows
 go through the dense program all together and again in small parts: a module whose rows influence each other cannot be
-served in micro-batches.
+served in micro-batches. The module is given the rows as tables hold them (`ServedRows`), so that short row types are
+held to the same tolerance; what their rounding costs is measured apart (`inference.export.cost`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from inference.dense import DenseProgram, ProgramTensor
-from inference.export.capture import evaluating, quiet_torch
+from inference.export.asking import ServedRows, ask_module
 from inference.export.cut import Cut
 from inference.export.report import CheckReport
 from inference.export.rows import part_of
+from inference.export.tables import TablePlan
 from inference.features import Prepared
 from inference.lookups import FeatureLookup
 from inference.manifest import Manifest
@@ -60,10 +61,13 @@ def pull(base: Base, lookup: Lookup) -> LookupResult:
 class SelfCheck:
     """Everything the self-check of one version needs."""
 
-    def __init__(self, version_dir: Path, manifest: Manifest, schema: Schema, cut: Cut) -> None:
-        """Open what was written. `schema` is the serving one."""
+    def __init__(
+        self, version_dir: Path, manifest: Manifest, schema: Schema, cut: Cut, plans: Iterable[TablePlan]
+    ) -> None:
+        """Open what was written. `schema` is the serving one; `plans` are those of the tables."""
         self._schema = schema
         self._cut = cut
+        self._plans = plans
         self._manifest = manifest
         self._program = DenseProgram.load(version_dir, manifest, "cpu")
         self._bases = {
@@ -85,7 +89,8 @@ class SelfCheck:
         Raises:
             ExportError: They differ, or the module fails on the made-up rows.
         """
-        expected = self._ask_module(module, arguments)
+        with ServedRows(self._plans):
+            expected = ask_module(module, arguments, self._manifest.outputs)
         inputs = self._inputs(served)
         tolerance = TOLERANCE * self._largest_intermediate(inputs)
         whole = self._program.run(inputs, served.rows)
@@ -102,20 +107,6 @@ class SelfCheck:
             begin = end
         largest = max(float(np.abs(values).max(initial=0.0)) for values in expected.values())
         return CheckReport(rows=served.rows, largest_difference=worst, largest_output=largest)
-
-    def _ask_module(self, module: nn.Module, arguments: Mapping[str, NDArray[Any]]) -> dict[str, Float32Array]:
-        device = next((each.device for each in module.parameters()), torch.device("cpu"))
-        tensors = {name: torch.from_numpy(np.array(values)).to(device) for name, values in arguments.items()}
-        with evaluating(module), quiet_torch():
-            try:
-                leaves = tree_leaves(module(**tensors))
-            except Exception as exc:  # the module's own error, on arguments that the schema says are right
-                raise ExportError(
-                    f"self-check: {type(module).__name__} fails on made-up rows: {type(exc).__name__}: {exc}. If they"
-                    " are not valid for it, skip the check with check_rows=0"
-                ) from exc
-        outputs = zip(self._manifest.outputs, leaves, strict=True)
-        return {output.name: leaf.to("cpu", torch.float32).numpy() for output, leaf in outputs}
 
     def _inputs(self, served: Prepared) -> list[ProgramTensor]:
         """Do as the head does, with a slow pull."""

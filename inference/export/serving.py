@@ -16,6 +16,7 @@ from inference.arguments import Argument
 from inference.export.cut import Cut
 from inference.export.index import ID_PARTS
 from inference.export.keys import RowKeys
+from inference.export.tables import TablePlan
 from inference.export.uses import Use
 from inference.kinds import Cross, Sequence
 from inference.manifest import LookupSpec
@@ -41,8 +42,7 @@ def plan_serving(
     cut: Cut,
     schema: Schema,
     arguments: Mapping[str, Argument],
-    keys: Mapping[str, RowKeys],
-    zero_defaults: Mapping[str, bool],
+    plans: Mapping[str, TablePlan],
 ) -> Serving:
     """Say every use of `cut` in the keys of its table.
 
@@ -50,12 +50,12 @@ def plan_serving(
         cut: The model.
         schema: The one it was trained with.
         arguments: The forward's.
-        keys: By table name.
-        zero_defaults: By table name: whether the vector of unknown ids is all zeros.
+        plans: Of the tables, by name.
 
     Raises:
         ExportError: Raw ids and the way the model uses the feature do not fit together.
     """
+    keys = {table: plan.keys for table, plan in plans.items()}
     raw = _raw_features(cut, schema, keys)
     for name in cut.arguments:
         argument = arguments[name]
@@ -74,7 +74,7 @@ def plan_serving(
         for each in served.features
     ]
     served = Schema(features, served.stacks)
-    lookups = tuple(_lookup(use, cut, served, keys[use.table], zero_defaults[use.table]) for use in cut.uses)
+    lookups = tuple(_lookup(use, served, plans[use.table]) for use in cut.uses)
     return Serving(served, lookups, frozenset(raw))
 
 
@@ -141,21 +141,23 @@ def _raw_pads(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str
     return pads
 
 
-def _lookup(use: Use, cut: Cut, served: Schema, keys: RowKeys, zero_default: bool) -> LookupSpec:
-    fill = None
+def _lookup(use: Use, served: Schema, plan: TablePlan) -> LookupSpec:
+    keys, fill = plan.keys, None
     if use.fill_row is not None:
         if not 0 <= use.fill_row < keys.rows:
             raise ExportError(
                 f"feature {use.feature}: padded with row {use.fill_row} of table {use.table}, which has rows 0 to"
                 f" {keys.rows - 1}"
             )
-        fill = tuple(cut.tables[use.table][use.fill_row].tolist())
+        fill = tuple(plan.served_rows(np.array([use.fill_row]))[0].tolist())
     return LookupSpec(
         table=use.table,
         feature=use.feature,
         pooling=use.pooling,
         add=0 if keys.raw else use.add,
-        padding_id=None if use.padding_row is None else _padding_id(use, use.padding_row, served, keys, zero_default),
+        padding_id=None
+        if use.padding_row is None
+        else _padding_id(use, use.padding_row, served, keys, plan.zero_default),
         fill=fill,
         weighted=use.weighted,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from inference.export.keys import Keys, RowKeys
 from inference.manifest import TableEntry
-from ps.errors import ExportError
-from ps.spec import OnUnavailable, Replicas, TableSpec
+from ps.errors import ExportError, InvalidInput
+from ps.spec import OnUnavailable, Replicas, RowType, TableSpec
+from ps.store.row_codec import decode, encode
 from ps.store.writer import TableWriter
 
 CHUNK_BYTES: Final = 16 * 1024 * 1024
@@ -29,7 +31,7 @@ PROGRESS_BYTES: Final = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TableOptions:
-    """What a deployment wants of a table; none of it changes what known ids give."""
+    """What a deployment wants of a table; only `row_type` changes what known ids give."""
 
     replicas: Replicas = 1
     default: Literal["zeros", "mean"] | NDArray[np.float32] | None = None
@@ -37,6 +39,8 @@ class TableOptions:
     Vocabulary row 0, which is what the model has for unknown ids."""
     on_unavailable: Literal["error", "default"] = "error"
     """When no live shard has a key: fail, or use the default vector and say so."""
+    row_type: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """How rows are stored. The shorter ones round: the report says what that costs. Default vectors are not rounded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +53,7 @@ class TablePlan:
     default: Literal["zeros", "mean"] | NDArray[np.float32]
     """The vector of unknown ids, settled."""
     options: TableOptions
+    row_type: RowType
 
     @classmethod
     def make(cls, table: str, weight: Tensor, keys: Keys | None, options: TableOptions) -> TablePlan:
@@ -56,7 +61,13 @@ class TablePlan:
 
         Raises:
             ExportError: The keys do not fit the rows, or the default vector not their dimension.
+            InvalidInput: There is no such row type.
         """
+        try:
+            row_type = RowType(options.row_type)
+        except ValueError as exc:
+            known = ", ".join(RowType)
+            raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; it must be one of {known}") from exc
         row_keys = RowKeys.read(table, len(weight), keys, unknown_is_row_0=options.default is None)
         default = options.default
         if default is None:
@@ -67,7 +78,35 @@ class TablePlan:
                 raise ExportError(
                     f"table {table}: default has the shape {default.shape}; it must be ({weight.shape[1]},)"
                 )
-        return cls(weight, row_keys, default, options)
+        return cls(weight, row_keys, default, options, row_type)
+
+    @property
+    def spec(self) -> TableSpec:
+        """The table's, its default vector left to the writer."""
+        return TableSpec(
+            name=self.keys.table,
+            dim=self.weight.shape[1],
+            row_type=self.row_type,
+            key_type=self.keys.key_type,
+            replicas=self.options.replicas,
+            on_unavailable=OnUnavailable(self.options.on_unavailable),
+        )
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the table holds other numbers than the weight."""
+        return self.row_type is not RowType.FLOAT32
+
+    def served_rows(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return rows of the weight, float32 (n, dim), as serving gives them: those with a key rounded by the row type.
+
+        Raises:
+            InvalidInput: The row type cannot hold a number.
+        """
+        rows: NDArray[np.float32] = self.weight.detach()[torch.from_numpy(numbers).to(self.weight.device)].cpu().numpy()
+        keyed = numbers >= self.keys.first
+        rows[keyed] = decode(encode(rows[keyed], self.spec), self.spec)
+        return rows
 
     @property
     def zero_default(self) -> bool:
@@ -87,16 +126,11 @@ def write_table(version_dir: Path, plan: TablePlan, console: Console | None) -> 
 
     Raises:
         DuplicateKey, HashCollision: Two rows have one key.
+        InvalidInput: The row type cannot hold a number.
         ExportError: The disk is full.
     """
-    keys, options = plan.keys, plan.options
-    spec = TableSpec(
-        name=keys.table,
-        dim=plan.weight.shape[1],
-        key_type=keys.key_type,
-        replicas=options.replicas,
-        on_unavailable=OnUnavailable(options.on_unavailable),
-    )
+    keys = plan.keys
+    spec = plan.spec
     path = f"tables/{keys.table}"
     folder = version_dir / path
     folder.parent.mkdir(exist_ok=True)

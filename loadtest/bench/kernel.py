@@ -35,6 +35,7 @@ def main() -> None:
     keys = bench_keys(ROWS)
     for dim in (16, 64, 128):
         table = Table(generated_table(ROWS, dim))
+        table.base.prefault()
         weight = torch.from_numpy(bench_rows(0, ROWS, dim))
         for spread in ("uniform", "zipf"):
             _measure(report, table, weight, keys, dim, spread)

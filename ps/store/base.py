@@ -11,7 +11,9 @@ A base and what was made from it keep the maps alive: `close` never takes memory
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,13 @@ from ps.spec import Float32Array, TableSpec, UInt64Array
 from ps.store import format as fmt
 from ps.store import kernels
 from ps.store.format import Header, SlotRanges
+from ps.store.row_codec import decode
 
 _MADV_POPULATE_READ: Final = 22
 """Linux 5.14, <asm-generic/mman-common.h>: fault pages in, many at a time; Python's mmap has no name for it yet."""
+
+_HUGE_PAGES_SHARE: Final = 0.5
+"""Of physical memory. A larger file is read in small pages: where a table does not fit, a key would cost 2 MiB."""
 
 _POPULATE_BYTES: Final = 64 << 20
 _PAGE_BYTES: Final = 4096
@@ -85,6 +91,9 @@ class Base:
         header_data = _read_header(header_path)
         header = Header.from_bytes(header_data, header_path)
         mapped = {name: _map(folder / name, header.sections[name].bytes) for name in fmt.SECTIONS}
+        for array in mapped.values():
+            if 0 < array.size <= _physical_bytes() * _HUGE_PAGES_SHARE:
+                _prefer_huge_pages(_mapping_of(array))
         for name, section in header.sections.items():
             if section.checksum is not None and xxhash.xxh3_64_intdigest(mapped[name].data) != section.checksum:
                 raise CorruptData(f"{folder / name}: the checksum does not match; the file is damaged")
@@ -149,7 +158,7 @@ class Base:
         """
         if not 0 <= number < self.rows:
             raise IndexError(f"table {self.spec.name} has rows 0 to {self.rows - 1}, not {number}")
-        row: Float32Array = self.sections.rows[number].view(np.float32).copy()
+        row: Float32Array = decode(self.sections.rows[number : number + 1], self.spec)[0]
         return row
 
     def held_mask(self) -> NDArray[np.uint8]:
@@ -219,6 +228,16 @@ def _map(path: Path, due_bytes: int) -> NDArray[np.uint8]:
             return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), np.uint8)
     except OSError as exc:
         raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _prefer_huge_pages(mapping: mmap.mmap) -> None:
+    """Have what is read from disk from now on kept in huge pages, where the file system can: far fewer page walks."""
+    with contextlib.suppress(OSError):  # a kernel without them
+        mapping.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _mapping_of(array: NDArray[Any]) -> mmap.mmap:

@@ -4,7 +4,7 @@ A folder holds one table, sorted by ring position, and is never written again. p
 the header file, little-endian:
 
     0   8  magic, b"RPLTABLE"
-    8   4  u32 format version
+    8   4  u32 format version, 1 or 2
     12  4  u32 bytes of the body
     16  8  u64 xxh3_64 of the body
     24  -  the body: a msgpack map, see `Header.to_bytes`
@@ -26,14 +26,15 @@ import xxhash
 
 from ps.errors import CorruptData, InvalidInput
 from ps.hashing import SLOTS
-from ps.spec import TableSpec
+from ps.spec import RowType, TableSpec
 
 HEADER, INDEX, POSITIONS, ROWS, BLOCKS = "header", "index", "positions", "rows", "blocks"
 SECTIONS: Final = (INDEX, POSITIONS, ROWS, BLOCKS)
 """The files described by the header; all but ROWS carry one checksum for the whole file."""
 
 MAGIC: Final = b"RPLTABLE"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSIONS: Final = (1, 2)
+"""That this build reads. A table carries the lowest that can hold it: 1 knows float32 rows only, 2 all row types."""
 PRELUDE: Final = struct.Struct("<8sIIQ")
 
 MAX_HEADER_BYTES: Final = 4 << 20
@@ -50,6 +51,11 @@ FULL: Final = ((0, SLOTS),)
 """The slot ranges of a base that holds the whole table."""
 
 SlotRanges = tuple[tuple[int, int], ...]
+
+
+def format_version(spec: TableSpec) -> int:
+    """Return the format version of a table: older builds go on reading what they can."""
+    return 1 if spec.row_type is RowType.FLOAT32 else 2
 
 
 def index_bits(rows: int) -> int:
@@ -102,7 +108,7 @@ class Header:
                 "sections": {name: [section.bytes, section.checksum] for name, section in self.sections.items()},
             }
         )
-        prelude = PRELUDE.pack(MAGIC, FORMAT_VERSION, len(body), xxhash.xxh3_64_intdigest(body))
+        prelude = PRELUDE.pack(MAGIC, format_version(self.spec), len(body), xxhash.xxh3_64_intdigest(body))
         return prelude + bytes(body)
 
     @classmethod
@@ -117,19 +123,23 @@ class Header:
         magic, version, body_bytes, checksum = PRELUDE.unpack_from(data)
         if magic != MAGIC:
             raise CorruptData(f"{path}: not a table header (it begins with {magic!r}, not {MAGIC!r})")
-        if version != FORMAT_VERSION:
-            raise CorruptData(f"{path}: format version {version}; this build reads {FORMAT_VERSION}")
+        if version not in FORMAT_VERSIONS:
+            known = " and ".join(map(str, FORMAT_VERSIONS))
+            raise CorruptData(f"{path}: format version {version}; this build reads {known}")
         body = data[PRELUDE.size :]
         if len(body) != body_bytes:
             raise CorruptData(f"{path}: the body has {len(body)} bytes, the prelude says {body_bytes}")
         if xxhash.xxh3_64_intdigest(body) != checksum:
             raise CorruptData(f"{path}: the checksum does not match; the header is damaged")
         try:
-            return cls._from_fields(msgpack.unpackb(body))
+            header = cls._from_fields(msgpack.unpackb(body))
         except KeyError as exc:
             raise CorruptData(f"{path}: field {exc} is missing") from exc
         except (InvalidInput, TypeError, ValueError, AttributeError) as exc:
             raise CorruptData(f"{path}: {exc}") from exc
+        if version < format_version(header.spec):
+            raise CorruptData(f"{path}: format version {version} has no rows of type {header.spec.row_type.value}")
+        return header
 
     @classmethod
     def _from_fields(cls, fields: Mapping[str, Any]) -> Header:

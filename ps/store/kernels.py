@@ -7,29 +7,38 @@ start -> aim -> locate -> pool.
 Kernels take addresses, so that one compiled version serves every array, read-only or not. Callers (`ps.store.pull`,
 `Base`) check all counts, types and lengths before, and keep the arrays alive. Nothing grows with a request here, and
 the GIL is released.
+
+numba's cache on disk only notices changes of this file: after one in `reducers` or `intrinsics`, touch it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ps.hashing import SLOT_SHIFT
-from ps.spec import UInt64Array
+from ps.spec import RowType, UInt64Array
+from ps.store import reducers
+from ps.store.intrinsics import (
+    LINE_BYTES,
+    lowest_bit,
+    matches,
+    prefetch_far,
+    prefetch_near,
+    u8,
+    u32,
+    u64,
+    u64_unaligned,
+)
 
 BLOCK: Final = 32
 """Keys per step; see ps/README.md, "Decisions"."""
 _RING: Final = 4 * BLOCK
 """What one step tells the next is kept for this many keys: a power of two."""
-_LINE_BYTES: Final = 64
 _PREFETCHED_LINES: Final = 8
 """Lines of a row that are prefetched; the processor follows a longer row by itself."""
 _BUCKET_SCAN: Final = 64
@@ -48,167 +57,33 @@ class TableDescriptor(NamedTuple):
     rows: int
     row_bytes: int
     dim: int
+    row_type: int
+    """Of `reducers.ROW_TYPES`."""
     default_at: int
+    """float32 (dim,), whatever the row type."""
     answered_at: int
     """uint8 (65536,): not 0 for slots that may be answered for; address 0 for all."""
 
 
 # The columns of a frame's descriptors, int64: the table's fields, then the look-up's own.
-_INDEX_AT, _ENTRY_BYTES, _SHIFT, _POSITIONS_AT, _ROWS_AT, _ROWS, _ROW_BYTES, _DIM, _DEFAULT_AT, _ANSWERED_AT = range(10)
-_OWNED_AT, _OP, _KEYS, _BAGS, _WEIGHTED = range(10, 15)
-DESCRIPTOR_FIELDS: Final = 15
-TABLE: Final = struct.Struct("=10q")
+_INDEX_AT, _ENTRY_BYTES, _SHIFT, _POSITIONS_AT, _ROWS_AT, _ROWS, _ROW_BYTES, _DIM = range(8)
+_ROW_TYPE, _DEFAULT_AT, _ANSWERED_AT = range(8, 11)
+_OWNED_AT, _OP, _KEYS, _BAGS, _WEIGHTED = range(11, 16)
+DESCRIPTOR_FIELDS: Final = 16
+TABLE: Final = struct.Struct("=11q")
 LOOKUP: Final = struct.Struct("=5q")
 """The two parts of a descriptor: the table's, packed once, and the look-up's."""
 
 _OP_ROWS, _OP_MAX = 0, 2
 """Of the values of `ps.wire.messages.Op`; the third is SUM."""
 
+_FLOAT32, _FLOAT16, _BFLOAT16 = (
+    reducers.ROW_TYPES[row_type] for row_type in (RowType.FLOAT32, RowType.FLOAT16, RowType.BFLOAT16)
+)
+"""The fourth is INT8."""
+
 DONE, BAD_LENGTHS, NOT_OWNED, NOT_ANSWERED = 0, 1, 2, 3
 """How `pull_frame` ended."""
-
-
-# -- what numba cannot say ---------------------------------------------------------------------------------------------
-
-_PREFETCH: Final = "llvm.prefetch.p0"
-_INT32 = ir.IntType(32)
-_INT64 = ir.IntType(64)
-_FLOAT = ir.FloatType()
-_Build = Callable[..., Any]
-"""Code generators of llvmlite carry no types: builders, values and types of LLVM are `Any` here."""
-
-
-def _loader(numba_type: Any) -> Any:
-    """Return an intrinsic `load(address)` of one number."""
-
-    @intrinsic
-    def load(_context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            kind = context.get_value_type(numba_type)
-            return builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=numba_type.bitwidth // 8)
-
-        return numba_type(types.int64), generate
-
-    return load
-
-
-_u8, _u32, _u64 = (_loader(kind) for kind in (types.uint8, types.uint32, types.uint64))
-
-
-def _prefetcher(locality: int) -> Any:
-    """Return an intrinsic `prefetch(address)`: start loading a cache line. Any integer is safe.
-
-    Locality 3 brings it to the first cache level; 2 to the second, which takes more of them at once.
-    """
-
-    @intrinsic
-    def prefetch(_context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            pointer = ir.IntType(8).as_pointer()
-            kind = ir.FunctionType(ir.VoidType(), [pointer, _INT32, _INT32, _INT32])
-            function = builder.module.globals.get(_PREFETCH) or ir.Function(builder.module, kind, _PREFETCH)
-            read, data = _INT32(0), _INT32(1)
-            builder.call(function, [builder.inttoptr(args[0], pointer), read, _INT32(locality), data])
-            return context.get_dummy_value()
-
-        return types.void(types.int64), generate
-
-    return prefetch
-
-
-_prefetch = _prefetcher(3)
-_prefetch_row = _prefetcher(2)
-
-
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
-    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-    first = builder.insert_element(undefined, value, _INT32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes))
-
-
-def _generate_matches(_context: Any, line_at: Any, position: Any) -> Any:
-    """`_matches(line_at, position)`: which of the 8 positions of an aligned cache line equal `position`, as bits."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        line = builder.load(builder.inttoptr(args[0], ir.VectorType(_INT64, 8).as_pointer()), align=_LINE_BYTES)
-        equal = builder.icmp_unsigned("==", line, _splat(builder, args[1], 8))
-        return builder.zext(builder.bitcast(equal, ir.IntType(8)), _INT64)
-
-    return types.int64(types.int64, types.uint64), generate
-
-
-def _generate_lowest_bit(_context: Any, bits: Any) -> Any:
-    """`_lowest_bit(bits)`: the number of the lowest set bit; `bits` is not 0."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.IntType(1)(1))
-
-    return types.int64(types.int64), generate
-
-
-_matches: Any = intrinsic(_generate_matches)
-_lowest_bit: Any = intrinsic(_generate_lowest_bit)
-
-
-def _reducer(combine: _Build, *, weighted: bool = False) -> Any:
-    """Return an intrinsic that brings some rows into one output, float32 (dim,).
-
-    `reduce(out_at, row_ats_at, count, weights_at, dim, fresh)`: the addresses of `count` >= 1 rows lie at `row_ats_at`,
-    their weights, if any, at `weights_at`; `fresh` != 0 starts the output anew. Sixteen columns at a time stay in
-    registers while all rows pass, written as vectors since LLVM cannot know that outputs and rows never overlap.
-    """
-    lanes = 16
-    allocate: _Build = cgutils.alloca_once
-
-    @intrinsic
-    def reduce(_context: Any, out_at: Any, row_ats_at: Any, count: Any, weights_at: Any, dim: Any, fresh: Any) -> Any:
-        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            out_at, row_ats_at, count, weights_at, dim, fresh = args
-
-            def load(kind: Any, at: Any, number: Any, size: int) -> Any:
-                place = builder.add(at, builder.mul(number, _INT64(size)))
-                return builder.load(builder.inttoptr(place, kind.as_pointer()), align=size)
-
-            def columns(kind: Any, number: Any) -> None:
-                def term(row: Any) -> Any:
-                    values = load(kind, load(_INT64, row_ats_at, row, 8), number, 4)
-                    if not weighted:
-                        return values
-                    weight = load(_FLOAT, weights_at, row, 4)
-                    return builder.fmul(values, weight if kind is _FLOAT else _splat(builder, weight, lanes))
-
-                out = builder.inttoptr(builder.add(out_at, builder.mul(number, _INT64(4))), kind.as_pointer())
-                total = allocate(builder, kind)
-                builder.store(term(_INT64(0)), total)
-                with builder.if_then(builder.icmp_signed("==", fresh, _INT64(0))):
-                    builder.store(combine(builder, builder.load(out, align=4), builder.load(total)), total)
-                with cgutils.for_range(builder, builder.sub(count, _INT64(1))) as loop:
-                    row = term(builder.add(loop.index, _INT64(1)))
-                    builder.store(combine(builder, builder.load(total), row), total)
-                builder.store(builder.load(total), out, align=4)
-
-            vectors = builder.udiv(dim, _INT64(lanes))
-            with cgutils.for_range(builder, vectors) as loop:
-                columns(ir.VectorType(_FLOAT, lanes), builder.mul(loop.index, _INT64(lanes)))
-            done = builder.mul(vectors, _INT64(lanes))
-            with cgutils.for_range(builder, builder.sub(dim, done)) as loop:
-                columns(_FLOAT, builder.add(done, loop.index))
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 6), generate
-
-    return reduce
-
-
-def _larger(builder: Any, one: Any, other: Any) -> Any:
-    """A NaN in a row stays in the result, as it does in a sum."""
-    wins = builder.or_(builder.fcmp_ordered(">", other, one), builder.fcmp_unordered("uno", other, other))
-    return builder.select(wins, other, one)
-
-
-_sum_rows = _reducer(lambda builder, one, other: builder.fadd(one, other))
-_sum_weighted_rows = _reducer(lambda builder, one, other: builder.fadd(one, other), weighted=True)
-_max_rows = _reducer(_larger)
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
@@ -219,8 +94,9 @@ def _bucket(index_at, entry_bytes, shift, position):  # type: ignore[no-untyped-
     """Return the rows [first, last) of the bucket of a position."""
     at = index_at + entry_bytes * np.int64(position >> np.uint64(shift))
     if entry_bytes == 4:
-        return np.int64(_u32(at)), np.int64(_u32(at + 4))
-    return np.int64(_u64(at)), np.int64(_u64(at + 8))
+        both = u64_unaligned(at)
+        return np.int64(both & np.uint64(0xFFFFFFFF)), np.int64(both >> np.uint64(32))
+    return np.int64(u64(at)), np.int64(u64(at + 8))
 
 
 @numba.njit
@@ -235,24 +111,24 @@ def _search(positions_at, first, last, row, position):  # type: ignore[no-untype
     """Return the row of `position` among the ascending rows [first, last), or -1; `row` is a guess."""
     while last - first > _BUCKET_SCAN:
         middle = (first + last) >> 1
-        if _u64(positions_at + 8 * middle) <= position:
+        if u64(positions_at + 8 * middle) <= position:
             first = middle
         else:
             last = middle
     if first == last:
         return -1
     row = min(max(row, first), last - 1)
-    while row < last and _u64(positions_at + 8 * row) < position:
+    while row < last and u64(positions_at + 8 * row) < position:
         row += 1
-    while row > first and _u64(positions_at + 8 * (row - 1)) >= position:
+    while row > first and u64(positions_at + 8 * (row - 1)) >= position:
         row -= 1
-    return row if row < last and _u64(positions_at + 8 * row) == position else -1
+    return row if row < last and u64(positions_at + 8 * row) == position else -1
 
 
 @numba.njit(cache=True, nogil=True)
 def _find(index_at, entry_bytes, shift, positions_at, wanted_at, count, out):  # type: ignore[no-untyped-def]
     for k in range(count):
-        position = _u64(wanted_at + 8 * k)
+        position = u64(wanted_at + 8 * k)
         first, last = _bucket(index_at, entry_bytes, shift, position)
         out[k] = _search(positions_at, first, last, _guess(first, last, shift, position), position)
 
@@ -286,7 +162,7 @@ def _lengths_fit(lengths_at, bags, keys):  # type: ignore[no-untyped-def]
     """Return whether all lengths are at least 1 and add up to `keys`."""
     total = np.int64(0)
     for bag in range(bags):
-        length = np.int64(_u32(lengths_at + 4 * bag))
+        length = np.int64(u32(lengths_at + 4 * bag))
         if length == 0:
             return False
         total += length
@@ -299,13 +175,13 @@ def _start(d, wanted_at, begin, end):  # type: ignore[no-untyped-def]
     index_at, entry_bytes, shift = d[_INDEX_AT], d[_ENTRY_BYTES], d[_SHIFT]
     owned_at, answered_at = d[_OWNED_AT], d[_ANSWERED_AT]
     for k in range(begin, end):
-        position = _u64(wanted_at + 8 * k)
+        position = u64(wanted_at + 8 * k)
         slot = np.int64(position >> np.uint64(SLOT_SHIFT))
-        if owned_at != 0 and _u8(owned_at + slot) == 0:
+        if owned_at != 0 and u8(owned_at + slot) == 0:
             return NOT_OWNED, slot
-        if answered_at != 0 and _u8(answered_at + slot) == 0:
+        if answered_at != 0 and u8(answered_at + slot) == 0:
             return NOT_ANSWERED, slot
-        _prefetch(index_at + entry_bytes * np.int64(position >> np.uint64(shift)))
+        prefetch_near(index_at + entry_bytes * np.int64(position >> np.uint64(shift)))
     return DONE, 0
 
 
@@ -317,36 +193,56 @@ def _aim(d, wanted_at, begin, end, line_at):  # type: ignore[no-untyped-def]
     """
     index_at, entry_bytes, shift, positions_at = d[_INDEX_AT], d[_ENTRY_BYTES], d[_SHIFT], d[_POSITIONS_AT]
     for k in range(begin, end):
-        position = _u64(wanted_at + 8 * k)
+        position = u64(wanted_at + 8 * k)
         first, last = _bucket(index_at, entry_bytes, shift, position)
         at = positions_at + 8 * _guess(first, last, shift, position)
-        _prefetch(at - 16)
-        _prefetch(at + 16)
+        prefetch_near(at - 16)
+        prefetch_near(at + 16)
         # No line is read for an empty bucket: its guess may lie beyond the last position, even beyond the map.
-        line_at[k & (_RING - 1)] = at & -_LINE_BYTES if first < last else 0
+        line_at[k & (_RING - 1)] = at & -LINE_BYTES if first < last else 0
+
+
+@numba.njit
+def _beside(d, line, position):  # type: ignore[no-untyped-def]
+    """Return the row of a key that is not in the line of positions aimed at, or -1: look next door, then search."""
+    positions_at, rows = d[_POSITIONS_AT], d[_ROWS]
+    other = line - LINE_BYTES if position < u64(line) else line + LINE_BYTES
+    if positions_at <= other < positions_at + 8 * rows:
+        bits = matches(other, position)
+        row = ((other - positions_at) >> 3) + lowest_bit(bits)
+        if bits != 0 and row < rows:
+            return row
+    first, last = _bucket(d[_INDEX_AT], d[_ENTRY_BYTES], d[_SHIFT], position)
+    return _search(positions_at, first, last, _guess(first, last, d[_SHIFT], position), position)
 
 
 @numba.njit
 def _locate(d, wanted_at, begin, end, line_at, row_at, found, found_pos):  # type: ignore[no-untyped-def]
     """Find keys [begin, end), keep in `row_at` where their rows are, start loading those; count the absent."""
-    index_at, entry_bytes, shift, positions_at = d[_INDEX_AT], d[_ENTRY_BYTES], d[_SHIFT], d[_POSITIONS_AT]
-    rows_at, rows, row_bytes, default_at = d[_ROWS_AT], d[_ROWS], d[_ROW_BYTES], d[_DEFAULT_AT]
+    positions_at, rows_at, rows, row_bytes, default_at = (
+        d[_POSITIONS_AT],
+        d[_ROWS_AT],
+        d[_ROWS],
+        d[_ROW_BYTES],
+        d[_DEFAULT_AT],
+    )
     unpooled = d[_OP] == _OP_ROWS
-    lines = min(_PREFETCHED_LINES, (row_bytes + _LINE_BYTES - 1) // _LINE_BYTES)
+    lines = min(_PREFETCHED_LINES, (row_bytes + LINE_BYTES - 1) // LINE_BYTES)
     absent = 0
     for k in range(begin, end):
-        position = _u64(wanted_at + 8 * k)
+        position = u64(wanted_at + 8 * k)
         line = line_at[k & (_RING - 1)]
-        bits = _matches(line, position) if line != 0 else 0
-        row = ((line - positions_at) >> 3) + _lowest_bit(bits) if bits != 0 else -1
-        if bits == 0 or row >= rows:  # what follows the last position in its line is the map's padding
-            first, last = _bucket(index_at, entry_bytes, shift, position)
-            row = _search(positions_at, first, last, _guess(first, last, shift, position), position)
+        row = np.int64(-1)
+        if line != 0:
+            bits = matches(line, position)
+            row = ((line - positions_at) >> 3) + lowest_bit(bits)
+            if bits == 0 or row >= rows:  # what follows the last position in its line is the map's padding
+                row = _beside(d, line, position)
         at = default_at
         if row >= 0:
             at = rows_at + row * row_bytes
             for i in range(lines):
-                _prefetch_row(at + i * _LINE_BYTES)
+                prefetch_far(at + i * LINE_BYTES)
         else:
             absent += 1
         row_at[k & (_RING - 1)] = at
@@ -356,12 +252,57 @@ def _locate(d, wanted_at, begin, end, line_at, row_at, found, found_pos):  # typ
 
 
 @numba.njit
+def _alike(row_at, k, count, default_at, row_type):  # type: ignore[no-untyped-def]
+    """Return how many of keys [k, k + count) are absent like the first, or found like it, and the type of their rows.
+
+    The default vector is float32 in tables of every row type, so that shards and routers add the same one.
+    """
+    absent = row_at[k & (_RING - 1)] == default_at
+    alike = 1
+    while alike < count and (row_at[(k + alike) & (_RING - 1)] == default_at) == absent:
+        alike += 1
+    return alike, _FLOAT32 if absent else row_type
+
+
+@numba.njit
+def _reduce(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh):  # type: ignore[no-untyped-def]
+    """Bring rows into one output; `weights_at` is 0 where there are none."""
+    if row_type == _FLOAT32:
+        if weights_at != 0:
+            reducers.sum_weighted_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
+        elif op == _OP_MAX:
+            reducers.max_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
+        else:
+            reducers.sum_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
+    elif row_type == _FLOAT16:
+        if weights_at != 0:
+            reducers.sum_weighted_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
+        elif op == _OP_MAX:
+            reducers.max_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
+        else:
+            reducers.sum_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
+    elif row_type == _BFLOAT16:
+        if weights_at != 0:
+            reducers.sum_weighted_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
+        elif op == _OP_MAX:
+            reducers.max_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
+        else:
+            reducers.sum_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
+    elif weights_at != 0:
+        reducers.sum_weighted_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
+    elif op == _OP_MAX:
+        reducers.max_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
+    else:
+        reducers.sum_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
+
+
+@numba.njit
 def _pull_lookup(d, wanted_at, lengths_at, weights_at, out_at, found, found_pos, line_at, row_at):  # type: ignore[no-untyped-def]
     """Do one look-up; return how it ended, the slot concerned, and how many keys are absent."""
     op, keys, dim = d[_OP], d[_KEYS], d[_DIM]
     absent = 0
     bag = 0
-    left = np.int64(0)
+    left, fresh = np.int64(0), True
     row_at_at = np.int64(row_at.ctypes.data)
     for begin in range(0, keys + 3 * BLOCK, BLOCK):
         outcome, slot = _start(d, wanted_at, begin, min(begin + BLOCK, keys))
@@ -373,17 +314,16 @@ def _pull_lookup(d, wanted_at, lengths_at, weights_at, out_at, found, found_pos,
         )
         k, end = max(0, begin - 3 * BLOCK), min(begin - 2 * BLOCK, keys)
         while k < end:
-            fresh = left == 0
-            if fresh:
-                left = np.int64(1) if op == _OP_ROWS else np.int64(_u32(lengths_at + 4 * bag))
+            if left == 0:
+                fresh = True
+                left = np.int64(1) if op == _OP_ROWS else np.int64(u32(lengths_at + 4 * bag))
             count = min(left, end - k)
-            row_ats_at = row_at_at + 8 * (k & (_RING - 1))
-            if weights_at != 0:
-                _sum_weighted_rows(out_at, row_ats_at, count, weights_at + 4 * k, dim, np.int64(fresh))
-            elif op == _OP_MAX:
-                _max_rows(out_at, row_ats_at, count, np.int64(0), dim, np.int64(fresh))
-            else:
-                _sum_rows(out_at, row_ats_at, count, np.int64(0), dim, np.int64(fresh))
+            row_type = d[_ROW_TYPE]
+            if row_type != _FLOAT32:
+                count, row_type = _alike(row_at, k, count, d[_DEFAULT_AT], row_type)
+            weights = weights_at + 4 * k if weights_at != 0 else np.int64(0)
+            _reduce(row_type, op, out_at, row_at_at + 8 * (k & (_RING - 1)), count, weights, dim, np.int64(fresh))
+            fresh = False
             k += count
             left -= count
             if left == 0:

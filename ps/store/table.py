@@ -17,6 +17,7 @@ from ps.spec import Float32Array, TableSpec, UInt64Array
 from ps.store import format as fmt
 from ps.store.base import Base
 from ps.store.kernels import TABLE, TableDescriptor, address
+from ps.store.reducers import ROW_TYPES
 
 
 class Table:
@@ -42,6 +43,7 @@ class Table:
             rows=base.rows,
             row_bytes=base.spec.row_bytes,
             dim=base.spec.dim,
+            row_type=ROW_TYPES[base.spec.row_type],
             default_at=address(self._default),
             answered_at=0 if self._answered is None else address(self._answered),
         )

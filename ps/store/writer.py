@@ -23,6 +23,7 @@ from ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
 from ps.hashing import as_keys, keys_of, keys_of_strings, positions_of
 from ps.spec import Float32Array, KeyType, TableSpec
 from ps.store.base_writer import BaseWriter, TableFacts, hidden_folder, translated
+from ps.store.row_codec import encode
 from ps.store.spill import Spill, ordered_pieces
 
 BUFFER_BYTES: Final = 64 << 20
@@ -84,7 +85,7 @@ class TableWriter:
             rows: float32 (n, dim).
 
         Raises:
-            InvalidInput: Keys or rows are of the wrong type or shape.
+            InvalidInput: Keys or rows are of the wrong type or shape, or the row type cannot hold a number.
             ExportError: The disk is full.
         """
         spec = self._spec
@@ -158,7 +159,7 @@ class TableWriter:
             positions = positions_of(as_keys(np.ascontiguousarray(keys)))
         if self._sum is not None:
             self._sum += rows.sum(axis=0, dtype=np.float64)
-        raw = np.ascontiguousarray(rows).view(np.uint8)
+        raw = encode(rows, self._spec)
         done = 0
         while done < len(raw):
             take = min(len(raw) - done, len(self._positions) - self._filled)

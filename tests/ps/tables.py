@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ps.hashing import positions_of
-from ps.spec import TableSpec
+from ps.spec import RowType, TableSpec
+from ps.store.row_codec import decode, encode
 from ps.store.writer import TableWriter
 from ps.wire.messages import Op, PullRequest, SubLookup
 from tests.reference import ReferenceTable
@@ -25,19 +26,23 @@ class WrittenTable:
     folder: Path
     keys: NDArray[np.uint64]
     rows: NDArray[np.float32]
+    """As the table gives them: rounded by its row type."""
     reference: ReferenceTable
 
 
-def write_table(folder: Path, *, rows: int = 500, dim: int = 5, seed: int = 1) -> WrittenTable:
+def write_table(
+    folder: Path, *, rows: int = 500, dim: int = 5, seed: int = 1, row_type: RowType = RowType.FLOAT32
+) -> WrittenTable:
     """Write a table of random keys and rows with a default vector that is not zero; its name is the folder's."""
     rng = np.random.default_rng(seed)
     keys = np.unique(rng.integers(0, 2**64, rows, np.uint64, endpoint=False))
     values = rng.normal(size=(len(keys), dim)).astype(np.float32)
     default = tuple(float(x) for x in rng.normal(size=dim).astype(np.float32))
-    spec = TableSpec(name=folder.name, dim=dim, default=default)
+    spec = TableSpec(name=folder.name, dim=dim, row_type=row_type, default=default)
     with TableWriter(folder, spec) as writer:
         writer.add(keys, values)
         writer.finish()
+    values = decode(encode(values, spec), spec)
     return WrittenTable(folder, keys, values, ReferenceTable.from_arrays(keys, values, spec.default_vector()))
 
 

@@ -191,12 +191,11 @@ def test_with_ranks_keeps_earlier_ranks_and_balances_new_ones(shards, before, af
 @settings(deadline=None, max_examples=10)
 @given(st.integers(4, 6), st.lists(STEP, max_size=6))
 def test_more_ranks_than_bounds_are_promised_for_still_make_valid_rings(ranks, steps):
-    """The constructor checks what every ring must be; walking only joins and leaves."""
+    """The constructor checks what every ring must be; walking only joins and leaves. The last shard cannot leave."""
     ring = Ring.even(range(ranks), ranks)
-    newest = ranks
-    for step in steps:
-        ring = ring.join(newest) if step % 2 else ring.leave(ring.shards[step // 2 % len(ring.shards)])
-        newest += step % 2
+    for newest, step in enumerate(steps, start=ranks):
+        joins = step % 2 or len(ring.shards) == 1
+        ring = ring.join(newest) if joins else ring.leave(ring.shards[step // 2 % len(ring.shards)])
         assert ring.ranks == min(ranks, len(ring.shards))
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ps.errors import InvalidInput
-from ps.spec import ALL, MAX_DIM, KeyType, OnUnavailable, TableSpec, check_name
+from ps.spec import ALL, MAX_DIM, KeyType, OnUnavailable, RowType, TableSpec, check_name
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", fullmatch=True)
 
@@ -23,6 +23,7 @@ def specs(draw: st.DrawFn) -> TableSpec:
     return TableSpec(
         name=draw(names),
         dim=dim,
+        row_type=draw(st.sampled_from(RowType)),
         key_type=draw(st.sampled_from(KeyType)),
         default=draw(st.none() | vector.map(tuple)),
         replicas=draw(st.integers(1, 9) | st.just(ALL)),

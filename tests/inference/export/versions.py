@@ -19,6 +19,7 @@ from inference.schema import Schema
 from ps.hashing import keys_of
 from ps.spec import Float32Array, Pooling
 from ps.store.base import Base
+from ps.store.row_codec import decode
 from router.lookup import Lookup, LookupResult
 from tests.reference import ReferenceTable, assert_close
 
@@ -34,7 +35,7 @@ class Exported:
         for entry in self.manifest.tables:
             base = Base.open(self.manifest.table_folder(folder, entry.spec.name), verify_rows=True)
             assert (base.spec, base.rows) == (entry.spec, entry.rows)
-            rows = base.raw_rows(0, base.rows).view(np.float32)
+            rows = decode(base.raw_rows(0, base.rows), base.spec)
             keys = keys_of(np.array(base.positions_slice(0, base.rows)))
             default = base.spec.default_vector()
             self.tables[entry.spec.name] = ReferenceTable.from_arrays(keys, rows, default)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from ps.spec import KeyType, TableSpec
+from ps.errors import CorruptData
+from ps.spec import KeyType, RowType, TableSpec
 from ps.store.base import Base
+from ps.store.format import Header
 from ps.store.writer import TableWriter
 
 GOLDEN = {
@@ -26,6 +29,18 @@ GOLDEN = {
 }
 
 
+SHORT_ROWS = {
+    RowType.FLOAT16: "00470047004700bc0000003c004200448045",
+    RowType.BFLOAT16: "e040e040e04080bf0000803f40408040b040",
+    RowType.INT8: (
+        "000000000000e04000000000"  # scale 0, offset 7, codes 0, one byte of padding
+        "8180003c000080bf007fff00"  # scale 2/255, offset -1, codes 0, 127, 255
+        "a1a0203c000040400066ff00"
+    ),
+}
+"""The file `rows` of the rows [3, 4, 5.5], [-1, 0, 1], [7, 7, 7], which the ring brings in the opposite order."""
+
+
 def test_the_files_of_a_small_table(tmp_path: Path) -> None:
     spec = TableSpec(name="golden", dim=2, key_type=KeyType.UINT64, default=(0.5, -1.0), replicas="all")
     with TableWriter(tmp_path / "golden", spec) as writer:
@@ -41,3 +56,16 @@ def test_the_golden_bytes_are_readable(tmp_path: Path) -> None:
     base = Base.open(tmp_path, verify_rows=True)
     assert base.spec.name == "golden"
     assert [base.row(number).tolist() for number in range(3)] == [[3, 4], [5, 6], [1, 2]]
+
+
+@pytest.mark.parametrize("row_type", list(SHORT_ROWS))
+def test_the_rows_of_short_types(tmp_path: Path, row_type: RowType) -> None:
+    """Such a table has format version 2: what reads version 1 only must refuse it, and says so."""
+    with TableWriter(tmp_path / "t", TableSpec(name="t", dim=3, row_type=row_type)) as writer:
+        writer.add([1, 2, 3], np.array([[3, 4, 5.5], [-1, 0, 1], [7, 7, 7]], np.float32))
+        writer.finish()
+    assert (tmp_path / "t" / "rows").read_bytes().hex() == SHORT_ROWS[row_type]
+    header = (tmp_path / "t" / "header").read_bytes()
+    assert header[8:12] == bytes([2, 0, 0, 0])
+    with pytest.raises(CorruptData, match=f"format version 1 has no rows of type {row_type.value}"):
+        Header.from_bytes(header[:8] + bytes([1]) + header[9:], tmp_path / "t" / "header")

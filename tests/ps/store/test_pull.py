@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ps.errors import InvalidInput, LimitExceeded, Unavailable
 from ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
-from ps.spec import Pooling, TableSpec
+from ps.spec import Pooling, RowType, TableSpec
 from ps.store.base import Base
 from ps.store.base_writer import BaseWriter
 from ps.store.pull import SlotNotAnswered, SlotNotOwned, pull
@@ -23,8 +23,8 @@ from ps.wire.messages import Op, PullRequest, SubLookup
 from tests.ps.tables import WrittenTable, pull_request, rows_request, write_table
 from tests.reference import assert_close
 
-DIMS = (1, 3, 16, 17, 64, 130)
-"""Below, at and beyond the 16 numbers that the kernel takes at a time, and rows longer than what is prefetched."""
+DIMS = (1, 3, 16, 17, 64, 150)
+"""Below, at and beyond the 16 and 64 columns that the kernel takes at a time, and rows longer than is prefetched."""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,27 @@ def tables(written: dict[int, WrittenTable]) -> dict[int, Table]:
     return {dim: Table(Base.open(table.folder)) for dim, table in written.items()}
 
 
+class Tables(NamedTuple):
+    """Tables of every dim and row type."""
+
+    written: dict[tuple[int, RowType], WrittenTable]
+    opened: dict[tuple[int, RowType], Table]
+
+
+@pytest.fixture(scope="module")
+def typed(
+    tmp_path_factory: pytest.TempPathFactory, written: dict[int, WrittenTable], tables: dict[int, Table]
+) -> Tables:
+    folder = tmp_path_factory.mktemp("typed")
+    made = {(dim, RowType.FLOAT32): table for dim, table in written.items()}
+    opened = {(dim, RowType.FLOAT32): table for dim, table in tables.items()}
+    for dim in DIMS:
+        for row_type in set(RowType) - {RowType.FLOAT32}:
+            table = write_table(folder / f"{row_type}{dim}", rows=700, dim=dim, seed=dim, row_type=row_type)
+            made[dim, row_type], opened[dim, row_type] = table, Table(Base.open(table.folder))
+    return Tables(made, opened)
+
+
 def slots_of(keys: np.ndarray) -> np.ndarray:
     return (positions_of(keys) >> np.uint64(SLOT_SHIFT)).astype(np.int64)
 
@@ -46,6 +67,7 @@ class Drawn(NamedTuple):
     """One look-up of a frame: which table, and what of it."""
 
     dim: int
+    row_type: RowType
     op: Op
     keys: np.ndarray
     lengths: list[int]
@@ -56,12 +78,13 @@ class Drawn(NamedTuple):
 def drawn_lookups(draw: st.DrawFn) -> Drawn:
     """Known and unknown keys, with duplicates; bag lengths that add up; weights for some sums."""
     dim = draw(st.sampled_from(DIMS))
+    row_type = draw(st.sampled_from(RowType))
     op = draw(st.sampled_from(Op))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     lengths = draw(st.lists(st.integers(1, 60), max_size=12))
     keys = rng.integers(0, 10**6, sum(lengths), np.uint64)  # an index into the table's keys, or a stranger
     weights = rng.normal(size=len(keys)).astype(np.float32) if op is Op.SUM and draw(st.booleans()) else None
-    return Drawn(dim, op, keys, [] if op is Op.ROWS else lengths, weights)
+    return Drawn(dim, row_type, op, keys, [] if op is Op.ROWS else lengths, weights)
 
 
 def real_keys(drawn: Drawn, table: WrittenTable) -> np.ndarray:
@@ -69,23 +92,23 @@ def real_keys(drawn: Drawn, table: WrittenTable) -> np.ndarray:
     return np.where(drawn.keys % 3 < 2, table.keys[drawn.keys % len(table.keys)], drawn.keys)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=250)
 @given(frame=st.lists(drawn_lookups(), max_size=6))
-def test_every_look_up_of_a_frame_equals_the_reference(
-    written: dict[int, WrittenTable], tables: dict[int, Table], frame: list[Drawn]
-) -> None:
-    keys = [real_keys(drawn, written[drawn.dim]) for drawn in frame]
+def test_every_look_up_of_a_frame_equals_the_reference(typed: Tables, frame: list[Drawn]) -> None:
+    written = [typed.written[drawn.dim, drawn.row_type] for drawn in frame]
+    keys = [real_keys(drawn, table) for drawn, table in zip(frame, written, strict=True)]
     request = pull_request(
         [
-            (written[drawn.dim].folder.name, drawn.op, each, drawn.lengths, drawn.weights)
-            for drawn, each in zip(frame, keys, strict=True)
+            (table.folder.name, drawn.op, each, drawn.lengths, drawn.weights)
+            for drawn, table, each in zip(frame, written, keys, strict=True)
         ]
     )
     owned = np.ones(SLOTS, np.uint8)
-    reply = pull([tables[drawn.dim] for drawn in frame], [owned if i % 2 else None for i in range(len(frame))], request)
+    opened = [typed.opened[drawn.dim, drawn.row_type] for drawn in frame]
+    reply = pull(opened, [owned if i % 2 else None for i in range(len(frame))], request)
     values, found = reply.values, reply.found
-    for drawn, each, missing in zip(frame, keys, reply.missing, strict=True):
-        reference = written[drawn.dim].reference
+    for drawn, table, each, missing in zip(frame, written, keys, reply.missing, strict=True):
+        reference = table.reference
         rows, known = reference.pull(each)
         assert missing == (~known).sum()
         if drawn.op is Op.ROWS:
@@ -249,7 +272,7 @@ def test_counts_that_do_not_fit_are_refused(tables: dict[int, Table], request_: 
 
 
 def test_a_reply_over_the_limit_is_refused_before_it_is_allocated(tables: dict[int, Table]) -> None:
-    request = rows_request("table130", np.arange(100, dtype=np.uint64))
-    assert pull([tables[130]], [None], request, max_reply_bytes=100 * 130 * 4).values.size == 13000
-    with pytest.raises(LimitExceeded, match="52000 bytes; the limit is 51999"):
-        pull([tables[130]], [None], request, max_reply_bytes=51999)
+    request = rows_request("table150", np.arange(100, dtype=np.uint64))
+    assert pull([tables[150]], [None], request, max_reply_bytes=100 * 150 * 4).values.size == 15000
+    with pytest.raises(LimitExceeded, match="60000 bytes; the limit is 59999"):
+        pull([tables[150]], [None], request, max_reply_bytes=59999)

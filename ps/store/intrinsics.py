@@ -1,0 +1,92 @@
+"""What numba cannot say: reading an address, prefetching a cache line, comparing one in one instruction.
+
+Each is a few instructions of LLVM, placed where it is called. Addresses are int64; whoever passes one answers for what
+lies there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+LINE_BYTES: Final = 64
+"""Of a cache line."""
+
+INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_PREFETCH: Final = "llvm.prefetch.p0"
+
+
+def _loader(numba_type: Any, align: int | None = None) -> Any:
+    """Return an intrinsic `load(address)` of one number, at a multiple of `align` bytes; of its size by default."""
+
+    @intrinsic
+    def load(_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            kind = context.get_value_type(numba_type)
+            return builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=align or numba_type.bitwidth // 8)
+
+        return numba_type(types.int64), generate
+
+    return load
+
+
+u8, u32, u64 = (_loader(kind) for kind in (types.uint8, types.uint32, types.uint64))
+u64_unaligned = _loader(types.uint64, align=1)
+
+
+def _prefetcher(locality: int) -> Any:
+    """Return an intrinsic `prefetch(address)`: start loading a cache line. Any integer is safe.
+
+    Locality 3 brings it to the first cache level; 2 to the second, which takes more of them at once.
+    """
+
+    @intrinsic
+    def prefetch(_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            pointer = INT8.as_pointer()
+            kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
+            function = builder.module.globals.get(_PREFETCH) or ir.Function(builder.module, kind, _PREFETCH)
+            read, data = INT32(0), INT32(1)
+            builder.call(function, [builder.inttoptr(args[0], pointer), read, INT32(locality), data])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), generate
+
+    return prefetch
+
+
+prefetch_near = _prefetcher(3)
+prefetch_far = _prefetcher(2)
+
+
+def splat(builder: Any, value: Any, lanes: int) -> Any:
+    """Return a vector of `lanes` times `value`: for generators of code."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, INT32(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes))
+
+
+def _generate_matches(_context: Any, line_at: Any, position: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        line = builder.load(builder.inttoptr(args[0], ir.VectorType(INT64, 8).as_pointer()), align=LINE_BYTES)
+        equal = builder.icmp_unsigned("==", line, splat(builder, args[1], 8))
+        return builder.zext(builder.bitcast(equal, INT8), INT64)
+
+    return types.int64(types.int64, types.uint64), generate
+
+
+def _generate_lowest_bit(_context: Any, bits: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.IntType(1)(0))
+
+    return types.int64(types.int64), generate
+
+
+matches: Any = intrinsic(_generate_matches)
+"""`matches(line_at, number)`: which of the 8 uint64 of an aligned cache line equal `number`, as bits."""
+
+lowest_bit: Any = intrinsic(_generate_lowest_bit)
+"""`lowest_bit(bits)`: the number of the lowest set bit, 64 where none is."""
