@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from inference.columns import Column
 from inference.kinds import Cross, Dense, Feature, SentFeature
 from inference.prediction import Filled
-from inference.raw_columns import offsets_of, read_column, stand_in
+from inference.raw_columns import read_column, stand_in
 from inference.transforms import Vocabulary, keys_of_values
 from ps.errors import InvalidInput
 from ps.hashing import positions_of
@@ -106,23 +106,6 @@ def prepare_request(
         else:
             once.add(name, feature, context.get(name))
     return PreparedRequest(per_row.prepared(), once.prepared())
-
-
-def concatenate(parts: Rows[PreparedFeature]) -> PreparedFeature:
-    """Return one feature's rows of several requests, end to end."""
-    if len(parts) == 1:
-        return parts[0]
-    rows, first = sum(part.rows for part in parts), parts[0]
-    if first.dense is not None:
-        return PreparedFeature(rows, dense=np.concatenate([part.dense for part in parts if part.dense is not None]))
-    ids = np.concatenate([part.ids for part in parts if part.ids is not None])
-    if first.offsets is None:
-        return PreparedFeature(rows, ids)
-    lengths = np.concatenate([np.diff(part.offsets) for part in parts if part.offsets is not None])
-    weights = None
-    if first.weights is not None:
-        weights = np.concatenate([part.weights for part in parts if part.weights is not None])
-    return PreparedFeature(rows, ids, offsets_of(lengths), weights)
 
 
 class _Part:

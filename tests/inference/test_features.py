@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference.batch import RowLayout
 from inference.columns import Ragged
-from inference.features import concatenate
+from inference.features import PreparedFeature
 from inference.kinds import Cross, Dense, Sequence, Sparse
 from inference.prediction import Filled
 from inference.schema import Schema
@@ -17,6 +18,11 @@ from ps.errors import InvalidInput
 from ps.hashing import key_of_string
 
 ROWS = st.lists(st.lists(st.integers(-5, 5), max_size=6), min_size=1, max_size=6)
+
+
+def concatenate(parts: list[PreparedFeature]) -> PreparedFeature:
+    part_rows = tuple(part.rows for part in parts)
+    return RowLayout(part_rows, part_rows).concatenate(parts)
 
 
 def prepare_one(feature, column, rows=None):
