@@ -2,53 +2,113 @@
 
 A plain class: `ray.remote` is applied where it is deployed. Control calls come through Ray and run in its thread; the
 data plane has its own thread with its own event loop, and look-ups have theirs. No row passes through Ray.
+
+Two ways to hold a table: without a data folder the version's own files are opened where they lie, whole; with one the
+shard keeps copies of just its ranges there (`ps.transfer`). What is dropped from those is dropped in the background, a
+while after nothing needs it any more: a coordinator that is restarted may ask for it again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import secrets
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import uvloop
 
-from ps.memory import process_memory, reuse_freed_memory
-from ps.ring import Ring
+from ps.errors import NotFound, RingpullError
+from ps.holding import Ownership, VersionHolding
+from ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
+from ps.pulse import ShardPulse
 from ps.shard import Shard
-from ps.spec import Replicas
+from ps.store import format as fmt
+from ps.transfer.copies import LocalCopies
+from ps.transfer.job import Cancelled, Job
+from ps.transfer.peer import Peers
+from ps.transfer.throttle import Throttle
 from ps.wire.messages import ShardStatistics
 from ps.wire.server import ShardServer
 from ps.wire.threads import LookupThreads
 
 Result = TypeVar("Result")
 
+TIDY_AFTER_S: Final = 30.0
+"""How long copies that are not answered for any more stay on disk."""
+
+_LOG: Final = logging.getLogger(__name__)
+
 
 class ShardActor:
     """One shard, listening from construction until `stop`."""
 
-    def __init__(self, shard: int, host: str = "127.0.0.1", threads: int = 1) -> None:
+    def __init__(
+        self,
+        shard: int,
+        host: str = "127.0.0.1",
+        threads: int = 1,
+        *,
+        node: str = "",
+        data_dir: Path | None = None,
+        data_limit_bytes: int | None = None,
+        prefault: bool = False,
+        verify: bool = False,
+        tidy_after_s: float = TIDY_AFTER_S,
+    ) -> None:
         """Start the data plane on any free port of `host`.
 
         Args:
             threads: How many look-ups run at a time.
+            node: What the pulse says of where this is.
+            data_dir: Its folder `shard-N` is for this shard's own copies. None: it has none.
+            data_limit_bytes: The most that these may take, with what is being copied.
+            prefault: Bring every page of a table into memory before it is served.
+            verify: Hold all rows of files that are opened against their checksums.
+            tidy_after_s: How long copies stay that are not answered for any more.
 
         Raises:
-            StartupError: `host` cannot be listened on.
+            StartupError: `host` cannot be listened on, or the data folder is not to be had.
         """
         reuse_freed_memory()
         self._shard = Shard(shard)
+        self._node = node
+        self._incarnation = secrets.token_hex(8)
+        self._prefault, self._verify = prefault, verify
+        self._tidy_after_s = tidy_after_s
+        self._throttle = Throttle()
+        self._control = threading.Condition()  # guards the five below; told when a prepare ends
+        self._prepares: set[Job] = set()
+        self._last_prepare = Job()
+        self._tidying: threading.Thread | None = None
+        self._tidy_job = Job()
+        self._versions: frozenset[tuple[str, int]] | None = None
+        self._copies = (
+            None
+            if data_dir is None
+            else LocalCopies(
+                data_dir / f"shard-{shard}",
+                self._throttle,
+                limit_bytes=data_limit_bytes,
+                prefault=prefault,
+                verify=verify,
+            )
+        )
         self._lookups = LookupThreads(threads)
+        self._streams = LookupThreads(1, name="stream")
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"shard-{shard}", daemon=True)
         self._thread.start()
-        self._server = ShardServer(self._shard, self._lookups)
+        self._server = ShardServer(self._shard, self._lookups, streams=self._streams)
         try:
             self._address = self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()
+            if self._copies is not None:
+                self._copies.close()
             raise
 
     def __repr__(self) -> str:
@@ -58,19 +118,69 @@ class ShardActor:
         """Return host and port of the data plane."""
         return self._address
 
-    def open(
-        self, model: str, version: int, folders: Mapping[str, Path], *, prefault: bool = False, verify: bool = False
-    ) -> None:
-        """See `Shard.open`."""
-        self._shard.open(model, version, folders, prefault=prefault, verify=verify)
+    def pulse(self) -> ShardPulse:
+        """Return who and where this is, and how far; takes no time."""
+        job = self._last_prepare
+        return ShardPulse(
+            incarnation=self._incarnation,
+            shard=self._shard.shard,
+            host=self._address[0],
+            port=self._address[1],
+            node=self._node,
+            epoch=self._shard.epoch,
+            copied_bytes=job.copied_bytes,
+            bytes_to_copy=job.bytes_to_copy,
+            resident_bytes=resident_bytes(),
+        )
 
-    def retire(self, model: str, version: int) -> None:
-        """See `Shard.retire`."""
-        self._shard.retire(model, version)
+    def prepare(self, holdings: Sequence[VersionHolding]) -> None:
+        """Hold these parts of these versions, besides what is held already; return when that is so.
 
-    def assign(self, epoch: int, ring: Ring, replicas: Mapping[tuple[str, str], Replicas]) -> None:
-        """See `Shard.assign`."""
-        self._shard.assign(epoch, ring, replicas)
+        Nothing that is answered for is taken away, and nothing new is answered for. Doing it again does nothing; what
+        an attempt that failed has copied is not copied again. One at a time: a second one waits for the first.
+
+        Raises:
+            NotFound: A table's folder cannot be read here, and there is no data folder to copy it to.
+            CorruptData: Files are damaged, or are not the tables they should be.
+            LimitExceeded: The data folder would grow over its limit; nothing was copied.
+            ExportError: The disk is full.
+            Unavailable: Some rows could not be had: try again. Also when it was cancelled.
+        """
+        job = Job()
+        with self._control:
+            self._prepares.add(job)
+            self._tidy_job.cancel()
+        try:
+            if self._copies is None:
+                for holding in holdings:
+                    self._open(holding)
+            else:
+                self._copy(self._copies, holdings, job)
+                give_freed_memory_back()  # the buffers that rows were copied through
+        finally:
+            with self._control:
+                self._prepares.discard(job)
+                self._control.notify_all()
+
+    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
+        """See `Shard.assign`. Copies that nothing needs any more are removed later, in the background."""
+        if self._shard.assign(epoch, ownerships, versions):
+            with self._control:
+                self._versions = frozenset(versions)
+            self._tidy_later()
+
+    def throttle(self, bytes_per_s: float | None) -> None:
+        """Copy no faster than this, at once. None: as fast as it goes; 0: hold still."""
+        self._throttle.set(bytes_per_s)
+
+    def cancel(self) -> None:
+        """Give up every prepare under way, which raises `Unavailable`, and what it has copied; does not wait for it."""
+        with self._control:
+            given_up = list(self._prepares)
+        for job in given_up:
+            job.cancel()
+        if given_up:
+            self._tidy_later(drop_pieces=True)
 
     def statistics(self) -> ShardStatistics:
         """See `Shard.statistics`."""
@@ -91,8 +201,55 @@ class ShardActor:
     def stop(self, *, grace_s: float = 5.0) -> None:
         """Stop listening, answer what is in flight for up to `grace_s`, end the threads. Again, it does nothing."""
         if self._thread.is_alive():
+            with self._control:
+                jobs, tidying = [*self._prepares, self._tidy_job], self._tidying
+            for job in jobs:
+                job.cancel()
             self._on_loop(self._server.close(grace_s=grace_s))
+            if tidying is not None:
+                tidying.join()
+            with self._control:
+                self._control.wait_for(lambda: not self._prepares)
             self._stop_threads()
+            if self._copies is not None:
+                self._copies.close()
+
+    def _open(self, holding: VersionHolding) -> None:
+        folders = {name: Path(table.folder) for name, table in holding.tables.items()}
+        for name, folder in folders.items():
+            if not (folder / fmt.HEADER).exists():
+                raise NotFound(
+                    f"{holding.model}/{holding.version}: the folder of table {name}, {folder}, cannot be read from this"
+                    " machine, and the shard has no data folder to copy its rows to (`serve --data-dir`)"
+                )
+        self._shard.open(holding.model, holding.version, folders, prefault=self._prefault, verify=self._verify)
+
+    def _copy(self, copies: LocalCopies, holdings: Sequence[VersionHolding], job: Job) -> None:
+        peers = Peers(self._loop)
+        self._last_prepare = job
+        try:
+            copies.prepare(holdings, self._shard, peers, job)
+        finally:
+            peers.close()
+
+    def _tidy_later(self, *, drop_pieces: bool = False) -> None:
+        if self._copies is None:
+            return
+        job = Job()
+        work = threading.Thread(target=self._tidy, args=(self._copies, job, drop_pieces), name="tidy", daemon=True)
+        with self._control:
+            self._tidy_job.cancel()
+            self._tidy_job, self._tidying = job, work
+            work.start()
+
+    def _tidy(self, copies: LocalCopies, job: Job, drop_pieces: bool) -> None:
+        try:
+            job.pause(self._tidy_after_s)
+            copies.tidy(self._versions, self._shard, job, drop_pieces=drop_pieces)
+        except Cancelled:
+            return  # By a prepare: an assignment follows it.
+        except RingpullError as exc:
+            _LOG.warning("shard %s keeps copies that it does not need: %s", self._shard.shard, exc)
 
     def _on_loop(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -100,6 +257,7 @@ class ShardActor:
     def _stop_threads(self) -> None:
         # Look-ups first: their answers go through the loop, which must still be there to drop them.
         self._lookups.close()
+        self._streams.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Final
-
-_SMAPS: Final = Path("/proc/self/smaps_rollup")
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -16,16 +15,39 @@ _REUSED_BYTES: Final = 32 << 20
 _KEPT_BYTES: Final = 256 << 20
 
 
-def process_memory() -> dict[str, int]:
-    """Return this process's memory in bytes, by the names of /proc/PID/smaps_rollup: Rss, Pss, Pss_Anon, Pss_File, ...
+def process_memory(pid: int | None = None) -> dict[str, int]:
+    """Return a process's memory in bytes, by the names of /proc/PID/smaps_rollup: Rss, Pss, Pss_Anon, Pss_File, ...
 
     Pss (proportional) counts a page shared by n processes as 1/n: the sum over shards is what their tables really take.
+    The kernel goes through all pages for it, so this is not for every second.
+
+    Args:
+        pid: None: this process.
+
+    Returns:
+        Nothing where the kernel does not tell: the process is gone or another user's, or this is not Linux.
     """
+    try:
+        text = Path(f"/proc/{'self' if pid is None else pid}/smaps_rollup").read_text()
+    except OSError:
+        return {}
     sizes = {}
-    for line in _SMAPS.read_text().splitlines()[1:]:  # the first line names the address range
+    for line in text.splitlines()[1:]:  # the first line names the address range
         name, _, size = line.partition(":")
         sizes[name] = int(size.removesuffix("kB")) * 1024
     return sizes
+
+
+def resident_bytes() -> int:
+    """Return what this process has in memory, at once; pages that it shares count in full."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_freed_memory_back() -> None:
+    """Give buffers that were freed back to the system: after something large that will not come again soon."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def reuse_freed_memory() -> None:

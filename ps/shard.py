@@ -1,5 +1,8 @@
 """A shard: which tables are open, which slots it owns at which epoch, and the verbs. No sockets, no event loop.
 
+During a move it answers for what it owns in either of two worlds; what it holds may be more than that, and what is held
+may be replaced, by the same rows and others, while pulls go on.
+
 Invariants: everything a verb reads hangs on one frozen state, taken once at its start and swapped whole by control
 calls, so a pull sees one epoch and one set of tables from end to end; a key outside the owned slots is refused with the
 epoch, never answered with a default vector; what a verb in progress reads stays mapped until it is done, whatever is
@@ -10,37 +13,33 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 
+import msgpack
 import numpy as np
-from numpy.typing import NDArray
 
-from ps.errors import CorruptData, InvalidInput, NotFound, NotOwner, Unavailable
+from ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
 from ps.hashing import SLOTS
-from ps.ring import Ring
-from ps.spec import Replicas
+from ps.holding import Ownership
+from ps.ring import SlotRange
+from ps.slot_mask import SlotMask, runs
 from ps.store.base import Base
 from ps.store.pull import SlotNotOwned
 from ps.store.pull import pull as pull_tables
 from ps.store.table import Table
+from ps.transfer.source import read_block
 from ps.wire.messages import (
+    DescribeReply,
+    DescribeRequest,
     PullReply,
     PullRequest,
     RangePullReply,
     RangePullRequest,
     ShardStatistics,
     TableStatistics,
-    range_checksum,
 )
-
-MAX_RANGE_BYTES: Final = 64 << 20
-"""Rows of one reply to a range_pull, however many its caller would take."""
-
-SlotMask = NDArray[np.uint8]
-"""(SLOTS,): 1 for each owned slot."""
 
 
 @dataclass(slots=True)
@@ -70,10 +69,8 @@ class _State:
     """Everything verbs read."""
 
     epoch: int = 0
-    ring: Ring | None = None
+    ownerships: tuple[Ownership, ...] | None = None
     """None before the first assignment: nothing is owned."""
-    replicas: Mapping[tuple[str, str], Replicas] = field(default_factory=dict)
-    """(model, table) -> wanted copies; a table not named has one."""
     versions: Mapping[tuple[str, int], _Tables] = field(default_factory=dict)
 
 
@@ -91,6 +88,16 @@ class Shard:
         state = self._state
         opened = ", ".join(f"{model}/{version}" for model, version in state.versions) or "nothing"
         return f"<Shard {self._shard} epoch={state.epoch} open: {opened}>"
+
+    @property
+    def shard(self) -> int:
+        """Its id."""
+        return self._shard
+
+    @property
+    def epoch(self) -> int:
+        """Of the last assignment; 0 before the first."""
+        return self._state.epoch
 
     # -- control ------------------------------------------------------------------------------------------------------
 
@@ -125,6 +132,28 @@ class Shard:
             }
             self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
 
+    def hold(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
+        """Serve these bases from now on: a version's tables, or others in place of those of the same names.
+
+        Verbs in progress end with what they began with. Counts stay.
+        """
+        with self._control:
+            before = self._state.versions.get((model, version), {})
+            opened = dict(before)
+            for name, base in bases.items():
+                counts = before[name].counts if name in before else _Counts()
+                opened[name] = self._serve(self._state, model, name, Table(base), counts)
+            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+
+    def is_open(self, model: str, version: int) -> bool:
+        """Return whether a version is served here."""
+        return (model, version) in self._state.versions
+
+    def owned(self, model: str, table: str) -> SlotMask | None:
+        """Return the slots of a table that are answered for, or None before the first assignment."""
+        state = self._state
+        return None if state.ownerships is None else self._owned(state, model, table)
+
     def retire(self, model: str, version: int) -> None:
         """Serve a version no longer; its files are unmapped when the last verb that reads them is done.
 
@@ -137,24 +166,31 @@ class Shard:
                 raise self._not_open(model, version)
             self._state = replace(self._state, versions=versions)
 
-    def assign(self, epoch: int, ring: Ring, replicas: Mapping[tuple[str, str], Replicas]) -> None:
-        """Own what `ring` says, from now on. An epoch below the current one is late news, and ignored.
+    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> bool:
+        """Own what any of `ownerships` says, from now on, of these versions; others that are open are retired.
 
         Args:
-            replicas: (model, table) -> wanted copies; a table not named has one.
+            epoch: Of the newest shard map that was made of them. One below the current is late news, and ignored.
+            ownerships: Two while a move is under way, else one.
+            versions: (model, version). One that is not open is guarded as soon as it is.
+
+        Returns:
+            Whether it was news.
         """
         with self._control:
             if epoch < self._state.epoch:
-                return
-            state = replace(self._state, epoch=epoch, ring=ring, replicas=dict(replicas))
-            versions = {
+                return False
+            state = replace(self._state, epoch=epoch, ownerships=tuple(ownerships))
+            served = {
                 (model, version): {
                     name: self._serve(state, model, name, served.table, served.counts)
                     for name, served in tables.items()
                 }
                 for (model, version), tables in state.versions.items()
+                if (model, version) in versions
             }
-            self._state = replace(state, versions=versions)
+            self._state = replace(state, versions=served)
+            return True
 
     def prefault(self) -> None:
         """Bring every page of every open table into memory."""
@@ -200,37 +236,25 @@ class Shard:
             Unavailable: The range is owned, but not all of it is held here.
             CorruptData: Rows of this block are damaged here; another replica has them.
         """
-        state = self._state
-        tables = self._tables(state, request.model, request.version)
-        served = self._table(tables, request.model, request.version, request.table)
-        begin, end = request.begin, request.end
-        if not 0 <= begin < end <= SLOTS:
-            raise InvalidInput(f"range_pull: slots {begin} to {end} are not a range within 0..{SLOTS}")
-        if served.mask is not None and not served.mask[begin:end].all():
-            slot = begin + int(np.argmin(served.mask[begin:end]))
-            raise self._not_owner(state, request.table, slot)
-        base = served.table.base
-        if not base.held_mask()[begin:end].all():
-            raise Unavailable(f"range_pull: {base.folder} does not hold all of the slots {begin} to {end}")
-        range_first, range_last = base.row_range(begin, end)
-        first = range_first + request.cursor
-        if not range_first <= first <= range_last:
-            total = range_last - range_first
-            raise InvalidInput(f"range_pull: the cursor is {request.cursor}; the range has {total} rows")
-        count = max(1, min(request.max_bytes, MAX_RANGE_BYTES) // base.spec.row_bytes)
-        last = min(range_last, first + count)
-        _verify_rows(base, first, last)
-        positions, rows = base.positions_slice(first, last), base.raw_rows(first, last).reshape(-1)
-        reply = RangePullReply(
-            positions=positions,
-            rows=rows,
-            checksum=range_checksum(positions, rows),
-            next_cursor=last - range_first,
-            total_rows=range_last - range_first,
-        )
+        served, slots = self._owned_range("range_pull", request)
+        reply = read_block(served.table.base, slots, request.cursor, request.max_bytes)
         with self._counting:
             self._requests += 1
         return reply
+
+    def describe(self, request: DescribeRequest) -> DescribeReply:
+        """Return what a table is, and how many rows a range of it has.
+
+        Raises:
+            NotFound: The model version is not open here, or has no such table.
+            NotOwner: Not the whole range is owned here.
+            InvalidInput: The slots are no range.
+        """
+        served, slots = self._owned_range("describe", request)
+        base = served.table.base
+        first, last = base.row_range(slots.begin, slots.end)
+        spec = np.frombuffer(msgpack.packb(base.spec.to_dict()), np.uint8)
+        return DescribeReply(spec=spec, identity=base.identity, rows=last - first)
 
     def statistics(self) -> ShardStatistics:
         """Return the shard's numbers as of now."""
@@ -250,22 +274,46 @@ class Shard:
                 for name, served in opened.items()
             )
             requests = self._requests
-        slots = 0 if state.ring is None else int(state.ring.owned_mask(self._shard, 1).sum())
+        slots = np.zeros(SLOTS, np.uint8)
+        for ownership in state.ownerships or ():
+            slots |= ownership.ring.owned_mask(self._shard, 1)
         return ShardStatistics(
-            shard=self._shard, epoch=state.epoch, pid=os.getpid(), slots=slots, requests=requests, tables=tables
+            shard=self._shard,
+            epoch=state.epoch,
+            pid=os.getpid(),
+            slots=int(slots.sum()),
+            requests=requests,
+            tables=tables,
         )
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _serve(self, state: _State, model: str, name: str, table: Table, counts: _Counts) -> _ServedTable:
-        mask = np.zeros(SLOTS, np.uint8)
-        if state.ring is not None:
-            mask = state.ring.owned_mask(self._shard, state.replicas.get((model, name), 1))
+        mask = self._owned(state, model, name)
         owned_rows = 0
-        for begin, end in _runs(mask):
-            first, last = table.base.row_range(begin, end)
+        for slots in runs(mask):
+            first, last = table.base.row_range(slots.begin, slots.end)
             owned_rows += last - first
         return _ServedTable(table, None if mask.all() else mask, owned_rows, counts)
+
+    def _owned(self, state: _State, model: str, table: str) -> SlotMask:
+        mask = np.zeros(SLOTS, np.uint8)
+        for ownership in state.ownerships or ():
+            mask |= ownership.ring.owned_mask(self._shard, ownership.replicas.get((model, table), 1))
+        return mask
+
+    def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[_ServedTable, SlotRange]:
+        """Return the table and the slots that a request about a range names, all of them owned here."""
+        state = self._state
+        tables = self._tables(state, request.model, request.version)
+        served = self._table(tables, request.model, request.version, request.table)
+        begin, end = request.begin, request.end
+        if not 0 <= begin < end <= SLOTS:
+            raise InvalidInput(f"{verb}: slots {begin} to {end} are not a range within 0..{SLOTS}")
+        if served.mask is not None and not served.mask[begin:end].all():
+            slot = begin + int(np.argmin(served.mask[begin:end]))
+            raise self._not_owner(state, request.table, slot)
+        return served, SlotRange(begin, end)
 
     def _tables(self, state: _State, model: str, version: int) -> _Tables:
         tables = state.versions.get((model, version))
@@ -292,22 +340,3 @@ def _open_base(name: str, folder: Path, *, verify: bool) -> Base:
     if base.spec.name != name:
         raise CorruptData(f"{folder}: holds the table {base.spec.name!r}, where {name!r} should be")
     return base
-
-
-def _runs(mask: SlotMask) -> list[tuple[int, int]]:
-    """Return the [begin, end) stretches of ones."""
-    edges = np.flatnonzero(np.diff(mask, prepend=np.uint8(0), append=np.uint8(0)))
-    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
-
-
-def _verify_rows(base: Base, first: int, last: int) -> None:
-    """Hold the checksummed blocks with rows [first, last) against their checksums."""
-    if first == last:
-        return
-    block_firsts = base.sections.blocks[:, 0]
-    begin = int(np.searchsorted(block_firsts, np.uint64(first), side="right")) - 1
-    end = int(np.searchsorted(block_firsts, np.uint64(last)))
-    if bad := base.verify(range(begin, end)):
-        raise CorruptData(
-            f"range_pull: {base.folder}: rows {bad[0].first_row} to {bad[0].first_row + bad[0].rows} are damaged"
-        )

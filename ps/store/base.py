@@ -77,6 +77,7 @@ class Base:
         self.bytes: int = header.section_bytes + header_bytes
         self.held: SlotRanges = header.held
         self.index_bits: int = header.index_bits
+        self.identity: int = header.identity
         self._sections: Sections | None = sections
 
     @classmethod

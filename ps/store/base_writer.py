@@ -49,7 +49,15 @@ class TableFacts:
 class BaseWriter:
     """Writes one base; a context manager that leaves nothing behind unless `finish` returned."""
 
-    def __init__(self, folder: Path, spec: TableSpec, rows: int, *, held: SlotRanges = fmt.FULL) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: TableSpec,
+        rows: int,
+        *,
+        held: SlotRanges = fmt.FULL,
+        copied_from: int | None = None,
+    ) -> None:
         """Begin a base of exactly `rows` rows.
 
         Args:
@@ -57,6 +65,7 @@ class BaseWriter:
             spec: Written as is.
             rows: How many rows will be appended.
             held: The slot ranges it has all rows of.
+            copied_from: Of a copy: the `identity` of the base whose rows these are.
 
         Raises:
             ExportError: The folder exists or cannot be made.
@@ -65,6 +74,7 @@ class BaseWriter:
         self._spec = spec
         self._rows_due = rows
         self._held = fmt.check_held(held)
+        self._copied_from = copied_from
         self._bits = fmt.index_bits(rows)
         self._rows = 0
         self._next_bucket = 0
@@ -119,6 +129,7 @@ class BaseWriter:
                 index_bits=self._bits,
                 held=self._held,
                 sections={name: file.close() for name, file in self._files.items()},
+                copied_from=self._copied_from,
             )
             header_file = _File(self._hidden / fmt.HEADER, checksum=False)
             header_file.write(np.frombuffer(header.to_bytes(), np.uint8))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,6 +91,11 @@ class Header:
     held: SlotRanges
     """Slot ranges this folder has all rows of, ascending and disjoint. Of a key elsewhere it knows nothing."""
     sections: Mapping[str, Section]
+    copied_from: int | None = None
+    """Of a copy, whole or in part: the `identity` of the table that was copied."""
+    identity: int = field(default=0, compare=False)
+    """Which content this is, whole or in part: `copied_from`, else the checksum of the header itself, which by way of
+    `sections` covers every row. Known of headers that were read."""
 
     @property
     def section_bytes(self) -> int:
@@ -99,15 +104,16 @@ class Header:
 
     def to_bytes(self) -> bytes:
         """Return the whole header file."""
-        body = msgpack.packb(
-            {
-                "spec": self.spec.to_dict(),
-                "rows": self.rows,
-                "index_bits": self.index_bits,
-                "held": [list(held) for held in self.held],
-                "sections": {name: [section.bytes, section.checksum] for name, section in self.sections.items()},
-            }
-        )
+        fields: dict[str, Any] = {
+            "spec": self.spec.to_dict(),
+            "rows": self.rows,
+            "index_bits": self.index_bits,
+            "held": [list(held) for held in self.held],
+            "sections": {name: [section.bytes, section.checksum] for name, section in self.sections.items()},
+        }
+        if self.copied_from is not None:
+            fields["copied_from"] = self.copied_from
+        body = msgpack.packb(fields)
         prelude = PRELUDE.pack(MAGIC, format_version(self.spec), len(body), xxhash.xxh3_64_intdigest(body))
         return prelude + bytes(body)
 
@@ -139,15 +145,17 @@ class Header:
             raise CorruptData(f"{path}: {exc}") from exc
         if version < format_version(header.spec):
             raise CorruptData(f"{path}: format version {version} has no rows of type {header.spec.row_type.value}")
-        return header
+        return replace(header, identity=checksum if header.copied_from is None else header.copied_from)
 
     @classmethod
     def _from_fields(cls, fields: Mapping[str, Any]) -> Header:
-        rows, bits = fields["rows"], fields["index_bits"]
+        rows, bits, copied_from = fields["rows"], fields["index_bits"], fields.get("copied_from")
         if type(rows) is not int or not 0 <= rows < 1 << 48:
             raise ValueError(f"rows is {rows!r}; it must be a count")
         if type(bits) is not int or not 1 <= bits <= 48:
             raise ValueError(f"index_bits is {bits!r}; it must be from 1 to 48")
+        if copied_from is not None and (type(copied_from) is not int or not 0 <= copied_from < 1 << 64):
+            raise ValueError(f"copied_from is {copied_from!r}; it must be a checksum of 64 bits")
         header = cls(
             spec=TableSpec.from_dict(fields["spec"]),
             rows=rows,
@@ -157,6 +165,7 @@ class Header:
                 name: Section(bytes=fields["sections"][name][0], checksum=fields["sections"][name][1])
                 for name in SECTIONS
             },
+            copied_from=copied_from,
         )
         header._check_sizes()
         return header

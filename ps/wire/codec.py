@@ -14,6 +14,8 @@ from ps.errors import ProtocolError
 from ps.hashing import SLOTS
 from ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode
 from ps.wire.messages import (
+    DescribeReply,
+    DescribeRequest,
     ErrorReply,
     Op,
     PullReply,
@@ -59,6 +61,9 @@ def encode_request(
             ]
         case StatisticsRequest():
             kind, fields, arrays = Kind.STATISTICS, [], ()
+        case DescribeRequest():
+            kind, arrays = Kind.DESCRIBE, ()
+            fields = [request.model, request.version, request.table, request.begin, request.end]
     return encode(kind, request_id, fields, arrays, remaining_us=remaining_us, limits=limits)
 
 
@@ -79,6 +84,8 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
             tables = [[t.model, t.version, t.table, t.rows, t.bytes, t.keys, t.missing] for t in reply.tables]
             fields = [reply.shard, reply.epoch, reply.pid, reply.slots, reply.requests, tables]
             return encode(Kind.STATISTICS_REPLY, request_id, fields, limits=limits)
+        case DescribeReply():
+            return encode(Kind.DESCRIBE_REPLY, request_id, [reply.identity, reply.rows], (reply.spec,), limits=limits)
         case ErrorReply():
             # A message may quote bytes that are no text; it must still arrive.
             message = reply.message.encode("utf-8", "replace").decode()
@@ -110,6 +117,14 @@ def decode_request(frame: Frame) -> Request:
             )
         case Kind.STATISTICS:
             request = StatisticsRequest()
+        case Kind.DESCRIBE:
+            request = DescribeRequest(
+                model=fields.text("model"),
+                version=fields.number("version"),
+                table=fields.text("table"),
+                begin=fields.number("begin", SLOTS),
+                end=fields.number("end", SLOTS),
+            )
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a request")
     fields.end()
@@ -138,6 +153,8 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
             slots, requests = fields.number("slots", SLOTS), fields.number("requests")
             tables = tuple(_table_statistics(frame, item) for item in fields.items("tables"))
             reply = ShardStatistics(shard, epoch, pid, slots, requests, tables)
+        case Kind.DESCRIBE_REPLY:
+            reply = DescribeReply(frame.arrays[0], fields.number("identity", _MAX_UINT), fields.number("rows"))
         case Kind.ERROR:
             reply = ErrorReply(fields.text("code"), fields.text("message"), fields.number("epoch"))
         case _:
@@ -253,4 +270,5 @@ _ANSWERS: Final[dict[type, type]] = {
     PullRequest: PullReply,
     RangePullRequest: RangePullReply,
     StatisticsRequest: ShardStatistics,
+    DescribeRequest: DescribeReply,
 }

@@ -54,13 +54,15 @@ class Kind(IntEnum):
     PULL = 1
     RANGE_PULL = 2
     STATISTICS = 3
+    DESCRIBE = 4
     PULL_REPLY = 129
     RANGE_PULL_REPLY = 130
     STATISTICS_REPLY = 131
+    DESCRIBE_REPLY = 132
     ERROR = 255
 
 
-REQUESTS: Final = frozenset({Kind.PULL, Kind.RANGE_PULL, Kind.STATISTICS})
+REQUESTS: Final = frozenset({Kind.PULL, Kind.RANGE_PULL, Kind.STATISTICS, Kind.DESCRIBE})
 REPLIES: Final = frozenset(Kind) - REQUESTS
 
 _F4, _U1, _U4, _U8 = (np.dtype(code) for code in ("<f4", "u1", "<u4", "<u8"))
@@ -69,9 +71,11 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.PULL: (_U8, _U4, _F4),  # positions, lengths, weights
     Kind.RANGE_PULL: (),
     Kind.STATISTICS: (),
+    Kind.DESCRIBE: (),
     Kind.PULL_REPLY: (_F4, _U4, _U1),  # values, missing, found
     Kind.RANGE_PULL_REPLY: (_U8, _U1),  # positions, rows
     Kind.STATISTICS_REPLY: (),
+    Kind.DESCRIBE_REPLY: (_U1,),  # spec
     Kind.ERROR: (),
 }
 """The element types of the buffers of each kind of frame."""

@@ -108,6 +108,30 @@ def range_checksum(positions: NDArray[np.uint64], rows: NDArray[np.uint8]) -> in
 
 
 @dataclass(frozen=True, slots=True)
+class DescribeRequest:
+    """Ask what a table is and how many rows a slot range of it has, as whoever streams the range has to know first."""
+
+    model: str
+    version: int
+    table: str
+    begin: int
+    end: int
+    """Slots, half open."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeReply:
+    """The answer to a `DescribeRequest`."""
+
+    spec: NDArray[np.uint8]
+    """(n,): `TableSpec.to_dict` in msgpack."""
+    identity: int
+    """Which content the table has (`ps.store.format.Header.identity`): rows of two identities never make one table."""
+    rows: int
+    """Of the range."""
+
+
+@dataclass(frozen=True, slots=True)
 class StatisticsRequest:
     """Ask a shard for its numbers."""
 
@@ -151,5 +175,5 @@ class ErrorReply:
     epoch: int = 0
 
 
-Request = PullRequest | RangePullRequest | StatisticsRequest
-Reply = PullReply | RangePullReply | ShardStatistics | ErrorReply
+Request = PullRequest | RangePullRequest | StatisticsRequest | DescribeRequest
+Reply = PullReply | RangePullReply | ShardStatistics | DescribeReply | ErrorReply

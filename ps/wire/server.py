@@ -19,6 +19,8 @@ from ps.wire.connection import CONNECTION_ID
 from ps.wire.error_codes import error_reply
 from ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Limits
 from ps.wire.messages import (
+    DescribeReply,
+    DescribeRequest,
     PullReply,
     PullRequest,
     RangePullReply,
@@ -47,6 +49,7 @@ class Verbs(Protocol):
     def pull(self, request: PullRequest) -> PullReply: ...
     def range_pull(self, request: RangePullRequest) -> RangePullReply: ...
     def statistics(self) -> ShardStatistics: ...
+    def describe(self, request: DescribeRequest) -> DescribeReply: ...
 
 
 class Threads(Protocol):
@@ -56,18 +59,23 @@ class Threads(Protocol):
 
 
 class ShardServer:
-    """A TCP server of one shard's verbs. All methods belong to one event loop; the verbs run in `threads`."""
+    """A TCP server of one shard's verbs. All methods belong to one event loop; the verbs run in `threads`.
+
+    Streams of ranges have threads of their own, if given: a pull does not wait for a MiB to be read and checked.
+    """
 
     def __init__(
         self,
         shard: Verbs,
         threads: Threads,
         *,
+        streams: Threads | None = None,
         request_limits: Limits = REQUEST_LIMITS,
         reply_limits: Limits = REPLY_LIMITS,
     ) -> None:
         self._shard = shard
         self._threads = threads
+        self._streams = threads if streams is None else streams
         self._request_limits = request_limits
         self._reply_limits = reply_limits
         self._server: asyncio.Server | None = None
@@ -131,7 +139,8 @@ class ShardServer:
         self, connection: _ServedConnection, request_id: int, request: Request, deadline_s: float, size: int
     ) -> None:
         """Have a thread answer `request`; the answer goes back through `connection.answered`."""
-        self._threads.submit(self._work, connection, request_id, request, deadline_s, size)
+        threads = self._streams if isinstance(request, RangePullRequest) else self._threads
+        threads.submit(self._work, connection, request_id, request, deadline_s, size)
 
     def _flush(self) -> None:
         # Cleared before the queue is read: an answer that comes later schedules another flush.
@@ -169,6 +178,8 @@ class ShardServer:
                 return self._shard.range_pull(request)
             case StatisticsRequest():
                 return self._shard.statistics()
+            case DescribeRequest():
+                return self._shard.describe(request)
 
 
 class _ServedConnection(FrameProtocol):

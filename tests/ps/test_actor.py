@@ -12,7 +12,9 @@ import pytest
 
 from ps.actor import ShardActor
 from ps.errors import InvalidInput, NotFound, NotOwner, StartupError, Unavailable
-from ps.ring import Ring
+from ps.hashing import SLOTS
+from ps.holding import Ownership, TableHolding, VersionHolding
+from ps.ring import Ring, SlotRange
 from ps.wire.connection import Connection
 from ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
@@ -31,9 +33,13 @@ def actor() -> Iterator[ShardActor]:
 @pytest.fixture
 def table(tmp_path: Path, actor: ShardActor) -> WrittenTable:
     written = write_table(tmp_path / "users", rows=2000, dim=32)
-    actor.open(MODEL, VERSION, {"users": written.folder})
-    actor.assign(1, Ring.even([0]), {})
+    actor.prepare([whole(written.folder)])
+    actor.assign(1, [Ownership(Ring.even([0]), {})], [(MODEL, VERSION)])
     return written
+
+
+def whole(folder: Path) -> VersionHolding:
+    return VersionHolding(MODEL, VERSION, {folder.name: TableHolding(str(folder), (SlotRange(0, SLOTS),), ())})
 
 
 async def test_rows_over_tcp_are_bit_exact(actor: ShardActor, table: WrittenTable) -> None:
@@ -67,11 +73,11 @@ async def test_refusals_over_tcp_keep_their_class(actor: ShardActor, table: Writ
         await connection.request(rows_request("houses", table.keys), deadline_s=soon())
     with pytest.raises(InvalidInput, match="lengths"):
         await connection.request(pull_request([("users", Op.SUM, table.keys[:3], (1, 1), None)]), deadline_s=soon())
-    actor.assign(8, Ring.even([1]), {})
+    actor.assign(8, [Ownership(Ring.even([1]), {})], [(MODEL, VERSION)])
     with pytest.raises(NotOwner) as raised:
         await connection.request(rows_request("users", table.keys), deadline_s=soon())
     assert raised.value.epoch == 8
-    actor.retire(MODEL, VERSION)
+    actor.assign(9, [Ownership(Ring.even([1]), {})], [])
     with pytest.raises(NotFound, match="not open"):
         await connection.request(rows_request("users", table.keys), deadline_s=soon())
     await connection.close()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 
 import numpy as np
 
-from ps.memory import process_memory, reuse_freed_memory
+from ps.memory import process_memory, resident_bytes, reuse_freed_memory
 
 
 def test_memory_follows_what_is_touched() -> None:
@@ -17,6 +18,15 @@ def test_memory_follows_what_is_touched() -> None:
     after = process_memory()
     assert after["Pss_Anon"] - before["Pss_Anon"] > 60 << 20
     ballast.close()
+
+
+def test_a_process_that_is_gone_takes_nothing_that_could_be_told() -> None:
+    assert process_memory(os.getpid())["Pss"] > 1 << 20
+    assert process_memory(2**22 + 1) == {}, "above the kernel's largest process id"
+
+
+def test_what_is_resident_is_told_at_once() -> None:
+    assert abs(resident_bytes() - process_memory()["Rss"]) < 16 << 20
 
 
 def test_freed_buffers_are_kept_for_the_next() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.errors import CorruptData, InvalidInput, NotFound, NotOwner, Unavailable
+from ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
 from ps.hashing import SLOT_SHIFT, SLOTS, positions_of
+from ps.holding import Ownership
 from ps.ring import Ring
 from ps.shard import Shard
 from ps.spec import ALL, Pooling, Replicas
 from ps.store.base import Base
-from ps.store.base_writer import BaseWriter
-from ps.wire.messages import Op, RangePullRequest, TableStatistics, range_checksum
+from ps.wire.messages import DescribeRequest, Op, TableStatistics
+from tests.ps.opened import ONE_SHARD, VERSIONS, assign, flip_a_row_byte, open_shard, owned_keys, range_request
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
 from tests.reference import assert_close
 
-ONE_SHARD = Ring.even([0])
 UNKNOWN = np.array([1, 2, 2**64 - 1], np.uint64)
 
 
@@ -34,18 +33,6 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
 @pytest.fixture(scope="module")
 def items(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
     return write_table(tmp_path_factory.mktemp("tables") / "items", rows=200, dim=16, seed=2)
-
-
-def open_shard(*tables: WrittenTable, shard: int = 0, ring: Ring = ONE_SHARD, replicas: Replicas = 1) -> Shard:
-    opened = Shard(shard)
-    opened.open(MODEL, VERSION, {table.folder.name: table.folder for table in tables})
-    opened.assign(1, ring, {(MODEL, table.folder.name): replicas for table in tables})
-    return opened
-
-
-def owned_keys(keys: np.ndarray, ring: Ring, shard: int, replicas: Replicas = 1) -> np.ndarray:
-    slots = (positions_of(keys) >> np.uint64(SLOT_SHIFT)).astype(np.int64)
-    return keys[ring.owned_mask(shard, replicas)[slots] != 0]
 
 
 # -- pull --------------------------------------------------------------------------------------------------------------
@@ -135,7 +122,7 @@ def test_lengths_that_do_not_fit_are_refused(users: WrittenTable, lengths: list[
 def test_a_slot_of_another_shard_is_refused_with_the_epoch(users: WrittenTable) -> None:
     ring = Ring.even([0, 1])
     shard = open_shard(users, ring=ring)
-    shard.assign(7, ring, {})
+    assign(shard, 7, ring)
     foreign = owned_keys(users.keys, ring, 1)[:1]
     with pytest.raises(NotOwner, match=r"shard 0 does not own slot \d+ of table users at epoch 7") as raised:
         shard.pull(rows_request("users", np.concatenate([owned_keys(users.keys, ring, 0), foreign])))
@@ -157,23 +144,86 @@ def test_a_shard_outside_the_ring_owns_nothing(users: WrittenTable) -> None:
         shard.pull(rows_request("users", users.keys[:1]))
 
 
+rings = st.builds(
+    lambda shards, ranks, leavers: Ring.even(shards, ranks).with_shards(set(shards) - leavers or set(shards)),
+    st.sets(st.integers(0, 6), min_size=1),
+    st.integers(1, 3),
+    st.sets(st.integers(0, 6), max_size=3),
+)
+
+
+@given(
+    worlds=st.lists(st.tuples(rings, st.sampled_from([1, 2, ALL])), max_size=3),
+    shard=st.integers(0, 6),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_it_answers_for_what_it_owns_in_any_of_its_worlds(
+    users: WrittenTable, worlds: list[tuple[Ring, Replicas]], shard: int, seed: int
+) -> None:
+    opened = Shard(shard)
+    opened.open(MODEL, VERSION, {"users": users.folder})
+    opened.assign(1, [Ownership(ring, {(MODEL, "users"): replicas}) for ring, replicas in worlds], VERSIONS)
+    owned = np.zeros(SLOTS, bool)
+    for ring, replicas in worlds:
+        owned |= ring.owned_mask(shard, replicas) == 1
+    mine = owned[(positions_of(users.keys) >> np.uint64(SLOT_SHIFT)).astype(np.int64)]
+    assert opened.owned(MODEL, "users").tolist() == owned.astype(int).tolist()
+    assert opened.pull(rows_request("users", users.keys[mine])).values.tobytes() == users.rows[mine].tobytes()
+    assert opened.statistics().tables[0].rows == mine.sum()
+    if not mine.all():
+        with pytest.raises(NotOwner):
+            opened.pull(rows_request("users", users.keys[~mine][:1]))
+    begin = int(np.random.default_rng(seed).integers(SLOTS))
+    end = begin + 1 + int(np.argmin(np.append(owned[begin + 1 :], False)))
+    stretch, describe = range_request(begin, end), DescribeRequest(MODEL, VERSION, "users", begin, end)
+    if owned[begin]:
+        assert opened.range_pull(stretch).total_rows == opened.describe(describe).rows
+    else:
+        with pytest.raises(NotOwner):
+            opened.range_pull(stretch)
+        with pytest.raises(NotOwner):
+            opened.describe(describe)
+
+
+def test_versions_that_are_not_named_are_retired(users: WrittenTable, tmp_path: Path) -> None:
+    newer = write_table(tmp_path / "users", seed=9)
+    shard = open_shard(users)
+    shard.open(MODEL, 4, {"users": newer.folder})
+    ownership = Ownership(ONE_SHARD, {})
+    assert not shard.assign(0, [ownership], []), "late news retires nothing"
+    assert shard.is_open(MODEL, VERSION)
+    assert shard.assign(2, [ownership], [(MODEL, 4), (MODEL, 5)])
+    with pytest.raises(NotFound):
+        shard.pull(rows_request("users", users.keys))
+    assert shard.pull(rows_request("users", newer.keys, version=4)).found.all()
+    assert not shard.is_open(MODEL, 5)
+
+
+def test_the_same_rows_from_another_base_keep_their_counts(users: WrittenTable, tmp_path: Path) -> None:
+    shard = open_shard(users)
+    shard.pull(rows_request("users", users.keys))
+    shard.hold(MODEL, VERSION, {"users": Base.open(users.folder)})
+    shard.pull(rows_request("users", users.keys))
+    assert shard.statistics().tables[0].keys == 2 * len(users.keys)
+
+
 def test_late_news_is_ignored(users: WrittenTable) -> None:
     shard = open_shard(users)
-    shard.assign(5, Ring.even([1]), {})
-    shard.assign(4, ONE_SHARD, {})
+    assign(shard, 5, Ring.even([1]))
+    assign(shard, 4, ONE_SHARD)
     with pytest.raises(NotOwner) as raised:
         shard.pull(rows_request("users", users.keys[:1]))
     assert raised.value.epoch == 5
-    shard.assign(5, ONE_SHARD, {})
+    assign(shard, 5, ONE_SHARD)
     assert shard.pull(rows_request("users", users.keys[:1])).found.tolist() == [1]
 
 
 def test_a_version_opened_after_the_assignment_is_guarded_too(users: WrittenTable) -> None:
     shard = Shard(0)
-    shard.assign(2, Ring.even([0, 1]), {(MODEL, "users"): ALL})
+    assign(shard, 2, Ring.even([0, 1]), {(MODEL, "users"): ALL})
     shard.open(MODEL, VERSION, {"users": users.folder})
     assert shard.pull(rows_request("users", users.keys)).found.all()
-    shard.assign(3, Ring.even([0, 1]), {})
+    assign(shard, 3, Ring.even([0, 1]))
     with pytest.raises(NotOwner):
         shard.pull(rows_request("users", users.keys))
 
@@ -188,7 +238,7 @@ def test_pulls_see_one_epoch_while_the_ring_changes(users: WrittenTable) -> None
     def flip() -> None:
         epoch = 2
         while not stop.is_set():
-            shard.assign(epoch, halves if epoch % 2 else ONE_SHARD, {})
+            assign(shard, epoch, halves if epoch % 2 else ONE_SHARD)
             epoch += 1
 
     flipping = threading.Thread(target=flip)
@@ -280,120 +330,12 @@ def test_retiring_takes_no_memory_from_under_a_pull(users: WrittenTable) -> None
         churning.join()
 
 
-def flip_a_row_byte(table: WrittenTable) -> None:
-    path = table.folder / "rows"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 def test_verify_finds_a_flipped_byte_at_opening(tmp_path: Path) -> None:
     table = write_table(tmp_path / "users")
     flip_a_row_byte(table)
     Shard(0).open(MODEL, VERSION, {"users": table.folder})
     with pytest.raises(CorruptData, match="damaged"):
         Shard(0).open(MODEL, VERSION, {"users": table.folder}, verify=True)
-
-
-# -- range_pull --------------------------------------------------------------------------------------------------------
-
-
-def range_request(begin: int = 0, end: int = SLOTS, cursor: int = 0, max_bytes: int = 1 << 20) -> RangePullRequest:
-    return RangePullRequest(MODEL, VERSION, "users", begin, end, cursor, max_bytes)
-
-
-@pytest.mark.parametrize("max_bytes", [0, 20, 1000, 1 << 30])
-@pytest.mark.parametrize(("begin", "end"), [(0, SLOTS), (0, 1), (20_000, 40_000), (SLOTS - 1, SLOTS)])
-def test_a_range_streams_every_row_once_in_order(users: WrittenTable, begin: int, end: int, max_bytes: int) -> None:
-    shard = open_shard(users)
-    request = range_request(begin, end, max_bytes=max_bytes)
-    positions, rows = [], []
-    while True:
-        reply = shard.range_pull(request)
-        assert reply.checksum == range_checksum(reply.positions, reply.rows)
-        assert len(reply.positions) <= max(1, max_bytes // 20)
-        positions.append(reply.positions)
-        rows.append(reply.rows)
-        assert reply.next_cursor == sum(map(len, positions))
-        if reply.next_cursor == reply.total_rows:
-            break
-        request = replace(request, cursor=reply.next_cursor)
-    due = positions_of(users.keys)
-    slots = due >> np.uint64(SLOT_SHIFT)
-    order = np.argsort(due)
-    order = order[(slots[order] >= begin) & (slots[order] < end)]
-    np.testing.assert_array_equal(np.concatenate(positions), due[order])
-    assert np.concatenate(rows).tobytes() == users.rows[order].tobytes()
-
-
-def test_a_streamed_range_is_a_table_for_another_shard(users: WrittenTable, tmp_path: Path) -> None:
-    """What a shard that joins does: it holds only what it streamed, and does not make defaults of the rest."""
-    begin, end = 10_000, 30_000
-    source = open_shard(users)
-    block = source.range_pull(range_request(begin, end))
-    assert block.next_cursor == block.total_rows
-    spec = Base.open(users.folder).spec
-    with BaseWriter(tmp_path / "users", spec, block.total_rows, held=((begin, end),)) as writer:
-        writer.append(block.positions, block.rows.reshape(-1, spec.row_bytes))
-        writer.finish()
-    target = Shard(1)
-    target.open(MODEL, VERSION, {"users": tmp_path / "users"}, verify=True)
-    target.assign(2, Ring.even([1]), {})
-    slots = positions_of(users.keys) >> np.uint64(SLOT_SHIFT)
-    held = users.keys[(slots >= begin) & (slots < end)]
-    assert target.pull(rows_request("users", held)).values.tobytes() == users.reference.pull(held)[0].tobytes()
-    with pytest.raises(Unavailable, match="not held here"):
-        target.pull(rows_request("users", users.keys))
-    assert target.range_pull(range_request(begin, end)).checksum == block.checksum
-    with pytest.raises(Unavailable, match="does not hold all of the slots"):
-        target.range_pull(range_request())
-
-
-def test_a_range_must_be_owned_whole(users: WrittenTable) -> None:
-    ring = Ring.even([0, 1])
-    shard = open_shard(users, ring=ring)
-    for owned in ring.ranges:
-        request = range_request(owned.slots.begin, owned.slots.end)
-        if owned.owners == (0,):
-            assert shard.range_pull(request).total_rows > 0
-        else:
-            with pytest.raises(NotOwner, match=f"slot {owned.slots.begin} of table users at epoch 1"):
-                shard.range_pull(request)
-    with pytest.raises(NotOwner):
-        shard.range_pull(range_request())
-
-
-@pytest.mark.parametrize(("begin", "end"), [(5, 5), (6, 5), (0, SLOTS + 1), (-1, 5)])
-def test_slots_that_are_no_range_are_refused(users: WrittenTable, begin: int, end: int) -> None:
-    with pytest.raises(InvalidInput, match="not a range"):
-        open_shard(users).range_pull(range_request(begin, end))
-
-
-@pytest.mark.parametrize("cursor", [-1, 501, 2**62])
-def test_a_cursor_outside_the_range_is_refused(users: WrittenTable, cursor: int) -> None:
-    with pytest.raises(InvalidInput, match="the range has 500 rows"):
-        open_shard(users).range_pull(range_request(cursor=cursor))
-
-
-def test_a_cursor_at_the_end_is_an_empty_block(users: WrittenTable) -> None:
-    reply = open_shard(users).range_pull(range_request(cursor=500))
-    assert (len(reply.positions), len(reply.rows), reply.next_cursor, reply.total_rows) == (0, 0, 500, 500)
-
-
-def test_damaged_rows_are_not_passed_on(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "users", rows=80_000, dim=16)  # several blocks of about 1 MiB
-    assert Base.open(table.folder).block_count >= 4
-    flip_a_row_byte(table)
-    shard = open_shard(table)
-    assert shard.range_pull(range_request(max_bytes=100_000)).total_rows == 80_000
-    assert shard.range_pull(range_request(cursor=79_000)).next_cursor == 80_000
-    with pytest.raises(CorruptData, match=r"rows \d+ to \d+ are damaged"):
-        shard.range_pull(range_request(cursor=39_990, max_bytes=100_000))
-
-
-def test_a_range_of_an_unknown_table_is_named(users: WrittenTable) -> None:
-    with pytest.raises(NotFound, match="no table 'houses'"):
-        open_shard(users).range_pull(replace(range_request(), table="houses"))
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------
@@ -424,7 +366,7 @@ def test_statistics_count_what_was_asked_and_owned(users: WrittenTable, items: W
 def test_counts_outlive_a_new_epoch(users: WrittenTable) -> None:
     shard = open_shard(users)
     shard.pull(rows_request("users", users.keys))
-    shard.assign(2, Ring.even([0, 1]), {})
+    assign(shard, 2, Ring.even([0, 1]))
     assert shard.statistics().tables[0].keys == len(users.keys)
     assert shard.statistics().tables[0].rows < len(users.keys)
 

@@ -50,6 +50,15 @@ def test_a_copy_of_some_ranges_is_a_base(tmp_path: Path, held: SlotRanges) -> No
     )
 
 
+def test_a_copy_has_the_identity_of_what_it_was_copied_from(tmp_path: Path) -> None:
+    whole = Base.open(write_table(tmp_path / "t", rows=300).folder)
+    other = Base.open(write_table(tmp_path / "other" / "t", rows=300, seed=2).folder)
+    assert whole.identity != other.identity
+    with BaseWriter(tmp_path / "copy", whole.spec, 0, held=(), copied_from=whole.identity) as writer:
+        writer.finish()
+    assert Base.open(tmp_path / "copy").identity == whole.identity
+
+
 def test_a_whole_copy_is_the_same_bytes(tmp_path: Path) -> None:
     """The files depend on the rows alone, not on how they came."""
     whole = Base.open(write_table(tmp_path / "t", rows=3000, dim=300).folder)

@@ -8,6 +8,8 @@ import time
 import numpy as np
 
 from ps.wire.messages import (
+    DescribeReply,
+    DescribeRequest,
     Op,
     PullReply,
     PullRequest,
@@ -62,6 +64,9 @@ class FakeShard:
         positions = np.arange(request.begin, request.end, dtype=np.uint64)
         rows = positions.view(np.uint8)
         return RangePullReply(positions, rows, range_checksum(positions, rows), len(positions), len(positions))
+
+    def describe(self, request: DescribeRequest) -> DescribeReply:
+        return DescribeReply(np.frombuffer(request.table.encode(), np.uint8), request.begin, request.end)
 
     def statistics(self) -> ShardStatistics:
         return ShardStatistics(shard=4, epoch=2, pid=1, slots=65_536, requests=self.pulls, tables=())

@@ -9,6 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ps.wire.messages import (
+    DescribeReply,
+    DescribeRequest,
     ErrorReply,
     Op,
     PullReply,
@@ -67,6 +69,14 @@ requests = st.one_of(
         max_bytes=counts,
     ),
     st.just(StatisticsRequest()),
+    st.builds(
+        DescribeRequest,
+        model=names,
+        version=counts,
+        table=names,
+        begin=st.integers(0, 65_536),
+        end=st.integers(0, 65_536),
+    ),
 )
 
 replies = st.one_of(
@@ -98,6 +108,11 @@ replies = st.one_of(
         tables=st.lists(
             st.builds(TableStatistics, names, counts, names, counts, counts, counts, counts), max_size=4
         ).map(tuple),
+    ),
+    small.flatmap(
+        lambda size: st.builds(
+            DescribeReply, spec=arrays(np.uint8, size), identity=st.integers(0, 2**64 - 1), rows=counts
+        )
     ),
     st.builds(ErrorReply, code=names, message=names, epoch=counts),
 )

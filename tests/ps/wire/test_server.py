@@ -18,7 +18,7 @@ from ps.wire import server as server_module
 from ps.wire.codec import decode_reply, encode_request
 from ps.wire.connection import CONNECTION_ID, Connection
 from ps.wire.frames import REPLIES, REPLY_LIMITS, Decoder, Limits
-from ps.wire.messages import ErrorReply, PullReply, Reply, StatisticsRequest
+from ps.wire.messages import ErrorReply, PullReply, RangePullReply, RangePullRequest, Reply, StatisticsRequest
 from ps.wire.server import ShardServer
 from ps.wire.threads import LookupThreads
 from tests.ps.wire.conftest import Served
@@ -171,6 +171,21 @@ async def test_a_peer_that_does_not_read_is_not_read_from(served: Served, monkey
         replies = await peer.read(count)
     assert all(isinstance(reply, PullReply) for reply in replies.values())
     assert served.shard.pulls == count + asks
+
+
+async def test_streams_and_pulls_do_not_wait_for_each_other() -> None:
+    shard = FakeShard()
+    with LookupThreads() as threads, LookupThreads() as streams:
+        server = ShardServer(shard, threads, streams=streams)
+        connection = await Connection.connect(*await server.start())
+        stuck = asyncio.create_task(connection.request(pull_of(5, model=GATED), deadline_s=soon()))
+        block = await connection.request(RangePullRequest("m", 1, "t", 0, 9, 0, 100), deadline_s=soon())
+        assert isinstance(block, RangePullReply)
+        assert not stuck.done()
+        shard.gate.set()
+        assert isinstance(await stuck, PullReply)
+        await connection.close()
+        await server.close()
 
 
 async def test_a_reply_over_the_limit_is_an_error_of_that_request() -> None:

@@ -1,0 +1,32 @@
+"""Sets of slots as masks, uint8 (SLOTS,), 1 for each slot of the set. Union is `|`, intersection `&`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.hashing import SLOTS
+from ps.ring import SlotRange
+
+SlotMask = NDArray[np.uint8]
+
+
+def mask_of(ranges: Iterable[SlotRange]) -> SlotMask:
+    """Return the set of all slots of some ranges, new."""
+    mask = np.zeros(SLOTS, np.uint8)
+    for slots in ranges:
+        mask[slots.begin : slots.end] = 1
+    return mask
+
+
+def minus(mask: SlotMask, other: SlotMask) -> SlotMask:
+    """Return the slots of `mask` that are not in `other`, new."""
+    return mask & (other ^ np.uint8(1))
+
+
+def runs(mask: SlotMask) -> list[SlotRange]:
+    """Return the stretches of ones, ascending: the fewest ranges that make up the set."""
+    edges = np.flatnonzero(np.diff(mask, prepend=np.uint8(0), append=np.uint8(0)))
+    return [SlotRange(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]

@@ -1,0 +1,317 @@
+"""A shard's data folder: its own copies of just the ranges it has to hold, of every table of every version.
+
+    DATA_DIR/shard-3/MODEL/VERSION/TABLE/...        see `ps.transfer.table_copy`
+
+Invariants: one process at a time has the folder (a lock that ends with the process); one thread at a time works on it;
+what is held is never taken away while it is answered for; nothing that is here already, whole or in part, is copied
+again, whatever ended the attempt before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+import numpy as np
+
+from ps.errors import CorruptData, LimitExceeded, StartupError, Unavailable
+from ps.hashing import SLOTS
+from ps.holding import TableHolding, VersionHolding
+from ps.ring import SlotRange
+from ps.slot_mask import SlotMask, mask_of, minus, runs
+from ps.store.base import Base
+from ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
+from ps.transfer.job import Job
+from ps.transfer.merge import DamagedBase, Part, merge
+from ps.transfer.peer import Peers, PeerSource
+from ps.transfer.plan import Plan, cut, plan_table
+from ps.transfer.source import FolderSource, RowSource, TableContent, folder_identity
+from ps.transfer.table_copy import TableCopy
+from ps.transfer.throttle import Throttle
+
+LOCK_FILE: Final = ".lock"
+
+WORTH_REWRITING: Final = 0.1
+"""Of a copy's rows: with fewer to drop, the disk space is not worth writing all the others again."""
+
+TableKey = tuple[str, int, str]
+"""Model, version, table."""
+
+
+class Serving(Protocol):
+    """What is answered from the copies; `ps.shard.Shard` is it."""
+
+    def is_open(self, model: str, version: int) -> bool:
+        """Return whether the version is served."""
+        ...
+
+    def owned(self, model: str, table: str) -> SlotMask | None:
+        """Return the slots that are answered for; None when nobody has said yet."""
+        ...
+
+    def hold(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
+        """Serve these bases from now on, in place of those of the same names."""
+        ...
+
+
+class LocalCopies:
+    """All copies of one shard."""
+
+    def __init__(
+        self,
+        folder: Path,
+        throttle: Throttle,
+        *,
+        limit_bytes: int | None = None,
+        prefault: bool = False,
+        verify: bool = False,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        """Take the folder, made when absent.
+
+        Args:
+            limit_bytes: The most it may ever take, with what is being copied.
+            prefault: Bring every page of a copy into memory before it is served.
+            verify: Hold all rows of a copy that is found against their checksums.
+            block_bytes: Rows to ask for at a time.
+
+        Raises:
+            StartupError: It cannot be written, or another process has it.
+        """
+        self._folder = folder
+        self._throttle = throttle
+        self._limit_bytes = limit_bytes
+        self._prefault = prefault
+        self._verify = verify
+        self._block_bytes = block_bytes
+        self._copies: dict[TableKey, TableCopy] = {}
+        self._damaged: dict[TableKey, SlotMask] = {}
+        self._work = threading.Lock()
+        self._lock_file = _lock(folder)
+
+    def __repr__(self) -> str:
+        return f"<LocalCopies {self._folder} {len(self._copies)} tables>"
+
+    def close(self) -> None:
+        """Let another process have the folder. What is served stays mapped."""
+        self._lock_file.close()
+
+    def prepare(self, holdings: Sequence[VersionHolding], serving: Serving, peers: Peers, job: Job) -> None:
+        """Hold what `holdings` say, besides what is held and answered for, and have it served.
+
+        Tables of a version that is open are replaced one by one, a version that is not is opened whole.
+
+        Raises:
+            LimitExceeded: It would take more than `limit_bytes`; nothing was copied.
+            Unavailable: Some rows could not be had. What could is kept for the next attempt. `Cancelled` is one.
+            CorruptData: All sources of some rows are damaged, or the files of an open version were exchanged.
+            ExportError: The disk is full.
+        """
+        with self._work, job.interrupting(peers.interrupt):
+            plans = [
+                (holding, [self._plan(holding, name, table, serving, peers) for name, table in holding.tables.items()])
+                for holding in holdings
+            ]
+            every = [plan for _, of_version in plans for plan in of_version]
+            self._check_limit(every)
+            job.bytes_to_copy = sum(plan.bytes_fetched + plan.bytes_to_fetch for plan in every)
+            job.copied_bytes = sum(plan.bytes_fetched for plan in every)
+            with Fetcher(job, self._throttle, block_bytes=self._block_bytes) as fetcher:
+                for holding, of_version in plans:
+                    self._carry_out(holding, of_version, serving, fetcher, job)
+
+    def tidy(
+        self, versions: Collection[tuple[str, int]] | None, serving: Serving, job: Job, *, drop_pieces: bool = False
+    ) -> None:
+        """Give the disk space back of versions that are not among these, and of ranges that are not answered for.
+
+        Args:
+            versions: None: nobody has said yet, so none is dropped.
+            drop_pieces: Also of what unfinished prepares have copied.
+
+        Raises:
+            Cancelled: The job was given up. Whatever is left is for the next time.
+            ExportError: The disk is full. A copy is written anew, beside the old one, to make it smaller.
+        """
+        with self._work:
+            job.check()
+            if versions is not None:
+                named = {(model, str(version)) for model, version in versions}
+                for folder in list(self._folder.glob("*/*")):
+                    if (folder.parent.name, folder.name) not in named:
+                        self._drop_version(folder)
+            for (model, version_number, table), copy in self._copies.items():
+                job.check()
+                if drop_pieces:
+                    copy.drop_pieces()
+                owned = serving.owned(model, table)
+                if owned is not None and serving.is_open(model, version_number):
+                    self._narrow((model, version_number, table), copy, owned, serving, job)
+
+    # -- inside, under _work ------------------------------------------------------------------------------------------
+
+    def _plan(self, holding: VersionHolding, name: str, table: TableHolding, serving: Serving, peers: Peers) -> Plan:
+        key = holding.model, holding.version, name
+        is_open = serving.is_open(*key[:2])
+        folder = Path(table.folder)
+        identity = _readable_identity(folder)
+
+        def sources_of(slots: SlotRange) -> list[RowSource]:
+            sources: list[RowSource] = [
+                PeerSource(peers, source.host, source.port, *key)
+                for source in table.sources
+                if source.slots.begin <= slots.begin and slots.end <= source.slots.end
+            ]
+            return [*sources, FolderSource(folder)] if identity is not None else sources
+
+        copy = self._copy(key)
+        if identity is not None:
+            _drop_foreign(copy, identity, is_open)
+        cuts = {edge for source in table.sources for edge in (source.slots.begin, source.slots.end)}
+        owned = serving.owned(holding.model, name)
+        content: TableContent | None = None
+        while True:
+            held, usable = self._held(key)
+            # Before anybody says what is answered for, nothing that is held is known not to be wanted.
+            wanted = mask_of(table.slots) | (held if owned is None else held & owned)
+            missing = cut(runs(minus(wanted, usable)), cuts)
+            if not missing or content is not None:
+                return plan_table(name, copy, wanted, usable, sources_of, cuts, content)
+            content = describe(name, missing[0], sources_of(missing[0]))
+            if content.spec.name != name:
+                raise CorruptData(
+                    f"{holding.model}/{holding.version}: table {name} is {content.spec.name} at its source"
+                )
+            _drop_foreign(copy, content.identity, is_open)
+
+    def _carry_out(
+        self, holding: VersionHolding, plans: Sequence[Plan], serving: Serving, fetcher: Fetcher, job: Job
+    ) -> None:
+        is_open = serving.is_open(holding.model, holding.version)
+        ready: dict[str, Base] = {}
+        for plan in plans:
+            base = plan.copy.base
+            if plan.content is not None:
+                base = self._copy_table((holding.model, holding.version, plan.table), plan, plan.content, fetcher, job)
+            if base is None:
+                continue  # no slot of it belongs here
+            if plan.content is not None or not is_open:
+                self._prepare_base(base)
+                ready[plan.table] = base
+            if is_open and ready:
+                serving.hold(holding.model, holding.version, ready)
+                ready = {}
+        if not is_open:
+            serving.hold(holding.model, holding.version, ready)
+
+    def _copy_table(self, key: TableKey, plan: Plan, content: TableContent, fetcher: Fetcher, job: Job) -> Base:
+        copy = plan.copy
+        for fetch in plan.fetches:
+            begin = fetch.slots.begin
+            piece = copy.piece_at(begin) or copy.new_piece(begin, content.spec.row_bytes, content.identity)
+            fetcher.fetch(fetch, piece)
+        base = self._merge(key, copy, content, plan.parts(), job)
+        copy.drop_pieces()
+        return base
+
+    def _merge(self, key: TableKey, copy: TableCopy, content: TableContent, parts: Sequence[Part], job: Job) -> Base:
+        try:
+            base = merge(copy.new_base_folder(), content.spec, content.identity, parts, job)
+        except DamagedBase as exc:
+            damaged = self._damaged.setdefault(key, np.zeros(SLOTS, np.uint8))
+            damaged |= mask_of(exc.slots)
+            raise Unavailable(f"{exc}: prepare again, and they are copied anew") from exc
+        self._damaged.pop(key, None)
+        copy.replace(base)
+        return base
+
+    def _narrow(self, key: TableKey, copy: TableCopy, owned: SlotMask, serving: Serving, job: Job) -> None:
+        base = copy.base
+        if base is None:
+            return
+        held, usable = self._held(key)
+        parts = [Part(slots, base) for slots in runs(held & owned)]
+        kept_rows = sum(part.rows for part in parts)
+        if base.rows - kept_rows < max(1, WORTH_REWRITING * base.rows) or minus(held & owned, usable).any():
+            return
+        content = TableContent(base.spec, base.identity, kept_rows)
+        narrow = self._merge(key, copy, content, parts, job)
+        self._prepare_base(narrow)
+        serving.hold(key[0], key[1], {key[2]: narrow})
+
+    def _held(self, key: TableKey) -> tuple[SlotMask, SlotMask]:
+        """Return the slots that a copy's base holds, and those of them that are not known to be damaged."""
+        base = self._copies[key].base
+        held = np.zeros(SLOTS, np.uint8) if base is None else base.held_mask()
+        damaged = self._damaged.get(key)
+        return held, held if damaged is None else minus(held, damaged)
+
+    def _copy(self, key: TableKey) -> TableCopy:
+        copy = self._copies.get(key)
+        if copy is None:
+            model, version, table = key
+            copy = self._copies[key] = TableCopy(self._folder / model / str(version) / table, verify=self._verify)
+        return copy
+
+    def _drop_version(self, folder: Path) -> None:
+        for key in [key for key in self._copies if (key[0], str(key[1])) == (folder.parent.name, folder.name)]:
+            del self._copies[key]
+            self._damaged.pop(key, None)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # other versions are in it
+            folder.parent.rmdir()
+
+    def _prepare_base(self, base: Base) -> None:
+        if self._prefault:
+            base.prefault()
+
+    def _check_limit(self, plans: Sequence[Plan]) -> None:
+        """Go through the plans in the order of their carrying out, in which old base, pieces and new base meet."""
+        if self._limit_bytes is None:
+            return
+        used = most = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        for plan in plans:
+            if plan.content is None:
+                continue
+            used += plan.bytes_to_fetch
+            most = max(most, used + plan.bytes_of_base)
+            used += plan.bytes_of_base - plan.copy.bytes - plan.bytes_to_fetch
+        if any(plan.content is not None for plan in plans) and most > self._limit_bytes:
+            raise LimitExceeded(
+                f"data folder {self._folder}: this would take up to {most} bytes; the limit is {self._limit_bytes}"
+            )
+
+
+def _drop_foreign(copy: TableCopy, identity: int, is_open: bool) -> None:
+    if is_open and copy.base is not None and copy.base.identity != identity:
+        raise CorruptData(
+            f"{copy.folder}: this version has other content now than when it was opened; publish it under a new number"
+        )
+    copy.drop_foreign(identity)
+
+
+def _readable_identity(folder: Path) -> int | None:
+    """Return the identity of the table in the version's folder; None where it is out of reach, or of no use."""
+    try:
+        return folder_identity(folder)
+    except CorruptData:
+        return None
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("ab")
+    except OSError as exc:
+        raise StartupError(f"data folder {folder} cannot be written: {exc}") from exc
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        file.close()
+        raise StartupError(f"data folder {folder} is in use by another process") from exc
+    return file

@@ -1,0 +1,98 @@
+"""Make one base of what lies in several places: ranges of an older base, and pieces that were copied.
+
+Everything read is verified on the way, so damage does not get a new checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import RingpullError
+from ps.ring import SlotRange
+from ps.slot_mask import mask_of, runs
+from ps.spec import TableSpec, UInt64Array
+from ps.store import format as fmt
+from ps.store.base import Base
+from ps.store.base_writer import BaseWriter
+from ps.transfer.job import Job
+from ps.transfer.piece import POSITION_BYTES, Piece
+from ps.transfer.source import damaged_slots
+
+STEP_BYTES: Final = 4 << 20
+"""Of rows, moved at a time from the older base."""
+
+
+class DamagedBase(RingpullError):
+    """Raised when rows of the older base do not match their checksum; `slots` are to be had from elsewhere."""
+
+    def __init__(self, base: Base, slots: Sequence[SlotRange]) -> None:
+        super().__init__(f"{base.folder}: rows of the slots {slots[0].begin} to {slots[-1].end} are damaged")
+        self.slots = tuple(slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Slots, and what has their rows."""
+
+    slots: SlotRange
+    holder: Base | Piece
+
+    @property
+    def rows(self) -> int:
+        if isinstance(self.holder, Piece):
+            return self.holder.count(self.slots)
+        first, last = self.holder.row_range(self.slots.begin, self.slots.end)
+        return last - first
+
+
+def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], job: Job) -> Base:
+    """Write the base of all rows of some parts, synced and whole before it appears as `folder`; return it opened.
+
+    Args:
+        identity: Of the table that they are rows of.
+        parts: Ascending, disjoint. What they cover is what the base holds.
+
+    Raises:
+        DamagedBase: Rows of a base are damaged.
+        Unavailable: A piece is damaged.
+        ExportError: The disk is full.
+        Cancelled: The job was given up.
+    """
+    held = tuple((slots.begin, slots.end) for slots in runs(mask_of(part.slots for part in parts)))
+    rows = sum(part.rows for part in parts)
+    with BaseWriter(folder, spec, rows, held=held, copied_from=identity) as writer:
+        for part in parts:
+            for positions, raw in _rows_of(part):
+                job.check()
+                writer.append(positions, raw)
+        writer.finish()
+    return Base.open(folder)
+
+
+def base_bytes(rows: int, spec: TableSpec) -> int:
+    """Return about how many bytes a base of this many rows takes on disk."""
+    row_bytes = spec.row_bytes
+    index = ((1 << fmt.index_bits(rows)) + 1) * fmt.index_entry_bytes(rows)
+    blocks = (rows * row_bytes // fmt.BLOCK_BYTES + 1) * fmt.BLOCK_ENTRY_BYTES
+    header = 4096 + (0 if spec.default is None else 9 * spec.dim)
+    return rows * (POSITION_BYTES + row_bytes) + index + blocks + header
+
+
+def _rows_of(part: Part) -> Iterator[tuple[UInt64Array, NDArray[np.uint8]]]:
+    if isinstance(part.holder, Piece):
+        yield from part.holder.read(part.slots)
+        return
+    base = part.holder
+    begin, end = base.row_range(part.slots.begin, part.slots.end)
+    step = max(1, STEP_BYTES // base.spec.row_bytes)
+    for first in range(begin, end, step):
+        last = min(end, first + step)
+        if bad := damaged_slots(base, first, last):
+            raise DamagedBase(base, bad)
+        yield base.positions_slice(first, last), base.raw_rows(first, last)

@@ -1,0 +1,107 @@
+"""Another shard as a source: range_pull over its data plane.
+
+The sockets live on the shard's event loop; whoever copies waits in its own thread. A source that does not answer within
+`ANSWER_S` counts as gone: a stopped process must not hold a move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, Final, TypeVar, cast
+
+import msgpack
+
+from ps.errors import CorruptData, InvalidInput
+from ps.ring import SlotRange
+from ps.spec import TableSpec
+from ps.transfer.job import Cancelled
+from ps.transfer.source import Block, TableContent
+from ps.wire.connection import Connection
+from ps.wire.messages import DescribeReply, DescribeRequest, RangePullRequest, Reply, Request
+
+ANSWER_S: Final = 10.0
+"""A block is a MB or two: seconds even from a slow disk."""
+
+Result = TypeVar("Result")
+
+
+class Peers:
+    """Connections to other shards for the length of one job; `close` when it ends."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Use a loop that runs in another thread."""
+        self._loop = loop
+        self._connections: dict[tuple[str, int], Connection] = {}
+        self._lock = threading.Lock()
+        self._waiting: set[Future[Any]] = set()
+
+    def request(self, host: str, port: int, message: Request) -> Reply:
+        """Send one request to the shard at `host`:`port` and wait for its reply.
+
+        Raises:
+            Cancelled: `interrupt` was called meanwhile.
+            RingpullError: As `Connection.connect` and `Connection.request`.
+        """
+        return self._wait(self._request((host, port), message))
+
+    def interrupt(self) -> None:
+        """Have every request under way raise `Cancelled`; from any thread."""
+        with self._lock:
+            waiting = list(self._waiting)
+        for future in waiting:
+            future.cancel()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._wait(self._close())
+
+    async def _request(self, address: tuple[str, int], message: Request) -> Reply:
+        connection = self._connections.get(address)
+        if connection is None or connection.closed:
+            connection = self._connections[address] = await Connection.connect(*address)
+        return await connection.request(message, deadline_s=time.monotonic() + ANSWER_S)
+
+    async def _close(self) -> None:
+        for connection in self._connections.values():
+            await connection.close()
+
+    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            self._waiting.add(future)
+        try:
+            return future.result()
+        except CancelledError as exc:
+            raise Cancelled("a request to another shard was given up") from exc
+        finally:
+            with self._lock:
+                self._waiting.discard(future)
+
+
+class PeerSource:
+    """One table of one version, on one shard."""
+
+    def __init__(self, peers: Peers, host: str, port: int, model: str, version: int, table: str) -> None:
+        self._peers = peers
+        self._address = host, port
+        self._table = model, version, table
+
+    def __repr__(self) -> str:
+        return f"shard at {self._address[0]}:{self._address[1]}"
+
+    def describe(self, slots: SlotRange) -> TableContent:
+        request = DescribeRequest(*self._table, slots.begin, slots.end)
+        reply = cast(DescribeReply, self._peers.request(*self._address, request))
+        try:
+            spec = TableSpec.from_dict(msgpack.unpackb(reply.spec.tobytes()))
+        except (InvalidInput, ValueError, TypeError, AttributeError) as exc:
+            raise CorruptData(f"{self!r} describes table {self._table[2]} in a way that cannot be read: {exc}") from exc
+        return TableContent(spec, reply.identity, reply.rows)
+
+    def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
+        request = RangePullRequest(*self._table, slots.begin, slots.end, cursor, max_bytes)
+        return cast(Block, self._peers.request(*self._address, request))

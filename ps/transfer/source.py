@@ -1,0 +1,156 @@
+"""Where rows of one table can be copied from: one small protocol, and one of its kinds, a folder on this machine.
+
+A source answers for slot ranges, a block of rows at a time, in ring order; a block's checksum travels with it. Rows of
+a version never change, so what one source began another may go on with, provided both have the same identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+
+from ps.errors import CorruptData, InvalidInput, Unavailable
+from ps.ring import SlotRange
+from ps.slot_mask import mask_of
+from ps.spec import TableSpec
+from ps.store import format as fmt
+from ps.store.base import Base
+from ps.store.format import Header
+from ps.wire.messages import RangePullReply, range_checksum
+
+MAX_BLOCK_BYTES: Final = 64 << 20
+"""Rows of one block, however many its receiver would take."""
+
+Block = RangePullReply
+
+
+@dataclass(frozen=True, slots=True)
+class TableContent:
+    """What a source has to tell of a table, and of one range of it."""
+
+    spec: TableSpec
+    identity: int
+    """See `Header.identity`."""
+    rows: int
+    """Of the range."""
+
+
+class RowSource(Protocol):
+    """One table at one place. Used by one thread at a time; any method may raise a `RingpullError`."""
+
+    def describe(self, slots: SlotRange) -> TableContent:
+        """Return what the table is, and how many rows it has in `slots`."""
+        ...
+
+    def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
+        """Return the rows of `slots` from the row `cursor` on, about `max_bytes` of them, at least one."""
+        ...
+
+
+class FolderSource:
+    """A table's folder, as an export wrote it. It is opened when it is first asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"folder {self._folder}"
+
+    def describe(self, slots: SlotRange) -> TableContent:
+        first, last = self._base.row_range(slots.begin, slots.end)
+        return TableContent(self._base.spec, self._base.identity, last - first)
+
+    def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
+        return read_block(self._base, slots, cursor, max_bytes)
+
+    @cached_property
+    def _base(self) -> Base:
+        return Base.open(self._folder)
+
+
+def folder_identity(folder: Path) -> int | None:
+    """Return the identity of the table in a folder, or None where no table can be read.
+
+    Raises:
+        CorruptData: There is one, and its header is damaged.
+    """
+    path = folder / fmt.HEADER
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return Header.from_bytes(data, path).identity
+
+
+def read_block(base: Base, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
+    """Return the next block of a slot range: stored rows, bit for bit, every checksummed block they touch verified.
+
+    A block ends where a stored one does, if it can: then each is verified once in the whole stream.
+
+    Raises:
+        InvalidInput: The cursor lies outside the range.
+        Unavailable: The base does not hold the whole range.
+        CorruptData: Stored rows of this block are damaged.
+    """
+    if not base.held_mask()[slots.begin : slots.end].all():
+        raise Unavailable(f"range_pull: {base.folder} does not hold all of the slots {slots.begin} to {slots.end}")
+    range_first, range_last = base.row_range(slots.begin, slots.end)
+    first = range_first + cursor
+    if not range_first <= first <= range_last:
+        raise InvalidInput(f"range_pull: the cursor is {cursor}; the range has {range_last - range_first} rows")
+    last = first + max(1, min(max_bytes, MAX_BLOCK_BYTES) // base.spec.row_bytes)
+    last = range_last if last >= range_last else _end_of_stored_block(base, first, last)
+    if bad := damaged_slots(base, first, last):
+        raise CorruptData(f"range_pull: {base.folder}: rows of the slots {bad[0].begin} to {bad[-1].end} are damaged")
+    positions, rows = base.positions_slice(first, last), base.raw_rows(first, last).reshape(-1)
+    return Block(
+        positions=positions,
+        rows=rows,
+        checksum=range_checksum(positions, rows),
+        next_cursor=last - range_first,
+        total_rows=range_last - range_first,
+    )
+
+
+def damaged_slots(base: Base, first: int, last: int) -> list[SlotRange]:
+    """Read the stored blocks with rows [first, last) and return the slots of those whose checksum does not match."""
+    if first == last:
+        return []
+    firsts = base.sections.blocks[:, 0]
+    begin = int(np.searchsorted(firsts, np.uint64(first), side="right")) - 1
+    end = int(np.searchsorted(firsts, np.uint64(last)))
+    return [SlotRange(*bad.slots) for bad in base.verify(range(begin, end))]
+
+
+def _end_of_stored_block(base: Base, first: int, last: int) -> int:
+    """Return where the last stored block that ends in (first, last] ends; `last` where none does."""
+    firsts = base.sections.blocks[:, 0]
+    boundary = int(firsts[int(np.searchsorted(firsts, np.uint64(last), side="right")) - 1])
+    return boundary if boundary > first else last
+
+
+def check_block(block: Block, slots: SlotRange, cursor: int, content: TableContent) -> None:
+    """Hold a block against its checksum and against what was asked for.
+
+    Raises:
+        CorruptData: It is damaged, or not what was asked for.
+    """
+    rows = len(block.positions)
+    if range_checksum(block.positions, block.rows) != block.checksum:
+        raise CorruptData(f"a block of {rows} rows from row {cursor} of the {slots} does not match its checksum")
+    if (block.total_rows, block.next_cursor) != (content.rows, cursor + rows) or block.next_cursor > content.rows:
+        raise CorruptData(
+            f"a block from row {cursor} has {rows} rows, goes on at {block.next_cursor} of {block.total_rows};"
+            f" the {slots} has {content.rows}"
+        )
+    if rows == 0 and block.next_cursor < content.rows:
+        raise CorruptData(f"a block from row {cursor} of the {slots} is empty; {content.rows} rows were due")
+    if len(block.rows) != rows * content.spec.row_bytes:
+        raise CorruptData(f"{rows} rows have {len(block.rows)} bytes; they are of {content.spec.row_bytes} each")
+    owned = mask_of([slots])[(block.positions >> np.uint64(48)).astype(np.int64)]
+    if not owned.all() or bool((block.positions[1:] <= block.positions[:-1]).any()):
+        raise CorruptData(f"the positions of a block of the {slots} do not ascend within it")

@@ -1,0 +1,122 @@
+"""One table's folder below a shard's data folder: its base, and the pieces that are on their way into the next one.
+
+    base-000007/    a base (`ps.store`); the highest number is the one in use, and there is another only for the moment
+                    in which one replaces the other
+    piece-12345     a piece (`ps.transfer.piece`) that begins at slot 12345
+
+A base is never changed: a new one appears under the next number, whole, and the old one goes; who still reads that has
+it mapped. Whatever a process that was killed left behind, opening finds the last whole state.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from ps.errors import CorruptData
+from ps.store.base import Base
+from ps.transfer.piece import Piece
+
+_BASE: Final = re.compile(r"base-(\d{6,})")
+_PIECE: Final = re.compile(r"piece-(\d{5})")
+
+
+class TableCopy:
+    """A shard's own copy of some ranges of one table. Used under the lock of the copies it belongs to."""
+
+    def __init__(self, folder: Path, *, verify: bool = False) -> None:
+        """Open what is there, which may be nothing; sweep up what a killed process left half done.
+
+        Args:
+            verify: Read all rows and hold them against their checksums; a base with damage counts as none.
+        """
+        self.folder = folder
+        self.base: Base | None = None
+        self.pieces: list[Piece] = []
+        for number in sorted(self._numbers(), reverse=True):
+            if self.base is None:
+                self.base = _opened(self._base_folder(number), verify=verify)
+        self._sweep()
+        for path in sorted(folder.glob("piece-*")):
+            self._open_piece(path)
+
+    def new_base_folder(self) -> Path:
+        """Return where the next base goes."""
+        return self._base_folder(max(self._numbers(), default=0) + 1)
+
+    def new_piece(self, begin: int, row_bytes: int, identity: int) -> Piece:
+        """Begin a piece at this slot.
+
+        Raises:
+            ExportError: The file cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        piece = Piece.create(self.folder / f"piece-{begin:05d}", begin, row_bytes, identity)
+        self.pieces.append(piece)
+        return piece
+
+    def piece_at(self, slot: int) -> Piece | None:
+        """Return the piece that goes on at this slot, if there is one: the last to begin, which may have a tail."""
+        return max((piece for piece in self.pieces if piece.until == slot), key=lambda piece: piece.begin, default=None)
+
+    def replace(self, base: Base) -> None:
+        """Make `base`, from `new_base_folder`, the one in use; the old one goes."""
+        self.base = base
+        self._sweep()
+
+    def drop_pieces(self) -> None:
+        for piece in self.pieces:
+            piece.path.unlink(missing_ok=True)
+        self.pieces = []
+
+    def drop(self) -> None:
+        """Remove everything, from the disk too."""
+        self.base = None
+        self.pieces = []
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def drop_foreign(self, identity: int) -> None:
+        """Remove what is of another content than `identity`: an earlier export under the same name and version."""
+        if self.base is not None and self.base.identity != identity:
+            self.base = None
+            self._sweep()
+        for piece in [piece for piece in self.pieces if piece.identity != identity]:
+            self.pieces.remove(piece)
+            piece.path.unlink(missing_ok=True)
+
+    @property
+    def bytes(self) -> int:
+        """On disk, of base and pieces."""
+        return (0 if self.base is None else self.base.bytes) + sum(piece.bytes for piece in self.pieces)
+
+    def __repr__(self) -> str:
+        return f"<TableCopy {self.folder} {self.base!r} {self.pieces}>"
+
+    def _numbers(self) -> list[int]:
+        return [int(found[1]) for path in self.folder.glob("base-*") if (found := _BASE.fullmatch(path.name))]
+
+    def _base_folder(self, number: int) -> Path:
+        return self.folder / f"base-{number:06d}"
+
+    def _sweep(self) -> None:
+        """Remove every base but the one in use, and folders that were never finished."""
+        for path in [*self.folder.glob("base-*"), *self.folder.glob(".*.tmp")]:
+            if self.base is None or path != self.base.folder:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _open_piece(self, path: Path) -> None:
+        try:
+            if _PIECE.fullmatch(path.name) is None:
+                raise CorruptData(f"{path}: not the name of a piece")
+            self.pieces.append(Piece.open(path))
+        except CorruptData:
+            path.unlink()
+
+
+def _opened(folder: Path, *, verify: bool) -> Base | None:
+    try:
+        return Base.open(folder, verify_rows=verify)
+    except CorruptData:
+        return None  # it is copied anew

@@ -1,0 +1,91 @@
+"""How fast a shard copies: a token bucket whose rate may change, or be 0, while somebody waits at it.
+
+Whoever takes more than the bucket has goes into debt, and the next one waits until it is paid: blocks of any size pass,
+and over any stretch of time no more flows than rate x time, a bucket and a block.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ps.errors import InvalidInput
+from ps.transfer.job import Job
+
+BUCKET_S: Final = 0.1
+"""The bucket holds what flows in this time: a pause is not made up for by a burst."""
+
+LEAST_WAIT_S: Final = 1e-3
+
+Wait = Callable[[threading.Condition, float | None], object]
+
+
+class Throttle:
+    """Any thread may set the rate; the clock and the wait are replaced in tests."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, wait: Wait = lambda changed, s: changed.wait(s)
+    ) -> None:
+        self._clock = clock
+        self._wait = wait
+        self._changed = threading.Condition()
+        self._rate: float | None = None
+        self._level = 0.0
+        self._filled_s = clock()
+
+    def set(self, bytes_per_s: float | None) -> None:
+        """Change the rate, at once. None: as fast as it goes; 0: nothing flows.
+
+        Raises:
+            InvalidInput: It is negative, or not a number.
+        """
+        if bytes_per_s is not None and not bytes_per_s >= 0:
+            raise InvalidInput(f"throttle: bytes_per_s is {bytes_per_s!r}; it must be 0 or more, or None for no limit")
+        with self._changed:
+            self._fill()
+            self._rate = bytes_per_s
+            self._level = min(self._level, 0.0)
+            self._changed.notify_all()
+
+    def take(self, size: int, job: Job) -> None:
+        """Wait until `size` bytes may flow.
+
+        Raises:
+            Cancelled: The job was given up meanwhile.
+        """
+        with job.interrupting(self._wake), self._changed:
+            while True:
+                job.check()
+                self._fill()
+                if self._rate is None:
+                    return
+                if self._rate > 0 and self._level >= 0:
+                    self._level -= size
+                    return
+                held = self._rate == 0
+                self._wait(self._changed, None if held else max(LEAST_WAIT_S, -self._level / self._rate))
+
+    def give_back(self, size: int) -> None:
+        """Return bytes that were taken and did not flow."""
+        with self._changed:
+            if self._rate is not None:
+                self._level += size
+                self._changed.notify_all()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _fill(self) -> None:
+        now_s = self._clock()
+        if self._rate is None:
+            self._level = 0.0
+        else:
+            self._level = min(self._level + (now_s - self._filled_s) * self._rate, self._rate * BUCKET_S)
+        self._filled_s = now_s
+
+    def __repr__(self) -> str:
+        rate = "no limit" if self._rate is None else f"{self._rate:.0f} bytes/s"
+        return f"<Throttle {rate}>"

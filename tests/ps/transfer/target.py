@@ -1,0 +1,24 @@
+"""A shard in a process of its own that prepares what it is told, slowly, so that it can be killed on the way.
+
+`python -m tests.ps.transfer.target HOLDING DATA_DIR BYTES_PER_S` prints `ready` when it holds it: a pickled holding.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+from ps.actor import ShardActor
+
+
+def main(holding: str, data_dir: str, bytes_per_s: str) -> None:
+    actor = ShardActor(2, data_dir=Path(data_dir))
+    actor.throttle(float(bytes_per_s))
+    actor.prepare([pickle.loads(Path(holding).read_bytes())])
+    print("ready", flush=True)
+    actor.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,278 @@
+"""Shards with separate data folders over real TCP: moves under load, kills, throttles, cancels."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ps.actor import ShardActor
+from ps.errors import NotFound, NotOwner, StartupError, Unavailable
+from ps.hashing import SLOTS
+from ps.ring import Ring, SlotRange
+from ps.store.base import Base
+from ps.wire.messages import Op
+from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
+from tests.ps.transfer.worlds import (
+    NOWHERE,
+    assert_holds,
+    assign,
+    copied_bytes,
+    holding,
+    owned_slots,
+    slots_of,
+    sources_in,
+)
+from tests.reference import assert_close
+
+pytestmark = pytest.mark.net
+
+TWO = Ring.even([0, 1])
+THREE = TWO.join(2)
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
+    """About 11 MB: several blocks for each shard."""
+    return write_table(tmp_path_factory.mktemp("tables") / "users", rows=80_000, dim=32)
+
+
+@pytest.fixture
+def actors(tmp_path: Path, users: WrittenTable) -> Iterator[dict[int, ShardActor]]:
+    """Shards 0 to 2, each with a data folder; the first two have their ranges and answer for them."""
+    made = {shard: ShardActor(shard, data_dir=tmp_path / "data", tidy_after_s=0, node="here") for shard in range(3)}
+    try:
+        for shard in TWO.shards:
+            made[shard].prepare([holding([users.folder], owned_slots(TWO, shard))])
+            assign(made[shard], 1, TWO)
+        yield made
+    finally:
+        for actor in made.values():
+            actor.stop()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.002)
+
+
+def copy_of(tmp_path: Path, shard: int) -> Base:
+    [folder] = (tmp_path / "data" / f"shard-{shard}" / MODEL / str(VERSION) / "users").glob("base-*")
+    return Base.open(folder)
+
+
+def move(actors: dict[int, ShardActor], before: Ring, after: Ring, epoch: int) -> None:
+    """Lead from one ring to the next as a coordinator does."""
+    for shard in after.shards:
+        held = [*owned_slots(after, shard)]
+        actors[shard].prepare([holding([NOWHERE / "users"], held, sources_in(before, actors, shard))])
+    for shard in {*before.shards, *after.shards}:
+        assign(actors[shard], epoch, before, after)
+    for shard in after.shards:
+        assign(actors[shard], epoch + 1, after)
+
+
+def test_two_to_three_to_two_over_tcp(actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable) -> None:
+    for epoch, before, after in ((2, TWO, THREE), (4, THREE, TWO)):
+        move(actors, before, after, epoch)
+        for shard in after.shards:
+            gained = after.owned_mask(shard, 1) & (before.owned_mask(shard, 1) ^ 1)
+            pulse = actors[shard].pulse()
+            assert pulse.copied_bytes == pulse.bytes_to_copy == copied_bytes(users, gained)
+            assert (pulse.shard, pulse.epoch, pulse.node) == (shard, epoch + 1, "here")
+            assert (pulse.host, pulse.port) == actors[shard].address()
+            assert pulse.resident_bytes > 1 << 20
+        due = {shard: after.owned_mask(shard, 1) for shard in after.shards}
+        for shard, mask in due.items():
+            until(lambda shard=shard, mask=mask: held_is(tmp_path, shard, mask))
+            assert_holds(copy_of(tmp_path, shard), users, mask)
+    incarnations = {actor.pulse().incarnation for actor in actors.values()}
+    assert len(incarnations) == 3
+
+
+def held_is(tmp_path: Path, shard: int, mask: np.ndarray) -> bool:
+    """Whether a shard has dropped what it does not own: that happens beside everything else."""
+    folders = list((tmp_path / "data" / f"shard-{shard}" / MODEL / str(VERSION) / "users").glob("base-*"))
+    return len(folders) == 1 and bool((Base.open(folders[0]).held_mask() == mask).all())
+
+
+def test_pulls_stay_right_while_ranges_move(actors: dict[int, ShardActor], users: WrittenTable) -> None:
+    """Threads ask for everything all the time: right, or NotOwner for a slot that is not owned; never anything else."""
+    stop = threading.Event()
+    outcomes: dict[str, int] = {"right": 0, "refused": 0}
+    problems: list[str] = []
+    slots = slots_of(users.keys)
+
+    def hammer(shard: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        pull = actors[shard]._shard.pull
+        while not stop.is_set():
+            epoch, before = actors[shard]._shard.epoch, owned(shard)
+            picked = rng.choice(len(users.keys), 64)
+            picked = picked[before[slots[picked]] == 1] if rng.random() < 0.9 else picked
+            bags = len(picked) // 4
+            try:
+                reply = pull(rows_request("users", users.keys[picked]))
+                if reply.values.tobytes() != users.rows[picked].tobytes():
+                    problems.append("wrong rows")
+                pooled = pull(pull_request([("users", Op.SUM, users.keys[picked[: 4 * bags]], [4] * bags, None)]))
+                expected = users.rows[picked[: 4 * bags]].reshape(bags, 4, -1).astype(np.float64).sum(1)
+                assert_close(pooled.values.reshape(bags, -1), expected)
+                outcomes["right"] += 1
+            except NotOwner:
+                outcomes["refused"] += 1
+                if before[slots[picked]].all() and actors[shard]._shard.epoch == epoch:
+                    problems.append("refused what it owned")
+            except Exception as exc:
+                problems.append(repr(exc))
+
+    def owned(shard: int) -> np.ndarray:
+        mask = actors[shard]._shard.owned(MODEL, "users")
+        return np.zeros(SLOTS, np.uint8) if mask is None else mask
+
+    threads = [threading.Thread(target=hammer, args=(shard, shard)) for shard in (0, 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        epoch = 2
+        for before, after in ((TWO, THREE), (THREE, TWO)) * 2:
+            move(actors, before, after, epoch)
+            epoch += 2
+            seen = outcomes["right"]
+            until(lambda seen=seen: outcomes["right"] > seen + 5 or bool(problems))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert problems == []
+    assert outcomes["refused"] > 0
+
+
+def test_a_target_killed_on_the_way_goes_on(actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable) -> None:
+    """kill -9, twice, and then to the end: the sources are asked for nothing that was on disk."""
+    due = copied_bytes(users, THREE.owned_mask(2, 1))
+    actors.pop(2).stop()
+    path = tmp_path / "holding"
+    path.write_bytes(pickle.dumps(holding([NOWHERE / "users"], owned_slots(THREE, 2), sources_in(TWO, actors, 2))))
+    folder = tmp_path / "elsewhere" / "shard-2" / MODEL / str(VERSION) / "users"
+
+    def on_disk() -> int:
+        return sum(piece.stat().st_size for piece in folder.glob("piece-*"))
+
+    command = [sys.executable, "-m", "tests.ps.transfer.target", str(path), str(tmp_path / "elsewhere")]
+    kept = 0
+    for part in (0.05, 0.6):
+        with subprocess.Popen([*command, "4000000"], stdout=subprocess.PIPE) as target:
+            until(lambda part=part: on_disk() > part * due or target.poll() is not None)
+            target.kill()
+        assert on_disk() >= kept
+        kept = on_disk()
+    before = sum(actor.statistics().requests for actor in actors.values())
+    done = subprocess.run([*command, "1e12"], capture_output=True, text=True, check=True)
+    assert done.stdout == "ready\n"
+    left = due - kept
+    asked = sum(actor.statistics().requests for actor in actors.values()) - before
+    assert asked <= left // (1 << 20) + 4, "blocks of a MiB at least, and one more where a range or a file was cut"
+    [base] = folder.glob("base-*")
+    assert_holds(Base.open(base), users, THREE.owned_mask(2, 1))
+
+
+def test_a_copy_can_be_held_let_go_and_given_up(
+    actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable
+) -> None:
+    target, wanted = actors[2], holding([NOWHERE / "users"], owned_slots(THREE, 2), sources_in(TWO, actors, 2))
+    outcome: list[Exception | None] = []
+
+    def prepare() -> None:
+        try:
+            target.prepare([wanted])
+            outcome.append(None)
+        except Unavailable as exc:
+            outcome.append(exc)
+
+    target.throttle(0)
+    first = threading.Thread(target=prepare)
+    first.start()
+    until(lambda: target.pulse().bytes_to_copy > 0)
+    assert target.pulse().copied_bytes == 0
+    target.cancel()
+    first.join()
+    assert isinstance(outcome[0], Unavailable)
+    second = threading.Thread(target=prepare)
+    second.start()
+    target.throttle(None)
+    second.join()
+    assert outcome[1] is None
+    assert_holds(copy_of(tmp_path, 2), users, THREE.owned_mask(2, 1))
+    target.cancel()  # nothing is under way
+
+
+def test_a_source_that_is_gone_is_left_for_the_next(
+    actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable
+) -> None:
+    everything = [SlotRange(0, SLOTS)]
+    one = Ring.even([0])
+    actors[0].prepare([holding([users.folder], everything)])
+    assign(actors[0], 2, one)
+    gone = sources_in(TWO, actors, 0)
+    actors[1].stop()
+    wanted = holding([NOWHERE / "users"], owned_slots(THREE, 2), [*gone, *sources_in(one, actors, 2)])
+    actors[2].prepare([wanted])
+    assert_holds(copy_of(tmp_path, 2), users, THREE.owned_mask(2, 1))
+
+
+def test_without_a_data_folder_files_are_opened_where_they_lie(users: WrittenTable) -> None:
+    actor = ShardActor(0, prefault=True, verify=True)
+    try:
+        with pytest.raises(NotFound, match=r"model/3: the folder of table users, .* no data folder"):
+            actor.prepare([holding([NOWHERE / "users"], owned_slots(TWO, 0))])
+        for _ in range(2):
+            actor.prepare([holding([users.folder], owned_slots(TWO, 0))])
+        assign(actor, 1, TWO)
+        assert actor.statistics().tables[0].rows == (TWO.owned_mask(0, 1)[slots_of(users.keys)] == 1).sum()
+        assert (actor.pulse().copied_bytes, actor.pulse().bytes_to_copy) == (0, 0)
+        actor.cancel()
+    finally:
+        actor.stop()
+
+
+def test_a_data_folder_is_found_again_and_belongs_to_one_process(
+    actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable
+) -> None:
+    with pytest.raises(StartupError, match="in use by another process"):
+        ShardActor(0, data_dir=tmp_path / "data")
+    actors[0].stop()
+    again = ShardActor(0, data_dir=tmp_path / "data")
+    try:
+        again.prepare([holding([NOWHERE / "users"], owned_slots(TWO, 0))])
+        assert again.pulse().bytes_to_copy == 0
+        assign(again, 1, TWO)
+        assert_holds(copy_of(tmp_path, 0), users, TWO.owned_mask(0, 1))
+    finally:
+        again.stop()
+
+
+def test_stopping_ends_a_prepare(actors: dict[int, ShardActor], users: WrittenTable) -> None:
+    target = actors[2]
+    target.throttle(0)
+    outcome: list[type] = []
+
+    def prepare() -> None:
+        try:
+            target.prepare([holding([users.folder], owned_slots(THREE, 2))])
+        except Unavailable as exc:
+            outcome.append(type(exc))
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    until(lambda: target.pulse().bytes_to_copy > 0)
+    target.stop()
+    thread.join()
+    assert len(outcome) == 1

@@ -1,0 +1,73 @@
+"""Holdings and ownerships of small worlds, and what a base must be made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ps.actor import ShardActor
+from ps.hashing import SLOT_SHIFT, positions_of
+from ps.holding import Ownership, RangeSource, TableHolding, VersionHolding
+from ps.ring import Ring, SlotRange
+from ps.slot_mask import SlotMask, runs
+from ps.spec import Replicas
+from ps.store.base import Base
+from ps.wire.messages import Op, PullRequest
+from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request
+
+NOWHERE = Path("/nowhere/model/3")
+"""A version's folder on a disk that this machine does not see."""
+
+
+def holding(folders: Sequence[Path], slots: Sequence[SlotRange], sources: Sequence[RangeSource] = ()) -> VersionHolding:
+    """Return the same slots of every table, whose names are those of their folders."""
+    tables = {folder.name: TableHolding(str(folder), tuple(slots), tuple(sources)) for folder in folders}
+    return VersionHolding(MODEL, VERSION, tables)
+
+
+def owned_slots(ring: Ring, shard: int, replicas: Replicas = 1) -> list[SlotRange]:
+    return runs(ring.owned_mask(shard, replicas))
+
+
+def sources_in(ring: Ring, actors: Mapping[int, ShardActor], but: int, replicas: int = 1) -> list[RangeSource]:
+    """Return who owns what in a ring, and where."""
+    return [
+        RangeSource(owned.slots, *actors[owner].address())
+        for owned in ring.ranges
+        for owner in owned.owners[:replicas]
+        if owner in actors and owner != but
+    ]
+
+
+def assign(actor: ShardActor, epoch: int, *rings: Ring, replicas: Replicas = 1) -> None:
+    wanted: dict[tuple[str, str], Replicas] = {(MODEL, "users"): replicas, (MODEL, "items"): replicas}
+    actor.assign(epoch, [Ownership(ring, wanted) for ring in rings], [(MODEL, VERSION)])
+
+
+def slots_of(keys: np.ndarray) -> np.ndarray:
+    return (positions_of(keys) >> np.uint64(SLOT_SHIFT)).astype(np.int64)
+
+
+def assert_holds(base: Base, table: WrittenTable, mask: SlotMask) -> None:
+    """Assert that a base is exactly the rows of the table in these slots, byte for byte."""
+    whole = Base.open(table.folder)
+    assert base.spec == whole.spec
+    assert base.identity == whole.identity
+    assert base.held_mask().tolist() == mask.tolist()
+    mine = mask[(whole.positions_slice(0, whole.rows) >> np.uint64(SLOT_SHIFT)).astype(np.int64)] == 1
+    assert base.positions_slice(0, base.rows).tobytes() == whole.positions_slice(0, whole.rows)[mine].tobytes()
+    assert base.raw_rows(0, base.rows).tobytes() == whole.raw_rows(0, whole.rows)[mine].tobytes()
+    assert base.verify() == []
+
+
+def copied_bytes(table: WrittenTable, mask: SlotMask) -> int:
+    """Return the rows and keys of a table's slots."""
+    row_bytes = Base.open(table.folder).spec.row_bytes
+    return int((mask[slots_of(table.keys)] == 1).sum()) * (8 + row_bytes)
+
+
+def sum_request(table: str, keys: np.ndarray, bag: int) -> PullRequest:
+    """Return a pull of sums over bags of `bag` keys each; `bag` divides the keys."""
+    return pull_request([(table, Op.SUM, keys, [bag] * (len(keys) // bag), None)])
