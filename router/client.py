@@ -2,6 +2,7 @@
 
 A pull goes in rounds. Each cuts what is left into parts by the map of that moment, asks all shards at once, and keeps
 what they answered; a part that was refused or lost is cut anew in the next round, over a newer map or other owners.
+While a move drains, the owners before it are asked where the new ones do not answer: they still hold their ranges.
 Every key is in exactly one answered part, so it counts exactly once. Answers are merged when all are there, in
 ascending shard id: equal maps and equal loads give equal bits.
 
@@ -27,6 +28,7 @@ from router.lookup import Lookup, LookupResult
 from router.merge import Merge
 from router.partition import Part, partition
 from router.replicas import Loads, Placement, least_loaded
+from router.rounds import Rounds
 from router.shard_map import ShardAddress, ShardMap
 
 Refresh = Callable[[], Awaitable[ShardMap]]
@@ -53,6 +55,7 @@ class Router:
         self._connections = Connections(connect)
         self._refresh = refresh
         self._refreshing = asyncio.Lock()
+        self._rounds = Rounds()
         self._placement: Placement | None = None
         self._served: dict[tuple[str, int], Mapping[str, _Table]] = {}
         self._loads = Loads()
@@ -65,8 +68,18 @@ class Router:
     def update(self, shard_map: ShardMap) -> None:
         """Route by a newer map from now on; one that is not newer is ignored. Pulls in flight finish where they are."""
         if self._placement is None or shard_map.epoch > self._placement.epoch:
-            self._placement = Placement(shard_map)
-            self._connections.want(shard_map.shards)
+            self._placement = placement = Placement(shard_map)
+            before = () if placement.previous is None else placement.previous.shard_map.shards
+            self._connections.want({*shard_map.shards, *before})
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the map; 0 before there is one."""
+        return 0 if self._placement is None else self._placement.epoch
+
+    async def drained(self, epoch: int) -> None:
+        """Wait until no shard is asked by a map older than `epoch` any more."""
+        await self._rounds.drained(epoch)
 
     def register(self, model: str, version: int, specs: Mapping[str, TableSpec]) -> None:
         """Make the tables of a version known, by name."""
@@ -120,30 +133,30 @@ class Router:
         down: dict[ShardAddress, RingpullError] = {}
         left = [batch]
         while left:
-            placement = self._current()
-            parts = self._partition(left, placement, placement.replicas(model, batch.tables), down)
-            given_up = [part for part in parts if part.shard is None]
+            current = self._current()
+            parts, given_up = self._parts(left, current, model, batch.tables, down)
             _check_may_be_lost(given_up, tables, down)
             lost += given_up
-            parts = [part for part in parts if part.shard is not None]
-            outcomes = await asyncio.gather(
-                *[self._ask(placement, part, merge, model, version, deadline_s) for part in parts]
-            )
+            with self._rounds.by(current.epoch):
+                outcomes = await asyncio.gather(
+                    *[self._ask(placement, part, merge, model, version, deadline_s) for placement, part in parts]
+                )
             left = []
             refused: dict[ShardAddress, RingpullError] = {}
-            for part, outcome in zip(parts, outcomes, strict=True):
+            for (placement, part), outcome in zip(parts, outcomes, strict=True):
                 assert part.shard is not None
                 if isinstance(outcome, PullReply):
                     answered.append((part, outcome))
                     continue
-                if isinstance(outcome, NotOwner):
+                # A version that is registered here and not open there was retired: the shard is ahead of us.
+                if isinstance(outcome, NotOwner | NotFound):
                     refused[placement.addresses[part.shard]] = outcome
                 elif isinstance(outcome, Unavailable):
                     down[placement.addresses[part.shard]] = outcome
                 else:
                     raise outcome
                 left.append(part.again())
-            if refused and not await self._renewed(placement.epoch, deadline_s):
+            if refused and not await self._renewed(current.epoch, deadline_s):
                 # The map we have is the newest there is, and its owner does not answer: as good as down.
                 down |= refused
         # Sorting is stable: what a shard answered in a later round comes after what it answered before.
@@ -166,6 +179,24 @@ class Router:
         if self._placement is None:
             raise Unavailable("this router has no shard map yet")
         return self._placement
+
+    def _parts(
+        self,
+        batches: Sequence[Batch],
+        current: Placement,
+        model: str,
+        tables: Sequence[str],
+        down: Mapping[ShardAddress, RingpullError],
+    ) -> tuple[list[tuple[Placement, Part]], list[Part]]:
+        """Cut batches into parts with someone to ask, each with the map it goes by, and parts with nobody left."""
+        parts: list[tuple[Placement, Part]] = []
+        placement: Placement | None = current
+        while placement is not None:
+            cut = self._partition(batches, placement, placement.replicas(model, tables), down)
+            parts += [(placement, part) for part in cut if part.shard is not None]
+            given_up = [part for part in cut if part.shard is None]
+            batches, placement = [part.again() for part in given_up], placement.previous
+        return parts, given_up
 
     def _partition(
         self,

@@ -17,6 +17,8 @@ class TableCounters:
     """What was pulled from one table of one version."""
 
     keys: int = 0
+    bags: int = 0
+    """Pooled bags, and keys of look-ups that are not pooled: vectors that went out."""
     missing: int = 0
     """Of these, keys the table does not have."""
     lost: int = 0
@@ -66,10 +68,11 @@ class Tally:
         for lookup, result in zip(lookups, results, strict=True):
             counts = tables.get(lookup.table)
             if counts is None:
-                counts = tables[lookup.table] = [0, 0, 0]
+                counts = tables[lookup.table] = [0, 0, 0, 0]
             counts[0] += lookup.keys.size
-            counts[1] += result.missing
-            counts[2] += result.lost
+            counts[1] += lookup.outputs
+            counts[2] += result.missing
+            counts[3] += result.lost
 
     def counters(self) -> RouterCounters:
         """Return the counts so far."""

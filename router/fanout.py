@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from ps.errors import DeadlineExceeded, Unavailable
+from ps.errors import DeadlineExceeded, RingpullError, Unavailable
 from ps.wire.messages import Reply, Request
 from router.shard_map import ShardAddress
 
@@ -108,6 +108,10 @@ class Connections:
             raise DeadlineExceeded(f"no connection to shard {_where(address)} in time") from exc
         if opening.cancelled():
             raise Unavailable(f"the router was closed while it connected to shard {_where(address)}")
+        error = opening.exception()
+        if isinstance(error, RingpullError):
+            # New for each that waited: one exception object raised in many tasks would mix their tracebacks.
+            raise type(error)(*error.args) from error
         return opening.result()
 
     def _attempted(self, address: ShardAddress, attempt: asyncio.Task[ShardConnection]) -> None:

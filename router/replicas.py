@@ -26,6 +26,8 @@ class Placement:
     def __init__(self, shard_map: ShardMap) -> None:
         self.shard_map = shard_map
         self.epoch = shard_map.epoch
+        self.previous = None if shard_map.previous is None else Placement(shard_map.previous)
+        """What was before, while a move drains."""
         self.addresses: Mapping[int, ShardAddress] = {address.shard: address for address in shard_map.shards}
         self.owners: OwnerTable = shard_map.ring.owner_table(shard_map.ring.ranks)
         self._replicas = {

@@ -34,6 +34,9 @@ class ShardMap:
     ring: Ring
     replicas: Mapping[tuple[str, str], Replicas]
     """(model, table) -> wanted copies; a table not named has one."""
+    previous: ShardMap | None = None
+    """While a move drains: the map before, whose owners still hold their ranges and answer where the new ones do not.
+    It has no `previous` of its own."""
 
     def __post_init__(self) -> None:
         ids = tuple(address.shard for address in self.shards)
@@ -41,6 +44,8 @@ class ShardMap:
             raise InvalidInput(
                 f"shard map {self.epoch}: addresses of shards {ids}, a ring of shards {self.ring.shards}"
             )
+        if self.previous is not None and (self.previous.previous is not None or self.previous.epoch >= self.epoch):
+            raise InvalidInput(f"shard map {self.epoch}: the map before it must be older, and the only one it carries")
         for (model, table), replicas in self.replicas.items():
             if replicas != ALL and (type(replicas) is not int or replicas < 1):
                 raise InvalidInput(
@@ -63,6 +68,7 @@ class ShardMap:
             "shards": [[address.shard, address.host, address.port] for address in self.shards],
             "ring": self.ring.to_dict(),
             "replicas": [[model, table, replicas] for (model, table), replicas in self.replicas.items()],
+            "previous": None if self.previous is None else self.previous.to_dict(),
         }
 
     @classmethod
@@ -78,6 +84,7 @@ class ShardMap:
                 shards=tuple(ShardAddress(int(shard), str(host), int(port)) for shard, host, port in fields["shards"]),
                 ring=Ring.from_dict(fields["ring"]),
                 replicas={(str(model), str(table)): replicas for model, table, replicas in fields["replicas"]},
+                previous=None if fields["previous"] is None else cls.from_dict(fields["previous"]),
             )
         except KeyError as exc:
             raise InvalidInput(f"shard map: field {exc} is missing") from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,7 +26,8 @@ class FakeShard:
     def __init__(self, shard: int, tables: Mapping[str, ReferenceTable]) -> None:
         self.shard = shard
         self.tables = tables
-        self.shard_map: ShardMap | None = None
+        self.maps: list[ShardMap] = []
+        """It answers for its slots of all of these."""
         self.requests: list[PullRequest] = []
         self.failures: list[RingpullError] = []
         """Raised one after the other instead of the next answers."""
@@ -65,12 +67,12 @@ class FakeShard:
         return PullReply(np.concatenate(values), np.array(missing, np.uint32), np.concatenate(found))
 
     def _check_owned(self, request: PullRequest) -> None:
-        assert self.shard_map is not None
         key = 0
         for lookup in request.lookups:
-            mask = self.shard_map.ring.owned_mask(self.shard, self.shard_map.wanted_replicas(MODEL, lookup.table))
+            owned = [each.ring.owned_mask(self.shard, each.wanted_replicas(MODEL, lookup.table)) for each in self.maps]
+            mask = np.logical_or.reduce(owned)
             if not mask[request.positions[key : key + lookup.keys] >> np.uint64(SLOT_SHIFT)].all():
-                raise NotOwner(f"shard {self.shard} does not own all slots", epoch=self.shard_map.epoch)
+                raise NotOwner(f"shard {self.shard} does not own all slots", epoch=self.maps[-1].epoch)
             key += lookup.keys
 
 
@@ -123,7 +125,7 @@ class FakeCluster:
         for shard in ring.shards:
             self.shards.setdefault(shard, FakeShard(shard, self.references))
         for shard in self.shards.values():
-            shard.shard_map = self.shard_map
+            shard.maps = [self.shard_map]
         return self.shard_map
 
     async def connect(self, address: ShardAddress) -> FakeConnection:
@@ -132,6 +134,14 @@ class FakeCluster:
             raise Unavailable(f"shard {address.shard} cannot be reached")
         self.connections.append(FakeConnection(self.shards[address.shard]))
         return self.connections[-1]
+
+    def moving_to(self, ring: Ring) -> ShardMap:
+        """Return the map of a move that drains: shards of both rings answer for both, heads may fall back."""
+        before = self.shard_map
+        after = self.assign(ring)
+        for shard in self.shards.values():
+            shard.maps = [before, after]
+        return replace(after, previous=before)
 
     async def refresh(self) -> ShardMap:
         self.refreshes += 1

@@ -1,120 +1,483 @@
-"""The coordinator's shell over fake shards and a fake head: order, saved state, failures."""
+"""The coordinator's shell over members in this process: order, saved state, retries, crashes, members that hang."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ps.errors import CorruptData, RingpullError, StartupError
-from router.actor import STATE_FILE, CoordinatorActor
-from router.coordinator import PlacedTable, PlacedVersion
-from router.shard_map import ShardAddress, ShardMap
+from ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
+from router.actor import CoordinatorActor, Settings, Timing
+from router.change import Kind, Phase
+from router.events import Begin
+from router.operations import ChangeStatus, Control, Publish, Rebalance, Rollback
+from router.state_file import FILE_NAME, StateFile
+from router.world import PlacedTable, PlacedVersion, World, first_world
+from tests.router.members import FakeMembers
 
-VERSION = PlacedVersion("ranker", 1, "/models/ranker/1", {"user": PlacedTable("/models/ranker/1/user", 1)})
+FAST = Timing(pulse_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)
 
-
-class FakeShard:
-    """Writes down what it is told, and fails where it is told to."""
-
-    def __init__(self, log: list[str], shard: int, failure: RingpullError | None = None) -> None:
-        self.log = log
-        self.shard = shard
-        self.failure = failure
-        self.epoch = 0
-
-    def open(self, version: PlacedVersion) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.log.append(f"open {self.shard}")
-
-    def assign(self, shard_map: ShardMap) -> None:
-        self.log.append(f"assign {self.shard}")
-        self.epoch = shard_map.epoch
+PATIENCE_S = 30.0
+"""Of a wait for something that has to come; only a broken build waits so long."""
 
 
-class FakeHead:
-    def __init__(self, log: list[str], failure: RingpullError | None = None) -> None:
-        self.log = log
-        self.failure = failure
-
-    def start(self, shard_map: ShardMap, version_dirs: Sequence[str]) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.log.append(f"start {' '.join(version_dirs)}")
+def version(number: int) -> PlacedVersion:
+    return PlacedVersion("ranker", number, f"/models/ranker/{number}", {"user": PlacedTable("/user", 2, 100, 16)})
 
 
-def addresses(shards: int) -> list[ShardAddress]:
-    return [ShardAddress(shard, "127.0.0.1", 7000 + shard) for shard in range(shards)]
+def world(shards: int, *, number: int = 1) -> World:
+    return first_world(range(shards), [version(number)])
 
 
-def test_it_brings_all_live_and_saves_its_state(tmp_path: Path) -> None:
-    log: list[str] = []
-    shards = {i: FakeShard(log, i) for i in range(3)}
-    actor = CoordinatorActor(str(tmp_path), shards, FakeHead(log))
-    shard_map = actor.bring_up(addresses(3), [VERSION])
-    assert log[-1] == "start /models/ranker/1"
-    assert sorted(log[:-1]) == ["assign 0", "assign 1", "assign 2", "open 0", "open 1", "open 2"]
-    assert {shard.epoch for shard in shards.values()} == {shard_map.epoch} == {1}
-    saved = json.loads((tmp_path / STATE_FILE).read_text())
-    assert saved == actor.state()
-    assert saved["phase"] == "live"
-    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE], "no temporary file is left"
+def settings(heads: int = 1) -> Settings:
+    def place(publish: Publish, world: World) -> PlacedVersion:
+        if publish.version > 9:
+            raise InvalidInput(f"there is no version {publish.version}")
+        return version(publish.version)
+
+    return Settings(place=place, heads=heads)
 
 
-def test_shards_open_side_by_side(tmp_path: Path) -> None:
-    """Both shards must be inside `open` at once, or the barrier breaks."""
-    both = threading.Barrier(2, timeout=30)
-
-    class Meeting(FakeShard):
-        def open(self, version: PlacedVersion) -> None:
-            both.wait()
-
-    log: list[str] = []
-    actor = CoordinatorActor(str(tmp_path), {i: Meeting(log, i) for i in (0, 1)}, FakeHead(log))
-    actor.bring_up(addresses(2), [VERSION])
-    assert log[-1].startswith("start")
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for a condition that other threads bring about."""
+    until_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until_s, "it never came"
+        time.sleep(0.002)
 
 
-def test_the_state_is_saved_before_commands_are_carried_out(tmp_path: Path) -> None:
-    seen: list[str] = []
+class Deployment:
+    """Members, and the coordinator that is in charge of them now."""
 
-    class Reader(FakeShard):
-        def open(self, version: PlacedVersion) -> None:
-            seen.append(json.loads((tmp_path / STATE_FILE).read_text())["phase"])
+    def __init__(self, folder: Path, heads: int = 1) -> None:
+        self.folder = folder
+        self.members = FakeMembers(heads)
+        self.coordinators: list[CoordinatorActor] = []
 
-    CoordinatorActor(str(tmp_path), {0: Reader([], 0)}, FakeHead([])).bring_up(addresses(1), [VERSION])
-    assert seen == ["opening"]
+    def start(self, *, timing: Timing = FAST, deployment: str = "this one", failed: Any = None) -> CoordinatorActor:
+        """Start a coordinator; one that runs is killed first."""
+        self.kill()
+        coordinator = CoordinatorActor(
+            StateFile(str(self.folder)),
+            self.members,
+            deployment=deployment,
+            settings=settings(len(self.members.heads)),
+            timing=timing,
+            failed=failed or (lambda: None),
+        )
+        self.coordinators.append(coordinator)
+        return coordinator
+
+    def kill(self) -> None:
+        """End the coordinator where it is: nothing is saved or said any more."""
+        if self.coordinators:
+            self.coordinators[-1].stop()
+
+    def serves(self, wanted: World) -> bool:
+        """Whether every member has exactly what this world wants, and no shard is left over."""
+        names = frozenset((each.model, each.version) for each in wanted.versions)
+        heads = self.members.heads.values()
+        return (
+            set(self.members.shards) == set(wanted.shards)
+            and all(
+                shard.ownerships == (wanted.ownership,) and shard.versions == shard.holds == names
+                for shard in self.members.shards.values()
+            )
+            and all(
+                head.map is not None
+                and head.map.ring == wanted.ring
+                and head.map.previous is None
+                and {address.port for address in head.map.shards}
+                == {shard.pulse().port for shard in self.members.shards.values()}
+                and head.live == dict(wanted.live)
+                and head.loaded == names
+                for head in heads
+            )
+        )
+
+    def saved(self) -> dict[str, Any]:
+        fields: dict[str, Any] = json.loads((self.folder / FILE_NAME).read_text())
+        return fields
 
 
-def test_a_failing_shard_fails_the_bring_up(tmp_path: Path) -> None:
-    """The shard's own error comes out, the head is never started, and the state says why."""
-    log: list[str] = []
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path)
+    yield made
+    made.members.on.clear()
+    made.kill()
+
+
+def over(coordinator: CoordinatorActor) -> ChangeStatus:
+    """Wait for the change to end; return how."""
+    until(lambda: not coordinator.change().under_way)
+    return coordinator.change()
+
+
+def move(coordinator: CoordinatorActor, target: World) -> ChangeStatus:
+    """Begin to lead the deployment elsewhere."""
+    return coordinator._tell(lambda: Begin(Kind.REBALANCE, "elsewhere", target))
+
+
+def test_it_brings_a_world_up(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    status = coordinator.bring_up(world(3))
+    assert (status.kind, status.subject, status.phase) == (Kind.BRING_UP, "ranker/1", Phase.PREPARING)
+    status = over(coordinator)
+    assert (status.error, status.phase, status.id) == ("", None, 1)
+    assert deployment.serves(world(3))
+    assert coordinator.map() == deployment.members.heads[0].map
+    assert coordinator.facts().world == world(3)
+    assert list(deployment.folder.iterdir()) == [deployment.folder / FILE_NAME]
+
+
+def test_before_a_bring_up_there_is_nothing(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    assert coordinator.change() == ChangeStatus()
+    for verb in (coordinator.map, coordinator.facts):
+        with pytest.raises(Unavailable):
+            verb()
+    with pytest.raises(InvalidInput, match="no change under way"):
+        coordinator.control(Control.PAUSE)
+
+
+def test_shards_prepare_side_by_side(deployment: Deployment) -> None:
+    """Both shards must be inside `prepare` at once, or the barrier breaks."""
+    both = threading.Barrier(2, timeout=PATIENCE_S)
+    for shard in (0, 1):
+        deployment.members.on[f"prepare shard {shard}"] = both.wait  # type: ignore[assignment]
+    coordinator = deployment.start()
+    coordinator.bring_up(world(2))
+    until(lambda: not both.broken and deployment.members.said.count("assign shard 1"))
+    deployment.members.on.clear()
+    assert over(coordinator).error == ""
+
+
+def test_the_state_is_saved_before_commands_are_carried_out(deployment: Deployment) -> None:
+    seen: dict[str, str | None] = {}
+
+    def look(what: str) -> Callable[[], None]:
+        return lambda: seen.setdefault(what, deployment.saved()["state"]["change"]["phase"])  # type: ignore[func-returns-value]
+
+    for what in ("start shard 0", "assign shard 0", "load head 0", "route head 0"):
+        deployment.members.on[what] = look(what)
+    coordinator = deployment.start()
+    coordinator.bring_up(world(1))
+    over(coordinator)
+    assert list(seen.values()) == ["preparing", "guarding", "loading", "routing"]
+
+
+def test_a_change_while_one_runs_is_refused(deployment: Deployment) -> None:
+    gate = threading.Event()
+    deployment.members.on["prepare shard 0"] = lambda: gate.wait(PATIENCE_S) and None
+    coordinator = deployment.start()
+    coordinator.bring_up(world(1))
+    with pytest.raises(InvalidInput, match="bring-up ranker/1 is under way"):
+        move(coordinator, world(2))
+    gate.set()
+    over(coordinator)
+
+
+def test_damaged_data_gives_a_bring_up_up(deployment: Deployment) -> None:
     failure = CorruptData("/models/ranker/1/user/positions: the checksum does not match")
-    actor = CoordinatorActor(str(tmp_path), {0: FakeShard(log, 0), 1: FakeShard(log, 1, failure)}, FakeHead(log))
-    with pytest.raises(CorruptData, match="positions"):
-        actor.bring_up(addresses(2), [VERSION])
-    assert not any(line.startswith("start") for line in log)
-    assert json.loads((tmp_path / STATE_FILE).read_text())["error"] == str(failure)
+    deployment.members.fail("prepare shard 1", failure)
+    coordinator = deployment.start()
+    coordinator.bring_up(world(2))
+    assert over(coordinator).error == f"shard 1: {failure}"
+    until(lambda: not deployment.members.shards)
+    assert not any("head" in what for what in deployment.members.said)
 
 
-def test_a_failing_head_fails_the_bring_up(tmp_path: Path) -> None:
-    actor = CoordinatorActor(str(tmp_path), {0: FakeShard([], 0)}, FakeHead([], StartupError("grpc port 8500: in use")))
-    with pytest.raises(StartupError, match="8500"):
-        actor.bring_up(addresses(1), [VERSION])
+def test_what_may_work_later_is_tried_again(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    deployment.members.fail("prepare shard 0", Unavailable("busy"), Unavailable("busy still"))
+    deployment.members.fail("route head 0", Unavailable("a moment"))
+    coordinator.bring_up(world(1))
+    status = over(coordinator)
+    assert (status.error, status.trouble) == ("", "")
+    assert deployment.members.said.count("prepare shard 0") == 3
+    assert deployment.serves(world(1))
 
 
-def test_a_second_coordinator_continues_the_epochs(tmp_path: Path) -> None:
-    for epoch in (1, 2):
-        actor = CoordinatorActor(str(tmp_path), {0: FakeShard([], 0)}, FakeHead([]))
-        assert actor.bring_up(addresses(1), [VERSION]).epoch == epoch
+def test_trouble_is_told_while_it_lasts(deployment: Deployment) -> None:
+    deployment.members.fail("prepare shard 0", *[Unavailable("no source answers")] * 1000)
+    coordinator = deployment.start()
+    coordinator.bring_up(world(1))
+    until(lambda: coordinator.change().trouble == "shard 0: no source answers")
+    coordinator.control(Control.ABORT)
+    assert over(coordinator).error == "an operator aborted it"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}'])
-def test_a_damaged_state_file_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / STATE_FILE).write_text(content)
-    with pytest.raises(CorruptData, match=STATE_FILE):
-        CoordinatorActor(str(tmp_path), {}, FakeHead([]))
+def test_a_crashed_shard_is_told_again(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    coordinator.bring_up(world(2))
+    over(coordinator)
+    epoch = coordinator.map().epoch
+    deployment.members.crash_shard(1)
+    until(lambda: deployment.serves(world(2)))
+    assert coordinator.map().epoch > epoch, "it listens elsewhere now"
+
+
+def test_a_crashed_head_is_told_again(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    coordinator.bring_up(world(1))
+    over(coordinator)
+    deployment.members.crash_head(0)
+    until(lambda: deployment.serves(world(1)))
+
+
+def test_a_hanging_member_holds_up_nobody_else(deployment: Deployment) -> None:
+    """Shard 0 answers nothing, not even a pulse; the others get ready, and the rest when it goes on."""
+    gate = threading.Event()
+    for verb in ("pulse", "prepare"):
+        deployment.members.on[f"{verb} shard 0"] = lambda: gate.wait(PATIENCE_S) and None
+    coordinator = deployment.start()
+    coordinator.bring_up(world(4))
+    until(lambda: coordinator.change().members_done == 3 or "prepare shard 3" in deployment.members.said)
+    assert coordinator.change().under_way
+    gate.set()
+    assert over(coordinator).error == ""
+    assert deployment.serves(world(4))
+
+
+def test_a_head_that_hangs_holds_a_move_no_longer_than_its_lease(deployment: Deployment) -> None:
+    """And has everything once it goes on."""
+    coordinator = deployment.start()
+    coordinator.bring_up(world(1))
+    over(coordinator)
+    gate = threading.Event()
+    for verb in ("pulse", "load", "route"):
+        deployment.members.on[f"{verb} head 0"] = lambda: gate.wait(PATIENCE_S) and None
+    move(coordinator, world(3))
+    assert over(coordinator).error == ""
+    assert set(deployment.members.shards) == {0, 1, 2}
+    assert not deployment.serves(world(3))
+    gate.set()
+    until(lambda: deployment.serves(world(3)))
+
+
+def test_latencies_before_and_now_are_told(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    coordinator.bring_up(world(1))
+    over(coordinator)
+    until(lambda: coordinator.heads())
+    status = move(coordinator, world(2))
+    assert (status.before.p50_ms, status.before.p99_ms) == (status.now.p50_ms, status.now.p99_ms) == (1.0, 2.0)
+    assert over(coordinator).copied_bytes > 0
+
+
+def test_pause_holds_and_resume_goes_on(deployment: Deployment) -> None:
+    gate = threading.Event()
+    coordinator = deployment.start()
+    coordinator.bring_up(world(1))
+    over(coordinator)
+    deployment.members.on["prepare shard 1"] = lambda: gate.wait(PATIENCE_S) and None
+    move(coordinator, world(2))
+    assert coordinator.control(Control.PAUSE).paused
+    until(lambda: deployment.members.shards[0].bytes_per_s == 0.0)
+    gate.set()
+    assert not coordinator.control(Control.RESUME).paused
+    assert over(coordinator).error == ""
+    assert deployment.members.shards[0].bytes_per_s is None
+
+
+def test_operators_publish_roll_back_and_rebalance(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    with pytest.raises(Unavailable, match="nothing serves yet"):
+        coordinator.submit(Publish(model="ranker", version=2))
+    coordinator.bring_up(world(2))
+    over(coordinator)
+    live = deployment.members.heads[0].live
+    assert coordinator.submit(Publish(model="ranker", version=2)).subject == "ranker/2"
+    assert over(coordinator).error == ""
+    assert deployment.members.heads[0].live == {"ranker": 2}
+    assert deployment.members.shards[0].versions == {("ranker", 1), ("ranker", 2)}, "the one before is kept"
+    coordinator.submit(Rollback(model="ranker"))
+    assert over(coordinator).error == ""
+    assert deployment.members.heads[0].live == live
+    before = coordinator.state()
+    plan = coordinator.plan(Rebalance(shards=3))
+    assert plan.assigned_bytes > 0
+    assert coordinator.state() == before, "a plan moves nothing"
+    assert coordinator.submit(Rebalance(shards=3)).subject == "shards 2 -> 3"
+    assert over(coordinator).error == ""
+    assert set(deployment.members.shards) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Publish(model="ranker", version=10), "there is no version 10"),
+        (Publish(model="ranker", version=1), "ranker/1 is live already"),
+        (Rollback(model="ranker"), "nothing to roll back to"),
+        (Rebalance(shards=0), "shards is 0"),
+        (Rebalance(replicas={"user": 5}), "with 2 shards it must be from 1 to 2"),
+        (Rebalance(drain_node="nowhere"), "there is no node nowhere"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_moves(
+    deployment: Deployment, request_: Publish | Rollback | Rebalance, message: str
+) -> None:
+    coordinator = deployment.start()
+    coordinator.bring_up(world(2))
+    over(coordinator)
+    before = coordinator.state()
+    with pytest.raises(InvalidInput, match=message):
+        coordinator.submit(request_)
+    assert coordinator.state() == before
+
+
+def test_a_node_can_be_named_by_its_address(deployment: Deployment) -> None:
+    """All fake shards say that they are on `node`, which is at 10.0.0.1."""
+    coordinator = deployment.start()
+    coordinator.bring_up(world(2))
+    over(coordinator)
+    coordinator.submit(Rebalance(drain_node="10.0.0.1"))
+    assert over(coordinator).error == ""
+    assert set(deployment.members.shards) == {2, 3}
+
+
+# -- crashes of the coordinator ----------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class DyingFile(StateFile):
+    """Kills the coordinator at its n-th save: before it is on disk, or right after."""
+
+    def __init__(self, folder: str, at: int, *, saved: bool) -> None:
+        super().__init__(folder)
+        self.left = at
+        self.saved = saved
+
+    def save(self, fields: Any) -> None:
+        if self.left == 0:
+            if self.saved:
+                super().save(fields)
+            raise Killed
+        self.left -= 1
+        super().save(fields)
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["before it is saved", "after"])
+@pytest.mark.parametrize("target", [world(1), world(3), world(2, number=2)], ids=["shrink", "grow", "publish"])
+def test_a_change_survives_a_crash_at_every_save(tmp_path: Path, target: World, saved: bool) -> None:
+    """The next coordinator goes on by itself, until a crash comes too late for there to be anything left to save."""
+    crashes = 0
+    while crash_at_save(Deployment(tmp_path / str(crashes)), crashes, target, saved=saved):
+        crashes += 1
+    assert crashes > 4
+
+
+def crash_at_save(deployment: Deployment, at: int, target: World, *, saved: bool) -> bool:
+    """Kill the coordinator at one save of a change, and see the next one through; return whether it came to that."""
+    coordinator = deployment.start()
+    coordinator.bring_up(world(2))
+    assert over(coordinator).error == ""
+    deployment.kill()
+    gone = threading.Event()
+    dying = CoordinatorActor(
+        DyingFile(str(deployment.folder), at, saved=saved),
+        deployment.members,
+        deployment="this one",
+        settings=settings(),
+        timing=FAST,
+        failed=gone.set,
+    )
+    try:
+        move(dying, target)
+        until(lambda: gone.is_set() or not dying.change().under_way)
+    except StartupError:
+        pass  # It says that it is dead.
+    died = gone.is_set()
+    dying.stop()
+    coordinator = deployment.start()
+    wanted = world(2) if at == 0 and not saved else target
+    until(lambda: deployment.serves(wanted))
+    assert over(coordinator).error == ""
+    deployment.kill()
+    return died
+
+
+def test_a_coordinator_that_comes_back_changes_nothing_at_rest(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    coordinator.bring_up(world(2))
+    over(coordinator)
+    epoch = coordinator.map().epoch
+    coordinator = deployment.start()
+    until(lambda: coordinator.heads())
+    until(lambda: deployment.members.said.count("assign shard 1") == 2)
+    assert coordinator.map().epoch == epoch
+    assert deployment.serves(world(2))
+
+
+def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    coordinator.bring_up(world(2))
+    over(coordinator)
+    epoch = coordinator.map().epoch
+    deployment.kill()
+    deployment.members = FakeMembers()
+    coordinator = deployment.start(deployment="another")
+    assert coordinator.change() == ChangeStatus()
+    coordinator.bring_up(world(1))
+    over(coordinator)
+    assert coordinator.map().epoch > epoch
+
+
+def test_a_state_that_cannot_be_saved_is_saved_when_it_can(deployment: Deployment) -> None:
+    """Nothing is told to anybody before that."""
+
+    class FullDisk(StateFile):
+        full = True
+
+        def save(self, fields: Any) -> None:
+            if self.full:
+                raise StartupError("no space left")
+            super().save(fields)
+
+    file = FullDisk(str(deployment.folder))
+    coordinator = CoordinatorActor(file, deployment.members, deployment="this one", settings=settings(), timing=FAST)
+    deployment.coordinators.append(coordinator)
+    asked = threading.Thread(target=coordinator.bring_up, args=(world(1),))
+    asked.start()
+    until(lambda: coordinator.change().trouble == "no space left")
+    assert deployment.members.said == []
+    file.full = False
+    asked.join()
+    assert over(coordinator).error == ""
+
+
+def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
+    """A half-done step is nothing to go on from: whoever runs the process is told, and every verb says why."""
+
+    class Broken(StateFile):
+        def save(self, fields: Any) -> None:
+            raise ZeroDivisionError("a bug")
+
+    gone = threading.Event()
+    coordinator = CoordinatorActor(
+        Broken(str(deployment.folder)),
+        deployment.members,
+        deployment="this one",
+        settings=settings(),
+        timing=FAST,
+        failed=gone.set,
+    )
+    with pytest.raises(StartupError, match="the coordinator has stopped: ZeroDivisionError: a bug"):
+        coordinator.bring_up(world(1))
+    assert gone.is_set()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', '{"state": {"format": 99}}'])
+def test_a_damaged_state_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(CorruptData):
+        CoordinatorActor(StateFile(str(tmp_path)), FakeMembers(), deployment="this one", settings=settings())

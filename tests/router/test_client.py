@@ -103,138 +103,6 @@ async def test_a_batch_is_spread_over_the_owners_of_its_keys():
     assert max(counts) <= 2200
 
 
-# -- maps change -----------------------------------------------------------------------------------------------------
-
-
-async def test_not_owner_makes_the_router_refresh_and_route_again():
-    """Shards are a map ahead; each key is answered once, and counted once."""
-    cluster = FakeCluster(Ring.even(range(3)), made := tables(DIMS))
-    cluster.assign(cluster.shard_map.ring.join(3))
-    asked = some_lookups(NAMES, 400)
-    assert_reference(made, asked, await pull(cluster, asked))
-    assert cluster.refreshes == 1, "three refusals, one refresh"
-    counters = cluster.router.counters()
-    assert counters.not_owner == 3
-    assert counters.tables[MODEL, VERSION, "items"].keys == sum(len(a.keys) for a in asked if a.table == "items")
-    assert cluster.shards[3].requests, "the newcomer was asked"
-
-
-async def test_only_the_refused_keys_are_asked_again():
-    """Parts that were answered under the old map stand."""
-    ring = Ring.even(range(4))
-    cluster = FakeCluster(ring, made := tables(DIMS))
-    cluster.assign(ring.with_shards([0, 1, 2, 4]))
-    asked = some_lookups(NAMES, 400)
-    assert_reference(made, asked, await pull(cluster, asked))
-    assert [len(cluster.shards[shard].requests) for shard in range(5)] == [1, 1, 1, 1, 1]
-
-
-async def test_a_pull_that_meets_two_new_maps_in_a_row_ends_well():
-    cluster = FakeCluster(Ring.even(range(2)), made := tables(DIMS))
-    cluster.assign(cluster.shard_map.ring.join(2))
-    old_refresh = cluster.refresh
-
-    async def refresh_behind():
-        shard_map = await old_refresh()
-        if cluster.refreshes == 1:
-            cluster.assign(cluster.shard_map.ring.join(3))
-        return shard_map
-
-    cluster.router = Router(cluster.connect, refresh=refresh_behind)
-    cluster.router.update(cluster.shard_map)
-    cluster.router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
-    cluster.assign(cluster.shard_map.ring.join(5))
-    asked = some_lookups(NAMES, 600)
-    assert_reference(made, asked, await pull(cluster, asked))
-    assert cluster.refreshes == 2
-
-
-async def test_not_owner_without_a_newer_map_goes_to_another_owner():
-    cluster = FakeCluster(Ring.even(range(3), 2), made := tables(DIMS), dict.fromkeys(NAMES, 2))
-    cluster.shards[1].failures.append(NotOwner("confused", epoch=1))
-    asked = some_lookups(NAMES, 300)
-    assert_reference(made, asked, await pull(cluster, asked))
-
-
-async def test_not_owner_without_a_newer_map_and_other_owner_is_unavailable():
-    cluster = FakeCluster(Ring.even(range(3)), tables(DIMS))
-    cluster.shards[1].failures.append(NotOwner("confused", epoch=1))
-    with pytest.raises(Unavailable, match=r"items.*shard 1: confused"):
-        await pull(cluster, some_lookups(["items"], 300))
-
-
-async def test_the_data_plane_outlives_who_hands_out_maps():
-    """A refresh that fails leaves the router with its map and the other owners."""
-    made = tables(DIMS)
-    cluster = FakeCluster(Ring.even(range(3), 2), made, dict.fromkeys(NAMES, 2))
-
-    async def dead() -> None:
-        raise Unavailable("the coordinator is gone")
-
-    cluster.router = Router(cluster.connect, refresh=dead)
-    cluster.router.update(cluster.shard_map)
-    cluster.router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
-    cluster.shards[0].failures.append(NotOwner("moved", epoch=2))
-    asked = some_lookups(NAMES, 300)
-    assert_reference(made, asked, await pull(cluster, asked))
-
-
-async def test_an_older_map_is_ignored_and_connections_of_leavers_close():
-    cluster = FakeCluster(Ring.even(range(3)), tables(DIMS))
-    old = cluster.shard_map
-    await pull(cluster, some_lookups(NAMES, 300))
-    cluster.router.update(cluster.assign(old.ring.leave(2)))
-    cluster.router.update(old)
-    assert "epoch=2" in repr(cluster.router)
-    await pull(cluster, some_lookups(NAMES, 300))
-    assert [connection.closed for connection in sorted(cluster.connections, key=lambda c: c.shard.shard)] == [
-        False,
-        False,
-        True,
-    ]
-
-
-async def test_a_pull_in_flight_at_a_leaver_is_answered_before_its_connection_closes():
-    cluster = FakeCluster(Ring.even(range(2)), made := tables(DIMS))
-    leaver = cluster.shards[1]
-    leaver.gate = asyncio.Event()
-    asked = some_lookups(NAMES, 300)
-    pulling = asyncio.create_task(pull(cluster, asked))
-    while not cluster.shards[0].requests:
-        await asyncio.sleep(0)
-    old = cluster.shard_map
-    cluster.router.update(cluster.assign(old.ring.leave(1)))
-    leaver.shard_map = old
-    await asyncio.sleep(0)
-    leaver.gate.set()
-    assert_reference(made, asked, await pulling)
-    assert cluster.refreshes == 0
-    assert next(c for c in cluster.connections if c.shard is leaver).closed
-
-
-async def test_a_connection_to_a_leaver_that_opens_too_late_is_closed():
-    """The pull that wanted it ran out of time, and the map has changed meanwhile."""
-    cluster = FakeCluster(Ring.even(range(2)), made := tables(DIMS))
-    opens = asyncio.Event()
-
-    async def connect(address):
-        await opens.wait()
-        return await cluster.connect(address)
-
-    router = Router(connect)
-    router.update(cluster.shard_map)
-    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
-    with pytest.raises(DeadlineExceeded):
-        await router.pull(MODEL, VERSION, some_lookups(NAMES, 300), deadline_s=time.monotonic() + 0.01)
-    router.update(cluster.assign(cluster.shard_map.ring.leave(1)))
-    opens.set()
-    while len(cluster.connections) < 2:
-        await asyncio.sleep(0)
-    assert {connection.shard.shard: connection.closed for connection in cluster.connections} == {0: False, 1: True}
-    await router.close()
-    assert all(connection.closed for connection in cluster.connections)
-
-
 # -- shards are gone ---------------------------------------------------------------------------------------------------
 
 
@@ -324,7 +192,7 @@ async def test_a_shard_that_answers_nonsense_is_not_believed():
 # -- time, errors, numbers ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [DeadlineExceeded("late"), NotFound("no such version"), InvalidInput("bad frame")])
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), InvalidInput("bad frame")])
 async def test_errors_that_another_owner_would_give_too_are_raised(error):
     cluster = FakeCluster(Ring.even(range(2), 2), tables(DIMS), dict.fromkeys(NAMES, 2))
     cluster.shards[1].failures.append(error)

@@ -1,166 +1,208 @@
-"""The coordinator as a pure state machine: no threads, no files, no Ray."""
+"""The coordinator's machine: every change carried through, given up, or survived, whoever crashes whenever."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
+from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ps.errors import CorruptData, InvalidInput
-from router.coordinator import (
-    Assign,
-    Assigned,
-    BringUp,
-    Command,
-    Coordinator,
-    Event,
-    Failed,
-    HeadServes,
-    Open,
-    Opened,
-    Phase,
-    PlacedTable,
-    PlacedVersion,
-    StartHead,
-    most_replicas,
-    state_from_dict,
-    state_to_dict,
-)
-from router.shard_map import ShardAddress
+from router.change import Kind, Phase
+from router.coordinator import Coordinator
+from router.events import Abort, Begin, Failed, Pause, Prepare, Resume, Throttle
+from router.world import World, first_world
+from tests.router.coordinated import MiniDeployment, version
+
+SEEDS = range(40)
 
 
-def addresses(shards: int) -> tuple[ShardAddress, ...]:
-    return tuple(ShardAddress(shard, "10.0.0.1", 7000 + shard) for shard in range(shards))
+def up(random: Random, shards: int = 2, heads: int = 1) -> MiniDeployment:
+    """A deployment that serves version 1."""
+    deployment = MiniDeployment(random, heads)
+    assert deployment.begin(Kind.BRING_UP, first_world(range(shards), [version(1)]))
+    deployment.settle()
+    deployment.check_rest()
+    return deployment
 
 
-def version(model: str = "ranker", number: int = 3, **replicas: int | str) -> PlacedVersion:
-    tables = {name: PlacedTable(f"/models/{model}/{number}/{name}", wanted) for name, wanted in replicas.items()}
-    return PlacedVersion(model, number, f"/models/{model}/{number}", tables)
+def moved(world: World, shards: list[int]) -> World:
+    return replace(world, ring=world.ring.with_shards(shards))
 
 
-def answer(command: Command) -> Event:
-    """What a healthy shard or head reports."""
-    match command:
-        case Open(shard, placed):
-            return Opened(shard, placed.model, placed.version)
-        case Assign(shard, shard_map):
-            return Assigned(shard, shard_map.epoch)
-        case StartHead(shard_map, _):
-            return HeadServes(shard_map.epoch)
+def published(world: World, number: int, keep: int = 1) -> World:
+    kept = sorted([*world.versions, version(number)], key=lambda each: each.version)[-1 - keep :]
+    return replace(world, versions=tuple(kept), live={"m": number})
 
 
-def test_a_bring_up_opens_then_assigns_then_starts_the_head() -> None:
-    """Every shard opens every version before it takes ranges, and the head comes last."""
-    coordinator = Coordinator()
-    opens = coordinator.handle(BringUp(addresses(2), (version(user=1), version("retriever", 1, item=2))))
-    assert [(command.shard, command.version.model) for command in opens] == [
-        (0, "ranker"),
-        (1, "ranker"),
-        (0, "retriever"),
-        (1, "retriever"),
-    ]
-    assert coordinator.state.phase is Phase.OPENING
-
-    assert coordinator.handle(answer(opens[0])) == []
-    [first] = coordinator.handle(answer(opens[2]))
-    assert isinstance(first, Assign)
-    assert first.shard == 0
-    assert coordinator.handle(answer(first)) == [], "shard 1 has not opened yet"
-
-    coordinator.handle(answer(opens[1]))
-    [second] = coordinator.handle(answer(opens[3]))
-    [start] = coordinator.handle(answer(second))
-    assert isinstance(start, StartHead)
-    assert start.shard_map == first.shard_map == coordinator.shard_map()
-    assert coordinator.state.phase is Phase.STARTING
-
-    assert coordinator.handle(answer(start)) == []
-    assert coordinator.state.phase is Phase.LIVE
+def world_of(deployment: MiniDeployment) -> World:
+    assert deployment.saved.world is not None
+    return deployment.saved.world
 
 
-@given(shards=st.integers(1, 6), order=st.randoms(use_true_random=False))
-def test_any_order_of_answers_ends_live(shards: int, order: object) -> None:
-    """Shards answer when they like: the head is started once, after all of them."""
-    coordinator = Coordinator()
-    pending = coordinator.handle(BringUp(addresses(shards), (version(a=1), version("other", 1, b="all"))))
-    carried_out: list[Command] = []
-    while pending:
-        command = pending.pop(order.randrange(len(pending)))  # type: ignore[attr-defined]
-        carried_out.append(command)
-        pending += coordinator.handle(answer(command))
-    assert coordinator.state.phase is Phase.LIVE
-    assert isinstance(carried_out[-1], StartHead)
-    assert sum(isinstance(command, Open) for command in carried_out) == 2 * shards
-    assert sum(isinstance(command, Assign) for command in carried_out) == shards
-    assert len(carried_out) == 3 * shards + 1
+def run_to(deployment: MiniDeployment, phase: Phase) -> None:
+    """Go on until the change is in that phase."""
+    while deployment.saved.change is not None and deployment.saved.change.phase is not phase:
+        assert deployment.commands or deployment.answers
+        deployment.carry_out_one()
+        deployment.answer_one()
+        deployment.check()
 
 
-def test_the_map_has_as_many_owners_as_the_most_copied_table() -> None:
-    """Tables on all shards ask for no owners; more copies than shards are cut to the shards."""
-    assert most_replicas([version(a=1, b=3), version("other", 1, c="all")]) == 3
-    assert most_replicas([version(a="all")]) == 1
-    coordinator = Coordinator()
-    coordinator.handle(BringUp(addresses(2), (version(a=3),)))
-    shard_map = coordinator.shard_map()
-    assert shard_map.ring.ranks == 2
-    assert shard_map.replicas == {("ranker", "a"): 3}
+@pytest.mark.parametrize("seed", SEEDS[:10])
+def test_a_deployment_lives_through_moves_and_versions(seed: int) -> None:
+    deployment = up(Random(seed), heads=2)
+    for shards in ([0, 1, 2, 3], [0, 1, 3], [0, 1, 3, 4, 5], [4], [0, 4]):
+        assert deployment.begin(Kind.REBALANCE, moved(world_of(deployment), shards))
+        deployment.settle()
+        deployment.check_rest()
+        assert world_of(deployment).shards == tuple(shards)
+    assert deployment.begin(Kind.PUBLISH, published(world_of(deployment), 2))
+    deployment.settle()
+    deployment.check_rest()
+    assert deployment.begin(Kind.ROLLBACK, replace(world_of(deployment), live={"m": 1}))
+    deployment.settle()
+    deployment.check_rest()
+    assert world_of(deployment).live == {"m": 1}
+    assert deployment.saved.outcome is not None
+    assert deployment.saved.outcome.error == ""
 
 
-def test_a_failure_ends_the_bring_up() -> None:
-    """After one shard failed, what the others answer changes nothing."""
-    coordinator = Coordinator()
-    opens = coordinator.handle(BringUp(addresses(2), (version(a=1),)))
-    assert coordinator.handle(Failed(opens[0], CorruptData("rows: damaged"))) == []
-    assert (coordinator.state.phase, coordinator.state.error) == (Phase.FAILED, "rows: damaged")
-    assert coordinator.handle(answer(opens[1])) == []
-    assert coordinator.state.phase is Phase.FAILED
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whoever_crashes_whenever_it_ends_well_and_nobody_is_sent_astray(seed: int) -> None:
+    random = Random(seed)
+    deployment = up(random, shards=random.choice([1, 2, 3]), heads=random.choice([1, 2]))
+    deployment.unlucky = 0.1
+    for round_ in range(4):
+        world = world_of(deployment)
+        target = random.choice(
+            [
+                moved(world, sorted(random.sample(range(6), random.randint(1, 5)))),
+                published(world, 10 + round_),
+                replace(world, live={"m": random.choice(world.versions).version}),
+                replace(world, ring=world.ring.with_ranks(random.choice([1, 2, 3]))),
+            ]
+        )
+        deployment.begin(Kind.REBALANCE, target)
+        steps = [deployment.carry_out_one, deployment.answer_one, deployment.rest_is_over]
+        mishaps = [
+            deployment.crash_shard,
+            deployment.crash_head,
+            deployment.crash_coordinator,
+            deployment.stop_head,
+            deployment.expire_heads,
+            deployment.continue_heads,
+            deployment.try_operator,
+            deployment.pulse,
+        ]
+        for _ in range(120):
+            random.choice(steps if random.random() < 0.9 else mishaps)()
+            deployment.check()
+        deployment.settle()
+        deployment.check_rest()
+        deployment.unlucky = 0.1
 
 
-def test_answers_to_an_older_epoch_are_ignored() -> None:
-    coordinator = Coordinator()
-    [old] = coordinator.handle(BringUp(addresses(1), ()))
-    [new] = coordinator.handle(BringUp(addresses(1), ()))
-    assert coordinator.handle(answer(old)) == []
-    assert coordinator.handle(HeadServes(new.shard_map.epoch)) == []
-    assert coordinator.state.phase is Phase.OPENING
-    assert [type(command) for command in coordinator.handle(answer(new))] == [StartHead]
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.CATCHING_UP])
+@pytest.mark.parametrize("who", ["crash_shard", "crash_head", "crash_coordinator"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_crash_in_each_phase_is_survived(phase: Phase, who: str, seed: int) -> None:
+    deployment = up(Random(seed))
+    deployment.begin(Kind.REBALANCE, moved(published(world_of(deployment), 2), [1, 2, 3]))
+    run_to(deployment, phase)
+    getattr(deployment, who)()
+    deployment.check()
+    deployment.settle()
+    deployment.check_rest()
+    assert world_of(deployment).shards == (1, 2, 3)
+    assert world_of(deployment).live == {"m": 2}
 
 
-def test_epochs_are_not_used_again_after_a_restart() -> None:
-    """A state that was saved and read back continues with the next epoch."""
-    before = Coordinator()
-    before.handle(BringUp(addresses(3), (version(a=2, b="all"),)))
-    saved = json.loads(json.dumps(state_to_dict(before.state)))
-    after = Coordinator(state_from_dict(saved))
-    assert after.state == before.state
-    after.handle(BringUp(addresses(3), (version(a=2, b="all"),)))
-    assert after.shard_map().epoch == before.shard_map().epoch + 1
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.GUARDING, Phase.LOADING])
+def test_a_change_that_is_given_up_leaves_nothing_behind(phase: Phase) -> None:
+    deployment = up(Random(1))
+    before = world_of(deployment)
+    deployment.begin(Kind.REBALANCE, moved(published(before, 2), [0, 1, 2]))
+    run_to(deployment, phase)
+    deployment.tell(Abort("no more"))
+    deployment.settle()
+    deployment.check_rest()
+    assert world_of(deployment) == before
+    assert deployment.saved.outcome is not None
+    assert deployment.saved.outcome.error == "no more"
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        BringUp((), (version(),)),
-        BringUp((*addresses(1), *addresses(1)), (version(),)),
-        BringUp(addresses(1), (version(), version())),
-    ],
-    ids=["no shard", "one shard twice", "one version twice"],
-)
-def test_a_senseless_bring_up_is_refused(event: BringUp) -> None:
-    coordinator = Coordinator()
-    with pytest.raises(InvalidInput):
-        coordinator.handle(event)
-    assert coordinator.state.phase is Phase.IDLE
+@pytest.mark.parametrize("phase", [Phase.ROUTING, Phase.SETTLING, Phase.DROPPING])
+def test_past_routing_a_change_only_goes_forward(phase: Phase) -> None:
+    deployment = up(Random(2))
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 2]))
+    run_to(deployment, phase)
+    for verb in (Abort("no"), Pause()):
+        with pytest.raises(InvalidInput, match=f"is {phase.value}: too late"):
+            deployment.tell(verb)
+    deployment.settle()
+    deployment.check_rest()
 
 
-def test_there_is_no_map_before_the_first_bring_up() -> None:
-    with pytest.raises(InvalidInput, match="before the first bring-up"):
-        Coordinator().shard_map()
+def test_what_cannot_be_carried_out_gives_the_change_up_and_says_why() -> None:
+    deployment = up(Random(3))
+    deployment.begin(Kind.PUBLISH, published(world_of(deployment), 2))
+    prepare = next(command for command in deployment.commands if isinstance(command, Prepare))
+    deployment.commands.remove(prepare)
+    deployment.tell(Failed(prepare, CorruptData("header: checksum")))
+    deployment.settle()
+    deployment.check_rest()
+    assert world_of(deployment).live == {"m": 1}
+    assert deployment.saved.outcome is not None
+    assert deployment.saved.outcome.error == f"shard {prepare.shard}: header: checksum"
 
 
-@pytest.mark.parametrize("damage", [{"format": 99}, {"phase": "asleep"}, {"shards": [[0, "h"]]}, {"versions": [{}]}])
-def test_a_damaged_state_is_refused(damage: dict[str, object]) -> None:
-    with pytest.raises(CorruptData, match="coordinator state"):
-        state_from_dict({**state_to_dict(Coordinator().state), **damage})
+def test_a_second_change_is_refused_while_one_is_under_way() -> None:
+    deployment = up(Random(4))
+    target = moved(world_of(deployment), [0, 1, 2])
+    deployment.tell(Begin(Kind.REBALANCE, "shards 2 -> 3", target))
+    with pytest.raises(InvalidInput, match=r"rebalance shards 2 -> 3 is under way \(preparing\)"):
+        deployment.tell(Begin(Kind.PUBLISH, "m/2", published(world_of(deployment), 2)))
+    deployment.settle()
+    assert world_of(deployment).shards == (0, 1, 2)
+
+
+def test_nothing_can_be_published_before_a_bring_up() -> None:
+    with pytest.raises(InvalidInput, match="nothing serves yet"):
+        Coordinator().handle(Begin(Kind.PUBLISH, "m/1", first_world([0], [version(1)])))
+
+
+def test_a_paused_change_waits_and_holds_the_streams() -> None:
+    deployment = up(Random(5))
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    deployment.tell(Pause())
+    assert {command.bytes_per_s for command in deployment.commands if isinstance(command, Throttle)} == {0.0}
+    while deployment.commands or deployment.answers:
+        deployment.carry_out_one()
+        deployment.answer_one()
+    assert deployment.saved.change is not None
+    assert deployment.saved.change.phase is Phase.PREPARING
+    deployment.tell(Resume())
+    deployment.settle()
+    deployment.check_rest()
+    assert world_of(deployment).shards == (0, 1, 2)
+
+
+def test_a_stopped_head_holds_a_move_no_longer_than_its_lease() -> None:
+    deployment = up(Random(6), heads=2)
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [1, 2]))
+    deployment.stop_head()
+    for _ in range(300):
+        deployment.carry_out_one()
+        deployment.answer_one()
+        deployment.check()
+    assert deployment.saved.change is not None
+    assert deployment.saved.change.phase is Phase.ROUTING
+    deployment.expire_heads()
+    for _ in range(300):
+        deployment.carry_out_one()
+        deployment.answer_one()
+        deployment.check()
+    assert deployment.saved.change is None
+    deployment.settle()
+    deployment.check_rest()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ps.holding import Ownership
 from ps.ring import Ring
 from ps.shard import Shard
 from ps.spec import ALL, Pooling, TableSpec
@@ -87,7 +88,7 @@ async def test_any_number_of_shards_and_replicas_equals_the_reference(written, c
     shards = [Shard(shard) for shard in range(count)]
     for shard in shards:
         shard.open(MODEL, VERSION, {name: folder / name for name in DIMS})
-        shard.assign(1, ring, shard_map.replicas)
+        shard.assign(1, [Ownership(ring, shard_map.replicas)], {(MODEL, VERSION)})
 
     async def connect(address: ShardAddress) -> LocalConnection:
         return LocalConnection(shards[address.shard])
@@ -107,7 +108,7 @@ async def test_shards_ahead_of_the_routers_map_are_found_by_refreshing(written):
     old, new = Ring.even(range(2)), Ring.even(range(2)).join(2)
     for shard in shards:
         shard.open(MODEL, VERSION, {name: folder / name for name in DIMS})
-        shard.assign(2, new, {})
+        shard.assign(2, [Ownership(new, {})], {(MODEL, VERSION)})
 
     def map_of(epoch: int, ring: Ring) -> ShardMap:
         return ShardMap(epoch, tuple(ShardAddress(shard, "local", shard) for shard in ring.shards), ring, {})

@@ -1,0 +1,90 @@
+"""What the coordinator knows of shards and heads: told by them, never saved, gone with them.
+
+A fact belongs to one incarnation of a member. A member that was restarted is seen with another one, and everything
+that was known of it is forgotten: whatever it should hold, it is told again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from router.shard_map import ShardAddress
+
+WorldIds = frozenset[int]
+
+
+@dataclass(slots=True)
+class ShardFacts:
+    """One shard that lives."""
+
+    incarnation: str
+    address: ShardAddress
+    node: str
+    fresh: bool = True
+    """Whether it had answered for nothing yet when it was first seen; one that had is only new to this coordinator."""
+    holds: WorldIds = frozenset()
+    """Worlds whose ranges it has."""
+    guards: WorldIds = frozenset()
+    """Worlds whose slots it answers for."""
+    throttle: float | None = None
+    """Bytes per second that it was told to stream at most."""
+
+
+@dataclass(slots=True)
+class HeadFacts:
+    """One head, as last heard of."""
+
+    incarnation: str
+    loaded: frozenset[tuple[str, int]] = frozenset()
+    """(model, version) that it has open and checked."""
+    routed: int = 0
+    """The newest epoch that it acknowledged: no pull in flight uses an older one."""
+    expired: bool = False
+    """It is dead, or its lease has run out: it asks for the map before it serves again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPulse:
+    """What a shard answers when it is asked how it is."""
+
+    incarnation: str
+    """Made up when its process started."""
+    address: ShardAddress
+    node: str
+    epoch: int
+    copied_bytes: int = 0
+    """Streamed so far, of what it is preparing."""
+    bytes_to_copy: int = 0
+    resident_bytes: int = 0
+    """Memory of its process (PSS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableTraffic:
+    """What was looked up in one table since the head started."""
+
+    keys: int
+    bags: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPulse:
+    """What a head answers when it is asked how it is."""
+
+    incarnation: str
+    host: str
+    grpc_port: int
+    http_port: int
+    """Ports are 0 before it serves."""
+    epoch: int
+    versions: tuple[tuple[str, int], ...]
+    """(model, version) that it has open."""
+    requests: int = 0
+    failed: int = 0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    """Of recent Predicts; 0 when there were none."""
+    traffic: Mapping[str, TableTraffic] = field(default_factory=dict)
+    """`MODEL/TABLE` -> what was looked up."""

@@ -1,0 +1,70 @@
+"""Pulses: every member of a deployment is asked about twice a second how it is.
+
+Each member has a thread of its own, so a slow or stopped one holds up nobody else, and never has two pulses under way.
+What a member answers, or that it did not, goes to one listener.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Hashable
+from typing import Any, Final, Generic, TypeVar
+
+logger: Final = logging.getLogger(__name__)
+
+PULSE_S: Final = 0.5
+"""Between the end of one pulse and the next."""
+
+M = TypeVar("M", bound=Hashable)
+
+
+class Pulses(Generic[M]):
+    """Asks members until told that they left.
+
+    Args:
+        ask: Asks one member; raises when it does not answer.
+        answered: Takes a member and its answer; called from many threads.
+        lost: Takes a member that did not answer; called from many threads.
+        every_s: Between two pulses of a member.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[M], Any],
+        answered: Callable[[M, Any], None],
+        lost: Callable[[M], None],
+        *,
+        every_s: float = PULSE_S,
+    ) -> None:
+        self._ask = ask
+        self._answered = answered
+        self._lost = lost
+        self._every_s = every_s
+        self._ends: dict[M, threading.Event] = {}
+
+    def __repr__(self) -> str:
+        return f"<Pulses of {len(self._ends)} members>"
+
+    def of(self, members: Collection[M]) -> None:
+        """Ask these members from now on, and no others. Called from one thread only."""
+        for member in self._ends.keys() - set(members):
+            self._ends.pop(member).set()
+        for member in members:
+            if member not in self._ends:
+                self._ends[member] = end = threading.Event()
+                threading.Thread(target=self._run, args=(member, end), name=f"pulse {member}", daemon=True).start()
+
+    def _run(self, member: M, end: threading.Event) -> None:
+        while not end.is_set():
+            try:
+                answer = self._ask(member)
+            except Exception:
+                # Whatever it is: a member that is no longer asked would be taken for alive for ever.
+                logger.debug("%s does not answer", member, exc_info=True)
+                if not end.is_set():
+                    self._lost(member)
+            else:
+                if not end.is_set():
+                    self._answered(member, answer)
+            end.wait(self._every_s)

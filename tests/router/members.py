@@ -1,0 +1,158 @@
+"""Shards and heads that live in this process: what the coordinator's shell sees of a deployment, with every fault.
+
+They hold, guard, load and route as they are told, and refuse what real ones refuse: to answer for what they do not
+hold, to go back to an older epoch. What they were told is written down in order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from ps.errors import RingpullError, Unavailable
+from ps.holding import Ownership, VersionHolding
+from ps.pulse import ShardPulse
+from router.facts import HeadPulse
+from router.shard_map import ShardMap
+from router.world import PlacedVersion
+
+_incarnations = itertools.count(1)
+
+
+class FakeShard:
+    """One shard. A crash is another one in its place."""
+
+    def __init__(self, members: FakeMembers, shard: int) -> None:
+        self.members = members
+        self.shard = shard
+        self.incarnation = f"shard-{shard}-{next(_incarnations)}"
+        self.holds: set[tuple[str, int]] = set()
+        self.epoch = 0
+        self.ownerships: tuple[Ownership, ...] = ()
+        self.versions: frozenset[tuple[str, int]] = frozenset()
+        self.bytes_per_s: float | None = None
+        self.cancelled = threading.Event()
+
+    def pulse(self) -> ShardPulse:
+        self.members.meet(f"pulse shard {self.shard}")
+        return ShardPulse(
+            incarnation=self.incarnation,
+            shard=self.shard,
+            host="127.0.0.1",
+            port=int(self.incarnation.rpartition("-")[2]),
+            node="node",
+            epoch=self.epoch,
+            copied_bytes=10 * len(self.holds),
+            bytes_to_copy=10 * len(self.holds),
+            resident_bytes=100,
+        )
+
+    def prepare(self, holdings: Sequence[VersionHolding]) -> None:
+        self.members.meet(f"prepare shard {self.shard}")
+        self.holds |= {(holding.model, holding.version) for holding in holdings}
+
+    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
+        self.members.meet(f"assign shard {self.shard}")
+        if not set(versions) <= self.holds:
+            raise Unavailable(f"shard {self.shard} holds {self.holds}, not all of {versions}")
+        if epoch >= self.epoch:
+            self.epoch, self.ownerships, self.versions = epoch, tuple(ownerships), frozenset(versions)
+            self.holds &= set(versions)
+
+    def throttle(self, bytes_per_s: float | None) -> None:
+        self.members.meet(f"throttle shard {self.shard}")
+        self.bytes_per_s = bytes_per_s
+
+    def cancel(self) -> None:
+        self.members.meet(f"cancel shard {self.shard}")
+        self.cancelled.set()
+
+
+class FakeHead:
+    """One head."""
+
+    def __init__(self, members: FakeMembers, head: int) -> None:
+        self.members = members
+        self.head = head
+        self.incarnation = f"head-{head}-{next(_incarnations)}"
+        self.loaded: set[tuple[str, int]] = set()
+        self.map: ShardMap | None = None
+        self.live: dict[str, int] = {}
+
+    def pulse(self, lease_s: float) -> HeadPulse:
+        self.members.meet(f"pulse head {self.head}")
+        epoch = 0 if self.map is None else self.map.epoch
+        port = 8500 if epoch else 0
+        return HeadPulse(
+            self.incarnation, "127.0.0.1", port, port, epoch, tuple(sorted(self.loaded)), p50_ms=1.0, p99_ms=2.0
+        )
+
+    def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
+        self.members.meet(f"load head {self.head}")
+        self.loaded |= {(version.model, version.version) for version in versions}
+
+    def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
+        self.members.meet(f"route head {self.head}")
+        if not set(versions) <= self.loaded:
+            raise Unavailable(f"head {self.head} has {self.loaded}, not all of {versions}")
+        if self.map is None or shard_map.epoch >= self.map.epoch:
+            self.map, self.live = shard_map, dict(live)
+            self.loaded &= set(versions)
+
+
+class FakeMembers:
+    """`router.controls.Members`."""
+
+    def __init__(self, heads: int = 1) -> None:
+        self.shards: dict[int, FakeShard] = {}
+        self.heads = {head: FakeHead(self, head) for head in range(heads)}
+        self.said: list[str] = []
+        """`VERB ROLE NUMBER` of everything but pulses, in the order it began."""
+        self.on: dict[str, Callable[[], None]] = {}
+        """`VERB ROLE NUMBER` -> what happens first: it may raise, wait, or look."""
+        self.lock = threading.Lock()
+
+    def meet(self, what: str) -> None:
+        """Write down that something begins, and let the test have its way with it."""
+        with self.lock:
+            if not what.startswith("pulse"):
+                self.said.append(what)
+        if what in self.on:
+            self.on[what]()
+
+    def fail(self, what: str, *errors: RingpullError) -> None:
+        """Have this fail with these errors, one after the other, and work from then on."""
+        left = list(errors)
+
+        def fail() -> None:
+            if left:
+                raise left.pop(0)
+
+        self.on[what] = fail
+
+    def crash_shard(self, shard: int) -> None:
+        """As a kill -9: it comes back with nothing."""
+        self.shards[shard] = FakeShard(self, shard)
+
+    def crash_head(self, head: int) -> None:
+        self.heads[head] = FakeHead(self, head)
+
+    def shard(self, shard: int) -> FakeShard:
+        if shard not in self.shards:
+            raise Unavailable(f"there is no shard {shard}")
+        return self.shards[shard]
+
+    def head(self, head: int) -> FakeHead:
+        return self.heads[head]
+
+    def nodes(self) -> dict[str, str]:
+        return {"node": "10.0.0.1", "other": "10.0.0.2"}
+
+    def start_shard(self, shard: int, node: str | None) -> None:
+        self.meet(f"start shard {shard}")
+        self.shards.setdefault(shard, FakeShard(self, shard))
+
+    def stop_shard(self, shard: int) -> None:
+        self.meet(f"stop shard {shard}")
+        self.shards.pop(shard, None)

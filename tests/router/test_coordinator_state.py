@@ -1,0 +1,64 @@
+"""The saved state comes back as it was, whatever it was, and damage is told from it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from ps.errors import CorruptData
+from router.change import CoordinatorState, Kind
+from router.coordinator_state import state_from_dict, state_to_dict
+from router.world import World, first_world
+from tests.router.coordinated import MiniDeployment, version
+
+
+def states() -> list[CoordinatorState]:
+    """Every state that a deployment goes through while it is brought up, moved and published to."""
+    deployment = MiniDeployment(Random(1), heads=2)
+    seen = [deployment.saved]
+    tell = deployment.tell
+
+    def noting(event: Any) -> None:
+        tell(event)
+        if deployment.saved != seen[-1]:
+            seen.append(deployment.saved)
+
+    deployment.tell = noting  # type: ignore[method-assign]
+
+    def go(kind: Kind, target: World) -> None:
+        assert deployment.begin(kind, target)
+        deployment.settle()
+
+    first = first_world(range(2), [version(1)])
+    go(Kind.BRING_UP, first)
+    go(Kind.REBALANCE, replace(first, ring=first.ring.with_shards([0, 1, 2])))
+    assert deployment.saved.world is not None
+    go(Kind.PUBLISH, replace(deployment.saved.world, versions=(version(1), version(2)), live={"m": 2}))
+    return seen
+
+
+def test_every_state_comes_back_as_it_was() -> None:
+    seen = states()
+    assert len(seen) > 15
+    for state in seen:
+        assert state_from_dict(json.loads(json.dumps(state_to_dict(state)))) == state
+
+
+@pytest.mark.parametrize("state", [states()[len(states()) // 2]], ids=["in a change"])
+def test_damage_is_told_whichever_field_is_gone_or_wrong(state: CoordinatorState) -> None:
+    fields = state_to_dict(state)
+    for name in fields:
+        without = copy.deepcopy(fields)
+        del without[name]
+        with pytest.raises(CorruptData, match="coordinator state cannot be read"):
+            state_from_dict(without)
+    for name in ("world", "map", "change", "epoch", "heads"):
+        with pytest.raises(CorruptData, match="coordinator state"):
+            state_from_dict({**fields, name: ["wrong"]})
+    with pytest.raises(CorruptData, match="has format 1; this build reads 2"):
+        state_from_dict({**fields, "format": 1})

@@ -1,0 +1,102 @@
+"""What a change moves, held against counting slot by slot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ps.hashing import SLOTS
+from ps.ring import SlotRange
+from ps.spec import ALL, Replicas
+from router.moves import evenly, move_plan
+from router.world import PlacedTable, PlacedVersion, World, first_world, most_replicas
+
+ROWS, ROW_BYTES = SLOTS * 10, 56
+
+
+def world(shards: int, replicas: Replicas) -> World:
+    table = PlacedTable("/m/1/t", replicas, ROWS, ROW_BYTES)
+    return first_world(range(shards), [PlacedVersion("m", 1, "/m/1", {"t": table})])
+
+
+def moved(before: World, shards: list[int], replicas: Replicas) -> World:
+    wanted = {("m", "t"): replicas}
+    return replace(before, ring=before.ring.with_shards(shards).with_ranks(most_replicas(wanted)), replicas=wanted)
+
+
+def owns(world: World, shard: int, slot: int) -> bool:
+    wanted = world.replicas["m", "t"]
+    if wanted == ALL:
+        return shard in world.shards
+    return shard in next(each for each in world.ring.ranges if slot in each.slots).owners[:wanted]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.sampled_from([1, 2, 3, ALL]),
+    st.sets(st.integers(0, 8), min_size=1),
+    st.sampled_from([1, 2, ALL]),
+)
+def test_every_slot_that_gets_an_owner_is_in_the_plan_and_no_other(
+    shards: int, replicas: Replicas, after: set[int], wanted: Replicas
+) -> None:
+    old = world(shards, replicas)
+    new = moved(old, sorted(after), wanted)
+    plan = move_plan(old, new, streamed=True)
+    gained = {(move.shard, slots) for move in plan.moves for slots in move.ranges}
+    rng = np.random.default_rng(0)
+    bounds = [slot for each in (*old.ring.ranges, *new.ring.ranges) for slot in (each.slots.begin, each.slots.end - 1)]
+    for slot in {*bounds, *rng.integers(0, SLOTS, 20).tolist()}:
+        for shard in new.shards:
+            planned = any(target == shard and slot in slots for target, slots in gained)
+            assert planned == (owns(new, shard, slot) and not owns(old, shard, slot))
+    assert plan.assigned_bytes == sum(len(slots) * 10 for _, slots in gained) * (8 + ROW_BYTES)
+    assert plan.copied_bytes == plan.assigned_bytes
+
+
+@pytest.mark.parametrize(
+    ("shards", "replicas", "after", "wanted", "tables"),
+    [
+        (2, 1, 4, 1, 0.5),
+        (4, 1, 2, 1, 0.5),
+        (2, 1, 2, 2, 1.0),
+        (2, 1, 4, ALL, 3.0),
+        (3, 2, 4, 2, 0.5),
+        (4, 2, 4, 1, 0.0),
+    ],
+)
+def test_it_is_held_against_the_least_possible(
+    shards: int, replicas: Replicas, after: int, wanted: Replicas, tables: float
+) -> None:
+    old = world(shards, replicas)
+    plan = move_plan(old, moved(old, list(range(after)), wanted), streamed=True)
+    assert plan.least_bytes == pytest.approx(tables * ROWS * (8 + ROW_BYTES))
+    assert plan.least_bytes * 0.95 <= plan.assigned_bytes <= plan.least_bytes * 1.1
+
+
+def test_files_that_can_be_opened_cross_no_wire() -> None:
+    old = world(2, 1)
+    plan = move_plan(old, moved(old, [0, 1, 2], 1), streamed=False)
+    assert plan.copied_bytes == 0
+    assert plan.assigned_bytes > 0
+    assert plan.ranges == sum(len(move.ranges) for move in plan.moves)
+
+
+def test_rows_are_counted_exactly_where_the_index_can_be_read() -> None:
+    old = world(2, 1)
+    plan = move_plan(old, moved(old, [0, 1, 2], 1), streamed=True, rows_in=lambda table, slots: 1)
+    assert plan.assigned_bytes == plan.ranges * (8 + ROW_BYTES)
+    assert evenly(PlacedTable("", 1, 1000, 4), SlotRange(0, SLOTS // 2)) == 500
+
+
+def test_bytes_by_shard_add_up_to_the_copies() -> None:
+    old = world(4, 2)
+    plan = move_plan(old, moved(old, [0, 1], ALL), streamed=True)
+    whole = ROWS * (8 + ROW_BYTES)
+    assert sum(plan.shard_bytes_before.values()) == pytest.approx(2 * whole, rel=1e-3)
+    assert plan.shard_bytes_after == {0: whole, 1: whole}

@@ -1,0 +1,280 @@
+"""The planner: its memory is what files take, its cost is what routing does, and its choice is the best there is."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ps.errors import InvalidInput
+from ps.ring import Ring
+from ps.spec import ALL, Pooling, Replicas, RowType, TableSpec
+from ps.store.writer import TableWriter
+from router.batch import Batch
+from router.facts import TableTraffic
+from router.lookup import Lookup
+from router.partition import partition
+from router.planner import (
+    Layout,
+    PlannedTable,
+    fewest_shards,
+    least_memory,
+    partials,
+    plan,
+    predicted_cost,
+    shard_bytes,
+    table_bytes,
+)
+from router.traffic import TableLoad, load_of, traffic_from_json
+
+GIB = 1 << 30
+
+
+def table(
+    name: str, rows: int, *, dim: int = 16, keys: float = 10, bags: float = 1, hot: float = 0.0, least: int = 1
+) -> PlannedTable:
+    return PlannedTable(
+        name=name, rows=rows, row_bytes=4 * dim, vector_bytes=4 * dim, load=TableLoad(keys, bags, hot), least=least
+    )
+
+
+loads = st.builds(
+    lambda bags, length, hot: TableLoad(bags * length, bags, hot),
+    st.sampled_from([0.0, 0.3, 1.0, 128.0]),
+    st.sampled_from([1.0, 2.5, 10.0]),
+    st.sampled_from([0.0, 0.0, 0.2]),
+)
+tables_strategy = st.lists(
+    st.builds(
+        lambda rows, dim, load, least: PlannedTable(
+            name="t", rows=rows, row_bytes=4 * dim, vector_bytes=4 * dim, load=load, least=least
+        ),
+        st.integers(0, 100_000),
+        st.sampled_from([1, 8, 64]),
+        loads,
+        st.integers(1, 2),
+    ),
+    min_size=1,
+    max_size=4,
+).map(
+    lambda found: [
+        PlannedTable(
+            name=f"t{i}",
+            rows=each.rows,
+            row_bytes=each.row_bytes,
+            vector_bytes=each.vector_bytes,
+            load=each.load,
+            least=each.least,
+        )
+        for i, each in enumerate(found)
+    ]
+)
+
+
+def every_choice(tables: list[PlannedTable], shards: int) -> list[dict[str, Replicas]]:
+    options = [[*range(min(each.least, shards), shards + 1), ALL] for each in tables]
+    return [dict(zip((each.name for each in tables), chosen, strict=True)) for chosen in itertools.product(*options)]
+
+
+def taken(tables: list[PlannedTable], replicas: dict[str, Replicas], shards: int, shared: bool) -> int:
+    return sum(shard_bytes(each, replicas[each.name], shards, shared=shared) for each in tables)
+
+
+# -- the choice --------------------------------------------------------------------------------------------------------
+
+
+@given(tables_strategy, st.integers(1, 4), st.floats(1, 4), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_choice_that_fits_is_cheaper(tables: list[PlannedTable], shards: int, room: float, shared: bool) -> None:
+    memory = max(1, int(least_memory(tables, shards, shared=shared) * room))
+    found = plan(tables, Layout(shards, memory, shared))
+    assert found.memory_bytes <= memory
+    assert all(each.replicas == ALL or each.replicas <= shards for each in found.choices)
+    cheapest = min(
+        predicted_cost(tables, replicas, shards).total
+        for replicas in every_choice(tables, shards)
+        if taken(tables, replicas, shards, shared) <= memory
+    )
+    assert found.factor == 1
+    assert found.cost.total == pytest.approx(cheapest)
+
+
+@given(tables_strategy, st.integers(1, 6), st.lists(st.floats(1, 8), min_size=2, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_more_memory_is_never_dearer(tables: list[PlannedTable], shards: int, rooms: list[float]) -> None:
+    least = least_memory(tables, shards)
+    costs = [plan(tables, Layout(shards, max(1, int(least * room)))).cost.total for room in sorted(rooms)]
+    assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(costs))
+
+
+def test_many_tables_are_rounded_a_little_and_still_fit() -> None:
+    """Eighty tables of different sizes and loads: far more choices than are kept beside each other."""
+    rng = np.random.default_rng(7)
+    tables = [
+        table(f"t{i}", int(rng.integers(10, 10**7)), keys=float(keys), bags=float(keys / rng.uniform(1, 20)))
+        for i, keys in enumerate(rng.uniform(1, 500, 80))
+    ]
+    least = least_memory(tables, 8)
+    plans = [plan(tables, Layout(8, int(least * room))) for room in (1.0, 1.5, 8.1)]
+    assert [set(plans[0].replicas.values()), set(plans[-1].replicas.values())] == [{1}, {ALL}]
+    for found in plans:
+        assert found.memory_bytes <= found.layout.memory_bytes
+        assert 1 < found.factor < 1.2
+    totals = [found.cost.total for found in plans]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_small_hot_tables_go_everywhere_and_giant_ones_do_not() -> None:
+    found = plan(
+        [table("m/genre", 19, keys=310, bags=128), table("m/item", 36_000_000, dim=62, keys=690, bags=128)],
+        Layout(8, 16 * GIB // 8),
+    )
+    genre, item = found.choices
+    assert found.replicas == {"m/genre": ALL, "m/item": 1}
+    assert genre.reason.startswith("m/genre: 19 rows, 1.4 KiB, 31% of look-ups -> all: saves ")
+    assert item.reason.startswith("m/item: 36,000,000 rows, 8.6 GiB, 69% of look-ups -> 1: `all` would take 7.5 GiB")
+    assert found.cost.total < found.cut.total
+
+
+def test_a_hot_key_gets_copies_where_all_does_not_fit() -> None:
+    hot = table("t", 1_000_000, keys=1000, bags=1000, hot=0.3)
+    room = shard_bytes(hot, 3, 8)
+    found = plan([hot], Layout(8, room))
+    assert found.replicas == {"t": 3}
+    assert "30% of its look-ups are of one key" in found.choices[0].reason
+
+
+def test_least_copies_are_kept() -> None:
+    found = plan([table("t", 10_000, least=2)], Layout(4, least_memory([table("t", 10_000, least=2)], 4)))
+    assert found.replicas == {"t": 2}
+    assert plan([table("t", 10_000, least=2)], Layout(1, GIB)).replicas == {"t": 1}
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    tables = [table("t", 1_000_000)]
+    with pytest.raises(InvalidInput, match=r"does not fit 2 shards of 19.1 MiB each: 4 shards of 19.1 MiB would do"):
+        plan(tables, Layout(2, 20_000_000))
+    assert fewest_shards(tables, 20_000_000) == 4
+    with pytest.raises(InvalidInput, match="do not fit 1024 shards of 100 B each"):
+        fewest_shards(tables, 100)
+    with pytest.raises(InvalidInput, match="no number of shards up to 1024 does"):
+        plan(tables, Layout(2, 100))
+
+
+def test_a_process_takes_its_share() -> None:
+    tables = [table("t", 1_000_000)]
+    alone, beside = fewest_shards(tables, 20_000_000), fewest_shards(tables, 20_000_000, process_bytes=10_000_000)
+    assert (alone, beside) == (4, 8)
+    found = plan(tables, Layout(8, 20_000_000, process_bytes=10_000_000))
+    assert found.memory_bytes == found.table_bytes + 10_000_000 <= 20_000_000
+
+
+def test_impossible_inputs_are_named() -> None:
+    with pytest.raises(InvalidInput, match="no tables"):
+        plan([], Layout(1, GIB))
+    with pytest.raises(InvalidInput, match="t is named twice"):
+        plan([table("t", 1), table("t", 1)], Layout(1, GIB))
+    with pytest.raises(InvalidInput, match="0 shards"):
+        Layout(0, GIB)
+    with pytest.raises(InvalidInput, match="0 bytes of memory"):
+        Layout(1, 0)
+    with pytest.raises(InvalidInput, match=r"1\.0 KiB a shard hold no table: 2\.0 KiB are taken before"):
+        Layout(1, 1024, process_bytes=2048)
+    with pytest.raises(InvalidInput, match="at least 0 copies of 1 versions"):
+        table("t", 1, least=0)
+    with pytest.raises(InvalidInput, match="at most as many bags"):
+        TableLoad(1, 2)
+
+
+# -- what is predicted -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "shards"), [(1, 8), (10, 2), (10, 8), (3, 5)])
+def test_partials_are_those_of_the_partition(length: int, shards: int) -> None:
+    """Bags of random keys, cut by the router's own kernel, within what chance allows."""
+    bags = 4000
+    keys = np.random.default_rng(1).integers(0, 1 << 63, bags * length, np.int64).view(np.uint64)
+    ring = Ring.even(range(shards))
+    offsets = np.arange(0, bags * length + 1, length)
+    batch = Batch.of([Lookup("t", Pooling.SUM, keys=keys, offsets=offsets)])
+    waiting = np.zeros(shards + 1, np.int64)
+    waiting[-1] = 1 << 60
+
+    def measured(replicas: int) -> int:
+        return sum(
+            int(part.bags.sum())
+            for part in partition(batch, np.array([replicas]), 0, ring.owner_table(1), waiting.copy())
+        )
+
+    load = TableLoad(bags * length, bags)
+    assert measured(1) == pytest.approx(partials(load, shards, 1), rel=0.02)
+    assert measured(0) == partials(load, shards, ALL) == bags
+
+
+def test_messages_are_shards_asked() -> None:
+    """One look-up asks one shard; many ask all; what is everywhere rides along."""
+    one = table("a", 10, keys=1, bags=1)
+    many = table("b", 10, keys=1000, bags=1000)
+    assert predicted_cost([one], {"a": 1}, 8).messages == pytest.approx(1)
+    assert predicted_cost([many], {"b": 1}, 8).messages == pytest.approx(8)
+    assert predicted_cost([many], {"b": ALL}, 8).messages == pytest.approx(1)
+    assert predicted_cost([one, many], {"a": ALL, "b": 1}, 8).messages == pytest.approx(8)
+    # One cut key, and one shard for the rest: the same one in one of eight.
+    assert predicted_cost([one, many], {"a": 1, "b": ALL}, 8).messages == pytest.approx(2 - 1 / 8)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000, 50_000])
+@pytest.mark.parametrize("row_type", [RowType.FLOAT32, RowType.INT8])
+def test_a_tables_memory_is_what_its_files_take(tmp_path: Path, rows: int, row_type: RowType) -> None:
+    """All files but the header, of less than a page."""
+    spec = TableSpec(name="t", dim=16, row_type=row_type)
+    with TableWriter(tmp_path / "t", spec) as writer:
+        writer.add(np.arange(rows), np.ones((rows, 16), np.float32))
+        writer.finish()
+    files = sum(path.stat().st_size for path in (tmp_path / "t").iterdir() if path.name != "header")
+    assert table_bytes(rows, spec.row_bytes) == pytest.approx(files, rel=0.001, abs=64)
+
+
+def test_pages_of_one_machine_count_once() -> None:
+    big = table("t", 1_000_000)
+    whole = table_bytes(big.rows, big.row_bytes)
+    for copies in (1, 2, ALL):
+        assert 4 * shard_bytes(big, copies, 4, shared=True) == pytest.approx(whole, abs=4)
+    assert [shard_bytes(big, copies, 4) / whole for copies in (1, 2, 4, ALL)] == pytest.approx([0.25, 0.5, 1, 1], 0.01)
+
+
+# -- traffic -----------------------------------------------------------------------------------------------------------
+
+
+def test_loads_are_counts_per_request() -> None:
+    counted = {"m/item": TableTraffic(keys=5000, bags=500, missing=3)}
+    assert load_of(counted, 100) == {"m/item": TableLoad(50, 5)}
+    assert load_of(counted, 100)["m/item"].bag_length == 10
+    assert load_of(counted, 0) == {}
+
+
+def test_traffic_from_a_file() -> None:
+    text = '{"requests": 10, "tables": {"item": {"keys": 100, "bags": 20, "hottest_share": 0.5}, "user": {"keys": 10}}}'
+    assert traffic_from_json(text) == {"item": TableLoad(10, 2, 0.5), "user": TableLoad(1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be"),
+        ('{"requests": 0, "tables": {}}', "requests is 0"),
+        ('{"tables": {}}', "requests is None"),
+        ('{"requests": 1, "tables": {"a": 3}}', "tables.a must be"),
+        ('{"requests": 1, "tables": {"a": {"keys": "3"}}}', "tables.a.keys is '3'"),
+        ('{"requests": 1, "tables": {"a": {"keys": 1, "bags": 2}}}', "tables.a: 1.0 keys in 2.0 bags"),
+        ('{"requests": 1, "tables": {"a": {"keys": 1, "rows": 2}}}', "tables.a has no field rows"),
+    ],
+)
+def test_traffic_that_is_none(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        traffic_from_json(text)
