@@ -9,57 +9,75 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 
+from inference.catalog import highest
+from inference.collector import spare_what_is_loaded
 from inference.config import HeadConfig
 from inference.head import Head, HeadAddress
-from ps.errors import StartupError
 from ps.memory import process_memory, reuse_freed_memory
+from router.facts import HeadPulse
+from router.operations import Operations
 from router.shard_map import ShardMap
+from router.world import PlacedVersion
 
 T = TypeVar("T")
 
 
 class HeadActor:
-    """One head in this process: made, started once, drained once."""
+    """One head in this process: led by `load` and `route`, drained once."""
 
-    def __init__(self, config: HeadConfig) -> None:
+    def __init__(self, config: HeadConfig, operations: Operations | None = None) -> None:
+        """Start the head's loop.
+
+        Args:
+            operations: The way to the coordinator; None: whoever made the head leads it.
+        """
         self._config = config
-        self._head: Head | None = None
         reuse_freed_memory()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
         self._thread.start()
+        self._head = self._call(_new_head(config, operations))
 
     def __repr__(self) -> str:
         return f"HeadActor(pid {os.getpid()}, {self._head!r})"
 
-    def start(self, shard_map: ShardMap, version_dirs: Sequence[str]) -> HeadAddress:
-        """Load the versions and serve; return where.
+    def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
+        """See `Head.load`."""
+        self._call(self._head.load([version.folder for version in versions], shard_map))
+        spare_what_is_loaded()
 
-        Raises:
-            InvalidInput: A folder is not there, or a version is given twice.
-            CorruptData: A version is half-written or damaged.
-            StartupError: A port cannot be used, or the head was started before.
+    def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> HeadAddress:
+        """See `Head.route`."""
+        return self._call(self._head.route(shard_map, live, versions))
+
+    def pulse(self, lease_s: float) -> HeadPulse:
+        """See `Head.pulse`."""
+
+        async def pulse() -> HeadPulse:
+            return self._head.pulse(lease_s)
+
+        return self._call(pulse())
+
+    def start(self, shard_map: ShardMap, version_dirs: Sequence[str | Path]) -> HeadAddress:
+        """Load the versions in these folders and serve them by this map, the highest of each model live.
+
+        For a head that no coordinator leads. Raises what `load` and `route` do.
         """
-        if self._head is not None:
-            raise StartupError("this head was started before")
-        self._head = self._call(_new_head(self._config, shard_map))
-        return self._call(self._head.start(version_dirs))
-
-    def update_map(self, shard_map: ShardMap) -> None:
-        """Route by a newer shard map."""
-        if self._head is not None:
-            self._loop.call_soon_threadsafe(self._head.update_map, shard_map)
+        self._call(self._head.load(version_dirs, shard_map))
+        spare_what_is_loaded()
+        names = self._head.loaded()
+        return self.route(shard_map, highest(names), names)
 
     def drain(self, timeout_s: float) -> None:
         """Take no more calls, answer those in flight within `timeout_s`, and stop for good. Again, it does nothing."""
         if self._thread.is_alive():
-            if self._head is not None:
-                self._call(self._head.stop(timeout_s))
+            self._call(self._head.stop(timeout_s))
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -76,6 +94,6 @@ class HeadActor:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-async def _new_head(config: HeadConfig, shard_map: ShardMap) -> Head:
+async def _new_head(config: HeadConfig, operations: Operations | None) -> Head:
     """Make the head on its loop: everything in it belongs to that loop."""
-    return Head(config, shard_map)
+    return Head(config, operations)

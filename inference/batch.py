@@ -1,20 +1,21 @@
-"""Several prepared requests as one batch: their rows end to end, feature by feature.
+"""The requests of a micro-batch as one: their rows end to end, feature by feature.
 
-A feature keeps its own, often fewer, rows: a context feature has one row per request, however many candidates it
-stands for. `row_index` says which of its rows each batch row sees, so context is pulled once and broadcast as late as
-can be, on the device. A feature may be context in one request of the batch and a candidate column in the next.
+Requests whose columns are of the same names were prepared together, as a group; a batch has one group, or a few. A
+feature keeps its own, often fewer, rows: a context feature has one row per request, however many candidates it stands
+for. `row_index` says which of its rows each batch row sees, so context is pulled once and broadcast as late as can be,
+on the device. A feature may be context in one group of the batch and a candidate column in the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.features import PreparedFeature, PreparedRequest
+from inference.features import PreparedFeature, PreparedRequests
 
 Int64Array = NDArray[np.int64]
 
@@ -29,22 +30,25 @@ class BatchFeature(NamedTuple):
 
 
 class RequestBatch:
-    """The rows of `requests`, one request after the other. Features are put together at first use."""
+    """The rows of all requests of `groups`, one after the other. Features are put together at first use."""
 
-    def __init__(self, requests: Sequence[PreparedRequest]) -> None:
-        self.requests = requests
-        self.row_counts = tuple(request.candidates.rows for request in requests)
+    def __init__(self, groups: Sequence[PreparedRequests]) -> None:
+        self.groups = groups
+        self.row_counts = tuple(chain.from_iterable(group.row_counts for group in groups))
         self.rows = sum(self.row_counts)
         self._features: dict[str, BatchFeature] = {}
-        self._layouts: dict[tuple[int, ...], RowLayout] = {}
+        self._row_indexes: dict[tuple[bool, ...], Int64Array | None] = {}
 
     def feature(self, name: str) -> BatchFeature:
         """Return a feature of all requests. Features with the same rows share one `row_index` array."""
         feature = self._features.get(name)
         if feature is None:
-            parts = [_feature(request, name) for request in self.requests]
-            layout = self._layout(tuple([part.rows for part in parts]))
-            feature = self._features[name] = BatchFeature(layout.concatenate(parts), layout.row_index)
+            in_context = tuple([name not in group.candidates.features for group in self.groups])
+            parts = [
+                (group.context if once else group.candidates).features[name]
+                for group, once in zip(self.groups, in_context, strict=True)
+            ]
+            feature = self._features[name] = BatchFeature(concatenate(parts), self._row_index(in_context))
         return feature
 
     def every_row(self, name: str) -> PreparedFeature:
@@ -58,54 +62,34 @@ class RequestBatch:
             dense=None if prepared.dense is None else prepared.dense[row_index],
         )
 
-    def _layout(self, part_rows: tuple[int, ...]) -> RowLayout:
-        layout = self._layouts.get(part_rows)
-        if layout is None:
-            layout = self._layouts[part_rows] = RowLayout(part_rows, self.row_counts)
-        return layout
+    def _row_index(self, in_context: tuple[bool, ...]) -> Int64Array | None:
+        if in_context not in self._row_indexes:
+            part_rows: list[int] = []
+            for group, once in zip(self.groups, in_context, strict=True):
+                part_rows += [1] * len(group.row_counts) if once else group.row_counts
+            same = tuple(part_rows) == self.row_counts
+            self._row_indexes[in_context] = None if same else row_index(part_rows, self.row_counts)
+        return self._row_indexes[in_context]
 
 
-class RowLayout:
-    """Where the rows of a feature's parts, one per request, lie end to end: the same for all features cut alike.
-
-    What only depends on numbers of rows is worked out once here; a batch has some thirty features and two layouts.
-    """
-
-    def __init__(self, part_rows: tuple[int, ...], row_counts: tuple[int, ...]) -> None:
-        """Lay out parts of `part_rows[i]` rows, that request i sees as `row_counts[i]` rows."""
-        self.rows = sum(part_rows)
-        self.row_index = None if part_rows == row_counts else row_index(part_rows, row_counts)
-        self._offset_counts = np.array(part_rows) + 1
-        kept = np.ones(self.rows + len(part_rows), bool)
-        # the first offset of a part is the last one of the part before
-        kept[np.cumsum(self._offset_counts)[:-1]] = False
-        self._kept_offsets = np.flatnonzero(kept)
-
-    def concatenate(self, parts: Sequence[PreparedFeature]) -> PreparedFeature:
-        """Return the parts end to end."""
-        if len(parts) == 1:
-            return parts[0]
-        first = parts[0]
-        if first.dense is not None:
-            return PreparedFeature(
-                self.rows, dense=np.concatenate([part.dense for part in parts if part.dense is not None])
-            )
-        ids_of = [part.ids for part in parts if part.ids is not None]
-        ids = np.concatenate(ids_of)
-        if first.offsets is None:
-            return PreparedFeature(self.rows, ids)
-        starts = list(accumulate(map(len, ids_of), initial=0))
-        offsets = np.concatenate([part.offsets for part in parts if part.offsets is not None])
-        offsets += np.repeat(starts[:-1], self._offset_counts)
-        weights = None
-        if first.weights is not None:
-            weights = np.concatenate([part.weights for part in parts if part.weights is not None])
-        return PreparedFeature(self.rows, ids, offsets[self._kept_offsets], weights)
-
-
-def _feature(request: PreparedRequest, name: str) -> PreparedFeature:
-    found = request.candidates.features.get(name)
-    return request.context.features[name] if found is None else found
+def concatenate(parts: Sequence[PreparedFeature]) -> PreparedFeature:
+    """Return a feature's rows in several groups end to end."""
+    if len(parts) == 1:
+        return parts[0]
+    first, rows = parts[0], sum(part.rows for part in parts)
+    if first.dense is not None:
+        return PreparedFeature(rows, dense=np.concatenate([part.dense for part in parts if part.dense is not None]))
+    ids_of = [part.ids for part in parts if part.ids is not None]
+    ids = np.concatenate(ids_of)
+    if first.offsets is None:
+        return PreparedFeature(rows, ids)
+    offsets = [np.zeros(1, np.int64)]
+    starts = [0, *accumulate(map(len, ids_of[:-1]))]
+    offsets += [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True) if part.offsets is not None]
+    weights = None
+    if first.weights is not None:
+        weights = np.concatenate([part.weights for part in parts if part.weights is not None])
+    return PreparedFeature(rows, ids, np.concatenate(offsets), weights)
 
 
 def row_index(part_rows: Sequence[int], row_counts: Sequence[int]) -> Int64Array:

@@ -1,4 +1,7 @@
-"""Predict calls as Python values, and as the messages of the public contract."""
+"""Predict calls and predictions as Python values, and as the messages of the public contract.
+
+What the head makes of a request's message is in `inference.received`: clients need no kernels.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from inference.column_codec import decode_columns, decode_tensor, encode_column, encode_tensor
+from inference.column_codec import decode_tensor, encode_column, encode_tensor
 from inference.columns import Column, as_column
+from inference.packing import pack
 from inference.prediction import Filled, FillReason, Prediction, Timings
 from inference.proto import ringpull_pb2 as pb
 from ps.errors import InvalidInput
@@ -37,8 +41,6 @@ class PredictCall:
     """Empty: all."""
     with_timings: bool = False
     request_id: str = ""
-    typed: bool = False
-    """The request's columns were typed fields, so the reply's tensors are too."""
 
     @property
     def rows(self) -> int:
@@ -88,43 +90,21 @@ def checked_version(version: object) -> int | None:
 
 
 def encode_request(call: PredictCall) -> pb.PredictRequest:
-    """Return the call as a message with raw buffers.
+    """Return the call as a message, its columns packed.
 
     Raises:
         InvalidInput: A column cannot be sent; the message names the feature.
     """
-    message = pb.PredictRequest(
+    return pb.PredictRequest(
         model=call.model,
         version=call.version or 0,
         outputs=call.outputs,
         with_timings=call.with_timings,
         request_id=call.request_id,
-    )
-    for name, column in call.features.items():
-        message.features[name].CopyFrom(encode_column(name, column))
-    for name, column in call.context.items():
-        message.context[name].CopyFrom(encode_column(name, column))
-    return message
-
-
-def decode_request(message: pb.PredictRequest) -> PredictCall:
-    """Return a message's call. Its arrays are read-only views of the message's bytes where those are raw.
-
-    Raises:
-        InvalidInput: A column's buffers do not fit; the message names the feature. Or the version is negative.
-    """
-    if message.version < 0:
-        raise InvalidInput(f"version is {message.version}; it must be 1 or more, or 0 for the live one")
-    sent = message.features, message.context
-    return PredictCall(
-        model=message.model,
-        version=message.version or None,
-        features=decode_columns(message.features),
-        context=decode_columns(message.context),
-        outputs=tuple(message.outputs),
-        with_timings=message.with_timings,
-        request_id=message.request_id,
-        typed=not any(columns[name].HasField("raw") for columns in sent for name in columns),
+        packed=pack(
+            {name: encode_column(name, column) for name, column in call.features.items()},
+            {name: encode_column(name, column) for name, column in call.context.items()},
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ class Ragged:
     weights: NDArray[np.float32] | None = None
     """(N,), optional: a weight per value."""
 
+    _fits: bool = field(init=False, default=False, repr=False)
+    """Known to pass `check`, which then has nothing to do."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.asarray(self.values))
         object.__setattr__(self, "offsets", np.asarray(self.offsets, np.int64))
@@ -34,6 +37,16 @@ class Ragged:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @classmethod
+    def known_to_fit(
+        cls, values: NDArray[Any], offsets: NDArray[np.int64], weights: NDArray[np.float32] | None
+    ) -> Ragged:
+        """Return rows whose arrays are of the right types and were checked before, by a kernel."""
+        ragged = object.__new__(cls)
+        for name, value in (("values", values), ("offsets", offsets), ("weights", weights), ("_fits", True)):
+            object.__setattr__(ragged, name, value)
+        return ragged
 
     @classmethod
     def from_lists(cls, rows: Iterable[Sequence[Any]], dtype: Any = None) -> Ragged:
@@ -50,6 +63,8 @@ class Ragged:
         Raises:
             InvalidInput: They do not; the message names `feature` and the rule.
         """
+        if self._fits:
+            return
         offsets, n = self.offsets, len(self.values)
         if self.values.ndim != 1 or offsets.ndim != 1 or len(offsets) < 1:
             raise InvalidInput(
@@ -57,16 +72,39 @@ class Ragged:
             )
         # Neighbours are compared, not subtracted: differences of hostile offsets can wrap around to look right.
         if offsets[0] != 0 or offsets[-1] != n or bool((offsets[1:] < offsets[:-1]).any()):
-            raise InvalidInput(
-                f"feature {feature}: offsets must start at 0, never decrease and end at the number of values, {n};"
-                f" they start at {offsets[0]} and end at {offsets[-1]}"
-            )
+            raise bad_offsets(feature, offsets, n)
         if self.weights is not None and self.weights.shape != (n,):
             raise InvalidInput(f"feature {feature}: {self.weights.size} weights for {n} values; there must be one each")
 
 
 Column = NDArray[Any] | Ragged
 """(B,): one value per row; (B, w): w values per row; `Ragged`: any number per row."""
+
+
+def no_rows() -> InvalidInput:
+    """Return the error of a request, or a batch of training, without rows."""
+    return InvalidInput("there are no rows: send at least one")
+
+
+def other_rows(feature: str, has: int, rows: int) -> InvalidInput:
+    """Return the error of a column that has not as many rows as the rest."""
+    return InvalidInput(f"feature {feature}: has {has} rows; the others, or the request, have {rows}")
+
+
+def not_one_row(feature: str, has: int) -> InvalidInput:
+    """Return the error of a context column that has not one row."""
+    return InvalidInput(
+        f"feature {feature}: has {has} rows; a context feature has one, which stands for all candidates"
+        " (a list of values is one row as [[1, 2, 3]])"
+    )
+
+
+def bad_offsets(feature: str, offsets: NDArray[np.int64], values: int) -> InvalidInput:
+    """Return the error of offsets that are no starts of rows of so many values."""
+    return InvalidInput(
+        f"feature {feature}: offsets must start at 0, never decrease and end at the number of values, {values};"
+        f" they start at {offsets[0]} and end at {offsets[-1]}"
+    )
 
 
 def as_column(feature: str, values: object) -> Column:

@@ -46,6 +46,11 @@ class HeadConfig:
     dense_threads: int = 1
     """Torch's threads. More than one pays only where cores are idle: shards, the event loop and torch share them."""
 
+    share_port: bool = False
+    """Several heads of one machine serve on the same ports, which the first of them has claimed."""
+    watch_s: float = 0.0
+    """How often the models' folders are looked at for a new version to publish; 0: never."""
+
     def __post_init__(self) -> None:
         for port in ("grpc_port", "http_port"):
             if not 0 <= getattr(self, port) <= 65_535:
@@ -54,5 +59,14 @@ class HeadConfig:
             raise InvalidInput(f"device is {self.device!r}; it must be 'cpu', 'cuda' or 'cuda:NUMBER'")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("host", "grpc_port", "http_port", "device") and not value > 0:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or field.name in ("grpc_port", "http_port")
+            ):
+                continue
+            if field.name == "watch_s":
+                if not value >= 0:
+                    raise InvalidInput(f"watch_s is {value}; it must be 0 or more")
+            elif not value > 0:
                 raise InvalidInput(f"{field.name} is {value}; it must be over 0")

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.columns import Column
+from inference.columns import Column, no_rows, not_one_row
 from inference.kinds import Cross, Dense, Feature, SentFeature
-from inference.prediction import Filled
+from inference.prediction import Filled, FillReason
 from inference.raw_columns import read_column, stand_in
 from inference.transforms import Vocabulary, keys_of_values
 from ps.errors import InvalidInput
@@ -49,6 +49,15 @@ class PreparedFeature:
     """(B, width): Dense."""
 
 
+class Fill(NamedTuple):
+    """A feature that missing rules had to fill, in some of its rows."""
+
+    feature: str
+    reason: FillReason
+    values: Int64Array
+    """(B,): how many values of each row were filled in."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """Features of the same rows, and which of them the missing rules had to fill."""
@@ -56,17 +65,35 @@ class Prepared:
     rows: int
     features: dict[str, PreparedFeature]
     """In the schema's order, crosses last."""
-    filled: tuple[Filled, ...] = ()
+    fills: tuple[Fill, ...] = ()
+
+    @property
+    def filled(self) -> tuple[Filled, ...]:
+        """What was filled, counted over all rows."""
+        return tuple(Filled(fill.feature, fill.reason, int(fill.values.sum())) for fill in self.fills)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PreparedRequest:
-    """A request's two parts. Each feature of the schema is in one of them."""
+class PreparedRequests:
+    """The two parts of a request, or of R requests whose columns are of the same names. Each feature is in one part."""
 
+    row_counts: tuple[int, ...]
+    """(R,): candidate rows of each request."""
     candidates: Prepared
-    """The features sent per row, and crosses with any of them."""
+    """The features sent per row, and crosses with any of them: the rows of all requests."""
     context: Prepared
-    """One row for all: the features sent as context, crosses of them, and absent features with a missing rule."""
+    """A row per request: the features sent as context, crosses of them, and absent features with a missing rule."""
+
+    def filled(self) -> list[tuple[Filled, ...]]:
+        """Return what was filled in each request."""
+        filled: list[tuple[Filled, ...]] = [()] * len(self.row_counts)
+        first_rows = np.cumsum((0, *self.row_counts[:-1]))
+        counts = [(fill, fill.values) for fill in self.context.fills]
+        counts += [(fill, np.add.reduceat(fill.values, first_rows)) for fill in self.candidates.fills]
+        for fill, values in counts:
+            for request in np.flatnonzero(values).tolist():
+                filled[request] += (Filled(fill.feature, fill.reason, int(values[request])),)
+        return filled
 
 
 def prepare(features: Mapping[str, Feature], columns: Mapping[str, Column], rows: int) -> Prepared:
@@ -81,31 +108,37 @@ def prepare(features: Mapping[str, Feature], columns: Mapping[str, Column], rows
     return part.prepared()
 
 
-def prepare_request(
-    features: Mapping[str, Feature], candidates: Mapping[str, Column], context: Mapping[str, Column], rows: int
-) -> PreparedRequest:
-    """Prepare a request whose `context` columns have one row that stands for all. See `Schema.prepare_request`."""
+def prepare_requests(
+    features: Mapping[str, Feature],
+    candidates: Mapping[str, Column],
+    context: Mapping[str, Column],
+    row_counts: tuple[int, ...],
+) -> PreparedRequests:
+    """Prepare requests end to end, whose `context` columns have one row for each. See `Schema.prepare_requests`."""
     _check_names(features, candidates)
     _check_names(features, context)
     for name, column in context.items():
         if name in candidates:
             raise InvalidInput(f"feature {name}: sent both per row and as context; send one of them")
-        if len(column) != 1:
-            raise InvalidInput(
-                f"feature {name}: has {len(column)} rows; a context feature has one, which stands for all candidates"
-                " (a list of values is one row as [[1, 2, 3]])"
-            )
-    per_row, once = _Part(rows), _Part(1)
+        if len(column) != len(row_counts):
+            raise not_one_row(name, len(column))
+    per_row, once = _Part(sum(row_counts)), _Part(len(row_counts))
     for name, feature in features.items():
         if isinstance(feature, Cross):
             parts = [per_row if each in per_row.features else once for each in feature.of]
-            home = per_row if per_row in parts else once
-            home.cross(feature, [part.key(each) for part, each in zip(parts, feature.of, strict=True)])
+            if per_row in parts:
+                keys = [
+                    part.key(each) if part is per_row else np.repeat(part.key(each), row_counts)
+                    for part, each in zip(parts, feature.of, strict=True)
+                ]
+                per_row.cross(feature, keys)
+            else:
+                once.cross(feature, [once.key(each) for each in feature.of])
         elif name in candidates:
             per_row.add(name, feature, candidates[name])
         else:
             once.add(name, feature, context.get(name))
-    return PreparedRequest(per_row.prepared(), once.prepared())
+    return PreparedRequests(row_counts, per_row.prepared(), once.prepared())
 
 
 class _Part:
@@ -113,10 +146,10 @@ class _Part:
 
     def __init__(self, rows: int) -> None:
         if rows < 1:
-            raise InvalidInput("there are no rows: send at least one")
+            raise no_rows()
         self.rows = rows
         self.features: dict[str, PreparedFeature] = {}
-        self._filled: list[Filled] = []
+        self._fills: list[Fill] = []
         self._sources: dict[str, NDArray[Any]] = {}
 
     def add(self, name: str, feature: SentFeature, column: Column | None) -> None:
@@ -139,16 +172,16 @@ class _Part:
             self._sources[name] = ids if source is values else source
             self.features[name] = PreparedFeature(self.rows, ids, offsets, weights)
         if absent:
-            self._filled.append(Filled(name, "absent", self.rows))
-        elif filled:
-            self._filled.append(Filled(name, "missing", filled))
+            self._fills.append(Fill(name, "absent", np.ones(self.rows, np.int64)))
+        elif filled is not None:
+            self._fills.append(Fill(name, "missing", filled))
 
     def key(self, name: str) -> UInt64Array:
         """The keys (rows,) that a cross takes of one of its parts."""
         return keys_of_values(self._sources[name])
 
     def cross(self, feature: Cross, keys: Rows[UInt64Array]) -> None:
-        """Add a cross; keys of context parts are (1,) and broadcast."""
+        """Add a cross of keys (rows,)."""
         hashed = positions_of(keys[0])
         for more in keys[1:]:
             hashed = positions_of(hashed * CROSS_MULTIPLIER + more)
@@ -156,7 +189,7 @@ class _Part:
         self.features[feature.name] = PreparedFeature(self.rows, ids)
 
     def prepared(self) -> Prepared:
-        return Prepared(self.rows, self.features, tuple(self._filled))
+        return Prepared(self.rows, self.features, tuple(self._fills))
 
 
 def _check_names(features: Mapping[str, Feature], columns: Collection[str]) -> None:

@@ -1,35 +1,48 @@
 """The head: versions, router, gRPC and HTTP put together on one event loop.
 
-Start order: versions are loaded and rehearsed before any port is opened, so what can be reached can serve. Stop
-order: the other way round; what is in flight is answered first.
+It is led in three steps, each of which can be repeated: `load` has versions here and checked, `route` lets requests see
+them and goes by a shard map, the first time also opening the ports: so what can be reached can serve. `pulse` says how
+it is, and renews its lease. Stopping goes the other way round; what is in flight is answered first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
 
-from inference.catalog import Catalog, ServedVersion
+from inference.catalog import Catalog, ServedVersion, VersionName
 from inference.config import HeadConfig
 from inference.dense import pin_threads
 from inference.http import HttpServer, application
+from inference.latency import RecentLatencies
+from inference.lease import Lease
 from inference.metadata import describe
+from inference.operations import OperationsService
 from inference.ports import claim
 from inference.proto import ringpull_pb2 as pb
+from inference.selfcheck import self_check
 from inference.server import GrpcServer
 from inference.service import AdminService, CallCounts, PredictorService
 from inference.status import shard_statuses, table_statuses
 from inference.version import LoadedVersion
+from inference.watch import Watch, watching
+from ps.errors import Unavailable
 from ps.wire.connection import Connection
 from router.client import Router
+from router.facts import HeadPulse, TableTraffic
+from router.operations import Operations
 from router.shard_map import ShardAddress, ShardMap
 
 STATUS_TIMEOUT_S = 2.0
 """How long a status waits for a shard's numbers before it calls the shard dead."""
+
+CHECK_TIMEOUT_S = 30.0
+"""How long the self-check of a version may take; its first pulls may wait for pages from disk."""
 
 
 class HeadAddress(NamedTuple):
@@ -46,65 +59,111 @@ async def connect(address: ShardAddress) -> Connection:
 
 
 class Head:
-    """One inference head, from `start` to `stop`, on the loop that called `start`."""
+    """One inference head, on the loop that made it."""
 
-    def __init__(self, config: HeadConfig, shard_map: ShardMap) -> None:
+    def __init__(self, config: HeadConfig, operations: Operations | None = None) -> None:
+        """Prepare a head that serves nothing yet.
+
+        Args:
+            operations: The way to the coordinator; None: whoever made the head leads it.
+        """
         self.config = config
-        self._shard_map = shard_map
-        self._router = Router(connect)
-        self._router.update(shard_map)
+        self._operations = operations
+        self._incarnation = token_hex(8)
+        self._router = Router(connect, refresh=None if operations is None else self._newest_map)
+        self._lease = Lease(self._take_newest_map)
         self._counts = CallCounts()
+        self._latencies = RecentLatencies()
         self._started_s = time.monotonic()
         # One thread: the dense program is the bottleneck it feeds, and torch brings threads of its own.
         self._dense = ThreadPoolExecutor(1, "dense", initializer=pin_threads, initargs=(config.dense_threads,))
-        self._catalog = Catalog([])
+        # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
+        self._asking = ThreadPoolExecutor(1, "coordinator")
+        self._catalog = Catalog()
+        self._leading = asyncio.Lock()
+        self._shard_map: ShardMap | None = None
         self._address: HeadAddress | None = None
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"Head({self._address}, epoch {self._shard_map.epoch}, {self._catalog!r}, {self._counts})"
+        return f"Head({self._address}, epoch {self._router.epoch}, {self._catalog!r}, {self._counts})"
 
-    async def start(self, version_dirs: Sequence[str | Path]) -> HeadAddress:
-        """Load the versions, then listen.
+    # -- how it is led -------------------------------------------------------------------------------------------------
+
+    async def load(self, folders: Sequence[str | Path], shard_map: ShardMap) -> None:
+        """Have the versions in these folders here, rehearsed, and checked against the shards.
+
+        Args:
+            folders: `NAME/VERSION/` each; those that are here already are left as they are.
+            shard_map: To check them by, where the head has no map yet.
 
         Raises:
-            InvalidInput: A folder is not there, or a version is given twice.
-            CorruptData: A version is half-written or damaged.
+            InvalidInput: A folder is not there.
+            CorruptData: A version is half-written, damaged, or answers wrongly.
+            RingpullError: The shards could not be asked.
+        """
+        async with self._leading:
+            if not self._router.epoch:
+                self._take_map(shard_map)
+            for folder in folders:
+                await self._load(Path(folder))
+
+    async def route(
+        self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[VersionName]
+    ) -> HeadAddress:
+        """Go by this map and show these versions, in one turn of the loop; return when nothing goes by older ones.
+
+        Versions that are not named take no new requests, answer those they have, and are let go of. The first time,
+        the ports are opened.
+
+        Raises:
+            InvalidInput: A version is not loaded.
             StartupError: A port cannot be used.
         """
-        served = [await asyncio.to_thread(self._load, Path(folder)) for folder in version_dirs]
-        self._catalog = Catalog(served)
-        for each in served:
-            manifest = each.loaded.manifest
-            self._router.register(manifest.model, manifest.version, each.loaded.specs())
-        predictor = PredictorService(self._catalog, self.config, self._counts)
+        async with self._leading:
+            if shard_map.epoch >= self._router.epoch:
+                leaving = self._catalog.show(live, versions)
+                self._take_map(shard_map)
+                await asyncio.gather(*[self._let_go(version) for version in leaving])
+            await self._router.drained(shard_map.epoch)
+            if self._address is None:
+                self._address = await self._listen()
+            self._watch()
+            return self._address
 
-        async def models() -> pb.ListModelsResponse:
-            return predictor.models()
+    def pulse(self, lease_s: float) -> HeadPulse:
+        """Renew the lease and say how the head is."""
+        self._lease.renew(lease_s)
+        address = self._address or HeadAddress(self.config.host, 0, 0)
+        p50_ms, p99_ms = self._latencies.percentiles_ms()
+        return HeadPulse(
+            incarnation=self._incarnation,
+            host=address.host,
+            grpc_port=address.grpc_port,
+            http_port=address.http_port,
+            epoch=self._router.epoch,
+            versions=tuple(self.loaded()),
+            requests=self._counts.requests,
+            failed=self._counts.failed,
+            p50_ms=p50_ms,
+            p99_ms=p99_ms,
+            traffic=self._traffic(),
+        )
 
-        bound = claim("http", self.config.host, self.config.http_port)
-        try:
-            self._grpc = grpc = GrpcServer(predictor, AdminService(self.status), self.config)
-            grpc_port = await grpc.start()
-        except BaseException:
-            bound.close()
-            raise
-        self._address = HeadAddress(self.config.host, grpc_port, bound.getsockname()[1])
-        self._http = HttpServer(application(lambda: grpc.serving, self.status, models), bound)
-        return self._address
-
-    def update_map(self, shard_map: ShardMap) -> None:
-        """Route by a newer shard map; an older one is ignored."""
-        if shard_map.epoch > self._shard_map.epoch:
-            self._shard_map = shard_map
-            self._router.update(shard_map)
+    def loaded(self) -> list[VersionName]:
+        """Return every version that is here."""
+        return [each.key for each in self._catalog.loaded()]
 
     async def status(self) -> pb.ClusterStatus:
         """Return the cluster as this head sees it, asking every shard."""
         shard_map = self._shard_map
+        if shard_map is None:
+            raise Unavailable("this head has no shard map yet")
         statistics = await self._router.statistics(deadline_s=time.monotonic() + STATUS_TIMEOUT_S)
         served = self._catalog.served()
+        counted = self._router.counters()
         return pb.ClusterStatus(
             head="" if self._address is None else f"{self._address.host}:{self._address.grpc_port}",
             epoch=shard_map.epoch,
@@ -115,22 +174,100 @@ class Head:
             failed=self._counts.failed,
             uptime_s=time.monotonic() - self._started_s,
             device=served[0].loaded.program.device if served else "",
+            pulls=counted.pulls,
+            messages=counted.messages,
+            sent_bytes=counted.sent_bytes,
+            received_bytes=counted.received_bytes,
         )
 
     async def stop(self, timeout_s: float) -> None:
         """Refuse new calls as UNAVAILABLE, answer those in flight within `timeout_s`, and close everything."""
         deadline_s = time.monotonic() + timeout_s
+        if self._watching is not None:
+            self._watching.cancel()
         if self._grpc is not None:
             await self._grpc.turn_away()
         # The batchers refuse by name; gRPC, once it stops, would cut off a call that just arrived as CANCELLED.
-        await asyncio.gather(*(served.batcher.close(timeout_s) for served in self._catalog.served()))
+        await asyncio.gather(*(served.batcher.close(timeout_s) for served in self._catalog.loaded()))
         if self._grpc is not None:
             await self._grpc.stop(max(0.0, deadline_s - time.monotonic()))
         if self._http is not None:
             await self._http.stop()
         await self._router.close()
         self._dense.shutdown()
+        self._asking.shutdown(wait=False)
 
-    def _load(self, folder: Path) -> ServedVersion:
-        loaded = LoadedVersion.load(folder, device=self.config.device)
-        return ServedVersion(loaded, self._router, self._dense, max_batch_rows=self.config.max_batch_rows)
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    async def _load(self, folder: Path) -> None:
+        loaded = await asyncio.to_thread(LoadedVersion.load, folder, device=self.config.device)
+        key = (loaded.manifest.model, loaded.manifest.version)
+        if self._catalog.has(key):
+            return
+        served = await asyncio.to_thread(
+            ServedVersion, loaded, self._router, self._dense, max_batch_rows=self.config.max_batch_rows
+        )
+        self._router.register(*key, loaded.specs())
+        try:
+            if loaded.samples is not None:
+                await self_check(served, loaded.samples, time.monotonic() + CHECK_TIMEOUT_S)
+        except BaseException:
+            self._router.retire(*key)
+            raise
+        self._catalog.add(served)
+
+    async def _let_go(self, version: ServedVersion) -> None:
+        await version.batcher.close(self.config.max_timeout_s)
+        self._router.retire(*version.key)
+
+    async def _listen(self) -> HeadAddress:
+        predictor = PredictorService(
+            self._catalog, self.config, self._counts, lease=self._lease, latencies=self._latencies
+        )
+
+        async def models() -> pb.ListModelsResponse:
+            return predictor.models()
+
+        bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
+        try:
+            self._grpc = grpc = GrpcServer(
+                predictor, AdminService(self.status), self.config, OperationsService(self._operations)
+            )
+            grpc_port = await grpc.start()
+        except BaseException:
+            bound.close()
+            raise
+        self._http = HttpServer(application(lambda: grpc.serving, self.status, models), bound)
+        return HeadAddress(self.config.host, grpc_port, bound.getsockname()[1])
+
+    def _watch(self) -> None:
+        """Watch the folders of the models that are served, if that is wanted and has not begun."""
+        if self._operations is None or not self.config.watch_s or self._watching is not None:
+            return
+        folders = {each.key[0]: each.loaded.folder.parent for each in self._catalog.live()}
+        watch = Watch(folders, self._operations)
+        self._watching = asyncio.create_task(watching(watch.look, self.config.watch_s))
+
+    def _take_map(self, shard_map: ShardMap) -> None:
+        if shard_map.epoch > self._router.epoch:
+            self._shard_map = shard_map
+            self._router.update(shard_map)
+
+    async def _newest_map(self) -> ShardMap:
+        if self._operations is None:
+            raise Unavailable("this head has no coordinator to ask for a newer map")
+        return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
+
+    async def _take_newest_map(self) -> None:
+        self._take_map(await self._newest_map())
+
+    def _traffic(self) -> dict[str, TableTraffic]:
+        """Sum what was looked up over the versions of a model."""
+        sums: dict[str, TableTraffic] = {}
+        for (model, _, table), counts in self._router.counters().tables.items():
+            name = f"{model}/{table}"
+            so_far = sums.get(name, TableTraffic(0, 0, 0))
+            sums[name] = TableTraffic(
+                so_far.keys + counts.keys, so_far.bags + counts.bags, so_far.missing + counts.missing
+            )
+        return sums

@@ -104,6 +104,8 @@ class Manifest:
     lookups: tuple[LookupSpec, ...]
     inputs: tuple[ProgramInput, ...]
     outputs: tuple[ProgramOutput, ...]
+    samples: FileEntry | None = None
+    """Rows with their outputs, for the self-check of a head (`inference.samples`)."""
 
     def table(self, name: str) -> TableEntry:
         """Return the entry of the table called `name`; `load` guarantees one for every look-up."""
@@ -190,6 +192,8 @@ def _read(file: Path) -> Manifest:
     found, said = _checksum(document["manifest"]), top.text("xxh3")
     if found != said:
         raise CorruptData(f"{file}: its checksum is {found}, but xxh3 says {said}: it was damaged or edited")
+    if isinstance(document["manifest"], dict):
+        document["manifest"].setdefault("samples", None)  # Versions exported before there were samples.
     return _manifest(top.inner("manifest", _names(Manifest)))
 
 
@@ -212,6 +216,7 @@ def _manifest(fields: Fields) -> Manifest:
         lookups=_items(fields, "lookups", LookupSpec, _lookup),
         inputs=_items(fields, "inputs", ProgramInput, _input),
         outputs=_items(fields, "outputs", ProgramOutput, _output),
+        samples=None if fields.absent("samples") else _file_entry(fields.inner("samples", _names(FileEntry))),
     )
     _check_references(fields, manifest)
     return manifest

@@ -29,6 +29,7 @@ def describe(loaded: LoadedVersion, versions: Iterable[int]) -> pb.Model:
                 row_type=entry.spec.row_type.value,
                 bytes=entry.bytes,
                 replicas=str(entry.spec.replicas),
+                features=sorted({each.feature for each in manifest.lookups if each.table == entry.spec.name}),
             )
             for entry in manifest.tables
         ],

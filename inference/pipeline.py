@@ -1,19 +1,18 @@
 """The way of a micro-batch through one model version: prepared requests -> one pull -> the dense program -> scores.
 
-    prepare   columns of one request -> ids and numbers       (event loop, per request: bad input fails alone)
+    prepare   columns of all requests -> ids and numbers      (event loop; once per layout, bad input fails alone)
     pull      batch -> look-ups -> router -> program inputs   (event loop; one pull for all tables and requests)
     compute   program inputs -> outputs, cut per request      (worker thread)
 
-Rows stay in the order of the requests. Context columns are looked up once per request and reach the program as one
-row with an index. Look-ups and inputs are bound to the schema once, when the version is loaded: a manifest that does
-not fit its schema never serves.
+Context columns are looked up once per request and reach the program as one row with an index. Look-ups and inputs are
+bound to the schema once, when the version is loaded: a manifest that does not fit its schema never serves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Protocol
 
 import numpy as np
@@ -21,15 +20,19 @@ from numpy.typing import NDArray
 
 from inference.arguments import Argument
 from inference.batch import RequestBatch
+from inference.batcher import Ready
+from inference.column_codec import encode_column
 from inference.columns import Column, Ragged
 from inference.dense import ProgramTensor
-from inference.features import Prepared, PreparedRequest
-from inference.kinds import Dense, Sequence, Sparse
+from inference.features import Prepared, PreparedRequests
+from inference.kinds import MAX_WIDTH, Dense, Sequence, Sparse
 from inference.lookups import FeatureLookup
 from inference.manifest import Manifest
+from inference.packing import pack
 from inference.prediction import Filled
+from inference.received import Limits, ReceivedColumns
 from inference.schema import Schema
-from ps.errors import CorruptData, InvalidInput
+from ps.errors import CorruptData
 from router.lookup import Lookup, LookupResult
 
 _REHEARSAL_ROWS: Final = 2
@@ -51,10 +54,19 @@ class Program(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PreparedBatch:
+    """Requests as one batch, which may have them in another order."""
+
+    batch: RequestBatch
+    order: list[int]
+    """The place among the requests of each of the batch's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PulledBatch:
     """A batch whose vectors are here: all the dense program needs."""
 
-    batch: RequestBatch
+    prepared: PreparedBatch
     inputs: list[ProgramTensor]
     unavailable: tuple[Filled, ...]
     """Features whose rows no live shard had."""
@@ -101,45 +113,71 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({self._model}/{self._version}, {len(self._lookups)} look-ups, {len(self._inputs)} inputs)"
 
-    def prepare(self, candidates: Mapping[str, Column], context: Mapping[str, Column]) -> PreparedRequest:
-        """Prepare one request: candidate columns of B rows each, context columns of one.
+    def prepare(self, requests: Rows[ReceivedColumns]) -> Ready[PreparedBatch]:
+        """Prepare the requests of a batch, those of one layout as one; what only some of them break, they break alone.
 
-        Raises:
-            InvalidInput: The columns do not fit the schema, or there are no candidates. The message names the feature.
+        Refused with `InvalidInput`: columns that do not fit the schema; the message names the feature.
         """
-        if not candidates:
-            raise InvalidInput("features: there are no candidate columns; send at least one, with a row per candidate")
-        return self._schema.prepare_request(candidates, context, len(next(iter(candidates.values()))))
+        by_layout: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            by_layout.setdefault(id(request.layout), []).append(place)
+        groups: list[PreparedRequests] = []
+        order: list[int] = []
+        refused: dict[int, Exception] = {}
+        for places in by_layout.values():
+            try:
+                groups.append(self._prepared([requests[place] for place in places]))
+                order += places
+            except Exception as error:
+                if len(places) == 1:
+                    refused[places[0]] = error
+                    continue
+                for place in places:
+                    try:
+                        groups.append(self._prepared([requests[place]]))
+                        order.append(place)
+                    except Exception as own_error:
+                        refused[place] = own_error
+        return Ready(PreparedBatch(RequestBatch(groups), order), refused)
 
-    async def pull(self, requests: Rows[PreparedRequest], deadline_s: float) -> PulledBatch:
+    def _prepared(self, requests: Rows[ReceivedColumns]) -> PreparedRequests:
+        joined = ReceivedColumns.joined(requests)
+        return self._schema.prepare_requests(*joined.columns(), joined.row_counts)
+
+    async def pull(self, prepared: PreparedBatch, deadline_s: float) -> PulledBatch:
         """Pull the vectors of a batch in one round and lay out the program's inputs.
 
         Raises:
             RingpullError: What the router raised: `Unavailable` naming the table, `DeadlineExceeded`.
         """
-        batch = RequestBatch(requests)
+        batch = prepared.batch
         lookups = self._lookups_of(batch)
         results: list[LookupResult] = []
         if lookups:
             results = await self._router.pull(self._model, self._version, lookups, deadline_s=deadline_s)
-        return PulledBatch(batch, self._inputs_of(batch, results), self._unavailable(results))
+        return PulledBatch(prepared, self._inputs_of(batch, results), self._unavailable(results))
 
-    def compute(self, pulled: PulledBatch) -> list[Scores]:
-        """Run the dense program and cut its outputs by request, in their order.
+    def compute(self, pulled: PulledBatch) -> dict[int, Scores]:
+        """Run the dense program and cut its outputs by request, by their places among the requests prepared.
 
         A lost key is not traced to the request it came from: every request of the batch says that the feature may hold
         default vectors, with the batch's count.
         """
-        batch = pulled.batch
+        batch = pulled.prepared.batch
         outputs = self._program.run(pulled.inputs, batch.rows)
-        scores = []
+        filled = chain.from_iterable(group.filled() for group in batch.groups)
+        scores = {}
         start = 0
-        for request in batch.requests:
-            end = start + request.candidates.rows
-            own = {name: values[start:end] for name, values in outputs.items()}
-            scores.append(Scores(own, request.context.filled + request.candidates.filled + pulled.unavailable))
-            start = end
+        for place, rows, own_filled in zip(pulled.prepared.order, batch.row_counts, filled, strict=True):
+            own = {name: values[start : start + rows] for name, values in outputs.items()}
+            scores[place] = Scores(own, own_filled + pulled.unavailable)
+            start += rows
         return scores
+
+    async def pull_samples(self, samples: Prepared, deadline_s: float) -> PulledBatch:
+        """Pull the vectors of rows that are prepared already, as one request; see `pull`."""
+        batch = RequestBatch([PreparedRequests((samples.rows,), samples, Prepared(1, {}))])
+        return await self.pull(PreparedBatch(batch, [0]), deadline_s)
 
     def rehearse(self) -> None:
         """Take one plain batch through all stages but the pull, so that no request pays for first-time work.
@@ -147,16 +185,19 @@ class Pipeline:
         Raises:
             CorruptData: The dense program does not take what its look-ups and features give.
         """
-        columns = _plain_columns(self._schema, _REHEARSAL_ROWS)
+        columns = {name: encode_column(name, each) for name, each in _plain_columns(self._schema).items()}
+        request = ReceivedColumns.of(pack(columns, {}), Limits(_REHEARSAL_ROWS, MAX_WIDTH))
         # Vocabularies build their look-up tables at first use: with millions of ids, seconds.
-        request = PreparedRequest(self._schema.prepare(columns, _REHEARSAL_ROWS), Prepared(1, {}))
-        batch = RequestBatch([request])
+        ready = self.prepare([request, request])
+        for error in ready.refused.values():
+            raise CorruptData(f"{self._model}/{self._version}: its schema refuses a plain request: {error}") from error
+        batch = ready.work.batch
         results = [
             LookupResult(np.zeros((lookup.outputs, bound.dim), np.float32), missing=0)
             for lookup, bound in zip(self._lookups_of(batch), self._lookups, strict=True)
         ]
         try:
-            self.compute(PulledBatch(batch, self._inputs_of(batch, results), ()))
+            self.compute(PulledBatch(ready.work, self._inputs_of(batch, results), ()))
         except Exception as exc:
             raise CorruptData(f"{self._model}/{self._version}: the dense program does not run: {exc}") from exc
 
@@ -201,8 +242,9 @@ def _fixed_width(argument: Argument) -> Argument:
     return argument
 
 
-def _plain_columns(schema: Schema, rows: int) -> dict[str, Column]:
+def _plain_columns(schema: Schema) -> dict[str, Column]:
     """Return columns that any schema takes: empty bags and sequences, zeros and empty strings elsewhere."""
+    rows = _REHEARSAL_ROWS
     columns: dict[str, Column] = {}
     for feature in schema.features:
         if isinstance(feature, Dense):

@@ -11,8 +11,11 @@ import socket
 from ps.errors import StartupError
 
 
-def claim(what: str, host: str, port: int) -> socket.socket:
+def claim(what: str, host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Return a listening socket on `host:port`; port 0 takes a free one. The caller owns and closes it.
+
+    Args:
+        shared: Beside our own heads, which share it too. Whoever starts them has claimed the port unshared before.
 
     Raises:
         StartupError: The port is in use, not permitted, or the host is not an address of this machine; `what` ("grpc",
@@ -28,6 +31,8 @@ def claim(what: str, host: str, port: int) -> socket.socket:
     try:
         # Only takes over the closing connections of a predecessor; a live listener still refuses (socket(7)).
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(address)
         # Two sockets with SO_REUSEADDR may both be bound while neither listens: listening is the claim.
         bound.listen(128)

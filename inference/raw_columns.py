@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.columns import Column, Ragged
+from inference.columns import Column, Ragged, other_rows
 from inference.kinds import Dense, SentFeature, Sequence, Sparse
 from inference.transforms import ValueType
 from ps.errors import InvalidInput
@@ -28,8 +28,8 @@ class RawValues(NamedTuple):
     """(B,), ragged (N,), or dense (B, width)."""
     offsets: Int64Array | None
     weights: Float32Array | None
-    filled: int
-    """How many of the values stand in for missing ones."""
+    filled: Int64Array | None
+    """(B,): how many values of each row stand in for missing ones; None: none of any."""
 
 
 def read_column(name: str, feature: SentFeature, column: Column, rows: int) -> RawValues:
@@ -57,7 +57,7 @@ def _shaped(name: str, feature: SentFeature, column: Column, rows: int) -> _Flat
     Rows of equal length may come either way, ragged or as a two-dimensional array: a client need not know the schema.
     """
     if len(column) != rows:
-        raise InvalidInput(f"feature {name}: has {len(column)} rows; the others, or the request, have {rows}")
+        raise other_rows(name, len(column), rows)
     if isinstance(feature, Dense):
         return _shaped_dense(name, feature, column, rows), None, None
     if isinstance(feature, Sparse) and not feature.many:
@@ -154,7 +154,8 @@ def _fill(
     weights: Float32Array | None,
 ) -> RawValues:
     """Put the missing rule's value for NaN, empty strings and empty rows."""
-    missing, filled = feature.missing, 0
+    missing = feature.missing
+    filled: Int64Array | None = None
     has_value = missing is not None and missing != ()
     if value_type == "float32" and not np.isfinite(values).all():
         nan = np.isnan(values)
@@ -162,11 +163,11 @@ def _fill(
             raise InvalidInput(f"feature {name}: holds an infinite number, or one too large for float32")
         if not isinstance(missing, int | float):
             raise InvalidInput(f"feature {name}: holds NaN, and the schema has no missing value for it")
-        values, filled = np.where(nan, np.float32(missing), values), int(nan.sum())
+        values, filled = np.where(nan, np.float32(missing), values), _per_row(nan, offsets)
     elif value_type == "string" and has_value:
         empty = values == ""
         if empty.any():
-            values, filled = np.where(empty, np.array(missing, object), values.astype(object)), int(empty.sum())
+            values, filled = np.where(empty, np.array(missing, object), values.astype(object)), _per_row(empty, offsets)
     if offsets is not None and has_value:
         empty = offsets[1:] == offsets[:-1]
         if empty.any():
@@ -176,8 +177,16 @@ def _fill(
             if weights is not None:
                 weights = np.insert(weights, places, np.float32(1))
             offsets = offsets_of(np.maximum(np.diff(offsets), 1))
-            filled += len(places)
+            filled = empty.astype(np.int64) if filled is None else filled + empty
     return RawValues(values, offsets, weights, filled)
+
+
+def _per_row(chosen: NDArray[np.bool_], offsets: Int64Array | None) -> Int64Array:
+    """Return how many values of each row (B,) are chosen."""
+    if offsets is not None:
+        return np.diff(offsets_of(chosen)[offsets])
+    counts: Int64Array = chosen.reshape(len(chosen), -1).sum(axis=1, dtype=np.int64)
+    return counts
 
 
 # -- length ------------------------------------------------------------------------------------------------------------
@@ -200,7 +209,7 @@ def _keep_last(feature: SentFeature, read: RawValues, offsets: Int64Array) -> Ra
     return RawValues(read.values[index], shorter, weights, read.filled)
 
 
-def offsets_of(lengths: Int64Array) -> Int64Array:
+def offsets_of(lengths: NDArray[Any]) -> Int64Array:
     """Return the offsets (B+1,) of rows of these lengths (B,)."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

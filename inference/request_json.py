@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from google.protobuf import json_format
 
-from inference.codec import PredictCall, decode_request
-from inference.column_codec import decode_column
+from inference.codec import PredictCall, as_call
+from inference.column_codec import decode_column, read_column
 from inference.columns import Column, as_column
 from inference.proto import ringpull_pb2 as pb
 from ps.errors import InvalidInput
@@ -38,11 +37,19 @@ def call_from_json(text: str | bytes) -> PredictCall:
         raise InvalidInput("request: must be a JSON object")
     rest = {name: value for name, value in body.items() if name not in _PARTS}
     try:
-        call = decode_request(json_format.ParseDict(rest, pb.PredictRequest()))
+        message = json_format.ParseDict(rest, pb.PredictRequest())
     except json_format.ParseError as exc:
         raise InvalidInput(f"request: {_one_line(exc)}") from exc
     features, context = (columns_from_json(body.get(part, {})) for part in _PARTS)
-    return replace(call, features=features, context=context, typed=False)
+    return as_call(
+        message.model,
+        features,
+        context,
+        version=message.version or None,
+        outputs=list(message.outputs),
+        with_timings=message.with_timings,
+        request_id=message.request_id,
+    )
 
 
 def columns_from_json(columns: Mapping[str, Any]) -> dict[str, Column]:
@@ -60,7 +67,7 @@ def _column(feature: str, values: object) -> Column:
     if not isinstance(values, dict):
         return as_column(feature, values)
     try:
-        return decode_column(feature, json_format.ParseDict(values, pb.Column()))
+        return decode_column(feature, read_column(feature, json_format.ParseDict(values, pb.Column())))
     except json_format.ParseError as exc:
         raise InvalidInput(f"feature {feature}: {_one_line(exc)}") from exc
 

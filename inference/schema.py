@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from inference import features as preparing
 from inference.arguments import Argument, arguments_of, assemble
 from inference.columns import Column
-from inference.features import Prepared, PreparedRequest
+from inference.features import Prepared, PreparedRequests
 from inference.kinds import KINDS, Cross, Dense, Feature, Sequence, Sparse
 from inference.schema_json import read_schema, write_schema
 from inference.transforms import ValueType, Vocabulary
@@ -79,18 +79,25 @@ class Schema:
         """
         return preparing.prepare(self._by_name, columns, rows)
 
-    def prepare_request(
-        self, candidates: Mapping[str, Column], context: Mapping[str, Column], rows: int
-    ) -> PreparedRequest:
-        """Prepare a request whose context columns, of one row, stand for each of the `rows` rows of the candidates.
+    def prepare_requests(
+        self, candidates: Mapping[str, Column], context: Mapping[str, Column], row_counts: Collection[int]
+    ) -> PreparedRequests:
+        """Prepare requests end to end: one, or several whose columns are of the same names.
 
-        Each feature is prepared once, in the part it was sent in. An absent feature with a missing rule is prepared
-        with the context; a cross belongs to the context when all its parts do.
+        A row of a context column stands for all candidate rows of its request. Each feature is prepared once, in the
+        part it was sent in. An absent feature with a missing rule is prepared with the context; a cross belongs to the
+        context when all its parts do.
+
+        Args:
+            candidates: Columns of as many rows as `row_counts` adds up to.
+            context: Columns of a row per request.
+            row_counts: Candidate rows of each request, each at least 1.
 
         Raises:
-            InvalidInput: As `prepare`; or a feature is sent in both parts, or a context column has not exactly one row.
+            InvalidInput: As `prepare`; or a feature is sent in both parts, or a context column has not one row per
+                request.
         """
-        return preparing.prepare_request(self._by_name, candidates, context, rows)
+        return preparing.prepare_requests(self._by_name, candidates, context, tuple(row_counts))
 
     def argument_names(self) -> dict[str, Argument]:
         """Return all arguments a model of this schema may take, by name, and what each is made of."""

@@ -13,20 +13,35 @@ from grpc_reflection.v1alpha import reflection
 
 from inference.config import HeadConfig
 from inference.methods import service_handler
+from inference.operations import OperationsService
 from inference.ports import claim
+from inference.proto import operations_pb2
 from inference.proto import ringpull_pb2 as pb
 from inference.service import AdminService, PredictorService
 from ps.errors import StartupError
 
 PREDICTOR: Final = pb.DESCRIPTOR.services_by_name["Predictor"]
 ADMIN: Final = pb.DESCRIPTOR.services_by_name["Admin"]
-SERVICES: Final = (PREDICTOR.full_name, ADMIN.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+OPERATIONS: Final = operations_pb2.DESCRIPTOR.services_by_name["Operations"]
+SERVICES: Final = (
+    PREDICTOR.full_name,
+    ADMIN.full_name,
+    OPERATIONS.full_name,
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+)
 
 
 class GrpcServer:
     """Serves a head's verbs from `start` to `stop`."""
 
-    def __init__(self, predictor: PredictorService, admin: AdminService, config: HeadConfig) -> None:
+    def __init__(
+        self,
+        predictor: PredictorService,
+        admin: AdminService,
+        config: HeadConfig,
+        operations: OperationsService | None = None,
+    ) -> None:
         self._config = config
         self._health = health.aio.HealthServicer()
         self._serving = False
@@ -35,11 +50,18 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
-                # With it the kernel would silently share the port with whoever else sets it.
-                ("grpc.so_reuseport", 0),
+                # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
+                ("grpc.so_reuseport", int(config.share_port)),
             ],
         )
-        self._server.add_generic_rpc_handlers((service_handler(PREDICTOR, predictor), service_handler(ADMIN, admin)))
+        self._operations = operations or OperationsService(None)
+        self._server.add_generic_rpc_handlers(
+            (
+                service_handler(PREDICTOR, predictor),
+                service_handler(ADMIN, admin),
+                service_handler(OPERATIONS, self._operations),
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(SERVICES, self._server)
 
@@ -56,7 +78,7 @@ class GrpcServer:
         """
         host, port = self._config.host, self._config.grpc_port
         # gRPC tells no reason when it cannot bind; claiming the port first does.
-        claim("grpc", host, port).close()
+        claim("grpc", host, port, shared=self._config.share_port).close()
         try:
             bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         except RuntimeError as exc:
@@ -76,3 +98,4 @@ class GrpcServer:
         """Turn away, take no new calls, and end those in flight within `grace_s`."""
         await self.turn_away()
         await self._server.stop(grace_s)
+        self._operations.close()

@@ -1,28 +1,30 @@
 """The verbs of the public contract, as coroutines for `inference.methods`: from a call's bytes to its reply.
 
-Predict: parse and decode, check limits, prepare (bad input ends here, alone), ride in a micro-batch, encode. The
-call's own deadline is kept, capped by the head's; every stage is timed.
+Predict: parse, decode and check (what does not fit ends here), ride in a micro-batch, encode. The call's own deadline
+is kept, capped by the head's; every stage is timed.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc.aio
 from google.protobuf.message import Message
 
 from inference.catalog import Catalog, ServedVersion
-from inference.codec import PredictCall, decode_request, encode_response
-from inference.columns import Column, Ragged
+from inference.codec import encode_response
 from inference.config import HeadConfig
+from inference.latency import RecentLatencies
+from inference.lease import Lease
 from inference.metadata import describe
 from inference.methods import parse
 from inference.prediction import Prediction, Timings
 from inference.proto import ringpull_pb2 as pb
-from ps.errors import InvalidInput, LimitExceeded
+from inference.received import Limits, ReceivedCall, decode_request
+from ps.errors import InvalidInput
 
 
 @dataclass(slots=True)
@@ -36,20 +38,36 @@ class CallCounts:
 class PredictorService:
     """`ringpull.v1.Predictor`."""
 
-    def __init__(self, catalog: Catalog, config: HeadConfig, counts: CallCounts) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        config: HeadConfig,
+        counts: CallCounts,
+        *,
+        lease: Lease | None = None,
+        latencies: RecentLatencies | None = None,
+    ) -> None:
         self._catalog = catalog
+        self._lease = lease
+        self._latencies = latencies
         self._config = config
+        self._limits = Limits(config.max_candidates, config.max_values_per_row)
         self._counts = counts
 
     async def predict(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
         started_s = time.monotonic()
         self._counts.requests += 1
+        if self._lease is not None and self._lease.expired:
+            await self._lease.refresh()
         try:
             return await self._predict(body, started_s, started_s + self._time_left(context))
         except Exception:
             self._counts.failed += 1
             raise
+        finally:
+            if self._latencies is not None:
+                self._latencies.add(time.monotonic() - started_s)
 
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe one version of a model."""
@@ -68,19 +86,16 @@ class PredictorService:
         return pb.ListModelsResponse(models=[self._describe(served) for served in self._catalog.live()])
 
     async def _predict(self, body: bytes, started_s: float, deadline_s: float) -> pb.PredictResponse:
-        call = decode_request(parse(pb.PredictRequest, body))
-        served = self._catalog.get(call.model, call.version or 0)
-        self._check_limits(call)
+        call = decode_request(parse(pb.PredictRequest, body), self._limits)
+        served = self._catalog.get(call.model, call.version)
         wanted = _wanted_outputs(call, served)
         decoded_s = time.monotonic()
-        request = served.pipeline.prepare(call.features, call.context)
-        prepared_s = time.monotonic()
-        scores, times = await served.batcher.submit(request, request.candidates.rows, deadline_s)
+        scores, times = await served.batcher.submit(call.columns, call.columns.rows, deadline_s)
         timings = None
         if call.with_timings:
             timings = Timings(
                 decode_us=_us(decoded_s - started_s),
-                features_us=_us(prepared_s - decoded_s),
+                features_us=_us(times.prepare_s),
                 queue_us=_us(times.queue_s),
                 lookup_us=_us(times.lookup_s),
                 dense_us=_us(times.dense_s),
@@ -98,25 +113,6 @@ class PredictorService:
         left_s = context.time_remaining()
         return self._config.default_timeout_s if left_s is None else min(float(left_s), self._config.max_timeout_s)
 
-    def _check_limits(self, call: PredictCall) -> None:
-        if call.rows > self._config.max_candidates:
-            raise LimitExceeded(f"the request has {call.rows} rows; max_candidates is {self._config.max_candidates}")
-        self._check_lengths(call.features)
-        self._check_lengths(call.context)
-
-    def _check_lengths(self, columns: Mapping[str, Column]) -> None:
-        most = self._config.max_values_per_row
-        for name, column in columns.items():
-            if isinstance(column, Ragged) and len(column.values) > most:
-                column.check(name)
-                longest = int((column.offsets[1:] - column.offsets[:-1]).max(initial=0))
-            elif not isinstance(column, Ragged) and column.ndim > 1 and column.shape[1] > most:
-                longest = column.shape[1]
-            else:
-                continue
-            if longest > most:
-                raise LimitExceeded(f"feature {name}: a row has {longest} values; max_values_per_row is {most}")
-
     def _describe(self, served: ServedVersion) -> pb.Model:
         return describe(served.loaded, self._catalog.versions(served.loaded.manifest.model))
 
@@ -133,7 +129,7 @@ class AdminService:
         return await self._status()
 
 
-def _wanted_outputs(call: PredictCall, served: ServedVersion) -> tuple[str, ...] | None:
+def _wanted_outputs(call: ReceivedCall, served: ServedVersion) -> tuple[str, ...] | None:
     """Return the outputs asked for; None: all."""
     if not call.outputs:
         return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -41,10 +42,14 @@ class Rpc:
     reply: type[Message]
 
     @classmethod
+    def of(cls, method: MethodDescriptor) -> Rpc:
+        """Return the method that a descriptor describes."""
+        return cls(f"/{method.containing_service.full_name}/{method.name}", GetMessageClass(method.output_type))
+
+    @classmethod
     def named(cls, service: str, method: str) -> Rpc:
-        """Return the method of a service by their names in the `.proto`."""
-        found = pb.DESCRIPTOR.services_by_name[service].methods_by_name[method]
-        return cls(f"/{found.containing_service.full_name}/{found.name}", GetMessageClass(found.output_type))
+        """Return the method of a service by their names in `ringpull.proto`."""
+        return cls.of(pb.DESCRIPTOR.services_by_name[service].methods_by_name[method])
 
     def on(self, channel: Any) -> Any:
         """Return the method's callable on a channel, sync or asyncio."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from inference.dense import DenseProgram
 from inference.manifest import Manifest
+from inference.samples import Samples
 from inference.schema import Schema
 from ps.errors import CorruptData, InvalidInput
 from ps.spec import TableSpec
@@ -24,6 +25,8 @@ class LoadedVersion:
     manifest: Manifest
     schema: Schema
     program: DenseProgram
+    samples: Samples | None = None
+    """None: the version has none, or was loaded without."""
 
     @classmethod
     def load(cls, version_dir: Path, *, device: str | None = None) -> LoadedVersion:
@@ -42,7 +45,11 @@ class LoadedVersion:
             schema = Schema.from_json(manifest.schema.read(version_dir))
         except InvalidInput as exc:
             raise CorruptData(f"{version_dir / manifest.schema.path}: {exc}") from exc
-        return cls(version_dir, manifest, schema, DenseProgram.load(version_dir, manifest, device))
+        samples = None
+        if manifest.samples is not None:
+            where = version_dir / manifest.samples.path
+            samples = Samples.from_bytes(manifest.samples.read(version_dir), str(where))
+        return cls(version_dir, manifest, schema, DenseProgram.load(version_dir, manifest, device), samples)
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ from inference.export.selfcheck import SelfCheck
 from inference.export.serving import plan_serving
 from inference.export.tables import TableOptions, TablePlan, write_table
 from inference.manifest import FileEntry, Manifest, ProgramInput, TableEntry
+from inference.samples import FILE as SAMPLES_FILE
 from inference.schema import Schema
 from ps.errors import ExportError, InvalidInput
 from ps.spec import check_name
@@ -74,7 +76,8 @@ def export_model(
             named are keyed by row number.
         name: The model's name; default: the name of `out_dir`.
         tables: By table, how it is to be deployed, and how its rows are stored.
-        check_rows: Made-up rows for the self-check; 0 skips it.
+        check_rows: Made-up rows for the self-check; 0 skips it. A few of them go into the version, with their outputs:
+            a head holds the version against them before it goes live.
         check_columns: Rows, as training takes them, on which to measure what short row types cost; default: made-up
             ones.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
@@ -130,9 +133,11 @@ def export_model(
         check = None
         if check_rows > 0:
             trained, served = make_rows(schema, parts, row_keys, check_rows)
-            check = SelfCheck(hidden, manifest, serving.schema, parts, plans.values()).run(
-                module, trained, served, schema.arguments(trained, list(arguments))
-            )
+            self_check = SelfCheck(hidden, manifest, serving.schema, parts, plans.values())
+            check = self_check.run(module, trained, served, schema.arguments(trained, list(arguments)))
+            (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
+            manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
+            manifest.save(hidden)
         hidden.rename(target)
     except OSError as exc:
         raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}") from exc

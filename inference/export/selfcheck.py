@@ -27,6 +27,7 @@ from inference.export.tables import TablePlan
 from inference.features import Prepared
 from inference.lookups import FeatureLookup
 from inference.manifest import Manifest
+from inference.samples import Samples
 from inference.schema import Schema
 from ps.errors import ExportError
 from ps.hashing import positions_of
@@ -36,6 +37,11 @@ from router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
 """Times max(1, |a|, largest intermediate magnitude): design.md, "Pooling, exactly"."""
+
+SAMPLE_ROWS: Final = 16
+
+SAMPLE_TOLERANCE: Final = 1e-4
+"""As `TOLERANCE`, for another machine or device: wrong rows differ by far more."""
 
 
 def pull(base: Base, lookup: Lookup) -> LookupResult:
@@ -107,6 +113,13 @@ class SelfCheck:
             begin = end
         largest = max(float(np.abs(values).max(initial=0.0)) for values in expected.values())
         return CheckReport(rows=served.rows, largest_difference=worst, largest_output=largest)
+
+    def samples(self, served: Prepared) -> Samples:
+        """Return the first few rows with the outputs that the written version gives."""
+        rows = part_of(served, 0, min(SAMPLE_ROWS, served.rows))
+        inputs = self._inputs(rows)
+        tolerance = SAMPLE_TOLERANCE * self._largest_intermediate(inputs)
+        return Samples(rows, self._program.run(inputs, rows.rows), tolerance)
 
     def _inputs(self, served: Prepared) -> list[ProgramTensor]:
         """Do as the head does, with a slow pull."""

@@ -78,8 +78,40 @@ class Column(_message.Message):
     width: int
     def __init__(self, int64s: _Optional[_Union[Int64List, _Mapping]] = ..., uint64s: _Optional[_Union[UInt64List, _Mapping]] = ..., floats: _Optional[_Union[FloatList, _Mapping]] = ..., strings: _Optional[_Union[StringList, _Mapping]] = ..., raw: _Optional[_Union[RawBuffer, _Mapping]] = ..., offsets: _Optional[_Iterable[int]] = ..., raw_offsets: _Optional[bytes] = ..., weights: _Optional[_Iterable[float]] = ..., raw_weights: _Optional[bytes] = ..., width: _Optional[int] = ...) -> None: ...
 
+class PackedColumn(_message.Message):
+    __slots__ = ("name", "dtype", "context", "ragged", "weighted", "width")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    RAGGED_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTED_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: DataType
+    context: bool
+    ragged: bool
+    weighted: bool
+    width: int
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., context: _Optional[bool] = ..., ragged: _Optional[bool] = ..., weighted: _Optional[bool] = ..., width: _Optional[int] = ...) -> None: ...
+
+class PackedLayout(_message.Message):
+    __slots__ = ("columns",)
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    columns: _containers.RepeatedCompositeFieldContainer[PackedColumn]
+    def __init__(self, columns: _Optional[_Iterable[_Union[PackedColumn, _Mapping]]] = ...) -> None: ...
+
+class PackedColumns(_message.Message):
+    __slots__ = ("layout", "sizes", "data")
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    layout: bytes
+    sizes: bytes
+    data: bytes
+    def __init__(self, layout: _Optional[bytes] = ..., sizes: _Optional[bytes] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class PredictRequest(_message.Message):
-    __slots__ = ("model", "version", "features", "context", "outputs", "with_timings", "request_id")
+    __slots__ = ("model", "version", "features", "context", "outputs", "with_timings", "request_id", "packed")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +133,7 @@ class PredictRequest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     WITH_TIMINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     features: _containers.MessageMap[str, Column]
@@ -108,7 +141,8 @@ class PredictRequest(_message.Message):
     outputs: _containers.RepeatedScalarFieldContainer[str]
     with_timings: bool
     request_id: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    packed: PackedColumns
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: _Optional[bool] = ..., request_id: _Optional[str] = ..., packed: _Optional[_Union[PackedColumns, _Mapping]] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("shape", "data", "floats")
@@ -218,20 +252,22 @@ class OutputInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TableInfo(_message.Message):
-    __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas")
+    __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas", "features")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     ROW_TYPE_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     name: str
     rows: int
     dim: int
     row_type: str
     bytes: int
     replicas: str
-    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ...) -> None: ...
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "version", "versions", "features", "outputs", "tables")
@@ -330,7 +366,7 @@ class TableStatus(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., dim: _Optional[int] = ..., replicas_wanted: _Optional[str] = ..., replicas_effective: _Optional[int] = ..., keys: _Optional[int] = ..., missing: _Optional[int] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device")
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +376,10 @@ class ClusterStatus(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     head: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -349,4 +389,8 @@ class ClusterStatus(_message.Message):
     failed: int
     uptime_s: float
     device: str
-    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ...) -> None: ...
+    pulls: int
+    messages: int
+    sent_bytes: int
+    received_bytes: int
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ...) -> None: ...

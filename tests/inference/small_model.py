@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from inference.codec import as_call, encode_request
 from inference.columns import Column, Ragged
 from inference.kinds import Cross, Dense, Sequence, Sparse
 from inference.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from inference.proto import ringpull_pb2 as pb
+from inference.received import Limits, ReceivedColumns, decode_request
 from inference.schema import Schema
 from ps.spec import Pooling, TableSpec
 from tests.reference import ReferenceTable
@@ -111,3 +115,9 @@ def plain_row(user: int, item: int) -> Row:
         "age": [1.0, 2.0],
         "price": 3.0,
     }
+
+
+def received_of(features: Mapping[str, Column], context: Mapping[str, Column] | None = None) -> ReceivedColumns:
+    """Columns as the head has them once they came over the wire."""
+    sent = pb.PredictRequest.FromString(encode_request(as_call("ranker", features, context)).SerializeToString())
+    return decode_request(sent, Limits(max_candidates=1_000, max_values_per_row=1_000)).columns

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference.batcher import Batcher
+from inference.batcher import Batcher, Ready
 from ps.errors import DeadlineExceeded, Unavailable
 
 FAR_S = 1e6
@@ -27,7 +27,10 @@ class Clock:
 
 
 class Stages:
-    """Both stages as recorders: `pull` and `compute` note their batches and pass when their gate is open."""
+    """The stages as recorders: `pull` and `compute` note their batches and pass when their gate is open.
+
+    An item is refused when it is in `refusals`.
+    """
 
     def __init__(self) -> None:
         self.pulled: list[list[int]] = []
@@ -37,27 +40,32 @@ class Stages:
         self.compute_gate = threading.Event()
         self.pull_started = asyncio.Event()
         self.compute_started = threading.Event()
+        self.refusals: dict[int, Exception] = {}
         self.pull_error: Exception | None = None
         self.compute_error: Exception | None = None
         self.pull_gate.set()
         self.compute_gate.set()
 
-    async def pull(self, items: Sequence[int], deadline_s: float) -> list[int]:
-        self.pulled.append(list(items))
+    def prepare(self, items: Sequence[int]) -> Ready[dict[int, int]]:
+        refused = {place: self.refusals[item] for place, item in enumerate(items) if item in self.refusals}
+        return Ready({place: item for place, item in enumerate(items) if place not in refused}, refused)
+
+    async def pull(self, items: dict[int, int], deadline_s: float) -> dict[int, int]:
+        self.pulled.append(list(items.values()))
         self.pull_deadlines.append(deadline_s)
         self.pull_started.set()
         await self.pull_gate.wait()
         if self.pull_error is not None:
             raise self.pull_error
-        return list(items)
+        return items
 
-    def compute(self, work: list[int]) -> list[int]:
-        self.computed.append(work)
+    def compute(self, work: dict[int, int]) -> dict[int, int]:
+        self.computed.append(list(work.values()))
         self.compute_started.set()
         self.compute_gate.wait()
         if self.compute_error is not None:
             raise self.compute_error
-        return [10 * item for item in work]
+        return {place: 10 * item for place, item in work.items()}
 
 
 @pytest.fixture
@@ -71,9 +79,9 @@ async def stages() -> Stages:
 
 
 @pytest.fixture
-async def batcher(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, list[int], int]]:
+async def batcher(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, dict[int, int], dict[int, int], int]]:
     with ThreadPoolExecutor(1) as executor:
-        batcher = Batcher(stages.pull, stages.compute, executor, max_rows=4, clock=clock)
+        batcher = Batcher(stages.prepare, stages.pull, stages.compute, executor, max_rows=4, clock=clock)
         yield batcher
         stages.pull_gate.set()
         stages.compute_gate.set()
@@ -124,6 +132,62 @@ async def test_next_batch_is_pulled_while_the_last_one_computes(stages, batcher)
     await asyncio.gather(first, second, *others)
     assert stages.pulled == [[1], [2], [3, 4]]
     assert stages.computed == [[1], [2], [3, 4]]
+
+
+async def test_next_batch_is_not_pulled_before_it_is_as_large_as_the_one_that_computes(stages, batcher):
+    stages.compute_gate.clear()
+    first = asyncio.create_task(batcher.submit(1, 3, FAR_S))
+    await asyncio.to_thread(stages.compute_started.wait)
+    others = [asyncio.create_task(batcher.submit(item, 1, FAR_S)) for item in (2, 3)]
+    await turns()
+    assert stages.pulled == [[1]]
+    others.append(asyncio.create_task(batcher.submit(4, 1, FAR_S)))
+    await turns()
+    assert stages.pulled == [[1], [2, 3, 4]]
+    stages.compute_gate.set()
+    await asyncio.gather(first, *others)
+
+
+async def test_smaller_batch_is_pulled_when_the_last_one_is_computed(stages, batcher):
+    stages.compute_gate.clear()
+    first = asyncio.create_task(batcher.submit(1, 3, FAR_S))
+    await asyncio.to_thread(stages.compute_started.wait)
+    second = asyncio.create_task(batcher.submit(2, 1, FAR_S))
+    await turns()
+    assert stages.pulled == [[1]]
+    stages.compute_gate.set()
+    assert [answer for answer, _ in await asyncio.gather(first, second)] == [10, 20]
+    assert stages.pulled == [[1], [2]]
+
+
+async def test_full_batch_does_not_wait_for_a_larger_one_that_computes(stages, batcher):
+    stages.compute_gate.clear()
+    first = asyncio.create_task(batcher.submit(1, 9, FAR_S))
+    await asyncio.to_thread(stages.compute_started.wait)
+    second = asyncio.create_task(batcher.submit(2, 4, FAR_S))
+    await turns()
+    assert stages.pulled == [[1], [2]]
+    stages.compute_gate.set()
+    await asyncio.gather(first, second)
+
+
+async def test_refused_items_fail_alone_and_at_once(stages, batcher):
+    stages.refusals = {1: ValueError("one"), 3: ValueError("three")}
+    stages.pull_gate.clear()
+    tasks = [asyncio.create_task(batcher.submit(item, 1, FAR_S)) for item in range(4)]
+    await asyncio.wait([tasks[1], tasks[3]])
+    assert [str(tasks[place].exception()) for place in (1, 3)] == ["one", "three"]
+    assert stages.pulled == [[0, 2]]
+    stages.pull_gate.set()
+    assert [(await tasks[place])[0] for place in (0, 2)] == [0, 20]
+
+
+async def test_batch_of_refused_items_is_not_pulled(stages, batcher):
+    stages.refusals = {1: ValueError("one")}
+    with pytest.raises(ValueError, match="one"):
+        await batcher.submit(1, 1, FAR_S)
+    assert stages.pulled == []
+    assert (await batcher.submit(2, 1, FAR_S))[0] == 20
 
 
 async def test_who_gives_up_behind_a_stuck_pull_is_not_kept(stages, batcher):

@@ -14,9 +14,10 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 
 from inference.client import AsyncClient, Client
-from inference.codec import decode_request, encode_response
+from inference.codec import encode_response
 from inference.prediction import Filled, Prediction, Timings
 from inference.proto import ringpull_pb2 as pb
+from inference.received import Limits, decode_request
 from ps.errors import (
     CorruptData,
     DeadlineExceeded,
@@ -54,10 +55,11 @@ class FakeHead:
                 self.cancelled.set()
         if request.model == "liar":
             return pb.PredictResponse(outputs={"score": pb.Tensor(shape=[5], data=b"1234")})
-        call = decode_request(request)
-        user = call.context["user"][0] if call.context else 0
+        call = decode_request(request, Limits(2_000_000, 10))
+        features, context = call.columns.columns()
+        user = context["user"][0] if context else 0
         prediction = Prediction(
-            outputs={"score": (call.features["item"] + 100 * user).astype(np.float32)},
+            outputs={"score": (features["item"] + 100 * user).astype(np.float32)},
             version=call.version or 9,
             filled=(Filled("price", "absent", 1),),
             timings=Timings(total_us=5) if call.with_timings else None,
@@ -139,13 +141,14 @@ async def test_what_is_sent(client: AsyncClient, head: FakeHead) -> None:
     (request,) = head.requests
     assert request.version == 0
     assert list(request.outputs) == ["score"]
-    assert {name: column.raw.dtype for name, column in request.features.items()} == {
-        "item": pb.INT64,
-        "genres": pb.STRING,
-        "vector": pb.FLOAT32,
-    }
-    assert request.features["vector"].width == 3
-    assert len(request.features["genres"].raw_offsets) == 24
+    assert list(pb.PackedLayout.FromString(request.packed.layout).columns) == [
+        pb.PackedColumn(name="genres", dtype=pb.STRING, ragged=True),
+        pb.PackedColumn(name="item", dtype=pb.INT64),
+        pb.PackedColumn(name="vector", dtype=pb.FLOAT32, width=3),
+        pb.PackedColumn(name="user", dtype=pb.INT64, context=True),
+    ]
+    assert np.frombuffer(request.packed.sizes, np.int64).tolist() == [2, 1, 2, 2, 2, 6, 1, 1]
+    assert not request.features
 
 
 async def test_metadata_and_status(client: AsyncClient) -> None:

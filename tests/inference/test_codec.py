@@ -5,46 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.codec import PredictCall, as_call, decode_request, decode_response, encode_request, encode_response
-from inference.columns import Ragged
+from inference.codec import PredictCall, as_call, decode_response, encode_response
 from inference.prediction import Filled, Prediction, Timings
 from inference.proto import ringpull_pb2 as pb
 from ps.errors import InvalidInput
 
 
-def test_a_call_comes_back() -> None:
-    call = as_call(
-        "ranker",
-        {"item": [1, 2], "genres": [["a"], []]},
-        {"user": 7},
-        version=3,
-        outputs=["score"],
-        with_timings=True,
-        request_id="r1",
-    )
-    back = decode_request(pb.PredictRequest.FromString(encode_request(call).SerializeToString()))
-    assert (back.model, back.version, back.outputs) == ("ranker", 3, ("score",))
-    assert (back.with_timings, back.request_id, back.typed, back.rows) == (True, "r1", False, 2)
-    assert back.features["item"].tolist() == [1, 2]
-    assert isinstance(back.features["genres"], Ragged)
-    assert back.features["genres"].values.tolist() == ["a"]
-    assert back.context["user"].tolist() == [7]
-
-
-def test_the_live_version_is_none() -> None:
-    assert decode_request(encode_request(as_call("m", {"a": [1]}))).version is None
-
-
 def test_rows_are_those_of_the_first_feature() -> None:
     assert PredictCall(model="m", features={"a": np.zeros((3, 2))}).rows == 3
     assert PredictCall(model="m", features={}, context={"a": np.zeros(1)}).rows == 0
-
-
-def test_a_request_with_any_raw_column_gets_raw_tensors() -> None:
-    typed, plain = pb.Column(int64s={"values": [1]}), encode_request(as_call("m", {"a": [1]})).features["a"]
-    assert decode_request(pb.PredictRequest(model="m", features={"a": typed})).typed
-    assert not decode_request(pb.PredictRequest(model="m", features={"a": plain})).typed
-    assert not decode_request(pb.PredictRequest(model="m", features={"a": typed}, context={"b": plain})).typed
 
 
 @pytest.mark.parametrize("typed", [True, False])
@@ -83,7 +52,3 @@ def test_what_no_call_may_say() -> None:
             as_call("m", {"a": [1]}, version=version)
     with pytest.raises(InvalidInput, match="outputs is the string 'score'"):
         as_call("m", {"a": [1]}, outputs="score")
-    with pytest.raises(InvalidInput, match="version is -1"):
-        decode_request(pb.PredictRequest(model="m", version=-1))
-    with pytest.raises(InvalidInput, match="feature a: has no values"):
-        decode_request(pb.PredictRequest(model="m", features={"a": pb.Column()}))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from inference.column_codec import decode_column, decode_tensor, encode_column, encode_tensor
+from inference.column_codec import decode_column, decode_tensor, encode_column, encode_tensor, read_column
 from inference.columns import Column, Ragged
 from inference.proto import ringpull_pb2 as pb
 from ps.errors import InvalidInput, ProtocolError
@@ -22,7 +22,11 @@ VALUES = st.one_of(
 
 
 def round_trip(column: Column) -> Column:
-    return decode_column("a", pb.Column.FromString(encode_column("a", column).SerializeToString()))
+    return decode_column("a", encode_column("a", column))
+
+
+def read(message: pb.Column) -> Column:
+    return decode_column("a", read_column("a", message))
 
 
 @given(VALUES)
@@ -68,14 +72,31 @@ def test_matrices_come_back(width) -> None:
 
 def test_golden_bytes() -> None:
     """The bytes of the public contract."""
-    message = encode_column("a", Ragged(np.array(["ab", "ö"], object), [0, 1, 2], [0.5, 1]))
-    assert message.raw.dtype == pb.STRING
-    assert message.raw.data == b"ab\xc3\xb6"
-    assert message.raw.lengths == bytes([2, 0, 0, 0, 2, 0, 0, 0])
-    assert message.raw_offsets == b"".join(n.to_bytes(8, "little") for n in (0, 1, 2))
-    assert message.raw_weights == bytes.fromhex("0000003f 0000803f")
-    assert encode_column("a", np.array([-2])).raw.data == bytes.fromhex("feffffffffffffff")
-    assert encode_column("a", np.array([1.0])).raw.data == bytes.fromhex("0000803f")
+    column = encode_column("a", Ragged(np.array(["ab", "ö"], object), [0, 1, 2], [0.5, 1]))
+    assert (column.dtype, column.values, column.rows) == (pb.STRING, 2, 2)
+    assert column.data == b"ab\xc3\xb6"
+    assert column.lengths == bytes([2, 0, 0, 0, 2, 0, 0, 0])
+    assert column.offsets == b"".join(n.to_bytes(8, "little") for n in (0, 1, 2))
+    assert column.weights == bytes.fromhex("0000003f 0000803f")
+    assert encode_column("a", np.array([-2])).data == bytes.fromhex("feffffffffffffff")
+    assert encode_column("a", np.array([1.0])).data == bytes.fromhex("0000803f")
+
+
+def test_golden_bytes_of_a_raw_column() -> None:
+    message = raw(
+        pb.STRING,
+        b"ab\xc3\xb6",
+        bytes([2, 0, 0, 0, 2, 0, 0, 0]),
+        raw_offsets=b"".join(n.to_bytes(8, "little") for n in (0, 1, 2)),
+        raw_weights=bytes.fromhex("0000003f 0000803f"),
+    )
+    column = read(message)
+    assert column.values.tolist() == ["ab", "ö"]
+    assert column.offsets.tolist() == [0, 1, 2]
+    assert column.weights.tolist() == [0.5, 1]
+    assert read(raw(pb.INT64, bytes.fromhex("feffffffffffffff"))).tolist() == [-2]
+    assert read(raw(pb.FLOAT32, bytes.fromhex("0000803f"))).tolist() == [1.0]
+    assert read(raw(pb.UINT64, bytes.fromhex("feffffffffffffff" * 2), width=2)).tolist() == [[2**64 - 2] * 2]
 
 
 def test_raw_numbers_are_not_copied() -> None:
@@ -95,11 +116,11 @@ def test_raw_numbers_are_not_copied() -> None:
     ],
 )
 def test_typed_columns(message, expected) -> None:
-    assert decode_column("a", message).tolist() == expected
+    assert read(message).tolist() == expected
 
 
 def test_typed_ragged_columns() -> None:
-    column = decode_column("a", pb.Column(int64s={"values": [1, 2]}, offsets=[0, 2, 2], weights=[0.5, 1]))
+    column = read(pb.Column(int64s={"values": [1, 2]}, offsets=[0, 2, 2], weights=[0.5, 1]))
     assert (column.values.tolist(), column.offsets.tolist(), column.weights.tolist()) == ([1, 2], [0, 2, 2], [0.5, 1])
 
 
@@ -125,11 +146,12 @@ def raw(dtype, data=b"", lengths=b"", **fields) -> pb.Column:
         (pb.Column(int64s={"values": [1]}, weights=[1]), "weights without offsets"),
         (pb.Column(int64s={"values": [1]}, offsets=[0, 1], width=1), "both offsets and a width"),
         (pb.Column(floats={"values": [1, 2, 3]}, width=2), "no whole number of rows of width 2"),
+        (pb.Column(int64s={"values": [1]}, offsets=[0, 1], weights=[1, 2]), "2 weights for 1 values"),
     ],
 )
 def test_buffers_that_do_not_fit_are_refused_by_name(message, reason) -> None:
     with pytest.raises(InvalidInput, match=reason) as caught:
-        decode_column("a", message)
+        read(message)
     assert str(caught.value).startswith("feature a: ")
 
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.batch import RowLayout
+from inference.batch import concatenate
 from inference.columns import Ragged
-from inference.features import PreparedFeature
 from inference.kinds import Cross, Dense, Sequence, Sparse
 from inference.prediction import Filled
 from inference.schema import Schema
@@ -18,11 +17,6 @@ from ps.errors import InvalidInput
 from ps.hashing import key_of_string
 
 ROWS = st.lists(st.lists(st.integers(-5, 5), max_size=6), min_size=1, max_size=6)
-
-
-def concatenate(parts: list[PreparedFeature]) -> PreparedFeature:
-    part_rows = tuple(part.rows for part in parts)
-    return RowLayout(part_rows, part_rows).concatenate(parts)
 
 
 def prepare_one(feature, column, rows=None):
@@ -240,7 +234,7 @@ REQUEST = Schema(
 
 def test_each_feature_is_prepared_in_the_part_it_was_sent_in() -> None:
     context = {"user": np.array([7]), "segment": np.array([1]), "history": Ragged([1, 2], [0, 2])}
-    request = REQUEST.prepare_request({"item": np.array([1, 2, 3])}, context, 3)
+    request = REQUEST.prepare_requests({"item": np.array([1, 2, 3])}, context, [3])
     assert set(request.candidates.features) == {"item", "user_x_item", "item_x_user"}
     assert set(request.context.features) == {"user", "segment", "history", "price", "user_x_segment"}
     assert (request.candidates.rows, request.context.rows) == (3, 1)
@@ -251,7 +245,7 @@ def test_each_feature_is_prepared_in_the_part_it_was_sent_in() -> None:
 def test_a_request_equals_its_rows_written_out() -> None:
     items = np.array([1, 2, 3])
     context = {"user": np.array([7]), "segment": np.array([1]), "history": Ragged([1, 2], [0, 2])}
-    request = REQUEST.prepare_request({"item": items}, context, 3)
+    request = REQUEST.prepare_requests({"item": items}, context, [3])
     flat = REQUEST.prepare(
         {
             "user": np.repeat(7, 3),
@@ -272,9 +266,9 @@ def test_a_request_equals_its_rows_written_out() -> None:
 def test_a_request_refuses_a_feature_sent_twice_and_a_context_of_more_rows() -> None:
     schema = Schema([Sparse("user")])
     with pytest.raises(InvalidInput, match="feature user: sent both per row and as context"):
-        schema.prepare_request({"user": np.array([1])}, {"user": np.array([1])}, 1)
+        schema.prepare_requests({"user": np.array([1])}, {"user": np.array([1])}, [1])
     with pytest.raises(InvalidInput, match="feature user: has 2 rows"):
-        REQUEST.prepare_request({"item": np.array([1])}, {"user": np.array([1, 2])}, 1)
+        REQUEST.prepare_requests({"item": np.array([1])}, {"user": np.array([1, 2])}, [1])
 
 
 @given(st.lists(ROWS, min_size=1, max_size=3))

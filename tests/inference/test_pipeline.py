@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.batch import row_index
+from inference.columns import Column, Ragged
 from inference.manifest import LookupSpec
 from inference.pipeline import Pipeline, Scores
+from inference.prediction import Filled
+from inference.received import ReceivedColumns
 from inference.schema import Cross, Dense, Schema, Sparse
 from inference.transforms import Vocabulary
 from ps.errors import CorruptData, InvalidInput
@@ -28,6 +31,7 @@ from tests.inference.small_model import (
     make_manifest,
     make_tables,
     plain_row,
+    received_of,
 )
 from tests.reference import assert_close
 
@@ -35,6 +39,13 @@ from tests.reference import assert_close
 def make_pipeline() -> tuple[Pipeline, ReferenceRouter, EchoProgram]:
     router, program = ReferenceRouter(make_tables()), EchoProgram()
     return Pipeline(make_manifest(), SCHEMA, program, router), router, program
+
+
+async def answers_of(pipeline: Pipeline, requests: Rows[ReceivedColumns]) -> dict[int, Scores]:
+    """The way of a batch, all of whose requests are taken."""
+    ready = pipeline.prepare(requests)
+    assert ready.refused == {}
+    return pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
 
 
 # -- the slow truth: one row, in plain loops ---------------------------------------------------------------------------
@@ -118,15 +129,14 @@ def requests(draw: st.DrawFn) -> tuple[list[Row], set[str]]:
 @given(batch=st.lists(requests(), min_size=1, max_size=4))
 async def test_batch_of_any_requests_equals_the_slow_truth_row_by_row(batch):
     pipeline, router, program = make_pipeline()
-    prepared = [
-        pipeline.prepare(
-            columns_of(rows, [name for name in rows[0] if name not in context]), columns_of(rows[:1], context)
-        )
+    received = [
+        received_of(columns_of(rows, [name for name in rows[0] if name not in context]), columns_of(rows[:1], context))
         for rows, context in batch
     ]
-    answers = pipeline.compute(await pipeline.pull(prepared, deadline_s=1e9))
-    for (rows, _), scores in zip(batch, answers, strict=True):
-        check(rows, scores)
+    answers = await answers_of(pipeline, received)
+    assert sorted(answers) == list(range(len(batch)))
+    for place, (rows, _) in enumerate(batch):
+        check(rows, answers[place])
     assert len(router.pulls) == 1
     assert [rows for _, rows in program.runs] == [sum(len(rows) for rows, _ in batch)]
 
@@ -148,14 +158,14 @@ def test_row_index_points_every_batch_row_to_its_own_row(sizes):
 async def test_context_is_pulled_once_per_request_and_broadcast_by_index():
     pipeline, router, program = make_pipeline()
     rows = [plain_row(1, item) for item in range(8)]
-    request = pipeline.prepare(
+    request = received_of(
         columns_of(rows, ["item"]), columns_of(rows[:1], [name for name in rows[0] if name != "item"])
     )
-    await pipeline.pull([request, request], deadline_s=1e9)
+    await answers_of(pipeline, [request, request])
     user, item = router.pulls[0][0], router.pulls[0][1]
     assert user.keys.tolist() == [1, 1]
     assert len(item.keys) == 16
-    pipeline.compute(await pipeline.pull([request], deadline_s=1e9))
+    await answers_of(pipeline, [request])
     inputs, _ = program.runs[-1]
     assert inputs[0].values.shape == (1, DIM)
     assert inputs[0].row_index.tolist() == [0] * 8
@@ -165,7 +175,7 @@ async def test_context_is_pulled_once_per_request_and_broadcast_by_index():
 async def test_padding_is_dropped_before_the_pull_and_empty_bags_stay():
     pipeline, router, _ = make_pipeline()
     rows = [{**plain_row(1, 2), "genres": genres} for genres in ([0, 5, 0], [0], [], [6])]
-    await pipeline.pull([pipeline.prepare(columns_of(rows), {})], deadline_s=1e9)
+    await answers_of(pipeline, [received_of(columns_of(rows))])
     mean = router.pulls[0][3]
     assert mean.keys.tolist() == [5, 6]
     assert mean.offsets.tolist() == [0, 1, 1, 1, 2]
@@ -176,7 +186,7 @@ async def test_filled_says_what_the_rules_and_the_shards_did_not_give():
     router.lost["genres"] = 2
     columns = columns_of([plain_row(1, 2), plain_row(2, 3)])
     del columns["price"]
-    scores = pipeline.compute(await pipeline.pull([pipeline.prepare(columns, {})], deadline_s=1e9))[0]
+    scores = (await answers_of(pipeline, [received_of(columns)]))[0]
     assert [(each.feature, each.reason) for each in scores.filled] == [("price", "absent"), ("genres", "unavailable")]
     assert scores.filled[1].values == 4  # two look-ups of it, two lost keys each
 
@@ -184,8 +194,7 @@ async def test_filled_says_what_the_rules_and_the_shards_did_not_give():
 async def test_model_without_look_ups_pulls_nothing():
     router, program = ReferenceRouter({}), EchoProgram()
     pipeline = Pipeline(make_manifest(lookups=(), arguments=("numbers",)), SCHEMA, program, router)
-    request = pipeline.prepare(columns_of([plain_row(1, 2)]), {})
-    scores = pipeline.compute(await pipeline.pull([request], deadline_s=1e9))[0]
+    scores = (await answers_of(pipeline, [received_of(columns_of([plain_row(1, 2)]))]))[0]
     assert scores.outputs["input0"].tolist() == [[1.0, 2.0, 3.0]]
     assert router.pulls == []
 
@@ -227,12 +236,41 @@ def test_rehearsal_of_a_program_that_does_not_take_its_inputs_is_corrupt_data():
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def test_request_without_candidates_is_refused():
+async def test_what_only_one_request_breaks_it_breaks_alone():
     pipeline, _, _ = make_pipeline()
-    with pytest.raises(InvalidInput, match="no candidate"):
-        pipeline.prepare({}, columns_of([plain_row(1, 2)]))
-    with pytest.raises(InvalidInput, match="no rows"):
-        pipeline.prepare({"item": np.empty(0, np.int64)}, {})
+    rows = [[plain_row(user, 2)] for user in range(6)]
+    columns = [columns_of(each) for each in rows]
+    columns[1]["tags"] = Ragged([1], [0, 1], [np.inf])
+    columns[2]["colour"] = np.array([1])
+    columns[4]["price"] = np.array([np.inf], np.float32)
+    ready = pipeline.prepare([received_of(each) for each in columns])
+    assert {place: str(error) for place, error in ready.refused.items()} == {
+        place: refusal_alone(columns[place]) for place in (1, 2, 4)
+    }
+    assert all(isinstance(error, InvalidInput) for error in ready.refused.values())
+    answers = pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
+    assert sorted(answers) == [0, 3, 5]
+    for place, scores in answers.items():
+        check(rows[place], scores)
+
+
+def refusal_alone(columns: dict[str, Column]) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        SCHEMA.prepare_requests(columns, {}, [1])
+    return str(caught.value)
+
+
+async def test_what_was_filled_is_told_to_the_request_it_was_filled_in():
+    pipeline, _, _ = make_pipeline()
+    columns = [columns_of([plain_row(1, 2), plain_row(2, 3)]) for _ in range(3)]
+    columns[1]["age"] = np.array([[1, np.nan], [np.nan, np.nan]], np.float32)
+    columns[2]["price"] = np.array([np.nan, 1], np.float32)
+    answers = await answers_of(pipeline, [received_of(each) for each in columns])
+    assert [answers[place].filled for place in range(3)] == [
+        (),
+        (Filled("age", "missing", 3),),
+        (Filled("price", "missing", 1),),
+    ]
 
 
 @pytest.mark.parametrize(

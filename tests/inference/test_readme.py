@@ -35,7 +35,7 @@ def schema_of_the_readme() -> Schema:
 
 def test_both_requests_by_hand_are_one_and_fit_the_schema() -> None:
     by_hand, short = (call_from_json(text) for text in blocks("json"))
-    prepared = [schema_of_the_readme().prepare_request(call.features, call.context, 3) for call in (by_hand, short)]
+    prepared = [schema_of_the_readme().prepare_requests(call.features, call.context, [3]) for call in (by_hand, short)]
     assert by_hand.rows == short.rows == 3
     assert [part.context.filled for part in prepared] == [(), ()]
     for name, ready in prepared[0].candidates.features.items():
@@ -61,7 +61,7 @@ def test_the_clients_example_fits_the_schema(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Stop):
         exec(example, {})
     (call,) = calls
-    request = schema_of_the_readme().prepare_request(call.features, call.context, call.rows)
+    request = schema_of_the_readme().prepare_requests(call.features, call.context, [call.rows])
     assert [filled.feature for filled in request.context.filled] == ["price"]
 
 

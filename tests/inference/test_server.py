@@ -5,10 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,18 +15,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from inference import stubs
-from inference.catalog import Catalog, ServedVersion
-from inference.client import AsyncClient
 from inference.codec import as_call, encode_request
-from inference.columns import Ragged
 from inference.config import HeadConfig
 from inference.http import HttpServer, application
 from inference.methods import status_of
 from inference.ports import claim
 from inference.proto import ringpull_pb2 as pb
 from inference.server import SERVICES, GrpcServer
-from inference.service import AdminService, CallCounts, PredictorService
-from inference.version import LoadedVersion
+from inference.service import AdminService, PredictorService
 from ps.errors import (
     CorruptData,
     DeadlineExceeded,
@@ -42,76 +34,10 @@ from ps.errors import (
     StartupError,
     Unavailable,
 )
-from tests.inference.fakes import EchoProgram, ReferenceRouter
-from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row
+from tests.inference.served import ROWS, still_serves
+from tests.inference.small_model import columns_of, make_tables, plain_row
 
 pytestmark = pytest.mark.net
-
-CONFIG = HeadConfig(max_message_bytes=100_000, max_candidates=50, max_values_per_row=20)
-
-
-class HangingRouter(ReferenceRouter):
-    """Answers only while its gate is open; raises what it was told to."""
-
-    def __init__(self) -> None:
-        super().__init__(make_tables())
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.error: Exception | None = None
-
-    async def pull(self, *arguments: Any, deadline_s: float) -> Any:
-        await self.gate.wait()
-        if self.error is not None:
-            raise self.error
-        return await super().pull(*arguments, deadline_s=deadline_s)
-
-
-class Served:
-    """A running server and what it stands on."""
-
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
-        self.router = HangingRouter()
-        self.counts = CallCounts()
-        loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, EchoProgram())
-        self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=64)
-        self.catalog = Catalog([self.version])
-        self.predictor = PredictorService(self.catalog, CONFIG, self.counts)
-        self.server = GrpcServer(self.predictor, AdminService(self.status), CONFIG)
-        self.target = ""
-
-    async def status(self) -> pb.ClusterStatus:
-        return pb.ClusterStatus(head=self.target, requests=self.counts.requests, failed=self.counts.failed)
-
-    async def raw(self, path: str, body: bytes, timeout_s: float = 60) -> bytes:
-        async with grpc.aio.insecure_channel(self.target) as channel:
-            return await channel.unary_unary(path)(body, timeout=timeout_s)
-
-
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    with ThreadPoolExecutor(1) as executor:
-        served = Served(executor)
-        port = await served.server.start()
-        served.target = f"127.0.0.1:{port}"
-        yield served
-        served.router.gate.set()
-        await served.server.stop(grace_s=0)
-        await served.version.batcher.close(timeout_s=60)
-
-
-@pytest.fixture
-async def client(served: Served) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(served.target, timeout_s=60) as client:
-        yield client
-
-
-ROWS = [plain_row(1, item) for item in range(3)]
-
-
-async def still_serves(client: AsyncClient) -> None:
-    prediction = await client.predict("ranker", columns_of(ROWS), outputs=["input11"])
-    assert prediction.outputs["input11"].tolist() == [[1.0, 2.0, 3.0]] * 3
-
 
 # -- predict -----------------------------------------------------------------------------------------------------------
 
@@ -173,98 +99,6 @@ async def test_typed_request_gets_a_typed_reply_and_an_id(served):
     assert list(reply.outputs["input11"].floats) == [4, 5, 0.5]
     assert not reply.outputs["input11"].data
     assert reply.request_id
-
-
-# -- bad input, each with its status, the server serving on ------------------------------------------------------------
-
-
-def without(name: str) -> dict[str, Any]:
-    return {key: column for key, column in columns_of(ROWS).items() if key != name}
-
-
-@pytest.mark.parametrize(
-    ("request_", "error", "message"),
-    [
-        ({"model": "nobody"}, NotFound, "nobody.*ranker"),
-        ({"version": 9}, NotFound, "no version 9.*3"),
-        ({"features": {**columns_of(ROWS), "colour": np.arange(3)}}, InvalidInput, "colour"),
-        ({"features": {**columns_of(ROWS), "item": np.array(["a", "b", "c"])}}, InvalidInput, "item.*int64"),
-        ({"features": {**columns_of(ROWS), "item": np.arange(3) / 2}}, InvalidInput, "item.*int64"),
-        ({"features": {**columns_of(ROWS), "item": np.arange(4)}}, InvalidInput, "has [34] rows"),
-        ({"features": without("user")}, InvalidInput, "user.*absent"),
-        ({"features": {**columns_of(ROWS), "age": np.ones((3, 3), np.float32)}}, InvalidInput, "age"),
-        ({"features": {}}, InvalidInput, "no candidate"),
-        ({"features": {"item": np.empty(0, np.int64)}, "context": {"user": [1]}}, InvalidInput, "no rows"),
-        ({"context": {"user": [1]}}, InvalidInput, "user.*context"),
-        ({"features": without("user"), "context": {"user": [1, 2]}}, InvalidInput, "user.*2 rows"),
-        ({"outputs": ["input0", "loss"]}, InvalidInput, "loss.*input0"),
-        ({"features": columns_of(ROWS * 20)}, LimitExceeded, "60 rows.*max_candidates is 50"),
-        (
-            {"features": {**columns_of(ROWS), "genres": Ragged(np.zeros(30, np.int64), [0, 1, 2, 30])}},
-            LimitExceeded,
-            "genres.*28 values.*max_values_per_row is 20",
-        ),
-        ({"features": {**columns_of(ROWS), "genres": np.zeros((3, 21), np.int64)}}, LimitExceeded, "genres.*21"),
-        ({"features": {**columns_of(ROWS), "genres": np.zeros((3, 9000), np.int64)}}, LimitExceeded, "larger than max"),
-    ],
-)
-async def test_bad_input_is_a_clear_error_and_the_server_serves_on(client, served, request_, error, message):
-    arguments = {"model": "ranker", "features": columns_of(ROWS), **request_}
-    with pytest.raises(error, match=message):
-        await client.predict(arguments.pop("model"), arguments.pop("features"), **arguments)
-    await still_serves(client)
-
-
-def column(**fields: Any) -> dict[str, pb.Column]:
-    return {"genres": pb.Column(int64s=pb.Int64List(values=[1, 2, 3]), **fields)}
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        (column(offsets=[0, 2, 1, 3]), "genres.*offsets"),
-        (column(offsets=[0, 1, 2, 9]), "genres.*offsets"),
-        (column(offsets=[1, 2, 3, 3]), "genres.*offsets"),
-        (column(raw_offsets=b"12345"), "genres"),
-        (column(offsets=[0, 1, 2, 3], weights=[1.0]), "genres"),
-        ({"genres": pb.Column()}, "genres.*no values"),
-        ({"age": pb.Column(raw=pb.RawBuffer(dtype=pb.FLOAT32, data=b"123"))}, "age"),
-        ({"age": pb.Column(floats=pb.FloatList(values=[1, float("nan")] * 3), width=2)}, None),
-        ({"price": pb.Column(floats=pb.FloatList(values=[1, float("inf"), 2]))}, "price.*infinite"),
-    ],
-)
-async def test_hostile_columns_over_the_wire(client, served, columns, message):
-    request = encode_request(as_call("ranker", columns_of(ROWS)))
-    for name, sent in columns.items():
-        request.features[name].CopyFrom(sent)
-    call = served.raw(stubs.PREDICT.path, request.SerializeToString())
-    if message is None:  # age has a missing rule: NaN is filled, and said
-        reply = pb.PredictResponse.FromString(await call)
-        assert [(each.feature, each.reason, each.values) for each in reply.filled] == [("age", pb.Filled.MISSING, 3)]
-    else:
-        with pytest.raises(grpc.aio.AioRpcError, match=message) as caught:
-            await call
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    await still_serves(client)
-
-
-@pytest.mark.parametrize("body", [b"\xff\xff\xff\xff", b"\x0a\x7fab", bytes(range(200))])
-@pytest.mark.parametrize("rpc", [stubs.PREDICT, stubs.GET_MODEL, stubs.LIST_MODELS, stubs.GET_STATUS])
-async def test_body_that_is_no_message_is_an_invalid_argument(client, served, rpc, body):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await served.raw(rpc.path, body)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    await still_serves(client)
-
-
-async def test_negative_version_is_an_invalid_argument(served):
-    for rpc, message in (
-        (stubs.PREDICT, pb.PredictRequest(model="ranker", version=-1)),
-        (stubs.GET_MODEL, pb.GetModelRequest(model="ranker", version=-1)),
-    ):
-        with pytest.raises(grpc.aio.AioRpcError, match="version is -1") as caught:
-            await served.raw(rpc.path, message.SerializeToString())
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 # -- bad luck ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from inference.config import HeadConfig
 from inference.head import HeadAddress
 from inference.manifest import Manifest
 from ps.actor import ShardActor
-from ps.ring import Ring
+from ps.hashing import SLOTS
+from ps.holding import Ownership, TableHolding, VersionHolding
+from ps.ring import Ring, SlotRange
 from ps.spec import ALL, Replicas
 from router.shard_map import ShardAddress, ShardMap
 
@@ -47,10 +49,10 @@ def local_cluster(
     verify: bool = False,
 ) -> Iterator[LocalCluster]:
     """Bring up shards, then the head; stop all of it at the end, also when bring-up fails."""
-    actors = [ShardActor(shard) for shard in range(shards)]
+    actors = [ShardActor(shard, verify=verify) for shard in range(shards)]
     head = HeadActor(config or HeadConfig(default_timeout_s=60))
     try:
-        shard_map = open_versions(actors, version_dirs, replicas, verify=verify)
+        shard_map = open_versions(actors, version_dirs, replicas)
         address = head.start(shard_map, [str(folder) for folder in version_dirs])
         yield LocalCluster(actors, head, address, shard_map)
     finally:
@@ -59,21 +61,21 @@ def local_cluster(
             actor.stop(grace_s=GRACE_S)
 
 
-def open_versions(
-    actors: Sequence[ShardActor], version_dirs: Sequence[Path], replicas: Replicas, *, verify: bool = False
-) -> ShardMap:
+def open_versions(actors: Sequence[ShardActor], version_dirs: Sequence[Path], replicas: Replicas) -> ShardMap:
     """Open every table on every shard and give each its slots; return the map."""
     wanted: dict[tuple[str, str], Replicas] = {}
+    holdings: list[VersionHolding] = []
     for folder in version_dirs:
         manifest = Manifest.load(folder)
         tables: Mapping[str, Path] = {
             entry.spec.name: manifest.table_folder(folder, entry.spec.name) for entry in manifest.tables
         }
         wanted |= {(manifest.model, table): replicas for table in tables}
-        for actor in actors:
-            actor.open(manifest.model, manifest.version, tables, verify=verify)
+        whole = {name: TableHolding(str(table), (SlotRange(0, SLOTS),), ()) for name, table in tables.items()}
+        holdings.append(VersionHolding(manifest.model, manifest.version, whole))
     ring = Ring.even(range(len(actors)), 1 if replicas == ALL else replicas)
     addresses = tuple(ShardAddress(shard, *actor.address()) for shard, actor in enumerate(actors))
     for actor in actors:
-        actor.assign(1, ring, wanted)
+        actor.prepare(holdings)
+        actor.assign(1, [Ownership(ring, wanted)], {(each.model, each.version) for each in holdings})
     return ShardMap(epoch=1, shards=addresses, ring=ring, replicas=wanted)

@@ -142,11 +142,6 @@ def test_folder_that_is_not_there_is_named(tmp_path: Path):
         pytest.fail("it serves")
 
 
-def test_version_given_twice_is_refused(version: Path):
-    with pytest.raises(InvalidInput, match="ranker/1 is given twice"), local_cluster([version, version]):
-        pytest.fail("it serves")
-
-
 @pytest.mark.parametrize("which", ["grpc", "http"])
 def test_port_in_use_is_a_startup_error_that_names_it(version: Path, which: str):
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as stranger:

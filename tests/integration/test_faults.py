@@ -15,6 +15,7 @@ from inference.client import Client
 from inference.config import HeadConfig
 from ps.actor import ShardActor
 from ps.errors import InvalidInput, LimitExceeded, Unavailable
+from ps.holding import Ownership
 from router.shard_map import ShardMap
 from tests.inference.tiny import Tiny, export_tiny
 from tests.integration.local import local_cluster, open_versions
@@ -78,11 +79,11 @@ def test_new_shard_map_brings_a_head_back(exported: Exported):
             first = open_versions(successors, [folder], 1)
             newer = ShardMap(epoch=2, shards=first.shards, ring=first.ring, replicas=first.replicas)
             for shard in successors:
-                shard.assign(2, newer.ring, newer.replicas)
-            cluster.head.update_map(newer)
+                shard.assign(2, [Ownership(newer.ring, newer.replicas)], {("ranker", 1)})
+            cluster.head.route(newer, {"ranker": 1}, {("ranker", 1)})
             prediction = client.predict("ranker", columns)
             assert_close(prediction.outputs["score"], offline(module, columns, 10)["score"])
-            cluster.head.update_map(cluster.shard_map)  # late news
+            cluster.head.route(cluster.shard_map, {"ranker": 1}, {("ranker", 1)})  # late news
             assert client.status().epoch == 2
         finally:
             for shard in successors:

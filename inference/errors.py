@@ -1,0 +1,23 @@
+"""The errors that clients raise, by who must act: one place to import them from without knowing the other packages."""
+
+from __future__ import annotations
+
+from ps.errors import (
+    CorruptData,
+    DeadlineExceeded,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    RingpullError,
+    Unavailable,
+)
+
+__all__ = [
+    "CorruptData",
+    "DeadlineExceeded",
+    "InvalidInput",
+    "LimitExceeded",
+    "NotFound",
+    "RingpullError",
+    "Unavailable",
+]

@@ -1,0 +1,69 @@
+"""A head's services over real gRPC on loopback, in front of a fake router and program."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from inference.catalog import Catalog, ServedVersion
+from inference.client import AsyncClient
+from inference.config import HeadConfig
+from inference.proto import ringpull_pb2 as pb
+from inference.server import GrpcServer
+from inference.service import AdminService, CallCounts, PredictorService
+from inference.version import LoadedVersion
+from tests.inference.fakes import EchoProgram, ReferenceRouter
+from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row
+
+CONFIG = HeadConfig(max_message_bytes=100_000, max_candidates=50, max_values_per_row=20)
+
+
+class HangingRouter(ReferenceRouter):
+    """Answers only while its gate is open; raises what it was told to."""
+
+    def __init__(self) -> None:
+        super().__init__(make_tables())
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.pulls_begun = 0
+        self.error: Exception | None = None
+
+    async def pull(self, *arguments: Any, deadline_s: float) -> Any:
+        self.pulls_begun += 1
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().pull(*arguments, deadline_s=deadline_s)
+
+
+class Served:
+    """A running server and what it stands on."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self.router = HangingRouter()
+        self.counts = CallCounts()
+        loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, EchoProgram())
+        self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=64)
+        self.catalog = Catalog([self.version])
+        self.predictor = PredictorService(self.catalog, CONFIG, self.counts)
+        self.server = GrpcServer(self.predictor, AdminService(self.status), CONFIG)
+        self.target = ""
+
+    async def status(self) -> pb.ClusterStatus:
+        return pb.ClusterStatus(head=self.target, requests=self.counts.requests, failed=self.counts.failed)
+
+    async def raw(self, path: str, body: bytes, timeout_s: float = 60) -> bytes:
+        async with grpc.aio.insecure_channel(self.target) as channel:
+            return await channel.unary_unary(path)(body, timeout=timeout_s)
+
+
+ROWS = [plain_row(1, item) for item in range(3)]
+
+
+async def still_serves(client: AsyncClient) -> None:
+    prediction = await client.predict("ranker", columns_of(ROWS), outputs=["input11"])
+    assert prediction.outputs["input11"].tolist() == [[1.0, 2.0, 3.0]] * 3
