@@ -1,38 +1,32 @@
-"""The three actors as Ray runs them: thin shells around the plain classes of `ps`, `inference` and `router`.
+"""Shard and head as Ray runs them: thin shells around the plain classes of `ps` and `inference`.
 
 The plain classes are imported when an actor is made, in its own process: the process that brings a deployment up needs
 neither torch nor the shards' kernels to name these shells, and a shard never loads torch.
-
-Errors cross Ray as values: a `RingpullError` raised in an actor arrives wrapped in Ray's own, with a stack of both
-sides as its message; `result` unwraps it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import ray
 
+from deploy.calls import NamedActor
+from deploy.staff import ShardSettings, Staff
 from inference.config import HeadConfig
-from ps.errors import RingpullError, StartupError
-from router.coordinator import PlacedVersion
-from router.shard_map import ShardAddress, ShardMap
+from ps.errors import RingpullError
+from ps.holding import Ownership, VersionHolding
+from router.shard_map import ShardMap
+from router.world import PlacedVersion
 
 if TYPE_CHECKING:
-    from inference.head import HeadAddress
+    from ps.pulse import ShardPulse
+    from router.facts import HeadPulse
 
-
-@dataclass(frozen=True, slots=True)
-class OpenHow:
-    """What shards do with a table before it goes live."""
-
-    prefault: bool
-    """Touch every page."""
-    verify: bool
-    """Check every row's checksum."""
+PORTS_TIMEOUT_S: Final = 2.0
 
 
 class Shard:
@@ -41,135 +35,96 @@ class Shard:
     Args:
         shard: Its id.
         host: Where its data plane listens; None: this node's address.
-        threads: Look-up threads.
+        settings: How it holds its tables.
     """
 
-    def __init__(self, shard: int, host: str | None, threads: int) -> None:
+    def __init__(self, shard: int, host: str | None, settings: ShardSettings) -> None:
         from deploy.kernels import warm_up
         from ps.actor import ShardActor
 
         # The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
         warm_up()
-        self._shard = shard
-        self._actor = ShardActor(shard, host or _node_address(), threads)
+        self._actor = ShardActor(
+            shard,
+            host or node_address(),
+            settings.threads,
+            node=node_id(),
+            data_dir=None if settings.data_dir is None else Path(settings.data_dir),
+            data_limit_bytes=settings.data_limit_bytes,
+            prefault=settings.prefault,
+            verify=settings.verify,
+        )
 
-    def address(self) -> ShardAddress:
-        return ShardAddress(self._shard, *self._actor.address())
+    def pulse(self) -> ShardPulse:
+        return self._actor.pulse()
 
-    def open(self, version: PlacedVersion, how: OpenHow) -> None:
-        folders = {name: Path(table.folder) for name, table in version.tables.items()}
-        self._actor.open(version.model, version.version, folders, prefault=how.prefault, verify=how.verify)
+    def prepare(self, holdings: Sequence[VersionHolding]) -> None:
+        self._actor.prepare(holdings)
 
-    def assign(self, shard_map: ShardMap) -> None:
-        self._actor.assign(shard_map.epoch, shard_map.ring, shard_map.replicas)
+    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
+        self._actor.assign(epoch, ownerships, versions)
+
+    def throttle(self, bytes_per_s: float | None) -> None:
+        self._actor.throttle(bytes_per_s)
+
+    def cancel(self) -> None:
+        self._actor.cancel()
+
+    def pid(self) -> int:
+        return os.getpid()
 
 
 class Head:
-    """The inference head: gRPC and HTTP.
+    """One inference head: gRPC and HTTP.
 
     Args:
-        config: Its settings.
-        host: Interface to listen on; None: this node's address.
+        head: Its number.
+        staff: Of its deployment.
     """
 
-    def __init__(self, config: HeadConfig, host: str | None) -> None:
+    def __init__(self, head: int, staff: Staff) -> None:
         from deploy.kernels import warm_up
+        from deploy.operations import OperationsOverRay
         from inference.actor import HeadActor
 
         warm_up()
-        self._actor = HeadActor(replace(config, host=host or _node_address()))
-        self._address: HeadAddress | None = None
+        config = replace(staff.head, host=staff.head_host or node_address())
+        self._actor = HeadActor(with_ports_before(config, head, staff), OperationsOverRay(staff.name))
 
-    def start(self, shard_map: ShardMap, version_dirs: Sequence[str]) -> None:
-        self._address = self._actor.start(shard_map, version_dirs)
+    def pulse(self, lease_s: float) -> HeadPulse:
+        return self._actor.pulse(lease_s)
 
-    def address(self) -> HeadAddress:
-        if self._address is None:
-            raise StartupError("the head does not listen yet")
-        return self._address
+    def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
+        self._actor.load(versions, shard_map)
+
+    def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
+        self._actor.route(shard_map, live, versions)
 
     def pid(self) -> int:
-        return self._actor.pid()
+        return os.getpid()
 
     def drain(self, timeout_s: float) -> None:
         self._actor.drain(timeout_s)
 
 
-class Coordinator:
-    """The coordinator, over the handles of the other actors.
-
-    Args:
-        state_dir: Folder of its saved state.
-        shards: Handles of the `Shard` actors, by id.
-        head: Handle of the `Head` actor.
-        how: How shards open tables.
-    """
-
-    def __init__(self, state_dir: str, shards: Mapping[int, Any], head: Any, how: OpenHow) -> None:
-        from router.actor import CoordinatorActor
-
-        controls = {shard: _ShardOverRay(handle, how) for shard, handle in shards.items()}
-        self._actor = CoordinatorActor(state_dir, controls, _HeadOverRay(head))
-
-    def bring_up(self, addresses: Sequence[ShardAddress], versions: Sequence[PlacedVersion]) -> ShardMap:
-        return self._actor.bring_up(addresses, versions)
-
-    def state(self) -> dict[str, Any]:
-        return self._actor.state()
+def with_ports_before(config: HeadConfig, head: int, staff: Staff) -> HeadConfig:
+    """Return the settings with the ports that a head had before it was restarted, where any would do."""
+    if config.grpc_port and config.http_port:
+        return config
+    try:
+        before = NamedActor(staff.coordinator_name).call("heads", timeout_s=PORTS_TIMEOUT_S).get(head)
+    except (RingpullError, TimeoutError):
+        return config  # It serves on other ports then, and is found by whoever asks where.
+    if before is None or before.host != config.host or not before.grpc_port:
+        return config
+    return replace(config, grpc_port=before.grpc_port, http_port=before.http_port)
 
 
-class _ShardOverRay:
-    """`router.actor.ShardControl` over a handle."""
-
-    def __init__(self, handle: Any, how: OpenHow) -> None:
-        self._handle = handle
-        self._how = how
-
-    def open(self, version: PlacedVersion) -> None:
-        result(self._handle.open.remote(version, self._how))
-
-    def assign(self, shard_map: ShardMap) -> None:
-        result(self._handle.assign.remote(shard_map))
-
-
-class _HeadOverRay:
-    """`router.actor.HeadControl` over a handle."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    def start(self, shard_map: ShardMap, version_dirs: Sequence[str]) -> None:
-        result(self._handle.start.remote(shard_map, list(version_dirs)))
-
-
-def _node_address() -> str:
+def node_address() -> str:
     """Return the address by which other nodes reach this one."""
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
-def result(reference: Any, *, timeout_s: float | None = None) -> Any:
-    """Return what an actor's call returned.
-
-    Raises:
-        RingpullError: The call raised it.
-        StartupError: The actor died, or failed with an error that is not one of ours.
-        TimeoutError: No answer within `timeout_s` seconds.
-    """
-    try:
-        return ray.get(reference, timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError as exc:
-        raise TimeoutError from exc
-    except ray.exceptions.RayTaskError as exc:
-        if isinstance(exc.cause, RingpullError):
-            raise exc.cause from exc
-        raise StartupError(f"an actor failed: {type(exc.cause).__name__}: {exc.cause}") from exc
-    except ray.exceptions.ActorDiedError as exc:
-        raise StartupError(f"an actor died: {_reason(exc)}") from exc
-    except ray.exceptions.RayError as exc:
-        raise StartupError(f"Ray failed: {_reason(exc)}") from exc
-
-
-def _reason(exc: Exception) -> str:
-    """Return the last line of Ray's message: above it are the stacks."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return lines[-1] if lines else type(exc).__name__
+def node_id() -> str:
+    """Return Ray's id of this node."""
+    return str(ray.get_runtime_context().get_node_id())

@@ -12,7 +12,12 @@ import typer
 
 from deploy.commands.export import export
 from deploy.commands.inspect import inspect
+from deploy.commands.loadtest import loadtest
+from deploy.commands.plan import plan
 from deploy.commands.predict import predict
+from deploy.commands.publish import publish
+from deploy.commands.rebalance import rebalance
+from deploy.commands.rollback import rollback
 from deploy.commands.serve import serve
 from deploy.commands.status import status
 from deploy.commands.stop import stop
@@ -28,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (serve, predict, status, inspect, export, stop):
+for command in (serve, predict, status, inspect, export, plan, publish, rollback, rebalance, loadtest, stop):
     app.command()(command)
 
 

@@ -2,40 +2,55 @@
 
     ports claimed -> Ray -> kernels compiled -> actors made side by side -> coordinator brings the versions live
 
-Whatever fails or interrupts a step, everything before it is taken down. On a private Ray that is Ray itself; on a
-joined one it is our actors, which are named `NAME/shard-0`, `NAME/head`, `NAME/coordinator` in namespace `ringpull`
-and detached, so that they outlive the process that made them and `stop` finds them.
+Whatever fails or interrupts a step, everything before it is taken down: on a private Ray that is Ray itself, on a
+joined one it is our actors (`deploy.members`).
 """
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing, nullcontext, suppress
+from dataclasses import dataclass, replace
+from socket import socket
 from typing import Any, Final, Self
 
+from deploy.compiling import CompiledApart
 from deploy.config import LOCALHOST, ServeConfig
-from deploy.kernels import warm_up
 from deploy.progress import Progress
-from deploy.ray_session import NAMESPACE, RaySession, has_gpu
+from deploy.ray_session import RaySession, has_gpu
+from deploy.staff import ShardSettings, Staff, gpus_wanted
+from inference.config import HeadConfig
 from inference.ports import claim
-from ps.errors import RingpullError, StartupError
-from router.shard_map import ShardAddress
+from ps.errors import StartupError, Unavailable
+from router.controls import LEASE_S
+from router.facts import HeadPulse
+from router.operations import ChangeStatus
+from router.world import first_world
 
-PING_TIMEOUT_S: Final = 30.0
-"""A head that does not answer a ping for this long is taken for dead; a loaded one answers within milliseconds."""
+POLL_S: Final = 0.02
 
-KILL_TIMEOUT_S: Final = 20.0
+PING_TIMEOUT_S: Final = 10.0
+
+HEAD_GONE_S: Final = 60.0
+"""Heads that have not answered for this long are taken for gone. Ray restarts a dead one within seconds, though it then
+has to load its versions again; a loaded one answers within milliseconds."""
+
+
+FREE_PORTS: Final = range(20_000, 32_000)
+"""Where a port that may be any is taken from: below those that the kernel gives to outgoing connections (ip(7)), which
+would take it before the head is up or while it is restarted, and above those of Ray's workers."""
+
+PORT_TRIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Actors:
-    """Handles of one deployment's actors."""
+    """Handles of one deployment's actors, as they were made."""
 
     shards: Mapping[int, Any]
-    head: Any
+    heads: Mapping[int, Any]
     coordinator: Any
 
 
@@ -48,9 +63,9 @@ class Cluster:
         """Use `Cluster.bring_up`."""
         self._config = config
         self._actors = actors
-        """All of them, though only the head is asked: Ray ends an unnamed actor when the last handle to it is gone."""
         self._kills = kills
         self._cleanup = cleanup
+        self._answered_s = time.monotonic()
         self.target = target
         """HOST:PORT where gRPC is reached."""
         self.http = http
@@ -76,177 +91,186 @@ class Cluster:
         """
         with ExitStack() as cleanup:
             if config.private:
-                _check_ports(config)
-            session = RaySession(config.address, workers=config.shards + 2, ship_code=config.ship_code)
-            with ThreadPoolExecutor(1, thread_name_prefix="kernels") as thread:
-                warm = thread.submit(warm_up)
+                config = replace(config, head=_choose_ports(config))
+            session = RaySession(config.address, workers=config.shards + config.heads + 1, ship_code=config.ship_code)
+            with CompiledApart() as kernels:
                 with progress.step("started a private Ray" if config.private else f"joined Ray at {config.address}"):
                     cleanup.enter_context(session)
                 # Actors start with the cache filled: each would otherwise compile the same kernels for itself.
-                if not warm.done():
-                    with progress.step("compiled kernels (once; cached from now on)"):
-                        wait([warm])
-                warm.result()
+                with nullcontext() if kernels.done else progress.step("compiled kernels (once; cached from now on)"):
+                    kernels.wait()
             kills = cleanup.enter_context(ExitStack())
-            with progress.step(f"started {config.shards} shard{'s' * (config.shards > 1)}, head and coordinator"):
+            who = f"{_counted(config.shards, 'shard')}, {_counted(config.heads, 'head')} and coordinator"
+            with progress.step(f"started {who}"):
                 actors = _make_actors(config, kills)
-                addresses = _await_actors(config, actors)
             with progress.step(f"opened {', '.join(config.model_names)}"):
-                target, http = _go_live(config, actors, addresses)
+                target, http = _go_live(config, actors)
             return cls(config, actors, target, http, kills=kills, cleanup=cleanup.pop_all())
 
     def check(self) -> None:
-        """Check that the head lives: without it nothing is served. Shards and the coordinator may be gone for a while.
+        """Check that a head answers. One that has died is restarted by Ray, and so are shards and the coordinator.
 
         Raises:
-            StartupError: It has died.
+            StartupError: None has answered for `HEAD_GONE_S`, or none can come back.
         """
-        from deploy.actors import result
+        from deploy.calls import ActorGone, result
 
-        try:
-            result(self._actors.head.pid.remote(), timeout_s=PING_TIMEOUT_S)
-        except TimeoutError as exc:
-            raise StartupError(f"the head has not answered for {PING_TIMEOUT_S:g} s") from exc
-        except RingpullError as exc:
-            raise StartupError(f"the head is gone: {exc}") from exc
+        gone = []
+        calls = {number: handle.pid.remote() for number, handle in self._actors.heads.items()}
+        for number, call in calls.items():
+            try:
+                result(call, timeout_s=PING_TIMEOUT_S)
+            except (ActorGone, StartupError) as exc:
+                gone.append(f"head {number} is gone: {exc}")
+            except (TimeoutError, Unavailable):
+                continue
+            else:
+                self._answered_s = time.monotonic()
+        if len(gone) == len(calls):
+            raise StartupError("; ".join(gone))
+        if time.monotonic() - self._answered_s > HEAD_GONE_S:
+            raise StartupError(f"no head has answered for {HEAD_GONE_S:g} s")
 
     def drain(self) -> None:
-        """Have the head refuse new requests and answer those in flight, within the configured time."""
-        drain(self._actors.head, self._config.drain_timeout_s)
+        """Have the heads refuse new requests and answer those in flight, within the configured time."""
+        drain(self._actors.heads.values(), self._config.drain_timeout_s)
 
     def leave_up(self) -> None:
         """Let the actors live on, on a joined Ray, when this context is left."""
         self._kills.pop_all()
 
 
-def drain(head: Any, timeout_s: float) -> None:
-    """Drain a head, given its handle; give up on one that is dead or does not answer in time."""
-    from deploy.actors import result
+def drain(heads: Iterable[Any], timeout_s: float) -> None:
+    """Drain heads side by side, given their handles; give up on those that are dead or do not answer in time."""
+    from deploy.calls import result
 
-    try:
-        result(head.drain.remote(timeout_s), timeout_s=timeout_s + PING_TIMEOUT_S)
-    except (StartupError, TimeoutError):
-        return
+    until_s = time.monotonic() + timeout_s + PING_TIMEOUT_S
+    for call in [head.drain.remote(timeout_s) for head in heads]:
+        try:
+            result(call, timeout_s=max(0.0, until_s - time.monotonic()))
+        except (StartupError, Unavailable, TimeoutError):
+            continue
 
 
 def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> int:
     """Drain and kill the actors of deployment `name` on a Ray cluster; return how many there were."""
     with RaySession(address):
-        import ray
+        from deploy.members import actors_of, end
 
-        named = _named_actors(name)
-        if f"{name}/head" in named:
-            drain(named[f"{name}/head"], drain_timeout_s)
-        for handle in named.values():
-            ray.kill(handle)
-        _await_gone(name)
+        named = actors_of(name)
+        drain([handle for full_name, handle in named.items() if "/head-" in full_name], drain_timeout_s)
+        # Once more: the coordinator may have started a shard meanwhile.
+        named |= actors_of(name)
+        end(named)
     return len(named)
 
 
-def _check_ports(config: ServeConfig) -> None:
-    """Fail on a port in use before anything is started; the head claims them for good."""
-    for what, port in (("grpc", config.head.grpc_port), ("http", config.head.http_port)):
-        with closing(claim(what, config.host or LOCALHOST, port)):
-            pass
+def _choose_ports(config: ServeConfig) -> HeadConfig:
+    """Fail on a port in use before anything is started, and put numbers in the place of zeros.
+
+    The heads claim them for good. They are chosen here so that all heads have the same ones, and have them again after
+    a restart.
+    """
+    host = config.host or LOCALHOST
+    with (
+        closing(_claim("grpc", host, config.head.grpc_port)) as grpc,
+        closing(_claim("http", host, config.head.http_port)) as http,
+    ):
+        return replace(config.head, grpc_port=grpc.getsockname()[1], http_port=http.getsockname()[1])
+
+
+def _claim(what: str, host: str, port: int) -> socket:
+    if port:
+        return claim(what, host, port)
+    for _ in range(PORT_TRIES - 1):
+        with suppress(StartupError):
+            return claim(what, host, secrets.choice(FREE_PORTS))
+    return claim(what, host, secrets.choice(FREE_PORTS))
+
+
+def _staff(config: ServeConfig) -> Staff:
+    host = LOCALHOST if config.private else None
+    return Staff(
+        name=config.name,
+        shard_host=host,
+        head_host=config.host or host,
+        shard=ShardSettings(
+            threads=config.shard_threads,
+            prefault=config.prefault,
+            verify=config.verify,
+            data_dir=None if config.data_dir is None else str(config.data_dir),
+            data_limit_bytes=config.data_limit_bytes,
+        ),
+        head=config.head,
+        heads=config.heads,
+        # Ray hides GPUs from actors that ask for none.
+        gpus=gpus_wanted(config.head.device, config.heads) if has_gpu() else 0.0,
+        keep=config.keep,
+        start_timeout_s=config.start_timeout_s,
+    )
 
 
 def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
+    """Make all actors side by side, and wait until they are up.
+
+    Raises:
+        StartupError: A deployment of that name is there, or an actor could not be made or is not up in time.
+    """
     # Only now: Ray must not be loaded before its session has set the environment.
-    import ray
+    from deploy.coordinator import make_coordinator
+    from deploy.members import actors_of, await_up, end, make_head, make_shard, node_addresses
 
-    from deploy import actors as shells
-
-    if not config.private and (taken := _named_actors(config.name)):
+    if taken := actors_of(config.name):
         raise StartupError(
             f"{len(taken)} actors of a deployment named {config.name} are on {config.address} already;"
             f" `ringpull stop --address {config.address} --name {config.name}` ends it, or choose another --name"
         )
-
-    def make(role: str, shell: type, *args: Any, **resources: Any) -> Any:
-        options = {"num_cpus": 0, **resources}
-        if not config.private:
-            options |= {"name": f"{config.name}/{role}", "lifetime": "detached"}
-        handle: Any = ray.remote(shell).options(**options).remote(*args)
-        if not config.private:
-            # A private Ray takes its actors with it.
-            kills.callback(ray.kill, handle)
-        return handle
-
-    host = LOCALHOST if config.private else None
-    shards = {i: make(f"shard-{i}", shells.Shard, i, host, config.shard_threads) for i in range(config.shards)}
-    # Ray hides GPUs from actors that ask for none.
-    gpus = 1 if config.head.device != "cpu" and has_gpu() else 0
-    head = make("head", shells.Head, config.head, config.host or host, num_gpus=gpus)
-    how = shells.OpenHow(prefault=config.prefault, verify=config.verify)
-    coordinator = make("coordinator", shells.Coordinator, str(config.state_dir), shards, head, how)
-    return _Actors(shards, head, coordinator)
-
-
-def _await_actors(config: ServeConfig, actors: _Actors) -> list[ShardAddress]:
-    """Wait until every actor runs; return where the shards listen.
-
-    Raises:
-        StartupError: One could not be made, or is not up in time; the message names it.
-    """
-    from deploy.actors import result
-
+    staff = _staff(config)
+    # The coordinator first: its name can be had once, so of two deployments of one name only one goes further.
+    coordinator = make_coordinator(staff, config.state_dir, secrets.token_hex(8))
+    if not config.private:
+        # By name: the coordinator may have started others meanwhile. A private Ray takes its actors with it.
+        kills.callback(lambda: end(actors_of(config.name)))
+    nodes = list(node_addresses())
+    shards = {i: make_shard(staff, i, nodes[i % len(nodes)]) for i in range(config.shards)}
+    heads = {i: make_head(staff, i) for i in range(config.heads)}
     until_s = time.monotonic() + config.start_timeout_s
-    calls = {f"shard {i}": handle.address.remote() for i, handle in actors.shards.items()}
-    calls |= {"head": actors.head.pid.remote(), "coordinator": actors.coordinator.state.remote()}
-    answers = {}
+    calls = {"coordinator": coordinator.pid.remote()}
+    calls |= {f"shard {i}": handle.pid.remote() for i, handle in shards.items()}
+    calls |= {f"head {i}": handle.pid.remote() for i, handle in heads.items()}
     for who, call in calls.items():
         try:
-            answers[who] = result(call, timeout_s=max(0.0, until_s - time.monotonic()))
-        except TimeoutError as exc:
-            raise StartupError(f"the {who} is not up after {config.start_timeout_s:g} s; {_resources()}") from exc
-        except StartupError as exc:
+            await_up(who, call, config.start_timeout_s, until_s=until_s)
+        except Unavailable as exc:
             raise StartupError(f"the {who} did not start: {exc}") from exc
-    return [answers[f"shard {i}"] for i in actors.shards]
+    return _Actors(shards, heads, coordinator)
 
 
-def _go_live(config: ServeConfig, actors: _Actors, addresses: Sequence[ShardAddress]) -> tuple[str, str]:
-    from deploy.actors import result
+def _go_live(config: ServeConfig, actors: _Actors) -> tuple[str, str]:
+    """Have the coordinator bring the versions live; return where gRPC and HTTP are reached.
 
-    result(actors.coordinator.bring_up.remote(addresses, config.versions))
-    bound = result(actors.head.address.remote())
+    Raises:
+        StartupError: The coordinator gave it up, or has been failing for as long as starting may take.
+    """
+    from deploy.calls import result
+
+    world = first_world(range(config.shards), config.versions)
+    status: ChangeStatus = result(actors.coordinator.bring_up.remote(world))
+    well_s = time.monotonic()
+    while status.under_way:
+        time.sleep(POLL_S)
+        status = result(actors.coordinator.change.remote())
+        if not status.trouble:
+            well_s = time.monotonic()
+        elif time.monotonic() - well_s > config.start_timeout_s:
+            raise StartupError(f"not up after {config.start_timeout_s:g} s of trying again: {status.trouble}")
+    if status.error:
+        raise StartupError(status.error)
+    bound: HeadPulse = result(actors.heads[0].pulse.remote(LEASE_S))
     # An address to listen on is not always one to connect to.
     host = LOCALHOST if bound.host in ("0.0.0.0", "::") else bound.host
     return f"{host}:{bound.grpc_port}", f"{host}:{bound.http_port}"
 
 
-def _resources() -> str:
-    import ray
-
-    free, all_there_is = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return f"Ray has {_told(free)} free of {_told(all_there_is)}"
-
-
-def _told(resources: Mapping[str, float]) -> str:
-    known = [f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")]
-    return ", ".join([*known, f"{resources.get('memory', 0) / 2**30:.1f} GiB memory"])
-
-
-def _named_actors(name: str) -> dict[str, Any]:
-    """Return the handles of a deployment's actors on the Ray that is joined, by name."""
-    import ray
-
-    names = [
-        entry["name"]
-        for entry in ray.util.list_named_actors(all_namespaces=True)
-        if entry["namespace"] == NAMESPACE and entry["name"].startswith(f"{name}/")
-    ]
-    found = {}
-    for full_name in sorted(names):
-        try:
-            found[full_name] = ray.get_actor(full_name, namespace=NAMESPACE)
-        except ValueError:
-            continue  # It died between the listing and now.
-    return found
-
-
-def _await_gone(name: str) -> None:
-    until_s = time.monotonic() + KILL_TIMEOUT_S
-    while left := _named_actors(name):
-        if time.monotonic() > until_s:
-            raise StartupError(f"{', '.join(left)} still live {KILL_TIMEOUT_S:g} s after they were killed")
-        time.sleep(0.05)
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number > 1)}"

@@ -1,7 +1,8 @@
 """Compiles every kernel before the processes that use them start: numba's cache on disk is shared by all of them.
 
 A kernel is compiled per combination of argument types, and which combinations occur is known to the code that calls
-it. So a tiny table goes the way of real requests, over a real connection: shard, wire, router, each operation once.
+it. So a tiny table goes the way of real requests, over a real connection: shard, wire, router, each operation once;
+and the columns of two requests are read and joined as the head does.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ from typing import Final
 
 import numpy as np
 
+from inference.column_codec import encode_column
+from inference.packing import pack
+from inference.received import Limits, ReceivedColumns
 from ps.actor import ShardActor
-from ps.ring import Ring
+from ps.hashing import SLOTS
+from ps.holding import Ownership, TableHolding, VersionHolding
+from ps.ring import Ring, SlotRange
 from ps.spec import Pooling, TableSpec
 from ps.store.writer import TableWriter
 from ps.wire.connection import Connection
@@ -43,13 +49,20 @@ def warm_up() -> None:
                 ring=Ring.even((0, 1), 1),
                 replicas={(MODEL, TABLE): 1},
             )
+            whole_table = TableHolding(str(Path(folder) / TABLE), slots=(SlotRange(0, SLOTS),), sources=())
             for actor in actors:
-                actor.open(MODEL, 1, {TABLE: Path(folder) / TABLE})
-                actor.assign(shard_map.epoch, shard_map.ring, shard_map.replicas)
+                actor.prepare([VersionHolding(MODEL, 1, {TABLE: whole_table})])
+                actor.assign(shard_map.epoch, [Ownership(shard_map.ring, shard_map.replicas)], [(MODEL, 1)])
             asyncio.run(_pull_everything(shard_map))
         finally:
             for actor in actors:
                 actor.stop()
+    _receive_columns()
+
+
+def _receive_columns() -> None:
+    column = encode_column(TABLE, np.arange(2))
+    ReceivedColumns.joined([ReceivedColumns.of(pack({TABLE: column}, {}), Limits(2, 2)) for _ in range(2)])
 
 
 def _write_table(folder: Path) -> None:
@@ -74,3 +87,7 @@ async def _pull_everything(shard_map: ShardMap) -> None:
             await router.pull(MODEL, 1, lookups, deadline_s=time.monotonic() + COMPILE_TIMEOUT_S)
     finally:
         await router.close()
+
+
+if __name__ == "__main__":
+    warm_up()

@@ -6,14 +6,18 @@ folder without a manifest is not a version yet, and is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from inference.manifest import FILE_NAME, Manifest, versions
-from ps.errors import InvalidInput
+from ps.errors import CorruptData, InvalidInput
+from ps.ring import SlotRange
 from ps.spec import ALL, Replicas
-from router.coordinator import PlacedTable, PlacedVersion
+from router.moves import evenly
+from router.operations import Publish
+from router.world import PlacedTable, PlacedVersion, World
 
 
 def choose_versions(folders: Iterable[Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
@@ -57,10 +61,60 @@ def newest_version(folder: Path) -> PlacedVersion:
     return place(manifest, version_dir)
 
 
+def find_version(request: Publish, world: World) -> PlacedVersion:
+    """Return the version that is to be published: `router.changes.Place`.
+
+    Raises:
+        InvalidInput: Its folder does not exist, holds no complete version of that number, or is of another model.
+        CorruptData: Its manifest is damaged.
+    """
+    model = request.model
+    if model not in world.live:
+        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(world.live))}")
+    live = world.version(model, world.live[model])
+    assert live is not None
+    folder = Path(request.folder) if request.folder else Path(live.folder).parent
+    if not request.version:
+        found = newest_version(folder)
+    else:
+        version_dir = folder / str(request.version)
+        if request.version not in (versions(folder) if folder.is_dir() else ()):
+            raise InvalidInput(f"{version_dir} is no complete version: there is no {FILE_NAME} in it")
+        found = place(Manifest.load(version_dir), version_dir)
+    if found.model != model:
+        raise InvalidInput(f"{found.folder} holds a version of model {found.model}, not of {model}")
+    return found
+
+
+def rows_in(table: PlacedTable, slots: SlotRange) -> int:
+    """Return how many rows a table has in a range: as its files say, or, where they cannot be read, as if they lay
+    evenly."""
+    if (positions := _positions(table.folder)) is None:
+        return evenly(table, slots)
+    first, last = positions(slots.begin, slots.end)
+    return last - first
+
+
+@lru_cache(maxsize=64)
+def _positions(folder: str) -> Callable[[int, int], tuple[int, int]] | None:
+    # Here, because it brings numba with it, and only plans need it.
+    from ps.store.base import Base
+
+    try:
+        return Base.open(Path(folder)).row_range
+    except (CorruptData, OSError):
+        return None
+
+
 def place(manifest: Manifest, version_dir: Path) -> PlacedVersion:
     """Return where the tables of a version lie, with the copies its exporter wished for."""
     tables = {
-        entry.spec.name: PlacedTable(str(manifest.table_folder(version_dir, entry.spec.name)), entry.spec.replicas)
+        entry.spec.name: PlacedTable(
+            folder=str(manifest.table_folder(version_dir, entry.spec.name)),
+            replicas=entry.spec.replicas,
+            rows=entry.rows,
+            row_bytes=entry.spec.row_bytes,
+        )
         for entry in manifest.tables
     }
     return PlacedVersion(manifest.model, manifest.version, str(version_dir), tables)

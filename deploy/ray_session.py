@@ -23,9 +23,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from deploy.signals import Interrupted
+from deploy.staff import NAMESPACE
 from ps.errors import InvalidInput, StartupError
-
-NAMESPACE: Final = "ringpull"
 
 OBJECT_STORE_BYTES: Final = 80 << 20
 """Ray's minimum is 75 MiB."""
@@ -55,6 +54,7 @@ class RaySession:
         self._workers = workers
         self._ship_code = ship_code
         self._folder: Path | None = None
+        self._begun = False
 
     def __enter__(self) -> Self:
         try:
@@ -104,6 +104,7 @@ class RaySession:
     def _init(self, **options: Any) -> None:
         import ray
 
+        self._begun = True
         handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
             # Warnings about /dev/shm and the like are about the object store, which carries nothing here.
@@ -129,9 +130,10 @@ class RaySession:
                     signal.signal(signum, handler)
 
     def _close(self) -> None:
-        import ray
+        if self._begun:  # An interrupt may have come while Ray was being loaded: then there is no `shutdown` yet.
+            import ray
 
-        ray.shutdown()
+            ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None

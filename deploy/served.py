@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -38,10 +39,12 @@ class ServedRecord:
     """Of the deployment: prefix of its actors' names on a joined Ray."""
     address: str | None
     """Of the joined Ray; None with a private one."""
-    pid: int | None
+    pid: int | None = None
     """The `serve` process that holds it up; None when only its actors do (joined, detached)."""
     pid_started_s: float | None = None
     """When that process started, Unix time."""
+    made_folder: str | None = None
+    """Folder of the coordinator's state, when it was made up for this deployment, and goes with it."""
     log: str | None = None
     started_s: float = field(default_factory=time.time)
 
@@ -94,12 +97,24 @@ def forget(record: ServedRecord) -> None:
         _path(record.target).unlink(missing_ok=True)
 
 
+def discard(record: ServedRecord) -> None:
+    """Remove a record and the folder made up for its deployment, of which nothing is left."""
+    if record.made_folder is not None:
+        shutil.rmtree(record.made_folder, ignore_errors=True)
+    forget(record)
+
+
+def on_ray(address: str, name: str) -> list[ServedRecord]:
+    """Return the records of a deployment on a joined Ray."""
+    return [record for record in _all() if (record.address, record.name) == (address, name)]
+
+
 def records() -> list[ServedRecord]:
-    """Return all records that are not void, newest first; void ones are removed."""
+    """Return all records that are not void, newest first; void ones are discarded."""
     live = []
     for record in _all():
         if record.void:
-            forget(record)
+            discard(record)
         else:
             live.append(record)
     return sorted(live, key=lambda record: record.started_s, reverse=True)

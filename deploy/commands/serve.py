@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deploy.config import ServeConfig
 
 CHECK_INTERVAL_S: Final = 2.0
-"""How often a foreground `serve` looks whether its head lives."""
+"""How often a foreground `serve` looks whether its heads live."""
 
 Models = Annotated[
     list[Path],
@@ -46,9 +46,18 @@ Address = Annotated[
     ),
 ]
 StateDir = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of the coordinator's state, or its URL (any that fsspec knows); kept."
+        " Default: one below the user's state folder, removed at the end.",
+    ),
+]
+DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of the coordinator's state; kept. Default: one below the user's state folder, removed at the end."
+        metavar="FOLDER",
+        help="Each shard keeps its own copy of its ranges below it. Default: files are opened where they lie.",
     ),
 ]
 
@@ -70,6 +79,17 @@ def serve(
     detach: Annotated[
         bool, typer.Option("--detach", help="Serve in the background; return when predictions work.")
     ] = False,
+    heads: Annotated[int, typer.Option(help="Heads, which share the ports.")] = 1,
+    keep: Annotated[
+        int, typer.Option(help="Versions of a model that stay open behind the live one: for rollback and pins.")
+    ] = 1,
+    watch: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Look for new versions this often, and publish them. 0: never.")
+    ] = 0.0,
+    data_dir: DataDir = None,
+    data_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="With --data-dir: most that one shard keeps, such as 16GiB.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Of the dense program: cpu, cuda, cuda:1. Default: CUDA when there is one.")
     ] = None,
@@ -99,19 +119,23 @@ def serve(
     In the foreground it serves until SIGINT or SIGTERM, lets requests in flight finish, stops everything it started,
     and exits 0.
     """
-    # Imported by the commands that need them: `ringpull --help` and `predict` answer without waiting for numba.
-    from deploy.config import ServeConfig
-    from deploy.model_folders import choose_versions
-    from inference.config import HeadConfig
+    with StopSignals() as signals, _state_dir(state_dir, name, keep=detach) as folder:
+        # Imported by the commands that need them: `ringpull --help` and `predict` answer without waiting for them.
+        from deploy.config import ServeConfig
+        from deploy.model_folders import choose_versions
+        from deploy.size_text import parse_size
+        from inference.config import HeadConfig
 
-    with _state_dir(state_dir, name, keep=detach) as folder:
         config = ServeConfig(
             versions=choose_versions(models, replicas or ()),
             shards=shards,
             address=address,
             name=name,
             host=host,
+            heads=heads,
             head=HeadConfig(
+                watch_s=watch,
+                share_port=heads > 1,
                 grpc_port=grpc_port,
                 http_port=http_port,
                 device=device,
@@ -122,6 +146,9 @@ def serve(
                 default_timeout_s=default_timeout,
             ),
             shard_threads=shard_threads,
+            data_dir=None if data_dir is None else data_dir.resolve(),
+            data_limit_bytes=None if data_limit is None else parse_size("--data-limit", data_limit),
+            keep=keep,
             prefault=prefault,
             verify=verify,
             ship_code=ship_code,
@@ -129,22 +156,28 @@ def serve(
             start_timeout_s=start_timeout,
             drain_timeout_s=drain_timeout,
         )
+        made = folder if state_dir is None else None
         if not detach:
-            _serve_here(config)
+            _serve_here(config, signals, made)
         elif config.private:
             _serve_in_background()
         else:
-            _leave_on_ray(config)
+            _leave_on_ray(config, made)
 
 
-def _serve_here(config: ServeConfig) -> None:
+def _serve_here(config: ServeConfig, signals: StopSignals, made: str | None) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        made: The state folder, when it was made up here: if this process is killed, whoever comes next removes it.
+    """
     from deploy.cluster import Cluster
 
     progress = Progress(err)
-    with StopSignals() as signals, Cluster.bring_up(config, progress) as cluster:
+    with Cluster.bring_up(config, progress) as cluster:
         signals.hold()
         pid, started_s = served.own_process()
-        record = _record(config, cluster, pid, started_s)
+        record = _record(config, cluster, pid=pid, pid_started_s=started_s, made_folder=made)
         served.save(record)
         try:
             print_line(record.ready_line)
@@ -160,23 +193,26 @@ def _serve_in_background() -> None:
     """Run this same command line again, as a foreground `serve` in a session of its own."""
     from deploy.detach import serve_detached
 
-    with StopSignals():
-        record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], sys.stderr)
+    record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], sys.stderr)
     print_line(record.ready_line)
 
 
-def _leave_on_ray(config: ServeConfig) -> None:
-    """Bring up on a joined Ray, and leave: the actors live there."""
+def _leave_on_ray(config: ServeConfig, made: str | None) -> None:
+    """Bring up on a joined Ray, and leave: the actors live there.
+
+    Args:
+        made: The state folder, when it was made up here: whoever stops the deployment removes it.
+    """
     from deploy.cluster import Cluster
 
-    with StopSignals(), Cluster.bring_up(config, Progress(err)) as cluster:
-        record = _record(config, cluster, None, None)
+    with Cluster.bring_up(config, Progress(err)) as cluster:
+        record = _record(config, cluster, made_folder=made)
         served.save(record)
         cluster.leave_up()
     print_line(record.ready_line)
 
 
-def _record(config: ServeConfig, cluster: Cluster, pid: int | None, started_s: float | None) -> ServedRecord:
+def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedRecord:
     return ServedRecord(
         target=cluster.target,
         http=cluster.http,
@@ -184,20 +220,21 @@ def _record(config: ServeConfig, cluster: Cluster, pid: int | None, started_s: f
         shards=config.shards,
         name=config.name,
         address=config.address,
-        pid=pid,
-        pid_started_s=started_s,
+        **by_whom,
     )
 
 
 @contextmanager
-def _state_dir(given: Path | None, name: str, *, keep: bool) -> Iterator[Path]:
-    """The folder of the coordinator's state; one made up here is removed at the end, unless `keep`."""
+def _state_dir(given: str | None, name: str, *, keep: bool) -> Iterator[str]:
+    """The folder of the coordinator's state; one made up here is removed at the end, unless it is to be kept."""
     if given is not None:
-        yield given.resolve()
+        yield given if "://" in given else str(Path(given).resolve())
         return
     folder = state_folder() / "coordinators" / f"{name}-{os.getpid()}"
+    done = False
     try:
-        yield folder
+        yield str(folder)
+        done = True
     finally:
-        if not keep:
+        if not (keep and done):
             shutil.rmtree(folder, ignore_errors=True)

@@ -10,11 +10,12 @@ import typer
 from deploy import served
 from deploy.commands.options import AsJson, Target
 from deploy.console import out, print_json
-from deploy.memory import pss_bytes
-from ps.errors import NotFound
+from ps.errors import NotFound, RingpullError
+from ps.memory import process_memory
 
 if TYPE_CHECKING:
     from inference.proto import ringpull_pb2 as pb
+    from router.operations import ChangeStatus
 
 
 def status(
@@ -22,22 +23,38 @@ def status(
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Deadline of the call.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show a deployment: models; shards with ranges, rows, bytes, requests; tables with copies and missing keys."""
+    """Show a deployment: a change under way; models; shards with rows, bytes, requests; tables with copies and keys."""
+    from deploy.change_watch import change_facts, change_line
     from deploy.status_view import status_view
     from inference.client import Client
 
     address = served.resolve_target(target)
     with Client(address, timeout_s=timeout) as client:
         answer = client.status()
+    change = _change(address, timeout)
     here = _runs_here(address)
 
     def memory(pid: int) -> int | None:
-        return pss_bytes(pid) if here else None
+        return process_memory(pid).get("Pss") if here else None
 
     if as_json:
-        print_json(_plain(address, answer, memory))
+        told = None if isinstance(change, RingpullError) else change_facts(change)
+        print_json({**_plain(address, answer, memory), "change": told})
+    elif isinstance(change, RingpullError):
+        out.print(status_view(address, answer, memory, f"the coordinator does not answer: {change}"))
     else:
-        out.print(status_view(address, answer, memory))
+        out.print(status_view(address, answer, memory, change_line(change) if change.under_way else ""))
+
+
+def _change(address: str, timeout_s: float) -> ChangeStatus | RingpullError:
+    """Return the change under way, or why nobody can tell: predictions outlive the coordinator, and so does this."""
+    from deploy.operator import connect
+
+    try:
+        with connect(address, timeout_s=timeout_s) as operations:
+            return operations.change()
+    except RingpullError as exc:
+        return exc
 
 
 def _runs_here(address: str) -> bool:

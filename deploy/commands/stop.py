@@ -33,6 +33,8 @@ def stop(
         if target is not None:
             raise InvalidInput("--target and --address both say what to stop; give one")
         _stop_on_ray(address, name, timeout)
+        for record in served.on_ray(address, name):
+            served.discard(record)
         stopped = f"{name} on {address}"
     else:
         record = served.find(target)
@@ -50,7 +52,7 @@ def _stop_served(record: ServedRecord, timeout_s: float) -> None:
     if record.address is not None and not ended:
         # Its actors live on a joined Ray: left there by --detach, or by a `serve` that was killed.
         _stop_on_ray(record.address, record.name, timeout_s, missing_ok=True)
-    served.forget(record)
+    served.discard(record)
 
 
 def _stop_on_ray(address: str, name: str, timeout_s: float, *, missing_ok: bool = False) -> None:

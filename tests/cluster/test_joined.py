@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,8 +45,14 @@ def address(environment: dict[str, str]) -> Iterator[str]:
     assert process.returncode == 0
 
 
-def test_detached_on_a_joined_ray(address: str, tmp_path: Path, ringpull: RingpullRun) -> None:
-    """No process stays here; actors live there under their names, until `stop` finds and ends them."""
+def test_detached_on_a_joined_ray(
+    address: str, tmp_path: Path, ringpull: RingpullRun, environment: dict[str, str]
+) -> None:
+    """No process stays here; actors live there under their names, until `stop` finds and ends them.
+
+    Then the folder of the coordinator's state, which was made up for them, is gone too.
+    """
+    coordinators = Path(environment["RINGPULL_STATE_DIR"]) / "coordinators"
     model = write_model(tmp_path / "ranker")
     ports = ("--grpc-port", 0, "--http-port", 0)
     served = ringpull("serve", model, "--address", address, "--shards", 2, "--detach", *ports)
@@ -53,15 +61,49 @@ def test_detached_on_a_joined_ray(address: str, tmp_path: Path, ringpull: Ringpu
         predicted = ringpull("predict", "ranker", "--features", "user_id=7,genres=drama", "--json")
         assert json.loads(predicted.stdout)["outputs"]["score"] == pytest.approx([score(7, ["drama"])])
 
+        assert len(list(coordinators.iterdir())) == 1
         again = ringpull("serve", model, "--address", address, *ports)
         assert again.returncode == 1
         assert "4 actors of a deployment named ringpull are on" in again.stderr
     finally:
         stopped = ringpull("stop")
     assert stopped.returncode == 0, stopped.stderr
+    assert list(coordinators.iterdir()) == []
     gone = ringpull("stop", "--address", address)
     assert gone.returncode == 1
     assert "there is no deployment named ringpull" in gone.stderr
+
+
+def test_of_two_at_once_only_one_has_the_name(address: str, tmp_path: Path, ringpull: RingpullRun) -> None:
+    """The other says so in one line, and takes nothing of the first one down."""
+    model = write_model(tmp_path / "ranker")
+    serve = partial(
+        ringpull,
+        "serve",
+        model,
+        "--address",
+        address,
+        "--detach",
+        "--grpc-port",
+        0,
+        "--http-port",
+        0,
+        "--name",
+        "twice",
+    )
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            ran = [each.result() for each in [threads.submit(serve) for _ in range(2)]]
+        assert sorted(each.returncode for each in ran) == [0, 1]
+        [refused] = [each for each in ran if each.returncode == 1]
+        assert "Traceback" not in refused.stderr
+        assert "twice" in refused.stderr.splitlines()[-1]
+        assert refused.stderr.splitlines()[-1].startswith("error: ")
+        predicted = ringpull("predict", "ranker", "--features", "user_id=7,genres=drama", "--json")
+        assert json.loads(predicted.stdout)["outputs"]["score"] == pytest.approx([score(7, ["drama"])])
+    finally:
+        stopped = ringpull("stop", "--address", address, "--name", "twice")
+    assert stopped.returncode == 0, stopped.stderr
 
 
 def test_an_address_where_no_ray_is(tmp_path: Path, ringpull: RingpullRun) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -10,13 +10,13 @@ import pytest
 from deploy.config import ServeConfig
 from inference.config import HeadConfig
 from ps.errors import InvalidInput
-from router.coordinator import PlacedVersion
+from router.world import PlacedVersion
 
 VERSION = PlacedVersion("ranker", 3, "/models/ranker/3", {})
 
 
 def config(**changes: Any) -> ServeConfig:
-    return ServeConfig(**{"versions": (VERSION,), "head": HeadConfig(), "state_dir": Path("/state"), **changes})
+    return ServeConfig(**{"versions": (VERSION,), "head": HeadConfig(), "state_dir": "/state", **changes})
 
 
 def test_a_private_ray_is_the_default() -> None:
@@ -36,9 +36,16 @@ def test_two_free_ports_do_not_clash() -> None:
         ({"shards": 0}, "--shards is 0; it must be from 1 to 1024"),
         ({"shards": 5000}, "--shards is 5000"),
         ({"head": HeadConfig(grpc_port=8500, http_port=8500)}, "--grpc-port and --http-port are both 8500"),
+        ({"heads": 0}, "--heads is 0; it must be from 1 to 64"),
+        ({"heads": 2, "address": "auto"}, "--heads above 1 with --address needs"),
+        ({"keep": -1}, "--keep is -1"),
+        ({"data_limit_bytes": 1}, "--data-limit goes with --data-dir"),
         ({"shard_threads": 0}, "--shard-threads"),
         ({"start_timeout_s": 0}, "--start-timeout"),
+        ({"start_timeout_s": nan}, "--start-timeout is nan"),
+        ({"start_timeout_s": inf}, "--start-timeout is inf"),
         ({"drain_timeout_s": -1}, "--drain-timeout"),
+        ({"drain_timeout_s": nan}, "--drain-timeout is nan"),
         ({"name": "../other"}, "--name"),
         ({"ship_code": True}, "--ship-code goes with --address"),
     ],

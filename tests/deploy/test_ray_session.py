@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from deploy.ray_session import RaySession
 from deploy.signals import Interrupted
+
+ENVIRONMENT = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "PYTHONPATH")
+"""Set by a session; put back by the tests."""
 
 
 def test_a_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +28,7 @@ def test_a_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.Monke
 
     fake = SimpleNamespace(init=init, shutdown=shutdown, exceptions=SimpleNamespace(RayError=OSError))
     monkeypatch.setitem(sys.modules, "ray", fake)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "PYTHONPATH"):
+    for name in ENVIRONMENT:
         monkeypatch.setenv(name, "")
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted) as raised, RaySession(None):
@@ -33,3 +36,20 @@ def test_a_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.Monke
     assert raised.value.signum == signal.SIGTERM
     assert calls == ["shutdown"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupt_while_ray_is_loaded_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is half there has no `shutdown`."""
+
+    class Interrupts:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == "ray":
+                monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+                raise KeyboardInterrupt
+
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, "")
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    with pytest.raises(KeyboardInterrupt), RaySession(None):
+        pass

@@ -25,7 +25,7 @@ def section(command: str) -> str:
 @pytest.mark.parametrize("command", sorted(COMMANDS.commands))
 def test_every_option_is_told_in_its_commands_section(command: str) -> None:
     text = section(command)
-    told = set(re.findall(r"`(--[a-z-]+)", text))
+    told = set(re.findall(r"`(--[a-z0-9-]+)", text))
     there = {
         option for parameter in COMMANDS.commands[command].params for option in parameter.opts if option[:2] == "--"
     }

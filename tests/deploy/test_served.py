@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,28 @@ def test_unreadable_records_count_as_none(state: Path) -> None:
     (state / "served" / "a.json").write_text("{")
     (state / "served" / "b.json").write_text('{"target": "x:1"}')
     assert served.records() == []
+
+
+def test_a_folder_made_up_for_a_deployment_goes_with_it(tmp_path: Path) -> None:
+    """With one whose process was killed, when the next command looks; not with an orderly end, whose own it is."""
+    folders = [tmp_path / name for name in ("killed", "stopped", "ended")]
+    for folder in folders:
+        folder.mkdir()
+    killed, stopped, ended = (
+        record(f"127.0.0.1:{9000 + i}", made_folder=str(folder)) for i, folder in enumerate(folders)
+    )
+    served.save(replace(killed, pid_started_s=STARTED_S - 100))
+    served.save(stopped)
+    served.save(ended)
+    served.forget(ended)
+    assert served.records() == [stopped]
+    served.discard(stopped)
+    assert [folder.name for folder in folders if folder.is_dir()] == ["ended"]
+    assert served.records() == []
+
+
+def test_records_of_a_deployment_on_a_joined_ray() -> None:
+    mine = record("127.0.0.1:9000", address="auto", pid=None, pid_started_s=None)
+    served.save(mine)
+    served.save(record("127.0.0.1:9001", address="auto", name="other"))
+    assert served.on_ray("auto", "ringpull") == [mine]

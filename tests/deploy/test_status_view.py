@@ -134,12 +134,12 @@ def test_what_is_wrong_is_said() -> None:
     status = cluster()
     status.shards[0].alive = False
     status.shards[0].error = "connection lost"
-    status.shards[1].epoch = 4
+    status.shards[1].epoch = 6
     status.tables[0].replicas_wanted = "3"
     status.tables[0].replicas_effective = 2
     assert warnings(status) == [
         "shard 0 at 127.0.0.1:7000 does not answer: connection lost",
-        "shard 1 is at epoch 4, the head at 5",
+        "shard 1 is at epoch 6, the head still at 5",
         "table ranker/user wants 3 copies and has 2: there are 2 shards",
     ]
     text = shown(status)
@@ -170,3 +170,13 @@ def test_plain_values_keep_numbers_and_name_enums() -> None:
     assert plain["requests"] == 2468
     assert plain["shards"][1]["tables"][0]["bytes"] == 2 * MIB
     assert plain["models"][0]["features"][0]["dtype"] == "INT64"
+
+
+def test_a_change_under_way_and_the_fan_out_are_shown() -> None:
+    status = cluster()
+    status.requests, status.messages, status.sent_bytes, status.received_bytes = 10, 38, 20_480, 512_000
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(status_view("127.0.0.1:8500", status, lambda pid: None, "rebalance shards 2 -> 4: preparing"))
+    assert "a request: 3.8 messages to shards, 2.0 KiB sent, 50.0 KiB received" in capture.get()
+    assert "rebalance shards 2 -> 4: preparing" in capture.get()

@@ -1,23 +1,10 @@
-"""Memory of a process, as the kernel tells it."""
+"""What the console prints."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 
 from deploy.console import size
-from deploy.memory import pss_bytes
-
-
-def test_this_process_takes_some() -> None:
-    taken = pss_bytes(os.getpid())
-    assert taken is not None
-    assert taken > 1 << 20
-
-
-def test_nobody_takes_none() -> None:
-    assert pss_bytes(2**22 + 1) is None, "above the kernel's largest process id"
 
 
 @pytest.mark.parametrize(

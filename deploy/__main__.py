@@ -1,0 +1,19 @@
+"""The command `ringpull` from its first moment: also `python -m deploy`."""
+
+from __future__ import annotations
+
+import signal
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    # While modules load, Ctrl-C ends the process without a word; Python's way would be a traceback of the imports.
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from deploy import cli
+
+    signal.signal(signal.SIGINT, handler)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

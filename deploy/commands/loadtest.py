@@ -1,0 +1,173 @@
+"""`ringpull loadtest`: requests at a given rate, whatever the answers do; or the highest rate that keeps a bound."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from deploy import served
+from deploy.commands.options import AsJson, Target
+from deploy.console import err, out, print_json
+from deploy.facts_table import Column, FactsTable
+from ps.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from loadtest.find_max import Found, Trial
+    from loadtest.report import Summary
+
+FIRST_RATE: Final = 50.0
+"""Of a search that is given none to begin at."""
+SEARCH_FOLDER: Final = Path("runs/find-max")
+
+PER_FEATURE: Final = "VALUE,FEATURE=VALUE,..."
+
+
+def loadtest(
+    model: Annotated[str | None, typer.Argument(help="Name of the model; default: the only one served.")] = None,
+    target: Target = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests per second, at Poisson times; with --find-max: where to begin.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long; with --find-max: of each trial.")] = 10.0,
+    search: Annotated[
+        bool, typer.Option("--find-max", help="Search for the highest rate whose p99 is within --p99-ms.")
+    ] = False,
+    p99_ms: Annotated[float, typer.Option("--p99-ms", help="The bound of --find-max.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Of arrivals and requests.")] = 0,
+    requests: Annotated[int, typer.Option(help="How many different requests are made; they are sent in turns.")] = 512,
+    candidates: Annotated[int, typer.Option(help="Rows of a request.")] = 128,
+    context: Annotated[
+        str, typer.Option(metavar="PATTERN,...", help="Features carried once per request. Default: user*,context*.")
+    ] = "",
+    zipf: Annotated[str, typer.Option(metavar=PER_FEATURE, help="Exponent of the ids. Default: 1.05.")] = "",
+    bag: Annotated[str, typer.Option(metavar=PER_FEATURE, help="Mean length of bags. Default: 10.")] = "",
+    unknown: Annotated[str, typer.Option(metavar=PER_FEATURE, help="Share of ids in no table. Default: 0.01.")] = "",
+    ids: Annotated[
+        str, typer.Option(metavar="FEATURE=FIRST..LAST,...", help="Known ids, or a file of them. Default: row numbers.")
+    ] = "",
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Recorded requests instead: .jsonl, .csv or .parquet.")
+    ] = None,
+    replay_columns: Annotated[
+        str, typer.Option(metavar="FEATURE=COLUMN,...", help="Columns of the recording. Default: the features' names.")
+    ] = "",
+    connections: Annotated[int, typer.Option(help="To the head.")] = 4,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Deadline of a request.")] = 10.0,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write report.md and plots there. --find-max: runs/find-max.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send requests at a rate and time them from when they were due, or find the highest rate that keeps a bound."""
+    if not search and rate is None:
+        raise InvalidInput("give a rate with --rate R, or search for the highest with --find-max")
+    for option, value in (("rate", rate), ("seconds", seconds), ("p99-ms", p99_ms), ("connections", connections)):
+        if value is not None and value <= 0:
+            raise InvalidInput(f"--{option} is {value}; it must be above 0")
+    try:
+        from loadtest.messages import prepare_messages
+        from loadtest.open_loop import OpenLoopPlan
+        from loadtest.open_loop_report import measure_rate, search_rate
+        from loadtest.options import parse_options
+    except ModuleNotFoundError as exc:
+        raise InvalidInput(f"load tests need {exc.name}: pip install 'ringpull[loadtest]'") from exc
+    from inference.client import Client
+
+    plan = OpenLoopPlan(rate=rate or FIRST_RATE, seconds=seconds, seed=seed, timeout_s=timeout, connections=connections)
+    workload: dict[str, Any] = {
+        "seed": seed,
+        "requests": requests,
+        "candidates": candidates,
+        "context": context,
+        "zipf": zipf,
+        "bag": bag,
+        "unknown": unknown,
+        "ids": ids,
+        "replay": replay,
+        "replay_columns": replay_columns,
+    }
+    options = parse_options(**workload)
+    with Client(served.resolve_target(target), timeout_s=timeout) as client:
+        messages = prepare_messages(client, model, options, with_timings=not search)
+        messages.rehearse(client)
+        if search:
+            found = search_rate(
+                client.target, messages, plan, p99_ms=p99_ms, on_trial=lambda trial: _tell_trial(trial, p99_ms)
+            )
+            _tell_search(found, report or SEARCH_FOLDER, as_json)
+        else:
+            _, summary = measure_rate(client, messages, plan, settings={**asdict(plan), **workload})
+            _tell(summary, report, as_json)
+
+
+def _tell(summary: Summary, folder: Path | None, as_json: bool) -> None:
+    from loadtest.report import write_report
+
+    for warning in summary.warnings:
+        _warn(warning)
+    path = None if folder is None else str(write_report(folder, summary))
+    if as_json:
+        facts: dict[str, Any] = {
+            **summary.line,
+            "report": path,
+            "server_requests": summary.server_requests,
+            "percentiles_ms": dict(summary.percentiles_ms),
+            "stages_us": summary.stages_us,
+            "errors": dict(summary.errors),
+            "warnings": list(summary.warnings),
+        }
+        print_json(facts)
+        return
+    out.print(
+        f"{summary.requests:,} requests, {summary.failures:,} failed, {summary.rps:,.1f}/s",
+        style="bold",
+        highlight=False,
+    )
+    table = FactsTable("", (Column("percent"), Column("ms", "number")))
+    for percent, value in summary.percentiles_ms.items():
+        table.add(percent, f"{value:,.2f}")
+    out.print(table)
+    for why, count in summary.errors.items():
+        err.print(f"{count:,} failed: {why}", style="red", highlight=False, markup=False)
+    if path is not None:
+        out.print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+def _tell_search(found: Found, folder: Path, as_json: bool) -> None:
+    from loadtest.open_loop_report import write_search
+
+    plot = str(write_search(folder, found))
+    if found.limited_by_generator:
+        _warn("above this rate the generator, or this machine, was too busy: the server may do more")
+    if as_json:
+        print_json(_search_facts(found, plot))
+        return
+    what = f"{found.rate:,.1f} requests/s keep" if found.rate else "no rate keeps"
+    out.print(f"{what} a p99 of {found.bound_ms:g} ms", style="bold", highlight=False)
+    out.print(f"plot: {plot}", highlight=False, soft_wrap=True)
+
+
+def _search_facts(found: Found, plot: str) -> dict[str, Any]:
+    return {
+        "rate": round(found.rate, 2),
+        "p99_ms": found.bound_ms,
+        "trials": len(found.trials),
+        "limited_by_generator": found.limited_by_generator,
+        "plot": plot,
+    }
+
+
+def _tell_trial(trial: Trial, bound_ms: float) -> None:
+    verdict = "holds" if trial.holds(bound_ms) else "too slow" if trial.p99_ms > bound_ms else "fails"
+    err.print(
+        f"{trial.rate:10,.1f}/s   p50 {trial.p50_ms:8.2f} ms   p99 {trial.p99_ms:8.2f} ms   {verdict}"
+        + (", generator busy" if trial.generator_bound else ""),
+        highlight=False,
+    )
+
+
+def _warn(text: str) -> None:
+    err.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,106 @@
+"""`ringpull plan`: how many shards, how many copies of each table, and how much memory, before anything is deployed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy import served
+from deploy.commands.options import AsJson
+from deploy.console import out, print_json
+from ps.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from router.traffic import TableLoad
+
+
+def plan(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL_DIR...", help="Folders NAME/ with NAME/VERSION/ in them, as for `serve`."),
+    ],
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Most that one shard may take, such as 16GiB.")],
+    shards: Annotated[int | None, typer.Option(help="Shards to plan for. Default: the fewest that fit.")] = None,
+    at_least: Annotated[
+        int, typer.Option(metavar="R", help="Copies that every table has at least: 2 survive a lost shard.")
+    ] = 1,
+    versions: Annotated[
+        int,
+        typer.Option(metavar="V", help="Versions of a model open side by side, as `serve --keep` has it, plus one."),
+    ] = 1,
+    one_machine: Annotated[
+        bool,
+        typer.Option("--one-machine", help="All shards open the same files on one machine, and share their pages."),
+    ] = False,
+    traffic: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What requests look up, as JSON. Default: assumed.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Take the traffic from a deployment that serves the models.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how many shards and copies models need, and why, from their folders alone.
+
+    Copies are chosen so that a request costs least (bytes, messages, waiting for hot keys) and every shard keeps within
+    --memory. Nothing is started. Give traffic with --traffic or --target: what is assumed without is said.
+    """
+    from deploy.model_folders import choose_versions
+    from deploy.plan_view import plan_facts, plan_view, replicas_options
+    from deploy.planned_tables import ASSUMED_BAG, ASSUMED_ROWS, PROCESS_BYTES, planned_tables
+    from deploy.size_text import parse_size
+    from router import planner
+
+    if traffic is not None and target is not None:
+        raise InvalidInput("--traffic and --target both say what requests look up; give one")
+    for option, value in (("at-least", at_least), ("versions", versions)):
+        if value < 1:
+            raise InvalidInput(f"--{option} is {value}; it must be 1 or more")
+    if shards is not None and not at_least <= shards <= planner.MOST_SHARDS:
+        raise InvalidInput(f"--shards is {shards}; it must be from {at_least} (--at-least) to {planner.MOST_SHARDS}")
+    limit = parse_size("--memory", memory)
+    counted = _counted(traffic, target)
+    chosen = choose_versions(models)
+    tables = planned_tables(chosen, counted, least=at_least, open_versions=versions, others=target is not None)
+    if shards is None:
+        fewest = planner.fewest_shards(tables, limit, shared=one_machine, process_bytes=PROCESS_BYTES)
+        shards = max(at_least, fewest)
+    found = planner.plan(tables, planner.Layout(shards, limit, one_machine, PROCESS_BYTES))
+    assumed = (
+        f"traffic is assumed: {ASSUMED_ROWS} rows a request, {ASSUMED_BAG} ids a bag; give --traffic or --target"
+        if counted is None
+        else ""
+    )
+    if as_json:
+        print_json(plan_facts(found, assumed=assumed))
+        return
+    out.print(plan_view(found, assumed=assumed))
+    exported = {
+        f"{version.model}/{name}": table.replicas for version in chosen for name, table in version.tables.items()
+    }
+    command = ["ringpull serve", *map(str, models), f"--shards {shards}", *replicas_options(found, exported)]
+    out.print(" ".join(command), style="dim", highlight=False, soft_wrap=True)
+
+
+def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] | None:
+    from router.traffic import traffic_from_json
+
+    if traffic is not None:
+        try:
+            return traffic_from_json(traffic.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as exc:
+            raise InvalidInput(f"--traffic {traffic}: {exc}") from exc
+    return None if target is None else _served_traffic(served.resolve_target(target))
+
+
+def _served_traffic(target: str) -> dict[str, TableLoad]:
+    from deploy.operator import connect
+    from router.traffic import load_of
+
+    with connect(target) as operations:
+        facts = operations.facts()
+    if facts.requests == 0:
+        raise InvalidInput(f"--target {target}: it has answered no request yet, so there is nothing to plan by")
+    return load_of(facts.traffic, facts.requests)

@@ -1,0 +1,64 @@
+"""`ringpull publish`: make a new version of a model the live one, without a failed request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy import served
+from deploy.commands.options import AsJson, Target
+from deploy.console import err, print_json, print_line
+from deploy.signals import StopSignals
+from ps.errors import InvalidInput
+
+
+def publish(
+    version: Annotated[
+        str, typer.Argument(metavar="NAME/VERSION", help="NAME alone: the highest complete version of the model.")
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL_DIR", help="The model's folder, as the actors see it. Default: the live version's."
+        ),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Versions that stay open behind the live one. Default: as `serve` was told."),
+    ] = None,
+    target: Target = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version of a model the live one, on all heads and shards at once.
+
+    It is opened and checked everywhere first; if anything is wrong with it, it never goes live, and the old version
+    serves on. Requests in flight finish on the old one, which stays open for `ringpull rollback`.
+    """
+    from deploy.change_watch import change_facts, follow
+    from deploy.operator import connect
+    from router.operations import Publish
+
+    model, number = parse_version(version)
+    if keep is not None and keep < 0:
+        raise InvalidInput(f"--keep is {keep}; it must be 0 or more")
+    request = Publish(model=model, version=number, folder="" if folder is None else str(folder.resolve()), keep=keep)
+    with StopSignals(), connect(served.resolve_target(target)) as operations:
+        done = follow(operations, operations.submit(request), err)
+    if as_json:
+        print_json(change_facts(done))
+    else:
+        print_line(f"{done.subject} is live")
+
+
+def parse_version(text: str) -> tuple[str, int]:
+    """Read `NAME/VERSION` or `NAME`; the version is 0 where there is none.
+
+    Raises:
+        InvalidInput: It is neither.
+    """
+    model, slash, number = text.partition("/")
+    if not model or (slash and (not number.isascii() or not number.isdecimal() or int(number) < 1)):
+        raise InvalidInput(f"{text!r}: write NAME/VERSION, VERSION an integer from 1, or NAME")
+    return model, int(number) if slash else 0

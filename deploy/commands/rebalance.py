@@ -1,0 +1,185 @@
+"""`ringpull rebalance`: other shards, other copies, another machine, while predictions go on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy import served
+from deploy.commands.options import AsJson, Target
+from deploy.console import err, out, print_json, print_line
+from deploy.signals import StopSignals
+from ps.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from deploy.move_view import PlannedMove
+    from router.operations import Control, OperatorVerbs, Rebalance
+
+
+def rebalance(
+    shards: Annotated[
+        int | None, typer.Option(help="Grow or shrink to so many shards. Default: as many as now.")
+    ] = None,
+    replicas: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE=R", help="Copies of a table, a number or `all`; repeatable. Default: as now."),
+    ] = None,
+    drain_node: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Move the shards of a Ray node to other nodes.")
+    ] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Choose the copies by the look-ups so far, as `ringpull plan` does.")
+    ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Most that one shard may take. Default: any; with --auto, what one takes now."
+        ),
+    ] = None,
+    at_least: Annotated[
+        int | None,
+        typer.Option(metavar="R", help="With --auto: copies of every table at least. Default: as many as now."),
+    ] = None,
+    max_mb_per_s: Annotated[
+        float | None, typer.Option(metavar="MB", help="Most that one shard may stream. Default: as fast as it goes.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show the change under way, or how the last one ended.")
+    ] = False,
+    pause: Annotated[bool, typer.Option("--pause", help="Hold the change under way.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a change that is held.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Give the change under way up.")] = False,
+    target: Target = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change shards, copies or machines of a deployment, without a failed request.
+
+    The plan comes first: what gets new owners, what crosses the wire, what each shard takes before and after. Ctrl-C
+    leaves a change that has begun to itself: --status finds it again, --pause holds it, --abort gives it up.
+    """
+    from deploy.operator import connect
+    from router.operations import Control
+
+    verbs = [
+        control
+        for given, control in ((pause, Control.PAUSE), (resume, Control.RESUME), (abort, Control.ABORT))
+        if given
+    ]
+    changes = bool(shards is not None or replicas or drain_node or auto)
+    if changes + status + len(verbs) != 1:
+        raise InvalidInput(
+            "say what to change with --shards, --replicas, --drain-node or --auto; or give one of --status, --pause,"
+            " --resume and --abort"
+        )
+    address = served.resolve_target(target)
+    with StopSignals(), connect(address) as operations:
+        if status:
+            _show_status(operations, as_json)
+        elif verbs:
+            _control(operations, verbs[0], as_json)
+        else:
+            request = _request(shards, replicas or [], drain_node, max_mb_per_s)
+            move, request = _plan(operations, address, request, auto=auto, memory=memory, at_least=at_least)
+            if dry_run:
+                _show_plan(move, as_json)
+            else:
+                _carry_out(operations, move, request, yes=yes, as_json=as_json)
+
+
+def _request(shards: int | None, replicas: list[str], drain_node: str | None, max_mb_per_s: float | None) -> Rebalance:
+    from deploy.model_folders import parse_replicas
+    from router.operations import Rebalance
+
+    if shards is not None and shards < 1:
+        raise InvalidInput(f"--shards is {shards}; it must be 1 or more")
+    if max_mb_per_s is not None and not max_mb_per_s > 0:
+        raise InvalidInput(f"--max-mb-per-s is {max_mb_per_s}; it must be above 0")
+    return Rebalance(
+        shards=shards,
+        replicas=dict(map(parse_replicas, replicas)),
+        drain_node=drain_node or "",
+        bytes_per_s=None if max_mb_per_s is None else max_mb_per_s * 1e6,
+    )
+
+
+def _plan(
+    operations: OperatorVerbs, address: str, request: Rebalance, *, auto: bool, memory: str | None, at_least: int | None
+) -> tuple[PlannedMove, Rebalance]:
+    from deploy.operator import table_dims
+    from deploy.planned_move import automatic, planned_move
+    from deploy.size_text import parse_size
+
+    if at_least is not None and (not auto or at_least < 1):
+        raise InvalidInput("--at-least is a number of copies from 1, and goes with --auto")
+    if auto and request.replicas:
+        raise InvalidInput("--auto and --replicas both say how many copies there are; give one")
+    limit = None if memory is None else parse_size("--memory", memory)
+    facts = operations.facts()
+    dims = table_dims(address)
+    reasons: tuple[str, ...] = ()
+    if auto:
+        request, reasons = automatic(facts, request, dims, memory=limit, least=at_least)
+    moves = operations.plan(request)
+    return replace(planned_move(facts, request, moves, dims, memory=limit), reasons=reasons), request
+
+
+def _show_plan(move: PlannedMove, as_json: bool) -> None:
+    from deploy.move_view import move_facts, move_view
+
+    if as_json:
+        print_json(move_facts(move))
+    else:
+        out.print(move_view(move))
+
+
+def _carry_out(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *, yes: bool, as_json: bool) -> None:
+    from deploy.change_watch import change_facts, change_line, follow
+    from deploy.move_view import move_facts, move_view
+
+    if not yes and (as_json or not sys.stdin.isatty()):
+        raise InvalidInput("nobody can be asked here; look at the plan with --dry-run, then say --yes")
+    now = operations.change()
+    if now.under_way:
+        raise InvalidInput(f"{now.kind.value} {now.subject} is under way; --status shows it, --abort gives it up")
+    if not as_json:
+        out.print(move_view(move))
+    if not yes and not _agreed():
+        print_line("nothing was changed")
+        return
+    done = follow(operations, operations.submit(request), err)
+    if as_json:
+        print_json({"plan": move_facts(move), **change_facts(done)})
+    else:
+        print_line(change_line(done))
+
+
+def _agreed() -> bool:
+    err.print("Begin? [y/N] ", end="", markup=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
+    from deploy.change_watch import change_facts, change_line, follow
+
+    now = operations.change()
+    if as_json:
+        print_json(change_facts(now))
+        return
+    print_line(change_line(now))
+    if now.under_way and err.is_terminal:
+        print_line(change_line(follow(operations, now, err)))
+
+
+def _control(operations: OperatorVerbs, verb: Control, as_json: bool) -> None:
+    from deploy.change_watch import change_facts, change_line
+
+    now = operations.control(verb)
+    if as_json:
+        print_json(change_facts(now))
+    else:
+        print_line(change_line(now))

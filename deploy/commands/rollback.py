@@ -1,0 +1,37 @@
+"""`ringpull rollback`: make an older version of a model, still open, the live one again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deploy import served
+from deploy.commands.options import AsJson, Target
+from deploy.console import err, print_json, print_line
+from deploy.signals import StopSignals
+from ps.errors import InvalidInput
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[int | None, typer.Argument(help="Default: the newest open version below the live one.")] = None,
+    target: Target = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to an older version of a model that is still open: at once, nothing is loaded.
+
+    How many stay open is `--keep` of `serve` and `publish`; `ringpull status` lists them.
+    """
+    from deploy.change_watch import change_facts, follow
+    from deploy.operator import connect
+    from router.operations import Rollback
+
+    if version is not None and version < 1:
+        raise InvalidInput(f"version is {version}; it must be 1 or more")
+    with StopSignals(), connect(served.resolve_target(target)) as operations:
+        done = follow(operations, operations.submit(Rollback(model=model, version=version or 0)), err)
+    if as_json:
+        print_json(change_facts(done))
+    else:
+        print_line(f"{done.subject} is live")

@@ -1,0 +1,50 @@
+"""The way of an operator's request from a head to the coordinator, over Ray."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from deploy.calls import NamedActor
+from deploy.staff import coordinator_name
+from ps.errors import Unavailable
+from router.moves import MovePlan
+from router.operations import ChangeStatus, Control, Facts, Rebalance, Request
+from router.shard_map import ShardMap
+
+T = TypeVar("T")
+
+TIMEOUT_S = 30.0
+"""Every verb is short, but for the disk or the bucket that the state is saved to."""
+
+
+class OperationsOverRay:
+    """`router.operations.Operations`, of the coordinator of the deployment of a name."""
+
+    def __init__(self, name: str) -> None:
+        self._coordinator = NamedActor(coordinator_name(name))
+
+    def submit(self, request: Request) -> ChangeStatus:
+        return self._call(ChangeStatus, "submit", request)
+
+    def change(self) -> ChangeStatus:
+        return self._call(ChangeStatus, "change")
+
+    def control(self, verb: Control) -> ChangeStatus:
+        return self._call(ChangeStatus, "control", verb)
+
+    def plan(self, request: Rebalance) -> MovePlan:
+        return self._call(MovePlan, "plan", request)
+
+    def facts(self) -> Facts:
+        return self._call(Facts, "facts")
+
+    def map(self) -> ShardMap:
+        return self._call(ShardMap, "map")
+
+    def _call(self, kind: type[T], verb: str, *args: object) -> T:
+        try:
+            answer = self._coordinator.call(verb, *args, timeout_s=TIMEOUT_S)
+        except TimeoutError as exc:
+            raise Unavailable(f"the coordinator has not answered for {TIMEOUT_S:g} s") from exc
+        assert isinstance(answer, kind)
+        return answer

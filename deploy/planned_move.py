@@ -1,0 +1,89 @@
+"""From what an operator asks of `ringpull rebalance` to a move that can be looked at; the planner's choice. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from deploy.move_view import PlannedMove
+from deploy.planned_tables import PROCESS_BYTES, tables_that_serve
+from ps.errors import InvalidInput
+from ps.spec import Replicas
+from router.moves import MovePlan, move_plan
+from router.operations import Facts, Rebalance
+from router.planner import Layout, amount, plan, predicted_cost
+
+
+def planned_move(
+    facts: Facts, request: Rebalance, moves: MovePlan, dims: Mapping[str, int], *, memory: int | None
+) -> PlannedMove:
+    """Return what a request leads to.
+
+    Args:
+        moves: What the coordinator says of it.
+        dims: `MODEL/TABLE` -> numbers per row.
+        memory: Most that one shard may take; None: not checked, since tables may be larger than memory.
+
+    Raises:
+        InvalidInput: It does not fit.
+    """
+    tables = tables_that_serve(facts, dims)
+    before = {f"{model}/{table}": copies for (model, table), copies in sorted(facts.world.replicas.items())}
+    after = {name: _wanted(request, name, copies) for name, copies in before.items()}
+    shards = len(facts.world.shards)
+    shards_after = shards if request.shards is None else request.shards
+    move = PlannedMove(
+        shards_before=shards,
+        shards_after=shards_after,
+        replicas_before=before,
+        replicas_after=after,
+        moves=moves,
+        cost_before=predicted_cost(tables, before, shards) if facts.requests else None,
+        cost_after=predicted_cost(tables, after, shards_after) if facts.requests else None,
+        process_bytes=PROCESS_BYTES,
+    )
+    taken = move.memory_bytes(moves.shard_bytes_after)
+    fullest = max(taken, key=lambda shard: taken[shard])
+    if memory is not None and taken[fullest] > memory:
+        raise InvalidInput(
+            f"shard {fullest} would take {amount(taken[fullest])}, of --memory {amount(memory)}: more shards or fewer"
+            " copies would do"
+        )
+    return move
+
+
+def automatic(
+    facts: Facts, request: Rebalance, dims: Mapping[str, int], *, memory: int | None, least: int | None
+) -> tuple[Rebalance, tuple[str, ...]]:
+    """Return the request with the copies that the planner chooses, and why.
+
+    Args:
+        memory: Most that one shard may take; None: as much as the fullest one holds now.
+        least: See `tables_that_serve`.
+
+    Raises:
+        InvalidInput: Nothing was looked up yet, or the tables do not fit.
+    """
+    if facts.requests == 0 or not facts.traffic:
+        raise InvalidInput("--auto plans by what is looked up, and no request was answered yet")
+    if memory is None:
+        held = move_plan(facts.world, facts.world, streamed=False).shard_bytes_before
+        # A little above: an even share of the same tables must fit wherever the ring has put a row more.
+        memory = PROCESS_BYTES + round(max(held.values()) * 1.05)
+    shards = len(facts.world.shards) if request.shards is None else request.shards
+    found = plan(tables_that_serve(facts, dims, least=least), Layout(shards, memory, process_bytes=PROCESS_BYTES))
+    reasons = tuple(choice.reason for choice in found.choices)
+    changed = {
+        name: copies for name, copies in found.replicas.items() if copies != facts.world.replicas.get(_key(name), 1)
+    }
+    return replace(request, replicas=changed), reasons
+
+
+def _wanted(request: Rebalance, name: str, copies: Replicas) -> Replicas:
+    """Return how many copies a table, `MODEL/TABLE`, is to have; `TABLE` names it too."""
+    return request.replicas.get(name, request.replicas.get(name.partition("/")[2], copies))
+
+
+def _key(name: str) -> tuple[str, str]:
+    model, _, table = name.partition("/")
+    return model, table

@@ -1,0 +1,135 @@
+"""What the planner is told: the tables of model folders, and how requests look them up, counted or assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from inference.kinds import Feature, Sparse
+from inference.kinds import Sequence as SequenceFeature
+from inference.manifest import LookupSpec, Manifest
+from inference.schema import Schema
+from ps.errors import InvalidInput
+from ps.spec import ALL, Pooling
+from router.operations import Facts
+from router.planner import PlannedTable
+from router.traffic import TableLoad, load_of
+from router.world import PlacedVersion
+
+ASSUMED_ROWS: Final = 128
+"""Candidates of a request, where nobody counted."""
+ASSUMED_BAG: Final = 10
+"""Ids of a bag, where nobody counted."""
+PROCESS_BYTES: Final = 128 << 20
+"""What a shard takes before it holds anything: Python, compiled kernels, Ray's worker. Measured: 119 to 123 MiB."""
+VECTOR_NUMBER_BYTES: Final = 4
+"""Partials are float32, whatever rows are."""
+
+
+def planned_tables(
+    versions: Sequence[PlacedVersion],
+    traffic: Mapping[str, TableLoad] | None,
+    *,
+    least: int = 1,
+    open_versions: int = 1,
+    others: bool = False,
+) -> list[PlannedTable]:
+    """Return every table of the versions with its load.
+
+    Args:
+        traffic: `TABLE` or `MODEL/TABLE` -> load; a table not named is not looked up. None: assumed from the models.
+        least: Copies that every table must have at least.
+        open_versions: Of each model, side by side.
+        others: Whether `traffic` may name tables of other models.
+
+    Raises:
+        InvalidInput: `traffic` names no table, or a name of several.
+        CorruptData: A version is damaged.
+    """
+    manifests = [Manifest.load(Path(version.folder)) for version in versions]
+    loads = _assumed(versions, manifests) if traffic is None else _named(manifests, traffic, others)
+    return [
+        PlannedTable(
+            name=(name := f"{manifest.model}/{entry.spec.name}"),
+            rows=entry.rows,
+            row_bytes=entry.spec.row_bytes,
+            vector_bytes=VECTOR_NUMBER_BYTES * entry.spec.dim,
+            load=loads.get(name, TableLoad(0, 0)),
+            least=least,
+            versions=open_versions,
+        )
+        for manifest in manifests
+        for entry in manifest.tables
+    ]
+
+
+def tables_that_serve(facts: Facts, dims: Mapping[str, int], *, least: int | None = None) -> list[PlannedTable]:
+    """Return the tables of a deployment, with the load that was counted since its heads started.
+
+    Args:
+        dims: `MODEL/TABLE` -> numbers per row, of the live versions.
+        least: Copies that every table must have at least; None: those it has now, `all` counting as one.
+    """
+    loads = load_of(facts.traffic, facts.requests)
+    found = []
+    for model, number in sorted(facts.world.live.items()):
+        live = facts.world.version(model, number)
+        versions = sum(version.model == model for version in facts.world.versions)
+        for table, placed in {} if live is None else live.tables.items():
+            name, copies = f"{model}/{table}", facts.world.replicas.get((model, table), 1)
+            has = 1 if copies == ALL else copies
+            found.append(
+                PlannedTable(
+                    name=name,
+                    rows=placed.rows,
+                    row_bytes=placed.row_bytes,
+                    vector_bytes=VECTOR_NUMBER_BYTES * dims[name],
+                    load=loads.get(name, TableLoad(0, 0)),
+                    least=has if least is None else least,
+                    versions=versions,
+                )
+            )
+    return found
+
+
+def _named(manifests: Sequence[Manifest], traffic: Mapping[str, TableLoad], others: bool) -> dict[str, TableLoad]:
+    names = [
+        (f"{manifest.model}/{entry.spec.name}", entry.spec.name) for manifest in manifests for entry in manifest.tables
+    ]
+    loads = {}
+    for given, load in traffic.items():
+        found = [full for full, short in names if given in (full, short)]
+        if not found and others:
+            continue
+        if not found:
+            raise InvalidInput(f"traffic: there is no table {given}; there is {', '.join(full for full, _ in names)}")
+        if len(found) > 1:
+            raise InvalidInput(f"traffic: {given} could be {' and '.join(found)}; write MODEL/TABLE")
+        loads[found[0]] = load
+    return loads
+
+
+def _assumed(versions: Sequence[PlacedVersion], manifests: Sequence[Manifest]) -> dict[str, TableLoad]:
+    """Return what a request of `ASSUMED_ROWS` candidates looks up, every feature being one of candidates."""
+    loads: dict[str, TableLoad] = {}
+    for version, manifest in zip(versions, manifests, strict=True):
+        schema = Schema.from_json(manifest.schema.read(Path(version.folder)))
+        features = {feature.name: feature for feature in schema.features}
+        for lookup in manifest.lookups:
+            name = f"{manifest.model}/{lookup.table}"
+            keys, bags = _of_one_row(lookup, features[lookup.feature])
+            known = loads.get(name, TableLoad(0, 0))
+            loads[name] = TableLoad(known.keys + keys * ASSUMED_ROWS, known.bags + bags * ASSUMED_ROWS)
+    return loads
+
+
+def _of_one_row(lookup: LookupSpec, feature: Feature) -> tuple[int, int]:
+    """Return the keys and bags of one row."""
+    if isinstance(feature, SequenceFeature):
+        keys = feature.length
+    elif isinstance(feature, Sparse) and feature.many:
+        keys = min(ASSUMED_BAG, feature.max_length or ASSUMED_BAG)
+    else:
+        keys = 1
+    return keys, keys if lookup.pooling is Pooling.NONE else 1

@@ -1,0 +1,34 @@
+"""Amounts of bytes as people write them: `16GiB`, `500MB`, `4096`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ps.errors import InvalidInput
+
+UNITS: Final = {"": 1, "B": 1} | {
+    f"{prefix}{unit}": base ** (power + 1)
+    for power, prefix in enumerate("KMGT")
+    for unit, base in (("iB", 1024), ("B", 1000), ("", 1024))
+}
+"""A bare letter counts in powers of 1024, as `dd`, `ls` and `du` have it."""
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+
+def parse_size(option: str, text: str) -> int:
+    """Return the bytes that `text` says.
+
+    Args:
+        option: Whose value it is, for the error.
+
+    Raises:
+        InvalidInput: It is not a size above 0.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    units = {unit.lower(): factor for unit, factor in UNITS.items()}
+    factor = None if found is None else units.get(found[2].lower())
+    if found is None or factor is None or (value := int(float(found[1]) * factor)) < 1:
+        raise InvalidInput(f"{option} {text!r}: write an amount of bytes above 0, such as 500MB or 16GiB")
+    return value

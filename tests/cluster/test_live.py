@@ -1,0 +1,40 @@
+"""A version that goes live as soon as it is in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inference import Client
+from tests.cluster.conftest import Serving
+from tests.cluster.models import write_model
+from tests.cluster.watching import Watch, until
+
+pytestmark = pytest.mark.ray
+
+ROWS = {1: 1000, 2: 500}
+"""Version -> rows of its user table: every answer tells which version it is from."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "ranker", 1, rows=ROWS[1])
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path, serve: Callable[..., Serving]) -> Serving:
+    return serve(folder, "--watch", 0.2, "--shards", 2)
+
+
+def test_a_new_version_goes_live_everywhere(serving: Serving, folder: Path) -> None:
+    """No prediction fails, and the one before can still be asked for."""
+    with Watch(serving.ready["grpc"], ROWS) as watch:
+        watch.goes_on()
+        write_model(folder, 2, rows=ROWS[2])
+        until("version 2 is live", lambda: 2 in watch.versions)
+        watch.goes_on()
+    assert (watch.wrong, watch.failed, watch.versions) == ([], [], {1, 2})
+    with Client(serving.ready["grpc"]) as client:
+        assert client.predict("ranker", {"user_id": [7], "genres": [[]]}, version=1).version == 1

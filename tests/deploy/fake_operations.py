@@ -1,0 +1,103 @@
+"""A coordinator for the commands: a real world, changes that go through their phases one look at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from ps.errors import InvalidInput, RingpullError
+from router.change import PHASES, Kind, Phase
+from router.changes import rebalanced
+from router.facts import TableTraffic
+from router.moves import MovePlan, move_plan
+from router.operations import ChangeStatus, Control, Facts, Latency, Publish, Rebalance, Request, Rollback
+from router.shard_map import ShardMap
+from router.world import PlacedTable, PlacedVersion, World, first_world
+
+ITEM_ROWS, GENRE_ROWS = 1_000_000, 19
+
+
+def world(shards: int = 2) -> World:
+    tables = {
+        "item": PlacedTable("/m/ranker/3/item", 1, ITEM_ROWS, 64),
+        "genre": PlacedTable("/m/ranker/3/genre", 1, GENRE_ROWS, 64),
+    }
+    return first_world(range(shards), [PlacedVersion("ranker", 3, "/m/ranker/3", tables)])
+
+
+@dataclass
+class FakeOperations:
+    """`router.operations.Operations`, and what was asked of it."""
+
+    facts_now: Facts = field(
+        default_factory=lambda: Facts(
+            world=world(),
+            resident_bytes={0: 1, 1: 1},
+            nodes={0: "node-a", 1: "node-b"},
+            requests=100,
+            traffic={
+                "ranker/item": TableTraffic(keys=100_000, bags=12_800, missing=0),
+                "ranker/genre": TableTraffic(keys=25_600, bags=12_800, missing=0),
+            },
+        )
+    )
+    streamed: bool = True
+    now: ChangeStatus = field(default_factory=ChangeStatus)
+    looks: list[ChangeStatus | RingpullError | type[KeyboardInterrupt]] = field(default_factory=list)
+    """What the next looks at the change find; then it is over."""
+    submitted: list[Request] = field(default_factory=list)
+    controlled: list[Control] = field(default_factory=list)
+    error: str = ""
+    """Why every change is given up."""
+
+    def submit(self, request: Request) -> ChangeStatus:
+        self.submitted.append(request)
+        kind, subject = _told(request)
+        begun = ChangeStatus(id=self.now.id + 1, kind=kind, subject=subject, phase=Phase.PREPARING, members=2)
+        self.looks = self.looks or [
+            replace(begun, phase=phase, copied_bytes=5 << 20, bytes_to_copy=10 << 20, now=Latency(2.0, 8.0))
+            for phase in PHASES
+        ]
+        self.looks.append(replace(begun, phase=None, error=self.error, copied_bytes=10 << 20))
+        return begun
+
+    def change(self) -> ChangeStatus:
+        if self.looks:
+            found = self.looks.pop(0)
+            if not isinstance(found, ChangeStatus):
+                raise found
+            self.now = found
+        return self.now
+
+    def control(self, verb: Control) -> ChangeStatus:
+        if not self.now.under_way:
+            raise InvalidInput(f"there is no change under way to {verb.value}")
+        self.controlled.append(verb)
+        return self.now
+
+    def plan(self, request: Rebalance) -> MovePlan:
+        facts = self.facts_now
+        target, _ = rebalanced(facts.world, request, nodes=facts.nodes, free_nodes=sorted(set(facts.nodes.values())))
+        return move_plan(facts.world, target, streamed=self.streamed)
+
+    def facts(self) -> Facts:
+        return self.facts_now
+
+    def map(self) -> ShardMap:
+        raise AssertionError("commands have no use for the map")
+
+
+def _told(request: Request) -> tuple[Kind, str]:
+    match request:
+        case Publish():
+            return Kind.PUBLISH, f"{request.model}/{request.version}"
+        case Rollback():
+            return Kind.ROLLBACK, f"{request.model}/2"
+        case Rebalance():
+            return Kind.REBALANCE, f"shards 2 -> {request.shards}"
+
+
+@contextmanager
+def connected(operations: FakeOperations) -> Iterator[FakeOperations]:
+    yield operations

@@ -1,0 +1,30 @@
+"""Sizes as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.size_text import parse_size
+from ps.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4096", 4096),
+        ("4096B", 4096),
+        ("1.5GiB", 3 << 29),
+        ("16gib", 16 << 30),
+        ("500MB", 500_000_000),
+        ("2T", 2 << 40),
+        (" 7 KiB ", 7168),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size("--data-limit", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "0", "0.1", "1e3", "12XB", "1 2", "nan"])
+def test_what_is_no_size_names_the_option(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"--data-limit .*such as 500MB or 16GiB"):
+        parse_size("--data-limit", text)
