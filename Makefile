@@ -1,6 +1,7 @@
 # Everything is built into $(VENV); nothing outside this folder is touched.
 #
-#   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]
+#   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]    make loadtest [SECONDS=60]
+#   make rebalance-check
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -9,19 +10,24 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ONCE ?=
 SLOW ?=
 QUICK ?=
+SECONDS ?= 60
+USERS ?= 8
+WORKERS ?= 0
+MODEL ?=
 
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
+INSTALLED_LOADTEST := $(VENV)/.installed-loadtest
 TYPED := ps router inference deploy examples
 CODE := $(TYPED) loadtest tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types bench clean
+.PHONY: help demo test check lint types bench loadtest rebalance-check clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Train, export, serve on 4 shards, predict, compare; ONCE=1 stops it all at the end
 	$(BIN)/python -m examples.movielens.demo $(if $(filter-out 0,$(ONCE)),--once)
@@ -42,6 +48,12 @@ types: $(INSTALLED_DEV) ## mypy, strict
 bench: $(INSTALLED_BENCH) ## Every bench beside what people use today, some 20 minutes; QUICK=1 takes a few
 	QUICK=$(QUICK) $(BIN)/python -m loadtest.bench.all
 
+loadtest: $(INSTALLED_LOADTEST) ## Locust against a cluster of its own; SECONDS, USERS, WORKERS=2 (distributed), MODEL=folder
+	$(BIN)/python -m loadtest.local --seconds $(SECONDS) --users $(USERS) --workers $(WORKERS) $(if $(MODEL),--model $(MODEL))
+
+rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; every prediction is checked. About a minute
+	$(BIN)/python -m loadtest.rebalance_check
+
 clean: ## Remove the environment and every cache; a served cluster is not stopped
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -59,4 +71,8 @@ $(INSTALLED_DEV): pyproject.toml | $(INSTALLED)
 
 $(INSTALLED_BENCH): pyproject.toml | $(INSTALLED)
 	$(PIP) install -e '.[bench]'
+	@touch $@
+
+$(INSTALLED_LOADTEST): pyproject.toml | $(INSTALLED)
+	$(PIP) install -e '.[loadtest]'
 	@touch $@

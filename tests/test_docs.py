@@ -66,12 +66,12 @@ def test_commands_named_exist() -> None:
 
 
 def test_make_targets_named_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
         (readme, target)
         for readme in READMES
         for code in code_of(readme)
-        for target in re.findall(r"(?:^|\s)make ([a-z]+)", code)
+        for target in re.findall(r"(?:^|\s)make ([a-z][a-z-]*)", code)
     }
     assert {"demo", "test"} <= {target for _, target in named}
     unknown = [f"{readme}: make {target}" for readme, target in sorted(named) if target not in targets]
@@ -121,6 +121,6 @@ def test_the_request_by_hand_fits_the_demos_model() -> None:
     (line,) = [body for body in fenced(Path("README.md"), "sh") if "grpcurl" in body]
     call = call_from_json(line[line.index("'") + 1 : line.rindex("'")])
     schema = make_schema(generated.generate(users=1_000, active=50, items=100))
-    request = schema.prepare_request(call.features, call.context, call.rows)
+    request = schema.prepare_requests(call.features, call.context, [call.rows])
     assert call.rows == 2
     assert {filled.feature for filled in request.context.filled} == set(schema.stacks["numbers"])

@@ -30,6 +30,8 @@ BENCHES = (
     "wire",
     "shard",
     "memory",
+    "replication",
+    "two_versions",
     "ready",
     "stage_budget",
     "small",

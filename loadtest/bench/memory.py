@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.memory import pss_bytes
 from inference import Client
 from loadtest.bench.deployment import deployed
 from loadtest.bench.harness import Report
 from loadtest.bench.large_model import DIM, EMPTY_ROWS, ROWS, one_table_model
+from ps.memory import process_memory
 
 SHARDS = 4
 ROW_BYTES = 4 * DIM
@@ -28,7 +28,7 @@ def limit(row_bytes: int) -> float:
 def touched_bytes(folder: Path, shards: int) -> int:
     """Return the memory of all shards that serve a model folder, every page of its tables touched."""
     with deployed(folder, shards, "--prefault") as ours, Client(ours.target) as client:
-        sizes = [pss_bytes(shard.pid) for shard in client.status().shards]
+        sizes = [process_memory(shard.pid).get("Pss") for shard in client.status().shards]
     known = [size for size in sizes if size is not None]
     assert len(known) == shards, "the kernel does not tell the shards' memory"
     return sum(known)

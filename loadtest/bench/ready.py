@@ -20,6 +20,7 @@ from inference.version import LoadedVersion
 from loadtest.bench.deployment import deployed
 from loadtest.bench.harness import QUICK, Report, interleave
 from loadtest.bench.large_model import EMPTY_ROWS, ROWS, VERSION, one_table_model
+from ps.holding import Ownership
 from ps.ring import Ring
 from ps.shard import Shard
 
@@ -71,7 +72,7 @@ def open_tables(version_dir: Path) -> None:
     manifest = Manifest.load(version_dir)
     folders = {entry.spec.name: manifest.table_folder(version_dir, entry.spec.name) for entry in manifest.tables}
     shard = Shard(0)
-    shard.assign(1, Ring.even((0,)), {})
+    shard.assign(1, [Ownership(Ring.even((0,)), {})], [(manifest.model, manifest.version)])
     shard.open(manifest.model, manifest.version, folders)
     shard.retire(manifest.model, manifest.version)
 

@@ -21,11 +21,11 @@ import grpc
 import numpy as np
 import uvloop
 
-from inference.codec import decode_request, decode_response, encode_response
-from inference.features import PreparedRequest
+from inference.codec import decode_response, encode_response
 from inference.pipeline import Pipeline
 from inference.prediction import Prediction, Timings
 from inference.proto import ringpull_pb2
+from inference.received import Limits, decode_request
 from inference.version import LoadedVersion
 from loadtest.bench import dlrm
 from loadtest.bench.bare_shards import EPOCH
@@ -33,6 +33,7 @@ from loadtest.bench.deployment import PREDICT_METHOD, deployed
 from loadtest.bench.harness import QUICK, Report
 from loadtest.bench.model_folder import dlrm_folder
 from loadtest.bench.routing import merge, placement, route
+from ps.holding import Ownership
 from ps.ring import Ring
 from ps.shard import Shard
 from ps.wire.messages import PullReply
@@ -147,7 +148,7 @@ class InProcess:
         folders = {name: manifest.table_folder(version_dir, name) for name in self._dims}
         for shard in self._shards:
             shard.open(*self._name, folders)
-            shard.assign(EPOCH, ring, {})
+            shard.assign(EPOCH, [Ownership(ring, {})], [self._name])
 
     def budget(self, requests: Sequence[dlrm.Request]) -> dict[str, float]:
         """Return microseconds of route, look-up + pool of the slowest shard (they work side by side), merge, encode."""
@@ -168,9 +169,9 @@ class InProcess:
         """Return what the head asks of the router for a request alone in its batch."""
         recorder = _Recorder(self._dims)
         pipeline = Pipeline(self._loaded.manifest, self._loaded.schema, self._loaded.program, recorder)
-        call = decode_request(ringpull_pb2.PredictRequest.FromString(dlrm.payload_of(request)))
-        prepared: PreparedRequest = pipeline.prepare(call.features, call.context)
-        asyncio.run(pipeline.pull([prepared], deadline_s=float("inf")))
+        limits = Limits(dlrm.CANDIDATES, max(dlrm.BAG, dlrm.DENSE))
+        call = decode_request(ringpull_pb2.PredictRequest.FromString(dlrm.payload_of(request)), limits)
+        asyncio.run(pipeline.pull(pipeline.prepare([call.columns]).work, deadline_s=float("inf")))
         return recorder.lookups
 
     def _pull(self, part: Part) -> PullReply:

@@ -21,6 +21,8 @@ from ps.memory import reuse_freed_memory
 from ps.wire.codec import encode_reply, encode_request
 from ps.wire.connection import Connection
 from ps.wire.messages import (
+    DescribeReply,
+    DescribeRequest,
     Op,
     PullReply,
     PullRequest,
@@ -79,6 +81,9 @@ class NoTables:
     def pull(self, request: PullRequest) -> PullReply:
         values = self._ones[: sum(lookup.bags for lookup in request.lookups) * DIM]
         return PullReply(values, np.zeros(len(request.lookups), np.uint32), np.empty(0, np.uint8))
+
+    def describe(self, request: DescribeRequest) -> DescribeReply:
+        raise NotImplementedError
 
     def range_pull(self, request: RangePullRequest) -> RangePullReply:
         raise NotImplementedError

@@ -62,7 +62,7 @@ def test_the_sample_request_is_one_users(
     monkeypatch.setattr(demo, "FOLDER", tmp_path)
     demo.write_request(held_out)
     call = call_from_json((tmp_path / "request.json").read_text())
-    request = schema.prepare_request(call.features, call.context, call.rows)
+    request = schema.prepare_requests(call.features, call.context, [call.rows])
     assert call.rows == 10
     assert not request.context.filled
     assert set(request.candidates.features) == {feature.name for feature in schema.features} - set(demo.USER_FEATURES)

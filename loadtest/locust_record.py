@@ -1,0 +1,112 @@
+"""What is recorded of a locust run, in one process or many, and the report that is made of it.
+
+Every process records its own `Latencies`; workers send theirs along with locust's own reports, and the master adds
+them up.
+
+Locust's master waits half a second for the workers' last reports after it has told them to quit; a worker that then
+still waits for an answer reports too late, and its last requests are lost. So the master here ends a run in two steps
+(`end_run`): it stops the users everywhere and waits, and only then quits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import gevent
+from locust.env import Environment
+from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, Runner, WorkerRunner
+
+from inference.client import Client
+from loadtest.latencies import Latencies
+from loadtest.report import Moment, ServerCounts, Summary, summarize, write_report
+from loadtest.server_counts import server_counts
+
+logger = logging.getLogger(__name__)
+
+MESSAGE_FIELD: Final = "ringpull_latencies"
+TICK_S: Final = 1.0
+
+
+class RunRecord:
+    """One process's record of the run it is in."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.latencies = Latencies()
+        self._before: ServerCounts | None = None
+        self._users: dict[int, int] = {}
+        self._facts: dict[str, Any] = {}
+        self._sampler: gevent.Greenlet | None = None
+        events = environment.events
+        if isinstance(environment.runner, WorkerRunner):
+            events.report_to_master.add_listener(self._send)
+        elif isinstance(environment.runner, MasterRunner):
+            events.worker_report.add_listener(self._receive)
+
+    def start(self, target: str, model: str, settings: dict[str, Any]) -> None:
+        """Begin a run: forget the last one, and note the server's counters where the report will be written."""
+        self.latencies = Latencies()
+        self._facts = {"target": target, "model": model, "settings": settings}
+        self._users = {}
+        if not isinstance(self.environment.runner, WorkerRunner):
+            self._before = self._counts()
+            self._sampler = gevent.spawn(self._sample_users)
+
+    def write(self, folder: Path) -> Summary:
+        """Write the report of the run that has ended."""
+        if self._sampler is not None:
+            self._sampler.kill()
+        began_s = min(self.latencies.first_s, time.time())
+        summary = summarize(
+            self.latencies,
+            before=self._before,
+            after=self._counts(),
+            started_s=began_s,
+            tool="locust",
+            seconds=round(self.latencies.seconds, 3),
+            timeline=self._timeline(int(began_s), int(began_s + self.latencies.seconds)),
+            **self._facts,
+        )
+        report = write_report(folder, summary)
+        logger.info("ringpull report: %s", report)
+        return summary
+
+    def _counts(self) -> ServerCounts | None:
+        with Client(self._facts["target"]) as client:
+            return server_counts(client, self._facts["model"])
+
+    def _sample_users(self) -> None:
+        while True:
+            runner = self.environment.runner
+            self._users[int(time.time())] = 0 if runner is None else runner.user_count
+            gevent.sleep(TICK_S)
+
+    def _timeline(self, first: int, last: int) -> list[Moment]:
+        total = self.environment.stats.total
+        requests, failures = Counter(total.num_reqs_per_sec), Counter(total.num_fail_per_sec)
+        moments, users = [], 0
+        for second in range(first, last + 1):
+            users = self._users.get(second, users)
+            moments.append(Moment(second - first, requests[second], failures[second], users))
+        return moments
+
+    def _send(self, client_id: str, data: dict[str, Any]) -> None:
+        data[MESSAGE_FIELD], self.latencies = self.latencies.to_message(), Latencies()
+
+    def _receive(self, client_id: str, data: dict[str, Any]) -> None:
+        self.latencies.add(Latencies.from_message(data[MESSAGE_FIELD]))
+
+
+def end_run(runner: Runner) -> None:
+    """Stop the users of every process and wait until they have finished: a `quit` that follows loses nothing."""
+    if isinstance(runner, MasterRunner):
+        runner.stop()
+
+
+def report_delay_s(runner: Runner) -> float:
+    """How long after a run's end the last report of a worker may come."""
+    return WORKER_REPORT_INTERVAL + TICK_S if isinstance(runner, MasterRunner) else 0.0

@@ -1,0 +1,101 @@
+"""A deployment that can change, in this process: the real coordinator, shards with data folders, and a head. No Ray."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.model_folders import choose_versions, find_version, rows_in
+from inference.actor import HeadActor
+from inference.config import HeadConfig
+from ps.actor import ShardActor
+from ps.errors import Unavailable
+from router.actor import CoordinatorActor, Settings, Timing
+from router.operations import ChangeStatus
+from router.state_file import StateFile
+from router.world import first_world
+
+GRACE_S = 5.0
+POLL_S = 0.05
+
+
+class LocalMembers:
+    """`router.controls.Members`: plain actors in this process."""
+
+    def __init__(self, data_dir: Path, head: HeadActor) -> None:
+        self._data_dir = data_dir
+        self._head = head
+        self._shards: dict[int, ShardActor] = {}
+        self._lock = threading.Lock()
+
+    def shard(self, shard: int) -> ShardActor:
+        with self._lock:
+            if shard not in self._shards:
+                raise Unavailable(f"there is no shard {shard}")
+            return self._shards[shard]
+
+    def head(self, head: int) -> HeadActor:
+        assert head == 0
+        return self._head
+
+    def nodes(self) -> Mapping[str, str]:
+        return {"here": "127.0.0.1"}
+
+    def start_shard(self, shard: int, node: str | None) -> None:
+        with self._lock:
+            if shard not in self._shards:
+                self._shards[shard] = ShardActor(shard, node="here", data_dir=self._data_dir)
+
+    def stop_shard(self, shard: int) -> None:
+        with self._lock:
+            actor = self._shards.pop(shard, None)
+        if actor is not None:
+            actor.stop(grace_s=GRACE_S)
+
+    def stop(self) -> None:
+        for shard in list(self._shards):
+            self.stop_shard(shard)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCluster:
+    """What is up."""
+
+    target: str
+    coordinator: CoordinatorActor
+    """Has the verbs of `router.operations.Operations`."""
+
+    def wait(self, begun: ChangeStatus) -> ChangeStatus:
+        """Return how a change ended."""
+        pause = threading.Event()
+        while (status := self.coordinator.change()).under_way:
+            pause.wait(POLL_S)
+        assert status.id == begun.id
+        assert not status.error, status.error
+        return status
+
+
+@contextmanager
+def live_cluster(model_dir: Path, folder: Path, *, shards: int, replicas: list[str]) -> Iterator[LiveCluster]:
+    """Bring a model up; take everything down at the end."""
+    head = HeadActor(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
+    members = LocalMembers(folder / "data", head)
+    coordinator = CoordinatorActor(
+        StateFile(str(folder / "state")),
+        members,
+        deployment="test",
+        settings=Settings(place=find_version, streamed=True, rows_in=rows_in),
+        timing=Timing(pulse_s=POLL_S),
+    )
+    try:
+        cluster = LiveCluster("", coordinator)
+        cluster.wait(coordinator.bring_up(first_world(range(shards), choose_versions([model_dir], replicas))))
+        pulse = head.pulse(10.0)
+        yield LiveCluster(f"{pulse.host}:{pulse.grpc_port}", coordinator)
+    finally:
+        coordinator.stop()
+        head.drain(GRACE_S)
+        members.stop()

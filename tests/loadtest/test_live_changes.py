@@ -1,0 +1,77 @@
+"""The whole of `make rebalance-check` without Ray: every step, under load, every answer checked."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.model_folders import parse_replicas
+from loadtest import rebalance_check
+from loadtest.bench.checked_model import MODEL, export_version, make_requests
+from loadtest.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, Oracle, check
+from router.operations import Publish, Rebalance, Request, Rollback
+from tests.loadtest.live_cluster import LiveCluster, live_cluster
+
+ROWS = {"user": 30_000, "item": 15_000, "genre": 19}
+
+
+def request_of(arguments: tuple[str, ...]) -> Request:
+    match arguments:
+        case "publish", version:
+            model, number = version.split("/")
+            return Publish(model=model, version=int(number))
+        case "rollback", model:
+            return Rollback(model=model)
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+    wanted = [value for option, value in itertools.pairwise(arguments) if option == "--replicas"]
+    return Rebalance(
+        shards=int(options["--shards"]) if "--shards" in options else None, replicas=dict(map(parse_replicas, wanted))
+    )
+
+
+def commands(cluster: LiveCluster) -> rebalance_check.RunCommand:
+    """Carry command lines out on the coordinator, as the commands do."""
+
+    def run(arguments: tuple[str, ...]) -> dict[str, Any]:
+        asked = request_of(tuple(word for word in arguments if word not in ("--dry-run", "--yes")))
+        if "--dry-run" in arguments:
+            assert isinstance(asked, Rebalance)
+            plan = cluster.coordinator.plan(asked)
+            return {"copied_bytes": plan.copied_bytes, "least_bytes": plan.least_bytes}
+        return {"copied_bytes": cluster.wait(cluster.coordinator.submit(asked)).copied_bytes}
+
+    async def run_aside(*arguments: str) -> dict[str, Any]:
+        return await asyncio.to_thread(run, arguments)
+
+    return run_aside
+
+
+async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebalance_check.console, "quiet", True)
+    requests = make_requests(40, rows=ROWS)
+    for version in range(1, VERSIONS + 1):
+        export_version(tmp_path / "made" / MODEL, version, ROWS)
+    served = tmp_path / MODEL
+    served.mkdir()
+    (tmp_path / "made" / MODEL / "1").rename(served / "1")
+    replicas = [text for text in FIRST_REPLICAS if "=" in text]
+    with live_cluster(served, tmp_path, shards=FIRST_SHARDS, replicas=replicas) as cluster:
+        for version in range(2, VERSIONS + 1):
+            (tmp_path / "made" / MODEL / str(version)).rename(served / str(version))
+        oracle = Oracle(requests, VERSIONS, ROWS)
+
+        async def under_way() -> bool:
+            return cluster.coordinator.change().under_way
+
+        line = await check(cluster.target, commands(cluster), under_way, requests, oracle, before_s=0.2, after_s=0.2)
+    assert (line["failed"], line["wrong"]) == (0, 0)
+    assert line["predicts"] > len(requests)
+    assert line["versions_published"] == 3
+    assert line["versions_seen"] == [1, 2, 3, 4]
+    assert line["copied_vs_planned"] == 1
+    assert line["most_copied_vs_planned"] <= 1
+    assert line["moved_vs_least"] <= 1.06
