@@ -49,14 +49,15 @@ def make_shard(staff: Staff, shard: int, node: str | None = None, *, found_ok: b
     """Start a shard's actor; return its handle.
 
     Args:
-        node: Ray's id of the node it should be on, while that lives; None: spread over all.
+        node: Ray's id of the node it is to be on; None: spread over all.
         found_ok: One that is there already is as good.
 
     Raises:
         StartupError: As for `make`.
     """
-    # Soft: a shard whose node is gone comes up elsewhere, and is told there what to hold.
-    where: Any = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
+    # Hard: Ray places an actor without resources anywhere when it is told softly (2.60). It is restarted where it was,
+    # beside its own copies; if the node is gone it is dead, and the coordinator makes another one elsewhere.
+    where: Any = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
     return make(
         staff.shard_name(shard),
         Shard,

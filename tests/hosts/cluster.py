@@ -48,7 +48,17 @@ class RayHosts:
     def bring_back(self, host: Host) -> None:
         self._hosts.bring_back(host)
 
-    def up(self, workers: int, *options: str) -> None:
+    def add(self, host: Host) -> None:
+        """Join one more host to the cluster that is up, as deploy/README.md says: the token, then `ray start`."""
+        ssh = ["ssh", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-i", str(self._hosts.key)]
+        token = self.operator.run("bash", "-c", "cat ~/.ray/auth_token").stdout
+        join = f"RAY_AUTH_MODE=token ~/ringpull-venv/bin/ray start --address={self.hosts[0].address}:6379"
+        self.operator.run(
+            *ssh, f"root@{host.address}", f"mkdir -p ~/.ray; cat > ~/.ray/auth_token; {join}", given=token
+        )
+        self.await_nodes(self.hosts.index(host) + 1)
+
+    def up(self, workers: int) -> None:
         """`ray up` with the first `workers` hosts after Ray's head node, and wait until all of them have joined."""
         config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
         addresses = [host.address for host in self.hosts]
@@ -62,7 +72,7 @@ class RayHosts:
             for command in config["worker_start_ray_commands"]
         ]
         self._config.write_text(yaml.safe_dump(config))
-        self.ray("up", "--yes", "--no-config-cache", *options, str(self._config))
+        self.ray("up", "--yes", "--no-config-cache", str(self._config))
         self.await_nodes(workers + 1)
 
     def down(self) -> None:
