@@ -45,22 +45,6 @@ class HeadFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardPulse:
-    """What a shard answers when it is asked how it is."""
-
-    incarnation: str
-    """Made up when its process started."""
-    address: ShardAddress
-    node: str
-    epoch: int
-    copied_bytes: int = 0
-    """Streamed so far, of what it is preparing."""
-    bytes_to_copy: int = 0
-    resident_bytes: int = 0
-    """Memory of its process (PSS)."""
-
-
-@dataclass(frozen=True, slots=True)
 class TableTraffic:
     """What was looked up in one table since the head started."""
 

@@ -16,7 +16,11 @@ from tests.cluster.models import score, write_model
 from tests.hosts.cluster import BIN, RayHosts, ray_hosts
 from tests.hosts.namespaces import missing
 
-pytestmark = [pytest.mark.ray, pytest.mark.skipif(bool(missing()), reason=missing() or "hosts can be made")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason=missing() or "hosts can be made"),
+]
 
 USERS = [*range(0, 1000, 37), 5000]
 
