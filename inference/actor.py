@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import uvloop
 
 from inference.catalog import highest
-from inference.collector import spare_what_is_loaded
 from inference.config import HeadConfig
 from inference.head import Head, HeadAddress
+from ps.collector import spare_what_is_loaded
+from ps.giving_way import giving_way
 from ps.memory import process_memory, reuse_freed_memory
 from router.facts import HeadPulse
 from router.operations import Operations
@@ -49,7 +50,8 @@ class HeadActor:
 
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         """See `Head.load`."""
-        self._call(self._head.load([version.folder for version in versions], shard_map))
+        with giving_way():
+            self._call(self._head.load([version.folder for version in versions], shard_map))
         spare_what_is_loaded()
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> HeadAddress:

@@ -21,7 +21,9 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
+from ps.collector import spare_what_is_loaded
 from ps.errors import NotFound, RingpullError
+from ps.giving_way import giving_way
 from ps.holding import Ownership, VersionHolding
 from ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
 from ps.pulse import ShardPulse
@@ -151,12 +153,14 @@ class ShardActor:
             self._prepares.add(job)
             self._tidy_job.cancel()
         try:
-            if self._copies is None:
-                for holding in holdings:
-                    self._open(holding)
-            else:
-                self._copy(self._copies, holdings, job)
-                give_freed_memory_back()  # the buffers that rows were copied through
+            with giving_way():
+                if self._copies is None:
+                    for holding in holdings:
+                        self._open(holding)
+                else:
+                    self._copy(self._copies, holdings, job)
+                    give_freed_memory_back()  # the buffers that rows were copied through
+                spare_what_is_loaded()
         finally:
             with self._control:
                 self._prepares.discard(job)
@@ -164,7 +168,9 @@ class ShardActor:
 
     def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
         """See `Shard.assign`. Copies that nothing needs any more are removed later, in the background."""
-        if self._shard.assign(epoch, ownerships, versions):
+        with giving_way():
+            news = self._shard.assign(epoch, ownerships, versions)
+        if news:
             with self._control:
                 self._versions = frozenset(versions)
             self._tidy_later()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -48,6 +50,17 @@ def test_schema_that_cannot_be_read_is_corrupt_data_naming_the_file(folder: Path
     replace(manifest, schema=FileEntry.of(folder, manifest.schema.path)).save(folder)
     with pytest.raises(CorruptData, match=manifest.schema.path):
         LoadedVersion.load(folder)
+
+
+def test_a_version_that_is_let_go_of_goes_without_the_collector(folder: Path, executor: ThreadPoolExecutor):
+    served = ServedVersion(LoadedVersion.load(folder, device="cpu"), ReferenceRouter({}), executor, max_batch_rows=64)
+    gone = [weakref.ref(each) for each in (served, served.pipeline, served.loaded.program)]
+    gc.disable()
+    try:
+        del served
+        assert [each() for each in gone] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 # -- the catalog -------------------------------------------------------------------------------------------------------

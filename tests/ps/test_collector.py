@@ -1,4 +1,4 @@
-"""The collector leaves what is loaded alone, until it is told that something was loaded or retired."""
+"""The collector leaves what is loaded alone, and what is let go of does not need it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from inference.collector import YOUNG_OBJECTS, spare_what_is_loaded
+from ps.collector import YOUNG_OBJECTS, spare_what_is_loaded
 
 
 class Node:
@@ -39,12 +39,12 @@ def test_what_comes_later_is_still_collected() -> None:
     assert gone() is None
 
 
-def test_what_was_retired_goes_the_next_time() -> None:
-    node = Node()
+def test_what_was_made_since_the_last_time_is_collected_and_what_was_spared_is_not() -> None:
+    spared = Node()
     spare_what_is_loaded()
-    gone = weakref.ref(node)
-    del node
-    gc.collect()
-    assert gone() is not None
+    since = Node()
+    first, second = weakref.ref(spared), weakref.ref(since)
+    del spared, since
     spare_what_is_loaded()
-    assert gone() is None
+    assert second() is None
+    assert first() is not None
