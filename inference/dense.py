@@ -7,6 +7,10 @@ exported with more, and a single row is run as two.
 An exported program runs operator by operator from Python, and takes the interpreter's lock back after each, which the
 event loop holds while it decodes. So the program is scripted when it is loaded: one call, no lock until it returns.
 Scripting fixes sizes that it sees as numbers, so a script is used only where it repeats the program on other sizes.
+
+Rows are independent of each other: batches mix requests. So on the CPU a large batch is run in parts, each small enough
+that what its layers hand on stays in the cache (a DLRM of 26 tables in one thread: 4,096 rows at 69,000 a second in one
+run, at 97,000 in eight).
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ from ps.spec import Pooling
 
 MIN_ROWS: Final = 2
 """Fewer rows than torch.export generalises to are filled up with copies of the first."""
+
+CPU_ROWS: Final = 512
+"""Most rows of one run on the CPU."""
 
 _TRACED_ROWS: Final = 7
 _CHECKED_ROWS: Final = (2, 5, 64)
@@ -102,11 +109,18 @@ class DenseProgram:
             )
         with torch.inference_mode():
             tensors = [self._tensor(each, entry, rows) for each, entry in zip(inputs, self._inputs, strict=True)]
-            results = self._run(*tensors)
+            results = self._run_in_parts(tensors, rows) if self.device == "cpu" else self._run(*tensors)
             return {
                 output.name: np.ascontiguousarray(result[:rows].to("cpu", torch.float32).numpy())
                 for output, result in zip(self.outputs, results, strict=True)
             }
+
+    def _run_in_parts(self, tensors: Sequence[Tensor], rows: int) -> Sequence[Tensor]:
+        parts = -(-rows // CPU_ROWS)
+        if parts == 1:
+            return self._run(*tensors)  # type: ignore[no-any-return]
+        results = [self._run(*part) for part in zip(*[tensor.tensor_split(parts) for tensor in tensors], strict=True)]
+        return [torch.cat(each) for each in zip(*results, strict=True)]
 
     def _tensor(self, given: ProgramTensor, entry: ProgramInput, rows: int) -> Tensor:
         # torch takes no read-only memory.

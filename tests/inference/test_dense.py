@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.dense import DenseProgram, ProgramTensor, scripted
+from inference.dense import CPU_ROWS, DenseProgram, ProgramTensor, scripted
 from inference.export import export_model
 from inference.kinds import Dense, Sequence, Sparse
 from inference.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
@@ -52,7 +52,7 @@ def inputs_of(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 64])
+@pytest.mark.parametrize("rows", [1, 2, 3, 64, CPU_ROWS, CPU_ROWS + 1, 2 * CPU_ROWS + 76])
 def test_any_number_of_rows(program: DenseProgram, rows: int) -> None:
     user, history, age = inputs_of(rows)
     outputs = program.run([ProgramTensor(user), ProgramTensor(history), ProgramTensor(age)], rows)
