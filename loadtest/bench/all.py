@@ -37,6 +37,7 @@ BENCHES = (
     "small",
     "e2e",
     "growth",
+    "cost",
     "gpu_head",
 )
 

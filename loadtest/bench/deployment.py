@@ -26,11 +26,15 @@ class Deployment:
 
     def workers(self) -> list[psutil.Process]:
         """Return the processes that answer requests: head and shards; not Ray's own, nor the coordinator."""
-        return [
-            process
-            for process in self.process.children(recursive=True)
-            if next(iter(process.cmdline()), "").startswith(("ray::Head", "ray::Shard"))
-        ]
+        return self._running("ray::Head", "ray::Shard")
+
+    def heads(self) -> list[psutil.Process]:
+        """Return the processes of heads."""
+        return self._running("ray::Head")
+
+    def _running(self, *actors: str) -> list[psutil.Process]:
+        below = self.process.children(recursive=True)
+        return [process for process in below if next(iter(process.cmdline()), "").startswith(actors)]
 
 
 @contextmanager

@@ -52,10 +52,17 @@ TINY = PullShape(1, LOOKUPS, LOOKUPS, 1)
 class Measured:
     """What pulls cost on average."""
 
-    cpu_s: float
-    """Per pull, router and shards together."""
+    router_s: float
+    """CPU seconds of the router, per pull."""
+    shards_s: float
+    """CPU seconds of all shards together, per pull."""
     bytes: float
     """Per pull, there and back."""
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of router and shards, per pull."""
+        return self.router_s + self.shards_s
 
 
 def main() -> None:
@@ -110,25 +117,31 @@ def _service(report: Report) -> None:
     report.key("cpu_per_sample_8_vs_1_shards", many / few)
 
 
-def measure(rows: int, shards: int, make: Callable[[np.random.Generator, int, int], list[Lookup]]) -> Measured:
+def measure(
+    rows: int, shards: int, make: Callable[[np.random.Generator, int, int], list[Lookup]], *, dim: int = DIM
+) -> Measured:
     """Return what pulls of `make(rng, rows, requests)` cost on this many shards over a generated table."""
     rng = np.random.default_rng(0)
     batches = [make(rng, rows, REQUESTS) for _ in range(8)]
-    table = generated_table(rows, DIM)
+    table = generated_table(rows, dim)
     with bare_shards(table.folder, shards) as up:
-        router_and_shards = [psutil.Process(), *up.processes]
+        me = [psutil.Process()]
 
         async def run() -> Measured:
             router = Router(connect)
             router.update(up.shard_map)
             router.register(MODEL, VERSION, {TABLE: table.spec})
             await _pulls(router, batches, len(batches))
-            before, cpu_before = router.counters(), cpu_seconds(router_and_shards)
+            before, router_s, shards_s = router.counters(), cpu_seconds(me), cpu_seconds(up.processes)
             await _pulls(router, batches, PULLS)
-            after, cpu_s = router.counters(), cpu_seconds(router_and_shards) - cpu_before
+            after, router_s, shards_s = (
+                router.counters(),
+                cpu_seconds(me) - router_s,
+                cpu_seconds(up.processes) - shards_s,
+            )
             await router.close()
             sent = after.sent_bytes - before.sent_bytes + after.received_bytes - before.received_bytes
-            return Measured(cpu_s / PULLS, sent / PULLS)
+            return Measured(router_s / PULLS, shards_s / PULLS, sent / PULLS)
 
         return uvloop.run(run())
 
@@ -143,11 +156,11 @@ async def _pulls(router: Router, batches: Sequence[Sequence[Lookup]], count: int
     await asyncio.gather(every_second(0), every_second(1))
 
 
-def service_cpu_us(shards: int) -> float:
+def service_cpu_us(shards: int, *, heads_only: bool = False) -> float:
     """Return microseconds of CPU time per sample of head and shards, serving the DLRM at full load."""
     payloads = [dlrm.payload_of(request) for request in dlrm.make_requests(32, SERVICE_ROWS)]
     with deployed(dlrm_folder(SERVICE_ROWS), shards) as ours:
-        workers = ours.workers()
+        workers = ours.heads() if heads_only else ours.workers()
         load.closed_loop(ours.target, PREDICT_METHOD, payloads, in_flight=IN_FLIGHT, seconds=1.0)
         before = cpu_seconds(workers)
         outcome = load.closed_loop(ours.target, PREDICT_METHOD, payloads, in_flight=IN_FLIGHT, seconds=SERVICE_SECONDS)
