@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -113,6 +114,7 @@ class MembersOverRay:
         self._staff = staff
         self._shards: dict[int, ShardOverRay] = {}
         self._heads: dict[int, HeadOverRay] = {}
+        self._starting: dict[str | None, threading.Lock] = {}
 
     def shard(self, shard: int) -> ShardOverRay:
         return self._shards.setdefault(shard, ShardOverRay(self._staff.shard_name(shard)))
@@ -124,6 +126,11 @@ class MembersOverRay:
         return node_addresses()
 
     def start_shard(self, shard: int, node: str | None) -> None:
+        # One after the other on a node: a process that starts up takes a processor from those that answer.
+        with self._starting.setdefault(node, threading.Lock()):
+            self._start_shard(shard, node)
+
+    def _start_shard(self, shard: int, node: str | None) -> None:
         handle = make_shard(self._staff, shard, node, found_ok=True)
         await_up(f"shard {shard}", handle.pid.remote(), self._staff.start_timeout_s)
 

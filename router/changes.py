@@ -5,6 +5,7 @@ Pure, and complete before anything moves: what is refused here has changed nothi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -123,15 +124,15 @@ def rebalanced(
     if request.bytes_per_s is not None and not request.bytes_per_s > 0:
         raise InvalidInput(f"the limit of streaming is {request.bytes_per_s} bytes/s; it must be over 0")
     replicas = {**world.replicas, **_named_tables(world, request.replicas, wanted)}
-    leaving, elsewhere = _drained(request.drain_node, world, nodes, free_nodes)
+    leaving, open_nodes = _drained(request.drain_node, world, nodes, free_nodes)
     shards = _shards_after(world.shards, wanted, leaving)
     ring = world.ring.with_shards(shards).with_ranks(most_replicas(replicas))
     target = replace(world, ring=ring, replicas=replicas)
     if target == world:
         raise InvalidInput("there is nothing to change: the deployment has these shards and copies already")
     new = [shard for shard in shards if shard not in world.shards]
-    moved = {shard: elsewhere[i % len(elsewhere)] for i, shard in enumerate(new)} if elsewhere else {}
-    return target, moved
+    staying = [nodes[shard] for shard in shards if shard in world.shards and shard in nodes]
+    return target, _spread(new, staying, open_nodes)
 
 
 def _check_served(world: World, model: str) -> None:
@@ -160,9 +161,9 @@ def _named_tables(world: World, asked: Mapping[str, Replicas], shards: int) -> d
 def _drained(
     node: str, world: World, nodes: Mapping[int, str], free_nodes: Sequence[str]
 ) -> tuple[list[int], list[str]]:
-    """Return the shards on a node that is to be emptied, and the nodes they may go to."""
+    """Return the shards on a node that is to be emptied, if any, and the nodes that new ones may go to."""
     if not node:
-        return [], []
+        return [], list(free_nodes)
     known = sorted({*nodes.values(), *free_nodes})
     if node not in known:
         raise InvalidInput(f"there is no node {node}; there is {', '.join(known)}")
@@ -173,6 +174,15 @@ def _drained(
     if not elsewhere:
         raise InvalidInput(f"node {node} cannot be emptied: there is no other node")
     return leaving, elsewhere
+
+
+def _spread(new: Sequence[int], staying: Sequence[str], open_nodes: Sequence[str]) -> dict[int, str]:
+    """Return a node for each new shard: the one with the fewest shards by then, the first of equals."""
+    placed: dict[int, str] = {}
+    for shard in new if open_nodes else ():
+        filled = Counter([*staying, *placed.values()])
+        placed[shard] = min(open_nodes, key=lambda node: filled[node])
+    return placed
 
 
 def _shards_after(now: Sequence[int], wanted: int, leaving: Sequence[int]) -> list[int]:

@@ -74,6 +74,15 @@ def test_a_node_is_emptied_one_for_one_onto_the_others() -> None:
     assert all((before[each.slots.begin : each.slots.end, 0] == each.owners[0]).all() for each in kept)
 
 
+def test_new_shards_go_where_the_fewest_are() -> None:
+    nodes = {0: "b", 1: "c", 2: "c", 3: "b"}
+    free = ["a", "b", "c"]
+    assert rebalanced(WORLD, Rebalance(shards=7), nodes=nodes, free_nodes=free)[1] == {4: "a", 5: "a", 6: "a"}
+    assert rebalanced(WORLD, Rebalance(shards=6), nodes=nodes, free_nodes=["b", "c"])[1] == {4: "b", 5: "c"}
+    assert rebalanced(WORLD, Rebalance(shards=2), nodes=nodes, free_nodes=free)[1] == {}
+    assert rebalanced(WORLD, Rebalance(shards=5), nodes={}, free_nodes=[])[1] == {}
+
+
 def test_copies_are_made_as_asked() -> None:
     world = change(Rebalance(replicas={"m/one": 3}))
     assert world.ring.ranks == 3
