@@ -50,12 +50,9 @@ class RayHosts:
 
     def add(self, host: Host) -> None:
         """Join one more host to the cluster that is up, as deploy/README.md says: the token, then `ray start`."""
-        ssh = ["ssh", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-i", str(self._hosts.key)]
         token = self.operator.run("bash", "-c", "cat ~/.ray/auth_token").stdout
         join = f"RAY_AUTH_MODE=token ~/ringpull-venv/bin/ray start --address={self.hosts[0].address}:6379"
-        self.operator.run(
-            *ssh, f"root@{host.address}", f"mkdir -p ~/.ray; cat > ~/.ray/auth_token; {join}", given=token
-        )
+        self._ssh(host, f"mkdir -p ~/.ray; cat > ~/.ray/auth_token; {join}", given=token)
         self.await_nodes(self.hosts.index(host) + 1)
 
     def up(self, workers: int) -> None:
@@ -76,8 +73,15 @@ class RayHosts:
         self.await_nodes(workers + 1)
 
     def down(self) -> None:
-        """`ray down`."""
+        """`ray down`, which ends Ray on its head node; then the others, as deploy/README.md says."""
         self.ray("down", "--yes", str(self._config))
+        for host in self.hosts[1:]:
+            self._ssh(host, "~/ringpull-venv/bin/ray stop")
+
+    def _ssh(self, host: Host, command: str, *, given: str = "") -> None:
+        """Run a command on a host from the operator's machine, the way an operator would."""
+        ssh = ["ssh", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-i", str(self._hosts.key)]
+        self.operator.run(*ssh, f"root@{host.address}", command, given=given)
 
     def ray(self, *arguments: str) -> str:
         """Run a `ray` command on the operator's machine."""
