@@ -11,12 +11,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from examples.movielens import data
 
 # Read by torch when it is imported, by tests and by what they start: their tensors are small, and on a busy machine a
 # second thread spins more than it helps.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 RUN_VARIABLE = "RINGPULL_TEST_RUN"
 """Marks every process that this run starts: a process inherits its parent's environment, even a detached one."""
