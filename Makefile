@@ -1,7 +1,7 @@
 # Everything is built into $(VENV); nothing outside this folder is touched.
 #
 #   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]    make loadtest [SECONDS=60]
-#   make rebalance-check
+#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -11,6 +11,7 @@ ONCE ?=
 SLOW ?=
 QUICK ?=
 SECONDS ?= 60
+SEED ?= 7
 USERS ?= 8
 WORKERS ?= 0
 MODEL ?=
@@ -24,7 +25,7 @@ CODE := $(TYPED) loadtest tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types bench loadtest rebalance-check clean
+.PHONY: help demo test check lint types bench loadtest rebalance-check chaos clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ loadtest: $(INSTALLED_LOADTEST) ## Locust against a cluster of its own; SECONDS,
 
 rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; every prediction is checked. About a minute
 	$(BIN)/python -m loadtest.rebalance_check
+
+chaos: $(INSTALLED_LOADTEST) ## Pieces die, stall and change under load; every prediction is checked. SECONDS, SEED
+	$(BIN)/python -m loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
 clean: ## Remove the environment and every cache; a served cluster is not stopped
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

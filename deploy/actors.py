@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 import ray
 
 from deploy.calls import NamedActor
-from deploy.staff import ShardSettings, Staff
+from deploy.exits import Exit
+from deploy.logs import configure
+from deploy.staff import Staff
 from inference.config import HeadConfig
 from ps.errors import RingpullError
 from ps.holding import Ownership, VersionHolding
@@ -34,25 +36,30 @@ class Shard:
 
     Args:
         shard: Its id.
-        host: Where its data plane listens; None: this node's address.
-        settings: How it holds its tables.
+        staff: Of its deployment.
     """
 
-    def __init__(self, shard: int, host: str | None, settings: ShardSettings) -> None:
+    def __init__(self, shard: int, staff: Staff) -> None:
         from deploy.kernels import warm_up
         from ps.actor import ShardActor
 
+        settings = staff.shard
         # The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
         warm_up()
+        # Only now: what warms up is no shard of this deployment, and not to be told of.
+        configure(staff.log, staff.name, f"shard-{shard}")
+        self._exit = Exit()
         self._actor = ShardActor(
             shard,
-            host or node_address(),
+            staff.shard_host or node_address(),
             settings.threads,
             node=node_id(),
             data_dir=None if settings.data_dir is None else Path(settings.data_dir),
             data_limit_bytes=settings.data_limit_bytes,
             prefault=settings.prefault,
             verify=settings.verify,
+            metrics=settings.metrics,
+            intake=settings.intake,
         )
 
     def pulse(self) -> ShardPulse:
@@ -69,6 +76,9 @@ class Shard:
 
     def cancel(self) -> None:
         self._actor.cancel()
+
+    def restart(self, drain_s: float) -> None:
+        self._exit.after(lambda: self._actor.stop(grace_s=drain_s), within_s=drain_s)
 
     def pid(self) -> int:
         return os.getpid()
@@ -88,8 +98,15 @@ class Head:
         from inference.actor import HeadActor
 
         warm_up()
+        configure(staff.log, staff.name, f"head-{head}")
+        self._exit = Exit()
         config = replace(staff.head, host=staff.head_host or node_address())
-        self._actor = HeadActor(with_ports_before(config, head, staff), OperationsOverRay(staff.name))
+        data_dir = staff.shard.data_dir
+        self._actor = HeadActor(
+            with_ports_before(config, head, staff),
+            OperationsOverRay(staff.name),
+            cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",
+        )
 
     def pulse(self, lease_s: float) -> HeadPulse:
         return self._actor.pulse(lease_s)
@@ -105,6 +122,9 @@ class Head:
 
     def drain(self, timeout_s: float) -> None:
         self._actor.drain(timeout_s)
+
+    def restart(self, drain_s: float) -> None:
+        self._exit.after(lambda: self._actor.drain(drain_s), within_s=drain_s)
 
 
 def with_ports_before(config: HeadConfig, head: int, staff: Staff) -> HeadConfig:

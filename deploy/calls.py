@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from deploy import control_store
 from deploy.staff import NAMESPACE
 from ps.errors import RingpullError, StartupError, Unavailable
 
@@ -70,7 +71,7 @@ class NamedActor:
     def __repr__(self) -> str:
         return f"<NamedActor {self._name}>"
 
-    def call(self, verb: str, *args: Any, timeout_s: float | None = None) -> Any:
+    def call(self, verb: str, *args: Any, timeout_s: float | None = None, **named: Any) -> Any:
         """Call a verb and return its answer.
 
         Raises:
@@ -79,9 +80,10 @@ class NamedActor:
         """
         handle = self._handle
         if handle is None:
+            control_store.check()
             handle = self._handle = find(self._name)
         try:
-            return result(getattr(handle, verb).remote(*args), timeout_s=timeout_s)
+            return result(getattr(handle, verb).remote(*args, **named), timeout_s=timeout_s)
         except ActorGone:
             self._handle = None
             raise

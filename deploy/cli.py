@@ -17,6 +17,7 @@ from deploy.commands.plan import plan
 from deploy.commands.predict import predict
 from deploy.commands.publish import publish
 from deploy.commands.rebalance import rebalance
+from deploy.commands.restart import restart
 from deploy.commands.rollback import rollback
 from deploy.commands.serve import serve
 from deploy.commands.status import status
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (serve, predict, status, inspect, export, plan, publish, rollback, rebalance, loadtest, stop):
+for command in (serve, predict, status, inspect, export, plan, publish, rollback, rebalance, restart, loadtest, stop):
     app.command()(command)
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from socket import socket
 from typing import Any, Final, Self
 
+from deploy import control_store
 from deploy.compiling import CompiledApart
 from deploy.config import LOCALHOST, ServeConfig
+from deploy.console import size
 from deploy.progress import Progress
 from deploy.ray_session import RaySession, has_gpu
 from deploy.staff import ShardSettings, Staff, gpus_wanted
@@ -103,12 +105,15 @@ class Cluster:
             who = f"{_counted(config.shards, 'shard')}, {_counted(config.heads, 'head')} and coordinator"
             with progress.step(f"started {who}"):
                 actors = _make_actors(config, kills)
-            with progress.step(f"opened {', '.join(config.model_names)}"):
-                target, http = _go_live(config, actors)
+            with progress.step(f"opened {', '.join(config.model_names)}") as say:
+                target, http = _go_live(config, actors, say)
             return cls(config, actors, target, http, kills=kills, cleanup=cleanup.pop_all())
 
-    def check(self) -> None:
+    def check(self) -> str:
         """Check that a head answers. One that has died is restarted by Ray, and so are shards and the coordinator.
+
+        Returns:
+            What an operator should know; empty when all is well.
 
         Raises:
             StartupError: None has answered for `HEAD_GONE_S`, or none can come back.
@@ -130,6 +135,13 @@ class Cluster:
             raise StartupError("; ".join(gone))
         if time.monotonic() - self._answered_s > HEAD_GONE_S:
             raise StartupError(f"no head has answered for {HEAD_GONE_S:g} s")
+        if control_store.is_there():
+            return ""
+        ends = f"{control_store.away_text()} s" if self._config.private else f"the time of {control_store.AWAY}"
+        return (
+            "Ray's control store (GCS) is gone: predictions go on, but nothing that dies comes back until it does;"
+            f" {ends} after it went Ray ends everything"
+        )
 
     def drain(self) -> None:
         """Have the heads refuse new requests and answer those in flight, within the configured time."""
@@ -200,6 +212,8 @@ def _staff(config: ServeConfig) -> Staff:
             verify=config.verify,
             data_dir=None if config.data_dir is None else str(config.data_dir),
             data_limit_bytes=config.data_limit_bytes,
+            metrics=config.head.metrics,
+            intake=config.shard_intake,
         ),
         head=config.head,
         heads=config.heads,
@@ -207,6 +221,7 @@ def _staff(config: ServeConfig) -> Staff:
         gpus=gpus_wanted(config.head.device, config.heads) if has_gpu() else 0.0,
         keep=config.keep,
         start_timeout_s=config.start_timeout_s,
+        log=config.log,
     )
 
 
@@ -246,8 +261,11 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
     return _Actors(shards, heads, coordinator)
 
 
-def _go_live(config: ServeConfig, actors: _Actors) -> tuple[str, str]:
+def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -> tuple[str, str]:
     """Have the coordinator bring the versions live; return where gRPC and HTTP are reached.
+
+    Args:
+        say: Is told how much was copied.
 
     Raises:
         StartupError: The coordinator gave it up, or has been failing for as long as starting may take.
@@ -260,6 +278,8 @@ def _go_live(config: ServeConfig, actors: _Actors) -> tuple[str, str]:
     while status.under_way:
         time.sleep(POLL_S)
         status = result(actors.coordinator.change.remote())
+        if status.bytes_to_copy:
+            say(f"{size(status.copied_bytes)} of {size(status.bytes_to_copy)} copied")
         if not status.trouble:
             well_s = time.monotonic()
         elif time.monotonic() - well_s > config.start_timeout_s:

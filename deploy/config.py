@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from deploy.logs import LogSettings
 from inference.config import HeadConfig
 from ps.errors import InvalidInput
+from ps.transfer.remote import is_url
+from ps.wire.intake import IntakeLimits
 from router.world import PlacedVersion
 
 LOCALHOST: Final = "127.0.0.1"
@@ -47,6 +50,8 @@ class ServeConfig:
     """Head actors, all on the same ports."""
     shard_threads: int = 1
     """Look-up threads per shard."""
+    shard_intake: IntakeLimits = field(default_factory=IntakeLimits)
+    """Connections and bytes of pulls per shard."""
     data_dir: Path | None = None
     """Folder below which each shard keeps its own copy of its ranges; None: files are opened where they lie."""
     data_limit_bytes: int | None = None
@@ -65,6 +70,8 @@ class ServeConfig:
     """Actors that are not up by then are an error, which names them."""
     drain_timeout_s: float = 10.0
     """Requests in flight get this long when serving ends."""
+    log: LogSettings = field(default_factory=LogSettings)
+    """What the deployment's processes tell, and where."""
 
     def __post_init__(self) -> None:
         if not self.versions:
@@ -79,6 +86,11 @@ class ServeConfig:
             raise InvalidInput("--heads above 1 with --address needs a --grpc-port and a --http-port that are not 0")
         if self.keep < 0:
             raise InvalidInput(f"--keep is {self.keep}; it must be 0 or more")
+        for version in self.versions:
+            if self.data_dir is None and is_url(version.folder):
+                raise InvalidInput(
+                    f"{version.folder} is a URL: give --data-dir, each node's folder for the rows that its shards own"
+                )
         if self.data_limit_bytes is not None and self.data_dir is None:
             raise InvalidInput("--data-limit goes with --data-dir: without it shards keep no copies")
         if self.shard_threads < 1:

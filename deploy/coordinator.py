@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -11,8 +10,10 @@ from typing import Any, Final
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from deploy import control_store
 from deploy.actors import node_id
 from deploy.calls import NamedActor, find
+from deploy.logs import configure
 from deploy.members import await_up, end, make, make_shard, node_addresses
 from deploy.model_folders import find_version, rows_in
 from deploy.staff import Staff
@@ -20,9 +21,11 @@ from ps.errors import Unavailable
 from ps.holding import Ownership, VersionHolding
 from ps.pulse import ShardPulse
 from router.actor import CoordinatorActor, Settings
+from router.events import Member
 from router.facts import HeadPulse
 from router.moves import MovePlan
-from router.operations import ChangeStatus, Control, Facts, Rebalance, Request
+from router.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
+from router.scraping import ScrapeTarget
 from router.shard_map import ShardMap
 from router.state_file import StateFile
 from router.world import PlacedVersion, World
@@ -41,7 +44,7 @@ class Coordinator:
     """
 
     def __init__(self, staff: Staff, state_dir: str, deployment: str) -> None:
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+        configure(staff.log, staff.name, "coordinator")
         self._actor = CoordinatorActor(
             StateFile(state_dir),
             MembersOverRay(staff),
@@ -61,6 +64,7 @@ class Coordinator:
         return self._actor.bring_up(world)
 
     def submit(self, request: Request) -> ChangeStatus:
+        control_store.check()
         return self._actor.submit(request)
 
     def change(self) -> ChangeStatus:
@@ -70,13 +74,25 @@ class Coordinator:
         return self._actor.control(verb)
 
     def plan(self, request: Rebalance) -> MovePlan:
+        control_store.check()
         return self._actor.plan(request)
 
     def facts(self) -> Facts:
         return self._actor.facts()
 
+    def members(self) -> tuple[MemberState, ...]:
+        return self._actor.members()
+
+    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool) -> None:
+        # It would go, and not come back.
+        control_store.check()
+        self._actor.restart(member, incarnation, drain_s=drain_s, force=force)
+
     def map(self) -> ShardMap:
         return self._actor.map()
+
+    def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
+        return self._actor.scrape_targets()
 
     def heads(self) -> dict[int, HeadPulse]:
         return self._actor.heads()
@@ -160,6 +176,9 @@ class ShardOverRay(NamedActor):
     def cancel(self) -> None:
         self.call("cancel")
 
+    def restart(self, drain_s: float) -> None:
+        self.call("restart", drain_s)
+
 
 class HeadOverRay(NamedActor):
     """`router.controls.HeadControl`."""
@@ -174,3 +193,6 @@ class HeadOverRay(NamedActor):
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
         self.call("route", shard_map, live, versions)
+
+    def restart(self, drain_s: float) -> None:
+        self.call("restart", drain_s)

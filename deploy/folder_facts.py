@@ -1,4 +1,4 @@
-"""What the folders of an export say about themselves, checked while it is read."""
+"""What the folders of an export, or its URLs, say about themselves, checked while it is read."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.model_folders import place
+from inference.degrade import plain_steps
 from inference.manifest import Manifest
+from inference.mirror import local_files
 from ps.errors import CorruptData
 from ps.spec import TableSpec
 from ps.store.base import BadBlock, Base
+from ps.transfer.remote import RemoteFolder, is_url
+from ps.transfer.stored_table import StoredTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFacts:
     """One table on disk."""
 
-    folder: Path
+    folder: str
+    """Or URL."""
     spec: TableSpec
     rows: int
     bytes: int
@@ -48,7 +54,8 @@ class TableFacts:
 class VersionFacts:
     """One version on disk."""
 
-    folder: Path
+    folder: str
+    """Or URL."""
     manifest: Manifest
     tables: tuple[TableFacts, ...]
 
@@ -67,16 +74,22 @@ class VersionFacts:
                 for lookup in manifest.lookups
             ],
             "outputs": [{"name": output.name, "shape": list(output.shape)} for output in manifest.outputs],
+            "degrade": plain_steps(manifest.degrade),
         }
 
 
-def read_table(folder: Path, *, verify: bool) -> TableFacts:
+def read_table(folder: str, *, verify: bool) -> TableFacts:
     """Read one table's folder, with `verify` also all its rows.
+
+    Of a URL, only what says which rows lie where is read without `verify`.
 
     Raises:
         CorruptData: Anything but a row is damaged. Damaged rows are told in `bad_blocks`.
+        NotFound, Unavailable: A URL cannot be read.
     """
-    base = Base.open(folder)
+    if is_url(folder):
+        return _read_table_at(folder, verify=verify)
+    base = Base.open(Path(folder))
     try:
         return TableFacts(
             folder=folder,
@@ -92,16 +105,33 @@ def read_table(folder: Path, *, verify: bool) -> TableFacts:
         base.close()
 
 
-def read_version(folder: Path, *, verify: bool) -> VersionFacts:
+def _read_table_at(url: str, *, verify: bool) -> TableFacts:
+    table = StoredTable(RemoteFolder(url))
+    header = table.header
+    return TableFacts(
+        folder=url,
+        spec=header.spec,
+        rows=header.rows,
+        bytes=header.section_bytes + len(header.to_bytes()),
+        held=header.held,
+        blocks=len(table.first_rows) - 1,
+        verified=verify,
+        bad_blocks=tuple(table.verify()) if verify else (),
+    )
+
+
+def read_version(folder: str, *, verify: bool) -> VersionFacts:
     """Read one version's folder: manifest, schema and dense program by their checksums, then every table.
 
     Raises:
         CorruptData: As for `read_table`; or the manifest and a table disagree.
     """
-    manifest = Manifest.load(folder)
+    with local_files(folder) as files:
+        manifest = Manifest.load(files)
+        places = place(manifest, files, url=folder if is_url(folder) else "").tables
     tables = []
     for entry in manifest.tables:
-        table = read_table(manifest.table_folder(folder, entry.spec.name), verify=verify)
+        table = read_table(places[entry.spec.name].folder, verify=verify)
         if (table.spec, table.rows) != (entry.spec, entry.rows):
             raise CorruptData(
                 f"{table.folder}: it holds {table.rows} rows of {table.spec.name} with dim {table.spec.dim};"

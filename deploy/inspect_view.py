@@ -74,6 +74,15 @@ def lookups_table(facts: VersionFacts) -> FactsTable:
     return shown
 
 
+def degrade_table(facts: VersionFacts) -> FactsTable:
+    shown = FactsTable(
+        "degrade steps, taken under load in this order", (Column("step", "number"), Column("replies say"))
+    )
+    for place, step in enumerate(facts.manifest.degrade, 1):
+        shown.add(str(place), step.phrase)
+    return shown
+
+
 def bad_blocks_table(tables: Sequence[TableFacts]) -> FactsTable:
     shown = FactsTable(
         "damaged rows",

@@ -27,6 +27,7 @@ from ps.store.writer import TableWriter
 from ps.wire.connection import Connection
 from router.client import Router
 from router.lookup import Lookup
+from router.settings import RouterSettings
 from router.shard_map import ShardAddress, ShardMap
 
 MODEL: Final = "warm-up"
@@ -41,7 +42,7 @@ def warm_up() -> None:
     """Have every kernel of shards and router compiled and in the cache."""
     with tempfile.TemporaryDirectory(prefix="ringpull-") as folder:
         _write_table(Path(folder) / TABLE)
-        actors = [ShardActor(shard) for shard in (0, 1)]
+        actors = [ShardActor(shard, metrics=False) for shard in (0, 1)]
         try:
             shard_map = ShardMap(
                 epoch=1,
@@ -75,7 +76,11 @@ async def _pull_everything(shard_map: ShardMap) -> None:
     async def connect(address: ShardAddress) -> Connection:
         return await Connection.connect(address.host, address.port)
 
-    router = Router(connect)
+    # Shards are deaf while the compiler runs, and are not to be given up for that.
+    patient = RouterSettings(
+        eject_after_s=COMPILE_TIMEOUT_S, give_up_s=COMPILE_TIMEOUT_S, ping_timeout_s=COMPILE_TIMEOUT_S
+    )
+    router = Router(connect, settings=patient)
     router.update(shard_map)
     router.register(MODEL, 1, {TABLE: SPEC})
     keys = np.arange(64, dtype=np.uint64)

@@ -1,7 +1,7 @@
-"""From the folders named on the command line to the versions that will be served.
+"""From the folders and URLs named on the command line to the versions that will be served.
 
 A model's folder is `NAME/`, with `NAME/VERSION/` in it, VERSION an integer. The highest complete version is served; a
-folder without a manifest is not a version yet, and is passed over.
+folder without a manifest is not a version yet, and is passed over. A URL is any that fsspec knows; `file://` is a path.
 """
 
 from __future__ import annotations
@@ -12,24 +12,28 @@ from functools import lru_cache
 from pathlib import Path
 
 from inference.manifest import FILE_NAME, Manifest, versions
+from inference.mirror import local_files
+from inference.model_dir import complete_versions, numbered, parent_of
 from ps.errors import CorruptData, InvalidInput
 from ps.ring import SlotRange
 from ps.spec import ALL, Replicas
+from ps.transfer.remote import RemoteFolder, as_path, is_url
 from router.moves import evenly
 from router.operations import Publish
 from router.world import PlacedTable, PlacedVersion, World
 
 
-def choose_versions(folders: Iterable[Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
+def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
     """Return the highest complete version below each model folder.
 
     Args:
-        folders: Model folders, in the order given by the user.
+        folders: Model folders or their URLs, in the order given by the user.
         replicas: `TABLE=R` or `MODEL/TABLE=R`, R a number or `all`: replaces the exporter's wish.
 
     Raises:
         InvalidInput: A folder is none of a model, two models share a name, or `replicas` names no table here.
         CorruptData: A manifest is damaged.
+        Unavailable: A URL cannot be read now.
     """
     chosen = tuple(newest_version(folder) for folder in folders)
     names = [version.model for version in chosen]
@@ -39,26 +43,35 @@ def choose_versions(folders: Iterable[Path], replicas: Sequence[str] = ()) -> tu
     return with_replicas(chosen, [parse_replicas(text) for text in replicas])
 
 
-def newest_version(folder: Path) -> PlacedVersion:
-    """Return the highest complete version of one model.
+def newest_version(model_dir: str | Path) -> PlacedVersion:
+    """Return the highest complete version of one model, given its folder or URL.
 
     Raises:
-        InvalidInput: `folder` does not exist or holds no complete version; the message says what was found.
+        InvalidInput: `model_dir` does not exist or holds no complete version; the message says what was found.
         CorruptData: Its manifest is damaged.
+        Unavailable: The URL cannot be read now.
     """
-    folder = folder.resolve()
+    where = absolute(model_dir)
+    if is_url(where):
+        return _newest_at(where)
+    folder = Path(where)
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is not a folder; give a model's folder NAME/, with NAME/VERSION/ in it")
     if (folder / FILE_NAME).is_file():
         raise InvalidInput(f"{folder} is one version of a model; give the model's folder, {folder.parent}")
     complete = versions(folder)
     if not complete:
-        unfinished = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
-        found = f"; {', '.join(unfinished)} without {FILE_NAME} (half written?)" if unfinished else ""
-        raise InvalidInput(f"{folder} holds no complete version, {folder.name}/VERSION/ with an integer VERSION{found}")
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
+        raise InvalidInput(_none_complete(str(folder), found))
     version_dir = folder / str(complete[-1])
     manifest = Manifest.load(version_dir)
     return place(manifest, version_dir)
+
+
+def absolute(folder: str | Path) -> str:
+    """Return a folder in the form in which it is handed to other processes: a URL as it is, a path made absolute."""
+    where = as_path(str(folder))
+    return where if is_url(where) else str(Path(where).resolve())
 
 
 def find_version(request: Publish, world: World) -> PlacedVersion:
@@ -67,15 +80,19 @@ def find_version(request: Publish, world: World) -> PlacedVersion:
     Raises:
         InvalidInput: Its folder does not exist, holds no complete version of that number, or is of another model.
         CorruptData: Its manifest is damaged.
+        Unavailable: Its URL cannot be read now.
     """
     model = request.model
     if model not in world.live:
         raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(world.live))}")
     live = world.version(model, world.live[model])
     assert live is not None
-    folder = Path(request.folder) if request.folder else Path(live.folder).parent
+    where = as_path(request.folder) if request.folder else parent_of(live.folder)
+    folder = Path(where)
     if not request.version:
-        found = newest_version(folder)
+        found = newest_version(where)
+    elif is_url(where):
+        found = _place_at(f"{where}/{request.version}")
     else:
         version_dir = folder / str(request.version)
         if request.version not in (versions(folder) if folder.is_dir() else ()):
@@ -106,18 +123,45 @@ def _positions(folder: str) -> Callable[[int, int], tuple[int, int]] | None:
         return None
 
 
-def place(manifest: Manifest, version_dir: Path) -> PlacedVersion:
-    """Return where the tables of a version lie, with the copies its exporter wished for."""
+def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVersion:
+    """Return where the tables of a version lie, with the copies its exporter wished for.
+
+    Args:
+        version_dir: The version's folder, or what `local_files` makes of its URL.
+        url: That URL.
+    """
     tables = {
         entry.spec.name: PlacedTable(
-            folder=str(manifest.table_folder(version_dir, entry.spec.name)),
+            folder=f"{url}/{entry.path}" if url else str(manifest.table_folder(version_dir, entry.spec.name)),
             replicas=entry.spec.replicas,
             rows=entry.rows,
             row_bytes=entry.spec.row_bytes,
+            on_unavailable=entry.spec.on_unavailable,
         )
         for entry in manifest.tables
     }
-    return PlacedVersion(manifest.model, manifest.version, str(version_dir), tables)
+    return PlacedVersion(manifest.model, manifest.version, url or str(version_dir), tables)
+
+
+def _newest_at(url: str) -> PlacedVersion:
+    files = RemoteFolder(url)
+    if files.exists(FILE_NAME):
+        raise InvalidInput(f"{url} is one version of a model; give the model's folder, {parent_of(url)}")
+    newest = next(complete_versions(url), None)
+    if newest is None:
+        raise InvalidInput(_none_complete(url, [str(number) for number in sorted(numbered(files))]))
+    return _place_at(f"{url}/{newest}")
+
+
+def _place_at(url: str) -> PlacedVersion:
+    with local_files(url) as files:
+        return place(Manifest.load(files), files, url=url)
+
+
+def _none_complete(where: str, found: Sequence[str]) -> str:
+    unfinished = f"; {', '.join(found)} without {FILE_NAME} (half written?)" if found else ""
+    name = where.rpartition("/")[2]
+    return f"{where} holds no complete version, {name}/VERSION/ with an integer VERSION{unfinished}"
 
 
 def parse_replicas(text: str) -> tuple[str, Replicas]:

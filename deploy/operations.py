@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import TypeVar
 
 from deploy.calls import NamedActor
 from deploy.staff import coordinator_name
 from ps.errors import Unavailable
+from router.events import Member
 from router.moves import MovePlan
-from router.operations import ChangeStatus, Control, Facts, Rebalance, Request
+from router.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
+from router.scraping import ScrapeTarget
 from router.shard_map import ShardMap
 
 T = TypeVar("T")
@@ -38,12 +41,21 @@ class OperationsOverRay:
     def facts(self) -> Facts:
         return self._call(Facts, "facts")
 
+    def members(self) -> tuple[MemberState, ...]:
+        return self._call(tuple, "members")
+
+    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
+        self._call(NoneType, "restart", member, incarnation, drain_s=drain_s, force=force)
+
     def map(self) -> ShardMap:
         return self._call(ShardMap, "map")
 
-    def _call(self, kind: type[T], verb: str, *args: object) -> T:
+    def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
+        return self._call(tuple, "scrape_targets")
+
+    def _call(self, kind: type[T], verb: str, *args: object, **named: object) -> T:
         try:
-            answer = self._coordinator.call(verb, *args, timeout_s=TIMEOUT_S)
+            answer = self._coordinator.call(verb, *args, timeout_s=TIMEOUT_S, **named)
         except TimeoutError as exc:
             raise Unavailable(f"the coordinator has not answered for {TIMEOUT_S:g} s") from exc
         assert isinstance(answer, kind)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from inference.kinds import Feature, Sparse
 from inference.kinds import Sequence as SequenceFeature
 from inference.manifest import LookupSpec, Manifest
+from inference.mirror import local_files
 from inference.schema import Schema
 from ps.errors import InvalidInput
 from ps.spec import ALL, Pooling
@@ -46,9 +48,12 @@ def planned_tables(
     Raises:
         InvalidInput: `traffic` names no table, or a name of several.
         CorruptData: A version is damaged.
+        Unavailable: A version's URL cannot be read now.
     """
-    manifests = [Manifest.load(Path(version.folder)) for version in versions]
-    loads = _assumed(versions, manifests) if traffic is None else _named(manifests, traffic, others)
+    with ExitStack() as copies:
+        folders = [copies.enter_context(local_files(version.folder)) for version in versions]
+        manifests = [Manifest.load(folder) for folder in folders]
+        loads = _assumed(folders, manifests) if traffic is None else _named(manifests, traffic, others)
     return [
         PlannedTable(
             name=(name := f"{manifest.model}/{entry.spec.name}"),
@@ -110,11 +115,11 @@ def _named(manifests: Sequence[Manifest], traffic: Mapping[str, TableLoad], othe
     return loads
 
 
-def _assumed(versions: Sequence[PlacedVersion], manifests: Sequence[Manifest]) -> dict[str, TableLoad]:
+def _assumed(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, TableLoad]:
     """Return what a request of `ASSUMED_ROWS` candidates looks up, every feature being one of candidates."""
     loads: dict[str, TableLoad] = {}
-    for version, manifest in zip(versions, manifests, strict=True):
-        schema = Schema.from_json(manifest.schema.read(Path(version.folder)))
+    for folder, manifest in zip(folders, manifests, strict=True):
+        schema = Schema.from_json(manifest.schema.read(folder))
         features = {feature.name: feature for feature in schema.features}
         for lookup in manifest.lookups:
             name = f"{manifest.model}/{lookup.table}"

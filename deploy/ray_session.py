@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from deploy import control_store
 from deploy.signals import Interrupted
 from deploy.staff import NAMESPACE
 from ps.errors import InvalidInput, StartupError
@@ -77,6 +78,7 @@ class RaySession:
             RAY_AUTH_MODE="token",
             RAY_AUTH_TOKEN=secrets.token_hex(32),
             RAY_USAGE_STATS_ENABLED="0",
+            **{control_store.AWAY: control_store.away_text()},
             # Ray runs workers at niceness 15, behind everything else on the machine; these serve requests.
             RAY_worker_niceness="0",
             # Worker processes inherit it: the same packages, also from a checkout that is not installed.

@@ -57,8 +57,13 @@ class StopSignals:
         """Wait for a signal, at most `timeout_s` seconds; return whether one has come."""
         return self._asked.wait(timeout_s)
 
+    @property
+    def signum(self) -> int:
+        """The last signal that has come."""
+        return self._signum
+
     def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self._signum = signal.Signals(signum)
         if not self._held or self._asked.is_set():
-            self._signum = signal.Signals(signum)
             raise KeyboardInterrupt
         self._asked.set()

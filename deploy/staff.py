@@ -5,10 +5,12 @@ NAME/coordinator   NAME/head-0   NAME/shard-0 ...        in namespace `ringpull`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from deploy.logs import LogSettings
 from inference.config import HeadConfig
+from ps.wire.intake import IntakeLimits
 
 NAMESPACE: Final = "ringpull"
 
@@ -28,6 +30,10 @@ class ShardSettings:
     lie."""
     data_limit_bytes: int | None
     """Most that one shard may keep there; None: no limit."""
+    metrics: bool = True
+    """Whether each counts what it is asked, and tells it on a port of its own."""
+    intake: IntakeLimits = field(default_factory=IntakeLimits)
+    """What each holds at most of what it is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,8 @@ class Staff:
     """Versions of a model that stay open behind the live one."""
     start_timeout_s: float
     """An actor that is not up by then is an error."""
+    log: LogSettings = field(default_factory=LogSettings)
+    """Of every process."""
 
     def shard_name(self, shard: int) -> str:
         return f"{self.name}/shard-{shard}"

@@ -41,13 +41,15 @@ def status_view(
     if change:
         parts.append(Text(change, style="bold yellow"))
     parts.append(models_table(status.models))
+    if status.degrade:
+        parts.append(degrade_table(status.degrade))
     parts += [shards_table(status.shards, memory), tables_table(status.tables)]
     parts += [Text(f"! {warning}", style="yellow") for warning in warnings(status)]
     return Group(*parts)
 
 
 def warnings(status: pb.ClusterStatus) -> list[str]:
-    """Return what an operator should know about: dead shards, old epochs, fewer copies than wanted."""
+    """Return what an operator should know of: dead shards, old epochs, fewer copies than wanted, degraded answers."""
     found = [
         f"shard {shard.shard} at {shard.address} does not answer: {shard.error}"
         for shard in status.shards
@@ -63,6 +65,12 @@ def warnings(status: pb.ClusterStatus) -> list[str]:
         f" there are {len(status.shards)} shards"
         for table in status.tables
         if _short_of_copies(table)
+    ]
+    found += [
+        f"model {each.model} version {each.version} answers degraded, level {each.level} of {len(each.steps)}:"
+        f" {'; '.join(step.step for step in each.steps[: each.level])}"
+        for each in status.degrade
+        if each.level
     ]
     return found
 
@@ -100,6 +108,26 @@ def models_table(models: Iterable[pb.Model]) -> FactsTable:
         gives = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in model.outputs)
         versions = ", ".join(map(str, model.versions))
         table.add(model.name, str(model.version), versions, "\n".join(takes(model.features)), gives)
+    return table
+
+
+def degrade_table(versions: Iterable[pb.DegradeStatus]) -> FactsTable:
+    """Return the degrade steps of each version in order: which are in force, how many replies each has changed."""
+    table = FactsTable(
+        "degrade steps of this head",
+        (
+            Column("model", "name"),
+            Column("version"),
+            Column("step", "number"),
+            Column("replies say", "wrapped"),
+            Column("in force"),
+            Column("replies", "number"),
+        ),
+    )
+    for each in versions:
+        for place, step in enumerate(each.steps, 1):
+            taken = Text("yes", style="yellow") if place <= each.level else Text("no", style="dim")
+            table.add(each.model, str(each.version), str(place), step.step, taken, f"{step.replies:,}")
     return table
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from inference.client import AsyncClient, Client
     from inference.columns import Ragged
+    from inference.degrade import CapCandidates, CutBags, UseDefault, UseVersion
     from inference.export import ExportReport, TableOptions, export_model
     from inference.kinds import Cross, Dense, Sequence, Sparse
     from inference.prediction import Filled, Prediction, Timings
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "Bucketize",
+    "CapCandidates",
     "Client",
     "Clip",
     "Cross",
+    "CutBags",
     "Dense",
     "ExportReport",
     "Filled",
@@ -38,6 +41,8 @@ __all__ = [
     "Sparse",
     "TableOptions",
     "Timings",
+    "UseDefault",
+    "UseVersion",
     "Vocabulary",
     "export_model",
 ]
@@ -45,6 +50,7 @@ __all__ = [
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "inference.client": ("AsyncClient", "Client"),
     "inference.columns": ("Ragged",),
+    "inference.degrade": ("CapCandidates", "CutBags", "UseDefault", "UseVersion"),
     "inference.export": ("ExportReport", "TableOptions", "export_model"),
     "inference.kinds": ("Cross", "Dense", "Sequence", "Sparse"),
     "inference.prediction": ("Filled", "Prediction", "Timings"),

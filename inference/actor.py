@@ -32,18 +32,21 @@ T = TypeVar("T")
 class HeadActor:
     """One head in this process: led by `load` and `route`, drained once."""
 
-    def __init__(self, config: HeadConfig, operations: Operations | None = None) -> None:
+    def __init__(
+        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+    ) -> None:
         """Start the head's loop.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
+            cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
         """
         self._config = config
         reuse_freed_memory()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
         self._thread.start()
-        self._head = self._call(_new_head(config, operations))
+        self._head = self._call(_new_head(config, operations, cache_dir))
 
     def __repr__(self) -> str:
         return f"HeadActor(pid {os.getpid()}, {self._head!r})"
@@ -96,6 +99,6 @@ class HeadActor:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-async def _new_head(config: HeadConfig, operations: Operations | None) -> Head:
+async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None) -> Head:
     """Make the head on its loop: everything in it belongs to that loop."""
-    return Head(config, operations)
+    return Head(config, operations, cache_dir=cache_dir)

@@ -7,9 +7,12 @@
 Invariants:
 - An idle batcher never waits: a request is taken as soon as nothing is being pulled.
 - The last two stages overlap: while batch k is computed in the worker thread, batch k+1 is pulled, once it has as many
-  rows; requests that arrive meanwhile wait in the queue and fill batch k+2. At most one batch is in each stage. (Pulled
+  rows; requests that arrive meanwhile wait in the queue and fill batch k+2. One batch is in each stage. (Pulled
   at once, batches would be as small as they come: with 64 small requests in flight, 9 of them instead of 25, and two
   thirds of the rate.)
+- A pull that takes much longer than usual is passed: the next batch is pulled beside it, so a shard that hangs delays
+  those it has to answer and not everyone. There are at most `max_pulls`; else the above holds as if the late one were
+  not there, so batches stay as large as ever.
 - Requests are taken in order of arrival, up to `max_rows` rows; a larger request rides alone. Each gets one answer or
   one error.
 - A request whose caller went away, or whose deadline passed, is answered at once and leaves the queue unserved. The
@@ -26,14 +29,22 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ps.errors import DeadlineExceeded, Unavailable
+from ps.histogram import Histogram
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
+
+LATE: Final = 8.0
+"""A pull is late when it takes so many times as long as they did of late."""
+PATIENCE_S: Final = 0.1
+"""But not before this: on a busy machine any pull may."""
+WEIGHT: Final = 0.1
+"""Of a pull in what is usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,9 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         executor: Executor,
         *,
         max_rows: int,
+        max_pulls: int = 1,
+        patience_s: float = PATIENCE_S,
+        batch_rows: Histogram | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare an idle batcher.
@@ -107,6 +121,9 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             compute: Third stage, in `executor`: an answer for every item that was not refused, by its place.
             executor: Runs `compute`; may be shared with other batchers.
             max_rows: Rows of a batch.
+            max_pulls: At a time; all but one are late.
+            patience_s: No pull is late before it has taken this long.
+            batch_rows: Takes the rows of every batch.
             clock: Seconds; deadlines are on this clock.
         """
         self._prepare = prepare
@@ -114,12 +131,19 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         self._compute = compute
         self._executor = executor
         self._max_rows = max_rows
+        self._max_pulls = max_pulls
+        self._patience_s = patience_s
+        self._batch_rows = batch_rows
         self._clock = clock
         self._queue: OrderedDict[_Waiting[Item, Answer], None] = OrderedDict()
         """In order of arrival. Not a deque: who gives up leaves at once, from anywhere, or a stuck pull would keep all
         that expired behind it."""
         self._queued_rows = 0
-        self._pump: asyncio.Task[None] | None = None
+        self._pumps: set[asyncio.Task[None]] = set()
+        """Each takes and pulls one batch after the other; all but the taker wait for a late pull, and end after it."""
+        self._taker: asyncio.Task[None] | None = None
+        """The pump that takes the next batch; None: none does, as nothing waits, or all have late pulls."""
+        self._usual_pull_s = 0.0
         self._held: asyncio.Future[None] | None = None
         """Done when the next batch may be taken, where it waits for that."""
         self._worthwhile_rows = 0
@@ -128,7 +152,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         self._closed = False
 
     def __repr__(self) -> str:
-        stages = f"pulling={self._pump is not None} computing={self._computing is not None}"
+        stages = f"pulling={len(self._pumps)} computing={self._computing is not None}"
         return f"Batcher(waiting={len(self._queue)} {stages} closed={self._closed})"
 
     async def submit(self, item: Item, rows: int, deadline_s: float) -> tuple[Answer, StageTimes]:
@@ -150,9 +174,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         self._queued_rows += rows
         if self._queued_rows >= self._worthwhile_rows:
             self._release()
-        if self._pump is None:
-            # The task starts at the loop's next turn: all requests of this turn ride together.
-            self._pump = loop.create_task(self._run())
+        self._pump()
         timer = loop.call_later(deadline_s - now, _expire, entry)
         try:
             return await entry.answer
@@ -164,35 +186,56 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""
         self._closed = True
-        if self._pump is not None:
-            await asyncio.wait([self._pump], timeout=timeout_s)
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
+        until_s = time.monotonic() + timeout_s
+        while self._pumps and (left_s := until_s - time.monotonic()) > 0:
+            await asyncio.wait(self._pumps, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        error = Unavailable("this head stopped before the answer was complete")
+        for entry in self._queue:
+            if not entry.answer.done():
+                entry.answer.set_exception(error)
+        self._queue.clear()
+        self._queued_rows = 0
+        if left := tuple(self._pumps):
+            for pump in left:
+                pump.cancel()
+            await asyncio.wait(left)
         if self._computing is not None:
             await asyncio.wait([self._computing])
 
+    def _pump(self) -> None:
+        """Have someone take the next batch, if nobody does and one more may."""
+        if self._taker is None and len(self._pumps) < self._max_pulls:
+            # The task starts at the loop's next turn: all requests of this turn ride together.
+            self._taker = pump = asyncio.get_running_loop().create_task(self._run())
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)  # of one that was cancelled before it began
+
     async def _run(self) -> None:
         """Take and pull batch after batch until the queue is empty, then end: an idle batcher has no task."""
+        own = asyncio.current_task()
+        assert own is not None
         batch: _Batch[Item, Answer] | None = None
         try:
-            while (batch := self._take()) is not None:
+            while self._taker in (own, None) and (batch := self._take()) is not None:
+                self._taker = own
                 await self._pull_and_hand_over(batch)
-                if self._computing is not None and self._queued_rows < self._worthwhile_rows:
+                if self._taker is own and self._computing is not None and self._queued_rows < self._worthwhile_rows:
                     self._held = asyncio.get_running_loop().create_future()
                     await self._held
         except asyncio.CancelledError:
-            error = Unavailable("this head stopped before the answer was complete")
             if batch is not None:
-                batch.fail(error)
-            for entry in self._queue:
-                if not entry.answer.done():
-                    entry.answer.set_exception(error)
-            self._queue.clear()
-            self._queued_rows = 0
+                batch.fail(Unavailable("this head stopped before the answer was complete"))
             raise
         finally:
-            self._pump = self._held = None
+            self._pumps.discard(own)
+            if self._taker is own:
+                self._taker = self._held = None
+
+    def _pass(self) -> None:
+        """The pull of the taker is late: someone else takes the next batch, or whoever ends first."""
+        self._taker = None
+        if self._queue:
+            self._pump()
 
     def _take(self) -> _Batch[Item, Answer] | None:
         """Remove the next batch from the queue; None when no live request waits."""
@@ -209,6 +252,8 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 entries.append(entry)
                 rows += entry.rows
             self._remove(entry)
+        if entries and self._batch_rows is not None:
+            self._batch_rows.observe(rows)
         return _Batch(entries, rows, now) if entries else None
 
     def _remove(self, entry: _Waiting[Item, Answer]) -> None:
@@ -229,9 +274,9 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 batch.entries[place].answer.set_exception(error)
             if batch.abandoned():
                 return
-            work = await self._pull(ready.work, max(entry.deadline_s for entry in batch.entries))
+            work = await self._pull_in_turn(ready.work, max(entry.deadline_s for entry in batch.entries))
             batch.pulled_s = self._clock()
-            if self._computing is not None:
+            while self._computing is not None:  # again: a batch whose pull was late may have come first
                 await asyncio.wait([self._computing])
             if batch.abandoned():
                 return
@@ -241,6 +286,18 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             return
         self._computing, self._worthwhile_rows = computing, min(batch.rows, self._max_rows)
         computing.add_done_callback(lambda done: self._answer(batch, done))
+
+    async def _pull_in_turn(self, prepared: Prepared, deadline_s: float) -> Work:
+        """Pull, and be passed when that is late."""
+        late_s = max(self._patience_s, LATE * self._usual_pull_s)
+        began_s = self._clock()
+        late = asyncio.get_running_loop().call_later(late_s, self._pass) if self._max_pulls > 1 else None
+        try:
+            return await self._pull(prepared, deadline_s)
+        finally:
+            if late is not None:
+                late.cancel()
+            self._usual_pull_s += WEIGHT * (min(self._clock() - began_s, late_s) - self._usual_pull_s)
 
     def _timed_compute(self, work: Work) -> tuple[Mapping[int, Answer], float, float]:
         started_s = self._clock()

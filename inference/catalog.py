@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 
 from inference.batcher import Batcher
+from inference.degrade import UseVersion
+from inference.degrade_control import Thresholds
+from inference.degrade_stand_in import can_stand_in
+from inference.degrader import Degrader
 from inference.pipeline import Pipeline, PreparedBatch, PulledBatch, Puller, Scores
 from inference.received import ReceivedColumns
 from inference.version import LoadedVersion
 from ps.errors import InvalidInput, NotFound
+from ps.histogram import Histogram
 
 VersionName = tuple[str, int]
 """(model, version)."""
@@ -23,8 +29,23 @@ VersionName = tuple[str, int]
 class ServedVersion:
     """A loaded version with what serves it."""
 
-    def __init__(self, loaded: LoadedVersion, router: Puller, executor: Executor, *, max_batch_rows: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedVersion,
+        router: Puller,
+        executor: Executor,
+        *,
+        max_batch_rows: int,
+        max_pulls: int = 1,
+        batch_rows: Histogram | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> None:
         """Bind pipeline and batcher, and rehearse them. Blocks while the dense program runs once.
+
+        Args:
+            max_pulls: At a time; all but one are late.
+            batch_rows: Takes the rows of every batch.
+            thresholds: Of the degrade steps.
 
         Raises:
             CorruptData: Manifest, schema and dense program do not fit each other.
@@ -32,10 +53,19 @@ class ServedVersion:
         self.loaded = loaded
         self.pipeline = Pipeline(loaded.manifest, loaded.schema, loaded.program, router)
         self.batcher: Batcher[ReceivedColumns, PreparedBatch, PulledBatch, Scores] = Batcher(
-            self.pipeline.prepare, self.pipeline.pull, self.pipeline.compute, executor, max_rows=max_batch_rows
+            self.pipeline.prepare,
+            self.pipeline.pull,
+            self.pipeline.compute,
+            executor,
+            max_rows=max_batch_rows,
+            max_pulls=max_pulls,
+            batch_rows=batch_rows,
         )
         self.executor = executor
         self.outputs = frozenset(output.name for output in loaded.manifest.outputs)
+        self.degrader = Degrader(*self.key, loaded.manifest.degrade, loaded.schema, thresholds)
+        self.stand_in: ServedVersion | None = None
+        """The lighter version of its degrade steps, while requests see that; set by the catalog."""
         executor.submit(self.pipeline.rehearse).result()
 
     def __repr__(self) -> str:
@@ -45,6 +75,18 @@ class ServedVersion:
     def key(self) -> VersionName:
         """(model, version)."""
         return self.loaded.manifest.model, self.loaded.manifest.version
+
+    def degraded(self, columns: ReceivedColumns, *, named: bool) -> tuple[ServedVersion, ReceivedColumns]:
+        """Return who answers a request for this version that comes now, and with what it is to leave out.
+
+        Args:
+            named: The request asked for this very version, so no other answers.
+        """
+        degradation = self.degrader.in_force
+        if degradation is None:
+            return self, columns
+        lighter = None if named or degradation.other is None else self.stand_in
+        return lighter or self, replace(columns, degradation=degradation)
 
 
 class Catalog:
@@ -98,6 +140,8 @@ class Catalog:
         for (model, number), each in self._loaded.items():
             shown.setdefault(model, {})[number] = each
         self._shown, self._live = shown, dict(live)
+        for each in self._loaded.values():
+            each.stand_in = _stand_in(each, shown[each.key[0]])
         return leaving
 
     def get(self, model: str, version: int = 0) -> ServedVersion:
@@ -135,6 +179,15 @@ class Catalog:
     def versions(self, model: str) -> list[int]:
         """Return the served versions of a model, ascending."""
         return sorted(self._shown[model])
+
+
+def _stand_in(version: ServedVersion, shown: Mapping[int, ServedVersion]) -> ServedVersion | None:
+    """Return the version among those shown that may answer in place of one under load."""
+    for step in version.degrader.steps:
+        if isinstance(step, UseVersion):
+            lighter = shown.get(step.version)
+            return lighter if lighter is not None and can_stand_in(lighter.loaded, version.loaded) else None
+    return None
 
 
 def highest(versions: Iterable[VersionName]) -> dict[str, int]:

@@ -4,53 +4,103 @@
         scores = client.predict("ranker", {"item_id": [10, 11, 12]}, context={"user_id": 7}).outputs["score"]
 
 Both send raw buffers, and raise the errors of `ps.errors` with the server's message: InvalidInput, NotFound and
-LimitExceeded ask for another request; Unavailable and DeadlineExceeded may go away by themselves. Neither retries.
+LimitExceeded ask for another request; Unavailable and DeadlineExceeded may go away by themselves.
+
+What could not be answered goes out again on another channel, within its deadline (`inference.retry`): every verb only
+reads.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Final, Self
 
 import grpc
 import grpc.aio
 
 from inference import stubs
+from inference.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, parse_targets
 from inference.codec import as_call, checked_version, decode_response, encode_request
 from inference.prediction import Prediction
 from inference.proto import ringpull_pb2 as pb
-from ps.errors import DeadlineExceeded, RingpullError
+from inference.retry import DEFAULT_RETRIES, Attempts, Failure, Retrying
+from inference.rotation import Rotation
+from ps.errors import RingpullError
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 
 
-class Client:
-    """A connection to one head. Thread-safe: threads share it, and its calls run side by side.
+class _Connections:
+    """What both clients are made of: channels of either kind, and the attempts of calls on them."""
+
+    def __init__(
+        self,
+        kind: ModuleType,
+        target: str | Sequence[str],
+        timeout_s: float,
+        retries: int,
+        channels: int,
+        credentials: grpc.ChannelCredentials | None,
+    ) -> None:
+        targets = parse_targets(target)
+        self.target = ",".join(targets)
+        self.timeout_s = timeout_s
+        self._rotation = Rotation(channel_targets(targets, channels))
+        self._retrying = Retrying(self._rotation, retries)
+        self._channels = [
+            kind.insecure_channel(each, OWN_CONNECTION)
+            if credentials is None
+            else kind.secure_channel(each, credentials, OWN_CONNECTION)
+            for each in self._rotation.targets
+        ]
+        self._predict = self._method(stubs.PREDICT)
+        self._get_model = self._method(stubs.GET_MODEL)
+        self._list_models = self._method(stubs.LIST_MODELS)
+        self._get_status = self._method(stubs.GET_STATUS)
+
+    def _method(self, rpc: stubs.Rpc) -> list[Any]:
+        """Return a method's callables, one per channel."""
+        return [rpc.on(channel) for channel in self._channels]
+
+    def _begin(self, timeout_s: float | None) -> Attempts:
+        return self._retrying.begin(self.timeout_s if timeout_s is None else timeout_s)
+
+    def _failure(self, attempts: Attempts, error: grpc.RpcError) -> Failure:
+        return stubs.failure_of(self._rotation.targets[attempts.channel], error)
+
+    def _closed(self, error: Exception) -> RingpullError:
+        """Return the error of a call on a closed channel, given grpc's."""
+        return RingpullError(f"{self.target}: {error}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.target}>"
+
+
+class Client(_Connections):
+    """Connections to the heads of one deployment. Thread-safe: threads share it, and its calls run side by side.
 
     Args:
-        target: HOST:PORT of a head's gRPC port.
+        target: HOST:PORT of a head's gRPC port; or several, as "a:1,b:2" or a list.
         timeout_s: Of calls that do not give their own.
+        retries: How often a call that could not be answered goes out again, within its time; 0: never.
+        channels: Connections per target, made when they are first used. Calls take them in turn. Heads that share one
+            port are reached by several.
         credentials: For TLS; None: plain text.
     """
 
     def __init__(
         self,
-        target: str,
+        target: str | Sequence[str],
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        channels: int = DEFAULT_CHANNELS,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.target = target
-        self.timeout_s = timeout_s
-        if credentials is None:
-            self._channel = grpc.insecure_channel(target, stubs.CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(target, credentials, stubs.CHANNEL_OPTIONS)
-        self._predict = stubs.PREDICT.on(self._channel)
-        self._get_model = stubs.GET_MODEL.on(self._channel)
-        self._list_models = stubs.LIST_MODELS.on(self._channel)
-        self._get_status = stubs.GET_STATUS.on(self._channel)
+        super().__init__(grpc, target, timeout_s, retries, channels, credentials)
 
     def predict(
         self,
@@ -77,9 +127,11 @@ class Client:
         Raises:
             InvalidInput: The server, or this client, cannot make sense of a feature; the message names it.
             NotFound: No such model or version is served there.
-            LimitExceeded: The request is larger than the server allows.
+            LimitExceeded: The request is larger than the server allows, or than it has time for; `retry_after_s` tells
+                which.
             DeadlineExceeded: No answer within `timeout_s`. Safe to repeat, as is `Unavailable`.
-            Unavailable: No head, or no shard, could be reached.
+            Unavailable: No head, or no shard, could be reached, however often it was tried; the message has the cause
+                of every attempt.
         """
         call = as_call(
             model,
@@ -108,16 +160,23 @@ class Client:
         return reply
 
     def close(self) -> None:
-        """Close the connection. Calls in flight fail, and so do later ones."""
-        self._channel.close()
+        """Close the connections. Calls in flight fail, and so do later ones."""
+        for channel in self._channels:
+            channel.close()
 
-    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        try:
-            return method(request, timeout=_checked(self.timeout_s if timeout_s is None else timeout_s))
-        except grpc.RpcError as exc:
-            raise stubs.error_of(self.target, exc) from exc
-        except ValueError as exc:  # grpc's answer to a call on a closed channel
-            raise RingpullError(f"{self.target}: {exc}") from exc
+    def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
+        attempts = self._begin(timeout_s)
+        while True:
+            try:
+                return method[attempts.channel](request, timeout=attempts.left_s)
+            except grpc.RpcError as exc:
+                pause_s = attempts.failed(self._failure(attempts, exc))
+                if pause_s is None:
+                    raise attempts.error() from exc
+            except ValueError as exc:  # grpc's answer to a call on a closed channel
+                raise self._closed(exc) from exc
+            time.sleep(pause_s)
+            attempts.resume()
 
     def __enter__(self) -> Self:
         return self
@@ -127,11 +186,8 @@ class Client:
     ) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"<Client {self.target}>"
 
-
-class AsyncClient:
+class AsyncClient(_Connections):
     """`Client` for asyncio: the same calls as coroutines. Make it inside the running loop that will use it.
 
     Cancelling a call cancels it at the server.
@@ -139,21 +195,14 @@ class AsyncClient:
 
     def __init__(
         self,
-        target: str,
+        target: str | Sequence[str],
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        channels: int = DEFAULT_CHANNELS,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.target = target
-        self.timeout_s = timeout_s
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, stubs.CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(target, credentials, stubs.CHANNEL_OPTIONS)
-        self._predict = stubs.PREDICT.on(self._channel)
-        self._get_model = stubs.GET_MODEL.on(self._channel)
-        self._list_models = stubs.LIST_MODELS.on(self._channel)
-        self._get_status = stubs.GET_STATUS.on(self._channel)
+        super().__init__(grpc.aio, target, timeout_s, retries, channels, credentials)
 
     async def predict(
         self,
@@ -195,16 +244,22 @@ class AsyncClient:
         return reply
 
     async def close(self) -> None:
-        """Close the connection. Calls in flight fail, and so do later ones."""
-        await self._channel.close()
+        """Close the connections. Calls in flight fail, and so do later ones."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
 
-    async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        try:
-            return await method(request, timeout=_checked(self.timeout_s if timeout_s is None else timeout_s))
-        except grpc.RpcError as exc:
-            raise stubs.error_of(self.target, exc) from exc
-        except grpc.aio.UsageError as exc:  # grpc's answer to a call on a closed channel
-            raise RingpullError(f"{self.target}: {exc}") from exc
+    async def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
+        attempts = self._begin(timeout_s)
+        while True:
+            try:
+                return await method[attempts.channel](request, timeout=attempts.left_s)
+            except grpc.RpcError as exc:
+                pause_s = attempts.failed(self._failure(attempts, exc))
+                if pause_s is None:
+                    raise attempts.error() from exc
+            except grpc.aio.UsageError as exc:  # grpc's answer to a call on a closed channel
+                raise self._closed(exc) from exc
+            await asyncio.sleep(pause_s)
+            attempts.resume()
 
     async def __aenter__(self) -> Self:
         return self
@@ -213,12 +268,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    def __repr__(self) -> str:
-        return f"<AsyncClient {self.target}>"
-
-
-def _checked(timeout_s: float) -> float:
-    if timeout_s <= 0:
-        raise DeadlineExceeded(f"timeout_s is {timeout_s}: there is no time left for the call")
-    return timeout_s

@@ -22,6 +22,7 @@ _REASONS: Final[dict[FillReason, pb.Filled.Reason]] = {
     "absent": pb.Filled.ABSENT,
     "missing": pb.Filled.MISSING,
     "unavailable": pb.Filled.UNAVAILABLE,
+    "degraded": pb.Filled.DEGRADED,
 }
 _REASON_NAMES: Final[dict[int, FillReason]] = {int(number): reason for reason, number in _REASONS.items()}
 
@@ -116,6 +117,7 @@ def encode_response(prediction: Prediction, *, typed: bool = False) -> pb.Predic
         filled=[pb.Filled(feature=f.feature, reason=_REASONS[f.reason], values=f.values) for f in prediction.filled],
         timings=None if prediction.timings is None else pb.Timings(**asdict(prediction.timings)),
         request_id=prediction.request_id,
+        degraded=prediction.degraded,
     )
     for name, values in prediction.outputs.items():
         message.outputs[name].CopyFrom(encode_tensor(values, typed=typed))
@@ -142,4 +144,5 @@ def decode_response(message: pb.PredictResponse) -> Prediction:
         else None,
         model=message.model,
         request_id=message.request_id,
+        degraded=tuple(message.degraded),
     )

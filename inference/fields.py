@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -73,6 +73,14 @@ class Fields:
                 raise self.error(f"{name}[{i}]", f"must be a number, not {value!r:.80}")
         return [float(value) for value in values]
 
+    def texts(self, name: str) -> list[str]:
+        """Return a list of strings that are not empty."""
+        values = self._list(name)
+        for i, value in enumerate(values):
+            if not isinstance(value, str) or not value:
+                raise self.error(f"{name}[{i}]", f"must be a string that is not empty, not {value!r:.80}")
+        return values
+
     def choice(self, name: str, kind: type[E]) -> E:
         """Return one of the values of a `StrEnum`."""
         try:
@@ -101,6 +109,21 @@ class Fields:
         return [
             Fields.of(self.file, f"{self._path(name)}[{i}]", value, wanted) for i, value in enumerate(self._list(name))
         ]
+
+    def variants(self, name: str, kinds: Mapping[str, Iterable[str]]) -> list[Fields]:
+        """Return the objects of the list in a field, each with a `kind` and exactly the fields of its kind."""
+        found = []
+        for i, value in enumerate(self._list(name)):
+            at = f"{self._path(name)}[{i}]"
+            if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+                raise CorruptData(f"{self.file}: {at} must be an object that says its kind")
+            names = kinds.get(value["kind"])
+            if names is None:
+                raise CorruptData(
+                    f"{self.file}: {at}.kind: {value['kind']!r:.80} is none that this build knows: {', '.join(kinds)}"
+                )
+            found.append(Fields.of(self.file, at, value, ("kind", *names)))
+        return found
 
     def _path(self, name: str) -> str:
         return f"{self.at}.{name}" if self.at else name

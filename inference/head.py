@@ -8,27 +8,33 @@ it is, and renews its lease. Stopping goes the other way round; what is in fligh
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from secrets import token_hex
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from inference.call_watch import CallWatch
 from inference.catalog import Catalog, ServedVersion, VersionName
 from inference.config import HeadConfig
+from inference.degrader import Degrader, following_pressure
 from inference.dense import pin_threads
+from inference.head_metrics import HeadMetrics
 from inference.http import HttpServer, application
 from inference.latency import RecentLatencies
 from inference.lease import Lease
 from inference.metadata import describe
+from inference.mirror import Mirror
+from inference.model_dir import parent_of
 from inference.operations import OperationsService
 from inference.ports import claim
 from inference.proto import ringpull_pb2 as pb
 from inference.selfcheck import self_check
 from inference.server import GrpcServer
 from inference.service import AdminService, CallCounts, PredictorService
-from inference.status import shard_statuses, table_statuses
+from inference.status import degrade_statuses, shard_statuses, table_statuses
 from inference.version import LoadedVersion
 from inference.watch import Watch, watching
 from ps.errors import Unavailable
@@ -37,6 +43,8 @@ from router.client import Router
 from router.facts import HeadPulse, TableTraffic
 from router.operations import Operations
 from router.shard_map import ShardAddress, ShardMap
+
+logger: Final = logging.getLogger(__name__)
 
 STATUS_TIMEOUT_S = 2.0
 """How long a status waits for a shard's numbers before it calls the shard dead."""
@@ -61,16 +69,20 @@ async def connect(address: ShardAddress) -> Connection:
 class Head:
     """One inference head, on the loop that made it."""
 
-    def __init__(self, config: HeadConfig, operations: Operations | None = None) -> None:
+    def __init__(
+        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+    ) -> None:
         """Prepare a head that serves nothing yet.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
+            cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
         """
         self.config = config
+        self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
-        self._router = Router(connect, refresh=None if operations is None else self._newest_map)
+        self._router = Router(connect, refresh=None if operations is None else self._newest_map, settings=config.router)
         self._lease = Lease(self._take_newest_map)
         self._counts = CallCounts()
         self._latencies = RecentLatencies()
@@ -80,12 +92,14 @@ class Head:
         # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
+        self._metrics = HeadMetrics(config, self._catalog, self._router, operations) if config.metrics else None
         self._leading = asyncio.Lock()
         self._shard_map: ShardMap | None = None
         self._address: HeadAddress | None = None
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._degrading: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"Head({self._address}, epoch {self._router.epoch}, {self._catalog!r}, {self._counts})"
@@ -96,7 +110,7 @@ class Head:
         """Have the versions in these folders here, rehearsed, and checked against the shards.
 
         Args:
-            folders: `NAME/VERSION/` each; those that are here already are left as they are.
+            folders: `NAME/VERSION/` each, or its URL; those that are here already are left as they are.
             shard_map: To check them by, where the head has no map yet.
 
         Raises:
@@ -108,7 +122,7 @@ class Head:
             if not self._router.epoch:
                 self._take_map(shard_map)
             for folder in folders:
-                await self._load(Path(folder))
+                await self._load(str(folder))
 
     async def route(
         self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[VersionName]
@@ -125,12 +139,16 @@ class Head:
         async with self._leading:
             if shard_map.epoch >= self._router.epoch:
                 leaving = self._catalog.show(live, versions)
+                for each in leaving:
+                    logger.info("version let go", extra={"model": each.key[0], "version": each.key[1]})
                 self._take_map(shard_map)
                 await asyncio.gather(*[self._let_go(version) for version in leaving])
             await self._router.drained(shard_map.epoch)
             if self._address is None:
                 self._address = await self._listen()
-            self._watch()
+                logger.info("head listens", extra=self._address._asdict())
+            await asyncio.to_thread(self._mirror.keep, [each.loaded.source for each in self._catalog.loaded()])
+            await self._watch()
             return self._address
 
     def pulse(self, lease_s: float) -> HeadPulse:
@@ -150,6 +168,7 @@ class Head:
             p50_ms=p50_ms,
             p99_ms=p99_ms,
             traffic=self._traffic(),
+            metrics_port=0 if self._metrics is None else self._metrics.port,
         )
 
     def loaded(self) -> list[VersionName]:
@@ -178,34 +197,46 @@ class Head:
             messages=counted.messages,
             sent_bytes=counted.sent_bytes,
             received_bytes=counted.received_bytes,
+            degrade=degrade_statuses(each.degrader for each in served),
         )
 
     async def stop(self, timeout_s: float) -> None:
-        """Refuse new calls as UNAVAILABLE, answer those in flight within `timeout_s`, and close everything."""
-        deadline_s = time.monotonic() + timeout_s
-        if self._watching is not None:
-            self._watching.cancel()
+        """Take no new calls, answer those in flight within `timeout_s`, and close everything."""
+        logger.info("head stops", extra={"within_s": timeout_s})
+        for task in (self._watching, self._degrading):
+            if task is not None:
+                task.cancel()
+        # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
         if self._grpc is not None:
-            await self._grpc.turn_away()
-        # The batchers refuse by name; gRPC, once it stops, would cut off a call that just arrived as CANCELLED.
-        await asyncio.gather(*(served.batcher.close(timeout_s) for served in self._catalog.loaded()))
-        if self._grpc is not None:
-            await self._grpc.stop(max(0.0, deadline_s - time.monotonic()))
+            await self._grpc.stop(timeout_s)
+        await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
         if self._http is not None:
             await self._http.stop()
+        if self._metrics is not None:
+            await self._metrics.stop()
         await self._router.close()
         self._dense.shutdown()
         self._asking.shutdown(wait=False)
+        self._mirror.close()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    async def _load(self, folder: Path) -> None:
-        loaded = await asyncio.to_thread(LoadedVersion.load, folder, device=self.config.device)
+    async def _load(self, folder: str) -> None:
+        began_s = time.monotonic()
+        files = await asyncio.to_thread(self._mirror.local, folder)
+        loaded = await asyncio.to_thread(LoadedVersion.load, files, device=self.config.device, source=folder)
         key = (loaded.manifest.model, loaded.manifest.version)
         if self._catalog.has(key):
             return
         served = await asyncio.to_thread(
-            ServedVersion, loaded, self._router, self._dense, max_batch_rows=self.config.max_batch_rows
+            ServedVersion,
+            loaded,
+            self._router,
+            self._dense,
+            max_batch_rows=self.config.max_batch_rows,
+            max_pulls=self.config.max_pulls,
+            batch_rows=None if self._metrics is None else self._metrics.calls.serves(key[0]).batch_rows,
+            thresholds=self.config.degrade_thresholds,
         )
         self._router.register(*key, loaded.specs())
         try:
@@ -215,6 +246,8 @@ class Head:
             self._router.retire(*key)
             raise
         self._catalog.add(served)
+        took_s = time.monotonic() - began_s
+        logger.info("version loaded", extra={"model": key[0], "version": key[1], "took_s": round(took_s, 3)})
 
     async def _let_go(self, version: ServedVersion) -> None:
         await version.batcher.close(self.config.max_timeout_s)
@@ -222,7 +255,12 @@ class Head:
 
     async def _listen(self) -> HeadAddress:
         predictor = PredictorService(
-            self._catalog, self.config, self._counts, lease=self._lease, latencies=self._latencies
+            self._catalog,
+            self.config,
+            self._counts,
+            lease=self._lease,
+            latencies=self._latencies,
+            watch=CallWatch(None if self._metrics is None else self._metrics.calls),
         )
 
         async def models() -> pb.ListModelsResponse:
@@ -237,21 +275,28 @@ class Head:
         except BaseException:
             bound.close()
             raise
-        self._http = HttpServer(application(lambda: grpc.serving, self.status, models), bound)
-        return HeadAddress(self.config.host, grpc_port, bound.getsockname()[1])
+        http_port = bound.getsockname()[1]
+        metrics = () if self._metrics is None else self._metrics.listen(http_port, predictor.admission)
+        self._http = HttpServer(application(lambda: grpc.serving, self.status, models, metrics), bound)
+        self._degrading = asyncio.create_task(following_pressure(self._degraders, predictor.admission.pressure))
+        return HeadAddress(self.config.host, grpc_port, http_port)
 
-    def _watch(self) -> None:
+    async def _watch(self) -> None:
         """Watch the folders of the models that are served, if that is wanted and has not begun."""
         if self._operations is None or not self.config.watch_s or self._watching is not None:
             return
-        folders = {each.key[0]: each.loaded.folder.parent for each in self._catalog.live()}
-        watch = Watch(folders, self._operations)
+        folders = {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
+        watch = await asyncio.to_thread(Watch, folders, self._operations)
         self._watching = asyncio.create_task(watching(watch.look, self.config.watch_s))
 
     def _take_map(self, shard_map: ShardMap) -> None:
         if shard_map.epoch > self._router.epoch:
             self._shard_map = shard_map
             self._router.update(shard_map)
+            logger.info("shard map taken", extra={"epoch": shard_map.epoch, "shards": len(shard_map.shards)})
+
+    def _degraders(self) -> list[Degrader]:
+        return [each.degrader for each in self._catalog.loaded() if each.degrader.steps]
 
     async def _newest_map(self) -> ShardMap:
         if self._operations is None:

@@ -1,14 +1,14 @@
-"""The HTTP side of a head, for probes and eyes: `/healthz`, `/status` and `/v1/models`, all JSON, all GET.
+"""The HTTP side of a head, for probes, eyes and scrapers: `/healthz`, `/status` and `/v1/models` as JSON, `/metrics`.
 
-The answers are those of gRPC's `Admin.GetStatus` and `Predictor.ListModels`, in protobuf's JSON form with the fields'
-own names. Predictions go over gRPC only.
+The answers in JSON are those of gRPC's `Admin.GetStatus` and `Predictor.ListModels`, in protobuf's JSON form with the
+fields' own names. Predictions go over gRPC only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import uvicorn
 from google.protobuf.json_format import MessageToDict
@@ -23,8 +23,13 @@ def application(
     healthy: Callable[[], bool],
     status: Callable[[], Awaitable[Message]],
     models: Callable[[], Awaitable[Message]],
+    metrics: Iterable[Route] = (),
 ) -> Starlette:
-    """Return the ASGI application over three questions to the head."""
+    """Return the ASGI application over three questions to the head.
+
+    Args:
+        metrics: See `inference.metrics_http`; none when none are kept.
+    """
 
     async def healthz(request: Request) -> JSONResponse:
         serving = healthy()
@@ -44,6 +49,7 @@ def application(
             Route("/healthz", healthz),
             Route("/status", answer(status)),
             Route("/v1/models", answer(models)),
+            *metrics,
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The kinds of feature a schema declares: Sparse, Dense, Sequence, Cross. Values; `inference.features` applies them.
+"""The kinds of feature a schema declares: Sparse, Dense, Sequence, Cross. Values; `features` applies them.
 
 Invariant: a feature that could be constructed is consistent. Its transforms fit each other and its kind (ids at the end
 for Sparse and Sequence, numbers for Dense), and its missing rule is a raw value of its type: it stands in for what the

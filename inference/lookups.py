@@ -55,6 +55,8 @@ class FeatureLookup:
             raise CorruptData(f"manifest: the look-up in {spec.table} is weighted; its pooling must be sum")
         self.spec: Final = spec
         self.dim: Final = table.dim
+        self.default: Final = table.default_vector()
+        """(D,): of ids that the table does not have."""
         self._sequence = feature if isinstance(feature, Sequence) else None
         self._one_row_each = not many and spec.padding_id is None
         self._bags_hold_padding = self._sequence is not None and spec.padding_id != self._sequence.pad

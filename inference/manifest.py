@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import xxhash
 
+from inference.degrade import Step, plain_steps, read_steps
 from inference.fields import Fields
 from inference.version_files import FileEntry, resolve
 from ps.errors import CorruptData, InvalidInput, RingpullError
@@ -106,6 +107,8 @@ class Manifest:
     outputs: tuple[ProgramOutput, ...]
     samples: FileEntry | None = None
     """Rows with their outputs, for the self-check of a head (`inference.samples`)."""
+    degrade: tuple[Step, ...] = ()
+    """What is left out under load, in this order; in the file only where there is any."""
 
     def table(self, name: str) -> TableEntry:
         """Return the entry of the table called `name`; `load` guarantees one for every look-up."""
@@ -143,7 +146,7 @@ class Manifest:
         if not version_dir.is_dir():
             raise InvalidInput(f"{version_dir}: no such folder; a version is a folder NAME/VERSION with a {FILE_NAME}")
         file = version_dir / FILE_NAME
-        manifest = _read(file)
+        manifest = read_manifest(file)
         folder = version_dir.resolve().name
         if folder.isdecimal() and folder != str(manifest.version):
             raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
@@ -157,6 +160,9 @@ class Manifest:
     def _to_json(self) -> dict[str, Any]:
         fields = asdict(self)
         fields["tables"] = [{**asdict(entry), "spec": entry.spec.to_dict()} for entry in self.tables]
+        fields["degrade"] = plain_steps(self.degrade)
+        if not self.degrade:
+            del fields["degrade"]  # So that older builds read it.
         # To plain lists and strings: what will be read back, so that checksums agree.
         plain: dict[str, Any] = json.loads(json.dumps(fields))
         return plain
@@ -175,7 +181,12 @@ def _checksum(body: Any) -> str:
     return xxhash.xxh3_64_hexdigest(canonical.encode())
 
 
-def _read(file: Path) -> Manifest:
+def read_manifest(file: Path) -> Manifest:
+    """Read and check a manifest alone: nothing that it names is looked at.
+
+    Raises:
+        CorruptData: It is missing or damaged.
+    """
     try:
         if file.stat().st_size > MAX_BYTES:
             raise CorruptData(f"{file}: larger than {MAX_BYTES} bytes, so not a manifest")
@@ -193,7 +204,9 @@ def _read(file: Path) -> Manifest:
     if found != said:
         raise CorruptData(f"{file}: its checksum is {found}, but xxh3 says {said}: it was damaged or edited")
     if isinstance(document["manifest"], dict):
-        document["manifest"].setdefault("samples", None)  # Versions exported before there were samples.
+        # Versions exported before there were such fields.
+        document["manifest"].setdefault("samples", None)
+        document["manifest"].setdefault("degrade", [])
     return _manifest(top.inner("manifest", _names(Manifest)))
 
 
@@ -217,6 +230,7 @@ def _manifest(fields: Fields) -> Manifest:
         inputs=_items(fields, "inputs", ProgramInput, _input),
         outputs=_items(fields, "outputs", ProgramOutput, _output),
         samples=None if fields.absent("samples") else _file_entry(fields.inner("samples", _names(FileEntry))),
+        degrade=read_steps(fields, "degrade"),
     )
     _check_references(fields, manifest)
     return manifest

@@ -16,12 +16,15 @@ from google.protobuf.message import Message
 from inference import operations_codec as codec
 from inference.methods import parse
 from inference.proto import operations_pb2 as pb
-from ps.errors import Unavailable
+from ps.errors import InvalidInput, Unavailable
 from router.operations import Operations
 
 T = TypeVar("T")
 
 THREADS: Final = 4
+
+MAX_DRAIN_S: Final = 3600.0
+"""Of a restart: a process that has stopped taking requests must not linger."""
 
 
 class OperationsService:
@@ -60,6 +63,24 @@ class OperationsService:
         """Tell what plans are made from."""
         parse(pb.GetFactsRequest, body)
         return codec.encode_facts(await self._ask(lambda operations: operations.facts()))
+
+    async def get_members(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
+        """Tell how every shard and head is."""
+        parse(pb.GetMembersRequest, body)
+        return codec.encode_members(await self._ask(lambda operations: operations.members()))
+
+    async def restart_member(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
+        """Have one process end, to be started anew."""
+        request = parse(pb.RestartRequest, body)
+        member = codec.decode_member(request.role, request.number)
+        if not 0 <= request.drain_s <= MAX_DRAIN_S:
+            raise InvalidInput(f"drain_s is {request.drain_s}; it must be from 0 to {MAX_DRAIN_S:g}")
+        await self._ask(
+            lambda operations: operations.restart(
+                member, request.incarnation, drain_s=request.drain_s, force=request.force
+            )
+        )
+        return pb.RestartReply()
 
     def close(self) -> None:
         """End the threads once they are idle."""

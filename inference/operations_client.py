@@ -16,8 +16,9 @@ from inference import operations_codec as codec
 from inference import stubs
 from inference.proto import operations_pb2 as pb
 from ps.errors import RingpullError
+from router.events import Member
 from router.moves import MovePlan
-from router.operations import ChangeStatus, Control, Facts, Rebalance, Request
+from router.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
 
 TIMEOUT_S: Final = 40.0
 """Above what a head waits for the coordinator: its answer says more than a deadline."""
@@ -28,6 +29,8 @@ _GET_CHANGE: Final = stubs.Rpc.of(_METHODS["GetChange"])
 _CONTROL: Final = stubs.Rpc.of(_METHODS["ControlChange"])
 _PLAN: Final = stubs.Rpc.of(_METHODS["PlanRebalance"])
 _GET_FACTS: Final = stubs.Rpc.of(_METHODS["GetFacts"])
+_GET_MEMBERS: Final = stubs.Rpc.of(_METHODS["GetMembers"])
+_RESTART: Final = stubs.Rpc.of(_METHODS["RestartMember"])
 
 
 class OperationsClient:
@@ -62,6 +65,17 @@ class OperationsClient:
     def facts(self) -> Facts:
         """Return what plans are made from."""
         return codec.decode_facts(self._call(_GET_FACTS, pb.GetFactsRequest()))
+
+    def members(self) -> tuple[MemberState, ...]:
+        """Return how every shard and head of the world that serves is."""
+        return codec.decode_members(self._call(_GET_MEMBERS, pb.GetMembersRequest()))
+
+    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
+        """Have one process answer what it has in flight and end, to be started anew: see `OperatorVerbs.restart`."""
+        request = pb.RestartRequest(
+            role=member.role, number=member.id, incarnation=incarnation, drain_s=drain_s, force=force
+        )
+        self._call(_RESTART, request)
 
     def close(self) -> None:
         """Close the connection."""

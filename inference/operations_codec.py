@@ -6,6 +6,7 @@ The dataclasses are those of `router.operations`; what does not fit them is `Inv
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from inference.proto import operations_pb2 as pb
 from ps.errors import CorruptData, InvalidInput
@@ -13,9 +14,20 @@ from ps.ring import SlotRange
 from ps.spec import ALL, Replicas
 from router.change import Kind, Phase
 from router.coordinator_state import world_from_dict, world_to_dict
+from router.events import Member
 from router.facts import TableTraffic
 from router.moves import MovePlan, TableMove
-from router.operations import ChangeStatus, Control, Facts, Latency, Publish, Rebalance, Request, Rollback
+from router.operations import (
+    ChangeStatus,
+    Control,
+    Facts,
+    Latency,
+    MemberState,
+    Publish,
+    Rebalance,
+    Request,
+    Rollback,
+)
 
 
 def encode_request(request: Request) -> pb.ChangeRequest:
@@ -212,6 +224,40 @@ def decode_facts(message: pb.Facts) -> Facts:
         requests=message.requests,
         traffic={table: TableTraffic(each.keys, each.bags, each.missing) for table, each in message.traffic.items()},
     )
+
+
+def encode_members(members: Iterable[MemberState]) -> pb.Members:
+    """Return how members are as a message."""
+    return pb.Members(
+        members=[
+            pb.MemberState(role=each.member.role, number=each.member.id, incarnation=each.incarnation, lacks=each.lacks)
+            for each in members
+        ]
+    )
+
+
+def decode_members(message: pb.Members) -> tuple[MemberState, ...]:
+    """Read how members are.
+
+    Raises:
+        InvalidInput: A role is unknown to this build.
+    """
+    return tuple(
+        MemberState(decode_member(each.role, each.number), each.incarnation, each.lacks) for each in message.members
+    )
+
+
+def decode_member(role: str, number: int) -> Member:
+    """Read who is meant.
+
+    Raises:
+        InvalidInput: The role is none.
+    """
+    if role == "shard":
+        return Member("shard", number)
+    if role == "head":
+        return Member("head", number)
+    raise InvalidInput(f"role is {role!r}; it must be shard or head")
 
 
 def _model(name: str) -> str:

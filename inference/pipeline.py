@@ -11,7 +11,7 @@ bound to the schema once, when the version is loaded: a manifest that does not f
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Protocol
 
@@ -23,6 +23,8 @@ from inference.batch import RequestBatch
 from inference.batcher import Ready
 from inference.column_codec import encode_column
 from inference.columns import Column, Ragged
+from inference.degrade_lookups import PartialLookup, withheld_rows
+from inference.degrade_requests import DegradedRequests, prepare_degraded
 from inference.dense import ProgramTensor
 from inference.features import Prepared, PreparedRequests
 from inference.kinds import MAX_WIDTH, Dense, Sequence, Sparse
@@ -37,6 +39,9 @@ from router.lookup import Lookup, LookupResult
 
 _REHEARSAL_ROWS: Final = 2
 """More than one: exported programs treat one row specially."""
+
+
+_Group = PreparedRequests | DegradedRequests
 
 
 class Puller(Protocol):
@@ -60,6 +65,10 @@ class PreparedBatch:
     batch: RequestBatch
     order: list[int]
     """The place among the requests of each of the batch's."""
+    defaults: list[frozenset[str]] = field(default_factory=list)
+    """Of each group of the batch: features whose ids are not looked up. Empty when there are none in any."""
+    degraded: dict[int, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
+    """By place, of requests that something was left out of: their rows as they came, and what it was."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +88,8 @@ class Scores:
     outputs: dict[str, NDArray[np.float32]]
     """By name, (rows, ...): views of the batch's outputs."""
     filled: tuple[Filled, ...]
+    degraded: tuple[str, ...] = ()
+    """What was left out of the request; rows that were not scored hold NaN."""
 
 
 class Pipeline:
@@ -100,6 +111,7 @@ class Pipeline:
             if feature is None:
                 raise CorruptData(f"manifest: table {spec.table} is looked up by {spec.feature}, not in the schema")
             self._lookups.append(FeatureLookup(spec, feature, manifest.table(spec.table).spec))
+        self._looked_up = frozenset(bound.spec.feature for bound in self._lookups)
         known = schema.argument_names()
         self._inputs: list[int | Argument] = []
         for source in manifest.inputs:
@@ -114,34 +126,33 @@ class Pipeline:
         return f"Pipeline({self._model}/{self._version}, {len(self._lookups)} look-ups, {len(self._inputs)} inputs)"
 
     def prepare(self, requests: Rows[ReceivedColumns]) -> Ready[PreparedBatch]:
-        """Prepare the requests of a batch, those of one layout as one; what only some of them break, they break alone.
+        """Prepare the requests of a batch, those of one layout and level as one; what one breaks, it breaks alone.
 
         Refused with `InvalidInput`: columns that do not fit the schema; the message names the feature.
         """
-        by_layout: dict[int, list[int]] = {}
+        alike: dict[tuple[int, int], list[int]] = {}
         for place, request in enumerate(requests):
-            by_layout.setdefault(id(request.layout), []).append(place)
-        groups: list[PreparedRequests] = []
-        order: list[int] = []
+            alike.setdefault((id(request.layout), id(request.degradation)), []).append(place)
+        groups: list[tuple[list[int], _Group]] = []
         refused: dict[int, Exception] = {}
-        for places in by_layout.values():
+        for places in alike.values():
             try:
-                groups.append(self._prepared([requests[place] for place in places]))
-                order += places
+                groups.append((places, self._prepared([requests[place] for place in places])))
             except Exception as error:
                 if len(places) == 1:
                     refused[places[0]] = error
                     continue
                 for place in places:
                     try:
-                        groups.append(self._prepared([requests[place]]))
-                        order.append(place)
+                        groups.append(([place], self._prepared([requests[place]])))
                     except Exception as own_error:
                         refused[place] = own_error
-        return Ready(PreparedBatch(RequestBatch(groups), order), refused)
+        return Ready(_put_together(groups, requests), refused)
 
-    def _prepared(self, requests: Rows[ReceivedColumns]) -> PreparedRequests:
+    def _prepared(self, requests: Rows[ReceivedColumns]) -> _Group:
         joined = ReceivedColumns.joined(requests)
+        if joined.degradation is not None:
+            return prepare_degraded(self._schema, joined, joined.degradation, self._looked_up, self._version)
         return self._schema.prepare_requests(*joined.columns(), joined.row_counts)
 
     async def pull(self, prepared: PreparedBatch, deadline_s: float) -> PulledBatch:
@@ -152,9 +163,17 @@ class Pipeline:
         """
         batch = prepared.batch
         lookups = self._lookups_of(batch)
-        results: list[LookupResult] = []
-        if lookups:
-            results = await self._router.pull(self._model, self._version, lookups, deadline_s=deadline_s)
+        partial = self._partial(prepared, lookups) if prepared.defaults else {}
+        asked = {number: partial[number].rest if number in partial else lookup for number, lookup in enumerate(lookups)}
+        wanted = {number: lookup for number, lookup in asked.items() if lookup is not None}
+        pulled: dict[int, LookupResult] = {}
+        if wanted:
+            answers = await self._router.pull(self._model, self._version, list(wanted.values()), deadline_s=deadline_s)
+            pulled = dict(zip(wanted, answers, strict=True))
+        results = [
+            partial[number].completed(pulled.get(number), bound.default) if number in partial else pulled[number]
+            for number, bound in enumerate(self._lookups)
+        ]
         return PulledBatch(prepared, self._inputs_of(batch, results), self._unavailable(results))
 
     def compute(self, pulled: PulledBatch) -> dict[int, Scores]:
@@ -170,7 +189,10 @@ class Pipeline:
         start = 0
         for place, rows, own_filled in zip(pulled.prepared.order, batch.row_counts, filled, strict=True):
             own = {name: values[start : start + rows] for name, values in outputs.items()}
-            scores[place] = Scores(own, own_filled + pulled.unavailable)
+            sent, left_out = pulled.prepared.degraded.get(place, (rows, ()))
+            if sent > rows:
+                own = {name: _extended(values, sent) for name, values in own.items()}
+            scores[place] = Scores(own, own_filled + pulled.unavailable, left_out)
             start += rows
         return scores
 
@@ -204,6 +226,16 @@ class Pipeline:
     def _lookups_of(self, batch: RequestBatch) -> list[Lookup]:
         return [bound.lookup(batch.feature(bound.spec.feature).prepared) for bound in self._lookups]
 
+    def _partial(self, prepared: PreparedBatch, lookups: Rows[Lookup]) -> dict[int, PartialLookup]:
+        """Return the look-ups, by number, of which some or all ids are not pulled."""
+        partial = {}
+        for number, (bound, lookup) in enumerate(zip(self._lookups, lookups, strict=True)):
+            rows = withheld_rows(prepared.batch, prepared.defaults, bound.spec.feature)
+            if rows is not None:
+                feature = prepared.batch.feature(bound.spec.feature).prepared
+                partial[number] = PartialLookup.of(lookup, feature, rows)
+        return partial
+
     def _inputs_of(self, batch: RequestBatch, results: Rows[LookupResult]) -> list[ProgramTensor]:
         return [
             self._argument(batch, source) if isinstance(source, Argument) else self._vectors(batch, source, results)
@@ -233,6 +265,31 @@ class Pipeline:
         rows = next(iter(features.values())).rows
         values = self._schema.arguments(Prepared(rows, features), (argument.name,))[argument.name]
         return ProgramTensor(values, row_index)
+
+
+def _put_together(groups: Rows[tuple[list[int], _Group]], requests: Rows[ReceivedColumns]) -> PreparedBatch:
+    """Return groups as one batch; each comes with the places of its requests."""
+    prepared: list[PreparedRequests] = []
+    defaults: list[frozenset[str]] = []
+    degraded: dict[int, tuple[int, tuple[str, ...]]] = {}
+    for places, group in groups:
+        if isinstance(group, DegradedRequests):
+            prepared.append(group.prepared)
+            defaults.append(group.defaults)
+            for place, phrases in zip(places, group.phrases, strict=True):
+                degraded[place] = requests[place].rows, phrases
+        else:
+            prepared.append(group)
+            defaults.append(frozenset())
+    order = [place for places, _ in groups for place in places]
+    return PreparedBatch(RequestBatch(prepared), order, defaults if any(defaults) else [], degraded)
+
+
+def _extended(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    """Return an output with NaN in the rows that were not scored."""
+    extended = np.full((rows, *values.shape[1:]), np.nan, np.float32)
+    extended[: len(values)] = values
+    return extended
 
 
 def _fixed_width(argument: Argument) -> Argument:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-FillReason = Literal["absent", "missing", "unavailable"]
+FillReason = Literal["absent", "missing", "unavailable", "degraded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Filled:
     feature: str
     reason: FillReason
     """absent: not sent, the missing rule stands for it. missing: NaN or empty values, the missing rule stands for them.
-    unavailable: no live shard had the keys, default vectors stand for their rows."""
+    unavailable: no live shard had the keys, default vectors stand for their rows. degraded: the head is under load and
+    did not look the ids up, default vectors stand for their rows."""
     values: int
     """How many values were filled in; an absent feature counts one per row it was prepared for."""
 
@@ -43,7 +44,8 @@ class Prediction:
     """The outputs for the rows of one request."""
 
     outputs: Mapping[str, NDArray[np.float32]]
-    """By output name: float32, the first dimension is the row, in the order of the request."""
+    """By output name: float32, the first dimension is the row, in the order of the request. Rows that a degraded answer
+    left out hold NaN."""
     version: int
     """The model version that answered."""
     filled: tuple[Filled, ...] = ()
@@ -51,3 +53,6 @@ class Prediction:
     """Only when asked for."""
     model: str = ""
     request_id: str = ""
+    degraded: tuple[str, ...] = ()
+    """What was left out of the answer under load, a phrase for each step that changed it: "cut history to 50". Empty:
+    nothing (`inference.degrade`)."""

@@ -197,16 +197,30 @@ def _keep_last(feature: SentFeature, read: RawValues, offsets: Int64Array) -> Ra
     most = feature.max_length if isinstance(feature, Sparse) else None
     if isinstance(feature, Sequence):
         most = feature.length
-    if most is None or len(read.values) <= most:
+    if most is None:
         return read
-    lengths = np.diff(offsets)
-    if lengths.max() <= most:
+    kept = last_values(offsets, most)
+    if kept is None:
         return read
-    kept = np.minimum(lengths, most)
-    shorter = offsets_of(kept)
-    index = np.arange(shorter[-1]) + np.repeat(offsets[1:] - shorter[1:], kept)
+    index, shorter = kept
     weights = None if read.weights is None else read.weights[index]
     return RawValues(read.values[index], shorter, weights, read.filled)
+
+
+def last_values(offsets: Int64Array, most: int) -> tuple[Int64Array, Int64Array] | None:
+    """Return the places of the last `most` values of every row, and the rows' offsets then; None when all stay.
+
+    Args:
+        offsets: (B+1,): starts of rows, at least one.
+    """
+    if offsets[-1] <= most:
+        return None
+    lengths = np.diff(offsets)
+    if lengths.max() <= most:
+        return None
+    kept = np.minimum(lengths, most)
+    shorter = offsets_of(kept)
+    return np.arange(shorter[-1]) + np.repeat(offsets[1:] - shorter[1:], kept), shorter
 
 
 def offsets_of(lengths: NDArray[Any]) -> Int64Array:

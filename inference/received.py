@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from inference import kernels
 from inference.column_codec import LENGTHS, NUMBERS, check_shape, decode_strings, read_column, unknown_type
 from inference.columns import Column, Ragged, bad_offsets, no_rows, not_one_row, other_rows
+from inference.degrade_levels import Degradation
 from inference.packing import pack
 from inference.proto import ringpull_pb2 as pb
 from ps.errors import InvalidInput, LimitExceeded, RingpullError
@@ -72,6 +73,8 @@ class ReceivedColumns:
     words: NDArray[np.uint64]
     sizes: NDArray[np.int64]
     places: NDArray[np.int64]
+    degradation: Degradation | None = None
+    """What is left out of them when they are prepared; None: nothing."""
 
     @classmethod
     def of(cls, message: pb.PackedColumns, limits: Limits) -> ReceivedColumns:
@@ -97,7 +100,7 @@ class ReceivedColumns:
 
     @classmethod
     def joined(cls, requests: Sequence[ReceivedColumns]) -> ReceivedColumns:
-        """Return requests of one layout end to end."""
+        """Return requests of one layout and one degradation end to end."""
         if len(requests) == 1:
             return requests[0]
         layout = requests[0].layout
@@ -109,12 +112,19 @@ class ReceivedColumns:
             np.stack([request.places for request in requests]),
             layout.facts,
         )
-        return cls(layout, tuple(rows for request in requests for rows in request.row_counts), words, sizes, places)
+        row_counts = tuple(rows for request in requests for rows in request.row_counts)
+        return cls(layout, row_counts, words, sizes, places, requests[0].degradation)
 
     @property
     def rows(self) -> int:
         """Candidate rows of all requests."""
         return sum(self.row_counts)
+
+    @property
+    def rows_left(self) -> int:
+        """Those of them that are scored."""
+        degradation = self.degradation
+        return self.rows if degradation is None else sum(map(degradation.rows, self.row_counts))
 
     def columns(self) -> tuple[dict[str, Column], dict[str, Column]]:
         """Return the columns of candidates and of context, views of the words where they are not strings.

@@ -1,19 +1,22 @@
 """The verbs of the public contract, as coroutines for `inference.methods`: from a call's bytes to its reply.
 
-Predict: parse, decode and check (what does not fit ends here), ride in a micro-batch, encode. The call's own deadline
-is kept, capped by the head's; every stage is timed.
+Predict: admit (under overload a call ends here, its bytes unread), parse, decode and check (what does not fit ends
+here), ride in a micro-batch, encode. The call's own deadline is kept, capped by the head's; every stage is timed.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 import grpc.aio
 from google.protobuf.message import Message
 
+from inference.admission import Admission
+from inference.call_log import Call
+from inference.call_watch import CallWatch
 from inference.catalog import Catalog, ServedVersion
 from inference.codec import encode_response
 from inference.config import HeadConfig
@@ -24,7 +27,7 @@ from inference.methods import parse
 from inference.prediction import Prediction, Timings
 from inference.proto import ringpull_pb2 as pb
 from inference.received import Limits, ReceivedCall, decode_request
-from ps.errors import InvalidInput
+from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded
 
 
 @dataclass(slots=True)
@@ -46,28 +49,50 @@ class PredictorService:
         *,
         lease: Lease | None = None,
         latencies: RecentLatencies | None = None,
+        watch: CallWatch | None = None,
     ) -> None:
         self._catalog = catalog
         self._lease = lease
         self._latencies = latencies
+        self._watch = watch or CallWatch()
         self._config = config
         self._limits = Limits(config.max_candidates, config.max_values_per_row)
         self._counts = counts
+        self.admission = Admission(
+            max_queue_s=config.max_queue_s,
+            standing_queue_s=config.standing_queue_s,
+            max_in_flight_bytes=config.max_in_flight_bytes,
+        )
 
     async def predict(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
         started_s = time.monotonic()
+        trace = Call(started_s, "admission")
         self._counts.requests += 1
-        if self._lease is not None and self._lease.expired:
-            await self._lease.refresh()
+        deadline_s = started_s + self._time_left(context)
         try:
-            return await self._predict(body, started_s, started_s + self._time_left(context))
-        except Exception:
-            self._counts.failed += 1
+            if deadline_s <= started_s:
+                self.admission.came_late()
+                # It waited within gRPC. That must cost as little as a refusal, or all behind it will be late, too.
+                raise DeadlineExceeded("the deadline had passed before the request was taken in")
+            with self.admission.admit(len(body), deadline_s):
+                return await self._admitted(body, trace, deadline_s)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self._counts.failed += 1
+            self._watch.failed(trace, error)
             raise
-        finally:
-            if self._latencies is not None:
-                self._latencies.add(time.monotonic() - started_s)
+
+    def refusal(self) -> LimitExceeded | None:
+        """Return why a Predict that comes now is refused, whatever it asks, and count it; None: it may come."""
+        try:
+            self.admission.check()
+        except LimitExceeded as error:
+            self._counts.requests += 1
+            self._counts.failed += 1
+            self._watch.failed(Call(time.monotonic(), "admission"), error)
+            return error
+        return None
 
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe one version of a model."""
@@ -85,12 +110,28 @@ class PredictorService:
         """Return the live version of every model."""
         return pb.ListModelsResponse(models=[self._describe(served) for served in self._catalog.live()])
 
-    async def _predict(self, body: bytes, started_s: float, deadline_s: float) -> pb.PredictResponse:
+    async def _admitted(self, body: bytes, trace: Call, deadline_s: float) -> pb.PredictResponse:
+        trace.stage = "decode"
+        try:
+            if self._lease is not None and self._lease.expired:
+                await self._lease.refresh()
+            return await self._predict(body, trace, deadline_s)
+        finally:
+            if self._latencies is not None:
+                self._latencies.add(time.monotonic() - trace.started_s)
+
+    async def _predict(self, body: bytes, trace: Call, deadline_s: float) -> pb.PredictResponse:
+        started_s = trace.started_s
         call = decode_request(parse(pb.PredictRequest, body), self._limits)
-        served = self._catalog.get(call.model, call.version)
-        wanted = _wanted_outputs(call, served)
+        trace.model, trace.request_id = call.model, call.request_id or os.urandom(8).hex()
+        asked = self._catalog.get(call.model, call.version)
+        wanted = _wanted_outputs(call, asked)
+        served, columns = asked.degraded(call.columns, named=call.version != 0)
         decoded_s = time.monotonic()
-        scores, times = await served.batcher.submit(call.columns, call.columns.rows, deadline_s)
+        trace.stage = "batch"
+        scores, times = await served.batcher.submit(columns, columns.rows_left, deadline_s)
+        scored_s = time.monotonic()
+        trace.stage = "encode"
         timings = None
         if call.with_timings:
             timings = Timings(
@@ -103,11 +144,19 @@ class PredictorService:
                 batch_rows=times.batch_rows,
             )
         manifest = served.loaded.manifest
-        outputs = scores.outputs if wanted is None else {name: scores.outputs[name] for name in wanted}
+        asked.degrader.count(scores.degraded)
         prediction = Prediction(
-            outputs, manifest.version, scores.filled, timings, manifest.model, call.request_id or os.urandom(8).hex()
+            outputs={name: scores.outputs[name] for name in wanted},
+            version=manifest.version,
+            filled=scores.filled,
+            timings=timings,
+            model=manifest.model,
+            request_id=trace.request_id,
+            degraded=scores.degraded,
         )
-        return encode_response(prediction, typed=call.typed)
+        reply = encode_response(prediction, typed=call.typed)
+        self._watch.answered(trace, manifest.model, manifest.version, times, decoded_s=decoded_s, scored_s=scored_s)
+        return reply
 
     def _time_left(self, context: grpc.aio.ServicerContext) -> float:
         left_s = context.time_remaining()
@@ -129,10 +178,10 @@ class AdminService:
         return await self._status()
 
 
-def _wanted_outputs(call: ReceivedCall, served: ServedVersion) -> tuple[str, ...] | None:
-    """Return the outputs asked for; None: all."""
+def _wanted_outputs(call: ReceivedCall, served: ServedVersion) -> Collection[str]:
+    """Return the outputs asked for, or all."""
     if not call.outputs:
-        return None
+        return served.outputs
     for name in call.outputs:
         if name not in served.outputs:
             known = ", ".join(sorted(served.outputs))

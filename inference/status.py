@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from inference.degrader import Degrader
 from inference.proto import ringpull_pb2 as pb
 from inference.version import LoadedVersion
 from ps.errors import RingpullError
@@ -58,6 +59,20 @@ def table_statuses(
                 )
             )
     return found
+
+
+def degrade_statuses(degraders: Iterable[Degrader]) -> list[pb.DegradeStatus]:
+    """Return one status per version that declared degrade steps."""
+    return [
+        pb.DegradeStatus(
+            model=each.model,
+            version=each.version,
+            level=each.level,
+            steps=[pb.DegradeStep(step=phrase, replies=replies) for phrase, replies in each.replies.items()],
+        )
+        for each in degraders
+        if each.steps
+    ]
 
 
 def _effective(wanted: Replicas, shards: int) -> int:

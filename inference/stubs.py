@@ -1,4 +1,4 @@
-"""What a client needs of gRPC, in its sync and asyncio form: method paths, channel options, and errors back to ours.
+"""What a client needs of gRPC, in its sync and asyncio form: method paths, channel options, and what failures mean.
 
 The paths and message types come from the service descriptors of `ringpull.proto`; no generated stubs are needed.
 """
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from inference.proto import ringpull_pb2 as pb
+from inference.retry import BRIEF_CHARS, Failure
 from ps.errors import CorruptData, DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, RingpullError, Unavailable
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
@@ -66,10 +67,41 @@ LIST_MODELS: Final = Rpc.named("Predictor", "ListModels")
 GET_STATUS: Final = Rpc.named("Admin", "GetStatus")
 
 
+PUSHBACK: Final = "grpc-retry-pushback-ms"
+"""Trailing metadata by which a server says when to come back, or by a negative number not to: gRFC A6."""
+
+PUSHBACK_DIGITS: Final = 9
+"""Up to 11 days."""
+
+
 def error_of(target: str, error: Any) -> RingpullError:
     """Return our error for a failed call (`grpc.RpcError` with code and details), with the server's message."""
+    failure = failure_of(target, error)
+    return failure.kind(failure.text)
+
+
+def failure_of(target: str, error: Any) -> Failure:
+    """Return what a failed call (`grpc.RpcError`) means, to a client that may send it again."""
     code, details = error.code(), error.details() or "no details"
     kind = _ERRORS.get(code)
     if kind is None:
-        return RingpullError(f"{target}: {code.name}: {details}")
-    return kind(f"{target}: {details}" if kind is Unavailable else details)
+        text = f"{target}: {code.name}: {details}"
+    else:
+        text = f"{target}: {details}" if kind is Unavailable else details
+    may_retry = kind is Unavailable
+    retry_after_s = None
+    if kind in (Unavailable, LimitExceeded) and (asked := _pushback(error)) is not None:
+        retry_after_s = _seconds(asked)
+        may_retry = retry_after_s is not None
+    brief = details if len(details) <= BRIEF_CHARS else f"{details[:BRIEF_CHARS]}..."
+    return Failure(kind or RingpullError, text, f"{code.name} ({brief})", may_retry, retry_after_s)
+
+
+def _pushback(error: Any) -> str | None:
+    return next((value for key, value in error.trailing_metadata() or () if key == PUSHBACK), None)
+
+
+def _seconds(asked: str) -> float | None:
+    """Return the wait that a server asked for; None: do not come back, which is also what anything odd means (A6)."""
+    plain = asked.isascii() and asked.isdecimal() and len(asked) <= PUSHBACK_DIGITS
+    return int(asked) / 1e3 if plain else None

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference.degrade_levels import check_steps
 from inference.dense import DenseProgram
-from inference.manifest import Manifest
+from inference.manifest import FILE_NAME, Manifest
 from inference.samples import Samples
 from inference.schema import Schema
 from ps.errors import CorruptData, InvalidInput
@@ -27,14 +28,17 @@ class LoadedVersion:
     program: DenseProgram
     samples: Samples | None = None
     """None: the version has none, or was loaded without."""
+    source: str = ""
+    """The version's own folder or URL, where new versions appear beside it."""
 
     @classmethod
-    def load(cls, version_dir: Path, *, device: str | None = None) -> LoadedVersion:
+    def load(cls, version_dir: Path, *, device: str | None = None, source: str = "") -> LoadedVersion:
         """Read and verify a version.
 
         Args:
             version_dir: The folder `NAME/VERSION/`.
             device: Of the dense program; None: CUDA when there is one, else the CPU.
+            source: Where the files in `version_dir` are from, when that is a copy.
 
         Raises:
             InvalidInput: There is no such folder.
@@ -45,11 +49,16 @@ class LoadedVersion:
             schema = Schema.from_json(manifest.schema.read(version_dir))
         except InvalidInput as exc:
             raise CorruptData(f"{version_dir / manifest.schema.path}: {exc}") from exc
+        try:
+            check_steps(manifest.degrade, schema, [each.feature for each in manifest.lookups], manifest.version)
+        except InvalidInput as exc:
+            raise CorruptData(f"{version_dir / FILE_NAME}: {exc}") from exc
         samples = None
         if manifest.samples is not None:
             where = version_dir / manifest.samples.path
             samples = Samples.from_bytes(manifest.samples.read(version_dir), str(where))
-        return cls(version_dir, manifest, schema, DenseProgram.load(version_dir, manifest, device), samples)
+        program = DenseProgram.load(version_dir, manifest, device)
+        return cls(version_dir, manifest, schema, program, samples, source or str(version_dir))
 
     @property
     def name(self) -> str:

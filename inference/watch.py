@@ -9,33 +9,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from inference.manifest import FILE_NAME, versions
+from inference.model_dir import complete_versions, manifest_mark
 from ps.errors import RingpullError, Unavailable
 from router.operations import Operations, Publish
 
 logger: Final = logging.getLogger(__name__)
 
-_Manifest = tuple[int, int, int]
-"""What tells one manifest from a later one: its inode, size and time of change."""
-
 
 class Watch:
     """Looks for new versions of served models."""
 
-    def __init__(self, folders: Mapping[str, Path], operations: Operations) -> None:
-        """Take what is there now for known.
+    def __init__(self, folders: Mapping[str, Path | str], operations: Operations) -> None:
+        """Take what is there now for known; of a folder that cannot be read, what the first look finds. Blocks.
 
         Args:
-            folders: Model -> its folder, with `VERSION/` in it.
+            folders: Model -> its folder, with `VERSION/` in it, or that folder's URL.
             operations: To publish by; called from whatever thread `look` is.
         """
-        self._folders = dict(folders)
+        self._folders = {model: str(folder) for model, folder in folders.items()}
         self._operations = operations
-        self._known = {model: max(versions(folder), default=0) for model, folder in self._folders.items()}
-        self._offered: dict[str, tuple[int, _Manifest]] = {}
+        self._known: dict[str, int] = {}
+        for model, folder in self._folders.items():
+            with suppress(RingpullError, OSError):
+                self._known[model] = _newest(folder)
+        self._offered: dict[str, tuple[int, int]] = {}
+        """Model -> version, and what tells its manifest from a later one."""
 
     def __repr__(self) -> str:
         return f"<Watch {self._known}>"
@@ -50,18 +52,17 @@ class Watch:
             except (RingpullError, OSError) as exc:
                 logger.error("%s: a new version could not be published: %s", folder, exc)
 
-    def _look(self, model: str, folder: Path) -> None:
-        newest = max(versions(folder), default=0)
-        if newest <= self._known[model]:
+    def _look(self, model: str, folder: str) -> None:
+        newest = _newest(folder)
+        if newest <= self._known.setdefault(model, newest):
             return
-        stat = (folder / str(newest) / FILE_NAME).stat()
-        manifest = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        manifest = manifest_mark(folder, newest)
         if self._offered.get(model) == (newest, manifest):
             return
         if self._operations.change().under_way:
             return  # At the next look.
         try:
-            self._operations.submit(Publish(model=model, version=newest, folder=str(folder)))
+            self._operations.submit(Publish(model=model, version=newest, folder=folder))
         except Unavailable:
             raise
         except RingpullError:
@@ -69,6 +70,10 @@ class Watch:
             raise
         self._offered[model] = (newest, manifest)
         logger.info("publishing %s/%d, new in %s", model, newest, folder)
+
+
+def _newest(folder: str) -> int:
+    return next(complete_versions(folder), 0)
 
 
 async def watching(watch: Callable[[], None], every_s: float) -> None:

@@ -18,11 +18,10 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
-from locust import LoadTestShape, events  # noqa: E402
+from locust import LoadTestShape, events, stats  # noqa: E402
 from locust.argument_parser import LocustArgumentParser  # noqa: E402
 from locust.env import Environment  # noqa: E402
 from locust.runners import WorkerRunner  # noqa: E402
-from locust.stats import CSV_STATS_INTERVAL_SEC  # noqa: E402
 
 from inference.client import Client  # noqa: E402
 from inference.errors import InvalidInput, RingpullError  # noqa: E402
@@ -36,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SECONDS = 60.0
 """Of a shape that has to end, without `-t`."""
+_NEVER_S = 1e6
 WORKLOAD = ("seed", "requests", "candidates", "context", "zipf", "bag", "unknown", "ids", "replay", "replay_columns")
 SETTINGS = ("shape", "num_users", "run_time", "timeout", *WORKLOAD)
 """What a report says was asked for."""
@@ -172,7 +172,10 @@ class Session:
         """Write the report, and let locust write its CSV files once more: it would leave out its last second."""
         self.write()
         if options_of(self.environment).csv_prefix:
-            gevent.sleep(CSV_STATS_INTERVAL_SEC)
+            interval_s = stats.CSV_STATS_INTERVAL_SEC
+            # Its writer wakes up once more, and must not do so again when its files are closed.
+            stats.CSV_STATS_INTERVAL_SEC = _NEVER_S
+            gevent.sleep(interval_s)
 
     def write(self) -> None:
         """Write the report of the last run, once, where one is wanted."""

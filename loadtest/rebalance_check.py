@@ -285,7 +285,8 @@ async def check(
         before_s: How long latencies are measured before the first step.
         after_s: How long answers are checked after the last one.
     """
-    async with AsyncClient(target) as connection:
+    # Without retries: a change has to be unseen, not mended.
+    async with AsyncClient(target, retries=0) as connection:
         client = CheckingClient(connection, requests, oracle)
         driver = Driver(run_command, client)
         await client.warm_up()

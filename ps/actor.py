@@ -26,6 +26,9 @@ from ps.errors import NotFound, RingpullError
 from ps.giving_way import giving_way
 from ps.holding import Ownership, VersionHolding
 from ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
+from ps.metric_families import registry_of
+from ps.metrics import ShardCollector
+from ps.metrics_server import MetricsServer
 from ps.pulse import ShardPulse
 from ps.shard import Shard
 from ps.store import format as fmt
@@ -33,8 +36,10 @@ from ps.transfer.copies import LocalCopies
 from ps.transfer.job import Cancelled, Job
 from ps.transfer.peer import Peers
 from ps.transfer.throttle import Throttle
+from ps.wire.intake import IntakeLimits
 from ps.wire.messages import ShardStatistics
 from ps.wire.server import ShardServer
+from ps.wire.tally import ServerTally
 from ps.wire.threads import LookupThreads
 
 Result = TypeVar("Result")
@@ -60,6 +65,8 @@ class ShardActor:
         prefault: bool = False,
         verify: bool = False,
         tidy_after_s: float = TIDY_AFTER_S,
+        metrics: bool = True,
+        intake: IntakeLimits | None = None,
     ) -> None:
         """Start the data plane on any free port of `host`.
 
@@ -71,6 +78,8 @@ class ShardActor:
             prefault: Bring every page of a table into memory before it is served.
             verify: Hold all rows of files that are opened against their checksums.
             tidy_after_s: How long copies stay that are not answered for any more.
+            metrics: Count what is asked, and tell it on a free port of `host`.
+            intake: Connections and bytes that it holds at most; None: as many as any shard.
 
         Raises:
             StartupError: `host` cannot be listened on, or the data folder is not to be had.
@@ -104,14 +113,20 @@ class ShardActor:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"shard-{shard}", daemon=True)
         self._thread.start()
-        self._server = ShardServer(self._shard, self._lookups, streams=self._streams)
+        tally = ServerTally() if metrics else None
+        self._server = ShardServer(self._shard, self._lookups, streams=self._streams, intake_limits=intake, tally=tally)
+        self._metrics: MetricsServer | None = None
         try:
+            if tally is not None:
+                self._metrics = MetricsServer(registry_of([ShardCollector(self._shard, self._server, tally)]), host)
             self._address = self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()
             if self._copies is not None:
                 self._copies.close()
             raise
+        where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
+        _LOG.info("shard listens", extra=where)
 
     def __repr__(self) -> str:
         return f"<ShardActor {self._shard!r} {self._server!r}>"
@@ -133,6 +148,7 @@ class ShardActor:
             copied_bytes=job.copied_bytes,
             bytes_to_copy=job.bytes_to_copy,
             resident_bytes=resident_bytes(),
+            metrics_port=self._metrics_port,
         )
 
     def prepare(self, holdings: Sequence[VersionHolding]) -> None:
@@ -165,12 +181,15 @@ class ShardActor:
             with self._control:
                 self._prepares.discard(job)
                 self._control.notify_all()
+        of = [(holding.model, holding.version) for holding in holdings]
+        _LOG.info("shard prepared", extra={"versions": _named(of), "copied_bytes": job.copied_bytes})
 
     def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
         """See `Shard.assign`. Copies that nothing needs any more are removed later, in the background."""
         with giving_way():
             news = self._shard.assign(epoch, ownerships, versions)
         if news:
+            _LOG.info("shard assigned", extra={"epoch": epoch, "versions": _named(versions)})
             with self._control:
                 self._versions = frozenset(versions)
             self._tidy_later()
@@ -220,13 +239,18 @@ class ShardActor:
             if self._copies is not None:
                 self._copies.close()
 
+    @property
+    def _metrics_port(self) -> int:
+        return 0 if self._metrics is None else self._metrics.port
+
     def _open(self, holding: VersionHolding) -> None:
         folders = {name: Path(table.folder) for name, table in holding.tables.items()}
         for name, folder in folders.items():
             if not (folder / fmt.HEADER).exists():
                 raise NotFound(
-                    f"{holding.model}/{holding.version}: the folder of table {name}, {folder}, cannot be read from this"
-                    " machine, and the shard has no data folder to copy its rows to (`serve --data-dir`)"
+                    f"{holding.model}/{holding.version}: the folder of table {name}, {holding.tables[name].folder},"
+                    " cannot be opened on this machine, and the shard has no data folder to copy its rows to"
+                    " (`serve --data-dir`)"
                 )
         self._shard.open(holding.model, holding.version, folders, prefault=self._prefault, verify=self._verify)
 
@@ -261,9 +285,16 @@ class ShardActor:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _stop_threads(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
         # Look-ups first: their answers go through the loop, which must still be there to drop them.
         self._lookups.close()
         self._streams.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _named(versions: Collection[tuple[str, int]]) -> str:
+    """Return versions as a log tells them."""
+    return ",".join(sorted(f"{model}/{version}" for model, version in versions))

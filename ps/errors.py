@@ -24,7 +24,17 @@ class NotFound(RingpullError):
 
 
 class LimitExceeded(RingpullError):
-    """Raised when a request is larger than a configured limit. The message names the limit and its value."""
+    """Raised when a request is over a limit: larger than configured, or more than can be done in its time.
+
+    The message names the limit and its value.
+
+    Attributes:
+        retry_after_s: The same request may be taken after so many seconds; None: not by waiting alone.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 # -- whoever exports a model must change the data or the model --------------------------------------------------------

@@ -26,3 +26,5 @@ class ShardPulse:
     """What that `prepare` has to copy in all; 0 when it only opened files."""
     resident_bytes: int
     """Of this process in memory. A page that several shards map counts in each."""
+    metrics_port: int = 0
+    """Where its metrics are scraped; 0: nowhere."""

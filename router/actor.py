@@ -26,6 +26,7 @@ from ps.errors import CorruptData, RingpullError, StartupError, Unavailable
 from ps.pulse import ShardPulse
 from router.carrying import carry_out
 from router.change import CoordinatorState, Kind
+from router.change_log import log_change
 from router.change_view import ChangeView, traffic_of
 from router.changes import Place, begin_of
 from router.controls import LEASE_S, Members
@@ -50,8 +51,10 @@ from router.events import (
 )
 from router.facts import HeadPulse
 from router.moves import MovePlan, RowsIn, move_plan
-from router.operations import ChangeStatus, Control, Facts, Publish, Rebalance, Request
+from router.operations import ChangeStatus, Control, Facts, MemberState, Publish, Rebalance, Request
 from router.pulses import PULSE_S, Pulses
+from router.restarts import Restarts
+from router.scraping import ScrapeTarget, scrape_targets
 from router.shard_map import ShardAddress, ShardMap
 from router.state_file import StateFile
 from router.world import PlacedVersion, World
@@ -131,6 +134,7 @@ class CoordinatorActor:
         self._due_s: dict[Member, float] = {}
         self._heard_s = dict.fromkeys(self._saved.heads, clock())
         self._expired: set[int] = set()
+        self._restarts = Restarts(clock)
         self._ending = threading.Event()
         self._stopped = ""
         self._pulses: Pulses[Member] = Pulses(self._ask, self._answered, self._lost, every_s=timing.pulse_s)
@@ -184,6 +188,22 @@ class CoordinatorActor:
         """See `Operations.facts`."""
         return self._on_thread(self._facts)
 
+    def members(self) -> tuple[MemberState, ...]:
+        """See `Operations.members`."""
+        return self._on_thread(lambda: self._restarts.states(self._machine))
+
+    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
+        """See `Operations.restart`."""
+        if not self._on_thread(lambda: self._restarts.begin(self._machine, member, incarnation, force=force)):
+            return
+        logger.info("%s is restarted", member)
+        control = self._members.shard(member.id) if member.role == "shard" else self._members.head(member.id)
+        try:
+            control.restart(drain_s)
+        except RingpullError:
+            self._on_thread(lambda: self._restarts.called_off(member))
+            raise
+
     def map(self) -> ShardMap:
         """See `Operations.map`."""
         self._check_runs()
@@ -191,6 +211,10 @@ class CoordinatorActor:
         if shard_map is None:
             raise Unavailable("there is no shard map before the first bring-up")
         return shard_map
+
+    def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
+        """See `Operations.scrape_targets`."""
+        return self._on_thread(lambda: scrape_targets(self._view.heads, self._view.shards))
 
     def heads(self) -> dict[int, HeadPulse]:
         """Return the last answer of every head."""
@@ -291,7 +315,8 @@ class CoordinatorActor:
             self._view.sent(command, self._machine.state.change)
             threading.Thread(target=self._carry_out, args=(command,), name=str(member_of(command)), daemon=True).start()
         self._follow_members()
-        self._status = self._view.status(self._machine)
+        before, self._status = self._status, self._view.status(self._machine)
+        log_change(before, self._status)
 
     def _save(self) -> None:
         """Save the state if it has changed; nothing goes on before that."""
@@ -368,6 +393,7 @@ class CoordinatorActor:
         self._inbox.put(lambda: self._unseen(member))
 
     def _seen(self, member: Member, pulse: ShardPulse | HeadPulse) -> None:
+        self._restarts.answered(member)
         if isinstance(pulse, ShardPulse):
             self._view.shard(member.id, pulse)
             address = ShardAddress(member.id, pulse.host, pulse.port)
@@ -379,6 +405,7 @@ class CoordinatorActor:
             self._handle(HeadSeen(member.id, pulse.incarnation))
 
     def _unseen(self, member: Member) -> None:
+        self._restarts.lost(member)
         # A head may still serve though it cannot be asked: only its lease tells. A shard that was not there before is
         # being started.
         if member.role == "shard" and member.id in self._machine.shards:

@@ -41,6 +41,10 @@ class ShardControl(Protocol):
         """Give up the `prepare` under way, which raises `Unavailable`."""
         ...
 
+    def restart(self, drain_s: float) -> None:
+        """Answer what is in flight, for so long at most, and end, to be started anew; return when it has begun."""
+        ...
+
 
 class HeadControl(Protocol):
     """One head."""
@@ -55,6 +59,10 @@ class HeadControl(Protocol):
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
         """Route by this map and serve; return when no pull in flight uses an older one."""
+        ...
+
+    def restart(self, drain_s: float) -> None:
+        """Answer what is in flight, for so long at most, and end, to be started anew; return when it has begun."""
         ...
 
 

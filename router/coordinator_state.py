@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from ps.errors import CorruptData, InvalidInput
 from ps.ring import Ring
+from ps.spec import OnUnavailable
 from router.change import Change, CoordinatorState, Kind, Outcome, Phase
 from router.shard_map import ShardMap
 from router.world import PlacedTable, PlacedVersion, World
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 def state_to_dict(state: CoordinatorState) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def world_to_dict(world: World) -> dict[str, Any]:
                 "version": version.version,
                 "folder": version.folder,
                 "tables": {
-                    name: [table.folder, table.replicas, table.rows, table.row_bytes]
+                    name: [table.folder, table.replicas, table.rows, table.row_bytes, table.on_unavailable.value]
                     for name, table in version.tables.items()
                 },
             }
@@ -82,8 +83,8 @@ def world_from_dict(fields: Mapping[str, Any]) -> World:
                 int(version["version"]),
                 str(version["folder"]),
                 {
-                    str(name): PlacedTable(str(folder), replicas, int(rows), int(row_bytes))
-                    for name, (folder, replicas, rows, row_bytes) in version["tables"].items()
+                    str(name): PlacedTable(str(folder), replicas, int(rows), int(row_bytes), OnUnavailable(policy))
+                    for name, (folder, replicas, rows, row_bytes, policy) in version["tables"].items()
                 },
             )
             for version in fields["versions"]

@@ -40,7 +40,15 @@ class RouterCounters:
     not_owner: int = 0
     """Messages a shard refused because its ranges were others by then; their keys were routed again."""
     unavailable: int = 0
-    """Messages that got no answer because the shard could not be reached or broke off."""
+    """Messages that got no rows because the shard could not be reached, broke off, or had too much to do."""
+    retries: int = 0
+    """Parts asked anew because their shard failed, refused or was ejected."""
+    hedges: int = 0
+    """Parts asked of other owners too because their shard was late."""
+    hedges_won: int = 0
+    """Of these, parts that the other owners answered first."""
+    ejections: int = 0
+    """Times that a shard was taken out of the choice because it said nothing, failed or was late again and again."""
     tables: Mapping[TableKey, TableCounters] = field(default_factory=dict)
 
 
@@ -50,6 +58,7 @@ class Tally:
     def __init__(self) -> None:
         self.pulls = self.failed = self.messages = self.sent_bytes = self.received_bytes = 0
         self.not_owner = self.unavailable = 0
+        self.retries = self.hedges = self.hedges_won = self.ejections = 0
         self._tables: dict[tuple[str, int], dict[str, list[int]]] = {}
         """By version, then table: the fields of `TableCounters`."""
 
@@ -84,6 +93,10 @@ class Tally:
             self.received_bytes,
             self.not_owner,
             self.unavailable,
+            self.retries,
+            self.hedges,
+            self.hedges_won,
+            self.ejections,
             {
                 (model, version, table): TableCounters(*counts)
                 for (model, version), tables in self._tables.items()

@@ -72,3 +72,5 @@ class HeadPulse:
     """Of recent Predicts; 0 when there were none."""
     traffic: Mapping[str, TableTraffic] = field(default_factory=dict)
     """`MODEL/TABLE` -> what was looked up."""
+    metrics_port: int = 0
+    """Where its metrics are scraped; 0: nowhere, or not yet."""

@@ -12,8 +12,10 @@ from typing import Protocol
 
 from ps.spec import Replicas
 from router.change import Kind, Phase
+from router.events import Member
 from router.facts import TableTraffic
 from router.moves import MovePlan
+from router.scraping import ScrapeTarget
 from router.shard_map import ShardMap
 from router.world import World
 
@@ -127,6 +129,17 @@ class Facts:
     """`MODEL/TABLE` -> look-ups, over all heads since they started."""
 
 
+@dataclass(frozen=True, slots=True)
+class MemberState:
+    """One shard or head, as the coordinator knows it."""
+
+    member: Member
+    incarnation: str
+    """Of its process; empty while none answers."""
+    lacks: str
+    """Why it is not counted on now, for people; empty when it has all it should have."""
+
+
 class OperatorVerbs(Protocol):
     """What operators ask. Every verb blocks; callable from many threads.
 
@@ -149,10 +162,33 @@ class OperatorVerbs(Protocol):
 
     def facts(self) -> Facts: ...
 
+    def members(self) -> tuple[MemberState, ...]:
+        """Return how every shard and head of the world that serves is."""
+        ...
+
+    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
+        """Have one process answer what it has in flight and end; it is started anew, and told again what to have.
+
+        Returns when it has been told. Again, for a process that has been told or is gone, it does nothing.
+
+        Args:
+            incarnation: Of the process that is meant.
+            drain_s: Longest that it may take to answer what is in flight.
+            force: Even while other members of its kind are not whole.
+
+        Raises:
+            Unavailable: Also while one of these is not whole.
+        """
+        ...
+
 
 class Operations(OperatorVerbs, Protocol):
     """The way from a head to the coordinator: for operators, and for the head itself."""
 
     def map(self) -> ShardMap:
         """Return the map to route by: what an expired head asks for before it serves again."""
+        ...
+
+    def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
+        """Return where every process tells its metrics."""
         ...

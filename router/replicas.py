@@ -1,7 +1,7 @@
 """What the choice among a key's owners reads: the map as arrays, and the load that this router has put on every shard.
 
-A `Placement` is made once per epoch. `Loads` counts the keys in flight. Shards found to be down in the course of one
-request are left out of that request only, so the next one tries them again.
+A `Placement` is made once per epoch. `Loads` counts the keys in flight. Whom a pull leaves out of the choice is for its
+`exchange` to say, and whom all pulls leave out for `health`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ class Placement:
         """What was before, while a move drains."""
         self.addresses: Mapping[int, ShardAddress] = {address.shard: address for address in shard_map.shards}
         self.owners: OwnerTable = shard_map.ring.owner_table(shard_map.ring.ranks)
+        self.idle = np.full(shard_map.shards[-1].shard + 2, DOWN, np.int64)
+        """`Loads.waiting` while no key is in flight."""
+        self.idle[list(self.addresses)] = 0
         self._replicas = {
             name: 0 if wanted == ALL else shard_map.effective_replicas(*name)
             for name, wanted in shard_map.replicas.items()
@@ -59,11 +62,14 @@ class Loads:
 
     def waiting(self, placement: Placement, down: Collection[ShardAddress]) -> NDArray[np.int64]:
         """Return keys in flight by shard id: int64 (S+1,), new, as `partition` wants it, `DOWN` for nobody (last)."""
-        shards = placement.shard_map.shards
-        waiting = np.full(shards[-1].shard + 2, DOWN, np.int64)
-        for address in shards:
-            if address not in down:
-                waiting[address.shard] = self._keys.get(address.shard, 0)
+        waiting = placement.idle.copy()
+        addresses = placement.addresses
+        for shard, keys in self._keys.items():
+            if shard in addresses:
+                waiting[shard] = keys
+        for address in down:
+            if addresses.get(address.shard) == address:
+                waiting[address.shard] = DOWN
         return waiting
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ps.holding import Ownership
 from ps.ring import Ring
-from ps.spec import ALL, Replicas
+from ps.spec import ALL, OnUnavailable, Replicas
 from router.shard_map import ShardAddress, ShardMap
 
 
@@ -26,6 +26,8 @@ class PlacedTable:
     rows: int = 0
     row_bytes: int = 0
     """Of one row, without its key."""
+    on_unavailable: OnUnavailable = OnUnavailable.ERROR
+    """What a look-up gets while no shard answers for a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,20 @@ class World:
     def ownership(self) -> Ownership:
         """Return what shards guard by."""
         return Ownership(self.ring, self.replicas)
+
+    @property
+    def sole_tables(self) -> dict[str, OnUnavailable]:
+        """Return `MODEL/TABLE` of which some rows are on one shard only -> what becomes of these without it."""
+        copies = {
+            name: len(self.shards) if wanted == ALL else min(wanted, self.ring.ranks)
+            for name, wanted in self.replicas.items()
+        }
+        return {
+            f"{version.model}/{name}": table.on_unavailable
+            for version in self.versions
+            for name, table in version.tables.items()
+            if copies[version.model, name] == 1
+        }
 
     def version(self, model: str, version: int) -> PlacedVersion | None:
         """Return an open version, or None."""

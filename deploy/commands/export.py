@@ -26,6 +26,7 @@ NAMES: Final = (
     "check_columns",
     "check_labels",
     "max_diff",
+    "degrade",
 )
 """What a function may return by name: arguments of `inference.export_model`."""
 

@@ -16,31 +16,38 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model's folder, one of its versions, or one table.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A model's folder, one of its versions, or one table; or its URL.")
+    ],
     verify: Annotated[bool, typer.Option("--verify", help="Read all rows and check their checksums too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show an exported model, version or table: spec, rows, bytes, slot ranges, checksums.
 
-    Headers, indexes, positions, schemas and dense programs are always checked. Exit status 1 when anything is damaged.
+    Headers, indexes, positions, schemas and dense programs are always checked; of tables at a URL, indexes and
+    positions only with --verify. Exit status 1 when anything is damaged.
     """
     from deploy.folder_facts import read_table, read_version
-    from inference.manifest import FILE_NAME, versions
+    from inference.manifest import FILE_NAME
+    from inference.model_dir import complete_versions
     from ps.store.format import HEADER
+    from ps.transfer.remote import RemoteFolder, as_path, is_url
 
-    if not folder.is_dir():
+    folder = as_path(folder)
+    files = RemoteFolder(folder)
+    if not is_url(folder) and not Path(folder).is_dir():
         raise InvalidInput(f"{folder} is not a folder")
     tables: list[TableFacts]
-    if (folder / HEADER).is_file():
+    if files.exists(HEADER):
         tables = [read_table(folder, verify=verify)]
         plain: Any = tables[0].plain()
         shown = _show_tables(tables)
-    elif (folder / FILE_NAME).is_file():
+    elif files.exists(FILE_NAME):
         facts = read_version(folder, verify=verify)
         tables, plain = list(facts.tables), facts.plain()
         shown = _show_version(facts)
-    elif numbers := versions(folder):
-        all_facts = [read_version(folder / str(number), verify=verify) for number in numbers]
+    elif numbers := sorted(complete_versions(folder)):
+        all_facts = [read_version(f"{folder}/{number}", verify=verify) for number in numbers]
         tables = [table for facts in all_facts for table in facts.tables]
         plain = {"versions": [facts.plain() for facts in all_facts]}
         shown = [part for facts in all_facts for part in _show_version(facts)]
@@ -56,9 +63,10 @@ def inspect(
 
 
 def _show_version(facts: VersionFacts) -> list[Any]:
-    from deploy.inspect_view import lookups_table, version_headline
+    from deploy.inspect_view import degrade_table, lookups_table, version_headline
 
-    return [version_headline(facts), *_show_tables(list(facts.tables)), lookups_table(facts)]
+    steps = [degrade_table(facts)] if facts.manifest.degrade else []
+    return [version_headline(facts), *_show_tables(list(facts.tables)), lookups_table(facts), *steps]
 
 
 def _show_tables(tables: list[TableFacts]) -> list[Any]:

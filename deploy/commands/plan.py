@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 def plan(
     models: Annotated[
-        list[Path],
-        typer.Argument(metavar="MODEL_DIR...", help="Folders NAME/ with NAME/VERSION/ in them, as for `serve`."),
+        list[str],
+        typer.Argument(
+            metavar="MODEL_DIR...", help="Folders NAME/ with NAME/VERSION/ in them, or URLs, as for `serve`."
+        ),
     ],
     memory: Annotated[str, typer.Option(metavar="SIZE", help="Most that one shard may take, such as 16GiB.")],
     shards: Annotated[int | None, typer.Option(help="Shards to plan for. Default: the fewest that fit.")] = None,

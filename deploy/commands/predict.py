@@ -109,6 +109,7 @@ def _plain(prediction: Prediction) -> dict[str, Any]:
         "version": prediction.version,
         "outputs": {name: values.tolist() for name, values in prediction.outputs.items()},
         "filled": [asdict(filled) for filled in prediction.filled],
+        "degraded": list(prediction.degraded),
     }
     if prediction.timings is not None:
         plain["timings"] = asdict(prediction.timings)
@@ -121,6 +122,8 @@ def _show(model: str, prediction: Prediction) -> None:
     for row, values in enumerate(zip(*prediction.outputs.values(), strict=True)):
         table.add(str(row), *map(_cell, values))
     out.print(table)
+    if prediction.degraded:
+        err.print(f"degraded under load: {'; '.join(prediction.degraded)}", style="yellow", highlight=False)
     for filled in prediction.filled:
         err.print(
             f"{filled.feature}: {filled.values} values {filled.reason}, filled in", style="yellow", highlight=False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,9 +18,10 @@ def publish(
         str, typer.Argument(metavar="NAME/VERSION", help="NAME alone: the highest complete version of the model.")
     ],
     folder: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="MODEL_DIR", help="The model's folder, as the actors see it. Default: the live version's."
+            metavar="MODEL_DIR",
+            help="The model's folder, as the actors see it, or its URL. Default: the live version's.",
         ),
     ] = None,
     keep: Annotated[
@@ -37,13 +37,14 @@ def publish(
     serves on. Requests in flight finish on the old one, which stays open for `ringpull rollback`.
     """
     from deploy.change_watch import change_facts, follow
+    from deploy.model_folders import absolute
     from deploy.operator import connect
     from router.operations import Publish
 
     model, number = parse_version(version)
     if keep is not None and keep < 0:
         raise InvalidInput(f"--keep is {keep}; it must be 0 or more")
-    request = Publish(model=model, version=number, folder="" if folder is None else str(folder.resolve()), keep=keep)
+    request = Publish(model=model, version=number, folder="" if folder is None else absolute(folder), keep=keep)
     with StopSignals(), connect(served.resolve_target(target)) as operations:
         done = follow(operations, operations.submit(request), err)
     if as_json:

@@ -14,6 +14,7 @@ import typer
 
 from deploy import served
 from deploy.console import err, print_line
+from deploy.logs import LogFormat, LogLevel, LogSettings
 from deploy.progress import Progress
 from deploy.served import ServedRecord
 from deploy.signals import StopSignals
@@ -27,9 +28,11 @@ CHECK_INTERVAL_S: Final = 2.0
 """How often a foreground `serve` looks whether its heads live."""
 
 Models = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
-        metavar="MODEL_DIR...", help="Folders NAME/ with NAME/VERSION/ in them; the highest complete version is served."
+        metavar="MODEL_DIR...",
+        help="Folders NAME/ with NAME/VERSION/ in them, or their URLs (s3://bucket/NAME, any that fsspec knows);"
+        " the highest complete version is served.",
     ),
 ]
 Replicas = Annotated[
@@ -57,7 +60,8 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Each shard keeps its own copy of its ranges below it. Default: files are opened where they lie.",
+        help="Each shard keeps its own copy of its ranges below it, as models at URLs need."
+        " Default: files are opened where they lie.",
     ),
 ]
 
@@ -102,6 +106,32 @@ def serve(
     max_batch_rows: Annotated[int, typer.Option(help="Rows of a micro-batch.")] = 4096,
     max_candidates: Annotated[int, typer.Option(help="Rows of one request.")] = 16_384,
     max_message_bytes: Annotated[int, typer.Option(help="Bytes of one gRPC message.")] = 64 << 20,
+    max_values_per_row: Annotated[int, typer.Option(help="Values of one row of a list feature.")] = 65_536,
+    max_requests: Annotated[int, typer.Option(help="Requests that one head has in flight.")] = 4_096,
+    max_pending: Annotated[int, typer.Option(help="Requests that wait for a head within gRPC.")] = 1_000,
+    max_request_bytes: Annotated[int, typer.Option(help="Of the requests that one head has in flight.")] = 256 << 20,
+    max_connections: Annotated[int, typer.Option(help="Connections of one head.")] = 4_096,
+    max_queue: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The longest wait for other requests, in a burst.")
+    ] = 1.0,
+    standing_queue: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The same, once that has lasted for longer than --max-queue.")
+    ] = 0.2,
+    max_shard_connections: Annotated[int, typer.Option(help="Connections of one shard.")] = 1_024,
+    max_pull_bytes: Annotated[int, typer.Option(help="Of the pulls that one shard has in flight.")] = 256 << 20,
+    hedge_share: Annotated[
+        float, typer.Option(help="Keys that may be asked of a second shard, per key asked, when one is late. 0: none.")
+    ] = 0.05,
+    give_up: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A silent shard whose keys nobody else has is waited for so long.")
+    ] = 1.0,
+    degrade_high: Annotated[
+        float, typer.Option(help="Pressure over which models take their degrade steps; at 1 requests are refused.")
+    ] = 0.5,
+    degrade_low: Annotated[float, typer.Option(help="Pressure under which they give them back.")] = 0.2,
+    degrade_down: Annotated[
+        float, typer.Option(help="Seconds that it must be so low before a step is given back.")
+    ] = 3.0,
     default_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Deadline of a call that brings none.")
     ] = 5.0,
@@ -113,6 +143,13 @@ def serve(
     ship_code: Annotated[
         bool, typer.Option("--ship-code", help="With --address: send ringpull's packages to nodes that lack them.")
     ] = False,
+    log_level: Annotated[LogLevel, typer.Option(help="What every process logs from.")] = LogLevel.INFO,
+    log_format: Annotated[LogFormat, typer.Option(help="Of a line: for people, or for machines.")] = LogFormat.TEXT,
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Each process logs to a file in it. Default: to where Ray keeps its own."),
+    ] = None,
+    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Count nothing for /metrics.")] = False,
 ) -> None:
     """Serve models; prints `ringpull ready ...` when predictions work.
 
@@ -125,6 +162,8 @@ def serve(
         from deploy.model_folders import choose_versions
         from deploy.size_text import parse_size
         from inference.config import HeadConfig
+        from ps.wire.intake import IntakeLimits
+        from router.settings import RouterSettings
 
         config = ServeConfig(
             versions=choose_versions(models, replicas or ()),
@@ -143,9 +182,22 @@ def serve(
                 max_batch_rows=max_batch_rows,
                 max_candidates=max_candidates,
                 max_message_bytes=max_message_bytes,
+                max_values_per_row=max_values_per_row,
+                max_concurrent_requests=max_requests,
+                max_pending_requests=max_pending,
+                max_in_flight_bytes=max_request_bytes,
+                max_connections=max_connections,
+                max_queue_s=max_queue,
+                standing_queue_s=standing_queue,
+                degrade_high=degrade_high,
+                degrade_low=degrade_low,
+                degrade_down_s=degrade_down,
                 default_timeout_s=default_timeout,
+                router=RouterSettings(hedge_share=hedge_share, give_up_s=give_up),
+                metrics=not no_metrics,
             ),
             shard_threads=shard_threads,
+            shard_intake=IntakeLimits(max_connections=max_shard_connections, max_in_flight_bytes=max_pull_bytes),
             data_dir=None if data_dir is None else data_dir.resolve(),
             data_limit_bytes=None if data_limit is None else parse_size("--data-limit", data_limit),
             keep=keep,
@@ -155,6 +207,9 @@ def serve(
             state_dir=folder,
             start_timeout_s=start_timeout,
             drain_timeout_s=drain_timeout,
+            log=LogSettings(
+                level=log_level, format=log_format, folder=None if log_dir is None else str(log_dir.resolve())
+            ),
         )
         made = folder if state_dir is None else None
         if not detach:
@@ -181,8 +236,12 @@ def _serve_here(config: ServeConfig, signals: StopSignals, made: str | None) -> 
         served.save(record)
         try:
             print_line(record.ready_line)
+            known = ""
             while not signals.wait(CHECK_INTERVAL_S):
-                cluster.check()
+                trouble = cluster.check()
+                if trouble and not known:
+                    err.print(f"warning: {trouble}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+                known = trouble
             with progress.step("answered the requests in flight"):
                 cluster.drain()
         finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,8 @@ from rich.console import Console
 from torch import nn
 
 from inference.columns import Column
+from inference.degrade import Step
+from inference.degrade_levels import check_steps
 from inference.export.capture import capture
 from inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from inference.export.cut import Cut, cut
@@ -58,6 +60,7 @@ def export_model(
     check_columns: Mapping[str, Column] | None = None,
     check_labels: ArrayLike | None = None,
     max_diff: float | None = None,
+    degrade: Sequence[Step] = (),
     quiet: bool = False,
 ) -> ExportReport:
     """Split a module into tables and a dense program, and write them as `out_dir/VERSION/`.
@@ -82,10 +85,13 @@ def export_model(
             ones.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
         max_diff: The most that short row types may change a score; above it, nothing is written.
+        degrade: What a head under load leaves out before it refuses requests: `UseDefault`, `CutBags`, `CapCandidates`
+            and `UseVersion` steps, the first taken first. Replies say so.
         quiet: Print no report and no progress.
 
     Raises:
-        InvalidInput: The name, the version or an option is not valid, or a row type cannot hold a number.
+        InvalidInput: The name, the version or an option is not valid, a degrade step does not fit the model, or a row
+            type cannot hold a number.
         ExportError: The module cannot be split, a key is wrong, scores change by more than `max_diff`, or the
             self-check fails. The message names module or table and reason.
     """
@@ -105,6 +111,7 @@ def export_model(
     plans = _plan_tables(parts, keys or {}, tables or {})
     row_keys = {table: plan.keys for table, plan in plans.items()}
     serving = plan_serving(parts, schema, arguments, plans)
+    steps = check_steps(degrade, serving.schema, [each.feature for each in serving.lookups], version)
     data = CheckData.read(schema, check_columns, check_labels)
     if data is None and check_rows > 0:
         data = CheckData(make_rows(schema, parts, row_keys, COST_ROWS)[0], given=False)
@@ -128,6 +135,7 @@ def export_model(
             lookups=serving.lookups,
             inputs=_inputs(parts),
             outputs=captured.outputs,
+            degrade=steps,
         )
         manifest.save(hidden)
         check = None

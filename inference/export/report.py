@@ -99,6 +99,9 @@ class ExportReport:
             )
         if self.cost is not None:
             console.print(_described(self.cost))
+        if self.manifest.degrade:
+            steps = "; ".join(step.phrase for step in self.manifest.degrade)
+            console.print(f"under load, before requests are refused: {steps}", markup=False)
         console.print(f"written to {self.path}", markup=False)
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10operations.proto\x12\x0bringpull.v1\"\x9b\x01\n\rChangeRequest\x12\'\n\x07publish\x18\x01 \x01(\x0b\x32\x14.ringpull.v1.PublishH\x00\x12)\n\x08rollback\x18\x02 \x01(\x0b\x32\x15.ringpull.v1.RollbackH\x00\x12+\n\trebalance\x18\x03 \x01(\x0b\x32\x16.ringpull.v1.RebalanceH\x00\x42\t\n\x07request\"U\n\x07Publish\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x66older\x18\x03 \x01(\t\x12\x11\n\x04keep\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_keep\"*\n\x08Rollback\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xd2\x01\n\tRebalance\x12\x13\n\x06shards\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x36\n\x08replicas\x18\x02 \x03(\x0b\x32$.ringpull.v1.Rebalance.ReplicasEntry\x12\x12\n\ndrain_node\x18\x03 \x01(\t\x12\x18\n\x0b\x62ytes_per_s\x18\x04 \x01(\x01H\x01\x88\x01\x01\x1a/\n\rReplicasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_shardsB\x0e\n\x0c_bytes_per_s\"\x12\n\x10GetChangeRequest\"\x11\n\x0fGetFactsRequest\"\x1e\n\x0e\x43ontrolRequest\x12\x0c\n\x04verb\x18\x01 \x01(\t\")\n\x07Latency\x12\x0e\n\x06p50_ms\x18\x01 \x01(\x01\x12\x0e\n\x06p99_ms\x18\x02 \x01(\x01\"\x95\x02\n\x0c\x43hangeStatus\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0e\n\x06paused\x18\x05 \x01(\x08\x12\x14\n\x0cmembers_done\x18\x06 \x01(\x05\x12\x0f\n\x07members\x18\x07 \x01(\x05\x12\x14\n\x0c\x63opied_bytes\x18\x08 \x01(\x03\x12\x15\n\rbytes_to_copy\x18\t \x01(\x03\x12$\n\x06\x62\x65\x66ore\x18\n \x01(\x0b\x32\x14.ringpull.v1.Latency\x12!\n\x03now\x18\x0b \x01(\x0b\x32\x14.ringpull.v1.Latency\x12\x0f\n\x07trouble\x18\x0c \x01(\t\x12\r\n\x05\x65rror\x18\r \x01(\t\"\'\n\tSlotRange\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\x8e\x01\n\tTableMove\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05table\x18\x04 \x01(\t\x12&\n\x06ranges\x18\x05 \x03(\x0b\x32\x16.ringpull.v1.SlotRange\x12\x0c\n\x04rows\x18\x06 \x01(\x03\x12\r\n\x05\x62ytes\x18\x07 \x01(\x03\"\xd9\x02\n\x08MovePlan\x12%\n\x05moves\x18\x01 \x03(\x0b\x32\x16.ringpull.v1.TableMove\x12\x10\n\x08streamed\x18\x02 \x01(\x08\x12\x13\n\x0bleast_bytes\x18\x03 \x01(\x03\x12G\n\x12shard_bytes_before\x18\x04 \x03(\x0b\x32+.ringpull.v1.MovePlan.ShardBytesBeforeEntry\x12\x45\n\x11shard_bytes_after\x18\x05 \x03(\x0b\x32*.ringpull.v1.MovePlan.ShardBytesAfterEntry\x1a\x37\n\x15ShardBytesBeforeEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x36\n\x14ShardBytesAfterEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\";\n\x0cTableTraffic\x12\x0c\n\x04keys\x18\x01 \x01(\x03\x12\x0c\n\x04\x62\x61gs\x18\x02 \x01(\x03\x12\x0f\n\x07missing\x18\x03 \x01(\x03\"\xf6\x02\n\x05\x46\x61\x63ts\x12\r\n\x05world\x18\x01 \x01(\t\x12=\n\x0eresident_bytes\x18\x02 \x03(\x0b\x32%.ringpull.v1.Facts.ResidentBytesEntry\x12,\n\x05nodes\x18\x03 \x03(\x0b\x32\x1d.ringpull.v1.Facts.NodesEntry\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x30\n\x07traffic\x18\x05 \x03(\x0b\x32\x1f.ringpull.v1.Facts.TrafficEntry\x1a\x34\n\x12ResidentBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a,\n\nNodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aI\n\x0cTrafficEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.ringpull.v1.TableTraffic:\x02\x38\x01\x32\xdb\x02\n\nOperations\x12?\n\x06Submit\x12\x1a.ringpull.v1.ChangeRequest\x1a\x19.ringpull.v1.ChangeStatus\x12\x45\n\tGetChange\x12\x1d.ringpull.v1.GetChangeRequest\x1a\x19.ringpull.v1.ChangeStatus\x12G\n\rControlChange\x12\x1b.ringpull.v1.ControlRequest\x1a\x19.ringpull.v1.ChangeStatus\x12>\n\rPlanRebalance\x12\x16.ringpull.v1.Rebalance\x1a\x15.ringpull.v1.MovePlan\x12<\n\x08GetFacts\x12\x1c.ringpull.v1.GetFactsRequest\x1a\x12.ringpull.v1.Factsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10operations.proto\x12\x0bringpull.v1\"\x9b\x01\n\rChangeRequest\x12\'\n\x07publish\x18\x01 \x01(\x0b\x32\x14.ringpull.v1.PublishH\x00\x12)\n\x08rollback\x18\x02 \x01(\x0b\x32\x15.ringpull.v1.RollbackH\x00\x12+\n\trebalance\x18\x03 \x01(\x0b\x32\x16.ringpull.v1.RebalanceH\x00\x42\t\n\x07request\"U\n\x07Publish\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x66older\x18\x03 \x01(\t\x12\x11\n\x04keep\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_keep\"*\n\x08Rollback\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xd2\x01\n\tRebalance\x12\x13\n\x06shards\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x36\n\x08replicas\x18\x02 \x03(\x0b\x32$.ringpull.v1.Rebalance.ReplicasEntry\x12\x12\n\ndrain_node\x18\x03 \x01(\t\x12\x18\n\x0b\x62ytes_per_s\x18\x04 \x01(\x01H\x01\x88\x01\x01\x1a/\n\rReplicasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_shardsB\x0e\n\x0c_bytes_per_s\"\x12\n\x10GetChangeRequest\"\x11\n\x0fGetFactsRequest\"\x13\n\x11GetMembersRequest\"\x1e\n\x0e\x43ontrolRequest\x12\x0c\n\x04verb\x18\x01 \x01(\t\")\n\x07Latency\x12\x0e\n\x06p50_ms\x18\x01 \x01(\x01\x12\x0e\n\x06p99_ms\x18\x02 \x01(\x01\"\x95\x02\n\x0c\x43hangeStatus\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0e\n\x06paused\x18\x05 \x01(\x08\x12\x14\n\x0cmembers_done\x18\x06 \x01(\x05\x12\x0f\n\x07members\x18\x07 \x01(\x05\x12\x14\n\x0c\x63opied_bytes\x18\x08 \x01(\x03\x12\x15\n\rbytes_to_copy\x18\t \x01(\x03\x12$\n\x06\x62\x65\x66ore\x18\n \x01(\x0b\x32\x14.ringpull.v1.Latency\x12!\n\x03now\x18\x0b \x01(\x0b\x32\x14.ringpull.v1.Latency\x12\x0f\n\x07trouble\x18\x0c \x01(\t\x12\r\n\x05\x65rror\x18\r \x01(\t\"\'\n\tSlotRange\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\x8e\x01\n\tTableMove\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05table\x18\x04 \x01(\t\x12&\n\x06ranges\x18\x05 \x03(\x0b\x32\x16.ringpull.v1.SlotRange\x12\x0c\n\x04rows\x18\x06 \x01(\x03\x12\r\n\x05\x62ytes\x18\x07 \x01(\x03\"\xd9\x02\n\x08MovePlan\x12%\n\x05moves\x18\x01 \x03(\x0b\x32\x16.ringpull.v1.TableMove\x12\x10\n\x08streamed\x18\x02 \x01(\x08\x12\x13\n\x0bleast_bytes\x18\x03 \x01(\x03\x12G\n\x12shard_bytes_before\x18\x04 \x03(\x0b\x32+.ringpull.v1.MovePlan.ShardBytesBeforeEntry\x12\x45\n\x11shard_bytes_after\x18\x05 \x03(\x0b\x32*.ringpull.v1.MovePlan.ShardBytesAfterEntry\x1a\x37\n\x15ShardBytesBeforeEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x36\n\x14ShardBytesAfterEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\";\n\x0cTableTraffic\x12\x0c\n\x04keys\x18\x01 \x01(\x03\x12\x0c\n\x04\x62\x61gs\x18\x02 \x01(\x03\x12\x0f\n\x07missing\x18\x03 \x01(\x03\"\xf6\x02\n\x05\x46\x61\x63ts\x12\r\n\x05world\x18\x01 \x01(\t\x12=\n\x0eresident_bytes\x18\x02 \x03(\x0b\x32%.ringpull.v1.Facts.ResidentBytesEntry\x12,\n\x05nodes\x18\x03 \x03(\x0b\x32\x1d.ringpull.v1.Facts.NodesEntry\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x30\n\x07traffic\x18\x05 \x03(\x0b\x32\x1f.ringpull.v1.Facts.TrafficEntry\x1a\x34\n\x12ResidentBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a,\n\nNodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aI\n\x0cTrafficEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.ringpull.v1.TableTraffic:\x02\x38\x01\"O\n\x0bMemberState\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\r\n\x05lacks\x18\x04 \x01(\t\"4\n\x07Members\x12)\n\x07members\x18\x01 \x03(\x0b\x32\x18.ringpull.v1.MemberState\"c\n\x0eRestartRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x0f\n\x07\x64rain_s\x18\x04 \x01(\x01\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\"\x0e\n\x0cRestartReply2\xe8\x03\n\nOperations\x12?\n\x06Submit\x12\x1a.ringpull.v1.ChangeRequest\x1a\x19.ringpull.v1.ChangeStatus\x12\x45\n\tGetChange\x12\x1d.ringpull.v1.GetChangeRequest\x1a\x19.ringpull.v1.ChangeStatus\x12G\n\rControlChange\x12\x1b.ringpull.v1.ControlRequest\x1a\x19.ringpull.v1.ChangeStatus\x12>\n\rPlanRebalance\x12\x16.ringpull.v1.Rebalance\x1a\x15.ringpull.v1.MovePlan\x12<\n\x08GetFacts\x12\x1c.ringpull.v1.GetFactsRequest\x1a\x12.ringpull.v1.Facts\x12\x42\n\nGetMembers\x12\x1e.ringpull.v1.GetMembersRequest\x1a\x14.ringpull.v1.Members\x12G\n\rRestartMember\x12\x1b.ringpull.v1.RestartRequest\x1a\x19.ringpull.v1.RestartReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,32 +57,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCHANGEREQUEST']._serialized_end=553
   _globals['_GETFACTSREQUEST']._serialized_start=555
   _globals['_GETFACTSREQUEST']._serialized_end=572
-  _globals['_CONTROLREQUEST']._serialized_start=574
-  _globals['_CONTROLREQUEST']._serialized_end=604
-  _globals['_LATENCY']._serialized_start=606
-  _globals['_LATENCY']._serialized_end=647
-  _globals['_CHANGESTATUS']._serialized_start=650
-  _globals['_CHANGESTATUS']._serialized_end=927
-  _globals['_SLOTRANGE']._serialized_start=929
-  _globals['_SLOTRANGE']._serialized_end=968
-  _globals['_TABLEMOVE']._serialized_start=971
-  _globals['_TABLEMOVE']._serialized_end=1113
-  _globals['_MOVEPLAN']._serialized_start=1116
-  _globals['_MOVEPLAN']._serialized_end=1461
-  _globals['_MOVEPLAN_SHARDBYTESBEFOREENTRY']._serialized_start=1350
-  _globals['_MOVEPLAN_SHARDBYTESBEFOREENTRY']._serialized_end=1405
-  _globals['_MOVEPLAN_SHARDBYTESAFTERENTRY']._serialized_start=1407
-  _globals['_MOVEPLAN_SHARDBYTESAFTERENTRY']._serialized_end=1461
-  _globals['_TABLETRAFFIC']._serialized_start=1463
-  _globals['_TABLETRAFFIC']._serialized_end=1522
-  _globals['_FACTS']._serialized_start=1525
-  _globals['_FACTS']._serialized_end=1899
-  _globals['_FACTS_RESIDENTBYTESENTRY']._serialized_start=1726
-  _globals['_FACTS_RESIDENTBYTESENTRY']._serialized_end=1778
-  _globals['_FACTS_NODESENTRY']._serialized_start=1780
-  _globals['_FACTS_NODESENTRY']._serialized_end=1824
-  _globals['_FACTS_TRAFFICENTRY']._serialized_start=1826
-  _globals['_FACTS_TRAFFICENTRY']._serialized_end=1899
-  _globals['_OPERATIONS']._serialized_start=1902
-  _globals['_OPERATIONS']._serialized_end=2249
+  _globals['_GETMEMBERSREQUEST']._serialized_start=574
+  _globals['_GETMEMBERSREQUEST']._serialized_end=593
+  _globals['_CONTROLREQUEST']._serialized_start=595
+  _globals['_CONTROLREQUEST']._serialized_end=625
+  _globals['_LATENCY']._serialized_start=627
+  _globals['_LATENCY']._serialized_end=668
+  _globals['_CHANGESTATUS']._serialized_start=671
+  _globals['_CHANGESTATUS']._serialized_end=948
+  _globals['_SLOTRANGE']._serialized_start=950
+  _globals['_SLOTRANGE']._serialized_end=989
+  _globals['_TABLEMOVE']._serialized_start=992
+  _globals['_TABLEMOVE']._serialized_end=1134
+  _globals['_MOVEPLAN']._serialized_start=1137
+  _globals['_MOVEPLAN']._serialized_end=1482
+  _globals['_MOVEPLAN_SHARDBYTESBEFOREENTRY']._serialized_start=1371
+  _globals['_MOVEPLAN_SHARDBYTESBEFOREENTRY']._serialized_end=1426
+  _globals['_MOVEPLAN_SHARDBYTESAFTERENTRY']._serialized_start=1428
+  _globals['_MOVEPLAN_SHARDBYTESAFTERENTRY']._serialized_end=1482
+  _globals['_TABLETRAFFIC']._serialized_start=1484
+  _globals['_TABLETRAFFIC']._serialized_end=1543
+  _globals['_FACTS']._serialized_start=1546
+  _globals['_FACTS']._serialized_end=1920
+  _globals['_FACTS_RESIDENTBYTESENTRY']._serialized_start=1747
+  _globals['_FACTS_RESIDENTBYTESENTRY']._serialized_end=1799
+  _globals['_FACTS_NODESENTRY']._serialized_start=1801
+  _globals['_FACTS_NODESENTRY']._serialized_end=1845
+  _globals['_FACTS_TRAFFICENTRY']._serialized_start=1847
+  _globals['_FACTS_TRAFFICENTRY']._serialized_end=1920
+  _globals['_MEMBERSTATE']._serialized_start=1922
+  _globals['_MEMBERSTATE']._serialized_end=2001
+  _globals['_MEMBERS']._serialized_start=2003
+  _globals['_MEMBERS']._serialized_end=2055
+  _globals['_RESTARTREQUEST']._serialized_start=2057
+  _globals['_RESTARTREQUEST']._serialized_end=2156
+  _globals['_RESTARTREPLY']._serialized_start=2158
+  _globals['_RESTARTREPLY']._serialized_end=2172
+  _globals['_OPERATIONS']._serialized_start=2175
+  _globals['_OPERATIONS']._serialized_end=2663
 # @@protoc_insertion_point(module_scope)

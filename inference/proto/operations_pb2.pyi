@@ -63,6 +63,10 @@ class GetFactsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetMembersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ControlRequest(_message.Message):
     __slots__ = ("verb",)
     VERB_FIELD_NUMBER: _ClassVar[int]
@@ -205,3 +209,39 @@ class Facts(_message.Message):
     requests: int
     traffic: _containers.MessageMap[str, TableTraffic]
     def __init__(self, world: _Optional[str] = ..., resident_bytes: _Optional[_Mapping[int, int]] = ..., nodes: _Optional[_Mapping[int, str]] = ..., requests: _Optional[int] = ..., traffic: _Optional[_Mapping[str, TableTraffic]] = ...) -> None: ...
+
+class MemberState(_message.Message):
+    __slots__ = ("role", "number", "incarnation", "lacks")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LACKS_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    number: int
+    incarnation: str
+    lacks: str
+    def __init__(self, role: _Optional[str] = ..., number: _Optional[int] = ..., incarnation: _Optional[str] = ..., lacks: _Optional[str] = ...) -> None: ...
+
+class Members(_message.Message):
+    __slots__ = ("members",)
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[MemberState]
+    def __init__(self, members: _Optional[_Iterable[_Union[MemberState, _Mapping]]] = ...) -> None: ...
+
+class RestartRequest(_message.Message):
+    __slots__ = ("role", "number", "incarnation", "drain_s", "force")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_S_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    number: int
+    incarnation: str
+    drain_s: float
+    force: bool
+    def __init__(self, role: _Optional[str] = ..., number: _Optional[int] = ..., incarnation: _Optional[str] = ..., drain_s: _Optional[float] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class RestartReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -162,10 +162,12 @@ class Filled(_message.Message):
         ABSENT: _ClassVar[Filled.Reason]
         MISSING: _ClassVar[Filled.Reason]
         UNAVAILABLE: _ClassVar[Filled.Reason]
+        DEGRADED: _ClassVar[Filled.Reason]
     REASON_UNSPECIFIED: Filled.Reason
     ABSENT: Filled.Reason
     MISSING: Filled.Reason
     UNAVAILABLE: Filled.Reason
+    DEGRADED: Filled.Reason
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
@@ -193,7 +195,7 @@ class Timings(_message.Message):
     def __init__(self, decode_us: _Optional[int] = ..., features_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., lookup_us: _Optional[int] = ..., dense_us: _Optional[int] = ..., total_us: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("model", "version", "outputs", "filled", "timings", "request_id")
+    __slots__ = ("model", "version", "outputs", "filled", "timings", "request_id", "degraded")
     class OutputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -207,13 +209,15 @@ class PredictResponse(_message.Message):
     FILLED_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     outputs: _containers.MessageMap[str, Tensor]
     filled: _containers.RepeatedCompositeFieldContainer[Filled]
     timings: Timings
     request_id: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Tensor]] = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    degraded: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Tensor]] = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("model", "version")
@@ -365,8 +369,28 @@ class TableStatus(_message.Message):
     missing: int
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., dim: _Optional[int] = ..., replicas_wanted: _Optional[str] = ..., replicas_effective: _Optional[int] = ..., keys: _Optional[int] = ..., missing: _Optional[int] = ...) -> None: ...
 
+class DegradeStep(_message.Message):
+    __slots__ = ("step", "replies")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    step: str
+    replies: int
+    def __init__(self, step: _Optional[str] = ..., replies: _Optional[int] = ...) -> None: ...
+
+class DegradeStatus(_message.Message):
+    __slots__ = ("model", "version", "level", "steps")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    level: int
+    steps: _containers.RepeatedCompositeFieldContainer[DegradeStep]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., level: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[DegradeStep, _Mapping]]] = ...) -> None: ...
+
 class ClusterStatus(_message.Message):
-    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes")
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -380,6 +404,7 @@ class ClusterStatus(_message.Message):
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEGRADE_FIELD_NUMBER: _ClassVar[int]
     head: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -393,4 +418,5 @@ class ClusterStatus(_message.Message):
     messages: int
     sent_bytes: int
     received_bytes: int
-    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ...) -> None: ...
+    degrade: _containers.RepeatedCompositeFieldContainer[DegradeStatus]
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ...) -> None: ...

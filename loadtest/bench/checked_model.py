@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inference import Ragged, Schema, Sparse, export_model
+from inference.export import TableOptions
 
 MODEL: Final = "checked"
 DIM: Final = 16
@@ -32,6 +33,7 @@ ID_FACTOR: Final = 0x9E3779B97F4A7C15
 """Ids are row numbers times this: spread over all of int64, so that no array could be indexed by them."""
 
 CANDIDATES: Final = 8
+MOST_ITEMS: Final = 12
 UNKNOWN_SHARE: Final = 0.03
 
 FloatArray = NDArray[np.float64]
@@ -79,8 +81,15 @@ def ids_of(rows: IntArray) -> IntArray:
     return (rows.astype(np.uint64) * np.uint64(ID_FACTOR)).view(np.int64)
 
 
-def make_requests(count: int, *, seed: int = 0, rows: Mapping[str, int] = ROWS) -> list[CheckedRequest]:
-    """Return requests with bags of 0 to 12 ids, some of them unknown."""
+def make_requests(
+    count: int,
+    *,
+    seed: int = 0,
+    rows: Mapping[str, int] = ROWS,
+    candidates: int = CANDIDATES,
+    most_items: int = MOST_ITEMS,
+) -> list[CheckedRequest]:
+    """Return requests with bags of 0 to `most_items` items, and ids some of which are unknown."""
     rng = np.random.default_rng(seed)
 
     def numbers(table: str, size: int) -> IntArray:
@@ -90,8 +99,8 @@ def make_requests(count: int, *, seed: int = 0, rows: Mapping[str, int] = ROWS) 
     return [
         CheckedRequest(
             int(numbers("user", 1)[0]),
-            tuple(numbers("item", int(rng.integers(0, 13))) for _ in range(CANDIDATES)),
-            tuple(numbers("genre", int(rng.integers(1, 4))) for _ in range(CANDIDATES)),
+            tuple(numbers("item", int(rng.integers(0, most_items + 1))) for _ in range(candidates)),
+            tuple(numbers("genre", int(rng.integers(1, 4))) for _ in range(candidates)),
         )
         for _ in range(count)
     ]
@@ -102,9 +111,9 @@ class Expected:
     """What one version must answer to one request."""
 
     scores: FloatArray
-    """(CANDIDATES,)."""
+    """(candidates,)."""
     tolerance: FloatArray
-    """(CANDIDATES,)."""
+    """(candidates,)."""
 
     def wrong(self, scores: NDArray[Any]) -> bool:
         """Whether an answer is another one."""
@@ -155,14 +164,26 @@ def _bag(weights: Weights, table: str, mode: str) -> nn.EmbeddingBag:
     return nn.EmbeddingBag.from_pretrained(torch.from_numpy(weights.tables[table]), mode=mode, include_last_offset=True)
 
 
-def export_version(folder: Path, version: int, rows: Mapping[str, int] = ROWS) -> None:
-    """Write `folder/VERSION/`."""
+def export_version(
+    folder: Path,
+    version: int,
+    rows: Mapping[str, int] = ROWS,
+    *,
+    name: str = MODEL,
+    tables: Mapping[str, TableOptions] | None = None,
+) -> None:
+    """Write `folder/VERSION/`.
+
+    Args:
+        tables: By table, how it is to be deployed.
+    """
     export_model(
         Checked(Weights.of(version, rows)),
         Schema([Sparse("user"), Sparse("items", many=True), Sparse("genres", many=True)]),
         folder,
         version,
         keys={table: ids_of(np.arange(count)) for table, count in rows.items()},
-        name=MODEL,
+        name=name,
+        tables=tables,
         quiet=True,
     )

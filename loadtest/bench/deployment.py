@@ -22,6 +22,8 @@ class Deployment:
 
     target: str
     """HOST:PORT of its gRPC."""
+    http: str
+    """HOST:PORT of its HTTP."""
     process: psutil.Process
 
     def workers(self) -> list[psutil.Process]:
@@ -51,4 +53,5 @@ def deployed(folder: Path, shards: int, *options: str) -> Iterator[Deployment]:
             process,
         ),
     ):
-        yield Deployment(dict(word.split("=", 1) for word in said.split())["grpc"], process)
+        told = dict(word.split("=", 1) for word in said.split())
+        yield Deployment(told["grpc"], told["http"], process)

@@ -7,6 +7,7 @@ moment a call was due, so that waiting behind a slow call counts.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,11 +41,13 @@ def closed_loop(
     target: str, method: str, payloads: Sequence[bytes], *, in_flight: int, seconds: float, channels: int = 1
 ) -> Outcome:
     """Keep `in_flight` calls going for `seconds`; a failed call raises."""
+    gc.freeze()  # A full collection of what the bench has loaded would be a pause of the server's in the figures.
     return uvloop.run(_closed_loop(target, method, payloads, in_flight, seconds, channels))
 
 
 def open_loop(target: str, method: str, payloads: Sequence[bytes], *, calls_per_s: float, seconds: float) -> Outcome:
     """Send calls at Poisson arrival times for `seconds`, whatever the answers do."""
+    gc.freeze()
     return uvloop.run(_open_loop(target, method, payloads, calls_per_s, seconds))
 
 

@@ -91,7 +91,7 @@ class Base:
         header_path = folder / fmt.HEADER
         header_data = _read_header(header_path)
         header = Header.from_bytes(header_data, header_path)
-        mapped = {name: _map(folder / name, header.sections[name].bytes) for name in fmt.SECTIONS}
+        mapped = {name: _map(folder / name, header.sections[name].bytes) for name in header.sections}
         for array in mapped.values():
             if 0 < array.size <= _physical_bytes() * _HUGE_PAGES_SHARE:
                 _prefer_huge_pages(_mapping_of(array))
@@ -253,7 +253,16 @@ def _check_numbers(folder: Path, header: Header, sections: Sections) -> None:
     index, firsts = sections.index, sections.blocks[:, 0]
     if index[0] != 0 or index[-1] != header.rows or bool((index[1:] < index[:-1]).any()):
         raise CorruptData(f"{folder / fmt.INDEX}: entries must ascend from 0 to the number of rows, {header.rows}")
-    if (header.rows > 0) != (len(firsts) > 0):
-        raise CorruptData(f"{folder / fmt.BLOCKS}: {len(firsts)} blocks for {header.rows} rows")
-    if len(firsts) and (firsts[0] != 0 or int(firsts[-1]) >= header.rows or bool((firsts[1:] <= firsts[:-1]).any())):
-        raise CorruptData(f"{folder / fmt.BLOCKS}: first rows must ascend from 0 and stay below {header.rows}")
+    check_first_rows(firsts, header.rows, str(folder / fmt.BLOCKS))
+
+
+def check_first_rows(firsts: UInt64Array, rows: int, where: str) -> None:
+    """Check the first rows of a table's blocks, as `where` has them.
+
+    Raises:
+        CorruptData: They are not such as cut `rows` rows into blocks.
+    """
+    if (rows > 0) != (len(firsts) > 0):
+        raise CorruptData(f"{where}: {len(firsts)} blocks for {rows} rows")
+    if len(firsts) and (firsts[0] != 0 or int(firsts[-1]) >= rows or bool((firsts[1:] <= firsts[:-1]).any())):
+        raise CorruptData(f"{where}: first rows must ascend from 0 and stay below {rows}")

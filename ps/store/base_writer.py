@@ -122,7 +122,9 @@ class BaseWriter:
             raise ExportError(f"table {self._spec.name}: {self._rows} rows came, {self._rows_due} were announced")
         with translated(self._spec.name, self.folder):
             self._write_index(np.empty(0, np.uint64), 1 << self._bits)
-            self._files[fmt.BLOCKS].write(self._blocks.finish())
+            self._blocks.finish()
+            self._files[fmt.BLOCKS].write(self._blocks.entries)
+            self._files[fmt.POSITION_BLOCKS].write(self._blocks.position_entries)
             header = Header(
                 spec=self._spec,
                 rows=self._rows,
@@ -232,7 +234,7 @@ class _File:
 
 
 class _BlockCutter:
-    """Cuts the stream of rows into blocks and checksums each.
+    """Cuts the stream of rows into blocks and checksums each, and its positions.
 
     A block ends at the first slot boundary at or after BLOCK_BYTES, so that a range is mostly whole blocks; inside
     one huge slot it ends at twice that. The rule needs no look ahead: the size of the next slot is not known while
@@ -241,9 +243,9 @@ class _BlockCutter:
 
     def __init__(self, row_bytes: int) -> None:
         self._least_rows = -(-fmt.BLOCK_BYTES // row_bytes)
-        self._entries = array("Q")
-        self._hash = xxhash.xxh3_64()
-        self._first = self._next = 0
+        self._entries, self._position_entries = array("Q"), array("Q")
+        self._hash, self._position_hash = xxhash.xxh3_64(), xxhash.xxh3_64()
+        self._first = self._next = self._first_position = 0
         self._last_slot = 0
 
     def append(self, positions: UInt64Array, rows: NDArray[np.uint8]) -> None:
@@ -255,7 +257,10 @@ class _BlockCutter:
             else:
                 take, closes = self._rest_of_slot(positions[done : done + 2 * self._least_rows - size], size)
             if take:
+                if size == 0:
+                    self._first_position = int(positions[done])
                 self._hash.update(rows[done : done + take].reshape(-1).data)
+                self._position_hash.update(np.ascontiguousarray(positions[done : done + take]).data)
                 done += take
                 self._next += take
                 self._last_slot = int(positions[done - 1]) >> SLOT_SHIFT
@@ -270,14 +275,25 @@ class _BlockCutter:
 
     def _close(self) -> None:
         self._entries.extend((self._first, self._hash.intdigest()))
+        self._position_entries.extend((self._first_position, self._position_hash.intdigest()))
         self._hash.reset()
+        self._position_hash.reset()
         self._first = self._next
 
-    def finish(self) -> UInt64Array:
-        """Return the entries (2 x blocks,): first row and checksum of each block."""
+    def finish(self) -> None:
+        """End the last block."""
         if self._next > self._first:
             self._close()
+
+    @property
+    def entries(self) -> UInt64Array:
+        """(2 x blocks,): first row of each block, and the checksum of its rows."""
         return np.array(self._entries, np.uint64)
+
+    @property
+    def position_entries(self) -> UInt64Array:
+        """(2 x blocks,): first position of each block, and the checksum of its positions."""
+        return np.array(self._position_entries, np.uint64)
 
 
 def hidden_folder(folder: Path) -> Path:

@@ -29,8 +29,11 @@ from ps.hashing import SLOTS
 from ps.spec import RowType, TableSpec
 
 HEADER, INDEX, POSITIONS, ROWS, BLOCKS = "header", "index", "positions", "rows", "blocks"
-SECTIONS: Final = (INDEX, POSITIONS, ROWS, BLOCKS)
+POSITION_BLOCKS = "position_blocks"
+SECTIONS: Final = (INDEX, POSITIONS, ROWS, BLOCKS, POSITION_BLOCKS)
 """The files described by the header; all but ROWS carry one checksum for the whole file."""
+OPTIONAL_SECTIONS: Final = (POSITION_BLOCKS,)
+"""That tables of earlier builds lack; what opens a table whole can do without."""
 
 MAGIC: Final = b"RPLTABLE"
 FORMAT_VERSIONS: Final = (1, 2)
@@ -43,6 +46,7 @@ MAX_HEADER_BYTES: Final = 4 << 20
 BLOCK_BYTES: Final = 1 << 20
 """A block of rows ends at the first slot boundary from here on, or at twice this."""
 BLOCK_ENTRY_BYTES: Final = 16
+"""Of BLOCKS, and of POSITION_BLOCKS."""
 
 KEYS_PER_BUCKET: Final = 8
 """About half a byte of index per key, and a bucket is one or two cache lines of positions."""
@@ -118,8 +122,8 @@ class Header:
         return prelude + bytes(body)
 
     @classmethod
-    def from_bytes(cls, data: bytes, path: Path) -> Header:
-        """Read a header file's bytes; `path` is for messages.
+    def from_bytes(cls, data: bytes, path: Path | str) -> Header:
+        """Read a header file's bytes; `path`, or a URL, is for messages.
 
         Raises:
             CorruptData: It is no header, damaged, of another format version, or says what cannot be.
@@ -164,6 +168,7 @@ class Header:
             sections={
                 name: Section(bytes=fields["sections"][name][0], checksum=fields["sections"][name][1])
                 for name in SECTIONS
+                if name in fields["sections"] or name not in OPTIONAL_SECTIONS
             },
             copied_from=copied_from,
         )
@@ -184,6 +189,8 @@ class Header:
         blocks = self.sections[BLOCKS].bytes
         if type(blocks) is not int or not 0 <= blocks <= BLOCK_ENTRY_BYTES * self.rows or blocks % BLOCK_ENTRY_BYTES:
             raise ValueError(f"section {BLOCKS} has {blocks!r} bytes; it must be {BLOCK_ENTRY_BYTES} per block of rows")
+        if (known := self.sections.get(POSITION_BLOCKS)) is not None and known.bytes != blocks:
+            raise ValueError(f"section {POSITION_BLOCKS} has {known.bytes!r} bytes, section {BLOCKS} {blocks}")
         for name, section in self.sections.items():
             if (type(section.checksum) is not int) if name != ROWS else (section.checksum is not None):
                 raise ValueError(f"section {name} has the checksum {section.checksum!r}")

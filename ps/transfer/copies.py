@@ -24,13 +24,16 @@ from ps.hashing import SLOTS
 from ps.holding import TableHolding, VersionHolding
 from ps.ring import SlotRange
 from ps.slot_mask import SlotMask, mask_of, minus, runs
+from ps.store import format as fmt
 from ps.store.base import Base
 from ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
 from ps.transfer.job import Job
 from ps.transfer.merge import DamagedBase, Part, merge
 from ps.transfer.peer import Peers, PeerSource
 from ps.transfer.plan import Plan, cut, plan_table
-from ps.transfer.source import FolderSource, RowSource, TableContent, folder_identity
+from ps.transfer.remote import is_url
+from ps.transfer.source import RowSource, TableContent
+from ps.transfer.stored_source import StoredSource
 from ps.transfer.table_copy import TableCopy
 from ps.transfer.throttle import Throttle
 
@@ -158,8 +161,9 @@ class LocalCopies:
     def _plan(self, holding: VersionHolding, name: str, table: TableHolding, serving: Serving, peers: Peers) -> Plan:
         key = holding.model, holding.version, name
         is_open = serving.is_open(*key[:2])
-        folder = Path(table.folder)
-        identity = _readable_identity(folder)
+        stored = _stored_here(table.folder)
+        # Where others stream, they say what it is: a URL that is out of reach would take long to find so.
+        identity = None if stored is None or (table.sources and is_url(table.folder)) else stored.identity()
 
         def sources_of(slots: SlotRange) -> list[RowSource]:
             sources: list[RowSource] = [
@@ -167,7 +171,7 @@ class LocalCopies:
                 for source in table.sources
                 if source.slots.begin <= slots.begin and slots.end <= source.slots.end
             ]
-            return [*sources, FolderSource(folder)] if identity is not None else sources
+            return sources if stored is None else [*sources, stored]
 
         copy = self._copy(key)
         if identity is not None:
@@ -295,12 +299,11 @@ def _drop_foreign(copy: TableCopy, identity: int, is_open: bool) -> None:
     copy.drop_foreign(identity)
 
 
-def _readable_identity(folder: Path) -> int | None:
-    """Return the identity of the table in the version's folder; None where it is out of reach, or of no use."""
-    try:
-        return folder_identity(folder)
-    except CorruptData:
-        return None
+def _stored_here(folder: str) -> StoredSource | None:
+    """Return the table's files as a source; None where they are in a folder that this machine does not have."""
+    if is_url(folder) or (Path(folder) / fmt.HEADER).exists():
+        return StoredSource(folder)
+    return None
 
 
 def _lock(folder: Path) -> IO[bytes]:

@@ -79,7 +79,7 @@ def base_bytes(rows: int, spec: TableSpec) -> int:
     """Return about how many bytes a base of this many rows takes on disk."""
     row_bytes = spec.row_bytes
     index = ((1 << fmt.index_bits(rows)) + 1) * fmt.index_entry_bytes(rows)
-    blocks = (rows * row_bytes // fmt.BLOCK_BYTES + 1) * fmt.BLOCK_ENTRY_BYTES
+    blocks = (rows * row_bytes // fmt.BLOCK_BYTES + 1) * 2 * fmt.BLOCK_ENTRY_BYTES
     header = 4096 + (0 if spec.default is None else 9 * spec.dim)
     return rows * (POSITION_BYTES + row_bytes) + index + blocks + header
 

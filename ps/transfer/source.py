@@ -1,4 +1,4 @@
-"""Where rows of one table can be copied from: one small protocol, and one of its kinds, a folder on this machine.
+"""Where rows of one table can be copied from: one small protocol, and what a shard gives that is such a source.
 
 A source answers for slot ranges, a block of rows at a time, in ring order; a block's checksum travels with it. Rows of
 a version never change, so what one source began another may go on with, provided both have the same identity.
@@ -7,8 +7,6 @@ a version never change, so what one source began another may go on with, provide
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
@@ -17,9 +15,7 @@ from ps.errors import CorruptData, InvalidInput, Unavailable
 from ps.ring import SlotRange
 from ps.slot_mask import mask_of
 from ps.spec import TableSpec
-from ps.store import format as fmt
 from ps.store.base import Base
-from ps.store.format import Header
 from ps.wire.messages import RangePullReply, range_checksum
 
 MAX_BLOCK_BYTES: Final = 64 << 20
@@ -47,43 +43,9 @@ class RowSource(Protocol):
         ...
 
     def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
-        """Return the rows of `slots` from the row `cursor` on, about `max_bytes` of them, at least one."""
+        """Return the rows of `slots` from the row `cursor` on, at least one; about `max_bytes` of them, or more where
+        the source is better asked for more at a time."""
         ...
-
-
-class FolderSource:
-    """A table's folder, as an export wrote it. It is opened when it is first asked."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __repr__(self) -> str:
-        return f"folder {self._folder}"
-
-    def describe(self, slots: SlotRange) -> TableContent:
-        first, last = self._base.row_range(slots.begin, slots.end)
-        return TableContent(self._base.spec, self._base.identity, last - first)
-
-    def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
-        return read_block(self._base, slots, cursor, max_bytes)
-
-    @cached_property
-    def _base(self) -> Base:
-        return Base.open(self._folder)
-
-
-def folder_identity(folder: Path) -> int | None:
-    """Return the identity of the table in a folder, or None where no table can be read.
-
-    Raises:
-        CorruptData: There is one, and its header is damaged.
-    """
-    path = folder / fmt.HEADER
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    return Header.from_bytes(data, path).identity
 
 
 def read_block(base: Base, slots: SlotRange, cursor: int, max_bytes: int) -> Block:

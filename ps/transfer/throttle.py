@@ -68,7 +68,7 @@ class Throttle:
                 self._wait(self._changed, None if held else max(LEAST_WAIT_S, -self._level / self._rate))
 
     def give_back(self, size: int) -> None:
-        """Return bytes that were taken and did not flow."""
+        """Return bytes that were taken and did not flow; when more flowed, fewer than 0."""
         with self._changed:
             if self._rate is not None:
                 self._level += size

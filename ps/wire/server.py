@@ -1,8 +1,9 @@
 """The shard's end: accepts connections, runs verbs off the event loop, answers in whatever order they finish.
 
 Invariants: a look-up never runs on the event loop (a page fault would stall every connection); a request whose time is
-up is answered without work; a connection that sends nonsense is told why and ended, and no other connection notices;
-a peer that sends faster than it is served, or does not read its replies, is not read from meanwhile.
+up is answered without work, and one that would wait beyond its time is refused at once (`ps.wire.intake`); a connection
+that sends nonsense is told why and ended, and no other connection notices; a peer that sends faster than it is served,
+or does not read its replies, is not read from meanwhile.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from ps.errors import DeadlineExceeded, LimitExceeded, ProtocolError, StartupError
+from ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, StartupError, Unavailable
+from ps.service_rate import Work
 from ps.wire.codec import decode_request, encode_reply
 from ps.wire.connection import CONNECTION_ID
 from ps.wire.error_codes import error_reply
 from ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Limits
+from ps.wire.intake import Intake, IntakeLimits
 from ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
+    ErrorReply,
     PullReply,
     PullRequest,
     RangePullReply,
@@ -31,6 +35,7 @@ from ps.wire.messages import (
     StatisticsRequest,
 )
 from ps.wire.protocol import FrameProtocol
+from ps.wire.tally import ServerTally
 
 MAX_IN_FLIGHT = 1024
 """Requests of one connection that wait or run at a time."""
@@ -72,15 +77,19 @@ class ShardServer:
         streams: Threads | None = None,
         request_limits: Limits = REQUEST_LIMITS,
         reply_limits: Limits = REPLY_LIMITS,
+        intake_limits: IntakeLimits | None = None,
+        tally: ServerTally | None = None,
     ) -> None:
         self._shard = shard
+        self._tally = tally
+        self._intake = Intake(intake_limits or IntakeLimits())
         self._threads = threads
         self._streams = threads if streams is None else streams
         self._request_limits = request_limits
         self._reply_limits = reply_limits
         self._server: asyncio.Server | None = None
         self._connections: set[_ServedConnection] = set()
-        self._answered: deque[tuple[_ServedConnection, Pieces, int]] = deque()
+        self._answered: deque[_Answer] = deque()
         self._flush_scheduled = False
         self._closing = False
         self._address = ""
@@ -91,7 +100,12 @@ class ShardServer:
     @property
     def in_flight(self) -> int:
         """Requests taken in and not answered."""
-        return sum(connection.in_flight for connection in self._connections)
+        return sum(connection.in_flight for connection in tuple(self._connections))
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return len(self._connections)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, and return the address. Port 0 takes any free one.
@@ -129,8 +143,11 @@ class ShardServer:
 
     def joined(self, connection: _ServedConnection) -> None:
         self._connections.add(connection)
+        limit = self._intake.limits.max_connections
         if self._closing:  # it was in the kernel's queue when listening ended
             connection.abort()
+        elif len(self._connections) > limit:
+            connection.give_up(LimitExceeded(f"this shard has {limit} connections, which is max_connections"))
 
     def left(self, connection: _ServedConnection) -> None:
         self._connections.discard(connection)
@@ -138,32 +155,69 @@ class ShardServer:
     def submit(
         self, connection: _ServedConnection, request_id: int, request: Request, deadline_s: float, size: int
     ) -> None:
-        """Have a thread answer `request`; the answer goes back through `connection.answered`."""
+        """Have a thread answer `request`; the answer goes back through `connection.answered`.
+
+        Raises:
+            Unavailable: There is too much to do.
+        """
+        if isinstance(request, StatisticsRequest):
+            # Here and now: routers ask for them to learn whether a shard that is late is alive, however busy it is.
+            self._work(connection, request_id, request, deadline_s, size, None, time.monotonic())
+            return
+        work = self._intake.begin(size, deadline_s) if isinstance(request, PullRequest) else None
         threads = self._streams if isinstance(request, RangePullRequest) else self._threads
-        threads.submit(self._work, connection, request_id, request, deadline_s, size)
+        threads.submit(self._work, connection, request_id, request, deadline_s, size, work, time.monotonic())
+
+    def refused(self, request: Request, size: int, error: RingpullError) -> ErrorReply:
+        """Return what a request gets that was not taken, and count it."""
+        reply = error_reply(error)
+        if self._tally is not None:
+            self._tally.refused(request, reply, received_bytes=size)
+        return reply
 
     def _flush(self) -> None:
         # Cleared before the queue is read: an answer that comes later schedules another flush.
         self._flush_scheduled = False
         while self._answered:
-            connection, pieces, size = self._answered.popleft()
-            connection.answered(pieces, size)
+            answer = self._answered.popleft()
+            answer.connection.answered(answer.pieces, answer.size)
+            if answer.work is not None:
+                self._intake.end(answer.work, answer.size, served=isinstance(answer.reply, PullReply))
+            if self._tally is not None:
+                self._tally.answered(
+                    answer.request,
+                    answer.reply,
+                    queue_s=answer.queue_s,
+                    took_s=answer.took_s,
+                    received_bytes=answer.size,
+                    sent_bytes=sum(map(len, answer.pieces)),
+                )
 
     # -- in one of the threads ------------------------------------------------------------------------------------
 
     def _work(
-        self, connection: _ServedConnection, request_id: int, request: Request, deadline_s: float, size: int
+        self,
+        connection: _ServedConnection,
+        request_id: int,
+        request: Request,
+        deadline_s: float,
+        size: int,
+        work: Work | None,
+        received_s: float,
     ) -> None:
         reply: Reply
+        began_s = time.monotonic()
         try:
             reply = self._answer(request, deadline_s)
         except Exception as error:  # whatever it is, the caller must hear of it
             reply = error_reply(error)
+        took_s = time.monotonic() - began_s
         try:
             pieces = encode_reply(reply, request_id, self._reply_limits)
         except LimitExceeded as error:
-            pieces = encode_reply(error_reply(error), request_id)
-        self._answered.append((connection, pieces, size))
+            reply = error_reply(error)
+            pieces = encode_reply(reply, request_id)
+        self._answered.append(_Answer(connection, pieces, size, work, request, reply, began_s - received_s, took_s))
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon_threadsafe(self._flush)
@@ -180,6 +234,21 @@ class ShardServer:
                 return self._shard.statistics()
             case DescribeRequest():
                 return self._shard.describe(request)
+
+
+class _Answer(NamedTuple):
+    """One answer on its way from a look-up thread to the event loop."""
+
+    connection: _ServedConnection
+    pieces: Pieces
+    size: int
+    """Payload of the request, in bytes."""
+    work: Work | None
+    """Of a pull, as the intake counts it."""
+    request: Request
+    reply: Reply
+    queue_s: float
+    took_s: float
 
 
 class _ServedConnection(FrameProtocol):
@@ -231,12 +300,21 @@ class _ServedConnection(FrameProtocol):
         request = decode_request(frame)
         deadline_s = time.monotonic() + frame.remaining_us * 1e-6
         size = sum(array.nbytes for array in frame.arrays)
+        try:
+            self._server.submit(self, frame.request_id, request, deadline_s, size)
+        except Unavailable as error:
+            self.send(encode_reply(self._server.refused(request, size, error), frame.request_id))
+            return
         self.in_flight += 1
         self._in_flight_bytes += size
-        self._server.submit(self, frame.request_id, request, deadline_s, size)
         self._pace()
 
-    def poisoned(self, error: ProtocolError) -> None:
+    def give_up(self, error: RingpullError) -> None:
+        """Take nothing in, say why, and end."""
+        self._poisoned = True
+        self.poisoned(error)
+
+    def poisoned(self, error: RingpullError) -> None:
         assert self._transport is not None
         self._transport.writelines(encode_reply(error_reply(error), CONNECTION_ID))
         self._transport.write_eof()

@@ -107,7 +107,7 @@ class Matrix:
         for _ in range(TRIES):
             request = self._request(victim, phase)
             process = self._process(victim, request)
-            with Watch(self._target, ROWS) as watch:
+            with Watch(self._target, ROWS, retries=0) as watch:
                 watch.goes_on()
                 self._operations.submit(request)
                 if not self._caught(phase, process, signal.SIGSTOP if victim == "stopped head" else signal.SIGKILL):

@@ -15,7 +15,7 @@ import torch
 
 from inference import Schema, Sparse
 from inference.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
-from ps.spec import KeyType, Pooling, Replicas, TableSpec
+from ps.spec import KeyType, OnUnavailable, Pooling, Replicas, TableSpec
 from ps.store.writer import TableWriter
 
 DIM = 4
@@ -27,7 +27,14 @@ class Sum(torch.nn.Module):
         return (user.sum(dim=1) + genres.sum(dim=1),)
 
 
-def write_model(model_dir: Path, version: int = 1, *, rows: int = 1000, user_replicas: Replicas = 1) -> Path:
+def write_model(
+    model_dir: Path,
+    version: int = 1,
+    *,
+    rows: int = 1000,
+    user_replicas: Replicas = 1,
+    user_on_unavailable: OnUnavailable = OnUnavailable.ERROR,
+) -> Path:
     """Write `model_dir/version/`; return `model_dir`."""
     folder = model_dir / str(version)
     folder.mkdir(parents=True)
@@ -38,7 +45,7 @@ def write_model(model_dir: Path, version: int = 1, *, rows: int = 1000, user_rep
     torch.export.save(
         torch.export.export(Sum(), example, dynamic_shapes=({0: batch}, {0: batch})), folder / "dense.pt2"
     )
-    user = TableSpec(name="user", dim=DIM, replicas=user_replicas)
+    user = TableSpec(name="user", dim=DIM, replicas=user_replicas, on_unavailable=user_on_unavailable)
     genre = TableSpec(name="genre", dim=DIM, key_type=KeyType.STRING)
     with TableWriter(folder / "user", user) as writer:
         writer.add(np.arange(rows), np.repeat(np.arange(rows, dtype=np.float32) / 8, DIM).reshape(rows, DIM))

@@ -39,7 +39,7 @@ def kill(process: psutil.Process, kind: str) -> None:
 
 def test_a_killed_shard_comes_back_and_nothing_failed_meanwhile(serving: Serving, process: psutil.Process) -> None:
     """Another can be killed then, whose ranges only the one that came back has besides."""
-    with Watch(serving.ready["grpc"]) as watch:
+    with Watch(serving.ready["grpc"], retries=0) as watch:
         watch.goes_on()
         for _ in range(3):
             kill(process, "Shard")
@@ -50,7 +50,7 @@ def test_a_killed_shard_comes_back_and_nothing_failed_meanwhile(serving: Serving
 
 def test_a_killed_coordinator_is_not_missed(serving: Serving, process: psutil.Process) -> None:
     """And the next one knows the deployment: it heals what is killed then."""
-    with Watch(serving.ready["grpc"]) as watch:
+    with Watch(serving.ready["grpc"], retries=0) as watch:
         kill(process, "Coordinator")
         kill(process, "Shard")
         until("three shards that answer", lambda: answering(serving) == 3)
@@ -59,7 +59,7 @@ def test_a_killed_coordinator_is_not_missed(serving: Serving, process: psutil.Pr
 
 
 def test_a_killed_head_comes_back_on_its_ports(serving: Serving, process: psutil.Process) -> None:
-    with Watch(serving.ready["grpc"]) as watch:
+    with Watch(serving.ready["grpc"], retries=0) as watch:
         watch.goes_on()
         kill(process, "Head")
         watch.goes_on()

@@ -30,7 +30,7 @@ def serving(folder: Path, serve: Callable[..., Serving]) -> Serving:
 
 def test_a_new_version_goes_live_everywhere(serving: Serving, folder: Path) -> None:
     """No prediction fails, and the one before can still be asked for."""
-    with Watch(serving.ready["grpc"], ROWS) as watch:
+    with Watch(serving.ready["grpc"], ROWS, retries=0) as watch:
         watch.goes_on()
         write_model(folder, 2, rows=ROWS[2])
         until("version 2 is live", lambda: 2 in watch.versions)

@@ -13,18 +13,23 @@ import pytest
 from inference import Client
 from tests.cluster.conftest import RingpullRun, Serving, alive
 from tests.cluster.models import score, write_model
+from tests.metrics_page import Page
 
 pytestmark = pytest.mark.ray
 
 ROWS = [(7, ["drama", "crime"]), (999, []), (5_000, ["western", "comedy"])]
 """The last user and its first genre are in no table."""
 
+LOGS = "logs of test_serve"
+"""Folder below pytest's own."""
+
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Serving]) -> Serving:
     """One deployment for all tests here; the last of them ends it."""
     model = write_model(tmp_path_factory.mktemp("models") / "ranker", 3, user_replicas=2)
-    return serve(model, "--shards", 3, "--replicas", "genre=all", "--prefault", "--verify")
+    logs = ("--log-dir", tmp_path_factory.getbasetemp() / LOGS, "--log-format", "json")
+    return serve(model, "--shards", 3, "--replicas", "genre=all", "--prefault", "--verify", *logs)
 
 
 def test_the_ready_line_is_true(serving: Serving) -> None:
@@ -61,6 +66,35 @@ def test_predict_a_request_from_standard_input(serving: Serving, ringpull: Ringp
     assert "ranker version 3" in ran.stdout
     for genre in ("drama", "crime"):
         assert f"{score(7, [genre]):.6g}" in ran.stdout
+
+
+def test_one_address_leads_a_scraper_to_every_process(serving: Serving) -> None:
+    with Client(serving.ready["grpc"]) as client:
+        client.predict("ranker", {"user_id": [1, 2], "genres": [["drama"], []]})
+    with urllib.request.urlopen(f"http://{serving.ready['http']}/metrics/targets") as answer:
+        targets = json.load(answer)
+    assert [each["labels"]["member"] for each in targets] == ["head-0", "shard-0", "shard-1", "shard-2"]
+    assert targets[0]["targets"] == [serving.ready["http"]]
+    head, *shards = [Page.of(*each["targets"][0].rsplit(":", 1)) for each in targets]
+    assert head.value("ringpull_requests_total", model="ranker", code="OK") >= 1
+    assert [shard.value("ringpull_shard_info", shard=str(number)) for number, shard in enumerate(shards)] == [1, 1, 1]
+    # More where a late part was asked of another owner too.
+    assert 0 < head.total("ringpull_keys_total") <= sum(shard.total("ringpull_shard_keys_total") for shard in shards)
+
+
+def test_every_process_logs_to_a_file_of_its_own(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.getbasetemp() / LOGS
+    lines = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in folder.iterdir()}
+    assert set(lines) == {"ringpull-coordinator", "ringpull-head-0", *(f"ringpull-shard-{i}" for i in range(3))}
+    for stem, told in lines.items():
+        assert {line["member"] for line in told} == {stem.removeprefix("ringpull-")}
+    assert {"change under way", "change done"} <= {line["event"] for line in lines["ringpull-coordinator"]}
+    assert {"version loaded", "head listens"} <= {line["event"] for line in lines["ringpull-head-0"]}
+    assert [line["event"] for line in lines["ringpull-shard-0"]] == [
+        "shard listens",
+        "shard prepared",
+        "shard assigned",
+    ]
 
 
 def test_a_wrong_feature_is_one_clear_line(serving: Serving, ringpull: RingpullRun) -> None:

@@ -1,18 +1,20 @@
-"""A client that predicts without a pause and holds every answer against what the model says, and the processes below a
-`serve`."""
+"""A client that predicts without a pause, alone or in many threads, and holds every answer against what the model says;
+and the processes below a `serve`."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 import numpy as np
 import psutil
 
-from inference import Client
+from inference import Client, Prediction
+from inference.channels import DEFAULT_CHANNELS
+from inference.retry import DEFAULT_RETRIES
 from ps.errors import RingpullError
 from tests.cluster.models import score
 
@@ -43,21 +45,39 @@ def actors(serve: psutil.Process, kind: str) -> list[psutil.Process]:
     return [process for _, _, process in sorted(found, key=lambda each: each[:2])]
 
 
+def gcs_of(processes: Iterable[psutil.Process]) -> psutil.Process:
+    """Ray's control store among these."""
+    [found] = [process for process in processes if process.name().startswith("gcs_server")]
+    return found
+
+
 class Watch:
     """Predicts from entering this context to leaving it.
 
     Args:
         target: HOST:PORT of a head.
         rows: Version -> rows of its user table: what it has to say of `USERS` follows from that.
+        threads: That predict side by side.
+        retries: Of the client; 0 shows every failure that there is.
+        channels: Of the client.
     """
 
-    def __init__(self, target: str, rows: Mapping[int, int] = MappingProxyType({1: 1000})) -> None:
-        self._client = Client(target, timeout_s=10.0)
+    def __init__(
+        self,
+        target: str,
+        rows: Mapping[int, int] = MappingProxyType({1: 1000}),
+        *,
+        threads: int = 1,
+        retries: int = DEFAULT_RETRIES,
+        channels: int = DEFAULT_CHANNELS,
+    ) -> None:
+        self._client = Client(target, timeout_s=10.0, retries=retries, channels=channels)
         self._expected = {
             version: np.array([score(user, ["drama"], rows=count) for user in USERS]) for version, count in rows.items()
         }
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        self._counting = threading.Lock()
         self.right = 0
         """Answers that were whole and as expected."""
         self.wrong: list[object] = []
@@ -67,19 +87,21 @@ class Watch:
         self.versions: set[int] = set()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._client.close()
 
-    def goes_on(self) -> None:
+    def goes_on(self, answers: int = 5) -> None:
         """Wait for some more right answers."""
-        wanted = self.right + 5
+        wanted = self.right + answers
         until("right answers", lambda: self.right >= wanted)
 
     def _run(self) -> None:
@@ -90,11 +112,15 @@ class Watch:
                 self.failed.append(exc)
                 self._end.wait(0.01)
                 continue
-            scores = answer.outputs["score"]
-            self.versions.add(answer.version)
-            if any(filled.reason == "unavailable" for filled in answer.filled):
-                self.filled += 1
-            elif np.allclose(scores, self._expected[answer.version], rtol=1e-5, atol=1e-5):
-                self.right += 1
-            else:
-                self.wrong.append(scores)
+            with self._counting:
+                self._count(answer)
+
+    def _count(self, answer: Prediction) -> None:
+        scores = answer.outputs["score"]
+        self.versions.add(answer.version)
+        if any(filled.reason == "unavailable" for filled in answer.filled):
+            self.filled += 1
+        elif np.allclose(scores, self._expected[answer.version], rtol=1e-5, atol=1e-5):
+            self.right += 1
+        else:
+            self.wrong.append(scores)

@@ -9,9 +9,20 @@ from dataclasses import dataclass, field, replace
 from ps.errors import InvalidInput, RingpullError
 from router.change import PHASES, Kind, Phase
 from router.changes import rebalanced
+from router.events import Member
 from router.facts import TableTraffic
 from router.moves import MovePlan, move_plan
-from router.operations import ChangeStatus, Control, Facts, Latency, Publish, Rebalance, Request, Rollback
+from router.operations import (
+    ChangeStatus,
+    Control,
+    Facts,
+    Latency,
+    MemberState,
+    Publish,
+    Rebalance,
+    Request,
+    Rollback,
+)
 from router.shard_map import ShardMap
 from router.world import PlacedTable, PlacedVersion, World, first_world
 
@@ -50,6 +61,18 @@ class FakeOperations:
     controlled: list[Control] = field(default_factory=list)
     error: str = ""
     """Why every change is given up."""
+    processes: dict[Member, int] = field(
+        default_factory=lambda: {Member("shard", 0): 0, Member("shard", 1): 0, Member("head", 0): 0}
+    )
+    """Member -> how often it was restarted."""
+    away: dict[Member, list[str | RingpullError]] = field(default_factory=dict)
+    """Member -> what the next looks at it find lacking, or fail with."""
+    comes_back_after: tuple[str | RingpullError, ...] = ("it does not answer", "it has not loaded every version yet")
+    """What the looks after a restart find."""
+    before_restart: list[RingpullError] = field(default_factory=list)
+    """What the next requests to restart a member fail with."""
+    restarted: list[tuple[Member, float, bool]] = field(default_factory=list)
+    """Member, time to drain, whether forced: of all that were sent away."""
 
     def submit(self, request: Request) -> ChangeStatus:
         self.submitted.append(request)
@@ -83,6 +106,23 @@ class FakeOperations:
 
     def facts(self) -> Facts:
         return self.facts_now
+
+    def members(self) -> tuple[MemberState, ...]:
+        states = []
+        for member, number in self.processes.items():
+            lacks = self.away[member].pop(0) if self.away.get(member) else ""
+            if isinstance(lacks, RingpullError):
+                raise lacks
+            states.append(MemberState(member, "" if "answer" in lacks else f"{member} {number}", lacks))
+        return tuple(states)
+
+    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
+        if self.before_restart:
+            raise self.before_restart.pop(0)
+        assert incarnation == f"{member} {self.processes[member]}", "only the process that is there can be meant"
+        self.restarted.append((member, drain_s, force))
+        self.processes[member] += 1
+        self.away[member] = list(self.comes_back_after)
 
     def map(self) -> ShardMap:
         raise AssertionError("commands have no use for the map")

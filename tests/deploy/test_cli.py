@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ import pytest
 
 from deploy import cli, served
 from deploy.served import ServedRecord
+from inference.degrade import CapCandidates, UseVersion
+from inference.manifest import Manifest
 from tests.deploy.folders import flip_byte, write_version
 
 
@@ -64,6 +67,18 @@ def test_inspect_as_json(ringpull, tmp_path: Path) -> None:
     assert json.loads(ringpull("inspect", folder / "tables" / "user", "--json").out)["rows"] == 100
     both = json.loads(ringpull("inspect", tmp_path / "ranker", "--json").out)
     assert [version["version"] for version in both["versions"]] == [3]
+
+
+def test_inspect_shows_what_is_left_out_under_load(ringpull, tmp_path: Path) -> None:
+    folder = write_version(tmp_path / "ranker", 3)
+    assert "degrade" not in ringpull("inspect", folder).out
+    replace(Manifest.load(folder), degrade=(CapCandidates(64), UseVersion(2))).save(folder)
+    text = ringpull("inspect", folder).out
+    assert text.index("scored the first 64 candidates") < text.index("answered by version 2")
+    assert json.loads(ringpull("inspect", folder, "--json").out)["degrade"] == [
+        {"kind": "cap_candidates", "most": 64},
+        {"kind": "use_version", "version": 2},
+    ]
 
 
 def test_inspect_finds_damaged_rows_only_when_asked_to_read_them(ringpull, tmp_path: Path) -> None:

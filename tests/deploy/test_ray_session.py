@@ -8,10 +8,18 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from deploy import control_store
 from deploy.ray_session import RaySession
 from deploy.signals import Interrupted
 
-ENVIRONMENT = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "PYTHONPATH")
+ENVIRONMENT = (
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "RAY_USAGE_STATS_ENABLED",
+    "RAY_worker_niceness",
+    control_store.AWAY,
+    "PYTHONPATH",
+)
 """Set by a session; put back by the tests."""
 
 

@@ -180,3 +180,22 @@ def test_a_change_under_way_and_the_fan_out_are_shown() -> None:
         console.print(status_view("127.0.0.1:8500", status, lambda pid: None, "rebalance shards 2 -> 4: preparing"))
     assert "a request: 3.8 messages to shards, 2.0 KiB sent, 50.0 KiB received" in capture.get()
     assert "rebalance shards 2 -> 4: preparing" in capture.get()
+
+
+def test_degrade_steps_show_which_are_in_force_and_what_they_changed() -> None:
+    status = cluster()
+    assert "degrade" not in shown(status)
+    steps = [
+        pb.DegradeStep(step="cut history to 50", replies=1234),
+        pb.DegradeStep(step="scored the first 64 candidates"),
+    ]
+    status.degrade.append(pb.DegradeStatus(model="ranker", version=3, level=1, steps=steps))
+    text = shown(status)
+    rows = [row_of(text, "ranker  ", step.step) for step in steps]
+    assert rows == [
+        ["ranker", "3", "1", "cut history to 50", "yes", "1,234"],
+        ["ranker", "3", "2", "scored the first 64 candidates", "no", "0"],
+    ]
+    assert warnings(status) == ["model ranker version 3 answers degraded, level 1 of 2: cut history to 50"]
+    status.degrade[0].level = 0
+    assert warnings(status) == []

@@ -25,5 +25,5 @@ async def served() -> AsyncIterator[Served]:
 
 @pytest.fixture
 async def client(served: Served) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(served.target, timeout_s=60) as client:
+    async with AsyncClient(served.target, timeout_s=60, retries=0) as client:
         yield client

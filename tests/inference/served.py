@@ -43,14 +43,14 @@ class HangingRouter(ReferenceRouter):
 class Served:
     """A running server and what it stands on."""
 
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, executor: ThreadPoolExecutor, config: HeadConfig = CONFIG) -> None:
         self.router = HangingRouter()
         self.counts = CallCounts()
         loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, EchoProgram())
         self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=64)
         self.catalog = Catalog([self.version])
-        self.predictor = PredictorService(self.catalog, CONFIG, self.counts)
-        self.server = GrpcServer(self.predictor, AdminService(self.status), CONFIG)
+        self.predictor = PredictorService(self.catalog, config, self.counts)
+        self.server = GrpcServer(self.predictor, AdminService(self.status), config)
         self.target = ""
 
     async def status(self) -> pb.ClusterStatus:

@@ -75,7 +75,10 @@ def make_manifest(lookups: Rows[LookupSpec] = LOOKUPS, arguments: Rows[str] = AR
         schema=nothing,
         program=nothing,
         tables=tuple(
-            TableEntry(spec=TableSpec(name=name, dim=DIM), path=name, rows=IDS, bytes=1) for name in make_tables()
+            TableEntry(
+                spec=TableSpec(name=name, dim=DIM, default=tuple(table.default.tolist())), path=name, rows=IDS, bytes=1
+            )
+            for name, table in make_tables().items()
         ),
         lookups=tuple(lookups),
         inputs=(

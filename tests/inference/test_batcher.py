@@ -41,6 +41,8 @@ class Stages:
         self.pull_started = asyncio.Event()
         self.compute_started = threading.Event()
         self.refusals: dict[int, Exception] = {}
+        self.stuck: dict[int, asyncio.Event] = {}
+        """Items whose batch is pulled only when their event is set."""
         self.pull_error: Exception | None = None
         self.compute_error: Exception | None = None
         self.pull_gate.set()
@@ -55,6 +57,8 @@ class Stages:
         self.pull_deadlines.append(deadline_s)
         self.pull_started.set()
         await self.pull_gate.wait()
+        for event in [self.stuck[item] for item in items.values() if item in self.stuck]:
+            await event.wait()
         if self.pull_error is not None:
             raise self.pull_error
         return items
@@ -291,6 +295,115 @@ async def test_times_say_where_a_request_waited(stages, batcher, clock):
     assert first_times.lookup_s == 2.0
     assert second_times.queue_s == 2.0
     assert second_times.batch_rows == 3
+
+
+# -- late pulls --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def passing(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, dict[int, int], dict[int, int], int]]:
+    """Two pulls at most; without patience, on a clock that stands, every pull is late in the loop's next turn."""
+    with ThreadPoolExecutor(1) as executor:
+        batcher = Batcher(
+            stages.prepare,
+            stages.pull,
+            stages.compute,
+            executor,
+            max_rows=4,
+            max_pulls=2,
+            patience_s=0.0,
+            clock=clock,
+        )
+        yield batcher
+        for event in stages.stuck.values():
+            event.set()
+        await batcher.close(timeout_s=60)
+
+
+async def test_a_late_pull_is_passed(stages, passing):
+    stages.stuck[1] = asyncio.Event()
+    first = asyncio.create_task(passing.submit(1, 1, FAR_S))
+    await stages.pull_started.wait()
+    answers = [(await passing.submit(item, 1, FAR_S))[0] for item in (2, 3, 4)]
+    assert answers == [20, 30, 40]
+    assert not first.done()
+    assert stages.pulled == [[1], [2], [3], [4]]
+    stages.stuck[1].set()
+    assert (await first)[0] == 10
+
+
+async def test_no_more_pulls_than_that_are_late_at_a_time(stages, passing):
+    stages.stuck = {item: asyncio.Event() for item in (1, 2)}
+    late = []
+    for item in (1, 2):
+        late.append(asyncio.create_task(passing.submit(item, 4, FAR_S)))
+        while [item] not in stages.pulled:
+            await asyncio.sleep(0.001)
+    waiting = [asyncio.create_task(passing.submit(item, 1, FAR_S)) for item in (3, 4, 5)]
+    await turns(50)
+    assert stages.pulled == [[1], [2]]
+    assert "waiting=3 pulling=2" in repr(passing)
+    stages.stuck[1].set()
+    assert [(await task)[0] for task in waiting] == [30, 40, 50]
+    assert (await late[0])[0] == 10
+    assert stages.pulled == [[1], [2], [3, 4, 5]], "what waited meanwhile rides together"
+    stages.stuck[2].set()
+    assert (await late[1])[0] == 20
+
+
+async def test_batches_of_late_pulls_are_computed_one_at_a_time_too(stages, passing):
+    stages.stuck = {item: asyncio.Event() for item in (1, 2)}
+    stages.compute_gate.clear()
+    tasks = []
+    for item in (1, 2):
+        tasks.append(asyncio.create_task(passing.submit(item, 4, FAR_S)))
+        while [item] not in stages.pulled:
+            await asyncio.sleep(0.001)
+    stages.stuck[2].set()
+    await asyncio.to_thread(stages.compute_started.wait)
+    stages.stuck[1].set()
+    await turns(50)
+    assert stages.computed == [[2]]
+    stages.compute_gate.set()
+    assert [(await task)[0] for task in tasks] == [10, 20]
+    assert stages.computed == [[2], [1]]
+
+
+async def test_closing_ends_late_pulls_and_what_waits_behind_them(stages, passing):
+    stages.stuck = {item: asyncio.Event() for item in (1, 2)}
+    tasks = []
+    for item in (1, 2):
+        tasks.append(asyncio.create_task(passing.submit(item, 4, FAR_S)))
+        while [item] not in stages.pulled:
+            await asyncio.sleep(0.001)
+    tasks.append(asyncio.create_task(passing.submit(3, 1, FAR_S)))
+    await turns()
+    await passing.close(timeout_s=0)
+    for task in tasks:
+        with pytest.raises(Unavailable, match="stopped"):
+            await task
+    assert "waiting=0 pulling=0" in repr(passing)
+
+
+@pytest.mark.parametrize("max_pulls", [1, 2])
+async def test_batches_are_as_large_when_one_more_pull_is_allowed(stages, clock, max_pulls):
+    """Nothing is late: then it makes no difference."""
+    with ThreadPoolExecutor(1) as executor:
+        batcher = Batcher(
+            stages.prepare, stages.pull, stages.compute, executor, max_rows=4, max_pulls=max_pulls, clock=clock
+        )
+        stages.pull_gate.clear()
+        tasks = [asyncio.create_task(batcher.submit(item, 1, FAR_S)) for item in range(4)]
+        await stages.pull_started.wait()
+        tasks += [asyncio.create_task(batcher.submit(item, 1, FAR_S)) for item in range(4, 12)]
+        await turns()
+        stages.pull_gate.set()
+        assert [answer for answer, _ in await asyncio.gather(*tasks)] == [10 * item for item in range(12)]
+        assert stages.pulled == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+        await batcher.close(timeout_s=60)
+
+
+# -- closing -----------------------------------------------------------------------------------------------------------
 
 
 async def test_closing_answers_what_is_there_and_refuses_what_comes(stages, batcher):

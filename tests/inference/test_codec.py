@@ -21,10 +21,16 @@ def test_a_prediction_comes_back(typed) -> None:
     prediction = Prediction(
         outputs={"score": np.array([0.5, 0.25], np.float32), "vector": np.ones((2, 3), np.float32)},
         version=4,
-        filled=(Filled("a", "absent", 2), Filled("b", "missing", 1), Filled("c", "unavailable", 9)),
+        filled=(
+            Filled("a", "absent", 2),
+            Filled("b", "missing", 1),
+            Filled("c", "unavailable", 9),
+            Filled("d", "degraded", 3),
+        ),
         timings=Timings(decode_us=1, features_us=2, queue_us=3, lookup_us=4, dense_us=5, total_us=15, batch_rows=2),
         model="ranker",
         request_id="r1",
+        degraded=("cut history to 50", "scored the first 64 candidates"),
     )
     message = pb.PredictResponse.FromString(encode_response(prediction, typed=typed).SerializeToString())
     assert bool(message.outputs["score"].floats) is typed
@@ -34,7 +40,7 @@ def test_a_prediction_comes_back(typed) -> None:
         "vector": [[1, 1, 1], [1, 1, 1]],
     }
     assert (back.version, back.filled, back.timings) == (4, prediction.filled, prediction.timings)
-    assert (back.model, back.request_id) == ("ranker", "r1")
+    assert (back.model, back.request_id, back.degraded) == ("ranker", "r1", prediction.degraded)
 
 
 def test_timings_are_absent_unless_asked_for() -> None:

@@ -53,7 +53,7 @@ def free_port() -> int:
 
 def test_head_serves_metadata_and_says_which_shard_is_dead(head: HeadActor, nobody: ShardMap, version: Path):
     address = head.start(nobody, [str(version)])
-    with Client(f"{address.host}:{address.grpc_port}", timeout_s=60) as client:
+    with Client(f"{address.host}:{address.grpc_port}", timeout_s=60, retries=0) as client:
         assert [model.name for model in client.models()] == ["tiny"]
         with pytest.raises(Unavailable, match="item"):
             client.predict("tiny", {"item": [1], "price": [2.0]})

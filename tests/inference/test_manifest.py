@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.manifest import (
@@ -131,6 +131,48 @@ def test_any_flipped_byte_of_the_manifest_is_seen(folder: Path) -> None:
                 assert Manifest.load(folder) == whole, place  # white space between fields may change
             except RingpullError as exc:
                 assert "manifest" in str(exc)  # noqa: PT017 - both outcomes are right
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every value in a JSON document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, each in inner for place in places_in(each, (*path, key)))]
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_any_value_in_any_place_is_a_manifest_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Its checksum is right: whoever wrote it meant it."""
+    folder = tmp_path_factory.mktemp("versions") / "movies" / "3"
+    write_version(folder)
+
+    def change(body: Body) -> None:
+        *way, last = data.draw(st.sampled_from([place for place in places_in(body) if place]))
+        holder: Any = body
+        for step in way:
+            holder = holder[step]
+        if data.draw(st.booleans()):
+            holder[last] = data.draw(JSON)
+        else:
+            del holder[last]
+
+    rewrite(folder, change)
+    try:
+        loaded = Manifest.load(folder)
+    except RingpullError as exc:
+        assert "manifest" in str(exc)  # noqa: PT017 - both outcomes are right
+    else:
+        for table in loaded.tables:
+            assert loaded.table_folder(folder, table.spec.name).is_relative_to(folder.resolve())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])

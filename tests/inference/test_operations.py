@@ -18,9 +18,20 @@ from ps.errors import InvalidInput, Unavailable
 from ps.ring import Ring, SlotRange
 from ps.spec import ALL
 from router.change import Kind, Phase
+from router.events import Member
 from router.facts import TableTraffic
 from router.moves import MovePlan, TableMove
-from router.operations import ChangeStatus, Control, Facts, Latency, Publish, Rebalance, Request, Rollback
+from router.operations import (
+    ChangeStatus,
+    Control,
+    Facts,
+    Latency,
+    MemberState,
+    Publish,
+    Rebalance,
+    Request,
+    Rollback,
+)
 from router.shard_map import ShardAddress, ShardMap
 from router.world import first_world
 from tests.router.coordinated import MiniDeployment, version
@@ -53,6 +64,7 @@ FACTS = Facts(
     requests=1 << 34,
     traffic={"m/one": TableTraffic(5, 2, 1)},
 )
+MEMBERS = (MemberState(Member("shard", 3), "abc", ""), MemberState(Member("head", 0), "", "it does not answer"))
 
 
 class FakeOperations:
@@ -74,6 +86,12 @@ class FakeOperations:
 
     def facts(self) -> Facts:
         return self._answer("facts", FACTS)
+
+    def members(self) -> tuple[MemberState, ...]:
+        return self._answer("members", MEMBERS)
+
+    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
+        self._answer((member, incarnation, drain_s, force), None)
 
     def map(self) -> ShardMap:
         raise Unavailable("not asked here")
@@ -123,6 +141,18 @@ def test_every_verb_reaches_the_coordinator_and_its_answer_comes_back(
     assert client.plan(REQUESTS[-1]) == PLAN  # type: ignore[arg-type]
     assert client.facts() == FACTS
     assert fake.asked[len(REQUESTS) :] == ["change", Control.ABORT, REQUESTS[-1], "facts"]
+
+
+@pytest.mark.net
+def test_members_are_told_and_sent_away(client: OperationsClient, fake: FakeOperations) -> None:
+    assert client.members() == MEMBERS
+    client.restart(Member("shard", 3), "abc", drain_s=2.5)
+    client.restart(Member("head", 0), "def", drain_s=0, force=True)
+    assert fake.asked[1:] == [(Member("shard", 3), "abc", 2.5, False), (Member("head", 0), "def", 0.0, True)]
+    for drain_s in (-1.0, float("nan"), 1e9):
+        with pytest.raises(InvalidInput, match="drain_s is"):
+            client.restart(Member("shard", 3), "abc", drain_s=drain_s)
+    assert len(fake.asked) == 3
 
 
 @pytest.mark.net
@@ -178,6 +208,8 @@ def test_bad_requests_name_the_field(message: pb.ChangeRequest, error: str) -> N
 
 
 def test_bad_verbs_and_worlds_of_another_build_are_told() -> None:
+    with pytest.raises(InvalidInput, match="role is 'router'; it must be shard or head"):
+        codec.decode_members(pb.Members(members=[pb.MemberState(role="router")]))
     with pytest.raises(InvalidInput, match="pause, resume, abort"):
         codec.decode_control(pb.ControlRequest(verb="stop"))
     for world in ("", "[]", '{"ring": 1}'):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ def test_every_kind_and_transform_is_in_a_table_with_its_fields(kind: type) -> N
 def test_every_setting_is_in_the_table_with_its_default() -> None:
     for each in fields(HeadConfig):
         default = "none" if each.default is None else each.default
+        if each.default is MISSING:
+            default = f"`{each.default_factory.__name__}()`"
         assert f"| `{each.name}` | {default} |" in README
 
 

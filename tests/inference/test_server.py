@@ -211,9 +211,12 @@ async def test_health_is_per_service_and_turns_when_stopping(served):
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        stopping = asyncio.create_task(served.server.stop(grace_s=5))
+        unknown = stub.Watch(health_pb2.HealthCheckRequest(service="nobody"))
+        assert (await unknown.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        stopping = asyncio.create_task(served.server.stop(grace_s=3600))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        watch.cancel()
+        # Watches end, and hold the stop up no longer.
+        assert await watch.read() is grpc.aio.EOF
         await stopping
     assert not served.server.serving
 

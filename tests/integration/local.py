@@ -36,7 +36,7 @@ class LocalCluster:
         return f"{self.address.host}:{self.address.grpc_port}"
 
     def client(self) -> Client:
-        return Client(self.target, timeout_s=60)
+        return Client(self.target, timeout_s=60, retries=0)
 
 
 @contextmanager

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from ps.errors import ConnectionLost, NotFound, NotOwner, RingpullError, Unavailable
+from ps.errors import ConnectionLost, DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
 from ps.hashing import SLOT_SHIFT, keys_of
 from ps.ring import Ring
 from ps.spec import Pooling, Replicas, TableSpec
 from ps.wire.messages import Op, PullReply, PullRequest, Reply, Request, ShardStatistics, StatisticsRequest
 from router.client import Router
+from router.settings import RouterSettings
 from router.shard_map import ShardAddress, ShardMap
 from tests.reference import ReferenceTable
 
 MODEL, VERSION = "model", 3
+
+PATIENT = RouterSettings(hedge_floor_s=60.0, hedge_cap_s=60.0)
+"""For tests on real time that count messages: a machine that hangs for a moment must not look like a late shard."""
 
 
 class FakeShard:
@@ -33,6 +39,16 @@ class FakeShard:
         """Raised one after the other instead of the next answers."""
         self.gate: asyncio.Event | None = None
         """When set, pulls wait for it."""
+        self.takes_s = 0.0
+        """How long an answer takes, to a ping too."""
+        self.pull_takes_s = 0.0
+        """How much longer one to a pull takes."""
+        self.running = asyncio.Event()
+        self.running.set()
+        """Cleared, it is stopped, as by SIGSTOP: it can be connected to and says nothing."""
+        self.pings = 0
+        self.keys_asked = 0
+        """Of requests that reached it, answered or given up."""
         self.up = True
 
     def pull(self, request: PullRequest) -> PullReply:
@@ -77,25 +93,50 @@ class FakeShard:
 
 
 class FakeConnection:
-    def __init__(self, shard: FakeShard) -> None:
+    def __init__(self, shard: FakeShard, clock: Callable[[], float]) -> None:
         self.shard = shard
+        self.clock = clock
         self.closed = False
+        self.lost = asyncio.Event()
 
     async def request(self, message: Request, *, deadline_s: float) -> Reply:
-        await asyncio.sleep(0)
-        if not self.shard.up:
+        if isinstance(message, PullRequest):
+            self.shard.keys_asked += message.positions.size
+        answer = asyncio.ensure_future(self.answer(message))
+        lost = asyncio.ensure_future(self.lost.wait())
+        try:
+            left_s = deadline_s - self.clock()
+            await asyncio.wait([answer, lost], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if lost.done():
+                raise ConnectionLost(f"the connection to shard {self.shard.shard} was closed")
+            raise DeadlineExceeded(f"shard {self.shard.shard} did not answer in time")
+        finally:
+            answer.cancel()
+            lost.cancel()
+
+    async def answer(self, message: Request) -> Reply:
+        shard = self.shard
+        await asyncio.sleep(shard.takes_s)
+        if not shard.up:
             self.closed = True
         if self.closed:
-            raise ConnectionLost(f"shard {self.shard.shard} is gone")
+            raise ConnectionLost(f"shard {shard.shard} is gone")
+        await shard.running.wait()
         if isinstance(message, StatisticsRequest):
-            return ShardStatistics(self.shard.shard, 1, 4, 0, len(self.shard.requests), ())
+            shard.pings += 1
+            return ShardStatistics(shard.shard, 1, 4, 0, len(shard.requests), ())
         assert isinstance(message, PullRequest)
-        if self.shard.gate is not None:
-            await self.shard.gate.wait()
-        return self.shard.pull(message)
+        if shard.pull_takes_s:
+            await asyncio.sleep(shard.pull_takes_s)
+        if shard.gate is not None:
+            await shard.gate.wait()
+        return shard.pull(message)
 
     async def close(self) -> None:
         self.closed = True
+        self.lost.set()
 
 
 class FakeCluster:
@@ -106,14 +147,20 @@ class FakeCluster:
         ring: Ring,
         tables: Mapping[str, tuple[TableSpec, ReferenceTable]],
         replicas: Mapping[str, Replicas] | None = None,
+        *,
+        settings: RouterSettings = PATIENT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.clock = clock
         self.references = {name: table for name, (_, table) in tables.items()}
         self.replicas = {(MODEL, table): wanted for table, wanted in (replicas or {}).items()}
         self.shards: dict[int, FakeShard] = {}
         self.connections: list[FakeConnection] = []
+        self.attempts_s: list[tuple[int, float]] = []
+        """(shard, when) of every attempt to connect."""
         self.refreshes = 0
         self.shard_map = self.assign(ring)
-        self.router = Router(self.connect, refresh=self.refresh)
+        self.router = Router(self.connect, refresh=self.refresh, settings=settings, clock=clock, rng=random.Random(1))
         self.router.update(self.shard_map)
         self.router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables.items()})
 
@@ -129,10 +176,11 @@ class FakeCluster:
         return self.shard_map
 
     async def connect(self, address: ShardAddress) -> FakeConnection:
+        self.attempts_s.append((address.shard, self.clock()))
         await asyncio.sleep(0)
         if not self.shards[address.shard].up:
             raise Unavailable(f"shard {address.shard} cannot be reached")
-        self.connections.append(FakeConnection(self.shards[address.shard]))
+        self.connections.append(FakeConnection(self.shards[address.shard], self.clock))
         return self.connections[-1]
 
     def moving_to(self, ring: Ring) -> ShardMap:

@@ -68,6 +68,9 @@ class FakeShard:
         self.members.meet(f"cancel shard {self.shard}")
         self.cancelled.set()
 
+    def restart(self, drain_s: float) -> None:
+        self.members.meet(f"restart shard {self.shard}")
+
 
 class FakeHead:
     """One head."""
@@ -99,6 +102,9 @@ class FakeHead:
         if self.map is None or shard_map.epoch >= self.map.epoch:
             self.map, self.live = shard_map, dict(live)
             self.loaded &= set(versions)
+
+    def restart(self, drain_s: float) -> None:
+        self.members.meet(f"restart head {self.head}")
 
 
 class FakeMembers:

@@ -26,7 +26,8 @@ from router.client import Router
 from router.lookup import Lookup, LookupResult
 from tests.reference import assert_close
 from tests.router.cases import assert_reference, lookups, some_lookups, tables
-from tests.router.fakes import MODEL, VERSION, FakeCluster
+from tests.router.fakes import MODEL, PATIENT, VERSION, FakeCluster
+from tests.router.virtual_time import run, virtual_now
 
 DIMS = {"users": 3, "items": 8, "tags": 1}
 NAMES = list(DIMS)
@@ -85,7 +86,7 @@ async def test_a_busy_shard_is_spared_where_there_is_another_owner():
     cluster.shards[0].gate = asyncio.Event()
     keys = np.arange(4000, dtype=np.uint64)
     waiting = asyncio.create_task(pull(cluster, [Lookup("users", Pooling.NONE, keys)]))
-    while not cluster.shards[1].requests:
+    while not cluster.shards[1].requests or ", 1: " in repr(cluster.router):
         await asyncio.sleep(0)
     (result,) = await pull(cluster, [Lookup("items", Pooling.NONE, keys[:500])])
     assert result.values.shape == (500, 8)
@@ -200,35 +201,50 @@ async def test_errors_that_another_owner_would_give_too_are_raised(error):
         await pull(cluster, some_lookups(NAMES, 100))
 
 
+async def test_a_pull_without_time_is_deadline_exceeded():
+    cluster = FakeCluster(Ring.even([0]), tables(DIMS))
+    with pytest.raises(DeadlineExceeded, match="no time was left"):
+        await cluster.router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=time.monotonic() - 1)
+    assert not cluster.connections
+
+
 async def test_time_that_runs_out_while_connecting_is_deadline_exceeded():
+    """Before a shard is late, that there is no answer says nothing of the shard."""
     cluster = FakeCluster(Ring.even([0]), tables(DIMS))
     never = asyncio.Event()
 
     async def connect(address):
         await never.wait()
 
-    router = Router(connect)
+    router = Router(connect, settings=PATIENT)
     router.update(cluster.shard_map)
     router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables(DIMS).items()})
     with pytest.raises(DeadlineExceeded, match="no connection to shard 0"):
-        await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=time.monotonic() - 1)
+        await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=time.monotonic() + 0.01)
     await router.close()
 
 
-async def test_time_that_runs_out_while_refreshing_is_deadline_exceeded():
-    cluster = FakeCluster(Ring.even([0]), made := tables(DIMS))
-    never = asyncio.Event()
+def test_a_map_that_does_not_come_is_waited_for_in_half_of_the_time_only():
+    """Whoever hands out maps hangs: the rest of the time is for other owners."""
 
-    async def refresh():
-        await never.wait()
+    async def main() -> None:
+        made = tables(DIMS)
+        cluster = FakeCluster(Ring.even(range(2), 2), made, dict.fromkeys(NAMES, 2), clock=virtual_now)
+        never = asyncio.Event()
 
-    router = Router(cluster.connect, refresh=refresh)
-    router.update(cluster.shard_map)
-    router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
-    await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=soon())
-    cluster.shards[0].failures.append(NotOwner("moved", epoch=2))
-    with pytest.raises(DeadlineExceeded, match="shard map"):
-        await router.pull(MODEL, VERSION, some_lookups(NAMES, 10), deadline_s=time.monotonic() - 1)
+        async def refresh():
+            await never.wait()
+
+        router = Router(cluster.connect, refresh=refresh, clock=virtual_now, settings=PATIENT)
+        router.update(cluster.shard_map)
+        router.register(MODEL, VERSION, {name: spec for name, (spec, _) in made.items()})
+        cluster.shards[0].failures.append(NotOwner("moved", epoch=2))
+        asked, began_s = some_lookups(NAMES, 10), virtual_now()
+        assert_reference(made, asked, await router.pull(MODEL, VERSION, asked, deadline_s=began_s + 1))
+        assert 0.4 < virtual_now() - began_s < 0.5
+        await router.close()
+
+    run(main())
 
 
 async def test_requests_in_need_of_one_connection_share_one_attempt():
@@ -261,7 +277,8 @@ async def test_a_cancelled_pull_leaves_no_load_behind():
     pulling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await pulling
-    assert "<Loads {}>" in repr(cluster.router)
+    while "<Loads {}>" not in repr(cluster.router):
+        await asyncio.sleep(0)
 
 
 async def test_what_is_not_registered_is_not_found():

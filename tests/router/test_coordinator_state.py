@@ -60,5 +60,5 @@ def test_damage_is_told_whichever_field_is_gone_or_wrong(state: CoordinatorState
     for name in ("world", "map", "change", "epoch", "heads"):
         with pytest.raises(CorruptData, match="coordinator state"):
             state_from_dict({**fields, name: ["wrong"]})
-    with pytest.raises(CorruptData, match="has format 1; this build reads 2"):
+    with pytest.raises(CorruptData, match="has format 1; this build reads 3"):
         state_from_dict({**fields, "format": 1})

@@ -1,25 +1,38 @@
-"""The router over real shards and tables on disk: the same answers as the slow reference, without a socket between."""
+"""The router over real shards and tables on disk: the same answers as the slow reference.
+
+Without a socket between, but for the last tests, whose shards listen on TCP and stop answering.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ps.hashing import positions_of
 from ps.holding import Ownership
 from ps.ring import Ring
 from ps.shard import Shard
-from ps.spec import ALL, Pooling, TableSpec
+from ps.spec import ALL, OnUnavailable, Pooling, TableSpec
 from ps.store.writer import TableWriter
+from ps.wire.connection import Connection
 from ps.wire.messages import PullRequest, Reply, Request
+from ps.wire.server import ShardServer
+from ps.wire.threads import LookupThreads
 from router.client import Router
-from router.lookup import Lookup
+from router.lookup import Lookup, LookupResult
+from router.settings import RouterSettings
 from router.shard_map import ShardAddress, ShardMap
 from tests.reference import ReferenceTable
 from tests.router.cases import Tables, assert_reference
+from tests.router.fakes import PATIENT
 
 MODEL, VERSION = "model", 1
 DIMS = {"users": 16, "items": 5, "tags": 1}
@@ -93,7 +106,7 @@ async def test_any_number_of_shards_and_replicas_equals_the_reference(written, c
     async def connect(address: ShardAddress) -> LocalConnection:
         return LocalConnection(shards[address.shard])
 
-    router = Router(connect)
+    router = Router(connect, settings=PATIENT)
     router.update(shard_map)
     router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables.items()})
     asked = lookups()
@@ -119,9 +132,109 @@ async def test_shards_ahead_of_the_routers_map_are_found_by_refreshing(written):
     async def refresh() -> ShardMap:
         return map_of(2, new)
 
-    router = Router(connect, refresh=refresh)
+    router = Router(connect, refresh=refresh, settings=PATIENT)
     router.update(map_of(1, old))
     router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables.items()})
     asked = lookups()
     assert_reference(tables, asked, await router.pull(MODEL, VERSION, asked, deadline_s=time.monotonic() + 60))
     assert router.counters().not_owner == 2
+
+
+# -- over TCP, with one that says nothing ------------------------------------------------------------------------------
+
+
+class StoppableServer(ShardServer):
+    """A server that can be stopped: it takes requests in, as the sockets of a stopped process do, and says nothing."""
+
+    held: list[tuple[Any, ...]] | None = None
+
+    def submit(self, *request: Any) -> None:
+        if self.held is None:
+            super().submit(*request)
+        else:
+            self.held.append(request)
+
+    def go_on(self) -> None:
+        held, self.held = self.held, None
+        for request in held or ():
+            super().submit(*request)
+
+
+class TcpShards:
+    """Two shards that listen, of which the second can be stopped."""
+
+    def __init__(self, router: Router, second: StoppableServer, owned: np.ndarray) -> None:
+        self.router = router
+        self.second = second
+        self.owned = owned
+        """Slots of the second as first owner: bool (SLOTS,)."""
+
+    async def pull(self, asked: list[Lookup]) -> list[LookupResult]:
+        return await self.router.pull(MODEL, VERSION, asked, deadline_s=time.monotonic() + 60)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def tcp_shards(folder: Path, tables: Tables, copies: int) -> AsyncIterator[TcpShards]:
+    ring = Ring.even(range(2), copies)
+    replicas = {(MODEL, name): copies for name in DIMS}
+
+    async def connect(address: ShardAddress) -> Connection:
+        return await Connection.connect(address.host, address.port)
+
+    with LookupThreads() as threads:
+        servers, addresses = [], []
+        for number in range(2):
+            shard = Shard(number)
+            shard.open(MODEL, VERSION, {name: folder / name for name in DIMS})
+            shard.assign(1, [Ownership(ring, replicas)], {(MODEL, VERSION)})
+            servers.append(StoppableServer(shard, threads))
+            addresses.append(ShardAddress(number, *await servers[-1].start()))
+        router = Router(connect, settings=RouterSettings(hedge_floor_s=0.02, give_up_s=1.0))
+        router.update(ShardMap(1, tuple(addresses), ring, replicas))
+        router.register(MODEL, VERSION, {name: spec for name, (spec, _) in tables.items()})
+        try:
+            shards = TcpShards(router, servers[1], ring.owner_table(1)[:, 0] == 1)
+            await shards.pull(lookups())
+            servers[1].held = []
+            yield shards
+        finally:
+            servers[1].go_on()
+            await router.close()
+            for server in servers:
+                await server.close()
+
+
+@pytest.mark.net
+async def test_a_shard_that_stops_answering_costs_nothing_with_two_copies(written):
+    folder, tables = written
+    async with tcp_shards(folder, tables, copies=2) as shards:
+        asked = lookups()
+        assert_reference(tables, asked, await shards.pull(asked))
+        counters = shards.router.counters()
+        assert counters.hedges + counters.retries > 0
+        await shards.until(lambda: "ejected: [1]" in repr(shards.router))
+        assert_reference(tables, asked, await shards.pull(asked))
+        shards.second.go_on()
+        await shards.until(lambda: "ejected: []" in repr(shards.router))
+        assert_reference(tables, asked, await shards.pull(asked))
+        assert shards.router.counters().failed == 0
+
+
+@pytest.mark.net
+async def test_a_shard_that_stops_answering_costs_default_vectors_with_one_copy(written):
+    folder, tables = written
+    defaulting = {
+        name: (replace(spec, on_unavailable=OnUnavailable.DEFAULT), table) for name, (spec, table) in tables.items()
+    }
+    async with tcp_shards(folder, defaulting, copies=1) as shards:
+        asked = lookups()
+        for lookup, result in zip(asked, await shards.pull(asked), strict=True):
+            slots = (positions_of(lookup.keys) >> np.uint64(48)).astype(int)
+            assert result.lost == shards.owned[slots].sum() > 0
+        shards.second.go_on()
+        await shards.until(lambda: "ejected: []" in repr(shards.router))
+        assert_reference(tables, asked, await shards.pull(asked))

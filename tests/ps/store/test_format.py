@@ -15,18 +15,29 @@ from ps.store.writer import TableWriter
 
 GOLDEN = {
     "header": (
-        "52504c5441424c4501000000df000000a2976edc124a1ae885a47370656387a46e616d65a6676f6c64656ea364696d02"
+        "52504c5441424c4501000000fa000000829fabff4c3e962b85a47370656387a46e616d65a6676f6c64656ea364696d02"
         "a8726f775f74797065a7666c6f61743332a86b65795f74797065a675696e743634a764656661756c7492cb3fe0000000"
         "000000cbbff0000000000000a87265706c69636173a3616c6cae6f6e5f756e617661696c61626c65a56572726f72a472"
-        "6f777303aa696e6465785f6269747301a468656c64919200ce00010000a873656374696f6e7384a5696e646578920ccf"
+        "6f777303aa696e6465785f6269747301a468656c64919200ce00010000a873656374696f6e7385a5696e646578920ccf"
         "ae2c8603990315bda9706f736974696f6e739218cf5b7d67c033d77c4aa4726f77739218c0a6626c6f636b739210cfe3"
-        "a8e5ff32f5c361"
+        "a8e5ff32f5c361af706f736974696f6e5f626c6f636b739210cfd6e388b69dd6f723"
     ),
     "index": ("000000000100000003000000"),
     "positions": ("e7830665202abf3a93a431af1008788f2ccbc234fcbc56b4"),
     "rows": ("00004040000080400000a0400000c0400000803f00000040"),
     "blocks": ("00000000000000008c85f86abf88d886"),
+    "position_blocks": ("e7830665202abf3a4a7cd733c0677d5b"),
 }
+
+HEADER_WITHOUT_POSITION_BLOCKS = (
+    "52504c5441424c4501000000df000000a2976edc124a1ae885a47370656387a46e616d65a6676f6c64656ea364696d02"
+    "a8726f775f74797065a7666c6f61743332a86b65795f74797065a675696e743634a764656661756c7492cb3fe0000000"
+    "000000cbbff0000000000000a87265706c69636173a3616c6cae6f6e5f756e617661696c61626c65a56572726f72a472"
+    "6f777303aa696e6465785f6269747301a468656c64919200ce00010000a873656374696f6e7384a5696e646578920ccf"
+    "ae2c8603990315bda9706f736974696f6e739218cf5b7d67c033d77c4aa4726f77739218c0a6626c6f636b739210cfe3"
+    "a8e5ff32f5c361"
+)
+"""As earlier builds wrote it, of the same rows."""
 
 
 SHORT_ROWS = {
@@ -55,6 +66,15 @@ def test_the_golden_bytes_are_readable(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes.fromhex(content))
     base = Base.open(tmp_path, verify_rows=True)
     assert base.spec.name == "golden"
+    assert [base.row(number).tolist() for number in range(3)] == [[3, 4], [5, 6], [1, 2]]
+
+
+def test_what_earlier_builds_wrote_is_readable(tmp_path: Path) -> None:
+    before = {**GOLDEN, "header": HEADER_WITHOUT_POSITION_BLOCKS}
+    del before["position_blocks"]
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(bytes.fromhex(content))
+    base = Base.open(tmp_path, verify_rows=True)
     assert [base.row(number).tolist() for number in range(3)] == [[3, 4], [5, 6], [1, 2]]
 
 

@@ -16,7 +16,8 @@ from ps.store.base import Base
 from ps.transfer.fetch import Fetch, Fetcher, describe
 from ps.transfer.job import Cancelled, Job
 from ps.transfer.piece import Piece
-from ps.transfer.source import Block, FolderSource, TableContent
+from ps.transfer.source import Block, TableContent
+from ps.transfer.stored_source import StoredSource
 from ps.transfer.throttle import Throttle
 from ps.wire.messages import range_checksum
 from tests.ps.tables import WrittenTable, write_table
@@ -43,7 +44,7 @@ class Source:
         damage: Damage | None = None,
         other: dict[str, object] | None = None,
     ) -> None:
-        self._folder = FolderSource(folder)
+        self._folder = StoredSource(str(folder))
         self._fails_at = fails_at
         self._error = error
         self._damage = damage
@@ -69,7 +70,7 @@ class Source:
 def fetched(tmp_path: Path, users: WrittenTable, *sources: Source, job: Job | None = None) -> Piece:
     base = Base.open(users.folder)
     piece = Piece.create(tmp_path / "piece-01000", SLOT_RANGE.begin, base.spec.row_bytes, base.identity)
-    content = FolderSource(users.folder).describe(SLOT_RANGE)
+    content = StoredSource(str(users.folder)).describe(SLOT_RANGE)
     with Fetcher(job or Job(), Throttle(), block_bytes=BLOCK_BYTES) as fetcher:
         fetcher.fetch(Fetch(SLOT_RANGE, sources, content), piece)
     return piece

@@ -27,6 +27,11 @@ def holding(folders: Sequence[Path], slots: Sequence[SlotRange], sources: Sequen
     return VersionHolding(MODEL, VERSION, tables)
 
 
+def at(url: str, slots: Sequence[SlotRange], *sources: RangeSource) -> VersionHolding:
+    """Return slots of the table `users`, whose files are at `url`/users."""
+    return VersionHolding(MODEL, VERSION, {"users": TableHolding(f"{url}/users", tuple(slots), sources)})
+
+
 def owned_slots(ring: Ring, shard: int, replicas: Replicas = 1) -> list[SlotRange]:
     return runs(ring.owned_mask(shard, replicas))
 

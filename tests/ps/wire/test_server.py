@@ -95,6 +95,18 @@ async def test_time_spent_waiting_for_a_thread_counts(served: Served) -> None:
     }
 
 
+async def test_statistics_do_not_wait_for_look_ups(served: Served) -> None:
+    """They are what a router asks for to learn whether a shard is alive."""
+    connection = await served.connect()
+    gated = [asyncio.create_task(connection.request(pull_of(key, model=GATED), deadline_s=soon())) for key in range(9)]
+    while served.shard.pulls < 2:  # as many as there are threads
+        await asyncio.sleep(0)
+    assert not isinstance(await connection.request(StatisticsRequest(), deadline_s=soon()), ErrorReply)
+    assert not any(pull.done() for pull in gated)
+    served.shard.gate.set()
+    await asyncio.gather(*gated)
+
+
 @pytest.mark.parametrize(
     ("nonsense", "reason"),
     [

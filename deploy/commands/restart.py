@@ -1,0 +1,109 @@
+"""`ringpull restart --rolling`: every process anew, one after the other, without a failed request if copies allow."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy import served
+from deploy.commands.options import AsJson, Target
+from deploy.console import err, print_json, print_line
+from deploy.signals import Interrupted, StopSignals
+from ps.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from deploy.rolling import Effects
+    from router.events import Member
+    from router.operations import OperatorVerbs
+
+
+def restart(
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="One member after the other: the only way there is, and to be said.")
+    ] = False,
+    shards: Annotated[bool, typer.Option("--shards", help="Shards only. Default: shards, then heads.")] = False,
+    heads: Annotated[bool, typer.Option("--heads", help="Heads only.")] = False,
+    drain_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Requests in flight get this long before a process ends.")
+    ] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A member that is not whole again by then is an error.")
+    ] = 300.0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where requests fail for it, or while other members are not whole.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    target: Target = None,
+    as_json: AsJson = False,
+) -> None:
+    """Restart shards and heads, one after the other; each is whole again before the next one goes.
+
+    With two copies of every table and two heads nothing fails for clients that retry, as ringpull's own do; anything
+    else is said first, and asked about. Ctrl-C stops after the member that is on its way; a second one stops watching.
+    """
+    from deploy.operator import connect
+    from deploy.rolling import Effects, chosen
+
+    if not rolling:
+        raise InvalidInput("say --rolling: members are restarted one after the other")
+    if drain_timeout < 0 or not timeout > 0:
+        raise InvalidInput(
+            f"--drain-timeout is {drain_timeout} and --timeout is {timeout}; they must be 0 or more, and above 0"
+        )
+    with StopSignals() as signals, connect(served.resolve_target(target)) as operations:
+        now = operations.change()
+        if now.under_way:
+            raise InvalidInput(f"{now.kind.value} {now.subject} is under way; wait until it is over")
+        both = shards == heads
+        members = chosen(operations.members(), shards=shards or both, heads=heads or both)
+        effects = Effects.of(operations.facts().world, members)
+        if not force:
+            effects.check()
+        if not _agreed(effects, yes=yes or force, as_json=as_json):
+            print_line("nothing was restarted")
+            return
+        _carry_out(operations, members, signals, drain_s=drain_timeout, within_s=timeout, force=force, as_json=as_json)
+
+
+def _agreed(effects: Effects, *, yes: bool, as_json: bool) -> bool:
+    """Say what will be felt, if anything is, and ask."""
+    for line in effects.lines:
+        err.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if yes or not effects.lines:
+        return True
+    if as_json or not sys.stdin.isatty():
+        raise InvalidInput("nobody can be asked here whether that is wanted; say --yes")
+    err.print("Begin? [y/N] ", end="", markup=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _carry_out(
+    operations: OperatorVerbs,
+    members: list[Member],
+    signals: StopSignals,
+    *,
+    drain_s: float,
+    within_s: float,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from deploy import rolling
+    from deploy.progress import Progress
+
+    progress, done = Progress(err), []
+    signals.hold()
+    for member in members:
+        if signals.wait(0.0):
+            break
+        with progress.step(f"restarted {member}"):
+            done.append(rolling.restart(operations, member, drain_s=drain_s, within_s=within_s, force=force))
+    left = len(members) - len(done)
+    if as_json:
+        print_json(rolling.summary(done, left))
+    else:
+        print_line(rolling.summary_line(done))
+    if left:
+        err.print(f"{left} of {len(members)} members were not restarted", highlight=False)
+        raise Interrupted(signals.signum)

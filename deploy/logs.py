@@ -1,0 +1,131 @@
+"""The log of a deployment's processes: one line per event, as text for people or as JSON for machines.
+
+An event is a message of fixed words with facts beside it, given to the standard library as
+`logger.warning("predict failed", extra={"request_id": ...})`: what a line says can be counted and searched by name,
+and libraries log without knowing how it is written. A fact never begins a new line, whatever a caller put in it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any, Final
+
+from ps.errors import StartupError
+
+_OF_EVERY_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:/@%+-")
+
+_TALKATIVE: Final = ("uvicorn", "asyncio", "fsspec", "botocore", "grpc", "numba", "torch", "ray")
+"""Libraries whose own account of every step would drown ours: they tell warnings only."""
+
+
+class LogLevel(StrEnum):
+    """From when on an event is told."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How a line is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What every process of a deployment tells, and where."""
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.TEXT
+    folder: str | None = None
+    """Each process writes `NAME-MEMBER.log` in it; None: to its standard error, which Ray keeps."""
+
+
+def configure(settings: LogSettings, deployment: str, member: str) -> None:
+    """Have this process log, from now on and instead of what was configured before.
+
+    Args:
+        deployment: Its name.
+        member: `coordinator`, `head-0`, `shard-3`; on every line.
+
+    Raises:
+        StartupError: The folder cannot be written to.
+    """
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if settings.folder is not None:
+        path = Path(settings.folder) / f"{deployment}-{member}.log"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Opened anew when something else has taken the file away: logrotate does.
+            handler = WatchedFileHandler(path, encoding="utf-8")
+        except OSError as exc:
+            raise StartupError(f"--log-dir: {path} cannot be written: {exc.strerror or exc}") from exc
+    formatter = JsonLines if settings.format is LogFormat.JSON else TextLines
+    handler.setFormatter(formatter({"deployment": deployment, "member": member, "pid": os.getpid()}))
+    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event, logger, the process, and the event's facts."""
+
+    def __init__(self, process: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._process = dict(process)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _time_of(record),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name,
+            **self._process,
+            **facts_of(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextLines(logging.Formatter):
+    """`TIME LEVEL MEMBER EVENT key=value ...`; tracebacks below."""
+
+    def __init__(self, process: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._member = process["member"]
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = " ".join(record.getMessage().splitlines())
+        told = [_time_of(record), record.levelname.lower(), self._member, event]
+        told += [f"{name}={_word(value)}" for name, value in facts_of(record).items()]
+        line = " ".join(told)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what an event was given beside its message."""
+    return {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return text if text and _PLAIN.issuperset(text) else json.dumps(text)

@@ -1,0 +1,177 @@
+"""A rolling restart: one member after the other, each whole again before the next one goes.
+
+It is led from here, by two verbs of the coordinator, and not by its state machine: to that a restarted member is one
+that crashed, which it repairs anyway. So every step is safe by itself, nothing has to be saved, and whoever stops
+watching leaves a deployment that is whole within seconds. What must hold at a step, the coordinator checks at that step
+(`router.restarts`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ps.errors import InvalidInput, Retryable, RingpullError
+from ps.spec import OnUnavailable
+from router.events import Member
+from router.operations import MemberState, OperatorVerbs
+from router.world import World
+
+POLL_S: Final = 0.1
+
+
+class NotBack(RingpullError):
+    """Raised when a restarted member is not whole in time; the message says what it lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """One member that was restarted."""
+
+    member: Member
+    seconds: float
+    """From asking for it until it was whole again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What requests will feel of a restart."""
+
+    failing: tuple[str, ...]
+    """Tables of one copy whose requests fail while a shard is away."""
+    defaulted: tuple[str, ...]
+    """Tables of one copy whose rows are default vectors meanwhile, which replies tell."""
+    headless: bool
+    """Whether nobody answers while a head is away."""
+
+    @classmethod
+    def of(cls, world: World, members: Sequence[Member]) -> Effects:
+        """Return what restarting these members does to requests."""
+        heads = [member for member in members if member.role == "head"]
+        sole = world.sole_tables if len(heads) < len(members) else {}
+        return cls(
+            failing=tuple(sorted(name for name, policy in sole.items() if policy is OnUnavailable.ERROR)),
+            defaulted=tuple(sorted(name for name, policy in sole.items() if policy is OnUnavailable.DEFAULT)),
+            headless=len(heads) == 1,
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        """In words; none when nothing is felt by clients that retry."""
+        lines = []
+        if self.failing:
+            lines.append(
+                f"while a shard is away, requests for its rows of {', '.join(self.failing)} fail: one copy each"
+            )
+        if self.defaulted:
+            lines.append(
+                f"while a shard is away, its rows of {', '.join(self.defaulted)} are default vectors, which replies"
+                " tell: one copy each"
+            )
+        if self.headless:
+            lines.append("while the only head is away, some ten seconds, no request is answered")
+        return lines
+
+    def check(self) -> None:
+        """Check that no request fails for want of a copy.
+
+        Raises:
+            InvalidInput: Some would; names the tables, and the way out.
+        """
+        if self.failing:
+            more = " ".join(f"--replicas {table}=2" for table in self.failing)
+            raise InvalidInput(
+                f"{', '.join(self.failing)}: on one shard each, and on_unavailable is error: requests would fail while"
+                f" it is away. Give them another copy with `ringpull rebalance {more}`, or say --force"
+            )
+
+
+def chosen(states: Iterable[MemberState], *, shards: bool, heads: bool) -> list[Member]:
+    """Return the members of the kinds wanted, in the order in which they go."""
+    roles = {role for role, wanted in (("shard", shards), ("head", heads)) if wanted}
+    return [state.member for state in states if state.member.role in roles]
+
+
+def restart(
+    operations: OperatorVerbs,
+    member: Member,
+    *,
+    drain_s: float,
+    within_s: float,
+    force: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Restarted:
+    """Restart one member, and return when it is whole again.
+
+    Args:
+        drain_s: Longest that it may take to answer what is in flight.
+        within_s: Longest that it may take in all.
+        force: Even while others of its kind are not whole.
+
+    Raises:
+        InvalidInput: It is not there, or a change is under way; it was not restarted.
+        NotBack: It is not whole in time, or the others were not, and it was not sent away.
+    """
+    begin_s = clock()
+    before, told = "", False
+    while True:
+        try:
+            now = _state(operations, member)
+            # One that does not answer is coming back by itself: then it is known which process is to go.
+            before = before or now.incarnation
+            if before and not told:
+                operations.restart(member, before, drain_s=drain_s, force=force)
+                told = True
+            elif told and now.incarnation != before and not now.lacks:
+                return Restarted(member, clock() - begin_s)
+            waits_for = now.lacks or "it has not ended yet"
+        except Retryable as exc:
+            # The coordinator, or the head that was asked, may be away for some seconds itself.
+            waits_for = str(exc)
+        if clock() - begin_s > within_s:
+            raise NotBack(f"{member} is not {'back' if told else 'restarted'} after {within_s:g} s: {waits_for}")
+        sleep(POLL_S)
+
+
+def summary(done: Sequence[Restarted], left: int) -> dict[str, Any]:
+    """Return what was done as JSON values.
+
+    Args:
+        left: Members that were not restarted, because somebody stopped it.
+    """
+    longest = max(done, key=lambda each: each.seconds, default=None)
+    return {
+        "restarted": [_facts(each) for each in done],
+        "longest": None if longest is None else _facts(longest),
+        "seconds": round(sum(each.seconds for each in done), 3),
+        "left": left,
+    }
+
+
+def summary_line(done: Sequence[Restarted]) -> str:
+    """Return what was done in one line."""
+    if not done:
+        return "nothing was restarted"
+    longest = max(done, key=lambda each: each.seconds)
+    kinds = [_counted(done, "shard"), _counted(done, "head")]
+    took = f"{sum(each.seconds for each in done):.1f} s; the longest was {longest.member}, {longest.seconds:.1f} s"
+    return f"restarted {' and '.join(filter(None, kinds))} in {took}"
+
+
+def _state(operations: OperatorVerbs, member: Member) -> MemberState:
+    for state in operations.members():
+        if state.member == member:
+            return state
+    raise InvalidInput(f"{member} is not there any more: the deployment was changed meanwhile")
+
+
+def _facts(done: Restarted) -> dict[str, Any]:
+    return {"role": done.member.role, "number": done.member.id, "seconds": round(done.seconds, 3)}
+
+
+def _counted(done: Sequence[Restarted], role: str) -> str:
+    number = sum(each.member.role == role for each in done)
+    return f"{number} {role}{'s' * (number > 1)}" if number else ""

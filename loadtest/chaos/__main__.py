@@ -1,0 +1,52 @@
+"""`make chaos`: a deployment of its own under load from a client that knows every answer, while its pieces are killed,
+stopped, slowed and restarted, versions are published, and shards come and go.
+
+    python -m loadtest.chaos --seconds 60 --seed 7
+
+The last line is JSON; the exit status is 0 when nothing was wrong and nothing failed that is promised not to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rich.console import Console
+
+from inference.errors import RingpullError
+from loadtest.chaos.run import Options, run
+from loadtest.chaos.schedule import Kind
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.chaos", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seconds", type=float, default=60.0, help="of load, while events begin")
+    parser.add_argument("--seed", type=int, default=7, help="of the schedule, the requests and their times")
+    parser.add_argument("--rate", type=float, default=60.0, help="requests per second")
+    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--timeout", type=float, default=10.0, help="deadline of a request, seconds")
+    parser.add_argument("--overload-seconds", type=float, default=8.0, help="at three times the top rate; 0: leave out")
+    parser.add_argument("--without", action="append", type=Kind, choices=list(Kind), default=[], help="repeatable")
+    given = parser.parse_args()
+    console = Console(stderr=True)
+    options = Options(
+        seconds=given.seconds,
+        seed=given.seed,
+        rate=given.rate,
+        heads=given.heads,
+        timeout_s=given.timeout,
+        overload_s=given.overload_seconds,
+        without=tuple(given.without),
+    )
+    try:
+        findings = run(options, console)
+    except (RuntimeError, RingpullError) as exc:
+        console.print(f"error: {exc}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
+    print(json.dumps(findings.last_line()), flush=True)
+    sys.exit(0 if findings.good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What was seen during a run: every request, and the spans of time in which something was being done to the deployment.
+
+Times are seconds since the load began. A span of a blow ends when all pieces are whole again, that of a change when it
+is over. A request belongs to the blow that began last of those under way when it was due, else to the change, else to
+the calm.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.chaos.oracle import Outcome
+from loadtest.chaos.schedule import Kind, promise
+
+CALM: Final = "calm"
+
+FILL_GRACE_S: Final = 5.0
+"""A shard that is back is asked again when a head next tries it: so long answers may still be filled in. That counts as
+its recovery."""
+
+
+@dataclass(slots=True)
+class Span:
+    """A time in which something was being done."""
+
+    kind: Kind
+    begin_s: float
+    end_s: float = math.inf
+    said: str = ""
+    """How a change ended, when it was not carried through."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.begin_s
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A request that failed or was answered wrongly."""
+
+    due_s: float
+    end_s: float
+    outcome: Outcome
+    error: str
+    """Name of the error's class; `wrong` for a wrong answer."""
+    text: str
+
+
+@dataclass(slots=True)
+class Record:
+    """Every request, in the order of their answers."""
+
+    due_s: array[float] = field(default_factory=lambda: array("d"))
+    took_s: array[float] = field(default_factory=lambda: array("d"))
+    """From when it was due."""
+    outcomes: bytearray = field(default_factory=bytearray)
+    troubles: list[Trouble] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+
+    def ended(self, due_s: float, now_s: float, outcome: Outcome, error: str = "", text: str = "") -> None:
+        """Count one request that ended just now."""
+        self.due_s.append(due_s)
+        self.took_s.append(now_s - due_s)
+        self.outcomes.append(outcome)
+        if outcome in (Outcome.FAILED, Outcome.WRONG):
+            self.troubles.append(Trouble(due_s, now_s, outcome, error, text))
+
+    def begin(self, kind: Kind, now_s: float) -> Span:
+        """Open a span; whoever opens it sets its end."""
+        span = Span(kind, now_s)
+        self.spans.append(span)
+        return span
+
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8]]:
+        """Return due times, latencies and outcomes, (requests,) each, in the order of due times."""
+        due = np.array(self.due_s)
+        order = np.argsort(due, kind="stable")
+        return due[order], np.array(self.took_s)[order], np.frombuffer(bytes(self.outcomes), np.uint8)[order]
+
+
+def phases(spans: Sequence[Span], due_s: NDArray[np.float64]) -> NDArray[np.object_]:
+    """Return for each request, by when it was due, the kind of what was going on, or `calm`: (requests,)."""
+    found = np.full(len(due_s), CALM, dtype=object)
+    for span in sorted(spans, key=_weight):
+        found[(due_s >= span.begin_s) & (due_s <= span.end_s)] = str(span.kind)
+    return found
+
+
+def cause(spans: Sequence[Span], trouble: Trouble) -> str:
+    """Return what a request met on its way, and what became of it: `kill-head: Unavailable`."""
+    met = [span for span in spans if span.begin_s <= trouble.end_s and span.end_s >= trouble.due_s]
+    return f"{max(met, key=_weight).kind if met else CALM}: {trouble.error}"
+
+
+def broke_promise(spans: Sequence[Span], trouble: Trouble, heads: int) -> bool:
+    """Whether a failed request met nothing on its way that may fail one."""
+    return not any(
+        span.begin_s <= trouble.end_s and span.end_s >= trouble.due_s and promise(span.kind, heads).fails
+        for span in spans
+    )
+
+
+def unexplained_fills(record: Record, heads: int) -> int:
+    """Return how many answers were filled in although all shards were there."""
+    due, took, outcomes = record.arrays()
+    filled = outcomes == Outcome.FILLED
+    for span in record.spans:
+        if promise(span.kind, heads).fills:
+            filled &= (due + took < span.begin_s) | (due > span.end_s + FILL_GRACE_S)
+    return int(filled.sum())
+
+
+def unprovoked(spans: Sequence[Span]) -> list[Span]:
+    """Return the changes that were not carried through although no blow came in the middle of them."""
+    blows = [span for span in spans if span.kind.piece]
+    return [
+        span
+        for span in spans
+        if span.said and not any(blow.begin_s <= span.end_s and blow.end_s >= span.begin_s for blow in blows)
+    ]
+
+
+def _weight(span: Span) -> tuple[bool, float]:
+    """Of spans that cover the same time: blows before changes, then the one that began last."""
+    return bool(span.kind.piece), span.begin_s

@@ -1,0 +1,252 @@
+"""The end of a run: what was seen as one value, as tables for people, and as the keys of the last line."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.chaos.goodput import Goodput
+from loadtest.chaos.oracle import Outcome
+from loadtest.chaos.pieces import Usage
+from loadtest.chaos.record import (
+    CALM,
+    FILL_GRACE_S,
+    Record,
+    Span,
+    broke_promise,
+    cause,
+    phases,
+    unexplained_fills,
+    unprovoked,
+)
+from loadtest.chaos.schedule import Kind, promise
+
+USUAL_FACTOR: Final = 5.0
+"""A second whose p99 is within so many times that of the calm is as usual again."""
+USUAL_S: Final = 0.05
+"""Whatever the p99 of the calm: one late tick of a busy machine is no fault of a deployment."""
+LONGEST_S: Final = 30.0
+"""After a deployment is whole, its latencies are not looked at for longer."""
+SHOWN_TROUBLES: Final = 3
+"""Of each cause."""
+UNEXPLAINED: Final = "default vectors while all shards were there"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Requests that were due while one kind of thing went on."""
+
+    name: str
+    requests: int
+    filled: int
+    failed: int
+    wrong: int
+    p50_ms: float
+    p99_ms: float
+    """Of all of them, with those that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """A run."""
+
+    seed: int
+    phases: Sequence[Phase]
+    failed_by_cause: Mapping[str, int]
+    failed_promised: int
+    recovery_s: Mapping[str, float]
+    """Kind -> median."""
+    goodput: Goodput | None
+    """None: the overload was left out, or the run broke off."""
+
+    @property
+    def predicts(self) -> int:
+        return sum(phase.requests for phase in self.phases)
+
+    @property
+    def wrong(self) -> int:
+        return sum(phase.wrong for phase in self.phases) + (self.goodput.wrong if self.goodput else 0)
+
+    @property
+    def good(self) -> bool:
+        """Whether all promises were kept."""
+        return self.wrong == 0 and self.failed_promised == 0
+
+    def last_line(self) -> dict[str, Any]:
+        """Return the keys of the last line."""
+        return {
+            "predicts": self.predicts,
+            "wrong": self.wrong,
+            "failed_promised": self.failed_promised,
+            "failed_by_cause": dict(self.failed_by_cause),
+            "recovery_s": {kind: round(seconds, 2) for kind, seconds in self.recovery_s.items()},
+            "goodput_at_3x": None if self.goodput is None else round(self.goodput.ratio, 3),
+            "seed": self.seed,
+        }
+
+
+def find(record: Record, *, seed: int, heads: int, goodput: Goodput | None, broken: str = "") -> Findings:
+    """Return what a run's record says.
+
+    Args:
+        heads: Of the deployment: with one, requests may fail when it goes.
+        broken: What did not come back; it counts as one failure.
+    """
+    failed = [trouble for trouble in record.troubles if trouble.outcome is Outcome.FAILED]
+    causes = Counter(cause(record.spans, trouble) for trouble in failed)
+    others = Counter({UNEXPLAINED: unexplained_fills(record, heads)})
+    others.update(f"{span.kind} was not carried through: {span.said}" for span in unprovoked(record.spans))
+    others.update([f"not back: {broken}"] if broken else [])
+    causes += others
+    return Findings(
+        seed=seed,
+        phases=_phases(record),
+        failed_by_cause=dict(causes.most_common()),
+        failed_promised=sum(broke_promise(record.spans, trouble, heads) for trouble in failed) + others.total(),
+        recovery_s=_recoveries(record, heads),
+        goodput=goodput,
+    )
+
+
+def _phases(record: Record) -> list[Phase]:
+    due, took, outcomes = record.arrays()
+    names = phases(record.spans, due)
+    found = []
+    for name in (CALM, *map(str, Kind)):
+        here = names == name
+        if not here.any():
+            continue
+        counts = np.bincount(outcomes[here], minlength=len(Outcome))
+        p50_ms, p99_ms = np.percentile(took[here], [50, 99]) * 1e3
+        found.append(
+            Phase(
+                name,
+                int(here.sum()),
+                int(counts[Outcome.FILLED]),
+                int(counts[Outcome.FAILED]),
+                int(counts[Outcome.WRONG]),
+                float(p50_ms),
+                float(p99_ms),
+            )
+        )
+    return found
+
+
+def _recoveries(record: Record, heads: int) -> dict[str, float]:
+    due, took, outcomes = record.arrays()
+    calm = took[phases(record.spans, due) == CALM]
+    usual_s = max(USUAL_FACTOR * float(np.percentile(calm, 99)), USUAL_S) if len(calm) else USUAL_S
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    begins = [span.begin_s for span in record.spans if promise(span.kind, heads).fills]
+    for span in record.spans:
+        if np.isfinite(span.end_s):
+            # What is filled in after the next one has begun is not this one's doing.
+            next_s = min((begin_s for begin_s in begins if begin_s > span.begin_s), default=np.inf)
+            filled = (outcomes == Outcome.FILLED) & (due < next_s) & promise(span.kind, heads).fills
+            found[str(span.kind)].append(recovery_s(span, due, took, filled, usual_s))
+    return {kind: statistics.median(found[kind]) for kind in sorted(found)}
+
+
+def recovery_s(
+    span: Span,
+    due_s: NDArray[np.float64],
+    took_s: NDArray[np.float64],
+    filled: NDArray[np.bool_],
+    usual_s: float,
+) -> float:
+    """Return the time from the beginning of a span until all is as before it.
+
+    That is when the deployment is whole, no answer is filled in any more, and the p99 of a whole second is usual again.
+
+    Args:
+        due_s, took_s, filled: Of all requests, (requests,) each, in the order of due times; filled are those whose
+            answers had default vectors for what was lost.
+        usual_s: The p99 up to which it is.
+    """
+    lossy = filled & (due_s >= span.begin_s) & (due_s <= span.end_s + FILL_GRACE_S)
+    back_s = float((due_s + took_s)[lossy].max(initial=span.end_s))
+    at_s = back_s
+    while at_s < back_s + LONGEST_S:
+        second = took_s[(due_s >= at_s) & (due_s < at_s + 1)]
+        if not len(second) or np.percentile(second, 99) <= usual_s:
+            break
+        at_s += 1
+    return at_s - span.begin_s
+
+
+def show(
+    console: Console,
+    findings: Findings,
+    record: Record,
+    usages: Mapping[str, Mapping[str, Usage]],
+) -> None:
+    """Print the tables.
+
+    Args:
+        usages: When it was measured -> piece -> what these take; in the order of time.
+    """
+    title = "requests by what went on when they were due; median time until all was as before"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("phase", no_wrap=True)
+    for column in ("asked", "filled", "failed", "wrong", "p50 ms", "p99 ms", "back s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for phase in findings.phases:
+        recovered = findings.recovery_s.get(phase.name)
+        table.add_row(
+            phase.name,
+            *(f"{count:,}" for count in (phase.requests, phase.filled, phase.failed, phase.wrong)),
+            f"{phase.p50_ms:.1f}",
+            f"{phase.p99_ms:.1f}",
+            "" if recovered is None else f"{recovered:.1f}",
+            style="red" if phase.failed or phase.wrong else "",
+        )
+    console.print(table)
+    console.print(_growth(usages))
+    if findings.goodput is not None:
+        console.print(_overload(findings.goodput))
+    for text, count in findings.failed_by_cause.items():
+        _tell(console, f"failed  {count:6,}  {text}")
+    shown: Counter[str] = Counter()
+    for trouble in record.troubles:
+        why = cause(record.spans, trouble)
+        shown[why] += 1
+        if shown[why] <= SHOWN_TROUBLES:
+            took_s = trouble.end_s - trouble.due_s
+            _tell(console, f"{trouble.due_s:8.2f} s  {why} after {took_s:.2f} s: {trouble.text}")
+
+
+def _tell(console: Console, text: str) -> None:
+    console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _growth(usages: Mapping[str, Mapping[str, Usage]]) -> Table:
+    title = "memory (PSS) and descriptors of a process, and how many there are"
+    table = Table("each", title=title, title_justify="left", box=SIMPLE_HEAD)
+    for when in usages:
+        table.add_column(when, justify="right")
+    for piece in next(iter(usages.values()), {}):
+        cells = [
+            f"{usage.pss_bytes / 2**20:.1f} MiB, {usage.descriptors:.0f} ({usage.processes})"
+            for usage in (measured[piece] for measured in usages.values())
+        ]
+        table.add_row(piece, *cells)
+    return table
+
+
+def _overload(goodput: Goodput) -> str:
+    refused = ", ".join(f"{count:,} {code}" for code, count in goodput.refused.most_common()) or "none"
+    return (
+        f"top rate {goodput.top_rate:.0f}/s; offered {goodput.offered_rate:.0f}/s, answered in time"
+        f" {goodput.good_rate:.0f}/s: goodput {goodput.ratio:.0%}. Refused: {refused}, half of them within"
+        f" {goodput.refused_p50_ms:.0f} ms. This program took {goodput.generator_cores:.1f} cores, and"
+        f" sent 1% of them {goodput.late_p99_ms:.0f} ms late or more"
+    )

@@ -1,0 +1,107 @@
+"""Whether the deployment is whole: every shard answers and holds its rows, every head listens, the coordinator answers.
+
+Seen from outside: by the gRPC of a head, and by the processes there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import psutil
+
+from inference import AsyncClient
+from inference.errors import RingpullError
+from inference.operations_client import OperationsClient
+from inference.proto import ringpull_pb2 as pb
+from loadtest.chaos.pieces import Pieces
+
+LOOK_S: Final = 0.2
+"""Between two looks, which cost processor time that the deployment could use."""
+PATIENCE_S: Final = 120.0
+"""Until the deployment must be whole again."""
+STATUS_TIMEOUT_S: Final = 5.0
+
+
+class Broken(RuntimeError):
+    """Raised when something did not come back; the message says what."""
+
+
+class Whole:
+    """Looks, and waits.
+
+    Args:
+        heads: How many there have to be.
+    """
+
+    def __init__(self, pieces: Pieces, client: AsyncClient, operations: OperationsClient, heads: int) -> None:
+        self._pieces = pieces
+        self._client = client
+        self._operations = operations
+        self._heads = heads
+        self._port = int(client.target.rpartition(":")[2])
+
+    async def wait(self, gone: psutil.Process | None = None) -> None:
+        """Return when nothing is lacking.
+
+        Args:
+            gone: A process that was killed: until it has ended, nothing has been repaired.
+
+        Raises:
+            Broken: Something is still lacking after two minutes.
+        """
+        until_s = time.monotonic() + PATIENCE_S
+        while lacking := await self.lacking(gone):
+            if time.monotonic() > until_s:
+                raise Broken(f"{PATIENCE_S:.0f} s after the blow: {lacking}")
+            await asyncio.sleep(LOOK_S)
+
+    async def lacking(self, gone: psutil.Process | None = None) -> str:
+        """Return the first thing that is lacking; empty when the deployment is whole."""
+        if gone is not None and _lives(gone):
+            return f"process {gone.pid} lives on"
+        if lacking := await asyncio.to_thread(self._lacking_processes):
+            return lacking
+        try:
+            status = await self._client.status(timeout_s=STATUS_TIMEOUT_S)
+        except RingpullError as exc:
+            return f"no status: {exc}"
+        return lacking_rows(status)
+
+    def _lacking_processes(self) -> str:
+        heads = self._pieces.listening("head", self._port)
+        if heads != self._heads:
+            return f"{heads} of {self._heads} heads listen"
+        if len(self._pieces.of("coordinator")) != 1:
+            return "there is no coordinator"
+        try:
+            self._operations.change()
+        except RingpullError as exc:
+            return f"the coordinator does not answer: {exc}"
+        return ""
+
+
+def lacking_rows(status: pb.ClusterStatus) -> str:
+    """Return the first shard or table of a status that is not whole; empty when all are."""
+    for shard in status.shards:
+        if not shard.alive:
+            return f"shard {shard.shard} does not answer: {shard.error}"
+    for table in status.tables:
+        wanted = table.rows * table.replicas_effective
+        held = sum(
+            each.rows
+            for shard in status.shards
+            for each in shard.tables
+            if (each.model, each.version, each.table) == (table.model, table.version, table.table)
+        )
+        if held < wanted:
+            return f"{table.model}/{table.version}: {held} of {wanted} rows of {table.table}, all copies together"
+    return ""
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

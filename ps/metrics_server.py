@@ -1,0 +1,78 @@
+"""The port on which a process tells its metrics: `GET /metrics`, as Prometheus scrapes it. It answers any path alike.
+
+Threads of its own, so that metrics are told even when an event loop hangs, and a scraper that stalls holds up nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, MetricsHandler
+
+from ps.errors import StartupError
+
+SCRAPER_TIMEOUT_S: Final = 10.0
+"""A scraper that says nothing for so long, or does not read, is hung up on."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class MetricsServer:
+    """Serves a registry from construction until `close`."""
+
+    def __init__(self, registry: CollectorRegistry, host: str) -> None:
+        """Listen on any free port.
+
+        Raises:
+            StartupError: `host` cannot be listened on.
+        """
+        served = registry
+
+        class Handler(MetricsHandler):
+            registry = served
+            timeout = SCRAPER_TIMEOUT_S
+
+        class Server(_Server):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        try:
+            self._server = Server((host, 0), Handler)
+        except OSError as exc:
+            raise StartupError(f"metrics cannot be served on {host}: {exc.strerror or exc}") from exc
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._server.socket.getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Take no more connections and end the thread. Again, it does nothing."""
+        if self._closing:
+            return
+        self._closing = True
+        # Wakes the thread, which waits without a time limit: an idle server costs nothing.
+        self._server.socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._server.server_close()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            self._server.handle_request()
+
+
+class _Server(ThreadingMixIn, TCPServer):
+    # Not an HTTPServer: that one looks its own name up, which may take seconds where nobody answers.
+    daemon_threads = True
+    request_queue_size = 16
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        _LOG.debug("a scraper of metrics went away", exc_info=sys.exc_info())

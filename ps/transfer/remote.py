@@ -1,0 +1,165 @@
+"""A folder of files at a path or at any URL that fsspec knows: read by byte ranges, listed, never written.
+
+How to get in (keys, endpoints, proxies) is fsspec's business: a storage's own environment variables and files, or
+fsspec's configuration (`FSSPEC_S3_ENDPOINT_URL` and the like). Errors of whatever lies behind are translated here:
+`NotFound` when a file is not there, `Unavailable` when it cannot be had from here or now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import fsspec
+
+from ps.errors import CorruptData, InvalidInput, NotFound, RingpullError, Unavailable
+
+FILE_SCHEME: Final = "file://"
+
+PACKAGES: Final = {"s3": "'ringpull[s3]'", "s3a": "'ringpull[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
+"""Protocol -> what pip installs for it, as far as we can say more than fsspec does."""
+
+Ranges = Sequence[tuple[int, int]]
+"""Of bytes, half open."""
+
+
+def is_url(folder: str) -> bool:
+    """Return whether this names something other than a folder of this machine; `file://` does not."""
+    return "://" in folder and not folder.startswith(FILE_SCHEME)
+
+
+def as_path(folder: str) -> str:
+    """Return a folder of this machine as a path, `file://` or not; a URL as it is, without a slash at its end."""
+    return folder.rstrip("/") if is_url(folder) else folder.removeprefix(FILE_SCHEME)
+
+
+class RemoteFolder:
+    """One folder; all methods may be called from any thread but a running event loop's."""
+
+    def __init__(self, url: str) -> None:
+        """Name a folder, which is not asked for anything yet.
+
+        Args:
+            url: A URL, or the path of a folder on this machine.
+
+        Raises:
+            InvalidInput: Its protocol is none that fsspec knows, or needs a package that is not installed here.
+        """
+        self.url = as_path(url)
+        try:
+            self._system, self._root = fsspec.core.url_to_fs(self.url)
+        except ImportError as exc:
+            protocol = self.url.partition("://")[0]
+            package = PACKAGES.get(protocol)
+            missing = f"install it with `pip install {package}`" if package else str(exc)
+            raise InvalidInput(f"{self.url}: {protocol}:// needs a package that is not installed: {missing}") from exc
+        except ValueError as exc:
+            raise InvalidInput(f"{self.url}: {exc}") from exc
+
+    def __repr__(self) -> str:
+        return f"<RemoteFolder {self.url}>"
+
+    @property
+    def local(self) -> bool:
+        """Whether its files are of this machine, where small reads cost little."""
+        protocol = self._system.protocol
+        return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file.
+
+        Raises:
+            NotFound: It is not there.
+            Unavailable: That cannot be found out now.
+        """
+        with self._translated(name):
+            return int(self._system.info(self._path(name))["size"])
+
+    def read(self, name: str, *, most_bytes: int) -> bytes:
+        """Return a whole file.
+
+        Raises:
+            CorruptData: It has more than `most_bytes`, so it is not what it should be.
+            NotFound, Unavailable: As for `size`.
+        """
+        size = self.size(name)
+        if size > most_bytes:
+            raise CorruptData(f"{self.where(name)}: {size} bytes; such a file has at most {most_bytes}")
+        with self._translated(name):
+            return bytes(self._system.cat_file(self._path(name)))
+
+    def read_ranges(self, *wanted: tuple[str, int, int]) -> list[bytes]:
+        """Return the bytes [begin, end) of files, for every (name, begin, end); side by side where the storage can.
+
+        Raises:
+            CorruptData: A file ends before its range does.
+            NotFound, Unavailable: As for `size`.
+        """
+        if not wanted:
+            return []
+        paths = [self._path(name) for name, _, _ in wanted]
+        begins, ends = [begin for _, begin, _ in wanted], [end for _, _, end in wanted]
+        with self._translated(wanted[0][0]):
+            parts = self._system.cat_ranges(paths, begins, ends, on_error="raise")
+        for part, (name, begin, end) in zip(parts, wanted, strict=True):
+            if len(part) != end - begin:
+                raise CorruptData(
+                    f"{self.where(name)}: {len(part)} bytes from {begin} on, {end - begin} were due; it is truncated"
+                )
+        return list(map(bytes, parts))
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is a file or folder of this name.
+
+        Raises:
+            Unavailable: That cannot be found out now.
+        """
+        try:
+            with self._translated(name):
+                self._system.info(self._path(name))
+        except NotFound:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """Return the names of what lies right in the folder, sorted, as of now; none where there is no folder.
+
+        Raises:
+            Unavailable: They cannot be listed now.
+        """
+        try:
+            with self._translated(""):
+                self._system.invalidate_cache(self._root)
+                found = self._system.ls(self._root, detail=False)
+                # What is asked for by name later must not be answered from this listing.
+                self._system.invalidate_cache(self._root)
+        except NotFound:
+            return []
+        return sorted({name for each in found if (name := str(each).rstrip("/").rpartition("/")[2])})
+
+    def below(self, name: str) -> RemoteFolder:
+        """Return a folder in this one."""
+        return RemoteFolder(f"{self.url}/{name}")
+
+    def where(self, name: str) -> str:
+        """Return the full name of a file, for messages."""
+        return f"{self.url}/{name}" if name else self.url
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except RingpullError:
+            raise
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            raise NotFound(f"{self.where(name)}: there is no such file") from exc
+        except Exception as exc:  # every file system behind fsspec has errors of its own
+            raise Unavailable(f"{self.where(name)}: cannot be read from here: {_text(exc)}") from exc
+
+
+def _text(error: Any) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,114 @@
+"""The files of an export as a source of rows: a shared folder or a URL, of which only what is asked for is read.
+
+Whole stored blocks are read, because they carry the checksums. The last one of a read is kept: the next read, or the
+next range, often begins inside it. From a storage that answers slowly, several are asked for at once.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.errors import CorruptData, InvalidInput, NotFound, Unavailable
+from ps.ring import SlotRange
+from ps.slot_mask import mask_of, minus
+from ps.spec import UInt64Array
+from ps.transfer.remote import RemoteFolder
+from ps.transfer.source import MAX_BLOCK_BYTES, Block, TableContent
+from ps.transfer.stored_table import StoredBlock, StoredTable
+from ps.wire.messages import range_checksum
+
+READ_BYTES: Final = 8 << 20
+"""Of rows asked for at once, a MiB per request: ps/README.md, "Decisions"."""
+
+
+class StoredSource:
+    """One table in a folder or at a URL: `ps.transfer.source.RowSource`. Nothing is read before it is first asked."""
+
+    def __init__(self, folder: str, *, read_bytes: int = READ_BYTES) -> None:
+        """Name the table.
+
+        Args:
+            folder: Its path or URL.
+            read_bytes: Least that is asked for at a time where it is not on this machine.
+        """
+        self._folder = folder
+        self._read_bytes = read_bytes
+        self._last: StoredBlock | None = None
+
+    def __repr__(self) -> str:
+        return f"files in {self._folder}"
+
+    def identity(self) -> int | None:
+        """Return the table's identity; None where its header cannot be read from here, or is damaged."""
+        try:
+            return self._table.header.identity
+        except (InvalidInput, NotFound, Unavailable, CorruptData):
+            return None
+
+    def describe(self, slots: SlotRange) -> TableContent:
+        first, last = self._row_range(slots)
+        header = self._table.header
+        return TableContent(header.spec, header.identity, last - first)
+
+    def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
+        range_first, range_last = self._row_range(slots)
+        first = range_first + cursor
+        if not range_first <= first <= range_last:
+            raise InvalidInput(f"{self!r}: the cursor is {cursor}; the range has {range_last - range_first} rows")
+        least = 0 if self._files.local else self._read_bytes
+        rows_wanted = max(1, min(max(max_bytes, least), MAX_BLOCK_BYTES) // self._table.header.spec.row_bytes)
+        last = self._end(first, first + rows_wanted, range_last)
+        parts = [_cut(block, first, last) for block in self._blocks(first, last)]
+        positions = np.concatenate([np.empty(0, np.uint64), *[positions for positions, _ in parts]])
+        rows = np.concatenate([np.empty(0, np.uint8), *[rows for _, rows in parts]])
+        return Block(
+            positions=positions,
+            rows=rows,
+            checksum=range_checksum(positions, rows),
+            next_cursor=last - range_first,
+            total_rows=range_last - range_first,
+        )
+
+    def _row_range(self, slots: SlotRange) -> tuple[int, int]:
+        held = mask_of(SlotRange(begin, end) for begin, end in self._table.header.held)
+        if minus(mask_of([slots]), held).any():
+            raise Unavailable(f"{self!r} do not hold all of the slots {slots.begin} to {slots.end}")
+        return self._table.rows_below(slots.begin), self._table.rows_below(slots.end)
+
+    def _end(self, first: int, last: int, range_last: int) -> int:
+        """Return where to end a read that would end at `last`: with a stored block, if one ends on the way."""
+        if last >= range_last:
+            return range_last
+        firsts = self._table.first_rows
+        boundary = int(firsts[int(np.searchsorted(firsts, last, side="right")) - 1])
+        return boundary if boundary > first else last
+
+    def _blocks(self, first: int, last: int) -> list[StoredBlock]:
+        """Return the stored blocks with rows [first, last)."""
+        if first == last:
+            return []
+        firsts = self._table.first_rows
+        begin = int(np.searchsorted(firsts, first, side="right")) - 1
+        end = int(np.searchsorted(firsts, last))
+        here = [self._last] if self._last is not None and self._last.first_row == int(firsts[begin]) else []
+        blocks = here + self._table.read(begin + len(here), end)
+        self._last = blocks[-1]
+        return blocks
+
+    @cached_property
+    def _files(self) -> RemoteFolder:
+        return RemoteFolder(self._folder)
+
+    @cached_property
+    def _table(self) -> StoredTable:
+        return StoredTable(self._files)
+
+
+def _cut(block: StoredBlock, first: int, last: int) -> tuple[UInt64Array, NDArray[np.uint8]]:
+    """Return the positions and the flat bytes of a block's rows that are among [first, last)."""
+    begin, end = max(0, first - block.first_row), last - block.first_row
+    return block.positions[begin:end], block.rows[begin:end].reshape(-1)

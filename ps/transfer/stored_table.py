@@ -1,0 +1,213 @@
+"""A table's files where an export put them, read by ranges: which rows lie where is known from a few kilobytes.
+
+The header, `blocks` and `position_blocks` are read whole and verified. They say, of every block of about 1 MiB, its
+first row, its first position, and the checksums of its rows and positions. So of any slot range just the blocks that it
+touches are read, and each of them is held against its checksums before anybody sees a row of it. Neither the index nor
+any other position is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ps.errors import CorruptData
+from ps.hashing import SLOT_SHIFT, SLOTS
+from ps.spec import UInt64Array
+from ps.store import format as fmt
+from ps.store.base import BadBlock, check_first_rows
+from ps.store.format import Header
+from ps.transfer.piece import POSITION_BYTES
+from ps.transfer.remote import RemoteFolder
+
+SCAN_BYTES: Final = 8 << 20
+"""Read at a time where a whole file has to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """One block, verified."""
+
+    first_row: int
+    positions: UInt64Array
+    rows: NDArray[np.uint8]
+    """(n, row_bytes)."""
+
+
+class StoredTable:
+    """One table's files. Used by one thread at a time; every method may raise what `RemoteFolder` does."""
+
+    def __init__(self, files: RemoteFolder) -> None:
+        """Name the files; they are read when they are first needed."""
+        self._files = files
+        self._rows_below: dict[int, int] = {0: 0}
+        self._positions: tuple[int, UInt64Array] | None = None
+        """Of the block looked into last: slot ranges that begin or end in one block are asked for side by side."""
+
+    @cached_property
+    def header(self) -> Header:
+        """What the table says of itself."""
+        data = self._files.read(fmt.HEADER, most_bytes=fmt.MAX_HEADER_BYTES)
+        return Header.from_bytes(data, self._files.where(fmt.HEADER))
+
+    @cached_property
+    def first_rows(self) -> NDArray[np.int64]:
+        """(blocks + 1,): the first row of every block; last, the number of rows."""
+        return np.append(self._blocks[:, 0], np.uint64(self.header.rows)).astype(np.int64)
+
+    def rows_below(self, slot: int) -> int:
+        """Return how many rows lie below a slot, 0 to 65,536: the number of its first row."""
+        if slot == SLOTS:
+            return self.header.rows
+        if slot not in self._rows_below:
+            self._rows_below[slot] = self._find(slot << SLOT_SHIFT)
+        return self._rows_below[slot]
+
+    def read(self, begin: int, end: int) -> list[StoredBlock]:
+        """Return the blocks [begin, end), whole; all that are read are in memory.
+
+        Raises:
+            CorruptData: One is damaged; the message says which.
+        """
+        return [
+            StoredBlock(
+                int(self.first_rows[block]),
+                self._verified_positions(block, positions),
+                np.frombuffer(self._verified_rows(block, rows), np.uint8).reshape(-1, self.header.spec.row_bytes),
+            )
+            for block, positions, rows in self._raw(begin, end)
+        ]
+
+    def verify(self) -> list[BadBlock]:
+        """Read everything; return the blocks whose rows or positions are damaged.
+
+        Raises:
+            CorruptData: Anything else is.
+        """
+        self._check_index()
+        bad = []
+        step = self._blocks_in(SCAN_BYTES, fmt.ROWS)
+        for begin in range(0, len(self._blocks), step):
+            for block, positions, rows in self._raw(begin, min(begin + step, len(self._blocks))):
+                try:
+                    self._verified_rows(block, rows)
+                    self._verified_positions(block, positions)
+                except CorruptData:
+                    first, last = self.first_rows[block : block + 2].tolist()
+                    bad.append(BadBlock(block, first, last - first, self._slots_of(block, positions)))
+        return bad
+
+    def _raw(self, begin: int, end: int) -> Iterator[tuple[int, bytes, bytes]]:
+        """Read blocks [begin, end) at once; yield the number, the positions and the rows of each, not yet verified."""
+        if begin == end:
+            return
+        firsts, row_bytes = self.first_rows[begin : end + 1].tolist(), self.header.spec.row_bytes
+        positions, *rows = self._files.read_ranges(
+            (fmt.POSITIONS, POSITION_BYTES * firsts[0], POSITION_BYTES * firsts[-1]),
+            *[(fmt.ROWS, row_bytes * first, row_bytes * last) for first, last in pairwise(firsts)],
+        )
+        for block, (first, last), raw in zip(range(begin, end), pairwise(firsts), rows, strict=True):
+            start = POSITION_BYTES * (first - firsts[0])
+            yield block, positions[start : start + POSITION_BYTES * (last - first)], raw
+
+    def _slots_of(self, block: int, positions: bytes) -> tuple[int, int]:
+        """Return the slots, half open, of a block's rows; where its positions are damaged, all that they may be of."""
+        try:
+            own = self._verified_positions(block, positions) >> np.uint64(SLOT_SHIFT)
+        except CorruptData:
+            first, *after = (self._position_blocks[block : block + 2, 0] >> np.uint64(SLOT_SHIFT)).tolist()
+            return first, after[0] + 1 if after else SLOTS
+        return int(own[0]), int(own[-1]) + 1
+
+    def _find(self, position: int) -> int:
+        """Return how many positions are below this one."""
+        after = int(np.searchsorted(self._position_blocks[:, 0], np.uint64(position)))
+        if after == 0:
+            return 0
+        block = after - 1  # the last that begins below: it ends there, or further on
+        if self._positions is None or self._positions[0] != block:
+            begin, end = (POSITION_BYTES * int(row) for row in self.first_rows[block : block + 2])
+            [data] = self._files.read_ranges((fmt.POSITIONS, begin, end))
+            self._positions = block, self._verified_positions(block, data)
+        return int(self.first_rows[block]) + int(np.searchsorted(self._positions[1], np.uint64(position)))
+
+    def _verified_rows(self, block: int, data: bytes) -> bytes:
+        if xxhash.xxh3_64_intdigest(data) != int(self._blocks[block, 1]):
+            raise self._damaged(fmt.ROWS, block)
+        return data
+
+    def _verified_positions(self, block: int, data: bytes) -> UInt64Array:
+        if xxhash.xxh3_64_intdigest(data) != int(self._position_blocks[block, 1]):
+            raise self._damaged(fmt.POSITIONS, block)
+        return np.frombuffer(data, np.uint64)
+
+    @cached_property
+    def _blocks(self) -> UInt64Array:
+        """(blocks, 2): first row, checksum of the rows."""
+        for name in (fmt.POSITIONS, fmt.ROWS):
+            size, due = self._files.size(name), self.header.sections[name].bytes
+            if size != due:
+                raise CorruptData(f"{self._files.where(name)}: {size} bytes, but the header says {due}")
+        blocks = self._section(fmt.BLOCKS)
+        check_first_rows(blocks[:, 0], self.header.rows, self._files.where(fmt.BLOCKS))
+        return blocks
+
+    @cached_property
+    def _position_blocks(self) -> UInt64Array:
+        """(blocks, 2): first position, checksum of the positions."""
+        if fmt.POSITION_BLOCKS in self.header.sections:
+            return self._section(fmt.POSITION_BLOCKS)
+        return self._scanned()
+
+    def _section(self, name: str) -> UInt64Array:
+        section = self.header.sections[name]
+        data = self._files.read(name, most_bytes=section.bytes)
+        if len(data) != section.bytes or xxhash.xxh3_64_intdigest(data) != section.checksum:
+            raise CorruptData(f"{self._files.where(name)}: the checksum does not match; the file is damaged")
+        return np.frombuffer(data, np.uint64).reshape(-1, 2)
+
+    def _scanned(self) -> UInt64Array:
+        """Work the entries out from all positions, in little memory: a table of an earlier build has only one checksum
+        for the whole file."""
+        section = self.header.sections[fmt.POSITIONS]
+        whole = xxhash.xxh3_64()
+        entries = []
+        step = self._blocks_in(SCAN_BYTES, fmt.POSITIONS)
+        for begin in range(0, len(self._blocks), step):
+            firsts = self.first_rows[begin : begin + step + 1]
+            [raw] = self._files.read_ranges(
+                (fmt.POSITIONS, POSITION_BYTES * int(firsts[0]), POSITION_BYTES * int(firsts[-1]))
+            )
+            data = np.frombuffer(raw, np.uint64)
+            whole.update(data.data)
+            for first, last in zip(firsts[:-1] - firsts[0], firsts[1:] - firsts[0], strict=True):
+                entries.append((int(data[first]), xxhash.xxh3_64_intdigest(data[first:last].data)))
+        if whole.intdigest() != section.checksum:
+            raise CorruptData(f"{self._files.where(fmt.POSITIONS)}: the checksum does not match; the file is damaged")
+        return np.array(entries, np.uint64).reshape(-1, 2)
+
+    def _check_index(self) -> None:
+        """Look-ups through a URL need no index, so only `verify` reads it."""
+        section, whole = self.header.sections[fmt.INDEX], xxhash.xxh3_64()
+        for begin in range(0, section.bytes, SCAN_BYTES):
+            [data] = self._files.read_ranges((fmt.INDEX, begin, min(begin + SCAN_BYTES, section.bytes)))
+            whole.update(data)
+        if whole.intdigest() != section.checksum:
+            raise CorruptData(f"{self._files.where(fmt.INDEX)}: the checksum does not match; the file is damaged")
+
+    def _blocks_in(self, size: int, name: str) -> int:
+        """Return about how many blocks have `size` bytes of a file; at least 1."""
+        return max(1, size * len(self._blocks) // max(1, self.header.sections[name].bytes))
+
+    def _damaged(self, name: str, block: int) -> CorruptData:
+        first, last = self.first_rows[block : block + 2]
+        return CorruptData(
+            f"{self._files.where(name)}: block {block}, rows {first} to {last}, does not match its checksum"
+        )

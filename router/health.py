@@ -1,0 +1,298 @@
+"""Which shards are not worth asking, and how they come back.
+
+    well --late--> pinged --says nothing for `eject_after_s`--------------------> ejected --answer--> well
+      |  `--late, `eject_lates` times in a row, over at least `eject_after_s`-------^
+      `--refused or broken off, `eject_failures` times in a row---------------------^
+
+An ejected shard is asked only where no other owner is left; once it has said nothing for `give_up_s` it is given up:
+not asked at all. Meanwhile it is pinged, at waits that grow, and readmitted when it answers, be it a pull, promptly.
+
+Invariants: a shard that is in no trouble has no task and no timer; whatever a shard says, an error too, is a sign of
+life; a shard that was readmitted and falls ill again at once is pinged at waits that go on growing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from ps.errors import ConnectionLost, RingpullError, Unavailable
+from ps.wire.messages import StatisticsRequest
+from router.backoff import Backoff
+from router.connections import Connections, NotReached
+from router.counters import Tally
+from router.event_loop import done_in, wake
+from router.settings import RouterSettings
+from router.shard_map import ShardAddress
+
+logger: Final = logging.getLogger(__name__)
+
+_LONG_AGO_S: Final = float("-inf")
+
+_PING_DEADLINE_S: Final = 600.0
+"""Long: how long a ping is waited for is counted in time that this process was not held up."""
+
+
+class Condition:
+    """What is known of one shard."""
+
+    def __init__(self) -> None:
+        self.answered_s = _LONG_AGO_S
+        """When it last said something."""
+        self.troubled = False
+        """Whether anything below differs from that of a shard that is well."""
+        self.failures = 0
+        """In a row."""
+        self.lates = 0
+        """In a row."""
+        self.since_s = _LONG_AGO_S
+        """When the first of these was asked."""
+        self.ejected: RingpullError | None = None
+        self.given_up: RingpullError | None = None
+        self.pings = 0
+        """To the ejected shard."""
+        self.readmitted_s = _LONG_AGO_S
+        self.watch: asyncio.Task[None] | None = None
+        self.giving_up: asyncio.Task[None] | None = None
+        # A set, not one future for all: thousands may wait, and each takes itself off a future by searching its list.
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def changed(self, answer: asyncio.Future[Any]) -> None:
+        """Wait until there is an answer, or the shard is ejected or given up."""
+        signal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda _: wake(signal))
+        self._waiting.add(signal)
+        try:
+            await signal
+        finally:
+            self._waiting.discard(signal)
+
+    def wake_all(self) -> None:
+        """Wake who waits for a change."""
+        for signal in self._waiting:
+            wake(signal)
+
+    def forget(self) -> None:
+        """Stop, and wake who waits for a shard that left the map."""
+        self.stop()
+        self.ejected = self.given_up = Unavailable("left the map while it was late")
+        self.wake_all()
+
+    def stop(self) -> None:
+        """Cancel what runs on its behalf."""
+        for task in (self.watch, self.giving_up):
+            if task is not None:
+                task.cancel()
+        self.watch = self.giving_up = None
+
+
+class Health:
+    """The condition of every shard of the map. One event loop, no locks."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        connections: Connections,
+        backoff: Backoff,
+        tally: Tally,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._connections = connections
+        self._backoff = backoff
+        self._tally = tally
+        self._clock = clock
+        self._wanted: frozenset[ShardAddress] = frozenset()
+        self._conditions: dict[ShardAddress, Condition] = {}
+        self._ejected: dict[ShardAddress, RingpullError] = {}
+        self._given_up: dict[ShardAddress, RingpullError] = {}
+
+    def __repr__(self) -> str:
+        ejected = sorted(address.shard for address in self._ejected)
+        return f"<Health [{len(self._wanted)} shards, ejected: {ejected}]>"
+
+    @property
+    def ejected(self) -> Mapping[ShardAddress, RingpullError]:
+        """Shards to be asked only where nobody else has the keys, and why."""
+        return self._ejected
+
+    @property
+    def given_up(self) -> Mapping[ShardAddress, RingpullError]:
+        """Ejected shards that are not to be asked even then, and why."""
+        return self._given_up
+
+    @property
+    def most_in_trouble(self) -> bool:
+        """Whether more than half of the shards are late again and again, or ejected: then it is the load, not they."""
+        in_trouble = sum(each.lates > 1 or each.ejected is not None for each in self._conditions.values())
+        return in_trouble > max(1, len(self._wanted) // 2)
+
+    def want(self, addresses: Iterable[ShardAddress]) -> None:
+        """Know these shards; forget all others. Who waits for one of those goes by the new map."""
+        self._wanted = frozenset(addresses)
+        for address in self._conditions.keys() - self._wanted:
+            self._conditions.pop(address).forget()
+            self._ejected.pop(address, None)
+            self._given_up.pop(address, None)
+
+    def close(self) -> None:
+        """Stop all pings."""
+        self.want(())
+
+    def silent_since(self, address: ShardAddress, since_s: float) -> bool:
+        """Return whether a shard has said nothing from then on."""
+        condition = self._conditions.get(address)
+        return condition is None or condition.answered_s < since_s
+
+    # -- what is noticed -----------------------------------------------------------------------------------------------
+
+    def answered(self, address: ShardAddress, took_s: float, late_s: float) -> None:
+        """Note that a shard answered, after `took_s`; more than `late_s` is late. Called for every answer."""
+        condition = self._conditions.get(address)
+        if condition is None:
+            if address not in self._wanted:
+                return
+            condition = self._conditions[address] = Condition()
+        if condition.troubled:
+            self._better(address, condition, took_s, late_s)
+        else:
+            condition.answered_s = self._clock()
+
+    def failed(self, address: ShardAddress, error: RingpullError) -> None:
+        """Note that a shard could not be reached, or broke off."""
+        condition = self._in_trouble(address, self._clock())
+        condition.failures += 1
+        if condition.failures >= self._settings.eject_failures:
+            self._eject(address, condition, error)
+
+    def late(self, address: ShardAddress, asked_s: float) -> Condition:
+        """Note that a shard asked at `asked_s` is late; return its condition, to wait for changes of it."""
+        condition = self._in_trouble(address, asked_s)
+        condition.lates += 1
+        if self._is_slow(condition):
+            condition.stop()  # an answer to a ping that is under way would readmit it at once
+            self._eject(address, condition, Unavailable(f"{condition.lates} answers in a row were late"))
+        elif condition.watch is None and address in self._wanted:
+            condition.watch = asyncio.create_task(self._watch(address, condition))
+        return condition
+
+    def _is_slow(self, condition: Condition) -> bool:
+        """Return whether a shard is so slow that others should do its work."""
+        late_for_s = self._clock() - condition.since_s
+        return (
+            condition.ejected is None
+            and condition.lates >= self._settings.eject_lates
+            and late_for_s >= self._settings.eject_after_s
+            and not self.most_in_trouble
+        )
+
+    def _in_trouble(self, address: ShardAddress, since_s: float) -> Condition:
+        condition = self._conditions.get(address)
+        if condition is None:
+            condition = Condition()
+            if address in self._wanted:
+                self._conditions[address] = condition
+        if not condition.troubled:
+            condition.troubled = True
+            condition.since_s = since_s
+        return condition
+
+    def _better(self, address: ShardAddress, condition: Condition, took_s: float, late_s: float) -> None:
+        self._alive(address, condition)
+        condition.failures = 0
+        if condition.ejected is not None:
+            if took_s <= self._settings.eject_after_s:
+                self._readmit(address, condition)
+            return
+        if took_s <= late_s:
+            condition.lates = 0
+            condition.troubled = False
+
+    def _alive(self, address: ShardAddress, condition: Condition) -> None:
+        condition.answered_s = self._clock()
+        if condition.given_up is not None:
+            condition.given_up = None
+            del self._given_up[address]
+            condition.giving_up = asyncio.create_task(self._give_up(address, condition))
+
+    def _eject(self, address: ShardAddress, condition: Condition, error: RingpullError) -> None:
+        if condition.ejected is not None or address not in self._wanted:
+            return
+        condition.ejected = self._ejected[address] = error
+        self._tally.ejections += 1
+        logger.warning("shard ejected", extra={"shard": address.shard, "error": str(error)})
+        if self._clock() - condition.readmitted_s > self._settings.backoff_most_s:
+            condition.pings = 0
+        condition.giving_up = asyncio.create_task(self._give_up(address, condition))
+        if condition.watch is None:
+            condition.watch = asyncio.create_task(self._watch(address, condition))
+        condition.wake_all()
+
+    def _readmit(self, address: ShardAddress, condition: Condition) -> None:
+        del self._ejected[address]
+        condition.stop()
+        condition.ejected = None
+        condition.troubled = False
+        condition.failures = condition.lates = 0
+        condition.readmitted_s = self._clock()
+        logger.info("shard readmitted", extra={"shard": address.shard})
+
+    async def _give_up(self, address: ShardAddress, condition: Condition) -> None:
+        """Give an ejected shard up once it has been silent for long enough."""
+        silence: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        while True:
+            answered_s = condition.answered_s
+            await done_in(silence, self._settings.give_up_s)
+            if condition.answered_s == answered_s:
+                break
+        error = Unavailable(f"said nothing for {self._settings.give_up_s:g} s or longer ({condition.ejected})")
+        condition.given_up = self._given_up[address] = error
+        condition.wake_all()
+
+    # -- pings ---------------------------------------------------------------------------------------------------------
+
+    async def _watch(self, address: ShardAddress, condition: Condition) -> None:
+        """Ping a shard that is late or ejected until it answers."""
+        if condition.ejected is not None:
+            await self._pause(address, condition)
+        while not await self._answers(address, condition):
+            await self._pause(address, condition)
+        condition.watch = None
+        if condition.ejected is not None:
+            self._readmit(address, condition)
+
+    async def _pause(self, address: ShardAddress, condition: Condition) -> None:
+        condition.pings += 1
+        wait_s = self._backoff.wait_s(condition.pings)
+        await asyncio.sleep(max(wait_s, self._connections.attempt_in_s(address)))
+
+    async def _answers(self, address: ShardAddress, condition: Condition) -> bool:
+        """Ping a shard, eject it while it says nothing, and return whether it answers in the end."""
+        began_s = self._clock()
+        ping = asyncio.create_task(
+            self._connections.ask(address, StatisticsRequest(), deadline_s=began_s + _PING_DEADLINE_S)
+        )
+        try:
+            if not await done_in(ping, self._settings.eject_after_s) and condition.answered_s < began_s:
+                silent_s = self._clock() - began_s
+                error = Unavailable(f"said nothing, not to a ping either, for {silent_s * 1e3:.0f} ms")
+                self._eject(address, condition, error)
+            if not await done_in(ping, self._settings.ping_timeout_s):
+                if condition.given_up is not None:
+                    # What was sent may never have arrived, and TCP itself takes minutes to see that nobody is there.
+                    await self._connections.drop(address)
+                return False
+            ping.result()
+        except (NotReached, ConnectionLost) as error:
+            self._eject(address, condition, error)
+            return False
+        except RingpullError:
+            pass  # An error is an answer.
+        finally:
+            ping.cancel()
+        self._alive(address, condition)
+        return True

@@ -1,0 +1,100 @@
+"""Two heads behind one port: both are used; one that dies, or the deployment's end, loses nothing to a client that
+retries."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ps.errors import Unavailable
+from tests.cluster.conftest import Serving
+from tests.cluster.models import write_model
+from tests.cluster.watching import Watch, actors, until
+
+pytestmark = pytest.mark.ray
+
+CHANNELS = 8
+THREADS = 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "ranker")
+
+
+@pytest.fixture(scope="module")
+def serving(model: Path, serve: Callable[..., Serving]) -> Serving:
+    return serve(model, "--heads", 2)
+
+
+def heads(serving: Serving) -> list[psutil.Process]:
+    return actors(psutil.Process(serving.process.pid), "Head")
+
+
+def connections(head: psutil.Process, serving: Serving) -> int:
+    """How many clients' connections a head has: each is one that the kernel gave it."""
+    port = int(serving.ready["grpc"].rpartition(":")[2])
+    try:
+        found = head.net_connections(kind="tcp")
+    except psutil.NoSuchProcess:
+        return 0
+    return sum(each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED for each in found)
+
+
+def all_take_part(serving: Serving, count: int = 2) -> bool:
+    """Whether there are so many heads, and a client that comes now reaches each."""
+    with Watch(serving.ready["grpc"], threads=THREADS, channels=4 * CHANNELS) as watch:
+        watch.goes_on(4 * CHANNELS)
+        found = [connections(head, serving) for head in heads(serving)]
+    assert watch.wrong == []
+    return len(found) == count and all(found)
+
+
+def kill_one(serving: Serving) -> None:
+    """kill -9 of a head that has connections; return when there is another process in its place."""
+    before = heads(serving)
+    victim = max(before, key=lambda head: connections(head, serving))
+    assert connections(victim, serving)
+    victim.kill()
+    gone = {head.pid for head in before}
+    until("another head", lambda: any(head.pid not in gone for head in heads(serving)))
+
+
+def test_both_heads_get_traffic(serving: Serving) -> None:
+    assert len(heads(serving)) == 2
+    until("connections at both heads", lambda: all_take_part(serving))
+
+
+def test_a_killed_head_loses_nothing_and_comes_back(serving: Serving) -> None:
+    """Whichever it is, and again when all connections are at the one that was not killed before."""
+    with Watch(serving.ready["grpc"], threads=THREADS, channels=CHANNELS) as watch:
+        for _ in range(2):
+            watch.goes_on()
+            kill_one(serving)
+            watch.goes_on()
+            until("connections at both heads", lambda: all_take_part(serving))
+        watch.goes_on()
+    assert (watch.wrong, watch.failed, watch.filled) == ([], [], 0)
+
+
+def test_without_retries_what_was_in_flight_ends_as_unavailable(serving: Serving) -> None:
+    with Watch(serving.ready["grpc"], threads=THREADS, channels=CHANNELS, retries=0) as watch:
+        watch.goes_on()
+        while not watch.failed:  # nearly always there is a call in flight at the first
+            kill_one(serving)
+            watch.goes_on()
+    assert watch.wrong == []
+    assert {type(error) for error in watch.failed} == {Unavailable}
+
+
+def test_sigterm_under_load_answers_or_refuses_every_call(serving: Serving) -> None:
+    with Watch(serving.ready["grpc"], threads=THREADS, channels=CHANNELS, retries=0) as watch:
+        watch.goes_on()
+        assert serving.end(signal.SIGTERM) == 0
+        until("a refusal", lambda: watch.failed)
+    assert watch.wrong == []
+    assert {type(error) for error in watch.failed} == {Unavailable}

@@ -1,0 +1,33 @@
+"""Whether Ray's control store is there, told by its port."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from deploy import control_store
+from ps.errors import Unavailable
+
+
+def test_how_long_a_private_ray_lives_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the environment says, or longer than Ray's own minute."""
+    monkeypatch.delenv(control_store.AWAY, raising=False)
+    assert control_store.away_text() == str(control_store.AWAY_S) == "600"
+    monkeypatch.setenv(control_store.AWAY, "30")
+    assert control_store.away_text() == "30"
+
+
+@pytest.mark.net
+def test_it_is_there_while_its_port_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        ray = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address=address))
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        assert control_store.is_there()
+        control_store.check()
+    assert not control_store.is_there()
+    with pytest.raises(Unavailable, match=r"control store \(GCS\) is gone"):
+        control_store.check()

@@ -1,0 +1,142 @@
+"""Chaos: the books of a run, its last line, and one short run of all of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from deploy.ray_session import CODE_ROOT
+from loadtest.chaos.goodput import Goodput
+from loadtest.chaos.oracle import Outcome
+from loadtest.chaos.pieces import Usage
+from loadtest.chaos.record import CALM, FILL_GRACE_S, Record, Span, Trouble, broke_promise, cause, phases
+from loadtest.chaos.report import UNEXPLAINED, find, recovery_s, show
+from loadtest.chaos.schedule import (
+    Kind,
+)
+
+SPANS = [
+    Span(Kind.PUBLISH, 10.0, 20.0),
+    Span(Kind.KILL_SHARD, 12.0, 15.0),
+    Span(Kind.KILL_HEAD, 30.0, 35.0),
+]
+
+
+def failed(due_s: float, end_s: float) -> Trouble:
+    return Trouble(due_s, end_s, Outcome.FAILED, "Unavailable", "no head")
+
+
+def test_requests_belong_to_what_went_on() -> None:
+    names = phases(SPANS, np.array([1.0, 10.5, 13.0, 19.0, 21.0, 30.0, 36.0]))
+    assert list(names) == [CALM, "publish", "kill-shard", "publish", CALM, "kill-head", CALM]
+
+
+def test_failures_are_put_down_to_what_they_met() -> None:
+    assert cause(SPANS, failed(1.0, 2.0)) == "calm: Unavailable"
+    assert cause(SPANS, failed(9.0, 10.5)) == "publish: Unavailable"
+    assert cause(SPANS, failed(9.0, 13.0)) == "kill-shard: Unavailable"
+    assert broke_promise(SPANS, failed(31.0, 32.0), heads=2)
+    assert not broke_promise(SPANS, failed(29.0, 32.0), heads=1)
+    assert broke_promise(SPANS, failed(36.0, 37.0), heads=1)
+
+
+def record_of(*requests: tuple[float, float, Outcome]) -> Record:
+    record = Record(spans=list(SPANS))
+    for due_s, took_s, outcome in requests:
+        record.ended(due_s, due_s + took_s, outcome, "Unavailable" if outcome is Outcome.FAILED else "")
+    return record
+
+
+def test_findings() -> None:
+    usual = [(at_s / 10, 0.01, Outcome.RIGHT) for at_s in range(600)]
+    record = record_of(
+        *usual,
+        (12.5, 0.02, Outcome.FILLED),
+        (15.0 + FILL_GRACE_S + 0.1, 0.02, Outcome.FILLED),
+        (33.0, 0.5, Outcome.FAILED),
+        (40.0, 0.1, Outcome.WRONG),
+    )
+    overload = Goodput(100.0, 300.0, 90.0, 0, Counter({"RESOURCE_EXHAUSTED": 3}), 5.0, 0.4, 2.0)
+    found = find(record, seed=7, heads=2, goodput=overload)
+    assert not found.good
+    line = json.loads(json.dumps(found.last_line()))
+    assert line == {
+        "predicts": 604,
+        "wrong": 1,
+        "failed_promised": 2,
+        "failed_by_cause": {"kill-head: Unavailable": 1, UNEXPLAINED: 1},
+        "recovery_s": {"kill-head": 5.0, "kill-shard": 3.0, "publish": 10.0},
+        "goodput_at_3x": 0.9,
+        "seed": 7,
+    }
+    assert find(record, seed=7, heads=1, goodput=None).failed_promised == 1
+    record.spans[0].said = "given up, with a blow in it"
+    record.spans.append(Span(Kind.REBALANCE, 50.0, 51.0, "given up"))
+    record.spans.append(Span(Kind.STOP_SHARD, 16.0, 17.0))
+    record.ended(16.5, 16.6, Outcome.FILLED)
+    assert find(record, seed=7, heads=2, goodput=None).recovery_s["kill-shard"] == 3.0, "that was the next one's"
+    broken = find(record, seed=7, heads=2, goodput=None, broken="shard 1 does not answer")
+    assert broken.failed_promised == 3, "what was filled in at 20 s is explained now"
+    assert {"rebalance was not carried through: given up", "not back: shard 1 does not answer"} < set(
+        broken.failed_by_cause
+    )
+    shard_phase = next(phase for phase in found.phases if phase.name == "kill-shard")
+    assert (shard_phase.requests, shard_phase.filled, shard_phase.failed) == (32, 1, 0)
+    assert found.phases[0].name == CALM
+
+    usages = {"before": {"shard": Usage(4, 50e6, 30.0)}, "after": {"shard": Usage(3, 60e6, 31.0)}}
+    out = io.StringIO()
+    show(Console(file=out, width=160), found, record, usages)
+    for text in ("kill-head", "47.7 MiB, 30 (4)", "57.2 MiB, 31 (3)", "goodput 90%", "3 RESOURCE_EXHAUSTED"):
+        assert text in out.getvalue()
+
+
+def test_a_run_without_requests_has_findings() -> None:
+    found = find(Record(), seed=1, heads=2, goodput=None)
+    assert found.good
+    assert found.last_line()["goodput_at_3x"] is None
+
+
+def test_recovered_is_whole_and_unfilled_and_as_quick_as_usual() -> None:
+    span = Span(Kind.KILL_SHARD, 10.0, 12.0)
+    due = np.arange(0, 30, 0.1) + 1e-6
+    quick = np.full(len(due), 0.01)
+    whole = np.zeros(len(due), np.bool_)
+    assert recovery_s(span, due, quick, whole, 0.05) == pytest.approx(2.0)
+    slow = np.where((due > 10) & (due < 14.5), 0.5, quick)
+    assert recovery_s(span, due, slow, whole, 0.05) == pytest.approx(5.0)
+    filled = (due > 12.85) & (due < 12.95)
+    assert recovery_s(span, due, quick, filled, 0.05) == pytest.approx(2.91, abs=1e-3)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_short_run() -> None:
+    """A real deployment, a few events."""
+    begin_s = time.monotonic()
+    arguments = ["--seconds", "15", "--seed", "7", "--rate", "40", "--overload-seconds", "1"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "loadtest.chaos", *arguments], cwd=CODE_ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, f"after {time.monotonic() - begin_s:.0f} s: {ran.stdout}\n{ran.stderr}"
+    line = json.loads(ran.stdout.splitlines()[-1])
+    assert set(line) == {
+        "predicts",
+        "wrong",
+        "failed_promised",
+        "failed_by_cause",
+        "recovery_s",
+        "goodput_at_3x",
+        "seed",
+    }
+    assert line["predicts"] > 200
+    assert line["recovery_s"]
+    assert line["goodput_at_3x"] > 0

@@ -1,0 +1,87 @@
+"""The changes of a schedule on a deployment that can change, in this process, under load: no Ray, nothing is struck."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from inference import AsyncClient
+from inference.operations_client import OperationsClient
+from loadtest.bench.checked_model import MODEL, export_version, make_requests
+from loadtest.chaos import driver
+from loadtest.chaos.changes import Operator
+from loadtest.chaos.driver import Driver
+from loadtest.chaos.load import Load
+from loadtest.chaos.oracle import Live, Oracle
+from loadtest.chaos.report import find
+from loadtest.chaos.schedule import BLOWS, Fault, Kind, schedule
+from router.operations import Publish, Rebalance, Request, Rollback
+from tests.loadtest.live_cluster import LiveCluster, live_cluster
+
+ROWS = {"user": 3_000, "item": 2_000, "genre": 19}
+VERSIONS = 3
+
+
+def request_of(words: tuple[str, ...]) -> Request:
+    match words:
+        case "publish", version:
+            return Publish(model=MODEL, version=int(version.removeprefix(f"{MODEL}/")))
+        case "rollback", model, version:
+            return Rollback(model=model, version=int(version))
+        case "rebalance", "--shards", count, "--yes":
+            return Rebalance(shards=int(count))
+    raise AssertionError(words)
+
+
+class Changed:
+    """The deployment as the driver sees it."""
+
+    def __init__(self, cluster: LiveCluster, live: Live) -> None:
+        self._cluster = cluster
+        # The coordinator itself has the verbs.
+        self._operator = Operator(self._run, cast(OperationsClient, cluster.coordinator), live, VERSIONS)
+
+    async def _run(self, *words: str) -> dict[str, Any]:
+        await asyncio.to_thread(lambda: self._cluster.wait(self._cluster.coordinator.submit(request_of(words))))
+        return {}
+
+    async def carry_out(self, change: Fault) -> str:
+        return await self._operator.carry_out(change)
+
+    async def strike(self, blow: Fault, struck: Callable[[], None]) -> None:
+        raise AssertionError(blow)
+
+
+async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "SETTLE_S", 0.0)
+    requests = make_requests(20, rows=ROWS)
+    for version in range(1, VERSIONS + 1):
+        export_version(tmp_path / "made" / MODEL, version, ROWS)
+    served = tmp_path / MODEL
+    served.mkdir()
+    (tmp_path / "made" / MODEL / "1").rename(served / "1")
+    events = schedule(3, 60.0, [*BLOWS, Kind.RESTART])[:6]
+    live = Live({MODEL: 1})
+    with live_cluster(served, tmp_path, shards=4, replicas=["item=2", "genre=all"]) as cluster:
+        for version in range(2, VERSIONS + 1):
+            (tmp_path / "made" / MODEL / str(version)).rename(served / str(version))
+        async with AsyncClient(cluster.target) as client:
+            oracle = Oracle(requests, {MODEL: VERSIONS}, ROWS)
+            load = Load(client.predict, requests, (MODEL,), oracle, live, rate=50.0, seed=1)
+            await load.warm_up()
+            load.start()
+            # Their times do not matter here: one comes when the one before it is over.
+            player = Driver(Changed(cluster, live), load.record, lambda: 1e3 + load.now_s(), Console(quiet=True))
+            await player.play(events, until_s=1e9)
+            await load.stop()
+    found = find(load.record, seed=3, heads=1, goodput=None)
+    assert player.played == len(events)
+    assert {event.change.kind for event in events if event.change} == {Kind.PUBLISH, Kind.ROLLBACK, Kind.REBALANCE}
+    assert not any(span.said for span in load.record.spans)
+    assert found.good, (found.last_line(), load.record.troubles[:3])
+    assert found.predicts > 20

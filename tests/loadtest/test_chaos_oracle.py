@@ -1,0 +1,127 @@
+"""The oracle knows every score, and the load holds every answer against it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference.errors import Unavailable
+from inference.prediction import Filled, Prediction
+from loadtest.bench.checked_model import MODEL, Weights, expected, export_version, make_requests
+from loadtest.chaos import goodput
+from loadtest.chaos.load import Load
+from loadtest.chaos.oracle import FRAIL, Live, Oracle, Outcome, Question
+from tests.integration.local import local_cluster
+
+ROWS = {"user": 300, "item": 200, "genre": 19}
+REQUESTS = make_requests(6, rows=ROWS)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return Oracle(REQUESTS, {MODEL: 2, FRAIL: 1}, ROWS)
+
+
+def answer(model: str, version: int, number: int, *, filled: tuple[str, ...] = (), off: float = 0.0) -> Prediction:
+    request = REQUESTS[number]
+    if "user" in filled:
+        request = replace(request, user=ROWS["user"])
+    scores = expected(Weights.of(version, ROWS), request).scores + off
+    named = tuple(Filled(feature=name, reason="unavailable", values=1) for name in filled)
+    return Prediction(model=model, version=version, outputs={"output": scores.astype(np.float32)}, filled=named)
+
+
+def test_the_oracle_knows_every_score(oracle: Oracle) -> None:
+    known = next(number for number, request in enumerate(REQUESTS) if request.user < ROWS["user"])
+    checked, frail = Question(MODEL, known), Question(FRAIL, known)
+    both = frozenset({1, 2})
+    assert oracle.judge(checked, answer(MODEL, 2, known), both) == (Outcome.RIGHT, "")
+    assert oracle.judge(frail, answer(FRAIL, 1, known), frozenset({1})) == (Outcome.RIGHT, "")
+    assert oracle.judge(frail, answer(FRAIL, 1, known, filled=("user",)), frozenset({1})) == (Outcome.FILLED, "")
+    wrong = {
+        "scored": (checked, answer(MODEL, 2, known, off=1e-3)),
+        "checked/1 answered": (checked, answer(MODEL, 1, known)),
+        "frail/2 answered": (checked, answer(FRAIL, 2, known)),
+        "which has copies": (checked, answer(MODEL, 2, known, filled=("user",))),
+    }
+    for text, (question, given_answer) in wrong.items():
+        outcome, said = oracle.judge(question, given_answer, frozenset({2}))
+        assert outcome is Outcome.WRONG
+        assert text in said
+    named = answer(FRAIL, 1, known, filled=("user",)).filled
+    # Another request of its batch lost its user: this one names the feature, and is whole.
+    assert oracle.judge(frail, replace(answer(FRAIL, 1, known), filled=named), frozenset({1}))[0] is Outcome.FILLED
+    unnamed = replace(answer(FRAIL, 1, known, filled=("user",)), filled=())
+    assert oracle.judge(frail, unnamed, frozenset({1}))[0] is Outcome.WRONG
+    neither = answer(FRAIL, 1, known, filled=("user",), off=1e-3)
+    assert oracle.judge(frail, neither, frozenset({1}))[0] is Outcome.WRONG
+
+
+async def test_the_load_checks_every_answer(oracle: Oracle) -> None:
+    """One answer of `checked` in three is off, one of `frail` in three fails."""
+    asked = Counter[str]()
+
+    async def predict(model: str, features: Mapping[str, Any], context: Mapping[str, Any]) -> Prediction:
+        number = next(n for n, each in enumerate(REQUESTS) if each.features()[1]["user"] == context["user"])
+        asked[model] += 1
+        if asked[model] % 3 == 0 and model == FRAIL:
+            raise Unavailable("no head")
+        return answer(model, 1, number, off=1e-2 if asked[model] % 3 == 0 else 0.0)
+
+    load = Load(predict, REQUESTS, (MODEL, FRAIL), oracle, Live({MODEL: 1, FRAIL: 1}), rate=2_000, seed=1)
+    load.start()
+    while min(asked.values(), default=0) < 30:
+        await asyncio.sleep(0.01)
+    await load.stop()
+    counts = Counter(load.record.outcomes)
+    assert counts[Outcome.WRONG] == asked[MODEL] // 3
+    assert counts[Outcome.FAILED] == asked[FRAIL] // 3
+    assert sum(counts.values()) == asked.total()
+    assert {trouble.error for trouble in load.record.troubles} == {"wrong", "Unavailable"}
+    due, took, _ = load.record.arrays()
+    assert (np.diff(due) >= 0).all()
+    assert (took > 0).all()
+
+
+async def test_it_does_not_begin_with_a_wrong_answer(oracle: Oracle) -> None:
+    async def predict(model: str, features: Mapping[str, Any], context: Mapping[str, Any]) -> Prediction:
+        return answer(model, 2, 0)
+
+    load = Load(predict, REQUESTS, (MODEL,), oracle, Live({MODEL: 1}), rate=10, seed=1)
+    with pytest.raises(RuntimeError, match="checked/2 answered; live was checked/\\[1\\]"):
+        await load.warm_up()
+
+
+def test_two_versions_may_answer_while_they_change() -> None:
+    live = Live({MODEL: 1})
+    live.may_become(MODEL, 2)
+    assert live.now(MODEL) == {1, 2}
+    live.is_now(MODEL, 2)
+    assert live.now(MODEL) == {2}
+
+
+@pytest.mark.net
+async def test_goodput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(goodput, "WARM_UP_S", 0.1)
+    monkeypatch.setattr(goodput, "TOP_S", 0.4)
+    requests = make_requests(3, rows=ROWS, candidates=16)
+    export_version(tmp_path / MODEL, 1, ROWS)
+    with local_cluster([tmp_path / MODEL / "1"]) as cluster:
+        found, wrong = [
+            await goodput.measure(
+                cluster.target, requests, Oracle(requests, {MODEL: 2}, ROWS), live, seconds=0.5, seed=1
+            )
+            for live in (Live({MODEL: 1}), Live({MODEL: 2}))
+        ]
+    assert found.wrong == 0
+    assert found.top_rate > 0
+    assert found.offered_rate > found.top_rate
+    assert 0 < found.ratio == found.good_rate / found.top_rate
+    assert wrong.wrong > 0

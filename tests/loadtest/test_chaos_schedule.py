@@ -1,0 +1,244 @@
+"""The schedule is a function of its seed, is played event by event, and never are two pieces down at once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from inference.proto import ringpull_pb2 as pb
+from loadtest.bench.checked_model import MODEL
+from loadtest.chaos import driver
+from loadtest.chaos.blows import strike, victim
+from loadtest.chaos.changes import Command, Deployed, command
+from loadtest.chaos.driver import Driver
+from loadtest.chaos.pieces import Pieces
+from loadtest.chaos.record import Record
+from loadtest.chaos.schedule import (
+    BLOWS,
+    CALM_S,
+    CHANGES,
+    END_S,
+    STRUCK_CHANGES,
+    Event,
+    Fault,
+    Kind,
+    promise,
+    schedule,
+)
+from loadtest.chaos.whole import Broken, lacking_rows
+
+SEEDS = st.integers(0, 2**32 - 1)
+QUIET = Console(quiet=True)
+
+
+@settings(deadline=None)
+@given(seed=SEEDS, seconds=st.floats(0, 3_000), more=st.floats(0, 500), without=st.sets(st.sampled_from(Kind)))
+def test_a_schedule_is_a_function_of_its_seed(seed: int, seconds: float, more: float, without: set[Kind]) -> None:
+    events = schedule(seed, seconds, without)
+    assert events == schedule(seed, seconds, without)
+    assert schedule(seed, seconds + more, without)[: len(events)] == events
+    times = [event.at_s for event in events]
+    assert times == sorted(times)
+    assert all(CALM_S <= at_s < seconds - END_S for at_s in times)
+
+
+@settings(deadline=None)
+@given(seed=SEEDS)
+def test_an_event_is_a_blow_or_a_change_or_a_blow_in_a_change(seed: int) -> None:
+    events = schedule(seed, 1_000)
+    for event in events:
+        assert event.blow is not None or event.change is not None
+        if event.blow is not None:
+            assert event.blow.kind in BLOWS
+            assert (event.blow.seconds > 0) == (event.blow.kind.verb in ("stop", "slow"))
+        if event.change is not None:
+            assert event.change.kind in CHANGES
+            assert event.blow is None or event.change.kind in STRUCK_CHANGES
+        assert (event.delay_s > 0) == (event.blow is not None and event.change is not None)
+    first = [(event.change or event.blow) for event in events[: len(Kind)]]
+    assert {fault.kind for fault in first if fault is not None} == set(Kind), "a round has every kind"
+
+
+def test_other_seeds_and_kinds_left_out() -> None:
+    assert schedule(1, 100) != schedule(2, 100)
+    kinds = {
+        fault.kind
+        for event in schedule(3, 1_000, [Kind.KILL_HEAD, Kind.RESTART])
+        for fault in (event.change, event.blow)
+        if fault is not None
+    }
+    assert kinds == set(Kind) - {Kind.KILL_HEAD, Kind.RESTART}
+    assert schedule(3, 1_000, list(Kind)) == []
+    assert "kill-" in " ".join(map(str, schedule(3, 100)))
+
+
+def test_what_is_promised() -> None:
+    assert not any(promise(kind, heads=2).fails for kind in Kind)
+    assert {kind for kind in Kind if promise(kind, heads=1).fails} == {
+        Kind.KILL_HEAD,
+        Kind.STOP_HEAD,
+        Kind.SLOW_HEAD,
+        Kind.RESTART,
+    }
+    assert {kind for kind in Kind if promise(kind, heads=2).fills} == {
+        Kind.KILL_SHARD,
+        Kind.STOP_SHARD,
+        Kind.SLOW_SHARD,
+        Kind.RESTART,
+    }
+
+
+class FakeDeployment:
+    """Is struck and changed, takes a few turns of the loop to be whole, and notices when it is struck too early."""
+
+    def __init__(self, breaks_at: int | None = None) -> None:
+        self.down = 0
+        self.most_down = 0
+        self.changing = 0
+        self.done: list[Kind] = []
+        self._breaks_at = breaks_at
+
+    async def carry_out(self, change: Fault) -> str:
+        self.changing += 1
+        assert self.changing == 1
+        for _ in range(int(change.pick * 10)):
+            await asyncio.sleep(0)
+        self.changing -= 1
+        self.done.append(change.kind)
+        return "given up" if change.pick < 0.2 else ""
+
+    async def strike(self, blow: Fault, struck: Callable[[], None]) -> None:
+        if len(self.done) == self._breaks_at:
+            raise Broken("it did not come back")
+        struck()
+        self.down += 1
+        self.most_down = max(self.most_down, self.down)
+        for _ in range(int(blow.pick * 10)):
+            await asyncio.sleep(0)
+        self.down -= 1
+        self.done.append(blow.kind)
+
+
+def at_once(events: list[Event]) -> list[Event]:
+    return [replace(event, at_s=0.0, delay_s=0.0) for event in events]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_never_two_victims_at_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "SETTLE_S", 0.0)
+    events = schedule(seed, 300)
+    deployment, record = FakeDeployment(), Record()
+    player = Driver(deployment, record, itertools.count().__next__, QUIET)
+    await player.play(at_once(events), until_s=1e9)
+    assert player.played == len(events)
+    faults = [fault for event in events for fault in (event.change, event.blow) if fault is not None]
+    assert Counter(deployment.done) == Counter(fault.kind for fault in faults)
+    assert deployment.most_down == 1
+    assert sorted(span.kind for span in record.spans) == sorted(deployment.done)
+    assert all(span.begin_s < span.end_s < 1e9 for span in record.spans)
+    blows = [span for span in record.spans if span.kind in BLOWS]
+    assert all(first.end_s < second.begin_s for first, second in itertools.pairwise(blows))
+
+
+async def test_what_does_not_come_back_ends_the_play(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "SETTLE_S", 0.0)
+    player = Driver(FakeDeployment(breaks_at=0), Record(), itertools.count().__next__, QUIET)
+    with pytest.raises(Broken, match="did not come back"):
+        await player.play([Event(0.0, blow=Fault(Kind.KILL_SHARD, 0.5))], until_s=1e9)
+
+
+async def test_events_that_come_too_late_are_left_out() -> None:
+    player = Driver(FakeDeployment(), Record(), lambda: 50.0, QUIET)
+    await player.play([Event(3.0, blow=Fault(Kind.KILL_SHARD, 0.5)), Event(8.0)], until_s=40.0)
+    assert player.played == 1
+
+
+@pytest.fixture
+def pieces() -> Iterator[tuple[Pieces, list[subprocess.Popen[bytes]]]]:
+    """Two processes below this one that are called like shards."""
+    program = "import time; print(flush=True); time.sleep(600)"
+    started = [
+        subprocess.Popen(["ray::Shard", "-c", program], executable=sys.executable, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.readline()
+    yield Pieces(psutil.Process()), started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+async def test_blows(pieces: tuple[Pieces, list[subprocess.Popen[bytes]]]) -> None:
+    ours, (older, younger) = pieces
+    assert [process.pid for process in ours.of("shard")] == [older.pid, younger.pid]
+    assert ours.of("head") == []
+    assert victim(ours, Fault(Kind.KILL_HEAD, 0.0)) is None
+
+    stop = Fault(Kind.STOP_SHARD, 0.99, 0.3)
+    stopped = victim(ours, stop)
+    assert stopped is not None
+    assert stopped.pid == younger.pid
+    striking = asyncio.create_task(strike(stopped, stop))
+    while stopped.status() != psutil.STATUS_STOPPED:
+        await asyncio.sleep(0.01)
+    await striking
+    assert stopped.status() != psutil.STATUS_STOPPED
+
+    niceness = stopped.nice()
+    ours.give_way()
+    assert stopped.nice() == min(niceness + 5, 19)
+
+    await strike(stopped, Fault(Kind.SLOW_SHARD, 0.99, 0.1))
+    assert stopped.status() != psutil.STATUS_STOPPED
+
+    kill = Fault(Kind.KILL_SHARD, 0.49)
+    killed = victim(ours, kill)
+    assert killed is not None
+    await strike(killed, kill)
+    assert older.wait() == -9
+    assert [process.pid for process in ours.of("shard")] == [younger.pid]
+    assert ours.usage()["shard"].processes == 1
+    assert ours.usage()["shard"].pss_bytes > 0
+
+
+@settings(deadline=None)
+@given(pick=st.floats(0, 1, exclude_max=True), shards=st.sampled_from([3, 4, 5]), live=st.sampled_from([1, 2, 3]))
+def test_changes_change_something(pick: float, shards: int, live: int) -> None:
+    kept = live % 3 + 1
+    both, alone = Deployed(live, (live, kept), shards), Deployed(live, (live,), shards)
+    asked = command(Fault(Kind.REBALANCE, pick), both, 3)
+    assert asked.words[:2] == ("rebalance", "--shards")
+    assert int(asked.words[2]) in {3, 4, 5} - {shards}
+    assert asked.live == live
+    closed = kept % 3 + 1
+    assert command(Fault(Kind.PUBLISH, pick), both, 3) == Command(("publish", f"{MODEL}/{closed}"), closed)
+    assert command(Fault(Kind.ROLLBACK, pick), both, 3) == Command(("rollback", MODEL, str(kept)), kept)
+    # Nothing to roll back to yet: it publishes.
+    assert command(Fault(Kind.ROLLBACK, pick), alone, 3).words[0] == "publish"
+    assert command(Fault(Kind.RESTART, pick), both, 3) == Command(("restart", "--rolling", "--yes"), live)
+    with pytest.raises(ValueError, match="kill-head is no change"):
+        command(Fault(Kind.KILL_HEAD, pick), both, 3)
+
+
+def test_whole_is_when_all_copies_are_held() -> None:
+    table = {"model": MODEL, "version": 1, "table": "user"}
+    shards = [pb.ShardStatus(shard=n, alive=True, tables=[pb.ShardTable(**table, rows=10)]) for n in range(2)]
+    status = pb.ClusterStatus(shards=shards, tables=[pb.TableStatus(**table, rows=10, replicas_effective=2)])
+    assert lacking_rows(status) == ""
+    status.shards[1].tables[0].rows = 9
+    assert lacking_rows(status) == "checked/1: 19 of 20 rows of user, all copies together"
+    status.shards[1].alive, status.shards[1].error = False, "refused"
+    assert lacking_rows(status) == "shard 1 does not answer: refused"

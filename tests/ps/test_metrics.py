@@ -1,0 +1,133 @@
+"""What a real shard tells its scraper is what it was asked."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from ps.actor import ShardActor
+from ps.errors import NotFound, StartupError
+from ps.holding import Ownership
+from ps.metric_families import registry_of
+from ps.metrics_server import MetricsServer
+from ps.ring import Ring
+from ps.wire.connection import Connection
+from ps.wire.messages import StatisticsRequest
+from tests.metrics_page import Page, documented
+from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
+from tests.ps.test_actor import whole
+from tests.ps.wire.fake_shard import soon
+
+pytestmark = pytest.mark.net
+
+ROWS = 500
+
+
+@pytest.fixture
+def actor() -> Iterator[ShardActor]:
+    running = ShardActor(3)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def table(tmp_path: Path, actor: ShardActor) -> WrittenTable:
+    written = write_table(tmp_path / "users", rows=ROWS, dim=8)
+    actor.prepare([whole(written.folder)])
+    actor.assign(7, [Ownership(Ring.even([3]), {})], [(MODEL, VERSION)])
+    return written
+
+
+def page_of(actor: ShardActor) -> Page:
+    return Page.of("127.0.0.1", actor.pulse().metrics_port)
+
+
+async def test_numbers_are_those_of_what_was_asked(actor: ShardActor, table: WrittenTable) -> None:
+    connection = await Connection.connect(*actor.address())
+    unknown = np.setdiff1d(np.arange(2000, dtype=np.uint64), table.keys)[:5]
+    for _ in range(4):
+        await connection.request(rows_request("users", table.keys[:10]), deadline_s=soon())
+    await connection.request(rows_request("users", unknown), deadline_s=soon())
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            await connection.request(rows_request("nobody knows this", table.keys[:1]), deadline_s=soon())
+    statistics = await connection.request(StatisticsRequest(), deadline_s=soon())
+    page = page_of(actor)
+    users = {"model": MODEL, "version": str(VERSION), "table": "users"}
+
+    requests = {(each["verb"], each["code"]): count for each, count in page.samples("ringpull_shard_requests_total")}
+    assert requests == {("pull", "OK"): 5, ("pull", "NOT_FOUND"): 2, ("statistics", "OK"): 1}
+    assert page.value("ringpull_shard_pull_seconds_count") == 5, "only of pulls that were answered"
+    assert page.value("ringpull_shard_queue_seconds_count") == 7
+    assert page.value("ringpull_shard_pull_seconds_sum") > 0
+    assert page.value("ringpull_shard_keys_total", **users) == 45
+    assert page.value("ringpull_shard_missing_keys_total", **users) == len(unknown) == 5
+    assert page.value("ringpull_shard_received_bytes_total", verb="pull") >= 8 * 45
+    assert page.value("ringpull_shard_sent_bytes_total", verb="pull") >= 4 * 8 * 45
+    assert page.value("ringpull_shard_rows", **users) == ROWS
+    assert page.value("ringpull_shard_table_bytes", **users) == ROWS * (8 * 4 + 8)
+    assert page.value("ringpull_shard_connections") == 1
+    assert page.value("ringpull_shard_requests_in_flight") == 0
+    assert page.value("ringpull_shard_epoch") == statistics.epoch == 7
+    assert page.value("ringpull_shard_slots") == statistics.slots == 65_536
+    assert page.value("ringpull_shard_info", shard="3") == 1
+    assert page.value("ringpull_shard_version_open", model=MODEL, version=str(VERSION)) == 1
+    await connection.close()
+
+
+async def test_every_metric_is_documented_and_the_other_way_round(actor: ShardActor, table: WrittenTable) -> None:
+    connection = await Connection.connect(*actor.address())
+    await connection.request(StatisticsRequest(), deadline_s=soon())
+    assert page_of(actor).described() == documented("Metrics of a shard", "Metrics of both")
+    await connection.close()
+
+
+async def test_what_was_asked_for_is_no_label(actor: ShardActor, table: WrittenTable) -> None:
+    connection = await Connection.connect(*actor.address())
+    with pytest.raises(NotFound):
+        await connection.request(rows_request("first", table.keys[:1]), deadline_s=soon())
+    before = page_of(actor).series()
+    for number in range(20):
+        with pytest.raises(NotFound):
+            await connection.request(rows_request(f"table {number}", table.keys[:1]), deadline_s=soon())
+    assert page_of(actor).series() == before
+    await connection.close()
+
+
+def test_a_version_that_is_retired_is_told_no_more(actor: ShardActor, table: WrittenTable) -> None:
+    actor.assign(8, [Ownership(Ring.even([3]), {})], [])
+    page = page_of(actor)
+    assert page.value("ringpull_shard_epoch") == 8
+    assert page.samples("ringpull_shard_rows") == page.samples("ringpull_shard_version_open") == []
+
+
+def test_without_metrics_there_is_no_port() -> None:
+    actor = ShardActor(0, metrics=False)
+    assert actor.pulse().metrics_port == 0
+    actor.stop()
+
+
+def test_a_stalled_scraper_holds_up_no_other(actor: ShardActor) -> None:
+    with socket.create_connection(("127.0.0.1", actor.pulse().metrics_port)) as stalled:
+        stalled.sendall(b"GET /metr")
+        assert page_of(actor).value("ringpull_shard_epoch") == 0
+
+
+def test_a_server_that_is_closed_is_gone() -> None:
+    server = MetricsServer(registry_of([]), "127.0.0.1")
+    assert httpx.get(f"http://127.0.0.1:{server.port}/metrics").status_code == 200
+    port = server.port
+    server.close()
+    server.close()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_a_host_that_is_not_ours_is_named() -> None:
+    with pytest.raises(StartupError, match=r"metrics cannot be served on 192\.0\.2\.1"):
+        MetricsServer(registry_of([]), "192.0.2.1")

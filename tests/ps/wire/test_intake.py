@@ -1,0 +1,134 @@
+"""What a shard takes in, on a fake clock; and over real connections: who is refused, and that all others are served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from ps.errors import InvalidInput, Unavailable
+from ps.service_rate import Work
+from ps.wire.connection import Connection
+from ps.wire.intake import PULL_COST_BYTES, Intake, IntakeLimits
+from ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
+from ps.wire.server import ShardServer
+from ps.wire.tally import ServerTally
+from ps.wire.threads import LookupThreads
+from tests.ps.wire.fake_shard import GATED, FakeShard, pull_of, soon
+
+SIZE = 10_000 - PULL_COST_BYTES
+"""So that a pull costs 10,000."""
+FAR_S = 1e6
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 50.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def intake(clock: Clock) -> Intake:
+    """Has learnt that a pull takes 10 ms."""
+    intake = Intake(IntakeLimits(max_in_flight_bytes=100 * SIZE), clock)
+    waiting: list[Work] = []
+    for ahead in [0] * 50 + [5] * 100 + [0] * 6:
+        waiting += [intake.begin(SIZE, FAR_S) for _ in range(ahead + 1 - len(waiting))]
+        clock.now_s += 0.01
+        intake.end(waiting.pop(0), SIZE, served=True)
+    assert not waiting
+    return intake
+
+
+def test_a_pull_that_would_wait_too_long_is_refused(intake: Intake, clock: Clock) -> None:
+    works = [intake.begin(SIZE, FAR_S) for _ in range(20)]
+    with pytest.raises(Unavailable, match=r"a pull waits 200\.0 ms for others, and this one has 150\.0 ms left"):
+        intake.begin(SIZE, clock.now_s + 0.15)
+    intake.begin(SIZE, clock.now_s + 0.25)
+    for work in works:
+        intake.end(work, SIZE, served=True)
+    intake.begin(SIZE, clock.now_s + 0.15)
+
+
+def test_an_idle_shard_tries_whatever_comes(intake: Intake, clock: Clock) -> None:
+    work = intake.begin(1_000_000 * SIZE, clock.now_s + 1e-6)
+    with pytest.raises(Unavailable, match="max_in_flight_bytes is"):
+        intake.begin(SIZE, FAR_S)
+    intake.end(work, 1_000_000 * SIZE, served=False)
+    intake.begin(SIZE, clock.now_s - 1.0)
+
+
+def test_what_is_late_already_is_not_called_overload(intake: Intake, clock: Clock) -> None:
+    for _ in range(20):
+        intake.begin(SIZE, FAR_S)
+    intake.begin(SIZE, clock.now_s - 0.1)
+
+
+@pytest.mark.parametrize("name", ["max_connections", "max_in_flight_bytes"])
+def test_limits_below_one_are_refused_by_name(name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{name} is 0"):
+        IntakeLimits(**{name: 0})
+
+
+@asynccontextmanager
+async def serving(limits: IntakeLimits) -> AsyncIterator[tuple[FakeShard, ServerTally, ShardServer, tuple[str, int]]]:
+    shard, tally = FakeShard(), ServerTally()
+    with LookupThreads() as threads:
+        server = ShardServer(shard, threads, intake_limits=limits, tally=tally)
+        address = await server.start()
+        yield shard, tally, server, address
+        shard.gate.set()
+        await server.close()
+
+
+@pytest.mark.net
+async def test_bytes_are_bounded_over_all_connections() -> None:
+    keys = range(100)
+    async with serving(IntakeLimits(max_in_flight_bytes=2 * 800)) as (shard, tally, server, address):
+        connections = [await Connection.connect(*address) for _ in range(3)]
+        stuck = [
+            asyncio.create_task(connection.request(pull_of(*keys, model=GATED), deadline_s=soon()))
+            for connection in connections[:2]
+        ]
+        while server.in_flight < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="pulls of 1600 bytes are in flight, and this one has 800"):
+            await connections[2].request(pull_of(*keys), deadline_s=soon())
+        assert tally.requests["pull", "UNAVAILABLE"] == 1
+        assert shard.pulls <= 1
+        small = asyncio.create_task(connections[2].request(StatisticsRequest(), deadline_s=soon()))
+        shard.gate.set()
+        assert isinstance(await small, ShardStatistics), "what takes no room is not refused"
+        assert [type(reply) for reply in await asyncio.gather(*stuck)] == [PullReply, PullReply]
+        assert isinstance(await connections[2].request(pull_of(*keys), deadline_s=soon()), PullReply)
+        for connection in connections:
+            await connection.close()
+
+
+@pytest.mark.net
+async def test_one_connection_too_many_is_told_and_ended_and_no_other_notices() -> None:
+    async with serving(IntakeLimits(max_connections=2)) as (_, _, server, address):
+        kept = [await Connection.connect(*address) for _ in range(2)]
+        while server.connections < 2:
+            await asyncio.sleep(0)
+        extra = await Connection.connect(*address)
+        with pytest.raises(Unavailable, match="2 connections, which is max_connections"):
+            await extra.request(pull_of(1), deadline_s=soon())
+        for connection in kept:
+            assert isinstance(await connection.request(pull_of(1), deadline_s=soon()), PullReply)
+        await kept[0].close()
+        while server.connections > 1:
+            await asyncio.sleep(0.001)
+        again = await Connection.connect(*address)
+        assert isinstance(await again.request(pull_of(1), deadline_s=soon()), PullReply)
+        for connection in (extra, again, *kept):
+            await connection.close()
