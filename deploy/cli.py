@@ -22,8 +22,8 @@ from deploy.commands.rollback import rollback
 from deploy.commands.serve import serve
 from deploy.commands.status import status
 from deploy.commands.stop import stop
-from deploy.console import err
 from deploy.signals import Interrupted
+from deploy.view.console import err
 from ps.errors import RingpullError
 
 app = typer.Typer(

@@ -1,7 +1,7 @@
 """Every setting of a deployment, as one frozen value that is built once, at the command line, and handed down.
 
 Nothing below reads environment variables or files for its behaviour; the two places that do are the state folder
-(`deploy.state`) and Ray's own authentication settings (`deploy.ray_session`).
+(`deploy.state`) and Ray's own authentication settings (`deploy.cluster.ray_session`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deploy.logs import LogSettings
-from inference.config import HeadConfig
+from deploy.cluster.logs import LogSettings
+from inference.head.config import HeadConfig
 from ps.errors import InvalidInput
 from ps.transfer.remote import is_url
 from ps.wire.intake import IntakeLimits
-from router.world import PlacedVersion
+from router.control.world import PlacedVersion
 
 LOCALHOST: Final = "127.0.0.1"
 

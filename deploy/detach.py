@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from deploy import served
-from deploy.ray_session import CODE_ROOT
+from deploy.cluster.ray_session import CODE_ROOT
 from deploy.served import ServedRecord
 from deploy.state import state_folder
 from ps.errors import StartupError

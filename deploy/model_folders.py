@@ -11,16 +11,16 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from inference.manifest import FILE_NAME, Manifest, versions
-from inference.mirror import local_files
-from inference.model_dir import complete_versions, numbered, parent_of
+from inference.model.manifest import FILE_NAME, Manifest, versions
+from inference.model.mirror import local_files
+from inference.model.model_dir import complete_versions, numbered, parent_of
 from ps.errors import CorruptData, InvalidInput
 from ps.ring import SlotRange
 from ps.spec import ALL, Replicas
 from ps.transfer.remote import RemoteFolder, as_path, is_url
-from router.moves import evenly
-from router.operations import Publish
-from router.world import PlacedTable, PlacedVersion, World
+from router.control.moves import evenly
+from router.control.operations import Publish
+from router.control.world import PlacedTable, PlacedVersion, World
 
 
 def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
@@ -75,7 +75,7 @@ def absolute(folder: str | Path) -> str:
 
 
 def find_version(request: Publish, world: World) -> PlacedVersion:
-    """Return the version that is to be published: `router.changes.Place`.
+    """Return the version that is to be published: `router.control.changes.Place`.
 
     Raises:
         InvalidInput: Its folder does not exist, holds no complete version of that number, or is of another model.

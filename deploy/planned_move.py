@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from deploy.move_view import PlannedMove
 from deploy.planned_tables import PROCESS_BYTES, tables_that_serve
+from deploy.view.move_view import PlannedMove
 from ps.errors import InvalidInput
 from ps.spec import Replicas
-from router.moves import MovePlan, move_plan
-from router.operations import Facts, Rebalance
-from router.planner import Layout, amount, plan, predicted_cost
+from router.control.moves import MovePlan, move_plan
+from router.control.operations import Facts, Rebalance
+from router.control.planner import Layout, amount, plan, predicted_cost
 
 
 def planned_move(

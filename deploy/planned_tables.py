@@ -7,17 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from inference.kinds import Feature, Sparse
-from inference.kinds import Sequence as SequenceFeature
-from inference.manifest import LookupSpec, Manifest
-from inference.mirror import local_files
-from inference.schema import Schema
+from inference.model.manifest import LookupSpec, Manifest
+from inference.model.mirror import local_files
+from inference.schema.kinds import Feature, Sparse
+from inference.schema.kinds import Sequence as SequenceFeature
+from inference.schema.schema import Schema
 from ps.errors import InvalidInput
 from ps.spec import ALL, Pooling
-from router.operations import Facts
-from router.planner import PlannedTable
-from router.traffic import TableLoad, load_of
-from router.world import PlacedVersion
+from router.control.operations import Facts
+from router.control.planner import PlannedTable
+from router.control.traffic import TableLoad, load_of
+from router.control.world import PlacedVersion
 
 ASSUMED_ROWS: Final = 128
 """Candidates of a request, where nobody counted."""

@@ -3,7 +3,7 @@
 It is led from here, by two verbs of the coordinator, and not by its state machine: to that a restarted member is one
 that crashed, which it repairs anyway. So every step is safe by itself, nothing has to be saved, and whoever stops
 watching leaves a deployment that is whole within seconds. What must hold at a step, the coordinator checks at that step
-(`router.restarts`).
+(`router.control.restarts`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from ps.errors import InvalidInput, Retryable, RingpullError
 from ps.spec import OnUnavailable
-from router.events import Member
-from router.operations import MemberState, OperatorVerbs
-from router.world import World
+from router.control.events import Member
+from router.control.operations import MemberState, OperatorVerbs
+from router.control.world import World
 
 POLL_S: Final = 0.1
 

@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from inference.client import AsyncClient, Client
-    from inference.columns import Ragged
-    from inference.degrade import CapCandidates, CutBags, UseDefault, UseVersion
+    from inference.client.client import AsyncClient, Client
+    from inference.degrade.steps import CapCandidates, CutBags, UseDefault, UseVersion
     from inference.export import ExportReport, TableOptions, export_model
-    from inference.kinds import Cross, Dense, Sequence, Sparse
     from inference.prediction import Filled, Prediction, Timings
-    from inference.schema import Schema
-    from inference.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+    from inference.schema.columns import Ragged
+    from inference.schema.kinds import Cross, Dense, Sequence, Sparse
+    from inference.schema.schema import Schema
+    from inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
 
 __all__ = [
     "AsyncClient",
@@ -48,14 +48,14 @@ __all__ = [
 ]
 
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
-    "inference.client": ("AsyncClient", "Client"),
-    "inference.columns": ("Ragged",),
-    "inference.degrade": ("CapCandidates", "CutBags", "UseDefault", "UseVersion"),
+    "inference.client.client": ("AsyncClient", "Client"),
+    "inference.schema.columns": ("Ragged",),
+    "inference.degrade.steps": ("CapCandidates", "CutBags", "UseDefault", "UseVersion"),
     "inference.export": ("ExportReport", "TableOptions", "export_model"),
-    "inference.kinds": ("Cross", "Dense", "Sequence", "Sparse"),
+    "inference.schema.kinds": ("Cross", "Dense", "Sequence", "Sparse"),
     "inference.prediction": ("Filled", "Prediction", "Timings"),
-    "inference.schema": ("Schema",),
-    "inference.transforms": ("Bucketize", "Clip", "Hash", "Log", "Normalize", "Vocabulary"),
+    "inference.schema.schema": ("Schema",),
+    "inference.schema.transforms": ("Bucketize", "Clip", "Hash", "Log", "Normalize", "Vocabulary"),
 }
 
 

@@ -55,4 +55,4 @@ class Prediction:
     request_id: str = ""
     degraded: tuple[str, ...] = ()
     """What was left out of the answer under load, a phrase for each step that changed it: "cut history to 50". Empty:
-    nothing (`inference.degrade`)."""
+    nothing (`inference.degrade.steps`)."""

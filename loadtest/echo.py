@@ -13,8 +13,8 @@ import grpc
 import grpc.aio
 import uvloop
 
+from inference.client.stubs import PREDICT
 from inference.proto import ringpull_pb2 as pb
-from inference.stubs import PREDICT
 
 SCORES: Final = 128
 """In its answer, as a head's to 128 candidates."""

@@ -18,7 +18,7 @@ import grpc
 from locust import User, task
 from locust.env import Environment
 
-from inference.stubs import CHANNEL_OPTIONS, PREDICT
+from inference.client.stubs import CHANNEL_OPTIONS, PREDICT
 from loadtest.latencies import stages_of
 from loadtest.locust_record import RunRecord
 from loadtest.messages import Messages

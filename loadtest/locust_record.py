@@ -20,7 +20,7 @@ import gevent
 from locust.env import Environment
 from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, Runner, WorkerRunner
 
-from inference.client import Client
+from inference.client.client import Client
 from loadtest.latencies import Latencies
 from loadtest.report import Moment, ServerCounts, Summary, summarize, write_report
 from loadtest.server_counts import server_counts

@@ -23,7 +23,7 @@ from locust.argument_parser import LocustArgumentParser  # noqa: E402
 from locust.env import Environment  # noqa: E402
 from locust.runners import WorkerRunner  # noqa: E402
 
-from inference.client import Client  # noqa: E402
+from inference.client.client import Client  # noqa: E402
 from inference.errors import InvalidInput, RingpullError  # noqa: E402
 from loadtest.grpc_user import PredictUser, finish_requests  # noqa: E402
 from loadtest.locust_record import RunRecord, end_run, report_delay_s  # noqa: E402

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from inference.client import Client
-from inference.codec import PredictCall, encode_request
+from inference.client.client import Client
 from inference.errors import InvalidInput
 from inference.proto import ringpull_pb2 as pb
+from inference.request.codec import PredictCall, encode_request
 from loadtest.options import WorkloadOptions
 from loadtest.replay import recorded_calls
 from loadtest.workload import Workload

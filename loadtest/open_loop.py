@@ -22,8 +22,8 @@ import uvloop
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
+from inference.client.stubs import CHANNEL_OPTIONS, PREDICT
 from inference.errors import Unavailable
-from inference.stubs import CHANNEL_OPTIONS, PREDICT
 from loadtest.latencies import Latencies, empty_histogram, milliseconds, stages_of
 from loadtest.report import Moment
 

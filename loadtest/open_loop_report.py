@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from inference.client import Client
+from inference.client.client import Client
 from loadtest.find_max import Found, Trial, find_max
 from loadtest.messages import Messages
 from loadtest.open_loop import OpenLoopPlan, OpenLoopRun, run_open_loop

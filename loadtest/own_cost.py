@@ -18,8 +18,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from inference.codec import PredictCall, encode_request
 from inference.proto import ringpull_pb2 as pb
+from inference.request.codec import PredictCall, encode_request
 from loadtest.bench.process import server
 from loadtest.open_loop import OpenLoopPlan, run_open_loop
 from loadtest.options import WorkloadOptions

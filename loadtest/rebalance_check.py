@@ -26,8 +26,8 @@ from typing import Any, Final
 from rich.console import Console
 
 from inference import AsyncClient
+from inference.client.operations import OperationsClient
 from inference.errors import RingpullError
-from inference.operations_client import OperationsClient
 from inference.prediction import Prediction
 from loadtest.bench.checked_model import (
     MODEL,

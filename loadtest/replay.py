@@ -17,10 +17,10 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final
 
-from inference.codec import PredictCall, as_call
-from inference.columns import Column
 from inference.errors import InvalidInput
-from inference.request_json import call_from_json
+from inference.request.codec import PredictCall, as_call
+from inference.request.request_json import call_from_json
+from inference.schema.columns import Column
 from loadtest.ids import typed
 from loadtest.workload import Workload
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from inference.client import Client
+from inference.client.client import Client
 from inference.errors import RingpullError
 from loadtest.report import ServerCounts
 

@@ -19,10 +19,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.codec import PredictCall, as_call
-from inference.columns import Column, Ragged
 from inference.errors import InvalidInput
 from inference.proto import ringpull_pb2 as pb
+from inference.request.codec import PredictCall, as_call
+from inference.schema.columns import Column, Ragged
 from loadtest.ids import IdRange, Ids, typed, unknown_ids
 from loadtest.options import WorkloadOptions
 from loadtest.zipf import Zipf

@@ -26,7 +26,7 @@ MAY_IMPORT = {
 
 ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/rivals/", "tests/cluster/"),
-    "torch": ("inference/dense.py", "inference/export/", "examples/", "loadtest/bench/", "tests/"),
+    "torch": ("inference/model/dense.py", "inference/export/", "examples/", "loadtest/bench/", "tests/"),
     "numba": (
         "ps/hashing.py",
         "ps/store/kernels.py",
@@ -34,7 +34,7 @@ ONLY_IN = {
         "ps/store/reducers.py",
         "router/partition.py",
         "router/merge.py",
-        "inference/kernels.py",
+        "inference/request/kernels.py",
     ),
     "llvmlite": ("ps/store/intrinsics.py", "ps/store/reducers.py"),
     "rich": ("deploy/", "inference/export/", "loadtest/", "examples/", "tests/"),

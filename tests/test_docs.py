@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from deploy.cli import app
 from examples.movielens import generated
 from examples.movielens.model import make_schema
-from inference.request_json import call_from_json
+from inference.request.request_json import call_from_json
 
 ROOT = Path(__file__).parent.parent
 SKIPPED = {".venv", "build", "runs", "node_modules"}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from deploy.commands.options import AsJson
-from deploy.console import print_json, print_line
+from deploy.view.console import print_json, print_line
 from ps.errors import InvalidInput
 from ps.spec import RowType
 
@@ -65,7 +65,7 @@ def export(
     MODULE is imported with the working directory on the path.
     """
     from inference.export import TableOptions, export_model
-    from inference.manifest import versions
+    from inference.model.manifest import versions
 
     arguments = arguments_of(load_function(source)())
     options: dict[str, TableOptions] = dict(arguments.get("tables") or {})

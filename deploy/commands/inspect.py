@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy.commands.options import AsJson
-from deploy.console import out, print_json
+from deploy.view.console import out, print_json
 from ps.errors import CorruptData, InvalidInput
 
 if TYPE_CHECKING:
-    from deploy.folder_facts import TableFacts, VersionFacts
+    from deploy.view.folder_facts import TableFacts, VersionFacts
 
 
 def inspect(
@@ -27,9 +27,9 @@ def inspect(
     Headers, indexes, positions, schemas and dense programs are always checked; of tables at a URL, indexes and
     positions only with --verify. Exit status 1 when anything is damaged.
     """
-    from deploy.folder_facts import read_table, read_version
-    from inference.manifest import FILE_NAME
-    from inference.model_dir import complete_versions
+    from deploy.view.folder_facts import read_table, read_version
+    from inference.model.manifest import FILE_NAME
+    from inference.model.model_dir import complete_versions
     from ps.store.format import HEADER
     from ps.transfer.remote import RemoteFolder, as_path, is_url
 
@@ -63,14 +63,14 @@ def inspect(
 
 
 def _show_version(facts: VersionFacts) -> list[Any]:
-    from deploy.inspect_view import degrade_table, lookups_table, version_headline
+    from deploy.view.inspect_view import degrade_table, lookups_table, version_headline
 
     steps = [degrade_table(facts)] if facts.manifest.degrade else []
     return [version_headline(facts), *_show_tables(list(facts.tables)), lookups_table(facts), *steps]
 
 
 def _show_tables(tables: list[TableFacts]) -> list[Any]:
-    from deploy.inspect_view import bad_blocks_table, files_table
+    from deploy.view.inspect_view import bad_blocks_table, files_table
 
     damaged = [table for table in tables if table.bad_blocks]
     return [files_table(tables), *([bad_blocks_table(damaged)] if damaged else [])]

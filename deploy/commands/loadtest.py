@@ -10,8 +10,8 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import err, out, print_json
-from deploy.facts_table import Column, FactsTable
+from deploy.view.console import err, out, print_json
+from deploy.view.facts_table import Column, FactsTable
 from ps.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def loadtest(
         from loadtest.options import parse_options
     except ModuleNotFoundError as exc:
         raise InvalidInput(f"load tests need {exc.name}: pip install 'ringpull[loadtest]'") from exc
-    from inference.client import Client
+    from inference.client.client import Client
 
     plan = OpenLoopPlan(rate=rate or FIRST_RATE, seconds=seconds, seed=seed, timeout_s=timeout, connections=connections)
     workload: dict[str, Any] = {

@@ -9,11 +9,11 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson
-from deploy.console import out, print_json
+from deploy.view.console import out, print_json
 from ps.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from router.traffic import TableLoad
+    from router.control.traffic import TableLoad
 
 
 def plan(
@@ -50,10 +50,10 @@ def plan(
     --memory. Nothing is started. Give traffic with --traffic or --target: what is assumed without is said.
     """
     from deploy.model_folders import choose_versions
-    from deploy.plan_view import plan_facts, plan_view, replicas_options
     from deploy.planned_tables import ASSUMED_BAG, ASSUMED_ROWS, PROCESS_BYTES, planned_tables
-    from deploy.size_text import parse_size
-    from router import planner
+    from deploy.view.plan_view import plan_facts, plan_view, replicas_options
+    from deploy.view.size_text import parse_size
+    from router.control import planner
 
     if traffic is not None and target is not None:
         raise InvalidInput("--traffic and --target both say what requests look up; give one")
@@ -87,7 +87,7 @@ def plan(
 
 
 def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] | None:
-    from router.traffic import traffic_from_json
+    from router.control.traffic import traffic_from_json
 
     if traffic is not None:
         try:
@@ -99,7 +99,7 @@ def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] |
 
 def _served_traffic(target: str) -> dict[str, TableLoad]:
     from deploy.operator import connect
-    from router.traffic import load_of
+    from router.control.traffic import load_of
 
     with connect(target) as operations:
         facts = operations.facts()

@@ -11,12 +11,12 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import err, out, print_json
-from deploy.facts_table import Column, FactsTable
+from deploy.view.console import err, out, print_json
+from deploy.view.facts_table import Column, FactsTable
 from ps.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from inference.client import Client
+    from inference.client.client import Client
     from inference.prediction import Prediction
 
 SHOWN_VALUES = 8
@@ -48,7 +48,7 @@ def predict(
 
     Give rows with --features (and --context), or a whole request with --json-request.
     """
-    from inference.client import Client
+    from inference.client.client import Client
 
     if (json_request is None) == (not features):
         raise InvalidInput(
@@ -74,7 +74,7 @@ def predict(
 
 
 def _from_json(source: str, model: str) -> dict[str, Any]:
-    from inference.request_json import call_from_json
+    from inference.request.request_json import call_from_json
 
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text()
@@ -94,7 +94,7 @@ def _from_json(source: str, model: str) -> dict[str, Any]:
 
 
 def _from_rows(client: Client, model: str, version: int | None, rows: list[str], context: str | None) -> dict[str, Any]:
-    from deploy.row_text import columns_of_rows
+    from deploy.view.row_text import columns_of_rows
 
     infos = client.model(model, version).features
     return {

@@ -8,8 +8,8 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import err, print_json, print_line
 from deploy.signals import StopSignals
+from deploy.view.console import err, print_json, print_line
 from ps.errors import InvalidInput
 
 
@@ -36,10 +36,10 @@ def publish(
     It is opened and checked everywhere first; if anything is wrong with it, it never goes live, and the old version
     serves on. Requests in flight finish on the old one, which stays open for `ringpull rollback`.
     """
-    from deploy.change_watch import change_facts, follow
     from deploy.model_folders import absolute
     from deploy.operator import connect
-    from router.operations import Publish
+    from deploy.view.change_watch import change_facts, follow
+    from router.control.operations import Publish
 
     model, number = parse_version(version)
     if keep is not None and keep < 0:

@@ -10,13 +10,13 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import err, out, print_json, print_line
 from deploy.signals import StopSignals
+from deploy.view.console import err, out, print_json, print_line
 from ps.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from deploy.move_view import PlannedMove
-    from router.operations import Control, OperatorVerbs, Rebalance
+    from deploy.view.move_view import PlannedMove
+    from router.control.operations import Control, OperatorVerbs, Rebalance
 
 
 def rebalance(
@@ -63,7 +63,7 @@ def rebalance(
     leaves a change that has begun to itself: --status finds it again, --pause holds it, --abort gives it up.
     """
     from deploy.operator import connect
-    from router.operations import Control
+    from router.control.operations import Control
 
     verbs = [
         control
@@ -93,7 +93,7 @@ def rebalance(
 
 def _request(shards: int | None, replicas: list[str], drain_node: str | None, max_mb_per_s: float | None) -> Rebalance:
     from deploy.model_folders import parse_replicas
-    from router.operations import Rebalance
+    from router.control.operations import Rebalance
 
     if shards is not None and shards < 1:
         raise InvalidInput(f"--shards is {shards}; it must be 1 or more")
@@ -112,7 +112,7 @@ def _plan(
 ) -> tuple[PlannedMove, Rebalance]:
     from deploy.operator import table_dims
     from deploy.planned_move import automatic, planned_move
-    from deploy.size_text import parse_size
+    from deploy.view.size_text import parse_size
 
     if at_least is not None and (not auto or at_least < 1):
         raise InvalidInput("--at-least is a number of copies from 1, and goes with --auto")
@@ -129,7 +129,7 @@ def _plan(
 
 
 def _show_plan(move: PlannedMove, as_json: bool) -> None:
-    from deploy.move_view import move_facts, move_view
+    from deploy.view.move_view import move_facts, move_view
 
     if as_json:
         print_json(move_facts(move))
@@ -138,8 +138,8 @@ def _show_plan(move: PlannedMove, as_json: bool) -> None:
 
 
 def _carry_out(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *, yes: bool, as_json: bool) -> None:
-    from deploy.change_watch import change_facts, change_line, follow
-    from deploy.move_view import move_facts, move_view
+    from deploy.view.change_watch import change_facts, change_line, follow
+    from deploy.view.move_view import move_facts, move_view
 
     if not yes and (as_json or not sys.stdin.isatty()):
         raise InvalidInput("nobody can be asked here; look at the plan with --dry-run, then say --yes")
@@ -164,7 +164,7 @@ def _agreed() -> bool:
 
 
 def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
-    from deploy.change_watch import change_facts, change_line, follow
+    from deploy.view.change_watch import change_facts, change_line, follow
 
     now = operations.change()
     if as_json:
@@ -176,7 +176,7 @@ def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
 
 
 def _control(operations: OperatorVerbs, verb: Control, as_json: bool) -> None:
-    from deploy.change_watch import change_facts, change_line
+    from deploy.view.change_watch import change_facts, change_line
 
     now = operations.control(verb)
     if as_json:

@@ -9,14 +9,14 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import err, print_json, print_line
 from deploy.signals import Interrupted, StopSignals
+from deploy.view.console import err, print_json, print_line
 from ps.errors import InvalidInput
 
 if TYPE_CHECKING:
     from deploy.rolling import Effects
-    from router.events import Member
-    from router.operations import OperatorVerbs
+    from router.control.events import Member
+    from router.control.operations import OperatorVerbs
 
 
 def restart(
@@ -90,7 +90,7 @@ def _carry_out(
     as_json: bool,
 ) -> None:
     from deploy import rolling
-    from deploy.progress import Progress
+    from deploy.view.progress import Progress
 
     progress, done = Progress(err), []
     signals.hold()

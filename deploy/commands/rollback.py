@@ -8,8 +8,8 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import err, print_json, print_line
 from deploy.signals import StopSignals
+from deploy.view.console import err, print_json, print_line
 from ps.errors import InvalidInput
 
 
@@ -23,9 +23,9 @@ def rollback(
 
     How many stay open is `--keep` of `serve` and `publish`; `ringpull status` lists them.
     """
-    from deploy.change_watch import change_facts, follow
     from deploy.operator import connect
-    from router.operations import Rollback
+    from deploy.view.change_watch import change_facts, follow
+    from router.control.operations import Rollback
 
     if version is not None and version < 1:
         raise InvalidInput(f"version is {version}; it must be 1 or more")

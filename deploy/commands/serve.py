@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from deploy import served
-from deploy.console import err, print_line
-from deploy.logs import LogFormat, LogLevel, LogSettings
-from deploy.progress import Progress
+from deploy.cluster.logs import LogFormat, LogLevel, LogSettings
 from deploy.served import ServedRecord
 from deploy.signals import StopSignals
 from deploy.state import state_folder
+from deploy.view.console import err, print_line
+from deploy.view.progress import Progress
 
 if TYPE_CHECKING:
-    from deploy.cluster import Cluster
+    from deploy.cluster.cluster import Cluster
     from deploy.config import ServeConfig
 
 CHECK_INTERVAL_S: Final = 2.0
@@ -160,8 +160,8 @@ def serve(
         # Imported by the commands that need them: `ringpull --help` and `predict` answer without waiting for them.
         from deploy.config import ServeConfig
         from deploy.model_folders import choose_versions
-        from deploy.size_text import parse_size
-        from inference.config import HeadConfig
+        from deploy.view.size_text import parse_size
+        from inference.head.config import HeadConfig
         from ps.wire.intake import IntakeLimits
         from router.settings import RouterSettings
 
@@ -226,7 +226,7 @@ def _serve_here(config: ServeConfig, signals: StopSignals, made: str | None) -> 
     Args:
         made: The state folder, when it was made up here: if this process is killed, whoever comes next removes it.
     """
-    from deploy.cluster import Cluster
+    from deploy.cluster.cluster import Cluster
 
     progress = Progress(err)
     with Cluster.bring_up(config, progress) as cluster:
@@ -262,7 +262,7 @@ def _leave_on_ray(config: ServeConfig, made: str | None) -> None:
     Args:
         made: The state folder, when it was made up here: whoever stops the deployment removes it.
     """
-    from deploy.cluster import Cluster
+    from deploy.cluster.cluster import Cluster
 
     with Cluster.bring_up(config, Progress(err)) as cluster:
         record = _record(config, cluster, made_folder=made)

@@ -9,13 +9,13 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import out, print_json
+from deploy.view.console import out, print_json
 from ps.errors import NotFound, RingpullError
 from ps.memory import process_memory
 
 if TYPE_CHECKING:
     from inference.proto import ringpull_pb2 as pb
-    from router.operations import ChangeStatus
+    from router.control.operations import ChangeStatus
 
 
 def status(
@@ -24,9 +24,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a deployment: a change under way; models; shards with rows, bytes, requests; tables with copies and keys."""
-    from deploy.change_watch import change_facts, change_line
-    from deploy.status_view import status_view
-    from inference.client import Client
+    from deploy.view.change_watch import change_facts, change_line
+    from deploy.view.status_view import status_view
+    from inference.client.client import Client
 
     address = served.resolve_target(target)
     with Client(address, timeout_s=timeout) as client:
@@ -66,7 +66,7 @@ def _runs_here(address: str) -> bool:
 
 
 def _plain(address: str, answer: pb.ClusterStatus, memory: Callable[[int], int | None]) -> dict[str, Any]:
-    from deploy.message_values import plain_values
+    from deploy.view.message_values import plain_values
 
     plain = {"target": address, **plain_values(answer)}
     for shard in plain["shards"]:

@@ -9,8 +9,8 @@ import typer
 
 from deploy import served
 from deploy.commands.options import AsJson, Target
-from deploy.console import err, print_json, print_line
 from deploy.served import ServedRecord
+from deploy.view.console import err, print_json, print_line
 from ps.errors import InvalidInput, NotFound
 
 KILL_WAIT_S: Final = 10.0
@@ -56,7 +56,7 @@ def _stop_served(record: ServedRecord, timeout_s: float) -> None:
 
 
 def _stop_on_ray(address: str, name: str, timeout_s: float, *, missing_ok: bool = False) -> None:
-    from deploy.cluster import stop_joined
+    from deploy.cluster.cluster import stop_joined
 
     if stop_joined(address, name, drain_timeout_s=timeout_s) == 0 and not missing_ok:
         raise NotFound(f"there is no deployment named {name} on {address}")

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from inference.export.capture import evaluating, quiet_torch
 from inference.export.operators import aten
 from inference.export.tables import TablePlan
-from inference.manifest import ProgramOutput
+from inference.model.manifest import ProgramOutput
 from ps.errors import ExportError, RingpullError
 from ps.spec import Float32Array
 

@@ -18,7 +18,7 @@ from inference.export.index import NotPlain, Source, read_index
 from inference.export.operators import CASTS, aten, values_of
 from inference.export.probe import PROBED_ROWS, Probe
 from inference.export.uses import LookUp, Plan, Use, Vectors
-from inference.kinds import Sequence
+from inference.schema.kinds import Sequence
 from ps.spec import Pooling
 
 _POOLINGS: Final = (Pooling.SUM, Pooling.MEAN, Pooling.MAX)

@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_unflatten
 
-from inference.manifest import ProgramOutput
+from inference.model.manifest import ProgramOutput
 from ps.errors import ExportError
 
 

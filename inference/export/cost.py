@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from inference.columns import Column
 from inference.export.asking import Outputs, ServedRows, ask_module
 from inference.export.report import CostReport
 from inference.export.rows import part_of
 from inference.export.tables import TablePlan
-from inference.features import Prepared
-from inference.manifest import ProgramOutput
-from inference.schema import Schema
+from inference.model.manifest import ProgramOutput
+from inference.schema.columns import Column
+from inference.schema.features import Prepared
+from inference.schema.schema import Schema
 from ps.errors import ExportError, InvalidInput
 
 COST_ROWS: Final = 1024

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from inference.arguments import Argument
-from inference.kinds import Dense, Sequence, Sparse
-from inference.schema import Schema
+from inference.schema.arguments import Argument
+from inference.schema.kinds import Dense, Sequence, Sparse
+from inference.schema.schema import Schema
 from ps.errors import ExportError
 
 TRACED_ROWS = 11

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.transforms import Vocabulary, keys_of_values
+from inference.schema.transforms import Vocabulary, keys_of_values
 from ps.errors import ExportError
 from ps.spec import KeyType
 

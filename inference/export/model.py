@@ -22,9 +22,8 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 from torch import nn
 
-from inference.columns import Column
-from inference.degrade import Step
-from inference.degrade_levels import check_steps
+from inference.degrade.levels import check_steps
+from inference.degrade.steps import Step
 from inference.export.capture import capture
 from inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from inference.export.cut import Cut, cut
@@ -37,9 +36,10 @@ from inference.export.rows import make_rows
 from inference.export.selfcheck import SelfCheck
 from inference.export.serving import plan_serving
 from inference.export.tables import TableOptions, TablePlan, write_table
-from inference.manifest import FileEntry, Manifest, ProgramInput, TableEntry
-from inference.samples import FILE as SAMPLES_FILE
-from inference.schema import Schema
+from inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry
+from inference.model.samples import FILE as SAMPLES_FILE
+from inference.schema.columns import Column
+from inference.schema.schema import Schema
 from ps.errors import ExportError, InvalidInput
 from ps.spec import check_name
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
-from inference.arguments import Argument
 from inference.export.capture import quiet_torch, trace
 from inference.export.cut import Cut
 from inference.export.examples import TRACED_ROWS, example
-from inference.kinds import Sequence
-from inference.schema import Schema
+from inference.schema.arguments import Argument
+from inference.schema.kinds import Sequence
+from inference.schema.schema import Schema
 from ps.errors import ExportError
 from ps.spec import Pooling
 

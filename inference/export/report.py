@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inference.export.cut import KeptWeight
-from inference.manifest import Manifest
+from inference.model.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from inference.export.cut import Cut
 from inference.export.keys import RowKeys
-from inference.features import Prepared, PreparedFeature
-from inference.kinds import Cross, Dense, Feature, Sequence, Sparse
-from inference.schema import Schema
-from inference.transforms import Bucketize, Hash, Vocabulary
+from inference.schema.features import Prepared, PreparedFeature
+from inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from inference.schema.schema import Schema
+from inference.schema.transforms import Bucketize, Hash, Vocabulary
 from ps.errors import ExportError
 
 Int64Array = NDArray[np.int64]

@@ -1,9 +1,9 @@
 """The self-check of an export: made-up rows through the module, and through the written tables and the dense program.
 
 Ids are drawn where the module's look-ups allow them, with padding, unknown ids, empty bags and short sequences among
-them. The look-ups are the head's own (`inference.lookups`); the pull is a slow loop over the tables' files. The rows
-go through the dense program all together and again in small parts: a module whose rows influence each other cannot be
-served in micro-batches. The module is given the rows as tables hold them (`ServedRows`), so that short row types are
+them. The look-ups are the head's own (`inference.request.lookups`); the pull is a slow loop over the tables' files. The
+rows go through the dense program all together and again in small parts: a module whose rows influence each other cannot
+be served in micro-batches. The module is given the rows as tables hold them (`ServedRows`), so that short row types are
 held to the same tolerance; what their rounding costs is measured apart (`inference.export.cost`).
 """
 
@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from inference.dense import DenseProgram, ProgramTensor
 from inference.export.asking import ServedRows, ask_module
 from inference.export.cut import Cut
 from inference.export.report import CheckReport
 from inference.export.rows import part_of
 from inference.export.tables import TablePlan
-from inference.features import Prepared
-from inference.lookups import FeatureLookup
-from inference.manifest import Manifest
-from inference.samples import Samples
-from inference.schema import Schema
+from inference.model.dense import DenseProgram, ProgramTensor
+from inference.model.manifest import Manifest
+from inference.model.samples import Samples
+from inference.request.lookups import FeatureLookup
+from inference.schema.features import Prepared
+from inference.schema.schema import Schema
 from ps.errors import ExportError
 from ps.hashing import positions_of
 from ps.spec import Float32Array, Pooling

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inference.arguments import Argument
 from inference.export.cut import Cut
 from inference.export.index import ID_PARTS
 from inference.export.keys import RowKeys
 from inference.export.tables import TablePlan
 from inference.export.uses import Use
-from inference.kinds import Cross, Sequence
-from inference.manifest import LookupSpec
-from inference.schema import Schema
-from inference.transforms import ValueType, Vocabulary
+from inference.model.manifest import LookupSpec
+from inference.schema.arguments import Argument
+from inference.schema.kinds import Cross, Sequence
+from inference.schema.schema import Schema
+from inference.schema.transforms import ValueType, Vocabulary
 from ps.errors import ExportError, InvalidInput
 from ps.spec import KeyType, Pooling
 

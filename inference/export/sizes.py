@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from inference.export.operators import SIZES, aten
 from inference.export.probe import PROBED_ROWS, Probe
-from inference.kinds import Sparse
+from inference.schema.kinds import Sparse
 from ps.errors import ExportError
 
 _BY_ROW: Final = ("id", "dense", "sequence", "lengths", "id_stack", "dense_stack")

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import Tensor
 
 from inference.export.keys import Keys, RowKeys
-from inference.manifest import TableEntry
+from inference.model.manifest import TableEntry
 from ps.errors import ExportError, InvalidInput
 from ps.spec import OnUnavailable, Replicas, RowType, TableSpec
 from ps.store.row_codec import decode, encode

@@ -15,7 +15,7 @@ from inference.export.index import NotPlain, Source, read_index
 from inference.export.operators import values_of
 from inference.export.probe import Probe
 from inference.export.replay import Replay
-from inference.kinds import Sequence
+from inference.schema.kinds import Sequence
 from ps.spec import Pooling
 
 

@@ -21,7 +21,7 @@ from typing import Final
 from deploy.planned_tables import PROCESS_BYTES
 from loadtest.bench.growth_model import CpuModel, PullShape, wire_bytes_per_sample
 from ps.spec import ALL, Replicas
-from router.planner import table_bytes
+from router.control.planner import table_bytes
 
 FILL: Final = 0.5
 FILL_MEMORY: Final = 0.8

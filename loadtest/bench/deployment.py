@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from inference.stubs import PREDICT
+from inference.client.stubs import PREDICT
 from loadtest.bench.process import server
 
 PREDICT_METHOD = PREDICT.path

@@ -19,8 +19,8 @@ import torch
 from google.protobuf.wrappers_pb2 import BytesValue
 from numpy.typing import NDArray
 
-from inference.codec import decode_response
 from inference.proto import ringpull_pb2
+from inference.request.codec import decode_response
 from loadtest.bench import dlrm, load, redis_server
 from loadtest.bench.deployment import PREDICT_METHOD, deployed
 from loadtest.bench.harness import QUICK, Report, Samples, interleave

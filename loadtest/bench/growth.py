@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import uvloop
 
-from inference.head import connect
+from inference.head.head import connect
 from loadtest.bench import dlrm, load
 from loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards
 from loadtest.bench.deployment import PREDICT_METHOD, deployed

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from inference import Schema, Sparse, export_model
-from inference.manifest import Manifest, versions
+from inference.model.manifest import Manifest, versions
 from loadtest.bench.harness import QUICK
 from loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows, cache_folder
 from ps.store.writer import TableWriter

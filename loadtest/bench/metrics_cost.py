@@ -16,10 +16,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from inference.batcher import StageTimes
-from inference.call_log import Call
-from inference.call_metrics import CallMetrics
-from inference.call_watch import CallWatch
+from inference.head.batcher import StageTimes
+from inference.head.metrics.call_log import Call
+from inference.head.metrics.call_metrics import CallMetrics
+from inference.head.metrics.call_watch import CallWatch
 from loadtest.bench import dlrm, load
 from loadtest.bench.deployment import PREDICT_METHOD, Deployment, deployed
 from loadtest.bench.harness import QUICK, Report, Samples, interleave

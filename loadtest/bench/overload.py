@@ -23,7 +23,7 @@ import psutil
 import uvloop
 
 from inference import Ragged
-from inference.codec import as_call, encode_request
+from inference.request.codec import as_call, encode_request
 from loadtest.bench import dlrm, load
 from loadtest.bench.deployment import PREDICT_METHOD, deployed
 from loadtest.bench.harness import QUICK, Report

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from inference.manifest import Manifest
-from inference.version import LoadedVersion
+from inference.model.manifest import Manifest
+from inference.model.version import LoadedVersion
 from loadtest.bench.deployment import deployed
 from loadtest.bench.harness import QUICK, Report, interleave
 from loadtest.bench.large_model import EMPTY_ROWS, ROWS, VERSION, one_table_model

@@ -1,8 +1,8 @@
 """The trade of copies: bytes, messages and p99 of a pull, and memory of all shards, as `replicas` goes 1, 2, 3, all.
 
 Eight shards without Ray, each with copies of its own of just its ranges; pulls of one DLRM request, 26 look-ups of
-bags of 10. Beside each figure stands what the planner (`router.planner`) predicts. With fewer copies than shards a
-key goes to its first owner while loads are about even, so copies save no message until there is one on every shard.
+bags of 10. Beside each figure stands what the planner (`router.control.planner`) predicts. With fewer copies than
+shards a key goes to its first owner while loads are about even, so copies save no message until every shard has one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from inference.head import connect
+from inference.head.head import connect
 from loadtest.bench import dlrm
 from loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards, pss_bytes
 from loadtest.bench.harness import QUICK, Report
@@ -26,9 +26,9 @@ from ps.memory import reuse_freed_memory
 from ps.spec import ALL, Replicas
 from ps.store.base import Base
 from router.client import Router
+from router.control.planner import PlannedTable, predicted_cost, shard_bytes
+from router.control.traffic import TableLoad
 from router.lookup import Lookup
-from router.planner import PlannedTable, predicted_cost, shard_bytes
-from router.traffic import TableLoad
 
 SHARDS = 8
 COPIES: Sequence[Replicas] = (1, 2, 3, ALL)

@@ -21,12 +21,12 @@ import grpc
 import numpy as np
 import uvloop
 
-from inference.codec import decode_response, encode_response
-from inference.pipeline import Pipeline
+from inference.head.pipeline import Pipeline
+from inference.model.version import LoadedVersion
 from inference.prediction import Prediction, Timings
 from inference.proto import ringpull_pb2
-from inference.received import Limits, decode_request
-from inference.version import LoadedVersion
+from inference.request.codec import decode_response, encode_response
+from inference.request.received import Limits, decode_request
 from loadtest.bench import dlrm
 from loadtest.bench.bare_shards import EPOCH
 from loadtest.bench.deployment import PREDICT_METHOD, deployed

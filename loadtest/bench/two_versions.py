@@ -14,7 +14,7 @@ from pathlib import Path
 from loadtest.bench.bare_shards import bare_shards, pss_bytes
 from loadtest.bench.harness import QUICK, Report
 from loadtest.bench.tables import generated_table
-from router.planner import table_bytes
+from router.control.planner import table_bytes
 
 SHARDS = 4
 ROWS = 100_000 if QUICK else 2_000_000

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from inference.client.operations import OperationsClient
 from inference.errors import RingpullError
-from inference.operations_client import OperationsClient
 from loadtest.bench.checked_model import MODEL
 from loadtest.chaos.oracle import Live
 from loadtest.chaos.schedule import Fault, Kind

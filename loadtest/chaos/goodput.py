@@ -19,8 +19,8 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from inference.codec import as_call, decode_response, encode_request
-from inference.stubs import CHANNEL_OPTIONS, PREDICT
+from inference.client.stubs import CHANNEL_OPTIONS, PREDICT
+from inference.request.codec import as_call, decode_response, encode_request
 from loadtest.bench.checked_model import MODEL, CheckedRequest
 from loadtest.chaos.oracle import Live, Oracle, Outcome, Question
 from loadtest.open_loop import arrival_times

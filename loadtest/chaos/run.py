@@ -16,8 +16,8 @@ import uvloop
 from rich.console import Console
 
 from inference import AsyncClient
+from inference.client.operations import OperationsClient
 from inference.export import TableOptions
-from inference.operations_client import OperationsClient
 from loadtest.bench.checked_model import MODEL, export_version, make_requests
 from loadtest.bench.deployment import Deployment, deployed
 from loadtest.chaos import goodput

@@ -12,8 +12,8 @@ from typing import Final
 import psutil
 
 from inference import AsyncClient
+from inference.client.operations import OperationsClient
 from inference.errors import RingpullError
-from inference.operations_client import OperationsClient
 from inference.proto import ringpull_pb2 as pb
 from loadtest.chaos.pieces import Pieces
 

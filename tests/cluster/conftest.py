@@ -12,7 +12,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from deploy.ray_session import CODE_ROOT
+from deploy.cluster.ray_session import CODE_ROOT
 
 RingpullRun = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -30,16 +30,16 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from deploy.cluster import Cluster
+from deploy.cluster.cluster import Cluster
 from deploy.config import ServeConfig
 from deploy.model_folders import choose_versions
-from deploy.progress import Progress
-from inference.config import HeadConfig
+from deploy.view.progress import Progress
+from inference.head.config import HeadConfig
 from ps.errors import RingpullError
-from router.change import Phase
-from router.controls import LEASE_S
-from router.operations import ChangeStatus, Operations, Publish, Rebalance, Request
-from router.state_file import FILE_NAME
+from router.control.change import Phase
+from router.control.controls import LEASE_S
+from router.control.operations import ChangeStatus, Operations, Publish, Rebalance, Request
+from router.control.state_file import FILE_NAME
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
 
@@ -153,7 +153,7 @@ class Matrix:
         return Rebalance(shards=3 if grows else 2, bytes_per_s=slow)
 
     def _process(self, victim: str, request: Request) -> psutil.Process:
-        from deploy.calls import NamedActor
+        from deploy.cluster.calls import NamedActor
 
         role = {"source": "shard-0", "target": "shard-0", "coordinator": "coordinator"}.get(victim, "head-0")
         if victim == "target" and isinstance(request, Publish):
@@ -219,7 +219,7 @@ def deployment(folder: Path, *, streamed: bool) -> Iterator[Matrix]:
     )
     with Cluster.bring_up(config, Progress(Console(stderr=True))) as cluster:
         # Ray must not be loaded before its session has set the environment.
-        from deploy.operations import OperationsOverRay
+        from deploy.cluster.operations import OperationsOverRay
 
         yield Matrix(cluster, OperationsOverRay(config.name), state_dir, streamed=streamed)
 

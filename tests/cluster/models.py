@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from inference import Schema, Sparse
-from inference.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ps.spec import KeyType, OnUnavailable, Pooling, Replicas, TableSpec
 from ps.store.writer import TableWriter
 

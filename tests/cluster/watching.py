@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 
 from inference import Client, Prediction
-from inference.channels import DEFAULT_CHANNELS
-from inference.retry import DEFAULT_RETRIES
+from inference.client.channels import DEFAULT_CHANNELS
+from inference.client.retry import DEFAULT_RETRIES
 from ps.errors import RingpullError
 from tests.cluster.models import score
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from ps.errors import InvalidInput, RingpullError
-from router.change import PHASES, Kind, Phase
-from router.changes import rebalanced
-from router.events import Member
-from router.facts import TableTraffic
-from router.moves import MovePlan, move_plan
-from router.operations import (
+from router.control.change import PHASES, Kind, Phase
+from router.control.changes import rebalanced
+from router.control.events import Member
+from router.control.facts import TableTraffic
+from router.control.moves import MovePlan, move_plan
+from router.control.operations import (
     ChangeStatus,
     Control,
     Facts,
@@ -23,8 +23,8 @@ from router.operations import (
     Request,
     Rollback,
 )
+from router.control.world import PlacedTable, PlacedVersion, World, first_world
 from router.shard_map import ShardMap
-from router.world import PlacedTable, PlacedVersion, World, first_world
 
 ITEM_ROWS, GENRE_ROWS = 1_000_000, 19
 
@@ -39,7 +39,7 @@ def world(shards: int = 2) -> World:
 
 @dataclass
 class FakeOperations:
-    """`router.operations.Operations`, and what was asked of it."""
+    """`router.control.operations.Operations`, and what was asked of it."""
 
     facts_now: Facts = field(
         default_factory=lambda: Facts(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ps.spec import Pooling, Replicas, TableSpec
 from ps.store.writer import TableWriter
 

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from deploy import change_watch, cli, operator
-from deploy.change_watch import AFTERWARDS, change_line, follow
+from deploy import cli, operator
 from deploy.planned_tables import PROCESS_BYTES
+from deploy.view import change_watch
+from deploy.view.change_watch import AFTERWARDS, change_line, follow
 from ps.errors import Unavailable
-from router.change import Kind, Phase
-from router.operations import ChangeStatus, Control, Latency, Publish, Rebalance, Rollback
+from router.control.change import Kind, Phase
+from router.control.operations import ChangeStatus, Control, Latency, Publish, Rebalance, Rollback
 from tests.deploy.fake_operations import FakeOperations, connected
 from tests.deploy.folders import write_version
 
@@ -134,7 +135,7 @@ def test_plans_that_cannot_be(ringpull: Run, tmp_path: Path, options: tuple[obje
 
 def write_features(version: Path) -> None:
     """Give a version made by hand the features that its look-ups name."""
-    from inference.manifest import FileEntry, Manifest
+    from inference.model.manifest import FileEntry, Manifest
 
     manifest = Manifest.load(version)
     features = [{"kind": "sparse", "name": lookup.feature, "many": True} for lookup in manifest.lookups]

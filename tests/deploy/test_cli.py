@@ -15,8 +15,8 @@ import pytest
 
 from deploy import cli, served
 from deploy.served import ServedRecord
-from inference.degrade import CapCandidates, UseVersion
-from inference.manifest import Manifest
+from inference.degrade.steps import CapCandidates, UseVersion
+from inference.model.manifest import Manifest
 from tests.deploy.folders import flip_byte, write_version
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.compiling import CompiledApart
+from deploy.cluster.compiling import CompiledApart
 from ps.errors import StartupError
 
 

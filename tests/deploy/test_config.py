@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from deploy.config import ServeConfig
-from inference.config import HeadConfig
+from inference.head.config import HeadConfig
 from ps.errors import InvalidInput
-from router.world import PlacedVersion
+from router.control.world import PlacedVersion
 
 VERSION = PlacedVersion("ranker", 3, "/models/ranker/3", {})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.console import size
+from deploy.view.console import size
 
 
 @pytest.mark.parametrize(

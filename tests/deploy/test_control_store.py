@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploy import control_store
+from deploy.cluster import control_store
 from ps.errors import Unavailable
 
 

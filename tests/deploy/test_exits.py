@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from deploy import exits
-from deploy.exits import STATUS, Exit
+from deploy.cluster import exits
+from deploy.cluster.exits import STATUS, Exit
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 COUNT_COMPILATIONS = """
 import gc
 from numba.core.dispatcher import Dispatcher
-from deploy.kernels import warm_up
+from deploy.cluster.kernels import warm_up
 warm_up()
 gc.unfreeze()  # A shard has told the collector to look away from all of them.
 kernels = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.logs import JsonLines, LogFormat, LogLevel, LogSettings, TextLines, configure
+from deploy.cluster.logs import JsonLines, LogFormat, LogLevel, LogSettings, TextLines, configure
 from ps.errors import StartupError
 
 PROCESS = {"deployment": "mine", "member": "head-0", "pid": 4711}
 
 
 def record(event: str, level: int = logging.WARNING, **facts: object) -> logging.LogRecord:
-    made = logging.LogRecord("inference.call_log", level, __file__, 1, event, None, None)
+    made = logging.LogRecord("inference.head.metrics.call_log", level, __file__, 1, event, None, None)
     made.created = 1_795_247_412.25
     vars(made).update(facts)
     return made
@@ -31,7 +31,7 @@ def test_json_has_the_event_its_facts_and_the_process() -> None:
         "time": "2026-11-21T07:50:12.250Z",
         "level": "warning",
         "event": "predict failed",
-        "logger": "inference.call_log",
+        "logger": "inference.head.metrics.call_log",
         "deployment": "mine",
         "member": "head-0",
         "pid": 4711,
@@ -91,9 +91,9 @@ def test_each_process_writes_its_own_file(root: logging.Logger, tmp_path: Path) 
 
 def test_without_a_folder_it_goes_to_standard_error(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     configure(LogSettings(), "mine", "coordinator")
-    logging.getLogger("router.actor").info("change done", extra={"change": 7})
+    logging.getLogger("router.control.actor").info("change done", extra={"change": 7})
     configure(LogSettings(level=LogLevel.ERROR), "mine", "coordinator")
-    logging.getLogger("router.actor").info("change done", extra={"change": 8})
+    logging.getLogger("router.control.actor").info("change done", extra={"change": 8})
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.endswith("info coordinator change done change=7\n")

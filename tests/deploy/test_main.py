@@ -6,14 +6,14 @@ import signal
 import subprocess
 import sys
 
-from deploy.ray_session import CODE_ROOT
+from deploy.cluster.ray_session import CODE_ROOT
 
 INTERRUPTED_WHILE_LOADING = """
 import signal, sys
 
 class Interrupts:
     def find_spec(self, name, path=None, target=None):
-        if name == "deploy.console":
+        if name == "deploy.view.console":
             signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupts())

@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from deploy.cli import app
 from deploy.config import ServeConfig
-from deploy.folder_facts import read_table, read_version
 from deploy.model_folders import choose_versions, find_version
 from deploy.planned_tables import planned_tables
-from inference.config import HeadConfig
+from deploy.view.folder_facts import read_table, read_version
+from inference.head.config import HeadConfig
 from ps.errors import CorruptData, InvalidInput
-from router.operations import Publish
-from router.traffic import TableLoad
-from router.world import first_world
+from router.control.operations import Publish
+from router.control.traffic import TableLoad
+from router.control.world import first_world
 from tests.deploy.folders import write_version
 
 URL = "memory://store/ranker"

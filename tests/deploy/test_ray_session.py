@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from deploy import control_store
-from deploy.ray_session import RaySession
+from deploy.cluster import control_store
+from deploy.cluster.ray_session import RaySession
 from deploy.signals import Interrupted
 
 ENVIRONMENT = (

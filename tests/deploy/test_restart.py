@@ -15,10 +15,10 @@ import pytest
 from deploy import cli, operator, rolling
 from ps.errors import InvalidInput, RingpullError, Unavailable
 from ps.spec import ALL, OnUnavailable
-from router.change import Kind, Phase
-from router.events import Member
-from router.operations import ChangeStatus
-from router.world import PlacedVersion, World, first_world
+from router.control.change import Kind, Phase
+from router.control.events import Member
+from router.control.operations import ChangeStatus
+from router.control.world import PlacedVersion, World, first_world
 from tests.deploy.fake_operations import FakeOperations, connected, world
 
 TARGET = ("--target", "127.0.0.1:8500")

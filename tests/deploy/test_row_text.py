@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.row_text import columns_of_rows
+from deploy.view.row_text import columns_of_rows
 from inference.proto import ringpull_pb2 as pb
 from ps.errors import InvalidInput
 

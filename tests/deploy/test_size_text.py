@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.size_text import parse_size
+from deploy.view.size_text import parse_size
 from ps.errors import InvalidInput
 
 

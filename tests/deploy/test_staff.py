@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.staff import ShardSettings, Staff, gpus_wanted
-from inference.config import HeadConfig
+from deploy.cluster.staff import ShardSettings, Staff, gpus_wanted
+from inference.head.config import HeadConfig
 
 
 def test_names() -> None:

@@ -6,8 +6,8 @@ import re
 
 from rich.console import Console
 
-from deploy.message_values import plain_values
-from deploy.status_view import duration, status_view, takes, warnings
+from deploy.view.message_values import plain_values
+from deploy.view.status_view import duration, status_view, takes, warnings
 from inference.proto import ringpull_pb2 as pb
 
 MIB = 1 << 20

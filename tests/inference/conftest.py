@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference.client import AsyncClient
+from inference.client.client import AsyncClient
 from tests.inference.served import Served
 
 

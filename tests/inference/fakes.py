@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.dense import ProgramTensor
+from inference.model.dense import ProgramTensor
 from ps.spec import Pooling
 from router.lookup import Lookup, LookupResult
 from tests.reference import ReferenceTable

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from inference.codec import as_call, encode_request
-from inference.columns import Column, Ragged
-from inference.kinds import Cross, Dense, Sequence, Sparse
-from inference.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
 from inference.proto import ringpull_pb2 as pb
-from inference.received import Limits, ReceivedColumns, decode_request
-from inference.schema import Schema
+from inference.request.codec import as_call, encode_request
+from inference.request.received import Limits, ReceivedColumns, decode_request
+from inference.schema.columns import Column, Ragged
+from inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from inference.schema.schema import Schema
 from ps.spec import Pooling, TableSpec
 from tests.reference import ReferenceTable
 

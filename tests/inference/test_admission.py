@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from inference.admission import REQUEST_COST_BYTES, Admission, Ticket
+from inference.head.admission import REQUEST_COST_BYTES, Admission, Ticket
 from ps.errors import LimitExceeded
 
 NBYTES = 10_000 - REQUEST_COST_BYTES

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference.columns import Ragged
-from inference.kinds import Cross, Dense, Sequence, Sparse
-from inference.schema import Schema
+from inference.schema.columns import Ragged
+from inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from inference.schema.schema import Schema
 from ps.errors import InvalidInput
 
 SCHEMA = Schema(

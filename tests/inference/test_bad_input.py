@@ -10,10 +10,10 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from inference import stubs
-from inference.codec import as_call, decode_response, encode_request
-from inference.columns import Ragged
+from inference.client import stubs
 from inference.proto import ringpull_pb2 as pb
+from inference.request.codec import as_call, decode_response, encode_request
+from inference.schema.columns import Ragged
 from ps.errors import InvalidInput, LimitExceeded, NotFound
 from tests.inference.served import ROWS, still_serves
 from tests.inference.single_columns import request_of

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference.batcher import Batcher, Ready
+from inference.head.batcher import Batcher, Ready
 from ps.errors import DeadlineExceeded, Unavailable
 
 FAR_S = 1e6

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from inference.client import AsyncClient, Client
-from inference.codec import encode_response
+from inference.client.client import AsyncClient, Client
 from inference.prediction import Filled, Prediction, Timings
 from inference.proto import ringpull_pb2 as pb
-from inference.received import Limits, decode_request
+from inference.request.codec import encode_response
+from inference.request.received import Limits, decode_request
 from ps.errors import (
     CorruptData,
     DeadlineExceeded,

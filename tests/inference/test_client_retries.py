@@ -13,8 +13,8 @@ import grpc.aio
 import pytest
 
 from inference import AsyncClient, Client
+from inference.client.stubs import PREDICT, PUSHBACK
 from inference.proto import ringpull_pb2 as pb
-from inference.stubs import PREDICT, PUSHBACK
 from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError, Unavailable
 
 pytestmark = pytest.mark.net

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.codec import PredictCall, as_call, decode_response, encode_response
 from inference.prediction import Filled, Prediction, Timings
 from inference.proto import ringpull_pb2 as pb
+from inference.request.codec import PredictCall, as_call, decode_response, encode_response
 from ps.errors import InvalidInput
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from inference.column_codec import decode_column, decode_tensor, encode_column, encode_tensor, read_column
-from inference.columns import Column, Ragged
 from inference.proto import ringpull_pb2 as pb
+from inference.request.column_codec import decode_column, decode_tensor, encode_column, encode_tensor, read_column
+from inference.schema.columns import Column, Ragged
 from ps.errors import InvalidInput, ProtocolError
 
 VALUES = st.one_of(

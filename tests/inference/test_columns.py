@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.columns import Ragged, as_column
+from inference.schema.columns import Ragged, as_column
 from ps.errors import InvalidInput
 
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference import CapCandidates, CutBags, Dense, Schema, Sequence, Sparse, UseDefault, UseVersion, export_model
-from inference.degrade import MAX_STEPS, Step, plain_steps, read_steps
-from inference.degrade_levels import check_steps, levels
-from inference.fields import Fields
-from inference.manifest import Manifest
-from inference.version import LoadedVersion
+from inference.degrade.levels import check_steps, levels
+from inference.degrade.steps import MAX_STEPS, Step, plain_steps, read_steps
+from inference.model.manifest import Manifest
+from inference.model.version import LoadedVersion
+from inference.schema.fields import Fields
 from ps.errors import CorruptData, InvalidInput
 from tests.inference.test_manifest import rewrite, write_version
 from tests.inference.tiny import SCHEMA as TINY_SCHEMA

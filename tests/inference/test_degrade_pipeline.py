@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.columns import Ragged
-from inference.degrade import CapCandidates, CutBags, Step, UseDefault, UseVersion
-from inference.degrade_levels import Degradation, check_steps, levels
-from inference.pipeline import Pipeline, Scores
+from inference.degrade.levels import Degradation, check_steps, levels
+from inference.degrade.steps import CapCandidates, CutBags, Step, UseDefault, UseVersion
+from inference.head.pipeline import Pipeline, Scores
 from inference.prediction import Filled
-from inference.received import ReceivedColumns
+from inference.request.received import ReceivedColumns
+from inference.schema.columns import Ragged
 from ps.errors import InvalidInput
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import (

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.dense import CPU_ROWS, DenseProgram, ProgramTensor, scripted
 from inference.export import export_model
-from inference.kinds import Dense, Sequence, Sparse
-from inference.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
-from inference.schema import Schema
+from inference.model.dense import CPU_ROWS, DenseProgram, ProgramTensor, scripted
+from inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from inference.schema.kinds import Dense, Sequence, Sparse
+from inference.schema.schema import Schema
 from ps.errors import CorruptData, InvalidInput
 from ps.spec import Pooling, TableSpec
 

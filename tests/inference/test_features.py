@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.batch import concatenate
-from inference.columns import Ragged
-from inference.kinds import Cross, Dense, Sequence, Sparse
 from inference.prediction import Filled
-from inference.schema import Schema
-from inference.transforms import Bucketize, Clip, Log, Vocabulary
+from inference.request.batch import concatenate
+from inference.schema.columns import Ragged
+from inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from inference.schema.schema import Schema
+from inference.schema.transforms import Bucketize, Clip, Log, Vocabulary
 from ps.errors import InvalidInput
 from ps.hashing import key_of_string
 

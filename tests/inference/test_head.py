@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from inference.actor import HeadActor
-from inference.client import Client
-from inference.config import HeadConfig
-from inference.manifest import Manifest
+from inference.client.client import Client
+from inference.head.actor import HeadActor
+from inference.head.config import HeadConfig
+from inference.model.manifest import Manifest
 from ps.errors import CorruptData, StartupError, Unavailable
 from ps.ring import Ring
 from router.shard_map import ShardAddress, ShardMap

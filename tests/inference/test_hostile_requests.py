@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.codec import as_call, encode_request
-from inference.methods import parse
+from inference.client.stubs import PREDICT
+from inference.head.api.methods import parse
 from inference.proto import ringpull_pb2 as pb
-from inference.received import Limits, decode_request
-from inference.stubs import PREDICT
+from inference.request.codec import as_call, encode_request
+from inference.request.received import Limits, decode_request
 from ps.errors import RingpullError
 from tests.inference.served import ROWS, still_serves
 from tests.inference.small_model import SCHEMA, columns_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from inference.latency import SAMPLES, WINDOW_S, RecentLatencies
-from inference.lease import ASK_AGAIN_S, Lease
+from inference.head.latency import SAMPLES, WINDOW_S, RecentLatencies
+from inference.head.lease import ASK_AGAIN_S, Lease
 from ps.errors import Unavailable
 
 

@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.manifest import (
+from inference.model.manifest import (
     FileEntry,
     LookupSpec,
     Manifest,
@@ -215,7 +215,7 @@ def test_an_edited_manifest(folder: Path) -> None:
 
 
 def test_a_manifest_too_large_to_be_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.manifest.MAX_BYTES", 100)
+    monkeypatch.setattr("inference.model.manifest.MAX_BYTES", 100)
     with pytest.raises(CorruptData, match="larger than 100 bytes"):
         Manifest.load(folder)
 

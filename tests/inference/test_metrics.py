@@ -10,16 +10,16 @@ import httpx
 import pytest
 
 from inference import CapCandidates, Client
-from inference.actor import HeadActor
-from inference.admission import Admission
-from inference.call_metrics import CallMetrics
-from inference.catalog import Catalog
-from inference.config import HeadConfig
-from inference.manifest import Manifest
-from inference.metrics import HeadCollector
+from inference.head.actor import HeadActor
+from inference.head.admission import Admission
+from inference.head.catalog import Catalog
+from inference.head.config import HeadConfig
+from inference.head.metrics.call_metrics import CallMetrics
+from inference.head.metrics.metrics import HeadCollector
+from inference.model.manifest import Manifest
 from ps.errors import InvalidInput, LimitExceeded, NotFound, Unavailable
+from router.control.scraping import ScrapeTarget, scrape_targets
 from router.counters import RouterCounters, TableCounters
-from router.scraping import ScrapeTarget, scrape_targets
 from tests.deploy.fake_operations import FakeOperations
 from tests.inference.tiny import export_tiny
 from tests.integration.local import LocalCluster, local_cluster

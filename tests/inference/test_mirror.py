@@ -8,11 +8,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from inference.manifest import Manifest
-from inference.mirror import Mirror, local_files
-from inference.model_dir import complete_versions, manifest_mark, parent_of
-from inference.version import LoadedVersion
-from inference.watch import Watch
+from inference.head.watch import Watch
+from inference.model.manifest import Manifest
+from inference.model.mirror import Mirror, local_files
+from inference.model.model_dir import complete_versions, manifest_mark, parent_of
+from inference.model.version import LoadedVersion
 from ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
 from tests.inference.test_watch import FakeOperations
 from tests.inference.tiny import export_tiny

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference import operations_codec as codec
-from inference.actor import HeadActor
-from inference.config import HeadConfig
-from inference.operations_client import OperationsClient
+from inference.client.operations import OperationsClient
+from inference.head.actor import HeadActor
+from inference.head.config import HeadConfig
+from inference.proto import operations_codec as codec
 from inference.proto import operations_pb2 as pb
 from ps.errors import InvalidInput, Unavailable
 from ps.ring import Ring, SlotRange
 from ps.spec import ALL
-from router.change import Kind, Phase
-from router.events import Member
-from router.facts import TableTraffic
-from router.moves import MovePlan, TableMove
-from router.operations import (
+from router.control.change import Kind, Phase
+from router.control.events import Member
+from router.control.facts import TableTraffic
+from router.control.moves import MovePlan, TableMove
+from router.control.operations import (
     ChangeStatus,
     Control,
     Facts,
@@ -32,8 +32,8 @@ from router.operations import (
     Request,
     Rollback,
 )
+from router.control.world import first_world
 from router.shard_map import ShardAddress, ShardMap
-from router.world import first_world
 from tests.router.coordinated import MiniDeployment, version
 
 STATUS = ChangeStatus(

@@ -11,14 +11,14 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from inference import stubs
-from inference.admission import Admission, Ticket
-from inference.client import AsyncClient
-from inference.codec import as_call, encode_request
-from inference.config import HeadConfig
-from inference.methods import PUSHBACK
-from inference.server import GrpcServer
-from inference.service import AdminService, PredictorService
+from inference.client import stubs
+from inference.client.client import AsyncClient
+from inference.head.admission import Admission, Ticket
+from inference.head.api.methods import PUSHBACK
+from inference.head.api.server import GrpcServer
+from inference.head.api.service import AdminService, PredictorService
+from inference.head.config import HeadConfig
+from inference.request.codec import as_call, encode_request
 from ps.errors import DeadlineExceeded
 from tests.inference.served import ROWS, Served, still_serves
 from tests.inference.small_model import columns_of

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.batch import row_index
-from inference.columns import Column, Ragged
-from inference.manifest import LookupSpec
-from inference.pipeline import Pipeline, Scores
+from inference.head.pipeline import Pipeline, Scores
+from inference.model.manifest import LookupSpec
 from inference.prediction import Filled
-from inference.received import ReceivedColumns
-from inference.schema import Cross, Dense, Schema, Sparse
-from inference.transforms import Vocabulary
+from inference.request.batch import row_index
+from inference.request.received import ReceivedColumns
+from inference.schema.columns import Column, Ragged
+from inference.schema.schema import Cross, Dense, Schema, Sparse
+from inference.schema.transforms import Vocabulary
 from ps.errors import CorruptData, InvalidInput
 from ps.spec import Pooling
 from tests.inference.fakes import EchoProgram, ReferenceRouter

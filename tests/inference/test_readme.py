@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 import inference
-from inference.client import Client
-from inference.codec import PredictCall, encode_request
-from inference.config import HeadConfig
-from inference.kinds import KINDS
-from inference.methods import STATUS_OF
-from inference.request_json import call_from_json
-from inference.schema import Schema
-from inference.transforms import TRANSFORMS
+from inference.client.client import Client
+from inference.head.api.methods import STATUS_OF
+from inference.head.config import HeadConfig
+from inference.request.codec import PredictCall, encode_request
+from inference.request.request_json import call_from_json
+from inference.schema.kinds import KINDS
+from inference.schema.schema import Schema
+from inference.schema.transforms import TRANSFORMS
 
 README = (Path(inference.__file__).parent / "README.md").read_text(encoding="utf-8")
 
@@ -56,7 +56,7 @@ def test_the_clients_example_fits_the_schema(monkeypatch: pytest.MonkeyPatch) ->
         encode_request(call)
         raise Stop
 
-    monkeypatch.setattr("inference.client.encode_request", keep)
+    monkeypatch.setattr("inference.client.client.encode_request", keep)
     example = next(block for block in blocks("python") if "with Client" in block)
     with pytest.raises(Stop):
         exec(example, {})

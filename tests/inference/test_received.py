@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.codec import as_call, encode_request
-from inference.column_codec import encode_column
-from inference.columns import Column, Ragged
-from inference.features import Prepared
-from inference.kinds import Cross, Dense, Sequence, Sparse
-from inference.packing import pack
 from inference.proto import ringpull_pb2 as pb
-from inference.received import Limits, ReceivedCall, ReceivedColumns, decode_request
-from inference.schema import Schema
-from inference.transforms import Bucketize, Hash, Log, Vocabulary
+from inference.request.codec import as_call, encode_request
+from inference.request.column_codec import encode_column
+from inference.request.packing import pack
+from inference.request.received import Limits, ReceivedCall, ReceivedColumns, decode_request
+from inference.schema.columns import Column, Ragged
+from inference.schema.features import Prepared
+from inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from inference.schema.schema import Schema
+from inference.schema.transforms import Bucketize, Hash, Log, Vocabulary
 from ps.errors import InvalidInput, LimitExceeded, RingpullError
 from tests.inference.single_columns import request_of
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from inference.codec import encode_request
-from inference.columns import Ragged
-from inference.request_json import call_from_json, columns_from_json
+from inference.request.codec import encode_request
+from inference.request.request_json import call_from_json, columns_from_json
+from inference.schema.columns import Ragged
 from ps.errors import InvalidInput
 
 GRPCURL = """{

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.retry import (
+from inference.client.retry import (
     AVOID_S,
     BUDGET_RATIO,
     BUDGET_RESERVE,
@@ -20,7 +20,7 @@ from inference.retry import (
     RetryBudget,
     Retrying,
 )
-from inference.rotation import Rotation
+from inference.client.rotation import Rotation
 from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError, Unavailable
 
 LOST = Failure(Unavailable, "a:1: Socket closed", "UNAVAILABLE (Socket closed)", may_retry=True)

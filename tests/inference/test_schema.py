@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.arguments import Argument
-from inference.kinds import Cross, Dense, Sequence, Sparse
-from inference.schema import Schema
-from inference.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+from inference.schema.arguments import Argument
+from inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from inference.schema.schema import Schema
+from inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
 from ps.errors import InvalidInput
 
 FULL = Schema(

@@ -14,15 +14,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from inference import stubs
-from inference.codec import as_call, encode_request
-from inference.config import HeadConfig
-from inference.http import HttpServer, application
-from inference.methods import status_of
-from inference.ports import claim
+from inference.client import stubs
+from inference.head.api.http import HttpServer, application
+from inference.head.api.methods import status_of
+from inference.head.api.ports import claim
+from inference.head.api.server import SERVICES, GrpcServer
+from inference.head.api.service import AdminService, PredictorService
+from inference.head.config import HeadConfig
 from inference.proto import ringpull_pb2 as pb
-from inference.server import SERVICES, GrpcServer
-from inference.service import AdminService, PredictorService
+from inference.request.codec import as_call, encode_request
 from ps.errors import (
     CorruptData,
     DeadlineExceeded,

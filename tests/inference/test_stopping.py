@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from inference.client import AsyncClient
+from inference.client.client import AsyncClient
 from ps.errors import RingpullError, Unavailable
 from tests.inference.served import CONFIG, ROWS, Served
 from tests.inference.small_model import columns_of

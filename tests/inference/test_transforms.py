@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+from inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
 from ps.errors import InvalidInput
 from ps.hashing import key_of_string, positions_of
 

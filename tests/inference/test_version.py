@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from inference.catalog import Catalog, ServedVersion
-from inference.manifest import FileEntry, Manifest
-from inference.version import LoadedVersion
+from inference.head.catalog import Catalog, ServedVersion
+from inference.model.manifest import FileEntry, Manifest
+from inference.model.version import LoadedVersion
 from ps.errors import CorruptData, InvalidInput, NotFound
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, make_manifest, make_tables

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.watch import Watch, watching
+from inference.head.watch import Watch, watching
 from ps.errors import InvalidInput, RingpullError, Unavailable
-from router.change import Phase
-from router.operations import ChangeStatus, Publish
+from router.control.change import Phase
+from router.control.operations import ChangeStatus, Publish
 
 
 class FakeOperations:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inference.columns import Column, Ragged
-from inference.kinds import Dense, Sequence, Sparse
-from inference.schema import Schema
-from inference.transforms import Bucketize, Hash
+from inference.schema.columns import Column, Ragged
+from inference.schema.kinds import Dense, Sequence, Sparse
+from inference.schema.schema import Schema
+from inference.schema.transforms import Bucketize, Hash
 
 DIM = 8
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.actor import HeadActor
-from inference.client import Client
-from inference.config import HeadConfig
-from inference.head import HeadAddress
-from inference.manifest import Manifest
+from inference.client.client import Client
+from inference.head.actor import HeadActor
+from inference.head.config import HeadConfig
+from inference.head.head import HeadAddress
+from inference.model.manifest import Manifest
 from ps.actor import ShardActor
 from ps.hashing import SLOTS
 from ps.holding import Ownership, TableHolding, VersionHolding

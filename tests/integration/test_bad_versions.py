@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.config import HeadConfig
-from inference.manifest import FileEntry, Manifest
+from inference.head.config import HeadConfig
+from inference.model.manifest import FileEntry, Manifest
 from ps.errors import CorruptData, InvalidInput, StartupError
 from ps.spec import Pooling
 from tests.integration.local import local_cluster

@@ -24,12 +24,12 @@ from inference import (
     UseVersion,
     export_model,
 )
-from inference.admission import Admission
-from inference.client import Client
-from inference.columns import Column
-from inference.config import HeadConfig
+from inference.client.client import Client
+from inference.head.admission import Admission
+from inference.head.config import HeadConfig
 from inference.prediction import Filled
 from inference.proto import ringpull_pb2 as pb
+from inference.schema.columns import Column
 from tests.inference.tiny import SCHEMA as TINY_SCHEMA
 from tests.inference.tiny import Tiny
 from tests.integration.local import local_cluster

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from inference import TableOptions
-from inference.client import Client
-from inference.config import HeadConfig
+from inference.client.client import Client
+from inference.head.config import HeadConfig
 from ps.actor import ShardActor
 from ps.errors import InvalidInput, LimitExceeded, Unavailable
 from ps.holding import Ownership

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.columns import Column
+from inference.schema.columns import Column
 from ps.errors import NotFound
 from ps.spec import ALL, Replicas
 from tests.integration.local import LocalCluster, local_cluster

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.manifest import Manifest
-from inference.samples import Samples
-from inference.version import LoadedVersion
+from inference.model.manifest import Manifest
+from inference.model.samples import Samples
+from inference.model.version import LoadedVersion
 from ps.errors import CorruptData
 from ps.spec import ALL
 from tests.integration.local import local_cluster
@@ -82,7 +82,7 @@ def test_a_manifest_from_before_there_were_samples_is_read(copied: Path) -> None
     manifest.save(copied)
     document = json.loads((copied / "manifest.json").read_text())
     del document["manifest"]["samples"]
-    from inference.manifest import _checksum
+    from inference.model.manifest import _checksum
 
     document["xxh3"] = _checksum(document["manifest"])
     (copied / "manifest.json").write_text(json.dumps(document))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from inference import export_model
-from inference.client import Client
-from inference.columns import Column, Ragged
-from inference.kinds import Cross, Dense, Feature, Sequence, Sparse
-from inference.schema import Schema
+from inference.client.client import Client
+from inference.schema.columns import Column, Ragged
+from inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from inference.schema.schema import Schema
 from tests.inference.zoo import ZOO, build
 from tests.integration.local import local_cluster
 from tests.integration.ranker import repeated

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.model_folders import choose_versions, find_version, rows_in
-from inference.actor import HeadActor
-from inference.config import HeadConfig
+from inference.head.actor import HeadActor
+from inference.head.config import HeadConfig
 from ps.actor import ShardActor
 from ps.errors import Unavailable
-from router.actor import CoordinatorActor, Settings, Timing
-from router.operations import ChangeStatus
-from router.state_file import StateFile
-from router.world import first_world
+from router.control.actor import CoordinatorActor, Settings, Timing
+from router.control.operations import ChangeStatus
+from router.control.state_file import StateFile
+from router.control.world import first_world
 
 GRACE_S = 5.0
 POLL_S = 0.05
 
 
 class LocalMembers:
-    """`router.controls.Members`: plain actors in this process."""
+    """`router.control.controls.Members`: plain actors in this process."""
 
     def __init__(self, data_dir: Path, head: HeadActor) -> None:
         self._data_dir = data_dir
@@ -66,7 +66,7 @@ class LiveCluster:
 
     target: str
     coordinator: CoordinatorActor
-    """Has the verbs of `router.operations.Operations`."""
+    """Has the verbs of `router.control.operations.Operations`."""
 
     def wait(self, begun: ChangeStatus) -> ChangeStatus:
         """Return how a change ended."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from inference.codec import PredictCall
 from inference.proto import ringpull_pb2 as pb
+from inference.request.codec import PredictCall
 from loadtest.options import WorkloadOptions
 from loadtest.workload import Workload
 

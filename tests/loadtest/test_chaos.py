@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from deploy.ray_session import CODE_ROOT
+from deploy.cluster.ray_session import CODE_ROOT
 from loadtest.chaos.goodput import Goodput
 from loadtest.chaos.oracle import Outcome
 from loadtest.chaos.pieces import Usage

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from inference import AsyncClient
-from inference.operations_client import OperationsClient
+from inference.client.operations import OperationsClient
 from loadtest.bench.checked_model import MODEL, export_version, make_requests
 from loadtest.chaos import driver
 from loadtest.chaos.changes import Operator
@@ -20,7 +20,7 @@ from loadtest.chaos.load import Load
 from loadtest.chaos.oracle import Live, Oracle
 from loadtest.chaos.report import find
 from loadtest.chaos.schedule import BLOWS, Fault, Kind, schedule
-from router.operations import Publish, Rebalance, Request, Rollback
+from router.control.operations import Publish, Rebalance, Request, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 
 ROWS = {"user": 3_000, "item": 2_000, "genre": 19}

@@ -13,7 +13,7 @@ from deploy.model_folders import parse_replicas
 from loadtest import rebalance_check
 from loadtest.bench.checked_model import MODEL, export_version, make_requests
 from loadtest.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, Oracle, check
-from router.operations import Publish, Rebalance, Request, Rollback
+from router.control.operations import Publish, Rebalance, Request, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 
 ROWS = {"user": 30_000, "item": 15_000, "genre": 19}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.codec import PredictCall
 from inference.errors import InvalidInput
+from inference.request.codec import PredictCall
 from loadtest.options import WorkloadOptions
 from loadtest.replay import recorded_calls
 from loadtest.workload import Workload

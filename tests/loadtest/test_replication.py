@@ -12,7 +12,7 @@ from loadtest.bench.tables import bench_keys
 from ps.spec import ALL, Replicas, TableSpec
 from ps.store.base import Base
 from ps.store.writer import TableWriter
-from router.planner import predicted_cost
+from router.control.planner import predicted_cost
 
 ROWS = 20_000
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.codec import encode_request
-from inference.columns import Ragged
 from inference.errors import InvalidInput
+from inference.request.codec import encode_request
+from inference.schema.columns import Ragged
 from loadtest.ids import UNKNOWN_FIRST, IdList, IdRange, parse_ids
 from loadtest.options import PerFeature, WorkloadOptions, parse_options
 from loadtest.workload import IDS_WITHOUT_A_TABLE, Workload

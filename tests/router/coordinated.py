@@ -16,9 +16,9 @@ import numpy as np
 from ps.errors import InvalidInput, RingpullError, Unavailable
 from ps.hashing import SLOTS
 from ps.spec import ALL
-from router.change import CoordinatorState, Kind
-from router.coordinator import Coordinator, version_names
-from router.events import (
+from router.control.change import CoordinatorState, Kind
+from router.control.coordinator import Coordinator, version_names
+from router.control.events import (
     Abort,
     Again,
     Assign,
@@ -42,9 +42,9 @@ from router.events import (
     Throttle,
     member_of,
 )
-from router.holdings import SlotMask, owned_mask
+from router.control.holdings import SlotMask, owned_mask
+from router.control.world import PlacedTable, PlacedVersion, World
 from router.shard_map import ShardAddress, ShardMap
-from router.world import PlacedTable, PlacedVersion, World
 
 TABLES = {"one": 1, "two": 2, "all": ALL}
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ps.errors import RingpullError, Unavailable
 from ps.holding import Ownership, VersionHolding
 from ps.pulse import ShardPulse
-from router.facts import HeadPulse
+from router.control.facts import HeadPulse
+from router.control.world import PlacedVersion
 from router.shard_map import ShardMap
-from router.world import PlacedVersion
 
 _incarnations = itertools.count(1)
 
@@ -108,7 +108,7 @@ class FakeHead:
 
 
 class FakeMembers:
-    """`router.controls.Members`."""
+    """`router.control.controls.Members`."""
 
     def __init__(self, heads: int = 1) -> None:
         self.shards: dict[int, FakeShard] = {}

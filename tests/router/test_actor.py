@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
-from router.actor import CoordinatorActor, Settings, Timing
-from router.change import Kind, Phase
-from router.events import Begin
-from router.operations import ChangeStatus, Control, Publish, Rebalance, Rollback
-from router.state_file import FILE_NAME, StateFile
-from router.world import PlacedTable, PlacedVersion, World, first_world
+from router.control.actor import CoordinatorActor, Settings, Timing
+from router.control.change import Kind, Phase
+from router.control.events import Begin
+from router.control.operations import ChangeStatus, Control, Publish, Rebalance, Rollback
+from router.control.state_file import FILE_NAME, StateFile
+from router.control.world import PlacedTable, PlacedVersion, World, first_world
 from tests.router.members import FakeMembers
 
 FAST = Timing(pulse_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)

@@ -8,10 +8,10 @@ import pytest
 
 from ps.errors import InvalidInput
 from ps.spec import ALL
-from router.change import CoordinatorState, Kind
-from router.changes import begin_of, published, rebalanced, rolled_back
-from router.operations import Publish, Rebalance, Request, Rollback
-from router.world import PlacedTable, PlacedVersion, World, first_world
+from router.control.change import CoordinatorState, Kind
+from router.control.changes import begin_of, published, rebalanced, rolled_back
+from router.control.operations import Publish, Rebalance, Request, Rollback
+from router.control.world import PlacedTable, PlacedVersion, World, first_world
 from tests.router.coordinated import version
 
 WORLD = first_world(range(4), [version(1), version(7, "other")])

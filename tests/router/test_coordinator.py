@@ -8,10 +8,10 @@ from random import Random
 import pytest
 
 from ps.errors import CorruptData, InvalidInput
-from router.change import Kind, Phase
-from router.coordinator import Coordinator
-from router.events import Abort, Begin, Failed, Pause, Prepare, Resume, Throttle
-from router.world import World, first_world
+from router.control.change import Kind, Phase
+from router.control.coordinator import Coordinator
+from router.control.events import Abort, Begin, Failed, Pause, Prepare, Resume, Throttle
+from router.control.world import World, first_world
 from tests.router.coordinated import MiniDeployment, version
 
 SEEDS = range(40)

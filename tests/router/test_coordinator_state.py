@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from ps.errors import CorruptData
-from router.change import CoordinatorState, Kind
-from router.coordinator_state import state_from_dict, state_to_dict
-from router.world import World, first_world
+from router.control.change import CoordinatorState, Kind
+from router.control.coordinator_state import state_from_dict, state_to_dict
+from router.control.world import World, first_world
 from tests.router.coordinated import MiniDeployment, version
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ps.hashing import SLOTS
 from ps.ring import SlotRange
 from ps.spec import ALL, Replicas
-from router.moves import evenly, move_plan
-from router.world import PlacedTable, PlacedVersion, World, first_world, most_replicas
+from router.control.moves import evenly, move_plan
+from router.control.world import PlacedTable, PlacedVersion, World, first_world, most_replicas
 
 ROWS, ROW_BYTES = SLOTS * 10, 56
 

@@ -15,10 +15,8 @@ from ps.ring import Ring
 from ps.spec import ALL, Pooling, Replicas, RowType, TableSpec
 from ps.store.writer import TableWriter
 from router.batch import Batch
-from router.facts import TableTraffic
-from router.lookup import Lookup
-from router.partition import partition
-from router.planner import (
+from router.control.facts import TableTraffic
+from router.control.planner import (
     Layout,
     PlannedTable,
     fewest_shards,
@@ -29,7 +27,9 @@ from router.planner import (
     shard_bytes,
     table_bytes,
 )
-from router.traffic import TableLoad, load_of, traffic_from_json
+from router.control.traffic import TableLoad, load_of, traffic_from_json
+from router.lookup import Lookup
+from router.partition import partition
 
 GIB = 1 << 30
 

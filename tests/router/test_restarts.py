@@ -9,10 +9,10 @@ import pytest
 
 from ps.errors import InvalidInput, Unavailable
 from ps.spec import ALL, OnUnavailable
-from router.actor import CoordinatorActor
-from router.events import Member
-from router.restarts import SILENT_S, Restarts
-from router.world import PlacedTable, PlacedVersion, first_world
+from router.control.actor import CoordinatorActor
+from router.control.events import Member
+from router.control.restarts import SILENT_S, Restarts
+from router.control.world import PlacedTable, PlacedVersion, first_world
 from tests.router.test_actor import Deployment, move, over, until, world
 
 SHARDS = [Member("shard", number) for number in range(3)]

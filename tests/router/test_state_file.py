@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from ps.errors import CorruptData, InvalidInput, StartupError
-from router.state_file import FILE_NAME, StateFile
+from router.control.state_file import FILE_NAME, StateFile
 
 
 @pytest.fixture(params=["folder", "file:", "memory:"])

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.columns import Ragged
 from inference.export import ExportReport, TableOptions, export_model
-from inference.kinds import Cross, Feature, Sequence, Sparse
-from inference.manifest import LookupSpec
-from inference.schema import Schema
-from inference.transforms import Hash, Vocabulary
+from inference.model.manifest import LookupSpec
+from inference.schema.columns import Ragged
+from inference.schema.kinds import Cross, Feature, Sequence, Sparse
+from inference.schema.schema import Schema
+from inference.schema.transforms import Hash, Vocabulary
 from ps.errors import ExportError
 from ps.hashing import key_of_string
 from ps.spec import KeyType, OnUnavailable, Pooling

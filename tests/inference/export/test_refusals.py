@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import inference.export.cut
 from inference.export import TableOptions, export_model
-from inference.kinds import Dense, Feature, Sequence, Sparse
-from inference.schema import Schema
+from inference.schema.kinds import Dense, Feature, Sequence, Sparse
+from inference.schema.schema import Schema
 from ps.errors import DuplicateKey, ExportError, InvalidInput
 
 USER, BAG = Sparse("user"), Sparse("bag", many=True)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.columns import Ragged
 from inference.export import ExportReport, TableOptions, export_model
 from inference.export.cost import _auc
-from inference.kinds import Sequence, Sparse
-from inference.schema import Schema
-from inference.transforms import Vocabulary
+from inference.schema.columns import Ragged
+from inference.schema.kinds import Sequence, Sparse
+from inference.schema.schema import Schema
+from inference.schema.transforms import Vocabulary
 from ps.errors import ExportError, InvalidInput
 from ps.spec import RowType, TableSpec
 from ps.store.base import Base

@@ -16,8 +16,8 @@ import inference.export.tables
 from inference.export import TableOptions, export_model
 from inference.export.report import size
 from inference.export.tables import TablePlan, write_table
-from inference.kinds import Sparse
-from inference.schema import Schema
+from inference.schema.kinds import Sparse
+from inference.schema.schema import Schema
 from ps.store.base import Base
 from ps.store.writer import TableWriter
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.columns import Column, Ragged
 from inference.export import ExportReport, export_model
-from inference.kinds import Cross, Dense, Feature, Sequence, Sparse
-from inference.manifest import LookupSpec
-from inference.schema import Schema
+from inference.model.manifest import LookupSpec
+from inference.schema.columns import Column, Ragged
+from inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from inference.schema.schema import Schema
 from ps.spec import Pooling
 from tests.inference.export.versions import assert_equal
 

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from inference.columns import Column
-from inference.dense import DenseProgram, ProgramTensor
-from inference.lookups import FeatureLookup
-from inference.manifest import Manifest
-from inference.schema import Schema
+from inference.model.dense import DenseProgram, ProgramTensor
+from inference.model.manifest import Manifest
+from inference.request.lookups import FeatureLookup
+from inference.schema.columns import Column
+from inference.schema.schema import Schema
 from ps.hashing import keys_of
 from ps.spec import Float32Array, Pooling
 from ps.store.base import Base

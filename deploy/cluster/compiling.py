@@ -1,0 +1,60 @@
+"""Kernels compiled by a process of its own: nothing can interrupt the compiler, but a process can be ended.
+
+What it compiles lies in the cache on disk, where every later process finds it; so the process that brings a deployment
+up needs neither the compiler nor the kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import Self
+
+from deploy.cluster.ray_session import CODE_ROOT
+from ps.errors import StartupError
+
+
+class CompiledApart:
+    """The process, from entering this context to leaving it; leaving early ends it."""
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="ringpull-")
+        path = os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cluster.kernels"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            # A terminal's Ctrl-C is for the process that waits; it ends this one without a word from it.
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._folder.name},
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        self._folder.cleanup()
+
+    @property
+    def done(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+    def wait(self) -> None:
+        """Wait until every kernel is in the cache.
+
+        Raises:
+            StartupError: The process failed; the message is the last line of what it said.
+        """
+        said = self._process.communicate()[1].decode(errors="replace").strip()
+        if self._process.returncode != 0:
+            reason = said.splitlines()[-1] if said else f"exit status {self._process.returncode}"
+            raise StartupError(f"the kernels could not be compiled: {reason}")

@@ -1,0 +1,98 @@
+"""Compiles every kernel before the processes that use them start: numba's cache on disk is shared by all of them.
+
+A kernel is compiled per combination of argument types, and which combinations occur is known to the code that calls
+it. So a tiny table goes the way of real requests, over a real connection: shard, wire, router, each operation once;
+and the columns of two requests are read and joined as the head does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from inference.request.column_codec import encode_column
+from inference.request.packing import pack
+from inference.request.received import Limits, ReceivedColumns
+from ps.actor import ShardActor
+from ps.hashing import SLOTS
+from ps.holding import Ownership, TableHolding, VersionHolding
+from ps.ring import Ring, SlotRange
+from ps.spec import Pooling, TableSpec
+from ps.store.writer import TableWriter
+from ps.wire.connection import Connection
+from router.client import Router
+from router.lookup import Lookup
+from router.settings import RouterSettings
+from router.shard_map import ShardAddress, ShardMap
+
+MODEL: Final = "warm-up"
+TABLE: Final = "table"
+COMPILE_TIMEOUT_S: Final = 300.0
+"""The first pull waits for the compiler; on a busy machine that is minutes."""
+
+SPEC: Final = TableSpec(name=TABLE, dim=4)
+
+
+def warm_up() -> None:
+    """Have every kernel of shards and router compiled and in the cache."""
+    with tempfile.TemporaryDirectory(prefix="ringpull-") as folder:
+        _write_table(Path(folder) / TABLE)
+        actors = [ShardActor(shard, metrics=False) for shard in (0, 1)]
+        try:
+            shard_map = ShardMap(
+                epoch=1,
+                shards=tuple(ShardAddress(i, *actor.address()) for i, actor in enumerate(actors)),
+                ring=Ring.even((0, 1), 1),
+                replicas={(MODEL, TABLE): 1},
+            )
+            whole_table = TableHolding(str(Path(folder) / TABLE), slots=(SlotRange(0, SLOTS),), sources=())
+            for actor in actors:
+                actor.prepare([VersionHolding(MODEL, 1, {TABLE: whole_table})])
+                actor.assign(shard_map.epoch, [Ownership(shard_map.ring, shard_map.replicas)], [(MODEL, 1)])
+            asyncio.run(_pull_everything(shard_map))
+        finally:
+            for actor in actors:
+                actor.stop()
+    _receive_columns()
+
+
+def _receive_columns() -> None:
+    column = encode_column(TABLE, np.arange(2))
+    ReceivedColumns.joined([ReceivedColumns.of(pack({TABLE: column}, {}), Limits(2, 2)) for _ in range(2)])
+
+
+def _write_table(folder: Path) -> None:
+    with TableWriter(folder, SPEC) as writer:
+        writer.add(np.arange(64), np.ones((64, SPEC.dim), np.float32))
+        writer.finish()
+
+
+async def _pull_everything(shard_map: ShardMap) -> None:
+    async def connect(address: ShardAddress) -> Connection:
+        return await Connection.connect(address.host, address.port)
+
+    # Shards are deaf while the compiler runs, and are not to be given up for that.
+    patient = RouterSettings(
+        eject_after_s=COMPILE_TIMEOUT_S, give_up_s=COMPILE_TIMEOUT_S, ping_timeout_s=COMPILE_TIMEOUT_S
+    )
+    router = Router(connect, settings=patient)
+    router.update(shard_map)
+    router.register(MODEL, 1, {TABLE: SPEC})
+    keys = np.arange(64, dtype=np.uint64)
+    offsets = np.arange(0, 65, 4)
+    pooled = [Lookup(TABLE, pooling, keys, offsets) for pooling in (Pooling.SUM, Pooling.MEAN, Pooling.MAX)]
+    weighted = Lookup(TABLE, Pooling.SUM, keys, offsets, np.ones(64, np.float32))
+    try:
+        for lookups in ([*pooled, weighted, Lookup(TABLE, Pooling.NONE, keys)], pooled[:1]):
+            await router.pull(MODEL, 1, lookups, deadline_s=time.monotonic() + COMPILE_TIMEOUT_S)
+    finally:
+        await router.close()
+
+
+if __name__ == "__main__":
+    warm_up()

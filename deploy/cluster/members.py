@@ -1,0 +1,160 @@
+"""The shards and heads of one deployment as Ray's actors: made, found by name, ended.
+
+All actors are detached, and Ray restarts them for as long as it lives itself: on a joined Ray they outlive the process
+that made them, on a private one they end with it. One that was restarted has its name, its handle and what it was made
+with, and nothing else: what it is to hold and to serve, the coordinator tells it again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from deploy.cluster.actors import Head, Shard
+from deploy.cluster.calls import find, result
+from deploy.cluster.staff import NAMESPACE, Staff
+from ps.errors import StartupError, Unavailable
+
+CALLS_AT_ONCE: Final = 8
+"""Of a shard or a head: a pulse must not wait behind a `prepare`, nor a `cancel`."""
+
+POLL_S: Final = 0.05
+
+KILL_TIMEOUT_S: Final = 20.0
+
+
+def make(name: str, shell: type, *args: Any, **options: Any) -> Any:
+    """Start a named actor and return its handle; it may not be up yet.
+
+    Raises:
+        StartupError: Somebody has made one of that name, or Ray refuses it.
+    """
+    try:
+        return (
+            ray.remote(shell)
+            .options(name=name, namespace=NAMESPACE, lifetime="detached", max_restarts=-1, num_cpus=0, **options)
+            .remote(*args)
+        )
+    except ValueError as exc:  # Ray's ActorAlreadyExistsError is one
+        raise StartupError(f"actor {name} cannot be made: {exc}") from exc
+    except ray.exceptions.RayError as exc:
+        raise StartupError(f"actor {name} cannot be made: {exc}") from exc
+
+
+def make_shard(staff: Staff, shard: int, node: str | None = None, *, found_ok: bool = False) -> Any:
+    """Start a shard's actor; return its handle.
+
+    Args:
+        node: Ray's id of the node it is to be on; None: spread over all.
+        found_ok: One that is there already is as good.
+
+    Raises:
+        StartupError: As for `make`.
+    """
+    # Hard: Ray places an actor without resources anywhere when it is told softly (2.60). It is restarted where it was,
+    # beside its own copies; if the node is gone it is dead, and the coordinator makes another one elsewhere.
+    where: Any = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
+    return make(
+        staff.shard_name(shard),
+        Shard,
+        shard,
+        staff,
+        scheduling_strategy=where,
+        max_concurrency=CALLS_AT_ONCE,
+        get_if_exists=found_ok,
+    )
+
+
+def make_head(staff: Staff, head: int) -> Any:
+    """Start a head's actor; return its handle.
+
+    Raises:
+        StartupError: As for `make`.
+    """
+    return make(staff.head_name(head), Head, head, staff, num_gpus=staff.gpus, max_concurrency=CALLS_AT_ONCE)
+
+
+def actors_of(deployment: str) -> dict[str, Any]:
+    """Return the handles of a deployment's actors, by name."""
+    names = [
+        entry["name"]
+        for entry in ray.util.list_named_actors(all_namespaces=True)
+        if entry["namespace"] == NAMESPACE and entry["name"].startswith(f"{deployment}/")
+    ]
+    found = {}
+    for name in sorted(names):
+        try:
+            found[name] = find(name)
+        except Unavailable:
+            continue  # It died between the listing and now.
+    return found
+
+
+def end(handles: Mapping[str, Any]) -> None:
+    """Kill actors for good, side by side, and wait until their names are free.
+
+    Raises:
+        StartupError: Some live on.
+    """
+    # The coordinator first: it would make the others anew.
+    for name in sorted(handles, key=lambda name: not name.endswith("/coordinator")):
+        ray.kill(handles[name])
+    until_s = time.monotonic() + KILL_TIMEOUT_S
+    left = dict(handles)
+    while left := {name: handle for name, handle in left.items() if _is_named(name)}:
+        if time.monotonic() > until_s:
+            raise StartupError(f"{', '.join(left)} still live {KILL_TIMEOUT_S:g} s after they were killed")
+        time.sleep(POLL_S)
+
+
+def _is_named(name: str) -> bool:
+    try:
+        find(name)
+    except Unavailable:
+        return False
+    return True
+
+
+def node_addresses() -> dict[str, str]:
+    """Return the nodes that live, in a fixed order: Ray's id -> address."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in sorted(nodes, key=_node_id) if node["Alive"]}
+
+
+def _node_id(node: Mapping[str, Any]) -> str:
+    return str(node["NodeID"])
+
+
+def resources() -> str:
+    """Return what Ray has, for errors about actors that do not come up."""
+    free, all_there_is = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return f"Ray has {_told(free)} free of {_told(all_there_is)}"
+
+
+def _told(resources: Mapping[str, float]) -> str:
+    known = [f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")]
+    return ", ".join([*known, f"{resources.get('memory', 0) / 2**30:.1f} GiB memory"])
+
+
+def await_up(who: str, call: Any, timeout_s: float, *, until_s: float | None = None) -> None:
+    """Wait for an actor's first answer.
+
+    Args:
+        timeout_s: Longest wait, for the message.
+        until_s: When it ends, `time.monotonic()` seconds; None: `timeout_s` from now.
+
+    Raises:
+        Unavailable: It has died; Ray restarts it, or it was ended.
+        StartupError: It could not be made, or is not up in time; the message names it and what Ray has.
+    """
+    left_s = timeout_s if until_s is None else max(0.0, until_s - time.monotonic())
+    try:
+        result(call, timeout_s=left_s)
+    except TimeoutError as exc:
+        raise StartupError(f"the {who} is not up after {timeout_s:g} s; {resources()}") from exc
+    except StartupError as exc:
+        raise StartupError(f"the {who} did not start: {exc}") from exc

@@ -1,0 +1,194 @@
+"""Watching a change: a bar per phase on a terminal, a line per phase that is through, and what clients feel meanwhile.
+
+The watcher decides nothing. Interrupted, it says how to find the change again, and the change goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from deploy.view.console import size
+from ps.errors import Retryable, RingpullError, Unavailable
+from router.control.change import Phase
+from router.control.operations import ChangeStatus, Latency, OperatorVerbs
+
+POLL_S: Final = 0.25
+SILENCE_S: Final = 60.0
+"""A coordinator that is restarted answers long before."""
+
+AFTERWARDS: Final = "it goes on without this command; `ringpull rebalance --status` shows it, `--abort` gives it up"
+
+
+class ChangeGivenUp(RingpullError):
+    """Raised when a change ended without having been carried through; what served before it serves on."""
+
+
+def follow(
+    operations: OperatorVerbs,
+    begun: ChangeStatus,
+    console: Console,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> ChangeStatus:
+    """Show a change until it is over; return how it ended.
+
+    Args:
+        begun: As it was submitted, or found.
+        console: For people; its lines are never results.
+
+    Raises:
+        ChangeGivenUp: It was given up, by itself or by an operator; the message says why.
+        Unavailable: Nobody has answered for a minute.
+        KeyboardInterrupt: As it came; where the change can be found was said.
+    """
+    view = _View(console, clock)
+    heard_s = clock()
+    status = begun
+    try:
+        with view:
+            while True:
+                view.show(status)
+                if not status.under_way or status.id != begun.id:
+                    break
+                sleep(POLL_S)
+                try:
+                    status = operations.change()
+                    heard_s = clock()
+                except Retryable as exc:
+                    if clock() - heard_s > SILENCE_S:
+                        raise Unavailable(f"the coordinator has not answered for {SILENCE_S:.0f} s: {exc}") from exc
+    except KeyboardInterrupt:
+        console.print(f"{begun.kind.value} {begun.subject}: {AFTERWARDS}", highlight=False, soft_wrap=True)
+        raise
+    if status.id != begun.id:
+        raise ChangeGivenUp(
+            f"{begun.kind.value} {begun.subject} is over; {status.kind.value} {status.subject} came after it"
+        )
+    if status.error:
+        raise ChangeGivenUp(f"{status.kind.value} {status.subject} was given up: {status.error}")
+    return status
+
+
+def change_facts(status: ChangeStatus) -> dict[str, Any]:
+    """Return a change as JSON values."""
+    return {
+        "id": status.id,
+        "kind": status.kind.value,
+        "subject": status.subject,
+        "under_way": status.under_way,
+        "phase": None if status.phase is None else status.phase.value,
+        "paused": status.paused,
+        "members_done": status.members_done,
+        "members": status.members,
+        "copied_bytes": status.copied_bytes,
+        "bytes_to_copy": status.bytes_to_copy,
+        "before": _latency_facts(status.before),
+        "now": _latency_facts(status.now),
+        "trouble": status.trouble,
+        "error": status.error,
+    }
+
+
+def change_line(status: ChangeStatus) -> str:
+    """Return a change in one line: `rebalance shards 2 -> 4: preparing, 12.0 MiB of 60.1 MiB copied; p99 ...`."""
+    if status.id == 0:
+        return "nothing has been changed yet"
+    what = f"{status.kind.value} {status.subject}"
+    copied = f", {size(status.copied_bytes)} copied" if status.copied_bytes else ""
+    if status.phase is None:
+        return f"{what}: given up: {status.error}" if status.error else f"{what}: done{copied}"
+    parts = [f"{what}: {'paused, ' if status.paused else ''}{status.phase.value}"]
+    parts.append(_amount(status))
+    parts.append(latency_text(status.before, status.now))
+    if status.trouble:
+        parts.append(f"trying again: {status.trouble}")
+    return "; ".join(part for part in parts if part)
+
+
+def latency_text(before: Latency, now: Latency) -> str:
+    """Return what clients feel: `p50 2.1 ms, p99 8.0 ms (before 2.0, 7.1)`; empty when nobody asks anything."""
+    if not now.p99_ms:
+        return ""
+    text = f"p50 {now.p50_ms:.1f} ms, p99 {now.p99_ms:.1f} ms"
+    return f"{text} (before {before.p50_ms:.1f}, {before.p99_ms:.1f})" if before.p99_ms else text
+
+
+def _latency_facts(latency: Latency) -> dict[str, float]:
+    return {"p50_ms": latency.p50_ms, "p99_ms": latency.p99_ms}
+
+
+def _amount(status: ChangeStatus) -> str:
+    if status.phase is Phase.PREPARING and status.bytes_to_copy:
+        return f"{size(status.copied_bytes)} of {size(status.bytes_to_copy)}"
+    return f"{status.members_done} of {status.members}" if status.members else ""
+
+
+class _View:
+    """The phase under way as a bar that vanishes, those that are through as lines."""
+
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        self._console = console
+        self._clock = clock
+        self._phase: Phase | None = None
+        self._begin_s = clock()
+        self._trouble = ""
+        self._status: ChangeStatus | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[latency]}[/]"),
+            console=console,
+            transient=True,
+            # Without a terminal the lines say all there is to say.
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _View:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, status: ChangeStatus) -> None:
+        if status.phase is not self._phase:
+            self._tell_phase(status)
+        if status.trouble and status.trouble != self._trouble:
+            self._console.print(f"trying again: {status.trouble}", style="yellow", highlight=False, markup=False)
+        self._trouble, self._status = status.trouble, status
+        if status.phase is not None:
+            self._move_bar(status, status.phase)
+
+    def _tell_phase(self, status: ChangeStatus) -> None:
+        now_s = self._clock()
+        if self._phase is not None and not status.error:
+            copied = (
+                size(status.copied_bytes) + " copied" if self._phase is Phase.PREPARING and status.copied_bytes else ""
+            )
+            details = ", ".join(filter(None, (copied, latency_text(status.before, status.now))))
+            took = f"[dim]{now_s - self._begin_s:.1f} s[/]"
+            self._console.print(f"[green]✓[/] {self._phase.value} {took} {details}".rstrip(), highlight=False)
+        self._phase, self._begin_s = status.phase, now_s
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+    def _move_bar(self, status: ChangeStatus, phase: Phase) -> None:
+        by_bytes = phase is Phase.PREPARING and status.bytes_to_copy > 0
+        done, total = (
+            (status.copied_bytes, status.bytes_to_copy) if by_bytes else (status.members_done, status.members or None)
+        )
+        amount, latency = _amount(status), latency_text(status.before, status.now)
+        name = f"{phase.value}, paused" if status.paused else phase.value
+        if self._task is None:
+            self._task = self._bar.add_task(name, amount=amount, latency=latency)
+        self._bar.update(self._task, description=name, total=total, completed=done, amount=amount, latency=latency)

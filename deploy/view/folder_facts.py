@@ -1,0 +1,141 @@
+"""What the folders of an export, or its URLs, say about themselves, checked while it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.model_folders import place
+from inference.degrade.steps import plain_steps
+from inference.model.manifest import Manifest
+from inference.model.mirror import local_files
+from ps.errors import CorruptData
+from ps.spec import TableSpec
+from ps.store.base import BadBlock, Base
+from ps.transfer.remote import RemoteFolder, is_url
+from ps.transfer.stored_table import StoredTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    """One table on disk."""
+
+    folder: str
+    """Or URL."""
+    spec: TableSpec
+    rows: int
+    bytes: int
+    held: tuple[tuple[int, int], ...]
+    """Slot ranges, half open."""
+    blocks: int
+    verified: bool
+    """Whether the rows were read."""
+    bad_blocks: tuple[BadBlock, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "folder": str(self.folder),
+            "spec": self.spec.to_dict(),
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "held": [list(slots) for slots in self.held],
+            "blocks": self.blocks,
+            "verified": self.verified,
+            "bad_blocks": [
+                {"block": bad.block, "first_row": bad.first_row, "rows": bad.rows, "slots": list(bad.slots)}
+                for bad in self.bad_blocks
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionFacts:
+    """One version on disk."""
+
+    folder: str
+    """Or URL."""
+    manifest: Manifest
+    tables: tuple[TableFacts, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON values."""
+        manifest = self.manifest
+        return {
+            "folder": str(self.folder),
+            "model": manifest.model,
+            "version": manifest.version,
+            "created": manifest.created,
+            "dense_program_bytes": manifest.program.bytes,
+            "tables": [table.plain() for table in self.tables],
+            "lookups": [
+                {"table": lookup.table, "feature": lookup.feature, "pooling": lookup.pooling.value, "add": lookup.add}
+                for lookup in manifest.lookups
+            ],
+            "outputs": [{"name": output.name, "shape": list(output.shape)} for output in manifest.outputs],
+            "degrade": plain_steps(manifest.degrade),
+        }
+
+
+def read_table(folder: str, *, verify: bool) -> TableFacts:
+    """Read one table's folder, with `verify` also all its rows.
+
+    Of a URL, only what says which rows lie where is read without `verify`.
+
+    Raises:
+        CorruptData: Anything but a row is damaged. Damaged rows are told in `bad_blocks`.
+        NotFound, Unavailable: A URL cannot be read.
+    """
+    if is_url(folder):
+        return _read_table_at(folder, verify=verify)
+    base = Base.open(Path(folder))
+    try:
+        return TableFacts(
+            folder=folder,
+            spec=base.spec,
+            rows=base.rows,
+            bytes=base.bytes,
+            held=base.held,
+            blocks=base.block_count,
+            verified=verify,
+            bad_blocks=tuple(base.verify()) if verify else (),
+        )
+    finally:
+        base.close()
+
+
+def _read_table_at(url: str, *, verify: bool) -> TableFacts:
+    table = StoredTable(RemoteFolder(url))
+    header = table.header
+    return TableFacts(
+        folder=url,
+        spec=header.spec,
+        rows=header.rows,
+        bytes=header.section_bytes + len(header.to_bytes()),
+        held=header.held,
+        blocks=len(table.first_rows) - 1,
+        verified=verify,
+        bad_blocks=tuple(table.verify()) if verify else (),
+    )
+
+
+def read_version(folder: str, *, verify: bool) -> VersionFacts:
+    """Read one version's folder: manifest, schema and dense program by their checksums, then every table.
+
+    Raises:
+        CorruptData: As for `read_table`; or the manifest and a table disagree.
+    """
+    with local_files(folder) as files:
+        manifest = Manifest.load(files)
+        places = place(manifest, files, url=folder if is_url(folder) else "").tables
+    tables = []
+    for entry in manifest.tables:
+        table = read_table(places[entry.spec.name].folder, verify=verify)
+        if (table.spec, table.rows) != (entry.spec, entry.rows):
+            raise CorruptData(
+                f"{table.folder}: it holds {table.rows} rows of {table.spec.name} with dim {table.spec.dim};"
+                f" the manifest says {entry.rows} of {entry.spec.name} with dim {entry.spec.dim}, or another spec"
+            )
+        tables.append(table)
+    return VersionFacts(folder=folder, manifest=manifest, tables=tuple(tables))

@@ -1,0 +1,131 @@
+"""What lies on disk as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from deploy.view.console import size
+from deploy.view.facts_table import Column, FactsTable
+from deploy.view.folder_facts import TableFacts, VersionFacts
+from ps.hashing import SLOTS
+from ps.spec import TableSpec
+
+SHOWN_RANGES = 4
+SHOWN_BLOCKS = 20
+
+
+def version_headline(facts: VersionFacts) -> Text:
+    manifest = facts.manifest
+    text = Text.assemble((f"{manifest.model} version {manifest.version}", "bold"), f"   created {manifest.created}")
+    text.append(f"   dense program {size(manifest.program.bytes)}")
+    outputs = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in manifest.outputs)
+    return text.append(f"   outputs {outputs}")
+
+
+def files_table(tables: Sequence[TableFacts]) -> FactsTable:
+    shown = FactsTable(
+        "tables",
+        (
+            Column("table", "name"),
+            Column("rows", "number"),
+            Column("dim", "number"),
+            Column("type", rank=1),
+            Column("keys", rank=2),
+            Column("default", rank=3),
+            Column("replicas", rank=4),
+            Column("bytes", "number"),
+            Column("slots", "wrapped"),
+            Column("rows checked", "wrapped"),
+        ),
+    )
+    for each in tables:
+        shown.add(
+            each.spec.name,
+            f"{each.rows:,}",
+            str(each.spec.dim),
+            each.spec.row_type.value,
+            each.spec.key_type.value,
+            _default(each.spec),
+            str(each.spec.replicas),
+            size(each.bytes),
+            _ranges(each.held),
+            _checked(each),
+        )
+    return shown
+
+
+def lookups_table(facts: VersionFacts) -> FactsTable:
+    shown = FactsTable(
+        "look-ups",
+        (
+            Column("feature", "name"),
+            Column("table", "name"),
+            Column("pooling"),
+            Column("added to ids", "number", rank=1),
+            Column("dropped id", "number", rank=2),
+        ),
+    )
+    for lookup in facts.manifest.lookups:
+        pooling = f"{lookup.pooling.value}, weighted" if lookup.weighted else lookup.pooling.value
+        dropped = "" if lookup.padding_id is None else str(lookup.padding_id)
+        shown.add(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped)
+    return shown
+
+
+def degrade_table(facts: VersionFacts) -> FactsTable:
+    shown = FactsTable(
+        "degrade steps, taken under load in this order", (Column("step", "number"), Column("replies say"))
+    )
+    for place, step in enumerate(facts.manifest.degrade, 1):
+        shown.add(str(place), step.phrase)
+    return shown
+
+
+def bad_blocks_table(tables: Sequence[TableFacts]) -> FactsTable:
+    shown = FactsTable(
+        "damaged rows",
+        (
+            Column("table", "name"),
+            Column("block", "number"),
+            Column("first row", "number"),
+            Column("rows", "number"),
+            Column("slots"),
+        ),
+    )
+    for table in tables:
+        for bad in table.bad_blocks[:SHOWN_BLOCKS]:
+            shown.add(
+                table.spec.name,
+                str(bad.block),
+                f"{bad.first_row:,}",
+                f"{bad.rows:,}",
+                _ranges((bad.slots,)),
+                style="red",
+            )
+        if len(table.bad_blocks) > SHOWN_BLOCKS:
+            shown.add(table.spec.name, f"and {len(table.bad_blocks) - SHOWN_BLOCKS} more", style="red")
+    return shown
+
+
+def _default(spec: TableSpec) -> str:
+    if spec.default is None or not any(spec.default):
+        return "zeros"
+    first = ", ".join(f"{value:.3g}" for value in spec.default[:3])
+    return f"[{first}{', ...' if spec.dim > 3 else ''}]"
+
+
+def _ranges(held: Sequence[tuple[int, int]]) -> str:
+    if tuple(held) == ((0, SLOTS),):
+        return "all"
+    first = ", ".join(f"{begin}..{end}" for begin, end in held[:SHOWN_RANGES])
+    return f"{first}, ... ({len(held)} ranges)" if len(held) > SHOWN_RANGES else first
+
+
+def _checked(table: TableFacts) -> Text:
+    if not table.verified:
+        return Text("no", style="dim")
+    if table.bad_blocks:
+        return Text(f"{len(table.bad_blocks)} of {table.blocks} blocks damaged", style="bold red")
+    return Text(f"{table.blocks} block{'s' * (table.blocks != 1)}", style="green")

@@ -1,0 +1,137 @@
+"""A move as people read it before it begins: what gets new owners, what crosses the wire, what shards then hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from deploy.view.console import size
+from deploy.view.facts_table import Column, FactsTable
+from ps.spec import Replicas
+from router.control.moves import MovePlan
+from router.control.planner import Cost
+
+Copies = Mapping[str, Replicas]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedMove:
+    """A move that has not begun."""
+
+    shards_before: int
+    shards_after: int
+    replicas_before: Copies
+    """`MODEL/TABLE` -> copies."""
+    replicas_after: Copies
+    moves: MovePlan
+    cost_before: Cost | None
+    """Of a request, by the planner's formula; None where nothing was looked up yet."""
+    cost_after: Cost | None
+    process_bytes: int
+    """What a shard takes before it holds anything."""
+    reasons: tuple[str, ...] = ()
+    """Of the planner, where it chose."""
+
+    def memory_bytes(self, held: Mapping[int, int]) -> dict[int, int]:
+        """Return what each shard takes that holds this much."""
+        return {shard: self.process_bytes + count for shard, count in held.items()}
+
+    @property
+    def replicas_changed(self) -> dict[str, tuple[Replicas, Replicas]]:
+        """Copies before and after, of tables that get another number."""
+        return {
+            name: (before, self.replicas_after[name])
+            for name, before in self.replicas_before.items()
+            if self.replicas_after[name] != before
+        }
+
+    @property
+    def subject(self) -> str:
+        """In one line: `shards 2 -> 4, ranker/item 1 -> 2 copies`."""
+        words = []
+        if self.shards_before != self.shards_after:
+            words.append(f"shards {self.shards_before} -> {self.shards_after}")
+        words += [f"{name} {before} -> {after} copies" for name, (before, after) in self.replicas_changed.items()]
+        return ", ".join(words) or "the same shards and copies elsewhere"
+
+
+def move_view(move: PlannedMove) -> RenderableType:
+    """Return everything about a move, to be printed."""
+    plan = move.moves
+    way = f"{size(plan.copied_bytes)} cross the wire" if plan.streamed else "files are opened, nothing crosses the wire"
+    facts = Text.assemble((move.subject, "bold"))
+    facts.append(
+        f"\n{plan.ranges} ranges get new owners: {size(plan.assigned_bytes)}; the least possible is"
+        f" {size(plan.least_bytes)}; {way}"
+    )
+    parts: list[RenderableType] = [facts, _shards(move)]
+    if move.cost_before is not None and move.cost_after is not None:
+        parts.append(_costs(move.cost_before, move.cost_after))
+    parts += [Text(reason) for reason in move.reasons]
+    return Group(*parts)
+
+
+def move_facts(move: PlannedMove) -> dict[str, Any]:
+    """Return a move as JSON values."""
+    plan = move.moves
+    return {
+        "subject": move.subject,
+        "shards_before": move.shards_before,
+        "shards_after": move.shards_after,
+        "replicas": {
+            name: {"before": before, "after": move.replicas_after[name]}
+            for name, before in move.replicas_before.items()
+        },
+        "ranges": plan.ranges,
+        "assigned_bytes": plan.assigned_bytes,
+        "copied_bytes": plan.copied_bytes,
+        "least_bytes": plan.least_bytes,
+        "streamed": plan.streamed,
+        "memory_before": _by_shard(move.memory_bytes(plan.shard_bytes_before)),
+        "memory_after": _by_shard(move.memory_bytes(plan.shard_bytes_after)),
+        "request_before": _cost_facts(move.cost_before),
+        "request_after": _cost_facts(move.cost_after),
+        "reasons": list(move.reasons),
+    }
+
+
+def _shards(move: PlannedMove) -> FactsTable:
+    shown = FactsTable(
+        "memory of shards",
+        (Column("shard", "number"), Column("before", "number"), Column("after", "number"), Column("gains", "number")),
+    )
+    before = move.memory_bytes(move.moves.shard_bytes_before)
+    after = move.memory_bytes(move.moves.shard_bytes_after)
+    gains = dict.fromkeys(after, 0)
+    for each in move.moves.moves:
+        gains[each.shard] += each.bytes
+    for shard in sorted({*before, *after}):
+        shown.add(
+            str(shard),
+            size(before[shard]) if shard in before else "new",
+            size(after[shard]) if shard in after else "leaves",
+            size(gains[shard]) if shard in gains else "",
+        )
+    return shown
+
+
+def _costs(before: Cost, after: Cost) -> FactsTable:
+    shown = FactsTable(
+        "a request",
+        (Column(""), Column("bytes", "number"), Column("messages", "number"), Column("keys waiting", "number")),
+    )
+    for when, cost in (("before", before), ("after", after)):
+        shown.add(when, f"{cost.bytes:,.0f}", f"{cost.messages:.1f}", f"{cost.waiting_keys:.1f}")
+    return shown
+
+
+def _by_shard(held: Mapping[int, int]) -> dict[str, int]:
+    return {str(shard): count for shard, count in held.items()}
+
+
+def _cost_facts(cost: Cost | None) -> dict[str, float] | None:
+    return None if cost is None else {"bytes": round(cost.bytes, 1), "messages": round(cost.messages, 3)}

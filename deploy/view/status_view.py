@@ -1,0 +1,225 @@
+"""The state of a deployment as people read it: what is served, who holds what, how it is used, what is wrong."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from deploy.view.console import size
+from deploy.view.facts_table import Column, FactsTable
+from inference.proto import ringpull_pb2 as pb
+
+_DTYPE_NAMES: Final[Mapping[int, str]] = {
+    pb.INT64: "int64",
+    pb.UINT64: "uint64",
+    pb.FLOAT32: "float32",
+    pb.STRING: "string",
+}
+
+SHOWN_FEATURES: Final = 4
+"""Names of one type; the JSON has all."""
+
+
+def status_view(
+    target: str, status: pb.ClusterStatus, memory: Callable[[int], int | None], change: str = ""
+) -> RenderableType:
+    """Return everything about a deployment, to be printed.
+
+    Args:
+        target: HOST:PORT asked.
+        status: Its answer.
+        memory: From a shard's pid to its memory in bytes, or None where that cannot be known from here.
+        change: The change under way in one line; empty where there is none.
+    """
+    parts: list[RenderableType] = [_headline(target, status)]
+    if status.requests:
+        parts.append(Text(f"a request: {fan_out(status)}", style="dim"))
+    if change:
+        parts.append(Text(change, style="bold yellow"))
+    parts.append(models_table(status.models))
+    if status.degrade:
+        parts.append(degrade_table(status.degrade))
+    parts += [shards_table(status.shards, memory), tables_table(status.tables)]
+    parts += [Text(f"! {warning}", style="yellow") for warning in warnings(status)]
+    return Group(*parts)
+
+
+def warnings(status: pb.ClusterStatus) -> list[str]:
+    """Return what an operator should know of: dead shards, old epochs, fewer copies than wanted, degraded answers."""
+    found = [
+        f"shard {shard.shard} at {shard.address} does not answer: {shard.error}"
+        for shard in status.shards
+        if not shard.alive
+    ]
+    found += [
+        f"shard {shard.shard} is at epoch {shard.epoch}, the head still at {status.epoch}"
+        for shard in status.shards
+        if shard.alive and shard.epoch > status.epoch
+    ]
+    found += [
+        f"table {table.model}/{table.table} wants {table.replicas_wanted} copies and has {table.replicas_effective}:"
+        f" there are {len(status.shards)} shards"
+        for table in status.tables
+        if _short_of_copies(table)
+    ]
+    found += [
+        f"model {each.model} version {each.version} answers degraded, level {each.level} of {len(each.steps)}:"
+        f" {'; '.join(step.step for step in each.steps[: each.level])}"
+        for each in status.degrade
+        if each.level
+    ]
+    return found
+
+
+def fan_out(status: pb.ClusterStatus) -> str:
+    """Return what a request of this head takes of the data plane: `3.8 messages, 1.2 KiB sent, 20.1 KiB received`."""
+    messages, sent, received = (
+        total / max(status.requests, 1) for total in (status.messages, status.sent_bytes, status.received_bytes)
+    )
+    return f"{messages:.1f} messages to shards, {size(round(sent))} sent, {size(round(received))} received"
+
+
+def _headline(target: str, status: pb.ClusterStatus) -> Text:
+    alive = sum(shard.alive for shard in status.shards)
+    text = Text.assemble(("ringpull ", "bold"), (target, "bold cyan"))
+    text.append(f"  {alive}/{len(status.shards)} shards", style="green" if alive == len(status.shards) else "bold red")
+    text.append(f"  epoch {status.epoch}  device {status.device}  up {duration(status.uptime_s)}")
+    text.append(f"  {status.requests:,} requests")
+    text.append(f", {status.failed:,} failed", style="red" if status.failed else "dim")
+    return text
+
+
+def models_table(models: Iterable[pb.Model]) -> FactsTable:
+    table = FactsTable(
+        "models",
+        (
+            Column("model", "name"),
+            Column("live"),
+            Column("open", "wrapped", rank=1),
+            Column("takes", "wrapped"),
+            Column("gives", "wrapped"),
+        ),
+    )
+    for model in models:
+        gives = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in model.outputs)
+        versions = ", ".join(map(str, model.versions))
+        table.add(model.name, str(model.version), versions, "\n".join(takes(model.features)), gives)
+    return table
+
+
+def degrade_table(versions: Iterable[pb.DegradeStatus]) -> FactsTable:
+    """Return the degrade steps of each version in order: which are in force, how many replies each has changed."""
+    table = FactsTable(
+        "degrade steps of this head",
+        (
+            Column("model", "name"),
+            Column("version"),
+            Column("step", "number"),
+            Column("replies say", "wrapped"),
+            Column("in force"),
+            Column("replies", "number"),
+        ),
+    )
+    for each in versions:
+        for place, step in enumerate(each.steps, 1):
+            taken = Text("yes", style="yellow") if place <= each.level else Text("no", style="dim")
+            table.add(each.model, str(each.version), str(place), step.step, taken, f"{step.replies:,}")
+    return table
+
+
+def takes(features: Iterable[pb.FeatureInfo]) -> list[str]:
+    """Return what a model takes, one line per type: `int64: user_id, item_id`; of many features only some names."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for feature in features:
+        width = f" x {feature.width}" if feature.width > 1 else ""
+        kind = f"{_DTYPE_NAMES.get(feature.dtype, '?')}{'[]' if feature.many else ''}{width}"
+        names[kind].append(f"{feature.name}{'?' if feature.optional else ''}")
+    return [
+        f"{kind}: {', '.join(each)}"
+        if len(each) <= SHOWN_FEATURES
+        else f"{len(each)} {kind}: {', '.join(each[: SHOWN_FEATURES - 1])} ... {each[-1]}"
+        for kind, each in names.items()
+    ]
+
+
+def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int | None]) -> FactsTable:
+    table = FactsTable(
+        "shards",
+        (
+            Column("shard"),
+            Column("address", rank=1),
+            Column("pid", rank=3),
+            Column("ranges", "number", rank=2),
+            Column("share", "number"),
+            Column("rows", "number"),
+            Column("bytes", "number"),
+            Column("requests", "number"),
+            Column("memory", "number"),
+        ),
+    )
+    for shard in shards:
+        if not shard.alive:
+            table.add(f"{shard.shard} gone", shard.address, "", str(shard.ranges), f"{shard.share:.1%}", style="red")
+            continue
+        taken = memory(shard.pid)
+        table.add(
+            str(shard.shard),
+            shard.address,
+            str(shard.pid),
+            str(shard.ranges),
+            f"{shard.share:.1%}",
+            f"{sum(each.rows for each in shard.tables):,}",
+            size(sum(each.bytes for each in shard.tables)),
+            f"{shard.requests:,}",
+            "-" if taken is None else size(taken),
+        )
+    return table
+
+
+def tables_table(tables: Iterable[pb.TableStatus]) -> FactsTable:
+    table = FactsTable(
+        "tables",
+        (
+            Column("table", "name"),
+            Column("version", rank=2),
+            Column("rows", "number"),
+            Column("dim", "number", rank=3),
+            Column("bytes", "number", rank=1),
+            Column("replicas", "number"),
+            Column("keys", "number"),
+            Column("missing", "number"),
+        ),
+    )
+    for each in tables:
+        replicas = Text(
+            f"{each.replicas_effective} of {each.replicas_wanted}", style="yellow" if _short_of_copies(each) else ""
+        )
+        missing = f"{each.missing:,} ({each.missing / each.keys:.1%})" if each.keys else f"{each.missing:,}"
+        table.add(
+            f"{each.model}/{each.table}",
+            str(each.version),
+            f"{each.rows:,}",
+            str(each.dim),
+            size(each.bytes),
+            replicas,
+            f"{each.keys:,}",
+            missing,
+        )
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it: `42 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
+    whole = int(seconds)
+    for unit, name, below, below_name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // below} {below_name}"
+    return f"{whole} s"
+
+
+def _short_of_copies(table: pb.TableStatus) -> bool:
+    return table.replicas_wanted.isdecimal() and int(table.replicas_wanted) > table.replicas_effective

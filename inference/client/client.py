@@ -1,0 +1,270 @@
+"""The Python clients: predict calls with numpy arrays or plain lists, in threads (`Client`) or asyncio (`AsyncClient`).
+
+    with Client("localhost:8500") as client:
+        scores = client.predict("ranker", {"item_id": [10, 11, 12]}, context={"user_id": 7}).outputs["score"]
+
+Both send raw buffers, and raise the errors of `ps.errors` with the server's message: InvalidInput, NotFound and
+LimitExceeded ask for another request; Unavailable and DeadlineExceeded may go away by themselves.
+
+What could not be answered goes out again on another channel, within its deadline (`inference.client.retry`): every verb
+only reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from types import ModuleType, TracebackType
+from typing import Any, Final, Self
+
+import grpc
+import grpc.aio
+
+from inference.client import stubs
+from inference.client.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, parse_targets
+from inference.client.retry import DEFAULT_RETRIES, Attempts, Failure, Retrying
+from inference.client.rotation import Rotation
+from inference.prediction import Prediction
+from inference.proto import ringpull_pb2 as pb
+from inference.request.codec import as_call, checked_version, decode_response, encode_request
+from ps.errors import RingpullError
+
+DEFAULT_TIMEOUT_S: Final = 10.0
+
+
+class _Connections:
+    """What both clients are made of: channels of either kind, and the attempts of calls on them."""
+
+    def __init__(
+        self,
+        kind: ModuleType,
+        target: str | Sequence[str],
+        timeout_s: float,
+        retries: int,
+        channels: int,
+        credentials: grpc.ChannelCredentials | None,
+    ) -> None:
+        targets = parse_targets(target)
+        self.target = ",".join(targets)
+        self.timeout_s = timeout_s
+        self._rotation = Rotation(channel_targets(targets, channels))
+        self._retrying = Retrying(self._rotation, retries)
+        self._channels = [
+            kind.insecure_channel(each, OWN_CONNECTION)
+            if credentials is None
+            else kind.secure_channel(each, credentials, OWN_CONNECTION)
+            for each in self._rotation.targets
+        ]
+        self._predict = self._method(stubs.PREDICT)
+        self._get_model = self._method(stubs.GET_MODEL)
+        self._list_models = self._method(stubs.LIST_MODELS)
+        self._get_status = self._method(stubs.GET_STATUS)
+
+    def _method(self, rpc: stubs.Rpc) -> list[Any]:
+        """Return a method's callables, one per channel."""
+        return [rpc.on(channel) for channel in self._channels]
+
+    def _begin(self, timeout_s: float | None) -> Attempts:
+        return self._retrying.begin(self.timeout_s if timeout_s is None else timeout_s)
+
+    def _failure(self, attempts: Attempts, error: grpc.RpcError) -> Failure:
+        return stubs.failure_of(self._rotation.targets[attempts.channel], error)
+
+    def _closed(self, error: Exception) -> RingpullError:
+        """Return the error of a call on a closed channel, given grpc's."""
+        return RingpullError(f"{self.target}: {error}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.target}>"
+
+
+class Client(_Connections):
+    """Connections to the heads of one deployment. Thread-safe: threads share it, and its calls run side by side.
+
+    Args:
+        target: HOST:PORT of a head's gRPC port; or several, as "a:1,b:2" or a list.
+        timeout_s: Of calls that do not give their own.
+        retries: How often a call that could not be answered goes out again, within its time; 0: never.
+        channels: Connections per target, made when they are first used. Calls take them in turn. Heads that share one
+            port are reached by several.
+        credentials: For TLS; None: plain text.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        channels: int = DEFAULT_CHANNELS,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        super().__init__(grpc, target, timeout_s, retries, channels, credentials)
+
+    def predict(
+        self,
+        model: str,
+        features: Mapping[str, Any],
+        context: Mapping[str, Any] | None = None,
+        *,
+        version: int | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        with_timings: bool = False,
+        request_id: str = "",
+    ) -> Prediction:
+        """Score candidate rows.
+
+        Args:
+            features: Feature name -> one entry per row: an array (B,) or (B, w), `Ragged`, a list, or a list of lists.
+            context: Feature name -> what stands for every row, as a column of one row: a scalar, `[value]`, `[[a, b]]`.
+            version: None: the one that is live.
+            outputs: Names of the outputs wanted; None: all.
+            with_timings: Ask for the server's timings by stage.
+            request_id: For the server's logs.
+
+        Raises:
+            InvalidInput: The server, or this client, cannot make sense of a feature; the message names it.
+            NotFound: No such model or version is served there.
+            LimitExceeded: The request is larger than the server allows, or than it has time for; `retry_after_s` tells
+                which.
+            DeadlineExceeded: No answer within `timeout_s`. Safe to repeat, as is `Unavailable`.
+            Unavailable: No head, or no shard, could be reached, however often it was tried; the message has the cause
+                of every attempt.
+        """
+        call = as_call(
+            model,
+            features,
+            context,
+            version=version,
+            outputs=outputs,
+            with_timings=with_timings,
+            request_id=request_id,
+        )
+        return decode_response(self._call(self._predict, encode_request(call), timeout_s))
+
+    def model(self, name: str, version: int | None = None, *, timeout_s: float | None = None) -> pb.Model:
+        """Return what a model takes and gives: the contract's `Model` message."""
+        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0)
+        reply: pb.Model = self._call(self._get_model, request, timeout_s)
+        return reply
+
+    def models(self, *, timeout_s: float | None = None) -> list[pb.Model]:
+        """Return all models served there."""
+        return list(self._call(self._list_models, pb.ListModelsRequest(), timeout_s).models)
+
+    def status(self, *, timeout_s: float | None = None) -> pb.ClusterStatus:
+        """Return the state of the cluster: the contract's `ClusterStatus` message."""
+        reply: pb.ClusterStatus = self._call(self._get_status, pb.GetStatusRequest(), timeout_s)
+        return reply
+
+    def close(self) -> None:
+        """Close the connections. Calls in flight fail, and so do later ones."""
+        for channel in self._channels:
+            channel.close()
+
+    def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
+        attempts = self._begin(timeout_s)
+        while True:
+            try:
+                return method[attempts.channel](request, timeout=attempts.left_s)
+            except grpc.RpcError as exc:
+                pause_s = attempts.failed(self._failure(attempts, exc))
+                if pause_s is None:
+                    raise attempts.error() from exc
+            except ValueError as exc:  # grpc's answer to a call on a closed channel
+                raise self._closed(exc) from exc
+            time.sleep(pause_s)
+            attempts.resume()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Connections):
+    """`Client` for asyncio: the same calls as coroutines. Make it inside the running loop that will use it.
+
+    Cancelling a call cancels it at the server.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        channels: int = DEFAULT_CHANNELS,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        super().__init__(grpc.aio, target, timeout_s, retries, channels, credentials)
+
+    async def predict(
+        self,
+        model: str,
+        features: Mapping[str, Any],
+        context: Mapping[str, Any] | None = None,
+        *,
+        version: int | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        with_timings: bool = False,
+        request_id: str = "",
+    ) -> Prediction:
+        """Score candidate rows. Arguments and errors are those of `Client.predict`."""
+        call = as_call(
+            model,
+            features,
+            context,
+            version=version,
+            outputs=outputs,
+            with_timings=with_timings,
+            request_id=request_id,
+        )
+        return decode_response(await self._call(self._predict, encode_request(call), timeout_s))
+
+    async def model(self, name: str, version: int | None = None, *, timeout_s: float | None = None) -> pb.Model:
+        """Return what a model takes and gives: the contract's `Model` message."""
+        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0)
+        reply: pb.Model = await self._call(self._get_model, request, timeout_s)
+        return reply
+
+    async def models(self, *, timeout_s: float | None = None) -> list[pb.Model]:
+        """Return all models served there."""
+        return list((await self._call(self._list_models, pb.ListModelsRequest(), timeout_s)).models)
+
+    async def status(self, *, timeout_s: float | None = None) -> pb.ClusterStatus:
+        """Return the state of the cluster: the contract's `ClusterStatus` message."""
+        reply: pb.ClusterStatus = await self._call(self._get_status, pb.GetStatusRequest(), timeout_s)
+        return reply
+
+    async def close(self) -> None:
+        """Close the connections. Calls in flight fail, and so do later ones."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    async def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
+        attempts = self._begin(timeout_s)
+        while True:
+            try:
+                return await method[attempts.channel](request, timeout=attempts.left_s)
+            except grpc.RpcError as exc:
+                pause_s = attempts.failed(self._failure(attempts, exc))
+                if pause_s is None:
+                    raise attempts.error() from exc
+            except grpc.aio.UsageError as exc:  # grpc's answer to a call on a closed channel
+                raise self._closed(exc) from exc
+            await asyncio.sleep(pause_s)
+            attempts.resume()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

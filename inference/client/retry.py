@@ -1,0 +1,208 @@
+"""Which failed calls go out again, when, and how often: the decisions of both clients, without I/O.
+
+A call goes through `Attempts`: it says which channel to try next and how much time is left; after a failure it says how
+long to pause, or that this is the end. Invariants:
+
+- A retry takes another channel than the one that failed, where there is another.
+- All attempts and pauses of a call fit in its one deadline; each attempt is given what is left.
+- Retries stay below `BUDGET_RATIO` of the calls, beyond a small reserve: a cluster that fails everything is not also
+  asked several times as much. (A bucket of tokens, as in gRFC A6; but it is filled by calls, not by successes, and
+  holds enough for all that is in flight when one head of several dies.)
+- Pauses grow and are random, so that clients that failed together do not come back together. A server that says when
+  to come back (`grpc-retry-pushback-ms`, gRFC A6) is obeyed.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from inference.client.rotation import Rotation
+from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError
+
+DEFAULT_RETRIES: Final = 4
+
+FIRST_PAUSE_S: Final = 0.02
+"""The first pause is a random part of this, every further one of twice the last: 0.3 s in all for four."""
+
+LONGEST_PAUSE_S: Final = 1.0
+
+MOST_DOUBLINGS: Final = 16
+"""Far beyond the longest pause, and no number overflows."""
+
+AVOID_S: Final = 1.0
+"""How long a channel that failed is left out while others are well."""
+
+LATER_BY: Final = 0.1
+"""Most that a retry comes later than the server asked, as a part of what it asked: it told others the same."""
+
+BUDGET_RATIO: Final = 0.2
+
+BUDGET_RESERVE: Final = 100.0
+"""Retries that a client may make before it has made calls."""
+
+BUDGET_MOST: Final = 1000.0
+"""Retries that can be saved up: calls in flight at a head that dies."""
+
+BRIEF_CHARS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How one attempt failed."""
+
+    kind: type[RingpullError]
+    """What the call raises if it ends here."""
+    text: str
+    """Its message."""
+    brief: str
+    """The status and the beginning of what the server said, for the message of a later failure."""
+    may_retry: bool
+    retry_after_s: float | None = None
+    """What the server asked for; None: nothing."""
+
+
+class RetryBudget:
+    """Tokens: every call adds a part of one, every retry takes one. Thread-safe."""
+
+    def __init__(self, ratio: float, reserve: float, most: float) -> None:
+        self._ratio = ratio
+        self._most = most
+        self._tokens = reserve
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"RetryBudget({self._tokens:.1f} of {self._most:g})"
+
+    def earn(self) -> None:
+        """Count a call."""
+        if self._tokens < self._most:  # a full one, which is the rule, costs no lock
+            with self._lock:
+                self._tokens = min(self._most, self._tokens + self._ratio)
+
+    def spend(self) -> bool:
+        """Take what one retry costs; False: there is not enough."""
+        with self._lock:
+            if self._tokens < 1.0:
+                return False
+            self._tokens -= 1.0
+            return True
+
+
+class Retrying:
+    """What all calls of one client share. Thread-safe.
+
+    Args:
+        rotation: Of its channels.
+        retries: Most retries of one call; 0: none.
+
+    Raises:
+        InvalidInput: `retries` is negative.
+    """
+
+    def __init__(
+        self,
+        rotation: Rotation,
+        retries: int = DEFAULT_RETRIES,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        if retries < 0:
+            raise InvalidInput(f"retries is {retries}; it must be 0 or more")
+        self.rotation = rotation
+        self.retries = retries
+        self.budget = RetryBudget(BUDGET_RATIO, BUDGET_RESERVE, BUDGET_MOST)
+        self.clock = clock
+        self.uniform = uniform
+
+    def __repr__(self) -> str:
+        return f"Retrying(retries={self.retries}, {self.budget}, {self.rotation})"
+
+    def begin(self, timeout_s: float) -> Attempts:
+        """Return the attempts of one call.
+
+        Raises:
+            DeadlineExceeded: `timeout_s` is not positive.
+        """
+        return Attempts(self, timeout_s)
+
+
+class Attempts:
+    """One call: the attempt to make now, and after `failed` and the pause it gave, after `resume`, the next one.
+
+    Attributes:
+        channel: Place of the channel to use.
+        left_s: The timeout of this attempt.
+    """
+
+    __slots__ = ("_deadline_s", "_end", "_failures", "_late", "_shared", "channel", "left_s")
+
+    def __init__(self, shared: Retrying, timeout_s: float) -> None:
+        if timeout_s <= 0:
+            raise DeadlineExceeded(f"timeout_s is {timeout_s}: there is no time left for the call")
+        now_s = shared.clock()
+        shared.budget.earn()
+        self._shared = shared
+        self._deadline_s = now_s + timeout_s
+        self._failures: tuple[tuple[int, Failure], ...] = ()
+        self._end = ""
+        self._late = False
+        self.left_s = timeout_s
+        self.channel = shared.rotation.take(now_s)
+
+    def failed(self, failure: Failure) -> float | None:
+        """Return how long to pause before the next attempt, in seconds; None: there is none, see `error`."""
+        shared = self._shared
+        now_s = shared.clock()
+        self._failures += ((self.channel, failure),)
+        if not failure.may_retry:
+            return None
+        asked_s = failure.retry_after_s
+        shared.rotation.avoid(self.channel, now_s + (AVOID_S if asked_s is None else asked_s))
+        count, left_s = len(self._failures), self._deadline_s - now_s
+        # A server that ends a call as late may be heard before gRPC's own clock strikes: it says CANCELLED then.
+        self._late = left_s <= 0
+        pause_s = self._pause_s(asked_s, count, left_s)
+        if count > shared.retries:
+            self._end = f"{count} attempts failed" if shared.retries else ""
+        elif pause_s >= left_s:
+            self._end = "no time is left to try again"
+        elif not shared.budget.spend():
+            self._end = "too many calls fail to try again"
+        else:
+            return pause_s
+        return None
+
+    def resume(self) -> None:
+        """Choose the next attempt's channel and timeout, once its pause is over."""
+        now_s = self._shared.clock()
+        self.left_s = self._deadline_s - now_s
+        self.channel = self._shared.rotation.take(now_s, [channel for channel, _ in self._failures])
+
+    def error(self) -> RingpullError:
+        """Return what the call raises: as its last attempt failed, with the cause of every earlier one."""
+        *earlier, (_, last) = self._failures
+        text = last.text
+        if self._end:
+            text += f" ({self._end})"
+        if earlier:
+            causes = Counter(failure.brief for _, failure in earlier)
+            told = ", ".join(f"{count} x {brief}" if count > 1 else brief for brief, count in causes.items())
+            text += f"; before that: {told}"
+        if last.kind is LimitExceeded:
+            return LimitExceeded(text, retry_after_s=last.retry_after_s)
+        return DeadlineExceeded(text) if self._late else last.kind(text)
+
+    def _pause_s(self, asked_s: float | None, count: int, left_s: float) -> float:
+        uniform = self._shared.uniform
+        if asked_s is not None:
+            return asked_s * uniform(1.0, 1.0 + LATER_BY)
+        longest_s = min(FIRST_PAUSE_S * 2.0 ** min(count - 1, MOST_DOUBLINGS), LONGEST_PAUSE_S)
+        # Never more than half of what is left: the attempt that follows needs time as well.
+        return uniform(0.0, max(0.0, min(longest_s, left_s / 2)))

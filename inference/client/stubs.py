@@ -1,0 +1,107 @@
+"""What a client needs of gRPC, in its sync and asyncio form: method paths, channel options, and what failures mean.
+
+The paths and message types come from the service descriptors of `ringpull.proto`; no generated stubs are needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from inference.client.retry import BRIEF_CHARS, Failure
+from inference.proto import ringpull_pb2 as pb
+from ps.errors import CorruptData, DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, RingpullError, Unavailable
+
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # The server's limits decide, and answer by name; gRPC's own default would cut replies off at 4 MiB.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
+
+_ERRORS: Final[dict[grpc.StatusCode, type[RingpullError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    # These clients cancel nothing themselves: the server stopped before it took the call.
+    grpc.StatusCode.CANCELLED: Unavailable,
+    grpc.StatusCode.DATA_LOSS: CorruptData,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One unary method of the public contract."""
+
+    path: str
+    reply: type[Message]
+
+    @classmethod
+    def of(cls, method: MethodDescriptor) -> Rpc:
+        """Return the method that a descriptor describes."""
+        return cls(f"/{method.containing_service.full_name}/{method.name}", GetMessageClass(method.output_type))
+
+    @classmethod
+    def named(cls, service: str, method: str) -> Rpc:
+        """Return the method of a service by their names in `ringpull.proto`."""
+        return cls.of(pb.DESCRIPTOR.services_by_name[service].methods_by_name[method])
+
+    def on(self, channel: Any) -> Any:
+        """Return the method's callable on a channel, sync or asyncio."""
+        return channel.unary_unary(
+            self.path,
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=self.reply.FromString,
+        )
+
+
+PREDICT: Final = Rpc.named("Predictor", "Predict")
+GET_MODEL: Final = Rpc.named("Predictor", "GetModel")
+LIST_MODELS: Final = Rpc.named("Predictor", "ListModels")
+GET_STATUS: Final = Rpc.named("Admin", "GetStatus")
+
+
+PUSHBACK: Final = "grpc-retry-pushback-ms"
+"""Trailing metadata by which a server says when to come back, or by a negative number not to: gRFC A6."""
+
+PUSHBACK_DIGITS: Final = 9
+"""Up to 11 days."""
+
+
+def error_of(target: str, error: Any) -> RingpullError:
+    """Return our error for a failed call (`grpc.RpcError` with code and details), with the server's message."""
+    failure = failure_of(target, error)
+    return failure.kind(failure.text)
+
+
+def failure_of(target: str, error: Any) -> Failure:
+    """Return what a failed call (`grpc.RpcError`) means, to a client that may send it again."""
+    code, details = error.code(), error.details() or "no details"
+    kind = _ERRORS.get(code)
+    if kind is None:
+        text = f"{target}: {code.name}: {details}"
+    else:
+        text = f"{target}: {details}" if kind is Unavailable else details
+    may_retry = kind is Unavailable
+    retry_after_s = None
+    if kind in (Unavailable, LimitExceeded) and (asked := _pushback(error)) is not None:
+        retry_after_s = _seconds(asked)
+        may_retry = retry_after_s is not None
+    brief = details if len(details) <= BRIEF_CHARS else f"{details[:BRIEF_CHARS]}..."
+    return Failure(kind or RingpullError, text, f"{code.name} ({brief})", may_retry, retry_after_s)
+
+
+def _pushback(error: Any) -> str | None:
+    return next((value for key, value in error.trailing_metadata() or () if key == PUSHBACK), None)
+
+
+def _seconds(asked: str) -> float | None:
+    """Return the wait that a server asked for; None: do not come back, which is also what anything odd means (A6)."""
+    plain = asked.isascii() and asked.isdecimal() and len(asked) <= PUSHBACK_DIGITS
+    return int(asked) / 1e3 if plain else None

@@ -1,0 +1,206 @@
+"""Admission: whether a request can be answered in its time, decided by the length of its bytes before they are decoded.
+
+What is in flight, over the rate at which it is being answered, is how long a new request waits (`ps.service_rate`). A
+request is refused
+
+- when the queue is longer than any request shall wait: `max_queue_s` for a burst, `standing_queue_s` once there has
+  been a queue all the while for longer than a burst takes. A queue that stands makes every answer late and none more;
+- when its own deadline comes before its turn, by as much as such predictions usually err;
+- when the bytes in flight would be more than `max_in_flight_bytes`.
+
+To the wait here comes that within gRPC, before a call is seen (`inference.head.backlog`). A head that nobody waits for
+refuses nothing: who asks alone is tried. A refusal says when to ask again: when what is here now will have been
+answered.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final
+
+from inference.head.backlog import Backlog
+from ps.errors import LimitExceeded
+from ps.service_rate import ServiceRate, Work
+
+REQUEST_COST_BYTES: Final = 4096
+"""What a request costs besides its own bytes: gRPC and head take some 0.3 ms for any, as long as for so many bytes."""
+MARGIN: Final = 2.0
+"""How many mean deviations a prediction is taken to be late by."""
+WEIGHT: Final = 0.05
+"""Of a new sample of a deviation, or of the time that a request may wait."""
+STANDING_LONE: Final = 8.0
+"""A queue of so many times what a lone request takes may stand, if that is more: slow models have large batches."""
+TROUBLE_S: Final = 1.0
+"""How long after a refusal it is worth measuring what waits within gRPC."""
+LEAST_HINT_S: Final = 0.001
+"""A hint of no time at all would have the whole crowd back at once."""
+
+
+class Ticket:
+    """A request that was let in; a context manager that notes when it leaves, and how."""
+
+    __slots__ = ("_admission", "_deadline_s", "_nbytes", "_predicted_s", "_work")
+
+    def __init__(self, admission: Admission, work: Work, nbytes: int, predicted_s: float, deadline_s: float) -> None:
+        self._admission = admission
+        self._work = work
+        self._nbytes = nbytes
+        self._predicted_s = predicted_s
+        self._deadline_s = deadline_s
+
+    def done(self, *, served: bool = True) -> None:
+        """Note that the request was answered, or, not `served`, that it ended otherwise. To be called once."""
+        self._admission._leave(self._work, self._nbytes, self._predicted_s, self._deadline_s, served)
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.done(served=kind is None)
+
+
+class Admission:
+    """Lets requests in, or refuses them. Owned by the event loop."""
+
+    def __init__(
+        self,
+        *,
+        max_queue_s: float,
+        standing_queue_s: float,
+        max_in_flight_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin idle, and knowing nothing: until a rate is learnt, only bytes are limited.
+
+        Args:
+            max_queue_s: The longest queue of a burst, and how long a queue may be there before it is one that stands.
+            standing_queue_s: The longest queue that stands.
+            max_in_flight_bytes: Of all requests; a larger one is taken alone.
+            clock: Seconds; deadlines are on this clock.
+        """
+        self._max_queue_s = max_queue_s
+        self._standing_queue_s = standing_queue_s
+        self._max_in_flight_bytes = max_in_flight_bytes
+        self._clock = clock
+        self._rate = ServiceRate(clock)
+        self._bytes = 0
+        self._unqueued_s = -math.inf
+        """When there was no queue the last time."""
+        self._deviation_s = 0.0
+        self._allowed_s = max_queue_s
+        """How long requests of late could wait for others, by their deadlines."""
+        self.backlog = Backlog(self._troubled)
+        self._trouble_s = -math.inf
+        """When a request was refused, or was late when it came, the last time."""
+        self.refused = 0
+        """Since start."""
+
+    def __repr__(self) -> str:
+        return f"<Admission pressure {self.pressure():.2f}, {self._bytes} bytes in flight, {self.refused} refused>"
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of the requests that were let in and have not left."""
+        return self._bytes
+
+    def queue_s(self) -> float:
+        """Return how long a request that comes now is predicted to wait for others, within gRPC and here."""
+        return self._rate.queue_s() + max(0.0, self.backlog.wait_s() - self._rate.lone_s)
+
+    def pressure(self) -> float:
+        """Return the predicted time in the queue over the time a request may take there; from 1.0 on some are refused.
+
+        Of bytes in flight likewise: the larger of the two.
+        """
+        allowed_s = min(self._longest_s(self._clock()), self._allowed_s)
+        return max(self.queue_s() / allowed_s, self._bytes / self._max_in_flight_bytes)
+
+    def check(self) -> None:
+        """Refuse as `admit` would refuse any request, whatever its size and deadline: this needs no byte of it.
+
+        Raises:
+            LimitExceeded: As `admit`.
+        """
+        longest_s = self._longest_s(self._clock())
+        wait_s = self.queue_s()
+        if wait_s > longest_s:
+            raise self._refusal(f"requests wait {_ms(wait_s)} ms here; the most is {_ms(longest_s)} ms")
+        if self._bytes >= self._max_in_flight_bytes:
+            raise self._refusal(
+                f"{self._bytes} bytes are in flight; max_in_flight_bytes is {self._max_in_flight_bytes}"
+            )
+
+    def admit(self, nbytes: int, deadline_s: float) -> Ticket:
+        """Let a request in.
+
+        Args:
+            nbytes: Its length.
+            deadline_s: Absolute, on the clock.
+
+        Raises:
+            LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
+        """
+        self.check()
+        cost = nbytes + REQUEST_COST_BYTES
+        predicted_s = max(self._rate.lone_s, self._rate.wait_s(cost))
+        if not self._rate.idle:
+            left_s = deadline_s - self._clock()
+            # However wrong predictions were of late, twice the time is enough: after a fault they are all wrong.
+            late_s = min(MARGIN * self._deviation_s, predicted_s)
+            self._allow(left_s - late_s - self._rate.lone_s)
+            if predicted_s + late_s > left_s:
+                raise self._refusal(
+                    f"the answer would take {_ms(predicted_s + late_s)} ms; the request has {_ms(left_s)} ms left"
+                )
+            if self._bytes + nbytes > self._max_in_flight_bytes:
+                raise self._refusal(
+                    f"{self._bytes} bytes are in flight, and the request has {nbytes};"
+                    f" max_in_flight_bytes is {self._max_in_flight_bytes}"
+                )
+        self._bytes += nbytes
+        return Ticket(self, self._rate.begin(cost), nbytes, predicted_s, deadline_s)
+
+    def _leave(self, work: Work, nbytes: int, predicted_s: float, deadline_s: float, served: bool) -> None:
+        self._bytes -= nbytes
+        took_s = self._rate.end(work, served=served)
+        ended_s = work.began_s + took_s
+        # What was given up early says nothing of how long it would have taken.
+        if served or ended_s >= deadline_s:
+            self._deviation_s += WEIGHT * (abs(took_s - predicted_s) - self._deviation_s)
+        self._longest_s(ended_s)
+
+    def _longest_s(self, now: float) -> float:
+        """Return the longest queue there may be now; to be asked whenever work comes or goes."""
+        if self.queue_s() == 0.0:
+            self._unqueued_s = now
+        if now - self._unqueued_s <= self._max_queue_s:
+            return self._max_queue_s
+        return min(max(self._standing_queue_s, STANDING_LONE * self._rate.lone_s), self._max_queue_s)
+
+    def _allow(self, spare_s: float) -> None:
+        """Take note of how long a request may wait, for `pressure`."""
+        self._allowed_s += WEIGHT * (min(max(spare_s, LEAST_HINT_S), self._max_queue_s) - self._allowed_s)
+
+    def came_late(self) -> None:
+        """Note that a request came whose deadline had passed: it waited within gRPC."""
+        self._trouble_s = self._clock()
+
+    def _troubled(self) -> bool:
+        return self._clock() - self._trouble_s < TROUBLE_S
+
+    def _refusal(self, why: str) -> LimitExceeded:
+        self.refused += 1
+        self._trouble_s = self._clock()
+        retry_after_s = max(self._rate.wait_s() + self.backlog.wait_s(), LEAST_HINT_S)
+        return LimitExceeded(
+            f"overloaded: {why}; ask again in {math.ceil(retry_after_s * 1e3)} ms", retry_after_s=retry_after_s
+        )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1e3)

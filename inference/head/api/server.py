@@ -1,0 +1,121 @@
+"""The gRPC server of a head: services, health and reflection on one port, on the running event loop.
+
+A second port, on loopback and of any number, is for the head's own call that measures how long calls wait (`backlog`).
+
+Health is `grpc.health.v1`, per service and for the whole server (""): SERVING once started, NOT_SERVING while stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import grpc.aio
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
+from inference.head.api.health import Health
+from inference.head.api.methods import service_handler
+from inference.head.api.operations import OperationsService
+from inference.head.api.ports import claim
+from inference.head.api.service import AdminService, PredictorService
+from inference.head.config import HeadConfig
+from inference.proto import operations_pb2
+from inference.proto import ringpull_pb2 as pb
+from ps.errors import StartupError
+
+PREDICTOR: Final = pb.DESCRIPTOR.services_by_name["Predictor"]
+ADMIN: Final = pb.DESCRIPTOR.services_by_name["Admin"]
+OPERATIONS: Final = operations_pb2.DESCRIPTOR.services_by_name["Operations"]
+SERVICES: Final = (
+    PREDICTOR.full_name,
+    ADMIN.full_name,
+    OPERATIONS.full_name,
+    HEALTH,
+    reflection.SERVICE_NAME,
+)
+LOOPBACK: Final = "127.0.0.1"
+
+
+class GrpcServer:
+    """Serves a head's verbs from `start` to `stop`."""
+
+    def __init__(
+        self,
+        predictor: PredictorService,
+        admin: AdminService,
+        config: HeadConfig,
+        operations: OperationsService | None = None,
+    ) -> None:
+        self._config = config
+        self._backlog = predictor.admission.backlog
+        self._measuring: asyncio.Task[None] | None = None
+        self._health = Health(SERVICES)
+        self._serving = False
+        self._server = grpc.aio.server(
+            maximum_concurrent_rpcs=config.max_concurrent_requests,
+            options=[
+                ("grpc.max_receive_message_length", config.max_message_bytes),
+                ("grpc.max_send_message_length", config.max_message_bytes),
+                ("grpc.max_allowed_incoming_connections", config.max_connections),
+                ("grpc.server.max_pending_requests", config.max_pending_requests),
+                ("grpc.server.max_pending_requests_hard_limit", 3 * config.max_pending_requests),
+                # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
+                ("grpc.so_reuseport", int(config.share_port)),
+                *_renewals(config),
+            ],
+        )
+        self._operations = operations or OperationsService(None)
+        self._server.add_generic_rpc_handlers(
+            (
+                service_handler(PREDICTOR, predictor, {"Predict": predictor.refusal}),
+                service_handler(ADMIN, admin),
+                service_handler(OPERATIONS, self._operations),
+            )
+        )
+        add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(SERVICES, self._server)
+
+    @property
+    def serving(self) -> bool:
+        """Whether calls are welcome."""
+        return self._serving
+
+    async def start(self) -> int:
+        """Listen and serve; return the port.
+
+        Raises:
+            StartupError: The port cannot be used; the message names it.
+        """
+        host, port = self._config.host, self._config.grpc_port
+        # gRPC tells no reason when it cannot bind; claiming the port first does.
+        claim("grpc", host, port, shared=self._config.share_port).close()
+        try:
+            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            own = self._server.add_insecure_port(f"{LOOPBACK}:0")
+        except RuntimeError as exc:
+            raise StartupError(f"grpc port {port} on {host} cannot be used: {exc}") from exc
+        await self._server.start()
+        self._measuring = asyncio.create_task(self._backlog.measure(f"{LOOPBACK}:{own}"))
+        self._serving = True
+        return int(bound)
+
+    async def stop(self, grace_s: float) -> None:
+        """Turn health to NOT_SERVING, take no new calls, and end those in flight within `grace_s`.
+
+        gRPC first closes the listening socket, so that whoever connects from now on reaches another head that shares
+        the port, and tells its clients to go there (GOAWAY). A call that crosses that on its way ends as CANCELLED.
+        """
+        self._serving = False
+        self._health.stop()
+        if self._measuring is not None:
+            self._measuring.cancel()
+            await asyncio.wait([self._measuring])
+        await self._server.stop(grace_s)
+        self._operations.close()
+
+
+def _renewals(config: HeadConfig) -> list[tuple[str, int]]:
+    """Return the options that have clients connect anew now and then, where a new connection may reach another head."""
+    return [("grpc.max_connection_age_ms", round(config.max_connection_age_s * 1e3))] if config.share_port else []

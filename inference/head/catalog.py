@@ -1,0 +1,198 @@
+"""The versions a head serves: which there are, and which one answers a request that names none.
+
+A version is first there, loaded and checked, and then shown: requests see it from then on. Which version of a model is
+live is said, never guessed from numbers: a rollback makes an older one live. Each version has its own pipeline and
+batcher, so one batch, and one answer, never mixes two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+
+from inference.degrade.control import Thresholds
+from inference.degrade.steps import UseVersion
+from inference.head.batcher import Batcher
+from inference.head.degrader import Degrader
+from inference.head.pipeline import Pipeline, PreparedBatch, PulledBatch, Puller, Scores
+from inference.head.stand_in import can_stand_in
+from inference.model.version import LoadedVersion
+from inference.request.received import ReceivedColumns
+from ps.errors import InvalidInput, NotFound
+from ps.histogram import Histogram
+
+VersionName = tuple[str, int]
+"""(model, version)."""
+
+
+class ServedVersion:
+    """A loaded version with what serves it."""
+
+    def __init__(
+        self,
+        loaded: LoadedVersion,
+        router: Puller,
+        executor: Executor,
+        *,
+        max_batch_rows: int,
+        max_pulls: int = 1,
+        batch_rows: Histogram | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        """Bind pipeline and batcher, and rehearse them. Blocks while the dense program runs once.
+
+        Args:
+            max_pulls: At a time; all but one are late.
+            batch_rows: Takes the rows of every batch.
+            thresholds: Of the degrade steps.
+
+        Raises:
+            CorruptData: Manifest, schema and dense program do not fit each other.
+        """
+        self.loaded = loaded
+        self.pipeline = Pipeline(loaded.manifest, loaded.schema, loaded.program, router)
+        self.batcher: Batcher[ReceivedColumns, PreparedBatch, PulledBatch, Scores] = Batcher(
+            self.pipeline.prepare,
+            self.pipeline.pull,
+            self.pipeline.compute,
+            executor,
+            max_rows=max_batch_rows,
+            max_pulls=max_pulls,
+            batch_rows=batch_rows,
+        )
+        self.executor = executor
+        self.outputs = frozenset(output.name for output in loaded.manifest.outputs)
+        self.degrader = Degrader(*self.key, loaded.manifest.degrade, loaded.schema, thresholds)
+        self.stand_in: ServedVersion | None = None
+        """The lighter version of its degrade steps, while requests see that; set by the catalog."""
+        executor.submit(self.pipeline.rehearse).result()
+
+    def __repr__(self) -> str:
+        return f"ServedVersion({self.loaded.name}, {self.batcher!r})"
+
+    @property
+    def key(self) -> VersionName:
+        """(model, version)."""
+        return self.loaded.manifest.model, self.loaded.manifest.version
+
+    def degraded(self, columns: ReceivedColumns, *, named: bool) -> tuple[ServedVersion, ReceivedColumns]:
+        """Return who answers a request for this version that comes now, and with what it is to leave out.
+
+        Args:
+            named: The request asked for this very version, so no other answers.
+        """
+        degradation = self.degrader.in_force
+        if degradation is None:
+            return self, columns
+        lighter = None if named or degradation.other is None else self.stand_in
+        return lighter or self, replace(columns, degradation=degradation)
+
+
+class Catalog:
+    """All versions of all models. Owned by the event loop."""
+
+    def __init__(self, served: Iterable[ServedVersion] = ()) -> None:
+        """Take the versions and show them, the highest of each model live.
+
+        Raises:
+            InvalidInput: A version is there twice.
+        """
+        self._loaded: dict[VersionName, ServedVersion] = {}
+        self._shown: dict[str, dict[int, ServedVersion]] = {}
+        self._live: dict[str, int] = {}
+        for each in served:
+            self.add(each)
+        self.show(highest(self._loaded), self._loaded)
+
+    def __repr__(self) -> str:
+        return f"Catalog({', '.join(each.loaded.name for each in self.served())})"
+
+    def add(self, version: ServedVersion) -> None:
+        """Take a version that is to be shown later.
+
+        Raises:
+            InvalidInput: It is there already.
+        """
+        if version.key in self._loaded:
+            raise InvalidInput(f"version {version.loaded.name} is given twice")
+        self._loaded[version.key] = version
+
+    def has(self, key: VersionName) -> bool:
+        """Return whether a version is loaded, shown or not."""
+        return key in self._loaded
+
+    def show(self, live: Mapping[str, int], versions: Collection[VersionName]) -> list[ServedVersion]:
+        """Let requests see exactly these versions from now on; return those that are let go of.
+
+        Raises:
+            InvalidInput: One is not loaded, or a live one is not among them; nothing has changed.
+        """
+        for model, number in versions:
+            if (model, number) not in self._loaded:
+                raise InvalidInput(f"{model}/{number} is to be served, but is not loaded")
+        for model, number in live.items():
+            if (model, number) not in versions:
+                raise InvalidInput(f"{model}/{number} is to be live, but is not among those to be served")
+        leaving = [each for key, each in self._loaded.items() if key not in versions]
+        self._loaded = {key: each for key, each in self._loaded.items() if key in versions}
+        shown: dict[str, dict[int, ServedVersion]] = {}
+        for (model, number), each in self._loaded.items():
+            shown.setdefault(model, {})[number] = each
+        self._shown, self._live = shown, dict(live)
+        for each in self._loaded.values():
+            each.stand_in = _stand_in(each, shown[each.key[0]])
+        return leaving
+
+    def get(self, model: str, version: int = 0) -> ServedVersion:
+        """Return a version; 0 is the live one.
+
+        Raises:
+            NotFound: The model or version is not served here; the message says which are.
+        """
+        versions = self._shown.get(model)
+        if versions is None:
+            known = ", ".join(sorted(self._shown)) or "none"
+            raise NotFound(f"model {model!r} is not served here; these are: {known}")
+        found = versions.get(version or self._live[model])
+        if found is None:
+            known = ", ".join(map(str, sorted(versions)))
+            raise NotFound(f"model {model} has no version {version} here; it has: {known}")
+        return found
+
+    def live(self) -> list[ServedVersion]:
+        """Return the live version of every model, by model name."""
+        return [self.get(model) for model in sorted(self._live)]
+
+    def live_version(self, model: str) -> int:
+        """Return the number of a served model's live version."""
+        return self._live[model]
+
+    def served(self) -> list[ServedVersion]:
+        """Return every version that requests see, by model name, then ascending."""
+        return [self._shown[model][n] for model in sorted(self._shown) for n in sorted(self._shown[model])]
+
+    def loaded(self) -> list[ServedVersion]:
+        """Return every version that is here, shown or not."""
+        return list(self._loaded.values())
+
+    def versions(self, model: str) -> list[int]:
+        """Return the served versions of a model, ascending."""
+        return sorted(self._shown[model])
+
+
+def _stand_in(version: ServedVersion, shown: Mapping[int, ServedVersion]) -> ServedVersion | None:
+    """Return the version among those shown that may answer in place of one under load."""
+    for step in version.degrader.steps:
+        if isinstance(step, UseVersion):
+            lighter = shown.get(step.version)
+            return lighter if lighter is not None and can_stand_in(lighter.loaded, version.loaded) else None
+    return None
+
+
+def highest(versions: Iterable[VersionName]) -> dict[str, int]:
+    """Return the highest version of each model."""
+    live: dict[str, int] = {}
+    for model, number in versions:
+        live[model] = max(number, live.get(model, 0))
+    return live

@@ -1,0 +1,318 @@
+"""The head: versions, router, gRPC and HTTP put together on one event loop.
+
+It is led in three steps, each of which can be repeated: `load` has versions here and checked, `route` lets requests see
+them and goes by a shard map, the first time also opening the ports: so what can be reached can serve. `pulse` says how
+it is, and renews its lease. Stopping goes the other way round; what is in flight is answered first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from secrets import token_hex
+from typing import Final, NamedTuple
+
+from inference.head.api.http import HttpServer, application
+from inference.head.api.metadata import describe
+from inference.head.api.operations import OperationsService
+from inference.head.api.ports import claim
+from inference.head.api.server import GrpcServer
+from inference.head.api.service import AdminService, CallCounts, PredictorService
+from inference.head.api.status import degrade_statuses, shard_statuses, table_statuses
+from inference.head.catalog import Catalog, ServedVersion, VersionName
+from inference.head.config import HeadConfig
+from inference.head.degrader import Degrader, following_pressure
+from inference.head.latency import RecentLatencies
+from inference.head.lease import Lease
+from inference.head.metrics.call_watch import CallWatch
+from inference.head.metrics.head_metrics import HeadMetrics
+from inference.head.selfcheck import self_check
+from inference.head.watch import Watch, watching
+from inference.model.dense import pin_threads
+from inference.model.mirror import Mirror
+from inference.model.model_dir import parent_of
+from inference.model.version import LoadedVersion
+from inference.proto import ringpull_pb2 as pb
+from ps.errors import Unavailable
+from ps.wire.connection import Connection
+from router.client import Router
+from router.control.facts import HeadPulse, TableTraffic
+from router.control.operations import Operations
+from router.shard_map import ShardAddress, ShardMap
+
+logger: Final = logging.getLogger(__name__)
+
+STATUS_TIMEOUT_S = 2.0
+"""How long a status waits for a shard's numbers before it calls the shard dead."""
+
+CHECK_TIMEOUT_S = 30.0
+"""How long the self-check of a version may take; its first pulls may wait for pages from disk."""
+
+
+class HeadAddress(NamedTuple):
+    """Where a head listens."""
+
+    host: str
+    grpc_port: int
+    http_port: int
+
+
+async def connect(address: ShardAddress) -> Connection:
+    """Open the data plane's connection to a shard."""
+    return await Connection.connect(address.host, address.port)
+
+
+class Head:
+    """One inference head, on the loop that made it."""
+
+    def __init__(
+        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+    ) -> None:
+        """Prepare a head that serves nothing yet.
+
+        Args:
+            operations: The way to the coordinator; None: whoever made the head leads it.
+            cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+        """
+        self.config = config
+        self._mirror = Mirror(cache_dir)
+        self._operations = operations
+        self._incarnation = token_hex(8)
+        self._router = Router(connect, refresh=None if operations is None else self._newest_map, settings=config.router)
+        self._lease = Lease(self._take_newest_map)
+        self._counts = CallCounts()
+        self._latencies = RecentLatencies()
+        self._started_s = time.monotonic()
+        # One thread: the dense program is the bottleneck it feeds, and torch brings threads of its own.
+        self._dense = ThreadPoolExecutor(1, "dense", initializer=pin_threads, initargs=(config.dense_threads,))
+        # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
+        self._asking = ThreadPoolExecutor(1, "coordinator")
+        self._catalog = Catalog()
+        self._metrics = HeadMetrics(config, self._catalog, self._router, operations) if config.metrics else None
+        self._leading = asyncio.Lock()
+        self._shard_map: ShardMap | None = None
+        self._address: HeadAddress | None = None
+        self._grpc: GrpcServer | None = None
+        self._http: HttpServer | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._degrading: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Head({self._address}, epoch {self._router.epoch}, {self._catalog!r}, {self._counts})"
+
+    # -- how it is led -------------------------------------------------------------------------------------------------
+
+    async def load(self, folders: Sequence[str | Path], shard_map: ShardMap) -> None:
+        """Have the versions in these folders here, rehearsed, and checked against the shards.
+
+        Args:
+            folders: `NAME/VERSION/` each, or its URL; those that are here already are left as they are.
+            shard_map: To check them by, where the head has no map yet.
+
+        Raises:
+            InvalidInput: A folder is not there.
+            CorruptData: A version is half-written, damaged, or answers wrongly.
+            RingpullError: The shards could not be asked.
+        """
+        async with self._leading:
+            if not self._router.epoch:
+                self._take_map(shard_map)
+            for folder in folders:
+                await self._load(str(folder))
+
+    async def route(
+        self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[VersionName]
+    ) -> HeadAddress:
+        """Go by this map and show these versions, in one turn of the loop; return when nothing goes by older ones.
+
+        Versions that are not named take no new requests, answer those they have, and are let go of. The first time,
+        the ports are opened.
+
+        Raises:
+            InvalidInput: A version is not loaded.
+            StartupError: A port cannot be used.
+        """
+        async with self._leading:
+            if shard_map.epoch >= self._router.epoch:
+                leaving = self._catalog.show(live, versions)
+                for each in leaving:
+                    logger.info("version let go", extra={"model": each.key[0], "version": each.key[1]})
+                self._take_map(shard_map)
+                await asyncio.gather(*[self._let_go(version) for version in leaving])
+            await self._router.drained(shard_map.epoch)
+            if self._address is None:
+                self._address = await self._listen()
+                logger.info("head listens", extra=self._address._asdict())
+            await asyncio.to_thread(self._mirror.keep, [each.loaded.source for each in self._catalog.loaded()])
+            await self._watch()
+            return self._address
+
+    def pulse(self, lease_s: float) -> HeadPulse:
+        """Renew the lease and say how the head is."""
+        self._lease.renew(lease_s)
+        address = self._address or HeadAddress(self.config.host, 0, 0)
+        p50_ms, p99_ms = self._latencies.percentiles_ms()
+        return HeadPulse(
+            incarnation=self._incarnation,
+            host=address.host,
+            grpc_port=address.grpc_port,
+            http_port=address.http_port,
+            epoch=self._router.epoch,
+            versions=tuple(self.loaded()),
+            requests=self._counts.requests,
+            failed=self._counts.failed,
+            p50_ms=p50_ms,
+            p99_ms=p99_ms,
+            traffic=self._traffic(),
+            metrics_port=0 if self._metrics is None else self._metrics.port,
+        )
+
+    def loaded(self) -> list[VersionName]:
+        """Return every version that is here."""
+        return [each.key for each in self._catalog.loaded()]
+
+    async def status(self) -> pb.ClusterStatus:
+        """Return the cluster as this head sees it, asking every shard."""
+        shard_map = self._shard_map
+        if shard_map is None:
+            raise Unavailable("this head has no shard map yet")
+        statistics = await self._router.statistics(deadline_s=time.monotonic() + STATUS_TIMEOUT_S)
+        served = self._catalog.served()
+        counted = self._router.counters()
+        return pb.ClusterStatus(
+            head="" if self._address is None else f"{self._address.host}:{self._address.grpc_port}",
+            epoch=shard_map.epoch,
+            shards=shard_statuses(shard_map, statistics),
+            tables=table_statuses(shard_map, statistics, [each.loaded for each in served]),
+            models=[describe(each.loaded, self._catalog.versions(each.loaded.manifest.model)) for each in served],
+            requests=self._counts.requests,
+            failed=self._counts.failed,
+            uptime_s=time.monotonic() - self._started_s,
+            device=served[0].loaded.program.device if served else "",
+            pulls=counted.pulls,
+            messages=counted.messages,
+            sent_bytes=counted.sent_bytes,
+            received_bytes=counted.received_bytes,
+            degrade=degrade_statuses(each.degrader for each in served),
+        )
+
+    async def stop(self, timeout_s: float) -> None:
+        """Take no new calls, answer those in flight within `timeout_s`, and close everything."""
+        logger.info("head stops", extra={"within_s": timeout_s})
+        for task in (self._watching, self._degrading):
+            if task is not None:
+                task.cancel()
+        # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
+        if self._grpc is not None:
+            await self._grpc.stop(timeout_s)
+        await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
+        if self._http is not None:
+            await self._http.stop()
+        if self._metrics is not None:
+            await self._metrics.stop()
+        await self._router.close()
+        self._dense.shutdown()
+        self._asking.shutdown(wait=False)
+        self._mirror.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    async def _load(self, folder: str) -> None:
+        began_s = time.monotonic()
+        files = await asyncio.to_thread(self._mirror.local, folder)
+        loaded = await asyncio.to_thread(LoadedVersion.load, files, device=self.config.device, source=folder)
+        key = (loaded.manifest.model, loaded.manifest.version)
+        if self._catalog.has(key):
+            return
+        served = await asyncio.to_thread(
+            ServedVersion,
+            loaded,
+            self._router,
+            self._dense,
+            max_batch_rows=self.config.max_batch_rows,
+            max_pulls=self.config.max_pulls,
+            batch_rows=None if self._metrics is None else self._metrics.calls.serves(key[0]).batch_rows,
+            thresholds=self.config.degrade_thresholds,
+        )
+        self._router.register(*key, loaded.specs())
+        try:
+            if loaded.samples is not None:
+                await self_check(served, loaded.samples, time.monotonic() + CHECK_TIMEOUT_S)
+        except BaseException:
+            self._router.retire(*key)
+            raise
+        self._catalog.add(served)
+        took_s = time.monotonic() - began_s
+        logger.info("version loaded", extra={"model": key[0], "version": key[1], "took_s": round(took_s, 3)})
+
+    async def _let_go(self, version: ServedVersion) -> None:
+        await version.batcher.close(self.config.max_timeout_s)
+        self._router.retire(*version.key)
+
+    async def _listen(self) -> HeadAddress:
+        predictor = PredictorService(
+            self._catalog,
+            self.config,
+            self._counts,
+            lease=self._lease,
+            latencies=self._latencies,
+            watch=CallWatch(None if self._metrics is None else self._metrics.calls),
+        )
+
+        async def models() -> pb.ListModelsResponse:
+            return predictor.models()
+
+        bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
+        try:
+            self._grpc = grpc = GrpcServer(
+                predictor, AdminService(self.status), self.config, OperationsService(self._operations)
+            )
+            grpc_port = await grpc.start()
+        except BaseException:
+            bound.close()
+            raise
+        http_port = bound.getsockname()[1]
+        metrics = () if self._metrics is None else self._metrics.listen(http_port, predictor.admission)
+        self._http = HttpServer(application(lambda: grpc.serving, self.status, models, metrics), bound)
+        self._degrading = asyncio.create_task(following_pressure(self._degraders, predictor.admission.pressure))
+        return HeadAddress(self.config.host, grpc_port, http_port)
+
+    async def _watch(self) -> None:
+        """Watch the folders of the models that are served, if that is wanted and has not begun."""
+        if self._operations is None or not self.config.watch_s or self._watching is not None:
+            return
+        folders = {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
+        watch = await asyncio.to_thread(Watch, folders, self._operations)
+        self._watching = asyncio.create_task(watching(watch.look, self.config.watch_s))
+
+    def _take_map(self, shard_map: ShardMap) -> None:
+        if shard_map.epoch > self._router.epoch:
+            self._shard_map = shard_map
+            self._router.update(shard_map)
+            logger.info("shard map taken", extra={"epoch": shard_map.epoch, "shards": len(shard_map.shards)})
+
+    def _degraders(self) -> list[Degrader]:
+        return [each.degrader for each in self._catalog.loaded() if each.degrader.steps]
+
+    async def _newest_map(self) -> ShardMap:
+        if self._operations is None:
+            raise Unavailable("this head has no coordinator to ask for a newer map")
+        return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
+
+    async def _take_newest_map(self) -> None:
+        self._take_map(await self._newest_map())
+
+    def _traffic(self) -> dict[str, TableTraffic]:
+        """Sum what was looked up over the versions of a model."""
+        sums: dict[str, TableTraffic] = {}
+        for (model, _, table), counts in self._router.counters().tables.items():
+            name = f"{model}/{table}"
+            so_far = sums.get(name, TableTraffic(0, 0, 0))
+            sums[name] = TableTraffic(
+                so_far.keys + counts.keys, so_far.bags + counts.bags, so_far.missing + counts.missing
+            )
+        return sums

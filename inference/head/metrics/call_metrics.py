@@ -1,0 +1,67 @@
+"""What became of Predict calls, for metrics: how many by model and code, where the time of answered ones went.
+
+Owned by the event loop. A model is known here once a version of it was loaded: names in requests never become labels,
+so whoever sends names that nobody serves adds no series.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from inference.head.batcher import StageTimes
+from ps.histogram import ROWS, SECONDS, Histogram
+
+STAGES: Final = ("decode", "queue", "features", "lookup", "dense", "encode")
+"""Of an answered call, in the order of `ModelMetrics.stages`."""
+
+OK: Final = "OK"
+
+NO_MODEL: Final = ""
+"""Label of calls that ended before it was known which served model they ask for."""
+
+
+class ModelMetrics:
+    """The distributions of one model, over all its versions."""
+
+    __slots__ = ("batch_rows", "seconds", "stages")
+
+    def __init__(self) -> None:
+        self.seconds = Histogram(SECONDS)
+        """From a call's bytes to its reply's, of answered calls."""
+        self.stages = tuple(Histogram(SECONDS) for _ in STAGES)
+        self.batch_rows = Histogram(ROWS)
+
+
+class CallMetrics:
+    """Written once a call."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
+        """(model, gRPC's name of the status code) -> calls that ended."""
+        self._models: dict[str, ModelMetrics] = {}
+
+    def serves(self, model: str) -> ModelMetrics:
+        """Make a model known, the name of what is loaded here and never of what was asked for."""
+        return self._models.setdefault(model, ModelMetrics())
+
+    def models(self) -> dict[str, ModelMetrics]:
+        """Return the distributions of all models that are known."""
+        return dict(self._models)
+
+    def answered(self, model: str, times: StageTimes, *, decode_s: float, encode_s: float, total_s: float) -> None:
+        """Count a call that is answered; its model is one that is loaded here."""
+        self.calls[model, OK] += 1
+        metrics = self._models.get(model) or self.serves(model)
+        metrics.seconds.observe(total_s)
+        decode, queue, features, lookup, dense, encode = metrics.stages
+        decode.observe(decode_s)
+        queue.observe(times.queue_s)
+        features.observe(times.prepare_s)
+        lookup.observe(times.lookup_s)
+        dense.observe(times.dense_s)
+        encode.observe(encode_s)
+
+    def failed(self, model: str, code: str) -> None:
+        """Count a call that ended with an error; a model that is not known is not named."""
+        self.calls[model if model in self._models else NO_MODEL, code] += 1

@@ -1,0 +1,70 @@
+"""Told how every Predict call ends: passes it on to the metrics and to the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import grpc
+
+from inference.head.api.methods import status_of
+from inference.head.batcher import StageTimes
+from inference.head.metrics.call_log import Call, CallLog
+from inference.head.metrics.call_metrics import CallMetrics
+from ps.errors import RingpullError
+
+
+class CallWatch:
+    """Owned by the event loop."""
+
+    def __init__(
+        self,
+        metrics: CallMetrics | None = None,
+        log: CallLog | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Watch calls.
+
+        Args:
+            metrics: None: none are kept.
+            log: None: one with the limits of every head.
+        """
+        self._metrics = metrics
+        self._log = log or CallLog(clock)
+        self._clock = clock
+
+    def answered(
+        self, call: Call, model: str, version: int, times: StageTimes, *, decoded_s: float, scored_s: float
+    ) -> None:
+        """Take a call whose reply is made now.
+
+        Args:
+            model: With `version`, what answered it; a name of the catalog's.
+            decoded_s: When it was handed to the batcher.
+            scored_s: When its scores were there.
+        """
+        if self._metrics is not None:
+            now = self._clock()
+            self._metrics.answered(
+                model,
+                times,
+                decode_s=decoded_s - call.started_s,
+                encode_s=now - scored_s,
+                total_s=now - call.started_s,
+            )
+        self._log.answered(call, version)
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """Take a call that ends with this error."""
+        code = code_of(error)
+        if self._metrics is not None:
+            self._metrics.failed(call.model, code.name)
+        self._log.failed(call, code, error)
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """Return the status code that a caller sees when its call ends with `error`."""
+    if isinstance(error, RingpullError):
+        return status_of(error)
+    # What else there is besides exceptions: the call's task was cancelled, because the caller went away.
+    return grpc.StatusCode.INTERNAL if isinstance(error, Exception) else grpc.StatusCode.CANCELLED

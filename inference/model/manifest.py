@@ -1,0 +1,316 @@
+"""The manifest of a model version: which files it has, which look-ups feed the dense program, and what comes out.
+
+A version is the folder `NAME/VERSION/`. Its `manifest.json` is renamed into place last, so a folder without one is
+not a version yet. Everything else is named in it, with size and checksum, by a path below the folder.
+
+    {"format": 1, "xxh3": "<16 hex digits: xxh3_64 of the body>", "manifest": {the fields of `Manifest`}}
+
+The checksummed body is its JSON with sorted keys and no spaces, so a flipped byte anywhere is seen. Loading trusts
+nothing: a field of the wrong type, an index out of range, or a path (link or not) that leaves the folder is an error
+that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import xxhash
+
+from inference.degrade.steps import Step, plain_steps, read_steps
+from inference.model.version_files import FileEntry, resolve
+from inference.schema.fields import Fields
+from ps.errors import CorruptData, InvalidInput, RingpullError
+from ps.spec import Pooling, TableSpec, check_name
+
+FILE_NAME: Final = "manifest.json"
+FORMAT: Final = 1
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""A larger manifest is not one: it is refused before it is read."""
+
+MAX_VERSION: Final = 2**63 - 1
+MAX_INT64: Final = 2**63 - 1
+
+T = TypeVar("T")
+
+__all__ = ["FileEntry", "LookupSpec", "Manifest", "ProgramInput", "ProgramOutput", "TableEntry", "versions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableEntry:
+    """One table of the version: its folder holds a base (`ps.store`), which checks its own content."""
+
+    spec: TableSpec
+    path: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupSpec:
+    """One embedding use of the model: ids of a feature, looked up in a table, perhaps pooled."""
+
+    table: str
+    feature: str
+    """The schema's feature whose prepared ids are looked up."""
+    pooling: Pooling
+    add: int = 0
+    """Added to every id before it becomes a key (FM-style offsets); 0 for tables keyed by raw ids."""
+    padding_id: int | None = None
+    """Prepared ids (before `add`) equal to this are dropped from bags; the mean's divisor does not count them."""
+    fill: tuple[float, ...] | None = None
+    """Unpooled sequences: the vector at padded places; None means zeros."""
+    weighted: bool = False
+    """The feature's weights multiply the rows (sum only)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramInput:
+    """One positional input of the dense program.
+
+    kind "lookup": the result of `lookups[lookup]`, float32: (B, D) for one id per row or a pooled bag, (B, L, D) for
+    an unpooled sequence. kind "argument": an argument of the user's forward, assembled by the schema: (B, w) float32
+    for dense features, (B,), (B, F) or (B, L) int64 for ids, (B,) int64 for lengths.
+    """
+
+    kind: Literal["lookup", "argument"]
+    lookup: int | None = None
+    argument: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramOutput:
+    """One output of the dense program: float32, the first dimension is the row."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of one row: () for (B,), (1,) for (B, 1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything about one version but the bytes of its files."""
+
+    model: str
+    version: int
+    created: str
+    """UTC, ISO 8601."""
+    schema: FileEntry
+    program: FileEntry
+    tables: tuple[TableEntry, ...]
+    lookups: tuple[LookupSpec, ...]
+    inputs: tuple[ProgramInput, ...]
+    outputs: tuple[ProgramOutput, ...]
+    samples: FileEntry | None = None
+    """Rows with their outputs, for the self-check of a head (`inference.model.samples`)."""
+    degrade: tuple[Step, ...] = ()
+    """What is left out under load, in this order; in the file only where there is any."""
+
+    def table(self, name: str) -> TableEntry:
+        """Return the entry of the table called `name`; `load` guarantees one for every look-up."""
+        return next(entry for entry in self.tables if entry.spec.name == name)
+
+    def table_folder(self, version_dir: Path, name: str) -> Path:
+        """Return the folder of the table called `name`, inside `version_dir`.
+
+        Raises:
+            CorruptData: It leaves the version's folder.
+        """
+        return resolve(version_dir, self.table(name).path)
+
+    def save(self, version_dir: Path) -> None:
+        """Write `manifest.json` under a temporary name, make it durable, and rename it into place."""
+        body = self._to_json()
+        text = json.dumps({"format": FORMAT, "xxh3": _checksum(body), "manifest": body}, indent=2) + "\n"
+        temporary = version_dir / f".{FILE_NAME}.{os.getpid()}"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(version_dir / FILE_NAME)
+
+    @classmethod
+    def load(cls, version_dir: Path) -> Manifest:
+        """Read and verify the manifest of a version, and its schema and dense program against their checksums.
+
+        Tables check themselves when they are opened (`ps.store.base`); here only that their folders lie inside.
+
+        Raises:
+            InvalidInput: `version_dir` is not a folder.
+            CorruptData: The version is half-written or damaged. The message names the file and the field.
+        """
+        if not version_dir.is_dir():
+            raise InvalidInput(f"{version_dir}: no such folder; a version is a folder NAME/VERSION with a {FILE_NAME}")
+        file = version_dir / FILE_NAME
+        manifest = read_manifest(file)
+        folder = version_dir.resolve().name
+        if folder.isdecimal() and folder != str(manifest.version):
+            raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
+        for entry in manifest.tables:
+            if not resolve(version_dir, entry.path).is_dir():
+                raise CorruptData(f"{file}: the folder {entry.path} of table {entry.spec.name} is missing")
+        manifest.schema.read(version_dir)
+        manifest.program.read(version_dir)
+        return manifest
+
+    def _to_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        fields["tables"] = [{**asdict(entry), "spec": entry.spec.to_dict()} for entry in self.tables]
+        fields["degrade"] = plain_steps(self.degrade)
+        if not self.degrade:
+            del fields["degrade"]  # So that older builds read it.
+        # To plain lists and strings: what will be read back, so that checksums agree.
+        plain: dict[str, Any] = json.loads(json.dumps(fields))
+        return plain
+
+
+def versions(model_dir: Path) -> list[int]:
+    """Return the complete versions in a model's folder, ascending; half-written ones, without a manifest, are not."""
+    if not model_dir.is_dir():
+        return []
+    names = [path.parent.name for path in model_dir.glob(f"*/{FILE_NAME}")]
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)) and int(name) > 0)
+
+
+def _checksum(body: Any) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return xxhash.xxh3_64_hexdigest(canonical.encode())
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Read and check a manifest alone: nothing that it names is looked at.
+
+    Raises:
+        CorruptData: It is missing or damaged.
+    """
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise CorruptData(f"{file}: larger than {MAX_BYTES} bytes, so not a manifest")
+        document = json.loads(file.read_bytes())
+    except FileNotFoundError as exc:
+        raise CorruptData(f"{file}: missing; the version is half-written (its manifest is written last)") from exc
+    except OSError as exc:
+        raise CorruptData(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise CorruptData(f"{file}: not valid JSON: {exc}") from exc
+    top = Fields.of(file, "", document, ("format", "xxh3", "manifest"))
+    if top.integer("format", 0, MAX_INT64) != FORMAT:
+        raise CorruptData(f"{file}: format {document['format']}; this build reads format {FORMAT}")
+    found, said = _checksum(document["manifest"]), top.text("xxh3")
+    if found != said:
+        raise CorruptData(f"{file}: its checksum is {found}, but xxh3 says {said}: it was damaged or edited")
+    if isinstance(document["manifest"], dict):
+        # Versions exported before there were such fields.
+        document["manifest"].setdefault("samples", None)
+        document["manifest"].setdefault("degrade", [])
+    return _manifest(top.inner("manifest", _names(Manifest)))
+
+
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(cls.__dataclass_fields__)
+
+
+def _items(fields: Fields, name: str, cls: type[T], read: Callable[[Fields], T]) -> tuple[T, ...]:
+    return tuple(read(item) for item in fields.items(name, _names(cls)))
+
+
+def _manifest(fields: Fields) -> Manifest:
+    manifest = Manifest(
+        model=fields.checked("model", lambda value: check_name("model", value)),
+        version=fields.integer("version", 1, MAX_VERSION),
+        created=fields.text("created"),
+        schema=_file_entry(fields.inner("schema", _names(FileEntry))),
+        program=_file_entry(fields.inner("program", _names(FileEntry))),
+        tables=_items(fields, "tables", TableEntry, _table_entry),
+        lookups=_items(fields, "lookups", LookupSpec, _lookup),
+        inputs=_items(fields, "inputs", ProgramInput, _input),
+        outputs=_items(fields, "outputs", ProgramOutput, _output),
+        samples=None if fields.absent("samples") else _file_entry(fields.inner("samples", _names(FileEntry))),
+        degrade=read_steps(fields, "degrade"),
+    )
+    _check_references(fields, manifest)
+    return manifest
+
+
+def _file_entry(fields: Fields) -> FileEntry:
+    return FileEntry(path=fields.text("path"), bytes=fields.integer("bytes", 0, MAX_INT64), xxh3=fields.text("xxh3"))
+
+
+def _table_entry(fields: Fields) -> TableEntry:
+    try:
+        spec = TableSpec.from_dict(fields.inner("spec", _names(TableSpec)).values)
+    except RingpullError as exc:
+        raise fields.error("spec", str(exc)) from exc
+    return TableEntry(
+        spec=spec,
+        path=fields.text("path"),
+        rows=fields.integer("rows", 0, MAX_INT64),
+        bytes=fields.integer("bytes", 0, MAX_INT64),
+    )
+
+
+def _lookup(fields: Fields) -> LookupSpec:
+    fill = None if fields.absent("fill") else tuple(fields.numbers("fill"))
+    spec = LookupSpec(
+        table=fields.text("table"),
+        feature=fields.text("feature"),
+        pooling=fields.choice("pooling", Pooling),
+        add=fields.integer("add", -MAX_INT64, MAX_INT64),
+        padding_id=None if fields.absent("padding_id") else fields.integer("padding_id", -MAX_INT64 - 1, MAX_INT64),
+        fill=fill,
+        weighted=fields.boolean("weighted"),
+    )
+    if spec.weighted and spec.pooling is not Pooling.SUM:
+        raise fields.error("weighted", f"only a sum may be weighted, not pooling {spec.pooling.value}")
+    if spec.padding_id is not None and spec.pooling is Pooling.NONE:
+        raise fields.error("padding_id", "only bags drop ids; pooling is none")
+    if spec.fill is not None and spec.pooling is not Pooling.NONE:
+        raise fields.error("fill", f"only unpooled sequences have padded places; pooling is {spec.pooling.value}")
+    return spec
+
+
+def _input(fields: Fields) -> ProgramInput:
+    kind = fields.text("kind")
+    if kind == "lookup":
+        if not fields.absent("argument"):
+            raise fields.error("argument", "must be null for kind 'lookup'")
+        return ProgramInput(kind="lookup", lookup=fields.integer("lookup", 0, MAX_INT64))
+    if kind == "argument":
+        if not fields.absent("lookup"):
+            raise fields.error("lookup", "must be null for kind 'argument'")
+        return ProgramInput(kind="argument", argument=fields.text("argument"))
+    raise fields.error("kind", f"{kind!r} must be 'lookup' or 'argument'")
+
+
+def _output(fields: Fields) -> ProgramOutput:
+    return ProgramOutput(name=fields.text("name"), shape=tuple(fields.integers("shape", 0, MAX_INT64)))
+
+
+def _check_references(fields: Fields, manifest: Manifest) -> None:
+    """Check what no field can say by itself: names are unique, and everything referred to is there."""
+    names = [entry.spec.name for entry in manifest.tables]
+    dims = {entry.spec.name: entry.spec.dim for entry in manifest.tables}
+    if len(set(names)) != len(names):
+        raise fields.error("tables", f"two tables have one name: {sorted(names)}")
+    for i, lookup in enumerate(manifest.lookups):
+        if lookup.table not in dims:
+            raise fields.error(f"lookups[{i}].table", f"there is no table {lookup.table!r}")
+        if lookup.fill is not None and len(lookup.fill) != dims[lookup.table]:
+            raise fields.error(
+                f"lookups[{i}].fill", f"has {len(lookup.fill)} numbers; dim of the table is {dims[lookup.table]}"
+            )
+    used = [entry.lookup for entry in manifest.inputs if entry.lookup is not None]
+    if sorted(used) != list(range(len(manifest.lookups))):
+        raise fields.error(
+            "inputs", f"must use each of the {len(manifest.lookups)} lookups once; they use {sorted(used)}"
+        )
+    arguments = [entry.argument for entry in manifest.inputs if entry.argument is not None]
+    if len(set(arguments)) != len(arguments):
+        raise fields.error("inputs", f"an argument is there twice: {sorted(arguments)}")
+    outputs = [entry.name for entry in manifest.outputs]
+    if not outputs or len(set(outputs)) != len(outputs):
+        raise fields.error("outputs", f"must be one or more, of different names; they are {outputs}")

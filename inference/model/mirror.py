@@ -1,0 +1,154 @@
+"""Local copies of the small files of versions that lie at URLs: all that a head, or a planner, reads of a version.
+
+    FOLDER/<hash of the model's URL>/VERSION/    manifest, schema, dense program, samples; of every table its header
+
+A copy looks like a version in a folder, and is loaded like one, though its tables hold no rows: shards have those. It
+appears whole or not at all, every file checked against the manifest. The manifest is read anew every time, so
+that what was exchanged under the same number is noticed; when the URL is out of reach, a copy that is here serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, read_manifest
+from inference.model.model_dir import parent_of
+from inference.model.version_files import FileEntry, resolve
+from ps.errors import CorruptData, InvalidInput, NotFound, StartupError, Unavailable
+from ps.store.format import HEADER, MAX_HEADER_BYTES
+from ps.transfer.remote import RemoteFolder, is_url
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Copies of versions below one folder, which no other mirror has."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Use a folder, made when it is first needed; None: a temporary one, which `close` removes."""
+        self._folder = folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Mirror {self._folder}>"
+
+    def close(self) -> None:
+        """Remove the temporary folder, if there is one."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = self._folder = None
+
+    def local(self, version: str) -> Path:
+        """Return a folder of this machine with the small files of a version: its own, or a copy.
+
+        Args:
+            version: The folder `NAME/VERSION/`, or its URL.
+
+        Raises:
+            InvalidInput: There is no such version, or the URL is of a kind that cannot be read here.
+            CorruptData: It is half-written or damaged; the message names the file.
+            Unavailable: The URL cannot be read now, and there is no copy.
+            StartupError: The copy cannot be written.
+        """
+        if not is_url(version):
+            return Path(version)
+        remote, copy = RemoteFolder(version), self._place(version)
+        try:
+            manifest = remote.read(FILE_NAME, most_bytes=MAX_BYTES)
+        except NotFound as exc:
+            raise InvalidInput(f"{remote.url} is no complete version: there is no {FILE_NAME} in it") from exc
+        except Unavailable as exc:
+            if not _is_whole(copy):
+                raise
+            _LOG.warning("%s is loaded from a copy in %s: %s", remote.url, copy, exc)
+            return copy
+        if not (_is_whole(copy) and (copy / FILE_NAME).read_bytes() == manifest):
+            try:
+                _make(copy, remote, manifest)
+            except OSError as exc:
+                raise StartupError(f"{copy}: cannot be written: {exc}") from exc
+        return copy
+
+    def keep(self, versions: Collection[str]) -> None:
+        """Remove the copies of all but these versions."""
+        if self._folder is None:
+            return
+        kept = {self._place(version) for version in versions if is_url(version)}
+        for folder in self._folder.glob("*/*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _place(self, version: str) -> Path:
+        if self._folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="ringpull-")
+            self._folder = Path(self._temporary.name)
+        model = parent_of(version)
+        return self._folder / xxhash.xxh3_64_hexdigest(model.encode()) / version.rstrip("/")[len(model) + 1 :]
+
+
+@contextmanager
+def local_files(version: str) -> Iterator[Path]:
+    """A folder with the small files of a version, as `Mirror.local` has it, for as long as the context lasts."""
+    mirror = Mirror()
+    try:
+        yield mirror.local(version)
+    finally:
+        mirror.close()
+
+
+def _make(copy: Path, remote: RemoteFolder, manifest_bytes: bytes) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
+    try:
+        (hidden / FILE_NAME).write_bytes(manifest_bytes)
+        manifest = read_manifest(hidden / FILE_NAME)
+        for entry in (manifest.schema, manifest.program, manifest.samples):
+            if entry is not None:
+                _target(hidden, entry.path).write_bytes(_checked(remote, entry))
+        for table in manifest.tables:
+            header = f"{table.path}/{HEADER}"
+            _target(hidden, header).write_bytes(_read(remote, header, MAX_HEADER_BYTES))
+        shutil.rmtree(copy, ignore_errors=True)
+        hidden.rename(copy)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _checked(remote: RemoteFolder, entry: FileEntry) -> bytes:
+    content = _read(remote, entry.path, entry.bytes)
+    found = xxhash.xxh3_64_hexdigest(content)
+    if found != entry.xxh3:
+        raise CorruptData(
+            f"{remote.where(entry.path)}: the checksum of its content is {found}; the manifest says {entry.xxh3}"
+        )
+    return content
+
+
+def _read(remote: RemoteFolder, path: str, most_bytes: int) -> bytes:
+    try:
+        return remote.read(path, most_bytes=most_bytes)
+    except NotFound as exc:
+        raise CorruptData(f"{remote.where(path)}: missing; the manifest names it") from exc
+
+
+def _target(folder: Path, path: str) -> Path:
+    """Return where a file named in the manifest goes, which is inside the folder; what it lies in is made."""
+    target = resolve(folder, path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _is_whole(copy: Path) -> bool:
+    try:
+        Manifest.load(copy)
+    except (InvalidInput, CorruptData):
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""One model version, loaded from its folder: manifest, schema and dense program, each verified before it serves.
+
+Tables are not opened here: the shards have them. Loading trusts nothing in the folder; what does not fit is
+`CorruptData`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.degrade.levels import check_steps
+from inference.model.dense import DenseProgram
+from inference.model.manifest import FILE_NAME, Manifest
+from inference.model.samples import Samples
+from inference.schema.schema import Schema
+from ps.errors import CorruptData, InvalidInput
+from ps.spec import TableSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedVersion:
+    """What a head holds of a version."""
+
+    folder: Path
+    manifest: Manifest
+    schema: Schema
+    program: DenseProgram
+    samples: Samples | None = None
+    """None: the version has none, or was loaded without."""
+    source: str = ""
+    """The version's own folder or URL, where new versions appear beside it."""
+
+    @classmethod
+    def load(cls, version_dir: Path, *, device: str | None = None, source: str = "") -> LoadedVersion:
+        """Read and verify a version.
+
+        Args:
+            version_dir: The folder `NAME/VERSION/`.
+            device: Of the dense program; None: CUDA when there is one, else the CPU.
+            source: Where the files in `version_dir` are from, when that is a copy.
+
+        Raises:
+            InvalidInput: There is no such folder.
+            CorruptData: The version is half-written or damaged; the message names the file.
+        """
+        manifest = Manifest.load(version_dir)
+        try:
+            schema = Schema.from_json(manifest.schema.read(version_dir))
+        except InvalidInput as exc:
+            raise CorruptData(f"{version_dir / manifest.schema.path}: {exc}") from exc
+        try:
+            check_steps(manifest.degrade, schema, [each.feature for each in manifest.lookups], manifest.version)
+        except InvalidInput as exc:
+            raise CorruptData(f"{version_dir / FILE_NAME}: {exc}") from exc
+        samples = None
+        if manifest.samples is not None:
+            where = version_dir / manifest.samples.path
+            samples = Samples.from_bytes(manifest.samples.read(version_dir), str(where))
+        program = DenseProgram.load(version_dir, manifest, device)
+        return cls(version_dir, manifest, schema, program, samples, source or str(version_dir))
+
+    @property
+    def name(self) -> str:
+        """`MODEL/VERSION`, for messages."""
+        return f"{self.manifest.model}/{self.manifest.version}"
+
+    def specs(self) -> dict[str, TableSpec]:
+        """Return the specs of the version's tables, by table name."""
+        return {entry.spec.name: entry.spec for entry in self.manifest.tables}

@@ -1,0 +1,110 @@
+"""The arguments of a model's `forward`, as numpy arrays, from prepared features. They are bound by parameter name.
+
+| feature | arguments |
+|---|---|
+| Sparse, Cross | NAME int64 (B,) |
+| Sparse, many | NAME int64 (N,), NAME_offsets int64 (B+1,) or (B,), with `weighted` NAME_weights float32 (N,) |
+| Dense | NAME float32 (B, width) |
+| Sequence | NAME int64 (B, length) padded, NAME_lengths int64 (B,) |
+| stack of Sparse, Cross | STACK int64 (B, F) |
+| stack of Dense | STACK float32 (B, sum of widths) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.schema.features import Prepared
+from inference.schema.kinds import Dense, Feature, Sequence, Sparse
+from ps.errors import InvalidInput
+
+Part = Literal["id", "values", "offsets", "weights", "dense", "sequence", "lengths", "id_stack", "dense_stack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument that a `forward` may take."""
+
+    name: str
+    part: Part
+    """id (B,), values (N,), offsets (B+1,) or (B,), weights (N,), dense (B, w), sequence (B, L), lengths (B,),
+    id_stack (B, F), dense_stack (B, sum of w)."""
+    features: tuple[str, ...]
+    """The feature it is made of; of a stack all of them, in the order of its columns."""
+
+
+def arguments_of(features: Mapping[str, Feature], stacks: Mapping[str, Rows[str]]) -> dict[str, Argument]:
+    """Return every argument a model of this schema may take, by name.
+
+    Raises:
+        InvalidInput: Two of them would have the same name.
+    """
+    found: list[Argument] = []
+    for name, feature in features.items():
+        own = (name,)
+        if isinstance(feature, Dense):
+            found.append(Argument(name, "dense", own))
+        elif isinstance(feature, Sequence):
+            found += [Argument(name, "sequence", own), Argument(f"{name}_lengths", "lengths", own)]
+        elif isinstance(feature, Sparse) and feature.many:
+            found += [Argument(name, "values", own), Argument(f"{name}_offsets", "offsets", own)]
+            if feature.weighted:
+                found.append(Argument(f"{name}_weights", "weights", own))
+        else:
+            found.append(Argument(name, "id", own))
+    for name, members in stacks.items():
+        dense = isinstance(features[members[0]], Dense)
+        found.append(Argument(name, "dense_stack" if dense else "id_stack", tuple(members)))
+    by_name: dict[str, Argument] = {}
+    for argument in found:
+        if argument.name in by_name:
+            others = ", ".join(by_name[argument.name].features)
+            raise InvalidInput(
+                f"argument {argument.name}: made by {', '.join(argument.features)} and by {others}; rename one"
+            )
+        by_name[argument.name] = argument
+    return by_name
+
+
+def assemble(argument: Argument, features: Mapping[str, Feature], prepared: Prepared) -> NDArray[Any]:
+    """Return one argument. It may share memory with `prepared`."""
+    if argument.part == "id_stack":
+        return np.stack([_present(prepared.features[each].ids) for each in argument.features], axis=1)
+    if argument.part == "dense_stack":
+        return np.concatenate([_present(prepared.features[each].dense) for each in argument.features], axis=1)
+    name = argument.features[0]
+    feature, ready = features[name], prepared.features[name]
+    match argument.part:
+        case "dense":
+            return _present(ready.dense)
+        case "weights":
+            return _present(ready.weights)
+        case "offsets":
+            offsets = _present(ready.offsets)
+            return offsets if isinstance(feature, Sparse) and feature.include_last_offset else offsets[:-1]
+        case "lengths":
+            return np.diff(_present(ready.offsets))
+        case "sequence" if isinstance(feature, Sequence):
+            padded = np.full((ready.rows, feature.length), feature.pad, np.int64)
+            padded[sequence_mask(np.diff(_present(ready.offsets)), feature)] = _present(ready.ids)
+            return padded
+    return _present(ready.ids)
+
+
+def sequence_mask(lengths: NDArray[np.int64], feature: Sequence) -> NDArray[np.bool_]:
+    """Return where a padded sequence holds values, bool (B, length); `padded[mask] = ids` puts them there."""
+    places = np.arange(feature.length)
+    if feature.pad_side == "right":
+        return places < lengths[:, None]
+    return places >= feature.length - lengths[:, None]
+
+
+def _present(part: NDArray[Any] | None) -> NDArray[Any]:
+    assert part is not None, "prepared by another schema"
+    return part

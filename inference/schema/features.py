@@ -1,0 +1,202 @@
+"""Preparing features: from the columns of a request, or of a training loop, to ids and numbers.
+
+Everything is done on whole columns; the cost per feature is a few microseconds plus the work on its values. Results
+may be read-only views of the columns given. What a column may not hold is an `InvalidInput` that names the feature:
+nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.prediction import Filled, FillReason
+from inference.schema.columns import Column, no_rows, not_one_row
+from inference.schema.kinds import Cross, Dense, Feature, SentFeature
+from inference.schema.raw_columns import read_column, stand_in
+from inference.schema.transforms import Vocabulary, keys_of_values
+from ps.errors import InvalidInput
+from ps.hashing import positions_of
+
+Int64Array = NDArray[np.int64]
+UInt64Array = NDArray[np.uint64]
+Float32Array = NDArray[np.float32]
+
+_INT64: Final = np.dtype(np.int64)
+
+CROSS_MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 / golden ratio, odd: makes the order of a cross's parts matter."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedFeature:
+    """One feature of B rows, ready for look-up or for the dense program."""
+
+    rows: int
+    """B."""
+    ids: Int64Array | None = None
+    """(B,), or (N,) when ragged; None for Dense. A uint64, or a string's hash, is the same 64 bits seen as int64."""
+    offsets: Int64Array | None = None
+    """(B+1,): Sparse with `many`, and Sequence (not padded, at most `length` ids a row)."""
+    weights: Float32Array | None = None
+    """(N,): weighted features."""
+    dense: Float32Array | None = None
+    """(B, width): Dense."""
+
+
+class Fill(NamedTuple):
+    """A feature that missing rules had to fill, in some of its rows."""
+
+    feature: str
+    reason: FillReason
+    values: Int64Array
+    """(B,): how many values of each row were filled in."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Features of the same rows, and which of them the missing rules had to fill."""
+
+    rows: int
+    features: dict[str, PreparedFeature]
+    """In the schema's order, crosses last."""
+    fills: tuple[Fill, ...] = ()
+
+    @property
+    def filled(self) -> tuple[Filled, ...]:
+        """What was filled, counted over all rows."""
+        return tuple(Filled(fill.feature, fill.reason, int(fill.values.sum())) for fill in self.fills)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedRequests:
+    """The two parts of a request, or of R requests whose columns are of the same names. Each feature is in one part."""
+
+    row_counts: tuple[int, ...]
+    """(R,): candidate rows of each request."""
+    candidates: Prepared
+    """The features sent per row, and crosses with any of them: the rows of all requests."""
+    context: Prepared
+    """A row per request: the features sent as context, crosses of them, and absent features with a missing rule."""
+
+    def filled(self) -> list[tuple[Filled, ...]]:
+        """Return what was filled in each request."""
+        filled: list[tuple[Filled, ...]] = [()] * len(self.row_counts)
+        first_rows = np.cumsum((0, *self.row_counts[:-1]))
+        counts = [(fill, fill.values) for fill in self.context.fills]
+        counts += [(fill, np.add.reduceat(fill.values, first_rows)) for fill in self.candidates.fills]
+        for fill, values in counts:
+            for request in np.flatnonzero(values).tolist():
+                filled[request] += (Filled(fill.feature, fill.reason, int(values[request])),)
+        return filled
+
+
+def prepare(features: Mapping[str, Feature], columns: Mapping[str, Column], rows: int) -> Prepared:
+    """Prepare all features of a schema from `columns`, which have `rows` rows. See `Schema.prepare`."""
+    part = _Part(rows)
+    _check_names(features, columns)
+    for name, feature in features.items():
+        if isinstance(feature, Cross):
+            part.cross(feature, [part.key(each) for each in feature.of])
+        else:
+            part.add(name, feature, columns.get(name))
+    return part.prepared()
+
+
+def prepare_requests(
+    features: Mapping[str, Feature],
+    candidates: Mapping[str, Column],
+    context: Mapping[str, Column],
+    row_counts: tuple[int, ...],
+) -> PreparedRequests:
+    """Prepare requests end to end, whose `context` columns have one row for each. See `Schema.prepare_requests`."""
+    _check_names(features, candidates)
+    _check_names(features, context)
+    for name, column in context.items():
+        if name in candidates:
+            raise InvalidInput(f"feature {name}: sent both per row and as context; send one of them")
+        if len(column) != len(row_counts):
+            raise not_one_row(name, len(column))
+    per_row, once = _Part(sum(row_counts)), _Part(len(row_counts))
+    for name, feature in features.items():
+        if isinstance(feature, Cross):
+            parts = [per_row if each in per_row.features else once for each in feature.of]
+            if per_row in parts:
+                keys = [
+                    part.key(each) if part is per_row else np.repeat(part.key(each), row_counts)
+                    for part, each in zip(parts, feature.of, strict=True)
+                ]
+                per_row.cross(feature, keys)
+            else:
+                once.cross(feature, [once.key(each) for each in feature.of])
+        elif name in candidates:
+            per_row.add(name, feature, candidates[name])
+        else:
+            once.add(name, feature, context.get(name))
+    return PreparedRequests(row_counts, per_row.prepared(), once.prepared())
+
+
+class _Part:
+    """Features being prepared for the same rows, with what crosses are made of."""
+
+    def __init__(self, rows: int) -> None:
+        if rows < 1:
+            raise no_rows()
+        self.rows = rows
+        self.features: dict[str, PreparedFeature] = {}
+        self._fills: list[Fill] = []
+        self._sources: dict[str, NDArray[Any]] = {}
+
+    def add(self, name: str, feature: SentFeature, column: Column | None) -> None:
+        absent = column is None
+        if column is None:
+            column = stand_in(name, feature, self.rows)
+        values, offsets, weights, filled = read_column(name, feature, column, self.rows)
+        source = values
+        for transform in feature.transforms:
+            values = transform.apply(values)
+            if not isinstance(transform, Vocabulary):
+                source = values
+        if isinstance(feature, Dense):
+            self.features[name] = PreparedFeature(
+                self.rows, dense=np.ascontiguousarray(values).reshape(self.rows, feature.width)
+            )
+        else:
+            # int64 values are their own keys: the common case, kept to one comparison.
+            ids = np.ascontiguousarray(values if values.dtype == _INT64 else keys_of_values(values).view(_INT64))
+            self._sources[name] = ids if source is values else source
+            self.features[name] = PreparedFeature(self.rows, ids, offsets, weights)
+        if absent:
+            self._fills.append(Fill(name, "absent", np.ones(self.rows, np.int64)))
+        elif filled is not None:
+            self._fills.append(Fill(name, "missing", filled))
+
+    def key(self, name: str) -> UInt64Array:
+        """The keys (rows,) that a cross takes of one of its parts."""
+        return keys_of_values(self._sources[name])
+
+    def cross(self, feature: Cross, keys: Rows[UInt64Array]) -> None:
+        """Add a cross of keys (rows,)."""
+        hashed = positions_of(keys[0])
+        for more in keys[1:]:
+            hashed = positions_of(hashed * CROSS_MULTIPLIER + more)
+        ids = (hashed % np.uint64(feature.buckets)).view(np.int64)
+        self.features[feature.name] = PreparedFeature(self.rows, ids)
+
+    def prepared(self) -> Prepared:
+        return Prepared(self.rows, self.features, tuple(self._fills))
+
+
+def _check_names(features: Mapping[str, Feature], columns: Collection[str]) -> None:
+    for name in columns:
+        feature = features.get(name)
+        if feature is None:
+            sent = ", ".join(each for each, kind in features.items() if not isinstance(kind, Cross))
+            raise InvalidInput(f"feature {name}: the model has no such feature; it takes {sent}")
+        if isinstance(feature, Cross):
+            raise InvalidInput(f"feature {name}: made of {', '.join(feature.of)} by the server; send those instead")

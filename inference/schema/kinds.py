@@ -1,0 +1,190 @@
+"""The kinds of feature a schema declares: Sparse, Dense, Sequence, Cross. Values; `features` applies them.
+
+Invariant: a feature that could be constructed is consistent. Its transforms fit each other and its kind (ids at the end
+for Sparse and Sequence, numbers for Dense), and its missing rule is a raw value of its type: it stands in for what the
+request did not say, and then goes through the transforms like any other value.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from inference.schema.transforms import (
+    INTEGER_BOUNDS,
+    VALUE_TYPES,
+    Normalize,
+    Transform,
+    ValueType,
+    Vocabulary,
+    is_integer,
+    is_number,
+)
+from ps.errors import InvalidInput
+from ps.spec import check_name
+
+MAX_WIDTH = 65_536
+
+Missing = int | float | str | tuple[()]
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """Ids that are looked up in a table: one per row, or with `many` a bag of any length."""
+
+    KIND: ClassVar[str] = "sparse"
+
+    name: str
+    dtype: ValueType = "int64"
+    """Of the raw values. `float32` needs a transform that makes ids of them."""
+    many: bool = False
+    weighted: bool = False
+    """Every value comes with a weight (`many` only)."""
+    transforms: tuple[Transform, ...] = ()
+    missing: Missing | None = None
+    """What stands in for an absent column, an empty string or NaN; with `many`, also for an empty row. With `many`,
+    `()` means that an absent column is empty rows. None: absent is an error, and so is NaN."""
+    max_length: int | None = None
+    """With `many`: only the last so many values of a row are kept."""
+    include_last_offset: bool = True
+    """Whether the argument NAME_offsets has B+1 entries, or B (`nn.EmbeddingBag(include_last_offset=False)`)."""
+
+    def __post_init__(self) -> None:
+        _check_ids(self, many=self.many)
+        for flag in ("many", "weighted", "include_last_offset"):
+            if not isinstance(getattr(self, flag), bool):
+                raise InvalidInput(f"feature {self.name}: {flag} is {getattr(self, flag)!r}; it must be true or false")
+        if not self.many and (self.weighted or self.max_length is not None):
+            raise InvalidInput(f"feature {self.name}: weighted and max_length are for features with many=True")
+        if self.max_length is not None:
+            _check_size(self.name, "max_length", self.max_length)
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Numbers that go to the dense program as they are: `width` of them per row."""
+
+    KIND: ClassVar[str] = "dense"
+
+    name: str
+    width: int = 1
+    transforms: tuple[Transform, ...] = ()
+    missing: float | None = None
+    """What stands in for an absent column or NaN. None: both are errors."""
+
+    def __post_init__(self) -> None:
+        check_name("feature", self.name)
+        _check_size(self.name, "width", self.width)
+        _check_missing(self.name, "float32", self.missing, many=False)
+        if _final_type(self, "float32") != "float32":
+            raise InvalidInput(f"feature {self.name}: its transforms make ids; declare it Sparse with dtype float32")
+        for transform in self.transforms:
+            if isinstance(transform, Normalize) and not transform.widths <= {self.width}:
+                raise InvalidInput(
+                    f"feature {self.name}: Normalize has {transform.widths} values; width is {self.width}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """Ids in an order that means something (a history): the last `length` of each row, padded to it for the model."""
+
+    KIND: ClassVar[str] = "sequence"
+
+    name: str
+    length: int
+    dtype: ValueType = "int64"
+    pad: int = 0
+    """The id at padded places, after transforms."""
+    pad_side: Literal["right", "left"] = "right"
+    transforms: tuple[Transform, ...] = ()
+    missing: Missing | None = None
+    """As for a Sparse feature with `many`."""
+
+    def __post_init__(self) -> None:
+        _check_ids(self, many=True)
+        _check_size(self.name, "length", self.length)
+        low, high = INTEGER_BOUNDS["int64"]
+        if not is_integer(self.pad) or not low <= self.pad <= high:
+            raise InvalidInput(f"feature {self.name}: pad is {self.pad!r}; it must be an int64")
+        if self.pad_side not in ("right", "left"):
+            raise InvalidInput(f"feature {self.name}: pad_side is {self.pad_side!r}; it must be 'right' or 'left'")
+
+
+@dataclass(frozen=True, slots=True)
+class Cross:
+    """One id per row made of several single-valued Sparse features: their keys hashed together into `buckets` ids.
+
+    It is made of what the features' transforms give, a final Vocabulary left out: so a cross is the same whether its
+    parts are looked up by vocabulary number or by raw id.
+    """
+
+    KIND: ClassVar[str] = "cross"
+
+    name: str
+    of: tuple[str, ...]
+    """Two features or more; their order matters."""
+    buckets: int
+
+    def __post_init__(self) -> None:
+        check_name("feature", self.name)
+        if isinstance(self.of, str) or not isinstance(self.of, collections.abc.Sequence):
+            raise InvalidInput(f"feature {self.name}: of is {self.of!r}; it must be a list of feature names")
+        object.__setattr__(self, "of", tuple(self.of))
+        if len(self.of) < 2 or not all(isinstance(part, str) for part in self.of) or len(set(self.of)) < len(self.of):
+            raise InvalidInput(f"feature {self.name}: of is {self.of!r}; it must name two or more different features")
+        if not is_integer(self.buckets) or not 1 <= self.buckets < 2**63:
+            raise InvalidInput(f"feature {self.name}: buckets is {self.buckets!r}; it must be from 1 to 2^63 - 1")
+
+
+SentFeature = Sparse | Dense | Sequence
+"""A feature that a request carries."""
+Feature = Sparse | Dense | Sequence | Cross
+KINDS: tuple[type[Feature], ...] = (Sparse, Dense, Sequence, Cross)
+
+
+def _check_ids(feature: Sparse | Sequence, *, many: bool) -> None:
+    """Check what Sparse and Sequence have in common: name, dtype, missing rule, and transforms that end in ids."""
+    check_name("feature", feature.name)
+    if feature.dtype not in VALUE_TYPES:
+        raise InvalidInput(
+            f"feature {feature.name}: dtype is {feature.dtype!r}; it must be one of {', '.join(VALUE_TYPES)}"
+        )
+    _check_missing(feature.name, feature.dtype, feature.missing, many=many)
+    if _final_type(feature, feature.dtype) == "float32":
+        raise InvalidInput(f"feature {feature.name}: float32 values are not ids; add Bucketize, or declare it Dense")
+
+
+def _final_type(feature: SentFeature, value_type: ValueType) -> ValueType:
+    """Return the type of the values after the transforms, each of which must accept what the one before gives."""
+    transforms: Any = feature.transforms
+    if not isinstance(transforms, tuple | list) or not all(isinstance(each, Transform) for each in transforms):
+        raise InvalidInput(f"feature {feature.name}: transforms is {transforms!r}; it must be a list of transforms")
+    object.__setattr__(feature, "transforms", tuple(transforms))
+    for place, transform in enumerate(transforms):
+        if isinstance(transform, Vocabulary) and place + 1 < len(transforms):
+            raise InvalidInput(f"feature {feature.name}: Vocabulary must be the last transform")
+        if not transform.accepts(value_type):
+            raise InvalidInput(f"feature {feature.name}: {transform!r} does not take {value_type} values")
+        value_type = transform.gives(value_type)
+    return value_type
+
+
+def _check_missing(name: str, value_type: ValueType, missing: object, *, many: bool) -> None:
+    if missing is None or (many and missing == ()):
+        return
+    if value_type in INTEGER_BOUNDS:
+        low, high = INTEGER_BOUNDS[value_type]
+        fits = is_integer(missing) and low <= missing <= high
+    else:
+        fits = isinstance(missing, str) if value_type == "string" else is_number(missing)
+    if not fits:
+        raise InvalidInput(
+            f"feature {name}: missing is {missing!r}; it must be a {value_type} value" + (", or ()" if many else "")
+        )
+
+
+def _check_size(name: str, what: str, size: object) -> None:
+    if not is_integer(size) or not 1 <= size <= MAX_WIDTH:
+        raise InvalidInput(f"feature {name}: {what} is {size!r}; it must be from 1 to {MAX_WIDTH}")

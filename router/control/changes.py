@@ -1,0 +1,203 @@
+"""From what an operator asks for to the next world, and every reason why that cannot be.
+
+Pure, and complete before anything moves: what is refused here has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from ps.errors import InvalidInput
+from ps.ring import MAX_SHARD
+from ps.spec import ALL, Replicas
+from router.control.change import CoordinatorState, Kind
+from router.control.events import Begin
+from router.control.operations import Publish, Rebalance, Request, Rollback
+from router.control.world import PlacedVersion, World, most_replicas, wanted_replicas
+
+MAX_SHARDS = 1024
+"""Shards of a deployment; far above what one map has been tried with."""
+
+Place = Callable[[Publish, World], PlacedVersion]
+"""Finds the version that is asked for on disk; raises `InvalidInput` or `CorruptData` when it is not there, whole."""
+
+
+def begin_of(
+    request: Request,
+    state: CoordinatorState,
+    *,
+    place: Place,
+    keep: int = 1,
+    nodes: Mapping[int, str] | None = None,
+    free_nodes: Sequence[str] = (),
+) -> Begin:
+    """Return the event that begins what is asked for.
+
+    Args:
+        place: See `Place`; only called for a `Publish`.
+        keep: Versions kept behind the live one where the request does not say.
+        nodes: Where each shard is.
+        free_nodes: All nodes that shards may be started on.
+
+    Raises:
+        InvalidInput: It cannot be: the message names the field and what would be right.
+    """
+    world = state.world
+    if world is None:
+        raise InvalidInput("nothing serves yet; wait until the deployment is up")
+    match request:
+        case Publish():
+            target = published(world, place(request, world), keep=keep if request.keep is None else request.keep)
+            return Begin(Kind.PUBLISH, f"{request.model}/{target.live[request.model]}", target)
+        case Rollback():
+            target = rolled_back(world, request)
+            return Begin(Kind.ROLLBACK, f"{request.model}/{target.live[request.model]}", target)
+        case Rebalance():
+            target, moved = rebalanced(world, request, nodes=nodes or {}, free_nodes=free_nodes)
+            subject = _told(world, target, request)
+            return Begin(Kind.REBALANCE, subject, target, bytes_per_s=request.bytes_per_s, nodes=moved)
+
+
+def published(world: World, version: PlacedVersion, *, keep: int) -> World:
+    """Return the world in which `version` is live, and `keep` older ones of its model stay open.
+
+    A table keeps the copies it has now, which an operator may have chosen; one that is new gets those it was exported
+    with.
+
+    Raises:
+        InvalidInput: It is live already, its model is not served here, or `keep` is negative.
+    """
+    model = version.model
+    if keep < 0:
+        raise InvalidInput(f"keep is {keep}; it must be 0 or more")
+    _check_served(world, model)
+    if world.live[model] == version.version:
+        raise InvalidInput(f"{version.name} is live already")
+    before = [each for each in world.versions if each.model == model and each.version != version.version]
+    # The one that was live stays first of all: it is what a rollback goes back to.
+    before.sort(key=lambda each: (each.version == world.live[model], each.version), reverse=True)
+    kept = before[:keep]
+    others = [each for each in world.versions if each.model != model]
+    versions = tuple(sorted([*others, *kept, version], key=lambda each: (each.model, each.version)))
+    replicas = {name: world.replicas.get(name, wanted) for name, wanted in wanted_replicas(versions).items()}
+    ring = world.ring.with_ranks(max(world.ring.wanted, most_replicas(replicas)))
+    return World(ring, replicas, versions, {**world.live, model: version.version})
+
+
+def rolled_back(world: World, request: Rollback) -> World:
+    """Return the world in which an older open version is live again; the one that was live stays open.
+
+    Raises:
+        InvalidInput: There is none, or the one asked for is not open or live already.
+    """
+    model = request.model
+    _check_served(world, model)
+    there = [each.version for each in world.versions if each.model == model]
+    live = world.live[model]
+    if not request.version:
+        older = [number for number in there if number < live]
+        if not older:
+            raise InvalidInput(f"{model} has nothing to roll back to: {live} is live, and no older version is open")
+        return replace(world, live={**world.live, model: max(older)})
+    if request.version == live:
+        raise InvalidInput(f"{model}/{live} is live already")
+    if request.version not in there:
+        raise InvalidInput(
+            f"{model}/{request.version} is not open; these are: {', '.join(map(str, there))}. To open it, publish it"
+        )
+    return replace(world, live={**world.live, model: request.version})
+
+
+def rebalanced(
+    world: World, request: Rebalance, *, nodes: Mapping[int, str], free_nodes: Sequence[str]
+) -> tuple[World, dict[int, str]]:
+    """Return the world with other shards or copies, and where its new shards must be started.
+
+    Raises:
+        InvalidInput: No shards, too many, an unknown table or node, more copies than shards, or nothing to change.
+    """
+    wanted = len(world.shards) if request.shards is None else request.shards
+    if not 1 <= wanted <= MAX_SHARDS:
+        raise InvalidInput(f"shards is {wanted}; it must be from 1 to {MAX_SHARDS}")
+    if request.bytes_per_s is not None and not request.bytes_per_s > 0:
+        raise InvalidInput(f"the limit of streaming is {request.bytes_per_s} bytes/s; it must be over 0")
+    replicas = {**world.replicas, **_named_tables(world, request.replicas, wanted)}
+    leaving, open_nodes = _drained(request.drain_node, world, nodes, free_nodes)
+    shards = _shards_after(world.shards, wanted, leaving)
+    ring = world.ring.with_shards(shards).with_ranks(most_replicas(replicas))
+    target = replace(world, ring=ring, replicas=replicas)
+    if target == world:
+        raise InvalidInput("there is nothing to change: the deployment has these shards and copies already")
+    new = [shard for shard in shards if shard not in world.shards]
+    staying = [nodes[shard] for shard in shards if shard in world.shards and shard in nodes]
+    return target, _spread(new, staying, open_nodes)
+
+
+def _check_served(world: World, model: str) -> None:
+    if model not in world.live:
+        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(world.live))}")
+
+
+def _named_tables(world: World, asked: Mapping[str, Replicas], shards: int) -> dict[tuple[str, str], Replicas]:
+    found: dict[tuple[str, str], Replicas] = {}
+    for name, count in asked.items():
+        places = [(model, table) for model, table in world.replicas if name in (table, f"{model}/{table}")]
+        if not places:
+            known = ", ".join(sorted(f"{model}/{table}" for model, table in world.replicas))
+            raise InvalidInput(f"replicas of {name}: there is no such table; there is {known}")
+        if len(places) > 1:
+            models = " and ".join(f"{model}/{table}" for model, table in places)
+            raise InvalidInput(f"replicas of {name}: it could be {models}; write MODEL/TABLE")
+        if count != ALL and not 1 <= count <= shards:
+            raise InvalidInput(
+                f"replicas of {name} is {count}; with {shards} shards it must be from 1 to {shards}, or all"
+            )
+        found[places[0]] = count
+    return found
+
+
+def _drained(
+    node: str, world: World, nodes: Mapping[int, str], free_nodes: Sequence[str]
+) -> tuple[list[int], list[str]]:
+    """Return the shards on a node that is to be emptied, if any, and the nodes that new ones may go to."""
+    if not node:
+        return [], list(free_nodes)
+    known = sorted({*nodes.values(), *free_nodes})
+    if node not in known:
+        raise InvalidInput(f"there is no node {node}; there is {', '.join(known)}")
+    leaving = [shard for shard in world.shards if nodes.get(shard) == node]
+    if not leaving:
+        raise InvalidInput(f"there is no shard on node {node}")
+    elsewhere = [each for each in free_nodes if each != node]
+    if not elsewhere:
+        raise InvalidInput(f"node {node} cannot be emptied: there is no other node")
+    return leaving, elsewhere
+
+
+def _spread(new: Sequence[int], staying: Sequence[str], open_nodes: Sequence[str]) -> dict[int, str]:
+    """Return a node for each new shard: the one with the fewest shards by then, the first of equals."""
+    placed: dict[int, str] = {}
+    for shard in new if open_nodes else ():
+        filled = Counter([*staying, *placed.values()])
+        placed[shard] = min(open_nodes, key=lambda node: filled[node])
+    return placed
+
+
+def _shards_after(now: Sequence[int], wanted: int, leaving: Sequence[int]) -> list[int]:
+    """Return the ids of `wanted` shards: the lowest of those that may stay, then new ones above all there were."""
+    staying = [shard for shard in now if shard not in leaving][:wanted]
+    first = max(now) + 1 if leaving else 0
+    new = (shard for shard in range(first, MAX_SHARD) if shard not in now)
+    return sorted([*staying, *(next(new) for _ in range(wanted - len(staying)))])
+
+
+def _told(world: World, target: World, request: Rebalance) -> str:
+    words = []
+    if len(world.shards) != len(target.shards):
+        words.append(f"shards {len(world.shards)} -> {len(target.shards)}")
+    words += [f"{name}={count}" for name, count in request.replicas.items()]
+    if request.drain_node:
+        words.append(f"drain {request.drain_node}")
+    return ", ".join(words)

@@ -1,0 +1,461 @@
+"""The coordinator: a pure state machine that leads a deployment from one world to the next. Events in, commands out.
+
+    PREPARING -> CATCHING_UP -> GUARDING -> LOADING -> ROUTING -> SETTLING -> DROPPING -> the next world serves
+        `-- given up: the old world serves on --'
+
+It does no I/O, knows no clock and waits for nothing. After every event it compares what members are known to have
+(`router.control.facts`) with what the phase wants of them, and returns the commands that are lacking and not under way;
+when nothing is lacking the next phase begins. A crash is only facts that vanish: a member that comes back is told again
+what it should have, and so is everybody after the coordinator itself was restarted. Nothing is undone step by step.
+
+Invariants:
+* One change at a time. Until ROUTING the old world serves alone, and the change can be given up; from then on not.
+* A head routes to an owner only after that owner holds and guards the slots; an owner lets go of slots only after no
+  head routes to it: every head has acknowledged the map without it, or its lease has run out.
+* A version is live on a head only after it is loaded there and held by every shard.
+* Every map with another content has an epoch of its own, never used before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from ps.errors import InvalidInput, Retryable, RingpullError
+from router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
+from router.control.events import (
+    Abort,
+    Again,
+    Assign,
+    Begin,
+    Cancel,
+    Command,
+    Done,
+    Event,
+    Failed,
+    HeadExpired,
+    HeadSeen,
+    Load,
+    Member,
+    Pause,
+    Prepare,
+    Resume,
+    Route,
+    ShardLost,
+    ShardSeen,
+    StartShard,
+    StopShard,
+    Throttle,
+    member_of,
+)
+from router.control.facts import HeadFacts, ShardFacts, WorldIds
+from router.control.holdings import Streamers, holdings_of
+from router.control.world import PlacedVersion, World
+from router.shard_map import ShardAddress
+
+UNSEEN = ""
+"""As the incarnation of a head: it was not heard of since the coordinator was started."""
+
+UNKNOWN = -1.0
+"""As the throttle of a shard: it could not be told."""
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+
+class Coordinator:
+    """The state machine. Mutated only through `handle`."""
+
+    def __init__(self, state: CoordinatorState | None = None) -> None:
+        self._state = CoordinatorState() if state is None else state
+        self.shards: dict[int, ShardFacts] = {}
+        """Shards that live. Read only."""
+        # Until it is seen, or its lease has run out, a head may be serving by any map that was ever handed out.
+        self.heads = {head: HeadFacts(UNSEEN) for head in self._state.heads}
+        """All heads, as last heard of. Read only."""
+        self._busy: dict[Member, Command] = {}
+        """What is under way."""
+        self._resting: set[Member] = set()
+        """Members whose last command failed, until `Again`."""
+
+    def __repr__(self) -> str:
+        state, change = self._state, self._state.change
+        doing = "at rest" if change is None else f"{change.kind.value} {change.phase.value}"
+        return f"<Coordinator {doing} epoch={state.epoch} shards={len(self.shards)} heads={len(self.heads)}>"
+
+    @property
+    def state(self) -> CoordinatorState:
+        """What must be saved before the commands of the last event are carried out."""
+        return self._state
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take one event in, and return the commands that follow, in order.
+
+        Raises:
+            InvalidInput: `Begin`, `Pause`, `Resume` or `Abort` does not fit what is under way; nothing has changed.
+        """
+        immediate = self._take(event)
+        while self._advance():
+            pass
+        return [*immediate, *self._lacking()]
+
+    def _take(self, event: Event) -> list[Command]:
+        match event:
+            case Begin():
+                self._begin(event)
+            case Pause() | Resume():
+                self._hold(isinstance(event, Pause))
+            case Abort(reason):
+                self._reversible("abort")
+                return self._give_up(reason)
+            case ShardSeen(shard, incarnation, address, node, epoch):
+                known = self.shards.get(shard)
+                if known is None or known.incarnation != incarnation:
+                    self._forget(Member("shard", shard))
+                    self.shards[shard] = ShardFacts(incarnation, address, node, fresh=epoch == 0)
+            case ShardLost(shard):
+                self.shards.pop(shard, None)
+                self._forget(Member("shard", shard))
+            case HeadSeen(head, incarnation):
+                if self.heads[head].incarnation != incarnation:
+                    self._forget(Member("head", head))
+                    self.heads[head] = HeadFacts(incarnation)
+                self.heads[head].expired = False
+            case HeadExpired(head):
+                self.heads[head].expired = True
+            case Done(command):
+                self._done(command)
+            case Failed(command, error):
+                return self._failed(command, error)
+            case Again(member):
+                self._resting.discard(member)
+        return []
+
+    # -- what operators say --------------------------------------------------------------------------------------------
+
+    def _begin(self, event: Begin) -> None:
+        state = self._state
+        if state.change is not None:
+            under_way = f"{state.change.kind.value} {state.change.subject}"
+            raise InvalidInput(f"{under_way} is under way ({state.change.phase.value}); wait for it, or abort it")
+        if state.world is None and event.kind is not Kind.BRING_UP:
+            raise InvalidInput(f"nothing serves yet; {event.kind.value} needs a deployment that is up")
+        change = Change(
+            id=state.last_id + 1,
+            kind=event.kind,
+            subject=event.subject,
+            target=event.target,
+            bytes_per_s=event.bytes_per_s,
+            nodes=dict(event.nodes or {}),
+        )
+        self._state = replace(state, change=change, last_id=change.id)
+
+    def _hold(self, paused: bool) -> None:
+        change = self._reversible("pause" if paused else "resume")
+        self._state = replace(self._state, change=replace(change, paused=paused))
+
+    def _reversible(self, verb: str) -> Change:
+        change = self._state.change
+        if change is None:
+            raise InvalidInput(f"there is no change under way to {verb}")
+        if not change.phase.reversible:
+            raise InvalidInput(f"{change.kind.value} {change.subject} is {change.phase.value}: too late to {verb} it")
+        return change
+
+    # -- what members say ----------------------------------------------------------------------------------------------
+
+    def _forget(self, member: Member) -> None:
+        self._busy.pop(member, None)
+        self._resting.discard(member)
+
+    def _ended(self, command: Command) -> bool:
+        """Note that a command is over; return whether it still says something of the member that lives now.
+
+        What was told to an earlier incarnation does not: seeing the next one has made it nobody's command.
+        """
+        if isinstance(command, Throttle):
+            shard = self.shards.get(command.shard)
+            return shard is not None and shard.incarnation == command.incarnation
+        member = member_of(command)
+        if self._busy.get(member) is not command:
+            return False
+        del self._busy[member]
+        return True
+
+    def _done(self, command: Command) -> None:
+        if not self._ended(command):
+            return
+        match command:
+            case Prepare(shard=shard, worlds=worlds):
+                self.shards[shard].holds |= worlds
+            case Assign(shard=shard, worlds=worlds):
+                # It has let go of every other world.
+                self.shards[shard].guards = self.shards[shard].holds = worlds
+            case StopShard(shard=shard):
+                self.shards.pop(shard, None)
+            case Load(head=head, versions=versions):
+                self.heads[head].loaded |= version_names(versions)
+            case Route(head=head, shard_map=shard_map, versions=names):
+                self.heads[head].routed = shard_map.epoch
+                self.heads[head].loaded &= names
+
+    def _failed(self, command: Command, error: RingpullError) -> list[Command]:
+        if not self._ended(command):
+            return []
+        if isinstance(command, Throttle):
+            self.shards[command.shard].throttle = UNKNOWN
+            return []
+        self._resting.add(member_of(command))
+        change = self._state.change
+        if change is None or isinstance(error, Retryable):
+            return []
+        # While nothing serves yet there is nothing to go back to, and nothing that must be finished.
+        if self._state.world is None or (change.phase.reversible and self._is_of(command, change)):
+            return self._give_up(f"{member_of(command)}: {error}")
+        return []
+
+    def _is_of(self, command: Command, change: Change) -> bool:
+        """Whether a command serves the change, rather than repairs the world that is."""
+        match command:
+            case Prepare(worlds=worlds) | Assign(worlds=worlds):
+                return change.id in worlds
+            case Load():
+                return change.phase is Phase.LOADING
+            case StartShard(shard=shard):
+                return self._state.world is None or shard not in self._state.world.shards
+        return False
+
+    def _give_up(self, reason: str) -> list[Command]:
+        """Forget the change; the old world's guards and map go out again, so that nothing of it stays anywhere."""
+        state, change = self._state, self._state.change
+        assert change is not None
+        outcome = Outcome(change.id, change.kind, change.subject, reason)
+        self._state = replace(state, change=None, outcome=outcome)
+        if state.map is not None:
+            epoch = state.epoch + 1
+            self._state = replace(self._state, epoch=epoch, map=replace(state.map, epoch=epoch))
+        return [
+            Cancel(command.shard)
+            for command in self._busy.values()
+            if isinstance(command, Prepare) and change.id in command.worlds
+        ]
+
+    # -- from phase to phase -------------------------------------------------------------------------------------------
+
+    def _advance(self) -> bool:
+        """Make the map of the moment, and begin the next phase if nothing is lacking; return whether anything moved."""
+        if self._renew_map():
+            return True
+        change = self._state.change
+        if change is None or change.paused or not self._phase_is_through(change):
+            return False
+        if change.phase is Phase.DROPPING:
+            self._state = replace(
+                self._state,
+                world=change.target,
+                world_id=change.id,
+                change=None,
+                outcome=Outcome(change.id, change.kind, change.subject),
+            )
+            return True
+        phase = PHASES[PHASES.index(change.phase) + 1]
+        self._state = replace(self._state, change=replace(change, phase=phase))
+        return True
+
+    def _phase_is_through(self, change: Change) -> bool:
+        target = change.target
+        match change.phase:
+            case Phase.PREPARING:
+                return all(shard in self.shards and change.id in self.shards[shard].holds for shard in target.shards)
+            case Phase.CATCHING_UP:
+                return True
+            case Phase.GUARDING:
+                return self._all_guard(change)
+            case Phase.LOADING:
+                # Guards once more: one may have gone since, and ROUTING begins with a map of those that answer.
+                return self._all_loaded(change) and self._all_guard(change)
+            case Phase.ROUTING:
+                return self._all_routed()
+            case Phase.SETTLING:
+                return self._all_routed()
+            case Phase.DROPPING:
+                only = frozenset({change.id})
+                return all(
+                    shard in target.shards and facts.guards == facts.holds == only
+                    for shard, facts in self.shards.items()
+                )
+
+    def _all_guard(self, change: Change) -> bool:
+        return all(shard in self.shards and change.id in self.shards[shard].guards for shard in change.target.shards)
+
+    def _all_loaded(self, change: Change) -> bool:
+        """Whether every head that serves is ready for the next world; a version that is new needs one at least."""
+        state, wanted = self._state, version_names(change.target.versions)
+        if state.world is None:
+            # Nobody serves yet: all heads are waited for.
+            return all(wanted <= head.loaded for head in self.heads.values())
+        loaded = [wanted <= head.loaded for head in self._serving_heads()]
+        return all(loaded) and (bool(loaded) or wanted <= version_names(state.world.versions))
+
+    def _serving_heads(self) -> Iterable[HeadFacts]:
+        return (head for head in self.heads.values() if not head.expired)
+
+    def _all_routed(self) -> bool:
+        """Whether no head can have a pull in flight by an older map: who did not say so has no lease."""
+        return all(head.routed >= self._state.epoch for head in self._serving_heads())
+
+    # -- the map -------------------------------------------------------------------------------------------------------
+
+    def _renew_map(self) -> bool:
+        """Make a map of the next epoch when what heads should route by has changed; return whether it has."""
+        state, change = self._state, self._state.change
+        world, world_id = state.world, state.world_id
+        if change is not None and (not change.phase.reversible or (world is None and change.phase is Phase.LOADING)):
+            world, world_id = change.target, change.id
+        if world is None:
+            return False
+        addresses = self._addresses(world, world_id)
+        if not addresses.keys() >= set(world.shards):
+            return False
+        before = None
+        if change is not None and change.phase is Phase.ROUTING and state.world is not None and state.map is not None:
+            old = state.map.previous or state.map
+            before = state.world.shard_map(old.epoch, self._addresses(state.world, state.world_id))
+        content = world.shard_map(state.epoch + 1, addresses, before)
+        if state.map is not None and content == replace(state.map, epoch=content.epoch):
+            return False
+        self._state = replace(state, epoch=content.epoch, map=content)
+        return True
+
+    def _addresses(self, world: World, world_id: int) -> dict[int, ShardAddress]:
+        """Return where the shards of a world are reached; one that was restarted, once it can answer again."""
+        known: dict[int, ShardAddress] = {}
+        current = self._state.map
+        if current is not None:
+            maps = [current] if current.previous is None else [current.previous, current]
+            known = {
+                address.shard: address for each in maps for address in each.shards if address.shard in world.shards
+            }
+        ready = {shard: facts.address for shard, facts in self.shards.items() if world_id in facts.guards}
+        return known | {shard: address for shard, address in ready.items() if shard in world.shards}
+
+    # -- what is lacking -----------------------------------------------------------------------------------------------
+
+    def _lacking(self) -> list[Command]:
+        """Return the next command of every member that is behind what the phase wants, and has nothing to do."""
+        commands: list[Command] = []
+        wanted = {shard for world in self._worlds().values() for shard in world.shards}
+        for shard in sorted(wanted | self.shards.keys()):
+            commands += self._throttle(shard)
+            if self._free(Member("shard", shard)) and (command := self._for_shard(shard)) is not None:
+                self._busy[Member("shard", shard)] = command
+                commands.append(command)
+        for head in sorted(self.heads):
+            if self._free(Member("head", head)) and (command := self._for_head(head)) is not None:
+                self._busy[Member("head", head)] = command
+                commands.append(command)
+        return commands
+
+    def _free(self, member: Member) -> bool:
+        return member not in self._busy and member not in self._resting
+
+    def _for_shard(self, shard: int) -> Command | None:
+        change, facts = self._state.change, self.shards.get(shard)
+        wanted = self._wanted_worlds(shard)
+        if not wanted:
+            return StopShard(shard)
+        if facts is None:
+            return StartShard(shard, None if change is None else change.nodes.get(shard))
+        if change is not None and change.phase.reversible and facts.fresh:
+            # Just started: it answers for the world that serves before it gets ready for the next, which may take long.
+            serving = wanted - {change.id}
+            if not serving <= facts.holds:
+                return self._prepare(facts, shard, serving)
+            if not serving <= facts.guards:
+                return self._assign(facts, shard, serving)
+        if not wanted <= facts.holds:
+            return self._prepare(facts, shard, wanted)
+        if wanted != facts.guards or wanted != facts.holds:
+            return self._assign(facts, shard, wanted)
+        return None
+
+    def _prepare(self, facts: ShardFacts, shard: int, worlds: WorldIds) -> Prepare:
+        wanted = [world for world_id, world in self._worlds().items() if world_id in worlds]
+        return Prepare(shard, facts.incarnation, worlds, holdings_of(shard, wanted, self._streamers(shard)))
+
+    def _assign(self, facts: ShardFacts, shard: int, worlds: WorldIds) -> Assign:
+        wanted = [world for world_id, world in self._worlds().items() if world_id in worlds]
+        versions = frozenset(name for world in wanted for name in version_names(world.versions))
+        ownerships = tuple(world.ownership for world in wanted)
+        # That of the map that is to come, where one is: heads that are refused by it look for that one.
+        to_come = self._state.change is not None and self._state.change.phase.reversible
+        return Assign(shard, facts.incarnation, worlds, self._state.epoch + to_come, ownerships, versions)
+
+    def _streamers(self, but: int) -> Streamers | None:
+        """Return who can stream what: the owners in the world that serves, as far as they answer for it."""
+        state, change = self._state, self._state.change
+        world, world_id = state.world, state.world_id
+        if change is not None and change.phase is Phase.DROPPING:
+            world, world_id = change.target, change.id
+        if world is None:
+            return None
+        live = {
+            shard: facts.address for shard, facts in self.shards.items() if shard != but and world_id in facts.guards
+        }
+        return Streamers(world, live)
+
+    def _for_head(self, head: int) -> Command | None:
+        state, facts, change = self._state, self.heads[head], self._state.change
+        if state.map is None or facts.incarnation == UNSEEN:
+            return None
+        versions, live = self._versions_of_heads()
+        names = version_names(versions)
+        if not names <= facts.loaded:
+            missing = tuple(each for each in versions if (each.model, each.version) not in facts.loaded)
+            return Load(head, facts.incarnation, missing, state.map)
+        if state.world is None and change is not None and change.phase is Phase.LOADING:
+            return None  # Ports open when every head is ready.
+        if facts.routed < state.epoch:
+            return Route(head, facts.incarnation, state.map, live, names)
+        return None
+
+    def _versions_of_heads(self) -> tuple[tuple[PlacedVersion, ...], Mapping[str, int]]:
+        """Return the versions that heads should have open, and the live ones."""
+        world, change = self._state.world, self._state.change
+        if change is None or change.phase in (Phase.PREPARING, Phase.CATCHING_UP, Phase.GUARDING):
+            return (world.versions, world.live) if world is not None else ((), {})
+        target = change.target
+        if change.phase is not Phase.LOADING or world is None:
+            return target.versions, target.live
+        there = version_names(target.versions)
+        leaving = tuple(each for each in world.versions if (each.model, each.version) not in there)
+        return (*target.versions, *leaving), world.live
+
+    def _throttle(self, shard: int) -> list[Command]:
+        facts, change = self.shards.get(shard), self._state.change
+        if facts is None:
+            return []
+        wanted = None if change is None else 0.0 if change.paused else change.bytes_per_s
+        if facts.throttle == wanted:
+            return []
+        facts.throttle = wanted
+        return [Throttle(shard, facts.incarnation, wanted)]
+
+    # -- what the phase wants ------------------------------------------------------------------------------------------
+
+    def _worlds(self) -> dict[int, World]:
+        """Return the worlds that matter, by id: the one that serves, until it may be let go of, and the next."""
+        state, change = self._state, self._state.change
+        worlds = {} if state.world is None else {state.world_id: state.world}
+        if change is None:
+            return worlds
+        return {change.id: change.target} if change.phase is Phase.DROPPING else worlds | {change.id: change.target}
+
+    def _wanted_worlds(self, shard: int) -> WorldIds:
+        """Return the worlds that a shard should hold and guard its ranges of; none: it should not be there."""
+        return frozenset(world_id for world_id, world in self._worlds().items() if shard in world.shards)
+
+
+def version_names(versions: Iterable[PlacedVersion]) -> frozenset[tuple[str, int]]:
+    """Return (model, version) of each."""
+    return frozenset((each.model, each.version) for each in versions)

@@ -1,0 +1,137 @@
+"""Restarting members one after the other: who is there and whole, and who may go now.
+
+Whoever restarts a deployment asks for one member at a time (`Restarts.begin`) and looks until it is back
+(`Restarts.states`). That needs no change of the state machine and nothing that is saved: to the coordinator a member
+that was restarted is one that has crashed, which is told again what it should have. What is known here is volatile, and
+whoever asks again after the coordinator itself was restarted loses nothing: a request names the process that is to go.
+
+Invariants, unless forced:
+* Nobody is sent away while a change is under way, nor while another member of its kind is not whole.
+* A shard is whole when it answers for all its slots, and every head that serves asks it at the address it has now.
+* A process is sent away once, however often that is asked for.
+
+Owned by the coordinator's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ps.errors import InvalidInput, Unavailable
+from router.control.coordinator import UNSEEN, Coordinator, version_names
+from router.control.events import Member
+from router.control.operations import MemberState
+
+SILENT_S: Final = 3.0
+"""A member that has not answered for so long is not counted on. It is asked twice a second."""
+
+
+class Restarts:
+    """What is known of members that come and go.
+
+    Args:
+        clock: Seconds, of any origin.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._answered_s: dict[Member, float] = {}
+        self._leaving: dict[Member, str] = {}
+        """Member -> the incarnation that was sent away."""
+
+    def __repr__(self) -> str:
+        return f"<Restarts of {', '.join(map(str, self._leaving)) or 'nobody'}>"
+
+    def answered(self, member: Member) -> None:
+        """Note that a member answers."""
+        self._answered_s[member] = self._clock()
+
+    def lost(self, member: Member) -> None:
+        """Note that a member could not be asked."""
+        self._answered_s.pop(member, None)
+
+    def called_off(self, member: Member) -> None:
+        """Note that a member that was to go could not be told so."""
+        self._leaving.pop(member, None)
+
+    def states(self, machine: Coordinator) -> tuple[MemberState, ...]:
+        """Return how every member of the world that serves is: shards first, by number."""
+        world = machine.state.world
+        shards = [Member("shard", shard) for shard in (() if world is None else world.shards)]
+        heads = [Member("head", head) for head in sorted(machine.heads)]
+        return tuple(self._state(machine, member) for member in (*shards, *heads))
+
+    def begin(self, machine: Coordinator, member: Member, incarnation: str, *, force: bool = False) -> bool:
+        """Return whether a member is to be sent away now, and note that it is; false: that process has gone already.
+
+        Args:
+            incarnation: The process that is meant.
+            force: Even while others are not whole.
+
+        Raises:
+            InvalidInput: There is no such member, or a change is under way.
+            Unavailable: Another one is not whole yet: try again.
+        """
+        change = machine.state.change
+        if change is not None:
+            raise InvalidInput(
+                f"{change.kind.value} {change.subject} is under way ({change.phase.value}); members are restarted when"
+                " it is over"
+            )
+        states = self.states(machine)
+        state = next((each for each in states if each.member == member), None)
+        if state is None:
+            known = ", ".join(str(each.member) for each in states)
+            raise InvalidInput(f"there is no {member}; there is {known}")
+        if state.incarnation != incarnation or self._leaving.get(member) == incarnation:
+            return False
+        lacking = [each for each in states if each.member.role == member.role and each.member != member and each.lacks]
+        if lacking and not force:
+            waits = "; ".join(f"{each.member}: {each.lacks}" for each in lacking)
+            raise Unavailable(f"{member} is not restarted before the others are whole ({waits})")
+        self._leaving[member] = incarnation
+        return True
+
+    def _state(self, machine: Coordinator, member: Member) -> MemberState:
+        incarnation, lacks = _shard(machine, member.id) if member.role == "shard" else _head(machine, member.id)
+        if self._leaving.get(member) not in (None, incarnation):
+            del self._leaving[member]
+        answered_s = self._answered_s.get(member)
+        if member in self._leaving:
+            lacks = "it is being restarted"
+        elif answered_s is None or not incarnation:
+            lacks = "it does not answer"
+        elif (silent_s := self._clock() - answered_s) > SILENT_S:
+            lacks = f"it has not answered for {silent_s:.0f} s"
+        return MemberState(member, incarnation, lacks)
+
+
+def _shard(machine: Coordinator, shard: int) -> tuple[str, str]:
+    """Return a shard's incarnation and what it lacks."""
+    facts, state = machine.shards.get(shard), machine.state
+    if facts is None:
+        return "", ""
+    if state.world_id not in facts.guards:
+        return facts.incarnation, "it does not answer for its ranges yet"
+    if state.map is None or facts.address not in state.map.shards or not _all_routed(machine):
+        return facts.incarnation, "not every head asks it yet"
+    return facts.incarnation, ""
+
+
+def _head(machine: Coordinator, head: int) -> tuple[str, str]:
+    """Return a head's incarnation and what it lacks."""
+    facts, world = machine.heads[head], machine.state.world
+    if facts.incarnation == UNSEEN:
+        return "", ""
+    if world is None or not version_names(world.versions) <= facts.loaded:
+        return facts.incarnation, "it has not loaded every version yet"
+    if facts.routed < machine.state.epoch:
+        return facts.incarnation, "it does not serve by the newest map yet"
+    return facts.incarnation, ""
+
+
+def _all_routed(machine: Coordinator) -> bool:
+    """Whether no head that serves can still go by an older map."""
+    return all(head.routed >= machine.state.epoch for head in machine.heads.values() if not head.expired)
