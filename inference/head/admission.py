@@ -8,9 +8,8 @@ request is refused
 - when its own deadline comes before its turn, by as much as such predictions usually err;
 - when the bytes in flight would be more than `max_in_flight_bytes`.
 
-To the wait here comes that within gRPC, before a call is seen (`inference.head.backlog`). A head that nobody waits for
-refuses nothing: who asks alone is tried. A refusal says when to ask again: when what is here now will have been
-answered.
+An idle head refuses nothing: who asks alone is tried. A refusal says when to ask again: when what is here now will
+have been answered.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-from inference.head.backlog import Backlog
 from ps.errors import LimitExceeded
 from ps.service_rate import ServiceRate, Work
 
@@ -33,8 +31,6 @@ WEIGHT: Final = 0.05
 """Of a new sample of a deviation, or of the time that a request may wait."""
 STANDING_LONE: Final = 8.0
 """A queue of so many times what a lone request takes may stand, if that is more: slow models have large batches."""
-TROUBLE_S: Final = 1.0
-"""How long after a refusal it is worth measuring what waits within gRPC."""
 LEAST_HINT_S: Final = 0.001
 """A hint of no time at all would have the whole crowd back at once."""
 
@@ -94,9 +90,6 @@ class Admission:
         self._deviation_s = 0.0
         self._allowed_s = max_queue_s
         """How long requests of late could wait for others, by their deadlines."""
-        self.backlog = Backlog(self._troubled)
-        self._trouble_s = -math.inf
-        """When a request was refused, or was late when it came, the last time."""
         self.refused = 0
         """Since start."""
 
@@ -109,8 +102,8 @@ class Admission:
         return self._bytes
 
     def queue_s(self) -> float:
-        """Return how long a request that comes now is predicted to wait for others, within gRPC and here."""
-        return self._rate.queue_s() + max(0.0, self.backlog.wait_s() - self._rate.lone_s)
+        """Return how long a request that comes now is predicted to wait for others."""
+        return self._rate.queue_s()
 
     def pressure(self) -> float:
         """Return the predicted time in the queue over the time a request may take there; from 1.0 on some are refused.
@@ -176,7 +169,7 @@ class Admission:
 
     def _longest_s(self, now: float) -> float:
         """Return the longest queue there may be now; to be asked whenever work comes or goes."""
-        if self.queue_s() == 0.0:
+        if self._rate.queue_s() == 0.0:
             self._unqueued_s = now
         if now - self._unqueued_s <= self._max_queue_s:
             return self._max_queue_s
@@ -186,17 +179,9 @@ class Admission:
         """Take note of how long a request may wait, for `pressure`."""
         self._allowed_s += WEIGHT * (min(max(spare_s, LEAST_HINT_S), self._max_queue_s) - self._allowed_s)
 
-    def came_late(self) -> None:
-        """Note that a request came whose deadline had passed: it waited within gRPC."""
-        self._trouble_s = self._clock()
-
-    def _troubled(self) -> bool:
-        return self._clock() - self._trouble_s < TROUBLE_S
-
     def _refusal(self, why: str) -> LimitExceeded:
         self.refused += 1
-        self._trouble_s = self._clock()
-        retry_after_s = max(self._rate.wait_s() + self.backlog.wait_s(), LEAST_HINT_S)
+        retry_after_s = max(self._rate.wait_s(), LEAST_HINT_S)
         return LimitExceeded(
             f"overloaded: {why}; ask again in {math.ceil(retry_after_s * 1e3)} ms", retry_after_s=retry_after_s
         )

@@ -22,8 +22,6 @@ import numpy as np
 import psutil
 import uvloop
 
-from inference import Ragged
-from inference.request.codec import as_call, encode_request
 from loadtest.bench import dlrm, load
 from loadtest.bench.deployment import PREDICT_METHOD, deployed
 from loadtest.bench.harness import QUICK, Report
@@ -139,21 +137,8 @@ class Memory:
             thread.join()
 
 
-def payload_of(request: dlrm.Request) -> bytes:
-    """Return a request of one id for every candidate and table, as bytes.
-
-    With bags of ten, as elsewhere, it has 155 kB: at three times the rate, moving what is refused through the loopback
-    interface takes more of the cores than serving, and it is the interface that is measured.
-    """
-    one, many = np.array([0, dlrm.BAG], np.int64), np.arange(request.rows + 1, dtype=np.int64)
-    features: dict[str, Any] = {"dense": request.dense}
-    features |= {name: Ragged(request.candidates[i, :, 0], many) for i, name in enumerate(dlrm.CANDIDATE)}
-    context = {name: Ragged(request.context[i], one) for i, name in enumerate(dlrm.CONTEXT)}
-    return encode_request(as_call(dlrm.MODEL, features, context)).SerializeToString()
-
-
 def main() -> None:
-    payloads = [payload_of(request) for request in dlrm.make_requests(32, ROWS)]
+    payloads = [dlrm.payload_of(request) for request in dlrm.make_requests(32, ROWS)]
     report = Report(
         f"Overload: DLRM, 128 candidates and {len(payloads[0]) / 1e3:.0f} kB a request, deadline {DEADLINE_S:g} s"
     )

@@ -1,13 +1,10 @@
 """The gRPC server of a head: services, health and reflection on one port, on the running event loop.
 
-A second port, on loopback and of any number, is for the head's own call that measures how long calls wait (`backlog`).
-
 Health is `grpc.health.v1`, per service and for the whole server (""): SERVING once started, NOT_SERVING while stopping.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import grpc.aio
@@ -35,7 +32,6 @@ SERVICES: Final = (
     HEALTH,
     reflection.SERVICE_NAME,
 )
-LOOPBACK: Final = "127.0.0.1"
 
 
 class GrpcServer:
@@ -49,8 +45,6 @@ class GrpcServer:
         operations: OperationsService | None = None,
     ) -> None:
         self._config = config
-        self._backlog = predictor.admission.backlog
-        self._measuring: asyncio.Task[None] | None = None
         self._health = Health(SERVICES)
         self._serving = False
         self._server = grpc.aio.server(
@@ -93,11 +87,9 @@ class GrpcServer:
         claim("grpc", host, port, shared=self._config.share_port).close()
         try:
             bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-            own = self._server.add_insecure_port(f"{LOOPBACK}:0")
         except RuntimeError as exc:
             raise StartupError(f"grpc port {port} on {host} cannot be used: {exc}") from exc
         await self._server.start()
-        self._measuring = asyncio.create_task(self._backlog.measure(f"{LOOPBACK}:{own}"))
         self._serving = True
         return int(bound)
 
@@ -109,9 +101,6 @@ class GrpcServer:
         """
         self._serving = False
         self._health.stop()
-        if self._measuring is not None:
-            self._measuring.cancel()
-            await asyncio.wait([self._measuring])
         await self._server.stop(grace_s)
         self._operations.close()
 

@@ -72,7 +72,6 @@ class PredictorService:
         deadline_s = started_s + self._time_left(context)
         try:
             if deadline_s <= started_s:
-                self.admission.came_late()
                 # It waited within gRPC. That must cost as little as a refusal, or all behind it will be late, too.
                 raise DeadlineExceeded("the deadline had passed before the request was taken in")
             with self.admission.admit(len(body), deadline_s):
