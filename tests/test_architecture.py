@@ -108,6 +108,12 @@ def test_modules_say_what_they_are() -> None:
     assert not wrong, f"without a module docstring: {wrong}"
 
 
+def test_nothing_at_the_top_of_a_package_has_a_name_of_the_standard_library() -> None:
+    """Ray puts the folder of the program that started it on the path of its workers: `deploy/` by `python -m deploy`."""
+    hiding = [str(path) for path in SOURCES if len(path.parts) == 2 and path.stem in sys.stdlib_module_names]
+    assert not hiding, f"would be imported instead of the standard library's: {hiding}"
+
+
 def test_every_folder_of_tests_is_a_package() -> None:
     folders = {path.parent for path in SOURCES if path.parts[0] == "tests"}
     bare = [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()]

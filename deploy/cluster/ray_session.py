@@ -35,7 +35,7 @@ MAX_TEMPORARY_FOLDER: Final = 45
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
-CODE_ROOT: Final = Path(__file__).resolve().parent.parent
+CODE_ROOT: Final = Path(__file__).resolve().parents[2]
 """The folder that holds our packages, installed or checked out."""
 
 PACKAGES: Final = ("ps", "router", "inference", "deploy")

@@ -98,7 +98,7 @@ def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] |
 
 
 def _served_traffic(target: str) -> dict[str, TableLoad]:
-    from deploy.operator import connect
+    from deploy.coordinator_client import connect
     from router.control.traffic import load_of
 
     with connect(target) as operations:

@@ -36,8 +36,8 @@ def publish(
     It is opened and checked everywhere first; if anything is wrong with it, it never goes live, and the old version
     serves on. Requests in flight finish on the old one, which stays open for `ringpull rollback`.
     """
+    from deploy.coordinator_client import connect
     from deploy.model_folders import absolute
-    from deploy.operator import connect
     from deploy.view.change_watch import change_facts, follow
     from router.control.operations import Publish
 

@@ -62,7 +62,7 @@ def rebalance(
     The plan comes first: what gets new owners, what crosses the wire, what each shard takes before and after. Ctrl-C
     leaves a change that has begun to itself: --status finds it again, --pause holds it, --abort gives it up.
     """
-    from deploy.operator import connect
+    from deploy.coordinator_client import connect
     from router.control.operations import Control
 
     verbs = [
@@ -110,7 +110,7 @@ def _request(shards: int | None, replicas: list[str], drain_node: str | None, ma
 def _plan(
     operations: OperatorVerbs, address: str, request: Rebalance, *, auto: bool, memory: str | None, at_least: int | None
 ) -> tuple[PlannedMove, Rebalance]:
-    from deploy.operator import table_dims
+    from deploy.coordinator_client import table_dims
     from deploy.planned_move import automatic, planned_move
     from deploy.view.size_text import parse_size
 

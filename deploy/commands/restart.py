@@ -43,7 +43,7 @@ def restart(
     With two copies of every table and two heads nothing fails for clients that retry, as ringpull's own do; anything
     else is said first, and asked about. Ctrl-C stops after the member that is on its way; a second one stops watching.
     """
-    from deploy.operator import connect
+    from deploy.coordinator_client import connect
     from deploy.rolling import Effects, chosen
 
     if not rolling:

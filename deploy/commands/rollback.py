@@ -23,7 +23,7 @@ def rollback(
 
     How many stay open is `--keep` of `serve` and `publish`; `ringpull status` lists them.
     """
-    from deploy.operator import connect
+    from deploy.coordinator_client import connect
     from deploy.view.change_watch import change_facts, follow
     from router.control.operations import Rollback
 

@@ -48,7 +48,7 @@ def status(
 
 def _change(address: str, timeout_s: float) -> ChangeStatus | RingpullError:
     """Return the change under way, or why nobody can tell: predictions outlive the coordinator, and so does this."""
-    from deploy.operator import connect
+    from deploy.coordinator_client import connect
 
     try:
         with connect(address, timeout_s=timeout_s) as operations:
