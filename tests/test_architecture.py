@@ -109,7 +109,7 @@ def test_modules_say_what_they_are() -> None:
 
 
 def test_nothing_at_the_top_of_a_package_has_a_name_of_the_standard_library() -> None:
-    """Ray puts the folder of the program that started it on the path of its workers: `deploy/` by `python -m deploy`."""
+    """Ray puts the folder of the program that started it, `deploy/` here, on the path of its workers."""
     hiding = [str(path) for path in SOURCES if len(path.parts) == 2 and path.stem in sys.stdlib_module_names]
     assert not hiding, f"would be imported instead of the standard library's: {hiding}"
 

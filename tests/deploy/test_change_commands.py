@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from deploy import cli, operator
+from deploy import cli
 from deploy.planned_tables import PROCESS_BYTES
 from deploy.view import change_watch
 from deploy.view.change_watch import AFTERWARDS, change_line, follow
@@ -39,8 +39,8 @@ Run = Callable[..., Ran]
 @pytest.fixture
 def operations(monkeypatch: pytest.MonkeyPatch) -> FakeOperations:
     fake = FakeOperations()
-    monkeypatch.setattr(operator, "connect", lambda target: connected(fake))
-    monkeypatch.setattr(operator, "table_dims", lambda target: DIMS)
+    monkeypatch.setattr(coordinator_client, "connect", lambda target: connected(fake))
+    monkeypatch.setattr(coordinator_client, "table_dims", lambda target: DIMS)
     monkeypatch.setattr(change_watch, "POLL_S", 0.0)
     return fake
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from deploy import cli, operator, rolling
+from deploy import cli, coordinator_client, rolling
 from ps.errors import InvalidInput, RingpullError, Unavailable
 from ps.spec import ALL, OnUnavailable
 from router.control.change import Kind, Phase
@@ -54,7 +54,7 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> FakeOperations:
     fake = FakeOperations()
     fake.facts_now = replace(fake.facts_now, world=with_tables({"item": 2, "genre": ALL}, {}))
     fake.processes[HEAD_1] = 0
-    monkeypatch.setattr(operator, "connect", lambda target: connected(fake))
+    monkeypatch.setattr(coordinator_client, "connect", lambda target: connected(fake))
     monkeypatch.setattr(rolling, "POLL_S", 0.0)
     return fake
 
