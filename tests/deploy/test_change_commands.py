@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from deploy import cli
+from deploy import cli, coordinator_client
 from deploy.planned_tables import PROCESS_BYTES
 from deploy.view import change_watch
 from deploy.view.change_watch import AFTERWARDS, change_line, follow
