@@ -118,8 +118,9 @@ class TextLines(logging.Formatter):
 
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what an event was given beside its message."""
-    return {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+    """Return what an event was given beside its message; not what libraries hide in every record, as Ray does."""
+    facts = vars(record).items()
+    return {name: value for name, value in facts if name not in _OF_EVERY_RECORD and not name.startswith("_")}
 
 
 def _time_of(record: logging.LogRecord) -> str:

@@ -40,6 +40,11 @@ def test_json_has_the_event_its_facts_and_the_process() -> None:
     }
 
 
+def test_what_ray_hides_in_every_record_is_not_told() -> None:
+    made = record("predict failed", code="UNAVAILABLE", _ray_timestamp_ns=1)
+    assert "ray" not in TextLines(PROCESS).format(made) + JsonLines(PROCESS).format(made)
+
+
 def test_text_is_for_people() -> None:
     line = TextLines(PROCESS).format(record("change done", logging.INFO, subject="ranker/3", error="", why="a = b"))
     assert line == '2026-11-21T07:50:12.250Z info head-0 change done subject=ranker/3 error="" why="a = b"'
