@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 WINDOW_S: Final = 0.05
@@ -123,6 +123,11 @@ class ServiceRate:
         self._count += 1
         self._in_flight += cost
         return Work(cost, now, lone)
+
+    def reweigh(self, work: Work, cost: float) -> Work:
+        """Correct the cost of work that was begun before it was known; return what is to be ended in its place."""
+        self._in_flight += cost - work.cost
+        return replace(work, cost=cost)
 
     def end(self, work: Work, *, served: bool = True) -> float:
         """Note that work is done, or, not `served`, given up; return how long it was here, in seconds."""

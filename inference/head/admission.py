@@ -1,4 +1,4 @@
-"""Admission: whether a request can be answered in its time, decided by the length of its bytes before they are decoded.
+"""Admission: whether a request can be answered in its time, decided before its bytes are received.
 
 What is in flight, over the rate at which it is being answered, is how long a new request waits (`ps.service_rate`). A
 request is refused
@@ -7,6 +7,9 @@ request is refused
   been a queue all the while for longer than a burst takes. A queue that stands makes every answer late and none more;
 - when its own deadline comes before its turn, by as much as such predictions usually err;
 - when the bytes in flight would be more than `max_in_flight_bytes`.
+
+Until its length is known, a request counts as much as requests of late: those that are being received are work, too,
+and enough of them are an overload of their own. With its length it is judged again.
 
 An idle head refuses nothing: who asks alone is tried. A refusal says when to ask again: when what is here now will
 have been answered.
@@ -38,18 +41,27 @@ LEAST_HINT_S: Final = 0.001
 class Ticket:
     """A request that was let in; a context manager that notes when it leaves, and how."""
 
-    __slots__ = ("_admission", "_deadline_s", "_nbytes", "_predicted_s", "_work")
+    __slots__ = ("_admission", "deadline_s", "nbytes", "predicted_s", "work")
 
     def __init__(self, admission: Admission, work: Work, nbytes: int, predicted_s: float, deadline_s: float) -> None:
+        """As `Admission` makes it, whose own the attributes are."""
         self._admission = admission
-        self._work = work
-        self._nbytes = nbytes
-        self._predicted_s = predicted_s
-        self._deadline_s = deadline_s
+        self.work = work
+        self.nbytes = nbytes
+        self.predicted_s = predicted_s
+        self.deadline_s = deadline_s
+
+    def received(self, nbytes: int) -> None:
+        """Note how long the request is.
+
+        Raises:
+            LimitExceeded: It cannot be answered in time, or there is no room for it, now that this is known.
+        """
+        self._admission._weigh(self, nbytes)
 
     def done(self, *, served: bool = True) -> None:
         """Note that the request was answered, or, not `served`, that it ended otherwise. To be called once."""
-        self._admission._leave(self._work, self._nbytes, self._predicted_s, self._deadline_s, served)
+        self._admission._leave(self, served)
 
     def __enter__(self) -> Ticket:
         return self
@@ -85,6 +97,8 @@ class Admission:
         self._clock = clock
         self._rate = ServiceRate(clock)
         self._bytes = 0
+        self._usual_bytes = 0.0
+        """Length of a request, as of late."""
         self._unqueued_s = -math.inf
         """When there was no queue the last time."""
         self._deviation_s = 0.0
@@ -113,58 +127,70 @@ class Admission:
         allowed_s = min(self._longest_s(self._clock()), self._allowed_s)
         return max(self.queue_s() / allowed_s, self._bytes / self._max_in_flight_bytes)
 
-    def check(self) -> None:
-        """Refuse as `admit` would refuse any request, whatever its size and deadline: this needs no byte of it.
-
-        Raises:
-            LimitExceeded: As `admit`.
-        """
-        longest_s = self._longest_s(self._clock())
-        wait_s = self.queue_s()
-        if wait_s > longest_s:
-            raise self._refusal(f"requests wait {_ms(wait_s)} ms here; the most is {_ms(longest_s)} ms")
-        if self._bytes >= self._max_in_flight_bytes:
-            raise self._refusal(
-                f"{self._bytes} bytes are in flight; max_in_flight_bytes is {self._max_in_flight_bytes}"
-            )
-
-    def admit(self, nbytes: int, deadline_s: float) -> Ticket:
-        """Let a request in.
+    def expect(self, deadline_s: float) -> Ticket:
+        """Let a request in whose length is not known yet; `Ticket.received` is to be told it.
 
         Args:
-            nbytes: Its length.
             deadline_s: Absolute, on the clock.
 
         Raises:
             LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
         """
-        self.check()
+        return self.admit(round(self._usual_bytes), deadline_s)
+
+    def admit(self, nbytes: int, deadline_s: float) -> Ticket:
+        """Let a request of a known length in; else as `expect`."""
+        self._usual_bytes += WEIGHT * (nbytes - self._usual_bytes)
+        longest_s = self._longest_s(self._clock())
+        wait_s = self.queue_s()
+        if wait_s > longest_s:
+            raise self._refusal(f"requests wait {_ms(wait_s)} ms here; the most is {_ms(longest_s)} ms")
         cost = nbytes + REQUEST_COST_BYTES
         predicted_s = max(self._rate.lone_s, self._rate.wait_s(cost))
         if not self._rate.idle:
-            left_s = deadline_s - self._clock()
-            # However wrong predictions were of late, twice the time is enough: after a fault they are all wrong.
-            late_s = min(MARGIN * self._deviation_s, predicted_s)
-            self._allow(left_s - late_s - self._rate.lone_s)
-            if predicted_s + late_s > left_s:
-                raise self._refusal(
-                    f"the answer would take {_ms(predicted_s + late_s)} ms; the request has {_ms(left_s)} ms left"
-                )
-            if self._bytes + nbytes > self._max_in_flight_bytes:
-                raise self._refusal(
-                    f"{self._bytes} bytes are in flight, and the request has {nbytes};"
-                    f" max_in_flight_bytes is {self._max_in_flight_bytes}"
-                )
+            self._refuse_hopeless(predicted_s, deadline_s)
+            self._refuse_large(nbytes, self._bytes)
         self._bytes += nbytes
         return Ticket(self, self._rate.begin(cost), nbytes, predicted_s, deadline_s)
 
-    def _leave(self, work: Work, nbytes: int, predicted_s: float, deadline_s: float, served: bool) -> None:
-        self._bytes -= nbytes
-        took_s = self._rate.end(work, served=served)
-        ended_s = work.began_s + took_s
+    def _weigh(self, ticket: Ticket, nbytes: int) -> None:
+        self._usual_bytes += WEIGHT * (nbytes - self._usual_bytes)
+        others = self._bytes - ticket.nbytes
+        ticket.predicted_s += (nbytes - ticket.nbytes) / self._rate.rate
+        ticket.work = self._rate.reweigh(ticket.work, nbytes + REQUEST_COST_BYTES)
+        self._bytes, ticket.nbytes = others + nbytes, nbytes
+        if not ticket.work.lone:
+            least_s = max(self._rate.lone_s, ticket.work.cost / self._rate.rate)
+            here_s = self._clock() - ticket.work.began_s
+            self._refuse_hopeless(max(least_s, ticket.predicted_s - here_s), ticket.deadline_s)
+            self._refuse_large(nbytes, others)
+
+    def _refuse_hopeless(self, predicted_s: float, deadline_s: float) -> None:
+        """Refuse what would be answered after its deadline."""
+        left_s = deadline_s - self._clock()
+        # However wrong predictions were of late, twice the time is enough: after a fault they are all wrong.
+        late_s = min(MARGIN * self._deviation_s, predicted_s)
+        self._allow(left_s - late_s - self._rate.lone_s)
+        if predicted_s + late_s > left_s:
+            raise self._refusal(
+                f"the answer would take {_ms(predicted_s + late_s)} ms; the request has {_ms(left_s)} ms left"
+            )
+
+    def _refuse_large(self, nbytes: int, in_flight: int) -> None:
+        """Refuse what there is no room for beside the bytes in flight."""
+        if in_flight + nbytes > self._max_in_flight_bytes:
+            raise self._refusal(
+                f"{in_flight} bytes are in flight, and the request has {nbytes};"
+                f" max_in_flight_bytes is {self._max_in_flight_bytes}"
+            )
+
+    def _leave(self, ticket: Ticket, served: bool) -> None:
+        self._bytes -= ticket.nbytes
+        took_s = self._rate.end(ticket.work, served=served)
+        ended_s = ticket.work.began_s + took_s
         # What was given up early says nothing of how long it would have taken.
-        if served or ended_s >= deadline_s:
-            self._deviation_s += WEIGHT * (abs(took_s - predicted_s) - self._deviation_s)
+        if served or ended_s >= ticket.deadline_s:
+            self._deviation_s += WEIGHT * (abs(took_s - ticket.predicted_s) - self._deviation_s)
         self._longest_s(ended_s)
 
     def _longest_s(self, now: float) -> float:

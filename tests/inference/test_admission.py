@@ -99,12 +99,42 @@ def test_a_request_that_is_long_by_itself_needs_more_time(admission: Admission, 
 
 def test_a_queue_has_a_length_that_no_deadline_extends(admission: Admission) -> None:
     taken = fill(admission, 102)
-    for refuse in (lambda: admission.admit(NBYTES, FAR_S), admission.check):
+    for refuse in (lambda: admission.admit(NBYTES, FAR_S), lambda: admission.expect(FAR_S)):
         with pytest.raises(LimitExceeded, match="requests wait 1010 ms here; the most is 1000 ms"):
             refuse()
     taken[0].done()
     taken[1].done()
-    admission.check()
+    admission.expect(FAR_S).done()
+
+
+def test_those_that_are_being_received_are_a_queue_too(admission: Admission) -> None:
+    receiving = [admission.expect(FAR_S) for _ in range(102)]
+    assert admission.in_flight_bytes == 102 * NBYTES, "each counts as those before it"
+    with pytest.raises(LimitExceeded, match="requests wait 1010 ms here"):
+        admission.expect(FAR_S)
+    for ticket in receiving:
+        ticket.received(NBYTES // 2)
+    assert admission.in_flight_bytes == 102 * (NBYTES // 2)
+    admission.expect(FAR_S).done(served=False)
+    for ticket in receiving:
+        ticket.done(served=False)
+    assert admission.in_flight_bytes == 0
+    assert admission.queue_s() == 0.0
+
+
+def test_a_request_that_turns_out_too_long_is_refused_when_it_is_received(admission: Admission, clock: Clock) -> None:
+    waiting = fill(admission, 5)
+    with admission.expect(clock.now_s + 0.3) as ticket, pytest.raises(LimitExceeded, match="has 300 ms left"):
+        ticket.received(100 * NBYTES)
+    with admission.expect(clock.now_s + 0.3) as ticket:
+        clock.now_s += 0.2  # to receive it took as long
+        with pytest.raises(LimitExceeded, match="has 100 ms left"):
+            ticket.received(20 * NBYTES)
+    assert admission.in_flight_bytes == 5 * NBYTES
+    for each in waiting:
+        each.done(served=False)
+    with admission.expect(clock.now_s + 0.001) as alone:
+        alone.received(10**9)
 
 
 def test_a_queue_that_stands_is_cut_until_there_was_none(admission: Admission, clock: Clock) -> None:
@@ -131,7 +161,7 @@ def test_bytes_in_flight_are_bounded_and_one_larger_request_is_taken_alone(clock
     admission = make(clock, max_in_flight_bytes=1000)
     with admission.admit(5000, FAR_S):
         assert admission.pressure() == 5.0
-        for refuse in (lambda: admission.admit(1, FAR_S), admission.check):
+        for refuse in (lambda: admission.admit(1, FAR_S), lambda: admission.expect(FAR_S)):
             with pytest.raises(LimitExceeded, match="5000 bytes are in flight"):
                 refuse()
     assert admission.in_flight_bytes == 0

@@ -81,7 +81,7 @@ async def in_flight(served: Served, channel: grpc.aio.Channel, count: int) -> li
     served.router.gate.clear()
     before = served.counts.requests
     calls = [asyncio.create_task(predict(channel, BODY)) for _ in range(count)]
-    while served.counts.requests < before + count:
+    while served.counts.requests < before + count or served.predictor.admission.in_flight_bytes < count * len(BODY):
         await asyncio.sleep(0)
     return calls
 
@@ -106,7 +106,7 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_without_decoding(
     served.predictor.admission = learnt(1.0)
     calls = await in_flight(served, channel, 3)
     details, _ = await refused(channel, GARBAGE, timeout_s=2.0)
-    assert "the answer would take 3" in details
+    assert "the answer would take 4000 ms" in details
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await predict(channel, GARBAGE, timeout_s=30.0)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, "there is time for it, so it is looked at"
@@ -171,12 +171,15 @@ async def test_callers_who_went_away_leave_no_trace(served: Served, channel: grp
 
 
 async def test_a_call_that_is_late_when_it_is_taken_in_is_not_decoded(served: Served) -> None:
+    async def never() -> bytes:
+        pytest.fail("a message is received that nobody waits for")
+
     class LateContext:
         def time_remaining(self) -> float:
             return 0.0
 
     with pytest.raises(DeadlineExceeded, match="taken in"):
-        await served.predictor.predict(GARBAGE, LateContext())  # type: ignore[arg-type]
+        await served.predictor.predict(never, LateContext())  # type: ignore[arg-type]
     assert served.counts.failed == 1
 
 

@@ -76,6 +76,16 @@ def test_what_is_in_flight_takes_its_cost_over_the_rate(rate: ServiceRate, clock
     assert rate.in_flight == 0.0
 
 
+def test_a_cost_is_corrected_when_it_is_known(rate: ServiceRate, clock: Clock) -> None:
+    work = rate.begin(10.0)
+    work = rate.reweigh(work, 70.0)
+    assert rate.in_flight == 70.0
+    clock.now_s += 0.5
+    assert rate.end(work) == 0.5
+    assert rate.idle
+    assert rate.in_flight == 0.0
+
+
 def test_idle_time_does_not_count(rate: ServiceRate, clock: Clock) -> None:
     for _ in range(20):
         serve_queued(rate, clock, 20, took_s=0.01)

@@ -5,7 +5,7 @@ case, that takes the request's bytes and the call's context, and returns the rep
 is timed, and a body that is no such message gets INVALID_ARGUMENT, not INTERNAL.) What it raises becomes the call's
 status here, once.
 
-A method may have a gate, which is asked before a call's message is received: under overload that is most of the calls,
+A method may receive its message itself, after it has seen the call's deadline: under overload most calls are refused,
 and their bytes are never copied out of the transport.
 """
 
@@ -14,12 +14,12 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -29,8 +29,8 @@ from ps.errors import CorruptData, DeadlineExceeded, InvalidInput, LimitExceeded
 logger = logging.getLogger(__name__)
 
 Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Message]]
-Gate = Callable[[], RingpullError | None]
-"""Why a call that comes now is refused, whatever it asks; None: it is not."""
+Receive = Callable[[], Awaitable[bytes]]
+"""Receives the message of a call, once. Raises InvalidInput where there is none."""
 M = TypeVar("M", bound=Message)
 
 STATUS_OF: Final[tuple[tuple[type[RingpullError], grpc.StatusCode], ...]] = (
@@ -62,50 +62,49 @@ def parse(message_type: type[M], body: bytes) -> M:
 
 
 def service_handler(
-    service: ServiceDescriptor, methods: object, gates: Mapping[str, Gate] | None = None
+    service: ServiceDescriptor, methods: object, receiving: Collection[str] = ()
 ) -> grpc.GenericRpcHandler:
     """Return the handler of all unary methods of `service`, each served by the coroutine of `methods` of that name.
 
     Args:
-        gates: By method name, for those that have one.
+        receiving: Names of those that receive their message themselves: they are given a `Receive` for the bytes.
     """
-    handlers = {
-        _path(service, method.name): grpc.unary_unary_rpc_method_handler(
-            _guarded(f"{service.full_name}/{method.name}", getattr(methods, _snake_case(method.name))),
-            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+
+    def handler(name: str, output: Descriptor) -> grpc.RpcMethodHandler:
+        method, full_name = getattr(methods, _snake_case(name)), f"{service.full_name}/{name}"
+        serialize = GetMessageClass(output).SerializeToString
+        if name not in receiving:
+            return grpc.unary_unary_rpc_method_handler(_guarded(full_name, method), response_serializer=serialize)
+        # For the wire a stream of requests is like one request. But gRPC receives the messages of a stream only when
+        # they are asked for: a refused call takes 146 us instead of 203 us (27 kB messages, 2 cores of an Intel Xeon).
+        return grpc.stream_unary_rpc_method_handler(
+            _guarded(full_name, _given_receive(method)), response_serializer=serialize
         )
-        for method in service.methods
-    }
-    return _ServiceHandler(handlers, {_path(service, name): gate for name, gate in (gates or {}).items()})
+
+    return grpc.method_handlers_generic_handler(
+        service.full_name, {method.name: handler(method.name, method.output_type) for method in service.methods}
+    )
 
 
-class _ServiceHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """Finds the handler of a call by its path; of one that the gate refuses, a handler that receives no message."""
+def _given_receive(method: Callable[[Receive, grpc.aio.ServicerContext], Awaitable[Message]]) -> Method:
+    async def call(_messages: object, context: grpc.aio.ServicerContext) -> Message:
+        async def receive() -> bytes:
+            body = await context.read()
+            if body is grpc.aio.EOF:
+                raise InvalidInput("the call ended without a request message")
+            return bytes(body)
 
-    def __init__(self, handlers: Mapping[str, Any], gates: Mapping[str, Gate]) -> None:
-        self._handlers = handlers
-        self._gates = gates
+        return await method(receive, context)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        path = handler_call_details.method
-        gate = self._gates.get(path)
-        refusal = None if gate is None else gate()
-        return self._handlers.get(path) if refusal is None else _refusing(refusal)
-
-
-def _refusing(refusal: RingpullError) -> Any:
-    # For the wire a stream of requests is like one request. But gRPC receives the messages of a stream only when they
-    # are asked for: a refused call takes 146 us instead of 203 us (27 kB messages, 2 cores of an Intel Xeon).
-    async def refuse(_messages: object, context: grpc.aio.ServicerContext) -> NoReturn:
-        await _end(context, refusal)
-
-    return grpc.stream_unary_rpc_method_handler(refuse)
+    return call
 
 
-def _guarded(name: str, method: Method) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Any]]:
-    async def call(body: bytes, context: grpc.aio.ServicerContext) -> Message:
+def _guarded(
+    name: str, method: Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
+) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> Message:
         try:
-            return await method(body, context)
+            return await method(request, context)
         except RingpullError as exc:
             if status_of(exc) is grpc.StatusCode.INTERNAL:
                 logger.error("%s: %s", name, exc, exc_info=exc)
@@ -123,10 +122,6 @@ async def _end(context: grpc.aio.ServicerContext, error: RingpullError) -> NoRet
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
     await context.abort(status_of(error), str(error), metadata)
     raise AssertionError("abort always raises")
-
-
-def _path(service: ServiceDescriptor, method: str) -> str:
-    return f"/{service.full_name}/{method}"
 
 
 def _snake_case(name: str) -> str:

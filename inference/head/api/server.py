@@ -63,7 +63,7 @@ class GrpcServer:
         self._operations = operations or OperationsService(None)
         self._server.add_generic_rpc_handlers(
             (
-                service_handler(PREDICTOR, predictor, {"Predict": predictor.refusal}),
+                service_handler(PREDICTOR, predictor, receiving=("Predict",)),
                 service_handler(ADMIN, admin),
                 service_handler(OPERATIONS, self._operations),
             )

@@ -1,7 +1,7 @@
 """The verbs of the public contract, as coroutines for `inference.head.api.methods`: from a call's bytes to its reply.
 
-Predict: admit (under overload a call ends here, its bytes unread), parse, decode and check (what does not fit ends
-here), ride in a micro-batch, encode. The call's own deadline is kept, capped by the head's; every stage is timed.
+Predict: admit (under overload a call ends here), receive, parse, decode and check (what does not fit ends here), ride
+in a micro-batch, encode. The call's own deadline is kept, capped by the head's; every stage is timed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from inference.head.admission import Admission
 from inference.head.api.metadata import describe
-from inference.head.api.methods import parse
+from inference.head.api.methods import Receive, parse
 from inference.head.catalog import Catalog, ServedVersion
 from inference.head.config import HeadConfig
 from inference.head.latency import RecentLatencies
@@ -27,7 +27,7 @@ from inference.prediction import Prediction, Timings
 from inference.proto import ringpull_pb2 as pb
 from inference.request.codec import encode_response
 from inference.request.received import Limits, ReceivedCall, decode_request
-from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded
+from ps.errors import DeadlineExceeded, InvalidInput
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class PredictorService:
             max_in_flight_bytes=config.max_in_flight_bytes,
         )
 
-    async def predict(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
+    async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
         started_s = time.monotonic()
         trace = Call(started_s, "admission")
@@ -74,24 +74,15 @@ class PredictorService:
             if deadline_s <= started_s:
                 # It waited within gRPC. That must cost as little as a refusal, or all behind it will be late, too.
                 raise DeadlineExceeded("the deadline had passed before the request was taken in")
-            with self.admission.admit(len(body), deadline_s):
+            with self.admission.expect(deadline_s) as ticket:
+                body = await receive()
+                ticket.received(len(body))
                 return await self._admitted(body, trace, deadline_s)
         except BaseException as error:
             if isinstance(error, Exception):
                 self._counts.failed += 1
             self._watch.failed(trace, error)
             raise
-
-    def refusal(self) -> LimitExceeded | None:
-        """Return why a Predict that comes now is refused, whatever it asks, and count it; None: it may come."""
-        try:
-            self.admission.check()
-        except LimitExceeded as error:
-            self._counts.requests += 1
-            self._counts.failed += 1
-            self._watch.failed(Call(time.monotonic(), "admission"), error)
-            return error
-        return None
 
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe one version of a model."""
