@@ -138,7 +138,7 @@ class Router:
         except BaseException:
             self._tally.failed += 1
             raise
-        self._tally.looked_up(model, version, lookups, results)
+        self._tally.looked_up(model, lookups, results)
         return results
 
     async def _pull(self, model: str, version: int, lookups: Sequence[Lookup], deadline_s: float) -> list[LookupResult]:

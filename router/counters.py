@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from ps.wire.messages import PullReply, PullRequest
 from router.lookup import Lookup, LookupResult
 
-TableKey = tuple[str, int, str]
-"""(model, version, table)."""
+TableKey = tuple[str, str]
+"""(model, table)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableCounters:
-    """What was pulled from one table of one version."""
+    """What was pulled from one table, of all versions: of their counts there would be no end."""
 
     keys: int = 0
     bags: int = 0
@@ -59,8 +59,8 @@ class Tally:
         self.pulls = self.failed = self.messages = self.sent_bytes = self.received_bytes = 0
         self.not_owner = self.unavailable = 0
         self.retries = self.hedges = self.hedges_won = self.ejections = 0
-        self._tables: dict[tuple[str, int], dict[str, list[int]]] = {}
-        """By version, then table: the fields of `TableCounters`."""
+        self._tables: dict[str, dict[str, list[int]]] = {}
+        """By model, then table: the fields of `TableCounters`."""
 
     def sent(self, request: PullRequest) -> None:
         """Count one message to a shard."""
@@ -71,9 +71,9 @@ class Tally:
         """Count one answer."""
         self.received_bytes += reply.values.nbytes + reply.missing.nbytes + reply.found.nbytes
 
-    def looked_up(self, model: str, version: int, lookups: Sequence[Lookup], results: Sequence[LookupResult]) -> None:
+    def looked_up(self, model: str, lookups: Sequence[Lookup], results: Sequence[LookupResult]) -> None:
         """Count the merged look-ups of one pull."""
-        tables = self._tables.setdefault((model, version), {})
+        tables = self._tables.setdefault(model, {})
         for lookup, result in zip(lookups, results, strict=True):
             counts = tables.get(lookup.table)
             if counts is None:
@@ -98,8 +98,8 @@ class Tally:
             self.hedges_won,
             self.ejections,
             {
-                (model, version, table): TableCounters(*counts)
-                for (model, version), tables in self._tables.items()
+                (model, table): TableCounters(*counts)
+                for model, tables in self._tables.items()
                 for table, counts in tables.items()
             },
         )

@@ -258,6 +258,12 @@ class AsyncClient(_Connections):
                     raise attempts.error() from exc
             except grpc.aio.UsageError as exc:  # grpc's answer to a call on a closed channel
                 raise self._closed(exc) from exc
+            except asyncio.CancelledError as exc:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # Nobody cancelled it: it is grpc's answer to closing the channel of a call in flight.
+                raise RingpullError(f"{self.target}: the client was closed") from exc
             await asyncio.sleep(pause_s)
             attempts.resume()
 

@@ -32,6 +32,7 @@ class HeadConfig:
     max_candidates: int = 16_384
     """Rows of one request."""
     max_values_per_row: int = 65_536
+    max_columns: int = 4_096
     """Values of one row of a ragged column."""
     max_concurrent_requests: int = 4_096
     """Calls in flight; one more gets RESOURCE_EXHAUSTED."""

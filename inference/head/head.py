@@ -82,7 +82,9 @@ class Head:
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
-        self._router = Router(connect, refresh=None if operations is None else self._newest_map, settings=config.router)
+        self._router = Router(
+            connect, refresh=None if operations is None else self._refreshed_map, settings=config.router
+        )
         self._lease = Lease(self._take_newest_map)
         self._counts = CallCounts()
         self._latencies = RecentLatencies()
@@ -303,16 +305,18 @@ class Head:
             raise Unavailable("this head has no coordinator to ask for a newer map")
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
 
+    async def _refreshed_map(self) -> ShardMap:
+        """Return the newest map to the router, which found its own too old; taken here, so that status shows it."""
+        newest = await self._newest_map()
+        self._take_map(newest)
+        return newest
+
     async def _take_newest_map(self) -> None:
         self._take_map(await self._newest_map())
 
     def _traffic(self) -> dict[str, TableTraffic]:
-        """Sum what was looked up over the versions of a model."""
-        sums: dict[str, TableTraffic] = {}
-        for (model, _, table), counts in self._router.counters().tables.items():
-            name = f"{model}/{table}"
-            so_far = sums.get(name, TableTraffic(0, 0, 0))
-            sums[name] = TableTraffic(
-                so_far.keys + counts.keys, so_far.bags + counts.bags, so_far.missing + counts.missing
-            )
-        return sums
+        """Return what was looked up, by `MODEL/TABLE`."""
+        return {
+            f"{model}/{table}": TableTraffic(counts.keys, counts.bags, counts.missing)
+            for (model, table), counts in self._router.counters().tables.items()
+        }

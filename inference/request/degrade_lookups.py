@@ -73,9 +73,10 @@ class PartialLookup:
             if pulled is not None:
                 values[~self.keys] = pulled.values
             return LookupResult(values, missing, None, lost)
-        times = np.zeros(len(self.keys) + 1)
-        np.cumsum(self.keys if whole.weights is None else np.where(self.keys, whole.weights, 0), out=times[1:])
-        vectors = np.diff(times[whole.offsets])
+        times = self.keys if whole.weights is None else np.where(self.keys, whole.weights, 0)
+        bags = len(whole.offsets) - 1
+        # Bag by bag: a difference of running sums would let a request's large weights change another's answer.
+        vectors = np.bincount(np.repeat(np.arange(bags), np.diff(whole.offsets)), weights=times, minlength=bags)
         if whole.pooling is not Pooling.SUM:
             vectors = np.minimum(vectors, 1)
         # A bag is withheld as a whole, and what was pulled of it is zeros: adding puts each in its place.

@@ -16,6 +16,8 @@ from inference.proto import ringpull_pb2 as pb
 from inference.request.column_codec import ColumnBytes
 
 _LAYOUTS_KEPT: Final = 256
+_KEPT_NAMES: Final = 1 << 14
+"""Characters: a layout of longer names is made anew each time. What strangers send must not fill a head's memory."""
 
 _Facts = tuple[str, int, bool, bool, bool, int]
 """The fields of a `PackedColumn`, in their order."""
@@ -37,11 +39,15 @@ def pack(features: Mapping[str, ColumnBytes], context: Mapping[str, ColumnBytes]
                     pieces.append(buffer)
                     if padding := -len(buffer) % 8:
                         pieces.append(bytes(padding))
-    return pb.PackedColumns(layout=_layout(tuple(facts)), sizes=np.array(sizes, "<i8").tobytes(), data=b"".join(pieces))
+    short = sum(len(name) for name, *_ in facts) <= _KEPT_NAMES
+    layout = (_known_layout if short else _layout)(tuple(facts))
+    return pb.PackedColumns(layout=layout, sizes=np.array(sizes, "<i8").tobytes(), data=b"".join(pieces))
 
 
-@lru_cache(_LAYOUTS_KEPT)
 def _layout(facts: tuple[_Facts, ...]) -> bytes:
     names = ("name", "dtype", "context", "ragged", "weighted", "width")
     columns: list[dict[str, Any]] = [dict(zip(names, each, strict=True)) for each in facts]
     return pb.PackedLayout(columns=columns).SerializeToString()
+
+
+_known_layout = lru_cache(_LAYOUTS_KEPT)(_layout)

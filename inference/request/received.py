@@ -39,6 +39,8 @@ class Limits:
     """Rows."""
     max_values_per_row: int
     """Of one column."""
+    max_columns: int = 4_096
+    """Of features and context together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,13 +56,14 @@ class Layout:
     """0: one value per row, or ragged."""
 
     @classmethod
-    def of(cls, layout: bytes) -> Layout:
+    def of(cls, layout: bytes, max_columns: int) -> Layout:
         """Return the layout in a serialized `PackedLayout`.
 
         Raises:
             InvalidInput: It is none, or a column cannot be as it says; the message names the feature.
+            LimitExceeded: It has more columns.
         """
-        return (_known_layout if len(layout) <= _KEPT_LAYOUT_BYTES else _read_layout)(layout)
+        return (_known_layout if len(layout) <= _KEPT_LAYOUT_BYTES else _read_layout)(layout, max_columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,9 +85,9 @@ class ReceivedColumns:
 
         Raises:
             InvalidInput: Sizes, offsets or rows do not fit; the message names the feature.
-            LimitExceeded: Too many rows, or values in a row.
+            LimitExceeded: Too many columns, rows, or values in a row.
         """
-        layout, data, sizes = Layout.of(message.layout), message.data, message.sizes
+        layout, data, sizes = Layout.of(message.layout, limits.max_columns), message.data, message.sizes
         if len(data) % 8 or len(sizes) != 16 * len(layout.names):
             raise InvalidInput(
                 f"packed: {len(sizes)} bytes of sizes for {len(layout.names)} columns, and {len(data)} bytes of data;"
@@ -197,7 +200,7 @@ def decode_request(message: pb.PredictRequest, limits: Limits) -> ReceivedCall:
     return ReceivedCall(
         model=message.model,
         version=version,
-        columns=ReceivedColumns.of(message.packed if packed else _packed(message), limits),
+        columns=ReceivedColumns.of(message.packed if packed else _packed(message, limits), limits),
         outputs=tuple(message.outputs),
         with_timings=message.with_timings,
         request_id=message.request_id,
@@ -205,8 +208,9 @@ def decode_request(message: pb.PredictRequest, limits: Limits) -> ReceivedCall:
     )
 
 
-def _packed(message: pb.PredictRequest) -> pb.PackedColumns:
+def _packed(message: pb.PredictRequest, limits: Limits) -> pb.PackedColumns:
     """Return columns that came one by one as one buffer."""
+    _check_count(len(message.features) + len(message.context), limits.max_columns)
     return pack(
         {name: read_column(name, column) for name, column in message.features.items()},
         {name: read_column(name, column) for name, column in message.context.items()},
@@ -217,11 +221,18 @@ def _columns(message: pb.PredictRequest) -> list[pb.Column]:
     return [*message.features.values(), *message.context.values()]
 
 
-def _read_layout(layout: bytes) -> Layout:
+def _check_count(columns: int, most: int) -> None:
+    # Before anything is done per column: that is Python's work, and it would hold up all other requests.
+    if columns > most:
+        raise LimitExceeded(f"the request has {columns} columns; max_columns is {most}")
+
+
+def _read_layout(layout: bytes, max_columns: int) -> Layout:
     try:
         message = pb.PackedLayout.FromString(layout)
     except DecodeError as exc:
         raise InvalidInput(f"packed: its layout is not a valid {pb.PackedLayout.DESCRIPTOR.full_name}: {exc}") from exc
+    _check_count(len(message.columns), max_columns)
     facts, dtypes = [], []
     seen: set[tuple[str, bool]] = set()
     for column in message.columns:

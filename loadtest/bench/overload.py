@@ -2,7 +2,9 @@
 
 What counts is goodput: answers within their deadline per second, over the top rate that a closed loop reaches. A server
 without admission lets its queue grow until every answer is late. The generator shares the cores with the server, and at
-three times the rate it takes three times as much of them; how much is reported.
+three times the rate it takes three times as much of them, and gRPC takes its part to refuse a call. So beside the
+goodput as it is stands what the processors of head and shards still do for an answer: `cpu_per_answer_at_3x`, over that
+at the top rate.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from loadtest.bench import dlrm, load
 from loadtest.bench.deployment import PREDICT_METHOD, deployed
 from loadtest.bench.harness import QUICK, Report
 from loadtest.bench.model_folder import dlrm_folder
+from loadtest.bench.process import cpu_seconds
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
@@ -53,6 +56,13 @@ class Outcome:
     ended: Counter[str] = field(default_factory=Counter)
     """By status code."""
     generator_cores: float = 0.0
+    server_cpu_s: float = 0.0
+    """Of head and shards, all of it."""
+
+    @property
+    def cpu_per_answer_s(self) -> float:
+        """CPU time of head and shards for each answer in time: what refusing and working in vain takes included."""
+        return self.server_cpu_s / len(self.answered)
 
     @property
     def goodput(self) -> float:
@@ -143,14 +153,20 @@ def main() -> None:
         f"Overload: DLRM, 128 candidates and {len(payloads[0]) / 1e3:.0f} kB a request, deadline {DEADLINE_S:g} s"
     )
     tops: list[float] = []
+    top_cpu_s: list[float] = []
+    """Of head and shards, for an answer at the top rate."""
     outcomes: dict[float, list[Outcome]] = {each: [] for each in LOADS}
     with deployed(dlrm_folder(ROWS), SHARDS) as ours:
-        memory = Memory(ours.workers())
+        workers = ours.workers()
+        memory = Memory(workers)
 
         def top() -> float:
-            return load.closed_loop(
+            before_s = cpu_seconds(workers)
+            ended = load.closed_loop(
                 ours.target, PREDICT_METHOD, payloads, in_flight=IN_FLIGHT, seconds=SECONDS, channels=CHANNELS
-            ).calls_per_s
+            )
+            top_cpu_s.append((cpu_seconds(workers) - before_s) / ended.calls)
+            return ended.calls_per_s
 
         top()
         before_bytes = memory.now_bytes()
@@ -158,17 +174,18 @@ def main() -> None:
             tops.append(top())
             for each in LOADS:
                 with memory.watched():
-                    outcomes[each].append(
-                        open_loop(ours.target, payloads, calls_per_s=each * tops[-1], seconds=SECONDS, seed=seed)
-                    )
-    _report(report, tops, outcomes)
+                    before_s = cpu_seconds(workers)
+                    outcome = open_loop(ours.target, payloads, calls_per_s=each * tops[-1], seconds=SECONDS, seed=seed)
+                    outcome.server_cpu_s = cpu_seconds(workers) - before_s
+                    outcomes[each].append(outcome)
+    _report(report, tops, float(np.median(top_cpu_s)), outcomes)
     grown = memory.most_bytes / before_bytes
     report.row("memory of head and shards, MB", f"{memory.most_bytes / 1e6:,.0f}", "before any overload", grown)
     report.key("memory_growth", grown)
     report.finish()
 
 
-def _report(report: Report, tops: Sequence[float], outcomes: dict[float, list[Outcome]]) -> None:
+def _report(report: Report, tops: Sequence[float], top_cpu_s: float, outcomes: dict[float, list[Outcome]]) -> None:
     report.row("top rate, requests/s", f"{np.median(tops):,.0f}", f"closed loop of {IN_FLIGHT}")
     for each in LOADS:
         runs = outcomes[each]
@@ -183,8 +200,12 @@ def _report(report: Report, tops: Sequence[float], outcomes: dict[float, list[Ou
         report.row(f"p50 / p99 {name}, ms", f"{p50_ms:.0f} / {p99_ms:.0f}", f"{settled_ms:.0f} after {SETTLED_S:g} s")
         report.row(f"ended {name}", ", ".join(f"{count} {code}" for code, count in ended.most_common()))
         report.row(f"generator {name}, cores", f"{np.median([run.generator_cores for run in runs]):.2f}")
+        answer_cpu_s = float(np.median([run.cpu_per_answer_s for run in runs]))
+        row = f"{answer_cpu_s * 1e3:.2f}", f"{top_cpu_s * 1e3:.2f} at the top rate", answer_cpu_s / top_cpu_s
+        report.row(f"processor time of head and shards for an answer {name}, ms", *row)
         suffix = f"{each:g}x".replace(".", "_")
         report.key(f"goodput_at_{suffix}", goodput)
+        report.key(f"cpu_per_answer_at_{suffix}", answer_cpu_s / top_cpu_s)
         report.key(f"p99_ms_at_{suffix}", p99_ms)
         report.key(f"settled_p99_ms_at_{suffix}", settled_ms)
         report.key(f"refused_at_{suffix}", refused)

@@ -269,6 +269,15 @@ async def test_a_closed_client_says_so(head: FakeHead) -> None:
         sync.predict("ranker", {"item": [1]})
 
 
+async def test_closing_a_client_fails_its_calls_in_flight(head: FakeHead) -> None:
+    client = AsyncClient(head.target)
+    call = asyncio.create_task(client.predict("slow", {"item": [1]}))
+    await head.asked.wait()
+    await client.close()
+    with pytest.raises(RingpullError, match="the client was closed"):
+        await call
+
+
 def test_a_client_loads_neither_torch_nor_numba_nor_ray() -> None:
     code = (
         "import sys; from inference import AsyncClient, Client, Ragged;"

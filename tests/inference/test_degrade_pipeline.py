@@ -19,9 +19,12 @@ from inference.degrade.levels import Degradation, check_steps, levels
 from inference.degrade.steps import CapCandidates, CutBags, Step, UseDefault, UseVersion
 from inference.head.pipeline import Pipeline, Scores
 from inference.prediction import Filled
+from inference.request.degrade_lookups import PartialLookup
 from inference.request.received import ReceivedColumns
 from inference.schema.columns import Ragged
 from ps.errors import InvalidInput
+from ps.spec import Pooling
+from router.lookup import Lookup
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import (
     ARGUMENTS,
@@ -144,6 +147,13 @@ async def test_ids_that_take_default_vectors_are_not_pulled():
     await answers_of(pipeline, [part])
     left = [spec.table for spec in LOOKUPS if spec.feature not in ("history", "genres")]
     assert [each.table for each in router.pulls[1]] == left
+
+
+def test_weights_of_one_bag_change_no_other():
+    weights = np.array([3e38, 1.0, 1.0, 1.0], np.float32)
+    whole = Lookup("item", Pooling.SUM, np.arange(4, dtype=np.uint64), np.array([0, 1, 2, 4]), weights)
+    result = PartialLookup(whole, np.ones(4, bool), None).completed(None, np.array([0.5], np.float32))
+    assert result.values[1:, 0].tolist() == [0.5, 1.0]
 
 
 async def test_when_all_ids_take_default_vectors_nothing_is_pulled():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.proto import ringpull_pb2 as pb
+from inference.request import packing
 from inference.request.codec import as_call, encode_request
 from inference.request.column_codec import encode_column
 from inference.request.packing import pack
@@ -268,6 +270,21 @@ def test_rows_and_limits(features, context, error, message) -> None:
     for request in (encode_request(call), request_of(call)):
         with pytest.raises(error, match=message):
             decoded(request)
+
+
+def test_columns_are_counted_before_they_are_read() -> None:
+    call = as_call("m", {"a": THREE, "b": THREE}, {"c": [1]})
+    for request in (encode_request(call), request_of(call)):
+        decode_request(request, replace(LIMITS, max_columns=3))
+        with pytest.raises(LimitExceeded, match="the request has 3 columns; max_columns is 2"):
+            decode_request(request, replace(LIMITS, max_columns=2))
+
+
+def test_long_names_of_strangers_are_not_kept() -> None:
+    before = packing._known_layout.cache_info().currsize
+    columns, _ = decoded(request_of(as_call("m", {"x" * 100_000: THREE}))).columns.columns()
+    assert [len(name) for name in columns] == [100_000]
+    assert packing._known_layout.cache_info().currsize == before
 
 
 def test_strings_over_a_limit_are_not_decoded() -> None:

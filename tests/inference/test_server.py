@@ -125,6 +125,40 @@ async def test_call_without_a_deadline_gets_the_heads_own(served):
     await server.stop(grace_s=0)
 
 
+async def test_a_message_that_never_comes_is_not_waited_for_longer(served):
+    config = HeadConfig(default_timeout_s=0.05)
+    predictor = PredictorService(served.catalog, config, served.counts)
+    server = GrpcServer(predictor, AdminService(served.status), config)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+        call = channel.stream_unary(stubs.PREDICT.path)()
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert predictor.admission.pressure() == predictor.admission.in_flight_bytes == 0
+        ended = channel.stream_unary(stubs.PREDICT.path)()
+        await ended.done_writing()
+        assert await ended.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert await ended.details() == "the call ended without a request message"
+    await server.stop(grace_s=0)
+
+
+async def test_a_missed_deadline_is_a_failure_whoever_ends_the_call_first(client, served):
+    served.router.gate.clear()
+
+    async def miss() -> None:
+        with pytest.raises(DeadlineExceeded):
+            await client.predict("ranker", columns_of(ROWS), timeout_s=0.05)
+
+    await asyncio.gather(*[miss() for _ in range(40)])
+    while served.predictor.admission.in_flight_bytes:
+        await asyncio.sleep(0.001)
+    assert served.counts.failed == served.counts.requests == 40
+
+
+async def test_an_endless_error_is_cut_so_that_it_arrives(client):
+    name = "é" * 20_000
+    with pytest.raises(InvalidInput, match=r"(é){900}.*\.\.\. \(2\d{4} characters\)$"):
+        await client.predict("ranker", {**columns_of(ROWS), name: [1, 2, 3]})
+
+
 async def test_caller_who_goes_away_is_not_served(client, served):
     served.router.gate.clear()
     first = asyncio.create_task(client.predict("ranker", columns_of(ROWS)))

@@ -161,7 +161,7 @@ async def test_without_an_owner_the_policy_default_fills_in_and_counts_each_key_
         else:
             expected = table.pull_bags(keys, lookup.offsets, lookup.pooling, lookup.weights)
             assert_close(result.values, expected, largest=50.0)
-    assert cluster.router.counters().tables[MODEL, VERSION, "items"].lost > 0
+    assert cluster.router.counters().tables[MODEL, "items"].lost > 0
 
 
 async def test_all_shards_gone_leaves_default_vectors_only():
@@ -317,7 +317,7 @@ async def test_counters_count_keys_missing_ones_and_bytes():
     await pull(cluster, [Lookup("items", Pooling.SUM, keys, np.array([0, 4]))] * 2)
     counters = cluster.router.counters()
     assert (counters.pulls, counters.failed, counters.messages) == (1, 0, 1)
-    table = counters.tables[MODEL, VERSION, "items"]
+    table = counters.tables[MODEL, "items"]
     assert (table.keys, table.missing, table.lost) == (8, 2, 0)
     assert counters.sent_bytes == 2 * (4 * 8 + 4)
     assert counters.received_bytes == 2 * (8 * 4 + 4)

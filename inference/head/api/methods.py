@@ -33,6 +33,10 @@ Receive = Callable[[], Awaitable[bytes]]
 """Receives the message of a call, once. Raises InvalidInput where there is none."""
 M = TypeVar("M", bound=Message)
 
+MOST_TOLD: Final = 1_000
+"""Characters of an error. They travel as a header of up to 9 bytes each, and clients take 16 KiB of those: beyond it
+the call would end as RESOURCE_EXHAUSTED, whatever it was."""
+
 STATUS_OF: Final[tuple[tuple[type[RingpullError], grpc.StatusCode], ...]] = (
     (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
@@ -117,10 +121,15 @@ def _guarded(
     return call
 
 
+def _told(error: RingpullError) -> str:
+    text = str(error)
+    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}... ({len(text)} characters)"
+
+
 async def _end(context: grpc.aio.ServicerContext, error: RingpullError) -> NoReturn:
     retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
-    await context.abort(status_of(error), str(error), metadata)
+    await context.abort(status_of(error), _told(error), metadata)
     raise AssertionError("abort always raises")
 
 

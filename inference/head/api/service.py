@@ -6,10 +6,12 @@ in a micro-batch, encode. The call's own deadline is kept, capped by the head's;
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from typing import Final
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -28,6 +30,9 @@ from inference.proto import ringpull_pb2 as pb
 from inference.request.codec import encode_response
 from inference.request.received import Limits, ReceivedCall, decode_request
 from ps.errors import DeadlineExceeded, InvalidInput
+
+GRPC_TICK_S: Final = 0.002
+"""gRPC counts time in whole milliseconds, so it may end a call a little before the deadline that it told."""
 
 
 @dataclass(slots=True)
@@ -56,7 +61,7 @@ class PredictorService:
         self._latencies = latencies
         self._watch = watch or CallWatch()
         self._config = config
-        self._limits = Limits(config.max_candidates, config.max_values_per_row)
+        self._limits = Limits(config.max_candidates, config.max_values_per_row, config.max_columns)
         self._counts = counts
         self.admission = Admission(
             max_queue_s=config.max_queue_s,
@@ -75,13 +80,17 @@ class PredictorService:
                 # It waited within gRPC. That must cost as little as a refusal, or all behind it will be late, too.
                 raise DeadlineExceeded("the deadline had passed before the request was taken in")
             with self.admission.expect(deadline_s) as ticket:
-                body = await receive()
+                body = await _in_time(receive, deadline_s - started_s)
                 ticket.received(len(body))
                 return await self._admitted(body, trace, deadline_s)
         except BaseException as error:
-            if isinstance(error, Exception):
+            failure = error
+            if isinstance(error, asyncio.CancelledError) and time.monotonic() >= deadline_s - GRPC_TICK_S:
+                # gRPC ends a call at its deadline by itself, and may be first: the caller sees the same.
+                failure = DeadlineExceeded("the deadline passed")
+            if isinstance(failure, Exception):
                 self._counts.failed += 1
-            self._watch.failed(trace, error)
+            self._watch.failed(trace, failure)
             raise
 
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
@@ -166,6 +175,15 @@ class AdminService:
         """Describe the cluster."""
         parse(pb.GetStatusRequest, body)
         return await self._status()
+
+
+async def _in_time(receive: Receive, left_s: float) -> bytes:
+    """Receive a message that may never come: a caller can vanish while it sends, and without a deadline of its own."""
+    try:
+        async with asyncio.timeout(left_s):
+            return await receive()
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed before the request had been received") from None
 
 
 def _wanted_outputs(call: ReceivedCall, served: ServedVersion) -> Collection[str]:

@@ -7,7 +7,6 @@ that publishing adds none.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client.registry import Collector
@@ -152,11 +151,9 @@ def _of_router(counted: RouterCounters) -> Iterator[Family]:
     yield total("ringpull_pull_hedges_total", "Late parts of pulls asked of other owners too.", counted.hedges)
     yield total("ringpull_pull_hedges_won_total", "Of these, those answered first by them.", counted.hedges_won)
     yield total("ringpull_ejections_total", "Times that a sick shard was left out of the choice.", counted.ejections)
-    keys, missing, lost = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    for (model, _, table), counts in counted.tables.items():
-        keys[model, table] += counts.keys
-        missing[model, table] += counts.missing
-        lost[model, table] += counts.lost
+    keys = {table: counts.keys for table, counts in counted.tables.items()}
+    missing = {table: counts.missing for table, counts in counted.tables.items()}
+    lost = {table: counts.lost for table, counts in counted.tables.items()}
     yield counter("ringpull_keys_total", "Keys looked up.", TABLE, keys)
     yield counter("ringpull_missing_keys_total", "Keys looked up that the table does not have.", TABLE, missing)
     yield counter(
