@@ -232,6 +232,7 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
         StartupError: A deployment of that name is there, or an actor could not be made or is not up in time.
     """
     # Only now: Ray must not be loaded before its session has set the environment.
+    from deploy.cluster.actors import node_id
     from deploy.cluster.coordinator import make_coordinator
     from deploy.cluster.members import actors_of, await_up, end, make_head, make_shard, node_addresses
 
@@ -248,7 +249,7 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
         kills.callback(lambda: end(actors_of(config.name)))
     nodes = list(node_addresses())
     shards = {i: make_shard(staff, i, nodes[i % len(nodes)]) for i in range(config.shards)}
-    heads = {i: make_head(staff, i) for i in range(config.heads)}
+    heads = {i: make_head(staff, i, node_id()) for i in range(config.heads)}
     until_s = time.monotonic() + config.start_timeout_s
     calls = {"coordinator": coordinator.pid.remote()}
     calls |= {f"shard {i}": handle.pid.remote() for i, handle in shards.items()}
