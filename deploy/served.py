@@ -38,7 +38,7 @@ class ServedRecord:
     name: str
     """Of the deployment: prefix of its actors' names on a joined Ray."""
     address: str | None
-    """Of the joined Ray; None with a private one."""
+    """HOST:PORT of the joined Ray's control store, also where it was joined as `auto`; None with a private one."""
     pid: int | None = None
     """The `serve` process that holds it up; None when only its actors do (joined, detached)."""
     pid_started_s: float | None = None

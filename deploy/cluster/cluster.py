@@ -64,6 +64,8 @@ class Cluster:
     ) -> None:
         """Use `Cluster.bring_up`."""
         self._config = config
+        self.joined = None if config.private else control_store.address()
+        """HOST:PORT of the Ray that was joined, whatever `--address` called it; None with a private one."""
         self._actors = actors
         self._kills = kills
         self._cleanup = cleanup
@@ -164,8 +166,16 @@ def drain(heads: Iterable[Any], timeout_s: float) -> None:
             continue
 
 
-def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> int:
-    """Drain and kill the actors of deployment `name` on a Ray cluster; return how many there were."""
+def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int, str]:
+    """Drain and kill the actors of deployment `name` on a Ray cluster.
+
+    Returns:
+        How many there were, and the cluster's address as records have it (`Cluster.joined`).
+
+    Raises:
+        NoRay: Nobody listens at that address.
+        StartupError: The cluster cannot be joined, or some of the actors live on.
+    """
     with RaySession(address):
         from deploy.cluster.members import actors_of, end
 
@@ -174,7 +184,7 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> int:
         # Once more: the coordinator may have started a shard meanwhile.
         named |= actors_of(name)
         end(named)
-    return len(named)
+        return len(named), control_store.address()
 
 
 def _choose_ports(config: ServeConfig) -> HeadConfig:

@@ -41,6 +41,10 @@ CODE_ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("ps", "router", "inference", "deploy")
 
 
+class NoRay(StartupError):
+    """Raised when nobody listens where a Ray cluster is to be joined: it has ended, or the address is another's."""
+
+
 class RaySession:
     """A connection to Ray, as a context; leaving it disconnects, and ends a private Ray.
 
@@ -156,7 +160,7 @@ def _check_listens(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
     except OSError as exc:
-        raise StartupError(f"Ray at {address} cannot be joined: {exc.strerror or exc}") from exc
+        raise NoRay(f"Ray at {address} cannot be joined: {exc.strerror or exc}") from exc
 
 
 def _short_folder() -> str:

@@ -278,7 +278,7 @@ def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedReco
         models=config.model_names,
         shards=config.shards,
         name=config.name,
-        address=config.address,
+        address=cluster.joined,
         **by_whom,
     )
 

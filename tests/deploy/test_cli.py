@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from deploy import cli, served
+from deploy.cluster import cluster
 from deploy.served import ServedRecord
 from inference.degrade.steps import CapCandidates, UseVersion
 from inference.model.manifest import Manifest
+from ps.errors import StartupError
 from tests.deploy.folders import flip_byte, write_version
 
 
@@ -196,3 +198,59 @@ def test_stop_takes_one_way_of_saying_what(ringpull) -> None:
     ran = ringpull("stop", "--target", "127.0.0.1:8500", "--address", "auto")
     assert ran.status == 1
     assert "give one" in ran.err
+
+
+def left_on_ray(address: str, folder: Path) -> ServedRecord:
+    """The record of a deployment that lives on a joined Ray."""
+    folder.mkdir()
+    record = ServedRecord(
+        target="10.0.0.7:8500",
+        http="10.0.0.7:8501",
+        models=("ranker/3",),
+        shards=1,
+        name="ringpull",
+        address=address,
+        made_folder=str(folder),
+    )
+    served.save(record)
+    return record
+
+
+def test_stop_forgets_what_was_on_a_ray_that_has_ended(ringpull, tmp_path: Path) -> None:
+    """Nobody listens there: what lived on it has ended with it, and its folder goes too."""
+    left_on_ray("127.0.0.1:1", tmp_path / "state-folder")
+    ran = ringpull("stop")
+    assert (ran.status, ran.out) == (0, "stopped 10.0.0.7:8500\n")
+    assert ran.err.startswith("warning: Ray at 127.0.0.1:1 cannot be joined: ")
+    assert "ringpull stop --address 127.0.0.1:1 --name ringpull" in ran.err
+    assert served.records() == []
+    assert not (tmp_path / "state-folder").exists()
+
+
+def test_stop_keeps_the_record_where_actors_live_on(
+    ringpull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lives_on(address: str, name: str, *, drain_timeout_s: float) -> tuple[int, str]:
+        raise StartupError(f"{name}/head-0 still lives")
+
+    monkeypatch.setattr(cluster, "stop_joined", lives_on)
+    record = left_on_ray("10.0.0.1:6379", tmp_path / "state-folder")
+    ran = ringpull("stop")
+    assert (ran.status, ran.err) == (1, "error: ringpull/head-0 still lives\n")
+    assert served.records() == [record]
+
+
+def test_stop_by_address_finds_the_record_however_the_ray_is_called(
+    ringpull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when there was nothing left to stop."""
+    found = 3
+    monkeypatch.setattr(cluster, "stop_joined", lambda *args, **options: (found, "10.0.0.1:6379"))
+    left_on_ray("10.0.0.1:6379", tmp_path / "first")
+    assert ringpull("stop", "--address", "auto").status == 0
+    assert served.records() == []
+    found = 0
+    left_on_ray("10.0.0.1:6379", tmp_path / "second")
+    ran = ringpull("stop", "--address", "auto")
+    assert (ran.status, ran.err) == (1, "error: there is no deployment named ringpull on auto\n")
+    assert served.records() == []
