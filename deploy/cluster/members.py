@@ -58,8 +58,8 @@ def make_shard(staff: Staff, shard: int, node: str | None = None, *, found_ok: b
     Raises:
         StartupError: As for `make`.
     """
-    # Hard: it is restarted where it was, beside its own copies, and nowhere else. If the node is gone it is dead, and the
-    # coordinator makes another one elsewhere.
+    # Hard: it is restarted where it was, beside its own copies, and nowhere else. If the node is gone it is dead, and
+    # the coordinator makes another one elsewhere.
     where: Any = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
     return make(
         staff.shard_name(shard),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import pytest
 
 from deploy import cli, served
 from deploy.cluster import cluster
+from deploy.commands.serve import serve
 from deploy.served import ServedRecord
 from inference.degrade.steps import CapCandidates, UseVersion
 from inference.model.manifest import Manifest
@@ -123,6 +126,37 @@ def test_serve_fails_before_starting_anything(ringpull, tmp_path: Path) -> None:
     assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
 
 
+NUMBERS = {
+    f"--{name.replace('_', '-')}": type(parameter.default)
+    for name, parameter in inspect.signature(serve).parameters.items()
+    if type(parameter.default) in (int, float)
+}
+"""Options of `serve` that are numbers, and whether whole ones."""
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *((option, "-1") for option in NUMBERS),
+        *((option, value) for option, kind in NUMBERS.items() if kind is float for value in ("nan", "inf")),
+        *((option, "0") for option in ("--max-requests", "--give-up", "--default-timeout")),
+        ("--grpc-port", "65536"),
+        ("--hedge-share", "1.5"),
+    ],
+)
+def test_numbers_that_serve_refuses_by_the_options_name(ringpull, tmp_path: Path, option: str, value: str) -> None:
+    """Not by the name that the setting has below, of which several options share one."""
+    write_version(tmp_path / "ranker", 1)
+    ran = ringpull("serve", tmp_path / "ranker", option, value)
+    assert (ran.status, ran.out) == (1, "")
+    assert re.match(rf"error: .*{option} is {value}(\.0)?[; ]", ran.err), ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_numbers_of_serve_are_found() -> None:
+    assert {"--shards", "--watch", "--max-pull-bytes", "--degrade-high", "--drain-timeout"} <= NUMBERS.keys()
+
+
 def test_a_command_line_that_makes_no_sense(ringpull) -> None:
     assert ringpull("serve").status == 2
     assert ringpull("predict", "ranker", "--no-such-option").status == 2
@@ -227,9 +261,7 @@ def test_stop_forgets_what_was_on_a_ray_that_has_ended(ringpull, tmp_path: Path)
     assert not (tmp_path / "state-folder").exists()
 
 
-def test_stop_keeps_the_record_where_actors_live_on(
-    ringpull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_keeps_the_record_where_actors_live_on(ringpull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lives_on(address: str, name: str, *, drain_timeout_s: float) -> tuple[int, str]:
         raise StartupError(f"{name}/head-0 still lives")
 
