@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from deploy import served
+from deploy.commands.bounds import check_above
 from deploy.commands.options import AsJson, Target
 from deploy.view.console import err, out, print_json
 from deploy.view.facts_table import Column, FactsTable
@@ -64,9 +65,16 @@ def loadtest(
     """Send requests at a rate and time them from when they were due, or find the highest rate that keeps a bound."""
     if not search and rate is None:
         raise InvalidInput("give a rate with --rate R, or search for the highest with --find-max")
-    for option, value in (("rate", rate), ("seconds", seconds), ("p99-ms", p99_ms), ("connections", connections)):
-        if value is not None and value <= 0:
-            raise InvalidInput(f"--{option} is {value}; it must be above 0")
+    check_above(
+        0,
+        {
+            "--rate": FIRST_RATE if rate is None else rate,
+            "--seconds": seconds,
+            "--p99-ms": p99_ms,
+            "--connections": connections,
+            "--timeout": timeout,
+        },
+    )
     try:
         from loadtest.messages import prepare_messages
         from loadtest.open_loop import OpenLoopPlan

@@ -8,6 +8,7 @@ import psutil
 import typer
 
 from deploy import served
+from deploy.commands.bounds import check_at_least
 from deploy.commands.options import AsJson, Target
 from deploy.served import ServedRecord
 from deploy.view.console import err, print_json, print_line
@@ -29,6 +30,7 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop a deployment: requests in flight finish, then everything it started ends. Waits until it is gone."""
+    check_at_least(0, {"--timeout": timeout})
     if address is not None:
         if target is not None:
             raise InvalidInput("--target and --address both say what to stop; give one")

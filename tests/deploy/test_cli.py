@@ -228,6 +228,34 @@ def test_stop_forces_what_does_not_end(ringpull, serve_process) -> None:
     assert record.process() is None
 
 
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+def test_stop_refuses_a_wait_that_cannot_be_before_it_signals(ringpull, serve_process, value: str) -> None:
+    record = serve_process("import time")
+    ran = ringpull("stop", "--timeout", value)
+    assert ran.status == 1
+    assert ran.err.startswith(f"error: --timeout is {float(value)}; it must be 0 or more")
+    assert served.records() == [record]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        (("predict", "ranker", "--features", "a=1"), "--timeout", "nan"),
+        (("status",), "--timeout", "0"),
+        (("loadtest", "--rate", "5"), "--seconds", "nan"),
+        (("loadtest", "--rate", "5"), "--connections", "0"),
+        (("loadtest", "--rate", "5"), "--timeout", "inf"),
+        (("loadtest", "--find-max"), "--p99-ms", "nan"),
+        (("loadtest",), "--rate", "nan"),
+        (("loadtest",), "--rate", "0"),
+    ],
+)
+def test_numbers_that_are_refused(ringpull, command: tuple[str, ...], option: str, value: str) -> None:
+    ran = ringpull(*command, option, value, "--target", "127.0.0.1:1")
+    assert (ran.status, ran.out) == (1, "")
+    assert re.match(rf"error: {option} is {value}(\.0)?; it must be above 0", ran.err), ran.err
+
+
 def test_stop_takes_one_way_of_saying_what(ringpull) -> None:
     ran = ringpull("stop", "--target", "127.0.0.1:8500", "--address", "auto")
     assert ran.status == 1
