@@ -46,6 +46,8 @@ would take it before the head is up or while it is restarted, and above those of
 
 PORT_TRIES: Final = 20
 
+EVERY_INTERFACE: Final = ("0.0.0.0", "::")
+
 
 @dataclass(frozen=True, slots=True)
 class _Actors:
@@ -298,8 +300,9 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
     if status.error:
         raise StartupError(status.error)
     bound: HeadPulse = result(actors.heads[0].pulse.remote(LEASE_S))
-    # An address to listen on is not always one to connect to.
-    host = LOCALHOST if bound.host in ("0.0.0.0", "::") else bound.host
+    host = bound.host
+    if host in EVERY_INTERFACE:  # an address to listen on, but not to connect to
+        host = LOCALHOST if config.private else result(actors.heads[0].node_address.remote())
     return f"{host}:{bound.grpc_port}", f"{host}:{bound.http_port}"
 
 
