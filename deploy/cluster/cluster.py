@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from socket import socket
 from typing import Any, Final, Self
 
@@ -62,7 +63,15 @@ class Cluster:
     """A deployment that serves. Made by `bring_up`; leaving its context takes it down, but for `leave_up`."""
 
     def __init__(
-        self, config: ServeConfig, actors: _Actors, target: str, http: str, *, kills: ExitStack, cleanup: ExitStack
+        self,
+        config: ServeConfig,
+        actors: _Actors,
+        target: str,
+        http: str,
+        *,
+        ray_folder: Path | None,
+        kills: ExitStack,
+        cleanup: ExitStack,
     ) -> None:
         """Use `Cluster.bring_up`."""
         self._config = config
@@ -76,6 +85,8 @@ class Cluster:
         """HOST:PORT where gRPC is reached."""
         self.http = http
         """HOST:PORT of HTTP."""
+        self.ray_folder = ray_folder
+        """Where a private Ray keeps its files; removed with it, but not by a process that is killed."""
 
     def __repr__(self) -> str:
         return f"<Cluster {self.target} shards={self._config.shards} {' '.join(self._config.model_names)}>"
@@ -111,7 +122,7 @@ class Cluster:
                 actors = _make_actors(config, kills)
             with progress.step(f"opened {', '.join(config.model_names)}") as say:
                 target, http = _go_live(config, actors, say)
-            return cls(config, actors, target, http, kills=kills, cleanup=cleanup.pop_all())
+            return cls(config, actors, target, http, ray_folder=session.folder, kills=kills, cleanup=cleanup.pop_all())
 
     def check(self) -> str:
         """Check that a head answers. One that has died is restarted by Ray, and so are shards and the coordinator.

@@ -61,6 +61,11 @@ class RaySession:
         self._folder: Path | None = None
         self._begun = False
 
+    @property
+    def folder(self) -> Path | None:
+        """The temporary folder of a private Ray, which goes with it; None with a joined one."""
+        return self._folder
+
     def __enter__(self) -> Self:
         try:
             if self._address is None:

@@ -319,6 +319,7 @@ def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedReco
         shards=config.shards,
         name=config.name,
         address=cluster.joined,
+        ray_folder=None if cluster.ray_folder is None else str(cluster.ray_folder),
         **by_whom,
     )
 
