@@ -13,7 +13,7 @@ from deploy.commands.bounds import check_above
 from deploy.commands.options import AsJson, Target
 from deploy.view.console import err, out, print_json
 from deploy.view.facts_table import Column, FactsTable
-from ps.errors import InvalidInput
+from ps.errors import InvalidInput, RingpullError
 
 if TYPE_CHECKING:
     from loadtest.find_max import Found, Trial
@@ -106,9 +106,13 @@ def loadtest(
                 client.target, messages, plan, p99_ms=p99_ms, on_trial=lambda trial: _tell_trial(trial, p99_ms)
             )
             _tell_search(found, report or SEARCH_FOLDER, as_json)
+            if not found.rate:
+                raise RingpullError(f"no rate keeps a p99 of {p99_ms:g} ms")
         else:
             _, summary = measure_rate(client, messages, plan, settings={**asdict(plan), **workload})
             _tell(summary, report, as_json)
+            if summary.failures >= summary.requests:
+                raise RingpullError(f"of {summary.requests:,} requests none was answered")
 
 
 def _tell(summary: Summary, folder: Path | None, as_json: bool) -> None:
