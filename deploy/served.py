@@ -38,13 +38,15 @@ class ServedRecord:
     name: str
     """Of the deployment: prefix of its actors' names on a joined Ray."""
     address: str | None
-    """Of the joined Ray; None with a private one."""
+    """HOST:PORT of the joined Ray's control store, also where it was joined as `auto`; None with a private one."""
     pid: int | None = None
     """The `serve` process that holds it up; None when only its actors do (joined, detached)."""
     pid_started_s: float | None = None
     """When that process started, Unix time."""
     made_folder: str | None = None
     """Folder of the coordinator's state, when it was made up for this deployment, and goes with it."""
+    ray_folder: str | None = None
+    """Folder of its private Ray, which removes it when it ends by itself."""
     log: str | None = None
     started_s: float = field(default_factory=time.time)
 
@@ -98,9 +100,10 @@ def forget(record: ServedRecord) -> None:
 
 
 def discard(record: ServedRecord) -> None:
-    """Remove a record and the folder made up for its deployment, of which nothing is left."""
-    if record.made_folder is not None:
-        shutil.rmtree(record.made_folder, ignore_errors=True)
+    """Remove a record and the folders made for its deployment, of which nothing is left."""
+    for folder in (record.made_folder, record.ray_folder):
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
     forget(record)
 
 

@@ -120,6 +120,9 @@ class Head:
     def pid(self) -> int:
         return os.getpid()
 
+    def node_address(self) -> str:
+        return node_address()
+
     def drain(self, timeout_s: float) -> None:
         self._actor.drain(timeout_s)
 

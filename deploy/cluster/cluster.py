@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from socket import socket
 from typing import Any, Final, Self
 
@@ -46,6 +47,8 @@ would take it before the head is up or while it is restarted, and above those of
 
 PORT_TRIES: Final = 20
 
+EVERY_INTERFACE: Final = ("0.0.0.0", "::")
+
 
 @dataclass(frozen=True, slots=True)
 class _Actors:
@@ -60,10 +63,20 @@ class Cluster:
     """A deployment that serves. Made by `bring_up`; leaving its context takes it down, but for `leave_up`."""
 
     def __init__(
-        self, config: ServeConfig, actors: _Actors, target: str, http: str, *, kills: ExitStack, cleanup: ExitStack
+        self,
+        config: ServeConfig,
+        actors: _Actors,
+        target: str,
+        http: str,
+        *,
+        ray_folder: Path | None,
+        kills: ExitStack,
+        cleanup: ExitStack,
     ) -> None:
         """Use `Cluster.bring_up`."""
         self._config = config
+        self.joined = None if config.private else control_store.address()
+        """HOST:PORT of the Ray that was joined, whatever `--address` called it; None with a private one."""
         self._actors = actors
         self._kills = kills
         self._cleanup = cleanup
@@ -72,6 +85,8 @@ class Cluster:
         """HOST:PORT where gRPC is reached."""
         self.http = http
         """HOST:PORT of HTTP."""
+        self.ray_folder = ray_folder
+        """Where a private Ray keeps its files; removed with it, but not by a process that is killed."""
 
     def __repr__(self) -> str:
         return f"<Cluster {self.target} shards={self._config.shards} {' '.join(self._config.model_names)}>"
@@ -107,7 +122,7 @@ class Cluster:
                 actors = _make_actors(config, kills)
             with progress.step(f"opened {', '.join(config.model_names)}") as say:
                 target, http = _go_live(config, actors, say)
-            return cls(config, actors, target, http, kills=kills, cleanup=cleanup.pop_all())
+            return cls(config, actors, target, http, ray_folder=session.folder, kills=kills, cleanup=cleanup.pop_all())
 
     def check(self) -> str:
         """Check that a head answers. One that has died is restarted by Ray, and so are shards and the coordinator.
@@ -164,8 +179,16 @@ def drain(heads: Iterable[Any], timeout_s: float) -> None:
             continue
 
 
-def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> int:
-    """Drain and kill the actors of deployment `name` on a Ray cluster; return how many there were."""
+def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int, str]:
+    """Drain and kill the actors of deployment `name` on a Ray cluster.
+
+    Returns:
+        How many there were, and the cluster's address as records have it (`Cluster.joined`).
+
+    Raises:
+        NoRay: Nobody listens at that address.
+        StartupError: The cluster cannot be joined, or some of the actors live on.
+    """
     with RaySession(address):
         from deploy.cluster.members import actors_of, end
 
@@ -174,7 +197,7 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> int:
         # Once more: the coordinator may have started a shard meanwhile.
         named |= actors_of(name)
         end(named)
-    return len(named)
+        return len(named), control_store.address()
 
 
 def _choose_ports(config: ServeConfig) -> HeadConfig:
@@ -232,6 +255,7 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
         StartupError: A deployment of that name is there, or an actor could not be made or is not up in time.
     """
     # Only now: Ray must not be loaded before its session has set the environment.
+    from deploy.cluster.actors import node_id
     from deploy.cluster.coordinator import make_coordinator
     from deploy.cluster.members import actors_of, await_up, end, make_head, make_shard, node_addresses
 
@@ -248,7 +272,7 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
         kills.callback(lambda: end(actors_of(config.name)))
     nodes = list(node_addresses())
     shards = {i: make_shard(staff, i, nodes[i % len(nodes)]) for i in range(config.shards)}
-    heads = {i: make_head(staff, i) for i in range(config.heads)}
+    heads = {i: make_head(staff, i, node_id()) for i in range(config.heads)}
     until_s = time.monotonic() + config.start_timeout_s
     calls = {"coordinator": coordinator.pid.remote()}
     calls |= {f"shard {i}": handle.pid.remote() for i, handle in shards.items()}
@@ -287,8 +311,9 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
     if status.error:
         raise StartupError(status.error)
     bound: HeadPulse = result(actors.heads[0].pulse.remote(LEASE_S))
-    # An address to listen on is not always one to connect to.
-    host = LOCALHOST if bound.host in ("0.0.0.0", "::") else bound.host
+    host = bound.host
+    if host in EVERY_INTERFACE:  # an address to listen on, but not to connect to
+        host = LOCALHOST if config.private else result(actors.heads[0].node_address.remote())
     return f"{host}:{bound.grpc_port}", f"{host}:{bound.http_port}"
 
 

@@ -26,16 +26,32 @@ def away_text() -> str:
     return os.environ.get(AWAY, str(AWAY_S))
 
 
+def address() -> str:
+    """Return HOST:PORT of the control store of the Ray that this process is connected to, however Ray was told it.
+
+    HOST is an IP address, so that one cluster has one address.
+    """
+    host, port = _host_and_port()
+    try:
+        return f"{socket.gethostbyname(host)}:{port}"
+    except OSError:
+        return f"{host}:{port}"
+
+
 def is_there() -> bool:
     """Return whether the control store of the Ray that this process is connected to takes connections."""
-    import ray
-
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), TIMEOUT_S).close()
+        socket.create_connection(_host_and_port(), TIMEOUT_S).close()
     except OSError:
         return False
     return True
+
+
+def _host_and_port() -> tuple[str, int]:
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return host, int(port)
 
 
 def check() -> None:

@@ -8,13 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from deploy.cluster import control_store
 from deploy.cluster.actors import node_id
 from deploy.cluster.calls import NamedActor, find
 from deploy.cluster.logs import configure
-from deploy.cluster.members import await_up, end, make, make_shard, node_addresses
+from deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
 from deploy.cluster.staff import Staff
 from deploy.model_folders import find_version, rows_in
 from ps.errors import Unavailable
@@ -110,16 +108,15 @@ def make_coordinator(staff: Staff, state_dir: str, deployment: str) -> Any:
     Raises:
         StartupError: As for `make`.
     """
-    # A folder is there only on this node, unless it is shared.
-    here = NodeAffinitySchedulingStrategy(node_id(), soft=True)
     return make(
         staff.coordinator_name,
         Coordinator,
         staff,
         state_dir,
         deployment,
-        scheduling_strategy=here,
         max_concurrency=CALLS_AT_ONCE,
+        # A folder is there only on this node, unless it is shared.
+        **preferring(node_id()),
     )
 
 

@@ -26,6 +26,9 @@ POLL_S: Final = 0.05
 
 KILL_TIMEOUT_S: Final = 20.0
 
+ANY_MEMORY_BYTES: Final = 1
+"""What an actor asks for so that Ray looks where to place it: every node has it, and nobody misses it."""
+
 
 def make(name: str, shell: type, *args: Any, **options: Any) -> Any:
     """Start a named actor and return its handle; it may not be up yet.
@@ -55,8 +58,8 @@ def make_shard(staff: Staff, shard: int, node: str | None = None, *, found_ok: b
     Raises:
         StartupError: As for `make`.
     """
-    # Hard: Ray places an actor without resources anywhere when it is told softly (2.60). It is restarted where it was,
-    # beside its own copies; if the node is gone it is dead, and the coordinator makes another one elsewhere.
+    # Hard: it is restarted where it was, beside its own copies, and nowhere else. If the node is gone it is dead, and
+    # the coordinator makes another one elsewhere.
     where: Any = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
     return make(
         staff.shard_name(shard),
@@ -69,13 +72,25 @@ def make_shard(staff: Staff, shard: int, node: str | None = None, *, found_ok: b
     )
 
 
-def make_head(staff: Staff, head: int) -> Any:
+def make_head(staff: Staff, head: int, node: str) -> Any:
     """Start a head's actor; return its handle.
+
+    Args:
+        node: Ray's id of the node it prefers. One that asks for a GPU goes where Ray has one.
 
     Raises:
         StartupError: As for `make`.
     """
-    return make(staff.head_name(head), Head, head, staff, num_gpus=staff.gpus, max_concurrency=CALLS_AT_ONCE)
+    where = {"num_gpus": staff.gpus} if staff.gpus else preferring(node)
+    return make(staff.head_name(head), Head, head, staff, max_concurrency=CALLS_AT_ONCE, **where)
+
+
+def preferring(node: str) -> dict[str, Any]:
+    """Return the options of an actor that is started and restarted on a node for as long as that node is there.
+
+    Ray places an actor that asks for nothing at random, whatever it prefers (`GetBestSchedulableNode`, 2.60).
+    """
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True), "memory": ANY_MEMORY_BYTES}
 
 
 def actors_of(deployment: str) -> dict[str, Any]:

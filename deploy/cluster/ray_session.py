@@ -41,6 +41,10 @@ CODE_ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("ps", "router", "inference", "deploy")
 
 
+class NoRay(StartupError):
+    """Raised when nobody listens where a Ray cluster is to be joined: it has ended, or the address is another's."""
+
+
 class RaySession:
     """A connection to Ray, as a context; leaving it disconnects, and ends a private Ray.
 
@@ -56,6 +60,11 @@ class RaySession:
         self._ship_code = ship_code
         self._folder: Path | None = None
         self._begun = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The temporary folder of a private Ray, which goes with it; None with a joined one."""
+        return self._folder
 
     def __enter__(self) -> Self:
         try:
@@ -156,7 +165,7 @@ def _check_listens(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
     except OSError as exc:
-        raise StartupError(f"Ray at {address} cannot be joined: {exc.strerror or exc}") from exc
+        raise NoRay(f"Ray at {address} cannot be joined: {exc.strerror or exc}") from exc
 
 
 def _short_folder() -> str:

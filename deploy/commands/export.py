@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -67,7 +68,9 @@ def export(
     from inference.export import TableOptions, export_model
     from inference.model.manifest import versions
 
-    arguments = arguments_of(load_function(source)())
+    # Standard output is for the result: what the function says on its way is not of it.
+    with redirect_stdout(sys.stderr):
+        arguments = arguments_of(load_function(source)())
     options: dict[str, TableOptions] = dict(arguments.get("tables") or {})
     for table, wanted in row_types_of(row_type or []).items():
         options[table] = replace(options.get(table, TableOptions()), row_type=wanted)

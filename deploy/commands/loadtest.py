@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from deploy import served
+from deploy.commands.bounds import check_above
 from deploy.commands.options import AsJson, Target
 from deploy.view.console import err, out, print_json
 from deploy.view.facts_table import Column, FactsTable
-from ps.errors import InvalidInput
+from ps.errors import InvalidInput, RingpullError
 
 if TYPE_CHECKING:
     from loadtest.find_max import Found, Trial
@@ -64,9 +65,16 @@ def loadtest(
     """Send requests at a rate and time them from when they were due, or find the highest rate that keeps a bound."""
     if not search and rate is None:
         raise InvalidInput("give a rate with --rate R, or search for the highest with --find-max")
-    for option, value in (("rate", rate), ("seconds", seconds), ("p99-ms", p99_ms), ("connections", connections)):
-        if value is not None and value <= 0:
-            raise InvalidInput(f"--{option} is {value}; it must be above 0")
+    check_above(
+        0,
+        {
+            "--rate": FIRST_RATE if rate is None else rate,
+            "--seconds": seconds,
+            "--p99-ms": p99_ms,
+            "--connections": connections,
+            "--timeout": timeout,
+        },
+    )
     try:
         from loadtest.messages import prepare_messages
         from loadtest.open_loop import OpenLoopPlan
@@ -98,9 +106,13 @@ def loadtest(
                 client.target, messages, plan, p99_ms=p99_ms, on_trial=lambda trial: _tell_trial(trial, p99_ms)
             )
             _tell_search(found, report or SEARCH_FOLDER, as_json)
+            if not found.rate:
+                raise RingpullError(f"no rate keeps a p99 of {p99_ms:g} ms")
         else:
             _, summary = measure_rate(client, messages, plan, settings={**asdict(plan), **workload})
             _tell(summary, report, as_json)
+            if summary.failures >= summary.requests:
+                raise RingpullError(f"of {summary.requests:,} requests none was answered")
 
 
 def _tell(summary: Summary, folder: Path | None, as_json: bool) -> None:

@@ -53,6 +53,7 @@ def plan(
     from deploy.planned_tables import ASSUMED_BAG, ASSUMED_ROWS, PROCESS_BYTES, planned_tables
     from deploy.view.plan_view import plan_facts, plan_view, replicas_options
     from deploy.view.size_text import parse_size
+    from ps.transfer.remote import is_url
     from router.control import planner
 
     if traffic is not None and target is not None:
@@ -82,7 +83,10 @@ def plan(
     exported = {
         f"{version.model}/{name}": table.replicas for version in chosen for name, table in version.tables.items()
     }
-    command = ["ringpull serve", *map(str, models), f"--shards {shards}", *replicas_options(found, exported)]
+    command = ["ringpull serve", *map(str, models), f"--shards {shards}", f"--keep {versions - 1}"]
+    if any(is_url(version.folder) for version in chosen):
+        command.append("--data-dir FOLDER")
+    command += replicas_options(found, exported)
     out.print(" ".join(command), style="dim", highlight=False, soft_wrap=True)
 
 

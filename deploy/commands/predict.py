@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy import served
+from deploy.commands.bounds import check_above
 from deploy.commands.options import AsJson, Target
 from deploy.view.console import err, out, print_json
 from deploy.view.facts_table import Column, FactsTable
@@ -54,6 +55,7 @@ def predict(
         raise InvalidInput(
             "give the rows with --features K=V,..., or a request with --json-request FILE|-; one of the two"
         )
+    check_above(0, {"--timeout": timeout})
     with Client(served.resolve_target(target), timeout_s=timeout) as client:
         if json_request is not None:
             if context is not None:

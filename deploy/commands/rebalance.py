@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy import served
+from deploy.commands.bounds import check_above, check_at_least
 from deploy.commands.options import AsJson, Target
 from deploy.signals import StopSignals
 from deploy.view.console import err, out, print_json, print_line
@@ -76,6 +77,13 @@ def rebalance(
             "say what to change with --shards, --replicas, --drain-node or --auto; or give one of --status, --pause,"
             " --resume and --abort"
         )
+    ignored = {"--memory": memory, "--at-least": at_least, "--max-mb-per-s": max_mb_per_s}
+    ignored |= {"--dry-run": dry_run or None, "--yes": yes or None}
+    if not changes and (given := [option for option, value in ignored.items() if value is not None]):
+        raise InvalidInput(
+            f"{' and '.join(given)} can only be said of a change that begins; --status, --pause, --resume and --abort"
+            " are about the one under way"
+        )
     address = served.resolve_target(target)
     with StopSignals(), connect(address) as operations:
         if status:
@@ -95,10 +103,10 @@ def _request(shards: int | None, replicas: list[str], drain_node: str | None, ma
     from deploy.model_folders import parse_replicas
     from router.control.operations import Rebalance
 
-    if shards is not None and shards < 1:
-        raise InvalidInput(f"--shards is {shards}; it must be 1 or more")
-    if max_mb_per_s is not None and not max_mb_per_s > 0:
-        raise InvalidInput(f"--max-mb-per-s is {max_mb_per_s}; it must be above 0")
+    if shards is not None:
+        check_at_least(1, {"--shards": shards})
+    if max_mb_per_s is not None:
+        check_above(0, {"--max-mb-per-s": max_mb_per_s})
     return Rebalance(
         shards=shards,
         replicas=dict(map(parse_replicas, replicas)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy import served
+from deploy.commands.bounds import check_above, check_at_least
 from deploy.commands.options import AsJson, Target
 from deploy.signals import Interrupted, StopSignals
 from deploy.view.console import err, print_json, print_line
@@ -48,10 +49,8 @@ def restart(
 
     if not rolling:
         raise InvalidInput("say --rolling: members are restarted one after the other")
-    if drain_timeout < 0 or not timeout > 0:
-        raise InvalidInput(
-            f"--drain-timeout is {drain_timeout} and --timeout is {timeout}; they must be 0 or more, and above 0"
-        )
+    check_at_least(0, {"--drain-timeout": drain_timeout})
+    check_above(0, {"--timeout": timeout})
     with StopSignals() as signals, connect(served.resolve_target(target)) as operations:
         now = operations.change()
         if now.under_way:

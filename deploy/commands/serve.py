@@ -14,15 +14,20 @@ import typer
 
 from deploy import served
 from deploy.cluster.logs import LogFormat, LogLevel, LogSettings
+from deploy.commands.bounds import check_above, check_at_least, check_within
 from deploy.served import ServedRecord
 from deploy.signals import StopSignals
 from deploy.state import state_folder
 from deploy.view.console import err, print_line
 from deploy.view.progress import Progress
+from inference.degrade.control import MOST_PRESSURE
+from ps.errors import InvalidInput
 
 if TYPE_CHECKING:
     from deploy.cluster.cluster import Cluster
     from deploy.config import ServeConfig
+
+MAX_PORT: Final = 65_535
 
 CHECK_INTERVAL_S: Final = 2.0
 """How often a foreground `serve` looks whether its heads live."""
@@ -156,6 +161,41 @@ def serve(
     In the foreground it serves until SIGINT or SIGTERM, lets requests in flight finish, stops everything it started,
     and exits 0.
     """
+    # What belongs to a deployment as a whole is checked by `ServeConfig`, by the same names.
+    check_within(0, MAX_PORT, {"--grpc-port": grpc_port, "--http-port": http_port})
+    check_within(0, 1, {"--hedge-share": hedge_share})
+    check_at_least(0, {"--watch": watch})
+    check_at_least(
+        1,
+        {
+            "--dense-threads": dense_threads,
+            "--max-batch-rows": max_batch_rows,
+            "--max-candidates": max_candidates,
+            "--max-message-bytes": max_message_bytes,
+            "--max-values-per-row": max_values_per_row,
+            "--max-requests": max_requests,
+            "--max-pending": max_pending,
+            "--max-request-bytes": max_request_bytes,
+            "--max-connections": max_connections,
+            "--max-shard-connections": max_shard_connections,
+            "--max-pull-bytes": max_pull_bytes,
+        },
+    )
+    check_above(
+        0,
+        {
+            "--max-queue": max_queue,
+            "--standing-queue": standing_queue,
+            "--give-up": give_up,
+            "--degrade-down": degrade_down,
+            "--default-timeout": default_timeout,
+        },
+    )
+    if not 0 < degrade_low < degrade_high < MOST_PRESSURE:
+        raise InvalidInput(
+            f"--degrade-low is {degrade_low} and --degrade-high is {degrade_high}; they must be"
+            f" 0 < low < high < {MOST_PRESSURE:g}"
+        )
     with StopSignals() as signals, _state_dir(state_dir, name, keep=detach) as folder:
         # Imported by the commands that need them: `ringpull --help` and `predict` answer without waiting for them.
         from deploy.config import ServeConfig
@@ -278,7 +318,8 @@ def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedReco
         models=config.model_names,
         shards=config.shards,
         name=config.name,
-        address=config.address,
+        address=cluster.joined,
+        ray_folder=None if cluster.ray_folder is None else str(cluster.ray_folder),
         **by_whom,
     )
 

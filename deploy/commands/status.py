@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy import served
+from deploy.commands.bounds import check_above
 from deploy.commands.options import AsJson, Target
 from deploy.view.console import out, print_json
 from ps.errors import NotFound, RingpullError
@@ -28,6 +29,7 @@ def status(
     from deploy.view.status_view import status_view
     from inference.client.client import Client
 
+    check_above(0, {"--timeout": timeout})
     address = served.resolve_target(target)
     with Client(address, timeout_s=timeout) as client:
         answer = client.status()

@@ -8,6 +8,7 @@ import psutil
 import typer
 
 from deploy import served
+from deploy.commands.bounds import check_at_least
 from deploy.commands.options import AsJson, Target
 from deploy.served import ServedRecord
 from deploy.view.console import err, print_json, print_line
@@ -29,12 +30,11 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop a deployment: requests in flight finish, then everything it started ends. Waits until it is gone."""
+    check_at_least(0, {"--timeout": timeout})
     if address is not None:
         if target is not None:
             raise InvalidInput("--target and --address both say what to stop; give one")
         _stop_on_ray(address, name, timeout)
-        for record in served.on_ray(address, name):
-            served.discard(record)
         stopped = f"{name} on {address}"
     else:
         record = served.find(target)
@@ -46,20 +46,41 @@ def stop(
         print_line(f"stopped {stopped}")
 
 
+def _stop_on_ray(address: str, name: str, timeout_s: float) -> None:
+    from deploy.cluster import cluster
+
+    found, joined = cluster.stop_joined(address, name, drain_timeout_s=timeout_s)
+    for record in served.on_ray(joined, name):
+        served.discard(record)
+    if not found:
+        raise NotFound(f"there is no deployment named {name} on {address}")
+
+
 def _stop_served(record: ServedRecord, timeout_s: float) -> None:
     process = record.process()
     ended = process is not None and _end(process, timeout_s)
     if record.address is not None and not ended:
         # Its actors live on a joined Ray: left there by --detach, or by a `serve` that was killed.
-        _stop_on_ray(record.address, record.name, timeout_s, missing_ok=True)
+        _stop_its_actors(record.address, record.name, timeout_s)
     served.discard(record)
 
 
-def _stop_on_ray(address: str, name: str, timeout_s: float, *, missing_ok: bool = False) -> None:
-    from deploy.cluster.cluster import stop_joined
+def _stop_its_actors(address: str, name: str, timeout_s: float) -> None:
+    """End the actors of a record; they have ended with their Ray where nobody listens any more."""
+    from deploy.cluster import cluster
+    from deploy.cluster.ray_session import NoRay
 
-    if stop_joined(address, name, drain_timeout_s=timeout_s) == 0 and not missing_ok:
-        raise NotFound(f"there is no deployment named {name} on {address}")
+    try:
+        cluster.stop_joined(address, name, drain_timeout_s=timeout_s)
+    except NoRay as exc:
+        err.print(
+            f"warning: {exc}; it is taken for ended, and forgotten here. If that Ray lives, end it there with"
+            f" `ringpull stop --address {address} --name {name}`",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _end(process: psutil.Process, timeout_s: float) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rich.console import Console
@@ -19,8 +21,21 @@ err = Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output, plain: programs read it."""
-    print(json.dumps(value, indent=2, allow_nan=True), flush=True)
+    """Print one JSON document on standard output, plain: programs read it.
+
+    NaN and infinities, which JSON has not, are null.
+    """
+    print(json.dumps(_finite(value), indent=2, allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
 
 
 def print_line(text: str) -> None:

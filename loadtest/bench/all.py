@@ -22,6 +22,7 @@ from rich.table import Table
 from loadtest.bench.harness import machine
 from loadtest.bench.large_model import DIM
 from loadtest.bench.memory import limit
+from loadtest.bench.process import unwound_by_sigterm
 
 BENCHES = (
     "kernel",
@@ -122,12 +123,20 @@ def run(bench: str) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", f"loadtest.bench.{bench}"]
     last = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "140"}) as process:
+    environment = {**os.environ, "COLUMNS": "140"}
+    with (
+        unwound_by_sigterm(),
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process,
+    ):
         assert process.stdout is not None
-        for line in process.stdout:
-            if last:
-                print(last, flush=True)
-            last = line.rstrip("\n")
+        try:
+            for line in process.stdout:
+                if last:
+                    print(last, flush=True)
+                last = line.rstrip("\n")
+        except SystemExit:
+            process.terminate()  # it takes down what it has started, and is waited for
+            raise
     if process.returncode != 0:
         raise RuntimeError(f"{last}\n{bench} failed with exit status {process.returncode}".lstrip())
     return keys_of_line(bench, last)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 import psutil
 
@@ -32,18 +33,42 @@ def server(
         RuntimeError: It ended before it was ready.
     """
     command = [sys.executable, "-m", module, *arguments]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
-    process = psutil.Process(child.pid)
+    with unwound_by_sigterm():
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+        process = psutil.Process(child.pid)
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.startswith(ready):
+                    yield line.removeprefix(ready).strip(), process
+                    break
+            else:
+                raise RuntimeError(f"{' '.join(command)} ended before it was ready")
+        finally:
+            _end(child)
+
+
+@contextmanager
+def unwound_by_sigterm() -> Iterator[None]:
+    """Have a SIGTERM end this process by SystemExit, so that what it has started is ended on the way out.
+
+    By itself it ends a Python process at once, and leaves a whole deployment behind. Nothing changes where somebody has
+    a handler already, an outer one of these included, nor outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _exit)
     try:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith(ready):
-                yield line.removeprefix(ready).strip(), process
-                break
-        else:
-            raise RuntimeError(f"{' '.join(command)} ended before it was ready")
+        yield
     finally:
-        _end(child)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(signum: int, frame: FrameType | None) -> None:
+    # A second one would interrupt the taking down, which is bounded; SIGKILL ends that too.
+    signal.signal(signum, signal.SIG_IGN)
+    sys.exit(128 + signum)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from loadtest.bench.process import unwound_by_sigterm
+
 PIPELINE_ROWS = 10_000
 
 
@@ -48,13 +50,14 @@ def private_redis() -> Iterator[tuple[int, psutil.Process]]:
             "--dir",
             folder,
         ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            _wait_ready(port)
-            yield port, psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait()
+        with unwound_by_sigterm():
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            try:
+                _wait_ready(port)
+                yield port, psutil.Process(process.pid)
+            finally:
+                process.terminate()
+                process.wait()
 
 
 def _wait_ready(port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,20 @@ class TestEachConfig:
     def test_brings_the_package_and_leaves_out_what_a_checkout_gathers(self, path: Path) -> None:
         config = load(path)
         assert config["file_mounts"]["~/ringpull"] == "."
-        assert {".git", ".venv"} <= set(config["rsync_exclude"])
-        assert any("pip install" in command and "~/ringpull" in command for command in config["setup_commands"])
+        assert {".git", ".venv", "runs", "build"} <= set(config["rsync_exclude"])
+
+    def test_installs_what_it_has_copied_every_time(self, path: Path) -> None:
+        """Not only where nothing is installed: then new code would be copied and not used."""
+        [install] = [command for command in load(path)["setup_commands"] if "pip install" in command]
+        assert install.startswith("rm -rf ~/ringpull/build && ~/ringpull-venv/bin/pip install --quiet ~/ringpull")
+
+
+def test_a_machine_joins_by_hand_as_the_file_has_workers_join() -> None:
+    """The README's line says all of it: a node that lacks the timeout takes its shards down when the GCS is away."""
+    config = load(FOLDER / "cluster-local.yaml")
+    [start] = [command for command in config["worker_start_ray_commands"] if "ray start" in command]
+    [by_hand] = re.findall(r"^ulimit .*ray start .*$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert by_hand.replace("~/ringpull-venv/bin/", "").replace("RAY_HEAD:", "$RAY_HEAD_IP:") == start
 
 
 def test_aws_has_nodes_for_shards_and_for_heads() -> None:

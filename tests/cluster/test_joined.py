@@ -50,14 +50,16 @@ def test_detached_on_a_joined_ray(
 ) -> None:
     """No process stays here; actors live there under their names, until `stop` finds and ends them.
 
-    Then the folder of the coordinator's state, which was made up for them, is gone too.
+    They are told by the address of their node, though the head listens on every interface of it. Then the folder of the
+    coordinator's state, which was made up for them, is gone too.
     """
     coordinators = Path(environment["RINGPULL_STATE_DIR"]) / "coordinators"
     model = write_model(tmp_path / "ranker")
     ports = ("--grpc-port", 0, "--http-port", 0)
-    served = ringpull("serve", model, "--address", address, "--shards", 2, "--detach", *ports)
+    served = ringpull("serve", model, "--address", address, "--host", "0.0.0.0", "--shards", 2, "--detach", *ports)
     assert served.returncode == 0, served.stderr
     try:
+        assert f" grpc={address.partition(':')[0]}:" in served.stdout
         predicted = ringpull("predict", "ranker", "--features", "user_id=7,genres=drama", "--json")
         assert json.loads(predicted.stdout)["outputs"]["score"] == pytest.approx([score(7, ["drama"])])
 

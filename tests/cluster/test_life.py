@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -49,6 +50,25 @@ def test_detached_until_stopped(model: Path, ringpull: RingpullRun, environment:
     assert (stopped.returncode, stopped.stdout) == (0, f"stopped {record.target}\n")
     assert alive(everything) == []
     assert ringpull("stop").returncode == 1, "there is nothing to stop any more"
+
+
+def test_a_killed_serve_leaves_no_files(model: Path, ringpull: RingpullRun, environment: dict[str, str]) -> None:
+    """Its Ray ends with it, here without the minute that its agents take; the next command removes what was on disk."""
+    ran = ringpull("serve", model, "--detach", "--grpc-port", 0, "--http-port", 0)
+    assert ran.returncode == 0, ran.stderr
+    record = only_record(environment)
+    process = record.process()
+    assert process is not None
+    below = process.children(recursive=True)
+    for each in (process, *below):
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    assert alive(below) == []
+    assert record.ray_folder is not None
+    folder = Path(record.ray_folder)
+    assert folder.is_dir()
+    assert ringpull("stop").returncode == 1, "nothing is served any more"
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("detach", [[], ["--detach"]], ids=["foreground", "detached"])

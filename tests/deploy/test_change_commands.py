@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import fsspec
 import pytest
 from rich.console import Console
 
@@ -77,6 +78,21 @@ def test_plan_answers_before_any_deployment(ringpull: Run, tmp_path: Path) -> No
         "--replicas ranker/item=all",
     ):
         assert part in ran.out
+    assert "--data-dir" not in ran.out
+
+
+def test_the_command_that_a_plan_ends_with_serves_what_was_planned(ringpull: Run, tmp_path: Path) -> None:
+    """As many versions open as were counted, and a folder for the rows of a model at a URL."""
+    write_features(write_version(tmp_path / "ranker", 1, {"item": 1}))
+    store = fsspec.filesystem("memory")
+    url = "memory://planned/ranker"
+    store.put(str(tmp_path / "ranker"), url, recursive=True)
+    try:
+        ran = ringpull("plan", url, "--shards", 2, "--memory", "1GiB", "--versions", 3)
+    finally:
+        store.rm(url, recursive=True)
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[-1].startswith(f"ringpull serve {url} --shards 2 --keep 2 --data-dir FOLDER")
 
 
 def test_plan_finds_the_fewest_shards(ringpull: Run, tmp_path: Path) -> None:
@@ -257,6 +273,11 @@ def test_a_second_rebalance_names_the_first(ringpull: Run, operations: FakeOpera
         ((), "say what to change"),
         (("--shards", 4, "--status"), "say what to change"),
         (("--pause", "--abort"), "say what to change"),
+        (("--abort", "--dry-run"), "--dry-run can only be said of"),
+        (("--pause", "--yes", "--memory", "1GiB"), "--memory and --yes can only"),
+        (("--status", "--max-mb-per-s", 5), "--max-mb-per-s can only"),
+        (("--resume", "--at-least", 2), "--at-least can only"),
+        (("--shards", 4, "--max-mb-per-s", "inf"), "it must be above 0, and finite"),
         (("--shards", 0), "--shards is 0; it must be 1 or more"),
         (("--shards", 2), "there is nothing to change"),
         (("--replicas", "item=3"), "with 2 shards it must be from 1 to 2, or all"),

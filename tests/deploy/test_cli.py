@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +16,12 @@ import psutil
 import pytest
 
 from deploy import cli, served
+from deploy.cluster import cluster
+from deploy.commands.serve import serve
 from deploy.served import ServedRecord
 from inference.degrade.steps import CapCandidates, UseVersion
 from inference.model.manifest import Manifest
+from ps.errors import StartupError
 from tests.deploy.folders import flip_byte, write_version
 
 
@@ -121,6 +126,37 @@ def test_serve_fails_before_starting_anything(ringpull, tmp_path: Path) -> None:
     assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
 
 
+NUMBERS = {
+    f"--{name.replace('_', '-')}": type(parameter.default)
+    for name, parameter in inspect.signature(serve).parameters.items()
+    if type(parameter.default) in (int, float)
+}
+"""Options of `serve` that are numbers, and whether whole ones."""
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *((option, "-1") for option in NUMBERS),
+        *((option, value) for option, kind in NUMBERS.items() if kind is float for value in ("nan", "inf")),
+        *((option, "0") for option in ("--max-requests", "--give-up", "--default-timeout")),
+        ("--grpc-port", "65536"),
+        ("--hedge-share", "1.5"),
+    ],
+)
+def test_numbers_that_serve_refuses_by_the_options_name(ringpull, tmp_path: Path, option: str, value: str) -> None:
+    """Not by the name that the setting has below, of which several options share one."""
+    write_version(tmp_path / "ranker", 1)
+    ran = ringpull("serve", tmp_path / "ranker", option, value)
+    assert (ran.status, ran.out) == (1, "")
+    assert re.match(rf"error: .*{option} is {value}(\.0)?[; ]", ran.err), ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_numbers_of_serve_are_found() -> None:
+    assert {"--shards", "--watch", "--max-pull-bytes", "--degrade-high", "--drain-timeout"} <= NUMBERS.keys()
+
+
 def test_a_command_line_that_makes_no_sense(ringpull) -> None:
     assert ringpull("serve").status == 2
     assert ringpull("predict", "ranker", "--no-such-option").status == 2
@@ -192,7 +228,89 @@ def test_stop_forces_what_does_not_end(ringpull, serve_process) -> None:
     assert record.process() is None
 
 
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+def test_stop_refuses_a_wait_that_cannot_be_before_it_signals(ringpull, serve_process, value: str) -> None:
+    record = serve_process("import time")
+    ran = ringpull("stop", "--timeout", value)
+    assert ran.status == 1
+    assert ran.err.startswith(f"error: --timeout is {float(value)}; it must be 0 or more")
+    assert served.records() == [record]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        (("predict", "ranker", "--features", "a=1"), "--timeout", "nan"),
+        (("status",), "--timeout", "0"),
+        (("loadtest", "--rate", "5"), "--seconds", "nan"),
+        (("loadtest", "--rate", "5"), "--connections", "0"),
+        (("loadtest", "--rate", "5"), "--timeout", "inf"),
+        (("loadtest", "--find-max"), "--p99-ms", "nan"),
+        (("loadtest",), "--rate", "nan"),
+        (("loadtest",), "--rate", "0"),
+    ],
+)
+def test_numbers_that_are_refused(ringpull, command: tuple[str, ...], option: str, value: str) -> None:
+    ran = ringpull(*command, option, value, "--target", "127.0.0.1:1")
+    assert (ran.status, ran.out) == (1, "")
+    assert re.match(rf"error: {option} is {value}(\.0)?; it must be above 0", ran.err), ran.err
+
+
 def test_stop_takes_one_way_of_saying_what(ringpull) -> None:
     ran = ringpull("stop", "--target", "127.0.0.1:8500", "--address", "auto")
     assert ran.status == 1
     assert "give one" in ran.err
+
+
+def left_on_ray(address: str, folder: Path) -> ServedRecord:
+    """The record of a deployment that lives on a joined Ray."""
+    folder.mkdir()
+    record = ServedRecord(
+        target="10.0.0.7:8500",
+        http="10.0.0.7:8501",
+        models=("ranker/3",),
+        shards=1,
+        name="ringpull",
+        address=address,
+        made_folder=str(folder),
+    )
+    served.save(record)
+    return record
+
+
+def test_stop_forgets_what_was_on_a_ray_that_has_ended(ringpull, tmp_path: Path) -> None:
+    """Nobody listens there: what lived on it has ended with it, and its folder goes too."""
+    left_on_ray("127.0.0.1:1", tmp_path / "state-folder")
+    ran = ringpull("stop")
+    assert (ran.status, ran.out) == (0, "stopped 10.0.0.7:8500\n")
+    assert ran.err.startswith("warning: Ray at 127.0.0.1:1 cannot be joined: ")
+    assert "ringpull stop --address 127.0.0.1:1 --name ringpull" in ran.err
+    assert served.records() == []
+    assert not (tmp_path / "state-folder").exists()
+
+
+def test_stop_keeps_the_record_where_actors_live_on(ringpull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lives_on(address: str, name: str, *, drain_timeout_s: float) -> tuple[int, str]:
+        raise StartupError(f"{name}/head-0 still lives")
+
+    monkeypatch.setattr(cluster, "stop_joined", lives_on)
+    record = left_on_ray("10.0.0.1:6379", tmp_path / "state-folder")
+    ran = ringpull("stop")
+    assert (ran.status, ran.err) == (1, "error: ringpull/head-0 still lives\n")
+    assert served.records() == [record]
+
+
+def test_stop_by_address_finds_the_record_however_the_ray_is_called(
+    ringpull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when there was nothing left to stop."""
+    found = 3
+    monkeypatch.setattr(cluster, "stop_joined", lambda *args, **options: (found, "10.0.0.1:6379"))
+    left_on_ray("10.0.0.1:6379", tmp_path / "first")
+    assert ringpull("stop", "--address", "auto").status == 0
+    assert served.records() == []
+    found = 0
+    left_on_ray("10.0.0.1:6379", tmp_path / "second")
+    ran = ringpull("stop", "--address", "auto")
+    assert (ran.status, ran.err) == (1, "error: there is no deployment named ringpull on auto\n")
+    assert served.records() == []

@@ -31,3 +31,10 @@ def test_it_is_there_while_its_port_listens(monkeypatch: pytest.MonkeyPatch) -> 
     assert not control_store.is_there()
     with pytest.raises(Unavailable, match=r"control store \(GCS\) is gone"):
         control_store.check()
+
+
+@pytest.mark.parametrize("told", ["127.0.0.1:6379", "localhost:6379"])
+def test_one_cluster_has_one_address(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    ray = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address=told))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert control_store.address() == "127.0.0.1:6379"

@@ -30,6 +30,7 @@ class Model(torch.nn.Module):
         return self.out(self.item(item_id)).squeeze(1)
 
 def trained():
+    print("epoch 1")
     return Model(), Schema([Sparse("item_id")])
 
 NUMBER = 7
@@ -55,6 +56,7 @@ def test_versions_count_up(source_folder: Path) -> None:
             env={"PATH": "", "HOME": str(source_folder), "PYTHONPATH": str(root)},
         )
         assert ran.returncode == 0, ran.stderr
+        assert "epoch 1\n" in ran.stderr
         assert json.loads(ran.stdout) == {
             "model": "ranker",
             "version": number,

@@ -199,7 +199,10 @@ def test_an_interrupt_lets_the_member_on_its_way_finish(
     [
         ((), "say --rolling"),
         (("--rolling", "--timeout", 0), "--timeout is 0.0"),
+        (("--rolling", "--timeout", "nan"), "--timeout is nan"),
         (("--rolling", "--drain-timeout", -1), "--drain-timeout is -1.0"),
+        (("--rolling", "--drain-timeout", "nan"), "--drain-timeout is nan"),
+        (("--rolling", "--drain-timeout", "inf"), "--drain-timeout is inf"),
     ],
 )
 def test_bad_settings_are_told(
@@ -208,6 +211,7 @@ def test_bad_settings_are_told(
     ran = ringpull("restart", *arguments)
     assert ran.status == 1
     assert error in ran.err
+    assert operations.restarted == []
 
 
 def test_a_member_that_left_is_told(operations: FakeOperations) -> None:

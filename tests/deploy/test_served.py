@@ -119,6 +119,15 @@ def test_a_folder_made_up_for_a_deployment_goes_with_it(tmp_path: Path) -> None:
     assert served.records() == []
 
 
+def test_the_folder_of_a_private_ray_goes_with_a_process_that_was_killed(tmp_path: Path) -> None:
+    """One that ends by itself removes it; Ray's temporary files would otherwise gather."""
+    folder = tmp_path / "ringpull-12345678"
+    (folder / "r" / "session").mkdir(parents=True)
+    served.save(record(pid_started_s=STARTED_S - 100, ray_folder=str(folder)))
+    assert served.records() == []
+    assert not folder.exists()
+
+
 def test_records_of_a_deployment_on_a_joined_ray() -> None:
     mine = record("127.0.0.1:9000", address="auto", pid=None, pid_started_s=None)
     served.save(mine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import deploy
 from tests.hosts.namespaces import Host, Hosts
 
 CONFIG = Path(deploy.__file__).parent / "cluster-local.yaml"
+README = CONFIG.with_name("README.md")
 BIN = Path(sys.prefix) / "bin"
 CODE = Path(deploy.__file__).parent.parent
 
@@ -51,7 +53,8 @@ class RayHosts:
     def add(self, host: Host) -> None:
         """Join one more host to the cluster that is up, as deploy/README.md says: the token, then `ray start`."""
         token = self.operator.run("bash", "-c", "cat ~/.ray/auth_token").stdout
-        join = f"RAY_AUTH_MODE=token ~/ringpull-venv/bin/ray start --address={self.hosts[0].address}:6379"
+        [line] = re.findall(r"^ulimit .*ray start .*RAY_HEAD.*$", README.read_text(), re.MULTILINE)
+        join = line.replace("RAY_HEAD", self.hosts[0].address)
         self._ssh(host, f"mkdir -p ~/.ray; cat > ~/.ray/auth_token; {join}", given=token)
         self.await_nodes(self.hosts.index(host) + 1)
 
@@ -63,6 +66,7 @@ class RayHosts:
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(self._hosts.key)}
         # The hosts see the checkout and the virtual environment of the test: nothing needs copying or installing.
         del config["file_mounts"]["~/ringpull"]
+        config["setup_commands"] = [each for each in config["setup_commands"] if "pip install" not in each]
         # A host says in a file what a machine with a GPU would be seen to have.
         config["worker_start_ray_commands"] = [
             command.replace("ray start", "ray start $(cat ~/resources 2> /dev/null)")
@@ -106,7 +110,7 @@ def ray_hosts(count: int, folder: Path, seen: list[Path]) -> Iterator[RayHosts]:
     """Make `count` hosts with the environment of this test in place, ready for `up`."""
     with Hosts(count, folder, [Path(sys.prefix), CODE, *seen]) as hosts:
         for host in hosts.hosts:
-            # What the configuration's setup commands would install is there already, so they pass.
+            # What the configuration's setup commands would make is there already.
             host.run("bash", "-c", f"ln -s {sys.prefix} ~/ringpull-venv")
         cluster = RayHosts(hosts, folder / "cluster.yaml")
         cluster.ray("get-auth-token", "--generate")

@@ -45,6 +45,7 @@ def test_a_model_is_served_across_hosts_that_come_and_go(tmp_path: Path) -> None
         cluster.bring_back(cluster.hosts[2])
         check_predictions(cluster)
 
+        assert cluster.ringpull("stop").stdout == f"stopped {target(cluster)}\n"
         cluster.down()
         for host in cluster.hosts:
             left = host.run("pgrep", "-fa", "raylet|gcs_server|ray::", check=False).stdout

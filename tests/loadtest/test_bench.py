@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import loadtest.bench
@@ -16,7 +20,7 @@ from loadtest.bench import dlrm, growth, memory, ready, routing, stage_budget
 from loadtest.bench.growth_model import CpuModel, PullShape, sub_bags, wire_bytes_per_sample
 from loadtest.bench.harness import Report, Samples, interleave
 from loadtest.bench.load import Outcome
-from loadtest.bench.process import server
+from loadtest.bench.process import server, unwound_by_sigterm
 from loadtest.bench.pulls import dlrm_lookups
 from loadtest.bench.tables import bench_keys, bench_rows, generated_table, keys_of, zipf_rows
 from ps.hashing import positions_of
@@ -257,6 +261,36 @@ class TestServer:
             assert said == str(below.pid)
         assert not process.is_running()
         assert not below.is_running()
+
+    @pytest.mark.parametrize("runner", ["bench", "all"])
+    def test_a_sigterm_ends_what_was_started(self, runner: str, tmp_path: Path) -> None:
+        """Of one bench, and of the process that runs all of them."""
+        command = [sys.executable, "-m", "tests.loadtest.family", "bench"]
+        if runner == "all":
+            python = tmp_path / "python"
+            python.write_text(f"#!/bin/sh\nexec {' '.join(command)}\n")
+            python.chmod(0o755)
+            code = f"import sys; sys.executable = {str(python)!r}; from loadtest.bench import all; all.run('kernel')"
+            command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            started = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+            process.terminate()
+        assert process.returncode == 128 + signal.SIGTERM
+        assert len(started) == 4
+        assert [each for each in started if each.is_running()] == []
+
+    def test_a_handler_that_is_there_stays(self) -> None:
+        """Such as that of a server, or an outer one of these."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            with unwound_by_sigterm():
+                assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        with unwound_by_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is not before
+        assert signal.getsignal(signal.SIGTERM) is before
 
     def test_one_that_ends_before_it_is_ready_is_an_error(self) -> None:
         with pytest.raises(RuntimeError, match="ended before it was ready"), server("tests.loadtest.family", "down"):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from inference.errors import InvalidInput, Unavailable
+from inference.errors import InvalidInput, RingpullError, Unavailable
+from loadtest import open_loop_report
+from loadtest.find_max import Found, Trial
 from loadtest.messages import prepare_messages
 from loadtest.open_loop import GeneratorHealth, OpenLoopPlan, arrival_times, run_open_loop
 from loadtest.open_loop_report import measure_rate, search_rate
 from loadtest.options import WorkloadOptions
+from loadtest.report import Summary
 from tests.integration.local import LocalCluster
 
 OPTIONS = WorkloadOptions(candidates=4, requests=16, context=("user", "town"))
@@ -120,6 +125,39 @@ def test_the_command_reports_as_json_and_in_a_folder(cluster: LocalCluster, tmp_
     assert figures["requests"] == figures["server_requests"] > 0
     assert figures["failures"] == 0
     assert Path(figures["report"]).is_file()
+
+
+@pytest.mark.net
+def test_the_command_fails_when_nothing_was_answered(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its figures: a script that takes the exit status for an answer must not go on."""
+
+    def all_fail(*args: Any, **named: Any) -> tuple[Any, Summary]:
+        run, summary = measure_rate(*args, **named)
+        return run, replace(summary, failures=summary.requests)
+
+    monkeypatch.setattr(open_loop_report, "measure_rate", all_fail)
+    done = CliRunner().invoke(app, [*COMMAND, "--target", cluster.target, "--json"])
+    figures = json.loads(done.stdout)
+    assert figures["failures"] == figures["requests"] > 0
+    assert isinstance(done.exception, RingpullError)
+    assert "none was answered" in str(done.exception)
+
+
+@pytest.mark.net
+def test_a_search_fails_when_no_rate_holds(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Found(
+        rate=0.0, bound_ms=20.0, trials=[Trial(rate=5.0, p50_ms=30.0, p99_ms=40.0)], limited_by_generator=False
+    )
+    monkeypatch.setattr(open_loop_report, "search_rate", lambda *args, **named: found)
+    search = ["loadtest", "--find-max", "--target", cluster.target, "--report", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, search)
+    assert json.loads(done.stdout)["rate"] == 0
+    assert isinstance(done.exception, RingpullError)
+    assert str(done.exception) == "no rate keeps a p99 of 20 ms"
 
 
 def test_the_command_wants_a_rate_or_a_search() -> None:
