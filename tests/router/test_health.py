@@ -168,6 +168,26 @@ def test_a_router_that_lags_itself_ejects_nobody():
     run(main())
 
 
+def test_an_answer_that_came_while_the_loop_stood_still_is_not_waited_for_any_longer():
+    """The pull finds its time over and its answers there at once; a second wait would be for nobody."""
+
+    async def main() -> None:
+        cluster = cluster_of(made := tables(DIMS), copies=2, hedge_cap_s=0.1)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        for shard in cluster.shards.values():
+            shard.takes_s = 0.2
+        began_s = virtual_now()
+        pulling = asyncio.create_task(pull(cluster))
+        await asyncio.sleep(0.05)
+        loop.jump(0.2)
+        assert_reference(made, ASKED, await pulling)
+        assert virtual_now() - began_s == pytest.approx(0.25)
+        await cluster.router.close()
+
+    run(main())
+
+
 def test_a_ping_whose_answer_is_there_already_ejects_nobody():
     """The loop stands still while a busy shard is pinged: the time for the answer is over, and the answer is there."""
 
