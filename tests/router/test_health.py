@@ -422,6 +422,45 @@ def test_with_one_copy_a_shard_that_refuses_costs_no_time():
     run(main())
 
 
+def test_a_slow_shard_is_not_given_up_for_what_nobody_asked_it():
+    """Sent away for its lateness again and again, it is pinged ever less often, and seldom asked: it may be silent."""
+
+    async def main() -> None:
+        cluster = cluster_of(made := tables(DIMS), copies=1, eject_lates=5, give_up_s=0.3)
+        cluster.shards[1].pull_takes_s = 0.15
+        waited = 0
+        for _ in range(20):
+            while ejected(cluster) == "[]]":
+                assert_reference(made, ASKED, await pull(cluster))
+            await asyncio.sleep(0.9)
+            waited += ejected(cluster) == "[1]]"
+            assert_reference(made, ASKED, await pull(cluster))
+        assert waited > 5
+        await cluster.router.close()
+
+    run(main())
+
+
+def test_a_slow_shard_that_stops_is_given_up_once_it_leaves_a_ping_unanswered():
+    async def main() -> None:
+        made = tables(DIMS, OnUnavailable.DEFAULT)
+        cluster = cluster_of(made, copies=1, eject_lates=5, backoff_first_s=1.0)
+        cluster.shards[1].pull_takes_s = 0.15
+        while ejected(cluster) == "[]]":
+            await pull(cluster)
+        cluster.shards[1].running.clear()
+        began_s = virtual_now()
+        assert all(result.lost for result in await pull(cluster, deadline_s=60))
+        # The first ping comes after half a second to a second, of which the last pull took some.
+        assert 0.3 + 0.1 + 1.0 < virtual_now() - began_s < 1.0 + 0.1 + 1.0
+        cluster.shards[1].running.set()
+        await until(lambda: ejected(cluster) == "[]]")
+        assert_reference(made, ASKED, await pull(cluster))
+        await cluster.router.close()
+
+    run(main())
+
+
 def test_a_slow_shard_is_not_taken_for_a_silent_one():
     """It answers others meanwhile, too late each: that there is no time is not the shard's silence."""
 
