@@ -91,7 +91,8 @@ class ShardActor:
         self._prefault, self._verify = prefault, verify
         self._tidy_after_s = tidy_after_s
         self._throttle = Throttle()
-        self._control = threading.Condition()  # guards the five below; told when a prepare ends
+        self._control = threading.Condition()  # guards the six below; told when a prepare ends
+        self._stopping = False
         self._prepares: set[Job] = set()
         self._last_prepare = Job()
         self._tidying: threading.Thread | None = None
@@ -155,7 +156,8 @@ class ShardActor:
         """Hold these parts of these versions, besides what is held already; return when that is so.
 
         Nothing that is answered for is taken away, and nothing new is answered for. Doing it again does nothing; what
-        an attempt that failed has copied is not copied again. One at a time: a second one waits for the first.
+        an attempt that failed has copied is not copied again, if the next one comes before it is tidied away. One at a
+        time: a second one waits for the first.
 
         Raises:
             NotFound: A table's folder cannot be read here, and there is no data folder to copy it to.
@@ -177,6 +179,12 @@ class ShardActor:
                     self._copy(self._copies, holdings, job)
                     give_freed_memory_back()  # the buffers that rows were copied through
                 spare_what_is_loaded()
+        except BaseException:
+            # An assignment follows a prepare that is through. Here none may come, and what this one called off is due.
+            with self._control:
+                if self._versions is not None and self._prepares == {job}:
+                    self._tidy_later(drop_pieces=True)
+            raise
         finally:
             with self._control:
                 self._prepares.discard(job)
@@ -227,6 +235,7 @@ class ShardActor:
         """Stop listening, answer what is in flight for up to `grace_s`, end the threads. Again, it does nothing."""
         if self._thread.is_alive():
             with self._control:
+                self._stopping = True
                 jobs, tidying = [*self._prepares, self._tidy_job], self._tidying
             for job in jobs:
                 job.cancel()
@@ -268,6 +277,8 @@ class ShardActor:
         job = Job()
         work = threading.Thread(target=self._tidy, args=(self._copies, job, drop_pieces), name="tidy", daemon=True)
         with self._control:
+            if self._stopping:
+                return
             self._tidy_job.cancel()
             self._tidy_job, self._tidying = job, work
             work.start()
@@ -277,7 +288,7 @@ class ShardActor:
             job.pause(self._tidy_after_s)
             copies.tidy(self._versions, self._shard, job, drop_pieces=drop_pieces)
         except Cancelled:
-            return  # By a prepare: an assignment follows it.
+            return  # By a prepare: an assignment follows it, or another tidying when it fails.
         except RingpullError as exc:
             _LOG.warning("shard %s keeps copies that it does not need: %s", self._shard.shard, exc)
 

@@ -208,7 +208,7 @@ class Shard:
             NotOwner: A key lies outside the slots owned here.
             InvalidInput: The lengths of a look-up's bags do not add up to its keys.
             LimitExceeded: The reply would be larger than a frame may be.
-            Unavailable: A key's slot is owned, but its rows are not held here or damaged; another replica may answer.
+            Unavailable: A key's slot is owned, but its rows are not held here; another replica may answer.
         """
         state = self._state
         tables = self._tables(state, request.model, request.version)

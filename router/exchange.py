@@ -166,7 +166,8 @@ class Exchange:
             if not open_answers:
                 return
             await let_answers_in()
-            if clock() - began_s < _HELD_UP * delay_s:
+            # Looked at again: who has been answered by now wakes no future that is made from here on.
+            if not open_answers or clock() - began_s < _HELD_UP * delay_s:
                 return
             # It is this loop that is late. To hedge would give it more to do, when it has too much already.
             over = loop.create_future()

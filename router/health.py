@@ -4,8 +4,9 @@
       |  `--late, `eject_lates` times in a row, over at least `eject_after_s`-------^
       `--refused or broken off, `eject_failures` times in a row---------------------^
 
-An ejected shard is asked only where no other owner is left; once it has said nothing for `give_up_s` it is given up:
-not asked at all. Meanwhile it is pinged, at waits that grow, and readmitted when it answers, be it a pull, promptly.
+An ejected shard is asked only where no other owner is left; when it leaves a ping unanswered and says nothing for
+`give_up_s` after that, it is given up: not asked at all. Meanwhile it is pinged, at waits that grow, and readmitted
+when it answers, be it a pull, promptly.
 
 Invariants: a shard that is in no trouble has no task and no timer; whatever a shard says, an error too, is a sign of
 life; a shard that was readmitted and falls ill again at once is pinged at waits that go on growing.
@@ -217,7 +218,6 @@ class Health:
         if condition.given_up is not None:
             condition.given_up = None
             del self._given_up[address]
-            condition.giving_up = asyncio.create_task(self._give_up(address, condition))
 
     def _eject(self, address: ShardAddress, condition: Condition, error: RingpullError) -> None:
         if condition.ejected is not None or address not in self._wanted:
@@ -227,7 +227,6 @@ class Health:
         logger.warning("shard ejected", extra={"shard": address.shard, "error": str(error)})
         if self._clock() - condition.readmitted_s > self._settings.backoff_most_s:
             condition.pings = 0
-        condition.giving_up = asyncio.create_task(self._give_up(address, condition))
         if condition.watch is None:
             condition.watch = asyncio.create_task(self._watch(address, condition))
         condition.wake_all()
@@ -241,14 +240,19 @@ class Health:
         condition.readmitted_s = self._clock()
         logger.info("shard readmitted", extra={"shard": address.shard})
 
+    def _count_silence(self, address: ShardAddress, condition: Condition) -> None:
+        """Count the silence of an ejected shard from now on: it left a ping unanswered."""
+        if condition.ejected is not None and condition.given_up is None and condition.giving_up is None:
+            condition.giving_up = asyncio.create_task(self._give_up(address, condition))
+
     async def _give_up(self, address: ShardAddress, condition: Condition) -> None:
-        """Give an ejected shard up once it has been silent for long enough."""
+        """Give an ejected shard up if it stays silent for long enough."""
+        answered_s = condition.answered_s
         silence: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        while True:
-            answered_s = condition.answered_s
-            await done_in(silence, self._settings.give_up_s)
-            if condition.answered_s == answered_s:
-                break
+        await done_in(silence, self._settings.give_up_s)
+        condition.giving_up = None
+        if condition.answered_s != answered_s:
+            return  # The next ping tells whether it went silent again: until then nobody may have asked it anything.
         error = Unavailable(f"said nothing for {self._settings.give_up_s:g} s or longer ({condition.ejected})")
         condition.given_up = self._given_up[address] = error
         condition.wake_all()
@@ -281,6 +285,7 @@ class Health:
                 silent_s = self._clock() - began_s
                 error = Unavailable(f"said nothing, not to a ping either, for {silent_s * 1e3:.0f} ms")
                 self._eject(address, condition, error)
+                self._count_silence(address, condition)
             if not await done_in(ping, self._settings.ping_timeout_s):
                 if condition.given_up is not None:
                     # What was sent may never have arrived, and TCP itself takes minutes to see that nobody is there.
@@ -289,6 +294,7 @@ class Health:
             ping.result()
         except (NotReached, ConnectionLost) as error:
             self._eject(address, condition, error)
+            self._count_silence(address, condition)
             return False
         except RingpullError:
             pass  # An error is an answer.

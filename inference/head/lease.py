@@ -1,8 +1,8 @@
 """The lease of a head: for how long it may route by its map without having been heard of.
 
 A head that was stopped, or cut off, may wake up with a map that is history. It asks for the newest one before it serves
-again. Nobody answering is no reason not to serve: predictions outlive the coordinator, and shards guard their slots,
-so an old map costs a detour and never a wrong answer.
+again; a pulse that was on its way all that time renews nothing. Nobody answering is no reason not to serve: predictions
+outlive the coordinator, and shards guard their slots, so an old map costs a detour and never a wrong answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ASK_TIMEOUT_S: Final = 0.5
 """Longest that a request waits for the newest map."""
 
 ASK_AGAIN_S: Final = 1.0
-"""After nobody answered."""
+"""After an answer, unless a pulse comes; or after nobody answered."""
 
 
 class Lease:
@@ -36,6 +36,7 @@ class Lease:
         self._ask = ask
         self._clock = clock
         self._until_s = float("inf")
+        self._ask_from_s = float("-inf")
         self._asking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -44,11 +45,13 @@ class Lease:
     @property
     def expired(self) -> bool:
         """Whether the newest map must be asked for before the next request."""
-        return self._clock() >= self._until_s
+        return self._clock() >= max(self._until_s, self._ask_from_s)
 
     def renew(self, lease_s: float) -> None:
-        """Serve for so many seconds more."""
-        self._until_s = self._clock() + lease_s
+        """Serve for so many seconds more, unless the lease has run out: then only the newest map helps."""
+        now_s = self._clock()
+        if now_s < self._until_s:
+            self._until_s = now_s + lease_s
 
     async def refresh(self) -> None:
         """Ask for the newest map, all requests that need it together; go on after a while without."""
@@ -60,9 +63,11 @@ class Lease:
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 await self._ask()
+            # Long enough for the next pulse.
+            self._until_s = self._clock() + ASK_AGAIN_S
         except (RingpullError, TimeoutError) as exc:
             logger.warning("no newer shard map could be had, the old one serves on: %s", exc)
         finally:
             # Answered or not: the next request does not wait for it at once again.
-            self.renew(ASK_AGAIN_S)
+            self._ask_from_s = self._clock() + ASK_AGAIN_S
             self._asking = None

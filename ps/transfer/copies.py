@@ -28,7 +28,7 @@ from ps.store import format as fmt
 from ps.store.base import Base
 from ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
 from ps.transfer.job import Job
-from ps.transfer.merge import DamagedBase, Part, merge
+from ps.transfer.merge import DamagedBase, Part, base_bytes, merge
 from ps.transfer.peer import Peers, PeerSource
 from ps.transfer.plan import Plan, cut, plan_table
 from ps.transfer.remote import is_url
@@ -133,13 +133,15 @@ class LocalCopies:
     ) -> None:
         """Give the disk space back of versions that are not among these, and of ranges that are not answered for.
 
+        A copy is made smaller by writing it anew beside the old one; where that does not fit under the limit, it stays.
+
         Args:
             versions: None: nobody has said yet, so none is dropped.
             drop_pieces: Also of what unfinished prepares have copied.
 
         Raises:
             Cancelled: The job was given up. Whatever is left is for the next time.
-            ExportError: The disk is full. A copy is written anew, beside the old one, to make it smaller.
+            ExportError: The disk is full.
         """
         with self._work:
             job.check()
@@ -243,6 +245,8 @@ class LocalCopies:
         kept_rows = sum(part.rows for part in parts)
         if base.rows - kept_rows < max(1, WORTH_REWRITING * base.rows) or minus(held & owned, usable).any():
             return
+        if self._limit_bytes is not None and self._bytes() + base_bytes(kept_rows, base.spec) > self._limit_bytes:
+            return
         content = TableContent(base.spec, base.identity, kept_rows)
         narrow = self._merge(key, copy, content, parts, job)
         self._prepare_base(narrow)
@@ -274,11 +278,14 @@ class LocalCopies:
         if self._prefault:
             base.prefault()
 
+    def _bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+
     def _check_limit(self, plans: Sequence[Plan]) -> None:
         """Go through the plans in the order of their carrying out, in which old base, pieces and new base meet."""
         if self._limit_bytes is None:
             return
-        used = most = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        used = most = self._bytes()
         for plan in plans:
             if plan.content is None:
                 continue

@@ -89,6 +89,8 @@ class CoordinatorState:
     world_id: int = 0
     """The id of the change that led to `world`."""
     change: Change | None = None
+    leaving: frozenset[int] = frozenset()
+    """Shards that no world wants any more, until they have stopped: those that were not heard of since, too."""
     epoch: int = 0
     """Of the last map that was made. Never used twice."""
     map: ShardMap | None = None

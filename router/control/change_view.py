@@ -128,4 +128,5 @@ def _progress(machine: Coordinator, change: Change) -> tuple[int, int]:
             ready = [head.routed >= machine.state.epoch for head in heads]
         case Phase.DROPPING:
             ready = [facts.guards == facts.holds == {change.id} for facts in shards.values()]
+            ready += [False for _ in machine.state.leaving - shards.keys()]
     return sum(ready), len(ready)

@@ -48,16 +48,13 @@ from router.control.events import (
     Throttle,
     member_of,
 )
-from router.control.facts import HeadFacts, ShardFacts, WorldIds
+from router.control.facts import UNKNOWN, HeadFacts, ShardFacts, WorldIds
 from router.control.holdings import Streamers, holdings_of
 from router.control.world import PlacedVersion, World
 from router.shard_map import ShardAddress
 
 UNSEEN = ""
 """As the incarnation of a head: it was not heard of since the coordinator was started."""
-
-UNKNOWN = -1.0
-"""As the throttle of a shard: it could not be told."""
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
@@ -148,7 +145,9 @@ class Coordinator:
             bytes_per_s=event.bytes_per_s,
             nodes=dict(event.nodes or {}),
         )
-        self._state = replace(state, change=change, last_id=change.id)
+        # One that is being stopped is started again when it has.
+        leaving = state.leaving - set(change.target.shards)
+        self._state = replace(state, change=change, leaving=leaving, last_id=change.id)
 
     def _hold(self, paused: bool) -> None:
         change = self._reversible("pause" if paused else "resume")
@@ -175,7 +174,10 @@ class Coordinator:
         """
         if isinstance(command, Throttle):
             shard = self.shards.get(command.shard)
-            return shard is not None and shard.incarnation == command.incarnation
+            if shard is None or shard.incarnation != command.incarnation:
+                return False
+            shard.throttling = False
+            return True
         member = member_of(command)
         if self._busy.get(member) is not command:
             return False
@@ -193,6 +195,10 @@ class Coordinator:
                 self.shards[shard].guards = self.shards[shard].holds = worlds
             case StopShard(shard=shard):
                 self.shards.pop(shard, None)
+                if shard in self._state.leaving:
+                    self._state = replace(self._state, leaving=self._state.leaving - {shard})
+            case Throttle(shard=shard, bytes_per_s=bytes_per_s):
+                self.shards[shard].throttle = bytes_per_s
             case Load(head=head, versions=versions):
                 self.heads[head].loaded |= version_names(versions)
             case Route(head=head, shard_map=shard_map, versions=names):
@@ -202,10 +208,10 @@ class Coordinator:
     def _failed(self, command: Command, error: RingpullError) -> list[Command]:
         if not self._ended(command):
             return []
+        self._resting.add(member_of(command))
         if isinstance(command, Throttle):
             self.shards[command.shard].throttle = UNKNOWN
             return []
-        self._resting.add(member_of(command))
         change = self._state.change
         if change is None or isinstance(error, Retryable):
             return []
@@ -230,7 +236,8 @@ class Coordinator:
         state, change = self._state, self._state.change
         assert change is not None
         outcome = Outcome(change.id, change.kind, change.subject, reason)
-        self._state = replace(state, change=None, outcome=outcome)
+        leaving = state.leaving | left(change.target, state.world)
+        self._state = replace(state, change=None, leaving=leaving, outcome=outcome)
         if state.map is not None:
             epoch = state.epoch + 1
             self._state = replace(self._state, epoch=epoch, map=replace(state.map, epoch=epoch))
@@ -260,6 +267,8 @@ class Coordinator:
             return True
         phase = PHASES[PHASES.index(change.phase) + 1]
         self._state = replace(self._state, change=replace(change, phase=phase))
+        if phase is Phase.DROPPING:
+            self._state = replace(self._state, leaving=self._state.leaving | left(self._state.world, change.target))
         return True
 
     def _phase_is_through(self, change: Change) -> bool:
@@ -279,8 +288,10 @@ class Coordinator:
             case Phase.SETTLING:
                 return self._all_routed()
             case Phase.DROPPING:
+                # A shard of the next world that cannot be seen now is no reason to wait, perhaps for a machine that is
+                # gone: when it is seen, it is told what it should hold, and so lets go of the rest.
                 only = frozenset({change.id})
-                return all(
+                return not self._state.leaving and all(
                     shard in target.shards and facts.guards == facts.holds == only
                     for shard, facts in self.shards.items()
                 )
@@ -345,7 +356,7 @@ class Coordinator:
         """Return the next command of every member that is behind what the phase wants, and has nothing to do."""
         commands: list[Command] = []
         wanted = {shard for world in self._worlds().values() for shard in world.shards}
-        for shard in sorted(wanted | self.shards.keys()):
+        for shard in sorted(wanted | self.shards.keys() | self._state.leaving):
             commands += self._throttle(shard)
             if self._free(Member("shard", shard)) and (command := self._for_shard(shard)) is not None:
                 self._busy[Member("shard", shard)] = command
@@ -433,12 +444,12 @@ class Coordinator:
 
     def _throttle(self, shard: int) -> list[Command]:
         facts, change = self.shards.get(shard), self._state.change
-        if facts is None:
+        if facts is None or facts.throttling or Member("shard", shard) in self._resting:
             return []
         wanted = None if change is None else 0.0 if change.paused else change.bytes_per_s
         if facts.throttle == wanted:
             return []
-        facts.throttle = wanted
+        facts.throttling = True
         return [Throttle(shard, facts.incarnation, wanted)]
 
     # -- what the phase wants ------------------------------------------------------------------------------------------
@@ -454,6 +465,11 @@ class Coordinator:
     def _wanted_worlds(self, shard: int) -> WorldIds:
         """Return the worlds that a shard should hold and guard its ranges of; none: it should not be there."""
         return frozenset(world_id for world_id, world in self._worlds().items() if shard in world.shards)
+
+
+def left(before: World | None, after: World | None) -> frozenset[int]:
+    """Return the shards that one world has and the other has not."""
+    return frozenset(() if before is None else before.shards) - frozenset(() if after is None else after.shards)
 
 
 def version_names(versions: Iterable[PlacedVersion]) -> frozenset[tuple[str, int]]:

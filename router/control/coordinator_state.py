@@ -12,7 +12,7 @@ from router.control.change import Change, CoordinatorState, Kind, Outcome, Phase
 from router.control.world import PlacedTable, PlacedVersion, World
 from router.shard_map import ShardMap
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 
 
 def state_to_dict(state: CoordinatorState) -> dict[str, Any]:
@@ -23,6 +23,7 @@ def state_to_dict(state: CoordinatorState) -> dict[str, Any]:
         "world": None if state.world is None else world_to_dict(state.world),
         "world_id": state.world_id,
         "change": None if state.change is None else _from_change(state.change),
+        "leaving": sorted(state.leaving),
         "epoch": state.epoch,
         "map": None if state.map is None else state.map.to_dict(),
         "outcome": None if state.outcome is None else _from_outcome(state.outcome),
@@ -44,6 +45,7 @@ def state_from_dict(fields: Mapping[str, Any]) -> CoordinatorState:
             world=None if fields["world"] is None else world_from_dict(fields["world"]),
             world_id=int(fields["world_id"]),
             change=None if fields["change"] is None else _to_change(fields["change"]),
+            leaving=frozenset(int(shard) for shard in fields["leaving"]),
             epoch=int(fields["epoch"]),
             map=None if fields["map"] is None else ShardMap.from_dict(fields["map"]),
             outcome=None if fields["outcome"] is None else _to_outcome(fields["outcome"]),

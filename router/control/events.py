@@ -107,7 +107,7 @@ Event = Begin | Pause | Resume | Abort | ShardSeen | ShardLost | HeadSeen | Head
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A shard or a head. It carries out one command at a time, but for `Throttle` and `Cancel`, which never wait."""
+    """A shard or a head. It carries out one command at a time; `Throttle` and `Cancel` do not wait for the others."""
 
     role: Literal["shard", "head"]
     id: int

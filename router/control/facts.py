@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from router.shard_map import ShardAddress
 
 WorldIds = frozenset[int]
+
+UNKNOWN: Final = -1.0
+"""As the throttle of a shard: it could not be told, or was told by an earlier coordinator, or before it was lost."""
 
 
 @dataclass(slots=True)
@@ -27,8 +31,10 @@ class ShardFacts:
     """Worlds whose ranges it has."""
     guards: WorldIds = frozenset()
     """Worlds whose slots it answers for."""
-    throttle: float | None = None
+    throttle: float | None = UNKNOWN
     """Bytes per second that it was told to stream at most."""
+    throttling: bool = False
+    """Whether it is being told another one: two at a time could reach it in either order."""
 
 
 @dataclass(slots=True)

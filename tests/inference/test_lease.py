@@ -58,6 +58,33 @@ async def test_nobody_answering_is_no_reason_not_to_serve():
     assert len(asked) == 2
 
 
+async def test_a_late_pulse_does_not_renew_what_has_expired():
+    """It may have been asked before the head was stopped: the map that was the newest then is history now."""
+    asked: list[str] = []
+    clock = Clock()
+    lease = Lease(asks(asked), clock)
+    lease.renew(10)
+    clock.now_s += 60
+    lease.renew(10)
+    assert lease.expired
+    await lease.refresh()
+    lease.renew(10)
+    clock.now_s += 9.9
+    assert not lease.expired
+
+
+async def test_a_pulse_is_no_lease_while_nobody_answers():
+    clock = Clock()
+    lease = Lease(asks([], Unavailable("the coordinator is gone")), clock)
+    lease.renew(10)
+    clock.now_s += 60
+    await lease.refresh()
+    lease.renew(10)
+    assert not lease.expired
+    clock.now_s += ASK_AGAIN_S
+    assert lease.expired
+
+
 async def test_a_request_that_gives_up_does_not_take_the_question_with_it():
     asked: list[str] = []
     lease = Lease(asks(asked))

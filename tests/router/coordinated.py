@@ -31,6 +31,7 @@ from router.control.events import (
     HeadExpired,
     HeadSeen,
     Load,
+    Member,
     Pause,
     Prepare,
     Resume,
@@ -64,6 +65,8 @@ class MiniShard:
     answers: dict[tuple[str, int, str], SlotMask] = field(default_factory=dict)
     settled: bool = False
     """Whether it has been assigned anything since it was started."""
+    bytes_per_s: float | None = None
+    """What it may stream; 0: what it prepares takes for ever."""
 
 
 @dataclass
@@ -113,10 +116,12 @@ class MiniDeployment:
         self.commands += commands
 
     def carry_out_one(self) -> None:
-        """Carry out any command that waits; its answer is told later."""
-        if not self.commands:
-            return
-        command = self.commands.pop(self.random.randrange(len(self.commands)))
+        """Carry out any command that waits and is not held; its answer is told later."""
+        if ready := [command for command in self.commands if not self._is_held(command)]:
+            self._end(self.random.choice(ready))
+
+    def _end(self, command: Command) -> None:
+        self._take(command)
         try:
             if self.random.random() < self.unlucky:
                 raise Unavailable("bad luck")
@@ -150,6 +155,19 @@ class MiniDeployment:
         self._replace_shard(shard)
         self.tell(ShardLost(shard)) if self.random.random() < 0.5 else None
         self.pulse()
+
+    def miss_pulse(self) -> None:
+        """Have any shard out of reach for a moment: what it was told got there, or fails; it is as it was."""
+        if not (known := sorted(self.coordinator.shards)):
+            return
+        shard = self.random.choice(known)
+        for command in [each for each in self.commands if member_of(each) == Member("shard", shard)]:
+            if self._is_held(command) or self.random.random() < 0.3:
+                self._take(command)
+                self.answers.append(Failed(command, Unavailable("it is out of reach")))
+            else:
+                self._end(command)
+        self.tell(ShardLost(shard))
 
     def crash_head(self) -> None:
         """Kill any head; it is restarted empty."""
@@ -185,23 +203,27 @@ class MiniDeployment:
         self.pulse()
 
     def crash_coordinator(self) -> None:
-        """Kill the coordinator; commands under way are carried out all the same, their answers are lost."""
+        """Kill the coordinator; commands under way are carried out all the same, their answers are lost.
+
+        The next one has heard of nobody yet: pulses come one by one, between other steps.
+        """
         self.log.append("CRASH coordinator")
         while self.commands and self.random.random() < 0.7:
             self.carry_out_one()
         self.commands, self.answers, self.resting = [], [], []
         self.coordinator = Coordinator(self.saved)
-        self.pulse()
+        self.pulse_one()
 
     def pulse(self) -> None:
-        """Everybody who lives and runs is seen, and who is not there is not."""
-        for shard in self.coordinator.shards.keys() - self.shards.keys():
-            self.tell(ShardLost(shard))
-        for shard, mini in list(self.shards.items()):
-            self.tell(ShardSeen(shard, mini.incarnation, mini.address, "node", int(mini.settled)))
-        for head, each in self.heads.items():
-            if not each.stopped:
-                self.tell(HeadSeen(head, each.incarnation))
+        """Everybody who lives and runs is seen, in any order, and who is not there is not."""
+        members = self._pulsed()
+        self.random.shuffle(members)
+        for member in members:
+            self._pulse(member)
+
+    def pulse_one(self) -> None:
+        """One of them is."""
+        self._pulse(self.random.choice(self._pulsed()))
 
     def begin(self, kind: Kind, target: World) -> bool:
         """Ask for a change; return whether it was taken."""
@@ -287,6 +309,7 @@ class MiniDeployment:
             for (model, number, table), mask in mini.answers.items():
                 assert (mask == owned_mask(world, shard, model, table)).all(), self._story(f"shard {shard}: {number}")
             assert mini.address == next(each for each in state.map.shards if each.shard == shard)
+            assert mini.bytes_per_s is None, self._story(f"shard {shard} is throttled still")
         for mini in self.heads.values():
             assert mini.serving, self._story("a head does not serve")
             assert mini.map == state.map, self._story("a head has an old map")
@@ -303,10 +326,33 @@ class MiniDeployment:
     def _incarnation(self) -> str:
         return f"i{next(self._ids)}"
 
+    def _pulsed(self) -> list[Member]:
+        """Whom the shell asks how they are: see `CoordinatorActor._follow_members`."""
+        worlds = [self.saved.world, None if self.saved.change is None else self.saved.change.target]
+        shards = set(self.coordinator.shards).union(*(world.shards for world in worlds if world is not None))
+        return [Member("shard", shard) for shard in sorted(shards)] + [Member("head", head) for head in self.heads]
+
+    def _pulse(self, member: Member) -> None:
+        if member.role == "head":
+            if not self.heads[member.id].stopped:
+                self.tell(HeadSeen(member.id, self.heads[member.id].incarnation))
+        elif (mini := self.shards.get(member.id)) is not None:
+            self.tell(ShardSeen(member.id, mini.incarnation, mini.address, "node", int(mini.settled)))
+        elif member.id in self.coordinator.shards:
+            self.tell(ShardLost(member.id))
+
+    def _take(self, command: Command) -> None:
+        self.commands = [each for each in self.commands if each is not command]
+
+    def _is_held(self, command: Command) -> bool:
+        """Whether a command takes for ever, as things are."""
+        mini = self.shards.get(command.shard) if isinstance(command, Prepare) else None
+        return mini is not None and mini.bytes_per_s == 0.0
+
     def _replace_shard(self, shard: int) -> None:
         self.shards[shard] = MiniShard(self._incarnation(), ShardAddress(shard, "host", next(self._ids)))
 
-    def _shard(self, command: Prepare | Assign) -> MiniShard:
+    def _shard(self, command: Prepare | Assign | Throttle) -> MiniShard:
         mini = self.shards.get(command.shard)
         if mini is None or mini.incarnation != command.incarnation:
             raise Unavailable("it is another one now")
@@ -355,5 +401,9 @@ class MiniDeployment:
                 assert head.map is None or head.map.epoch <= shard_map.epoch, self._story("a head is routed back")
                 head.map, head.live, head.serving = shard_map, dict(live), True
                 head.loaded &= names
-            case Throttle() | Cancel():
-                pass
+            case Throttle(bytes_per_s=bytes_per_s):
+                self._shard(command).bytes_per_s = bytes_per_s
+            case Cancel(shard=shard):
+                for under_way in [each for each in self.commands if isinstance(each, Prepare) and each.shard == shard]:
+                    self._take(under_way)
+                    self.answers.append(Failed(under_way, Unavailable("it was cancelled")))

@@ -7,10 +7,24 @@ from random import Random
 
 import pytest
 
-from ps.errors import CorruptData, InvalidInput
+from ps.errors import CorruptData, InvalidInput, Unavailable
 from router.control.change import Kind, Phase
 from router.control.coordinator import Coordinator
-from router.control.events import Abort, Begin, Failed, Pause, Prepare, Resume, Throttle
+from router.control.events import (
+    Abort,
+    Again,
+    Begin,
+    Failed,
+    HeadSeen,
+    Pause,
+    Prepare,
+    Resume,
+    ShardLost,
+    ShardSeen,
+    StartShard,
+    Throttle,
+    member_of,
+)
 from router.control.world import World, first_world
 from tests.router.coordinated import MiniDeployment, version
 
@@ -49,6 +63,13 @@ def run_to(deployment: MiniDeployment, phase: Phase) -> None:
         deployment.check()
 
 
+def answer_all(deployment: MiniDeployment) -> None:
+    """Carry out all that is not held, and tell of it."""
+    for _ in range(100):
+        deployment.carry_out_one()
+        deployment.answer_one()
+
+
 @pytest.mark.parametrize("seed", SEEDS[:10])
 def test_a_deployment_lives_through_moves_and_versions(seed: int) -> None:
     deployment = up(Random(seed), heads=2)
@@ -84,7 +105,7 @@ def test_whoever_crashes_whenever_it_ends_well_and_nobody_is_sent_astray(seed: i
             ]
         )
         deployment.begin(Kind.REBALANCE, target)
-        steps = [deployment.carry_out_one, deployment.answer_one, deployment.rest_is_over]
+        steps = [deployment.carry_out_one, deployment.answer_one, deployment.rest_is_over, deployment.pulse_one]
         mishaps = [
             deployment.crash_shard,
             deployment.crash_head,
@@ -93,7 +114,7 @@ def test_whoever_crashes_whenever_it_ends_well_and_nobody_is_sent_astray(seed: i
             deployment.expire_heads,
             deployment.continue_heads,
             deployment.try_operator,
-            deployment.pulse,
+            deployment.miss_pulse,
         ]
         for _ in range(120):
             random.choice(steps if random.random() < 0.9 else mishaps)()
@@ -177,15 +198,123 @@ def test_a_paused_change_waits_and_holds_the_streams() -> None:
     deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
     deployment.tell(Pause())
     assert {command.bytes_per_s for command in deployment.commands if isinstance(command, Throttle)} == {0.0}
-    while deployment.commands or deployment.answers:
-        deployment.carry_out_one()
-        deployment.answer_one()
+    answer_all(deployment)
     assert deployment.saved.change is not None
     assert deployment.saved.change.phase is Phase.PREPARING
     deployment.tell(Resume())
     deployment.settle()
     deployment.check_rest()
     assert world_of(deployment).shards == (0, 1, 2)
+
+
+def test_a_shard_that_was_out_of_reach_while_a_change_was_resumed_streams_again() -> None:
+    deployment = up(Random(7))
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    deployment.tell(Pause())
+    answer_all(deployment)
+    deployment.tell(ShardLost(0))
+    deployment.tell(Resume())
+    deployment.settle()
+    deployment.check_rest()
+    assert world_of(deployment).shards == (0, 1, 2)
+
+
+def test_a_next_coordinator_lifts_the_limit_of_a_change_that_has_ended() -> None:
+    """The one before it died before it could."""
+    deployment = up(Random(8))
+    limited = Begin(Kind.REBALANCE, "shards 2 -> 3", moved(world_of(deployment), [0, 1, 2]), bytes_per_s=100.0)
+    deployment.tell(limited)
+    answer_all(deployment)
+    assert deployment.saved.change is None
+    deployment.shards[0].bytes_per_s = 100.0
+    deployment.crash_coordinator()
+    deployment.settle()
+    deployment.check_rest()
+
+
+def test_a_limit_that_cannot_be_told_is_told_again_after_a_rest() -> None:
+    deployment = up(Random(9))
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    deployment.tell(Pause())
+    throttle = next(command for command in deployment.commands if isinstance(command, Throttle))
+    deployment.commands.remove(throttle)
+    told = len(deployment.commands)
+    deployment.tell(Failed(throttle, Unavailable("out of reach")))
+    deployment.pulse()
+    assert not [command for command in deployment.commands[told:] if member_of(command) == member_of(throttle)]
+    deployment.tell(Again(member_of(throttle)))
+    assert throttle in deployment.commands
+
+
+def test_two_limits_are_never_under_way_to_one_shard() -> None:
+    """They could reach it in either order."""
+    deployment = up(Random(10))
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    for event in (Pause(), Resume(), Pause(), Resume()):
+        deployment.tell(event)
+    told = [command for command in deployment.commands if isinstance(command, Throttle)]
+    assert [(each.shard, each.bytes_per_s) for each in told] == [(0, 0.0), (1, 0.0)]
+    deployment.settle()
+    deployment.check_rest()
+
+
+@pytest.mark.parametrize("how", ["the coordinator died", "it was lost before"])
+def test_a_shard_that_leaves_is_stopped_whether_or_not_it_is_seen(how: str) -> None:
+    deployment = up(Random(11), shards=3)
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1]))
+    if how == "the coordinator died":
+        run_to(deployment, Phase.DROPPING)
+        deployment.commands, deployment.answers = [], []
+        deployment.coordinator = Coordinator(deployment.saved)
+        deployment.tell(HeadSeen(0, deployment.heads[0].incarnation))
+    else:
+        run_to(deployment, Phase.SETTLING)
+        deployment.tell(ShardLost(2))
+        start = next(command for command in deployment.commands if command == StartShard(2, None))
+        deployment.commands.remove(start)
+        deployment.answers.append(Failed(start, Unavailable("it cannot be reached")))
+        answer_all(deployment)
+    deployment.settle()
+    deployment.check_rest()
+
+
+def test_shards_of_a_change_that_was_given_up_are_stopped_by_the_next_coordinator() -> None:
+    deployment = up(Random(12))
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    while 2 not in deployment.shards:
+        deployment.carry_out_one()
+    deployment.tell(Abort("no more"))
+    deployment.commands, deployment.answers = [], []
+    deployment.coordinator = Coordinator(deployment.saved)
+    deployment.settle()
+    deployment.check_rest()
+
+
+def test_a_shard_that_leaves_may_come_back_at_once() -> None:
+    deployment = up(Random(13), shards=3)
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 3]))
+    deployment.tell(Abort("no more"))
+    assert deployment.saved.leaving == {3}
+    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 3]))
+    assert not deployment.saved.leaving
+    deployment.settle()
+    deployment.check_rest()
+
+
+def test_a_change_ends_though_a_shard_of_the_next_world_is_out_of_reach() -> None:
+    """Its machine may be gone: nobody could move away from it while this change holds."""
+    deployment = up(Random(14))
+    deployment.begin(Kind.PUBLISH, published(world_of(deployment), 2))
+    run_to(deployment, Phase.DROPPING)
+    deployment.tell(ShardLost(1))
+    for _ in range(100):
+        deployment.carry_out_one()
+        if deployment.answers and not isinstance(deployment.answers[0], ShardSeen):
+            deployment.answer_one()
+        deployment.answers = [each for each in deployment.answers if not isinstance(each, ShardSeen)]
+    assert deployment.saved.change is None
+    deployment.settle()
+    deployment.check_rest()
 
 
 def test_a_stopped_head_holds_a_move_no_longer_than_its_lease() -> None:

@@ -57,8 +57,8 @@ def test_damage_is_told_whichever_field_is_gone_or_wrong(state: CoordinatorState
         del without[name]
         with pytest.raises(CorruptData, match="coordinator state cannot be read"):
             state_from_dict(without)
-    for name in ("world", "map", "change", "epoch", "heads"):
+    for name in ("world", "map", "change", "leaving", "epoch", "heads"):
         with pytest.raises(CorruptData, match="coordinator state"):
             state_from_dict({**fields, name: ["wrong"]})
-    with pytest.raises(CorruptData, match="has format 1; this build reads 3"):
+    with pytest.raises(CorruptData, match="has format 1; this build reads 4"):
         state_from_dict({**fields, "format": 1})

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
-from ps.errors import ConnectionLost, InvalidInput, Unavailable
+from ps.errors import ConnectionLost, Unavailable
 from ps.ring import Ring
 from ps.spec import OnUnavailable, Pooling
 from router.lookup import Lookup, LookupResult
@@ -163,6 +162,26 @@ def test_a_router_that_lags_itself_ejects_nobody():
             assert_reference(made, ASKED, await pull(cluster))
         assert cluster.router.counters().ejections == 0
         lagging.cancel()
+        await cluster.router.close()
+
+    run(main())
+
+
+def test_an_answer_that_came_while_the_loop_stood_still_is_not_waited_for_any_longer():
+    """The pull finds its time over and its answers there at once; a second wait would be for nobody."""
+
+    async def main() -> None:
+        cluster = cluster_of(made := tables(DIMS), copies=2, hedge_cap_s=0.1)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        for shard in cluster.shards.values():
+            shard.takes_s = 0.2
+        began_s = virtual_now()
+        pulling = asyncio.create_task(pull(cluster))
+        await asyncio.sleep(0.05)
+        loop.jump(0.2)
+        assert_reference(made, ASKED, await pulling)
+        assert virtual_now() - began_s == pytest.approx(0.25)
         await cluster.router.close()
 
     run(main())
@@ -402,6 +421,45 @@ def test_with_one_copy_a_shard_that_refuses_costs_no_time():
     run(main())
 
 
+def test_a_slow_shard_is_not_given_up_for_what_nobody_asked_it():
+    """Sent away for its lateness again and again, it is pinged ever less often, and seldom asked: it may be silent."""
+
+    async def main() -> None:
+        cluster = cluster_of(made := tables(DIMS), copies=1, eject_lates=5, give_up_s=0.3)
+        cluster.shards[1].pull_takes_s = 0.15
+        waited = 0
+        for _ in range(20):
+            while ejected(cluster) == "[]]":
+                assert_reference(made, ASKED, await pull(cluster))
+            await asyncio.sleep(0.9)
+            waited += ejected(cluster) == "[1]]"
+            assert_reference(made, ASKED, await pull(cluster))
+        assert waited > 5
+        await cluster.router.close()
+
+    run(main())
+
+
+def test_a_slow_shard_that_stops_is_given_up_once_it_leaves_a_ping_unanswered():
+    async def main() -> None:
+        made = tables(DIMS, OnUnavailable.DEFAULT)
+        cluster = cluster_of(made, copies=1, eject_lates=5, backoff_first_s=1.0)
+        cluster.shards[1].pull_takes_s = 0.15
+        while ejected(cluster) == "[]]":
+            await pull(cluster)
+        cluster.shards[1].running.clear()
+        began_s = virtual_now()
+        assert all(result.lost for result in await pull(cluster, deadline_s=60))
+        # The first ping comes after half a second to a second, of which the last pull took some.
+        assert 0.3 + 0.1 + 1.0 < virtual_now() - began_s < 1.0 + 0.1 + 1.0
+        cluster.shards[1].running.set()
+        await until(lambda: ejected(cluster) == "[]]")
+        assert_reference(made, ASKED, await pull(cluster))
+        await cluster.router.close()
+
+    run(main())
+
+
 def test_a_slow_shard_is_not_taken_for_a_silent_one():
     """It answers others meanwhile, too late each: that there is no time is not the shard's silence."""
 
@@ -418,37 +476,3 @@ def test_a_slow_shard_is_not_taken_for_a_silent_one():
         await cluster.router.close()
 
     run(main())
-
-
-# -- settings ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("hedge_quantile", 1.0),
-        ("hedge_share", -0.1),
-        ("reserve_share", 1.0),
-        ("hedge_floor_s", 0.0),
-        ("eject_after_s", float("nan")),
-        ("give_up_s", -1.0),
-        ("ping_timeout_s", 0.0),
-        ("backoff_first_s", 0.0),
-        ("hedge_burst_keys", 0),
-        ("eject_failures", 0),
-        ("eject_lates", 0),
-        ("hedge_cap_s", 0.001),
-        ("backoff_most_s", 0.001),
-        ("reserve_most_s", -0.1),
-    ],
-)
-def test_a_setting_out_of_its_bounds_is_named(name, value):
-    with pytest.raises(InvalidInput, match=name):
-        RouterSettings(**{name: value})
-
-
-def test_time_is_kept_back_for_the_answer():
-    chosen = RouterSettings(reserve_share=0.2, reserve_most_s=0.05)
-    assert chosen.answer_by_s(10.0, 10.1) == pytest.approx(10.08)
-    assert chosen.answer_by_s(10.0, 15.0) == pytest.approx(14.95)
-    np.testing.assert_allclose(RouterSettings(reserve_share=0.0).answer_by_s(10.0, 15.0), 15.0)

@@ -64,6 +64,11 @@ class Member:
         self.copies.close()
         self._start()
 
+    def limit(self, limit_bytes: int) -> None:
+        """Restart it with another limit."""
+        self._limit_bytes = limit_bytes
+        self.restart()
+
     def prepare(self, *holdings: VersionHolding) -> None:
         self.job = Job()
         self.copies.prepare(holdings, self.shard, self.peers, self.job)

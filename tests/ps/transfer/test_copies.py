@@ -383,6 +383,20 @@ def test_over_the_limit_nothing_is_copied(crew: Crew, users: WrittenTable) -> No
     large.prepare(holding([users.folder], owned_slots(TWO, 0)))
 
 
+@pytest.mark.parametrize("room", [True, False])
+def test_a_copy_is_made_smaller_only_within_the_limit(crew: Crew, users: WrittenTable, room: bool) -> None:
+    """The smaller one is written beside it."""
+    [member] = crew.bring_up(1, Ring.even([0]), users)
+    whole = member.size()
+    half = copied_bytes(users, TWO.owned_mask(0, 1))
+    member.limit(whole + half + (8192 if room else -1))
+    member.prepare(holding([users.folder], [SlotRange(0, SLOTS)]))
+    member.assign(2, TWO)
+    member.tidy()
+    assert (member.size() < whole) == room
+    answers(member, users)
+
+
 def test_the_folder_belongs_to_one_process(tmp_path: Path) -> None:
     first = LocalCopies(tmp_path / "shard-0", Throttle())
     with pytest.raises(StartupError, match=r"shard-0 is in use by another process"):

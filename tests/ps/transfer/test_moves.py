@@ -9,15 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ps.actor import ShardActor
-from ps.errors import NotFound, NotOwner, StartupError, Unavailable
+from ps.errors import ExportError, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
 from ps.hashing import SLOTS
+from ps.holding import Ownership, TableHolding, VersionHolding
 from ps.ring import Ring, SlotRange
+from ps.slot_mask import mask_of
 from ps.store.base import Base
+from ps.transfer.piece import Piece
 from ps.wire.messages import Op
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
 from tests.ps.transfer.worlds import (
@@ -95,6 +99,50 @@ def test_two_to_three_to_two_over_tcp(actors: dict[int, ShardActor], tmp_path: P
             assert_holds(copy_of(tmp_path, shard), users, mask)
     incarnations = {actor.pulse().incarnation for actor in actors.values()}
     assert len(incarnations) == 3
+
+
+def whole_version(number: int, table: WrittenTable) -> VersionHolding:
+    tables = {"users": TableHolding(str(table.folder), (SlotRange(0, SLOTS),), ())}
+    return VersionHolding(MODEL, number, tables)
+
+
+def test_a_prepare_that_finds_no_room_does_not_keep_what_nobody_needs(tmp_path: Path, users: WrittenTable) -> None:
+    """No assignment follows a prepare that failed: it called the tidying off, which would have made the room."""
+    size = copied_bytes(users, mask_of([SlotRange(0, SLOTS)]))
+    ring = Ring.even([0])
+    # One version is answered for; of the next there are pieces, and the base that is made of them.
+    limit_bytes = 3 * size + size // 2
+    actor = ShardActor(0, data_dir=tmp_path / "data", tidy_after_s=3600, data_limit_bytes=limit_bytes)
+    try:
+        for number in (1, 2):
+            actor.prepare([whole_version(number, users)])
+            actor.assign(number, [Ownership(ring, {(MODEL, "users"): 1})], [(MODEL, number)])
+        actor._tidy_after_s = 0
+        with pytest.raises(LimitExceeded):
+            actor.prepare([whole_version(3, users)])
+        until(lambda: not (tmp_path / "data" / "shard-0" / MODEL / "1").exists())
+        actor.prepare([whole_version(3, users)])
+    finally:
+        actor.stop()
+
+
+def test_a_prepare_that_fails_on_the_way_leaves_no_pieces_for_good(
+    actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, written = Piece.append, threading.Event()
+
+    def append_once(self: Piece, block: Any, until: int) -> None:
+        if written.is_set():
+            raise ExportError("no space left on device")
+        append(self, block, until)
+        written.set()
+
+    monkeypatch.setattr(Piece, "append", append_once)
+    with pytest.raises(ExportError):
+        actors[0].prepare([holding([users.folder], [SlotRange(0, SLOTS)])])
+    assert written.is_set()
+    until(lambda: not list((tmp_path / "data" / "shard-0").rglob("piece-*")))
+    assert_holds(copy_of(tmp_path, 0), users, TWO.owned_mask(0, 1))
 
 
 def held_is(tmp_path: Path, shard: int, mask: np.ndarray) -> bool:
