@@ -113,7 +113,7 @@ def serve(
     max_message_bytes: Annotated[int, typer.Option(help="Bytes of one gRPC message.")] = 64 << 20,
     max_values_per_row: Annotated[int, typer.Option(help="Values of one row of a list feature.")] = 65_536,
     max_requests: Annotated[int, typer.Option(help="Requests that one head has in flight.")] = 4_096,
-    max_pending: Annotated[int, typer.Option(help="Requests that wait for a head within gRPC.")] = 1_000,
+    max_pending: Annotated[int, typer.Option(help="Requests that wait for a head within gRPC.")] = 200,
     max_request_bytes: Annotated[int, typer.Option(help="Of the requests that one head has in flight.")] = 256 << 20,
     max_connections: Annotated[int, typer.Option(help="Connections of one head.")] = 4_096,
     max_queue: Annotated[

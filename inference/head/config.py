@@ -32,13 +32,13 @@ class HeadConfig:
     max_candidates: int = 16_384
     """Rows of one request."""
     max_values_per_row: int = 65_536
-    max_columns: int = 4_096
     """Values of one row of a ragged column."""
+    max_columns: int = 4_096
+    """Of one request, context included."""
     max_concurrent_requests: int = 4_096
     """Calls in flight; one more gets RESOURCE_EXHAUSTED."""
-    max_pending_requests: int = 1_000
-    """Calls that wait within gRPC for the event loop; of more than that some end as CANCELLED, and beyond three times
-    as many all do, before they cost anything."""
+    max_pending_requests: int = 200
+    """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
     max_connections: int = 4_096
     """Open connections; one more is closed at once."""
     max_in_flight_bytes: int = 256 << 20

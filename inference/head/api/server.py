@@ -54,7 +54,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 ("grpc.max_allowed_incoming_connections", config.max_connections),
                 ("grpc.server.max_pending_requests", config.max_pending_requests),
-                ("grpc.server.max_pending_requests_hard_limit", 3 * config.max_pending_requests),
+                ("grpc.server.max_pending_requests_hard_limit", config.max_pending_requests),
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
                 ("grpc.so_reuseport", int(config.share_port)),
                 *_renewals(config),
