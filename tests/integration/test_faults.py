@@ -109,7 +109,7 @@ def test_bad_requests_of_every_kind_leave_the_head_serving(exported: Exported):
             prediction = client.predict("ranker", good)
             assert_close(prediction.outputs["score"], offline(module, good, 5)["score"])
         status = client.status()
-    assert (status.requests, status.failed) == (11, 5)  # gRPC itself refused the message over its limit
+    assert (status.requests, status.failed) == (12, 6)
 
 
 def test_drain_answers_what_is_in_flight_and_then_refuses(exported: Exported):
