@@ -109,7 +109,9 @@ def test_bad_requests_of_every_kind_leave_the_head_serving(exported: Exported):
             prediction = client.predict("ranker", good)
             assert_close(prediction.outputs["score"], offline(module, good, 5)["score"])
         status = client.status()
-    assert (status.requests, status.failed) == (12, 6)
+    assert status.requests == 12
+    # gRPC ends the call whose message is over its limit: to the head that is a failure, or a caller who went away.
+    assert status.failed in (5, 6)
 
 
 def test_drain_answers_what_is_in_flight_and_then_refuses(exported: Exported):
