@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ from inference.head.config import HeadConfig
 from ps.errors import RingpullError
 from router.control.change import Phase
 from router.control.controls import LEASE_S
-from router.control.operations import ChangeStatus, Operations, Publish, Rebalance, Request
+from router.control.operations import ChangeStatus, MemberState, Operations, Publish, Rebalance, Request
 from router.control.state_file import FILE_NAME
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
@@ -80,6 +81,7 @@ class Cell:
     filled: int
     seconds: float
     """From the kill until the change was over."""
+    first_failure: str = ""
 
     @property
     def good(self) -> bool:
@@ -109,6 +111,7 @@ class Matrix:
             process = self._process(victim, request)
             with Watch(self._target, ROWS, retries=0) as watch:
                 watch.goes_on()
+                before = self._incarnations()
                 self._operations.submit(request)
                 if not self._caught(phase, process, signal.SIGSTOP if victim == "stopped head" else signal.SIGKILL):
                     self._over()
@@ -123,7 +126,7 @@ class Matrix:
                 if victim == "stopped head":
                     process.send_signal(signal.SIGCONT)
                 watch.goes_on()
-                self._whole()
+                self._whole(set() if victim == "stopped head" else {before.get(_member(victim, request), "")})
                 watch.goes_on()
             return Cell(
                 victim,
@@ -135,6 +138,7 @@ class Matrix:
                 len(watch.failed),
                 watch.filled,
                 seconds,
+                "" if not watch.failed else f"{type(watch.failed[0]).__name__}: {watch.failed[0]}",
             )
         raise AssertionError(f"{phase.value} was always over before it was seen")
 
@@ -155,10 +159,7 @@ class Matrix:
     def _process(self, victim: str, request: Request) -> psutil.Process:
         from deploy.cluster.calls import NamedActor
 
-        role = {"source": "shard-0", "target": "shard-0", "coordinator": "coordinator"}.get(victim, "head-0")
-        if victim == "target" and isinstance(request, Publish):
-            role = "shard-1"
-        return psutil.Process(NamedActor(f"ringpull/{role}").call("pid"))
+        return psutil.Process(NamedActor(f"ringpull/{_member(victim, request)}").call("pid"))
 
     def _caught(self, phase: Phase, process: psutil.Process, signum: int) -> bool:
         """Send the signal when the phase has begun; return whether it was still that phase then."""
@@ -186,18 +187,36 @@ class Matrix:
         until("the change is over", ended)
         return statuses[-1]
 
-    def _whole(self) -> None:
-        """Wait until everything that was killed is there again."""
+    def _whole(self, gone: AbstractSet[str]) -> None:
+        """Wait until all are there, hold what they should, and are asked where they are: one may be lost again then.
+
+        Args:
+            gone: Incarnations that were killed, whatever the coordinator still believes.
+        """
         shards = len(self._operations.facts().world.shards)
         until("all shards", lambda: len(actors(self._self, "Shard")) == shards)
         until("head and coordinator", lambda: actors(self._self, "Head") and actors(self._self, "Coordinator"))
-        until("facts of all shards", lambda: self._known() == shards)
 
-    def _known(self) -> int:
+        def whole() -> bool:
+            states = self._members()
+            return bool(states) and all(each.incarnation not in gone and not each.lacks for each in states)
+
+        until("whole members", whole)
+
+    def _incarnations(self) -> dict[str, str]:
+        return {f"{each.member.role}-{each.member.id}": each.incarnation for each in self._members()}
+
+    def _members(self) -> tuple[MemberState, ...]:
         try:
-            return len(self._operations.facts().nodes)
+            return self._operations.members()
         except RingpullError:
-            return 0
+            return ()  # the coordinator is being restarted
+
+
+def _member(victim: str, request: Request) -> str:
+    if victim == "target" and isinstance(request, Publish):
+        return "shard-1"
+    return {"source": "shard-0", "target": "shard-0", "coordinator": "coordinator"}.get(victim, "head-0")
 
 
 @contextmanager
