@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from deploy.cluster import members
-from deploy.cluster.staff import ShardSettings, Staff
-from inference.head.config import HeadConfig
+from tests.deploy.staffs import make_staff
 
 pytestmark = pytest.mark.ray
 
@@ -84,21 +82,9 @@ def test_a_head_prefers_a_node_unless_it_needs_a_gpu(monkeypatch: pytest.MonkeyP
     """Which node has a GPU to give, Ray knows."""
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(members, "make", lambda *args, **options: made.append(options))
-    shard = ShardSettings(threads=1, prefault=False, verify=False, data_dir=None, data_limit_bytes=None)
-    staff = Staff(
-        name="mine",
-        shard_host=None,
-        head_host=None,
-        shard=shard,
-        head=HeadConfig(),
-        heads=1,
-        gpus=0.0,
-        keep=1,
-        start_timeout_s=1,
-    )
     node = "ab" * 28
-    members.make_head(staff, 0, node)
-    members.make_head(replace(staff, gpus=0.5), 0, node)
+    members.make_head(make_staff(), 0, node)
+    members.make_head(make_staff(gpus=0.5), 0, node)
     [plain, on_gpu] = made
     assert plain["scheduling_strategy"].node_id == node
     assert plain["scheduling_strategy"].soft

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.cluster.staff import ShardSettings, Staff, gpus_wanted
-from inference.head.config import HeadConfig
+from deploy.cluster.staff import gpus_wanted
+from tests.deploy.staffs import make_staff
 
 
 def test_names() -> None:
-    shard = ShardSettings(threads=1, prefault=False, verify=False, data_dir=None, data_limit_bytes=None)
-    staff = Staff(
-        name="mine",
-        shard_host=None,
-        head_host=None,
-        shard=shard,
-        head=HeadConfig(),
-        heads=1,
-        gpus=0,
-        keep=1,
-        start_timeout_s=1,
-    )
+    staff = make_staff()
     assert [staff.shard_name(3), staff.head_name(0), staff.coordinator_name] == [
         "mine/shard-3",
         "mine/head-0",
