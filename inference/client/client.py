@@ -71,9 +71,9 @@ class _Connections:
     def _failure(self, attempts: Attempts, error: grpc.RpcError) -> Failure:
         return stubs.failure_of(self._rotation.targets[attempts.channel], error)
 
-    def _closed(self, error: Exception) -> RingpullError:
-        """Return the error of a call on a closed channel, given grpc's."""
-        return RingpullError(f"{self.target}: {error}")
+    def _closed(self, why: object) -> RingpullError:
+        """Return the error of a call on a closed channel; grpc's own says why."""
+        return RingpullError(f"{self.target}: {why}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.target}>"
@@ -263,7 +263,7 @@ class AsyncClient(_Connections):
                 if task is not None and task.cancelling():
                     raise
                 # Nobody cancelled it: it is grpc's answer to closing the channel of a call in flight.
-                raise RingpullError(f"{self.target}: the client was closed") from exc
+                raise self._closed("the client was closed") from exc
             await asyncio.sleep(pause_s)
             attempts.resume()
 

@@ -29,7 +29,7 @@ _ERRORS: Final[dict[grpc.StatusCode, type[RingpullError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
-    # These clients cancel nothing themselves: the server stopped before it took the call.
+    # These clients cancel nothing themselves: the server stopped, or too many waited there, before it took the call.
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DATA_LOSS: CorruptData,
 }

@@ -136,11 +136,14 @@ class Admission:
         Raises:
             LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
         """
-        return self.admit(round(self._usual_bytes), deadline_s)
+        return self._let_in(round(self._usual_bytes), deadline_s)
 
     def admit(self, nbytes: int, deadline_s: float) -> Ticket:
         """Let a request of a known length in; else as `expect`."""
-        self._usual_bytes += WEIGHT * (nbytes - self._usual_bytes)
+        self._learn_length(nbytes)
+        return self._let_in(nbytes, deadline_s)
+
+    def _let_in(self, nbytes: int, deadline_s: float) -> Ticket:
         longest_s = self._longest_s(self._clock())
         wait_s = self.queue_s()
         if wait_s > longest_s:
@@ -153,8 +156,11 @@ class Admission:
         self._bytes += nbytes
         return Ticket(self, self._rate.begin(cost), nbytes, predicted_s, deadline_s)
 
-    def _weigh(self, ticket: Ticket, nbytes: int) -> None:
+    def _learn_length(self, nbytes: int) -> None:
         self._usual_bytes += WEIGHT * (nbytes - self._usual_bytes)
+
+    def _weigh(self, ticket: Ticket, nbytes: int) -> None:
+        self._learn_length(nbytes)
         others = self._bytes - ticket.nbytes
         ticket.predicted_s += (nbytes - ticket.nbytes) / self._rate.rate
         ticket.work = self._rate.reweigh(ticket.work, nbytes + REQUEST_COST_BYTES)

@@ -29,6 +29,7 @@ from loadtest.bench.deployment import PREDICT_METHOD, deployed
 from loadtest.bench.harness import QUICK, Report
 from loadtest.bench.model_folder import dlrm_folder
 from loadtest.bench.process import cpu_seconds
+from loadtest.open_loop import arrival_times
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
@@ -91,8 +92,7 @@ async def _open_loop(target: str, payloads: Sequence[bytes], calls_per_s: float,
     channels = [grpc.aio.insecure_channel(target, options=load.OPTIONS) for _ in range(CHANNELS)]
     await asyncio.gather(*(channel.channel_ready() for channel in channels))
     methods = [channel.unary_unary(PREDICT_METHOD) for channel in channels]
-    rng = np.random.default_rng(seed)
-    due = np.sort(rng.random(rng.poisson(calls_per_s * seconds)) * seconds)
+    due = arrival_times(calls_per_s, seconds, seed)
     outcome = Outcome(seconds, sent=len(due))
     begin = time.perf_counter()
 

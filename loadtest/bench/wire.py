@@ -73,7 +73,7 @@ CASES = (
 
 
 class NoTables:
-    """Answers each bag with ones."""
+    """Answers each bag with ones; nothing but pulls is asked of it."""
 
     def __init__(self) -> None:
         self._ones = np.ones(1 << 20, np.float32)
