@@ -28,7 +28,10 @@ from loadtest.server_counts import server_counts
 logger = logging.getLogger(__name__)
 
 MESSAGE_FIELD: Final = "ringpull_latencies"
-TICK_S: Final = 1.0
+LATE_REPORT_S: Final = 1.0
+"""What a worker's last report may take beyond its interval."""
+SAMPLE_S: Final = 0.1
+"""Between looks at the number of users, which a shape changes at any moment of a second."""
 
 
 class RunRecord:
@@ -82,8 +85,9 @@ class RunRecord:
     def _sample_users(self) -> None:
         while True:
             runner = self.environment.runner
-            self._users[int(time.time())] = 0 if runner is None else runner.user_count
-            gevent.sleep(TICK_S)
+            second, users = int(time.time()), 0 if runner is None else runner.user_count
+            self._users[second] = max(self._users.get(second, 0), users)
+            gevent.sleep(SAMPLE_S)
 
     def _timeline(self, first: int, last: int) -> list[Moment]:
         total = self.environment.stats.total
@@ -109,4 +113,4 @@ def end_run(runner: Runner) -> None:
 
 def report_delay_s(runner: Runner) -> float:
     """How long after a run's end the last report of a worker may come."""
-    return WORKER_REPORT_INTERVAL + TICK_S if isinstance(runner, MasterRunner) else 0.0
+    return WORKER_REPORT_INTERVAL + LATE_REPORT_S if isinstance(runner, MasterRunner) else 0.0

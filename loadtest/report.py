@@ -36,7 +36,7 @@ class Moment:
     requests: int
     failures: int
     users: int | None = None
-    """None: an open loop has none."""
+    """The most at any time of it. None: an open loop has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

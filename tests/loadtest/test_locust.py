@@ -46,7 +46,9 @@ def test_it_ends_by_itself_and_counts_what_the_server_counts(cluster: LocalClust
 
 
 def test_a_master_and_two_workers_count_together(cluster: LocalCluster, tmp_path: Path) -> None:
-    line = run_locust(cluster.target, tmp_path, seconds=4, users=4, workers=2, options=[*OPTIONS, "--shape", "step"])
+    # The second step is long: a busy machine's workers take a while to start its users, and to tell the master.
+    shape = ["--shape", "step", "--steps", "2"]
+    line = run_locust(cluster.target, tmp_path, seconds=8, users=4, workers=2, options=[*OPTIONS, *shape])
     summary = summary_of(tmp_path)
     assert line["requests"] == summary["server_requests"] > 0
     assert line["failures"] == 0
