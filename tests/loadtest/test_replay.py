@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from inference.errors import InvalidInput
@@ -38,11 +40,9 @@ def test_pairs_become_requests_and_the_rest_is_made_up(tmp_path: Path) -> None:
 
 
 def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     names, *rows = (line.split(",") for line in PAIRS.split())
     table = pyarrow.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
-    parquet.write_table(table, tmp_path / "pairs.parquet")
+    pyarrow.parquet.write_table(table, tmp_path / "pairs.parquet")
     expect_pairs(list(recorded_calls(tmp_path / "pairs.parquet", Workload(MODEL, OPTIONS))))
 
 
