@@ -1,4 +1,4 @@
-"""Whether the deployment is whole: every shard answers and holds its rows, every head listens, the coordinator answers.
+"""Whether the deployment is whole: every shard answers, holds its rows and is asked by every head; every head listens.
 
 Seen from outside: by the gRPC of a head, and by the processes there are.
 """
@@ -76,10 +76,10 @@ class Whole:
         if len(self._pieces.of("coordinator")) != 1:
             return "there is no coordinator"
         try:
-            self._operations.change()
+            members = self._operations.members()
         except RingpullError as exc:
             return f"the coordinator does not answer: {exc}"
-        return ""
+        return next((f"{each.member}: {each.lacks}" for each in members if each.lacks), "")
 
 
 def lacking_rows(status: pb.ClusterStatus) -> str:
