@@ -10,6 +10,8 @@ Invariants:
   rows; requests that arrive meanwhile wait in the queue and fill batch k+2. One batch is in each stage. (Pulled
   at once, batches would be as small as they come: with 64 small requests in flight, 9 of them instead of 25, and two
   thirds of the rate.)
+- A batcher that was busy first lets in who stands at the door, as long as the batch is small: gRPC hands over one
+  request at a time, in many turns of the loop, and the batches of a crowd would be as small as those of a few.
 - A pull that takes much longer than usual is passed: the next batch is pulled beside it, so a shard that hangs delays
   those it has to answer and not everyone. There are at most `max_pulls`; else the above holds as if the late one were
   not there, so batches stay as large as ever.
@@ -45,6 +47,10 @@ PATIENCE_S: Final = 0.1
 """But not before this: on a busy machine any pull may."""
 WEIGHT: Final = 0.1
 """Of a pull in what is usual."""
+QUIET_TURNS: Final = 32
+"""Of the event loop, a microsecond or two each: when no request came in so many, none is on its way in."""
+SMALL_ROWS: Final = 64
+"""A batch costs as much as about so many rows, besides its rows: a smaller one is worth waiting for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         if deadline_s <= now:
             raise DeadlineExceeded("the deadline had passed before the request was queued")
         loop = asyncio.get_running_loop()
-        entry = _Waiting[Item, Answer](item, rows, deadline_s, now, loop.create_future())
+        entry: _Waiting[Item, Answer] = _Waiting(item, rows, deadline_s, now, loop.create_future())
         self._queue[entry] = None
         self._queued_rows += rows
         if self._queued_rows >= self._worthwhile_rows:
@@ -215,9 +221,15 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         own = asyncio.current_task()
         assert own is not None
         batch: _Batch[Item, Answer] | None = None
+        busy = self._computing is not None or len(self._pumps) > 1
         try:
-            while self._taker in (own, None) and (batch := self._take()) is not None:
+            while self._taker in (own, None):
                 self._taker = own
+                if busy:
+                    await self._let_in()
+                if (batch := self._take()) is None:
+                    break
+                busy = True
                 await self._pull_and_hand_over(batch)
                 if self._taker is own and self._computing is not None and self._queued_rows < self._worthwhile_rows:
                     self._held = asyncio.get_running_loop().create_future()
@@ -230,6 +242,13 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             self._pumps.discard(own)
             if self._taker is own:
                 self._taker = self._held = None
+
+    async def _let_in(self) -> None:
+        """Wait while requests come in, turn by turn, and all that wait would still be a small batch."""
+        quiet, waiting = 0, len(self._queue)
+        while quiet < QUIET_TURNS and 0 < self._queued_rows < min(SMALL_ROWS, self._max_rows):
+            await asyncio.sleep(0)
+            quiet, waiting = (0 if len(self._queue) > waiting else quiet + 1), len(self._queue)
 
     def _pass(self) -> None:
         """The pull of the taker is late: someone else takes the next batch, or whoever ends first."""

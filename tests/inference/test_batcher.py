@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference.head.batcher import Batcher, Ready
+from inference.head.batcher import QUIET_TURNS, SMALL_ROWS, Batcher, Ready
 from ps.errors import DeadlineExceeded, Unavailable
 
 FAR_S = 1e6
@@ -92,8 +92,8 @@ async def batcher(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, di
         await batcher.close(timeout_s=60)
 
 
-async def turns(count: int = 5) -> None:
-    """Let every ready callback of the loop run."""
+async def turns(count: int = QUIET_TURNS + 5) -> None:
+    """Let every ready callback of the loop run; by default, so often that nobody seems to be on the way in."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -162,6 +162,41 @@ async def test_smaller_batch_is_pulled_when_the_last_one_is_computed(stages, bat
     stages.compute_gate.set()
     assert [answer for answer, _ in await asyncio.gather(first, second)] == [10, 20]
     assert stages.pulled == [[1], [2]]
+
+
+async def test_busy_batcher_lets_in_who_comes_before_it_takes_a_small_batch(stages, batcher):
+    stages.pull_gate.clear()
+    tasks = [asyncio.create_task(batcher.submit(1, 1, FAR_S))]
+    await turns(3)
+    assert stages.pulled == [[1]]  # an idle one waits for nobody
+    tasks.append(asyncio.create_task(batcher.submit(2, 1, FAR_S)))
+    stages.compute_gate.clear()
+    stages.pull_gate.set()
+    await turns(QUIET_TURNS // 2)
+    tasks.append(asyncio.create_task(batcher.submit(3, 1, FAR_S)))
+    await turns(QUIET_TURNS - 5)
+    assert stages.pulled == [[1]]
+    await turns()
+    assert stages.pulled == [[1], [2, 3]]
+    stages.compute_gate.set()
+    assert [answer for answer, _ in await asyncio.gather(*tasks)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize(("rows", "early"), [(SMALL_ROWS - 2, False), (SMALL_ROWS - 1, True)])
+async def test_who_waits_with_many_rows_waits_for_nobody(stages, clock, rows, early):
+    stages.pull_gate.clear()
+    with ThreadPoolExecutor(1) as executor:
+        batcher = Batcher(stages.prepare, stages.pull, stages.compute, executor, max_rows=4096, clock=clock)
+        tasks = [asyncio.create_task(batcher.submit(1, 1, FAR_S))]
+        await turns(3)
+        tasks += [asyncio.create_task(batcher.submit(item, size, FAR_S)) for item, size in ((2, 1), (3, rows))]
+        await turns(3)
+        stages.pull_gate.set()
+        await turns(QUIET_TURNS // 2)
+        assert (stages.pulled == [[1], [2, 3]]) is early
+        await asyncio.gather(*tasks)
+        assert stages.pulled == [[1], [2, 3]]
+        await batcher.close(timeout_s=60)
 
 
 async def test_full_batch_does_not_wait_for_a_larger_one_that_computes(stages, batcher):
