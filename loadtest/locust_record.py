@@ -55,14 +55,14 @@ class RunRecord:
         self.latencies = Latencies()
         self._facts = {"target": target, "model": model, "settings": settings}
         self._users = {}
+        self._stop_sampling()
         if not isinstance(self.environment.runner, WorkerRunner):
             self._before = self._counts()
             self._sampler = gevent.spawn(self._sample_users)
 
     def write(self, folder: Path) -> Summary:
         """Write the report of the run that has ended."""
-        if self._sampler is not None:
-            self._sampler.kill()
+        self._stop_sampling()
         began_s = min(self.latencies.first_s, time.time())
         summary = summarize(
             self.latencies,
@@ -81,6 +81,12 @@ class RunRecord:
     def _counts(self) -> ServerCounts | None:
         with Client(self._facts["target"]) as client:
             return server_counts(client, self._facts["model"])
+
+    def _stop_sampling(self) -> None:
+        """Also of a run whose report nobody wanted: the web UI's next one begins another."""
+        if self._sampler is not None:
+            self._sampler.kill()
+            self._sampler = None
 
     def _sample_users(self) -> None:
         while True:

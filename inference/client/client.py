@@ -71,8 +71,8 @@ class _Connections:
     def _failure(self, attempts: Attempts, error: grpc.RpcError) -> Failure:
         return stubs.failure_of(self._rotation.targets[attempts.channel], error)
 
-    def _closed(self, why: object) -> RingpullError:
-        """Return the error of a call on a closed channel; grpc's own says why."""
+    def _closed(self, why: Exception | str) -> RingpullError:
+        """Return the error of a call on a closed channel; `why` is grpc's own error, or what it means."""
         return RingpullError(f"{self.target}: {why}")
 
     def __repr__(self) -> str:

@@ -5,13 +5,13 @@
     compute   in the worker thread: one answer per request
 
 Invariants:
-- An idle batcher never waits: a request is taken as soon as nothing is being pulled.
+- An idle batcher never waits: a request is taken as soon as nothing is being pulled or computed.
 - The last two stages overlap: while batch k is computed in the worker thread, batch k+1 is pulled, once it has as many
   rows; requests that arrive meanwhile wait in the queue and fill batch k+2. One batch is in each stage. (Pulled
-  at once, batches would be as small as they come: with 64 small requests in flight, 9 of them instead of 25, and two
-  thirds of the rate.)
-- A batcher that was busy first lets in who stands at the door, as long as the batch is small: gRPC hands over one
-  request at a time, in many turns of the loop, and the batches of a crowd would be as small as those of a few.
+  at once, batches would be as small as they come, and each has its price.)
+- A busy batcher first lets in who stands at the door, as long as the batch is small, and for a few milliseconds at
+  most: gRPC hands over one request at a time, in many turns of the loop, and the batches of a crowd would be as small
+  as those of a few.
 - A pull that takes much longer than usual is passed: the next batch is pulled beside it, so a shard that hangs delays
   those it has to answer and not everyone. There are at most `max_pulls`; else the above holds as if the late one were
   not there, so batches stay as large as ever.
@@ -48,7 +48,10 @@ PATIENCE_S: Final = 0.1
 WEIGHT: Final = 0.1
 """Of a pull in what is usual."""
 QUIET_TURNS: Final = 32
-"""Of the event loop, a microsecond or two each: when no request came in so many, none is on its way in."""
+"""Of the event loop, a microsecond or two each where nothing else is to be done: when no request came in so many, none
+is on its way in."""
+LET_IN_S: Final = 0.005
+"""The longest that a batch waits for more: other models on the loop make its turns long, a crowd makes them many."""
 SMALL_ROWS: Final = 64
 """A batch costs as much as about so many rows, besides its rows: a smaller one is worth waiting for more."""
 
@@ -221,7 +224,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         own = asyncio.current_task()
         assert own is not None
         batch: _Batch[Item, Answer] | None = None
-        busy = self._computing is not None or len(self._pumps) > 1
+        busy = self._computing is not None
         try:
             while self._taker in (own, None):
                 self._taker = own
@@ -245,8 +248,10 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
 
     async def _let_in(self) -> None:
         """Wait while requests come in, turn by turn, and all that wait would still be a small batch."""
-        quiet, waiting = 0, len(self._queue)
+        quiet, waiting, until_s = 0, len(self._queue), self._clock() + LET_IN_S
         while quiet < QUIET_TURNS and 0 < self._queued_rows < min(SMALL_ROWS, self._max_rows):
+            if self._clock() >= until_s:
+                break
             await asyncio.sleep(0)
             quiet, waiting = (0 if len(self._queue) > waiting else quiet + 1), len(self._queue)
 

@@ -1,4 +1,5 @@
-"""Whether the deployment is whole: every shard answers, holds its rows and is asked by every head; every head listens.
+"""Whether the deployment is whole: every head listens, every shard answers and holds its rows, the coordinator answers
+and says that no shard and no head lacks anything, such as a head that does not ask a restarted shard yet.
 
 Seen from outside: by the gRPC of a head, and by the processes there are.
 """
@@ -67,7 +68,8 @@ class Whole:
             status = await self._client.status(timeout_s=STATUS_TIMEOUT_S)
         except RingpullError as exc:
             return f"no status: {exc}"
-        return lacking_rows(status)
+        # The coordinator last: what a head knows of a restarted shard it knows, too, and of the other heads besides.
+        return lacking_rows(status) or await asyncio.to_thread(self._lacking_members)
 
     def _lacking_processes(self) -> str:
         heads = self._pieces.listening("head", self._port)
@@ -75,6 +77,9 @@ class Whole:
             return f"{heads} of {self._heads} heads listen"
         if len(self._pieces.of("coordinator")) != 1:
             return "there is no coordinator"
+        return ""
+
+    def _lacking_members(self) -> str:
         try:
             members = self._operations.members()
         except RingpullError as exc:
