@@ -1,4 +1,4 @@
-"""A served small model and a client of it, for the tests that ask for them."""
+"""A served small model and a client of it, and a micro-batcher alone, for the tests that ask for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from inference.client.client import AsyncClient
+from inference.head.batcher import Batcher
+from tests.inference.batcher_stages import Clock, Stages
 from tests.inference.served import Served
 
 
@@ -27,3 +29,43 @@ async def served() -> AsyncIterator[Served]:
 async def client(served: Served) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(served.target, timeout_s=60, retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def stages() -> Stages:
+    return Stages()
+
+
+@pytest.fixture
+async def batcher(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, dict[int, int], dict[int, int], int]]:
+    with ThreadPoolExecutor(1) as executor:
+        batcher = Batcher(stages.prepare, stages.pull, stages.compute, executor, max_rows=4, clock=clock)
+        yield batcher
+        stages.pull_gate.set()
+        stages.compute_gate.set()
+        await batcher.close(timeout_s=60)
+
+
+@pytest.fixture
+async def passing(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, dict[int, int], dict[int, int], int]]:
+    """Two pulls at most; without patience, on a clock that stands, every pull is late in the loop's next turn."""
+    with ThreadPoolExecutor(1) as executor:
+        batcher = Batcher(
+            stages.prepare,
+            stages.pull,
+            stages.compute,
+            executor,
+            max_rows=4,
+            max_pulls=2,
+            patience_s=0.0,
+            clock=clock,
+        )
+        yield batcher
+        for event in stages.stuck.values():
+            event.set()
+        await batcher.close(timeout_s=60)

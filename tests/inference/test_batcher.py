@@ -3,99 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference.head.batcher import LET_IN_S, QUIET_TURNS, SMALL_ROWS, Batcher, Ready
+from inference.head.batcher import Batcher
 from ps.errors import DeadlineExceeded, Unavailable
-
-FAR_S = 1e6
-"""A deadline on the fake clock that never passes."""
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-class Stages:
-    """The stages as recorders: `pull` and `compute` note their batches and pass when their gate is open.
-
-    An item is refused when it is in `refusals`.
-    """
-
-    def __init__(self) -> None:
-        self.pulled: list[list[int]] = []
-        self.pull_deadlines: list[float] = []
-        self.computed: list[list[int]] = []
-        self.pull_gate = asyncio.Event()
-        self.compute_gate = threading.Event()
-        self.pull_started = asyncio.Event()
-        self.compute_started = threading.Event()
-        self.refusals: dict[int, Exception] = {}
-        self.stuck: dict[int, asyncio.Event] = {}
-        """Items whose batch is pulled only when their event is set."""
-        self.pull_error: Exception | None = None
-        self.compute_error: Exception | None = None
-        self.pull_gate.set()
-        self.compute_gate.set()
-
-    def prepare(self, items: Sequence[int]) -> Ready[dict[int, int]]:
-        refused = {place: self.refusals[item] for place, item in enumerate(items) if item in self.refusals}
-        return Ready({place: item for place, item in enumerate(items) if place not in refused}, refused)
-
-    async def pull(self, items: dict[int, int], deadline_s: float) -> dict[int, int]:
-        self.pulled.append(list(items.values()))
-        self.pull_deadlines.append(deadline_s)
-        self.pull_started.set()
-        await self.pull_gate.wait()
-        for event in [self.stuck[item] for item in items.values() if item in self.stuck]:
-            await event.wait()
-        if self.pull_error is not None:
-            raise self.pull_error
-        return items
-
-    def compute(self, work: dict[int, int]) -> dict[int, int]:
-        self.computed.append(list(work.values()))
-        self.compute_started.set()
-        self.compute_gate.wait()
-        if self.compute_error is not None:
-            raise self.compute_error
-        return {place: 10 * item for place, item in work.items()}
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def stages() -> Stages:
-    return Stages()
-
-
-@pytest.fixture
-async def batcher(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, dict[int, int], dict[int, int], int]]:
-    with ThreadPoolExecutor(1) as executor:
-        batcher = Batcher(stages.prepare, stages.pull, stages.compute, executor, max_rows=4, clock=clock)
-        yield batcher
-        stages.pull_gate.set()
-        stages.compute_gate.set()
-        await batcher.close(timeout_s=60)
-
-
-async def turns(count: int = QUIET_TURNS + 5) -> None:
-    """Let every ready callback of the loop run; by default, so often that nobody seems to be on the way in."""
-    for _ in range(count):
-        await asyncio.sleep(0)
+from tests.inference.batcher_stages import FAR_S, turns
 
 
 async def test_idle_batcher_takes_a_lone_request_at_once(stages, batcher):
@@ -162,98 +76,6 @@ async def test_smaller_batch_is_pulled_when_the_last_one_is_computed(stages, bat
     stages.compute_gate.set()
     assert [answer for answer, _ in await asyncio.gather(first, second)] == [10, 20]
     assert stages.pulled == [[1], [2]]
-
-
-async def test_busy_batcher_lets_in_who_comes_before_it_takes_a_small_batch(stages, batcher):
-    stages.pull_gate.clear()
-    tasks = [asyncio.create_task(batcher.submit(1, 1, FAR_S))]
-    await turns(3)
-    assert stages.pulled == [[1]]  # an idle one waits for nobody
-    tasks.append(asyncio.create_task(batcher.submit(2, 1, FAR_S)))
-    stages.compute_gate.clear()
-    stages.pull_gate.set()
-    await turns(QUIET_TURNS // 2)
-    tasks.append(asyncio.create_task(batcher.submit(3, 1, FAR_S)))
-    await turns(QUIET_TURNS - 5)
-    assert stages.pulled == [[1]]
-    await turns()
-    assert stages.pulled == [[1], [2, 3]]
-    stages.compute_gate.set()
-    assert [answer for answer, _ in await asyncio.gather(*tasks)] == [10, 20, 30]
-
-
-async def test_who_comes_while_one_computes_is_let_in_too(stages, batcher):
-    stages.compute_gate.clear()
-    tasks = [asyncio.create_task(batcher.submit(1, 1, FAR_S))]
-    await asyncio.to_thread(stages.compute_started.wait)
-    await turns()
-    tasks.append(asyncio.create_task(batcher.submit(2, 1, FAR_S)))
-    await turns(QUIET_TURNS // 2)
-    assert stages.pulled == [[1]]
-    await turns()
-    assert stages.pulled == [[1], [2]]
-    stages.compute_gate.set()
-    await asyncio.gather(*tasks)
-
-
-async def test_letting_in_takes_only_so_long(stages, batcher, clock):
-    stages.compute_gate.clear()
-    tasks = [asyncio.create_task(batcher.submit(1, 1, FAR_S))]
-    await asyncio.to_thread(stages.compute_started.wait)
-    await turns()
-    tasks.append(asyncio.create_task(batcher.submit(2, 1, FAR_S)))
-    await turns(3)
-    assert stages.pulled == [[1]]
-    clock.now_s += LET_IN_S
-    await turns(3)
-    assert stages.pulled == [[1], [2]]
-    stages.compute_gate.set()
-    await asyncio.gather(*tasks)
-
-
-async def test_who_gives_up_while_others_are_let_in_leaves_the_batcher_as_it_was(stages, batcher):
-    stages.compute_gate.clear()
-    first = asyncio.create_task(batcher.submit(1, 1, FAR_S))
-    await asyncio.to_thread(stages.compute_started.wait)
-    await turns()
-    second = asyncio.create_task(batcher.submit(2, 1, FAR_S))
-    await turns(3)
-    second.cancel()
-    await turns()
-    third = asyncio.create_task(batcher.submit(3, 1, FAR_S))
-    await turns()
-    assert stages.pulled == [[1], [3]]
-    stages.compute_gate.set()
-    await asyncio.gather(first, third)
-
-
-async def test_beside_a_late_pull_a_lone_request_waits_for_nobody(stages, passing):
-    stages.stuck[1] = asyncio.Event()
-    first = asyncio.create_task(passing.submit(1, 1, FAR_S))
-    while stages.pulled != [[1]] or passing._taker is not None:
-        await asyncio.sleep(0.001)
-    second = asyncio.create_task(passing.submit(2, 1, FAR_S))
-    await turns(3)
-    assert stages.pulled == [[1], [2]]
-    stages.stuck[1].set()
-    await asyncio.gather(first, second)
-
-
-@pytest.mark.parametrize(("rows", "early"), [(SMALL_ROWS - 2, False), (SMALL_ROWS - 1, True)])
-async def test_who_waits_with_many_rows_waits_for_nobody(stages, clock, rows, early):
-    stages.pull_gate.clear()
-    with ThreadPoolExecutor(1) as executor:
-        batcher = Batcher(stages.prepare, stages.pull, stages.compute, executor, max_rows=4096, clock=clock)
-        tasks = [asyncio.create_task(batcher.submit(1, 1, FAR_S))]
-        await turns(3)
-        tasks += [asyncio.create_task(batcher.submit(item, size, FAR_S)) for item, size in ((2, 1), (3, rows))]
-        await turns(3)
-        stages.pull_gate.set()
-        await turns(QUIET_TURNS // 2)
-        assert (stages.pulled == [[1], [2, 3]]) is early
-        await asyncio.gather(*tasks)
-        assert stages.pulled == [[1], [2, 3]]
-        await batcher.close(timeout_s=60)
 
 
 async def test_full_batch_does_not_wait_for_a_larger_one_that_computes(stages, batcher):
@@ -390,26 +212,6 @@ async def test_times_say_where_a_request_waited(stages, batcher, clock):
 
 
 # -- late pulls --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def passing(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, dict[int, int], dict[int, int], int]]:
-    """Two pulls at most; without patience, on a clock that stands, every pull is late in the loop's next turn."""
-    with ThreadPoolExecutor(1) as executor:
-        batcher = Batcher(
-            stages.prepare,
-            stages.pull,
-            stages.compute,
-            executor,
-            max_rows=4,
-            max_pulls=2,
-            patience_s=0.0,
-            clock=clock,
-        )
-        yield batcher
-        for event in stages.stuck.values():
-            event.set()
-        await batcher.close(timeout_s=60)
 
 
 async def test_a_late_pull_is_passed(stages, passing):
