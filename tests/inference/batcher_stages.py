@@ -12,16 +12,6 @@ FAR_S = 1e6
 """A deadline on the fake clock that never passes."""
 
 
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class Stages:
     """The stages as recorders: `pull` and `compute` note their batches and pass when their gate is open.
 

@@ -9,7 +9,8 @@ import pytest
 
 from inference.client.client import AsyncClient
 from inference.head.batcher import Batcher
-from tests.inference.batcher_stages import Clock, Stages
+from tests.clock import Clock
+from tests.inference.batcher_stages import Stages
 from tests.inference.served import Served
 
 
@@ -33,7 +34,7 @@ async def client(served: Served) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(0.0)
 
 
 @pytest.fixture

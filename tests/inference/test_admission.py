@@ -10,23 +10,16 @@ import pytest
 
 from inference.head.admission import REQUEST_COST_BYTES, Admission, Ticket
 from ps.errors import LimitExceeded
+from tests.clock import Clock
 
 NBYTES = 10_000 - REQUEST_COST_BYTES
 """So that a request costs 10,000."""
 FAR_S = 1e6
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 50.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(50.0)
 
 
 def make(clock: Clock, **settings: float) -> Admission:

@@ -14,21 +14,15 @@ from inference.head.metrics.call_log import BURST, LONGEST, LONGEST_ERROR, Call,
 from inference.head.metrics.call_metrics import CallMetrics
 from inference.head.metrics.call_watch import CallWatch, code_of
 from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, Unavailable
+from tests.clock import Clock
 from tests.inference.served import ROWS, Served, columns_of
 
 INVALID, LATE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -7,13 +7,7 @@ import asyncio
 from inference.head.latency import SAMPLES, WINDOW_S, RecentLatencies
 from inference.head.lease import ASK_AGAIN_S, Lease
 from ps.errors import Unavailable
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.clock import Clock
 
 
 async def test_a_head_that_nobody_pulses_never_asks():
@@ -32,7 +26,7 @@ def asks(asked: list[str], error: Exception | None = None):
 
 async def test_it_expires_when_it_is_not_renewed_and_all_requests_share_one_question():
     asked: list[str] = []
-    clock = Clock()
+    clock = Clock(100.0)
     lease = Lease(asks(asked), clock)
     lease.renew(10)
     clock.now_s += 9.9
@@ -48,7 +42,7 @@ async def test_it_expires_when_it_is_not_renewed_and_all_requests_share_one_ques
 
 async def test_nobody_answering_is_no_reason_not_to_serve():
     asked: list[str] = []
-    clock = Clock()
+    clock = Clock(100.0)
     lease = Lease(asks(asked, Unavailable("the coordinator is gone")), clock)
     lease.renew(0)
     await lease.refresh()
@@ -61,7 +55,7 @@ async def test_nobody_answering_is_no_reason_not_to_serve():
 async def test_a_late_pulse_does_not_renew_what_has_expired():
     """It may have been asked before the head was stopped: the map that was the newest then is history now."""
     asked: list[str] = []
-    clock = Clock()
+    clock = Clock(100.0)
     lease = Lease(asks(asked), clock)
     lease.renew(10)
     clock.now_s += 60
@@ -74,7 +68,7 @@ async def test_a_late_pulse_does_not_renew_what_has_expired():
 
 
 async def test_a_pulse_is_no_lease_while_nobody_answers():
-    clock = Clock()
+    clock = Clock(100.0)
     lease = Lease(asks([], Unavailable("the coordinator is gone")), clock)
     lease.renew(10)
     clock.now_s += 60
@@ -96,7 +90,7 @@ async def test_a_request_that_gives_up_does_not_take_the_question_with_it():
 
 
 def test_percentiles_are_of_the_last_seconds_only():
-    clock = Clock()
+    clock = Clock(100.0)
     recent = RecentLatencies(clock)
     assert recent.percentiles_ms() == (0.0, 0.0)
     for _ in range(100):

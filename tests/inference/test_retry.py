@@ -22,6 +22,7 @@ from inference.client.retry import (
 )
 from inference.client.rotation import Rotation
 from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError, Unavailable
+from tests.clock import Clock
 
 LOST = Failure(Unavailable, "a:1: Socket closed", "UNAVAILABLE (Socket closed)", may_retry=True)
 REFUSED = Failure(InvalidInput, "feature x", "INVALID_ARGUMENT (feature x)", may_retry=False)
@@ -32,14 +33,6 @@ def busy(retry_after_s: float | None) -> Failure:
     return Failure(LimitExceeded, "queue", "RESOURCE_EXHAUSTED (queue)", retry_after_s is not None, retry_after_s)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def longest(low: float, high: float) -> float:
     """A chance that always pauses as long as it may."""
     return high
@@ -47,7 +40,7 @@ def longest(low: float, high: float) -> float:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 def retrying(
@@ -217,7 +210,7 @@ def test_the_budget_never_gives_more_than_was_put_in(story, ratio, reserve, most
 )
 def test_every_attempt_fits_in_the_deadline(timeout_s, waits, chance) -> None:
     """Whatever the attempts take, whatever the server asks for."""
-    clock = Clock()
+    clock = Clock(1000.0)
     shared = retrying(clock, retries=10, uniform=lambda low, high: low + (high - low) * chance)
     deadline_s = clock.now_s + timeout_s
     attempts = shared.begin(timeout_s)

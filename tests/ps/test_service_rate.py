@@ -9,19 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ps.service_rate import PROOF_S, WINDOW_S, ServiceRate, Work
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -179,7 +172,7 @@ def test_one_slow_answer_moves_the_time_of_a_lone_request_only_a_little(rate: Se
 
 @given(st.lists(st.tuples(st.floats(0.0, 3 * WINDOW_S), st.booleans(), st.floats(0.0, 1e6)), max_size=60))
 def test_whatever_happens_figures_stay_figures(events: list[tuple[float, bool, float]]) -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     rate = ServiceRate(clock)
     inside: list[Work] = []
     for after_s, served, cost in events:

@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 from ps.errors import InvalidInput
 from ps.transfer.job import Cancelled, Job
 from ps.transfer.throttle import BUCKET_S, LEAST_WAIT_S, Throttle
+from tests.clock import Clock
 
 
-class Clock:
+class WaitingClock(Clock):
     """Waiting makes time pass, and nothing else does."""
 
     def __init__(self) -> None:
-        self.now_s = 100.0
+        super().__init__(100.0)
         self.waits: list[float | None] = []
-
-    def __call__(self) -> float:
-        return self.now_s
 
     def wait(self, changed: threading.Condition, seconds: float | None) -> None:
         assert seconds is not None, "nobody would ever wake it"
@@ -34,7 +32,7 @@ class Clock:
     sizes=st.lists(st.integers(0, 4 << 20), min_size=1, max_size=30),
 )
 def test_no_more_flows_than_rate_times_time_a_bucket_and_a_block(rate: float, sizes: list[int]) -> None:
-    clock = Clock()
+    clock = WaitingClock()
     throttle = Throttle(clock, clock.wait)
     throttle.set(rate)
     begin_s, flowed = clock.now_s, 0
@@ -48,7 +46,7 @@ def test_no_more_flows_than_rate_times_time_a_bucket_and_a_block(rate: float, si
 
 
 def test_without_a_rate_nobody_waits() -> None:
-    clock = Clock()
+    clock = WaitingClock()
     throttle = Throttle(clock, clock.wait)
     for _ in range(100):
         throttle.take(1 << 40, Job())
@@ -56,7 +54,7 @@ def test_without_a_rate_nobody_waits() -> None:
 
 
 def test_what_did_not_flow_is_given_back() -> None:
-    clock = Clock()
+    clock = WaitingClock()
     throttle = Throttle(clock, clock.wait)
     throttle.set(1000)
     for _ in range(20):

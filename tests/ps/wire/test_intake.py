@@ -16,6 +16,7 @@ from ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
 from ps.wire.server import ShardServer
 from ps.wire.tally import ServerTally
 from ps.wire.threads import LookupThreads
+from tests.clock import Clock
 from tests.ps.wire.fake_shard import GATED, FakeShard, pull_of, soon
 
 SIZE = 10_000 - PULL_COST_BYTES
@@ -23,17 +24,9 @@ SIZE = 10_000 - PULL_COST_BYTES
 FAR_S = 1e6
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 50.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(50.0)
 
 
 @pytest.fixture
