@@ -20,8 +20,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_LOADTEST := $(VENV)/.installed-loadtest
-TYPED := ps router inference deploy examples
-CODE := $(TYPED) loadtest tests
+CODE := ringpull/*.py ps router inference deploy loadtest examples tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -44,19 +43,19 @@ lint: $(INSTALLED_DEV) ## Format and style, checked only
 	$(BIN)/ruff check $(CODE)
 
 types: $(INSTALLED_DEV) ## mypy, strict
-	$(BIN)/mypy $(addprefix -p ,$(TYPED))
+	$(BIN)/mypy -p ringpull -p examples
 
 bench: $(INSTALLED_BENCH) ## Every bench beside what people use today, some 20 minutes; QUICK=1 takes a few
-	QUICK=$(QUICK) $(BIN)/python -m loadtest.bench.all
+	QUICK=$(QUICK) $(BIN)/python -m ringpull.loadtest.bench.all
 
 loadtest: $(INSTALLED_LOADTEST) ## Locust against a cluster of its own; SECONDS, USERS, WORKERS=2 (distributed), MODEL=folder
-	$(BIN)/python -m loadtest.local --seconds $(SECONDS) --users $(USERS) --workers $(WORKERS) $(if $(MODEL),--model $(MODEL))
+	$(BIN)/python -m ringpull.loadtest.local --seconds $(SECONDS) --users $(USERS) --workers $(WORKERS) $(if $(MODEL),--model $(MODEL))
 
 rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; every prediction is checked. About a minute
-	$(BIN)/python -m loadtest.rebalance_check
+	$(BIN)/python -m ringpull.loadtest.rebalance_check
 
 chaos: $(INSTALLED_LOADTEST) ## Pieces die, stall and change under load; every prediction is checked. SECONDS, SEED
-	$(BIN)/python -m loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
+	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
 clean: ## Remove the environment and every cache; a served cluster is not stopped
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,21 +10,21 @@ import sys
 
 import typer
 
-from deploy.commands.export import export
-from deploy.commands.inspect import inspect
-from deploy.commands.loadtest import loadtest
-from deploy.commands.plan import plan
-from deploy.commands.predict import predict
-from deploy.commands.publish import publish
-from deploy.commands.rebalance import rebalance
-from deploy.commands.restart import restart
-from deploy.commands.rollback import rollback
-from deploy.commands.serve import serve
-from deploy.commands.status import status
-from deploy.commands.stop import stop
-from deploy.signals import Interrupted
-from deploy.view.console import err
-from ps.errors import RingpullError
+from ringpull.deploy.commands.export import export
+from ringpull.deploy.commands.inspect import inspect
+from ringpull.deploy.commands.loadtest import loadtest
+from ringpull.deploy.commands.plan import plan
+from ringpull.deploy.commands.predict import predict
+from ringpull.deploy.commands.publish import publish
+from ringpull.deploy.commands.rebalance import rebalance
+from ringpull.deploy.commands.restart import restart
+from ringpull.deploy.commands.rollback import rollback
+from ringpull.deploy.commands.serve import serve
+from ringpull.deploy.commands.status import status
+from ringpull.deploy.commands.stop import stop
+from ringpull.deploy.signals import Interrupted
+from ringpull.deploy.view.console import err
+from ringpull.ps.errors import RingpullError
 
 app = typer.Typer(
     name="ringpull",
@@ -48,7 +48,3 @@ def main() -> None:
     except Interrupted as exc:
         err.print(str(exc), highlight=False, markup=False)
         sys.exit(128 + exc.signum)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deploy.cluster.logs import LogSettings
-from inference.head.config import HeadConfig
-from ps.errors import InvalidInput
-from ps.transfer.remote import is_url
-from ps.wire.intake import IntakeLimits
-from router.control.world import PlacedVersion
+from ringpull.deploy.cluster.logs import LogSettings
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.transfer.remote import is_url
+from ringpull.ps.wire.intake import IntakeLimits
+from ringpull.router.control.world import PlacedVersion
 
 LOCALHOST: Final = "127.0.0.1"
 

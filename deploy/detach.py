@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TextIO
 
-from deploy import served
-from deploy.cluster.ray_session import CODE_ROOT
-from deploy.served import ServedRecord
-from deploy.state import state_folder
-from ps.errors import StartupError
+from ringpull.deploy import served
+from ringpull.deploy.cluster.ray_session import CODE_ROOT
+from ringpull.deploy.served import ServedRecord
+from ringpull.deploy.state import state_folder
+from ringpull.ps.errors import StartupError
 
 POLL_S: Final = 0.05
 
@@ -39,7 +39,7 @@ def serve_detached(arguments: Sequence[str], watch: TextIO) -> ServedRecord:
     path = os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with log.open("wb") as sink:
         child = subprocess.Popen(
-            [sys.executable, "-m", "deploy", *arguments],
+            [sys.executable, "-m", "ringpull", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=sink,

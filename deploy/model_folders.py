@@ -11,16 +11,16 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from inference.model.manifest import FILE_NAME, Manifest, versions
-from inference.model.mirror import local_files
-from inference.model.model_dir import complete_versions, numbered, parent_of
-from ps.errors import CorruptData, InvalidInput
-from ps.ring import SlotRange
-from ps.spec import ALL, Replicas
-from ps.transfer.remote import RemoteFolder, as_path, is_url
-from router.control.moves import evenly
-from router.control.operations import Publish
-from router.control.world import PlacedTable, PlacedVersion, World
+from ringpull.inference.model.manifest import FILE_NAME, Manifest, versions
+from ringpull.inference.model.mirror import local_files
+from ringpull.inference.model.model_dir import complete_versions, numbered, parent_of
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
+from ringpull.router.control.moves import evenly
+from ringpull.router.control.operations import Publish
+from ringpull.router.control.world import PlacedTable, PlacedVersion, World
 
 
 def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
@@ -115,7 +115,7 @@ def rows_in(table: PlacedTable, slots: SlotRange) -> int:
 @lru_cache(maxsize=64)
 def _positions(folder: str) -> Callable[[int, int], tuple[int, int]] | None:
     # Here, because it brings numba with it, and only plans need it.
-    from ps.store.base import Base
+    from ringpull.ps.store.base import Base
 
     try:
         return Base.open(Path(folder)).row_range

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from deploy.planned_tables import PROCESS_BYTES, tables_that_serve
-from deploy.view.move_view import PlannedMove
-from ps.errors import InvalidInput
-from ps.spec import Replicas
-from router.control.moves import MovePlan, move_plan
-from router.control.operations import Facts, Rebalance
-from router.control.planner import Layout, amount, plan, predicted_cost
+from ringpull.deploy.planned_tables import PROCESS_BYTES, tables_that_serve
+from ringpull.deploy.view.move_view import PlannedMove
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import Replicas
+from ringpull.router.control.moves import MovePlan, move_plan
+from ringpull.router.control.operations import Facts, Rebalance
+from ringpull.router.control.planner import Layout, amount, plan, predicted_cost
 
 
 def planned_move(

@@ -7,17 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from inference.model.manifest import LookupSpec, Manifest
-from inference.model.mirror import local_files
-from inference.schema.kinds import Feature, Sparse
-from inference.schema.kinds import Sequence as SequenceFeature
-from inference.schema.schema import Schema
-from ps.errors import InvalidInput
-from ps.spec import ALL, Pooling
-from router.control.operations import Facts
-from router.control.planner import PlannedTable
-from router.control.traffic import TableLoad, load_of
-from router.control.world import PlacedVersion
+from ringpull.inference.model.manifest import LookupSpec, Manifest
+from ringpull.inference.model.mirror import local_files
+from ringpull.inference.schema.kinds import Feature, Sparse
+from ringpull.inference.schema.kinds import Sequence as SequenceFeature
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import ALL, Pooling
+from ringpull.router.control.operations import Facts
+from ringpull.router.control.planner import PlannedTable
+from ringpull.router.control.traffic import TableLoad, load_of
+from ringpull.router.control.world import PlacedVersion
 
 ASSUMED_ROWS: Final = 128
 """Candidates of a request, where nobody counted."""

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ps.errors import InvalidInput, Retryable, RingpullError
-from ps.spec import OnUnavailable
-from router.control.events import Member
-from router.control.operations import MemberState, OperatorVerbs
-from router.control.world import World
+from ringpull.ps.errors import InvalidInput, Retryable, RingpullError
+from ringpull.ps.spec import OnUnavailable
+from ringpull.router.control.events import Member
+from ringpull.router.control.operations import MemberState, OperatorVerbs
+from ringpull.router.control.world import World
 
 POLL_S: Final = 0.1
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from deploy.state import state_folder
-from ps.errors import InvalidInput, NotFound
+from ringpull.deploy.state import state_folder
+from ringpull.ps.errors import InvalidInput, NotFound
 
 START_TIME_TOLERANCE_S = 1.0
 """psutil derives start times from the boot time, which may be corrected by a fraction of a second."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ps.errors import (
+from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,
     InvalidInput,

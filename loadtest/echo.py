@@ -1,6 +1,6 @@
 """A head that does nothing: answers every Predict with the same bytes. What a load tool costs is measured on it.
 
-python -m loadtest.echo        prints `ready PORT`, serves until it is told to end
+python -m ringpull.loadtest.echo        prints `ready PORT`, serves until it is told to end
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import grpc
 import grpc.aio
 import uvloop
 
-from inference.client.stubs import PREDICT
-from inference.proto import ringpull_pb2 as pb
+from ringpull.inference.client.stubs import PREDICT
+from ringpull.inference.proto import ringpull_pb2 as pb
 
 SCORES: Final = 128
 """In its answer, as a head's to 128 candidates."""

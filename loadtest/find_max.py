@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from inference.errors import InvalidInput
+from ringpull.inference.errors import InvalidInput
 
 FAILURES_ALLOWED: Final = 0.001
 """Share of requests that may fail in a trial that holds."""

@@ -18,10 +18,10 @@ import grpc
 from locust import User, task
 from locust.env import Environment
 
-from inference.client.stubs import CHANNEL_OPTIONS, PREDICT
-from loadtest.latencies import stages_of
-from loadtest.locust_record import RunRecord
-from loadtest.messages import Messages
+from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
+from ringpull.loadtest.latencies import stages_of
+from ringpull.loadtest.locust_record import RunRecord
+from ringpull.loadtest.messages import Messages
 
 REQUEST_TYPE: Final = "grpc"
 STAGE_TYPE: Final = "stage, us"

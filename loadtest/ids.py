@@ -20,8 +20,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.errors import InvalidInput
-from inference.proto import ringpull_pb2 as pb
+from ringpull.inference.errors import InvalidInput
+from ringpull.inference.proto import ringpull_pb2 as pb
 
 UNKNOWN_FIRST: Final = 1 << 61
 """Unknown integers are drawn from here to 2^62: no table has as many rows, and few systems hand out such ids."""

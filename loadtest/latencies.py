@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from hdrh.histogram import HdrHistogram
 
-from inference.proto import ringpull_pb2 as pb
+from ringpull.inference.proto import ringpull_pb2 as pb
 
 HIGHEST_US: Final = 600_000_000
 DIGITS: Final = 3

@@ -1,6 +1,6 @@
 """`make loadtest`: a cluster of this machine's own, locust against it, a report, and one last line of JSON.
 
-    python -m loadtest.local --seconds 60 --report runs/loadtest
+    python -m ringpull.loadtest.local --seconds 60 --report runs/loadtest
 
 It serves with the real command, on a private Ray and free ports, and takes everything down at the end. The model is a
 generated DLRM (26 tables) unless a folder is given. With `--workers N` locust runs as a master and N workers.
@@ -19,9 +19,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest.bench.deployment import deployed
-from loadtest.report import REPORT_FILE, SUMMARY_FILE
-from loadtest.shapes import SHAPES
+from ringpull.loadtest.bench.deployment import deployed
+from ringpull.loadtest.report import REPORT_FILE, SUMMARY_FILE
+from ringpull.loadtest.shapes import SHAPES
 
 LOCUSTFILE: Final = Path(__file__).with_name("locustfile.py")
 LINE: Final = ("requests", "failures", "rps", "p50_ms", "p99_ms")
@@ -92,7 +92,7 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.local", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m ringpull.loadtest.local", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--users", type=int, default=8, help="at the peak")
     parser.add_argument("--shape", choices=SHAPES, default="steady")
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="more of the locustfile's, after --")
     given = parser.parse_args()
     if given.model is None:
-        from loadtest.bench.model_folder import dlrm_folder
+        from ringpull.loadtest.bench.model_folder import dlrm_folder
 
         given.model = dlrm_folder(given.rows)
     with deployed(given.model, given.shards) as ours:

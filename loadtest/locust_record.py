@@ -20,10 +20,10 @@ import gevent
 from locust.env import Environment
 from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, Runner, WorkerRunner
 
-from inference.client.client import Client
-from loadtest.latencies import Latencies
-from loadtest.report import Moment, ServerCounts, Summary, summarize, write_report
-from loadtest.server_counts import server_counts
+from ringpull.inference.client.client import Client
+from ringpull.loadtest.latencies import Latencies
+from ringpull.loadtest.report import Moment, ServerCounts, Summary, summarize, write_report
+from ringpull.loadtest.server_counts import server_counts
 
 logger = logging.getLogger(__name__)
 

@@ -23,13 +23,13 @@ from locust.argument_parser import LocustArgumentParser  # noqa: E402
 from locust.env import Environment  # noqa: E402
 from locust.runners import WorkerRunner  # noqa: E402
 
-from inference.client.client import Client  # noqa: E402
-from inference.errors import InvalidInput, RingpullError  # noqa: E402
-from loadtest.grpc_user import PredictUser, finish_requests  # noqa: E402
-from loadtest.locust_record import RunRecord, end_run, report_delay_s  # noqa: E402
-from loadtest.messages import Messages, prepare_messages  # noqa: E402
-from loadtest.options import parse_options  # noqa: E402
-from loadtest.shapes import SHAPES, Shape  # noqa: E402
+from ringpull.inference.client.client import Client  # noqa: E402
+from ringpull.inference.errors import InvalidInput, RingpullError  # noqa: E402
+from ringpull.loadtest.grpc_user import PredictUser, finish_requests  # noqa: E402
+from ringpull.loadtest.locust_record import RunRecord, end_run, report_delay_s  # noqa: E402
+from ringpull.loadtest.messages import Messages, prepare_messages  # noqa: E402
+from ringpull.loadtest.options import parse_options  # noqa: E402
+from ringpull.loadtest.shapes import SHAPES, Shape  # noqa: E402
 
 logger = logging.getLogger(__name__)
 

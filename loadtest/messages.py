@@ -1,7 +1,7 @@
 """The requests of a run, encoded before it starts: while it runs, a load tool only sends bytes.
 
 That makes the tool cheap, and its figures a little kind: a real client spends time of its own on encoding. It is the
-client's time, not the server's; `python -m loadtest.own_cost` prints it beside the tools' own cost.
+client's time, not the server's; `python -m ringpull.loadtest.own_cost` prints it beside the tools' own cost.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from inference.client.client import Client
-from inference.errors import InvalidInput
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import PredictCall, encode_request
-from loadtest.options import WorkloadOptions
-from loadtest.replay import recorded_calls
-from loadtest.workload import Workload
+from ringpull.inference.client.client import Client
+from ringpull.inference.errors import InvalidInput
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import PredictCall, encode_request
+from ringpull.loadtest.options import WorkloadOptions
+from ringpull.loadtest.replay import recorded_calls
+from ringpull.loadtest.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ import uvloop
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from inference.client.stubs import CHANNEL_OPTIONS, PREDICT
-from inference.errors import Unavailable
-from loadtest.latencies import Latencies, empty_histogram, milliseconds, stages_of
-from loadtest.report import Moment
+from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
+from ringpull.inference.errors import Unavailable
+from ringpull.loadtest.latencies import Latencies, empty_histogram, milliseconds, stages_of
+from ringpull.loadtest.report import Moment
 
 MOST_IN_FLIGHT: Final = 10_000
 """Beyond this a request fails unsent: the server is hopelessly behind, and memory is finite."""

@@ -10,13 +10,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from inference.client.client import Client
-from loadtest.find_max import Found, Trial, find_max
-from loadtest.messages import Messages
-from loadtest.open_loop import OpenLoopPlan, OpenLoopRun, run_open_loop
-from loadtest.plots import plot_rates
-from loadtest.report import Summary, summarize
-from loadtest.server_counts import server_counts
+from ringpull.inference.client.client import Client
+from ringpull.loadtest.find_max import Found, Trial, find_max
+from ringpull.loadtest.messages import Messages
+from ringpull.loadtest.open_loop import OpenLoopPlan, OpenLoopRun, run_open_loop
+from ringpull.loadtest.plots import plot_rates
+from ringpull.loadtest.report import Summary, summarize
+from ringpull.loadtest.server_counts import server_counts
 
 WARM_UP_S: Final = 2.0
 TRIAL_DEADLINE: Final = 20.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from inference.errors import InvalidInput
-from loadtest.ids import Ids, parse_ids
+from ringpull.inference.errors import InvalidInput
+from ringpull.loadtest.ids import Ids, parse_ids
 
 T = TypeVar("T")
 

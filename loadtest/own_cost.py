@@ -1,6 +1,6 @@
 """What a load tool costs by itself: CPU time of its own process per request, against a head that does nothing.
 
-    python -m loadtest.own_cost
+    python -m ringpull.loadtest.own_cost
 
 The tools take turns, and the median of some rounds is told. The kernel's share of sending and receiving is in it; what
 the echo spends, in its own process, is not. A request is as long as that of a model of 26 features with bags of 10 and
@@ -18,12 +18,12 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import PredictCall, encode_request
-from loadtest.bench.process import server
-from loadtest.open_loop import OpenLoopPlan, run_open_loop
-from loadtest.options import WorkloadOptions
-from loadtest.workload import Workload
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import PredictCall, encode_request
+from ringpull.loadtest.bench.process import server
+from ringpull.loadtest.open_loop import OpenLoopPlan, run_open_loop
+from ringpull.loadtest.options import WorkloadOptions
+from ringpull.loadtest.workload import Workload
 
 ROUNDS: Final = 3
 SECONDS: Final = 5.0
@@ -66,7 +66,7 @@ def open_loop_us(target: str, payloads: list[bytes]) -> float:
 def locust_us(target: str) -> float:
     """Return the CPU microseconds of one request sent by a locust user, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest.own_cost_locust", target, str(USERS), str(SECONDS)],
+        [sys.executable, "-m", "ringpull.loadtest.own_cost_locust", target, str(USERS), str(SECONDS)],
         check=True,
         capture_output=True,
         text=True,
@@ -77,7 +77,7 @@ def locust_us(target: str) -> float:
 def main() -> None:
     made = calls()
     payloads = [encode_request(call).SerializeToString() for call in made]
-    with server("loadtest.echo") as (port, _):
+    with server("ringpull.loadtest.echo") as (port, _):
         target = f"127.0.0.1:{port}"
         contenders: dict[str, Callable[[], float]] = {
             "encode_us": lambda: encode_us(made),

@@ -19,11 +19,11 @@ import time  # noqa: E402
 import gevent  # noqa: E402
 from locust.env import Environment  # noqa: E402
 
-from inference.request.codec import encode_request  # noqa: E402
-from loadtest.grpc_user import PredictUser, finish_requests  # noqa: E402
-from loadtest.locust_record import RunRecord  # noqa: E402
-from loadtest.messages import Messages  # noqa: E402
-from loadtest.own_cost import calls  # noqa: E402
+from ringpull.inference.request.codec import encode_request  # noqa: E402
+from ringpull.loadtest.grpc_user import PredictUser, finish_requests  # noqa: E402
+from ringpull.loadtest.locust_record import RunRecord  # noqa: E402
+from ringpull.loadtest.messages import Messages  # noqa: E402
+from ringpull.loadtest.own_cost import calls  # noqa: E402
 
 
 class EchoUser(PredictUser):

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from inference.errors import InvalidInput
+from ringpull.inference.errors import InvalidInput
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from loadtest.find_max import Trial
-    from loadtest.report import Moment
+    from ringpull.loadtest.find_max import Trial
+    from ringpull.loadtest.report import Moment
 
 SIZE_INCHES: Final = (8.0, 4.5)
 DOTS_PER_INCH: Final = 110

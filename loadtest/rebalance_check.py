@@ -1,6 +1,6 @@
 """`make rebalance-check`: shards, copies and versions change under load, and every single prediction is checked.
 
-    python -m loadtest.rebalance_check
+    python -m ringpull.loadtest.rebalance_check
 
 It serves a generated model with the real command, on a private Ray, each shard with a data folder of its own: so rows
 are streamed from shard to shard. A client asks all the while, several requests at once, and holds every score against
@@ -25,11 +25,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from inference import AsyncClient
-from inference.client.operations import OperationsClient
-from inference.errors import RingpullError
-from inference.prediction import Prediction
-from loadtest.bench.checked_model import (
+from ringpull import AsyncClient
+from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.errors import RingpullError
+from ringpull.inference.prediction import Prediction
+from ringpull.loadtest.bench.checked_model import (
     MODEL,
     ROWS,
     CheckedRequest,
@@ -38,7 +38,7 @@ from loadtest.bench.checked_model import (
     export_version,
     make_requests,
 )
-from loadtest.bench.deployment import deployed
+from ringpull.loadtest.bench.deployment import deployed
 
 IN_FLIGHT: Final = 4
 PAUSE_S: Final = 0.01
@@ -264,7 +264,7 @@ def ringpull(target: str, folder: Path) -> RunCommand:
     async def run(*arguments: str) -> dict[str, Any]:
         process = await asyncio.create_subprocess_exec(
             # Its start takes a core for most of a second. Operators have machines of their own for that.
-            *("nice", "-n", "19", sys.executable, "-m", "deploy", *arguments, "--target", target, "--json"),
+            *("nice", "-n", "19", sys.executable, "-m", "ringpull", *arguments, "--target", target, "--json"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "RINGPULL_STATE_DIR": str(folder / "state")},

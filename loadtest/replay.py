@@ -17,12 +17,12 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final
 
-from inference.errors import InvalidInput
-from inference.request.codec import PredictCall, as_call
-from inference.request.request_json import call_from_json
-from inference.schema.columns import Column
-from loadtest.ids import typed
-from loadtest.workload import Workload
+from ringpull.inference.errors import InvalidInput
+from ringpull.inference.request.codec import PredictCall, as_call
+from ringpull.inference.request.request_json import call_from_json
+from ringpull.inference.schema.columns import Column
+from ringpull.loadtest.ids import typed
+from ringpull.loadtest.workload import Workload
 
 Row = Mapping[str, Any]
 

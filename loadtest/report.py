@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest.latencies import PERCENTILES, STAGES, Latencies, curve, milliseconds
-from loadtest.plots import plot_latency, plot_stages, plot_timeline
+from ringpull.loadtest.latencies import PERCENTILES, STAGES, Latencies, curve, milliseconds
+from ringpull.loadtest.plots import plot_latency, plot_stages, plot_timeline
 
 REPORT_FILE: Final = "report.md"
 SUMMARY_FILE: Final = "summary.json"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from inference.client.client import Client
-from inference.errors import RingpullError
-from loadtest.report import ServerCounts
+from ringpull.inference.client.client import Client
+from ringpull.inference.errors import RingpullError
+from ringpull.loadtest.report import ServerCounts
 
 logger = logging.getLogger(__name__)
 

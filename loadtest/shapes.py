@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from inference.errors import InvalidInput
+from ringpull.inference.errors import InvalidInput
 
 ShapeName = Literal["steady", "step", "spike", "diurnal"]
 

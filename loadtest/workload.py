@@ -19,13 +19,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.errors import InvalidInput
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import PredictCall, as_call
-from inference.schema.columns import Column, Ragged
-from loadtest.ids import IdRange, Ids, typed, unknown_ids
-from loadtest.options import WorkloadOptions
-from loadtest.zipf import Zipf
+from ringpull.inference.errors import InvalidInput
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import PredictCall, as_call
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.loadtest.ids import IdRange, Ids, typed, unknown_ids
+from ringpull.loadtest.options import WorkloadOptions
+from ringpull.loadtest.zipf import Zipf
 
 IDS_WITHOUT_A_TABLE: Final = 1000
 """Ids of a feature of which the model names no table: its embedding is in the dense program, or it has none."""

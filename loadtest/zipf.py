@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.errors import InvalidInput
+from ringpull.inference.errors import InvalidInput
 
 HEAD: Final = 1 << 16
 

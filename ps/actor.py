@@ -21,26 +21,26 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from ps.collector import spare_what_is_loaded
-from ps.errors import NotFound, RingpullError
-from ps.giving_way import giving_way
-from ps.holding import Ownership, VersionHolding
-from ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
-from ps.metric_families import registry_of
-from ps.metrics import ShardCollector
-from ps.metrics_server import MetricsServer
-from ps.pulse import ShardPulse
-from ps.shard import Shard
-from ps.store import format as fmt
-from ps.transfer.copies import LocalCopies
-from ps.transfer.job import Cancelled, Job
-from ps.transfer.peer import Peers
-from ps.transfer.throttle import Throttle
-from ps.wire.intake import IntakeLimits
-from ps.wire.messages import ShardStatistics
-from ps.wire.server import ShardServer
-from ps.wire.tally import ServerTally
-from ps.wire.threads import LookupThreads
+from ringpull.ps.collector import spare_what_is_loaded
+from ringpull.ps.errors import NotFound, RingpullError
+from ringpull.ps.giving_way import giving_way
+from ringpull.ps.holding import Ownership, VersionHolding
+from ringpull.ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
+from ringpull.ps.metric_families import registry_of
+from ringpull.ps.metrics import ShardCollector
+from ringpull.ps.metrics_server import MetricsServer
+from ringpull.ps.pulse import ShardPulse
+from ringpull.ps.shard import Shard
+from ringpull.ps.store import format as fmt
+from ringpull.ps.transfer.copies import LocalCopies
+from ringpull.ps.transfer.job import Cancelled, Job
+from ringpull.ps.transfer.peer import Peers
+from ringpull.ps.transfer.throttle import Throttle
+from ringpull.ps.wire.intake import IntakeLimits
+from ringpull.ps.wire.messages import ShardStatistics
+from ringpull.ps.wire.server import ShardServer
+from ringpull.ps.wire.tally import ServerTally
+from ringpull.ps.wire.threads import LookupThreads
 
 Result = TypeVar("Result")
 

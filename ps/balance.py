@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.hashing import SLOTS
-from ps.vacancies import NOBODY, SLACK, OwnerTable, Run, Vacancies, cut, run_starts
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.vacancies import NOBODY, SLACK, OwnerTable, Run, Vacancies, cut, run_starts
 
 JOIN_PIECES: Final = 32
 """A newcomer takes about this many pieces of each rank, or one of every shard if those are more: enough to mix."""

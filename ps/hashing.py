@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput
 
 SLOTS: Final = 65_536
 """The ring is quantised into this many slots; a slot is `position >> SLOT_SHIFT`."""

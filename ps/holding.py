@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ps.ring import Ring, SlotRange
-from ps.spec import Replicas
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.spec import Replicas
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from ps.histogram import Histogram
+from ringpull.ps.histogram import Histogram
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily

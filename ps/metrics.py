@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from prometheus_client.registry import Collector
 
-from ps.metric_families import ALONE, Family, counter, gauge, histogram
-from ps.shard import Shard
-from ps.wire.server import ShardServer
-from ps.wire.tally import ServerTally
+from ringpull.ps.metric_families import ALONE, Family, counter, gauge, histogram
+from ringpull.ps.shard import Shard
+from ringpull.ps.wire.server import ShardServer
+from ringpull.ps.wire.tally import ServerTally
 
 TABLE = ("model", "version", "table")
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from ps.errors import StartupError
+from ringpull.ps.errors import StartupError
 
 SCRAPER_TIMEOUT_S: Final = 10.0
 """A scraper that says nothing for so long, or does not read, is hung up on."""

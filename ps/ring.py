@@ -18,11 +18,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps import balance
-from ps.errors import InvalidInput
-from ps.hashing import SLOTS
-from ps.spec import ALL, Replicas
-from ps.vacancies import NOBODY, OwnerTable, run_starts
+from ringpull.ps import balance
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.vacancies import NOBODY, OwnerTable, run_starts
 
 MAX_SHARD: Final = NOBODY - 1
 """Shard ids are 0..65,534: owner tables are uint16, and the largest value stands for nobody."""

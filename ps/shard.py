@@ -20,17 +20,17 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
-from ps.hashing import SLOTS
-from ps.holding import Ownership
-from ps.ring import SlotRange
-from ps.slot_mask import SlotMask, runs
-from ps.store.base import Base
-from ps.store.pull import SlotNotOwned
-from ps.store.pull import pull as pull_tables
-from ps.store.table import Table
-from ps.transfer.source import read_block
-from ps.wire.messages import (
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import Ownership
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import SlotMask, runs
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.pull import SlotNotOwned
+from ringpull.ps.store.pull import pull as pull_tables
+from ringpull.ps.store.table import Table
+from ringpull.ps.transfer.source import read_block
+from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
     PullReply,

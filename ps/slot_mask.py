@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.hashing import SLOTS
-from ps.ring import SlotRange
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.ring import SlotRange
 
 SlotMask = NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.hashing import SLOTS
+from ringpull.ps.hashing import SLOTS
 
 NOBODY: Final = 65_535
 """In an owner table: the place is empty."""

@@ -18,10 +18,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import InvalidInput
-from ps.spec import Float32Array, Pooling, UInt64Array
-from ps.wire.messages import Op
-from router.lookup import Lookup
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import Float32Array, Pooling, UInt64Array
+from ringpull.ps.wire.messages import Op
+from ringpull.router.lookup import Lookup
 
 Int64Array = NDArray[np.int64]
 

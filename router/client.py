@@ -16,25 +16,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ps.errors import DeadlineExceeded, NotFound, ProtocolError, RingpullError
-from ps.spec import Float32Array, TableSpec
-from ps.wire.messages import ShardStatistics, StatisticsRequest
-from router.backoff import Backoff
-from router.batch import Batch
-from router.connections import Connect, Connections
-from router.counters import RouterCounters, Tally
-from router.cutting import Cutter
-from router.exchange import Answer, Exchange
-from router.fanout import Fanout
-from router.health import Health
-from router.hedging import AnswerTimes, HedgeBudget
-from router.lookup import Lookup, LookupResult
-from router.merge import Merge
-from router.partition import Part
-from router.rounds import Rounds
-from router.routes import Refresh, Routes
-from router.settings import RouterSettings
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.errors import DeadlineExceeded, NotFound, ProtocolError, RingpullError
+from ringpull.ps.spec import Float32Array, TableSpec
+from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
+from ringpull.router.backoff import Backoff
+from ringpull.router.batch import Batch
+from ringpull.router.connections import Connect, Connections
+from ringpull.router.counters import RouterCounters, Tally
+from ringpull.router.cutting import Cutter
+from ringpull.router.exchange import Answer, Exchange
+from ringpull.router.fanout import Fanout
+from ringpull.router.health import Health
+from ringpull.router.hedging import AnswerTimes, HedgeBudget
+from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.merge import Merge
+from ringpull.router.partition import Part
+from ringpull.router.rounds import Rounds
+from ringpull.router.routes import Refresh, Routes
+from ringpull.router.settings import RouterSettings
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from ps.errors import DeadlineExceeded, RingpullError, Unavailable
-from ps.wire.messages import Reply, Request
-from router.backoff import Backoff
-from router.shard_map import ShardAddress
+from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
+from ringpull.ps.wire.messages import Reply, Request
+from ringpull.router.backoff import Backoff
+from ringpull.router.shard_map import ShardAddress
 
 
 class ShardConnection(Protocol):

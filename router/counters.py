@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ps.wire.messages import PullReply, PullRequest
-from router.lookup import Lookup, LookupResult
+from ringpull.ps.wire.messages import PullReply, PullRequest
+from ringpull.router.lookup import Lookup, LookupResult
 
 TableKey = tuple[str, str]
 """(model, table)."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ps.errors import RingpullError, Unavailable
-from ps.spec import OnUnavailable, TableSpec
-from router.batch import Batch
-from router.health import Health
-from router.partition import Part, partition
-from router.replicas import Loads, Placement, least_loaded
-from router.routes import Routes
-from router.shard_map import ShardAddress
+from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.spec import OnUnavailable, TableSpec
+from ringpull.router.batch import Batch
+from ringpull.router.health import Health
+from ringpull.router.partition import Part, partition
+from ringpull.router.replicas import Loads, Placement, least_loaded
+from ringpull.router.routes import Routes
+from ringpull.router.shard_map import ShardAddress
 
 Causes = Mapping[ShardAddress, RingpullError]
 """Shards that are not asked, and why."""

@@ -18,18 +18,18 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
-from ps.errors import DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
-from ps.wire.messages import PullReply
-from router.batch import Batch
-from router.cutting import Causes, Cut, Cutter
-from router.event_loop import let_answers_in, wake
-from router.fanout import Fanout
-from router.health import Condition
-from router.merge import Merge
-from router.partition import Part
-from router.rounds import Rounds
-from router.routes import Routes
-from router.shard_map import ShardAddress
+from ringpull.ps.errors import DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
+from ringpull.ps.wire.messages import PullReply
+from ringpull.router.batch import Batch
+from ringpull.router.cutting import Causes, Cut, Cutter
+from ringpull.router.event_loop import let_answers_in, wake
+from ringpull.router.fanout import Fanout
+from ringpull.router.health import Condition
+from ringpull.router.merge import Merge
+from ringpull.router.partition import Part
+from ringpull.router.rounds import Rounds
+from ringpull.router.routes import Routes
+from ringpull.router.shard_map import ShardAddress
 
 logger: Final = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from ps.errors import ConnectionLost, DeadlineExceeded, NotOwner, ProtocolError, RingpullError, Unavailable
-from ps.wire.messages import PullReply
-from router.connections import Connections, NotReached
-from router.counters import Tally
-from router.health import Health
-from router.hedging import AnswerTimes, HedgeBudget
-from router.merge import Merge
-from router.partition import Part
-from router.replicas import Loads, Placement
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotOwner, ProtocolError, RingpullError, Unavailable
+from ringpull.ps.wire.messages import PullReply
+from ringpull.router.connections import Connections, NotReached
+from ringpull.router.counters import Tally
+from ringpull.router.health import Health
+from ringpull.router.hedging import AnswerTimes, HedgeBudget
+from ringpull.router.merge import Merge
+from ringpull.router.partition import Part
+from ringpull.router.replicas import Loads, Placement
 
 
 class Fanout:

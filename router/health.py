@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from ps.errors import ConnectionLost, RingpullError, Unavailable
-from ps.wire.messages import StatisticsRequest
-from router.backoff import Backoff
-from router.connections import Connections, NotReached
-from router.counters import Tally
-from router.event_loop import done_in, wake
-from router.settings import RouterSettings
-from router.shard_map import ShardAddress
+from ringpull.ps.errors import ConnectionLost, RingpullError, Unavailable
+from ringpull.ps.wire.messages import StatisticsRequest
+from ringpull.router.backoff import Backoff
+from ringpull.router.connections import Connections, NotReached
+from ringpull.router.counters import Tally
+from ringpull.router.event_loop import done_in, wake
+from ringpull.router.settings import RouterSettings
+from ringpull.router.shard_map import ShardAddress
 
 logger: Final = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.spec import Pooling
+from ringpull.ps.spec import Pooling
 
 
 @dataclass(frozen=True, slots=True)

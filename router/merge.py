@@ -13,12 +13,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import ProtocolError
-from ps.spec import Float32Array
-from ps.wire.messages import PullReply
-from router.batch import BAGS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
-from router.lookup import LookupResult
-from router.partition import Part
+from ringpull.ps.errors import ProtocolError
+from ringpull.ps.spec import Float32Array
+from ringpull.ps.wire.messages import PullReply
+from ringpull.router.batch import BAGS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
+from ringpull.router.lookup import LookupResult
+from ringpull.router.partition import Part
 
 UInt8Array = NDArray[np.uint8]
 

@@ -17,13 +17,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import InvalidInput
-from ps.hashing import SLOT_SHIFT, fmix64
-from ps.spec import Float32Array, UInt64Array
-from ps.vacancies import OwnerTable
-from ps.wire.messages import Op, PullRequest, SubLookup
-from router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
-from router.replicas import DOWN
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import SLOT_SHIFT, fmix64
+from ringpull.ps.spec import Float32Array, UInt64Array
+from ringpull.ps.vacancies import OwnerTable
+from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
+from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
+from ringpull.router.replicas import DOWN
 
 STICKINESS_KEYS: Final = 256
 """A few microseconds of a shard's work; below that, staying with first owners keeps a row in one cache, not in two."""

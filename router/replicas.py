@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.spec import ALL
-from ps.vacancies import OwnerTable
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.spec import ALL
+from ringpull.ps.vacancies import OwnerTable
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 DOWN: Final = 1 << 60
 """As a number of keys in flight: the shard cannot be asked."""

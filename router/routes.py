@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from ps.errors import RingpullError, Unavailable
-from router.replicas import Placement
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.router.replicas import Placement
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 Refresh = Callable[[], Awaitable[ShardMap]]
 

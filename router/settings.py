@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ps.errors import InvalidInput
-from ps.ring import Ring
-from ps.spec import ALL, Replicas
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, Replicas
 
 
 @dataclass(frozen=True, slots=True)

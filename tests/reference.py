@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.spec import Pooling
+from ringpull.ps.spec import Pooling
 
 
 class ReferenceTable:

@@ -19,10 +19,14 @@ MAY_IMPORT = {
     "deploy": {"ps", "router", "inference", "loadtest"},
     "loadtest": {"inference"},
     "loadtest/bench": {"ps", "router", "inference", "deploy"},
+    "ringpull": {"inference", "deploy"},
     "examples": {"inference"},
     "tests": {"ps", "router", "inference", "deploy", "loadtest", "examples"},
 }
-"""Folder -> the packages of ours that its files may import, besides their own. A file's longest such folder decides."""
+"""Folder -> sub-packages of `ringpull` that its files may import, besides their own and the public names of `ringpull`.
+
+A file's longest such folder decides.
+"""
 
 ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/rivals/", "tests/cluster/"),
@@ -46,6 +50,7 @@ MOST_LINES = 500
 EMPTY_WORDS = {"utils", "util", "common", "helpers", "misc", "stuff"}
 
 
+SUB_PACKAGES = {"ps", "router", "inference", "deploy", "loadtest"}
 TOP_LEVEL = sorted({folder.split("/")[0] for folder in MAY_IMPORT})
 SOURCES = sorted(
     path.relative_to(ROOT)
@@ -73,10 +78,27 @@ def test_packages_import_only_downwards() -> None:
     wrong = []
     for path, line, module in imports():
         folder = max((known for known in MAY_IMPORT if path.is_relative_to(known)), key=len)
-        package = module.split(".")[0]
+        top, _, rest = module.partition(".")
+        package = rest.split(".")[0] if top == "ringpull" else top
         if package in TOP_LEVEL and package not in MAY_IMPORT[folder] | {path.parts[0]}:
             wrong.append(f"{path}:{line}: {folder} may not import {module}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_sub_package_is_imported_under_its_long_name() -> None:
+    """`ps.errors` and `ringpull.ps.errors` would be two modules, and an error of one is not caught as the other's."""
+    wrong = [
+        f"{path}:{line}: write ringpull.{module}"
+        for path, line, module in imports()
+        if module.split(".")[0] in SUB_PACKAGES
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_sub_package_is_a_link_to_its_folder() -> None:
+    assert {path.name: path.readlink() for path in (ROOT / "ringpull").iterdir() if path.is_symlink()} == {
+        package: Path("..") / package for package in SUB_PACKAGES
+    }
 
 
 def test_imports_are_written_in_full() -> None:
@@ -122,6 +144,6 @@ def test_every_folder_of_tests_is_a_package() -> None:
 
 @pytest.mark.parametrize("heavy", ["torch", "ray", "numba"])
 def test_a_client_does_not_pay_for_the_server(heavy: str) -> None:
-    program = f"import sys; from inference import Client, Ragged; assert {heavy!r} not in sys.modules"
+    program = f"import sys; from ringpull import Client, Ragged; assert {heavy!r} not in sys.modules"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

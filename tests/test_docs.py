@@ -13,10 +13,10 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from deploy.cli import app
 from examples.movielens import generated
 from examples.movielens.model import make_schema
-from inference.request.request_json import call_from_json
+from ringpull.deploy.cli import app
+from ringpull.inference.request.request_json import call_from_json
 
 ROOT = Path(__file__).parent.parent
 SKIPPED = {".venv", "build", "runs", "node_modules"}

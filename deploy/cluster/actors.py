@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Final
 
 import ray
 
-from deploy.cluster.calls import NamedActor
-from deploy.cluster.exits import Exit
-from deploy.cluster.logs import configure
-from deploy.cluster.staff import Staff
-from inference.head.config import HeadConfig
-from ps.errors import RingpullError
-from ps.holding import Ownership, VersionHolding
-from router.control.world import PlacedVersion
-from router.shard_map import ShardMap
+from ringpull.deploy.cluster.calls import NamedActor
+from ringpull.deploy.cluster.exits import Exit
+from ringpull.deploy.cluster.logs import configure
+from ringpull.deploy.cluster.staff import Staff
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.errors import RingpullError
+from ringpull.ps.holding import Ownership, VersionHolding
+from ringpull.router.control.world import PlacedVersion
+from ringpull.router.shard_map import ShardMap
 
 if TYPE_CHECKING:
-    from ps.pulse import ShardPulse
-    from router.control.facts import HeadPulse
+    from ringpull.ps.pulse import ShardPulse
+    from ringpull.router.control.facts import HeadPulse
 
 PORTS_TIMEOUT_S: Final = 2.0
 
@@ -40,8 +40,8 @@ class Shard:
     """
 
     def __init__(self, shard: int, staff: Staff) -> None:
-        from deploy.cluster.kernels import warm_up
-        from ps.actor import ShardActor
+        from ringpull.deploy.cluster.kernels import warm_up
+        from ringpull.ps.actor import ShardActor
 
         settings = staff.shard
         # The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
@@ -93,9 +93,9 @@ class Head:
     """
 
     def __init__(self, head: int, staff: Staff) -> None:
-        from deploy.cluster.kernels import warm_up
-        from deploy.cluster.operations import OperationsOverRay
-        from inference.head.actor import HeadActor
+        from ringpull.deploy.cluster.kernels import warm_up
+        from ringpull.deploy.cluster.operations import OperationsOverRay
+        from ringpull.inference.head.actor import HeadActor
 
         warm_up()
         configure(staff.log, staff.name, f"head-{head}")

@@ -12,9 +12,9 @@ from typing import Any
 
 import ray
 
-from deploy.cluster import control_store
-from deploy.cluster.staff import NAMESPACE
-from ps.errors import RingpullError, StartupError, Unavailable
+from ringpull.deploy.cluster import control_store
+from ringpull.deploy.cluster.staff import NAMESPACE
+from ringpull.ps.errors import RingpullError, StartupError, Unavailable
 
 
 class ActorGone(Unavailable):

@@ -17,20 +17,20 @@ from pathlib import Path
 from socket import socket
 from typing import Any, Final, Self
 
-from deploy.cluster import control_store
-from deploy.cluster.compiling import CompiledApart
-from deploy.cluster.ray_session import RaySession, has_gpu
-from deploy.cluster.staff import ShardSettings, Staff, gpus_wanted
-from deploy.config import LOCALHOST, ServeConfig
-from deploy.view.console import size
-from deploy.view.progress import Progress
-from inference.head.api.ports import claim
-from inference.head.config import HeadConfig
-from ps.errors import StartupError, Unavailable
-from router.control.controls import LEASE_S
-from router.control.facts import HeadPulse
-from router.control.operations import ChangeStatus
-from router.control.world import first_world
+from ringpull.deploy.cluster import control_store
+from ringpull.deploy.cluster.compiling import CompiledApart
+from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
+from ringpull.deploy.cluster.staff import ShardSettings, Staff, gpus_wanted
+from ringpull.deploy.config import LOCALHOST, ServeConfig
+from ringpull.deploy.view.console import size
+from ringpull.deploy.view.progress import Progress
+from ringpull.inference.head.api.ports import claim
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.errors import StartupError, Unavailable
+from ringpull.router.control.controls import LEASE_S
+from ringpull.router.control.facts import HeadPulse
+from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.control.world import first_world
 
 POLL_S: Final = 0.02
 
@@ -133,7 +133,7 @@ class Cluster:
         Raises:
             StartupError: None has answered for `HEAD_GONE_S`, or none can come back.
         """
-        from deploy.cluster.calls import ActorGone, result
+        from ringpull.deploy.cluster.calls import ActorGone, result
 
         gone = []
         calls = {number: handle.pid.remote() for number, handle in self._actors.heads.items()}
@@ -169,7 +169,7 @@ class Cluster:
 
 def drain(heads: Iterable[Any], timeout_s: float) -> None:
     """Drain heads side by side, given their handles; give up on those that are dead or do not answer in time."""
-    from deploy.cluster.calls import result
+    from ringpull.deploy.cluster.calls import result
 
     until_s = time.monotonic() + timeout_s + PING_TIMEOUT_S
     for call in [head.drain.remote(timeout_s) for head in heads]:
@@ -190,7 +190,7 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
         StartupError: The cluster cannot be joined, or some of the actors live on.
     """
     with RaySession(address):
-        from deploy.cluster.members import actors_of, end
+        from ringpull.deploy.cluster.members import actors_of, end
 
         named = actors_of(name)
         drain([handle for full_name, handle in named.items() if "/head-" in full_name], drain_timeout_s)
@@ -255,9 +255,9 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
         StartupError: A deployment of that name is there, or an actor could not be made or is not up in time.
     """
     # Only now: Ray must not be loaded before its session has set the environment.
-    from deploy.cluster.actors import node_id
-    from deploy.cluster.coordinator import make_coordinator
-    from deploy.cluster.members import actors_of, await_up, end, make_head, make_shard, node_addresses
+    from ringpull.deploy.cluster.actors import node_id
+    from ringpull.deploy.cluster.coordinator import make_coordinator
+    from ringpull.deploy.cluster.members import actors_of, await_up, end, make_head, make_shard, node_addresses
 
     if taken := actors_of(config.name):
         raise StartupError(
@@ -294,7 +294,7 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
     Raises:
         StartupError: The coordinator gave it up, or has been failing for as long as starting may take.
     """
-    from deploy.cluster.calls import result
+    from ringpull.deploy.cluster.calls import result
 
     world = first_world(range(config.shards), config.versions)
     status: ChangeStatus = result(actors.coordinator.bring_up.remote(world))

@@ -13,8 +13,8 @@ import tempfile
 from types import TracebackType
 from typing import Self
 
-from deploy.cluster.ray_session import CODE_ROOT
-from ps.errors import StartupError
+from ringpull.deploy.cluster.ray_session import CODE_ROOT
+from ringpull.ps.errors import StartupError
 
 
 class CompiledApart:
@@ -24,7 +24,7 @@ class CompiledApart:
         self._folder = tempfile.TemporaryDirectory(prefix="ringpull-")
         path = os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cluster.kernels"],
+            [sys.executable, "-m", "ringpull.deploy.cluster.kernels"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

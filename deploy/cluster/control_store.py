@@ -10,7 +10,7 @@ import os
 import socket
 from typing import Final
 
-from ps.errors import Unavailable
+from ringpull.ps.errors import Unavailable
 
 AWAY: Final = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Ray's name of the setting; read from the environment by each of its processes."""

@@ -8,25 +8,25 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from deploy.cluster import control_store
-from deploy.cluster.actors import node_id
-from deploy.cluster.calls import NamedActor, find
-from deploy.cluster.logs import configure
-from deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
-from deploy.cluster.staff import Staff
-from deploy.model_folders import find_version, rows_in
-from ps.errors import Unavailable
-from ps.holding import Ownership, VersionHolding
-from ps.pulse import ShardPulse
-from router.control.actor import CoordinatorActor, Settings
-from router.control.events import Member
-from router.control.facts import HeadPulse
-from router.control.moves import MovePlan
-from router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
-from router.control.scraping import ScrapeTarget
-from router.control.state_file import StateFile
-from router.control.world import PlacedVersion, World
-from router.shard_map import ShardMap
+from ringpull.deploy.cluster import control_store
+from ringpull.deploy.cluster.actors import node_id
+from ringpull.deploy.cluster.calls import NamedActor, find
+from ringpull.deploy.cluster.logs import configure
+from ringpull.deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
+from ringpull.deploy.cluster.staff import Staff
+from ringpull.deploy.model_folders import find_version, rows_in
+from ringpull.ps.errors import Unavailable
+from ringpull.ps.holding import Ownership, VersionHolding
+from ringpull.ps.pulse import ShardPulse
+from ringpull.router.control.actor import CoordinatorActor, Settings
+from ringpull.router.control.events import Member
+from ringpull.router.control.facts import HeadPulse
+from ringpull.router.control.moves import MovePlan
+from ringpull.router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
+from ringpull.router.control.scraping import ScrapeTarget
+from ringpull.router.control.state_file import StateFile
+from ringpull.router.control.world import PlacedVersion, World
+from ringpull.router.shard_map import ShardMap
 
 CALLS_AT_ONCE: Final = 64
 """Heads and operators ask side by side; each call is short, but for those that wait for a disk."""

@@ -15,20 +15,20 @@ from typing import Final
 
 import numpy as np
 
-from inference.request.column_codec import encode_column
-from inference.request.packing import pack
-from inference.request.received import Limits, ReceivedColumns
-from ps.actor import ShardActor
-from ps.hashing import SLOTS
-from ps.holding import Ownership, TableHolding, VersionHolding
-from ps.ring import Ring, SlotRange
-from ps.spec import Pooling, TableSpec
-from ps.store.writer import TableWriter
-from ps.wire.connection import Connection
-from router.client import Router
-from router.lookup import Lookup
-from router.settings import RouterSettings
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.inference.request.column_codec import encode_column
+from ringpull.inference.request.packing import pack
+from ringpull.inference.request.received import Limits, ReceivedColumns
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.spec import Pooling, TableSpec
+from ringpull.ps.store.writer import TableWriter
+from ringpull.ps.wire.connection import Connection
+from ringpull.router.client import Router
+from ringpull.router.lookup import Lookup
+from ringpull.router.settings import RouterSettings
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 MODEL: Final = "warm-up"
 TABLE: Final = "table"

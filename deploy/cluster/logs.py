@@ -19,7 +19,7 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any, Final
 
-from ps.errors import StartupError
+from ringpull.ps.errors import StartupError
 
 _OF_EVERY_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

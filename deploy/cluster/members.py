@@ -14,10 +14,10 @@ from typing import Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deploy.cluster.actors import Head, Shard
-from deploy.cluster.calls import find, result
-from deploy.cluster.staff import NAMESPACE, Staff
-from ps.errors import StartupError, Unavailable
+from ringpull.deploy.cluster.actors import Head, Shard
+from ringpull.deploy.cluster.calls import find, result
+from ringpull.deploy.cluster.staff import NAMESPACE, Staff
+from ringpull.ps.errors import StartupError, Unavailable
 
 CALLS_AT_ONCE: Final = 8
 """Of a shard or a head: a pulse must not wait behind a `prepare`, nor a `cancel`."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import NoneType
 from typing import TypeVar
 
-from deploy.cluster.calls import NamedActor
-from deploy.cluster.staff import coordinator_name
-from ps.errors import Unavailable
-from router.control.events import Member
-from router.control.moves import MovePlan
-from router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
-from router.control.scraping import ScrapeTarget
-from router.shard_map import ShardMap
+from ringpull.deploy.cluster.calls import NamedActor
+from ringpull.deploy.cluster.staff import coordinator_name
+from ringpull.ps.errors import Unavailable
+from ringpull.router.control.events import Member
+from ringpull.router.control.moves import MovePlan
+from ringpull.router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
+from ringpull.router.control.scraping import ScrapeTarget
+from ringpull.router.shard_map import ShardMap
 
 T = TypeVar("T")
 

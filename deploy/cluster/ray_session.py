@@ -22,10 +22,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from deploy.cluster import control_store
-from deploy.cluster.staff import NAMESPACE
-from deploy.signals import Interrupted
-from ps.errors import InvalidInput, StartupError
+import ringpull
+from ringpull.deploy.cluster import control_store
+from ringpull.deploy.cluster.staff import NAMESPACE
+from ringpull.deploy.signals import Interrupted
+from ringpull.ps.errors import InvalidInput, StartupError
 
 OBJECT_STORE_BYTES: Final = 80 << 20
 """Ray's minimum is 75 MiB."""
@@ -35,10 +36,8 @@ MAX_TEMPORARY_FOLDER: Final = 45
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
-CODE_ROOT: Final = Path(__file__).resolve().parents[2]
-"""The folder that holds our packages, installed or checked out."""
-
-PACKAGES: Final = ("ps", "router", "inference", "deploy")
+CODE_ROOT: Final = Path(ringpull.__file__).resolve().parents[1]
+"""The folder that holds the package, installed or checked out."""
 
 
 class NoRay(StartupError):
@@ -184,7 +183,7 @@ def _has_token() -> bool:
 
 def _runtime_env(ship_code: bool) -> dict[str, Any]:
     if ship_code:
-        return {"py_modules": [str(CODE_ROOT / package) for package in PACKAGES]}
+        return {"py_modules": [str(CODE_ROOT / "ringpull")]}
     # Nodes that share this file system find a checkout here; others have the package installed, and pass over the path.
     return {"env_vars": {"PYTHONPATH": str(CODE_ROOT)}}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from deploy.cluster.logs import LogSettings
-from inference.head.config import HeadConfig
-from ps.wire.intake import IntakeLimits
+from ringpull.deploy.cluster.logs import LogSettings
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.wire.intake import IntakeLimits
 
 NAMESPACE: Final = "ringpull"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput
 
 
 def check_at_least(least: float, given: Mapping[str, float]) -> None:

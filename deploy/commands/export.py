@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from deploy.commands.options import AsJson
-from deploy.view.console import print_json, print_line
-from ps.errors import InvalidInput
-from ps.spec import RowType
+from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.view.console import print_json, print_line
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import RowType
 
 NAMES: Final = (
     "module",
@@ -29,7 +29,7 @@ NAMES: Final = (
     "max_diff",
     "degrade",
 )
-"""What a function may return by name: arguments of `inference.export_model`."""
+"""What a function may return by name: arguments of `ringpull.export_model`."""
 
 
 def export(
@@ -38,7 +38,7 @@ def export(
         typer.Argument(
             metavar="MODULE:FUNCTION",
             help="A function that returns (module, schema), (module, schema, keys), or a mapping of arguments of"
-            " `inference.export_model`.",
+            " `ringpull.export_model`.",
         ),
     ],
     out_dir: Annotated[
@@ -65,8 +65,8 @@ def export(
 
     MODULE is imported with the working directory on the path.
     """
-    from inference.export import TableOptions, export_model
-    from inference.model.manifest import versions
+    from ringpull.inference.export import TableOptions, export_model
+    from ringpull.inference.model.manifest import versions
 
     # Standard output is for the result: what the function says on its way is not of it.
     with redirect_stdout(sys.stderr):

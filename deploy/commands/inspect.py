@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.commands.options import AsJson
-from deploy.view.console import out, print_json
-from ps.errors import CorruptData, InvalidInput
+from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.view.console import out, print_json
+from ringpull.ps.errors import CorruptData, InvalidInput
 
 if TYPE_CHECKING:
-    from deploy.view.folder_facts import TableFacts, VersionFacts
+    from ringpull.deploy.view.folder_facts import TableFacts, VersionFacts
 
 
 def inspect(
@@ -27,11 +27,11 @@ def inspect(
     Headers, indexes, positions, schemas and dense programs are always checked; of tables at a URL, indexes and
     positions only with --verify. Exit status 1 when anything is damaged.
     """
-    from deploy.view.folder_facts import read_table, read_version
-    from inference.model.manifest import FILE_NAME
-    from inference.model.model_dir import complete_versions
-    from ps.store.format import HEADER
-    from ps.transfer.remote import RemoteFolder, as_path, is_url
+    from ringpull.deploy.view.folder_facts import read_table, read_version
+    from ringpull.inference.model.manifest import FILE_NAME
+    from ringpull.inference.model.model_dir import complete_versions
+    from ringpull.ps.store.format import HEADER
+    from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
 
     folder = as_path(folder)
     files = RemoteFolder(folder)
@@ -63,14 +63,14 @@ def inspect(
 
 
 def _show_version(facts: VersionFacts) -> list[Any]:
-    from deploy.view.inspect_view import degrade_table, lookups_table, version_headline
+    from ringpull.deploy.view.inspect_view import degrade_table, lookups_table, version_headline
 
     steps = [degrade_table(facts)] if facts.manifest.degrade else []
     return [version_headline(facts), *_show_tables(list(facts.tables)), lookups_table(facts), *steps]
 
 
 def _show_tables(tables: list[TableFacts]) -> list[Any]:
-    from deploy.view.inspect_view import bad_blocks_table, files_table
+    from ringpull.deploy.view.inspect_view import bad_blocks_table, files_table
 
     damaged = [table for table in tables if table.bad_blocks]
     return [files_table(tables), *([bad_blocks_table(damaged)] if damaged else [])]

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from deploy import served
-from deploy.commands.bounds import check_above
-from deploy.commands.options import AsJson, Target
-from deploy.view.console import err, out, print_json
-from deploy.view.facts_table import Column, FactsTable
-from ps.errors import InvalidInput, RingpullError
+from ringpull.deploy import served
+from ringpull.deploy.commands.bounds import check_above
+from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.view.console import err, out, print_json
+from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.ps.errors import InvalidInput, RingpullError
 
 if TYPE_CHECKING:
-    from loadtest.find_max import Found, Trial
-    from loadtest.report import Summary
+    from ringpull.loadtest.find_max import Found, Trial
+    from ringpull.loadtest.report import Summary
 
 FIRST_RATE: Final = 50.0
 """Of a search that is given none to begin at."""
@@ -76,13 +76,13 @@ def loadtest(
         },
     )
     try:
-        from loadtest.messages import prepare_messages
-        from loadtest.open_loop import OpenLoopPlan
-        from loadtest.open_loop_report import measure_rate, search_rate
-        from loadtest.options import parse_options
+        from ringpull.loadtest.messages import prepare_messages
+        from ringpull.loadtest.open_loop import OpenLoopPlan
+        from ringpull.loadtest.open_loop_report import measure_rate, search_rate
+        from ringpull.loadtest.options import parse_options
     except ModuleNotFoundError as exc:
         raise InvalidInput(f"load tests need {exc.name}: pip install 'ringpull[loadtest]'") from exc
-    from inference.client.client import Client
+    from ringpull.inference.client.client import Client
 
     plan = OpenLoopPlan(rate=rate or FIRST_RATE, seconds=seconds, seed=seed, timeout_s=timeout, connections=connections)
     workload: dict[str, Any] = {
@@ -116,7 +116,7 @@ def loadtest(
 
 
 def _tell(summary: Summary, folder: Path | None, as_json: bool) -> None:
-    from loadtest.report import write_report
+    from ringpull.loadtest.report import write_report
 
     for warning in summary.warnings:
         _warn(warning)
@@ -149,7 +149,7 @@ def _tell(summary: Summary, folder: Path | None, as_json: bool) -> None:
 
 
 def _tell_search(found: Found, folder: Path, as_json: bool) -> None:
-    from loadtest.open_loop_report import write_search
+    from ringpull.loadtest.open_loop_report import write_search
 
     plot = str(write_search(folder, found))
     if found.limited_by_generator:

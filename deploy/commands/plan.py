@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy import served
-from deploy.commands.options import AsJson
-from deploy.view.console import out, print_json
-from ps.errors import InvalidInput
+from ringpull.deploy import served
+from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.view.console import out, print_json
+from ringpull.ps.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from router.control.traffic import TableLoad
+    from ringpull.router.control.traffic import TableLoad
 
 
 def plan(
@@ -49,12 +49,12 @@ def plan(
     Copies are chosen so that a request costs least (bytes, messages, waiting for hot keys) and every shard keeps within
     --memory. Nothing is started. Give traffic with --traffic or --target: what is assumed without is said.
     """
-    from deploy.model_folders import choose_versions
-    from deploy.planned_tables import ASSUMED_BAG, ASSUMED_ROWS, PROCESS_BYTES, planned_tables
-    from deploy.view.plan_view import plan_facts, plan_view, replicas_options
-    from deploy.view.size_text import parse_size
-    from ps.transfer.remote import is_url
-    from router.control import planner
+    from ringpull.deploy.model_folders import choose_versions
+    from ringpull.deploy.planned_tables import ASSUMED_BAG, ASSUMED_ROWS, PROCESS_BYTES, planned_tables
+    from ringpull.deploy.view.plan_view import plan_facts, plan_view, replicas_options
+    from ringpull.deploy.view.size_text import parse_size
+    from ringpull.ps.transfer.remote import is_url
+    from ringpull.router.control import planner
 
     if traffic is not None and target is not None:
         raise InvalidInput("--traffic and --target both say what requests look up; give one")
@@ -91,7 +91,7 @@ def plan(
 
 
 def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] | None:
-    from router.control.traffic import traffic_from_json
+    from ringpull.router.control.traffic import traffic_from_json
 
     if traffic is not None:
         try:
@@ -102,8 +102,8 @@ def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] |
 
 
 def _served_traffic(target: str) -> dict[str, TableLoad]:
-    from deploy.coordinator_client import connect
-    from router.control.traffic import load_of
+    from ringpull.deploy.coordinator_client import connect
+    from ringpull.router.control.traffic import load_of
 
     with connect(target) as operations:
         facts = operations.facts()

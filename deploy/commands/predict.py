@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy import served
-from deploy.commands.bounds import check_above
-from deploy.commands.options import AsJson, Target
-from deploy.view.console import err, out, print_json
-from deploy.view.facts_table import Column, FactsTable
-from ps.errors import InvalidInput
+from ringpull.deploy import served
+from ringpull.deploy.commands.bounds import check_above
+from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.view.console import err, out, print_json
+from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.ps.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from inference.client.client import Client
-    from inference.prediction import Prediction
+    from ringpull.inference.client.client import Client
+    from ringpull.inference.prediction import Prediction
 
 SHOWN_VALUES = 8
 """Of one output of one row, in the table; all are in the JSON."""
@@ -49,7 +49,7 @@ def predict(
 
     Give rows with --features (and --context), or a whole request with --json-request.
     """
-    from inference.client.client import Client
+    from ringpull.inference.client.client import Client
 
     if (json_request is None) == (not features):
         raise InvalidInput(
@@ -76,7 +76,7 @@ def predict(
 
 
 def _from_json(source: str, model: str) -> dict[str, Any]:
-    from inference.request.request_json import call_from_json
+    from ringpull.inference.request.request_json import call_from_json
 
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text()
@@ -96,7 +96,7 @@ def _from_json(source: str, model: str) -> dict[str, Any]:
 
 
 def _from_rows(client: Client, model: str, version: int | None, rows: list[str], context: str | None) -> dict[str, Any]:
-    from deploy.view.row_text import columns_of_rows
+    from ringpull.deploy.view.row_text import columns_of_rows
 
     infos = client.model(model, version).features
     return {

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from deploy import served
-from deploy.commands.options import AsJson, Target
-from deploy.signals import StopSignals
-from deploy.view.console import err, print_json, print_line
-from ps.errors import InvalidInput
+from ringpull.deploy import served
+from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.signals import StopSignals
+from ringpull.deploy.view.console import err, print_json, print_line
+from ringpull.ps.errors import InvalidInput
 
 
 def publish(
@@ -36,10 +36,10 @@ def publish(
     It is opened and checked everywhere first; if anything is wrong with it, it never goes live, and the old version
     serves on. Requests in flight finish on the old one, which stays open for `ringpull rollback`.
     """
-    from deploy.coordinator_client import connect
-    from deploy.model_folders import absolute
-    from deploy.view.change_watch import change_facts, follow
-    from router.control.operations import Publish
+    from ringpull.deploy.coordinator_client import connect
+    from ringpull.deploy.model_folders import absolute
+    from ringpull.deploy.view.change_watch import change_facts, follow
+    from ringpull.router.control.operations import Publish
 
     model, number = parse_version(version)
     if keep is not None and keep < 0:

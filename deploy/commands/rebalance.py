@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy import served
-from deploy.commands.bounds import check_above, check_at_least
-from deploy.commands.options import AsJson, Target
-from deploy.signals import StopSignals
-from deploy.view.console import err, out, print_json, print_line
-from ps.errors import InvalidInput
+from ringpull.deploy import served
+from ringpull.deploy.commands.bounds import check_above, check_at_least
+from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.signals import StopSignals
+from ringpull.deploy.view.console import err, out, print_json, print_line
+from ringpull.ps.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from deploy.view.move_view import PlannedMove
-    from router.control.operations import Control, OperatorVerbs, Rebalance
+    from ringpull.deploy.view.move_view import PlannedMove
+    from ringpull.router.control.operations import Control, OperatorVerbs, Rebalance
 
 
 def rebalance(
@@ -63,8 +63,8 @@ def rebalance(
     The plan comes first: what gets new owners, what crosses the wire, what each shard takes before and after. Ctrl-C
     leaves a change that has begun to itself: --status finds it again, --pause holds it, --abort gives it up.
     """
-    from deploy.coordinator_client import connect
-    from router.control.operations import Control
+    from ringpull.deploy.coordinator_client import connect
+    from ringpull.router.control.operations import Control
 
     verbs = [
         control
@@ -100,8 +100,8 @@ def rebalance(
 
 
 def _request(shards: int | None, replicas: list[str], drain_node: str | None, max_mb_per_s: float | None) -> Rebalance:
-    from deploy.model_folders import parse_replicas
-    from router.control.operations import Rebalance
+    from ringpull.deploy.model_folders import parse_replicas
+    from ringpull.router.control.operations import Rebalance
 
     if shards is not None:
         check_at_least(1, {"--shards": shards})
@@ -118,9 +118,9 @@ def _request(shards: int | None, replicas: list[str], drain_node: str | None, ma
 def _plan(
     operations: OperatorVerbs, address: str, request: Rebalance, *, auto: bool, memory: str | None, at_least: int | None
 ) -> tuple[PlannedMove, Rebalance]:
-    from deploy.coordinator_client import table_dims
-    from deploy.planned_move import automatic, planned_move
-    from deploy.view.size_text import parse_size
+    from ringpull.deploy.coordinator_client import table_dims
+    from ringpull.deploy.planned_move import automatic, planned_move
+    from ringpull.deploy.view.size_text import parse_size
 
     if at_least is not None and (not auto or at_least < 1):
         raise InvalidInput("--at-least is a number of copies from 1, and goes with --auto")
@@ -137,7 +137,7 @@ def _plan(
 
 
 def _show_plan(move: PlannedMove, as_json: bool) -> None:
-    from deploy.view.move_view import move_facts, move_view
+    from ringpull.deploy.view.move_view import move_facts, move_view
 
     if as_json:
         print_json(move_facts(move))
@@ -146,8 +146,8 @@ def _show_plan(move: PlannedMove, as_json: bool) -> None:
 
 
 def _carry_out(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *, yes: bool, as_json: bool) -> None:
-    from deploy.view.change_watch import change_facts, change_line, follow
-    from deploy.view.move_view import move_facts, move_view
+    from ringpull.deploy.view.change_watch import change_facts, change_line, follow
+    from ringpull.deploy.view.move_view import move_facts, move_view
 
     if not yes and (as_json or not sys.stdin.isatty()):
         raise InvalidInput("nobody can be asked here; look at the plan with --dry-run, then say --yes")
@@ -172,7 +172,7 @@ def _agreed() -> bool:
 
 
 def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
-    from deploy.view.change_watch import change_facts, change_line, follow
+    from ringpull.deploy.view.change_watch import change_facts, change_line, follow
 
     now = operations.change()
     if as_json:
@@ -184,7 +184,7 @@ def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
 
 
 def _control(operations: OperatorVerbs, verb: Control, as_json: bool) -> None:
-    from deploy.view.change_watch import change_facts, change_line
+    from ringpull.deploy.view.change_watch import change_facts, change_line
 
     now = operations.control(verb)
     if as_json:

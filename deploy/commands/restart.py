@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy import served
-from deploy.commands.bounds import check_above, check_at_least
-from deploy.commands.options import AsJson, Target
-from deploy.signals import Interrupted, StopSignals
-from deploy.view.console import err, print_json, print_line
-from ps.errors import InvalidInput
+from ringpull.deploy import served
+from ringpull.deploy.commands.bounds import check_above, check_at_least
+from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.signals import Interrupted, StopSignals
+from ringpull.deploy.view.console import err, print_json, print_line
+from ringpull.ps.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from deploy.rolling import Effects
-    from router.control.events import Member
-    from router.control.operations import OperatorVerbs
+    from ringpull.deploy.rolling import Effects
+    from ringpull.router.control.events import Member
+    from ringpull.router.control.operations import OperatorVerbs
 
 
 def restart(
@@ -44,8 +44,8 @@ def restart(
     With two copies of every table and two heads nothing fails for clients that retry, as ringpull's own do; anything
     else is said first, and asked about. Ctrl-C stops after the member that is on its way; a second one stops watching.
     """
-    from deploy.coordinator_client import connect
-    from deploy.rolling import Effects, chosen
+    from ringpull.deploy.coordinator_client import connect
+    from ringpull.deploy.rolling import Effects, chosen
 
     if not rolling:
         raise InvalidInput("say --rolling: members are restarted one after the other")
@@ -88,8 +88,8 @@ def _carry_out(
     force: bool,
     as_json: bool,
 ) -> None:
-    from deploy import rolling
-    from deploy.view.progress import Progress
+    from ringpull.deploy import rolling
+    from ringpull.deploy.view.progress import Progress
 
     progress, done = Progress(err), []
     signals.hold()

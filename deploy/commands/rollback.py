@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from deploy import served
-from deploy.commands.options import AsJson, Target
-from deploy.signals import StopSignals
-from deploy.view.console import err, print_json, print_line
-from ps.errors import InvalidInput
+from ringpull.deploy import served
+from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.signals import StopSignals
+from ringpull.deploy.view.console import err, print_json, print_line
+from ringpull.ps.errors import InvalidInput
 
 
 def rollback(
@@ -23,9 +23,9 @@ def rollback(
 
     How many stay open is `--keep` of `serve` and `publish`; `ringpull status` lists them.
     """
-    from deploy.coordinator_client import connect
-    from deploy.view.change_watch import change_facts, follow
-    from router.control.operations import Rollback
+    from ringpull.deploy.coordinator_client import connect
+    from ringpull.deploy.view.change_watch import change_facts, follow
+    from ringpull.router.control.operations import Rollback
 
     if version is not None and version < 1:
         raise InvalidInput(f"version is {version}; it must be 1 or more")

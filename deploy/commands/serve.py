@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from deploy import served
-from deploy.cluster.logs import LogFormat, LogLevel, LogSettings
-from deploy.commands.bounds import check_above, check_at_least, check_within
-from deploy.served import ServedRecord
-from deploy.signals import StopSignals
-from deploy.state import state_folder
-from deploy.view.console import err, print_line
-from deploy.view.progress import Progress
-from inference.degrade.control import MOST_PRESSURE
-from ps.errors import InvalidInput
+from ringpull.deploy import served
+from ringpull.deploy.cluster.logs import LogFormat, LogLevel, LogSettings
+from ringpull.deploy.commands.bounds import check_above, check_at_least, check_within
+from ringpull.deploy.served import ServedRecord
+from ringpull.deploy.signals import StopSignals
+from ringpull.deploy.state import state_folder
+from ringpull.deploy.view.console import err, print_line
+from ringpull.deploy.view.progress import Progress
+from ringpull.inference.degrade.control import MOST_PRESSURE
+from ringpull.ps.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from deploy.cluster.cluster import Cluster
-    from deploy.config import ServeConfig
+    from ringpull.deploy.cluster.cluster import Cluster
+    from ringpull.deploy.config import ServeConfig
 
 MAX_PORT: Final = 65_535
 
@@ -198,12 +198,12 @@ def serve(
         )
     with StopSignals() as signals, _state_dir(state_dir, name, keep=detach) as folder:
         # Imported by the commands that need them: `ringpull --help` and `predict` answer without waiting for them.
-        from deploy.config import ServeConfig
-        from deploy.model_folders import choose_versions
-        from deploy.view.size_text import parse_size
-        from inference.head.config import HeadConfig
-        from ps.wire.intake import IntakeLimits
-        from router.settings import RouterSettings
+        from ringpull.deploy.config import ServeConfig
+        from ringpull.deploy.model_folders import choose_versions
+        from ringpull.deploy.view.size_text import parse_size
+        from ringpull.inference.head.config import HeadConfig
+        from ringpull.ps.wire.intake import IntakeLimits
+        from ringpull.router.settings import RouterSettings
 
         config = ServeConfig(
             versions=choose_versions(models, replicas or ()),
@@ -266,7 +266,7 @@ def _serve_here(config: ServeConfig, signals: StopSignals, made: str | None) -> 
     Args:
         made: The state folder, when it was made up here: if this process is killed, whoever comes next removes it.
     """
-    from deploy.cluster.cluster import Cluster
+    from ringpull.deploy.cluster.cluster import Cluster
 
     progress = Progress(err)
     with Cluster.bring_up(config, progress) as cluster:
@@ -290,7 +290,7 @@ def _serve_here(config: ServeConfig, signals: StopSignals, made: str | None) -> 
 
 def _serve_in_background() -> None:
     """Run this same command line again, as a foreground `serve` in a session of its own."""
-    from deploy.detach import serve_detached
+    from ringpull.deploy.detach import serve_detached
 
     record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], sys.stderr)
     print_line(record.ready_line)
@@ -302,7 +302,7 @@ def _leave_on_ray(config: ServeConfig, made: str | None) -> None:
     Args:
         made: The state folder, when it was made up here: whoever stops the deployment removes it.
     """
-    from deploy.cluster.cluster import Cluster
+    from ringpull.deploy.cluster.cluster import Cluster
 
     with Cluster.bring_up(config, Progress(err)) as cluster:
         record = _record(config, cluster, made_folder=made)

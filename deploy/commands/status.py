@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy import served
-from deploy.commands.bounds import check_above
-from deploy.commands.options import AsJson, Target
-from deploy.view.console import out, print_json
-from ps.errors import NotFound, RingpullError
-from ps.memory import process_memory
+from ringpull.deploy import served
+from ringpull.deploy.commands.bounds import check_above
+from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.view.console import out, print_json
+from ringpull.ps.errors import NotFound, RingpullError
+from ringpull.ps.memory import process_memory
 
 if TYPE_CHECKING:
-    from inference.proto import ringpull_pb2 as pb
-    from router.control.operations import ChangeStatus
+    from ringpull.inference.proto import ringpull_pb2 as pb
+    from ringpull.router.control.operations import ChangeStatus
 
 
 def status(
@@ -25,9 +25,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a deployment: a change under way; models; shards with rows, bytes, requests; tables with copies and keys."""
-    from deploy.view.change_watch import change_facts, change_line
-    from deploy.view.status_view import status_view
-    from inference.client.client import Client
+    from ringpull.deploy.view.change_watch import change_facts, change_line
+    from ringpull.deploy.view.status_view import status_view
+    from ringpull.inference.client.client import Client
 
     check_above(0, {"--timeout": timeout})
     address = served.resolve_target(target)
@@ -50,7 +50,7 @@ def status(
 
 def _change(address: str, timeout_s: float) -> ChangeStatus | RingpullError:
     """Return the change under way, or why nobody can tell: predictions outlive the coordinator, and so does this."""
-    from deploy.coordinator_client import connect
+    from ringpull.deploy.coordinator_client import connect
 
     try:
         with connect(address, timeout_s=timeout_s) as operations:
@@ -68,7 +68,7 @@ def _runs_here(address: str) -> bool:
 
 
 def _plain(address: str, answer: pb.ClusterStatus, memory: Callable[[int], int | None]) -> dict[str, Any]:
-    from deploy.view.message_values import plain_values
+    from ringpull.deploy.view.message_values import plain_values
 
     plain = {"target": address, **plain_values(answer)}
     for shard in plain["shards"]:

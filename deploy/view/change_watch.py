@@ -12,10 +12,10 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from deploy.view.console import size
-from ps.errors import Retryable, RingpullError, Unavailable
-from router.control.change import Phase
-from router.control.operations import ChangeStatus, Latency, OperatorVerbs
+from ringpull.deploy.view.console import size
+from ringpull.ps.errors import Retryable, RingpullError, Unavailable
+from ringpull.router.control.change import Phase
+from ringpull.router.control.operations import ChangeStatus, Latency, OperatorVerbs
 
 POLL_S: Final = 0.25
 SILENCE_S: Final = 60.0

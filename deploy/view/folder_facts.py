@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.model_folders import place
-from inference.degrade.steps import plain_steps
-from inference.model.manifest import Manifest
-from inference.model.mirror import local_files
-from ps.errors import CorruptData
-from ps.spec import TableSpec
-from ps.store.base import BadBlock, Base
-from ps.transfer.remote import RemoteFolder, is_url
-from ps.transfer.stored_table import StoredTable
+from ringpull.deploy.model_folders import place
+from ringpull.inference.degrade.steps import plain_steps
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.mirror import local_files
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.spec import TableSpec
+from ringpull.ps.store.base import BadBlock, Base
+from ringpull.ps.transfer.remote import RemoteFolder, is_url
+from ringpull.ps.transfer.stored_table import StoredTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from deploy.view.console import size
-from deploy.view.facts_table import Column, FactsTable
-from deploy.view.folder_facts import TableFacts, VersionFacts
-from ps.hashing import SLOTS
-from ps.spec import TableSpec
+from ringpull.deploy.view.console import size
+from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.deploy.view.folder_facts import TableFacts, VersionFacts
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.spec import TableSpec
 
 SHOWN_RANGES = 4
 SHOWN_BLOCKS = 20

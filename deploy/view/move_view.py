@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from deploy.view.console import size
-from deploy.view.facts_table import Column, FactsTable
-from ps.spec import Replicas
-from router.control.moves import MovePlan
-from router.control.planner import Cost
+from ringpull.deploy.view.console import size
+from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.ps.spec import Replicas
+from ringpull.router.control.moves import MovePlan
+from ringpull.router.control.planner import Cost
 
 Copies = Mapping[str, Replicas]
 

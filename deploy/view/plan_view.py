@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from deploy.view.console import size
-from deploy.view.facts_table import Column, FactsTable
-from ps.spec import Replicas
-from router.control.planner import Cost, Plan, table_bytes
+from ringpull.deploy.view.console import size
+from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.ps.spec import Replicas
+from ringpull.router.control.planner import Cost, Plan, table_bytes
 
 
 def plan_view(plan: Plan, *, assumed: str) -> RenderableType:

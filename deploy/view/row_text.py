@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from inference.proto import ringpull_pb2 as pb
-from ps.errors import InvalidInput
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.errors import InvalidInput
 
 SEPARATOR: Final = "|"
 """Between the values of one list."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput
 
 UNITS: Final = {"": 1, "B": 1} | {
     f"{prefix}{unit}": base ** (power + 1)

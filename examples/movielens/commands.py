@@ -23,7 +23,7 @@ def run(*arguments: str | Path) -> str:
         subprocess.CalledProcessError: It failed, and has said why.
     """
     # The module rather than the script: both work in a checkout that is not installed.
-    command = [sys.executable, "-m", "deploy.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "ringpull", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.schema.columns import Ragged
+from ringpull.inference.schema.columns import Ragged
 
 FOLDER_VARIABLE: Final = "RINGPULL_DATA"
 """The environment variable that names the folder of the real ratings, or its parent."""

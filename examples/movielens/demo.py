@@ -29,7 +29,7 @@ from examples.movielens import commands, data, features, generated
 from examples.movielens.features import Examples
 from examples.movielens.model import OUTPUT, Recommender, make_schema, raw_keys
 from examples.movielens.train import auc, batches_of, score, train
-from inference import Client, Ragged, Schema, export_model
+from ringpull import Client, Ragged, Schema, export_model
 
 MODEL: Final = "movielens"
 SHARDS: Final = 4

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.movielens.data import Int64Array, Ratings
-from inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.columns import Column, Ragged
 
 HISTORY: Final = 50
 """Items of the user's history, newest last."""

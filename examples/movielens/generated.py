@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.movielens.data import Items, Ratings, Users, find_folder, read
-from inference.schema.columns import Ragged
+from ringpull.inference.schema.columns import Ragged
 
 # fmt: off
 GENRES: Final = np.array([

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from examples.movielens.data import Ratings
 from examples.movielens.features import AVERAGE_RATING, HISTORY
-from inference import Bucketize, Clip, Dense, Log, Normalize, Schema, Sparse, Vocabulary
+from ringpull import Bucketize, Clip, Dense, Log, Normalize, Schema, Sparse, Vocabulary
 
 DIM: Final = 16
 AGE_BOUNDARIES: Final = (18, 25, 35, 45, 50, 56)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from examples.movielens import generated
 from examples.movielens.features import Examples, make_examples
 from examples.movielens.model import ARGUMENTS, OUTPUT, Recommender, make_schema, raw_keys
-from inference import Schema
+from ringpull import Schema
 
 EPOCHS: Final = 2
 """A third one learns the training ratings by heart: AUC falls."""

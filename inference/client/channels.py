@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from inference.client.stubs import CHANNEL_OPTIONS
-from ps.errors import InvalidInput
+from ringpull.inference.client.stubs import CHANNEL_OPTIONS
+from ringpull.ps.errors import InvalidInput
 
 DEFAULT_CHANNELS: Final = 2
 """Per target: there is always another one."""

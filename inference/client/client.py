@@ -21,14 +21,14 @@ from typing import Any, Final, Self
 import grpc
 import grpc.aio
 
-from inference.client import stubs
-from inference.client.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, parse_targets
-from inference.client.retry import DEFAULT_RETRIES, Attempts, Failure, Retrying
-from inference.client.rotation import Rotation
-from inference.prediction import Prediction
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import as_call, checked_version, decode_response, encode_request
-from ps.errors import RingpullError
+from ringpull.inference.client import stubs
+from ringpull.inference.client.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, parse_targets
+from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts, Failure, Retrying
+from ringpull.inference.client.rotation import Rotation
+from ringpull.inference.prediction import Prediction
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import as_call, checked_version, decode_response, encode_request
+from ringpull.ps.errors import RingpullError
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 

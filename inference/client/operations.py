@@ -12,13 +12,13 @@ from typing import Any, Final, Self
 
 import grpc
 
-from inference.client import stubs
-from inference.proto import operations_codec as codec
-from inference.proto import operations_pb2 as pb
-from ps.errors import RingpullError
-from router.control.events import Member
-from router.control.moves import MovePlan
-from router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
+from ringpull.inference.client import stubs
+from ringpull.inference.proto import operations_codec as codec
+from ringpull.inference.proto import operations_pb2 as pb
+from ringpull.ps.errors import RingpullError
+from ringpull.router.control.events import Member
+from ringpull.router.control.moves import MovePlan
+from ringpull.router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
 
 TIMEOUT_S: Final = 40.0
 """Above what a head waits for the coordinator: its answer says more than a deadline."""

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from inference.client.rotation import Rotation
-from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError
+from ringpull.inference.client.rotation import Rotation
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError
 
 DEFAULT_RETRIES: Final = 4
 

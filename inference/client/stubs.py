@@ -13,9 +13,17 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from inference.client.retry import BRIEF_CHARS, Failure
-from inference.proto import ringpull_pb2 as pb
-from ps.errors import CorruptData, DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, RingpullError, Unavailable
+from ringpull.inference.client.retry import BRIEF_CHARS, Failure
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.errors import (
+    CorruptData,
+    DeadlineExceeded,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    RingpullError,
+    Unavailable,
+)
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # The server's limits decide, and answer by name; gRPC's own default would cut replies off at 4 MiB.

@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput
 
 MOST_PRESSURE: Final = 2.0
 """More counts as this much: so smoothing forgets any overload within a few times `smoothing_s`."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from inference.degrade.steps import MAX_STEPS, CapCandidates, CutBags, Step, UseDefault, UseVersion
-from inference.schema.kinds import Cross, Feature, Sparse
-from inference.schema.kinds import Sequence as SequenceFeature
-from inference.schema.schema import Schema
-from ps.errors import InvalidInput
+from ringpull.inference.degrade.steps import MAX_STEPS, CapCandidates, CutBags, Step, UseDefault, UseVersion
+from ringpull.inference.schema.kinds import Cross, Feature, Sparse
+from ringpull.inference.schema.kinds import Sequence as SequenceFeature
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any, ClassVar, Final
 
-from inference.schema.fields import Fields
-from ps.errors import InvalidInput
-from ps.spec import check_name
+from ringpull.inference.schema.fields import Fields
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import check_name
 
 MAX_STEPS: Final = 32
 """Of a version."""

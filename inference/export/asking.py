@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inference.export.capture import evaluating, quiet_torch
-from inference.export.operators import aten
-from inference.export.tables import TablePlan
-from inference.model.manifest import ProgramOutput
-from ps.errors import ExportError, RingpullError
-from ps.spec import Float32Array
+from ringpull.inference.export.capture import evaluating, quiet_torch
+from ringpull.inference.export.operators import aten
+from ringpull.inference.export.tables import TablePlan
+from ringpull.inference.model.manifest import ProgramOutput
+from ringpull.ps.errors import ExportError, RingpullError
+from ringpull.ps.spec import Float32Array
 
 Outputs = dict[str, Float32Array]
 """By name, the first dimension is the row."""

@@ -13,13 +13,13 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-from inference.export.examples import bag_starts
-from inference.export.index import NotPlain, Source, read_index
-from inference.export.operators import CASTS, aten, values_of
-from inference.export.probe import PROBED_ROWS, Probe
-from inference.export.uses import LookUp, Plan, Use, Vectors
-from inference.schema.kinds import Sequence
-from ps.spec import Pooling
+from ringpull.inference.export.examples import bag_starts
+from ringpull.inference.export.index import NotPlain, Source, read_index
+from ringpull.inference.export.operators import CASTS, aten, values_of
+from ringpull.inference.export.probe import PROBED_ROWS, Probe
+from ringpull.inference.export.uses import LookUp, Plan, Use, Vectors
+from ringpull.inference.schema.kinds import Sequence
+from ringpull.ps.spec import Pooling
 
 _POOLINGS: Final = (Pooling.SUM, Pooling.MEAN, Pooling.MAX)
 """By the operator's `mode`."""

@@ -19,8 +19,8 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_unflatten
 
-from inference.model.manifest import ProgramOutput
-from ps.errors import ExportError
+from ringpull.inference.model.manifest import ProgramOutput
+from ringpull.ps.errors import ExportError
 
 
 @dataclass(frozen=True, slots=True)

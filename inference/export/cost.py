@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from inference.export.asking import Outputs, ServedRows, ask_module
-from inference.export.report import CostReport
-from inference.export.rows import part_of
-from inference.export.tables import TablePlan
-from inference.model.manifest import ProgramOutput
-from inference.schema.columns import Column
-from inference.schema.features import Prepared
-from inference.schema.schema import Schema
-from ps.errors import ExportError, InvalidInput
+from ringpull.inference.export.asking import Outputs, ServedRows, ask_module
+from ringpull.inference.export.report import CostReport
+from ringpull.inference.export.rows import part_of
+from ringpull.inference.export.tables import TablePlan
+from ringpull.inference.model.manifest import ProgramOutput
+from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.features import Prepared
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import ExportError, InvalidInput
 
 COST_ROWS: Final = 1024
 """Made-up rows to measure on."""

@@ -15,14 +15,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx, nn
 
-from inference.export.bags import read_bag
-from inference.export.capture import Captured
-from inference.export.index import NotPlain, read_index
-from inference.export.operators import BAGS, EMBEDDINGS, aten
-from inference.export.probe import Probe
-from inference.export.sizes import free_sizes, number_of_rows
-from inference.export.uses import Plan, Use, read_vectors
-from ps.errors import ExportError
+from ringpull.inference.export.bags import read_bag
+from ringpull.inference.export.capture import Captured
+from ringpull.inference.export.index import NotPlain, read_index
+from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
+from ringpull.inference.export.probe import Probe
+from ringpull.inference.export.sizes import free_sizes, number_of_rows
+from ringpull.inference.export.uses import Plan, Use, read_vectors
+from ringpull.ps.errors import ExportError
 
 MAX_DENSE_BYTES: Final = 64 * 1024 * 1024
 """The largest embedding that may stay in the dense program."""

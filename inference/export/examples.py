@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from inference.schema.arguments import Argument
-from inference.schema.kinds import Dense, Sequence, Sparse
-from inference.schema.schema import Schema
-from ps.errors import ExportError
+from ringpull.inference.schema.arguments import Argument
+from ringpull.inference.schema.kinds import Dense, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import ExportError
 
 TRACED_ROWS = 11
 """Rows that a module is traced with: torch.export would specialise 0 and 1, and a prime is seldom a width."""

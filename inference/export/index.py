@@ -15,8 +15,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx
 
-from inference.export.operators import ADDS, CASTS, JOINS, SHAPES, aten, values_of
-from inference.export.probe import PROBED_ROWS, Probe
+from ringpull.inference.export.operators import ADDS, CASTS, JOINS, SHAPES, aten, values_of
+from ringpull.inference.export.probe import PROBED_ROWS, Probe
 
 ID_PARTS: Final = ("id", "values", "sequence", "id_stack")
 """Parts of arguments that hold ids."""

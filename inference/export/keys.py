@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.schema.transforms import Vocabulary, keys_of_values
-from ps.errors import ExportError
-from ps.spec import KeyType
+from ringpull.inference.schema.transforms import Vocabulary, keys_of_values
+from ringpull.ps.errors import ExportError
+from ringpull.ps.spec import KeyType
 
 Keys = Sequence[int] | Sequence[str] | NDArray[Any] | Vocabulary
 """The raw id of each row of a table."""

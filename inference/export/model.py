@@ -22,26 +22,26 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 from torch import nn
 
-from inference.degrade.levels import check_steps
-from inference.degrade.steps import Step
-from inference.export.capture import capture
-from inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
-from inference.export.cut import Cut, cut
-from inference.export.examples import TRACED_ROWS, bind, example
-from inference.export.keys import Keys
-from inference.export.probe import Probe
-from inference.export.program import write_program
-from inference.export.report import ExportReport, TableReport
-from inference.export.rows import make_rows
-from inference.export.selfcheck import SelfCheck
-from inference.export.serving import plan_serving
-from inference.export.tables import TableOptions, TablePlan, write_table
-from inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry
-from inference.model.samples import FILE as SAMPLES_FILE
-from inference.schema.columns import Column
-from inference.schema.schema import Schema
-from ps.errors import ExportError, InvalidInput
-from ps.spec import check_name
+from ringpull.inference.degrade.levels import check_steps
+from ringpull.inference.degrade.steps import Step
+from ringpull.inference.export.capture import capture
+from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
+from ringpull.inference.export.cut import Cut, cut
+from ringpull.inference.export.examples import TRACED_ROWS, bind, example
+from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.probe import Probe
+from ringpull.inference.export.program import write_program
+from ringpull.inference.export.report import ExportReport, TableReport
+from ringpull.inference.export.rows import make_rows
+from ringpull.inference.export.selfcheck import SelfCheck
+from ringpull.inference.export.serving import plan_serving
+from ringpull.inference.export.tables import TableOptions, TablePlan, write_table
+from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry
+from ringpull.inference.model.samples import FILE as SAMPLES_FILE
+from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import ExportError, InvalidInput
+from ringpull.ps.spec import check_name
 
 SCHEMA_FILE: Final = "schema.json"
 PROGRAM_FILE: Final = "dense.pt2"

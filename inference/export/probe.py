@@ -8,11 +8,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx
 
-from inference.export.capture import Captured
-from inference.export.examples import example
-from inference.export.operators import SIZES
-from inference.schema.arguments import Argument
-from inference.schema.schema import Schema
+from ringpull.inference.export.capture import Captured
+from ringpull.inference.export.examples import example
+from ringpull.inference.export.operators import SIZES
+from ringpull.inference.schema.arguments import Argument
+from ringpull.inference.schema.schema import Schema
 
 PROBED_ROWS: Final = (3, 5, 7)
 """Expressions are run for these numbers of rows: what differs between them depends on the batch."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
-from inference.export.capture import quiet_torch, trace
-from inference.export.cut import Cut
-from inference.export.examples import TRACED_ROWS, example
-from inference.schema.arguments import Argument
-from inference.schema.kinds import Sequence
-from inference.schema.schema import Schema
-from ps.errors import ExportError
-from ps.spec import Pooling
+from ringpull.inference.export.capture import quiet_torch, trace
+from ringpull.inference.export.cut import Cut
+from ringpull.inference.export.examples import TRACED_ROWS, example
+from ringpull.inference.schema.arguments import Argument
+from ringpull.inference.schema.kinds import Sequence
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import ExportError
+from ringpull.ps.spec import Pooling
 
 
 def write_program(

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from inference.export.index import varying
-from inference.export.operators import ADDS, CASTS, JOINS, SHAPES, aten, positive, rank_of, values_of
-from inference.export.probe import Probe
+from ringpull.inference.export.index import varying
+from ringpull.inference.export.operators import ADDS, CASTS, JOINS, SHAPES, aten, positive, rank_of, values_of
+from ringpull.inference.export.probe import Probe
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from inference.export.cut import KeptWeight
-from inference.model.manifest import Manifest
+from ringpull.inference.export.cut import KeptWeight
+from ringpull.inference.model.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.export.cut import Cut
-from inference.export.keys import RowKeys
-from inference.schema.features import Prepared, PreparedFeature
-from inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
-from inference.schema.schema import Schema
-from inference.schema.transforms import Bucketize, Hash, Vocabulary
-from ps.errors import ExportError
+from ringpull.inference.export.cut import Cut
+from ringpull.inference.export.keys import RowKeys
+from ringpull.inference.schema.features import Prepared, PreparedFeature
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Bucketize, Hash, Vocabulary
+from ringpull.ps.errors import ExportError
 
 Int64Array = NDArray[np.int64]
 

@@ -18,22 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from inference.export.asking import ServedRows, ask_module
-from inference.export.cut import Cut
-from inference.export.report import CheckReport
-from inference.export.rows import part_of
-from inference.export.tables import TablePlan
-from inference.model.dense import DenseProgram, ProgramTensor
-from inference.model.manifest import Manifest
-from inference.model.samples import Samples
-from inference.request.lookups import FeatureLookup
-from inference.schema.features import Prepared
-from inference.schema.schema import Schema
-from ps.errors import ExportError
-from ps.hashing import positions_of
-from ps.spec import Float32Array, Pooling
-from ps.store.base import Base
-from router.lookup import Lookup, LookupResult
+from ringpull.inference.export.asking import ServedRows, ask_module
+from ringpull.inference.export.cut import Cut
+from ringpull.inference.export.report import CheckReport
+from ringpull.inference.export.rows import part_of
+from ringpull.inference.export.tables import TablePlan
+from ringpull.inference.model.dense import DenseProgram, ProgramTensor
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.samples import Samples
+from ringpull.inference.request.lookups import FeatureLookup
+from ringpull.inference.schema.features import Prepared
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import ExportError
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.spec import Float32Array, Pooling
+from ringpull.ps.store.base import Base
+from ringpull.router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
 """Times max(1, |a|, largest intermediate magnitude): design.md, "Pooling, exactly"."""

@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inference.export.cut import Cut
-from inference.export.index import ID_PARTS
-from inference.export.keys import RowKeys
-from inference.export.tables import TablePlan
-from inference.export.uses import Use
-from inference.model.manifest import LookupSpec
-from inference.schema.arguments import Argument
-from inference.schema.kinds import Cross, Sequence
-from inference.schema.schema import Schema
-from inference.schema.transforms import ValueType, Vocabulary
-from ps.errors import ExportError, InvalidInput
-from ps.spec import KeyType, Pooling
+from ringpull.inference.export.cut import Cut
+from ringpull.inference.export.index import ID_PARTS
+from ringpull.inference.export.keys import RowKeys
+from ringpull.inference.export.tables import TablePlan
+from ringpull.inference.export.uses import Use
+from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.schema.arguments import Argument
+from ringpull.inference.schema.kinds import Cross, Sequence
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import ValueType, Vocabulary
+from ringpull.ps.errors import ExportError, InvalidInput
+from ringpull.ps.spec import KeyType, Pooling
 
 _VALUE_TYPES: dict[KeyType, ValueType] = {KeyType.STRING: "string", KeyType.INT64: "int64", KeyType.UINT64: "uint64"}
 

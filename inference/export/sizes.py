@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from inference.export.operators import SIZES, aten
-from inference.export.probe import PROBED_ROWS, Probe
-from inference.schema.kinds import Sparse
-from ps.errors import ExportError
+from ringpull.inference.export.operators import SIZES, aten
+from ringpull.inference.export.probe import PROBED_ROWS, Probe
+from ringpull.inference.schema.kinds import Sparse
+from ringpull.ps.errors import ExportError
 
 _BY_ROW: Final = ("id", "dense", "sequence", "lengths", "id_stack", "dense_stack")
 """Parts of arguments whose first dimension is the row."""

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from inference.export.keys import Keys, RowKeys
-from inference.model.manifest import TableEntry
-from ps.errors import ExportError, InvalidInput
-from ps.spec import OnUnavailable, Replicas, RowType, TableSpec
-from ps.store.row_codec import decode, encode
-from ps.store.writer import TableWriter
+from ringpull.inference.export.keys import Keys, RowKeys
+from ringpull.inference.model.manifest import TableEntry
+from ringpull.ps.errors import ExportError, InvalidInput
+from ringpull.ps.spec import OnUnavailable, Replicas, RowType, TableSpec
+from ringpull.ps.store.row_codec import decode, encode
+from ringpull.ps.store.writer import TableWriter
 
 CHUNK_BYTES: Final = 16 * 1024 * 1024
 """Rows handed to the writer at a time; a weight on the CPU is not copied for it."""

@@ -11,12 +11,12 @@ from typing import Protocol
 
 from torch import fx
 
-from inference.export.index import NotPlain, Source, read_index
-from inference.export.operators import values_of
-from inference.export.probe import Probe
-from inference.export.replay import Replay
-from inference.schema.kinds import Sequence
-from ps.spec import Pooling
+from ringpull.inference.export.index import NotPlain, Source, read_index
+from ringpull.inference.export.operators import values_of
+from ringpull.inference.export.probe import Probe
+from ringpull.inference.export.replay import Replay
+from ringpull.inference.schema.kinds import Sequence
+from ringpull.ps.spec import Pooling
 
 
 @dataclass(frozen=True, slots=True)

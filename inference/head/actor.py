@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from inference.head.catalog import highest
-from inference.head.config import HeadConfig
-from inference.head.head import Head, HeadAddress
-from ps.collector import spare_what_is_loaded
-from ps.giving_way import giving_way
-from ps.memory import process_memory, reuse_freed_memory
-from router.control.facts import HeadPulse
-from router.control.operations import Operations
-from router.control.world import PlacedVersion
-from router.shard_map import ShardMap
+from ringpull.inference.head.catalog import highest
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.head import Head, HeadAddress
+from ringpull.ps.collector import spare_what_is_loaded
+from ringpull.ps.giving_way import giving_way
+from ringpull.ps.memory import process_memory, reuse_freed_memory
+from ringpull.router.control.facts import HeadPulse
+from ringpull.router.control.operations import Operations
+from ringpull.router.control.world import PlacedVersion
+from ringpull.router.shard_map import ShardMap
 
 T = TypeVar("T")
 

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-from ps.errors import LimitExceeded
-from ps.service_rate import ServiceRate, Work
+from ringpull.ps.errors import LimitExceeded
+from ringpull.ps.service_rate import ServiceRate, Work
 
 REQUEST_COST_BYTES: Final = 4096
 """What a request costs besides its own bytes: gRPC and head take some 0.3 ms for any, as long as for so many bytes."""

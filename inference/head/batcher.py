@@ -33,8 +33,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from ps.errors import DeadlineExceeded, Unavailable
-from ps.histogram import Histogram
+from ringpull.ps.errors import DeadlineExceeded, Unavailable
+from ringpull.ps.histogram import Histogram
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")

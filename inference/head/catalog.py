@@ -11,16 +11,16 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 
-from inference.degrade.control import Thresholds
-from inference.degrade.steps import UseVersion
-from inference.head.batcher import Batcher
-from inference.head.degrader import Degrader
-from inference.head.pipeline import Pipeline, PreparedBatch, PulledBatch, Puller, Scores
-from inference.head.stand_in import can_stand_in
-from inference.model.version import LoadedVersion
-from inference.request.received import ReceivedColumns
-from ps.errors import InvalidInput, NotFound
-from ps.histogram import Histogram
+from ringpull.inference.degrade.control import Thresholds
+from ringpull.inference.degrade.steps import UseVersion
+from ringpull.inference.head.batcher import Batcher
+from ringpull.inference.head.degrader import Degrader
+from ringpull.inference.head.pipeline import Pipeline, PreparedBatch, PulledBatch, Puller, Scores
+from ringpull.inference.head.stand_in import can_stand_in
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.request.received import ReceivedColumns
+from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.histogram import Histogram
 
 VersionName = tuple[str, int]
 """(model, version)."""

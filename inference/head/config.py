@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-from inference.degrade.control import Thresholds
-from ps.errors import InvalidInput
-from router.settings import RouterSettings
+from ringpull.inference.degrade.control import Thresholds
+from ringpull.ps.errors import InvalidInput
+from ringpull.router.settings import RouterSettings
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
 

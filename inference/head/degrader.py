@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from inference.degrade.control import LevelControl, Thresholds
-from inference.degrade.levels import Degradation, levels
-from inference.degrade.steps import Step
-from inference.schema.schema import Schema
+from ringpull.inference.degrade.control import LevelControl, Thresholds
+from ringpull.inference.degrade.levels import Degradation, levels
+from ringpull.inference.degrade.steps import Step
+from ringpull.inference.schema.schema import Schema
 
 logger: Final = logging.getLogger(__name__)
 

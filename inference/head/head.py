@@ -16,33 +16,33 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final, NamedTuple
 
-from inference.head.api.http import HttpServer, application
-from inference.head.api.metadata import describe
-from inference.head.api.operations import OperationsService
-from inference.head.api.ports import claim
-from inference.head.api.server import GrpcServer
-from inference.head.api.service import AdminService, CallCounts, PredictorService
-from inference.head.api.status import degrade_statuses, shard_statuses, table_statuses
-from inference.head.catalog import Catalog, ServedVersion, VersionName
-from inference.head.config import HeadConfig
-from inference.head.degrader import Degrader, following_pressure
-from inference.head.latency import RecentLatencies
-from inference.head.lease import Lease
-from inference.head.metrics.call_watch import CallWatch
-from inference.head.metrics.head_metrics import HeadMetrics
-from inference.head.selfcheck import self_check
-from inference.head.watch import Watch, watching
-from inference.model.dense import pin_threads
-from inference.model.mirror import Mirror
-from inference.model.model_dir import parent_of
-from inference.model.version import LoadedVersion
-from inference.proto import ringpull_pb2 as pb
-from ps.errors import Unavailable
-from ps.wire.connection import Connection
-from router.client import Router
-from router.control.facts import HeadPulse, TableTraffic
-from router.control.operations import Operations
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.inference.head.api.http import HttpServer, application
+from ringpull.inference.head.api.metadata import describe
+from ringpull.inference.head.api.operations import OperationsService
+from ringpull.inference.head.api.ports import claim
+from ringpull.inference.head.api.server import GrpcServer
+from ringpull.inference.head.api.service import AdminService, CallCounts, PredictorService
+from ringpull.inference.head.api.status import degrade_statuses, shard_statuses, table_statuses
+from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.degrader import Degrader, following_pressure
+from ringpull.inference.head.latency import RecentLatencies
+from ringpull.inference.head.lease import Lease
+from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.inference.head.metrics.head_metrics import HeadMetrics
+from ringpull.inference.head.selfcheck import self_check
+from ringpull.inference.head.watch import Watch, watching
+from ringpull.inference.model.dense import pin_threads
+from ringpull.inference.model.mirror import Mirror
+from ringpull.inference.model.model_dir import parent_of
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.errors import Unavailable
+from ringpull.ps.wire.connection import Connection
+from ringpull.router.client import Router
+from ringpull.router.control.facts import HeadPulse, TableTraffic
+from ringpull.router.control.operations import Operations
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ps.errors import RingpullError
+from ringpull.ps.errors import RingpullError
 
 logger: Final = logging.getLogger(__name__)
 

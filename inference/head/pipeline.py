@@ -18,24 +18,24 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.head.batcher import Ready
-from inference.model.dense import ProgramTensor
-from inference.model.manifest import Manifest
-from inference.prediction import Filled
-from inference.request.batch import RequestBatch
-from inference.request.column_codec import encode_column
-from inference.request.degrade_lookups import PartialLookup, withheld_rows
-from inference.request.degrade_requests import DegradedRequests, prepare_degraded
-from inference.request.lookups import FeatureLookup
-from inference.request.packing import pack
-from inference.request.received import Limits, ReceivedColumns
-from inference.schema.arguments import Argument
-from inference.schema.columns import Column, Ragged
-from inference.schema.features import Prepared, PreparedRequests
-from inference.schema.kinds import MAX_WIDTH, Dense, Sequence, Sparse
-from inference.schema.schema import Schema
-from ps.errors import CorruptData
-from router.lookup import Lookup, LookupResult
+from ringpull.inference.head.batcher import Ready
+from ringpull.inference.model.dense import ProgramTensor
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.prediction import Filled
+from ringpull.inference.request.batch import RequestBatch
+from ringpull.inference.request.column_codec import encode_column
+from ringpull.inference.request.degrade_lookups import PartialLookup, withheld_rows
+from ringpull.inference.request.degrade_requests import DegradedRequests, prepare_degraded
+from ringpull.inference.request.lookups import FeatureLookup
+from ringpull.inference.request.packing import pack
+from ringpull.inference.request.received import Limits, ReceivedColumns
+from ringpull.inference.schema.arguments import Argument
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.features import Prepared, PreparedRequests
+from ringpull.inference.schema.kinds import MAX_WIDTH, Dense, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import CorruptData
+from ringpull.router.lookup import Lookup, LookupResult
 
 _REHEARSAL_ROWS: Final = 2
 """More than one: exported programs treat one row specially."""

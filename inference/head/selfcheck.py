@@ -10,9 +10,9 @@ import asyncio
 
 import numpy as np
 
-from inference.head.catalog import ServedVersion
-from inference.model.samples import Samples
-from ps.errors import CorruptData
+from ringpull.inference.head.catalog import ServedVersion
+from ringpull.inference.model.samples import Samples
+from ringpull.ps.errors import CorruptData
 
 
 async def self_check(served: ServedVersion, samples: Samples, deadline_s: float) -> None:

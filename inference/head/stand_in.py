@@ -6,10 +6,10 @@ and when it gives the same outputs. Else a valid request would be refused, or an
 
 from __future__ import annotations
 
-from inference.model.version import LoadedVersion
-from inference.schema.kinds import Cross, Dense, Feature, Sparse
-from inference.schema.kinds import Sequence as SequenceFeature
-from inference.schema.schema import Schema
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sparse
+from ringpull.inference.schema.kinds import Sequence as SequenceFeature
+from ringpull.inference.schema.schema import Schema
 
 
 def can_stand_in(lighter: LoadedVersion, asked: LoadedVersion) -> bool:

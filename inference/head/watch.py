@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from inference.model.model_dir import complete_versions, manifest_mark
-from ps.errors import RingpullError, Unavailable
-from router.control.operations import Operations, Publish
+from ringpull.inference.model.model_dir import complete_versions, manifest_mark
+from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.router.control.operations import Operations, Publish
 
 logger: Final = logging.getLogger(__name__)
 

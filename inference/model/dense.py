@@ -30,9 +30,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.passes import move_to_device_pass
 
-from inference.model.manifest import FileEntry, Manifest, ProgramInput
-from ps.errors import CorruptData, InvalidInput
-from ps.spec import Pooling
+from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.spec import Pooling
 
 MIN_ROWS: Final = 2
 """Fewer rows than torch.export generalises to are filled up with copies of the first."""

@@ -21,11 +21,11 @@ from typing import Any, Final, Literal, TypeVar
 
 import xxhash
 
-from inference.degrade.steps import Step, plain_steps, read_steps
-from inference.model.version_files import FileEntry, resolve
-from inference.schema.fields import Fields
-from ps.errors import CorruptData, InvalidInput, RingpullError
-from ps.spec import Pooling, TableSpec, check_name
+from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
+from ringpull.inference.model.version_files import FileEntry, resolve
+from ringpull.inference.schema.fields import Fields
+from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
+from ringpull.ps.spec import Pooling, TableSpec, check_name
 
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1

@@ -19,12 +19,12 @@ from typing import Final
 
 import xxhash
 
-from inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, read_manifest
-from inference.model.model_dir import parent_of
-from inference.model.version_files import FileEntry, resolve
-from ps.errors import CorruptData, InvalidInput, NotFound, StartupError, Unavailable
-from ps.store.format import HEADER, MAX_HEADER_BYTES
-from ps.transfer.remote import RemoteFolder, is_url
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, read_manifest
+from ringpull.inference.model.model_dir import parent_of
+from ringpull.inference.model.version_files import FileEntry, resolve
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, StartupError, Unavailable
+from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES
+from ringpull.ps.transfer.remote import RemoteFolder, is_url
 
 _LOG: Final = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import xxhash
 
-from inference.model.manifest import FILE_NAME, MAX_BYTES
-from ps.transfer.remote import RemoteFolder, is_url
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES
+from ringpull.ps.transfer.remote import RemoteFolder, is_url
 
 
 def complete_versions(folder: str) -> Iterator[int]:

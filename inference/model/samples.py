@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.schema.features import Prepared, PreparedFeature
-from ps.errors import CorruptData
-from ps.spec import Float32Array
+from ringpull.inference.schema.features import Prepared, PreparedFeature
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.spec import Float32Array
 
 FILE: Final = "samples.npz"
 

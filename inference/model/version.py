@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.degrade.levels import check_steps
-from inference.model.dense import DenseProgram
-from inference.model.manifest import FILE_NAME, Manifest
-from inference.model.samples import Samples
-from inference.schema.schema import Schema
-from ps.errors import CorruptData, InvalidInput
-from ps.spec import TableSpec
+from ringpull.inference.degrade.levels import check_steps
+from ringpull.inference.model.dense import DenseProgram
+from ringpull.inference.model.manifest import FILE_NAME, Manifest
+from ringpull.inference.model.samples import Samples
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.spec import TableSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)

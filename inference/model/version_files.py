@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
-from ps.errors import CorruptData
+from ringpull.ps.errors import CorruptData
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from inference.proto import operations_pb2 as pb
-from ps.errors import CorruptData, InvalidInput
-from ps.ring import SlotRange
-from ps.spec import ALL, Replicas
-from router.control.change import Kind, Phase
-from router.control.coordinator_state import world_from_dict, world_to_dict
-from router.control.events import Member
-from router.control.facts import TableTraffic
-from router.control.moves import MovePlan, TableMove
-from router.control.operations import (
+from ringpull.inference.proto import operations_pb2 as pb
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.coordinator_state import world_from_dict, world_to_dict
+from ringpull.router.control.events import Member
+from ringpull.router.control.facts import TableTraffic
+from ringpull.router.control.moves import MovePlan, TableMove
+from ringpull.router.control.operations import (
     ChangeStatus,
     Control,
     Facts,

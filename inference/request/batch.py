@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.schema.features import PreparedFeature, PreparedRequests
+from ringpull.inference.schema.features import PreparedFeature, PreparedRequests
 
 Int64Array = NDArray[np.int64]
 

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from inference.prediction import Filled, FillReason, Prediction, Timings
-from inference.proto import ringpull_pb2 as pb
-from inference.request.column_codec import decode_tensor, encode_column, encode_tensor
-from inference.request.packing import pack
-from inference.schema.columns import Column, as_column
-from ps.errors import InvalidInput
+from ringpull.inference.prediction import Filled, FillReason, Prediction, Timings
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.column_codec import decode_tensor, encode_column, encode_tensor
+from ringpull.inference.request.packing import pack
+from ringpull.inference.schema.columns import Column, as_column
+from ringpull.ps.errors import InvalidInput
 
 _REASONS: Final[dict[FillReason, pb.Filled.Reason]] = {
     "absent": pb.Filled.ABSENT,

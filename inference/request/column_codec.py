@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.proto import ringpull_pb2 as pb
-from inference.schema.columns import Column, Ragged
-from ps.errors import InvalidInput, ProtocolError
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.ps.errors import InvalidInput, ProtocolError
 
 NUMBERS: Final[dict[int, np.dtype[Any]]] = {
     pb.INT64: np.dtype("<i8"),

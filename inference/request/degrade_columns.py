@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.degrade.levels import Degradation
-from inference.degrade.steps import Step
-from inference.schema.columns import Column, Ragged
-from inference.schema.raw_columns import last_values, offsets_of
+from ringpull.inference.degrade.levels import Degradation
+from ringpull.inference.degrade.steps import Step
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.raw_columns import last_values, offsets_of
 
 
 class DegradedColumns(NamedTuple):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.request.batch import RequestBatch
-from inference.schema.features import PreparedFeature
-from inference.schema.raw_columns import offsets_of
-from ps.spec import Float32Array, Pooling
-from router.lookup import Lookup, LookupResult
+from ringpull.inference.request.batch import RequestBatch
+from ringpull.inference.schema.features import PreparedFeature
+from ringpull.inference.schema.raw_columns import offsets_of
+from ringpull.ps.spec import Float32Array, Pooling
+from ringpull.router.lookup import Lookup, LookupResult
 
 BoolArray = NDArray[np.bool_]
 

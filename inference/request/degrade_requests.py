@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.degrade.levels import Degradation
-from inference.degrade.steps import Step
-from inference.request.degrade_columns import degraded_columns
-from inference.request.received import ReceivedColumns
-from inference.schema.features import Fill, Prepared, PreparedFeature, PreparedRequests
-from inference.schema.schema import Schema
+from ringpull.inference.degrade.levels import Degradation
+from ringpull.inference.degrade.steps import Step
+from ringpull.inference.request.degrade_columns import degraded_columns
+from ringpull.inference.request.received import ReceivedColumns
+from ringpull.inference.schema.features import Fill, Prepared, PreparedFeature, PreparedRequests
+from ringpull.inference.schema.schema import Schema
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,13 +20,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.model.manifest import LookupSpec
-from inference.schema.arguments import sequence_mask
-from inference.schema.features import PreparedFeature
-from inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
-from ps.errors import CorruptData
-from ps.spec import Float32Array, Pooling, TableSpec, UInt64Array
-from router.lookup import Lookup, LookupResult
+from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.schema.arguments import sequence_mask
+from ringpull.inference.schema.features import PreparedFeature
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.spec import Float32Array, Pooling, TableSpec, UInt64Array
+from ringpull.router.lookup import Lookup, LookupResult
 
 Int64Array = NDArray[np.int64]
 

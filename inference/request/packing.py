@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from inference.proto import ringpull_pb2 as pb
-from inference.request.column_codec import ColumnBytes
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.column_codec import ColumnBytes
 
 _LAYOUTS_KEPT: Final = 256
 _KEPT_NAMES: Final = 1 << 14

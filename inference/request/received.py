@@ -18,13 +18,20 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from inference.degrade.levels import Degradation
-from inference.proto import ringpull_pb2 as pb
-from inference.request import kernels
-from inference.request.column_codec import LENGTHS, NUMBERS, check_shape, decode_strings, read_column, unknown_type
-from inference.request.packing import pack
-from inference.schema.columns import Column, Ragged, bad_offsets, no_rows, not_one_row, other_rows
-from ps.errors import InvalidInput, LimitExceeded, RingpullError
+from ringpull.inference.degrade.levels import Degradation
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request import kernels
+from ringpull.inference.request.column_codec import (
+    LENGTHS,
+    NUMBERS,
+    check_shape,
+    decode_strings,
+    read_column,
+    unknown_type,
+)
+from ringpull.inference.request.packing import pack
+from ringpull.inference.schema.columns import Column, Ragged, bad_offsets, no_rows, not_one_row, other_rows
+from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 
 _LAYOUTS_KEPT: Final = 256
 _KEPT_LAYOUT_BYTES: Final = 1 << 16

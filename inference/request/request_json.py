@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import PredictCall, as_call
-from inference.request.column_codec import decode_column, read_column
-from inference.schema.columns import Column, as_column
-from ps.errors import InvalidInput
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import PredictCall, as_call
+from ringpull.inference.request.column_codec import decode_column, read_column
+from ringpull.inference.schema.columns import Column, as_column
+from ringpull.ps.errors import InvalidInput
 
 _PARTS: Final = ("features", "context")
 

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.schema.features import Prepared
-from inference.schema.kinds import Dense, Feature, Sequence, Sparse
-from ps.errors import InvalidInput
+from ringpull.inference.schema.features import Prepared
+from ringpull.inference.schema.kinds import Dense, Feature, Sequence, Sparse
+from ringpull.ps.errors import InvalidInput
 
 Part = Literal["id", "values", "offsets", "weights", "dense", "sequence", "lengths", "id_stack", "dense_stack"]
 

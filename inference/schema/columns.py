@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True, eq=False)

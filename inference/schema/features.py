@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.prediction import Filled, FillReason
-from inference.schema.columns import Column, no_rows, not_one_row
-from inference.schema.kinds import Cross, Dense, Feature, SentFeature
-from inference.schema.raw_columns import read_column, stand_in
-from inference.schema.transforms import Vocabulary, keys_of_values
-from ps.errors import InvalidInput
-from ps.hashing import positions_of
+from ringpull.inference.prediction import Filled, FillReason
+from ringpull.inference.schema.columns import Column, no_rows, not_one_row
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, SentFeature
+from ringpull.inference.schema.raw_columns import read_column, stand_in
+from ringpull.inference.schema.transforms import Vocabulary, keys_of_values
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import positions_of
 
 Int64Array = NDArray[np.int64]
 UInt64Array = NDArray[np.uint64]

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ps.errors import CorruptData, InvalidInput
+from ringpull.ps.errors import CorruptData, InvalidInput
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -11,7 +11,7 @@ import collections.abc
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from inference.schema.transforms import (
+from ringpull.inference.schema.transforms import (
     INTEGER_BOUNDS,
     VALUE_TYPES,
     Normalize,
@@ -21,8 +21,8 @@ from inference.schema.transforms import (
     is_integer,
     is_number,
 )
-from ps.errors import InvalidInput
-from ps.spec import check_name
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import check_name
 
 MAX_WIDTH = 65_536
 

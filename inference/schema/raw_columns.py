@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.schema.columns import Column, Ragged, other_rows
-from inference.schema.kinds import Dense, SentFeature, Sequence, Sparse
-from inference.schema.transforms import ValueType
-from ps.errors import InvalidInput
+from ringpull.inference.schema.columns import Column, Ragged, other_rows
+from ringpull.inference.schema.kinds import Dense, SentFeature, Sequence, Sparse
+from ringpull.inference.schema.transforms import ValueType
+from ringpull.ps.errors import InvalidInput
 
 Int64Array = NDArray[np.int64]
 Float32Array = NDArray[np.float32]

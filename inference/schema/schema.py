@@ -18,15 +18,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from inference.schema import features as preparing
-from inference.schema.arguments import Argument, arguments_of, assemble
-from inference.schema.columns import Column
-from inference.schema.features import Prepared, PreparedRequests
-from inference.schema.kinds import KINDS, Cross, Dense, Feature, Sequence, Sparse
-from inference.schema.schema_json import read_schema, write_schema
-from inference.schema.transforms import ValueType, Vocabulary
-from ps.errors import InvalidInput
-from ps.spec import check_name
+from ringpull.inference.schema import features as preparing
+from ringpull.inference.schema.arguments import Argument, arguments_of, assemble
+from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.features import Prepared, PreparedRequests
+from ringpull.inference.schema.kinds import KINDS, Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.schema_json import read_schema, write_schema
+from ringpull.inference.schema.transforms import ValueType, Vocabulary
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import check_name
 
 __all__ = ["Cross", "Dense", "Feature", "Schema", "Sequence", "Sparse"]
 

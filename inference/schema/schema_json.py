@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Final
 
-from inference.schema.kinds import KINDS, Feature
-from inference.schema.transforms import TRANSFORMS, Transform
-from ps.errors import InvalidInput
+from ringpull.inference.schema.kinds import KINDS, Feature
+from ringpull.inference.schema.transforms import TRANSFORMS, Transform
+from ringpull.ps.errors import InvalidInput
 
 FORMAT: Final = 1
 

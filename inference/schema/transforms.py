@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Final, Literal, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import InvalidInput
-from ps.hashing import as_keys, keys_of_strings, positions_of
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import as_keys, keys_of_strings, positions_of
 
 ValueType = Literal["int64", "uint64", "float32", "string"]
 VALUE_TYPES: Final[tuple[ValueType, ...]] = ("int64", "uint64", "float32", "string")

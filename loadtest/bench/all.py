@@ -19,10 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.bench.harness import machine
-from loadtest.bench.large_model import DIM
-from loadtest.bench.memory import limit
-from loadtest.bench.process import unwound_by_sigterm
+from ringpull.loadtest.bench.harness import machine
+from ringpull.loadtest.bench.large_model import DIM
+from ringpull.loadtest.bench.memory import limit
+from ringpull.loadtest.bench.process import unwound_by_sigterm
 
 BENCHES = (
     "kernel",
@@ -121,7 +121,7 @@ def run(bench: str) -> dict[str, Any]:
     Raises:
         RuntimeError: It failed, or its last line is not what it should be.
     """
-    command = [sys.executable, "-m", f"loadtest.bench.{bench}"]
+    command = [sys.executable, "-m", f"ringpull.loadtest.bench.{bench}"]
     last = ""
     environment = {**os.environ, "COLUMNS": "140"}
     with (

@@ -1,8 +1,8 @@
 """Shards without Ray: the plain actor class in processes of its own, serving one table that several look-ups share.
 
-As a program it is one shard: `python -m loadtest.bench.bare_shards SHARD SHARDS FOLDER` prints `ready PORT`. With
-`--data-dir` it keeps copies of its own of just its ranges. `--touch` brings every page into memory; then `--beside`
-opens a second version.
+As a program it is one shard: `python -m ringpull.loadtest.bench.bare_shards SHARD SHARDS FOLDER` prints `ready PORT`.
+With `--data-dir` it keeps copies of its own of just its ranges. `--touch` brings every page into memory; then
+`--beside` opens a second version.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 import psutil
 import typer
 
-from loadtest.bench.process import server, wait_until_ended
-from ps.actor import ShardActor
-from ps.hashing import SLOTS
-from ps.holding import Ownership, TableHolding, VersionHolding
-from ps.memory import process_memory
-from ps.ring import Ring, SlotRange
-from ps.slot_mask import runs
-from ps.spec import ALL, Replicas
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.loadtest.bench.process import server, wait_until_ended
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.memory import process_memory
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.slot_mask import runs
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 MODEL = "bench"
 VERSION = 1
@@ -64,7 +64,9 @@ def bare_shards(
     options += ["--touch-beside"] if touch_beside else []
     with ExitStack() as stack:
         started = [
-            stack.enter_context(server("loadtest.bench.bare_shards", str(shard), str(count), str(folder), *options))
+            stack.enter_context(
+                server("ringpull.loadtest.bench.bare_shards", str(shard), str(count), str(folder), *options)
+            )
             for shard in range(count)
         ]
         addresses = tuple(ShardAddress(shard, "127.0.0.1", int(port)) for shard, (port, _) in enumerate(started))

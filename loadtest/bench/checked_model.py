@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inference import Ragged, Schema, Sparse, export_model
-from inference.export import TableOptions
+from ringpull import Ragged, Schema, Sparse, export_model
+from ringpull.inference.export import TableOptions
 
 MODEL: Final = "checked"
 DIM: Final = 16

@@ -1,7 +1,7 @@
 """What would this cost me? Nodes and memory for 100 million to 10 billion rows, from costs measured here and now.
 
-    python -m loadtest.bench.cost                                     10,000 requests/s of 128 candidates
-    python -m loadtest.bench.cost --requests-per-s 500 --dim 32
+    python -m ringpull.loadtest.bench.cost                                     10,000 requests/s of 128 candidates
+    python -m ringpull.loadtest.bench.cost --requests-per-s 500 --dim 32
 
 Pulls of the end-to-end bench's shape give what routing, looking up and merging cost (as in `growth`, but with rows of
 the dimension asked for); the whole service at full load gives what else a head does. The rest is arithmetic:
@@ -15,13 +15,13 @@ from typing import Annotated, Final
 
 import typer
 
-from loadtest.bench import dlrm
-from loadtest.bench.cost_model import FILL, FILL_MEMORY, CpuCosts, Demand, Layout, Machine, cheapest
-from loadtest.bench.growth import FULL, REQUESTS, ROWS, TINY, Measured, measure, service_cpu_us
-from loadtest.bench.growth_model import CpuModel
-from loadtest.bench.harness import Report
-from loadtest.bench.pulls import dlrm_lookups, tiny_lookups
-from ps.spec import ALL, Replicas
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.cost_model import FILL, FILL_MEMORY, CpuCosts, Demand, Layout, Machine, cheapest
+from ringpull.loadtest.bench.growth import FULL, REQUESTS, ROWS, TINY, Measured, measure, service_cpu_us
+from ringpull.loadtest.bench.growth_model import CpuModel
+from ringpull.loadtest.bench.harness import Report
+from ringpull.loadtest.bench.pulls import dlrm_lookups, tiny_lookups
+from ringpull.ps.spec import ALL, Replicas
 
 GIB: Final = 1 << 30
 GBIT: Final = 1e9 / 8

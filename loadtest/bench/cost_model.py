@@ -18,10 +18,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from deploy.planned_tables import PROCESS_BYTES
-from loadtest.bench.growth_model import CpuModel, PullShape, wire_bytes_per_sample
-from ps.spec import ALL, Replicas
-from router.control.planner import table_bytes
+from ringpull.deploy.planned_tables import PROCESS_BYTES
+from ringpull.loadtest.bench.growth_model import CpuModel, PullShape, wire_bytes_per_sample
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.planner import table_bytes
 
 FILL: Final = 0.5
 FILL_MEMORY: Final = 0.8

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from inference.client.stubs import PREDICT
-from loadtest.bench.process import server
+from ringpull.inference.client.stubs import PREDICT
+from ringpull.loadtest.bench.process import server
 
 PREDICT_METHOD = PREDICT.path
 
@@ -48,7 +48,7 @@ def deployed(folder: Path, shards: int, *options: str) -> Iterator[Deployment]:
     arguments = ("serve", str(folder), "--shards", str(shards), "--grpc-port", "0", "--http-port", "0", *options)
     with (
         tempfile.TemporaryDirectory(prefix="ringpull-bench-") as state,
-        server("deploy.cli", *arguments, ready="ringpull ready ", environment={"RINGPULL_STATE_DIR": state}) as (
+        server("ringpull", *arguments, ready="ringpull ready ", environment={"RINGPULL_STATE_DIR": state}) as (
             said,
             process,
         ),

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inference import Ragged
-from inference.request.codec import PredictCall, as_call, encode_request
+from ringpull import Ragged
+from ringpull.inference.request.codec import PredictCall, as_call, encode_request
 
 MODEL = "dlrm"
 CONTEXT_TABLES = 13

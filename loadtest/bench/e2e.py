@@ -19,14 +19,14 @@ import torch
 from google.protobuf.wrappers_pb2 import BytesValue
 from numpy.typing import NDArray
 
-from inference.proto import ringpull_pb2
-from inference.request.codec import decode_response
-from loadtest.bench import dlrm, load, redis_server
-from loadtest.bench.deployment import PREDICT_METHOD, deployed
-from loadtest.bench.harness import QUICK, Report, Samples, interleave
-from loadtest.bench.model_folder import dlrm_folder
-from loadtest.bench.process import cpu_seconds, server
-from loadtest.bench.rivals import METHOD
+from ringpull.inference.proto import ringpull_pb2
+from ringpull.inference.request.codec import decode_response
+from ringpull.loadtest.bench import dlrm, load, redis_server
+from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
+from ringpull.loadtest.bench.harness import QUICK, Report, Samples, interleave
+from ringpull.loadtest.bench.model_folder import dlrm_folder
+from ringpull.loadtest.bench.process import cpu_seconds, server
+from ringpull.loadtest.bench.rivals import METHOD
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
@@ -97,7 +97,7 @@ def rival(name: str, requests: Sequence[dlrm.Request], *arguments: str, wrap: bo
     def scores(reply: bytes) -> Scores:
         return np.frombuffer(BytesValue.FromString(reply).value if wrap else reply, np.float32)
 
-    with server(f"loadtest.bench.rivals.{name}", "--rows", str(ROWS), *arguments) as (port, process):
+    with server(f"ringpull.loadtest.bench.rivals.{name}", "--rows", str(ROWS), *arguments) as (port, process):
         yield Contender(f"127.0.0.1:{port}", METHOD, payloads, [process], scores)
 
 
@@ -182,7 +182,7 @@ def _latency(report: Report, ours: Contender, requests: Sequence[dlrm.Request]) 
     calls_per_s = float(np.median([ours.run().calls_per_s for _ in range(3)])) / 2
     with grpc.insecure_channel(ours.target) as channel:
         reply_bytes = len(channel.unary_unary(ours.method)(ours.payloads[0]))
-    with server("loadtest.bench.rivals.echo", "--reply-bytes", str(reply_bytes)) as (port, _):
+    with server("ringpull.loadtest.bench.rivals.echo", "--reply-bytes", str(reply_bytes)) as (port, _):
 
         def p99_ms(target: str, method: str) -> Callable[[], float]:
             return lambda: (

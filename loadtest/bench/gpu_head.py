@@ -17,8 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from loadtest.bench import dlrm
-from loadtest.bench.harness import QUICK, Report
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.harness import QUICK, Report
 
 BATCHES = (128, 512, 2_048, 8_192)
 REPEATS = 20 if QUICK else 100

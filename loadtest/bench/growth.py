@@ -17,19 +17,19 @@ import numpy as np
 import psutil
 import uvloop
 
-from inference.head.head import connect
-from loadtest.bench import dlrm, load
-from loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards
-from loadtest.bench.deployment import PREDICT_METHOD, deployed
-from loadtest.bench.growth_model import CpuModel, PullShape, wire_bytes_per_sample
-from loadtest.bench.harness import QUICK, Report
-from loadtest.bench.model_folder import dlrm_folder
-from loadtest.bench.process import cpu_seconds
-from loadtest.bench.pulls import LOOKUPS, dlrm_lookups, tiny_lookups
-from loadtest.bench.tables import generated_table
-from ps.memory import reuse_freed_memory
-from router.client import Router
-from router.lookup import Lookup
+from ringpull.inference.head.head import connect
+from ringpull.loadtest.bench import dlrm, load
+from ringpull.loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards
+from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
+from ringpull.loadtest.bench.growth_model import CpuModel, PullShape, wire_bytes_per_sample
+from ringpull.loadtest.bench.harness import QUICK, Report
+from ringpull.loadtest.bench.model_folder import dlrm_folder
+from ringpull.loadtest.bench.process import cpu_seconds
+from ringpull.loadtest.bench.pulls import LOOKUPS, dlrm_lookups, tiny_lookups
+from ringpull.loadtest.bench.tables import generated_table
+from ringpull.ps.memory import reuse_freed_memory
+from ringpull.router.client import Router
+from ringpull.router.lookup import Lookup
 
 DIM = 8
 SHARDS = (1, 2, 4, 8)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loadtest.bench.harness import QUICK, Report, interleave
-from loadtest.bench.tables import bench_keys, bench_rows, generated_table, zipf_rows
-from ps.hashing import positions_of
-from ps.store.pull import pull
-from ps.store.table import Table
-from ps.wire.messages import Op, PullRequest, SubLookup
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.tables import bench_keys, bench_rows, generated_table, zipf_rows
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.store.pull import pull
+from ringpull.ps.store.table import Table
+from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 
 ROWS = 1_000_000 if QUICK else 10_000_000
 BAG = 10

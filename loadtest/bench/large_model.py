@@ -10,11 +10,11 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from inference import Schema, Sparse, export_model
-from inference.model.manifest import Manifest, versions
-from loadtest.bench.harness import QUICK
-from loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows, cache_folder
-from ps.store.writer import TableWriter
+from ringpull import Schema, Sparse, export_model
+from ringpull.inference.model.manifest import Manifest, versions
+from ringpull.loadtest.bench.harness import QUICK
+from ringpull.loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows, cache_folder
+from ringpull.ps.store.writer import TableWriter
 
 ROWS = 200_000 if QUICK else 10_000_000
 DIM = 64

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inference import Client
-from loadtest.bench.deployment import deployed
-from loadtest.bench.harness import Report
-from loadtest.bench.large_model import DIM, EMPTY_ROWS, ROWS, one_table_model
-from ps.memory import process_memory
+from ringpull import Client
+from ringpull.loadtest.bench.deployment import deployed
+from ringpull.loadtest.bench.harness import Report
+from ringpull.loadtest.bench.large_model import DIM, EMPTY_ROWS, ROWS, one_table_model
+from ringpull.ps.memory import process_memory
 
 SHARDS = 4
 ROW_BYTES = 4 * DIM

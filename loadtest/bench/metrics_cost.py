@@ -16,17 +16,17 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from inference.head.batcher import StageTimes
-from inference.head.metrics.call_log import Call
-from inference.head.metrics.call_metrics import CallMetrics
-from inference.head.metrics.call_watch import CallWatch
-from loadtest.bench import dlrm, load
-from loadtest.bench.deployment import PREDICT_METHOD, Deployment, deployed
-from loadtest.bench.harness import QUICK, Report, Samples, interleave
-from loadtest.bench.model_folder import dlrm_folder
-from loadtest.bench.process import cpu_seconds
-from ps.wire.messages import PullReply, PullRequest
-from ps.wire.tally import ServerTally
+from ringpull.inference.head.batcher import StageTimes
+from ringpull.inference.head.metrics.call_log import Call
+from ringpull.inference.head.metrics.call_metrics import CallMetrics
+from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.loadtest.bench import dlrm, load
+from ringpull.loadtest.bench.deployment import PREDICT_METHOD, Deployment, deployed
+from ringpull.loadtest.bench.harness import QUICK, Report, Samples, interleave
+from ringpull.loadtest.bench.model_folder import dlrm_folder
+from ringpull.loadtest.bench.process import cpu_seconds
+from ringpull.ps.wire.messages import PullReply, PullRequest
+from ringpull.ps.wire.tally import ServerTally
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inference import Dense, Schema, Sparse, export_model
-from loadtest.bench import dlrm
-from loadtest.bench.tables import cache_folder
+from ringpull import Dense, Schema, Sparse, export_model
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.tables import cache_folder
 
 
 def dlrm_folder(rows: int) -> Path:

@@ -24,12 +24,12 @@ import numpy as np
 import psutil
 import uvloop
 
-from loadtest.bench import dlrm, load
-from loadtest.bench.deployment import PREDICT_METHOD, deployed
-from loadtest.bench.harness import QUICK, Report
-from loadtest.bench.model_folder import dlrm_folder
-from loadtest.bench.process import cpu_seconds
-from loadtest.open_loop import arrival_times
+from ringpull.loadtest.bench import dlrm, load
+from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
+from ringpull.loadtest.bench.harness import QUICK, Report
+from ringpull.loadtest.bench.model_folder import dlrm_folder
+from ringpull.loadtest.bench.process import cpu_seconds
+from ringpull.loadtest.open_loop import arrival_times
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2

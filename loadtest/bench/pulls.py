@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from loadtest.bench import dlrm
-from loadtest.bench.bare_shards import TABLE
-from loadtest.bench.tables import keys_of
-from ps.spec import Pooling
-from router.lookup import Lookup
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.bare_shards import TABLE
+from ringpull.loadtest.bench.tables import keys_of
+from ringpull.ps.spec import Pooling
+from ringpull.router.lookup import Lookup
 
 LOOKUPS = dlrm.CONTEXT_TABLES + dlrm.CANDIDATE_TABLES
 

@@ -15,14 +15,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from inference.model.manifest import Manifest
-from inference.model.version import LoadedVersion
-from loadtest.bench.deployment import deployed
-from loadtest.bench.harness import QUICK, Report, interleave
-from loadtest.bench.large_model import EMPTY_ROWS, ROWS, VERSION, one_table_model
-from ps.holding import Ownership
-from ps.ring import Ring
-from ps.shard import Shard
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.loadtest.bench.deployment import deployed
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.large_model import EMPTY_ROWS, ROWS, VERSION, one_table_model
+from ringpull.ps.holding import Ownership
+from ringpull.ps.ring import Ring
+from ringpull.ps.shard import Shard
 
 SHARDS = 4
 ROUNDS = 3 if QUICK else 5

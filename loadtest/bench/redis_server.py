@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest.bench.process import unwound_by_sigterm
+from ringpull.loadtest.bench.process import unwound_by_sigterm
 
 PIPELINE_ROWS = 10_000
 

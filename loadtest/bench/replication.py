@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from inference.head.head import connect
-from loadtest.bench import dlrm
-from loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards, pss_bytes
-from loadtest.bench.harness import QUICK, Report
-from loadtest.bench.pulls import LOOKUPS, dlrm_lookups
-from loadtest.bench.tables import generated_table
-from ps.memory import reuse_freed_memory
-from ps.spec import ALL, Replicas
-from ps.store.base import Base
-from router.client import Router
-from router.control.planner import PlannedTable, predicted_cost, shard_bytes
-from router.control.traffic import TableLoad
-from router.lookup import Lookup
+from ringpull.inference.head.head import connect
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards, pss_bytes
+from ringpull.loadtest.bench.harness import QUICK, Report
+from ringpull.loadtest.bench.pulls import LOOKUPS, dlrm_lookups
+from ringpull.loadtest.bench.tables import generated_table
+from ringpull.ps.memory import reuse_freed_memory
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.store.base import Base
+from ringpull.router.client import Router
+from ringpull.router.control.planner import PlannedTable, predicted_cost, shard_bytes
+from ringpull.router.control.traffic import TableLoad
+from ringpull.router.lookup import Lookup
 
 SHARDS = 8
 COPIES: Sequence[Replicas] = (1, 2, 3, ALL)

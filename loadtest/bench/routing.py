@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.bench.bare_shards import EPOCH, MODEL, VERSION
-from loadtest.bench.harness import QUICK, Report, interleave
-from loadtest.bench.pulls import LOOKUPS, dlrm_lookups
-from ps.ring import Ring
-from ps.wire.messages import PullReply
-from router.batch import Batch, Int64Array
-from router.lookup import Lookup, LookupResult
-from router.merge import Merge
-from router.partition import Part, partition
-from router.replicas import Loads, Placement, least_loaded
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.loadtest.bench.bare_shards import EPOCH, MODEL, VERSION
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.pulls import LOOKUPS, dlrm_lookups
+from ringpull.ps.ring import Ring
+from ringpull.ps.wire.messages import PullReply
+from ringpull.router.batch import Batch, Int64Array
+from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.merge import Merge
+from ringpull.router.partition import Part, partition
+from ringpull.router.replicas import Loads, Placement, least_loaded
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 SHARDS = 4
 DIM = 64

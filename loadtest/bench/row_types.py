@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from loadtest.bench.harness import QUICK, Report, interleave
-from loadtest.bench.tables import generated_table, keys_of
-from ps.hashing import positions_of
-from ps.spec import RowType
-from ps.store.pull import pull
-from ps.store.table import Table
-from ps.wire.messages import Op, PullRequest, SubLookup
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.tables import generated_table, keys_of
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.spec import RowType
+from ringpull.ps.store.pull import pull
+from ringpull.ps.store.table import Table
+from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 
 ROWS = 1_000_000 if QUICK else 10_000_000
 DIM = 128

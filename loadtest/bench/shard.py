@@ -18,15 +18,15 @@ import psutil
 import uvloop
 from numpy.typing import NDArray
 
-from loadtest.bench import redis_server
-from loadtest.bench.bare_shards import EPOCH, MODEL, TABLE, VERSION, bare_shards
-from loadtest.bench.harness import QUICK, Report, interleave
-from loadtest.bench.process import cpu_seconds
-from loadtest.bench.tables import bench_rows, generated_table, keys_of
-from ps.hashing import positions_of
-from ps.memory import reuse_freed_memory
-from ps.wire.connection import Connection
-from ps.wire.messages import Op, PullReply, PullRequest, SubLookup
+from ringpull.loadtest.bench import redis_server
+from ringpull.loadtest.bench.bare_shards import EPOCH, MODEL, TABLE, VERSION, bare_shards
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.process import cpu_seconds
+from ringpull.loadtest.bench.tables import bench_rows, generated_table, keys_of
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.memory import reuse_freed_memory
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 
 ROWS = 100_000 if QUICK else 1_000_000
 DIM = 64

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import grpc
 
-from loadtest.bench import dlrm, load
-from loadtest.bench.deployment import PREDICT_METHOD, deployed
-from loadtest.bench.harness import QUICK, Report, interleave
-from loadtest.bench.model_folder import dlrm_folder
-from loadtest.bench.process import server
-from loadtest.bench.rivals import METHOD
+from ringpull.loadtest.bench import dlrm, load
+from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.model_folder import dlrm_folder
+from ringpull.loadtest.bench.process import server
+from ringpull.loadtest.bench.rivals import METHOD
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
@@ -30,7 +30,7 @@ def main() -> None:
     with deployed(dlrm_folder(ROWS), SHARDS) as ours:
         with grpc.insecure_channel(ours.target) as channel:
             reply_bytes = len(channel.unary_unary(PREDICT_METHOD)(payloads[0]))
-        with server("loadtest.bench.rivals.echo", "--reply-bytes", str(reply_bytes)) as (port, _):
+        with server("ringpull.loadtest.bench.rivals.echo", "--reply-bytes", str(reply_bytes)) as (port, _):
             sizes = f"{len(payloads[0]):,} bytes there, {reply_bytes:,} back"
             report = Report(f"Small requests: 1 candidate, {IN_FLIGHT} in flight, {sizes}, requests/s")
             p99_ms: dict[str, list[float]] = {"ours": [], "echo": []}

@@ -21,24 +21,24 @@ import grpc
 import numpy as np
 import uvloop
 
-from inference.head.pipeline import Pipeline
-from inference.model.version import LoadedVersion
-from inference.prediction import Prediction, Timings
-from inference.proto import ringpull_pb2
-from inference.request.codec import decode_response, encode_response
-from inference.request.received import Limits, decode_request
-from loadtest.bench import dlrm
-from loadtest.bench.bare_shards import EPOCH
-from loadtest.bench.deployment import PREDICT_METHOD, deployed
-from loadtest.bench.harness import QUICK, Report
-from loadtest.bench.model_folder import dlrm_folder
-from loadtest.bench.routing import merge, placement, route
-from ps.holding import Ownership
-from ps.ring import Ring
-from ps.shard import Shard
-from ps.wire.messages import PullReply
-from router.lookup import Lookup, LookupResult
-from router.partition import Part
+from ringpull.inference.head.pipeline import Pipeline
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.prediction import Prediction, Timings
+from ringpull.inference.proto import ringpull_pb2
+from ringpull.inference.request.codec import decode_response, encode_response
+from ringpull.inference.request.received import Limits, decode_request
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.bare_shards import EPOCH
+from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
+from ringpull.loadtest.bench.harness import QUICK, Report
+from ringpull.loadtest.bench.model_folder import dlrm_folder
+from ringpull.loadtest.bench.routing import merge, placement, route
+from ringpull.ps.holding import Ownership
+from ringpull.ps.ring import Ring
+from ringpull.ps.shard import Shard
+from ringpull.ps.wire.messages import PullReply
+from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.partition import Part
 
 ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from ps.spec import RowType, TableSpec
-from ps.store.base import Base
-from ps.store.writer import TableWriter
+from ringpull.ps.spec import RowType, TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.writer import TableWriter
 
 CHUNK_ROWS = 262_144
 

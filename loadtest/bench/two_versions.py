@@ -11,10 +11,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from loadtest.bench.bare_shards import bare_shards, pss_bytes
-from loadtest.bench.harness import QUICK, Report
-from loadtest.bench.tables import generated_table
-from router.control.planner import table_bytes
+from ringpull.loadtest.bench.bare_shards import bare_shards, pss_bytes
+from ringpull.loadtest.bench.harness import QUICK, Report
+from ringpull.loadtest.bench.tables import generated_table
+from ringpull.router.control.planner import table_bytes
 
 SHARDS = 4
 ROWS = 100_000 if QUICK else 2_000_000

@@ -15,12 +15,12 @@ from typing import cast
 import numpy as np
 import uvloop
 
-from loadtest.bench.harness import QUICK, Report, interleave
-from loadtest.bench.process import server
-from ps.memory import reuse_freed_memory
-from ps.wire.codec import encode_reply, encode_request
-from ps.wire.connection import Connection
-from ps.wire.messages import (
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.process import server
+from ringpull.ps.memory import reuse_freed_memory
+from ringpull.ps.wire.codec import encode_reply, encode_request
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
     Op,
@@ -31,8 +31,8 @@ from ps.wire.messages import (
     ShardStatistics,
     SubLookup,
 )
-from ps.wire.server import ShardServer
-from ps.wire.threads import LookupThreads
+from ringpull.ps.wire.server import ShardServer
+from ringpull.ps.wire.threads import LookupThreads
 
 DIM = 64
 KEYS_PER_BAG = 3
@@ -143,7 +143,7 @@ def main() -> None:
     report = Report("Data plane over loopback, two processes, frames each way a second")
     reuse_freed_memory()
     with (
-        server("loadtest.bench.wire", "serve") as (ports, _),
+        server("ringpull.loadtest.bench.wire", "serve") as (ports, _),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         port, bare_port = map(int, ports.split())

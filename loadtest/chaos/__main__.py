@@ -1,7 +1,7 @@
 """`make chaos`: a deployment of its own under load from a client that knows every answer, while its pieces are killed,
 stopped, slowed and restarted, versions are published, and shards come and go.
 
-    python -m loadtest.chaos --seconds 60 --seed 7
+    python -m ringpull.loadtest.chaos --seconds 60 --seed 7
 
 The last line is JSON; the exit status is 0 when nothing was wrong and nothing failed that is promised not to.
 """
@@ -14,13 +14,13 @@ import sys
 
 from rich.console import Console
 
-from inference.errors import RingpullError
-from loadtest.chaos.run import Options, run
-from loadtest.chaos.schedule import Kind
+from ringpull.inference.errors import RingpullError
+from ringpull.loadtest.chaos.run import Options, run
+from ringpull.loadtest.chaos.schedule import Kind
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.chaos", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m ringpull.loadtest.chaos", description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of load, while events begin")
     parser.add_argument("--seed", type=int, default=7, help="of the schedule, the requests and their times")
     parser.add_argument("--rate", type=float, default=60.0, help="requests per second")

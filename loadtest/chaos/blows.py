@@ -10,8 +10,8 @@ from typing import Final
 
 import psutil
 
-from loadtest.chaos.pieces import Pieces
-from loadtest.chaos.schedule import Fault
+from ringpull.loadtest.chaos.pieces import Pieces
+from ringpull.loadtest.chaos.schedule import Fault
 
 SLICE_S: Final = 0.04
 """A slow process runs so long, stands still as long, and so on."""

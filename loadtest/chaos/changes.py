@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from inference.client.operations import OperationsClient
-from inference.errors import RingpullError
-from loadtest.bench.checked_model import MODEL
-from loadtest.chaos.oracle import Live
-from loadtest.chaos.schedule import Fault, Kind
-from loadtest.chaos.whole import LOOK_S, PATIENCE_S, Broken
-from loadtest.rebalance_check import RunCommand
+from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.errors import RingpullError
+from ringpull.loadtest.bench.checked_model import MODEL
+from ringpull.loadtest.chaos.oracle import Live
+from ringpull.loadtest.chaos.schedule import Fault, Kind
+from ringpull.loadtest.chaos.whole import LOOK_S, PATIENCE_S, Broken
+from ringpull.loadtest.rebalance_check import RunCommand
 
 SHARDS: Final = (3, 4, 5)
 """Between which a rebalance goes."""

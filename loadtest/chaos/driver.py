@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 from rich.console import Console
 
-from loadtest.chaos.record import Record, Span
-from loadtest.chaos.schedule import Event, Fault
+from ringpull.loadtest.chaos.record import Record, Span
+from ringpull.loadtest.chaos.schedule import Event, Fault
 
 SETTLE_S: Final = 1.0
 """From whole to the next event at least."""

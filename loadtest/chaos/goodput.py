@@ -19,11 +19,11 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from inference.client.stubs import CHANNEL_OPTIONS, PREDICT
-from inference.request.codec import as_call, decode_response, encode_request
-from loadtest.bench.checked_model import MODEL, CheckedRequest
-from loadtest.chaos.oracle import Live, Oracle, Outcome, Question
-from loadtest.open_loop import arrival_times
+from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
+from ringpull.inference.request.codec import as_call, decode_response, encode_request
+from ringpull.loadtest.bench.checked_model import MODEL, CheckedRequest
+from ringpull.loadtest.chaos.oracle import Live, Oracle, Outcome, Question
+from ringpull.loadtest.open_loop import arrival_times
 
 CANDIDATES: Final = 128
 MOST_ITEMS: Final = 100

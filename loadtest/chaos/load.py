@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from inference.errors import RingpullError
-from inference.prediction import Prediction
-from loadtest.bench.checked_model import CheckedRequest
-from loadtest.chaos.oracle import Live, Oracle, Outcome, Question
-from loadtest.chaos.record import Record
+from ringpull.inference.errors import RingpullError
+from ringpull.inference.prediction import Prediction
+from ringpull.loadtest.bench.checked_model import CheckedRequest
+from ringpull.loadtest.chaos.oracle import Live, Oracle, Outcome, Question
+from ringpull.loadtest.chaos.record import Record
 
 MOST_IN_FLIGHT: Final = 2_000
 """Beyond this a request fails unsent: memory is finite."""

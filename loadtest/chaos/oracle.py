@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
-from inference.prediction import Prediction
-from loadtest.bench.checked_model import ROWS, CheckedRequest, Expected, Weights, expected
+from ringpull.inference.prediction import Prediction
+from ringpull.loadtest.bench.checked_model import ROWS, CheckedRequest, Expected, Weights, expected
 
 FRAIL: Final = "frail"
 FRAIL_FEATURE: Final = "user"

@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.chaos.oracle import Outcome
-from loadtest.chaos.schedule import Kind, promise
+from ringpull.loadtest.chaos.oracle import Outcome
+from ringpull.loadtest.chaos.schedule import Kind, promise
 
 CALM: Final = "calm"
 

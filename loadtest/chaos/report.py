@@ -14,10 +14,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.chaos.goodput import Goodput
-from loadtest.chaos.oracle import Outcome
-from loadtest.chaos.pieces import Usage
-from loadtest.chaos.record import (
+from ringpull.loadtest.chaos.goodput import Goodput
+from ringpull.loadtest.chaos.oracle import Outcome
+from ringpull.loadtest.chaos.pieces import Usage
+from ringpull.loadtest.chaos.record import (
     CALM,
     FILL_GRACE_S,
     Record,
@@ -28,7 +28,7 @@ from loadtest.chaos.record import (
     unexplained_fills,
     unprovoked,
 )
-from loadtest.chaos.schedule import Kind, promise
+from ringpull.loadtest.chaos.schedule import Kind, promise
 
 USUAL_FACTOR: Final = 5.0
 """A second whose p99 is within so many times that of the calm is as usual again."""

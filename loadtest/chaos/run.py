@@ -15,23 +15,23 @@ from typing import Final
 import uvloop
 from rich.console import Console
 
-from inference import AsyncClient
-from inference.client.operations import OperationsClient
-from inference.export import TableOptions
-from loadtest.bench.checked_model import MODEL, export_version, make_requests
-from loadtest.bench.deployment import Deployment, deployed
-from loadtest.chaos import goodput
-from loadtest.chaos.blows import strike, victim
-from loadtest.chaos.changes import Operator
-from loadtest.chaos.driver import Driver
-from loadtest.chaos.load import Load
-from loadtest.chaos.oracle import FRAIL, Live, Oracle
-from loadtest.chaos.pieces import Pieces, Usage
-from loadtest.chaos.record import Record
-from loadtest.chaos.report import Findings, find, show
-from loadtest.chaos.schedule import END_S, Event, Fault, Kind, schedule
-from loadtest.chaos.whole import Broken, Whole
-from loadtest.rebalance_check import RunCommand, ringpull
+from ringpull import AsyncClient
+from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.export import TableOptions
+from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
+from ringpull.loadtest.bench.deployment import Deployment, deployed
+from ringpull.loadtest.chaos import goodput
+from ringpull.loadtest.chaos.blows import strike, victim
+from ringpull.loadtest.chaos.changes import Operator
+from ringpull.loadtest.chaos.driver import Driver
+from ringpull.loadtest.chaos.load import Load
+from ringpull.loadtest.chaos.oracle import FRAIL, Live, Oracle
+from ringpull.loadtest.chaos.pieces import Pieces, Usage
+from ringpull.loadtest.chaos.record import Record
+from ringpull.loadtest.chaos.report import Findings, find, show
+from ringpull.loadtest.chaos.schedule import END_S, Event, Fault, Kind, schedule
+from ringpull.loadtest.chaos.whole import Broken, Whole
+from ringpull.loadtest.rebalance_check import RunCommand, ringpull
 
 ROWS: Final = {"user": 20_000, "item": 10_000, "genre": 19}
 VERSIONS: Final = 3

@@ -12,11 +12,11 @@ from typing import Final
 
 import psutil
 
-from inference import AsyncClient
-from inference.client.operations import OperationsClient
-from inference.errors import RingpullError
-from inference.proto import ringpull_pb2 as pb
-from loadtest.chaos.pieces import Pieces
+from ringpull import AsyncClient
+from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.errors import RingpullError
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.loadtest.chaos.pieces import Pieces
 
 LOOK_S: Final = 0.2
 """Between two looks, which cost processor time that the deployment could use."""

@@ -23,13 +23,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ps.errors import CorruptData, InvalidInput
-from ps.hashing import SLOT_SHIFT, SLOTS
-from ps.spec import Float32Array, TableSpec, UInt64Array
-from ps.store import format as fmt
-from ps.store import kernels
-from ps.store.format import Header, SlotRanges
-from ps.store.row_codec import decode
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store import kernels
+from ringpull.ps.store.format import Header, SlotRanges
+from ringpull.ps.store.row_codec import decode
 
 _MADV_POPULATE_READ: Final = 22
 """Linux 5.14, <asm-generic/mman-common.h>: fault pages in, many at a time; Python's mmap has no name for it yet."""

@@ -22,11 +22,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ps.errors import ExportError
-from ps.hashing import SLOT_SHIFT, SLOTS
-from ps.spec import TableSpec, UInt64Array
-from ps.store import format as fmt
-from ps.store.format import Header, Section, SlotRanges
+from ringpull.ps.errors import ExportError
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.spec import TableSpec, UInt64Array
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.format import Header, Section, SlotRanges
 
 _INDEX_PIECE = 1 << 16
 """Index entries made at a time, so that a wide gap between positions costs no memory."""

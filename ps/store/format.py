@@ -24,9 +24,9 @@ from typing import Any, Final
 import msgpack
 import xxhash
 
-from ps.errors import CorruptData, InvalidInput
-from ps.hashing import SLOTS
-from ps.spec import RowType, TableSpec
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.spec import RowType, TableSpec
 
 HEADER, INDEX, POSITIONS, ROWS, BLOCKS = "header", "index", "positions", "rows", "blocks"
 POSITION_BLOCKS = "position_blocks"

@@ -20,10 +20,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.hashing import SLOT_SHIFT
-from ps.spec import RowType, UInt64Array
-from ps.store import reducers
-from ps.store.intrinsics import (
+from ringpull.ps.hashing import SLOT_SHIFT
+from ringpull.ps.spec import RowType, UInt64Array
+from ringpull.ps.store import reducers
+from ringpull.ps.store.intrinsics import (
     LINE_BYTES,
     lowest_bit,
     matches,

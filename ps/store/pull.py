@@ -12,12 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import InvalidInput, LimitExceeded, Unavailable
-from ps.hashing import SLOTS
-from ps.store import kernels
-from ps.store.kernels import address
-from ps.store.table import Table
-from ps.wire.messages import Op, PullReply, PullRequest
+from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.store import kernels
+from ringpull.ps.store.kernels import address
+from ringpull.ps.store.table import Table
+from ringpull.ps.wire.messages import Op, PullReply, PullRequest
 
 MAX_REPLY_BYTES: Final = 1 << 30
 """Of one reply's values."""

@@ -16,8 +16,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ps.spec import AFFINE_BYTES, RowType
-from ps.store.intrinsics import INT8, INT16, INT32, INT64, splat
+from ringpull.ps.spec import AFFINE_BYTES, RowType
+from ringpull.ps.store.intrinsics import INT8, INT16, INT32, INT64, splat
 
 ROW_TYPES: Final[Mapping[RowType, int]] = MappingProxyType({row_type: i for i, row_type in enumerate(RowType)})
 """Row types as numbers, for kernels."""

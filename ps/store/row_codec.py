@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import InvalidInput
-from ps.spec import AFFINE_BYTES, Float32Array, RowType, TableSpec
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import AFFINE_BYTES, Float32Array, RowType, TableSpec
 
 ByteArray = NDArray[np.uint8]
 

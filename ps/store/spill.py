@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.spec import UInt64Array
+from ringpull.ps.spec import UInt64Array
 
 _PIECE_BYTES: Final = 4 << 20
 """Rows are put in order this many bytes at a time, beside the buffer."""

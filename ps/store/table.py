@@ -12,12 +12,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.hashing import SLOTS
-from ps.spec import Float32Array, TableSpec, UInt64Array
-from ps.store import format as fmt
-from ps.store.base import Base
-from ps.store.kernels import TABLE, TableDescriptor, address
-from ps.store.reducers import ROW_TYPES
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.kernels import TABLE, TableDescriptor, address
+from ringpull.ps.store.reducers import ROW_TYPES
 
 
 class Table:

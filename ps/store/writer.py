@@ -19,12 +19,12 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
-from ps.hashing import as_keys, keys_of, keys_of_strings, positions_of
-from ps.spec import Float32Array, KeyType, TableSpec
-from ps.store.base_writer import BaseWriter, TableFacts, hidden_folder, translated
-from ps.store.row_codec import encode
-from ps.store.spill import Spill, ordered_pieces
+from ringpull.ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
+from ringpull.ps.hashing import as_keys, keys_of, keys_of_strings, positions_of
+from ringpull.ps.spec import Float32Array, KeyType, TableSpec
+from ringpull.ps.store.base_writer import BaseWriter, TableFacts, hidden_folder, translated
+from ringpull.ps.store.row_codec import encode
+from ringpull.ps.store.spill import Spill, ordered_pieces
 
 BUFFER_BYTES: Final = 64 << 20
 """Rows held in memory. About twice this is the writer's peak; 1 TB of rows makes 16,000 runs of it."""

@@ -19,23 +19,23 @@ from typing import IO, Final, Protocol
 
 import numpy as np
 
-from ps.errors import CorruptData, LimitExceeded, StartupError, Unavailable
-from ps.hashing import SLOTS
-from ps.holding import TableHolding, VersionHolding
-from ps.ring import SlotRange
-from ps.slot_mask import SlotMask, mask_of, minus, runs
-from ps.store import format as fmt
-from ps.store.base import Base
-from ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
-from ps.transfer.job import Job
-from ps.transfer.merge import DamagedBase, Part, base_bytes, merge
-from ps.transfer.peer import Peers, PeerSource
-from ps.transfer.plan import Plan, cut, plan_table
-from ps.transfer.remote import is_url
-from ps.transfer.source import RowSource, TableContent
-from ps.transfer.stored_source import StoredSource
-from ps.transfer.table_copy import TableCopy
-from ps.transfer.throttle import Throttle
+from ringpull.ps.errors import CorruptData, LimitExceeded, StartupError, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import TableHolding, VersionHolding
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
+from ringpull.ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
+from ringpull.ps.transfer.job import Job
+from ringpull.ps.transfer.merge import DamagedBase, Part, base_bytes, merge
+from ringpull.ps.transfer.peer import Peers, PeerSource
+from ringpull.ps.transfer.plan import Plan, cut, plan_table
+from ringpull.ps.transfer.remote import is_url
+from ringpull.ps.transfer.source import RowSource, TableContent
+from ringpull.ps.transfer.stored_source import StoredSource
+from ringpull.ps.transfer.table_copy import TableCopy
+from ringpull.ps.transfer.throttle import Throttle
 
 LOCK_FILE: Final = ".lock"
 

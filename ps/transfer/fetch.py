@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
-from ps.errors import CorruptData, InvalidInput, NotFound, Retryable, RingpullError, Unavailable
-from ps.hashing import SLOT_SHIFT
-from ps.ring import SlotRange
-from ps.transfer.job import Cancelled, Job
-from ps.transfer.piece import POSITION_BYTES, Piece
-from ps.transfer.source import Block, RowSource, TableContent, check_block
-from ps.transfer.throttle import Throttle
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, Retryable, RingpullError, Unavailable
+from ringpull.ps.hashing import SLOT_SHIFT
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.transfer.job import Cancelled, Job
+from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
+from ringpull.ps.transfer.source import Block, RowSource, TableContent, check_block
+from ringpull.ps.transfer.throttle import Throttle
 
 BLOCK_BYTES: Final = 1 << 20
 """Rows asked for at a time. Larger blocks are faster, and slow the pulls beside them: ps/README.md, "Decisions"."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ps.errors import Unavailable
+from ringpull.ps.errors import Unavailable
 
 
 class Cancelled(Unavailable):

@@ -13,16 +13,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import RingpullError
-from ps.ring import SlotRange
-from ps.slot_mask import mask_of, runs
-from ps.spec import TableSpec, UInt64Array
-from ps.store import format as fmt
-from ps.store.base import Base
-from ps.store.base_writer import BaseWriter
-from ps.transfer.job import Job
-from ps.transfer.piece import POSITION_BYTES, Piece
-from ps.transfer.source import damaged_slots
+from ringpull.ps.errors import RingpullError
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import mask_of, runs
+from ringpull.ps.spec import TableSpec, UInt64Array
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.base_writer import BaseWriter
+from ringpull.ps.transfer.job import Job
+from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
+from ringpull.ps.transfer.source import damaged_slots
 
 STEP_BYTES: Final = 4 << 20
 """Of rows, moved at a time from the older base."""

@@ -15,13 +15,13 @@ from typing import Any, Final, TypeVar, cast
 
 import msgpack
 
-from ps.errors import CorruptData, InvalidInput
-from ps.ring import SlotRange
-from ps.spec import TableSpec
-from ps.transfer.job import Cancelled
-from ps.transfer.source import Block, TableContent
-from ps.wire.connection import Connection
-from ps.wire.messages import DescribeReply, DescribeRequest, RangePullRequest, Reply, Request
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.spec import TableSpec
+from ringpull.ps.transfer.job import Cancelled
+from ringpull.ps.transfer.source import Block, TableContent
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, RangePullRequest, Reply, Request
 
 ANSWER_S: Final = 10.0
 """A block is a MB or two: seconds even from a slow disk."""

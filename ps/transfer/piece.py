@@ -31,13 +31,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ps.errors import CorruptData, Unavailable
-from ps.hashing import SLOT_SHIFT, SLOTS
-from ps.ring import SlotRange
-from ps.spec import UInt64Array
-from ps.store.base_writer import translated
-from ps.transfer.source import Block
-from ps.wire.messages import range_checksum
+from ringpull.ps.errors import CorruptData, Unavailable
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store.base_writer import translated
+from ringpull.ps.transfer.source import Block
+from ringpull.ps.wire.messages import range_checksum
 
 MAGIC: Final = b"RPLPIECE"
 FORMAT_VERSION: Final = 1

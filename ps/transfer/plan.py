@@ -15,15 +15,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from ps.hashing import SLOTS
-from ps.ring import SlotRange
-from ps.slot_mask import SlotMask, mask_of, minus, runs
-from ps.store.base import Base
-from ps.transfer.fetch import Fetch, describe
-from ps.transfer.merge import Part, base_bytes
-from ps.transfer.piece import POSITION_BYTES, Piece
-from ps.transfer.source import RowSource, TableContent
-from ps.transfer.table_copy import TableCopy
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
+from ringpull.ps.store.base import Base
+from ringpull.ps.transfer.fetch import Fetch, describe
+from ringpull.ps.transfer.merge import Part, base_bytes
+from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
+from ringpull.ps.transfer.source import RowSource, TableContent
+from ringpull.ps.transfer.table_copy import TableCopy
 
 SourcesOf = Callable[[SlotRange], Sequence[RowSource]]
 """The sources of a range, in the order to try them."""

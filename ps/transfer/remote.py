@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import fsspec
 
-from ps.errors import CorruptData, InvalidInput, NotFound, RingpullError, Unavailable
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, RingpullError, Unavailable
 
 FILE_SCHEME: Final = "file://"
 

@@ -11,12 +11,12 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from ps.errors import CorruptData, InvalidInput, Unavailable
-from ps.ring import SlotRange
-from ps.slot_mask import mask_of
-from ps.spec import TableSpec
-from ps.store.base import Base
-from ps.wire.messages import RangePullReply, range_checksum
+from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import mask_of
+from ringpull.ps.spec import TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.wire.messages import RangePullReply, range_checksum
 
 MAX_BLOCK_BYTES: Final = 64 << 20
 """Rows of one block, however many its receiver would take."""

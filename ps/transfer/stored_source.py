@@ -12,14 +12,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import CorruptData, InvalidInput, NotFound, Unavailable
-from ps.ring import SlotRange
-from ps.slot_mask import mask_of, minus
-from ps.spec import UInt64Array
-from ps.transfer.remote import RemoteFolder
-from ps.transfer.source import MAX_BLOCK_BYTES, Block, TableContent
-from ps.transfer.stored_table import StoredBlock, StoredTable
-from ps.wire.messages import range_checksum
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, Unavailable
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import mask_of, minus
+from ringpull.ps.spec import UInt64Array
+from ringpull.ps.transfer.remote import RemoteFolder
+from ringpull.ps.transfer.source import MAX_BLOCK_BYTES, Block, TableContent
+from ringpull.ps.transfer.stored_table import StoredBlock, StoredTable
+from ringpull.ps.wire.messages import range_checksum
 
 READ_BYTES: Final = 8 << 20
 """Of rows asked for at once, a MiB per request: ps/README.md, "Decisions"."""

@@ -18,14 +18,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ps.errors import CorruptData
-from ps.hashing import SLOT_SHIFT, SLOTS
-from ps.spec import UInt64Array
-from ps.store import format as fmt
-from ps.store.base import BadBlock, check_first_rows
-from ps.store.format import Header
-from ps.transfer.piece import POSITION_BYTES
-from ps.transfer.remote import RemoteFolder
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import BadBlock, check_first_rows
+from ringpull.ps.store.format import Header
+from ringpull.ps.transfer.piece import POSITION_BYTES
+from ringpull.ps.transfer.remote import RemoteFolder
 
 SCAN_BYTES: Final = 8 << 20
 """Read at a time where a whole file has to be read."""

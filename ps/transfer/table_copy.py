@@ -15,9 +15,9 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from ps.errors import CorruptData
-from ps.store.base import Base
-from ps.transfer.piece import Piece
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.store.base import Base
+from ringpull.ps.transfer.piece import Piece
 
 _BASE: Final = re.compile(r"base-(\d{6,})")
 _PIECE: Final = re.compile(r"piece-(\d{5})")

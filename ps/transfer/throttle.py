@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ps.errors import InvalidInput
-from ps.transfer.job import Job
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.transfer.job import Job
 
 BUCKET_S: Final = 0.1
 """The bucket holds what flows in this time: a pause is not made up for by a burst."""

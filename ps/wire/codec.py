@@ -10,10 +10,10 @@ from __future__ import annotations
 from reprlib import repr as brief
 from typing import Any, Final, NoReturn
 
-from ps.errors import ProtocolError
-from ps.hashing import SLOTS
-from ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode
-from ps.wire.messages import (
+from ringpull.ps.errors import ProtocolError
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode
+from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
     ErrorReply,

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 
-from ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Unavailable
-from ps.wire.codec import decode_reply, encode_request
-from ps.wire.error_codes import error_of
-from ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Limits
-from ps.wire.messages import ErrorReply, Reply, Request
-from ps.wire.protocol import FrameProtocol
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Unavailable
+from ringpull.ps.wire.codec import decode_reply, encode_request
+from ringpull.ps.wire.error_codes import error_of
+from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Limits
+from ringpull.ps.wire.messages import ErrorReply, Reply, Request
+from ringpull.ps.wire.protocol import FrameProtocol
 
 CONNECT_TIMEOUT_S = 5.0
 

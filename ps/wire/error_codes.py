@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ps.errors import (
+from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,
     InvalidInput,
@@ -19,7 +19,7 @@ from ps.errors import (
     RingpullError,
     Unavailable,
 )
-from ps.wire.messages import ErrorReply
+from ringpull.ps.wire.messages import ErrorReply
 
 ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
     "INVALID_INPUT": InvalidInput,

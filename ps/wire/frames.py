@@ -30,7 +30,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.errors import LimitExceeded, ProtocolError
+from ringpull.ps.errors import LimitExceeded, ProtocolError
 
 MAGIC: Final = b"RPL1"
 VERSION: Final = 1

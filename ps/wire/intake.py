@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ps.errors import InvalidInput, Unavailable
-from ps.service_rate import ServiceRate, Work
+from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.ps.service_rate import ServiceRate, Work
 
 PULL_COST_BYTES: Final = 8192
 """What a pull costs besides its arrays, in bytes of them: some 60 us of frames and threads, as for 1,000 keys."""

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Collection, Sequence
 from typing import cast
 
-from ps.errors import ProtocolError
-from ps.wire.frames import Decoder, Frame, Kind, Limits
+from ringpull.ps.errors import ProtocolError
+from ringpull.ps.wire.frames import Decoder, Frame, Kind, Limits
 
 KEEPALIVE_IDLE_S = 5
 KEEPALIVE_INTERVAL_S = 2

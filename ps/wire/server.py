@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, StartupError, Unavailable
-from ps.service_rate import Work
-from ps.wire.codec import decode_request, encode_reply
-from ps.wire.connection import CONNECTION_ID
-from ps.wire.error_codes import error_reply
-from ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Limits
-from ps.wire.intake import Intake, IntakeLimits
-from ps.wire.messages import (
+from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, StartupError, Unavailable
+from ringpull.ps.service_rate import Work
+from ringpull.ps.wire.codec import decode_request, encode_reply
+from ringpull.ps.wire.connection import CONNECTION_ID
+from ringpull.ps.wire.error_codes import error_reply
+from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Limits
+from ringpull.ps.wire.intake import Intake, IntakeLimits
+from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
     ErrorReply,
@@ -34,8 +34,8 @@ from ps.wire.messages import (
     ShardStatistics,
     StatisticsRequest,
 )
-from ps.wire.protocol import FrameProtocol
-from ps.wire.tally import ServerTally
+from ringpull.ps.wire.protocol import FrameProtocol
+from ringpull.ps.wire.tally import ServerTally
 
 MAX_IN_FLIGHT = 1024
 """Requests of one connection that wait or run at a time."""

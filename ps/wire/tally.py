@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from ps.histogram import SECONDS, Histogram
-from ps.wire.messages import (
+from ringpull.ps.histogram import SECONDS, Histogram
+from ringpull.ps.wire.messages import (
     DescribeRequest,
     ErrorReply,
     PullRequest,

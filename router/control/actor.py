@@ -22,17 +22,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ps.errors import CorruptData, RingpullError, StartupError, Unavailable
-from ps.pulse import ShardPulse
-from router.control.carrying import carry_out
-from router.control.change import CoordinatorState, Kind
-from router.control.change_log import log_change
-from router.control.change_view import ChangeView, traffic_of
-from router.control.changes import Place, begin_of
-from router.control.controls import LEASE_S, Members
-from router.control.coordinator import Coordinator
-from router.control.coordinator_state import state_from_dict, state_to_dict
-from router.control.events import (
+from ringpull.ps.errors import CorruptData, RingpullError, StartupError, Unavailable
+from ringpull.ps.pulse import ShardPulse
+from ringpull.router.control.carrying import carry_out
+from ringpull.router.control.change import CoordinatorState, Kind
+from ringpull.router.control.change_log import log_change
+from ringpull.router.control.change_view import ChangeView, traffic_of
+from ringpull.router.control.changes import Place, begin_of
+from ringpull.router.control.controls import LEASE_S, Members
+from ringpull.router.control.coordinator import Coordinator
+from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
+from ringpull.router.control.events import (
     Abort,
     Again,
     Begin,
@@ -49,15 +49,15 @@ from router.control.events import (
     ShardSeen,
     member_of,
 )
-from router.control.facts import HeadPulse
-from router.control.moves import MovePlan, RowsIn, move_plan
-from router.control.operations import ChangeStatus, Control, Facts, MemberState, Publish, Rebalance, Request
-from router.control.pulses import PULSE_S, Pulses
-from router.control.restarts import Restarts
-from router.control.scraping import ScrapeTarget, scrape_targets
-from router.control.state_file import StateFile
-from router.control.world import PlacedVersion, World
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.router.control.facts import HeadPulse
+from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
+from ringpull.router.control.operations import ChangeStatus, Control, Facts, MemberState, Publish, Rebalance, Request
+from ringpull.router.control.pulses import PULSE_S, Pulses
+from ringpull.router.control.restarts import Restarts
+from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
+from ringpull.router.control.state_file import StateFile
+from ringpull.router.control.world import PlacedVersion, World
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
 

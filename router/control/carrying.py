@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ps.pulse import ShardPulse
-from router.control.controls import Members
-from router.control.events import (
+from ringpull.ps.pulse import ShardPulse
+from ringpull.router.control.controls import Members
+from ringpull.router.control.events import (
     Assign,
     Cancel,
     Command,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from router.control.world import World
-from router.shard_map import ShardMap
+from ringpull.router.control.world import World
+from ringpull.router.shard_map import ShardMap
 
 
 class Kind(StrEnum):

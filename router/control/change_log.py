@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from router.control.operations import ChangeStatus
+from ringpull.router.control.operations import ChangeStatus
 
 logger: Final = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ps.pulse import ShardPulse
-from router.control.change import Change, Outcome, Phase
-from router.control.coordinator import Coordinator, version_names
-from router.control.events import Command, Prepare
-from router.control.facts import HeadPulse, TableTraffic
-from router.control.operations import ChangeStatus, Latency
+from ringpull.ps.pulse import ShardPulse
+from ringpull.router.control.change import Change, Outcome, Phase
+from ringpull.router.control.coordinator import Coordinator, version_names
+from ringpull.router.control.events import Command, Prepare
+from ringpull.router.control.facts import HeadPulse, TableTraffic
+from ringpull.router.control.operations import ChangeStatus, Latency
 
 
 class ChangeView:

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ps.errors import InvalidInput
-from ps.ring import MAX_SHARD
-from ps.spec import ALL, Replicas
-from router.control.change import CoordinatorState, Kind
-from router.control.events import Begin
-from router.control.operations import Publish, Rebalance, Request, Rollback
-from router.control.world import PlacedVersion, World, most_replicas, wanted_replicas
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.ring import MAX_SHARD
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.change import CoordinatorState, Kind
+from ringpull.router.control.events import Begin
+from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
+from ringpull.router.control.world import PlacedVersion, World, most_replicas, wanted_replicas
 
 MAX_SHARDS = 1024
 """Shards of a deployment; far above what one map has been tried with."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
-from ps.holding import Ownership, VersionHolding
-from ps.pulse import ShardPulse
-from router.control.facts import HeadPulse
-from router.control.world import PlacedVersion
-from router.shard_map import ShardMap
+from ringpull.ps.holding import Ownership, VersionHolding
+from ringpull.ps.pulse import ShardPulse
+from ringpull.router.control.facts import HeadPulse
+from ringpull.router.control.world import PlacedVersion
+from ringpull.router.shard_map import ShardMap
 
 LEASE_S: Final = 10.0
 """How long a head serves without having been heard of."""

@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ps.errors import InvalidInput, Retryable, RingpullError
-from router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
-from router.control.events import (
+from ringpull.ps.errors import InvalidInput, Retryable, RingpullError
+from ringpull.router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
+from ringpull.router.control.events import (
     Abort,
     Again,
     Assign,
@@ -48,10 +48,10 @@ from router.control.events import (
     Throttle,
     member_of,
 )
-from router.control.facts import UNKNOWN, HeadFacts, ShardFacts, WorldIds
-from router.control.holdings import Streamers, holdings_of
-from router.control.world import PlacedVersion, World
-from router.shard_map import ShardAddress
+from ringpull.router.control.facts import UNKNOWN, HeadFacts, ShardFacts, WorldIds
+from ringpull.router.control.holdings import Streamers, holdings_of
+from ringpull.router.control.world import PlacedVersion, World
+from ringpull.router.shard_map import ShardAddress
 
 UNSEEN = ""
 """As the incarnation of a head: it was not heard of since the coordinator was started."""

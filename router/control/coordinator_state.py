@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ps.errors import CorruptData, InvalidInput
-from ps.ring import Ring
-from ps.spec import OnUnavailable
-from router.control.change import Change, CoordinatorState, Kind, Outcome, Phase
-from router.control.world import PlacedTable, PlacedVersion, World
-from router.shard_map import ShardMap
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import OnUnavailable
+from ringpull.router.control.change import Change, CoordinatorState, Kind, Outcome, Phase
+from ringpull.router.control.world import PlacedTable, PlacedVersion, World
+from ringpull.router.shard_map import ShardMap
 
 FORMAT: Final = 4
 

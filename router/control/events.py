@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ps.errors import RingpullError
-from ps.holding import Ownership, VersionHolding
-from router.control.change import Kind
-from router.control.facts import WorldIds
-from router.control.world import PlacedVersion, World
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.errors import RingpullError
+from ringpull.ps.holding import Ownership, VersionHolding
+from ringpull.router.control.change import Kind
+from ringpull.router.control.facts import WorldIds
+from ringpull.router.control.world import PlacedVersion, World
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 # -- events: what happened ---------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from router.shard_map import ShardAddress
+from ringpull.router.shard_map import ShardAddress
 
 WorldIds = frozenset[int]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.hashing import SLOTS
-from ps.holding import RangeSource, TableHolding, VersionHolding
-from ps.ring import SlotRange
-from ps.spec import ALL, Replicas
-from router.control.world import World
-from router.shard_map import ShardAddress
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import RangeSource, TableHolding, VersionHolding
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.world import World
+from ringpull.router.shard_map import ShardAddress
 
 SlotMask = NDArray[np.bool_]
 """(SLOTS,)"""

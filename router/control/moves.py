@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ps.hashing import SLOTS
-from ps.ring import SlotRange
-from ps.spec import ALL
-from router.control.holdings import owned_mask, ranges_of
-from router.control.world import PlacedTable, PlacedVersion, World
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.spec import ALL
+from ringpull.router.control.holdings import owned_mask, ranges_of
+from ringpull.router.control.world import PlacedTable, PlacedVersion, World
 
 KEY_BYTES: Final = 8
 """A row travels with its position."""

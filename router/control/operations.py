@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from ps.spec import Replicas
-from router.control.change import Kind, Phase
-from router.control.events import Member
-from router.control.facts import TableTraffic
-from router.control.moves import MovePlan
-from router.control.scraping import ScrapeTarget
-from router.control.world import World
-from router.shard_map import ShardMap
+from ringpull.ps.spec import Replicas
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.events import Member
+from ringpull.router.control.facts import TableTraffic
+from ringpull.router.control.moves import MovePlan
+from ringpull.router.control.scraping import ScrapeTarget
+from ringpull.router.control.world import World
+from ringpull.router.shard_map import ShardMap
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
 

@@ -29,10 +29,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ps.errors import InvalidInput
-from ps.spec import ALL, Replicas
-from ps.store.format import BLOCK_BYTES, BLOCK_ENTRY_BYTES, index_bits, index_entry_bytes
-from router.control.traffic import TableLoad
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.store.format import BLOCK_BYTES, BLOCK_ENTRY_BYTES, index_bits, index_entry_bytes
+from ringpull.router.control.traffic import TableLoad
 
 POSITION_BYTES: Final = 8
 LENGTH_BYTES: Final = 4

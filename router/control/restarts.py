@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ps.errors import InvalidInput, Unavailable
-from router.control.coordinator import UNSEEN, Coordinator, version_names
-from router.control.events import Member
-from router.control.operations import MemberState
+from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.router.control.coordinator import UNSEEN, Coordinator, version_names
+from ringpull.router.control.events import Member
+from ringpull.router.control.operations import MemberState
 
 SILENT_S: Final = 3.0
 """A member that has not answered for so long is not counted on. It is asked twice a second."""

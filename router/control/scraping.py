@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ps.pulse import ShardPulse
-from router.control.facts import HeadPulse
+from ringpull.ps.pulse import ShardPulse
+from ringpull.router.control.facts import HeadPulse
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import fsspec
 
-from ps.errors import CorruptData, InvalidInput, StartupError
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError
 
 FILE_NAME: Final = "coordinator.json"
 

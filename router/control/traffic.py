@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ps.errors import InvalidInput
-from router.control.facts import TableTraffic
+from ringpull.ps.errors import InvalidInput
+from ringpull.router.control.facts import TableTraffic
 
 
 @dataclass(frozen=True, slots=True)

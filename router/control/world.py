@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ps.holding import Ownership
-from ps.ring import Ring
-from ps.spec import ALL, OnUnavailable, Replicas
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.holding import Ownership
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, OnUnavailable, Replicas
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from deploy.cluster.ray_session import CODE_ROOT
+from ringpull.deploy.cluster.ray_session import CODE_ROOT
 
 RingpullRun = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,7 +42,7 @@ def ringpull(environment: dict[str, str]) -> RingpullRun:
     """Run a command to its end."""
 
     def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploy", *map(str, arguments)]
+        command = [sys.executable, "-m", "ringpull", *map(str, arguments)]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, check=False)
 
     return run
@@ -55,7 +55,7 @@ def serve(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     log = tmp_path_factory.mktemp("log") / "stderr"
 
     def start(*arguments: object) -> Serving:
-        command = [sys.executable, "-m", "deploy", "serve", *map(str, arguments)]
+        command = [sys.executable, "-m", "ringpull", "serve", *map(str, arguments)]
         with log.open("w") as sink:
             process = subprocess.Popen(
                 [*command, "--grpc-port", "0", "--http-port", "0"],

@@ -31,16 +31,16 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from deploy.cluster.cluster import Cluster
-from deploy.config import ServeConfig
-from deploy.model_folders import choose_versions
-from deploy.view.progress import Progress
-from inference.head.config import HeadConfig
-from ps.errors import RingpullError
-from router.control.change import Phase
-from router.control.controls import LEASE_S
-from router.control.operations import ChangeStatus, MemberState, Operations, Publish, Rebalance, Request
-from router.control.state_file import FILE_NAME
+from ringpull.deploy.cluster.cluster import Cluster
+from ringpull.deploy.config import ServeConfig
+from ringpull.deploy.model_folders import choose_versions
+from ringpull.deploy.view.progress import Progress
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.errors import RingpullError
+from ringpull.router.control.change import Phase
+from ringpull.router.control.controls import LEASE_S
+from ringpull.router.control.operations import ChangeStatus, MemberState, Operations, Publish, Rebalance, Request
+from ringpull.router.control.state_file import FILE_NAME
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
 
@@ -157,7 +157,7 @@ class Matrix:
         return Rebalance(shards=3 if grows else 2, bytes_per_s=slow)
 
     def _process(self, victim: str, request: Request) -> psutil.Process:
-        from deploy.cluster.calls import NamedActor
+        from ringpull.deploy.cluster.calls import NamedActor
 
         return psutil.Process(NamedActor(f"ringpull/{_member(victim, request)}").call("pid"))
 
@@ -238,7 +238,7 @@ def deployment(folder: Path, *, streamed: bool) -> Iterator[Matrix]:
     )
     with Cluster.bring_up(config, Progress(Console(stderr=True))) as cluster:
         # Ray must not be loaded before its session has set the environment.
-        from deploy.cluster.operations import OperationsOverRay
+        from ringpull.deploy.cluster.operations import OperationsOverRay
 
         yield Matrix(cluster, OperationsOverRay(config.name), state_dir, streamed=streamed)
 

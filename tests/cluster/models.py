@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inference import Schema, Sparse
-from inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
-from ps.spec import KeyType, OnUnavailable, Pooling, Replicas, TableSpec
-from ps.store.writer import TableWriter
+from ringpull import Schema, Sparse
+from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from ringpull.ps.spec import KeyType, OnUnavailable, Pooling, Replicas, TableSpec
+from ringpull.ps.store.writer import TableWriter
 
 DIM = 4
 GENRES = {"drama": 1.0, "crime": 2.0, "comedy": -3.0}

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-import deploy
+import ringpull.deploy
 
-FOLDER = Path(deploy.__file__).parent
+FOLDER = Path(ringpull.deploy.__file__).parent
 CONFIGS = sorted(FOLDER.glob("cluster-*.yaml"))
 
 

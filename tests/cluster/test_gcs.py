@@ -17,7 +17,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from deploy.cluster import control_store
+from ringpull.deploy.cluster import control_store
 from tests.cluster.conftest import RingpullRun
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, gcs_of, until

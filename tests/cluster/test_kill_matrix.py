@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploy.cluster.ray_session import CODE_ROOT
+from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from tests.cluster.kill_matrix import PHASES, VICTIMS
 
 pytestmark = pytest.mark.ray

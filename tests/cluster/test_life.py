@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.served import ServedRecord
+from ringpull.deploy.served import ServedRecord
 from tests.cluster.conftest import RingpullRun, alive
 from tests.cluster.models import score, write_model
 from tests.deploy.folders import flip_byte
@@ -94,7 +94,7 @@ def test_damaged_data_fails_the_bring_up_and_leaves_nothing(tmp_path: Path, ring
 
 def test_an_interrupted_bring_up_ends_at_once_and_leaves_nothing(model: Path, environment: dict[str, str]) -> None:
     """The signal comes while `serve` waits in Ray for its actors."""
-    command = [sys.executable, "-m", "deploy", "serve", str(model), "--grpc-port", "0", "--http-port", "0"]
+    command = [sys.executable, "-m", "ringpull", "serve", str(model), "--grpc-port", "0", "--http-port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:

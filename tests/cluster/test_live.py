@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference import Client
+from ringpull import Client
 from tests.cluster.conftest import Serving
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, until

@@ -17,9 +17,9 @@ import numpy as np
 import psutil
 import pytest
 
-from inference import Client, Prediction
-from ps.errors import RingpullError, Unavailable
-from ps.spec import OnUnavailable
+from ringpull import Client, Prediction
+from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.spec import OnUnavailable
 from tests.cluster.conftest import RingpullRun, Serving, alive
 from tests.cluster.models import score, write_model
 from tests.cluster.watching import USERS, Watch, actors, gcs_of, until

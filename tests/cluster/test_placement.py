@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploy.cluster import members
+from ringpull.deploy.cluster import members
 from tests.deploy.staffs import make_staff
 
 pytestmark = pytest.mark.ray
@@ -20,10 +20,10 @@ import json, os, time
 import ray
 from ray.cluster_utils import Cluster
 
-from deploy.cluster.calls import result
-from deploy.cluster.members import make, preferring
-from deploy.cluster.staff import NAMESPACE
-from ps.errors import Unavailable
+from ringpull.deploy.cluster.calls import result
+from ringpull.deploy.cluster.members import make, preferring
+from ringpull.deploy.cluster.staff import NAMESPACE
+from ringpull.ps.errors import Unavailable
 
 class Placed:
     def node(self):

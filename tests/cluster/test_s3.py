@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from inference import Client
-from ps.store.base import Base
+from ringpull import Client
+from ringpull.ps.store.base import Base
 from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.models import score, write_model
 from tests.object_store import S3

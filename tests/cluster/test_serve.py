@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from inference import Client
+from ringpull import Client
 from tests.cluster.conftest import RingpullRun, Serving, alive
 from tests.cluster.models import score, write_model
 from tests.metrics_page import Page

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ps.errors import Unavailable
+from ringpull.ps.errors import Unavailable
 from tests.cluster.conftest import Serving
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until

@@ -12,10 +12,10 @@ from typing import Final, Self
 import numpy as np
 import psutil
 
-from inference import Client, Prediction
-from inference.client.channels import DEFAULT_CHANNELS
-from inference.client.retry import DEFAULT_RETRIES
-from ps.errors import RingpullError
+from ringpull import Client, Prediction
+from ringpull.inference.client.channels import DEFAULT_CHANNELS
+from ringpull.inference.client.retry import DEFAULT_RETRIES
+from ringpull.ps.errors import RingpullError
 from tests.cluster.models import score
 
 PATIENCE_S: Final = 120.0

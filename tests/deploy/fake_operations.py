@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from ps.errors import InvalidInput, RingpullError
-from router.control.change import PHASES, Kind, Phase
-from router.control.changes import rebalanced
-from router.control.events import Member
-from router.control.facts import TableTraffic
-from router.control.moves import MovePlan, move_plan
-from router.control.operations import (
+from ringpull.ps.errors import InvalidInput, RingpullError
+from ringpull.router.control.change import PHASES, Kind, Phase
+from ringpull.router.control.changes import rebalanced
+from ringpull.router.control.events import Member
+from ringpull.router.control.facts import TableTraffic
+from ringpull.router.control.moves import MovePlan, move_plan
+from ringpull.router.control.operations import (
     ChangeStatus,
     Control,
     Facts,
@@ -23,8 +23,8 @@ from router.control.operations import (
     Request,
     Rollback,
 )
-from router.control.world import PlacedTable, PlacedVersion, World, first_world
-from router.shard_map import ShardMap
+from ringpull.router.control.world import PlacedTable, PlacedVersion, World, first_world
+from ringpull.router.shard_map import ShardMap
 
 ITEM_ROWS, GENRE_ROWS = 1_000_000, 19
 

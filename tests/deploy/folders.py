@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
-from ps.spec import Pooling, Replicas, TableSpec
-from ps.store.writer import TableWriter
+from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from ringpull.ps.spec import Pooling, Replicas, TableSpec
+from ringpull.ps.store.writer import TableWriter
 
 
 def write_version(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deploy.cluster.staff import ShardSettings, Staff
-from inference.head.config import HeadConfig
+from ringpull.deploy.cluster.staff import ShardSettings, Staff
+from ringpull.inference.head.config import HeadConfig
 
 
 def make_staff(*, gpus: float = 0) -> Staff:

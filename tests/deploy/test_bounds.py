@@ -6,8 +6,8 @@ from math import inf, nan
 
 import pytest
 
-from deploy.commands.bounds import check_above, check_at_least, check_within
-from ps.errors import InvalidInput
+from ringpull.deploy.commands.bounds import check_above, check_at_least, check_within
+from ringpull.ps.errors import InvalidInput
 
 
 def test_a_bound_is_allowed_where_it_is_said_to_be() -> None:

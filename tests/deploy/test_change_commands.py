@@ -14,13 +14,13 @@ import fsspec
 import pytest
 from rich.console import Console
 
-from deploy import cli, coordinator_client
-from deploy.planned_tables import PROCESS_BYTES
-from deploy.view import change_watch
-from deploy.view.change_watch import AFTERWARDS, change_line, follow
-from ps.errors import Unavailable
-from router.control.change import Kind, Phase
-from router.control.operations import ChangeStatus, Control, Latency, Publish, Rebalance, Rollback
+from ringpull.deploy import cli, coordinator_client
+from ringpull.deploy.planned_tables import PROCESS_BYTES
+from ringpull.deploy.view import change_watch
+from ringpull.deploy.view.change_watch import AFTERWARDS, change_line, follow
+from ringpull.ps.errors import Unavailable
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.operations import ChangeStatus, Control, Latency, Publish, Rebalance, Rollback
 from tests.deploy.fake_operations import FakeOperations, connected
 from tests.deploy.folders import write_version
 
@@ -151,7 +151,7 @@ def test_plans_that_cannot_be(ringpull: Run, tmp_path: Path, options: tuple[obje
 
 def write_features(version: Path) -> None:
     """Give a version made by hand the features that its look-ups name."""
-    from inference.model.manifest import FileEntry, Manifest
+    from ringpull.inference.model.manifest import FileEntry, Manifest
 
     manifest = Manifest.load(version)
     features = [{"kind": "sparse", "name": lookup.feature, "many": True} for lookup in manifest.lookups]

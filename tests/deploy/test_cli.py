@@ -15,13 +15,13 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from deploy import cli, served
-from deploy.cluster import cluster
-from deploy.commands.serve import serve
-from deploy.served import ServedRecord
-from inference.degrade.steps import CapCandidates, UseVersion
-from inference.model.manifest import Manifest
-from ps.errors import StartupError
+from ringpull.deploy import cli, served
+from ringpull.deploy.cluster import cluster
+from ringpull.deploy.commands.serve import serve
+from ringpull.deploy.served import ServedRecord
+from ringpull.inference.degrade.steps import CapCandidates, UseVersion
+from ringpull.inference.model.manifest import Manifest
+from ringpull.ps.errors import StartupError
 from tests.deploy.folders import flip_byte, write_version
 
 

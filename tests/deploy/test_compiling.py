@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.cluster.compiling import CompiledApart
-from ps.errors import StartupError
+from ringpull.deploy.cluster.compiling import CompiledApart
+from ringpull.ps.errors import StartupError
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from deploy.config import ServeConfig
-from inference.head.config import HeadConfig
-from ps.errors import InvalidInput
-from router.control.world import PlacedVersion
+from ringpull.deploy.config import ServeConfig
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.errors import InvalidInput
+from ringpull.router.control.world import PlacedVersion
 
 VERSION = PlacedVersion("ranker", 3, "/models/ranker/3", {})
 

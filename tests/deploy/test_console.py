@@ -7,7 +7,7 @@ from math import inf, nan
 
 import pytest
 
-from deploy.view.console import print_json, size
+from ringpull.deploy.view.console import print_json, size
 
 
 @pytest.mark.parametrize(

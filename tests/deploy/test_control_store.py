@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploy.cluster import control_store
-from ps.errors import Unavailable
+from ringpull.deploy.cluster import control_store
+from ringpull.ps.errors import Unavailable
 
 
 def test_how_long_a_private_ray_lives_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from deploy.cluster import exits
-from deploy.cluster.exits import STATUS, Exit
+from ringpull.deploy.cluster import exits
+from ringpull.deploy.cluster.exits import STATUS, Exit
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from deploy.commands.export import arguments_of, load_function, row_types_of
-from ps.errors import InvalidInput
-from ps.spec import RowType
-from ps.store.base import Base
+from ringpull.deploy.cli import app
+from ringpull.deploy.commands.export import arguments_of, load_function, row_types_of
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import RowType
+from ringpull.ps.store.base import Base
 
 SOURCE = """
 import torch
-from inference import Schema, Sparse
+from ringpull import Schema, Sparse
 
 class Model(torch.nn.Module):
     def __init__(self):
@@ -48,7 +48,7 @@ def test_versions_count_up(source_folder: Path) -> None:
     root = Path(__file__).parents[2]
     for number in (1, 2):
         ran = subprocess.run(
-            [sys.executable, "-m", "deploy.cli", "export", "my_model:trained", "models/ranker", "--json"],
+            [sys.executable, "-m", "ringpull", "export", "my_model:trained", "models/ranker", "--json"],
             capture_output=True,
             text=True,
             check=False,

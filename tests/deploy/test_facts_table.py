@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from deploy.view.facts_table import Column, FactsTable
+from ringpull.deploy.view.facts_table import Column, FactsTable
 
 
 def shown(table: FactsTable, width: int) -> list[str]:

@@ -10,11 +10,11 @@ import pytest
 COUNT_COMPILATIONS = """
 import gc
 from numba.core.dispatcher import Dispatcher
-from deploy.cluster.kernels import warm_up
+from ringpull.deploy.cluster.kernels import warm_up
 warm_up()
 gc.unfreeze()  # A shard has told the collector to look away from all of them.
 kernels = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]
-ours = [each.stats for each in kernels if each.py_func.__module__.startswith(("ps", "router", "inference"))]
+ours = [each.stats for each in kernels if each.py_func.__module__.startswith("ringpull.")]
 print(sum(sum(each.cache_hits.values()) for each in ours), sum(sum(each.cache_misses.values()) for each in ours))
 """
 

@@ -6,18 +6,18 @@ import signal
 import subprocess
 import sys
 
-from deploy.cluster.ray_session import CODE_ROOT
+from ringpull.deploy.cluster.ray_session import CODE_ROOT
 
 INTERRUPTED_WHILE_LOADING = """
 import signal, sys
 
 class Interrupts:
     def find_spec(self, name, path=None, target=None):
-        if name == "deploy.view.console":
+        if name == "ringpull.deploy.view.console":
             signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupts())
-from deploy.__main__ import main
+from ringpull.deploy.__main__ import main
 main()
 """
 
@@ -31,7 +31,7 @@ def test_an_interrupt_while_modules_load_says_nothing() -> None:
 
 def test_it_is_the_command_line() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "deploy", "serve"], cwd=CODE_ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ringpull", "serve"], cwd=CODE_ROOT, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 2
     assert "MODEL_DIR" in ran.stderr

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.model_folders import choose_versions, parse_replicas
-from ps.errors import CorruptData, InvalidInput
+from ringpull.deploy.model_folders import choose_versions, parse_replicas
+from ringpull.ps.errors import CorruptData, InvalidInput
 from tests.deploy.folders import flip_byte, write_version
 
 

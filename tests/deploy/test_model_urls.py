@@ -10,16 +10,16 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from deploy.config import ServeConfig
-from deploy.model_folders import choose_versions, find_version
-from deploy.planned_tables import planned_tables
-from deploy.view.folder_facts import read_table, read_version
-from inference.head.config import HeadConfig
-from ps.errors import CorruptData, InvalidInput
-from router.control.operations import Publish
-from router.control.traffic import TableLoad
-from router.control.world import first_world
+from ringpull.deploy.cli import app
+from ringpull.deploy.config import ServeConfig
+from ringpull.deploy.model_folders import choose_versions, find_version
+from ringpull.deploy.planned_tables import planned_tables
+from ringpull.deploy.view.folder_facts import read_table, read_version
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.router.control.operations import Publish
+from ringpull.router.control.traffic import TableLoad
+from ringpull.router.control.world import first_world
 from tests.deploy.folders import write_version
 
 URL = "memory://store/ranker"

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from deploy.view.progress import Progress
+from ringpull.deploy.view.progress import Progress
 
 
 def test_a_step_is_one_line_with_its_time() -> None:
@@ -27,7 +27,7 @@ def test_a_failing_step_says_nothing() -> None:
 
 def test_how_far_it_is_becomes_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     said, now_s = io.StringIO(), [100.0]
-    monkeypatch.setattr("deploy.view.progress.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("ringpull.deploy.view.progress.time.monotonic", lambda: now_s[0])
     with Progress(Console(file=said, width=80)).step("opened ranker/1") as say:
         for seconds in range(24):
             now_s[0] = 100.0 + seconds

@@ -8,9 +8,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from deploy.cluster import control_store
-from deploy.cluster.ray_session import RaySession
-from deploy.signals import Interrupted
+from ringpull.deploy.cluster import control_store
+from ringpull.deploy.cluster.ray_session import RaySession
+from ringpull.deploy.signals import Interrupted
 
 ENVIRONMENT = (
     "RAY_AUTH_MODE",

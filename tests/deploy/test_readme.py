@@ -9,7 +9,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from deploy.cli import app
+from ringpull.deploy.cli import app
 
 README = (Path(__file__).parents[2] / "deploy" / "README.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app)

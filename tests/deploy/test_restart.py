@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
-from deploy import cli, coordinator_client, rolling
-from ps.errors import InvalidInput, RingpullError, Unavailable
-from ps.spec import ALL, OnUnavailable
-from router.control.change import Kind, Phase
-from router.control.events import Member
-from router.control.operations import ChangeStatus
-from router.control.world import PlacedVersion, World, first_world
+from ringpull.deploy import cli, coordinator_client, rolling
+from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
+from ringpull.ps.spec import ALL, OnUnavailable
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.events import Member
+from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.control.world import PlacedVersion, World, first_world
 from tests.deploy.fake_operations import FakeOperations, connected, world
 
 TARGET = ("--target", "127.0.0.1:8500")

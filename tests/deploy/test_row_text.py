@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.view.row_text import columns_of_rows
-from inference.proto import ringpull_pb2 as pb
-from ps.errors import InvalidInput
+from ringpull.deploy.view.row_text import columns_of_rows
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.errors import InvalidInput
 
 FEATURES = [
     pb.FeatureInfo(name="user_id", dtype=pb.INT64),

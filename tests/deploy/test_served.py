@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from deploy import served
-from deploy.served import ServedRecord
-from ps.errors import InvalidInput, NotFound
+from ringpull.deploy import served
+from ringpull.deploy.served import ServedRecord
+from ringpull.ps.errors import InvalidInput, NotFound
 
 PID, STARTED_S = served.own_process()
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from deploy.signals import SIGNALS, Interrupted, StopSignals
+from ringpull.deploy.signals import SIGNALS, Interrupted, StopSignals
 
 
 def interrupted_by(signum: signal.Signals, *, while_serving: bool) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.view.size_text import parse_size
-from ps.errors import InvalidInput
+from ringpull.deploy.view.size_text import parse_size
+from ringpull.ps.errors import InvalidInput
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.cluster.staff import gpus_wanted
+from ringpull.deploy.cluster.staff import gpus_wanted
 from tests.deploy.staffs import make_staff
 
 

@@ -6,9 +6,9 @@ import re
 
 from rich.console import Console
 
-from deploy.view.message_values import plain_values
-from deploy.view.status_view import duration, status_view, takes, warnings
-from inference.proto import ringpull_pb2 as pb
+from ringpull.deploy.view.message_values import plain_values
+from ringpull.deploy.view.status_view import duration, status_view, takes, warnings
+from ringpull.inference.proto import ringpull_pb2 as pb
 
 MIB = 1 << 20
 

@@ -9,7 +9,7 @@ import pytest
 
 from examples.movielens import data, features, generated
 from examples.movielens.data import Items, Ratings, Users
-from inference.schema.columns import Ragged
+from ringpull.inference.schema.columns import Ragged
 
 
 def write_recbole(folder: Path, ratings: list[str]) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 
 import yaml
 
-import deploy
+import ringpull.deploy
+from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from tests.hosts.namespaces import Host, Hosts
 
-CONFIG = Path(deploy.__file__).parent / "cluster-local.yaml"
+CONFIG = Path(ringpull.deploy.__file__).parent / "cluster-local.yaml"
 README = CONFIG.with_name("README.md")
 BIN = Path(sys.prefix) / "bin"
-CODE = Path(deploy.__file__).parent.parent
+CODE = CODE_ROOT
 
 COUNT_NODES = """
 import ray

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
-from inference.head.batcher import QUIET_TURNS, Ready
+from ringpull.inference.head.batcher import QUIET_TURNS, Ready
 
 FAR_S = 1e6
 """A deadline on the fake clock that never passes."""

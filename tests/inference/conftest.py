@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference.client.client import AsyncClient
-from inference.head.batcher import Batcher
+from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.batcher import Batcher
 from tests.clock import Clock
 from tests.inference.batcher_stages import Stages
 from tests.inference.served import Served

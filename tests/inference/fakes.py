@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.model.dense import ProgramTensor
-from ps.spec import Pooling
-from router.lookup import Lookup, LookupResult
+from ringpull.inference.model.dense import ProgramTensor
+from ringpull.ps.spec import Pooling
+from ringpull.router.lookup import Lookup, LookupResult
 from tests.reference import ReferenceTable
 
 

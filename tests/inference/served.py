@@ -9,13 +9,13 @@ from typing import Any
 
 import grpc.aio
 
-from inference.client.client import AsyncClient
-from inference.head.api.server import GrpcServer
-from inference.head.api.service import AdminService, CallCounts, PredictorService
-from inference.head.catalog import Catalog, ServedVersion
-from inference.head.config import HeadConfig
-from inference.model.version import LoadedVersion
-from inference.proto import ringpull_pb2 as pb
+from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.api.server import GrpcServer
+from ringpull.inference.head.api.service import AdminService, CallCounts, PredictorService
+from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.proto import ringpull_pb2 as pb
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row
 

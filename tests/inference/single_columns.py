@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import PredictCall, encode_request
-from inference.request.column_codec import ColumnBytes, encode_column
-from inference.schema.columns import Column
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import PredictCall, encode_request
+from ringpull.inference.request.column_codec import ColumnBytes, encode_column
+from ringpull.inference.schema.columns import Column
 
 
 def message_of(feature: str, column: Column) -> pb.Column:

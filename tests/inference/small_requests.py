@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from hypothesis import strategies as st
 
-from ps.spec import Pooling
+from ringpull.ps.spec import Pooling
 from tests.inference.small_model import DIM, IDS, LOOKUPS, SCHEMA, Row, columns_of, make_tables
 from tests.reference import ReferenceTable
 

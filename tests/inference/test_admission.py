@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from inference.head.admission import REQUEST_COST_BYTES, Admission, Ticket
-from ps.errors import LimitExceeded
+from ringpull.inference.head.admission import REQUEST_COST_BYTES, Admission, Ticket
+from ringpull.ps.errors import LimitExceeded
 from tests.clock import Clock
 
 NBYTES = 10_000 - REQUEST_COST_BYTES

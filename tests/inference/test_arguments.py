@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from inference.schema.columns import Ragged
-from inference.schema.kinds import Cross, Dense, Sequence, Sparse
-from inference.schema.schema import Schema
-from ps.errors import InvalidInput
+from ringpull.inference.schema.columns import Ragged
+from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import InvalidInput
 
 SCHEMA = Schema(
     [

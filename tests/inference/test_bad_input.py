@@ -10,11 +10,11 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from inference.client import stubs
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import as_call, decode_response, encode_request
-from inference.schema.columns import Ragged
-from ps.errors import InvalidInput, LimitExceeded, NotFound
+from ringpull.inference.client import stubs
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import as_call, decode_response, encode_request
+from ringpull.inference.schema.columns import Ragged
+from ringpull.ps.errors import InvalidInput, LimitExceeded, NotFound
 from tests.inference.served import ROWS, still_serves
 from tests.inference.single_columns import request_of
 from tests.inference.small_model import columns_of

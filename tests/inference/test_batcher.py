@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference.head.batcher import Batcher
-from ps.errors import DeadlineExceeded, Unavailable
+from ringpull.inference.head.batcher import Batcher
+from ringpull.ps.errors import DeadlineExceeded, Unavailable
 from tests.inference.batcher_stages import FAR_S, turns
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference.head.batcher import LET_IN_S, QUIET_TURNS, SMALL_ROWS, Batcher
+from ringpull.inference.head.batcher import LET_IN_S, QUIET_TURNS, SMALL_ROWS, Batcher
 from tests.inference.batcher_stages import FAR_S, turns
 
 

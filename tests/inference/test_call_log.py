@@ -8,12 +8,12 @@ import logging
 import grpc
 import pytest
 
-from inference.client.client import AsyncClient
-from inference.head.batcher import StageTimes
-from inference.head.metrics.call_log import BURST, LONGEST, LONGEST_ERROR, Call, CallLog
-from inference.head.metrics.call_metrics import CallMetrics
-from inference.head.metrics.call_watch import CallWatch, code_of
-from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, Unavailable
+from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.batcher import StageTimes
+from ringpull.inference.head.metrics.call_log import BURST, LONGEST, LONGEST_ERROR, Call, CallLog
+from ringpull.inference.head.metrics.call_metrics import CallMetrics
+from ringpull.inference.head.metrics.call_watch import CallWatch, code_of
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, Unavailable
 from tests.clock import Clock
 from tests.inference.served import ROWS, Served, columns_of
 
@@ -27,7 +27,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "inference.head.metrics.call_log")
+    caplog.set_level(logging.INFO, "ringpull.inference.head.metrics.call_log")
     return caplog
 
 
@@ -84,10 +84,10 @@ def test_the_callers_doing_is_no_warning(clock: Clock, told: pytest.LogCaptureFi
 
 def test_answered_calls_are_for_debugging(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     log = CallLog(clock)
-    with caplog.at_level(logging.INFO, "inference.head.metrics.call_log"):
+    with caplog.at_level(logging.INFO, "ringpull.inference.head.metrics.call_log"):
         log.answered(Call(0.0), 3)
     assert not caplog.records
-    with caplog.at_level(logging.DEBUG, "inference.head.metrics.call_log"):
+    with caplog.at_level(logging.DEBUG, "ringpull.inference.head.metrics.call_log"):
         log.answered(Call(0.0, model="ranker", request_id="7f3a"), 3)
     (line,) = caplog.records
     assert (line.request_id, line.model, line.version) == ("7f3a", "ranker", 3)
@@ -131,7 +131,7 @@ async def test_a_caller_that_goes_away_is_told_with_its_request_id(
     served: Served, client: AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     served.router.gate.clear()
-    with caplog.at_level(logging.DEBUG, "inference.head.metrics.call_log"):
+    with caplog.at_level(logging.DEBUG, "ringpull.inference.head.metrics.call_log"):
         asking = asyncio.create_task(client.predict("ranker", columns_of(ROWS), request_id="7f3a"))
         while not served.router.pulls_begun:
             await asyncio.sleep(0)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from inference.client.client import AsyncClient, Client
-from inference.prediction import Filled, Prediction, Timings
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import encode_response
-from inference.request.received import Limits, decode_request
-from ps.errors import (
+from ringpull.inference.client.client import AsyncClient, Client
+from ringpull.inference.prediction import Filled, Prediction, Timings
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import encode_response
+from ringpull.inference.request.received import Limits, decode_request
+from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,
     InvalidInput,
@@ -280,7 +280,7 @@ async def test_closing_a_client_fails_its_calls_in_flight(head: FakeHead) -> Non
 
 def test_a_client_loads_neither_torch_nor_numba_nor_ray() -> None:
     code = (
-        "import sys; from inference import AsyncClient, Client, Ragged;"
+        "import sys; from ringpull import AsyncClient, Client, Ragged;"
         "print([name for name in ('torch', 'numba', 'ray') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

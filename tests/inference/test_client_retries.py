@@ -12,10 +12,10 @@ import grpc
 import grpc.aio
 import pytest
 
-from inference import AsyncClient, Client
-from inference.client.stubs import PREDICT, PUSHBACK
-from inference.proto import ringpull_pb2 as pb
-from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError, Unavailable
+from ringpull import AsyncClient, Client
+from ringpull.inference.client.stubs import PREDICT, PUSHBACK
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError, Unavailable
 
 pytestmark = pytest.mark.net
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.prediction import Filled, Prediction, Timings
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import PredictCall, as_call, decode_response, encode_response
-from ps.errors import InvalidInput
+from ringpull.inference.prediction import Filled, Prediction, Timings
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import PredictCall, as_call, decode_response, encode_response
+from ringpull.ps.errors import InvalidInput
 
 
 def test_rows_are_those_of_the_first_feature() -> None:

@@ -8,10 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from inference.proto import ringpull_pb2 as pb
-from inference.request.column_codec import decode_column, decode_tensor, encode_column, encode_tensor, read_column
-from inference.schema.columns import Column, Ragged
-from ps.errors import InvalidInput, ProtocolError
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.column_codec import (
+    decode_column,
+    decode_tensor,
+    encode_column,
+    encode_tensor,
+    read_column,
+)
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.ps.errors import InvalidInput, ProtocolError
 
 VALUES = st.one_of(
     arrays.arrays(np.int64, st.integers(0, 12)),

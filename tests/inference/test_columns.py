@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.schema.columns import Ragged, as_column
-from ps.errors import InvalidInput
+from ringpull.inference.schema.columns import Ragged, as_column
+from ringpull.ps.errors import InvalidInput
 
 
 @pytest.mark.parametrize(

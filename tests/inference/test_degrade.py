@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference import CapCandidates, CutBags, Dense, Schema, Sequence, Sparse, UseDefault, UseVersion, export_model
-from inference.degrade.levels import check_steps, levels
-from inference.degrade.steps import MAX_STEPS, Step, plain_steps, read_steps
-from inference.model.manifest import Manifest
-from inference.model.version import LoadedVersion
-from inference.schema.fields import Fields
-from ps.errors import CorruptData, InvalidInput
+from ringpull import CapCandidates, CutBags, Dense, Schema, Sequence, Sparse, UseDefault, UseVersion, export_model
+from ringpull.inference.degrade.levels import check_steps, levels
+from ringpull.inference.degrade.steps import MAX_STEPS, Step, plain_steps, read_steps
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.schema.fields import Fields
+from ringpull.ps.errors import CorruptData, InvalidInput
 from tests.inference.test_manifest import rewrite, write_version
 from tests.inference.tiny import SCHEMA as TINY_SCHEMA
 from tests.inference.tiny import Tiny

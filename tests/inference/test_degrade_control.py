@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.degrade.control import LevelControl, Thresholds
-from inference.head.config import HeadConfig
-from ps.errors import InvalidInput
+from ringpull.inference.degrade.control import LevelControl, Thresholds
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.errors import InvalidInput
 
 UNSMOOTHED = Thresholds(high=0.5, low=0.2, up_s=1.0, down_s=4.0, smoothing_s=0.0)
 

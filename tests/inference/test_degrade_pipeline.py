@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.degrade.levels import Degradation, check_steps, levels
-from inference.degrade.steps import CapCandidates, CutBags, Step, UseDefault, UseVersion
-from inference.head.pipeline import Pipeline, Scores
-from inference.prediction import Filled
-from inference.request.degrade_lookups import PartialLookup
-from inference.request.received import ReceivedColumns
-from inference.schema.columns import Ragged
-from ps.errors import InvalidInput
-from ps.spec import Pooling
-from router.lookup import Lookup
+from ringpull.inference.degrade.levels import Degradation, check_steps, levels
+from ringpull.inference.degrade.steps import CapCandidates, CutBags, Step, UseDefault, UseVersion
+from ringpull.inference.head.pipeline import Pipeline, Scores
+from ringpull.inference.prediction import Filled
+from ringpull.inference.request.degrade_lookups import PartialLookup
+from ringpull.inference.request.received import ReceivedColumns
+from ringpull.inference.schema.columns import Ragged
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import Pooling
+from ringpull.router.lookup import Lookup
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import (
     ARGUMENTS,

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from inference.degrade.control import Thresholds
-from inference.degrade.steps import CapCandidates, CutBags, Step, UseVersion
-from inference.head.api.status import degrade_statuses
-from inference.head.catalog import Catalog, ServedVersion
-from inference.head.degrader import Degrader, following_pressure
-from inference.head.stand_in import can_stand_in
-from inference.model.manifest import ProgramOutput
-from inference.model.version import LoadedVersion
-from inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
-from inference.schema.schema import Schema
+from ringpull.inference.degrade.control import Thresholds
+from ringpull.inference.degrade.steps import CapCandidates, CutBags, Step, UseVersion
+from ringpull.inference.head.api.status import degrade_statuses
+from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.head.degrader import Degrader, following_pressure
+from ringpull.inference.head.stand_in import can_stand_in
+from ringpull.inference.model.manifest import ProgramOutput
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row, received_of
 

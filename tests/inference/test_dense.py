@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.export import export_model
-from inference.model.dense import CPU_ROWS, DenseProgram, ProgramTensor, scripted
-from inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
-from inference.schema.kinds import Dense, Sequence, Sparse
-from inference.schema.schema import Schema
-from ps.errors import CorruptData, InvalidInput
-from ps.spec import Pooling, TableSpec
+from ringpull.inference.export import export_model
+from ringpull.inference.model.dense import CPU_ROWS, DenseProgram, ProgramTensor, scripted
+from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
+from ringpull.inference.schema.kinds import Dense, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.spec import Pooling, TableSpec
 
 DIM = 4
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.prediction import Filled
-from inference.request.batch import concatenate
-from inference.schema.columns import Ragged
-from inference.schema.kinds import Cross, Dense, Sequence, Sparse
-from inference.schema.schema import Schema
-from inference.schema.transforms import Bucketize, Clip, Log, Vocabulary
-from ps.errors import InvalidInput
-from ps.hashing import key_of_string
+from ringpull.inference.prediction import Filled
+from ringpull.inference.request.batch import concatenate
+from ringpull.inference.schema.columns import Ragged
+from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Bucketize, Clip, Log, Vocabulary
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import key_of_string
 
 ROWS = st.lists(st.lists(st.integers(-5, 5), max_size=6), min_size=1, max_size=6)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from inference.client.client import Client
-from inference.head.actor import HeadActor
-from inference.head.config import HeadConfig
-from inference.model.manifest import Manifest
-from ps.errors import CorruptData, StartupError, Unavailable
-from ps.ring import Ring
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.inference.client.client import Client
+from ringpull.inference.head.actor import HeadActor
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.model.manifest import Manifest
+from ringpull.ps.errors import CorruptData, StartupError, Unavailable
+from ringpull.ps.ring import Ring
+from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.inference.tiny import export_tiny
 
 pytestmark = pytest.mark.net

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.client.stubs import PREDICT
-from inference.head.api.methods import parse
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import as_call, encode_request
-from inference.request.received import Limits, decode_request
-from ps.errors import RingpullError
+from ringpull.inference.client.stubs import PREDICT
+from ringpull.inference.head.api.methods import parse
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import as_call, encode_request
+from ringpull.inference.request.received import Limits, decode_request
+from ringpull.ps.errors import RingpullError
 from tests.inference.served import ROWS, still_serves
 from tests.inference.small_model import SCHEMA, columns_of
 from tests.mangling import mangled

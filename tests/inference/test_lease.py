@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from inference.head.latency import SAMPLES, WINDOW_S, RecentLatencies
-from inference.head.lease import ASK_AGAIN_S, Lease
-from ps.errors import Unavailable
+from ringpull.inference.head.latency import SAMPLES, WINDOW_S, RecentLatencies
+from ringpull.inference.head.lease import ASK_AGAIN_S, Lease
+from ringpull.ps.errors import Unavailable
 from tests.clock import Clock
 
 

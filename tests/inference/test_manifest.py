@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.model.manifest import (
+from ringpull.inference.model.manifest import (
     FileEntry,
     LookupSpec,
     Manifest,
@@ -21,8 +21,8 @@ from inference.model.manifest import (
     TableEntry,
     versions,
 )
-from ps.errors import CorruptData, InvalidInput, RingpullError
-from ps.spec import Pooling, TableSpec
+from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
+from ringpull.ps.spec import Pooling, TableSpec
 
 Body = dict[str, Any]
 
@@ -215,7 +215,7 @@ def test_an_edited_manifest(folder: Path) -> None:
 
 
 def test_a_manifest_too_large_to_be_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.model.manifest.MAX_BYTES", 100)
+    monkeypatch.setattr("ringpull.inference.model.manifest.MAX_BYTES", 100)
     with pytest.raises(CorruptData, match="larger than 100 bytes"):
         Manifest.load(folder)
 

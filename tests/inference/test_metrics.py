@@ -9,17 +9,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from inference import CapCandidates, Client
-from inference.head.actor import HeadActor
-from inference.head.admission import Admission
-from inference.head.catalog import Catalog
-from inference.head.config import HeadConfig
-from inference.head.metrics.call_metrics import CallMetrics
-from inference.head.metrics.metrics import HeadCollector
-from inference.model.manifest import Manifest
-from ps.errors import InvalidInput, LimitExceeded, NotFound, Unavailable
-from router.control.scraping import ScrapeTarget, scrape_targets
-from router.counters import RouterCounters, TableCounters
+from ringpull import CapCandidates, Client
+from ringpull.inference.head.actor import HeadActor
+from ringpull.inference.head.admission import Admission
+from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.metrics.call_metrics import CallMetrics
+from ringpull.inference.head.metrics.metrics import HeadCollector
+from ringpull.inference.model.manifest import Manifest
+from ringpull.ps.errors import InvalidInput, LimitExceeded, NotFound, Unavailable
+from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
+from ringpull.router.counters import RouterCounters, TableCounters
 from tests.deploy.fake_operations import FakeOperations
 from tests.inference.tiny import export_tiny
 from tests.integration.local import LocalCluster, local_cluster

@@ -8,12 +8,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from inference.head.watch import Watch
-from inference.model.manifest import Manifest
-from inference.model.mirror import Mirror, local_files
-from inference.model.model_dir import complete_versions, manifest_mark, parent_of
-from inference.model.version import LoadedVersion
-from ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
+from ringpull.inference.head.watch import Watch
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.mirror import Mirror, local_files
+from ringpull.inference.model.model_dir import complete_versions, manifest_mark, parent_of
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
 from tests.inference.test_watch import FakeOperations
 from tests.inference.tiny import export_tiny
 

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.client.operations import OperationsClient
-from inference.head.actor import HeadActor
-from inference.head.config import HeadConfig
-from inference.proto import operations_codec as codec
-from inference.proto import operations_pb2 as pb
-from ps.errors import InvalidInput, Unavailable
-from ps.ring import Ring, SlotRange
-from ps.spec import ALL
-from router.control.change import Kind, Phase
-from router.control.events import Member
-from router.control.facts import TableTraffic
-from router.control.moves import MovePlan, TableMove
-from router.control.operations import (
+from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.head.actor import HeadActor
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.proto import operations_codec as codec
+from ringpull.inference.proto import operations_pb2 as pb
+from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.spec import ALL
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.events import Member
+from ringpull.router.control.facts import TableTraffic
+from ringpull.router.control.moves import MovePlan, TableMove
+from ringpull.router.control.operations import (
     ChangeStatus,
     Control,
     Facts,
@@ -32,8 +32,8 @@ from router.control.operations import (
     Request,
     Rollback,
 )
-from router.control.world import first_world
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.router.control.world import first_world
+from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.router.coordinated import MiniDeployment, version
 
 STATUS = ChangeStatus(

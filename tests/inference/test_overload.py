@@ -11,15 +11,15 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from inference.client import stubs
-from inference.client.client import AsyncClient
-from inference.head.admission import Admission, Ticket
-from inference.head.api.methods import PUSHBACK
-from inference.head.api.server import GrpcServer
-from inference.head.api.service import AdminService, PredictorService
-from inference.head.config import HeadConfig
-from inference.request.codec import as_call, encode_request
-from ps.errors import DeadlineExceeded
+from ringpull.inference.client import stubs
+from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.admission import Admission, Ticket
+from ringpull.inference.head.api.methods import PUSHBACK
+from ringpull.inference.head.api.server import GrpcServer
+from ringpull.inference.head.api.service import AdminService, PredictorService
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.request.codec import as_call, encode_request
+from ringpull.ps.errors import DeadlineExceeded
 from tests.inference.served import ROWS, Served, still_serves
 from tests.inference.small_model import columns_of
 

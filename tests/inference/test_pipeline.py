@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.head.pipeline import Pipeline, Scores
-from inference.model.manifest import LookupSpec
-from inference.prediction import Filled
-from inference.request.batch import row_index
-from inference.request.received import ReceivedColumns
-from inference.schema.columns import Column, Ragged
-from inference.schema.schema import Cross, Dense, Schema, Sparse
-from inference.schema.transforms import Vocabulary
-from ps.errors import CorruptData, InvalidInput
-from ps.spec import Pooling
+from ringpull.inference.head.pipeline import Pipeline, Scores
+from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.prediction import Filled
+from ringpull.inference.request.batch import row_index
+from ringpull.inference.request.received import ReceivedColumns
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.schema import Cross, Dense, Schema, Sparse
+from ringpull.inference.schema.transforms import Vocabulary
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.spec import Pooling
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import (
     ARGUMENTS,

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-import inference
-from inference.client.client import Client
-from inference.head.api.methods import STATUS_OF
-from inference.head.config import HeadConfig
-from inference.request.codec import PredictCall, encode_request
-from inference.request.request_json import call_from_json
-from inference.schema.kinds import KINDS
-from inference.schema.schema import Schema
-from inference.schema.transforms import TRANSFORMS
+import ringpull.inference
+from ringpull.inference.client.client import Client
+from ringpull.inference.head.api.methods import STATUS_OF
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.request.codec import PredictCall, encode_request
+from ringpull.inference.request.request_json import call_from_json
+from ringpull.inference.schema.kinds import KINDS
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import TRANSFORMS
 
-README = (Path(inference.__file__).parent / "README.md").read_text(encoding="utf-8")
+README = (Path(ringpull.inference.__file__).parent / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -56,7 +56,7 @@ def test_the_clients_example_fits_the_schema(monkeypatch: pytest.MonkeyPatch) ->
         encode_request(call)
         raise Stop
 
-    monkeypatch.setattr("inference.client.client.encode_request", keep)
+    monkeypatch.setattr("ringpull.inference.client.client.encode_request", keep)
     example = next(block for block in blocks("python") if "with Client" in block)
     with pytest.raises(Stop):
         exec(example, {})
@@ -96,4 +96,4 @@ def test_every_status_is_in_the_table() -> None:
 def test_clients_have_the_same_verbs() -> None:
     verbs = {name for name in vars(Client) if not name.startswith("_")}
     assert verbs == {"predict", "model", "models", "status", "close"}
-    assert verbs == {name for name in vars(inference.AsyncClient) if not name.startswith("_")}
+    assert verbs == {name for name in vars(ringpull.AsyncClient) if not name.startswith("_")}

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.proto import ringpull_pb2 as pb
-from inference.request import packing
-from inference.request.codec import as_call, encode_request
-from inference.request.column_codec import encode_column
-from inference.request.packing import pack
-from inference.request.received import Limits, ReceivedCall, ReceivedColumns, decode_request
-from inference.schema.columns import Column, Ragged
-from inference.schema.features import Prepared
-from inference.schema.kinds import Cross, Dense, Sequence, Sparse
-from inference.schema.schema import Schema
-from inference.schema.transforms import Bucketize, Hash, Log, Vocabulary
-from ps.errors import InvalidInput, LimitExceeded, RingpullError
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request import packing
+from ringpull.inference.request.codec import as_call, encode_request
+from ringpull.inference.request.column_codec import encode_column
+from ringpull.inference.request.packing import pack
+from ringpull.inference.request.received import Limits, ReceivedCall, ReceivedColumns, decode_request
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.features import Prepared
+from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Bucketize, Hash, Log, Vocabulary
+from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 from tests.inference.single_columns import request_of
 
 LIMITS = Limits(max_candidates=50, max_values_per_row=20)

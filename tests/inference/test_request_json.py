@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from inference.request.codec import encode_request
-from inference.request.request_json import call_from_json, columns_from_json
-from inference.schema.columns import Ragged
-from ps.errors import InvalidInput
+from ringpull.inference.request.codec import encode_request
+from ringpull.inference.request.request_json import call_from_json, columns_from_json
+from ringpull.inference.schema.columns import Ragged
+from ringpull.ps.errors import InvalidInput
 
 GRPCURL = """{
   "model": "ranker", "version": "2", "outputs": ["score"], "withTimings": true,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.client.retry import (
+from ringpull.inference.client.retry import (
     AVOID_S,
     BUDGET_RATIO,
     BUDGET_RESERVE,
@@ -20,8 +20,8 @@ from inference.client.retry import (
     RetryBudget,
     Retrying,
 )
-from inference.client.rotation import Rotation
-from ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError, Unavailable
+from ringpull.inference.client.rotation import Rotation
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError, Unavailable
 from tests.clock import Clock
 
 LOST = Failure(Unavailable, "a:1: Socket closed", "UNAVAILABLE (Socket closed)", may_retry=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.client.rotation import Rotation
+from ringpull.inference.client.rotation import Rotation
 
 
 def test_all_channels_take_turns() -> None:

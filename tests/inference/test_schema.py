@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.schema.arguments import Argument
-from inference.schema.kinds import Cross, Dense, Sequence, Sparse
-from inference.schema.schema import Schema
-from inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
-from ps.errors import InvalidInput
+from ringpull.inference.schema.arguments import Argument
+from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+from ringpull.ps.errors import InvalidInput
 
 FULL = Schema(
     [

@@ -14,16 +14,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from inference.client import stubs
-from inference.head.api.http import HttpServer, application
-from inference.head.api.methods import status_of
-from inference.head.api.ports import claim
-from inference.head.api.server import SERVICES, GrpcServer
-from inference.head.api.service import AdminService, PredictorService
-from inference.head.config import HeadConfig
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import as_call, encode_request
-from ps.errors import (
+from ringpull.inference.client import stubs
+from ringpull.inference.head.api.http import HttpServer, application
+from ringpull.inference.head.api.methods import status_of
+from ringpull.inference.head.api.ports import claim
+from ringpull.inference.head.api.server import SERVICES, GrpcServer
+from ringpull.inference.head.api.service import AdminService, PredictorService
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import as_call, encode_request
+from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,
     InvalidInput,

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from inference.client.client import AsyncClient
-from ps.errors import RingpullError, Unavailable
+from ringpull.inference.client.client import AsyncClient
+from ringpull.ps.errors import RingpullError, Unavailable
 from tests.inference.served import CONFIG, ROWS, Served
 from tests.inference.small_model import columns_of
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
-from ps.errors import InvalidInput
-from ps.hashing import key_of_string, positions_of
+from ringpull.inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import key_of_string, positions_of
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 UINT64 = st.integers(0, 2**64 - 1)

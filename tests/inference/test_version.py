@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.head.catalog import Catalog, ServedVersion
-from inference.model.manifest import FileEntry, Manifest
-from inference.model.version import LoadedVersion
-from ps.errors import CorruptData, InvalidInput, NotFound
+from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.model.manifest import FileEntry, Manifest
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, make_manifest, make_tables
 from tests.inference.tiny import SCHEMA as TINY_SCHEMA

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.head.watch import Watch, watching
-from ps.errors import InvalidInput, RingpullError, Unavailable
-from router.control.change import Phase
-from router.control.operations import ChangeStatus, Publish
+from ringpull.inference.head.watch import Watch, watching
+from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
+from ringpull.router.control.change import Phase
+from ringpull.router.control.operations import ChangeStatus, Publish
 
 
 class FakeOperations:

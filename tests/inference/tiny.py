@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from inference import Dense, Schema, Sparse, TableOptions, export_model
+from ringpull import Dense, Schema, Sparse, TableOptions, export_model
 
 SCHEMA = Schema([Sparse("item"), Dense("price")])
 

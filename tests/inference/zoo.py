@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inference.schema.columns import Column, Ragged
-from inference.schema.kinds import Dense, Sequence, Sparse
-from inference.schema.schema import Schema
-from inference.schema.transforms import Bucketize, Hash
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.kinds import Dense, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Bucketize, Hash
 
 DIM = 8
 

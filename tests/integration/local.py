@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.client.client import Client
-from inference.head.actor import HeadActor
-from inference.head.config import HeadConfig
-from inference.head.head import HeadAddress
-from inference.model.manifest import Manifest
-from ps.actor import ShardActor
-from ps.hashing import SLOTS
-from ps.holding import Ownership, TableHolding, VersionHolding
-from ps.ring import Ring, SlotRange
-from ps.spec import ALL, Replicas
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.inference.client.client import Client
+from ringpull.inference.head.actor import HeadActor
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.head import HeadAddress
+from ringpull.inference.model.manifest import Manifest
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 GRACE_S = 5.0
 

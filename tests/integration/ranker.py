@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inference import Dense, Ragged, Schema, Sequence, Sparse, export_model
-from inference.schema.columns import Column
-from inference.schema.transforms import Hash, Log, Vocabulary
+from ringpull import Dense, Ragged, Schema, Sequence, Sparse, export_model
+from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.transforms import Hash, Log, Vocabulary
 
 USERS = Vocabulary([int(user) for user in np.random.default_rng(11).integers(-(2**62), 2**62, 200)])
 """Raw ids anywhere in int64, as real ones are."""

@@ -17,8 +17,8 @@ from examples.movielens.demo import MODEL, USER_FEATURES
 from examples.movielens.features import Examples, make_examples
 from examples.movielens.model import OUTPUT, make_schema, raw_keys
 from examples.movielens.train import auc, score, train
-from inference import Client, export_model
-from ps.spec import ALL, Replicas
+from ringpull import Client, export_model
+from ringpull.ps.spec import ALL, Replicas
 from tests.integration.local import local_cluster
 
 pytestmark = pytest.mark.net

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.head.config import HeadConfig
-from inference.model.manifest import FileEntry, Manifest
-from ps.errors import CorruptData, InvalidInput, StartupError
-from ps.spec import Pooling
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.model.manifest import FileEntry, Manifest
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError
+from ringpull.ps.spec import Pooling
 from tests.integration.local import local_cluster
 from tests.integration.ranker import Ranker, random_columns
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from inference import (
+from ringpull import (
     CapCandidates,
     CutBags,
     Ragged,
@@ -24,12 +23,13 @@ from inference import (
     UseVersion,
     export_model,
 )
-from inference.client.client import Client
-from inference.head.admission import Admission
-from inference.head.config import HeadConfig
-from inference.prediction import Filled
-from inference.proto import ringpull_pb2 as pb
-from inference.schema.columns import Column
+from ringpull.deploy.cli import app
+from ringpull.inference.client.client import Client
+from ringpull.inference.head.admission import Admission
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.prediction import Filled
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.columns import Column
 from tests.inference.tiny import SCHEMA as TINY_SCHEMA
 from tests.inference.tiny import Tiny
 from tests.integration.local import local_cluster

@@ -10,13 +10,13 @@ import httpx
 import numpy as np
 import pytest
 
-from inference import TableOptions
-from inference.client.client import Client
-from inference.head.config import HeadConfig
-from ps.actor import ShardActor
-from ps.errors import InvalidInput, LimitExceeded, Unavailable
-from ps.holding import Ownership
-from router.shard_map import ShardMap
+from ringpull import TableOptions
+from ringpull.inference.client.client import Client
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
+from ringpull.ps.holding import Ownership
+from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import Tiny, export_tiny
 from tests.integration.local import local_cluster, open_versions
 from tests.integration.ranker import Ranker, offline, random_columns

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.schema.columns import Column
-from ps.errors import NotFound
-from ps.spec import ALL, Replicas
+from ringpull.inference.schema.columns import Column
+from ringpull.ps.errors import NotFound
+from ringpull.ps.spec import ALL, Replicas
 from tests.integration.local import LocalCluster, local_cluster
 from tests.integration.ranker import Ranker, export_ranker, offline, random_columns, repeated
 from tests.reference import assert_close

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.model.manifest import Manifest
-from inference.model.samples import Samples
-from inference.model.version import LoadedVersion
-from ps.errors import CorruptData
-from ps.spec import ALL
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.samples import Samples
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.spec import ALL
 from tests.integration.local import local_cluster
 from tests.integration.test_faults import Exported
 
@@ -82,7 +82,7 @@ def test_a_manifest_from_before_there_were_samples_is_read(copied: Path) -> None
     manifest.save(copied)
     document = json.loads((copied / "manifest.json").read_text())
     del document["manifest"]["samples"]
-    from inference.model.manifest import _checksum
+    from ringpull.inference.model.manifest import _checksum
 
     document["xxh3"] = _checksum(document["manifest"])
     (copied / "manifest.json").write_text(json.dumps(document))

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from inference import export_model
-from inference.client.client import Client
-from inference.schema.columns import Column, Ragged
-from inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
-from inference.schema.schema import Schema
+from ringpull import export_model
+from ringpull.inference.client.client import Client
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
 from tests.inference.zoo import ZOO, build
 from tests.integration.local import local_cluster
 from tests.integration.ranker import repeated

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.model_folders import choose_versions, find_version, rows_in
-from inference.head.actor import HeadActor
-from inference.head.config import HeadConfig
-from ps.actor import ShardActor
-from ps.errors import Unavailable
-from router.control.actor import CoordinatorActor, Settings, Timing
-from router.control.operations import ChangeStatus
-from router.control.state_file import StateFile
-from router.control.world import first_world
+from ringpull.deploy.model_folders import choose_versions, find_version, rows_in
+from ringpull.inference.head.actor import HeadActor
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.errors import Unavailable
+from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
+from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.control.state_file import StateFile
+from ringpull.router.control.world import first_world
 
 GRACE_S = 5.0
 POLL_S = 0.05

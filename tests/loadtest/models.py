@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import islice
 
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import PredictCall
-from loadtest.options import WorkloadOptions
-from loadtest.workload import Workload
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import PredictCall
+from ringpull.loadtest.options import WorkloadOptions
+from ringpull.loadtest.workload import Workload
 
 ROWS = 1000
 MODEL = pb.Model(

@@ -14,20 +14,22 @@ import numpy as np
 import psutil
 import pytest
 
-import loadtest.bench
-from loadtest.bench import all as every_bench
-from loadtest.bench import dlrm, growth, memory, ready, routing, stage_budget
-from loadtest.bench.growth_model import CpuModel, PullShape, sub_bags, wire_bytes_per_sample
-from loadtest.bench.harness import Report, Samples, interleave
-from loadtest.bench.load import Outcome
-from loadtest.bench.process import server, unwound_by_sigterm
-from loadtest.bench.pulls import dlrm_lookups
-from loadtest.bench.tables import bench_keys, bench_rows, generated_table, keys_of, zipf_rows
-from ps.hashing import positions_of
-from ps.wire.messages import PullReply
+import ringpull.loadtest.bench
+from ringpull.loadtest.bench import all as every_bench
+from ringpull.loadtest.bench import dlrm, growth, memory, ready, routing, stage_budget
+from ringpull.loadtest.bench.growth_model import CpuModel, PullShape, sub_bags, wire_bytes_per_sample
+from ringpull.loadtest.bench.harness import Report, Samples, interleave
+from ringpull.loadtest.bench.load import Outcome
+from ringpull.loadtest.bench.process import server, unwound_by_sigterm
+from ringpull.loadtest.bench.pulls import dlrm_lookups
+from ringpull.loadtest.bench.tables import bench_keys, bench_rows, generated_table, keys_of, zipf_rows
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.wire.messages import PullReply
 
 ROOT = Path(__file__).parent.parent.parent
-MODULES = sorted(found.name for found in pkgutil.walk_packages(loadtest.bench.__path__, "loadtest.bench."))
+MODULES = sorted(
+    found.name for found in pkgutil.walk_packages(ringpull.loadtest.bench.__path__, "ringpull.loadtest.bench.")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,7 @@ def test_every_module_is_imported_without_what_it_compares_with(module: str) -> 
 
 @pytest.mark.parametrize("bench", every_bench.BENCHES)
 def test_every_bench_can_be_run_and_is_described(bench: str) -> None:
-    module = importlib.import_module(f"loadtest.bench.{bench}")
+    module = importlib.import_module(f"ringpull.loadtest.bench.{bench}")
     assert callable(module.main)
     assert f"| `{bench}` |" in (ROOT / "loadtest/README.md").read_text()
 
@@ -270,7 +272,8 @@ class TestServer:
             python = tmp_path / "python"
             python.write_text(f"#!/bin/sh\nexec {' '.join(command)}\n")
             python.chmod(0o755)
-            code = f"import sys; sys.executable = {str(python)!r}; from loadtest.bench import all; all.run('kernel')"
+            code = f"import sys\nsys.executable = {str(python)!r}\n"
+            code += "from ringpull.loadtest.bench import all; all.run('kernel')"
             command = [sys.executable, "-c", code]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from deploy.cluster.ray_session import CODE_ROOT
-from loadtest.chaos.goodput import Goodput
-from loadtest.chaos.oracle import Outcome
-from loadtest.chaos.pieces import Usage
-from loadtest.chaos.record import CALM, FILL_GRACE_S, Record, Span, Trouble, broke_promise, cause, phases
-from loadtest.chaos.report import UNEXPLAINED, find, recovery_s, show
-from loadtest.chaos.schedule import (
+from ringpull.deploy.cluster.ray_session import CODE_ROOT
+from ringpull.loadtest.chaos.goodput import Goodput
+from ringpull.loadtest.chaos.oracle import Outcome
+from ringpull.loadtest.chaos.pieces import Usage
+from ringpull.loadtest.chaos.record import CALM, FILL_GRACE_S, Record, Span, Trouble, broke_promise, cause, phases
+from ringpull.loadtest.chaos.report import UNEXPLAINED, find, recovery_s, show
+from ringpull.loadtest.chaos.schedule import (
     Kind,
 )
 
@@ -124,7 +124,11 @@ def test_a_short_run() -> None:
     begin_s = time.monotonic()
     arguments = ["--seconds", "15", "--seed", "7", "--rate", "40", "--overload-seconds", "1"]
     ran = subprocess.run(
-        [sys.executable, "-m", "loadtest.chaos", *arguments], cwd=CODE_ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ringpull.loadtest.chaos", *arguments],
+        cwd=CODE_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, f"after {time.monotonic() - begin_s:.0f} s: {ran.stdout}\n{ran.stderr}"
     line = json.loads(ran.stdout.splitlines()[-1])

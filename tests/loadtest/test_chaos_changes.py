@@ -10,17 +10,17 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from inference import AsyncClient
-from inference.client.operations import OperationsClient
-from loadtest.bench.checked_model import MODEL, export_version, make_requests
-from loadtest.chaos import driver
-from loadtest.chaos.changes import Operator
-from loadtest.chaos.driver import Driver
-from loadtest.chaos.load import Load
-from loadtest.chaos.oracle import Live, Oracle
-from loadtest.chaos.report import find
-from loadtest.chaos.schedule import BLOWS, Fault, Kind, schedule
-from router.control.operations import Publish, Rebalance, Request, Rollback
+from ringpull import AsyncClient
+from ringpull.inference.client.operations import OperationsClient
+from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
+from ringpull.loadtest.chaos import driver
+from ringpull.loadtest.chaos.changes import Operator
+from ringpull.loadtest.chaos.driver import Driver
+from ringpull.loadtest.chaos.load import Load
+from ringpull.loadtest.chaos.oracle import Live, Oracle
+from ringpull.loadtest.chaos.report import find
+from ringpull.loadtest.chaos.schedule import BLOWS, Fault, Kind, schedule
+from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 
 ROWS = {"user": 3_000, "item": 2_000, "genre": 19}

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.errors import Unavailable
-from inference.prediction import Filled, Prediction
-from loadtest.bench.checked_model import MODEL, Weights, expected, export_version, make_requests
-from loadtest.chaos import goodput
-from loadtest.chaos.load import Load
-from loadtest.chaos.oracle import FRAIL, Live, Oracle, Outcome, Question
+from ringpull.inference.errors import Unavailable
+from ringpull.inference.prediction import Filled, Prediction
+from ringpull.loadtest.bench.checked_model import MODEL, Weights, expected, export_version, make_requests
+from ringpull.loadtest.chaos import goodput
+from ringpull.loadtest.chaos.load import Load
+from ringpull.loadtest.chaos.oracle import FRAIL, Live, Oracle, Outcome, Question
 from tests.integration.local import local_cluster
 
 ROWS = {"user": 300, "item": 200, "genre": 19}

@@ -7,9 +7,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.bench.cost_model import FILL, FILL_MEMORY, CpuCosts, Demand, Layout, Machine, cheapest
-from loadtest.bench.growth_model import CpuModel, wire_bytes_per_sample
-from ps.spec import ALL, Replicas
+from ringpull.loadtest.bench.cost_model import FILL, FILL_MEMORY, CpuCosts, Demand, Layout, Machine, cheapest
+from ringpull.loadtest.bench.growth_model import CpuModel, wire_bytes_per_sample
+from ringpull.ps.spec import ALL, Replicas
 
 GIB = 1 << 30
 MACHINE = Machine("a node", 16, 128 * GIB, 1.5e9)

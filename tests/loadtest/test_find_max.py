@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from inference.errors import InvalidInput
-from loadtest.find_max import Trial, find_max
+from ringpull.inference.errors import InvalidInput
+from ringpull.loadtest.find_max import Trial, find_max
 
 BOUND_MS = 20.0
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from deploy.model_folders import parse_replicas
-from loadtest import rebalance_check
-from loadtest.bench.checked_model import MODEL, export_version, make_requests
-from loadtest.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, Oracle, check
-from router.control.operations import Publish, Rebalance, Request, Rollback
+from ringpull.deploy.model_folders import parse_replicas
+from ringpull.loadtest import rebalance_check
+from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
+from ringpull.loadtest.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, Oracle, check
+from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 
 ROWS = {"user": 30_000, "item": 15_000, "genre": 19}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.local import LOCUSTFILE, run_locust
+from ringpull.loadtest.local import LOCUSTFILE, run_locust
 from tests.integration.local import LocalCluster
 
 pytestmark = pytest.mark.net

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from inference.errors import InvalidInput, RingpullError, Unavailable
-from loadtest import open_loop_report
-from loadtest.find_max import Found, Trial
-from loadtest.messages import prepare_messages
-from loadtest.open_loop import GeneratorHealth, OpenLoopPlan, arrival_times, run_open_loop
-from loadtest.open_loop_report import measure_rate, search_rate
-from loadtest.options import WorkloadOptions
-from loadtest.report import Summary
+from ringpull.deploy.cli import app
+from ringpull.inference.errors import InvalidInput, RingpullError, Unavailable
+from ringpull.loadtest import open_loop_report
+from ringpull.loadtest.find_max import Found, Trial
+from ringpull.loadtest.messages import prepare_messages
+from ringpull.loadtest.open_loop import GeneratorHealth, OpenLoopPlan, arrival_times, run_open_loop
+from ringpull.loadtest.open_loop_report import measure_rate, search_rate
+from ringpull.loadtest.options import WorkloadOptions
+from ringpull.loadtest.report import Summary
 from tests.integration.local import LocalCluster
 
 OPTIONS = WorkloadOptions(candidates=4, requests=16, context=("user", "town"))

@@ -10,11 +10,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from inference.errors import InvalidInput
-from inference.request.codec import PredictCall
-from loadtest.options import WorkloadOptions
-from loadtest.replay import recorded_calls
-from loadtest.workload import Workload
+from ringpull.inference.errors import InvalidInput
+from ringpull.inference.request.codec import PredictCall
+from ringpull.loadtest.options import WorkloadOptions
+from ringpull.loadtest.replay import recorded_calls
+from ringpull.loadtest.workload import Workload
 from tests.loadtest.models import MODEL
 
 PAIRS = "who,town,movie\n1,Rome,10\n1,Paris,11\n1,Oslo,12\n2,Rome,10\n1,Rome,13\n"

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.bench import replication
-from loadtest.bench.tables import bench_keys
-from ps.spec import ALL, Replicas, TableSpec
-from ps.store.base import Base
-from ps.store.writer import TableWriter
-from router.control.planner import predicted_cost
+from ringpull.loadtest.bench import replication
+from ringpull.loadtest.bench.tables import bench_keys
+from ringpull.ps.spec import ALL, Replicas, TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.writer import TableWriter
+from ringpull.router.control.planner import predicted_cost
 
 ROWS = 20_000
 

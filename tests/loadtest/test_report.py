@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from inference.proto import ringpull_pb2 as pb
-from loadtest.find_max import Found, Trial
-from loadtest.latencies import STAGES, Latencies, stages_of
-from loadtest.open_loop_report import write_search
-from loadtest.report import NINES, Moment, ServerCounts, Summary, summarize, write_report
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.loadtest.find_max import Found, Trial
+from ringpull.loadtest.latencies import STAGES, Latencies, stages_of
+from ringpull.loadtest.open_loop_report import write_search
+from ringpull.loadtest.report import NINES, Moment, ServerCounts, Summary, summarize, write_report
 
 PNG = b"\x89PNG"
 

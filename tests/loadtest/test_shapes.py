@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.errors import InvalidInput
-from loadtest.shapes import SHAPES, Shape
+from ringpull.inference.errors import InvalidInput
+from ringpull.loadtest.shapes import SHAPES, Shape
 
 
 @given(

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.errors import InvalidInput
-from inference.request.codec import encode_request
-from inference.schema.columns import Ragged
-from loadtest.ids import UNKNOWN_FIRST, IdList, IdRange, parse_ids
-from loadtest.options import PerFeature, WorkloadOptions, parse_options
-from loadtest.workload import IDS_WITHOUT_A_TABLE, Workload
-from loadtest.zipf import HEAD, Zipf
+from ringpull.inference.errors import InvalidInput
+from ringpull.inference.request.codec import encode_request
+from ringpull.inference.schema.columns import Ragged
+from ringpull.loadtest.ids import UNKNOWN_FIRST, IdList, IdRange, parse_ids
+from ringpull.loadtest.options import PerFeature, WorkloadOptions, parse_options
+from ringpull.loadtest.workload import IDS_WITHOUT_A_TABLE, Workload
+from ringpull.loadtest.zipf import HEAD, Zipf
 from tests.loadtest.models import MODEL, ROWS, calls
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ps.hashing import SLOT_SHIFT, SLOTS, positions_of
-from ps.holding import Ownership
-from ps.ring import Ring
-from ps.shard import Shard
-from ps.spec import Replicas
-from ps.wire.messages import RangePullRequest
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
+from ringpull.ps.holding import Ownership
+from ringpull.ps.ring import Ring
+from ringpull.ps.shard import Shard
+from ringpull.ps.spec import Replicas
+from ringpull.ps.wire.messages import RangePullRequest
 from tests.ps.tables import MODEL, VERSION, WrittenTable
 
 ONE_SHARD = Ring.even([0])

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.hashing import positions_of
-from ps.spec import RowType, TableSpec
-from ps.store.row_codec import decode, encode
-from ps.store.writer import TableWriter
-from ps.wire.messages import Op, PullRequest, SubLookup
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.spec import RowType, TableSpec
+from ringpull.ps.store.row_codec import decode, encode
+from ringpull.ps.store.writer import TableWriter
+from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 from tests.reference import ReferenceTable
 
 MODEL, VERSION = "model", 3

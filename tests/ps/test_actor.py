@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ps.actor import ShardActor
-from ps.errors import InvalidInput, NotFound, NotOwner, StartupError, Unavailable
-from ps.hashing import SLOTS
-from ps.holding import Ownership, TableHolding, VersionHolding
-from ps.ring import Ring, SlotRange
-from ps.wire.connection import Connection
-from ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, StartupError, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
 from tests.ps.wire.fake_shard import soon
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ps.collector import YOUNG_OBJECTS, spare_what_is_loaded
+from ringpull.ps.collector import YOUNG_OBJECTS, spare_what_is_loaded
 
 
 class Node:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import InvalidInput
-from ps.hashing import SLOT_SHIFT, SLOTS, as_keys, key_of_string, keys_of, keys_of_strings, positions_of
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, as_keys, key_of_string, keys_of, keys_of_strings, positions_of
 
 MASK = 2**64 - 1
 

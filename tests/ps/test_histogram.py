@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client import Histogram as PrometheusHistogram
 
-from ps.histogram import ROWS, SECONDS, Histogram
+from ringpull.ps.histogram import ROWS, SECONDS, Histogram
 
 BOUNDS = (0.5, 1.0, 2.5)
 

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from ps.memory import process_memory, resident_bytes, reuse_freed_memory
+from ringpull.ps.memory import process_memory, resident_bytes, reuse_freed_memory
 
 
 def test_memory_follows_what_is_touched() -> None:

@@ -10,14 +10,14 @@ import httpx
 import numpy as np
 import pytest
 
-from ps.actor import ShardActor
-from ps.errors import NotFound, StartupError
-from ps.holding import Ownership
-from ps.metric_families import registry_of
-from ps.metrics_server import MetricsServer
-from ps.ring import Ring
-from ps.wire.connection import Connection
-from ps.wire.messages import StatisticsRequest
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.errors import NotFound, StartupError
+from ringpull.ps.holding import Ownership
+from ringpull.ps.metric_families import registry_of
+from ringpull.ps.metrics_server import MetricsServer
+from ringpull.ps.ring import Ring
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.messages import StatisticsRequest
 from tests.metrics_page import Page, documented
 from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
 from tests.ps.test_actor import whole

@@ -9,14 +9,14 @@ import msgpack
 import numpy as np
 import pytest
 
-from ps.errors import CorruptData, InvalidInput, NotFound, NotOwner, Unavailable
-from ps.hashing import SLOT_SHIFT, SLOTS, positions_of
-from ps.ring import Ring
-from ps.shard import Shard
-from ps.spec import TableSpec
-from ps.store.base import Base
-from ps.store.base_writer import BaseWriter
-from ps.wire.messages import DescribeRequest, range_checksum
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner, Unavailable
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
+from ringpull.ps.ring import Ring
+from ringpull.ps.shard import Shard
+from ringpull.ps.spec import TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.base_writer import BaseWriter
+from ringpull.ps.wire.messages import DescribeRequest, range_checksum
 from tests.ps.opened import assign, flip_a_row_byte, open_shard, range_request
 from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
 

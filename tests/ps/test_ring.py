@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ps.errors import InvalidInput
-from ps.hashing import SLOTS
-from ps.ring import MAX_SHARD, OwnedRange, Ring, SlotRange
-from ps.spec import ALL
-from ps.vacancies import run_starts
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.ring import MAX_SHARD, OwnedRange, Ring, SlotRange
+from ringpull.ps.spec import ALL
+from ringpull.ps.vacancies import run_starts
 
 MOST_SHARDS = 64
 

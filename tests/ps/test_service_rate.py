@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.service_rate import PROOF_S, WINDOW_S, ServiceRate, Work
+from ringpull.ps.service_rate import PROOF_S, WINDOW_S, ServiceRate, Work
 from tests.clock import Clock
 
 

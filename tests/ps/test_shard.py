@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
-from ps.hashing import SLOT_SHIFT, SLOTS, positions_of
-from ps.holding import Ownership
-from ps.ring import Ring
-from ps.shard import Shard
-from ps.spec import ALL, Pooling, Replicas
-from ps.store.base import Base
-from ps.wire.messages import DescribeRequest, Op, TableStatistics
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
+from ringpull.ps.holding import Ownership
+from ringpull.ps.ring import Ring
+from ringpull.ps.shard import Shard
+from ringpull.ps.spec import ALL, Pooling, Replicas
+from ringpull.ps.store.base import Base
+from ringpull.ps.wire.messages import DescribeRequest, Op, TableStatistics
 from tests.ps.opened import ONE_SHARD, VERSIONS, assign, flip_a_row_byte, open_shard, owned_keys, range_request
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
 from tests.reference import assert_close

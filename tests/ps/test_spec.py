@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import InvalidInput
-from ps.spec import ALL, MAX_DIM, KeyType, OnUnavailable, RowType, TableSpec, check_name
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import ALL, MAX_DIM, KeyType, OnUnavailable, RowType, TableSpec, check_name
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", fullmatch=True)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from ps.spec import OnUnavailable, Pooling, TableSpec
-from router.lookup import Lookup, LookupResult
+from ringpull.ps.spec import OnUnavailable, Pooling, TableSpec
+from ringpull.router.lookup import Lookup, LookupResult
 from tests.reference import ReferenceTable, assert_close
 
 Tables = Mapping[str, tuple[TableSpec, ReferenceTable]]

@@ -13,12 +13,12 @@ from random import Random
 
 import numpy as np
 
-from ps.errors import InvalidInput, RingpullError, Unavailable
-from ps.hashing import SLOTS
-from ps.spec import ALL
-from router.control.change import CoordinatorState, Kind
-from router.control.coordinator import Coordinator, version_names
-from router.control.events import (
+from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.spec import ALL
+from ringpull.router.control.change import CoordinatorState, Kind
+from ringpull.router.control.coordinator import Coordinator, version_names
+from ringpull.router.control.events import (
     Abort,
     Again,
     Assign,
@@ -43,9 +43,9 @@ from router.control.events import (
     Throttle,
     member_of,
 )
-from router.control.holdings import SlotMask, owned_mask
-from router.control.world import PlacedTable, PlacedVersion, World
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.router.control.holdings import SlotMask, owned_mask
+from ringpull.router.control.world import PlacedTable, PlacedVersion, World
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 TABLES = {"one": 1, "two": 2, "all": ALL}
 

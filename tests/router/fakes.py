@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ps.errors import ConnectionLost, DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
-from ps.hashing import SLOT_SHIFT, keys_of
-from ps.ring import Ring
-from ps.spec import Pooling, Replicas, TableSpec
-from ps.wire.messages import Op, PullReply, PullRequest, Reply, Request, ShardStatistics, StatisticsRequest
-from router.client import Router
-from router.settings import RouterSettings
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
+from ringpull.ps.hashing import SLOT_SHIFT, keys_of
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import Pooling, Replicas, TableSpec
+from ringpull.ps.wire.messages import Op, PullReply, PullRequest, Reply, Request, ShardStatistics, StatisticsRequest
+from ringpull.router.client import Router
+from ringpull.router.settings import RouterSettings
+from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.reference import ReferenceTable
 
 MODEL, VERSION = "model", 3

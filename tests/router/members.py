@@ -10,12 +10,12 @@ import itertools
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from ps.errors import RingpullError, Unavailable
-from ps.holding import Ownership, VersionHolding
-from ps.pulse import ShardPulse
-from router.control.facts import HeadPulse
-from router.control.world import PlacedVersion
-from router.shard_map import ShardMap
+from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.holding import Ownership, VersionHolding
+from ringpull.ps.pulse import ShardPulse
+from ringpull.router.control.facts import HeadPulse
+from ringpull.router.control.world import PlacedVersion
+from ringpull.router.shard_map import ShardMap
 
 _incarnations = itertools.count(1)
 

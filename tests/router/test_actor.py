@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
-from router.control.actor import CoordinatorActor, Settings, Timing
-from router.control.change import Kind, Phase
-from router.control.events import Begin
-from router.control.operations import ChangeStatus, Control, Publish, Rebalance, Rollback
-from router.control.state_file import FILE_NAME, StateFile
-from router.control.world import PlacedTable, PlacedVersion, World, first_world
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
+from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.events import Begin
+from ringpull.router.control.operations import ChangeStatus, Control, Publish, Rebalance, Rollback
+from ringpull.router.control.state_file import FILE_NAME, StateFile
+from ringpull.router.control.world import PlacedTable, PlacedVersion, World, first_world
 from tests.router.members import FakeMembers
 
 FAST = Timing(pulse_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)

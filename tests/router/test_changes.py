@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from ps.errors import InvalidInput
-from ps.spec import ALL
-from router.control.change import CoordinatorState, Kind
-from router.control.changes import begin_of, published, rebalanced, rolled_back
-from router.control.operations import Publish, Rebalance, Request, Rollback
-from router.control.world import PlacedTable, PlacedVersion, World, first_world
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import ALL
+from ringpull.router.control.change import CoordinatorState, Kind
+from ringpull.router.control.changes import begin_of, published, rebalanced, rolled_back
+from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
+from ringpull.router.control.world import PlacedTable, PlacedVersion, World, first_world
 from tests.router.coordinated import version
 
 WORLD = first_world(range(4), [version(1), version(7, "other")])

@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from ps.errors import (
+from ringpull.ps.errors import (
     DeadlineExceeded,
     NotFound,
     NotOwner,
     Unavailable,
 )
-from ps.ring import Ring
-from router.client import Router
-from router.lookup import Lookup, LookupResult
+from ringpull.ps.ring import Ring
+from ringpull.router.client import Router
+from ringpull.router.lookup import Lookup, LookupResult
 from tests.router.cases import assert_reference, some_lookups, tables
 from tests.router.fakes import MODEL, VERSION, FakeCluster
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import (
+from ringpull.ps.errors import (
     DeadlineExceeded,
     InvalidInput,
     NotFound,
@@ -18,12 +18,12 @@ from ps.errors import (
     RingpullError,
     Unavailable,
 )
-from ps.hashing import positions_of
-from ps.ring import Ring
-from ps.spec import ALL, OnUnavailable, Pooling
-from ps.wire.messages import PullReply, ShardStatistics
-from router.client import Router
-from router.lookup import Lookup, LookupResult
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, OnUnavailable, Pooling
+from ringpull.ps.wire.messages import PullReply, ShardStatistics
+from ringpull.router.client import Router
+from ringpull.router.lookup import Lookup, LookupResult
 from tests.reference import assert_close
 from tests.router.cases import assert_reference, lookups, some_lookups, tables
 from tests.router.fakes import MODEL, PATIENT, VERSION, FakeCluster

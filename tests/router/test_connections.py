@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import pytest
 
-from ps.errors import ConnectionLost, Unavailable
-from ps.wire.messages import ShardStatistics, StatisticsRequest
-from router.backoff import Backoff
-from router.connections import Connections, NotReached
-from router.shard_map import ShardAddress
+from ringpull.ps.errors import ConnectionLost, Unavailable
+from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
+from ringpull.router.backoff import Backoff
+from ringpull.router.connections import Connections, NotReached
+from ringpull.router.shard_map import ShardAddress
 from tests.router.virtual_time import run, virtual_now
 
 ADDRESS = ShardAddress(0, "nowhere", 1)

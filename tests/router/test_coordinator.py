@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from ps.errors import CorruptData, InvalidInput, Unavailable
-from router.control.change import Kind, Phase
-from router.control.coordinator import Coordinator
-from router.control.events import (
+from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.coordinator import Coordinator
+from ringpull.router.control.events import (
     Abort,
     Again,
     Begin,
@@ -25,7 +25,7 @@ from router.control.events import (
     Throttle,
     member_of,
 )
-from router.control.world import World, first_world
+from ringpull.router.control.world import World, first_world
 from tests.router.coordinated import MiniDeployment, version
 
 SEEDS = range(40)

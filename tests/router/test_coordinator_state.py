@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ps.errors import CorruptData
-from router.control.change import CoordinatorState, Kind
-from router.control.coordinator_state import state_from_dict, state_to_dict
-from router.control.world import World, first_world
+from ringpull.ps.errors import CorruptData
+from ringpull.router.control.change import CoordinatorState, Kind
+from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
+from ringpull.router.control.world import World, first_world
 from tests.router.coordinated import MiniDeployment, version
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import ConnectionLost, DeadlineExceeded, NotOwner, Unavailable
-from ps.hashing import positions_of
-from ps.ring import Ring
-from ps.spec import ALL, OnUnavailable, Pooling, Replicas, TableSpec
-from router.lookup import Lookup, LookupResult
-from router.settings import RouterSettings
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotOwner, Unavailable
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, OnUnavailable, Pooling, Replicas, TableSpec
+from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.settings import RouterSettings
 from tests.reference import ReferenceTable
 from tests.router.fakes import MODEL, VERSION, FakeCluster, FakeShard
 from tests.router.virtual_time import run, virtual_now

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from ps.errors import ConnectionLost, Unavailable
-from ps.ring import Ring
-from ps.spec import OnUnavailable, Pooling
-from router.lookup import Lookup, LookupResult
-from router.settings import RouterSettings
+from ringpull.ps.errors import ConnectionLost, Unavailable
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import OnUnavailable, Pooling
+from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.settings import RouterSettings
 from tests.router.cases import Tables, assert_reference, some_lookups, tables
 from tests.router.fakes import MODEL, VERSION, FakeCluster
 from tests.router.virtual_time import VirtualTimeLoop, run, virtual_now

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.ring import Ring
-from ps.spec import ALL, OnUnavailable, Pooling, TableSpec
-from router.hedging import LEARN_EVERY, REMEMBERED, AnswerTimes, HedgeBudget
-from router.lookup import Lookup, LookupResult
-from router.settings import RouterSettings
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
+from ringpull.router.hedging import LEARN_EVERY, REMEMBERED, AnswerTimes, HedgeBudget
+from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.settings import RouterSettings
 from tests.reference import ReferenceTable
 from tests.router.cases import Tables, assert_reference, some_lookups, tables
 from tests.router.fakes import MODEL, VERSION, FakeCluster

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ps.errors import ProtocolError
-from ps.hashing import SLOT_SHIFT, positions_of
-from ps.ring import OwnedRange, Ring, SlotRange
-from ps.spec import Pooling
-from ps.wire.messages import PullReply
-from router.batch import Batch
-from router.lookup import Lookup, LookupResult
-from router.merge import Merge
-from router.partition import Part, partition
-from router.replicas import DOWN
+from ringpull.ps.errors import ProtocolError
+from ringpull.ps.hashing import SLOT_SHIFT, positions_of
+from ringpull.ps.ring import OwnedRange, Ring, SlotRange
+from ringpull.ps.spec import Pooling
+from ringpull.ps.wire.messages import PullReply
+from ringpull.router.batch import Batch
+from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.merge import Merge
+from ringpull.router.partition import Part, partition
+from ringpull.router.replicas import DOWN
 
 HALF = 1 << 15
 RING = Ring((OwnedRange(SlotRange(0, HALF), (0,)), OwnedRange(SlotRange(HALF, 1 << 16), (1,))))

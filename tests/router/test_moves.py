@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.hashing import SLOTS
-from ps.ring import SlotRange
-from ps.spec import ALL, Replicas
-from router.control.moves import evenly, move_plan
-from router.control.world import PlacedTable, PlacedVersion, World, first_world, most_replicas
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.moves import evenly, move_plan
+from ringpull.router.control.world import PlacedTable, PlacedVersion, World, first_world, most_replicas
 
 ROWS, ROW_BYTES = SLOTS * 10, 56
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import InvalidInput
-from ps.hashing import SLOT_SHIFT, keys_of, positions_of
-from ps.ring import Ring
-from ps.spec import Pooling
-from ps.wire.messages import Op, SubLookup
-from router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch
-from router.lookup import Lookup
-from router.partition import STICKINESS_KEYS, Part, partition
-from router.replicas import DOWN, Loads, Placement, least_loaded
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import SLOT_SHIFT, keys_of, positions_of
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import Pooling
+from ringpull.ps.wire.messages import Op, SubLookup
+from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch
+from ringpull.router.lookup import Lookup
+from ringpull.router.partition import STICKINESS_KEYS, Part, partition
+from ringpull.router.replicas import DOWN, Loads, Placement, least_loaded
+from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.router.cases import lookups
 
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import InvalidInput
-from ps.ring import Ring
-from ps.spec import ALL, Pooling, Replicas, RowType, TableSpec
-from ps.store.writer import TableWriter
-from router.batch import Batch
-from router.control.facts import TableTraffic
-from router.control.planner import (
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, Pooling, Replicas, RowType, TableSpec
+from ringpull.ps.store.writer import TableWriter
+from ringpull.router.batch import Batch
+from ringpull.router.control.facts import TableTraffic
+from ringpull.router.control.planner import (
     Layout,
     PlannedTable,
     fewest_shards,
@@ -27,9 +27,9 @@ from router.control.planner import (
     shard_bytes,
     table_bytes,
 )
-from router.control.traffic import TableLoad, load_of, traffic_from_json
-from router.lookup import Lookup
-from router.partition import partition
+from ringpull.router.control.traffic import TableLoad, load_of, traffic_from_json
+from ringpull.router.lookup import Lookup
+from ringpull.router.partition import partition
 
 GIB = 1 << 30
 

@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ps.hashing import positions_of
-from ps.holding import Ownership
-from ps.ring import Ring
-from ps.shard import Shard
-from ps.spec import ALL, OnUnavailable, Pooling, TableSpec
-from ps.store.writer import TableWriter
-from ps.wire.connection import Connection
-from ps.wire.messages import PullRequest, Reply, Request
-from ps.wire.server import ShardServer
-from ps.wire.threads import LookupThreads
-from router.client import Router
-from router.lookup import Lookup, LookupResult
-from router.settings import RouterSettings
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.holding import Ownership
+from ringpull.ps.ring import Ring
+from ringpull.ps.shard import Shard
+from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
+from ringpull.ps.store.writer import TableWriter
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.messages import PullRequest, Reply, Request
+from ringpull.ps.wire.server import ShardServer
+from ringpull.ps.wire.threads import LookupThreads
+from ringpull.router.client import Router
+from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.settings import RouterSettings
+from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.reference import ReferenceTable
 from tests.router.cases import Tables, assert_reference
 from tests.router.fakes import PATIENT

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ps.errors import InvalidInput, Unavailable
-from ps.spec import ALL, OnUnavailable
-from router.control.actor import CoordinatorActor
-from router.control.events import Member
-from router.control.restarts import SILENT_S, Restarts
-from router.control.world import PlacedTable, PlacedVersion, first_world
+from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.ps.spec import ALL, OnUnavailable
+from ringpull.router.control.actor import CoordinatorActor
+from ringpull.router.control.events import Member
+from ringpull.router.control.restarts import SILENT_S, Restarts
+from ringpull.router.control.world import PlacedTable, PlacedVersion, first_world
 from tests.router.test_actor import Deployment, move, over, until, world
 
 SHARDS = [Member("shard", number) for number in range(3)]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ps.pulse import ShardPulse
-from router.control.change import Kind, Phase
-from router.control.change_log import log_change
-from router.control.operations import ChangeStatus, Publish
-from router.control.scraping import ScrapeTarget
+from ringpull.ps.pulse import ShardPulse
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.change_log import log_change
+from ringpull.router.control.operations import ChangeStatus, Publish
+from ringpull.router.control.scraping import ScrapeTarget
 from tests.router.members import FakeShard
 from tests.router.test_actor import Deployment, over, until, world
 
@@ -44,7 +44,7 @@ def test_targets_are_the_processes_that_answered(deployment: Deployment) -> None
 
 
 def test_every_phase_of_a_change_is_told_once(deployment: Deployment, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "router.control.change_log")
+    caplog.set_level(logging.INFO, "ringpull.router.control.change_log")
     coordinator = deployment.start()
     coordinator.bring_up(world(1))
     until(lambda: "change done" in caplog.messages)
@@ -60,7 +60,7 @@ def test_every_phase_of_a_change_is_told_once(deployment: Deployment, caplog: py
 
 
 def test_a_change_that_is_given_up_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "router.control.change_log")
+    caplog.set_level(logging.INFO, "ringpull.router.control.change_log")
     under_way = ChangeStatus(id=3, kind=Kind.PUBLISH, subject="ranker/2", phase=Phase.LOADING)
     log_change(under_way, replace(under_way, members_done=1))
     assert not caplog.records

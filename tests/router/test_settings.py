@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ps.errors import InvalidInput
-from router.settings import RouterSettings
+from ringpull.ps.errors import InvalidInput
+from ringpull.router.settings import RouterSettings
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from ps.errors import InvalidInput
-from ps.ring import Ring
-from ps.spec import ALL
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 
 def addresses(count: int) -> tuple[ShardAddress, ...]:

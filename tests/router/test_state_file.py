@@ -8,8 +8,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from ps.errors import CorruptData, InvalidInput, StartupError
-from router.control.state_file import FILE_NAME, StateFile
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError
+from ringpull.router.control.state_file import FILE_NAME, StateFile
 
 
 @pytest.fixture(params=["folder", "file:", "memory:"])

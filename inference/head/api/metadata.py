@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from inference.model.version import LoadedVersion
-from inference.proto import ringpull_pb2 as pb
-from inference.schema.kinds import Dense, SentFeature, Sequence, Sparse
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.kinds import Dense, SentFeature, Sequence, Sparse
 
 DATA_TYPES: Final = {"int64": pb.INT64, "uint64": pb.UINT64, "float32": pb.FLOAT32, "string": pb.STRING}
 

@@ -23,8 +23,16 @@ from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from inference.client.stubs import PUSHBACK
-from ps.errors import CorruptData, DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, Retryable, RingpullError
+from ringpull.inference.client.stubs import PUSHBACK
+from ringpull.ps.errors import (
+    CorruptData,
+    DeadlineExceeded,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Retryable,
+    RingpullError,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Final, TypeVar
 import grpc.aio
 from google.protobuf.message import Message
 
-from inference.head.api.methods import parse
-from inference.proto import operations_codec as codec
-from inference.proto import operations_pb2 as pb
-from ps.errors import InvalidInput, Unavailable
-from router.control.operations import Operations
+from ringpull.inference.head.api.methods import parse
+from ringpull.inference.proto import operations_codec as codec
+from ringpull.inference.proto import operations_pb2 as pb
+from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.router.control.operations import Operations
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 
-from ps.errors import StartupError
+from ringpull.ps.errors import StartupError
 
 
 def claim(what: str, host: str, port: int, *, shared: bool = False) -> socket.socket:

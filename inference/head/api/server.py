@@ -12,15 +12,15 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
-from inference.head.api.health import Health
-from inference.head.api.methods import service_handler
-from inference.head.api.operations import OperationsService
-from inference.head.api.ports import claim
-from inference.head.api.service import AdminService, PredictorService
-from inference.head.config import HeadConfig
-from inference.proto import operations_pb2
-from inference.proto import ringpull_pb2 as pb
-from ps.errors import StartupError
+from ringpull.inference.head.api.health import Health
+from ringpull.inference.head.api.methods import service_handler
+from ringpull.inference.head.api.operations import OperationsService
+from ringpull.inference.head.api.ports import claim
+from ringpull.inference.head.api.service import AdminService, PredictorService
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.proto import operations_pb2
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.errors import StartupError
 
 PREDICTOR: Final = pb.DESCRIPTOR.services_by_name["Predictor"]
 ADMIN: Final = pb.DESCRIPTOR.services_by_name["Admin"]

@@ -16,20 +16,20 @@ from typing import Final
 import grpc.aio
 from google.protobuf.message import Message
 
-from inference.head.admission import Admission
-from inference.head.api.metadata import describe
-from inference.head.api.methods import Receive, parse
-from inference.head.catalog import Catalog, ServedVersion
-from inference.head.config import HeadConfig
-from inference.head.latency import RecentLatencies
-from inference.head.lease import Lease
-from inference.head.metrics.call_log import Call
-from inference.head.metrics.call_watch import CallWatch
-from inference.prediction import Prediction, Timings
-from inference.proto import ringpull_pb2 as pb
-from inference.request.codec import encode_response
-from inference.request.received import Limits, ReceivedCall, decode_request
-from ps.errors import DeadlineExceeded, InvalidInput
+from ringpull.inference.head.admission import Admission
+from ringpull.inference.head.api.metadata import describe
+from ringpull.inference.head.api.methods import Receive, parse
+from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.latency import RecentLatencies
+from ringpull.inference.head.lease import Lease
+from ringpull.inference.head.metrics.call_log import Call
+from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.inference.prediction import Prediction, Timings
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.request.codec import encode_response
+from ringpull.inference.request.received import Limits, ReceivedCall, decode_request
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput
 
 GRPC_TICK_S: Final = 0.002
 """gRPC counts time in whole milliseconds, so it may end a call a little before the deadline that it told."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from inference.head.degrader import Degrader
-from inference.model.version import LoadedVersion
-from inference.proto import ringpull_pb2 as pb
-from ps.errors import RingpullError
-from ps.hashing import SLOTS
-from ps.ring import Ring
-from ps.spec import ALL, Replicas
-from ps.wire.messages import ShardStatistics
-from router.shard_map import ShardAddress, ShardMap
+from ringpull.inference.head.degrader import Degrader
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.errors import RingpullError
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.wire.messages import ShardStatistics
+from ringpull.router.shard_map import ShardAddress, ShardMap
 
 
 def shard_statuses(

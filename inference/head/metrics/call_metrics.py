@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from inference.head.batcher import StageTimes
-from ps.histogram import ROWS, SECONDS, Histogram
+from ringpull.inference.head.batcher import StageTimes
+from ringpull.ps.histogram import ROWS, SECONDS, Histogram
 
 STAGES: Final = ("decode", "queue", "features", "lookup", "dense", "encode")
 """Of an answered call, in the order of `ModelMetrics.stages`."""

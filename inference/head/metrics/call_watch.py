@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import grpc
 
-from inference.head.api.methods import status_of
-from inference.head.batcher import StageTimes
-from inference.head.metrics.call_log import Call, CallLog
-from inference.head.metrics.call_metrics import CallMetrics
-from ps.errors import RingpullError
+from ringpull.inference.head.api.methods import status_of
+from ringpull.inference.head.batcher import StageTimes
+from ringpull.inference.head.metrics.call_log import Call, CallLog
+from ringpull.inference.head.metrics.call_metrics import CallMetrics
+from ringpull.ps.errors import RingpullError
 
 
 class CallWatch:

@@ -7,19 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 from starlette.routing import Route
 
-from inference.head.admission import Admission
-from inference.head.api.http import HttpServer
-from inference.head.api.ports import claim
-from inference.head.catalog import Catalog
-from inference.head.config import HeadConfig
-from inference.head.metrics.call_metrics import CallMetrics
-from inference.head.metrics.http import metrics_application, metrics_routes
-from inference.head.metrics.metrics import HeadCollector
-from ps.errors import Unavailable
-from ps.metric_families import registry_of
-from router.client import Router
-from router.control.operations import Operations
-from router.control.scraping import ScrapeTarget
+from ringpull.inference.head.admission import Admission
+from ringpull.inference.head.api.http import HttpServer
+from ringpull.inference.head.api.ports import claim
+from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.metrics.call_metrics import CallMetrics
+from ringpull.inference.head.metrics.http import metrics_application, metrics_routes
+from ringpull.inference.head.metrics.metrics import HeadCollector
+from ringpull.ps.errors import Unavailable
+from ringpull.ps.metric_families import registry_of
+from ringpull.router.client import Router
+from ringpull.router.control.operations import Operations
+from ringpull.router.control.scraping import ScrapeTarget
 
 
 class HeadMetrics:

@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ps.errors import RingpullError
-from router.control.scraping import ScrapeTarget
+from ringpull.ps.errors import RingpullError
+from ringpull.router.control.scraping import ScrapeTarget
 
 Targets = Callable[[], Awaitable[Sequence[ScrapeTarget]]]
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 from prometheus_client.registry import Collector
 
-from inference.head.admission import Admission
-from inference.head.catalog import Catalog
-from inference.head.metrics.call_metrics import STAGES, CallMetrics
-from ps.metric_families import ALONE, Family, counter, gauge, histogram
-from router.client import Router
-from router.counters import RouterCounters
+from ringpull.inference.head.admission import Admission
+from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.metrics.call_metrics import STAGES, CallMetrics
+from ringpull.ps.metric_families import ALONE, Family, counter, gauge, histogram
+from ringpull.router.client import Router
+from ringpull.router.counters import RouterCounters
 
 TABLE = ("model", "table")
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 import uvloop
 
-from loadtest.bench.rivals.grpc_server import serve
+from ringpull.loadtest.bench.rivals.grpc_server import serve
 
 
 def main(reply_bytes: int = typer.Option(..., help="Of every reply.")) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from loadtest.bench.rivals import METHOD
+from ringpull.loadtest.bench.rivals import METHOD
 
 
 def serve_model(score: Callable[[bytes], bytes], *, threads: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from loadtest.bench import dlrm
-from loadtest.bench.rivals.grpc_server import serve_model
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.rivals.grpc_server import serve_model
 
 
 def main(rows: int = typer.Option(..., help="Rows per table."), threads: int = typer.Option(1)) -> None:

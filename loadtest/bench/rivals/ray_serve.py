@@ -15,8 +15,8 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from ray import serve
 from ray.serve.config import gRPCOptions
 
-from loadtest.bench import dlrm
-from loadtest.bench.process import wait_until_ended
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.process import wait_until_ended
 
 STORE_BYTES = 200 << 20
 
@@ -66,7 +66,9 @@ def _serve(rows: int, port: int, folder: str) -> None:
         # of its own, so that two Rays of one machine share nothing
         _temp_dir=folder,
     )
-    options = gRPCOptions(port=port, grpc_servicer_functions=["loadtest.bench.rivals.ray_serve.add_rival_to_server"])
+    options = gRPCOptions(
+        port=port, grpc_servicer_functions=["ringpull.loadtest.bench.rivals.ray_serve.add_rival_to_server"]
+    )
     serve.start(grpc_options=options, http_options={"port": 0, "host": "127.0.0.1"})
     deployment = serve.deployment(num_replicas=2, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=16)(Scorer)
     serve.run(deployment.bind(rows), name="rival", route_prefix="/rival")

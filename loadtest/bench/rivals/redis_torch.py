@@ -9,9 +9,9 @@ import redis
 import torch
 import typer
 
-from loadtest.bench import dlrm
-from loadtest.bench.redis_server import fill
-from loadtest.bench.rivals.grpc_server import serve_model
+from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest.bench.redis_server import fill
+from ringpull.loadtest.bench.rivals.grpc_server import serve_model
 
 
 def main(

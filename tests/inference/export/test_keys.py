@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.export import ExportReport, TableOptions, export_model
-from inference.model.manifest import LookupSpec
-from inference.schema.columns import Ragged
-from inference.schema.kinds import Cross, Feature, Sequence, Sparse
-from inference.schema.schema import Schema
-from inference.schema.transforms import Hash, Vocabulary
-from ps.errors import ExportError
-from ps.hashing import key_of_string
-from ps.spec import KeyType, OnUnavailable, Pooling
+from ringpull.inference.export import ExportReport, TableOptions, export_model
+from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.schema.columns import Ragged
+from ringpull.inference.schema.kinds import Cross, Feature, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Hash, Vocabulary
+from ringpull.ps.errors import ExportError
+from ringpull.ps.hashing import key_of_string
+from ringpull.ps.spec import KeyType, OnUnavailable, Pooling
 from tests.inference.export.versions import Exported, assert_equal
 
 ROWS, DIM = 9, 4

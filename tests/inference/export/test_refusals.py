@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import inference.export.cut
-from inference.export import TableOptions, export_model
-from inference.schema.kinds import Dense, Feature, Sequence, Sparse
-from inference.schema.schema import Schema
-from ps.errors import DuplicateKey, ExportError, InvalidInput
+import ringpull.inference.export.cut
+from ringpull.inference.export import TableOptions, export_model
+from ringpull.inference.schema.kinds import Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import DuplicateKey, ExportError, InvalidInput
 
 USER, BAG = Sparse("user"), Sparse("bag", many=True)
 
@@ -66,7 +66,7 @@ class Tied(Model):
 
 
 def test_tied_weights_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference.export.cut, "MAX_DENSE_BYTES", 100)
+    monkeypatch.setattr(ringpull.inference.export.cut, "MAX_DENSE_BYTES", 100)
     refused(tmp_path, Tied(), [USER], "embedding e: .* also used by")
 
 

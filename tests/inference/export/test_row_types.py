@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.export import ExportReport, TableOptions, export_model
-from inference.export.cost import _auc
-from inference.schema.columns import Ragged
-from inference.schema.kinds import Sequence, Sparse
-from inference.schema.schema import Schema
-from inference.schema.transforms import Vocabulary
-from ps.errors import ExportError, InvalidInput
-from ps.spec import RowType, TableSpec
-from ps.store.base import Base
-from ps.store.row_codec import decode, encode
+from ringpull.inference.export import ExportReport, TableOptions, export_model
+from ringpull.inference.export.cost import _auc
+from ringpull.inference.schema.columns import Ragged
+from ringpull.inference.schema.kinds import Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Vocabulary
+from ringpull.ps.errors import ExportError, InvalidInput
+from ringpull.ps.spec import RowType, TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.row_codec import decode, encode
 from tests.inference.export.versions import Exported
 from tests.reference import assert_close
 

@@ -12,21 +12,21 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-import inference.export.tables
-from inference.export import TableOptions, export_model
-from inference.export.report import size
-from inference.export.tables import TablePlan, write_table
-from inference.schema.kinds import Sparse
-from inference.schema.schema import Schema
-from ps.store.base import Base
-from ps.store.writer import TableWriter
+import ringpull.inference.export.tables
+from ringpull.inference.export import TableOptions, export_model
+from ringpull.inference.export.report import size
+from ringpull.inference.export.tables import TablePlan, write_table
+from ringpull.inference.schema.kinds import Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.writer import TableWriter
 
 ROWS, DIM = 1000, 4
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference.export.tables, "CHUNK_BYTES", 300 * 4 * DIM)
+    monkeypatch.setattr(ringpull.inference.export.tables, "CHUNK_BYTES", 300 * 4 * DIM)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -40,7 +40,7 @@ def test_rows_are_handed_over_in_chunks_without_a_copy(tmp_path: Path, monkeypat
             seen.append(len(rows))
             super().add(keys, rows)
 
-    monkeypatch.setattr(inference.export.tables, "TableWriter", Spy)
+    monkeypatch.setattr(ringpull.inference.export.tables, "TableWriter", Spy)
     entry = write_table(tmp_path, TablePlan.make("user", weight, None, TableOptions()), None)
     assert seen == [300, 300, 300, 100]
     base = Base.open(tmp_path / entry.path, verify_rows=True)
@@ -56,7 +56,7 @@ def test_only_large_tables_show_progress(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / version).mkdir()
     write_table(tmp_path / "1", plan, console)
     assert shown.getvalue() == ""
-    monkeypatch.setattr(inference.export.tables, "PROGRESS_BYTES", 1000)
+    monkeypatch.setattr(ringpull.inference.export.tables, "PROGRESS_BYTES", 1000)
     write_table(tmp_path / "2", plan, console)
     assert "table user" in shown.getvalue()
 

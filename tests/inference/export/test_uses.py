@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.export import ExportReport, export_model
-from inference.model.manifest import LookupSpec
-from inference.schema.columns import Column, Ragged
-from inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
-from inference.schema.schema import Schema
-from ps.spec import Pooling
+from ringpull.inference.export import ExportReport, export_model
+from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.spec import Pooling
 from tests.inference.export.versions import assert_equal
 
 ROWS = 12

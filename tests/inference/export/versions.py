@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from inference.model.dense import DenseProgram, ProgramTensor
-from inference.model.manifest import Manifest
-from inference.request.lookups import FeatureLookup
-from inference.schema.columns import Column
-from inference.schema.schema import Schema
-from ps.hashing import keys_of
-from ps.spec import Float32Array, Pooling
-from ps.store.base import Base
-from ps.store.row_codec import decode
-from router.lookup import Lookup, LookupResult
+from ringpull.inference.model.dense import DenseProgram, ProgramTensor
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.request.lookups import FeatureLookup
+from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.hashing import keys_of
+from ringpull.ps.spec import Float32Array, Pooling
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.row_codec import decode
+from ringpull.router.lookup import Lookup, LookupResult
 from tests.reference import ReferenceTable, assert_close
 
 

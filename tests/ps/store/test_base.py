@@ -13,13 +13,13 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import CorruptData, InvalidInput
-from ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
-from ps.spec import TableSpec
-from ps.store import format as fmt
-from ps.store.base import Base
-from ps.store.format import Header, Section
-from ps.store.writer import TableWriter
+from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
+from ringpull.ps.spec import TableSpec
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.format import Header, Section
+from ringpull.ps.store.writer import TableWriter
 from tests.ps.tables import WrittenTable, write_table
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ps.errors import ExportError
-from ps.hashing import SLOT_SHIFT, SLOTS, positions_of
-from ps.spec import TableSpec
-from ps.store.base import Base
-from ps.store.base_writer import BaseWriter
-from ps.store.format import SlotRanges
+from ringpull.ps.errors import ExportError
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
+from ringpull.ps.spec import TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.base_writer import BaseWriter
+from ringpull.ps.store.format import SlotRanges
 from tests.ps.tables import write_table
 
 SPEC = TableSpec(name="t", dim=2)

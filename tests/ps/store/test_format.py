@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ps.errors import CorruptData
-from ps.spec import KeyType, RowType, TableSpec
-from ps.store.base import Base
-from ps.store.format import Header
-from ps.store.writer import TableWriter
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.spec import KeyType, RowType, TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.format import Header
+from ringpull.ps.store.writer import TableWriter
 
 GOLDEN = {
     "header": (

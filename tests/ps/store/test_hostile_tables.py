@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import RingpullError
-from ps.hashing import positions_of
-from ps.store import format as fmt
-from ps.store.base import Base
+from ringpull.ps.errors import RingpullError
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
 from tests.mangling import mangled
 from tests.ps.tables import WrittenTable, write_table
 

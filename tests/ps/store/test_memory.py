@@ -14,8 +14,8 @@ WRITE = """
 import sys, threading
 from pathlib import Path
 import numpy as np
-from ps.spec import TableSpec
-from ps.store.writer import TableWriter
+from ringpull.ps.spec import TableSpec
+from ringpull.ps.store.writer import TableWriter
 
 def anonymous_kib():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))

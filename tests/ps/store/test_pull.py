@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import InvalidInput, LimitExceeded, Unavailable
-from ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
-from ps.spec import Pooling, RowType, TableSpec
-from ps.store.base import Base
-from ps.store.base_writer import BaseWriter
-from ps.store.pull import SlotNotAnswered, SlotNotOwned, pull
-from ps.store.table import Table
-from ps.store.writer import TableWriter
-from ps.wire.messages import Op, PullRequest, SubLookup
+from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
+from ringpull.ps.spec import Pooling, RowType, TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.base_writer import BaseWriter
+from ringpull.ps.store.pull import SlotNotAnswered, SlotNotOwned, pull
+from ringpull.ps.store.table import Table
+from ringpull.ps.store.writer import TableWriter
+from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 from tests.ps.tables import WrittenTable, pull_request, rows_request, write_table
 from tests.reference import assert_close
 

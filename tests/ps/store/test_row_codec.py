@@ -11,14 +11,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ps.errors import InvalidInput
-from ps.spec import RowType, TableSpec
-from ps.store.base import Base
-from ps.store.pull import pull
-from ps.store.row_codec import decode, encode
-from ps.store.table import Table
-from ps.store.writer import TableWriter
-from ps.wire.messages import Op
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import RowType, TableSpec
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.pull import pull
+from ringpull.ps.store.row_codec import decode, encode
+from ringpull.ps.store.table import Table
+from ringpull.ps.store.writer import TableWriter
+from ringpull.ps.wire.messages import Op
 from tests.ps.tables import pull_request
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
-from ps.hashing import SLOT_SHIFT, as_keys, keys_of, keys_of_strings, positions_of
-from ps.spec import KeyType, TableSpec
-from ps.store import format as fmt
-from ps.store.base import Base
-from ps.store.writer import TableWriter
+from ringpull.ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
+from ringpull.ps.hashing import SLOT_SHIFT, as_keys, keys_of, keys_of_strings, positions_of
+from ringpull.ps.spec import KeyType, TableSpec
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.writer import TableWriter
 
 COLLIDING = ("u0000000s0000000", "9im3mx8HC0GcBev1")
 """Two strings whose murmur3 x64 128, seed 0, have equal low halves. Found by walking the hash of a 16-byte input

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ps.errors import Unavailable
-from ps.holding import Ownership, RangeSource, VersionHolding
-from ps.ring import Ring
-from ps.shard import Shard
-from ps.store.base import Base
-from ps.transfer.copies import LocalCopies
-from ps.transfer.job import Job
-from ps.transfer.throttle import Throttle
-from ps.wire.messages import DescribeReply, DescribeRequest, RangePullReply, RangePullRequest
+from ringpull.ps.errors import Unavailable
+from ringpull.ps.holding import Ownership, RangeSource, VersionHolding
+from ringpull.ps.ring import Ring
+from ringpull.ps.shard import Shard
+from ringpull.ps.store.base import Base
+from ringpull.ps.transfer.copies import LocalCopies
+from ringpull.ps.transfer.job import Job
+from ringpull.ps.transfer.throttle import Throttle
+from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, RangePullReply, RangePullRequest
 from tests.ps.tables import MODEL, VERSION, WrittenTable
 from tests.ps.transfer.worlds import NOWHERE, holding, owned_slots
 

@@ -9,7 +9,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from ps.actor import ShardActor
+from ringpull.ps.actor import ShardActor
 
 
 def main(holding: str, data_dir: str, bytes_per_s: str) -> None:

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ps.errors import CorruptData, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
-from ps.hashing import SLOTS
-from ps.holding import RangeSource
-from ps.ring import Ring, SlotRange
-from ps.slot_mask import mask_of
-from ps.spec import RowType
-from ps.transfer import copies as copies_module
-from ps.transfer.copies import LocalCopies
-from ps.transfer.job import Cancelled, Job
-from ps.transfer.piece import Piece
-from ps.transfer.throttle import Throttle
+from ringpull.ps.errors import CorruptData, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import RangeSource
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.slot_mask import mask_of
+from ringpull.ps.spec import RowType
+from ringpull.ps.transfer import copies as copies_module
+from ringpull.ps.transfer.copies import LocalCopies
+from ringpull.ps.transfer.job import Cancelled, Job
+from ringpull.ps.transfer.piece import Piece
+from ringpull.ps.transfer.throttle import Throttle
 from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
 from tests.ps.transfer.shards import Crew, Member
 from tests.ps.transfer.worlds import NOWHERE, assert_holds, copied_bytes, holding, owned_slots, slots_of
@@ -205,10 +205,10 @@ def test_a_kill_at_any_later_step_copies_nothing_again(
 
     with monkeypatch.context() as patch:
         if moment == "merge":
-            patch.setattr("ps.store.base_writer.BaseWriter.finish", die)
-            patch.setattr("ps.store.base_writer.shutil.rmtree", lambda *_, **__: None)
+            patch.setattr("ringpull.ps.store.base_writer.BaseWriter.finish", die)
+            patch.setattr("ringpull.ps.store.base_writer.shutil.rmtree", lambda *_, **__: None)
         else:
-            patch.setattr(f"ps.transfer.table_copy.TableCopy.{moment}", die)
+            patch.setattr(f"ringpull.ps.transfer.table_copy.TableCopy.{moment}", die)
         with pytest.raises(Killed):
             target.prepare_streamed(THREE, TWO)
     streamed = target.peers.rows

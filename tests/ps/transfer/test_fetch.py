@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ps.errors import ConnectionLost, CorruptData, NotFound, NotOwner, RingpullError, Unavailable
-from ps.hashing import SLOTS
-from ps.ring import SlotRange
-from ps.store.base import Base
-from ps.transfer.fetch import Fetch, Fetcher, describe
-from ps.transfer.job import Cancelled, Job
-from ps.transfer.piece import Piece
-from ps.transfer.source import Block, TableContent
-from ps.transfer.stored_source import StoredSource
-from ps.transfer.throttle import Throttle
-from ps.wire.messages import range_checksum
+from ringpull.ps.errors import ConnectionLost, CorruptData, NotFound, NotOwner, RingpullError, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.store.base import Base
+from ringpull.ps.transfer.fetch import Fetch, Fetcher, describe
+from ringpull.ps.transfer.job import Cancelled, Job
+from ringpull.ps.transfer.piece import Piece
+from ringpull.ps.transfer.source import Block, TableContent
+from ringpull.ps.transfer.stored_source import StoredSource
+from ringpull.ps.transfer.throttle import Throttle
+from ringpull.ps.wire.messages import range_checksum
 from tests.ps.tables import WrittenTable, write_table
 
 SLOT_RANGE = SlotRange(1000, 60_000)

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ps.actor import ShardActor
-from ps.errors import ExportError, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
-from ps.hashing import SLOTS
-from ps.holding import Ownership, TableHolding, VersionHolding
-from ps.ring import Ring, SlotRange
-from ps.slot_mask import mask_of
-from ps.store.base import Base
-from ps.transfer.piece import Piece
-from ps.wire.messages import Op
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.errors import ExportError, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.slot_mask import mask_of
+from ringpull.ps.store.base import Base
+from ringpull.ps.transfer.piece import Piece
+from ringpull.ps.wire.messages import Op
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
 from tests.ps.transfer.worlds import (
     NOWHERE,

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import CorruptData, ExportError, Unavailable
-from ps.hashing import SLOT_SHIFT, SLOTS
-from ps.ring import SlotRange
-from ps.transfer.piece import Piece
-from ps.transfer.source import Block
-from ps.wire.messages import range_checksum
+from ringpull.ps.errors import CorruptData, ExportError, Unavailable
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.transfer.piece import Piece
+from ringpull.ps.transfer.source import Block
+from ringpull.ps.wire.messages import range_checksum
 
 ROW_BYTES = 12
 BEGIN = 100

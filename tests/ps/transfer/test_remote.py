@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps.errors import CorruptData, InvalidInput, LimitExceeded, NotFound, Unavailable
-from ps.hashing import SLOTS
-from ps.holding import RangeSource
-from ps.ring import Ring, SlotRange
-from ps.slot_mask import mask_of
-from ps.spec import RowType
-from ps.store import format as fmt
-from ps.store.base import Base
-from ps.store.format import Header
-from ps.transfer.piece import Piece
-from ps.transfer.remote import RemoteFolder, as_path, is_url
-from ps.transfer.stored_source import READ_BYTES, StoredSource
-from ps.transfer.stored_table import StoredTable
+from ringpull.ps.errors import CorruptData, InvalidInput, LimitExceeded, NotFound, Unavailable
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.holding import RangeSource
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.slot_mask import mask_of
+from ringpull.ps.spec import RowType
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
+from ringpull.ps.store.format import Header
+from ringpull.ps.transfer.piece import Piece
+from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
+from ringpull.ps.transfer.stored_source import READ_BYTES, StoredSource
+from ringpull.ps.transfer.stored_table import StoredTable
 from tests.object_store import S3
 from tests.ps.tables import MODEL, VERSION, WrittenTable, write_table
 from tests.ps.transfer.shards import Crew
@@ -196,7 +196,7 @@ def test_over_the_limit_nothing_is_copied(crew: Crew, s3: S3, large: WrittenTabl
 PREPARE = f"""
 import sys
 from pathlib import Path
-from ps.ring import SlotRange
+from ringpull.ps.ring import SlotRange
 from tests.ps.transfer.shards import Member
 from tests.ps.transfer.worlds import at
 
@@ -373,8 +373,8 @@ def test_without_s3fs_the_extra_is_named() -> None:
     program = """
 import sys
 sys.modules["s3fs"] = None
-from ps.errors import InvalidInput
-from ps.transfer.remote import RemoteFolder
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.transfer.remote import RemoteFolder
 try:
     RemoteFolder("s3://models/ranker")
 except InvalidInput as exc:

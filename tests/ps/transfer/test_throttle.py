@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.errors import InvalidInput
-from ps.transfer.job import Cancelled, Job
-from ps.transfer.throttle import BUCKET_S, LEAST_WAIT_S, Throttle
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.transfer.job import Cancelled, Job
+from ringpull.ps.transfer.throttle import BUCKET_S, LEAST_WAIT_S, Throttle
 from tests.clock import Clock
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ps.actor import ShardActor
-from ps.hashing import SLOT_SHIFT, positions_of
-from ps.holding import Ownership, RangeSource, TableHolding, VersionHolding
-from ps.ring import Ring, SlotRange
-from ps.slot_mask import SlotMask, runs
-from ps.spec import Replicas
-from ps.store.base import Base
-from ps.wire.messages import Op, PullRequest
+from ringpull.ps.actor import ShardActor
+from ringpull.ps.hashing import SLOT_SHIFT, positions_of
+from ringpull.ps.holding import Ownership, RangeSource, TableHolding, VersionHolding
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.slot_mask import SlotMask, runs
+from ringpull.ps.spec import Replicas
+from ringpull.ps.store.base import Base
+from ringpull.ps.wire.messages import Op, PullRequest
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request
 
 NOWHERE = Path("/nowhere/model/3")

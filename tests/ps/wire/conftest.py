@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 
-from ps.wire.connection import Connection
-from ps.wire.server import ShardServer
-from ps.wire.threads import LookupThreads
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.server import ShardServer
+from ringpull.ps.wire.threads import LookupThreads
 from tests.ps.wire.fake_shard import FakeShard
 
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from ps.wire.messages import (
+from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
     Op,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ps.wire.frames import Decoder, Frame
+from ringpull.ps.wire.frames import Decoder, Frame
 
 
 def joined(pieces: Iterable[bytes | memoryview]) -> bytes:

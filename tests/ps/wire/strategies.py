@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ps.wire.messages import (
+from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
     ErrorReply,

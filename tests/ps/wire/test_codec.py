@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.errors import ProtocolError
-from ps.wire.codec import decode_reply, decode_request, encode_reply, encode_request
-from ps.wire.frames import LAYOUT, REPLIES, REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Decoder, Frame, Kind
-from ps.wire.messages import (
+from ringpull.ps.errors import ProtocolError
+from ringpull.ps.wire.codec import decode_reply, decode_request, encode_reply, encode_request
+from ringpull.ps.wire.frames import LAYOUT, REPLIES, REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Decoder, Frame, Kind
+from ringpull.ps.wire.messages import (
     ErrorReply,
     Op,
     PullReply,

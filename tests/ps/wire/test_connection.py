@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ps.errors import (
+from ringpull.ps.errors import (
     ConnectionLost,
     CorruptData,
     DeadlineExceeded,
@@ -24,10 +24,10 @@ from ps.errors import (
     RingpullError,
     Unavailable,
 )
-from ps.wire.codec import encode_reply
-from ps.wire.connection import CONNECTION_ID, Connection
-from ps.wire.frames import PRELUDE
-from ps.wire.messages import (
+from ringpull.ps.wire.codec import encode_reply
+from ringpull.ps.wire.connection import CONNECTION_ID, Connection
+from ringpull.ps.wire.frames import PRELUDE
+from ringpull.ps.wire.messages import (
     ErrorReply,
     PullReply,
     PullRequest,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 
-from ps import errors
-from ps.errors import NotOwner, RingpullError, Unavailable
-from ps.wire.error_codes import ERROR_CODES, INTERNAL, MAX_MESSAGE_CHARS, error_of, error_reply
-from ps.wire.messages import ErrorReply
+from ringpull.ps import errors
+from ringpull.ps.errors import NotOwner, RingpullError, Unavailable
+from ringpull.ps.wire.error_codes import ERROR_CODES, INTERNAL, MAX_MESSAGE_CHARS, error_of, error_reply
+from ringpull.ps.wire.messages import ErrorReply
 
 
 def test_every_code_comes_back_as_its_class() -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.errors import LimitExceeded, ProtocolError
-from ps.wire.codec import encode_reply, encode_request
-from ps.wire.frames import (
+from ringpull.ps.errors import LimitExceeded, ProtocolError
+from ringpull.ps.wire.codec import encode_reply, encode_request
+from ringpull.ps.wire.frames import (
     MAX_ITEMS,
     PRELUDE,
     REPLIES,

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from ps.errors import InvalidInput, Unavailable
-from ps.service_rate import Work
-from ps.wire.connection import Connection
-from ps.wire.intake import PULL_COST_BYTES, Intake, IntakeLimits
-from ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
-from ps.wire.server import ShardServer
-from ps.wire.tally import ServerTally
-from ps.wire.threads import LookupThreads
+from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.ps.service_rate import Work
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.intake import PULL_COST_BYTES, Intake, IntakeLimits
+from ringpull.ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
+from ringpull.ps.wire.server import ShardServer
+from ringpull.ps.wire.tally import ServerTally
+from ringpull.ps.wire.threads import LookupThreads
 from tests.clock import Clock
 from tests.ps.wire.fake_shard import GATED, FakeShard, pull_of, soon
 

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ps.errors import ConnectionLost, LimitExceeded, ProtocolError, StartupError, Unavailable
-from ps.wire import server as server_module
-from ps.wire.codec import decode_reply, encode_request
-from ps.wire.connection import CONNECTION_ID, Connection
-from ps.wire.frames import REPLIES, REPLY_LIMITS, Decoder, Limits
-from ps.wire.messages import ErrorReply, PullReply, RangePullReply, RangePullRequest, Reply, StatisticsRequest
-from ps.wire.server import ShardServer
-from ps.wire.threads import LookupThreads
+from ringpull.ps.errors import ConnectionLost, LimitExceeded, ProtocolError, StartupError, Unavailable
+from ringpull.ps.wire import server as server_module
+from ringpull.ps.wire.codec import decode_reply, encode_request
+from ringpull.ps.wire.connection import CONNECTION_ID, Connection
+from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Decoder, Limits
+from ringpull.ps.wire.messages import ErrorReply, PullReply, RangePullReply, RangePullRequest, Reply, StatisticsRequest
+from ringpull.ps.wire.server import ShardServer
+from ringpull.ps.wire.threads import LookupThreads
 from tests.ps.wire.conftest import Served
 from tests.ps.wire.fake_shard import GATED, FakeShard, pull_of, soon
 from tests.ps.wire.feeding import feed, joined

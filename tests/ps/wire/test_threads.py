@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ps.wire.threads import LookupThreads
+from ringpull.ps.wire.threads import LookupThreads
 
 
 def test_what_was_submitted_finishes_before_close_returns() -> None:

@@ -1,4 +1,4 @@
-"""The command `ringpull` from its first moment: also `python -m deploy`."""
+"""The command `ringpull` from its first moment: also `python -m ringpull`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line of this process and exit."""
     # While modules load, Ctrl-C ends the process without a word; Python's way would be a traceback of the imports.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from deploy import cli
+    from ringpull.deploy import cli
 
     signal.signal(signal.SIGINT, handler)
     cli.main()
