@@ -36,7 +36,7 @@ from ringpull.ps.store.base import Base
 from ringpull.router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
-"""Times max(1, |a|, largest intermediate magnitude): design.md, "Pooling, exactly"."""
+"""Times max(1, |a|, largest intermediate magnitude): ARCHITECTURE.md, "Exactly"."""
 
 SAMPLE_ROWS: Final = 16
 

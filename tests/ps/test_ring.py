@@ -1,4 +1,4 @@
-"""The ring: its invariants and the bounds of design.md, over random histories of joins and leaves."""
+"""The ring: its invariants and the bounds of ARCHITECTURE.md, over random histories of joins and leaves."""
 
 from __future__ import annotations
 
