@@ -1,6 +1,7 @@
 """The slow truth: tables as dictionaries, pooling as loops, in float64. Everything is compared with it.
 
-"Equal" is ARCHITECTURE.md's: |a - b| <= 1e-5 x max(1, |a|, largest intermediate magnitude). Rows themselves are bit-exact.
+"Equal" is ARCHITECTURE.md's: |a - b| <= 1e-5 x max(1, |a|, largest intermediate magnitude). Rows themselves are
+bit-exact.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class ReferenceTable:
 
 
 def assert_close(actual: NDArray, expected: NDArray, largest: float = 1.0) -> None:
-    """Assert ARCHITECTURE.md's tolerance; `largest` is the largest intermediate magnitude, where it exceeds the result's."""
+    """Assert ARCHITECTURE.md's tolerance; `largest`: largest intermediate magnitude, where it exceeds the result's."""
     actual64, expected64 = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual64.shape == expected64.shape, f"shapes differ: {actual64.shape} and {expected64.shape}"
     bound = 1e-5 * np.maximum(max(1.0, largest), np.abs(expected64))

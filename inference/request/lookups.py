@@ -10,7 +10,8 @@ version, what the bags are:
 | sequence | none | its ids, without padding | (V, L, D), `fill` at padded places |
 | sequence | sum, mean, max | its bags, with padding unless padding is what is dropped | (V, D) |
 
-Ids are dropped here, before the pull, so the router divides a mean by what is left of the bag (ARCHITECTURE.md, "Exactly").
+Ids are dropped here, before the pull, so the router divides a mean by what is left of the bag
+(ARCHITECTURE.md, "Exactly").
 """
 
 from __future__ import annotations
