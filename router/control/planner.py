@@ -1,8 +1,8 @@
 """Planner: chooses how many copies of each table make requests cheapest, within the memory of the shards. Pure.
 
-The trade-off: partitioned over the shards, a table takes least memory, but a bag of L keys comes back as up to L partials
-from up to N shards; replicated to every shard (`all`), a bag is one partial, and all such tables of a request are asked
-of one shard together.
+The trade-off: partitioned over the shards, a table takes least memory, but a bag of L keys comes back as up to L
+partials from up to N shards; replicated to every shard (`all`), a bag is one partial, and one shard is asked for all
+such tables of a request together.
 
 The cost of a request in bytes, with messages and waiting converted to bytes:
 
@@ -10,8 +10,8 @@ The cost of a request in bytes, with messages and waiting converted to bytes:
 
     K    keys that a request looks up in the table, in B bags of L = K / B keys; V bytes of one vector (4 x dim)
     P    partials that come back: B x N (1 - (1 - 1/N)^L) for a partitioned table, B for one on every shard
-    M    frames sent: N (1 - (1 - 1/N)^X), X the keys of all partitioned tables, plus one if any table is on every shard:
-         these go together, most often to a shard that is asked anyway
+    M    frames sent: N (1 - (1 - 1/N)^X), X the keys of all partitioned tables, plus one if any table is on every
+         shard: these go together, most often to a shard that is asked anyway
     W    keys that wait behind the hottest one: K x H x (1/r - 1/N), H the share of look-ups it gets, r copies
 
 Between one copy and `all`, more copies spread a hot key and survive a lost shard, but save no message: a key goes to
@@ -53,7 +53,7 @@ MAX_COPIES: Final = 16
 MAX_STATES: Final = 2_048
 """Upper bound on partial plans kept by the search. Up to that many the plan is the optimum; see `Plan.factor`."""
 FIRST_ROUNDING: Final = 0.0005
-"""Relative difference of cost within which partial plans are first merged when there are more; doubled until it does."""
+"""Relative difference within which partial plans are first merged when there are more; doubled until they are not."""
 
 # -- input and output --------------------------------------------------------------------------------------------------
 

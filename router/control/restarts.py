@@ -64,7 +64,7 @@ class Restarts:
         return tuple(self._state(machine, member) for member in (*shards, *heads))
 
     def begin(self, machine: Coordinator, member: Member, incarnation: str, *, force: bool = False) -> bool:
-        """Return whether a member is to be told to exit now, and take note of it; false if that process has gone already.
+        """Return whether to tell a member to exit now, and take note of it; false if that process has gone already.
 
         Args:
             incarnation: Process that is to be replaced.

@@ -17,7 +17,6 @@ from ringpull.router.control.coordinator_state import state_from_dict, state_to_
 from ringpull.router.control.deployment_spec import DeploymentSpec, initial_spec
 from tests.router.coordinated import MiniDeployment, version
 
-
 GOLDEN = Path(__file__).parent / "golden"
 
 
