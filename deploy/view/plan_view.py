@@ -60,7 +60,7 @@ def plan_fields(plan: Plan, *, assumed: str) -> dict[str, Any]:
             for choice in plan.choices
         ],
         "cost": _cost_fields(plan.cost),
-        "cost_fewest_copies": _cost_fields(plan.cut),
+        "cost_fewest_copies": _cost_fields(plan.fewest_copies_cost),
         "factor": plan.factor,
         "traffic_assumed": assumed != "",
     }
@@ -109,7 +109,7 @@ def _costs(plan: Plan) -> FieldsTable:
             Column("cost", "number"),
         ),
     )
-    for what, cost in (("as planned", plan.cost), ("as few as may be", plan.cut)):
+    for what, cost in (("as planned", plan.cost), ("as few as may be", plan.fewest_copies_cost)):
         shown.add(what, f"{cost.bytes:,.0f}", f"{cost.messages:.1f}", f"{cost.waiting_keys:.1f}", f"{cost.total:,.0f}")
     return shown
 

@@ -1,4 +1,7 @@
-"""The saved form of the coordinator's state: plain JSON values, with a format version."""
+"""Saved form of the coordinator's state: plain JSON values, with a format version.
+
+The keys are those of the first build that wrote format 4; a deployment spec is called `world` in it.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +59,7 @@ def state_from_dict(fields: Mapping[str, Any]) -> CoordinatorState:
 
 
 def spec_to_dict(spec: DeploymentSpec) -> dict[str, Any]:
+    """Return plain JSON values; `spec_from_dict` reads them back."""
     return {
         "ring": spec.ring.to_dict(),
         "replicas": [[model, table, replicas] for (model, table), replicas in spec.replicas.items()],
@@ -76,6 +80,11 @@ def spec_to_dict(spec: DeploymentSpec) -> dict[str, Any]:
 
 
 def spec_from_dict(fields: Mapping[str, Any]) -> DeploymentSpec:
+    """Read what `spec_to_dict` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, InvalidInput: A field is missing or wrong.
+    """
     return DeploymentSpec(
         ring=Ring.from_dict(fields["ring"]),
         replicas={(str(model), str(table)): replicas for model, table, replicas in fields["replicas"]},
