@@ -18,7 +18,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.wire.intake import IntakeLimits
-from ringpull.router.control.world import PlacedVersion
+from ringpull.router.control.deployment_spec import PlacedVersion
 
 LOCALHOST: Final = "127.0.0.1"
 

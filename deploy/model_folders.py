@@ -18,9 +18,9 @@ from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
 from ringpull.router.control.moves import evenly
 from ringpull.router.control.operations import Publish
-from ringpull.router.control.world import PlacedTable, PlacedVersion, World
 
 
 def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
@@ -74,7 +74,7 @@ def absolute(folder: str | Path) -> str:
     return where if is_url(where) else str(Path(where).resolve())
 
 
-def find_version(request: Publish, world: World) -> PlacedVersion:
+def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
     """Return the version that is to be published: `router.control.changes.Place`.
 
     Raises:
@@ -83,9 +83,9 @@ def find_version(request: Publish, world: World) -> PlacedVersion:
         Unavailable: Its URL cannot be read now.
     """
     model = request.model
-    if model not in world.live:
-        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(world.live))}")
-    live = world.version(model, world.live[model])
+    if model not in spec.live:
+        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
+    live = spec.version(model, spec.live[model])
     assert live is not None
     where = as_path(request.folder) if request.folder else parent_of(live.folder)
     folder = Path(where)

@@ -10,12 +10,12 @@ from ringpull.deploy.view.move_view import PlannedMove
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.moves import MovePlan, move_plan
-from ringpull.router.control.operations import Facts, Rebalance
+from ringpull.router.control.operations import DeploymentStatus, Rebalance
 from ringpull.router.control.planner import Layout, amount, plan, predicted_cost
 
 
 def planned_move(
-    facts: Facts, request: Rebalance, moves: MovePlan, dims: Mapping[str, int], *, memory: int | None
+    status: DeploymentStatus, request: Rebalance, moves: MovePlan, dims: Mapping[str, int], *, memory: int | None
 ) -> PlannedMove:
     """Return what a request leads to.
 
@@ -27,10 +27,10 @@ def planned_move(
     Raises:
         InvalidInput: It does not fit.
     """
-    tables = tables_that_serve(facts, dims)
-    before = {f"{model}/{table}": copies for (model, table), copies in sorted(facts.world.replicas.items())}
+    tables = tables_that_serve(status, dims)
+    before = {f"{model}/{table}": copies for (model, table), copies in sorted(status.spec.replicas.items())}
     after = {name: _wanted(request, name, copies) for name, copies in before.items()}
-    shards = len(facts.world.shards)
+    shards = len(status.spec.shards)
     shards_after = shards if request.shards is None else request.shards
     move = PlannedMove(
         shards_before=shards,
@@ -38,8 +38,8 @@ def planned_move(
         replicas_before=before,
         replicas_after=after,
         moves=moves,
-        cost_before=predicted_cost(tables, before, shards) if facts.requests else None,
-        cost_after=predicted_cost(tables, after, shards_after) if facts.requests else None,
+        cost_before=predicted_cost(tables, before, shards) if status.requests else None,
+        cost_after=predicted_cost(tables, after, shards_after) if status.requests else None,
         process_bytes=PROCESS_BYTES,
     )
     taken = move.memory_bytes(moves.shard_bytes_after)
@@ -53,7 +53,7 @@ def planned_move(
 
 
 def automatic(
-    facts: Facts, request: Rebalance, dims: Mapping[str, int], *, memory: int | None, least: int | None
+    status: DeploymentStatus, request: Rebalance, dims: Mapping[str, int], *, memory: int | None, min_copies: int | None
 ) -> tuple[Rebalance, tuple[str, ...]]:
     """Return the request with the copies that the planner chooses, and why.
 
@@ -64,17 +64,19 @@ def automatic(
     Raises:
         InvalidInput: Nothing was looked up yet, or the tables do not fit.
     """
-    if facts.requests == 0 or not facts.traffic:
+    if status.requests == 0 or not status.traffic:
         raise InvalidInput("--auto plans by what is looked up, and no request was answered yet")
     if memory is None:
-        held = move_plan(facts.world, facts.world, streamed=False).shard_bytes_before
+        held = move_plan(status.spec, status.spec, streamed=False).shard_bytes_before
         # A little above: an even share of the same tables must fit wherever the ring has put a row more.
         memory = PROCESS_BYTES + round(max(held.values()) * 1.05)
-    shards = len(facts.world.shards) if request.shards is None else request.shards
-    found = plan(tables_that_serve(facts, dims, least=least), Layout(shards, memory, process_bytes=PROCESS_BYTES))
+    shards = len(status.spec.shards) if request.shards is None else request.shards
+    found = plan(
+        tables_that_serve(status, dims, min_copies=min_copies), Layout(shards, memory, process_bytes=PROCESS_BYTES)
+    )
     reasons = tuple(choice.reason for choice in found.choices)
     changed = {
-        name: copies for name, copies in found.replicas.items() if copies != facts.world.replicas.get(_key(name), 1)
+        name: copies for name, copies in found.replicas.items() if copies != status.spec.replicas.get(_key(name), 1)
     }
     return replace(request, replicas=changed), reasons
 

@@ -14,10 +14,10 @@ from ringpull.inference.schema.kinds import Sequence as SequenceFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import ALL, Pooling
-from ringpull.router.control.operations import Facts
+from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.operations import DeploymentStatus
 from ringpull.router.control.planner import PlannedTable
 from ringpull.router.control.traffic import TableLoad, load_of
-from ringpull.router.control.world import PlacedVersion
 
 ASSUMED_ROWS: Final = 128
 """Candidates of a request, where nobody counted."""
@@ -33,7 +33,7 @@ def planned_tables(
     versions: Sequence[PlacedVersion],
     traffic: Mapping[str, TableLoad] | None,
     *,
-    least: int = 1,
+    min_copies: int = 1,
     open_versions: int = 1,
     others: bool = False,
 ) -> list[PlannedTable]:
@@ -61,7 +61,7 @@ def planned_tables(
             row_bytes=entry.spec.row_bytes,
             vector_bytes=VECTOR_NUMBER_BYTES * entry.spec.dim,
             load=loads.get(name, TableLoad(0, 0)),
-            least=least,
+            min_copies=min_copies,
             versions=open_versions,
         )
         for manifest in manifests
@@ -69,20 +69,22 @@ def planned_tables(
     ]
 
 
-def tables_that_serve(facts: Facts, dims: Mapping[str, int], *, least: int | None = None) -> list[PlannedTable]:
+def tables_that_serve(
+    status: DeploymentStatus, dims: Mapping[str, int], *, min_copies: int | None = None
+) -> list[PlannedTable]:
     """Return the tables of a deployment, with the load that was counted since its heads started.
 
     Args:
         dims: `MODEL/TABLE` -> numbers per row, of the live versions.
         least: Copies that every table must have at least; None: those it has now, `all` counting as one.
     """
-    loads = load_of(facts.traffic, facts.requests)
+    loads = load_of(status.traffic, status.requests)
     found = []
-    for model, number in sorted(facts.world.live.items()):
-        live = facts.world.version(model, number)
-        versions = sum(version.model == model for version in facts.world.versions)
+    for model, number in sorted(status.spec.live.items()):
+        live = status.spec.version(model, number)
+        versions = sum(version.model == model for version in status.spec.versions)
         for table, placed in {} if live is None else live.tables.items():
-            name, copies = f"{model}/{table}", facts.world.replicas.get((model, table), 1)
+            name, copies = f"{model}/{table}", status.spec.replicas.get((model, table), 1)
             has = 1 if copies == ALL else copies
             found.append(
                 PlannedTable(
@@ -91,7 +93,7 @@ def tables_that_serve(facts: Facts, dims: Mapping[str, int], *, least: int | Non
                     row_bytes=placed.row_bytes,
                     vector_bytes=VECTOR_NUMBER_BYTES * dims[name],
                     load=loads.get(name, TableLoad(0, 0)),
-                    least=has if least is None else least,
+                    min_copies=has if min_copies is None else min_copies,
                     versions=versions,
                 )
             )

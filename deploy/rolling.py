@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from ringpull.ps.errors import InvalidInput, Retryable, RingpullError
 from ringpull.ps.spec import OnUnavailable
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
 from ringpull.router.control.operations import MemberState, OperatorVerbs
-from ringpull.router.control.world import World
 
 POLL_S: Final = 0.1
 
@@ -47,10 +47,10 @@ class Effects:
     """Whether nobody answers while a head is away."""
 
     @classmethod
-    def of(cls, world: World, members: Sequence[Member]) -> Effects:
+    def of(cls, spec: DeploymentSpec, members: Sequence[Member]) -> Effects:
         """Return what restarting these members does to requests."""
         heads = [member for member in members if member.role == "head"]
-        sole = world.sole_tables if len(heads) < len(members) else {}
+        sole = spec.sole_tables if len(heads) < len(members) else {}
         return cls(
             failing=tuple(sorted(name for name, policy in sole.items() if policy is OnUnavailable.ERROR)),
             defaulted=tuple(sorted(name for name, policy in sole.items() if policy is OnUnavailable.DEFAULT)),
@@ -116,23 +116,23 @@ def restart(
         NotBack: It is not whole in time, or the others were not, and it was not sent away.
     """
     begin_s = clock()
-    before, told = "", False
+    before, sent = "", False
     while True:
         try:
             now = _state(operations, member)
             # One that does not answer is coming back by itself: then it is known which process is to go.
             before = before or now.incarnation
-            if before and not told:
+            if before and not sent:
                 operations.restart(member, before, drain_s=drain_s, force=force)
-                told = True
-            elif told and now.incarnation != before and not now.lacks:
+                sent = True
+            elif sent and now.incarnation != before and not now.missing:
                 return Restarted(member, clock() - begin_s)
-            waits_for = now.lacks or "it has not ended yet"
+            waits_for = now.missing or "it has not ended yet"
         except Retryable as exc:
             # The coordinator, or the head that was asked, may be away for some seconds itself.
             waits_for = str(exc)
         if clock() - begin_s > within_s:
-            raise NotBack(f"{member} is not {'back' if told else 'restarted'} after {within_s:g} s: {waits_for}")
+            raise NotBack(f"{member} is not {'back' if sent else 'restarted'} after {within_s:g} s: {waits_for}")
         sleep(POLL_S)
 
 
@@ -144,8 +144,8 @@ def summary(done: Sequence[Restarted], left: int) -> dict[str, Any]:
     """
     longest = max(done, key=lambda each: each.seconds, default=None)
     return {
-        "restarted": [_facts(each) for each in done],
-        "longest": None if longest is None else _facts(longest),
+        "restarted": [_fields(each) for each in done],
+        "longest": None if longest is None else _fields(longest),
         "seconds": round(sum(each.seconds for each in done), 3),
         "left": left,
     }
@@ -168,7 +168,7 @@ def _state(operations: OperatorVerbs, member: Member) -> MemberState:
     raise InvalidInput(f"{member} is not there any more: the deployment was changed meanwhile")
 
 
-def _facts(done: Restarted) -> dict[str, Any]:
+def _fields(done: Restarted) -> dict[str, Any]:
     return {"role": done.member.role, "number": done.member.id, "seconds": round(done.seconds, 3)}
 
 

@@ -5,7 +5,7 @@ three aims pull at each other, in this order: the slots of every shard at every 
 run is consecutive slots with one owner at one rank); and mixed co-owners, because slots that always belong to the same
 two shards cannot be divided evenly when one of the two leaves.
 
-Ranks are balanced one after the other: joins here, empty places in `ps.vacancies`. The bounds, over random histories,
+Ranks are balanced one after the other: joins here, empty places in `ps.rank_fill`. The bounds, over random histories,
 are tests: tests/ps/test_ring.py.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.vacancies import NOBODY, SLACK, OwnerTable, Run, Vacancies, cut, run_starts
+from ringpull.ps.rank_fill import SLACK, UNOWNED, OwnerTable, RankFill, Run, cut, run_starts
 
 JOIN_PIECES: Final = 32
 """A newcomer takes about this many pieces of each rank, or one of every shard if those are more: enough to mix."""
@@ -41,8 +41,8 @@ def with_ranks(table: OwnerTable, ranks: int) -> OwnerTable:
     """Return the table with later ranks dropped or added; there must be as many shards as ranks."""
     out = table[:, :ranks].copy()
     for rank in range(table.shape[1], ranks):
-        out = np.hstack([out, np.full((SLOTS, 1), NOBODY, np.uint16)])
-        Vacancies(out, rank, np.unique(table).tolist()).fill_mixed(RANK_PIECES << (rank - 1))
+        out = np.hstack([out, np.full((SLOTS, 1), UNOWNED, np.uint16)])
+        RankFill(out, rank, np.unique(table).tolist()).fill_mixed(RANK_PIECES << (rank - 1))
     return out
 
 
@@ -63,10 +63,10 @@ def join(table: OwnerTable, newcomer: int, ranks: int) -> OwnerTable:
 
 def leave(table: OwnerTable, leaver: int, ranks: int) -> OwnerTable:
     """Return the table without one shard; `ranks` may be one less than before."""
-    out = np.where(table == leaver, np.uint16(NOBODY), table)
+    out = np.where(table == leaver, np.uint16(UNOWNED), table)
     shards = [shard for shard in np.unique(table).tolist() if shard != leaver]
     for rank in range(ranks):
-        Vacancies(out, rank, shards).fill_near()
+        RankFill(out, rank, shards).fill_near()
     return out[:, :ranks]
 
 
@@ -75,7 +75,7 @@ def leave(table: OwnerTable, leaver: int, ranks: int) -> OwnerTable:
 
 def _take(out: OwnerTable, rank: int, newcomer: int, share: float) -> None:
     """Give the newcomer its share of a rank, from the fullest shards, where it is not an owner at another rank."""
-    column = np.where((out == newcomer).any(axis=1), np.uint16(NOBODY), out[:, rank])
+    column = np.where((out == newcomer).any(axis=1), np.uint16(UNOWNED), out[:, rank])
     bounds = [*run_starts(column[:, None]).tolist(), SLOTS]
     runs: dict[int, list[Run]] = {}
     for begin, end in pairwise(bounds):

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from ringpull.ps import balance
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.rank_fill import UNOWNED, OwnerTable, run_starts
 from ringpull.ps.spec import ALL, Replicas
-from ringpull.ps.vacancies import NOBODY, OwnerTable, run_starts
 
-MAX_SHARD: Final = NOBODY - 1
+MAX_SHARD: Final = UNOWNED - 1
 """Shard ids are 0..65,534: owner tables are uint16, and the largest value stands for nobody."""
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import Ownership
+from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.store.base import Base
@@ -69,7 +69,7 @@ class _State:
     """Everything verbs read."""
 
     epoch: int = 0
-    ownerships: tuple[Ownership, ...] | None = None
+    served_ranges: tuple[ServedRanges, ...] | None = None
     """None before the first assignment: nothing is owned."""
     versions: Mapping[tuple[str, int], _Tables] = field(default_factory=dict)
 
@@ -132,7 +132,7 @@ class Shard:
             }
             self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
 
-    def hold(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
+    def install(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
         """Serve these bases from now on: a version's tables, or others in place of those of the same names.
 
         Verbs in progress end with what they began with. Counts stay.
@@ -152,7 +152,7 @@ class Shard:
     def owned(self, model: str, table: str) -> SlotMask | None:
         """Return the slots of a table that are answered for, or None before the first assignment."""
         state = self._state
-        return None if state.ownerships is None else self._owned(state, model, table)
+        return None if state.served_ranges is None else self._owned(state, model, table)
 
     def retire(self, model: str, version: int) -> None:
         """Serve a version no longer; its files are unmapped when the last verb that reads them is done.
@@ -166,7 +166,7 @@ class Shard:
                 raise self._not_open(model, version)
             self._state = replace(self._state, versions=versions)
 
-    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> bool:
+    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> bool:
         """Own what any of `ownerships` says, from now on, of these versions; others that are open are retired.
 
         Args:
@@ -180,7 +180,7 @@ class Shard:
         with self._control:
             if epoch < self._state.epoch:
                 return False
-            state = replace(self._state, epoch=epoch, ownerships=tuple(ownerships))
+            state = replace(self._state, epoch=epoch, served_ranges=tuple(served_ranges))
             served = {
                 (model, version): {
                     name: self._serve(state, model, name, served.table, served.counts)
@@ -275,8 +275,8 @@ class Shard:
             )
             requests = self._requests
         slots = np.zeros(SLOTS, np.uint8)
-        for ownership in state.ownerships or ():
-            slots |= ownership.ring.owned_mask(self._shard, 1)
+        for served_ranges in state.served_ranges or ():
+            slots |= served_ranges.ring.owned_mask(self._shard, 1)
         return ShardStatistics(
             shard=self._shard,
             epoch=state.epoch,
@@ -298,8 +298,8 @@ class Shard:
 
     def _owned(self, state: _State, model: str, table: str) -> SlotMask:
         mask = np.zeros(SLOTS, np.uint8)
-        for ownership in state.ownerships or ():
-            mask |= ownership.ring.owned_mask(self._shard, ownership.replicas.get((model, table), 1))
+        for served_ranges in state.served_ranges or ():
+            mask |= served_ranges.ring.owned_mask(self._shard, served_ranges.replicas.get((model, table), 1))
         return mask
 
     def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[_ServedTable, SlotRange]:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import SLOT_SHIFT, fmix64
+from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
-from ringpull.ps.vacancies import OwnerTable
 from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
 from ringpull.router.replicas import DOWN

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import ALL
-from ringpull.ps.vacancies import OwnerTable
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 DOWN: Final = 1 << 60

@@ -14,44 +14,44 @@ from typing import TYPE_CHECKING, Final
 
 import ray
 
+from ringpull.deploy.cluster.actor_spec import ActorSpec
 from ringpull.deploy.cluster.calls import NamedActor
 from ringpull.deploy.cluster.exits import Exit
 from ringpull.deploy.cluster.logs import configure
-from ringpull.deploy.cluster.staff import Staff
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import RingpullError
-from ringpull.ps.holding import Ownership, VersionHolding
-from ringpull.router.control.world import PlacedVersion
+from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.shard_map import ShardMap
 
 if TYPE_CHECKING:
-    from ringpull.ps.pulse import ShardPulse
-    from ringpull.router.control.facts import HeadPulse
+    from ringpull.ps.heartbeat import ShardHeartbeat
+    from ringpull.router.control.observed import HeadHeartbeat
 
 PORTS_TIMEOUT_S: Final = 2.0
 
 
-class Shard:
+class ShardActor:
     """One shard of the ring, with its data plane.
 
     Args:
         shard: Its id.
-        staff: Of its deployment.
+        actor_spec: Of its deployment.
     """
 
-    def __init__(self, shard: int, staff: Staff) -> None:
+    def __init__(self, shard: int, actor_spec: ActorSpec) -> None:
         from ringpull.deploy.cluster.kernels import warm_up
-        from ringpull.ps.actor import ShardActor
+        from ringpull.ps.process import ShardProcess
 
-        settings = staff.shard
+        settings = actor_spec.shard
         # The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
         warm_up()
         # Only now: what warms up is no shard of this deployment, and not to be told of.
-        configure(staff.log, staff.name, f"shard-{shard}")
+        configure(actor_spec.log, actor_spec.name, f"shard-{shard}")
         self._exit = Exit()
-        self._actor = ShardActor(
+        self._process = ShardProcess(
             shard,
-            staff.shard_host or node_address(),
+            actor_spec.shard_host or node_address(),
             settings.threads,
             node=node_id(),
             data_dir=None if settings.data_dir is None else Path(settings.data_dir),
@@ -62,60 +62,60 @@ class Shard:
             intake=settings.intake,
         )
 
-    def pulse(self) -> ShardPulse:
-        return self._actor.pulse()
+    def heartbeat(self) -> ShardHeartbeat:
+        return self._process.heartbeat()
 
-    def prepare(self, holdings: Sequence[VersionHolding]) -> None:
-        self._actor.prepare(holdings)
+    def prepare(self, placements: Sequence[VersionPlacement]) -> None:
+        self._process.prepare(placements)
 
-    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
-        self._actor.assign(epoch, ownerships, versions)
+    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
+        self._process.assign(epoch, served_ranges, versions)
 
     def throttle(self, bytes_per_s: float | None) -> None:
-        self._actor.throttle(bytes_per_s)
+        self._process.throttle(bytes_per_s)
 
     def cancel(self) -> None:
-        self._actor.cancel()
+        self._process.cancel()
 
     def restart(self, drain_s: float) -> None:
-        self._exit.after(lambda: self._actor.stop(grace_s=drain_s), within_s=drain_s)
+        self._exit.after(lambda: self._process.stop(grace_s=drain_s), within_s=drain_s)
 
     def pid(self) -> int:
         return os.getpid()
 
 
-class Head:
+class HeadActor:
     """One inference head: gRPC and HTTP.
 
     Args:
         head: Its number.
-        staff: Of its deployment.
+        actor_spec: Of its deployment.
     """
 
-    def __init__(self, head: int, staff: Staff) -> None:
+    def __init__(self, head: int, actor_spec: ActorSpec) -> None:
         from ringpull.deploy.cluster.kernels import warm_up
         from ringpull.deploy.cluster.operations import OperationsOverRay
-        from ringpull.inference.head.actor import HeadActor
+        from ringpull.inference.head.actor import HeadActor as HeadProcess
 
         warm_up()
-        configure(staff.log, staff.name, f"head-{head}")
+        configure(actor_spec.log, actor_spec.name, f"head-{head}")
         self._exit = Exit()
-        config = replace(staff.head, host=staff.head_host or node_address())
-        data_dir = staff.shard.data_dir
-        self._actor = HeadActor(
-            with_ports_before(config, head, staff),
-            OperationsOverRay(staff.name),
+        config = replace(actor_spec.head, host=actor_spec.head_host or node_address())
+        data_dir = actor_spec.shard.data_dir
+        self._process = HeadProcess(
+            with_ports_before(config, head, actor_spec),
+            OperationsOverRay(actor_spec.name),
             cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",
         )
 
-    def pulse(self, lease_s: float) -> HeadPulse:
-        return self._actor.pulse(lease_s)
+    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+        return self._process.heartbeat(lease_s)
 
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
-        self._actor.load(versions, shard_map)
+        self._process.load(versions, shard_map)
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
-        self._actor.route(shard_map, live, versions)
+        self._process.route(shard_map, live, versions)
 
     def pid(self) -> int:
         return os.getpid()
@@ -124,18 +124,18 @@ class Head:
         return node_address()
 
     def drain(self, timeout_s: float) -> None:
-        self._actor.drain(timeout_s)
+        self._process.drain(timeout_s)
 
     def restart(self, drain_s: float) -> None:
-        self._exit.after(lambda: self._actor.drain(drain_s), within_s=drain_s)
+        self._exit.after(lambda: self._process.drain(drain_s), within_s=drain_s)
 
 
-def with_ports_before(config: HeadConfig, head: int, staff: Staff) -> HeadConfig:
+def with_ports_before(config: HeadConfig, head: int, actor_spec: ActorSpec) -> HeadConfig:
     """Return the settings with the ports that a head had before it was restarted, where any would do."""
     if config.grpc_port and config.http_port:
         return config
     try:
-        before = NamedActor(staff.coordinator_name).call("heads", timeout_s=PORTS_TIMEOUT_S).get(head)
+        before = NamedActor(actor_spec.coordinator_name).call("heads", timeout_s=PORTS_TIMEOUT_S).get(head)
     except (RingpullError, TimeoutError):
         return config  # It serves on other ports then, and is found by whoever asks where.
     if before is None or before.host != config.host or not before.grpc_port:

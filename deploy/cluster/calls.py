@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from ringpull.deploy.cluster import control_store
-from ringpull.deploy.cluster.staff import NAMESPACE
+from ringpull.deploy.cluster.actor_spec import NAMESPACE
 from ringpull.ps.errors import RingpullError, StartupError, Unavailable
 
 

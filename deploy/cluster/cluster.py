@@ -18,9 +18,9 @@ from socket import socket
 from typing import Any, Final, Self
 
 from ringpull.deploy.cluster import control_store
+from ringpull.deploy.cluster.actor_spec import ActorSpec, ShardSettings, gpus_wanted
 from ringpull.deploy.cluster.compiling import CompiledApart
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
-from ringpull.deploy.cluster.staff import ShardSettings, Staff, gpus_wanted
 from ringpull.deploy.config import LOCALHOST, ServeConfig
 from ringpull.deploy.view.console import size
 from ringpull.deploy.view.progress import Progress
@@ -28,9 +28,9 @@ from ringpull.inference.head.api.ports import claim
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import StartupError, Unavailable
 from ringpull.router.control.controls import LEASE_S
-from ringpull.router.control.facts import HeadPulse
+from ringpull.router.control.deployment_spec import initial_spec
+from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import ChangeStatus
-from ringpull.router.control.world import first_world
 
 POLL_S: Final = 0.02
 
@@ -223,9 +223,9 @@ def _claim(what: str, host: str, port: int) -> socket:
     return claim(what, host, secrets.choice(FREE_PORTS))
 
 
-def _staff(config: ServeConfig) -> Staff:
+def _actor_spec(config: ServeConfig) -> ActorSpec:
     host = LOCALHOST if config.private else None
-    return Staff(
+    return ActorSpec(
         name=config.name,
         shard_host=host,
         head_host=config.host or host,
@@ -264,15 +264,15 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
             f"{len(taken)} actors of a deployment named {config.name} are on {config.address} already;"
             f" `ringpull stop --address {config.address} --name {config.name}` ends it, or choose another --name"
         )
-    staff = _staff(config)
+    actor_spec = _actor_spec(config)
     # The coordinator first: its name can be had once, so of two deployments of one name only one goes further.
-    coordinator = make_coordinator(staff, config.state_dir, secrets.token_hex(8))
+    coordinator = make_coordinator(actor_spec, config.state_dir, secrets.token_hex(8))
     if not config.private:
         # By name: the coordinator may have started others meanwhile. A private Ray takes its actors with it.
         kills.callback(lambda: end(actors_of(config.name)))
     nodes = list(node_addresses())
-    shards = {i: make_shard(staff, i, nodes[i % len(nodes)]) for i in range(config.shards)}
-    heads = {i: make_head(staff, i, node_id()) for i in range(config.heads)}
+    shards = {i: make_shard(actor_spec, i, nodes[i % len(nodes)]) for i in range(config.shards)}
+    heads = {i: make_head(actor_spec, i, node_id()) for i in range(config.heads)}
     until_s = time.monotonic() + config.start_timeout_s
     calls = {"coordinator": coordinator.pid.remote()}
     calls |= {f"shard {i}": handle.pid.remote() for i, handle in shards.items()}
@@ -296,8 +296,8 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
     """
     from ringpull.deploy.cluster.calls import result
 
-    world = first_world(range(config.shards), config.versions)
-    status: ChangeStatus = result(actors.coordinator.bring_up.remote(world))
+    spec = initial_spec(range(config.shards), config.versions)
+    status: ChangeStatus = result(actors.coordinator.bring_up.remote(spec))
     well_s = time.monotonic()
     while status.under_way:
         time.sleep(POLL_S)
@@ -310,7 +310,7 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
             raise StartupError(f"not up after {config.start_timeout_s:g} s of trying again: {status.trouble}")
     if status.error:
         raise StartupError(status.error)
-    bound: HeadPulse = result(actors.heads[0].pulse.remote(LEASE_S))
+    bound: HeadHeartbeat = result(actors.heads[0].heartbeat.remote(LEASE_S))
     host = bound.host
     if host in EVERY_INTERFACE:  # an address to listen on, but not to connect to
         host = LOCALHOST if config.private else result(actors.heads[0].node_address.remote())

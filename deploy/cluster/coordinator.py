@@ -9,109 +9,109 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ringpull.deploy.cluster import control_store
+from ringpull.deploy.cluster.actor_spec import ActorSpec
 from ringpull.deploy.cluster.actors import node_id
 from ringpull.deploy.cluster.calls import NamedActor, find
 from ringpull.deploy.cluster.logs import configure
 from ringpull.deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
-from ringpull.deploy.cluster.staff import Staff
 from ringpull.deploy.model_folders import find_version, rows_in
 from ringpull.ps.errors import Unavailable
-from ringpull.ps.holding import Ownership, VersionHolding
-from ringpull.ps.pulse import ShardPulse
-from ringpull.router.control.actor import CoordinatorActor, Settings
+from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
 from ringpull.router.control.events import Member
-from ringpull.router.control.facts import HeadPulse
 from ringpull.router.control.moves import MovePlan
-from ringpull.router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
+from ringpull.router.control.observed import HeadHeartbeat
+from ringpull.router.control.operations import ChangeStatus, Control, DeploymentStatus, MemberState, Rebalance, Request
+from ringpull.router.control.process import CoordinatorProcess, Settings
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.control.state_file import StateFile
-from ringpull.router.control.world import PlacedVersion, World
 from ringpull.router.shard_map import ShardMap
 
 CALLS_AT_ONCE: Final = 64
 """Heads and operators ask side by side; each call is short, but for those that wait for a disk."""
 
 
-class Coordinator:
+class CoordinatorActor:
     """The coordinator of one deployment.
 
     Args:
-        staff: What its members are made from.
+        actor_spec: What its members are made from.
         state_dir: Folder or URL of its saved state.
         deployment: Tells this deployment from others that saved their state there.
     """
 
-    def __init__(self, staff: Staff, state_dir: str, deployment: str) -> None:
-        configure(staff.log, staff.name, "coordinator")
-        self._actor = CoordinatorActor(
+    def __init__(self, actor_spec: ActorSpec, state_dir: str, deployment: str) -> None:
+        configure(actor_spec.log, actor_spec.name, "coordinator")
+        self._process = CoordinatorProcess(
             StateFile(state_dir),
-            MembersOverRay(staff),
+            MembersOverRay(actor_spec),
             deployment=deployment,
             settings=Settings(
                 place=find_version,
-                heads=staff.heads,
-                keep=staff.keep,
-                streamed=staff.shard.data_dir is not None,
+                heads=actor_spec.heads,
+                keep=actor_spec.keep,
+                streamed=actor_spec.shard.data_dir is not None,
                 rows_in=rows_in,
             ),
             # Ray starts the process anew, which goes on from what is saved.
             failed=lambda: os._exit(1),
         )
 
-    def bring_up(self, world: World) -> ChangeStatus:
-        return self._actor.bring_up(world)
+    def bring_up(self, spec: DeploymentSpec) -> ChangeStatus:
+        return self._process.bring_up(spec)
 
     def submit(self, request: Request) -> ChangeStatus:
         control_store.check()
-        return self._actor.submit(request)
+        return self._process.submit(request)
 
     def change(self) -> ChangeStatus:
-        return self._actor.change()
+        return self._process.change()
 
     def control(self, verb: Control) -> ChangeStatus:
-        return self._actor.control(verb)
+        return self._process.control(verb)
 
     def plan(self, request: Rebalance) -> MovePlan:
         control_store.check()
-        return self._actor.plan(request)
+        return self._process.plan(request)
 
-    def facts(self) -> Facts:
-        return self._actor.facts()
+    def status(self) -> DeploymentStatus:
+        return self._process.status()
 
     def members(self) -> tuple[MemberState, ...]:
-        return self._actor.members()
+        return self._process.members()
 
     def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool) -> None:
         # It would go, and not come back.
         control_store.check()
-        self._actor.restart(member, incarnation, drain_s=drain_s, force=force)
+        self._process.restart(member, incarnation, drain_s=drain_s, force=force)
 
     def map(self) -> ShardMap:
-        return self._actor.map()
+        return self._process.map()
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
-        return self._actor.scrape_targets()
+        return self._process.scrape_targets()
 
-    def heads(self) -> dict[int, HeadPulse]:
-        return self._actor.heads()
+    def heads(self) -> dict[int, HeadHeartbeat]:
+        return self._process.heads()
 
     def state(self) -> dict[str, Any]:
-        return self._actor.state()
+        return self._process.state()
 
     def pid(self) -> int:
         return os.getpid()
 
 
-def make_coordinator(staff: Staff, state_dir: str, deployment: str) -> Any:
+def make_coordinator(actor_spec: ActorSpec, state_dir: str, deployment: str) -> Any:
     """Start the coordinator's actor; return its handle.
 
     Raises:
         StartupError: As for `make`.
     """
     return make(
-        staff.coordinator_name,
-        Coordinator,
-        staff,
+        actor_spec.coordinator_name,
+        CoordinatorActor,
+        actor_spec,
         state_dir,
         deployment,
         max_concurrency=CALLS_AT_ONCE,
@@ -123,17 +123,17 @@ def make_coordinator(staff: Staff, state_dir: str, deployment: str) -> Any:
 class MembersOverRay:
     """`router.control.controls.Members`: the actors of one deployment."""
 
-    def __init__(self, staff: Staff) -> None:
-        self._staff = staff
+    def __init__(self, actor_spec: ActorSpec) -> None:
+        self._actor_spec = actor_spec
         self._shards: dict[int, ShardOverRay] = {}
         self._heads: dict[int, HeadOverRay] = {}
         self._starting: dict[str | None, threading.Lock] = {}
 
     def shard(self, shard: int) -> ShardOverRay:
-        return self._shards.setdefault(shard, ShardOverRay(self._staff.shard_name(shard)))
+        return self._shards.setdefault(shard, ShardOverRay(self._actor_spec.shard_name(shard)))
 
     def head(self, head: int) -> HeadOverRay:
-        return self._heads.setdefault(head, HeadOverRay(self._staff.head_name(head)))
+        return self._heads.setdefault(head, HeadOverRay(self._actor_spec.head_name(head)))
 
     def nodes(self) -> dict[str, str]:
         return node_addresses()
@@ -144,11 +144,11 @@ class MembersOverRay:
             self._start_shard(shard, node)
 
     def _start_shard(self, shard: int, node: str | None) -> None:
-        handle = make_shard(self._staff, shard, node, found_ok=True)
-        await_up(f"shard {shard}", handle.pid.remote(), self._staff.start_timeout_s)
+        handle = make_shard(self._actor_spec, shard, node, found_ok=True)
+        await_up(f"shard {shard}", handle.pid.remote(), self._actor_spec.start_timeout_s)
 
     def stop_shard(self, shard: int) -> None:
-        name = self._staff.shard_name(shard)
+        name = self._actor_spec.shard_name(shard)
         with suppress(Unavailable):
             end({name: find(name)})
 
@@ -156,16 +156,16 @@ class MembersOverRay:
 class ShardOverRay(NamedActor):
     """`router.control.controls.ShardControl`."""
 
-    def pulse(self) -> ShardPulse:
-        pulse = self.call("pulse")
-        assert isinstance(pulse, ShardPulse)
-        return pulse
+    def heartbeat(self) -> ShardHeartbeat:
+        heartbeat = self.call("heartbeat")
+        assert isinstance(heartbeat, ShardHeartbeat)
+        return heartbeat
 
-    def prepare(self, holdings: Sequence[VersionHolding]) -> None:
-        self.call("prepare", holdings)
+    def prepare(self, placements: Sequence[VersionPlacement]) -> None:
+        self.call("prepare", placements)
 
-    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
-        self.call("assign", epoch, ownerships, versions)
+    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
+        self.call("assign", epoch, served_ranges, versions)
 
     def throttle(self, bytes_per_s: float | None) -> None:
         self.call("throttle", bytes_per_s)
@@ -180,10 +180,10 @@ class ShardOverRay(NamedActor):
 class HeadOverRay(NamedActor):
     """`router.control.controls.HeadControl`."""
 
-    def pulse(self, lease_s: float) -> HeadPulse:
-        pulse = self.call("pulse", lease_s)
-        assert isinstance(pulse, HeadPulse)
-        return pulse
+    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+        heartbeat = self.call("heartbeat", lease_s)
+        assert isinstance(heartbeat, HeadHeartbeat)
+        return heartbeat
 
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         self.call("load", versions, shard_map)

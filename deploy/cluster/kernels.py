@@ -18,9 +18,9 @@ import numpy as np
 from ringpull.inference.request.column_codec import encode_column
 from ringpull.inference.request.packing import pack
 from ringpull.inference.request.received import Limits, ReceivedColumns
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.ps.store.writer import TableWriter
@@ -42,7 +42,7 @@ def warm_up() -> None:
     """Have every kernel of shards and router compiled and in the cache."""
     with tempfile.TemporaryDirectory(prefix="ringpull-") as folder:
         _write_table(Path(folder) / TABLE)
-        actors = [ShardActor(shard, metrics=False) for shard in (0, 1)]
+        actors = [ShardProcess(shard, metrics=False) for shard in (0, 1)]
         try:
             shard_map = ShardMap(
                 epoch=1,
@@ -50,10 +50,10 @@ def warm_up() -> None:
                 ring=Ring.even((0, 1), 1),
                 replicas={(MODEL, TABLE): 1},
             )
-            whole_table = TableHolding(str(Path(folder) / TABLE), slots=(SlotRange(0, SLOTS),), sources=())
+            whole_table = TablePlacement(str(Path(folder) / TABLE), slots=(SlotRange(0, SLOTS),), sources=())
             for actor in actors:
-                actor.prepare([VersionHolding(MODEL, 1, {TABLE: whole_table})])
-                actor.assign(shard_map.epoch, [Ownership(shard_map.ring, shard_map.replicas)], [(MODEL, 1)])
+                actor.prepare([VersionPlacement(MODEL, 1, {TABLE: whole_table})])
+                actor.assign(shard_map.epoch, [ServedRanges(shard_map.ring, shard_map.replicas)], [(MODEL, 1)])
             asyncio.run(_pull_everything(shard_map))
         finally:
             for actor in actors:

@@ -95,7 +95,7 @@ class JsonLines(logging.Formatter):
             "event": record.getMessage(),
             "logger": record.name,
             **self._process,
-            **facts_of(record),
+            **fields_of(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -111,16 +111,16 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         event = " ".join(record.getMessage().splitlines())
-        told = [_time_of(record), record.levelname.lower(), self._member, event]
-        told += [f"{name}={_word(value)}" for name, value in facts_of(record).items()]
-        line = " ".join(told)
+        parts = [_time_of(record), record.levelname.lower(), self._member, event]
+        parts += [f"{name}={_word(value)}" for name, value in fields_of(record).items()]
+        line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def facts_of(record: logging.LogRecord) -> dict[str, Any]:
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return what an event was given beside its message; not what libraries hide in every record, as Ray does."""
-    facts = vars(record).items()
-    return {name: value for name, value in facts if name not in _OF_EVERY_RECORD and not name.startswith("_")}
+    fields = vars(record).items()
+    return {name: value for name, value in fields if name not in _OF_EVERY_RECORD and not name.startswith("_")}
 
 
 def _time_of(record: logging.LogRecord) -> str:

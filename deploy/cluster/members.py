@@ -14,13 +14,13 @@ from typing import Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ringpull.deploy.cluster.actors import Head, Shard
+from ringpull.deploy.cluster.actor_spec import NAMESPACE, ActorSpec
+from ringpull.deploy.cluster.actors import HeadActor, ShardActor
 from ringpull.deploy.cluster.calls import find, result
-from ringpull.deploy.cluster.staff import NAMESPACE, Staff
 from ringpull.ps.errors import StartupError, Unavailable
 
 CALLS_AT_ONCE: Final = 8
-"""Of a shard or a head: a pulse must not wait behind a `prepare`, nor a `cancel`."""
+"""Of a shard or a head: a heartbeat must not wait behind a `prepare`, nor a `cancel`."""
 
 POLL_S: Final = 0.05
 
@@ -48,7 +48,7 @@ def make(name: str, shell: type, *args: Any, **options: Any) -> Any:
         raise StartupError(f"actor {name} cannot be made: {exc}") from exc
 
 
-def make_shard(staff: Staff, shard: int, node: str | None = None, *, found_ok: bool = False) -> Any:
+def make_shard(actor_spec: ActorSpec, shard: int, node: str | None = None, *, found_ok: bool = False) -> Any:
     """Start a shard's actor; return its handle.
 
     Args:
@@ -62,17 +62,17 @@ def make_shard(staff: Staff, shard: int, node: str | None = None, *, found_ok: b
     # the coordinator makes another one elsewhere.
     where: Any = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
     return make(
-        staff.shard_name(shard),
-        Shard,
+        actor_spec.shard_name(shard),
+        ShardActor,
         shard,
-        staff,
+        actor_spec,
         scheduling_strategy=where,
         max_concurrency=CALLS_AT_ONCE,
         get_if_exists=found_ok,
     )
 
 
-def make_head(staff: Staff, head: int, node: str) -> Any:
+def make_head(actor_spec: ActorSpec, head: int, node: str) -> Any:
     """Start a head's actor; return its handle.
 
     Args:
@@ -81,8 +81,8 @@ def make_head(staff: Staff, head: int, node: str) -> Any:
     Raises:
         StartupError: As for `make`.
     """
-    where = {"num_gpus": staff.gpus} if staff.gpus else preferring(node)
-    return make(staff.head_name(head), Head, head, staff, max_concurrency=CALLS_AT_ONCE, **where)
+    where = {"num_gpus": actor_spec.gpus} if actor_spec.gpus else preferring(node)
+    return make(actor_spec.head_name(head), HeadActor, head, actor_spec, max_concurrency=CALLS_AT_ONCE, **where)
 
 
 def preferring(node: str) -> dict[str, Any]:
@@ -147,10 +147,10 @@ def _node_id(node: Mapping[str, Any]) -> str:
 def resources() -> str:
     """Return what Ray has, for errors about actors that do not come up."""
     free, all_there_is = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return f"Ray has {_told(free)} free of {_told(all_there_is)}"
+    return f"Ray has {_text(free)} free of {_text(all_there_is)}"
 
 
-def _told(resources: Mapping[str, float]) -> str:
+def _text(resources: Mapping[str, float]) -> str:
     known = [f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")]
     return ", ".join([*known, f"{resources.get('memory', 0) / 2**30:.1f} GiB memory"])
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import NoneType
 from typing import TypeVar
 
+from ringpull.deploy.cluster.actor_spec import coordinator_name
 from ringpull.deploy.cluster.calls import NamedActor
-from ringpull.deploy.cluster.staff import coordinator_name
 from ringpull.ps.errors import Unavailable
 from ringpull.router.control.events import Member
 from ringpull.router.control.moves import MovePlan
-from ringpull.router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
+from ringpull.router.control.operations import ChangeStatus, Control, DeploymentStatus, MemberState, Rebalance, Request
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.shard_map import ShardMap
 
@@ -38,8 +38,8 @@ class OperationsOverRay:
     def plan(self, request: Rebalance) -> MovePlan:
         return self._call(MovePlan, "plan", request)
 
-    def facts(self) -> Facts:
-        return self._call(Facts, "facts")
+    def status(self) -> DeploymentStatus:
+        return self._call(DeploymentStatus, "status")
 
     def members(self) -> tuple[MemberState, ...]:
         return self._call(tuple, "members")

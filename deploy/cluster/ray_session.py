@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 
 import ringpull
 from ringpull.deploy.cluster import control_store
-from ringpull.deploy.cluster.staff import NAMESPACE
+from ringpull.deploy.cluster.actor_spec import NAMESPACE
 from ringpull.deploy.signals import Interrupted
 from ringpull.ps.errors import InvalidInput, StartupError
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ringpull.ps.errors import InvalidInput
 
 
-def check_at_least(least: float, given: Mapping[str, float]) -> None:
+def check_at_least(minimum: float, given: Mapping[str, float]) -> None:
     """Refuse values below `least`, and those that are not finite.
 
     Args:
@@ -22,8 +22,8 @@ def check_at_least(least: float, given: Mapping[str, float]) -> None:
         InvalidInput: Names the option.
     """
     for option, value in given.items():
-        if not least <= value < math.inf:
-            raise InvalidInput(f"{option} is {value}; it must be {least} or more{_finite(value)}")
+        if not minimum <= value < math.inf:
+            raise InvalidInput(f"{option} is {value}; it must be {minimum} or more{_finite(value)}")
 
 
 def check_above(bound: float, given: Mapping[str, float]) -> None:
@@ -33,11 +33,11 @@ def check_above(bound: float, given: Mapping[str, float]) -> None:
             raise InvalidInput(f"{option} is {value}; it must be above {bound}{_finite(value)}")
 
 
-def check_within(least: float, most: float, given: Mapping[str, float]) -> None:
+def check_within(minimum: float, maximum: float, given: Mapping[str, float]) -> None:
     """The same for values from `least` to `most`, both included."""
     for option, value in given.items():
-        if not least <= value <= most:
-            raise InvalidInput(f"{option} is {value}; it must be from {least} to {most}")
+        if not minimum <= value <= maximum:
+            raise InvalidInput(f"{option} is {value}; it must be from {minimum} to {maximum}")
 
 
 def _finite(value: float) -> str:

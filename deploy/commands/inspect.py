@@ -12,7 +12,7 @@ from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import CorruptData, InvalidInput
 
 if TYPE_CHECKING:
-    from ringpull.deploy.view.folder_facts import TableFacts, VersionFacts
+    from ringpull.deploy.view.folder_summary import TableSummary, VersionSummary
 
 
 def inspect(
@@ -27,7 +27,7 @@ def inspect(
     Headers, indexes, positions, schemas and dense programs are always checked; of tables at a URL, indexes and
     positions only with --verify. Exit status 1 when anything is damaged.
     """
-    from ringpull.deploy.view.folder_facts import read_table, read_version
+    from ringpull.deploy.view.folder_summary import read_table, read_version
     from ringpull.inference.model.manifest import FILE_NAME
     from ringpull.inference.model.model_dir import complete_versions
     from ringpull.ps.store.format import HEADER
@@ -37,20 +37,20 @@ def inspect(
     files = RemoteFolder(folder)
     if not is_url(folder) and not Path(folder).is_dir():
         raise InvalidInput(f"{folder} is not a folder")
-    tables: list[TableFacts]
+    tables: list[TableSummary]
     if files.exists(HEADER):
         tables = [read_table(folder, verify=verify)]
         plain: Any = tables[0].plain()
         shown = _show_tables(tables)
     elif files.exists(FILE_NAME):
-        facts = read_version(folder, verify=verify)
-        tables, plain = list(facts.tables), facts.plain()
-        shown = _show_version(facts)
+        summary = read_version(folder, verify=verify)
+        tables, plain = list(summary.tables), summary.plain()
+        shown = _show_version(summary)
     elif numbers := sorted(complete_versions(folder)):
-        all_facts = [read_version(f"{folder}/{number}", verify=verify) for number in numbers]
-        tables = [table for facts in all_facts for table in facts.tables]
-        plain = {"versions": [facts.plain() for facts in all_facts]}
-        shown = [part for facts in all_facts for part in _show_version(facts)]
+        summaries = [read_version(f"{folder}/{number}", verify=verify) for number in numbers]
+        tables = [table for summary in summaries for table in summary.tables]
+        plain = {"versions": [summary.plain() for summary in summaries]}
+        shown = [part for summary in summaries for part in _show_version(summary)]
     else:
         raise InvalidInput(f"{folder} is neither a model's folder with complete versions, nor a version, nor a table")
     if as_json:
@@ -62,14 +62,14 @@ def inspect(
         raise CorruptData(f"rows are damaged in {names}")
 
 
-def _show_version(facts: VersionFacts) -> list[Any]:
+def _show_version(summary: VersionSummary) -> list[Any]:
     from ringpull.deploy.view.inspect_view import degrade_table, lookups_table, version_headline
 
-    steps = [degrade_table(facts)] if facts.manifest.degrade else []
-    return [version_headline(facts), *_show_tables(list(facts.tables)), lookups_table(facts), *steps]
+    steps = [degrade_table(summary)] if summary.manifest.degrade else []
+    return [version_headline(summary), *_show_tables(list(summary.tables)), lookups_table(summary), *steps]
 
 
-def _show_tables(tables: list[TableFacts]) -> list[Any]:
+def _show_tables(tables: list[TableSummary]) -> list[Any]:
     from ringpull.deploy.view.inspect_view import bad_blocks_table, files_table
 
     damaged = [table for table in tables if table.bad_blocks]

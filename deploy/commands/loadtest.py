@@ -12,7 +12,7 @@ from ringpull.deploy import served
 from ringpull.deploy.commands.bounds import check_above
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.view.console import err, out, print_json
-from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.errors import InvalidInput, RingpullError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _tell(summary: Summary, folder: Path | None, as_json: bool) -> None:
         _warn(warning)
     path = None if folder is None else str(write_report(folder, summary))
     if as_json:
-        facts: dict[str, Any] = {
+        fields: dict[str, Any] = {
             **summary.line,
             "report": path,
             "server_requests": summary.server_requests,
@@ -131,14 +131,14 @@ def _tell(summary: Summary, folder: Path | None, as_json: bool) -> None:
             "errors": dict(summary.errors),
             "warnings": list(summary.warnings),
         }
-        print_json(facts)
+        print_json(fields)
         return
     out.print(
         f"{summary.requests:,} requests, {summary.failures:,} failed, {summary.rps:,.1f}/s",
         style="bold",
         highlight=False,
     )
-    table = FactsTable("", (Column("percent"), Column("ms", "number")))
+    table = FieldsTable("", (Column("percent"), Column("ms", "number")))
     for percent, value in summary.percentiles_ms.items():
         table.add(percent, f"{value:,.2f}")
     out.print(table)
@@ -155,14 +155,14 @@ def _tell_search(found: Found, folder: Path, as_json: bool) -> None:
     if found.limited_by_generator:
         _warn("above this rate the generator, or this machine, was too busy: the server may do more")
     if as_json:
-        print_json(_search_facts(found, plot))
+        print_json(_search_fields(found, plot))
         return
     what = f"{found.rate:,.1f} requests/s keep" if found.rate else "no rate keeps"
     out.print(f"{what} a p99 of {found.bound_ms:g} ms", style="bold", highlight=False)
     out.print(f"plot: {plot}", highlight=False, soft_wrap=True)
 
 
-def _search_facts(found: Found, plot: str) -> dict[str, Any]:
+def _search_fields(found: Found, plot: str) -> dict[str, Any]:
     return {
         "rate": round(found.rate, 2),
         "p99_ms": found.bound_ms,

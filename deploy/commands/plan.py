@@ -51,7 +51,7 @@ def plan(
     """
     from ringpull.deploy.model_folders import choose_versions
     from ringpull.deploy.planned_tables import ASSUMED_BAG, ASSUMED_ROWS, PROCESS_BYTES, planned_tables
-    from ringpull.deploy.view.plan_view import plan_facts, plan_view, replicas_options
+    from ringpull.deploy.view.plan_view import plan_fields, plan_view, replicas_options
     from ringpull.deploy.view.size_text import parse_size
     from ringpull.ps.transfer.remote import is_url
     from ringpull.router.control import planner
@@ -61,12 +61,12 @@ def plan(
     for option, value in (("at-least", at_least), ("versions", versions)):
         if value < 1:
             raise InvalidInput(f"--{option} is {value}; it must be 1 or more")
-    if shards is not None and not at_least <= shards <= planner.MOST_SHARDS:
-        raise InvalidInput(f"--shards is {shards}; it must be from {at_least} (--at-least) to {planner.MOST_SHARDS}")
+    if shards is not None and not at_least <= shards <= planner.MAX_SHARDS:
+        raise InvalidInput(f"--shards is {shards}; it must be from {at_least} (--at-least) to {planner.MAX_SHARDS}")
     limit = parse_size("--memory", memory)
     counted = _counted(traffic, target)
     chosen = choose_versions(models)
-    tables = planned_tables(chosen, counted, least=at_least, open_versions=versions, others=target is not None)
+    tables = planned_tables(chosen, counted, min_copies=at_least, open_versions=versions, others=target is not None)
     if shards is None:
         fewest = planner.fewest_shards(tables, limit, shared=one_machine, process_bytes=PROCESS_BYTES)
         shards = max(at_least, fewest)
@@ -77,7 +77,7 @@ def plan(
         else ""
     )
     if as_json:
-        print_json(plan_facts(found, assumed=assumed))
+        print_json(plan_fields(found, assumed=assumed))
         return
     out.print(plan_view(found, assumed=assumed))
     exported = {
@@ -106,7 +106,7 @@ def _served_traffic(target: str) -> dict[str, TableLoad]:
     from ringpull.router.control.traffic import load_of
 
     with connect(target) as operations:
-        facts = operations.facts()
-    if facts.requests == 0:
+        status = operations.status()
+    if status.requests == 0:
         raise InvalidInput(f"--target {target}: it has answered no request yet, so there is nothing to plan by")
-    return load_of(facts.traffic, facts.requests)
+    return load_of(status.traffic, status.requests)

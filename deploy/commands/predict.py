@@ -13,7 +13,7 @@ from ringpull.deploy import served
 from ringpull.deploy.commands.bounds import check_above
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.view.console import err, out, print_json
-from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _plain(prediction: Prediction) -> dict[str, Any]:
 
 def _show(model: str, prediction: Prediction) -> None:
     out.print(f"{prediction.model or model} version {prediction.version}", style="bold", highlight=False)
-    table = FactsTable("", (Column("row", "number"), *(Column(name, "wrapped") for name in prediction.outputs)))
+    table = FieldsTable("", (Column("row", "number"), *(Column(name, "wrapped") for name in prediction.outputs)))
     for row, values in enumerate(zip(*prediction.outputs.values(), strict=True)):
         table.add(str(row), *map(_cell, values))
     out.print(table)

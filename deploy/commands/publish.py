@@ -38,7 +38,7 @@ def publish(
     """
     from ringpull.deploy.coordinator_client import connect
     from ringpull.deploy.model_folders import absolute
-    from ringpull.deploy.view.change_watch import change_facts, follow
+    from ringpull.deploy.view.change_watch import change_fields, follow
     from ringpull.router.control.operations import Publish
 
     model, number = parse_version(version)
@@ -48,7 +48,7 @@ def publish(
     with StopSignals(), connect(served.resolve_target(target)) as operations:
         done = follow(operations, operations.submit(request), err)
     if as_json:
-        print_json(change_facts(done))
+        print_json(change_fields(done))
     else:
         print_line(f"{done.subject} is live")
 

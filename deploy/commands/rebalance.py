@@ -96,7 +96,7 @@ def rebalance(
             if dry_run:
                 _show_plan(move, as_json)
             else:
-                _carry_out(operations, move, request, yes=yes, as_json=as_json)
+                _execute(operations, move, request, yes=yes, as_json=as_json)
 
 
 def _request(shards: int | None, replicas: list[str], drain_node: str | None, max_mb_per_s: float | None) -> Rebalance:
@@ -127,27 +127,27 @@ def _plan(
     if auto and request.replicas:
         raise InvalidInput("--auto and --replicas both say how many copies there are; give one")
     limit = None if memory is None else parse_size("--memory", memory)
-    facts = operations.facts()
+    status = operations.status()
     dims = table_dims(address)
     reasons: tuple[str, ...] = ()
     if auto:
-        request, reasons = automatic(facts, request, dims, memory=limit, least=at_least)
+        request, reasons = automatic(status, request, dims, memory=limit, min_copies=at_least)
     moves = operations.plan(request)
-    return replace(planned_move(facts, request, moves, dims, memory=limit), reasons=reasons), request
+    return replace(planned_move(status, request, moves, dims, memory=limit), reasons=reasons), request
 
 
 def _show_plan(move: PlannedMove, as_json: bool) -> None:
-    from ringpull.deploy.view.move_view import move_facts, move_view
+    from ringpull.deploy.view.move_view import move_fields, move_view
 
     if as_json:
-        print_json(move_facts(move))
+        print_json(move_fields(move))
     else:
         out.print(move_view(move))
 
 
-def _carry_out(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *, yes: bool, as_json: bool) -> None:
-    from ringpull.deploy.view.change_watch import change_facts, change_line, follow
-    from ringpull.deploy.view.move_view import move_facts, move_view
+def _execute(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *, yes: bool, as_json: bool) -> None:
+    from ringpull.deploy.view.change_watch import change_fields, change_line, follow
+    from ringpull.deploy.view.move_view import move_fields, move_view
 
     if not yes and (as_json or not sys.stdin.isatty()):
         raise InvalidInput("nobody can be asked here; look at the plan with --dry-run, then say --yes")
@@ -161,7 +161,7 @@ def _carry_out(operations: OperatorVerbs, move: PlannedMove, request: Rebalance,
         return
     done = follow(operations, operations.submit(request), err)
     if as_json:
-        print_json({"plan": move_facts(move), **change_facts(done)})
+        print_json({"plan": move_fields(move), **change_fields(done)})
     else:
         print_line(change_line(done))
 
@@ -172,11 +172,11 @@ def _agreed() -> bool:
 
 
 def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
-    from ringpull.deploy.view.change_watch import change_facts, change_line, follow
+    from ringpull.deploy.view.change_watch import change_fields, change_line, follow
 
     now = operations.change()
     if as_json:
-        print_json(change_facts(now))
+        print_json(change_fields(now))
         return
     print_line(change_line(now))
     if now.under_way and err.is_terminal:
@@ -184,10 +184,10 @@ def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
 
 
 def _control(operations: OperatorVerbs, verb: Control, as_json: bool) -> None:
-    from ringpull.deploy.view.change_watch import change_facts, change_line
+    from ringpull.deploy.view.change_watch import change_fields, change_line
 
     now = operations.control(verb)
     if as_json:
-        print_json(change_facts(now))
+        print_json(change_fields(now))
     else:
         print_line(change_line(now))

@@ -57,13 +57,13 @@ def restart(
             raise InvalidInput(f"{now.kind.value} {now.subject} is under way; wait until it is over")
         both = shards == heads
         members = chosen(operations.members(), shards=shards or both, heads=heads or both)
-        effects = Effects.of(operations.facts().world, members)
+        effects = Effects.of(operations.status().spec, members)
         if not force:
             effects.check()
         if not _agreed(effects, yes=yes or force, as_json=as_json):
             print_line("nothing was restarted")
             return
-        _carry_out(operations, members, signals, drain_s=drain_timeout, within_s=timeout, force=force, as_json=as_json)
+        _execute(operations, members, signals, drain_s=drain_timeout, within_s=timeout, force=force, as_json=as_json)
 
 
 def _agreed(effects: Effects, *, yes: bool, as_json: bool) -> bool:
@@ -78,7 +78,7 @@ def _agreed(effects: Effects, *, yes: bool, as_json: bool) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _carry_out(
+def _execute(
     operations: OperatorVerbs,
     members: list[Member],
     signals: StopSignals,

@@ -24,7 +24,7 @@ def rollback(
     How many stay open is `--keep` of `serve` and `publish`; `ringpull status` lists them.
     """
     from ringpull.deploy.coordinator_client import connect
-    from ringpull.deploy.view.change_watch import change_facts, follow
+    from ringpull.deploy.view.change_watch import change_fields, follow
     from ringpull.router.control.operations import Rollback
 
     if version is not None and version < 1:
@@ -32,6 +32,6 @@ def rollback(
     with StopSignals(), connect(served.resolve_target(target)) as operations:
         done = follow(operations, operations.submit(Rollback(model=model, version=version or 0)), err)
     if as_json:
-        print_json(change_facts(done))
+        print_json(change_fields(done))
     else:
         print_line(f"{done.subject} is live")

@@ -25,7 +25,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a deployment: a change under way; models; shards with rows, bytes, requests; tables with copies and keys."""
-    from ringpull.deploy.view.change_watch import change_facts, change_line
+    from ringpull.deploy.view.change_watch import change_fields, change_line
     from ringpull.deploy.view.status_view import status_view
     from ringpull.inference.client.client import Client
 
@@ -40,8 +40,8 @@ def status(
         return process_memory(pid).get("Pss") if here else None
 
     if as_json:
-        told = None if isinstance(change, RingpullError) else change_facts(change)
-        print_json({**_plain(address, answer, memory), "change": told})
+        fields = None if isinstance(change, RingpullError) else change_fields(change)
+        print_json({**_plain(address, answer, memory), "change": fields})
     elif isinstance(change, RingpullError):
         out.print(status_view(address, answer, memory, f"the coordinator does not answer: {change}"))
     else:

@@ -75,7 +75,7 @@ def follow(
     return status
 
 
-def change_facts(status: ChangeStatus) -> dict[str, Any]:
+def change_fields(status: ChangeStatus) -> dict[str, Any]:
     """Return a change as JSON values."""
     return {
         "id": status.id,
@@ -88,8 +88,8 @@ def change_facts(status: ChangeStatus) -> dict[str, Any]:
         "members": status.members,
         "copied_bytes": status.copied_bytes,
         "bytes_to_copy": status.bytes_to_copy,
-        "before": _latency_facts(status.before),
-        "now": _latency_facts(status.now),
+        "before": _latency_fields(status.before),
+        "now": _latency_fields(status.now),
         "trouble": status.trouble,
         "error": status.error,
     }
@@ -119,7 +119,7 @@ def latency_text(before: Latency, now: Latency) -> str:
     return f"{text} (before {before.p50_ms:.1f}, {before.p99_ms:.1f})" if before.p99_ms else text
 
 
-def _latency_facts(latency: Latency) -> dict[str, float]:
+def _latency_fields(latency: Latency) -> dict[str, float]:
     return {"p50_ms": latency.p50_ms, "p99_ms": latency.p99_ms}
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from ringpull.deploy.view.console import size
-from ringpull.deploy.view.facts_table import Column, FactsTable
-from ringpull.deploy.view.folder_facts import TableFacts, VersionFacts
+from ringpull.deploy.view.fields_table import Column, FieldsTable
+from ringpull.deploy.view.folder_summary import TableSummary, VersionSummary
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.spec import TableSpec
 
@@ -16,16 +16,16 @@ SHOWN_RANGES = 4
 SHOWN_BLOCKS = 20
 
 
-def version_headline(facts: VersionFacts) -> Text:
-    manifest = facts.manifest
+def version_headline(summary: VersionSummary) -> Text:
+    manifest = summary.manifest
     text = Text.assemble((f"{manifest.model} version {manifest.version}", "bold"), f"   created {manifest.created}")
     text.append(f"   dense program {size(manifest.program.bytes)}")
     outputs = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in manifest.outputs)
     return text.append(f"   outputs {outputs}")
 
 
-def files_table(tables: Sequence[TableFacts]) -> FactsTable:
-    shown = FactsTable(
+def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
+    shown = FieldsTable(
         "tables",
         (
             Column("table", "name"),
@@ -56,8 +56,8 @@ def files_table(tables: Sequence[TableFacts]) -> FactsTable:
     return shown
 
 
-def lookups_table(facts: VersionFacts) -> FactsTable:
-    shown = FactsTable(
+def lookups_table(summary: VersionSummary) -> FieldsTable:
+    shown = FieldsTable(
         "look-ups",
         (
             Column("feature", "name"),
@@ -67,24 +67,24 @@ def lookups_table(facts: VersionFacts) -> FactsTable:
             Column("dropped id", "number", rank=2),
         ),
     )
-    for lookup in facts.manifest.lookups:
+    for lookup in summary.manifest.lookups:
         pooling = f"{lookup.pooling.value}, weighted" if lookup.weighted else lookup.pooling.value
         dropped = "" if lookup.padding_id is None else str(lookup.padding_id)
         shown.add(lookup.feature, lookup.table, pooling, f"{lookup.add:,}", dropped)
     return shown
 
 
-def degrade_table(facts: VersionFacts) -> FactsTable:
-    shown = FactsTable(
+def degrade_table(summary: VersionSummary) -> FieldsTable:
+    shown = FieldsTable(
         "degrade steps, taken under load in this order", (Column("step", "number"), Column("replies say"))
     )
-    for place, step in enumerate(facts.manifest.degrade, 1):
+    for place, step in enumerate(summary.manifest.degrade, 1):
         shown.add(str(place), step.phrase)
     return shown
 
 
-def bad_blocks_table(tables: Sequence[TableFacts]) -> FactsTable:
-    shown = FactsTable(
+def bad_blocks_table(tables: Sequence[TableSummary]) -> FieldsTable:
+    shown = FieldsTable(
         "damaged rows",
         (
             Column("table", "name"),
@@ -123,7 +123,7 @@ def _ranges(held: Sequence[tuple[int, int]]) -> str:
     return f"{first}, ... ({len(held)} ranges)" if len(held) > SHOWN_RANGES else first
 
 
-def _checked(table: TableFacts) -> Text:
+def _checked(table: TableSummary) -> Text:
     if not table.verified:
         return Text("no", style="dim")
     if table.bad_blocks:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ringpull.deploy.view.console import size
-from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.moves import MovePlan
 from ringpull.router.control.planner import Cost
@@ -63,19 +63,19 @@ def move_view(move: PlannedMove) -> RenderableType:
     """Return everything about a move, to be printed."""
     plan = move.moves
     way = f"{size(plan.copied_bytes)} cross the wire" if plan.streamed else "files are opened, nothing crosses the wire"
-    facts = Text.assemble((move.subject, "bold"))
-    facts.append(
+    headline = Text.assemble((move.subject, "bold"))
+    headline.append(
         f"\n{plan.ranges} ranges get new owners: {size(plan.assigned_bytes)}; the least possible is"
-        f" {size(plan.least_bytes)}; {way}"
+        f" {size(plan.min_bytes)}; {way}"
     )
-    parts: list[RenderableType] = [facts, _shards(move)]
+    parts: list[RenderableType] = [headline, _shards(move)]
     if move.cost_before is not None and move.cost_after is not None:
         parts.append(_costs(move.cost_before, move.cost_after))
     parts += [Text(reason) for reason in move.reasons]
     return Group(*parts)
 
 
-def move_facts(move: PlannedMove) -> dict[str, Any]:
+def move_fields(move: PlannedMove) -> dict[str, Any]:
     """Return a move as JSON values."""
     plan = move.moves
     return {
@@ -89,18 +89,18 @@ def move_facts(move: PlannedMove) -> dict[str, Any]:
         "ranges": plan.ranges,
         "assigned_bytes": plan.assigned_bytes,
         "copied_bytes": plan.copied_bytes,
-        "least_bytes": plan.least_bytes,
+        "least_bytes": plan.min_bytes,
         "streamed": plan.streamed,
         "memory_before": _by_shard(move.memory_bytes(plan.shard_bytes_before)),
         "memory_after": _by_shard(move.memory_bytes(plan.shard_bytes_after)),
-        "request_before": _cost_facts(move.cost_before),
-        "request_after": _cost_facts(move.cost_after),
+        "request_before": _cost_fields(move.cost_before),
+        "request_after": _cost_fields(move.cost_after),
         "reasons": list(move.reasons),
     }
 
 
-def _shards(move: PlannedMove) -> FactsTable:
-    shown = FactsTable(
+def _shards(move: PlannedMove) -> FieldsTable:
+    shown = FieldsTable(
         "memory of shards",
         (Column("shard", "number"), Column("before", "number"), Column("after", "number"), Column("gains", "number")),
     )
@@ -119,8 +119,8 @@ def _shards(move: PlannedMove) -> FactsTable:
     return shown
 
 
-def _costs(before: Cost, after: Cost) -> FactsTable:
-    shown = FactsTable(
+def _costs(before: Cost, after: Cost) -> FieldsTable:
+    shown = FieldsTable(
         "a request",
         (Column(""), Column("bytes", "number"), Column("messages", "number"), Column("keys waiting", "number")),
     )
@@ -133,5 +133,5 @@ def _by_shard(held: Mapping[int, int]) -> dict[str, int]:
     return {str(shard): count for shard, count in held.items()}
 
 
-def _cost_facts(cost: Cost | None) -> dict[str, float] | None:
+def _cost_fields(cost: Cost | None) -> dict[str, float] | None:
     return None if cost is None else {"bytes": round(cost.bytes, 1), "messages": round(cost.messages, 3)}

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ringpull.deploy.view.console import size
-from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.planner import Cost, Plan, table_bytes
 
@@ -37,7 +37,7 @@ def plan_view(plan: Plan, *, assumed: str) -> RenderableType:
     return Group(*parts)
 
 
-def plan_facts(plan: Plan, *, assumed: str) -> dict[str, Any]:
+def plan_fields(plan: Plan, *, assumed: str) -> dict[str, Any]:
     """Return the plan as JSON values."""
     return {
         "shards": plan.layout.shards,
@@ -59,8 +59,8 @@ def plan_facts(plan: Plan, *, assumed: str) -> dict[str, Any]:
             }
             for choice in plan.choices
         ],
-        "cost": _cost_facts(plan.cost),
-        "cost_fewest_copies": _cost_facts(plan.cut),
+        "cost": _cost_fields(plan.cost),
+        "cost_fewest_copies": _cost_fields(plan.cut),
         "factor": plan.factor,
         "traffic_assumed": assumed != "",
     }
@@ -71,8 +71,8 @@ def replicas_options(plan: Plan, wanted: Mapping[str, Replicas]) -> list[str]:
     return [f"--replicas {name}={copies}" for name, copies in plan.replicas.items() if copies != wanted.get(name)]
 
 
-def _tables(plan: Plan) -> FactsTable:
-    shown = FactsTable(
+def _tables(plan: Plan) -> FieldsTable:
+    shown = FieldsTable(
         "tables",
         (
             Column("table", "name"),
@@ -98,8 +98,8 @@ def _tables(plan: Plan) -> FactsTable:
     return shown
 
 
-def _costs(plan: Plan) -> FactsTable:
-    shown = FactsTable(
+def _costs(plan: Plan) -> FieldsTable:
+    shown = FieldsTable(
         "a request",
         (
             Column("copies"),
@@ -114,7 +114,7 @@ def _costs(plan: Plan) -> FactsTable:
     return shown
 
 
-def _cost_facts(cost: Cost) -> dict[str, float]:
+def _cost_fields(cost: Cost) -> dict[str, float]:
     return {
         "bytes": round(cost.bytes, 1),
         "messages": round(cost.messages, 3),

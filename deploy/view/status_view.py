@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ringpull.deploy.view.console import size
-from ringpull.deploy.view.facts_table import Column, FactsTable
+from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.inference.proto import ringpull_pb2 as pb
 
 _DTYPE_NAMES: Final[Mapping[int, str]] = {
@@ -93,8 +93,8 @@ def _headline(target: str, status: pb.ClusterStatus) -> Text:
     return text
 
 
-def models_table(models: Iterable[pb.Model]) -> FactsTable:
-    table = FactsTable(
+def models_table(models: Iterable[pb.Model]) -> FieldsTable:
+    table = FieldsTable(
         "models",
         (
             Column("model", "name"),
@@ -111,9 +111,9 @@ def models_table(models: Iterable[pb.Model]) -> FactsTable:
     return table
 
 
-def degrade_table(versions: Iterable[pb.DegradeStatus]) -> FactsTable:
+def degrade_table(versions: Iterable[pb.DegradeStatus]) -> FieldsTable:
     """Return the degrade steps of each version in order: which are in force, how many replies each has changed."""
-    table = FactsTable(
+    table = FieldsTable(
         "degrade steps of this head",
         (
             Column("model", "name"),
@@ -146,8 +146,8 @@ def takes(features: Iterable[pb.FeatureInfo]) -> list[str]:
     ]
 
 
-def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int | None]) -> FactsTable:
-    table = FactsTable(
+def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int | None]) -> FieldsTable:
+    table = FieldsTable(
         "shards",
         (
             Column("shard"),
@@ -180,8 +180,8 @@ def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int |
     return table
 
 
-def tables_table(tables: Iterable[pb.TableStatus]) -> FactsTable:
-    table = FactsTable(
+def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
+    table = FieldsTable(
         "tables",
         (
             Column("table", "name"),
@@ -214,11 +214,11 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FactsTable:
 
 def duration(seconds: float) -> str:
     """Return a time as people read it: `42 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
-    whole = int(seconds)
+    total = int(seconds)
     for unit, name, below, below_name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // below} {below_name}"
-    return f"{whole} s"
+        if total >= unit:
+            return f"{total // unit} {name} {total % unit // below} {below_name}"
+    return f"{total} s"
 
 
 def _short_of_copies(table: pb.TableStatus) -> bool:

@@ -18,7 +18,7 @@ from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.events import Member
 from ringpull.router.control.moves import MovePlan
-from ringpull.router.control.operations import ChangeStatus, Control, Facts, MemberState, Rebalance, Request
+from ringpull.router.control.operations import ChangeStatus, Control, DeploymentStatus, MemberState, Rebalance, Request
 
 TIMEOUT_S: Final = 40.0
 """Above what a head waits for the coordinator: its answer says more than a deadline."""
@@ -62,7 +62,7 @@ class OperationsClient:
         """Return what a rebalance would move; nothing moves."""
         return codec.decode_plan(self._call(_PLAN, codec.encode_rebalance(request)))
 
-    def facts(self) -> Facts:
+    def status(self) -> DeploymentStatus:
         """Return what plans are made from."""
         return codec.decode_facts(self._call(_GET_FACTS, pb.GetFactsRequest()))
 

@@ -18,12 +18,12 @@ import uvloop
 from ringpull.inference.head.catalog import highest
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import Head, HeadAddress
-from ringpull.ps.collector import spare_what_is_loaded
-from ringpull.ps.giving_way import giving_way
+from ringpull.ps.garbage import freeze_loaded
 from ringpull.ps.memory import process_memory, reuse_freed_memory
-from ringpull.router.control.facts import HeadPulse
+from ringpull.ps.switch_interval import frequent_switches
+from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import Operations
-from ringpull.router.control.world import PlacedVersion
 from ringpull.router.shard_map import ShardMap
 
 T = TypeVar("T")
@@ -53,21 +53,21 @@ class HeadActor:
 
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         """See `Head.load`."""
-        with giving_way():
+        with frequent_switches():
             self._call(self._head.load([version.folder for version in versions], shard_map))
-        spare_what_is_loaded()
+        freeze_loaded()
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> HeadAddress:
         """See `Head.route`."""
         return self._call(self._head.route(shard_map, live, versions))
 
-    def pulse(self, lease_s: float) -> HeadPulse:
-        """See `Head.pulse`."""
+    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+        """See `Head.heartbeat`."""
 
-        async def pulse() -> HeadPulse:
-            return self._head.pulse(lease_s)
+        async def heartbeat() -> HeadHeartbeat:
+            return self._head.heartbeat(lease_s)
 
-        return self._call(pulse())
+        return self._call(heartbeat())
 
     def start(self, shard_map: ShardMap, version_dirs: Sequence[str | Path]) -> HeadAddress:
         """Load the versions in these folders and serve them by this map, the highest of each model live.
@@ -75,7 +75,7 @@ class HeadActor:
         For a head that no coordinator leads. Raises what `load` and `route` do.
         """
         self._call(self._head.load(version_dirs, shard_map))
-        spare_what_is_loaded()
+        freeze_loaded()
         names = self._head.loaded()
         return self.route(shard_map, highest(names), names)
 

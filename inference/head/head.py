@@ -1,8 +1,8 @@
 """The head: versions, router, gRPC and HTTP put together on one event loop.
 
 It is led in three steps, each of which can be repeated: `load` has versions here and checked, `route` lets requests see
-them and goes by a shard map, the first time also opening the ports: so what can be reached can serve. `pulse` says how
-it is, and renews its lease. Stopping goes the other way round; what is in flight is answered first.
+them and goes by a shard map, the first time also opening the ports: so what can be reached can serve. `heartbeat` says
+how it is, and renews its lease. Stopping goes the other way round; what is in flight is answered first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.wire.connection import Connection
 from ringpull.router.client import Router
-from ringpull.router.control.facts import HeadPulse, TableTraffic
+from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
 from ringpull.router.control.operations import Operations
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
@@ -153,12 +153,12 @@ class Head:
             await self._watch()
             return self._address
 
-    def pulse(self, lease_s: float) -> HeadPulse:
+    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
         """Renew the lease and say how the head is."""
         self._lease.renew(lease_s)
         address = self._address or HeadAddress(self.config.host, 0, 0)
         p50_ms, p99_ms = self._latencies.percentiles_ms()
-        return HeadPulse(
+        return HeadHeartbeat(
             incarnation=self._incarnation,
             host=address.host,
             grpc_port=address.grpc_port,

@@ -62,7 +62,7 @@ class Mirror:
             return Path(version)
         remote, copy = RemoteFolder(version), self._place(version)
         try:
-            manifest = remote.read(FILE_NAME, most_bytes=MAX_BYTES)
+            manifest = remote.read(FILE_NAME, max_bytes=MAX_BYTES)
         except NotFound as exc:
             raise InvalidInput(f"{remote.url} is no complete version: there is no {FILE_NAME} in it") from exc
         except Unavailable as exc:
@@ -132,9 +132,9 @@ def _checked(remote: RemoteFolder, entry: FileEntry) -> bytes:
     return content
 
 
-def _read(remote: RemoteFolder, path: str, most_bytes: int) -> bytes:
+def _read(remote: RemoteFolder, path: str, max_bytes: int) -> bytes:
     try:
-        return remote.read(path, most_bytes=most_bytes)
+        return remote.read(path, max_bytes=max_bytes)
     except NotFound as exc:
         raise CorruptData(f"{remote.where(path)}: missing; the manifest names it") from exc
 

@@ -45,7 +45,7 @@ def manifest_mark(folder: str, number: int) -> int:
         NotFound: It is not there.
         Unavailable: It cannot be read now.
     """
-    return xxhash.xxh3_64_intdigest(RemoteFolder(folder).read(f"{number}/{FILE_NAME}", most_bytes=MAX_BYTES))
+    return xxhash.xxh3_64_intdigest(RemoteFolder(folder).read(f"{number}/{FILE_NAME}", max_bytes=MAX_BYTES))
 
 
 def parent_of(version: str) -> str:

@@ -13,14 +13,14 @@ from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.change import Kind, Phase
-from ringpull.router.control.coordinator_state import world_from_dict, world_to_dict
+from ringpull.router.control.coordinator_state import spec_from_dict, spec_to_dict
 from ringpull.router.control.events import Member
-from ringpull.router.control.facts import TableTraffic
 from ringpull.router.control.moves import MovePlan, TableMove
+from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
     ChangeStatus,
     Control,
-    Facts,
+    DeploymentStatus,
     Latency,
     MemberState,
     Publish,
@@ -161,7 +161,7 @@ def encode_plan(plan: MovePlan) -> pb.MovePlan:
             for move in plan.moves
         ],
         streamed=plan.streamed,
-        least_bytes=plan.least_bytes,
+        least_bytes=plan.min_bytes,
         shard_bytes_before=plan.shard_bytes_before,
         shard_bytes_after=plan.shard_bytes_after,
     )
@@ -187,38 +187,38 @@ def decode_plan(message: pb.MovePlan) -> MovePlan:
             for move in message.moves
         ),
         streamed=message.streamed,
-        least_bytes=message.least_bytes,
+        min_bytes=message.least_bytes,
         shard_bytes_before=dict(message.shard_bytes_before),
         shard_bytes_after=dict(message.shard_bytes_after),
     )
 
 
-def encode_facts(facts: Facts) -> pb.Facts:
+def encode_facts(status: DeploymentStatus) -> pb.Facts:
     """Return facts as their message."""
     return pb.Facts(
-        world=json.dumps(world_to_dict(facts.world)),
-        resident_bytes=facts.resident_bytes,
-        nodes=facts.nodes,
-        requests=facts.requests,
+        world=json.dumps(spec_to_dict(status.spec)),
+        resident_bytes=status.resident_bytes,
+        nodes=status.nodes,
+        requests=status.requests,
         traffic={
             table: pb.TableTraffic(keys=each.keys, bags=each.bags, missing=each.missing)
-            for table, each in facts.traffic.items()
+            for table, each in status.traffic.items()
         },
     )
 
 
-def decode_facts(message: pb.Facts) -> Facts:
+def decode_facts(message: pb.Facts) -> DeploymentStatus:
     """Read facts.
 
     Raises:
         InvalidInput: The world is none that this build knows.
     """
     try:
-        world = world_from_dict(json.loads(message.world))
+        spec = spec_from_dict(json.loads(message.world))
     except (CorruptData, InvalidInput, KeyError, TypeError, ValueError, AttributeError) as exc:
         raise InvalidInput(f"the deployment is of another build: its world cannot be read: {exc}") from exc
-    return Facts(
-        world=world,
+    return DeploymentStatus(
+        spec=spec,
         resident_bytes=dict(message.resident_bytes),
         nodes=dict(message.nodes),
         requests=message.requests,
@@ -230,7 +230,9 @@ def encode_members(members: Iterable[MemberState]) -> pb.Members:
     """Return how members are as a message."""
     return pb.Members(
         members=[
-            pb.MemberState(role=each.member.role, number=each.member.id, incarnation=each.incarnation, lacks=each.lacks)
+            pb.MemberState(
+                role=each.member.role, number=each.member.id, incarnation=each.incarnation, lacks=each.missing
+            )
             for each in members
         ]
     )

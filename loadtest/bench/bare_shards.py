@@ -16,10 +16,10 @@ import psutil
 import typer
 
 from ringpull.loadtest.bench.process import server, wait_until_ended
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
 from ringpull.ps.memory import process_memory
+from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import runs
 from ringpull.ps.spec import ALL, Replicas
@@ -70,13 +70,13 @@ def bare_shards(
             for shard in range(count)
         ]
         addresses = tuple(ShardAddress(shard, "127.0.0.1", int(port)) for shard, (port, _) in enumerate(started))
-        owned = ownership(count, replicas)
+        owned = served_ranges(count, replicas)
         yield BareShards(ShardMap(EPOCH, addresses, owned.ring, owned.replicas), [process for _, process in started])
 
 
-def ownership(shards: int, replicas: Replicas) -> Ownership:
+def served_ranges(shards: int, replicas: Replicas) -> ServedRanges:
     """Return who owns what."""
-    return Ownership(Ring.even(range(shards), 1 if replicas == ALL else replicas), {(MODEL, TABLE): replicas})
+    return ServedRanges(Ring.even(range(shards), 1 if replicas == ALL else replicas), {(MODEL, TABLE): replicas})
 
 
 def pss_bytes(process: psutil.Process) -> int:
@@ -97,12 +97,12 @@ def main(
     touch_beside: bool = False,
 ) -> None:
     copies: Replicas = ALL if replicas == ALL else int(replicas)
-    owned = ownership(shards, copies)
+    owned = served_ranges(shards, copies)
     slots = [SlotRange(0, SLOTS)] if data_dir is None else runs(owned.ring.owned_mask(shard, copies).astype(bool))
-    actor = ShardActor(shard, data_dir=data_dir)
+    actor = ShardProcess(shard, data_dir=data_dir)
     opened = []
     for version, path in enumerate([folder] if beside is None else [folder, beside], VERSION):
-        opened.append(VersionHolding(MODEL, version, {TABLE: TableHolding(str(path), tuple(slots), sources=())}))
+        opened.append(VersionPlacement(MODEL, version, {TABLE: TablePlacement(str(path), tuple(slots), sources=())}))
         actor.prepare(opened)
         actor.assign(EPOCH, [owned], [(each.model, each.version) for each in opened])
         if touch if version == VERSION else touch_beside:

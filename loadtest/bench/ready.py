@@ -20,7 +20,7 @@ from ringpull.inference.model.version import LoadedVersion
 from ringpull.loadtest.bench.deployment import deployed
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave
 from ringpull.loadtest.bench.large_model import EMPTY_ROWS, ROWS, VERSION, one_table_model
-from ringpull.ps.holding import Ownership
+from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 
@@ -72,7 +72,7 @@ def open_tables(version_dir: Path) -> None:
     manifest = Manifest.load(version_dir)
     folders = {entry.spec.name: manifest.table_folder(version_dir, entry.spec.name) for entry in manifest.tables}
     shard = Shard(0)
-    shard.assign(1, [Ownership(Ring.even((0,)), {})], [(manifest.model, manifest.version)])
+    shard.assign(1, [ServedRanges(Ring.even((0,)), {})], [(manifest.model, manifest.version)])
     shard.open(manifest.model, manifest.version, folders)
     shard.retire(manifest.model, manifest.version)
 

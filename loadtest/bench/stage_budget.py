@@ -33,7 +33,7 @@ from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
 from ringpull.loadtest.bench.harness import QUICK, Report
 from ringpull.loadtest.bench.model_folder import dlrm_folder
 from ringpull.loadtest.bench.routing import merge, placement, route
-from ringpull.ps.holding import Ownership
+from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.wire.messages import PullReply
@@ -148,7 +148,7 @@ class InProcess:
         folders = {name: manifest.table_folder(version_dir, name) for name in self._dims}
         for shard in self._shards:
             shard.open(*self._name, folders)
-            shard.assign(EPOCH, [Ownership(ring, {})], [self._name])
+            shard.assign(EPOCH, [ServedRanges(ring, {})], [self._name])
 
     def budget(self, requests: Sequence[dlrm.Request]) -> dict[str, float]:
         """Return microseconds of route, look-up + pool of the slowest shard (they work side by side), merge, encode."""

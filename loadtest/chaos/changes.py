@@ -115,6 +115,6 @@ class Operator:
             await asyncio.sleep(LOOK_S)
 
     def _ask(self) -> Deployed:
-        world = self._operations.facts().world
-        versions = sorted(each.version for each in world.versions if each.model == MODEL)
-        return Deployed(world.live[MODEL], tuple(versions), len(world.shards))
+        spec = self._operations.status().spec
+        versions = sorted(each.version for each in spec.versions if each.model == MODEL)
+        return Deployed(spec.live[MODEL], tuple(versions), len(spec.shards))

@@ -84,7 +84,7 @@ class Whole:
             members = self._operations.members()
         except RingpullError as exc:
             return f"the coordinator does not answer: {exc}"
-        return next((f"{each.member}: {each.lacks}" for each in members if each.lacks), "")
+        return next((f"{each.member}: {each.missing}" for each in members if each.missing), "")
 
 
 def lacking_rows(status: pb.ClusterStatus) -> str:

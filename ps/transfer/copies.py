@@ -21,7 +21,7 @@ import numpy as np
 
 from ringpull.ps.errors import CorruptData, LimitExceeded, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import TableHolding, VersionHolding
+from ringpull.ps.placement import TablePlacement, VersionPlacement
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
 from ringpull.ps.store import format as fmt
@@ -57,7 +57,7 @@ class Serving(Protocol):
         """Return the slots that are answered for; None when nobody has said yet."""
         ...
 
-    def hold(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
+    def install(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
         """Serve these bases from now on, in place of those of the same names."""
         ...
 
@@ -104,7 +104,7 @@ class LocalCopies:
         """Let another process have the folder. What is served stays mapped."""
         self._lock_file.close()
 
-    def prepare(self, holdings: Sequence[VersionHolding], serving: Serving, peers: Peers, job: Job) -> None:
+    def prepare(self, placements: Sequence[VersionPlacement], serving: Serving, peers: Peers, job: Job) -> None:
         """Hold what `holdings` say, besides what is held and answered for, and have it served.
 
         Tables of a version that is open are replaced one by one, a version that is not is opened whole.
@@ -117,16 +117,19 @@ class LocalCopies:
         """
         with self._work, job.interrupting(peers.interrupt):
             plans = [
-                (holding, [self._plan(holding, name, table, serving, peers) for name, table in holding.tables.items()])
-                for holding in holdings
+                (
+                    placement,
+                    [self._plan(placement, name, table, serving, peers) for name, table in placement.tables.items()],
+                )
+                for placement in placements
             ]
             every = [plan for _, of_version in plans for plan in of_version]
             self._check_limit(every)
             job.bytes_to_copy = sum(plan.bytes_fetched + plan.bytes_to_fetch for plan in every)
             job.copied_bytes = sum(plan.bytes_fetched for plan in every)
             with Fetcher(job, self._throttle, block_bytes=self._block_bytes) as fetcher:
-                for holding, of_version in plans:
-                    self._carry_out(holding, of_version, serving, fetcher, job)
+                for placement, of_version in plans:
+                    self._execute(placement, of_version, serving, fetcher, job)
 
     def tidy(
         self, versions: Collection[tuple[str, int]] | None, serving: Serving, job: Job, *, drop_pieces: bool = False
@@ -160,8 +163,10 @@ class LocalCopies:
 
     # -- inside, under _work ------------------------------------------------------------------------------------------
 
-    def _plan(self, holding: VersionHolding, name: str, table: TableHolding, serving: Serving, peers: Peers) -> Plan:
-        key = holding.model, holding.version, name
+    def _plan(
+        self, placement: VersionPlacement, name: str, table: TablePlacement, serving: Serving, peers: Peers
+    ) -> Plan:
+        key = placement.model, placement.version, name
         is_open = serving.is_open(*key[:2])
         stored = _stored_here(table.folder)
         # Where others stream, they say what it is: a URL that is out of reach would take long to find so.
@@ -179,7 +184,7 @@ class LocalCopies:
         if identity is not None:
             _drop_foreign(copy, identity, is_open)
         cuts = {edge for source in table.sources for edge in (source.slots.begin, source.slots.end)}
-        owned = serving.owned(holding.model, name)
+        owned = serving.owned(placement.model, name)
         content: TableContent | None = None
         while True:
             held, usable = self._held(key)
@@ -191,29 +196,31 @@ class LocalCopies:
             content = describe(name, missing[0], sources_of(missing[0]))
             if content.spec.name != name:
                 raise CorruptData(
-                    f"{holding.model}/{holding.version}: table {name} is {content.spec.name} at its source"
+                    f"{placement.model}/{placement.version}: table {name} is {content.spec.name} at its source"
                 )
             _drop_foreign(copy, content.identity, is_open)
 
-    def _carry_out(
-        self, holding: VersionHolding, plans: Sequence[Plan], serving: Serving, fetcher: Fetcher, job: Job
+    def _execute(
+        self, placement: VersionPlacement, plans: Sequence[Plan], serving: Serving, fetcher: Fetcher, job: Job
     ) -> None:
-        is_open = serving.is_open(holding.model, holding.version)
+        is_open = serving.is_open(placement.model, placement.version)
         ready: dict[str, Base] = {}
         for plan in plans:
             base = plan.copy.base
             if plan.content is not None:
-                base = self._copy_table((holding.model, holding.version, plan.table), plan, plan.content, fetcher, job)
+                base = self._copy_table(
+                    (placement.model, placement.version, plan.table), plan, plan.content, fetcher, job
+                )
             if base is None:
                 continue  # no slot of it belongs here
             if plan.content is not None or not is_open:
                 self._prepare_base(base)
                 ready[plan.table] = base
             if is_open and ready:
-                serving.hold(holding.model, holding.version, ready)
+                serving.install(placement.model, placement.version, ready)
                 ready = {}
         if not is_open:
-            serving.hold(holding.model, holding.version, ready)
+            serving.install(placement.model, placement.version, ready)
 
     def _copy_table(self, key: TableKey, plan: Plan, content: TableContent, fetcher: Fetcher, job: Job) -> Base:
         copy = plan.copy
@@ -250,7 +257,7 @@ class LocalCopies:
         content = TableContent(base.spec, base.identity, kept_rows)
         narrow = self._merge(key, copy, content, parts, job)
         self._prepare_base(narrow)
-        serving.hold(key[0], key[1], {key[2]: narrow})
+        serving.install(key[0], key[1], {key[2]: narrow})
 
     def _held(self, key: TableKey) -> tuple[SlotMask, SlotMask]:
         """Return the slots that a copy's base holds, and those of them that are not known to be damaged."""
@@ -285,16 +292,16 @@ class LocalCopies:
         """Go through the plans in the order of their carrying out, in which old base, pieces and new base meet."""
         if self._limit_bytes is None:
             return
-        used = most = self._bytes()
+        used = peak = self._bytes()
         for plan in plans:
             if plan.content is None:
                 continue
             used += plan.bytes_to_fetch
-            most = max(most, used + plan.bytes_of_base)
+            peak = max(peak, used + plan.bytes_of_base)
             used += plan.bytes_of_base - plan.copy.bytes - plan.bytes_to_fetch
-        if any(plan.content is not None for plan in plans) and most > self._limit_bytes:
+        if any(plan.content is not None for plan in plans) and peak > self._limit_bytes:
             raise LimitExceeded(
-                f"data folder {self._folder}: this would take up to {most} bytes; the limit is {self._limit_bytes}"
+                f"data folder {self._folder}: this would take up to {peak} bytes; the limit is {self._limit_bytes}"
             )
 
 

@@ -76,7 +76,7 @@ class RemoteFolder:
         with self._translated(name):
             return int(self._system.info(self._path(name))["size"])
 
-    def read(self, name: str, *, most_bytes: int) -> bytes:
+    def read(self, name: str, *, max_bytes: int) -> bytes:
         """Return a whole file.
 
         Raises:
@@ -84,8 +84,8 @@ class RemoteFolder:
             NotFound, Unavailable: As for `size`.
         """
         size = self.size(name)
-        if size > most_bytes:
-            raise CorruptData(f"{self.where(name)}: {size} bytes; such a file has at most {most_bytes}")
+        if size > max_bytes:
+            raise CorruptData(f"{self.where(name)}: {size} bytes; such a file has at most {max_bytes}")
         with self._translated(name):
             return bytes(self._system.cat_file(self._path(name)))
 

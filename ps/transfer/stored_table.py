@@ -54,7 +54,7 @@ class StoredTable:
     @cached_property
     def header(self) -> Header:
         """What the table says of itself."""
-        data = self._files.read(fmt.HEADER, most_bytes=fmt.MAX_HEADER_BYTES)
+        data = self._files.read(fmt.HEADER, max_bytes=fmt.MAX_HEADER_BYTES)
         return Header.from_bytes(data, self._files.where(fmt.HEADER))
 
     @cached_property
@@ -168,7 +168,7 @@ class StoredTable:
 
     def _section(self, name: str) -> UInt64Array:
         section = self.header.sections[name]
-        data = self._files.read(name, most_bytes=section.bytes)
+        data = self._files.read(name, max_bytes=section.bytes)
         if len(data) != section.bytes or xxhash.xxh3_64_intdigest(data) != section.checksum:
             raise CorruptData(f"{self._files.where(name)}: the checksum does not match; the file is damaged")
         return np.frombuffer(data, np.uint64).reshape(-1, 2)

@@ -17,7 +17,7 @@ from ringpull.ps.transfer.job import Job
 BUCKET_S: Final = 0.1
 """The bucket holds what flows in this time: a pause is not made up for by a burst."""
 
-LEAST_WAIT_S: Final = 1e-3
+MIN_WAIT_S: Final = 1e-3
 
 Wait = Callable[[threading.Condition, float | None], object]
 
@@ -65,7 +65,7 @@ class Throttle:
                     self._level -= size
                     return
                 held = self._rate == 0
-                self._wait(self._changed, None if held else max(LEAST_WAIT_S, -self._level / self._rate))
+                self._wait(self._changed, None if held else max(MIN_WAIT_S, -self._level / self._rate))
 
     def give_back(self, size: int) -> None:
         """Return bytes that were taken and did not flow; when more flowed, fewer than 0."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ringpull.router.control.world import World
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.shard_map import ShardMap
 
 
@@ -30,15 +30,15 @@ class Phase(StrEnum):
     """Shards of the next world are started, and come to hold what it needs."""
     CATCHING_UP = "catching up"
     """Copied ranges take in what was written meanwhile. Nothing is written to tables yet, so this passes at once."""
-    GUARDING = "guarding"
+    DUAL_OWNERSHIP = "guarding"
     """Shards answer for the slots of both worlds."""
     LOADING = "loading"
     """Heads have the next world's versions open and checked."""
     ROUTING = "routing"
     """Heads route by the next world, with the old owners to fall back on; old pulls end."""
-    SETTLING = "settling"
+    DRAINING = "settling"
     """Heads let go of the old owners."""
-    DROPPING = "dropping"
+    CLEANUP = "dropping"
     """Shards answer for the next world only; those that are not in it stop."""
 
     @property
@@ -59,7 +59,7 @@ class Change:
     kind: Kind
     subject: str
     """For people: `ranker/7`, `shards 4 -> 8`."""
-    target: World
+    target: DeploymentSpec
     phase: Phase = Phase.PREPARING
     paused: bool = False
     bytes_per_s: float | None = None
@@ -84,9 +84,9 @@ class CoordinatorState:
     """All the coordinator must remember; saved before any command that follows from it is carried out."""
 
     heads: tuple[int, ...] = (0,)
-    world: World | None = None
+    spec: DeploymentSpec | None = None
     """What serves; None before the first bring-up is through."""
-    world_id: int = 0
+    spec_id: int = 0
     """The id of the change that led to `world`."""
     change: Change | None = None
     leaving: frozenset[int] = frozenset()

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ringpull.ps.pulse import ShardPulse
+from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import Change, Outcome, Phase
 from ringpull.router.control.coordinator import Coordinator, version_names
 from ringpull.router.control.events import Command, Prepare
-from ringpull.router.control.facts import HeadPulse, TableTraffic
+from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
 from ringpull.router.control.operations import ChangeStatus, Latency
 
 
 class ChangeView:
-    """Keeps the last pulse of every member, and what belongs to the change under way or the last one."""
+    """Keeps the last heartbeat of every member, and what belongs to the change under way or the last one."""
 
     def __init__(self) -> None:
-        self.shards: dict[int, ShardPulse] = {}
+        self.shards: dict[int, ShardHeartbeat] = {}
         """The last answer of each shard that lives."""
-        self.heads: dict[int, HeadPulse] = {}
+        self.heads: dict[int, HeadHeartbeat] = {}
         """The last answer of each head."""
         self.trouble = ""
         """What failed last; empty since something worked again."""
@@ -33,18 +33,18 @@ class ChangeView:
     def sent(self, command: Command, change: Change | None) -> None:
         """Note a command that goes out."""
         self._follow(change)
-        if isinstance(command, Prepare) and change is not None and change.id in command.worlds:
+        if isinstance(command, Prepare) and change is not None and change.id in command.specs:
             self._copies[command.shard] = (0, 0)
 
-    def shard(self, shard: int, pulse: ShardPulse) -> None:
+    def shard(self, shard: int, heartbeat: ShardHeartbeat) -> None:
         """Note what a shard has answered."""
-        self.shards[shard] = pulse
+        self.shards[shard] = heartbeat
         if shard in self._copies:
-            self._copies[shard] = (pulse.copied_bytes, pulse.bytes_to_copy)
+            self._copies[shard] = (heartbeat.copied_bytes, heartbeat.bytes_to_copy)
 
-    def head(self, head: int, pulse: HeadPulse) -> None:
+    def head(self, head: int, heartbeat: HeadHeartbeat) -> None:
         """Note what a head has answered."""
-        self.heads[head] = pulse
+        self.heads[head] = heartbeat
 
     def status(self, machine: Coordinator) -> ChangeStatus:
         """Return what there is to say."""
@@ -95,7 +95,7 @@ class ChangeView:
         return sum(to_copy for _, to_copy in self._copies.values())
 
 
-def worst(heads: Iterable[HeadPulse]) -> Latency:
+def worst(heads: Iterable[HeadHeartbeat]) -> Latency:
     """Return the slowest of what several heads measured."""
     latencies = [(head.p50_ms, head.p99_ms) for head in heads]
     if not latencies:
@@ -103,7 +103,7 @@ def worst(heads: Iterable[HeadPulse]) -> Latency:
     return Latency(max(p50 for p50, _ in latencies), max(p99 for _, p99 in latencies))
 
 
-def traffic_of(heads: Iterable[HeadPulse]) -> dict[str, TableTraffic]:
+def traffic_of(heads: Iterable[HeadHeartbeat]) -> dict[str, TableTraffic]:
     """Return what all heads together have looked up, by `MODEL/TABLE`."""
     total: dict[str, TableTraffic] = {}
     for head in heads:
@@ -118,15 +118,15 @@ def _progress(machine: Coordinator, change: Change) -> tuple[int, int]:
     shards, heads = machine.shards, list(machine.heads.values())
     match change.phase:
         case Phase.PREPARING | Phase.CATCHING_UP:
-            ready = [shard in shards and change.id in shards[shard].holds for shard in change.target.shards]
-        case Phase.GUARDING:
-            ready = [shard in shards and change.id in shards[shard].guards for shard in change.target.shards]
+            ready = [shard in shards and change.id in shards[shard].stored for shard in change.target.shards]
+        case Phase.DUAL_OWNERSHIP:
+            ready = [shard in shards and change.id in shards[shard].served for shard in change.target.shards]
         case Phase.LOADING:
             wanted = version_names(change.target.versions)
             ready = [wanted <= head.loaded for head in heads]
-        case Phase.ROUTING | Phase.SETTLING:
+        case Phase.ROUTING | Phase.DRAINING:
             ready = [head.routed >= machine.state.epoch for head in heads]
-        case Phase.DROPPING:
-            ready = [facts.guards == facts.holds == {change.id} for facts in shards.values()]
+        case Phase.CLEANUP:
+            ready = [observed.served == observed.stored == {change.id} for observed in shards.values()]
             ready += [False for _ in machine.state.leaving - shards.keys()]
     return sum(ready), len(ready)

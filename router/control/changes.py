@@ -13,14 +13,14 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.ring import MAX_SHARD
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.change import CoordinatorState, Kind
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, max_replicas, wanted_replicas
 from ringpull.router.control.events import Begin
 from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
-from ringpull.router.control.world import PlacedVersion, World, most_replicas, wanted_replicas
 
 MAX_SHARDS = 1024
 """Shards of a deployment; far above what one map has been tried with."""
 
-Place = Callable[[Publish, World], PlacedVersion]
+Place = Callable[[Publish, DeploymentSpec], PlacedVersion]
 """Finds the version that is asked for on disk; raises `InvalidInput` or `CorruptData` when it is not there, whole."""
 
 
@@ -44,23 +44,23 @@ def begin_of(
     Raises:
         InvalidInput: It cannot be: the message names the field and what would be right.
     """
-    world = state.world
-    if world is None:
+    spec = state.spec
+    if spec is None:
         raise InvalidInput("nothing serves yet; wait until the deployment is up")
     match request:
         case Publish():
-            target = published(world, place(request, world), keep=keep if request.keep is None else request.keep)
+            target = published(spec, place(request, spec), keep=keep if request.keep is None else request.keep)
             return Begin(Kind.PUBLISH, f"{request.model}/{target.live[request.model]}", target)
         case Rollback():
-            target = rolled_back(world, request)
+            target = rolled_back(spec, request)
             return Begin(Kind.ROLLBACK, f"{request.model}/{target.live[request.model]}", target)
         case Rebalance():
-            target, moved = rebalanced(world, request, nodes=nodes or {}, free_nodes=free_nodes)
-            subject = _told(world, target, request)
+            target, moved = rebalanced(spec, request, nodes=nodes or {}, free_nodes=free_nodes)
+            subject = _subject(spec, target, request)
             return Begin(Kind.REBALANCE, subject, target, bytes_per_s=request.bytes_per_s, nodes=moved)
 
 
-def published(world: World, version: PlacedVersion, *, keep: int) -> World:
+def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> DeploymentSpec:
     """Return the world in which `version` is live, and `keep` older ones of its model stay open.
 
     A table keeps the copies it has now, which an operator may have chosen; one that is new gets those it was exported
@@ -72,80 +72,80 @@ def published(world: World, version: PlacedVersion, *, keep: int) -> World:
     model = version.model
     if keep < 0:
         raise InvalidInput(f"keep is {keep}; it must be 0 or more")
-    _check_served(world, model)
-    if world.live[model] == version.version:
+    _check_served(spec, model)
+    if spec.live[model] == version.version:
         raise InvalidInput(f"{version.name} is live already")
-    before = [each for each in world.versions if each.model == model and each.version != version.version]
+    before = [each for each in spec.versions if each.model == model and each.version != version.version]
     # The one that was live stays first of all: it is what a rollback goes back to.
-    before.sort(key=lambda each: (each.version == world.live[model], each.version), reverse=True)
+    before.sort(key=lambda each: (each.version == spec.live[model], each.version), reverse=True)
     kept = before[:keep]
-    others = [each for each in world.versions if each.model != model]
+    others = [each for each in spec.versions if each.model != model]
     versions = tuple(sorted([*others, *kept, version], key=lambda each: (each.model, each.version)))
-    replicas = {name: world.replicas.get(name, wanted) for name, wanted in wanted_replicas(versions).items()}
-    ring = world.ring.with_ranks(max(world.ring.wanted, most_replicas(replicas)))
-    return World(ring, replicas, versions, {**world.live, model: version.version})
+    replicas = {name: spec.replicas.get(name, wanted) for name, wanted in wanted_replicas(versions).items()}
+    ring = spec.ring.with_ranks(max(spec.ring.wanted, max_replicas(replicas)))
+    return DeploymentSpec(ring, replicas, versions, {**spec.live, model: version.version})
 
 
-def rolled_back(world: World, request: Rollback) -> World:
+def rolled_back(spec: DeploymentSpec, request: Rollback) -> DeploymentSpec:
     """Return the world in which an older open version is live again; the one that was live stays open.
 
     Raises:
         InvalidInput: There is none, or the one asked for is not open or live already.
     """
     model = request.model
-    _check_served(world, model)
-    there = [each.version for each in world.versions if each.model == model]
-    live = world.live[model]
+    _check_served(spec, model)
+    there = [each.version for each in spec.versions if each.model == model]
+    live = spec.live[model]
     if not request.version:
         older = [number for number in there if number < live]
         if not older:
             raise InvalidInput(f"{model} has nothing to roll back to: {live} is live, and no older version is open")
-        return replace(world, live={**world.live, model: max(older)})
+        return replace(spec, live={**spec.live, model: max(older)})
     if request.version == live:
         raise InvalidInput(f"{model}/{live} is live already")
     if request.version not in there:
         raise InvalidInput(
             f"{model}/{request.version} is not open; these are: {', '.join(map(str, there))}. To open it, publish it"
         )
-    return replace(world, live={**world.live, model: request.version})
+    return replace(spec, live={**spec.live, model: request.version})
 
 
 def rebalanced(
-    world: World, request: Rebalance, *, nodes: Mapping[int, str], free_nodes: Sequence[str]
-) -> tuple[World, dict[int, str]]:
+    spec: DeploymentSpec, request: Rebalance, *, nodes: Mapping[int, str], free_nodes: Sequence[str]
+) -> tuple[DeploymentSpec, dict[int, str]]:
     """Return the world with other shards or copies, and where its new shards must be started.
 
     Raises:
         InvalidInput: No shards, too many, an unknown table or node, more copies than shards, or nothing to change.
     """
-    wanted = len(world.shards) if request.shards is None else request.shards
+    wanted = len(spec.shards) if request.shards is None else request.shards
     if not 1 <= wanted <= MAX_SHARDS:
         raise InvalidInput(f"shards is {wanted}; it must be from 1 to {MAX_SHARDS}")
     if request.bytes_per_s is not None and not request.bytes_per_s > 0:
         raise InvalidInput(f"the limit of streaming is {request.bytes_per_s} bytes/s; it must be over 0")
-    replicas = {**world.replicas, **_named_tables(world, request.replicas, wanted)}
-    leaving, open_nodes = _drained(request.drain_node, world, nodes, free_nodes)
-    shards = _shards_after(world.shards, wanted, leaving)
-    ring = world.ring.with_shards(shards).with_ranks(most_replicas(replicas))
-    target = replace(world, ring=ring, replicas=replicas)
-    if target == world:
+    replicas = {**spec.replicas, **_named_tables(spec, request.replicas, wanted)}
+    leaving, open_nodes = _drained(request.drain_node, spec, nodes, free_nodes)
+    shards = _shards_after(spec.shards, wanted, leaving)
+    ring = spec.ring.with_shards(shards).with_ranks(max_replicas(replicas))
+    target = replace(spec, ring=ring, replicas=replicas)
+    if target == spec:
         raise InvalidInput("there is nothing to change: the deployment has these shards and copies already")
-    new = [shard for shard in shards if shard not in world.shards]
-    staying = [nodes[shard] for shard in shards if shard in world.shards and shard in nodes]
+    new = [shard for shard in shards if shard not in spec.shards]
+    staying = [nodes[shard] for shard in shards if shard in spec.shards and shard in nodes]
     return target, _spread(new, staying, open_nodes)
 
 
-def _check_served(world: World, model: str) -> None:
-    if model not in world.live:
-        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(world.live))}")
+def _check_served(spec: DeploymentSpec, model: str) -> None:
+    if model not in spec.live:
+        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
 
 
-def _named_tables(world: World, asked: Mapping[str, Replicas], shards: int) -> dict[tuple[str, str], Replicas]:
+def _named_tables(spec: DeploymentSpec, asked: Mapping[str, Replicas], shards: int) -> dict[tuple[str, str], Replicas]:
     found: dict[tuple[str, str], Replicas] = {}
     for name, count in asked.items():
-        places = [(model, table) for model, table in world.replicas if name in (table, f"{model}/{table}")]
+        places = [(model, table) for model, table in spec.replicas if name in (table, f"{model}/{table}")]
         if not places:
-            known = ", ".join(sorted(f"{model}/{table}" for model, table in world.replicas))
+            known = ", ".join(sorted(f"{model}/{table}" for model, table in spec.replicas))
             raise InvalidInput(f"replicas of {name}: there is no such table; there is {known}")
         if len(places) > 1:
             models = " and ".join(f"{model}/{table}" for model, table in places)
@@ -159,7 +159,7 @@ def _named_tables(world: World, asked: Mapping[str, Replicas], shards: int) -> d
 
 
 def _drained(
-    node: str, world: World, nodes: Mapping[int, str], free_nodes: Sequence[str]
+    node: str, spec: DeploymentSpec, nodes: Mapping[int, str], free_nodes: Sequence[str]
 ) -> tuple[list[int], list[str]]:
     """Return the shards on a node that is to be emptied, if any, and the nodes that new ones may go to."""
     if not node:
@@ -167,7 +167,7 @@ def _drained(
     known = sorted({*nodes.values(), *free_nodes})
     if node not in known:
         raise InvalidInput(f"there is no node {node}; there is {', '.join(known)}")
-    leaving = [shard for shard in world.shards if nodes.get(shard) == node]
+    leaving = [shard for shard in spec.shards if nodes.get(shard) == node]
     if not leaving:
         raise InvalidInput(f"there is no shard on node {node}")
     elsewhere = [each for each in free_nodes if each != node]
@@ -193,10 +193,10 @@ def _shards_after(now: Sequence[int], wanted: int, leaving: Sequence[int]) -> li
     return sorted([*staying, *(next(new) for _ in range(wanted - len(staying)))])
 
 
-def _told(world: World, target: World, request: Rebalance) -> str:
+def _subject(spec: DeploymentSpec, target: DeploymentSpec, request: Rebalance) -> str:
     words = []
-    if len(world.shards) != len(target.shards):
-        words.append(f"shards {len(world.shards)} -> {len(target.shards)}")
+    if len(spec.shards) != len(target.shards):
+        words.append(f"shards {len(spec.shards)} -> {len(target.shards)}")
     words += [f"{name}={count}" for name, count in request.replicas.items()]
     if request.drain_node:
         words.append(f"drain {request.drain_node}")

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
-from ringpull.ps.holding import Ownership, VersionHolding
-from ringpull.ps.pulse import ShardPulse
-from ringpull.router.control.facts import HeadPulse
-from ringpull.router.control.world import PlacedVersion
+from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardMap
 
 LEASE_S: Final = 10.0
@@ -23,13 +23,13 @@ LEASE_S: Final = 10.0
 class ShardControl(Protocol):
     """One shard."""
 
-    def pulse(self) -> ShardPulse: ...
+    def heartbeat(self) -> ShardHeartbeat: ...
 
-    def prepare(self, holdings: Sequence[VersionHolding]) -> None:
+    def prepare(self, placements: Sequence[VersionPlacement]) -> None:
         """Hold all this, opened or streamed; answer for nothing new yet."""
         ...
 
-    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
+    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
         """Answer for the union of these, and let go of versions that are not named."""
         ...
 
@@ -49,7 +49,7 @@ class ShardControl(Protocol):
 class HeadControl(Protocol):
     """One head."""
 
-    def pulse(self, lease_s: float) -> HeadPulse:
+    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
         """Answer, and serve for `lease_s` more seconds without asking."""
         ...
 

@@ -4,9 +4,10 @@
         `-- given up: the old world serves on --'
 
 It does no I/O, knows no clock and waits for nothing. After every event it compares what members are known to have
-(`router.control.facts`) with what the phase wants of them, and returns the commands that are lacking and not under way;
-when nothing is lacking the next phase begins. A crash is only facts that vanish: a member that comes back is told again
-what it should have, and so is everybody after the coordinator itself was restarted. Nothing is undone step by step.
+(`router.control.observed`) with what the phase wants of them, and returns the commands that are missing and not under
+way; when nothing is missing the next phase begins. A crash only makes observed state vanish: a member that comes back
+is sent everything again, and so is every member after the coordinator itself was restarted. Nothing is undone step by
+step.
 
 Invariants:
 * One change at a time. Until ROUTING the old world serves alone, and the change can be given up; from then on not.
@@ -23,9 +24,9 @@ from dataclasses import replace
 
 from ringpull.ps.errors import InvalidInput, Retryable, RingpullError
 from ringpull.router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
 from ringpull.router.control.events import (
     Abort,
-    Again,
     Assign,
     Begin,
     Cancel,
@@ -40,6 +41,7 @@ from ringpull.router.control.events import (
     Pause,
     Prepare,
     Resume,
+    RetryDue,
     Route,
     ShardLost,
     ShardSeen,
@@ -48,9 +50,8 @@ from ringpull.router.control.events import (
     Throttle,
     member_of,
 )
-from ringpull.router.control.facts import UNKNOWN, HeadFacts, ShardFacts, WorldIds
-from ringpull.router.control.holdings import Streamers, holdings_of
-from ringpull.router.control.world import PlacedVersion, World
+from ringpull.router.control.observed import UNKNOWN, ObservedHead, ObservedShard, SpecIds
+from ringpull.router.control.placements import StreamSources, placements_of
 from ringpull.router.shard_map import ShardAddress
 
 UNSEEN = ""
@@ -65,10 +66,10 @@ class Coordinator:
 
     def __init__(self, state: CoordinatorState | None = None) -> None:
         self._state = CoordinatorState() if state is None else state
-        self.shards: dict[int, ShardFacts] = {}
+        self.shards: dict[int, ObservedShard] = {}
         """Shards that live. Read only."""
         # Until it is seen, or its lease has run out, a head may be serving by any map that was ever handed out.
-        self.heads = {head: HeadFacts(UNSEEN) for head in self._state.heads}
+        self.heads = {head: ObservedHead(UNSEEN) for head in self._state.heads}
         """All heads, as last heard of. Read only."""
         self._busy: dict[Member, Command] = {}
         """What is under way."""
@@ -94,14 +95,14 @@ class Coordinator:
         immediate = self._take(event)
         while self._advance():
             pass
-        return [*immediate, *self._lacking()]
+        return [*immediate, *self._missing_commands()]
 
     def _take(self, event: Event) -> list[Command]:
         match event:
             case Begin():
                 self._begin(event)
             case Pause() | Resume():
-                self._hold(isinstance(event, Pause))
+                self._set_paused(isinstance(event, Pause))
             case Abort(reason):
                 self._reversible("abort")
                 return self._give_up(reason)
@@ -109,14 +110,14 @@ class Coordinator:
                 known = self.shards.get(shard)
                 if known is None or known.incarnation != incarnation:
                     self._forget(Member("shard", shard))
-                    self.shards[shard] = ShardFacts(incarnation, address, node, fresh=epoch == 0)
+                    self.shards[shard] = ObservedShard(incarnation, address, node, fresh=epoch == 0)
             case ShardLost(shard):
                 self.shards.pop(shard, None)
                 self._forget(Member("shard", shard))
             case HeadSeen(head, incarnation):
                 if self.heads[head].incarnation != incarnation:
                     self._forget(Member("head", head))
-                    self.heads[head] = HeadFacts(incarnation)
+                    self.heads[head] = ObservedHead(incarnation)
                 self.heads[head].expired = False
             case HeadExpired(head):
                 self.heads[head].expired = True
@@ -124,7 +125,7 @@ class Coordinator:
                 self._done(command)
             case Failed(command, error):
                 return self._failed(command, error)
-            case Again(member):
+            case RetryDue(member):
                 self._resting.discard(member)
         return []
 
@@ -135,7 +136,7 @@ class Coordinator:
         if state.change is not None:
             under_way = f"{state.change.kind.value} {state.change.subject}"
             raise InvalidInput(f"{under_way} is under way ({state.change.phase.value}); wait for it, or abort it")
-        if state.world is None and event.kind is not Kind.BRING_UP:
+        if state.spec is None and event.kind is not Kind.BRING_UP:
             raise InvalidInput(f"nothing serves yet; {event.kind.value} needs a deployment that is up")
         change = Change(
             id=state.last_id + 1,
@@ -149,7 +150,7 @@ class Coordinator:
         leaving = state.leaving - set(change.target.shards)
         self._state = replace(state, change=change, leaving=leaving, last_id=change.id)
 
-    def _hold(self, paused: bool) -> None:
+    def _set_paused(self, paused: bool) -> None:
         change = self._reversible("pause" if paused else "resume")
         self._state = replace(self._state, change=replace(change, paused=paused))
 
@@ -188,11 +189,11 @@ class Coordinator:
         if not self._ended(command):
             return
         match command:
-            case Prepare(shard=shard, worlds=worlds):
-                self.shards[shard].holds |= worlds
-            case Assign(shard=shard, worlds=worlds):
+            case Prepare(shard=shard, specs=specs):
+                self.shards[shard].stored |= specs
+            case Assign(shard=shard, specs=specs):
                 # It has let go of every other world.
-                self.shards[shard].guards = self.shards[shard].holds = worlds
+                self.shards[shard].served = self.shards[shard].stored = specs
             case StopShard(shard=shard):
                 self.shards.pop(shard, None)
                 if shard in self._state.leaving:
@@ -216,19 +217,19 @@ class Coordinator:
         if change is None or isinstance(error, Retryable):
             return []
         # While nothing serves yet there is nothing to go back to, and nothing that must be finished.
-        if self._state.world is None or (change.phase.reversible and self._is_of(command, change)):
+        if self._state.spec is None or (change.phase.reversible and self._is_of(command, change)):
             return self._give_up(f"{member_of(command)}: {error}")
         return []
 
     def _is_of(self, command: Command, change: Change) -> bool:
         """Whether a command serves the change, rather than repairs the world that is."""
         match command:
-            case Prepare(worlds=worlds) | Assign(worlds=worlds):
-                return change.id in worlds
+            case Prepare(specs=specs) | Assign(specs=specs):
+                return change.id in specs
             case Load():
                 return change.phase is Phase.LOADING
             case StartShard(shard=shard):
-                return self._state.world is None or shard not in self._state.world.shards
+                return self._state.spec is None or shard not in self._state.spec.shards
         return False
 
     def _give_up(self, reason: str) -> list[Command]:
@@ -236,7 +237,7 @@ class Coordinator:
         state, change = self._state, self._state.change
         assert change is not None
         outcome = Outcome(change.id, change.kind, change.subject, reason)
-        leaving = state.leaving | left(change.target, state.world)
+        leaving = state.leaving | left(change.target, state.spec)
         self._state = replace(state, change=None, leaving=leaving, outcome=outcome)
         if state.map is not None:
             epoch = state.epoch + 1
@@ -244,7 +245,7 @@ class Coordinator:
         return [
             Cancel(command.shard)
             for command in self._busy.values()
-            if isinstance(command, Prepare) and change.id in command.worlds
+            if isinstance(command, Prepare) and change.id in command.specs
         ]
 
     # -- from phase to phase -------------------------------------------------------------------------------------------
@@ -256,59 +257,59 @@ class Coordinator:
         change = self._state.change
         if change is None or change.paused or not self._phase_is_through(change):
             return False
-        if change.phase is Phase.DROPPING:
+        if change.phase is Phase.CLEANUP:
             self._state = replace(
                 self._state,
-                world=change.target,
-                world_id=change.id,
+                spec=change.target,
+                spec_id=change.id,
                 change=None,
                 outcome=Outcome(change.id, change.kind, change.subject),
             )
             return True
         phase = PHASES[PHASES.index(change.phase) + 1]
         self._state = replace(self._state, change=replace(change, phase=phase))
-        if phase is Phase.DROPPING:
-            self._state = replace(self._state, leaving=self._state.leaving | left(self._state.world, change.target))
+        if phase is Phase.CLEANUP:
+            self._state = replace(self._state, leaving=self._state.leaving | left(self._state.spec, change.target))
         return True
 
     def _phase_is_through(self, change: Change) -> bool:
         target = change.target
         match change.phase:
             case Phase.PREPARING:
-                return all(shard in self.shards and change.id in self.shards[shard].holds for shard in target.shards)
+                return all(shard in self.shards and change.id in self.shards[shard].stored for shard in target.shards)
             case Phase.CATCHING_UP:
                 return True
-            case Phase.GUARDING:
-                return self._all_guard(change)
+            case Phase.DUAL_OWNERSHIP:
+                return self._all_serve(change)
             case Phase.LOADING:
                 # Guards once more: one may have gone since, and ROUTING begins with a map of those that answer.
-                return self._all_loaded(change) and self._all_guard(change)
+                return self._all_loaded(change) and self._all_serve(change)
             case Phase.ROUTING:
                 return self._all_routed()
-            case Phase.SETTLING:
+            case Phase.DRAINING:
                 return self._all_routed()
-            case Phase.DROPPING:
+            case Phase.CLEANUP:
                 # A shard of the next world that cannot be seen now is no reason to wait, perhaps for a machine that is
                 # gone: when it is seen, it is told what it should hold, and so lets go of the rest.
                 only = frozenset({change.id})
                 return not self._state.leaving and all(
-                    shard in target.shards and facts.guards == facts.holds == only
-                    for shard, facts in self.shards.items()
+                    shard in target.shards and observed.served == observed.stored == only
+                    for shard, observed in self.shards.items()
                 )
 
-    def _all_guard(self, change: Change) -> bool:
-        return all(shard in self.shards and change.id in self.shards[shard].guards for shard in change.target.shards)
+    def _all_serve(self, change: Change) -> bool:
+        return all(shard in self.shards and change.id in self.shards[shard].served for shard in change.target.shards)
 
     def _all_loaded(self, change: Change) -> bool:
         """Whether every head that serves is ready for the next world; a version that is new needs one at least."""
         state, wanted = self._state, version_names(change.target.versions)
-        if state.world is None:
+        if state.spec is None:
             # Nobody serves yet: all heads are waited for.
             return all(wanted <= head.loaded for head in self.heads.values())
         loaded = [wanted <= head.loaded for head in self._serving_heads()]
-        return all(loaded) and (bool(loaded) or wanted <= version_names(state.world.versions))
+        return all(loaded) and (bool(loaded) or wanted <= version_names(state.spec.versions))
 
-    def _serving_heads(self) -> Iterable[HeadFacts]:
+    def _serving_heads(self) -> Iterable[ObservedHead]:
         return (head for head in self.heads.values() if not head.expired)
 
     def _all_routed(self) -> bool:
@@ -320,42 +321,40 @@ class Coordinator:
     def _renew_map(self) -> bool:
         """Make a map of the next epoch when what heads should route by has changed; return whether it has."""
         state, change = self._state, self._state.change
-        world, world_id = state.world, state.world_id
-        if change is not None and (not change.phase.reversible or (world is None and change.phase is Phase.LOADING)):
-            world, world_id = change.target, change.id
-        if world is None:
+        spec, spec_id = state.spec, state.spec_id
+        if change is not None and (not change.phase.reversible or (spec is None and change.phase is Phase.LOADING)):
+            spec, spec_id = change.target, change.id
+        if spec is None:
             return False
-        addresses = self._addresses(world, world_id)
-        if not addresses.keys() >= set(world.shards):
+        addresses = self._addresses(spec, spec_id)
+        if not addresses.keys() >= set(spec.shards):
             return False
         before = None
-        if change is not None and change.phase is Phase.ROUTING and state.world is not None and state.map is not None:
+        if change is not None and change.phase is Phase.ROUTING and state.spec is not None and state.map is not None:
             old = state.map.previous or state.map
-            before = state.world.shard_map(old.epoch, self._addresses(state.world, state.world_id))
-        content = world.shard_map(state.epoch + 1, addresses, before)
+            before = state.spec.shard_map(old.epoch, self._addresses(state.spec, state.spec_id))
+        content = spec.shard_map(state.epoch + 1, addresses, before)
         if state.map is not None and content == replace(state.map, epoch=content.epoch):
             return False
         self._state = replace(state, epoch=content.epoch, map=content)
         return True
 
-    def _addresses(self, world: World, world_id: int) -> dict[int, ShardAddress]:
+    def _addresses(self, spec: DeploymentSpec, spec_id: int) -> dict[int, ShardAddress]:
         """Return where the shards of a world are reached; one that was restarted, once it can answer again."""
         known: dict[int, ShardAddress] = {}
         current = self._state.map
         if current is not None:
             maps = [current] if current.previous is None else [current.previous, current]
-            known = {
-                address.shard: address for each in maps for address in each.shards if address.shard in world.shards
-            }
-        ready = {shard: facts.address for shard, facts in self.shards.items() if world_id in facts.guards}
-        return known | {shard: address for shard, address in ready.items() if shard in world.shards}
+            known = {address.shard: address for each in maps for address in each.shards if address.shard in spec.shards}
+        ready = {shard: observed.address for shard, observed in self.shards.items() if spec_id in observed.served}
+        return known | {shard: address for shard, address in ready.items() if shard in spec.shards}
 
     # -- what is lacking -----------------------------------------------------------------------------------------------
 
-    def _lacking(self) -> list[Command]:
+    def _missing_commands(self) -> list[Command]:
         """Return the next command of every member that is behind what the phase wants, and has nothing to do."""
         commands: list[Command] = []
-        wanted = {shard for world in self._worlds().values() for shard in world.shards}
+        wanted = {shard for spec in self._specs().values() for shard in spec.shards}
         for shard in sorted(wanted | self.shards.keys() | self._state.leaving):
             commands += self._throttle(shard)
             if self._free(Member("shard", shard)) and (command := self._for_shard(shard)) is not None:
@@ -371,103 +370,105 @@ class Coordinator:
         return member not in self._busy and member not in self._resting
 
     def _for_shard(self, shard: int) -> Command | None:
-        change, facts = self._state.change, self.shards.get(shard)
-        wanted = self._wanted_worlds(shard)
+        change, observed = self._state.change, self.shards.get(shard)
+        wanted = self._wanted_specs(shard)
         if not wanted:
             return StopShard(shard)
-        if facts is None:
+        if observed is None:
             return StartShard(shard, None if change is None else change.nodes.get(shard))
-        if change is not None and change.phase.reversible and facts.fresh:
+        if change is not None and change.phase.reversible and observed.fresh:
             # Just started: it answers for the world that serves before it gets ready for the next, which may take long.
             serving = wanted - {change.id}
-            if not serving <= facts.holds:
-                return self._prepare(facts, shard, serving)
-            if not serving <= facts.guards:
-                return self._assign(facts, shard, serving)
-        if not wanted <= facts.holds:
-            return self._prepare(facts, shard, wanted)
-        if wanted != facts.guards or wanted != facts.holds:
-            return self._assign(facts, shard, wanted)
+            if not serving <= observed.stored:
+                return self._prepare(observed, shard, serving)
+            if not serving <= observed.served:
+                return self._assign(observed, shard, serving)
+        if not wanted <= observed.stored:
+            return self._prepare(observed, shard, wanted)
+        if wanted != observed.served or wanted != observed.stored:
+            return self._assign(observed, shard, wanted)
         return None
 
-    def _prepare(self, facts: ShardFacts, shard: int, worlds: WorldIds) -> Prepare:
-        wanted = [world for world_id, world in self._worlds().items() if world_id in worlds]
-        return Prepare(shard, facts.incarnation, worlds, holdings_of(shard, wanted, self._streamers(shard)))
+    def _prepare(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Prepare:
+        wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
+        return Prepare(shard, observed.incarnation, specs, placements_of(shard, wanted, self._streamers(shard)))
 
-    def _assign(self, facts: ShardFacts, shard: int, worlds: WorldIds) -> Assign:
-        wanted = [world for world_id, world in self._worlds().items() if world_id in worlds]
-        versions = frozenset(name for world in wanted for name in version_names(world.versions))
-        ownerships = tuple(world.ownership for world in wanted)
+    def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:
+        wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
+        versions = frozenset(name for spec in wanted for name in version_names(spec.versions))
+        served_ranges = tuple(spec.served_ranges for spec in wanted)
         # That of the map that is to come, where one is: heads that are refused by it look for that one.
         to_come = self._state.change is not None and self._state.change.phase.reversible
-        return Assign(shard, facts.incarnation, worlds, self._state.epoch + to_come, ownerships, versions)
+        return Assign(shard, observed.incarnation, specs, self._state.epoch + to_come, served_ranges, versions)
 
-    def _streamers(self, but: int) -> Streamers | None:
+    def _streamers(self, but: int) -> StreamSources | None:
         """Return who can stream what: the owners in the world that serves, as far as they answer for it."""
         state, change = self._state, self._state.change
-        world, world_id = state.world, state.world_id
-        if change is not None and change.phase is Phase.DROPPING:
-            world, world_id = change.target, change.id
-        if world is None:
+        spec, spec_id = state.spec, state.spec_id
+        if change is not None and change.phase is Phase.CLEANUP:
+            spec, spec_id = change.target, change.id
+        if spec is None:
             return None
         live = {
-            shard: facts.address for shard, facts in self.shards.items() if shard != but and world_id in facts.guards
+            shard: observed.address
+            for shard, observed in self.shards.items()
+            if shard != but and spec_id in observed.served
         }
-        return Streamers(world, live)
+        return StreamSources(spec, live)
 
     def _for_head(self, head: int) -> Command | None:
-        state, facts, change = self._state, self.heads[head], self._state.change
-        if state.map is None or facts.incarnation == UNSEEN:
+        state, observed, change = self._state, self.heads[head], self._state.change
+        if state.map is None or observed.incarnation == UNSEEN:
             return None
         versions, live = self._versions_of_heads()
         names = version_names(versions)
-        if not names <= facts.loaded:
-            missing = tuple(each for each in versions if (each.model, each.version) not in facts.loaded)
-            return Load(head, facts.incarnation, missing, state.map)
-        if state.world is None and change is not None and change.phase is Phase.LOADING:
+        if not names <= observed.loaded:
+            missing = tuple(each for each in versions if (each.model, each.version) not in observed.loaded)
+            return Load(head, observed.incarnation, missing, state.map)
+        if state.spec is None and change is not None and change.phase is Phase.LOADING:
             return None  # Ports open when every head is ready.
-        if facts.routed < state.epoch:
-            return Route(head, facts.incarnation, state.map, live, names)
+        if observed.routed < state.epoch:
+            return Route(head, observed.incarnation, state.map, live, names)
         return None
 
     def _versions_of_heads(self) -> tuple[tuple[PlacedVersion, ...], Mapping[str, int]]:
         """Return the versions that heads should have open, and the live ones."""
-        world, change = self._state.world, self._state.change
-        if change is None or change.phase in (Phase.PREPARING, Phase.CATCHING_UP, Phase.GUARDING):
-            return (world.versions, world.live) if world is not None else ((), {})
+        spec, change = self._state.spec, self._state.change
+        if change is None or change.phase in (Phase.PREPARING, Phase.CATCHING_UP, Phase.DUAL_OWNERSHIP):
+            return (spec.versions, spec.live) if spec is not None else ((), {})
         target = change.target
-        if change.phase is not Phase.LOADING or world is None:
+        if change.phase is not Phase.LOADING or spec is None:
             return target.versions, target.live
         there = version_names(target.versions)
-        leaving = tuple(each for each in world.versions if (each.model, each.version) not in there)
-        return (*target.versions, *leaving), world.live
+        leaving = tuple(each for each in spec.versions if (each.model, each.version) not in there)
+        return (*target.versions, *leaving), spec.live
 
     def _throttle(self, shard: int) -> list[Command]:
-        facts, change = self.shards.get(shard), self._state.change
-        if facts is None or facts.throttling or Member("shard", shard) in self._resting:
+        observed, change = self.shards.get(shard), self._state.change
+        if observed is None or observed.throttling or Member("shard", shard) in self._resting:
             return []
         wanted = None if change is None else 0.0 if change.paused else change.bytes_per_s
-        if facts.throttle == wanted:
+        if observed.throttle == wanted:
             return []
-        facts.throttling = True
-        return [Throttle(shard, facts.incarnation, wanted)]
+        observed.throttling = True
+        return [Throttle(shard, observed.incarnation, wanted)]
 
     # -- what the phase wants ------------------------------------------------------------------------------------------
 
-    def _worlds(self) -> dict[int, World]:
+    def _specs(self) -> dict[int, DeploymentSpec]:
         """Return the worlds that matter, by id: the one that serves, until it may be let go of, and the next."""
         state, change = self._state, self._state.change
-        worlds = {} if state.world is None else {state.world_id: state.world}
+        specs = {} if state.spec is None else {state.spec_id: state.spec}
         if change is None:
-            return worlds
-        return {change.id: change.target} if change.phase is Phase.DROPPING else worlds | {change.id: change.target}
+            return specs
+        return {change.id: change.target} if change.phase is Phase.CLEANUP else specs | {change.id: change.target}
 
-    def _wanted_worlds(self, shard: int) -> WorldIds:
+    def _wanted_specs(self, shard: int) -> SpecIds:
         """Return the worlds that a shard should hold and guard its ranges of; none: it should not be there."""
-        return frozenset(world_id for world_id, world in self._worlds().items() if shard in world.shards)
+        return frozenset(spec_id for spec_id, spec in self._specs().items() if shard in spec.shards)
 
 
-def left(before: World | None, after: World | None) -> frozenset[int]:
+def left(before: DeploymentSpec | None, after: DeploymentSpec | None) -> frozenset[int]:
     """Return the shards that one world has and the other has not."""
     return frozenset(() if before is None else before.shards) - frozenset(() if after is None else after.shards)
 

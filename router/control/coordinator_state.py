@@ -9,7 +9,7 @@ from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import OnUnavailable
 from ringpull.router.control.change import Change, CoordinatorState, Kind, Outcome, Phase
-from ringpull.router.control.world import PlacedTable, PlacedVersion, World
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
 from ringpull.router.shard_map import ShardMap
 
 FORMAT: Final = 4
@@ -20,8 +20,8 @@ def state_to_dict(state: CoordinatorState) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "heads": list(state.heads),
-        "world": None if state.world is None else world_to_dict(state.world),
-        "world_id": state.world_id,
+        "world": None if state.spec is None else spec_to_dict(state.spec),
+        "world_id": state.spec_id,
         "change": None if state.change is None else _from_change(state.change),
         "leaving": sorted(state.leaving),
         "epoch": state.epoch,
@@ -42,8 +42,8 @@ def state_from_dict(fields: Mapping[str, Any]) -> CoordinatorState:
             raise CorruptData(f"coordinator state has format {fields['format']!r}; this build reads {FORMAT}")
         return CoordinatorState(
             heads=tuple(int(head) for head in fields["heads"]),
-            world=None if fields["world"] is None else world_from_dict(fields["world"]),
-            world_id=int(fields["world_id"]),
+            spec=None if fields["world"] is None else spec_from_dict(fields["world"]),
+            spec_id=int(fields["world_id"]),
             change=None if fields["change"] is None else _to_change(fields["change"]),
             leaving=frozenset(int(shard) for shard in fields["leaving"]),
             epoch=int(fields["epoch"]),
@@ -55,10 +55,10 @@ def state_from_dict(fields: Mapping[str, Any]) -> CoordinatorState:
         raise CorruptData(f"coordinator state cannot be read: {type(exc).__name__}: {exc}") from exc
 
 
-def world_to_dict(world: World) -> dict[str, Any]:
+def spec_to_dict(spec: DeploymentSpec) -> dict[str, Any]:
     return {
-        "ring": world.ring.to_dict(),
-        "replicas": [[model, table, replicas] for (model, table), replicas in world.replicas.items()],
+        "ring": spec.ring.to_dict(),
+        "replicas": [[model, table, replicas] for (model, table), replicas in spec.replicas.items()],
         "versions": [
             {
                 "model": version.model,
@@ -69,14 +69,14 @@ def world_to_dict(world: World) -> dict[str, Any]:
                     for name, table in version.tables.items()
                 },
             }
-            for version in world.versions
+            for version in spec.versions
         ],
-        "live": dict(world.live),
+        "live": dict(spec.live),
     }
 
 
-def world_from_dict(fields: Mapping[str, Any]) -> World:
-    return World(
+def spec_from_dict(fields: Mapping[str, Any]) -> DeploymentSpec:
+    return DeploymentSpec(
         ring=Ring.from_dict(fields["ring"]),
         replicas={(str(model), str(table)): replicas for model, table, replicas in fields["replicas"]},
         versions=tuple(
@@ -100,7 +100,7 @@ def _from_change(change: Change) -> dict[str, Any]:
         "id": change.id,
         "kind": change.kind.value,
         "subject": change.subject,
-        "target": world_to_dict(change.target),
+        "target": spec_to_dict(change.target),
         "phase": change.phase.value,
         "paused": change.paused,
         "bytes_per_s": change.bytes_per_s,
@@ -114,7 +114,7 @@ def _to_change(fields: Mapping[str, Any]) -> Change:
         id=int(fields["id"]),
         kind=Kind(fields["kind"]),
         subject=str(fields["subject"]),
-        target=world_from_dict(fields["target"]),
+        target=spec_from_dict(fields["target"]),
         phase=Phase(fields["phase"]),
         paused=bool(fields["paused"]),
         bytes_per_s=None if limit is None else float(limit),

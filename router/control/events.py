@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ringpull.ps.errors import RingpullError
-from ringpull.ps.holding import Ownership, VersionHolding
+from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.router.control.change import Kind
-from ringpull.router.control.facts import WorldIds
-from ringpull.router.control.world import PlacedVersion, World
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
+from ringpull.router.control.observed import SpecIds
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 # -- events: what happened ---------------------------------------------------------------------------------------------
@@ -22,7 +22,7 @@ class Begin:
 
     kind: Kind
     subject: str
-    target: World
+    target: DeploymentSpec
     bytes_per_s: float | None = None
     nodes: Mapping[int, str] | None = None
 
@@ -94,13 +94,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryDue:
     """What failed for this member may be tried again."""
 
     member: Member
 
 
-Event = Begin | Pause | Resume | Abort | ShardSeen | ShardLost | HeadSeen | HeadExpired | Done | Failed | Again
+Event = Begin | Pause | Resume | Abort | ShardSeen | ShardLost | HeadSeen | HeadExpired | Done | Failed | RetryDue
 
 # -- commands: what to do ----------------------------------------------------------------------------------------------
 
@@ -137,8 +137,8 @@ class Prepare:
 
     shard: int
     incarnation: str
-    worlds: WorldIds
-    holdings: tuple[VersionHolding, ...]
+    specs: SpecIds
+    placements: tuple[VersionPlacement, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +147,9 @@ class Assign:
 
     shard: int
     incarnation: str
-    worlds: WorldIds
+    specs: SpecIds
     epoch: int
-    ownerships: tuple[Ownership, ...]
+    served_ranges: tuple[ServedRanges, ...]
     versions: frozenset[tuple[str, int]]
 
 

@@ -12,8 +12,8 @@ from typing import Final
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL
-from ringpull.router.control.holdings import owned_mask, ranges_of
-from ringpull.router.control.world import PlacedTable, PlacedVersion, World
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
+from ringpull.router.control.placements import owned_mask, ranges_of
 
 KEY_BYTES: Final = 8
 """A row travels with its position."""
@@ -43,7 +43,7 @@ class MovePlan:
     moves: tuple[TableMove, ...]
     streamed: bool
     """Whether shards keep copies of their own, so that what they gain crosses the wire; else they open the files."""
-    least_bytes: int
+    min_bytes: int
     """That any way to an even placement would have to assign anew."""
     shard_bytes_before: Mapping[int, int]
     """Rows and keys by shard."""
@@ -65,7 +65,9 @@ class MovePlan:
         return self.assigned_bytes if self.streamed else 0
 
 
-def move_plan(before: World, after: World, *, streamed: bool, rows_in: RowsIn | None = None) -> MovePlan:
+def move_plan(
+    before: DeploymentSpec, after: DeploymentSpec, *, streamed: bool, rows_in: RowsIn | None = None
+) -> MovePlan:
     """Return what has to move.
 
     Args:
@@ -76,7 +78,7 @@ def move_plan(before: World, after: World, *, streamed: bool, rows_in: RowsIn | 
     return MovePlan(
         moves=tuple(_moves(before, after, count)),
         streamed=streamed,
-        least_bytes=round(sum(_least(before, after, version, name) for version, name in _tables(before, after))),
+        min_bytes=round(sum(_min_bytes(before, after, version, name) for version, name in _tables(before, after))),
         shard_bytes_before=_shard_bytes(before, count),
         shard_bytes_after=_shard_bytes(after, count),
     )
@@ -87,7 +89,7 @@ def evenly(table: PlacedTable, slots: SlotRange) -> int:
     return round(table.rows * len(slots) / SLOTS)
 
 
-def _tables(before: World, after: World) -> Iterator[tuple[PlacedVersion, str]]:
+def _tables(before: DeploymentSpec, after: DeploymentSpec) -> Iterator[tuple[PlacedVersion, str]]:
     """Yield every table of the versions that are open before and after: a version that is new comes from its files."""
     for version in after.versions:
         if before.version(version.model, version.version) is not None:
@@ -95,7 +97,7 @@ def _tables(before: World, after: World) -> Iterator[tuple[PlacedVersion, str]]:
                 yield version, name
 
 
-def _moves(before: World, after: World, rows_in: RowsIn) -> Iterator[TableMove]:
+def _moves(before: DeploymentSpec, after: DeploymentSpec, rows_in: RowsIn) -> Iterator[TableMove]:
     for version, name in _tables(before, after):
         table = version.tables[name]
         for shard in after.shards:
@@ -108,25 +110,25 @@ def _moves(before: World, after: World, rows_in: RowsIn) -> Iterator[TableMove]:
                 )
 
 
-def _least(before: World, after: World, version: PlacedVersion, name: str) -> float:
+def _min_bytes(before: DeploymentSpec, after: DeploymentSpec, version: PlacedVersion, name: str) -> float:
     """Return the bytes that must get a new owner when every shard is to have an even share."""
     whole = version.tables[name].rows * (KEY_BYTES + version.tables[name].row_bytes)
     had, wants = _share(before, version.model, name), _share(after, version.model, name)
     return whole * sum(max(0.0, wants - (had if shard in before.shards else 0.0)) for shard in after.shards)
 
 
-def _share(world: World, model: str, name: str) -> float:
-    replicas = world.replicas.get((model, name), 1)
-    return 1.0 if replicas == ALL else min(replicas, world.ring.ranks) / len(world.shards)
+def _share(spec: DeploymentSpec, model: str, name: str) -> float:
+    replicas = spec.replicas.get((model, name), 1)
+    return 1.0 if replicas == ALL else min(replicas, spec.ring.ranks) / len(spec.shards)
 
 
-def _shard_bytes(world: World, rows_in: RowsIn) -> dict[int, int]:
+def _shard_bytes(spec: DeploymentSpec, rows_in: RowsIn) -> dict[int, int]:
     return {
         shard: sum(
             rows_in(table, slots) * (KEY_BYTES + table.row_bytes)
-            for version in world.versions
+            for version in spec.versions
             for name, table in version.tables.items()
-            for slots in ranges_of(owned_mask(world, shard, version.model, name))
+            for slots in ranges_of(owned_mask(spec, shard, version.model, name))
         )
-        for shard in world.shards
+        for shard in spec.shards
     }

@@ -12,11 +12,11 @@ from typing import Protocol
 
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
-from ringpull.router.control.facts import TableTraffic
 from ringpull.router.control.moves import MovePlan
+from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.scraping import ScrapeTarget
-from ringpull.router.control.world import World
 from ringpull.router.shard_map import ShardMap
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
@@ -115,10 +115,10 @@ class ChangeStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class DeploymentStatus:
     """What is known of the deployment right now; what plans are made from."""
 
-    world: World
+    spec: DeploymentSpec
     resident_bytes: Mapping[int, int]
     """Memory of each shard's process, of those that answer."""
     nodes: Mapping[int, str]
@@ -136,7 +136,7 @@ class MemberState:
     member: Member
     incarnation: str
     """Of its process; empty while none answers."""
-    lacks: str
+    missing: str
     """Why it is not counted on now, for people; empty when it has all it should have."""
 
 
@@ -160,7 +160,7 @@ class OperatorVerbs(Protocol):
         """Return what a rebalance would move; nothing moves."""
         ...
 
-    def facts(self) -> Facts: ...
+    def status(self) -> DeploymentStatus: ...
 
     def members(self) -> tuple[MemberState, ...]:
         """Return how every shard and head of the world that serves is."""

@@ -43,13 +43,13 @@ MESSAGE_BYTES: Final = 16_384
 WAIT_BYTES: Final = 256
 """One key more at the busiest shard than at the others, as bytes: a key takes some 200 ns there."""
 
-MOST_SHARDS: Final = 1024
+MAX_SHARDS: Final = 1024
 """That are tried when the fewest that fit are looked for."""
 
-MOST_COPIES: Final = 16
+MAX_COPIES: Final = 16
 """That are tried for the sake of a hot key; beyond that only `all`."""
 
-MOST_STATES: Final = 2_048
+MAX_STATES: Final = 2_048
 """Of choices kept beside each other. Up to that many the plan is the best one; see `Plan.factor`."""
 FIRST_ROUNDING: Final = 0.0005
 
@@ -67,7 +67,7 @@ class PlannedTable:
     vector_bytes: int
     """Of one partial: 4 x dim."""
     load: TableLoad
-    least: int = 1
+    min_copies: int = 1
     """Copies there must be at least, so that a lost shard loses nothing."""
     versions: int = 1
     """Open side by side, each of which takes as much."""
@@ -78,9 +78,10 @@ class PlannedTable:
                 f"table {self.name}: {self.rows} rows of {self.row_bytes} bytes, vectors of {self.vector_bytes}: 0 rows"
                 " or more, of at least 1 and 4 bytes"
             )
-        if self.least < 1 or self.versions < 1:
+        if self.min_copies < 1 or self.versions < 1:
             raise InvalidInput(
-                f"table {self.name}: at least {self.least} copies of {self.versions} versions; both must be 1 or more"
+                f"table {self.name}: at least {self.min_copies} copies of {self.versions} versions; both must be 1"
+                " or more"
             )
 
 
@@ -191,9 +192,9 @@ def shard_bytes(table: PlannedTable, replicas: Replicas, shards: int, *, shared:
     return table.versions * table_bytes(math.ceil(table.rows * copies / shards), table.row_bytes)
 
 
-def least_memory(tables: Sequence[PlannedTable], shards: int, *, shared: bool = False) -> int:
+def min_memory(tables: Sequence[PlannedTable], shards: int, *, shared: bool = False) -> int:
     """Return what one shard needs when no table has more copies than it must have."""
-    return sum(shard_bytes(table, table.least, shards, shared=shared) for table in tables)
+    return sum(shard_bytes(table, table.min_copies, shards, shared=shared) for table in tables)
 
 
 def fewest_shards(
@@ -206,12 +207,12 @@ def fewest_shards(
     """
     if memory_bytes <= process_bytes:
         raise InvalidInput(_no_room(memory_bytes, process_bytes))
-    for shards in range(1, MOST_SHARDS + 1):
-        if least_memory(tables, shards, shared=shared) + process_bytes <= memory_bytes:
+    for shards in range(1, MAX_SHARDS + 1):
+        if min_memory(tables, shards, shared=shared) + process_bytes <= memory_bytes:
             return shards
-    needed = least_memory(tables, MOST_SHARDS, shared=shared) + process_bytes
+    needed = min_memory(tables, MAX_SHARDS, shared=shared) + process_bytes
     raise InvalidInput(
-        f"the tables do not fit {MOST_SHARDS} shards of {amount(memory_bytes)} each;"
+        f"the tables do not fit {MAX_SHARDS} shards of {amount(memory_bytes)} each;"
         f" on that many, {amount(needed)} ({needed:,} bytes) would do"
     )
 
@@ -285,7 +286,7 @@ def plan(tables: Sequence[PlannedTable], layout: Layout) -> Plan:
 
     best = min(fitting, key=lambda state: (cost_of(state), state.memory))
     chosen = {table.name: replicas for table, replicas in zip(tables, best.replicas(), strict=True)}
-    fewest = {table.name: min(table.least, layout.shards) for table in tables}
+    fewest = {table.name: min(table.min_copies, layout.shards) for table in tables}
     return Plan(
         layout=layout,
         choices=tuple(_choice(table, chosen[table.name], all_keys, layout, best.memory) for table in tables),
@@ -302,7 +303,7 @@ def _check(tables: Sequence[PlannedTable], layout: Layout) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InvalidInput(f"table {name} is named twice")
-    needed = least_memory(tables, layout.shards, shared=layout.shared)
+    needed = min_memory(tables, layout.shards, shared=layout.shared)
     if needed > layout.table_memory_bytes:
         raise InvalidInput(_too_small(tables, layout, needed + layout.process_bytes))
 
@@ -310,14 +311,14 @@ def _check(tables: Sequence[PlannedTable], layout: Layout) -> None:
 def _too_small(tables: Sequence[PlannedTable], layout: Layout, needed: int) -> str:
     """Return what is wrong with a layout that the tables do not fit, and what would do."""
     shards, memory = layout.shards, layout.memory_bytes
-    least = max(min(table.least, shards) for table in tables)
-    copies = "one copy of every table does" if least == 1 else f"{least} copies of tables do"
+    min_copies = max(min(table.min_copies, shards) for table in tables)
+    copies = "one copy of every table does" if min_copies == 1 else f"{min_copies} copies of tables do"
     each = f"{amount(needed)} ({needed:,} bytes)"
     try:
         enough = fewest_shards(tables, memory, shared=layout.shared, process_bytes=layout.process_bytes)
         would = f"{enough} shards of {amount(memory)} would do, or {each} for each of {shards}"
     except InvalidInput:
-        would = f"{each} each would do; with {amount(memory)}, no number of shards up to {MOST_SHARDS} does"
+        would = f"{each} each would do; with {amount(memory)}, no number of shards up to {MAX_SHARDS} does"
     return f"{copies} not fit {shards} shard{'s' * (shards > 1)} of {amount(memory)} each: {would}"
 
 
@@ -363,7 +364,7 @@ def _best_choices(tables: Sequence[PlannedTable], layout: Layout) -> tuple[list[
         ]
         states = _unbeaten(grown)
         rounding = FIRST_ROUNDING
-        while len(states) > MOST_STATES:
+        while len(states) > MAX_STATES:
             factor *= 1 + rounding
             states = _unbeaten(_rounded(states, 1 + rounding))
             rounding *= 2
@@ -372,15 +373,15 @@ def _best_choices(tables: Sequence[PlannedTable], layout: Layout) -> tuple[list[
 
 def _options(table: PlannedTable, shards: int) -> list[Replicas]:
     """Return the numbers of copies worth looking at: as few as may be, `all`, and between them where a key is hot."""
-    least = min(table.least, shards)
+    min_copies = min(table.min_copies, shards)
     if shards == 1:
         return [1]
     between = (
-        range(least + 1, min(shards, least + MOST_COPIES))
+        range(min_copies + 1, min(shards, min_copies + MAX_COPIES))
         if table.load.hottest_share > 0 and table.load.keys > 0
         else ()
     )
-    return [least, *between, ALL]
+    return [min_copies, *between, ALL]
 
 
 def _unbeaten(states: Sequence[_State]) -> list[_State]:
@@ -404,12 +405,12 @@ def _unbeaten(states: Sequence[_State]) -> list[_State]:
 
 def _rounded(states: Sequence[_State], factor: float) -> list[_State]:
     """Return of the states whose cost and cut keys are equal within `factor` the one that takes least memory."""
-    least: dict[tuple[int, int], _State] = {}
+    min_copies: dict[tuple[int, int], _State] = {}
     for state in states:
         at = (_level(state.cost, factor), _level(state.cut_keys, factor))
-        if at not in least or state.memory < least[at].memory:
-            least[at] = state
-    return list(least.values())
+        if at not in min_copies or state.memory < min_copies[at].memory:
+            min_copies[at] = state
+    return list(min_copies.values())
 
 
 def _level(value: float, factor: float) -> int:
@@ -429,17 +430,17 @@ def _choice(table: PlannedTable, replicas: Replicas, all_keys: float, layout: La
 
 def _because(table: PlannedTable, replicas: Replicas, here: int, layout: Layout, taken: int) -> str:
     shards, shared = layout.shards, layout.shared
-    least = min(table.least, shards)
+    min_copies = min(table.min_copies, shards)
     if shards == 1:
         return "there is one shard"
-    saved = partials(table.load, shards, least) - partials(table.load, shards, ALL)
-    more = shard_bytes(table, ALL, shards, shared=shared) - shard_bytes(table, least, shards, shared=shared)
+    saved = partials(table.load, shards, min_copies) - partials(table.load, shards, ALL)
+    more = shard_bytes(table, ALL, shards, shared=shared) - shard_bytes(table, min_copies, shards, shared=shared)
     if replicas == ALL:
         price = "no more memory" if more <= 0 else f"{amount(more)} more a shard"
         if saved >= 0.05:
             return f"saves {saved:.1f} partials a request for {price}"
         return f"is asked together with the others on every shard, for {price}"
-    if replicas != least:
+    if replicas != min_copies:
         hot = f"{table.load.hottest_share:.0%} of its look-ups are of one key"
         return f"{hot}; `all` would take {amount(shard_bytes(table, ALL, shards, shared=shared) - here)} more a shard"
     left = layout.table_memory_bytes - taken

@@ -58,8 +58,8 @@ class Restarts:
 
     def states(self, machine: Coordinator) -> tuple[MemberState, ...]:
         """Return how every member of the world that serves is: shards first, by number."""
-        world = machine.state.world
-        shards = [Member("shard", shard) for shard in (() if world is None else world.shards)]
+        spec = machine.state.spec
+        shards = [Member("shard", shard) for shard in (() if spec is None else spec.shards)]
         heads = [Member("head", head) for head in sorted(machine.heads)]
         return tuple(self._state(machine, member) for member in (*shards, *heads))
 
@@ -87,49 +87,51 @@ class Restarts:
             raise InvalidInput(f"there is no {member}; there is {known}")
         if state.incarnation != incarnation or self._leaving.get(member) == incarnation:
             return False
-        lacking = [each for each in states if each.member.role == member.role and each.member != member and each.lacks]
-        if lacking and not force:
-            waits = "; ".join(f"{each.member}: {each.lacks}" for each in lacking)
+        unhealthy = [
+            each for each in states if each.member.role == member.role and each.member != member and each.missing
+        ]
+        if unhealthy and not force:
+            waits = "; ".join(f"{each.member}: {each.missing}" for each in unhealthy)
             raise Unavailable(f"{member} is not restarted before the others are whole ({waits})")
         self._leaving[member] = incarnation
         return True
 
     def _state(self, machine: Coordinator, member: Member) -> MemberState:
-        incarnation, lacks = _shard(machine, member.id) if member.role == "shard" else _head(machine, member.id)
+        incarnation, missing = _shard(machine, member.id) if member.role == "shard" else _head(machine, member.id)
         if self._leaving.get(member) not in (None, incarnation):
             del self._leaving[member]
         answered_s = self._answered_s.get(member)
         if member in self._leaving:
-            lacks = "it is being restarted"
+            missing = "it is being restarted"
         elif answered_s is None or not incarnation:
-            lacks = "it does not answer"
+            missing = "it does not answer"
         elif (silent_s := self._clock() - answered_s) > SILENT_S:
-            lacks = f"it has not answered for {silent_s:.0f} s"
-        return MemberState(member, incarnation, lacks)
+            missing = f"it has not answered for {silent_s:.0f} s"
+        return MemberState(member, incarnation, missing)
 
 
 def _shard(machine: Coordinator, shard: int) -> tuple[str, str]:
     """Return a shard's incarnation and what it lacks."""
-    facts, state = machine.shards.get(shard), machine.state
-    if facts is None:
+    observed, state = machine.shards.get(shard), machine.state
+    if observed is None:
         return "", ""
-    if state.world_id not in facts.guards:
-        return facts.incarnation, "it does not answer for its ranges yet"
-    if state.map is None or facts.address not in state.map.shards or not _all_routed(machine):
-        return facts.incarnation, "not every head asks it yet"
-    return facts.incarnation, ""
+    if state.spec_id not in observed.served:
+        return observed.incarnation, "it does not answer for its ranges yet"
+    if state.map is None or observed.address not in state.map.shards or not _all_routed(machine):
+        return observed.incarnation, "not every head asks it yet"
+    return observed.incarnation, ""
 
 
 def _head(machine: Coordinator, head: int) -> tuple[str, str]:
     """Return a head's incarnation and what it lacks."""
-    facts, world = machine.heads[head], machine.state.world
-    if facts.incarnation == UNSEEN:
+    observed, spec = machine.heads[head], machine.state.spec
+    if observed.incarnation == UNSEEN:
         return "", ""
-    if world is None or not version_names(world.versions) <= facts.loaded:
-        return facts.incarnation, "it has not loaded every version yet"
-    if facts.routed < machine.state.epoch:
-        return facts.incarnation, "it does not serve by the newest map yet"
-    return facts.incarnation, ""
+    if spec is None or not version_names(spec.versions) <= observed.loaded:
+        return observed.incarnation, "it has not loaded every version yet"
+    if observed.routed < machine.state.epoch:
+        return observed.incarnation, "it does not serve by the newest map yet"
+    return observed.incarnation, ""
 
 
 def _all_routed(machine: Coordinator) -> bool:

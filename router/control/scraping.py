@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ringpull.ps.pulse import ShardPulse
-from ringpull.router.control.facts import HeadPulse
+from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.router.control.observed import HeadHeartbeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,16 @@ class ScrapeTarget:
     port: int
 
 
-def scrape_targets(heads: Mapping[int, HeadPulse], shards: Mapping[int, ShardPulse]) -> tuple[ScrapeTarget, ...]:
+def scrape_targets(
+    heads: Mapping[int, HeadHeartbeat], shards: Mapping[int, ShardHeartbeat]
+) -> tuple[ScrapeTarget, ...]:
     """Return who tells metrics, as last heard of: one that has died since is found dead by who scrapes it."""
-    told = [*_targets("head", heads), *_targets("shard", shards)]
-    return tuple(target for target in told if target.port)
+    targets = [*_targets("head", heads), *_targets("shard", shards)]
+    return tuple(target for target in targets if target.port)
 
 
-def _targets(role: str, pulses: Mapping[int, HeadPulse | ShardPulse]) -> list[ScrapeTarget]:
+def _targets(role: str, heartbeats: Mapping[int, HeadHeartbeat | ShardHeartbeat]) -> list[ScrapeTarget]:
     return [
-        ScrapeTarget(role, f"{role}-{number}", pulse.host, pulse.metrics_port)
-        for number, pulse in sorted(pulses.items())
+        ScrapeTarget(role, f"{role}-{number}", heartbeat.host, heartbeat.metrics_port)
+        for number, heartbeat in sorted(heartbeats.items())
     ]

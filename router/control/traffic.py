@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ringpull.ps.errors import InvalidInput
-from ringpull.router.control.facts import TableTraffic
+from ringpull.router.control.observed import TableTraffic
 
 
 @dataclass(frozen=True, slots=True)

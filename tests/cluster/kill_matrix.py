@@ -52,11 +52,11 @@ STREAMED_BYTES_PER_S: Final = 100_000.0
 
 PHASES: Final = (
     Phase.PREPARING,
-    Phase.GUARDING,
+    Phase.DUAL_OWNERSHIP,
     Phase.LOADING,
     Phase.ROUTING,
-    Phase.SETTLING,
-    Phase.DROPPING,
+    Phase.DRAINING,
+    Phase.CLEANUP,
 )
 """In which something is done: CATCHING_UP passes at once until tables can be written to."""
 
@@ -144,10 +144,10 @@ class Matrix:
 
     def _request(self, victim: str, phase: Phase) -> Request:
         """The next change that has this phase; `source` gives ranges away in it, `target` takes them."""
-        world = self._operations.facts().world
+        spec = self._operations.status().spec
         if phase is Phase.LOADING:
-            return Publish(model="ranker", version=3 - world.live["ranker"], keep=0)
-        grows = len(world.shards) == 2
+            return Publish(model="ranker", version=3 - spec.live["ranker"], keep=0)
+        grows = len(spec.shards) == 2
         if grows != (victim != "target"):
             # Shard 0 gives when there come to be three, and takes when there come to be two.
             self._operations.submit(Rebalance(shards=3 if grows else 2))
@@ -193,13 +193,13 @@ class Matrix:
         Args:
             gone: Incarnations that were killed, whatever the coordinator still believes.
         """
-        shards = len(self._operations.facts().world.shards)
+        shards = len(self._operations.status().spec.shards)
         until("all shards", lambda: len(actors(self._self, "Shard")) == shards)
         until("head and coordinator", lambda: actors(self._self, "Head") and actors(self._self, "Coordinator"))
 
         def whole() -> bool:
             states = self._members()
-            return bool(states) and all(each.incarnation not in gone and not each.lacks for each in states)
+            return bool(states) and all(each.incarnation not in gone and not each.missing for each in states)
 
         until("whole members", whole)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ringpull.deploy.cluster import members
-from tests.deploy.staffs import make_staff
+from tests.deploy.actor_specs import make_actor_spec
 
 pytestmark = pytest.mark.ray
 
@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 
 from ringpull.deploy.cluster.calls import result
 from ringpull.deploy.cluster.members import make, preferring
-from ringpull.deploy.cluster.staff import NAMESPACE
+from ringpull.deploy.cluster.actor_spec import NAMESPACE
 from ringpull.ps.errors import Unavailable
 
 class Placed:
@@ -83,8 +83,8 @@ def test_a_head_prefers_a_node_unless_it_needs_a_gpu(monkeypatch: pytest.MonkeyP
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(members, "make", lambda *args, **options: made.append(options))
     node = "ab" * 28
-    members.make_head(make_staff(), 0, node)
-    members.make_head(make_staff(gpus=0.5), 0, node)
+    members.make_head(make_actor_spec(), 0, node)
+    members.make_head(make_actor_spec(gpus=0.5), 0, node)
     [plain, on_gpu] = made
     assert plain["scheduling_strategy"].node_id == node
     assert plain["scheduling_strategy"].soft

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.router.control.change import PHASES, Kind, Phase
 from ringpull.router.control.changes import rebalanced
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
-from ringpull.router.control.facts import TableTraffic
 from ringpull.router.control.moves import MovePlan, move_plan
+from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
     ChangeStatus,
     Control,
-    Facts,
+    DeploymentStatus,
     Latency,
     MemberState,
     Publish,
@@ -23,27 +24,26 @@ from ringpull.router.control.operations import (
     Request,
     Rollback,
 )
-from ringpull.router.control.world import PlacedTable, PlacedVersion, World, first_world
 from ringpull.router.shard_map import ShardMap
 
 ITEM_ROWS, GENRE_ROWS = 1_000_000, 19
 
 
-def world(shards: int = 2) -> World:
+def spec(shards: int = 2) -> DeploymentSpec:
     tables = {
         "item": PlacedTable("/m/ranker/3/item", 1, ITEM_ROWS, 64),
         "genre": PlacedTable("/m/ranker/3/genre", 1, GENRE_ROWS, 64),
     }
-    return first_world(range(shards), [PlacedVersion("ranker", 3, "/m/ranker/3", tables)])
+    return initial_spec(range(shards), [PlacedVersion("ranker", 3, "/m/ranker/3", tables)])
 
 
 @dataclass
 class FakeOperations:
     """`router.control.operations.Operations`, and what was asked of it."""
 
-    facts_now: Facts = field(
-        default_factory=lambda: Facts(
-            world=world(),
+    status_now: DeploymentStatus = field(
+        default_factory=lambda: DeploymentStatus(
+            spec=spec(),
             resident_bytes={0: 1, 1: 1},
             nodes={0: "node-a", 1: "node-b"},
             requests=100,
@@ -100,20 +100,20 @@ class FakeOperations:
         return self.now
 
     def plan(self, request: Rebalance) -> MovePlan:
-        facts = self.facts_now
-        target, _ = rebalanced(facts.world, request, nodes=facts.nodes, free_nodes=sorted(set(facts.nodes.values())))
-        return move_plan(facts.world, target, streamed=self.streamed)
+        status = self.status_now
+        target, _ = rebalanced(status.spec, request, nodes=status.nodes, free_nodes=sorted(set(status.nodes.values())))
+        return move_plan(status.spec, target, streamed=self.streamed)
 
-    def facts(self) -> Facts:
-        return self.facts_now
+    def status(self) -> DeploymentStatus:
+        return self.status_now
 
     def members(self) -> tuple[MemberState, ...]:
         states = []
         for member, number in self.processes.items():
-            lacks = self.away[member].pop(0) if self.away.get(member) else ""
-            if isinstance(lacks, RingpullError):
-                raise lacks
-            states.append(MemberState(member, "" if "answer" in lacks else f"{member} {number}", lacks))
+            missing = self.away[member].pop(0) if self.away.get(member) else ""
+            if isinstance(missing, RingpullError):
+                raise missing
+            states.append(MemberState(member, "" if "answer" in missing else f"{member} {number}", missing))
         return tuple(states)
 
     def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:

@@ -97,23 +97,23 @@ def test_the_command_that_a_plan_ends_with_serves_what_was_planned(ringpull: Run
 
 def test_plan_finds_the_fewest_shards(ringpull: Run, tmp_path: Path) -> None:
     write_features(write_version(tmp_path / "ranker", 1, {"item": 1}, rows=50_000))
-    facts = json.loads(ringpull("plan", tmp_path / "ranker", "--memory", PROCESS_BYTES + 500_000, "--json").out)
-    assert facts["shards"] == 3
-    assert facts["memory_bytes"] <= facts["memory_limit_bytes"]
-    assert facts["process_bytes"] == PROCESS_BYTES
-    [table] = facts["tables"]
+    fields = json.loads(ringpull("plan", tmp_path / "ranker", "--memory", PROCESS_BYTES + 500_000, "--json").out)
+    assert fields["shards"] == 3
+    assert fields["memory_bytes"] <= fields["memory_limit_bytes"]
+    assert fields["process_bytes"] == PROCESS_BYTES
+    [table] = fields["tables"]
     assert (table["table"], table["rows"], table["replicas"]) == ("ranker/item", 50_000, 1)
-    assert facts["traffic_assumed"] is True
+    assert fields["traffic_assumed"] is True
 
 
 def test_plan_by_a_file_of_traffic(ringpull: Run, tmp_path: Path) -> None:
     write_features(write_version(tmp_path / "ranker", 1, {"item": 1, "genre": 1}))
     traffic = tmp_path / "traffic.json"
     traffic.write_text('{"requests": 10, "tables": {"ranker/item": {"keys": 100, "bags": 10}}}')
-    facts = json.loads(
+    fields = json.loads(
         ringpull("plan", tmp_path / "ranker", "--shards", 4, "--memory", "1GiB", "--traffic", traffic, "--json").out
     )
-    assert [table["keys_per_request"] for table in facts["tables"]] == [10, 0]
+    assert [table["keys_per_request"] for table in fields["tables"]] == [10, 0]
     traffic.write_text('{"requests": 10, "tables": {"nothing": {"keys": 100}}}')
     ran = ringpull("plan", tmp_path / "ranker", "--memory", "1GiB", "--traffic", traffic)
     assert ran.err == "error: traffic: there is no table nothing; there is ranker/item, ranker/genre\n"
@@ -121,9 +121,9 @@ def test_plan_by_a_file_of_traffic(ringpull: Run, tmp_path: Path) -> None:
 
 def test_plan_by_the_traffic_of_a_deployment(ringpull: Run, tmp_path: Path, operations: FakeOperations) -> None:
     write_features(write_version(tmp_path / "ranker", 1, {"item": 1}))
-    facts = json.loads(ringpull("plan", tmp_path / "ranker", "--shards", 4, "--memory", "1GiB", *TARGET, "--json").out)
-    assert [table["keys_per_request"] for table in facts["tables"]] == [1000]
-    operations.facts_now = replace(operations.facts_now, requests=0)
+    fields = json.loads(ringpull("plan", tmp_path / "ranker", "--shards", 4, "--memory", "1GiB", *TARGET, "--json").out)
+    assert [table["keys_per_request"] for table in fields["tables"]] == [1000]
+    operations.status_now = replace(operations.status_now, requests=0)
     assert "no request yet" in ringpull("plan", tmp_path / "ranker", "--memory", "1GiB", *TARGET).err
 
 
@@ -172,8 +172,8 @@ def test_publish_tells_the_phases_and_what_is_live(ringpull: Run, operations: Fa
 
 
 def test_publish_as_json(ringpull: Run, operations: FakeOperations) -> None:
-    facts = json.loads(ringpull("publish", "ranker", *TARGET, "--json").out)
-    assert (facts["kind"], facts["under_way"], facts["error"]) == ("publish", False, "")
+    fields = json.loads(ringpull("publish", "ranker", *TARGET, "--json").out)
+    assert (fields["kind"], fields["under_way"], fields["error"]) == ("publish", False, "")
     assert operations.submitted == [Publish(model="ranker", version=0)]
 
 
@@ -208,34 +208,34 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(ringpull: Run, operations:
     for part in ("shards 2 -> 4", "ranges get new owners", "the least possible", "cross the wire", "new", "messages"):
         assert part in ran.out
     assert not operations.submitted
-    facts = json.loads(ringpull("rebalance", "--shards", 4, "--dry-run", "--json", *TARGET).out)
+    fields = json.loads(ringpull("rebalance", "--shards", 4, "--dry-run", "--json", *TARGET).out)
     whole = (1_000_000 + 19) * 72
-    assert facts["least_bytes"] == pytest.approx(whole / 2, rel=0.001)
-    assert facts["assigned_bytes"] == facts["copied_bytes"] == pytest.approx(whole / 2, rel=0.06)
-    assert sum(facts["memory_after"].values()) == pytest.approx(whole + 4 * PROCESS_BYTES, rel=0.001)
-    assert facts["request_before"]["messages"] == 2
-    assert facts["request_after"]["messages"] == 4
+    assert fields["least_bytes"] == pytest.approx(whole / 2, rel=0.001)
+    assert fields["assigned_bytes"] == fields["copied_bytes"] == pytest.approx(whole / 2, rel=0.06)
+    assert sum(fields["memory_after"].values()) == pytest.approx(whole + 4 * PROCESS_BYTES, rel=0.001)
+    assert fields["request_before"]["messages"] == 2
+    assert fields["request_after"]["messages"] == 4
     operations.streamed = False
     opened = json.loads(ringpull("rebalance", "--shards", 4, "--dry-run", "--json", *TARGET).out)
-    assert (opened["copied_bytes"], opened["assigned_bytes"]) == (0, facts["assigned_bytes"])
+    assert (opened["copied_bytes"], opened["assigned_bytes"]) == (0, fields["assigned_bytes"])
 
 
 def test_copies_change(ringpull: Run, operations: FakeOperations) -> None:
     ran = ringpull("rebalance", "--replicas", "item=2", "--replicas", "genre=all", "--dry-run", "--json", *TARGET)
-    facts = json.loads(ran.out)
-    assert facts["subject"] == "ranker/genre 1 -> all copies, ranker/item 1 -> 2 copies"
+    fields = json.loads(ran.out)
+    assert fields["subject"] == "ranker/genre 1 -> all copies, ranker/item 1 -> 2 copies"
     for bound in ("least_bytes", "copied_bytes"):
-        assert facts[bound] == pytest.approx(72 * 1_000_019, rel=1e-4)
+        assert fields[bound] == pytest.approx(72 * 1_000_019, rel=1e-4)
 
 
 def test_the_planner_chooses(ringpull: Run, operations: FakeOperations) -> None:
     """As much memory as is taken now, on twice the shards: the small table goes everywhere, the large one stays."""
     ran = ringpull("rebalance", "--shards", 4, "--auto", "--dry-run", "--json", *TARGET)
-    facts = json.loads(ran.out)
-    assert facts["replicas"]["ranker/genre"]["after"] == "all"
-    assert facts["replicas"]["ranker/item"]["after"] == 1
-    assert any("genre: 19 rows, 1.4 KiB, 20% of look-ups -> all" in reason for reason in facts["reasons"])
-    operations.facts_now = replace(operations.facts_now, requests=0)
+    fields = json.loads(ran.out)
+    assert fields["replicas"]["ranker/genre"]["after"] == "all"
+    assert fields["replicas"]["ranker/item"]["after"] == 1
+    assert any("genre: 19 rows, 1.4 KiB, 20% of look-ups -> all" in reason for reason in fields["reasons"])
+    operations.status_now = replace(operations.status_now, requests=0)
     assert "no request was answered yet" in ringpull("rebalance", "--auto", "--dry-run", *TARGET).err
 
 
@@ -244,9 +244,9 @@ def test_a_rebalance_is_carried_out_and_followed(ringpull: Run, operations: Fake
     assert ran.status == 0, ran.err
     assert ran.out.splitlines()[-1] == "rebalance shards 2 -> 4: done, 10.0 MiB copied"
     assert operations.submitted == [Rebalance(shards=4, bytes_per_s=5e6)]
-    facts = json.loads(ringpull("rebalance", "--shards", 4, "--yes", "--json", *TARGET).out)
-    assert facts["copied_bytes"] == 10 << 20
-    assert facts["plan"]["shards_after"] == 4
+    fields = json.loads(ringpull("rebalance", "--shards", 4, "--yes", "--json", *TARGET).out)
+    assert fields["copied_bytes"] == 10 << 20
+    assert fields["plan"]["shards_after"] == 4
 
 
 def test_nothing_begins_without_a_yes(

@@ -64,9 +64,9 @@ def test_inspect_a_model_shows_its_tables(ringpull, tmp_path: Path) -> None:
 
 def test_inspect_as_json(ringpull, tmp_path: Path) -> None:
     folder = write_version(tmp_path / "ranker", 3)
-    facts = json.loads(ringpull("inspect", folder, "--json", "--verify").out)
-    assert (facts["model"], facts["version"]) == ("ranker", 3)
-    [table] = facts["tables"]
+    fields = json.loads(ringpull("inspect", folder, "--json", "--verify").out)
+    assert (fields["model"], fields["version"]) == ("ranker", 3)
+    [table] = fields["tables"]
     assert (table["rows"], table["held"], table["verified"], table["bad_blocks"]) == (100, [[0, 65536]], True, [])
     assert table["spec"]["dim"] == 4
     assert json.loads(ringpull("inspect", folder / "tables" / "user", "--json").out)["rows"] == 100

@@ -10,7 +10,7 @@ import pytest
 from ringpull.deploy.config import ServeConfig
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
-from ringpull.router.control.world import PlacedVersion
+from ringpull.router.control.deployment_spec import PlacedVersion
 
 VERSION = PlacedVersion("ranker", 3, "/models/ranker/3", {})
 

@@ -18,10 +18,10 @@ from ringpull.ps.errors import StartupError
 PROCESS = {"deployment": "mine", "member": "head-0", "pid": 4711}
 
 
-def record(event: str, level: int = logging.WARNING, **facts: object) -> logging.LogRecord:
+def record(event: str, level: int = logging.WARNING, **fields: object) -> logging.LogRecord:
     made = logging.LogRecord("ringpull.inference.head.metrics.call_log", level, __file__, 1, event, None, None)
     made.created = 1_795_247_412.25
-    vars(made).update(facts)
+    vars(made).update(fields)
     return made
 
 
@@ -86,8 +86,8 @@ def root() -> Iterator[logging.Logger]:
 def test_each_process_writes_its_own_file(root: logging.Logger, tmp_path: Path) -> None:
     folder = tmp_path / "not there yet"
     configure(LogSettings(level=LogLevel.WARNING, format=LogFormat.JSON, folder=str(folder)), "mine", "shard-3")
-    logging.getLogger("ringpull.ps.actor").info("not told")
-    logging.getLogger("ringpull.ps.actor").warning("told", extra={"versions": "ranker/1"})
+    logging.getLogger("ringpull.ps.process").info("not told")
+    logging.getLogger("ringpull.ps.process").warning("told", extra={"versions": "ranker/1"})
     logging.getLogger("uvicorn.error").info("not told")
     (line,) = (folder / "mine-shard-3.log").read_text().splitlines()
     told = json.loads(line)
@@ -96,9 +96,9 @@ def test_each_process_writes_its_own_file(root: logging.Logger, tmp_path: Path) 
 
 def test_without_a_folder_it_goes_to_standard_error(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     configure(LogSettings(), "mine", "coordinator")
-    logging.getLogger("ringpull.router.control.actor").info("change done", extra={"change": 7})
+    logging.getLogger("ringpull.router.control.process").info("change done", extra={"change": 7})
     configure(LogSettings(level=LogLevel.ERROR), "mine", "coordinator")
-    logging.getLogger("ringpull.router.control.actor").info("change done", extra={"change": 8})
+    logging.getLogger("ringpull.router.control.process").info("change done", extra={"change": 8})
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.endswith("info coordinator change done change=7\n")

@@ -14,12 +14,12 @@ from ringpull.deploy.cli import app
 from ringpull.deploy.config import ServeConfig
 from ringpull.deploy.model_folders import choose_versions, find_version
 from ringpull.deploy.planned_tables import planned_tables
-from ringpull.deploy.view.folder_facts import read_table, read_version
+from ringpull.deploy.view.folder_summary import read_table, read_version
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.operations import Publish
 from ringpull.router.control.traffic import TableLoad
-from ringpull.router.control.world import first_world
 from tests.deploy.folders import write_version
 
 URL = "memory://store/ranker"
@@ -68,17 +68,17 @@ def test_a_damaged_version_is_refused(upload) -> None:
 def test_publishing_looks_beside_the_live_version_or_where_it_is_told(upload, tmp_path: Path) -> None:
     upload(1)
     upload(2)
-    world = first_world([0], choose_versions([URL]))
+    spec = initial_spec([0], choose_versions([URL]))
     upload(3)
-    assert find_version(Publish(model="ranker"), world).folder == f"{URL}/3"
-    assert find_version(Publish(model="ranker", version=1), world).folder == f"{URL}/1"
-    local = find_version(Publish(model="ranker", version=3, folder=f"file://{tmp_path}/ranker"), world)
+    assert find_version(Publish(model="ranker"), spec).folder == f"{URL}/3"
+    assert find_version(Publish(model="ranker", version=1), spec).folder == f"{URL}/1"
+    local = find_version(Publish(model="ranker", version=3, folder=f"file://{tmp_path}/ranker"), spec)
     assert local.folder == str(tmp_path / "ranker" / "3")
     with pytest.raises(InvalidInput, match="ranker/7 is no complete version"):
-        find_version(Publish(model="ranker", version=7), world)
+        find_version(Publish(model="ranker", version=7), spec)
     upload(1, "other")
     with pytest.raises(InvalidInput, match="holds a version of model other, not of ranker"):
-        find_version(Publish(model="ranker", folder="memory://store/other"), world)
+        find_version(Publish(model="ranker", folder="memory://store/other"), spec)
 
 
 def test_shards_need_a_folder_for_the_rows(upload, tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_a_plan_needs_no_rows(upload) -> None:
 
 def test_what_lies_at_a_url_can_be_inspected(upload) -> None:
     upload(1)
-    facts = read_version(f"{URL}/1", verify=True)
-    assert facts.plain()["tables"][0]["folder"] == f"{URL}/1/tables/user"
-    assert [(table.rows, table.blocks, table.bad_blocks) for table in facts.tables] == [(100, 1, ())]
-    assert read_table(f"{URL}/1/tables/user", verify=False).bytes == facts.tables[0].bytes
+    fields = read_version(f"{URL}/1", verify=True)
+    assert fields.plain()["tables"][0]["folder"] == f"{URL}/1/tables/user"
+    assert [(table.rows, table.blocks, table.bad_blocks) for table in fields.tables] == [(100, 1, ())]
+    assert read_table(f"{URL}/1/tables/user", verify=False).bytes == fields.tables[0].bytes
     ran = CliRunner().invoke(app, ["inspect", URL, "--json"])
     assert [version["version"] for version in json.loads(ran.output)["versions"]] == [1]

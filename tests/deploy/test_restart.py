@@ -16,10 +16,10 @@ from ringpull.deploy import cli, coordinator_client, rolling
 from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
 from ringpull.ps.spec import ALL, OnUnavailable
 from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
 from ringpull.router.control.operations import ChangeStatus
-from ringpull.router.control.world import PlacedVersion, World, first_world
-from tests.deploy.fake_operations import FakeOperations, connected, world
+from tests.deploy.fake_operations import FakeOperations, connected, spec
 
 TARGET = ("--target", "127.0.0.1:8500")
 SHARD_0, SHARD_1, HEAD_0, HEAD_1 = Member("shard", 0), Member("shard", 1), Member("head", 0), Member("head", 1)
@@ -34,9 +34,9 @@ class Ran(NamedTuple):
 Run = Callable[..., Ran]
 
 
-def with_tables(copies: dict[str, object], policies: dict[str, OnUnavailable]) -> World:
+def with_tables(copies: dict[str, object], policies: dict[str, OnUnavailable]) -> DeploymentSpec:
     """The world of two shards, with other copies of its tables, and other policies."""
-    [version] = world().versions
+    [version] = spec().versions
     tables = {
         name: replace(
             table,
@@ -45,14 +45,14 @@ def with_tables(copies: dict[str, object], policies: dict[str, OnUnavailable]) -
         )
         for name, table in version.tables.items()
     }
-    return first_world(range(2), [PlacedVersion(version.model, version.version, version.folder, tables)])
+    return initial_spec(range(2), [PlacedVersion(version.model, version.version, version.folder, tables)])
 
 
 @pytest.fixture
 def operations(monkeypatch: pytest.MonkeyPatch) -> FakeOperations:
     """Two copies of everything, two shards, two heads."""
     fake = FakeOperations()
-    fake.facts_now = replace(fake.facts_now, world=with_tables({"item": 2, "genre": ALL}, {}))
+    fake.status_now = replace(fake.status_now, spec=with_tables({"item": 2, "genre": ALL}, {}))
     fake.processes[HEAD_1] = 0
     monkeypatch.setattr(coordinator_client, "connect", lambda target: connected(fake))
     monkeypatch.setattr(rolling, "POLL_S", 0.0)
@@ -89,11 +89,11 @@ def test_shards_then_heads_one_by_one(ringpull: Run, operations: FakeOperations)
 def test_one_kind_only_as_json(ringpull: Run, operations: FakeOperations, option: str, wanted: list[Member]) -> None:
     ran = ringpull("restart", "--rolling", option, "--json")
     assert ran.status == 0, ran.err
-    facts = json.loads(ran.out)
-    assert [(each["role"], each["number"]) for each in facts["restarted"]] == [(each.role, each.id) for each in wanted]
-    assert facts["left"] == 0
-    assert facts["longest"] in facts["restarted"]
-    assert facts["longest"]["seconds"] == max(each["seconds"] for each in facts["restarted"])
+    fields = json.loads(ran.out)
+    assert [(each["role"], each["number"]) for each in fields["restarted"]] == [(each.role, each.id) for each in wanted]
+    assert fields["left"] == 0
+    assert fields["longest"] in fields["restarted"]
+    assert fields["longest"]["seconds"] == max(each["seconds"] for each in fields["restarted"])
 
 
 def test_it_waits_where_nobody_answers_or_others_are_not_whole(ringpull: Run, operations: FakeOperations) -> None:
@@ -134,7 +134,7 @@ def test_a_change_under_way_refuses_it(ringpull: Run, operations: FakeOperations
 
 
 def test_a_table_of_one_copy_whose_requests_would_fail_refuses_it(ringpull: Run, operations: FakeOperations) -> None:
-    operations.facts_now = replace(operations.facts_now, world=with_tables({"item": 1, "genre": ALL}, {}))
+    operations.status_now = replace(operations.status_now, spec=with_tables({"item": 1, "genre": ALL}, {}))
     ran = ringpull("restart", "--rolling", "--yes")
     assert ran.status == 1
     assert "error: ranker/item: on one shard each, and on_unavailable is error" in ran.err
@@ -152,7 +152,7 @@ def test_what_will_be_felt_is_said_and_asked(
 ) -> None:
     """Default vectors for rows of one copy, and a head that is the only one."""
     placed = with_tables({"item": 1, "genre": ALL}, {"item": OnUnavailable.DEFAULT})
-    operations.facts_now = replace(operations.facts_now, world=placed)
+    operations.status_now = replace(operations.status_now, spec=placed)
     del operations.processes[HEAD_1]
     for arguments in ((), ("--json",)):
         ran = ringpull("restart", "--rolling", *arguments)
@@ -189,8 +189,8 @@ def test_an_interrupt_lets_the_member_on_its_way_finish(
     monkeypatch.setattr(operations, "restart", interrupted)
     ran = ringpull("restart", "--rolling", "--json")
     assert ran.status == 128 + signal.SIGTERM
-    facts = json.loads(ran.out)
-    assert ([each["number"] for each in facts["restarted"]], facts["left"]) == ([0, 1], 2)
+    fields = json.loads(ran.out)
+    assert ([each["number"] for each in fields["restarted"]], fields["left"]) == ([0, 1], 2)
     assert ran.err.splitlines()[-2:] == ["2 of 4 members were not restarted", "interrupted by SIGTERM"]
 
 

@@ -91,7 +91,7 @@ def test_heads_and_shards_agree(cluster: LocalCluster) -> None:
     with cluster.client() as client:
         ask(client, 10, [0, 1, 2, 3, UNKNOWN_ITEM])
     head = page_of(cluster)
-    shards = [Page.of("127.0.0.1", shard.pulse().metrics_port) for shard in cluster.shards]
+    shards = [Page.of("127.0.0.1", shard.heartbeat().metrics_port) for shard in cluster.shards]
     for of_head, of_shards in (
         ("ringpull_keys_total", "ringpull_shard_keys_total"),
         ("ringpull_missing_keys_total", "ringpull_shard_missing_keys_total"),
@@ -182,14 +182,14 @@ def test_a_head_without_metrics_tells_none(version: Path) -> None:
             ask(client, 1, [1])
         base = f"http://127.0.0.1:{cluster.address.http_port}"
         assert [httpx.get(f"{base}/metrics{page}").status_code for page in ("", "/targets")] == [404, 404]
-        assert cluster.head.pulse(60).metrics_port == 0
+        assert cluster.head.heartbeat(60).metrics_port == 0
 
 
 def test_a_head_that_shares_its_port_has_one_for_metrics(version: Path) -> None:
     with local_cluster([version], shards=1, config=HeadConfig(share_port=True)) as cluster:
         shared = httpx.get(f"http://127.0.0.1:{cluster.address.http_port}/metrics")
         assert (shared.status_code, "/metrics/targets" in shared.text) == (404, True)
-        own = cluster.head.pulse(60).metrics_port
+        own = cluster.head.heartbeat(60).metrics_port
         assert own != cluster.address.http_port
         assert Page.of("127.0.0.1", own).value("ringpull_epoch") == 1
     with pytest.raises(httpx.ConnectError):
@@ -225,7 +225,10 @@ def test_targets_are_those_that_the_coordinator_knows(cluster: LocalCluster, ver
 
 
 def test_every_process_that_tells_metrics_is_a_target(cluster: LocalCluster) -> None:
-    heads, shards = {0: cluster.head.pulse(60)}, {number: each.pulse() for number, each in enumerate(cluster.shards)}
+    heads, shards = (
+        {0: cluster.head.heartbeat(60)},
+        {number: each.heartbeat() for number, each in enumerate(cluster.shards)},
+    )
     found = scrape_targets(heads, {**shards, 2: replace(shards[0], metrics_port=0)})
     assert [each.member for each in found] == ["head-0", "shard-0", "shard-1"]
     for target in found:

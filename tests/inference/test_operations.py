@@ -18,13 +18,14 @@ from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.events import Member
-from ringpull.router.control.facts import TableTraffic
 from ringpull.router.control.moves import MovePlan, TableMove
+from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
     ChangeStatus,
     Control,
-    Facts,
+    DeploymentStatus,
     Latency,
     MemberState,
     Publish,
@@ -32,7 +33,6 @@ from ringpull.router.control.operations import (
     Request,
     Rollback,
 )
-from ringpull.router.control.world import first_world
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.router.coordinated import MiniDeployment, version
 
@@ -57,8 +57,8 @@ PLAN = MovePlan(
     {0: 5},
     {0: 3, 3: 2},
 )
-FACTS = Facts(
-    world=first_world(range(3), [version(1), version(4, "other")]),
+DEPLOYMENT = DeploymentStatus(
+    spec=initial_spec(range(3), [version(1), version(4, "other")]),
     resident_bytes={0: 1 << 33, 2: 5},
     nodes={0: "a", 1: "b", 2: "b"},
     requests=1 << 34,
@@ -84,8 +84,8 @@ class FakeOperations:
     def plan(self, request: Rebalance) -> MovePlan:
         return self._answer(request, PLAN)
 
-    def facts(self) -> Facts:
-        return self._answer("facts", FACTS)
+    def status(self) -> DeploymentStatus:
+        return self._answer("status", DEPLOYMENT)
 
     def members(self) -> tuple[MemberState, ...]:
         return self._answer("members", MEMBERS)
@@ -139,8 +139,8 @@ def test_every_verb_reaches_the_coordinator_and_its_answer_comes_back(
     assert client.change() == ChangeStatus(error="given up")
     assert client.control(Control.ABORT) == STATUS
     assert client.plan(REQUESTS[-1]) == PLAN  # type: ignore[arg-type]
-    assert client.facts() == FACTS
-    assert fake.asked[len(REQUESTS) :] == ["change", Control.ABORT, REQUESTS[-1], "facts"]
+    assert client.status() == DEPLOYMENT
+    assert fake.asked[len(REQUESTS) :] == ["change", Control.ABORT, REQUESTS[-1], "status"]
 
 
 @pytest.mark.net
@@ -221,8 +221,8 @@ def test_bad_verbs_and_worlds_of_another_build_are_told() -> None:
 
 def test_worlds_of_real_changes_travel() -> None:
     deployment = MiniDeployment(Random(3))
-    deployment.begin(Kind.BRING_UP, first_world(range(3), [version(1)]))
+    deployment.begin(Kind.BRING_UP, initial_spec(range(3), [version(1)]))
     deployment.settle()
-    assert deployment.saved.world is not None
-    facts = Facts(world=deployment.saved.world, resident_bytes={}, nodes={}, requests=0, traffic={})
-    assert codec.decode_facts(codec.encode_facts(facts)) == facts
+    assert deployment.saved.spec is not None
+    status = DeploymentStatus(spec=deployment.saved.spec, resident_bytes={}, nodes={}, requests=0, traffic={})
+    assert codec.decode_facts(codec.encode_facts(status)) == status

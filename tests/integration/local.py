@@ -12,9 +12,9 @@ from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import HeadAddress
 from ringpull.inference.model.manifest import Manifest
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -26,7 +26,7 @@ GRACE_S = 5.0
 class LocalCluster:
     """Running shards and a head."""
 
-    shards: list[ShardActor]
+    shards: list[ShardProcess]
     head: HeadActor
     address: HeadAddress
     shard_map: ShardMap
@@ -49,7 +49,7 @@ def local_cluster(
     verify: bool = False,
 ) -> Iterator[LocalCluster]:
     """Bring up shards, then the head; stop all of it at the end, also when bring-up fails."""
-    actors = [ShardActor(shard, verify=verify) for shard in range(shards)]
+    actors = [ShardProcess(shard, verify=verify) for shard in range(shards)]
     head = HeadActor(config or HeadConfig(default_timeout_s=60))
     try:
         shard_map = open_versions(actors, version_dirs, replicas)
@@ -61,21 +61,21 @@ def local_cluster(
             actor.stop(grace_s=GRACE_S)
 
 
-def open_versions(actors: Sequence[ShardActor], version_dirs: Sequence[Path], replicas: Replicas) -> ShardMap:
+def open_versions(actors: Sequence[ShardProcess], version_dirs: Sequence[Path], replicas: Replicas) -> ShardMap:
     """Open every table on every shard and give each its slots; return the map."""
     wanted: dict[tuple[str, str], Replicas] = {}
-    holdings: list[VersionHolding] = []
+    placements: list[VersionPlacement] = []
     for folder in version_dirs:
         manifest = Manifest.load(folder)
         tables: Mapping[str, Path] = {
             entry.spec.name: manifest.table_folder(folder, entry.spec.name) for entry in manifest.tables
         }
         wanted |= {(manifest.model, table): replicas for table in tables}
-        whole = {name: TableHolding(str(table), (SlotRange(0, SLOTS),), ()) for name, table in tables.items()}
-        holdings.append(VersionHolding(manifest.model, manifest.version, whole))
+        whole = {name: TablePlacement(str(table), (SlotRange(0, SLOTS),), ()) for name, table in tables.items()}
+        placements.append(VersionPlacement(manifest.model, manifest.version, whole))
     ring = Ring.even(range(len(actors)), 1 if replicas == ALL else replicas)
     addresses = tuple(ShardAddress(shard, *actor.address()) for shard, actor in enumerate(actors))
     for actor in actors:
-        actor.prepare(holdings)
-        actor.assign(1, [Ownership(ring, wanted)], {(each.model, each.version) for each in holdings})
+        actor.prepare(placements)
+        actor.assign(1, [ServedRanges(ring, wanted)], {(each.model, each.version) for each in placements})
     return ShardMap(epoch=1, shards=addresses, ring=ring, replicas=wanted)

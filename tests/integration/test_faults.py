@@ -13,9 +13,9 @@ import pytest
 from ringpull import TableOptions
 from ringpull.inference.client.client import Client
 from ringpull.inference.head.config import HeadConfig
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
-from ringpull.ps.holding import Ownership
+from ringpull.ps.placement import ServedRanges
+from ringpull.ps.process import ShardProcess
 from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import Tiny, export_tiny
 from tests.integration.local import local_cluster, open_versions
@@ -74,12 +74,12 @@ def test_new_shard_map_brings_a_head_back(exported: Exported):
         cluster.shards[0].stop(grace_s=0)
         with pytest.raises(Unavailable):
             client.predict("ranker", columns)
-        successors = [ShardActor(0), ShardActor(1)]
+        successors = [ShardProcess(0), ShardProcess(1)]
         try:
             first = open_versions(successors, [folder], 1)
             newer = ShardMap(epoch=2, shards=first.shards, ring=first.ring, replicas=first.replicas)
             for shard in successors:
-                shard.assign(2, [Ownership(newer.ring, newer.replicas)], {("ranker", 1)})
+                shard.assign(2, [ServedRanges(newer.ring, newer.replicas)], {("ranker", 1)})
             cluster.head.route(newer, {"ranker": 1}, {("ranker", 1)})
             prediction = client.predict("ranker", columns)
             assert_close(prediction.outputs["score"], offline(module, columns, 10)["score"])

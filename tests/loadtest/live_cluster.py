@@ -11,12 +11,12 @@ from pathlib import Path
 from ringpull.deploy.model_folders import choose_versions, find_version, rows_in
 from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.config import HeadConfig
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.errors import Unavailable
-from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
+from ringpull.ps.process import ShardProcess
+from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.state_file import StateFile
-from ringpull.router.control.world import first_world
 
 GRACE_S = 5.0
 POLL_S = 0.05
@@ -28,10 +28,10 @@ class LocalMembers:
     def __init__(self, data_dir: Path, head: HeadActor) -> None:
         self._data_dir = data_dir
         self._head = head
-        self._shards: dict[int, ShardActor] = {}
+        self._shards: dict[int, ShardProcess] = {}
         self._lock = threading.Lock()
 
-    def shard(self, shard: int) -> ShardActor:
+    def shard(self, shard: int) -> ShardProcess:
         with self._lock:
             if shard not in self._shards:
                 raise Unavailable(f"there is no shard {shard}")
@@ -47,7 +47,7 @@ class LocalMembers:
     def start_shard(self, shard: int, node: str | None) -> None:
         with self._lock:
             if shard not in self._shards:
-                self._shards[shard] = ShardActor(shard, node="here", data_dir=self._data_dir)
+                self._shards[shard] = ShardProcess(shard, node="here", data_dir=self._data_dir)
 
     def stop_shard(self, shard: int) -> None:
         with self._lock:
@@ -65,7 +65,7 @@ class LiveCluster:
     """What is up."""
 
     target: str
-    coordinator: CoordinatorActor
+    coordinator: CoordinatorProcess
     """Has the verbs of `router.control.operations.Operations`."""
 
     def wait(self, begun: ChangeStatus) -> ChangeStatus:
@@ -83,18 +83,18 @@ def live_cluster(model_dir: Path, folder: Path, *, shards: int, replicas: list[s
     """Bring a model up; take everything down at the end."""
     head = HeadActor(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
     members = LocalMembers(folder / "data", head)
-    coordinator = CoordinatorActor(
+    coordinator = CoordinatorProcess(
         StateFile(str(folder / "state")),
         members,
         deployment="test",
         settings=Settings(place=find_version, streamed=True, rows_in=rows_in),
-        timing=Timing(pulse_s=POLL_S),
+        timing=Timing(heartbeat_s=POLL_S),
     )
     try:
         cluster = LiveCluster("", coordinator)
-        cluster.wait(coordinator.bring_up(first_world(range(shards), choose_versions([model_dir], replicas))))
-        pulse = head.pulse(10.0)
-        yield LiveCluster(f"{pulse.host}:{pulse.grpc_port}", coordinator)
+        cluster.wait(coordinator.bring_up(initial_spec(range(shards), choose_versions([model_dir], replicas))))
+        heartbeat = head.heartbeat(10.0)
+        yield LiveCluster(f"{heartbeat.host}:{heartbeat.grpc_port}", coordinator)
     finally:
         coordinator.stop()
         head.drain(GRACE_S)

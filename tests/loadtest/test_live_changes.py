@@ -41,7 +41,7 @@ def commands(cluster: LiveCluster) -> rebalance_check.RunCommand:
         if "--dry-run" in arguments:
             assert isinstance(asked, Rebalance)
             plan = cluster.coordinator.plan(asked)
-            return {"copied_bytes": plan.copied_bytes, "least_bytes": plan.least_bytes}
+            return {"copied_bytes": plan.copied_bytes, "least_bytes": plan.min_bytes}
         return {"copied_bytes": cluster.wait(cluster.coordinator.submit(asked)).copied_bytes}
 
     async def run_aside(*arguments: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
-from ringpull.ps.holding import Ownership
+from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import Replicas
@@ -26,7 +26,7 @@ def open_shard(*tables: WrittenTable, shard: int = 0, ring: Ring = ONE_SHARD, re
 
 
 def assign(shard: Shard, epoch: int, ring: Ring, replicas: Mapping[tuple[str, str], Replicas] | None = None) -> None:
-    shard.assign(epoch, [Ownership(ring, replicas or {})], VERSIONS)
+    shard.assign(epoch, [ServedRanges(ring, replicas or {})], VERSIONS)
 
 
 def owned_keys(keys: np.ndarray, ring: Ring, shard: int, replicas: Replicas = 1) -> np.ndarray:

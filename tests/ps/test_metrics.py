@@ -10,17 +10,17 @@ import httpx
 import numpy as np
 import pytest
 
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.errors import NotFound, StartupError
-from ringpull.ps.holding import Ownership
 from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics_server import MetricsServer
+from ringpull.ps.placement import ServedRanges
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import StatisticsRequest
 from tests.metrics_page import Page, documented
 from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
-from tests.ps.test_actor import whole
+from tests.ps.test_process import whole
 from tests.ps.wire.fake_shard import soon
 
 pytestmark = pytest.mark.net
@@ -29,25 +29,25 @@ ROWS = 500
 
 
 @pytest.fixture
-def actor() -> Iterator[ShardActor]:
-    running = ShardActor(3)
+def actor() -> Iterator[ShardProcess]:
+    running = ShardProcess(3)
     yield running
     running.stop()
 
 
 @pytest.fixture
-def table(tmp_path: Path, actor: ShardActor) -> WrittenTable:
+def table(tmp_path: Path, actor: ShardProcess) -> WrittenTable:
     written = write_table(tmp_path / "users", rows=ROWS, dim=8)
     actor.prepare([whole(written.folder)])
-    actor.assign(7, [Ownership(Ring.even([3]), {})], [(MODEL, VERSION)])
+    actor.assign(7, [ServedRanges(Ring.even([3]), {})], [(MODEL, VERSION)])
     return written
 
 
-def page_of(actor: ShardActor) -> Page:
-    return Page.of("127.0.0.1", actor.pulse().metrics_port)
+def page_of(actor: ShardProcess) -> Page:
+    return Page.of("127.0.0.1", actor.heartbeat().metrics_port)
 
 
-async def test_numbers_are_those_of_what_was_asked(actor: ShardActor, table: WrittenTable) -> None:
+async def test_numbers_are_those_of_what_was_asked(actor: ShardProcess, table: WrittenTable) -> None:
     connection = await Connection.connect(*actor.address())
     unknown = np.setdiff1d(np.arange(2000, dtype=np.uint64), table.keys)[:5]
     for _ in range(4):
@@ -80,14 +80,14 @@ async def test_numbers_are_those_of_what_was_asked(actor: ShardActor, table: Wri
     await connection.close()
 
 
-async def test_every_metric_is_documented_and_the_other_way_round(actor: ShardActor, table: WrittenTable) -> None:
+async def test_every_metric_is_documented_and_the_other_way_round(actor: ShardProcess, table: WrittenTable) -> None:
     connection = await Connection.connect(*actor.address())
     await connection.request(StatisticsRequest(), deadline_s=soon())
     assert page_of(actor).described() == documented("Metrics of a shard", "Metrics of both")
     await connection.close()
 
 
-async def test_what_was_asked_for_is_no_label(actor: ShardActor, table: WrittenTable) -> None:
+async def test_what_was_asked_for_is_no_label(actor: ShardProcess, table: WrittenTable) -> None:
     connection = await Connection.connect(*actor.address())
     with pytest.raises(NotFound):
         await connection.request(rows_request("first", table.keys[:1]), deadline_s=soon())
@@ -99,21 +99,21 @@ async def test_what_was_asked_for_is_no_label(actor: ShardActor, table: WrittenT
     await connection.close()
 
 
-def test_a_version_that_is_retired_is_told_no_more(actor: ShardActor, table: WrittenTable) -> None:
-    actor.assign(8, [Ownership(Ring.even([3]), {})], [])
+def test_a_version_that_is_retired_is_told_no_more(actor: ShardProcess, table: WrittenTable) -> None:
+    actor.assign(8, [ServedRanges(Ring.even([3]), {})], [])
     page = page_of(actor)
     assert page.value("ringpull_shard_epoch") == 8
     assert page.samples("ringpull_shard_rows") == page.samples("ringpull_shard_version_open") == []
 
 
 def test_without_metrics_there_is_no_port() -> None:
-    actor = ShardActor(0, metrics=False)
-    assert actor.pulse().metrics_port == 0
+    actor = ShardProcess(0, metrics=False)
+    assert actor.heartbeat().metrics_port == 0
     actor.stop()
 
 
-def test_a_stalled_scraper_holds_up_no_other(actor: ShardActor) -> None:
-    with socket.create_connection(("127.0.0.1", actor.pulse().metrics_port)) as stalled:
+def test_a_stalled_scraper_holds_up_no_other(actor: ShardProcess) -> None:
+    with socket.create_connection(("127.0.0.1", actor.heartbeat().metrics_port)) as stalled:
         stalled.sendall(b"GET /metr")
         assert page_of(actor).value("ringpull_shard_epoch") == 0
 

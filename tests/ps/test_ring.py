@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.rank_fill import run_starts
 from ringpull.ps.ring import MAX_SHARD, OwnedRange, Ring, SlotRange
 from ringpull.ps.spec import ALL
-from ringpull.ps.vacancies import run_starts
 
 MOST_SHARDS = 64
 

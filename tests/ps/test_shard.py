@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
-from ringpull.ps.holding import Ownership
+from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import ALL, Pooling, Replicas
@@ -162,7 +162,7 @@ def test_it_answers_for_what_it_owns_in_any_of_its_worlds(
 ) -> None:
     opened = Shard(shard)
     opened.open(MODEL, VERSION, {"users": users.folder})
-    opened.assign(1, [Ownership(ring, {(MODEL, "users"): replicas}) for ring, replicas in worlds], VERSIONS)
+    opened.assign(1, [ServedRanges(ring, {(MODEL, "users"): replicas}) for ring, replicas in worlds], VERSIONS)
     owned = np.zeros(SLOTS, bool)
     for ring, replicas in worlds:
         owned |= ring.owned_mask(shard, replicas) == 1
@@ -189,10 +189,10 @@ def test_versions_that_are_not_named_are_retired(users: WrittenTable, tmp_path: 
     newer = write_table(tmp_path / "users", seed=9)
     shard = open_shard(users)
     shard.open(MODEL, 4, {"users": newer.folder})
-    ownership = Ownership(ONE_SHARD, {})
-    assert not shard.assign(0, [ownership], []), "late news retires nothing"
+    served_ranges = ServedRanges(ONE_SHARD, {})
+    assert not shard.assign(0, [served_ranges], []), "late news retires nothing"
     assert shard.is_open(MODEL, VERSION)
-    assert shard.assign(2, [ownership], [(MODEL, 4), (MODEL, 5)])
+    assert shard.assign(2, [served_ranges], [(MODEL, 4), (MODEL, 5)])
     with pytest.raises(NotFound):
         shard.pull(rows_request("users", users.keys))
     assert shard.pull(rows_request("users", newer.keys, version=4)).found.all()
@@ -202,7 +202,7 @@ def test_versions_that_are_not_named_are_retired(users: WrittenTable, tmp_path: 
 def test_the_same_rows_from_another_base_keep_their_counts(users: WrittenTable, tmp_path: Path) -> None:
     shard = open_shard(users)
     shard.pull(rows_request("users", users.keys))
-    shard.hold(MODEL, VERSION, {"users": Base.open(users.folder)})
+    shard.install(MODEL, VERSION, {"users": Base.open(users.folder)})
     shard.pull(rows_request("users", users.keys))
     assert shard.statistics().tables[0].keys == 2 * len(users.keys)
 

@@ -18,9 +18,9 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.coordinator import Coordinator, version_names
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
 from ringpull.router.control.events import (
     Abort,
-    Again,
     Assign,
     Begin,
     Cancel,
@@ -35,6 +35,7 @@ from ringpull.router.control.events import (
     Pause,
     Prepare,
     Resume,
+    RetryDue,
     Route,
     ShardLost,
     ShardSeen,
@@ -43,8 +44,7 @@ from ringpull.router.control.events import (
     Throttle,
     member_of,
 )
-from ringpull.router.control.holdings import SlotMask, owned_mask
-from ringpull.router.control.world import PlacedTable, PlacedVersion, World
+from ringpull.router.control.placements import SlotMask, owned_mask
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 TABLES = {"one": 1, "two": 2, "all": ALL}
@@ -115,7 +115,7 @@ class MiniDeployment:
         self.log += [f"  -> {command!r:.160}" for command in commands]
         self.commands += commands
 
-    def carry_out_one(self) -> None:
+    def execute_one(self) -> None:
         """Carry out any command that waits and is not held; its answer is told later."""
         if ready := [command for command in self.commands if not self._is_held(command)]:
             self._end(self.random.choice(ready))
@@ -125,7 +125,7 @@ class MiniDeployment:
         try:
             if self.random.random() < self.unlucky:
                 raise Unavailable("bad luck")
-            self._carry_out(command)
+            self._execute(command)
         except RingpullError as exc:
             self.answers.append(Failed(command, exc))
         else:
@@ -143,7 +143,7 @@ class MiniDeployment:
     def rest_is_over(self) -> None:
         """Let everything that failed be tried again."""
         for command in self.resting:
-            self.tell(Again(member_of(command)))
+            self.tell(RetryDue(member_of(command)))
         self.resting = []
 
     def crash_shard(self) -> None:
@@ -154,9 +154,9 @@ class MiniDeployment:
         self.log.append(f"CRASH shard {shard}")
         self._replace_shard(shard)
         self.tell(ShardLost(shard)) if self.random.random() < 0.5 else None
-        self.pulse()
+        self.heartbeat()
 
-    def miss_pulse(self) -> None:
+    def miss_heartbeat(self) -> None:
         """Have any shard out of reach for a moment: what it was told got there, or fails; it is as it was."""
         if not (known := sorted(self.coordinator.shards)):
             return
@@ -174,7 +174,7 @@ class MiniDeployment:
         head = self.random.choice(sorted(self.heads))
         self.log.append(f"CRASH head {head}")
         self.heads[head] = MiniHead(self._incarnation())
-        self.pulse()
+        self.heartbeat()
 
     def stop_head(self) -> None:
         """SIGSTOP any head; in the end its lease runs out."""
@@ -200,7 +200,7 @@ class MiniDeployment:
                     mini.serving = False  # Until it is routed anew: asking gives it nothing but the newest map.
                 elif mini.map is not None:
                     mini.serving = True
-        self.pulse()
+        self.heartbeat()
 
     def crash_coordinator(self) -> None:
         """Kill the coordinator; commands under way are carried out all the same, their answers are lost.
@@ -209,23 +209,23 @@ class MiniDeployment:
         """
         self.log.append("CRASH coordinator")
         while self.commands and self.random.random() < 0.7:
-            self.carry_out_one()
+            self.execute_one()
         self.commands, self.answers, self.resting = [], [], []
         self.coordinator = Coordinator(self.saved)
-        self.pulse_one()
+        self.heartbeat_one()
 
-    def pulse(self) -> None:
+    def heartbeat(self) -> None:
         """Everybody who lives and runs is seen, in any order, and who is not there is not."""
-        members = self._pulsed()
+        members = self._heard()
         self.random.shuffle(members)
         for member in members:
-            self._pulse(member)
+            self._heartbeat(member)
 
-    def pulse_one(self) -> None:
+    def heartbeat_one(self) -> None:
         """One of them is."""
-        self._pulse(self.random.choice(self._pulsed()))
+        self._heartbeat(self.random.choice(self._heard()))
 
-    def begin(self, kind: Kind, target: World) -> bool:
+    def begin(self, kind: Kind, target: DeploymentSpec) -> bool:
         """Ask for a change; return whether it was taken."""
         self.slots |= {owned.slots.begin for owned in target.ring.ranges}
         try:
@@ -251,12 +251,12 @@ class MiniDeployment:
         for turn in range(1000):
             self.check()
             if not (self.commands or self.answers or self.resting):
-                self.pulse()
+                self.heartbeat()
                 if not self.commands:
                     return
             if turn % 20 == 0:
-                self.pulse()
-            self.carry_out_one()
+                self.heartbeat()
+            self.execute_one()
             self.answer_one()
             self.rest_is_over()
         raise AssertionError(self._story("it never comes to rest"))
@@ -299,24 +299,24 @@ class MiniDeployment:
         """At rest everybody has exactly what the world says."""
         state = self.saved
         assert state.change is None, self._story("a change is left")
-        assert state.world is not None
+        assert state.spec is not None
         assert state.map is not None
-        world = state.world
-        assert set(self.shards) == set(world.shards), self._story("shards are left over, or missing")
-        names = version_names(world.versions)
+        spec = state.spec
+        assert set(self.shards) == set(spec.shards), self._story("shards are left over, or missing")
+        names = version_names(spec.versions)
         for shard, mini in self.shards.items():
             assert {(model, number) for model, number, _ in mini.answers} == names, self._story("versions are left")
             for (model, number, table), mask in mini.answers.items():
-                assert (mask == owned_mask(world, shard, model, table)).all(), self._story(f"shard {shard}: {number}")
+                assert (mask == owned_mask(spec, shard, model, table)).all(), self._story(f"shard {shard}: {number}")
             assert mini.address == next(each for each in state.map.shards if each.shard == shard)
             assert mini.bytes_per_s is None, self._story(f"shard {shard} is throttled still")
         for mini in self.heads.values():
             assert mini.serving, self._story("a head does not serve")
             assert mini.map == state.map, self._story("a head has an old map")
             assert mini.loaded == names
-            assert mini.live == dict(world.live)
+            assert mini.live == dict(spec.live)
         assert state.map.previous is None
-        assert state.map.ring == world.ring
+        assert state.map.ring == spec.ring
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -326,13 +326,13 @@ class MiniDeployment:
     def _incarnation(self) -> str:
         return f"i{next(self._ids)}"
 
-    def _pulsed(self) -> list[Member]:
-        """Whom the shell asks how they are: see `CoordinatorActor._follow_members`."""
-        worlds = [self.saved.world, None if self.saved.change is None else self.saved.change.target]
-        shards = set(self.coordinator.shards).union(*(world.shards for world in worlds if world is not None))
+    def _heard(self) -> list[Member]:
+        """Whom the shell asks how they are: see `CoordinatorProcess._follow_members`."""
+        specs = [self.saved.spec, None if self.saved.change is None else self.saved.change.target]
+        shards = set(self.coordinator.shards).union(*(spec.shards for spec in specs if spec is not None))
         return [Member("shard", shard) for shard in sorted(shards)] + [Member("head", head) for head in self.heads]
 
-    def _pulse(self, member: Member) -> None:
+    def _heartbeat(self, member: Member) -> None:
         if member.role == "head":
             if not self.heads[member.id].stopped:
                 self.tell(HeadSeen(member.id, self.heads[member.id].incarnation))
@@ -364,7 +364,7 @@ class MiniDeployment:
             raise Unavailable("it does not answer")
         return mini
 
-    def _carry_out(self, command: Command) -> None:
+    def _execute(self, command: Command) -> None:
         match command:
             case StartShard(shard=shard):
                 if shard not in self.shards:
@@ -373,21 +373,21 @@ class MiniDeployment:
                 self.answers.append(ShardSeen(shard, mini.incarnation, mini.address, "node", int(mini.settled)))
             case StopShard(shard=shard):
                 self.shards.pop(shard, None)
-            case Prepare(holdings=holdings):
+            case Prepare(placements=placements):
                 mini = self._shard(command)
-                for holding in holdings:
-                    for name, table in holding.tables.items():
-                        held = mini.held.setdefault((holding.model, holding.version, name), np.zeros(SLOTS, bool))
+                for placement in placements:
+                    for name, table in placement.tables.items():
+                        held = mini.held.setdefault((placement.model, placement.version, name), np.zeros(SLOTS, bool))
                         for slots in table.slots:
                             held[slots.begin : slots.end] = True
-            case Assign(shard=shard, ownerships=ownerships, versions=versions):
+            case Assign(shard=shard, served_ranges=served_ranges, versions=versions):
                 mini = self._shard(command)
                 mini.settled = True
                 answers: dict[tuple[str, int, str], SlotMask] = {}
                 for model, number in versions:
                     for table in TABLES:
                         wanted = np.zeros(SLOTS, bool)
-                        for each in ownerships:
+                        for each in served_ranges:
                             wanted |= each.ring.owned_mask(shard, each.replicas[model, table]).astype(bool)
                         held = mini.held.get((model, number, table), np.zeros(SLOTS, bool))
                         assert (held | ~wanted).all(), self._story(f"shard {shard} is to answer for what it lacks")

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ringpull.ps.errors import RingpullError, Unavailable
-from ringpull.ps.holding import Ownership, VersionHolding
-from ringpull.ps.pulse import ShardPulse
-from ringpull.router.control.facts import HeadPulse
-from ringpull.router.control.world import PlacedVersion
+from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardMap
 
 _incarnations = itertools.count(1)
@@ -27,38 +27,38 @@ class FakeShard:
         self.members = members
         self.shard = shard
         self.incarnation = f"shard-{shard}-{next(_incarnations)}"
-        self.holds: set[tuple[str, int]] = set()
+        self.stored: set[tuple[str, int]] = set()
         self.epoch = 0
-        self.ownerships: tuple[Ownership, ...] = ()
+        self.served_ranges: tuple[ServedRanges, ...] = ()
         self.versions: frozenset[tuple[str, int]] = frozenset()
         self.bytes_per_s: float | None = None
         self.cancelled = threading.Event()
 
-    def pulse(self) -> ShardPulse:
-        self.members.meet(f"pulse shard {self.shard}")
-        return ShardPulse(
+    def heartbeat(self) -> ShardHeartbeat:
+        self.members.meet(f"heartbeat shard {self.shard}")
+        return ShardHeartbeat(
             incarnation=self.incarnation,
             shard=self.shard,
             host="127.0.0.1",
             port=int(self.incarnation.rpartition("-")[2]),
             node="node",
             epoch=self.epoch,
-            copied_bytes=10 * len(self.holds),
-            bytes_to_copy=10 * len(self.holds),
+            copied_bytes=10 * len(self.stored),
+            bytes_to_copy=10 * len(self.stored),
             resident_bytes=100,
         )
 
-    def prepare(self, holdings: Sequence[VersionHolding]) -> None:
+    def prepare(self, placements: Sequence[VersionPlacement]) -> None:
         self.members.meet(f"prepare shard {self.shard}")
-        self.holds |= {(holding.model, holding.version) for holding in holdings}
+        self.stored |= {(placement.model, placement.version) for placement in placements}
 
-    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
+    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
         self.members.meet(f"assign shard {self.shard}")
-        if not set(versions) <= self.holds:
-            raise Unavailable(f"shard {self.shard} holds {self.holds}, not all of {versions}")
+        if not set(versions) <= self.stored:
+            raise Unavailable(f"shard {self.shard} holds {self.stored}, not all of {versions}")
         if epoch >= self.epoch:
-            self.epoch, self.ownerships, self.versions = epoch, tuple(ownerships), frozenset(versions)
-            self.holds &= set(versions)
+            self.epoch, self.served_ranges, self.versions = epoch, tuple(served_ranges), frozenset(versions)
+            self.stored &= set(versions)
 
     def throttle(self, bytes_per_s: float | None) -> None:
         self.members.meet(f"throttle shard {self.shard}")
@@ -83,11 +83,11 @@ class FakeHead:
         self.map: ShardMap | None = None
         self.live: dict[str, int] = {}
 
-    def pulse(self, lease_s: float) -> HeadPulse:
-        self.members.meet(f"pulse head {self.head}")
+    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+        self.members.meet(f"heartbeat head {self.head}")
         epoch = 0 if self.map is None else self.map.epoch
         port = 8500 if epoch else 0
-        return HeadPulse(
+        return HeadHeartbeat(
             self.incarnation, "127.0.0.1", port, port, epoch, tuple(sorted(self.loaded)), p50_ms=1.0, p99_ms=2.0
         )
 
@@ -122,7 +122,7 @@ class FakeMembers:
     def meet(self, what: str) -> None:
         """Write down that something begins, and let the test have its way with it."""
         with self.lock:
-            if not what.startswith("pulse"):
+            if not what.startswith("heartbeat"):
                 self.said.append(what)
         if what in self.on:
             self.on[what]()

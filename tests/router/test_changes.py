@@ -10,40 +10,40 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.changes import begin_of, published, rebalanced, rolled_back
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
-from ringpull.router.control.world import PlacedTable, PlacedVersion, World, first_world
 from tests.router.coordinated import version
 
-WORLD = first_world(range(4), [version(1), version(7, "other")])
+SPEC = initial_spec(range(4), [version(1), version(7, "other")])
 
 
-def change(request: Request, world: World | None = WORLD) -> World:
-    state = CoordinatorState(world=world)
+def change(request: Request, spec: DeploymentSpec | None = SPEC) -> DeploymentSpec:
+    state = CoordinatorState(spec=spec)
     return begin_of(request, state, place=lambda asked, _: version(asked.version, asked.model)).target
 
 
-def shards(world: World, request: Rebalance) -> tuple[int, ...]:
-    return rebalanced(world, request, nodes={}, free_nodes=())[0].shards
+def shards(spec: DeploymentSpec, request: Rebalance) -> tuple[int, ...]:
+    return rebalanced(spec, request, nodes={}, free_nodes=())[0].shards
 
 
 def test_publishing_makes_a_version_live_and_keeps_the_one_before() -> None:
-    world = change(Publish(model="m", version=2))
-    assert world.live == {"m": 2, "other": 7}
-    assert [each.name for each in world.versions] == ["m/1", "m/2", "other/7"]
-    world = change(Publish(model="m", version=3), world)
-    assert [each.name for each in world.versions] == ["m/2", "m/3", "other/7"]
-    assert [each.name for each in change(Publish(model="m", version=4, keep=0), world).versions] == ["m/4", "other/7"]
+    spec = change(Publish(model="m", version=2))
+    assert spec.live == {"m": 2, "other": 7}
+    assert [each.name for each in spec.versions] == ["m/1", "m/2", "other/7"]
+    spec = change(Publish(model="m", version=3), spec)
+    assert [each.name for each in spec.versions] == ["m/2", "m/3", "other/7"]
+    assert [each.name for each in change(Publish(model="m", version=4, keep=0), spec).versions] == ["m/4", "other/7"]
 
 
 def test_the_version_that_was_live_is_kept_before_newer_ones_that_were_not() -> None:
-    world = published(WORLD, version(2), keep=1)
-    world = rolled_back(world, Rollback(model="m"))
-    assert [each.name for each in published(world, version(3), keep=1).versions] == ["m/1", "m/3", "other/7"]
+    spec = published(SPEC, version(2), keep=1)
+    spec = rolled_back(spec, Rollback(model="m"))
+    assert [each.name for each in published(spec, version(3), keep=1).versions] == ["m/1", "m/3", "other/7"]
 
 
 def test_a_table_keeps_the_copies_that_an_operator_chose() -> None:
-    world = change(Rebalance(replicas={"m/one": 3, "m/two": ALL}))
-    after = published(world, version(2), keep=1)
+    spec = change(Rebalance(replicas={"m/one": 3, "m/two": ALL}))
+    after = published(spec, version(2), keep=1)
     assert after.replicas["m", "one"] == 3
     assert after.replicas["m", "two"] == ALL
     wide = replace(version(3), tables={**version(3).tables, "new": PlacedTable("/m/3/new", 4)})
@@ -52,42 +52,42 @@ def test_a_table_keeps_the_copies_that_an_operator_chose() -> None:
 
 
 def test_a_rollback_goes_to_the_version_before_or_the_one_that_is_named() -> None:
-    world = published(published(WORLD, version(2), keep=2), version(3), keep=2)
-    assert rolled_back(world, Rollback(model="m")).live["m"] == 2
-    assert rolled_back(world, Rollback(model="m", version=1)).live["m"] == 1
-    assert rolled_back(world, Rollback(model="m")).versions == world.versions
+    spec = published(published(SPEC, version(2), keep=2), version(3), keep=2)
+    assert rolled_back(spec, Rollback(model="m")).live["m"] == 2
+    assert rolled_back(spec, Rollback(model="m", version=1)).live["m"] == 1
+    assert rolled_back(spec, Rollback(model="m")).versions == spec.versions
 
 
 def test_shards_come_and_go() -> None:
-    assert shards(WORLD, Rebalance(shards=6)) == (0, 1, 2, 3, 4, 5)
-    assert shards(WORLD, Rebalance(shards=2)) == (0, 1)
-    assert shards(replace(WORLD, ring=WORLD.ring.with_shards([1, 4])), Rebalance(shards=4)) == (0, 1, 2, 4)
+    assert shards(SPEC, Rebalance(shards=6)) == (0, 1, 2, 3, 4, 5)
+    assert shards(SPEC, Rebalance(shards=2)) == (0, 1)
+    assert shards(replace(SPEC, ring=SPEC.ring.with_shards([1, 4])), Rebalance(shards=4)) == (0, 1, 2, 4)
 
 
 def test_a_node_is_emptied_one_for_one_onto_the_others() -> None:
     nodes = {0: "a", 1: "b", 2: "a", 3: "c"}
-    world, moved = rebalanced(WORLD, Rebalance(drain_node="a"), nodes=nodes, free_nodes=["a", "b", "c"])
-    assert world.shards == (1, 3, 4, 5)
+    spec, moved = rebalanced(SPEC, Rebalance(drain_node="a"), nodes=nodes, free_nodes=["a", "b", "c"])
+    assert spec.shards == (1, 3, 4, 5)
     assert moved == {4: "b", 5: "c"}
-    kept = [each for each in world.ring.ranges if set(each.owners) <= {1, 3}]
-    before = WORLD.ring.owner_table(1)
+    kept = [each for each in spec.ring.ranges if set(each.owners) <= {1, 3}]
+    before = SPEC.ring.owner_table(1)
     assert all((before[each.slots.begin : each.slots.end, 0] == each.owners[0]).all() for each in kept)
 
 
 def test_new_shards_go_where_the_fewest_are() -> None:
     nodes = {0: "b", 1: "c", 2: "c", 3: "b"}
     free = ["a", "b", "c"]
-    assert rebalanced(WORLD, Rebalance(shards=7), nodes=nodes, free_nodes=free)[1] == {4: "a", 5: "a", 6: "a"}
-    assert rebalanced(WORLD, Rebalance(shards=6), nodes=nodes, free_nodes=["b", "c"])[1] == {4: "b", 5: "c"}
-    assert rebalanced(WORLD, Rebalance(shards=2), nodes=nodes, free_nodes=free)[1] == {}
-    assert rebalanced(WORLD, Rebalance(shards=5), nodes={}, free_nodes=[])[1] == {}
+    assert rebalanced(SPEC, Rebalance(shards=7), nodes=nodes, free_nodes=free)[1] == {4: "a", 5: "a", 6: "a"}
+    assert rebalanced(SPEC, Rebalance(shards=6), nodes=nodes, free_nodes=["b", "c"])[1] == {4: "b", 5: "c"}
+    assert rebalanced(SPEC, Rebalance(shards=2), nodes=nodes, free_nodes=free)[1] == {}
+    assert rebalanced(SPEC, Rebalance(shards=5), nodes={}, free_nodes=[])[1] == {}
 
 
 def test_copies_are_made_as_asked() -> None:
-    world = change(Rebalance(replicas={"m/one": 3}))
-    assert world.ring.ranks == 3
-    assert world.shards == WORLD.shards
-    assert change(Rebalance(replicas={"m/one": 1, "other/two": 1, "m/two": 1}), world).ring.ranks == 1
+    spec = change(Rebalance(replicas={"m/one": 3}))
+    assert spec.ring.ranks == 3
+    assert spec.shards == SPEC.shards
+    assert change(Rebalance(replicas={"m/one": 1, "other/two": 1, "m/two": 1}), spec).ring.ranks == 1
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_what_cannot_be_is_refused_and_says_what_would_be_right(request_: Reques
 
 def test_a_node_without_shards_and_the_only_node_cannot_be_emptied() -> None:
     with pytest.raises(InvalidInput, match="no shard on node b"):
-        rebalanced(WORLD, Rebalance(drain_node="b"), nodes=dict.fromkeys(range(4), "a"), free_nodes=["a", "b"])
+        rebalanced(SPEC, Rebalance(drain_node="b"), nodes=dict.fromkeys(range(4), "a"), free_nodes=["a", "b"])
     with pytest.raises(InvalidInput, match="there is no other node"):
-        rebalanced(WORLD, Rebalance(drain_node="a"), nodes=dict.fromkeys(range(4), "a"), free_nodes=["a"])
+        rebalanced(SPEC, Rebalance(drain_node="a"), nodes=dict.fromkeys(range(4), "a"), free_nodes=["a"])
 
 
 def test_nothing_can_be_asked_before_the_deployment_is_up() -> None:
@@ -131,10 +131,10 @@ def test_nothing_can_be_asked_before_the_deployment_is_up() -> None:
 
 
 def test_what_begins_says_what_it_is() -> None:
-    def place(asked: Publish, world: World) -> PlacedVersion:
+    def place(asked: Publish, spec: DeploymentSpec) -> PlacedVersion:
         return version(2, asked.model)
 
-    state = CoordinatorState(world=WORLD)
+    state = CoordinatorState(spec=SPEC)
     begin = begin_of(Rebalance(shards=8, replicas={"m/one": 2}, bytes_per_s=1e6), state, place=place)
     assert (begin.kind, begin.subject, begin.bytes_per_s) == (Kind.REBALANCE, "shards 4 -> 8, m/one=2", 1e6)
     begin = begin_of(Publish(model="m"), state, place=place)

@@ -10,22 +10,22 @@ import pytest
 from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator import Coordinator
+from ringpull.router.control.deployment_spec import DeploymentSpec, initial_spec
 from ringpull.router.control.events import (
     Abort,
-    Again,
     Begin,
     Failed,
     HeadSeen,
     Pause,
     Prepare,
     Resume,
+    RetryDue,
     ShardLost,
     ShardSeen,
     StartShard,
     Throttle,
     member_of,
 )
-from ringpull.router.control.world import World, first_world
 from tests.router.coordinated import MiniDeployment, version
 
 SEEDS = range(40)
@@ -34,31 +34,31 @@ SEEDS = range(40)
 def up(random: Random, shards: int = 2, heads: int = 1) -> MiniDeployment:
     """A deployment that serves version 1."""
     deployment = MiniDeployment(random, heads)
-    assert deployment.begin(Kind.BRING_UP, first_world(range(shards), [version(1)]))
+    assert deployment.begin(Kind.BRING_UP, initial_spec(range(shards), [version(1)]))
     deployment.settle()
     deployment.check_rest()
     return deployment
 
 
-def moved(world: World, shards: list[int]) -> World:
-    return replace(world, ring=world.ring.with_shards(shards))
+def moved(spec: DeploymentSpec, shards: list[int]) -> DeploymentSpec:
+    return replace(spec, ring=spec.ring.with_shards(shards))
 
 
-def published(world: World, number: int, keep: int = 1) -> World:
-    kept = sorted([*world.versions, version(number)], key=lambda each: each.version)[-1 - keep :]
-    return replace(world, versions=tuple(kept), live={"m": number})
+def published(spec: DeploymentSpec, number: int, keep: int = 1) -> DeploymentSpec:
+    kept = sorted([*spec.versions, version(number)], key=lambda each: each.version)[-1 - keep :]
+    return replace(spec, versions=tuple(kept), live={"m": number})
 
 
-def world_of(deployment: MiniDeployment) -> World:
-    assert deployment.saved.world is not None
-    return deployment.saved.world
+def spec_of(deployment: MiniDeployment) -> DeploymentSpec:
+    assert deployment.saved.spec is not None
+    return deployment.saved.spec
 
 
 def run_to(deployment: MiniDeployment, phase: Phase) -> None:
     """Go on until the change is in that phase."""
     while deployment.saved.change is not None and deployment.saved.change.phase is not phase:
         assert deployment.commands or deployment.answers
-        deployment.carry_out_one()
+        deployment.execute_one()
         deployment.answer_one()
         deployment.check()
 
@@ -66,7 +66,7 @@ def run_to(deployment: MiniDeployment, phase: Phase) -> None:
 def answer_all(deployment: MiniDeployment) -> None:
     """Carry out all that is not held, and tell of it."""
     for _ in range(100):
-        deployment.carry_out_one()
+        deployment.execute_one()
         deployment.answer_one()
 
 
@@ -74,17 +74,17 @@ def answer_all(deployment: MiniDeployment) -> None:
 def test_a_deployment_lives_through_moves_and_versions(seed: int) -> None:
     deployment = up(Random(seed), heads=2)
     for shards in ([0, 1, 2, 3], [0, 1, 3], [0, 1, 3, 4, 5], [4], [0, 4]):
-        assert deployment.begin(Kind.REBALANCE, moved(world_of(deployment), shards))
+        assert deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), shards))
         deployment.settle()
         deployment.check_rest()
-        assert world_of(deployment).shards == tuple(shards)
-    assert deployment.begin(Kind.PUBLISH, published(world_of(deployment), 2))
+        assert spec_of(deployment).shards == tuple(shards)
+    assert deployment.begin(Kind.PUBLISH, published(spec_of(deployment), 2))
     deployment.settle()
     deployment.check_rest()
-    assert deployment.begin(Kind.ROLLBACK, replace(world_of(deployment), live={"m": 1}))
+    assert deployment.begin(Kind.ROLLBACK, replace(spec_of(deployment), live={"m": 1}))
     deployment.settle()
     deployment.check_rest()
-    assert world_of(deployment).live == {"m": 1}
+    assert spec_of(deployment).live == {"m": 1}
     assert deployment.saved.outcome is not None
     assert deployment.saved.outcome.error == ""
 
@@ -95,17 +95,17 @@ def test_whoever_crashes_whenever_it_ends_well_and_nobody_is_sent_astray(seed: i
     deployment = up(random, shards=random.choice([1, 2, 3]), heads=random.choice([1, 2]))
     deployment.unlucky = 0.1
     for round_ in range(4):
-        world = world_of(deployment)
+        spec = spec_of(deployment)
         target = random.choice(
             [
-                moved(world, sorted(random.sample(range(6), random.randint(1, 5)))),
-                published(world, 10 + round_),
-                replace(world, live={"m": random.choice(world.versions).version}),
-                replace(world, ring=world.ring.with_ranks(random.choice([1, 2, 3]))),
+                moved(spec, sorted(random.sample(range(6), random.randint(1, 5)))),
+                published(spec, 10 + round_),
+                replace(spec, live={"m": random.choice(spec.versions).version}),
+                replace(spec, ring=spec.ring.with_ranks(random.choice([1, 2, 3]))),
             ]
         )
         deployment.begin(Kind.REBALANCE, target)
-        steps = [deployment.carry_out_one, deployment.answer_one, deployment.rest_is_over, deployment.pulse_one]
+        steps = [deployment.execute_one, deployment.answer_one, deployment.rest_is_over, deployment.heartbeat_one]
         mishaps = [
             deployment.crash_shard,
             deployment.crash_head,
@@ -114,7 +114,7 @@ def test_whoever_crashes_whenever_it_ends_well_and_nobody_is_sent_astray(seed: i
             deployment.expire_heads,
             deployment.continue_heads,
             deployment.try_operator,
-            deployment.miss_pulse,
+            deployment.miss_heartbeat,
         ]
         for _ in range(120):
             random.choice(steps if random.random() < 0.9 else mishaps)()
@@ -129,34 +129,34 @@ def test_whoever_crashes_whenever_it_ends_well_and_nobody_is_sent_astray(seed: i
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crash_in_each_phase_is_survived(phase: Phase, who: str, seed: int) -> None:
     deployment = up(Random(seed))
-    deployment.begin(Kind.REBALANCE, moved(published(world_of(deployment), 2), [1, 2, 3]))
+    deployment.begin(Kind.REBALANCE, moved(published(spec_of(deployment), 2), [1, 2, 3]))
     run_to(deployment, phase)
     getattr(deployment, who)()
     deployment.check()
     deployment.settle()
     deployment.check_rest()
-    assert world_of(deployment).shards == (1, 2, 3)
-    assert world_of(deployment).live == {"m": 2}
+    assert spec_of(deployment).shards == (1, 2, 3)
+    assert spec_of(deployment).live == {"m": 2}
 
 
-@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.GUARDING, Phase.LOADING])
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.DUAL_OWNERSHIP, Phase.LOADING])
 def test_a_change_that_is_given_up_leaves_nothing_behind(phase: Phase) -> None:
     deployment = up(Random(1))
-    before = world_of(deployment)
+    before = spec_of(deployment)
     deployment.begin(Kind.REBALANCE, moved(published(before, 2), [0, 1, 2]))
     run_to(deployment, phase)
     deployment.tell(Abort("no more"))
     deployment.settle()
     deployment.check_rest()
-    assert world_of(deployment) == before
+    assert spec_of(deployment) == before
     assert deployment.saved.outcome is not None
     assert deployment.saved.outcome.error == "no more"
 
 
-@pytest.mark.parametrize("phase", [Phase.ROUTING, Phase.SETTLING, Phase.DROPPING])
+@pytest.mark.parametrize("phase", [Phase.ROUTING, Phase.DRAINING, Phase.CLEANUP])
 def test_past_routing_a_change_only_goes_forward(phase: Phase) -> None:
     deployment = up(Random(2))
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 2]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 2]))
     run_to(deployment, phase)
     for verb in (Abort("no"), Pause()):
         with pytest.raises(InvalidInput, match=f"is {phase.value}: too late"):
@@ -167,35 +167,35 @@ def test_past_routing_a_change_only_goes_forward(phase: Phase) -> None:
 
 def test_what_cannot_be_carried_out_gives_the_change_up_and_says_why() -> None:
     deployment = up(Random(3))
-    deployment.begin(Kind.PUBLISH, published(world_of(deployment), 2))
+    deployment.begin(Kind.PUBLISH, published(spec_of(deployment), 2))
     prepare = next(command for command in deployment.commands if isinstance(command, Prepare))
     deployment.commands.remove(prepare)
     deployment.tell(Failed(prepare, CorruptData("header: checksum")))
     deployment.settle()
     deployment.check_rest()
-    assert world_of(deployment).live == {"m": 1}
+    assert spec_of(deployment).live == {"m": 1}
     assert deployment.saved.outcome is not None
     assert deployment.saved.outcome.error == f"shard {prepare.shard}: header: checksum"
 
 
 def test_a_second_change_is_refused_while_one_is_under_way() -> None:
     deployment = up(Random(4))
-    target = moved(world_of(deployment), [0, 1, 2])
+    target = moved(spec_of(deployment), [0, 1, 2])
     deployment.tell(Begin(Kind.REBALANCE, "shards 2 -> 3", target))
     with pytest.raises(InvalidInput, match=r"rebalance shards 2 -> 3 is under way \(preparing\)"):
-        deployment.tell(Begin(Kind.PUBLISH, "m/2", published(world_of(deployment), 2)))
+        deployment.tell(Begin(Kind.PUBLISH, "m/2", published(spec_of(deployment), 2)))
     deployment.settle()
-    assert world_of(deployment).shards == (0, 1, 2)
+    assert spec_of(deployment).shards == (0, 1, 2)
 
 
 def test_nothing_can_be_published_before_a_bring_up() -> None:
     with pytest.raises(InvalidInput, match="nothing serves yet"):
-        Coordinator().handle(Begin(Kind.PUBLISH, "m/1", first_world([0], [version(1)])))
+        Coordinator().handle(Begin(Kind.PUBLISH, "m/1", initial_spec([0], [version(1)])))
 
 
 def test_a_paused_change_waits_and_holds_the_streams() -> None:
     deployment = up(Random(5))
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 1, 2]))
     deployment.tell(Pause())
     assert {command.bytes_per_s for command in deployment.commands if isinstance(command, Throttle)} == {0.0}
     answer_all(deployment)
@@ -204,25 +204,25 @@ def test_a_paused_change_waits_and_holds_the_streams() -> None:
     deployment.tell(Resume())
     deployment.settle()
     deployment.check_rest()
-    assert world_of(deployment).shards == (0, 1, 2)
+    assert spec_of(deployment).shards == (0, 1, 2)
 
 
 def test_a_shard_that_was_out_of_reach_while_a_change_was_resumed_streams_again() -> None:
     deployment = up(Random(7))
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 1, 2]))
     deployment.tell(Pause())
     answer_all(deployment)
     deployment.tell(ShardLost(0))
     deployment.tell(Resume())
     deployment.settle()
     deployment.check_rest()
-    assert world_of(deployment).shards == (0, 1, 2)
+    assert spec_of(deployment).shards == (0, 1, 2)
 
 
 def test_a_next_coordinator_lifts_the_limit_of_a_change_that_has_ended() -> None:
     """The one before it died before it could."""
     deployment = up(Random(8))
-    limited = Begin(Kind.REBALANCE, "shards 2 -> 3", moved(world_of(deployment), [0, 1, 2]), bytes_per_s=100.0)
+    limited = Begin(Kind.REBALANCE, "shards 2 -> 3", moved(spec_of(deployment), [0, 1, 2]), bytes_per_s=100.0)
     deployment.tell(limited)
     answer_all(deployment)
     assert deployment.saved.change is None
@@ -234,22 +234,22 @@ def test_a_next_coordinator_lifts_the_limit_of_a_change_that_has_ended() -> None
 
 def test_a_limit_that_cannot_be_told_is_told_again_after_a_rest() -> None:
     deployment = up(Random(9))
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 1, 2]))
     deployment.tell(Pause())
     throttle = next(command for command in deployment.commands if isinstance(command, Throttle))
     deployment.commands.remove(throttle)
     told = len(deployment.commands)
     deployment.tell(Failed(throttle, Unavailable("out of reach")))
-    deployment.pulse()
+    deployment.heartbeat()
     assert not [command for command in deployment.commands[told:] if member_of(command) == member_of(throttle)]
-    deployment.tell(Again(member_of(throttle)))
+    deployment.tell(RetryDue(member_of(throttle)))
     assert throttle in deployment.commands
 
 
 def test_two_limits_are_never_under_way_to_one_shard() -> None:
     """They could reach it in either order."""
     deployment = up(Random(10))
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 1, 2]))
     for event in (Pause(), Resume(), Pause(), Resume()):
         deployment.tell(event)
     told = [command for command in deployment.commands if isinstance(command, Throttle)]
@@ -261,14 +261,14 @@ def test_two_limits_are_never_under_way_to_one_shard() -> None:
 @pytest.mark.parametrize("how", ["the coordinator died", "it was lost before"])
 def test_a_shard_that_leaves_is_stopped_whether_or_not_it_is_seen(how: str) -> None:
     deployment = up(Random(11), shards=3)
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 1]))
     if how == "the coordinator died":
-        run_to(deployment, Phase.DROPPING)
+        run_to(deployment, Phase.CLEANUP)
         deployment.commands, deployment.answers = [], []
         deployment.coordinator = Coordinator(deployment.saved)
         deployment.tell(HeadSeen(0, deployment.heads[0].incarnation))
     else:
-        run_to(deployment, Phase.SETTLING)
+        run_to(deployment, Phase.DRAINING)
         deployment.tell(ShardLost(2))
         start = next(command for command in deployment.commands if command == StartShard(2, None))
         deployment.commands.remove(start)
@@ -280,9 +280,9 @@ def test_a_shard_that_leaves_is_stopped_whether_or_not_it_is_seen(how: str) -> N
 
 def test_shards_of_a_change_that_was_given_up_are_stopped_by_the_next_coordinator() -> None:
     deployment = up(Random(12))
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 2]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 1, 2]))
     while 2 not in deployment.shards:
-        deployment.carry_out_one()
+        deployment.execute_one()
     deployment.tell(Abort("no more"))
     deployment.commands, deployment.answers = [], []
     deployment.coordinator = Coordinator(deployment.saved)
@@ -292,10 +292,10 @@ def test_shards_of_a_change_that_was_given_up_are_stopped_by_the_next_coordinato
 
 def test_a_shard_that_leaves_may_come_back_at_once() -> None:
     deployment = up(Random(13), shards=3)
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 1, 3]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 1, 3]))
     deployment.tell(Abort("no more"))
     assert deployment.saved.leaving == {3}
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [0, 3]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 3]))
     assert not deployment.saved.leaving
     deployment.settle()
     deployment.check_rest()
@@ -304,11 +304,11 @@ def test_a_shard_that_leaves_may_come_back_at_once() -> None:
 def test_a_change_ends_though_a_shard_of_the_next_world_is_out_of_reach() -> None:
     """Its machine may be gone: nobody could move away from it while this change holds."""
     deployment = up(Random(14))
-    deployment.begin(Kind.PUBLISH, published(world_of(deployment), 2))
-    run_to(deployment, Phase.DROPPING)
+    deployment.begin(Kind.PUBLISH, published(spec_of(deployment), 2))
+    run_to(deployment, Phase.CLEANUP)
     deployment.tell(ShardLost(1))
     for _ in range(100):
-        deployment.carry_out_one()
+        deployment.execute_one()
         if deployment.answers and not isinstance(deployment.answers[0], ShardSeen):
             deployment.answer_one()
         deployment.answers = [each for each in deployment.answers if not isinstance(each, ShardSeen)]
@@ -319,17 +319,17 @@ def test_a_change_ends_though_a_shard_of_the_next_world_is_out_of_reach() -> Non
 
 def test_a_stopped_head_holds_a_move_no_longer_than_its_lease() -> None:
     deployment = up(Random(6), heads=2)
-    deployment.begin(Kind.REBALANCE, moved(world_of(deployment), [1, 2]))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [1, 2]))
     deployment.stop_head()
     for _ in range(300):
-        deployment.carry_out_one()
+        deployment.execute_one()
         deployment.answer_one()
         deployment.check()
     assert deployment.saved.change is not None
     assert deployment.saved.change.phase is Phase.ROUTING
     deployment.expire_heads()
     for _ in range(300):
-        deployment.carry_out_one()
+        deployment.execute_one()
         deployment.answer_one()
         deployment.check()
     assert deployment.saved.change is None

@@ -13,7 +13,7 @@ import pytest
 from ringpull.ps.errors import CorruptData
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
-from ringpull.router.control.world import World, first_world
+from ringpull.router.control.deployment_spec import DeploymentSpec, initial_spec
 from tests.router.coordinated import MiniDeployment, version
 
 
@@ -30,15 +30,15 @@ def states() -> list[CoordinatorState]:
 
     deployment.tell = noting  # type: ignore[method-assign]
 
-    def go(kind: Kind, target: World) -> None:
+    def go(kind: Kind, target: DeploymentSpec) -> None:
         assert deployment.begin(kind, target)
         deployment.settle()
 
-    first = first_world(range(2), [version(1)])
+    first = initial_spec(range(2), [version(1)])
     go(Kind.BRING_UP, first)
     go(Kind.REBALANCE, replace(first, ring=first.ring.with_shards([0, 1, 2])))
-    assert deployment.saved.world is not None
-    go(Kind.PUBLISH, replace(deployment.saved.world, versions=(version(1), version(2)), live={"m": 2}))
+    assert deployment.saved.spec is not None
+    go(Kind.PUBLISH, replace(deployment.saved.spec, versions=(version(1), version(2)), live={"m": 2}))
     return seen
 
 

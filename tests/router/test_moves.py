@@ -12,27 +12,33 @@ from hypothesis import strategies as st
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.deployment_spec import (
+    DeploymentSpec,
+    PlacedTable,
+    PlacedVersion,
+    initial_spec,
+    max_replicas,
+)
 from ringpull.router.control.moves import evenly, move_plan
-from ringpull.router.control.world import PlacedTable, PlacedVersion, World, first_world, most_replicas
 
 ROWS, ROW_BYTES = SLOTS * 10, 56
 
 
-def world(shards: int, replicas: Replicas) -> World:
+def spec(shards: int, replicas: Replicas) -> DeploymentSpec:
     table = PlacedTable("/m/1/t", replicas, ROWS, ROW_BYTES)
-    return first_world(range(shards), [PlacedVersion("m", 1, "/m/1", {"t": table})])
+    return initial_spec(range(shards), [PlacedVersion("m", 1, "/m/1", {"t": table})])
 
 
-def moved(before: World, shards: list[int], replicas: Replicas) -> World:
+def moved(before: DeploymentSpec, shards: list[int], replicas: Replicas) -> DeploymentSpec:
     wanted = {("m", "t"): replicas}
-    return replace(before, ring=before.ring.with_shards(shards).with_ranks(most_replicas(wanted)), replicas=wanted)
+    return replace(before, ring=before.ring.with_shards(shards).with_ranks(max_replicas(wanted)), replicas=wanted)
 
 
-def owns(world: World, shard: int, slot: int) -> bool:
-    wanted = world.replicas["m", "t"]
+def owns(spec: DeploymentSpec, shard: int, slot: int) -> bool:
+    wanted = spec.replicas["m", "t"]
     if wanted == ALL:
-        return shard in world.shards
-    return shard in next(each for each in world.ring.ranges if slot in each.slots).owners[:wanted]
+        return shard in spec.shards
+    return shard in next(each for each in spec.ring.ranges if slot in each.slots).owners[:wanted]
 
 
 @settings(max_examples=25, deadline=None)
@@ -45,7 +51,7 @@ def owns(world: World, shard: int, slot: int) -> bool:
 def test_every_slot_that_gets_an_owner_is_in_the_plan_and_no_other(
     shards: int, replicas: Replicas, after: set[int], wanted: Replicas
 ) -> None:
-    old = world(shards, replicas)
+    old = spec(shards, replicas)
     new = moved(old, sorted(after), wanted)
     plan = move_plan(old, new, streamed=True)
     gained = {(move.shard, slots) for move in plan.moves for slots in move.ranges}
@@ -73,14 +79,14 @@ def test_every_slot_that_gets_an_owner_is_in_the_plan_and_no_other(
 def test_it_is_held_against_the_least_possible(
     shards: int, replicas: Replicas, after: int, wanted: Replicas, tables: float
 ) -> None:
-    old = world(shards, replicas)
+    old = spec(shards, replicas)
     plan = move_plan(old, moved(old, list(range(after)), wanted), streamed=True)
-    assert plan.least_bytes == pytest.approx(tables * ROWS * (8 + ROW_BYTES))
-    assert plan.least_bytes * 0.95 <= plan.assigned_bytes <= plan.least_bytes * 1.1
+    assert plan.min_bytes == pytest.approx(tables * ROWS * (8 + ROW_BYTES))
+    assert plan.min_bytes * 0.95 <= plan.assigned_bytes <= plan.min_bytes * 1.1
 
 
 def test_files_that_can_be_opened_cross_no_wire() -> None:
-    old = world(2, 1)
+    old = spec(2, 1)
     plan = move_plan(old, moved(old, [0, 1, 2], 1), streamed=False)
     assert plan.copied_bytes == 0
     assert plan.assigned_bytes > 0
@@ -88,14 +94,14 @@ def test_files_that_can_be_opened_cross_no_wire() -> None:
 
 
 def test_rows_are_counted_exactly_where_the_index_can_be_read() -> None:
-    old = world(2, 1)
+    old = spec(2, 1)
     plan = move_plan(old, moved(old, [0, 1, 2], 1), streamed=True, rows_in=lambda table, slots: 1)
     assert plan.assigned_bytes == plan.ranges * (8 + ROW_BYTES)
     assert evenly(PlacedTable("", 1, 1000, 4), SlotRange(0, SLOTS // 2)) == 500
 
 
 def test_bytes_by_shard_add_up_to_the_copies() -> None:
-    old = world(4, 2)
+    old = spec(4, 2)
     plan = move_plan(old, moved(old, [0, 1], ALL), streamed=True)
     whole = ROWS * (8 + ROW_BYTES)
     assert sum(plan.shard_bytes_before.values()) == pytest.approx(2 * whole, rel=1e-3)

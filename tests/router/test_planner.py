@@ -15,12 +15,12 @@ from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, Pooling, Replicas, RowType, TableSpec
 from ringpull.ps.store.writer import TableWriter
 from ringpull.router.batch import Batch
-from ringpull.router.control.facts import TableTraffic
+from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.planner import (
     Layout,
     PlannedTable,
     fewest_shards,
-    least_memory,
+    min_memory,
     partials,
     plan,
     predicted_cost,
@@ -35,10 +35,15 @@ GIB = 1 << 30
 
 
 def table(
-    name: str, rows: int, *, dim: int = 16, keys: float = 10, bags: float = 1, hot: float = 0.0, least: int = 1
+    name: str, rows: int, *, dim: int = 16, keys: float = 10, bags: float = 1, hot: float = 0.0, min_copies: int = 1
 ) -> PlannedTable:
     return PlannedTable(
-        name=name, rows=rows, row_bytes=4 * dim, vector_bytes=4 * dim, load=TableLoad(keys, bags, hot), least=least
+        name=name,
+        rows=rows,
+        row_bytes=4 * dim,
+        vector_bytes=4 * dim,
+        load=TableLoad(keys, bags, hot),
+        min_copies=min_copies,
     )
 
 
@@ -50,8 +55,8 @@ loads = st.builds(
 )
 tables_strategy = st.lists(
     st.builds(
-        lambda rows, dim, load, least: PlannedTable(
-            name="t", rows=rows, row_bytes=4 * dim, vector_bytes=4 * dim, load=load, least=least
+        lambda rows, dim, load, min_copies: PlannedTable(
+            name="t", rows=rows, row_bytes=4 * dim, vector_bytes=4 * dim, load=load, min_copies=min_copies
         ),
         st.integers(0, 100_000),
         st.sampled_from([1, 8, 64]),
@@ -68,7 +73,7 @@ tables_strategy = st.lists(
             row_bytes=each.row_bytes,
             vector_bytes=each.vector_bytes,
             load=each.load,
-            least=each.least,
+            min_copies=each.min_copies,
         )
         for i, each in enumerate(found)
     ]
@@ -76,7 +81,7 @@ tables_strategy = st.lists(
 
 
 def every_choice(tables: list[PlannedTable], shards: int) -> list[dict[str, Replicas]]:
-    options = [[*range(min(each.least, shards), shards + 1), ALL] for each in tables]
+    options = [[*range(min(each.min_copies, shards), shards + 1), ALL] for each in tables]
     return [dict(zip((each.name for each in tables), chosen, strict=True)) for chosen in itertools.product(*options)]
 
 
@@ -90,7 +95,7 @@ def taken(tables: list[PlannedTable], replicas: dict[str, Replicas], shards: int
 @given(tables_strategy, st.integers(1, 4), st.floats(1, 4), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_no_choice_that_fits_is_cheaper(tables: list[PlannedTable], shards: int, room: float, shared: bool) -> None:
-    memory = max(1, int(least_memory(tables, shards, shared=shared) * room))
+    memory = max(1, int(min_memory(tables, shards, shared=shared) * room))
     found = plan(tables, Layout(shards, memory, shared))
     assert found.memory_bytes <= memory
     assert all(each.replicas == ALL or each.replicas <= shards for each in found.choices)
@@ -106,8 +111,8 @@ def test_no_choice_that_fits_is_cheaper(tables: list[PlannedTable], shards: int,
 @given(tables_strategy, st.integers(1, 6), st.lists(st.floats(1, 8), min_size=2, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_more_memory_is_never_dearer(tables: list[PlannedTable], shards: int, rooms: list[float]) -> None:
-    least = least_memory(tables, shards)
-    costs = [plan(tables, Layout(shards, max(1, int(least * room)))).cost.total for room in sorted(rooms)]
+    min_copies = min_memory(tables, shards)
+    costs = [plan(tables, Layout(shards, max(1, int(min_copies * room)))).cost.total for room in sorted(rooms)]
     assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(costs))
 
 
@@ -118,8 +123,8 @@ def test_many_tables_are_rounded_a_little_and_still_fit() -> None:
         table(f"t{i}", int(rng.integers(10, 10**7)), keys=float(keys), bags=float(keys / rng.uniform(1, 20)))
         for i, keys in enumerate(rng.uniform(1, 500, 80))
     ]
-    least = least_memory(tables, 8)
-    plans = [plan(tables, Layout(8, int(least * room))) for room in (1.0, 1.5, 8.1)]
+    min_copies = min_memory(tables, 8)
+    plans = [plan(tables, Layout(8, int(min_copies * room))) for room in (1.0, 1.5, 8.1)]
     assert [set(plans[0].replicas.values()), set(plans[-1].replicas.values())] == [{1}, {ALL}]
     for found in plans:
         assert found.memory_bytes <= found.layout.memory_bytes
@@ -149,9 +154,9 @@ def test_a_hot_key_gets_copies_where_all_does_not_fit() -> None:
 
 
 def test_least_copies_are_kept() -> None:
-    found = plan([table("t", 10_000, least=2)], Layout(4, least_memory([table("t", 10_000, least=2)], 4)))
+    found = plan([table("t", 10_000, min_copies=2)], Layout(4, min_memory([table("t", 10_000, min_copies=2)], 4)))
     assert found.replicas == {"t": 2}
-    assert plan([table("t", 10_000, least=2)], Layout(1, GIB)).replicas == {"t": 1}
+    assert plan([table("t", 10_000, min_copies=2)], Layout(1, GIB)).replicas == {"t": 1}
 
 
 def test_what_does_not_fit_says_what_would() -> None:
@@ -185,7 +190,7 @@ def test_impossible_inputs_are_named() -> None:
     with pytest.raises(InvalidInput, match=r"1\.0 KiB a shard hold no table: 2\.0 KiB are taken before"):
         Layout(1, 1024, process_bytes=2048)
     with pytest.raises(InvalidInput, match="at least 0 copies of 1 versions"):
-        table("t", 1, least=0)
+        table("t", 1, min_copies=0)
     with pytest.raises(InvalidInput, match="at most as many bags"):
         TableLoad(1, 2)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ringpull.ps.hashing import positions_of
-from ringpull.ps.holding import Ownership
+from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
@@ -101,7 +101,7 @@ async def test_any_number_of_shards_and_replicas_equals_the_reference(written, c
     shards = [Shard(shard) for shard in range(count)]
     for shard in shards:
         shard.open(MODEL, VERSION, {name: folder / name for name in DIMS})
-        shard.assign(1, [Ownership(ring, shard_map.replicas)], {(MODEL, VERSION)})
+        shard.assign(1, [ServedRanges(ring, shard_map.replicas)], {(MODEL, VERSION)})
 
     async def connect(address: ShardAddress) -> LocalConnection:
         return LocalConnection(shards[address.shard])
@@ -121,7 +121,7 @@ async def test_shards_ahead_of_the_routers_map_are_found_by_refreshing(written):
     old, new = Ring.even(range(2)), Ring.even(range(2)).join(2)
     for shard in shards:
         shard.open(MODEL, VERSION, {name: folder / name for name in DIMS})
-        shard.assign(2, [Ownership(new, {})], {(MODEL, VERSION)})
+        shard.assign(2, [ServedRanges(new, {})], {(MODEL, VERSION)})
 
     def map_of(epoch: int, ring: Ring) -> ShardMap:
         return ShardMap(epoch, tuple(ShardAddress(shard, "local", shard) for shard in ring.shards), ring, {})
@@ -190,7 +190,7 @@ async def tcp_shards(folder: Path, tables: Tables, copies: int) -> AsyncIterator
         for number in range(2):
             shard = Shard(number)
             shard.open(MODEL, VERSION, {name: folder / name for name in DIMS})
-            shard.assign(1, [Ownership(ring, replicas)], {(MODEL, VERSION)})
+            shard.assign(1, [ServedRanges(ring, replicas)], {(MODEL, VERSION)})
             servers.append(StoppableServer(shard, threads))
             addresses.append(ShardAddress(number, *await servers[-1].start()))
         router = Router(connect, settings=RouterSettings(hedge_floor_s=0.02, give_up_s=1.0))

@@ -9,11 +9,11 @@ import pytest
 
 from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.ps.spec import ALL, OnUnavailable
-from ringpull.router.control.actor import CoordinatorActor
+from ringpull.router.control.deployment_spec import PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
+from ringpull.router.control.process import CoordinatorProcess
 from ringpull.router.control.restarts import SILENT_S, Restarts
-from ringpull.router.control.world import PlacedTable, PlacedVersion, first_world
-from tests.router.test_actor import Deployment, move, over, until, world
+from tests.router.test_process import Deployment, move, over, spec, until
 
 SHARDS = [Member("shard", number) for number in range(3)]
 HEADS = [Member("head", number) for number in range(2)]
@@ -28,31 +28,33 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 
 @pytest.fixture
-def coordinator(deployment: Deployment) -> CoordinatorActor:
+def coordinator(deployment: Deployment) -> CoordinatorProcess:
     """Of three shards and two heads, all whole."""
     made = deployment.start()
-    made.bring_up(world(3))
+    made.bring_up(spec(3))
     over(made)
     until(lambda: lacking(made) == {})
     return made
 
 
-def lacking(coordinator: CoordinatorActor) -> dict[Member, str]:
-    return {state.member: state.lacks for state in coordinator.members() if state.lacks}
+def lacking(coordinator: CoordinatorProcess) -> dict[Member, str]:
+    return {state.member: state.missing for state in coordinator.members() if state.missing}
 
 
-def incarnation(coordinator: CoordinatorActor, member: Member) -> str:
+def incarnation(coordinator: CoordinatorProcess, member: Member) -> str:
     return next(state.incarnation for state in coordinator.members() if state.member == member)
 
 
-def restart(coordinator: CoordinatorActor, member: Member, *, force: bool = False) -> str:
+def restart(coordinator: CoordinatorProcess, member: Member, *, force: bool = False) -> str:
     """Send its process away; return which that was."""
     gone = incarnation(coordinator, member)
     coordinator.restart(member, gone, drain_s=1, force=force)
     return gone
 
 
-def test_members_are_told_in_order_with_their_processes(deployment: Deployment, coordinator: CoordinatorActor) -> None:
+def test_members_are_told_in_order_with_their_processes(
+    deployment: Deployment, coordinator: CoordinatorProcess
+) -> None:
     states = coordinator.members()
     assert [state.member for state in states] == [*SHARDS, *HEADS]
     members = deployment.members
@@ -67,7 +69,7 @@ def test_before_a_bring_up_there_are_heads_only(deployment: Deployment) -> None:
 
 
 def test_a_shard_is_whole_again_when_heads_ask_it_where_it_is_now(
-    deployment: Deployment, coordinator: CoordinatorActor
+    deployment: Deployment, coordinator: CoordinatorProcess
 ) -> None:
     """On the way it lacks what the coordinator has yet to tell it, and heads."""
     members, seen = deployment.members, []
@@ -80,10 +82,10 @@ def test_a_shard_is_whole_again_when_heads_ask_it_where_it_is_now(
     until(lambda: lacking(coordinator) == {} and incarnation(coordinator, SHARDS[1]) != gone)
     assert seen[0] == "it does not answer for its ranges yet"
     assert set(seen[1:]) == {"not every head asks it yet"}
-    assert deployment.serves(world(3))
+    assert deployment.serves(spec(3))
 
 
-def test_a_head_is_whole_again_when_it_serves(deployment: Deployment, coordinator: CoordinatorActor) -> None:
+def test_a_head_is_whole_again_when_it_serves(deployment: Deployment, coordinator: CoordinatorProcess) -> None:
     members, seen = deployment.members, []
     gone = restart(coordinator, HEADS[0])
     assert members.said[-1] == "restart head 0"
@@ -94,7 +96,7 @@ def test_a_head_is_whole_again_when_it_serves(deployment: Deployment, coordinato
     assert seen == ["it has not loaded every version yet", "it does not serve by the newest map yet"]
 
 
-def test_nobody_goes_before_the_last_one_is_back(deployment: Deployment, coordinator: CoordinatorActor) -> None:
+def test_nobody_goes_before_the_last_one_is_back(deployment: Deployment, coordinator: CoordinatorProcess) -> None:
     """But for those of another kind, and by force."""
     restart(coordinator, SHARDS[0])
     with pytest.raises(
@@ -109,14 +111,14 @@ def test_nobody_goes_before_the_last_one_is_back(deployment: Deployment, coordin
     assert deployment.members.said[-1] == "restart shard 2"
 
 
-def test_nobody_goes_while_another_one_is_down(deployment: Deployment, coordinator: CoordinatorActor) -> None:
-    deployment.members.fail("pulse shard 0", *[Unavailable("gone")] * 1_000_000)
+def test_nobody_goes_while_another_one_is_down(deployment: Deployment, coordinator: CoordinatorProcess) -> None:
+    deployment.members.fail("heartbeat shard 0", *[Unavailable("gone")] * 1_000_000)
     until(lambda: lacking(coordinator) == {SHARDS[0]: "it does not answer"})
     with pytest.raises(Unavailable, match="shard 0: it does not answer"):
         restart(coordinator, SHARDS[1])
 
 
-def test_a_process_is_sent_away_once(deployment: Deployment, coordinator: CoordinatorActor) -> None:
+def test_a_process_is_sent_away_once(deployment: Deployment, coordinator: CoordinatorProcess) -> None:
     """The same request again, or one for a process that is gone, does nothing."""
     gone = restart(coordinator, SHARDS[0])
     coordinator.restart(SHARDS[0], gone, drain_s=1)
@@ -126,7 +128,7 @@ def test_a_process_is_sent_away_once(deployment: Deployment, coordinator: Coordi
     assert deployment.members.said.count("restart shard 0") == 1
 
 
-def test_one_that_could_not_be_told_may_be_told_again(deployment: Deployment, coordinator: CoordinatorActor) -> None:
+def test_one_that_could_not_be_told_may_be_told_again(deployment: Deployment, coordinator: CoordinatorProcess) -> None:
     deployment.members.fail("restart shard 0", Unavailable("the connection broke"))
     with pytest.raises(Unavailable, match="the connection broke"):
         restart(coordinator, SHARDS[0])
@@ -134,22 +136,22 @@ def test_one_that_could_not_be_told_may_be_told_again(deployment: Deployment, co
     restart(coordinator, SHARDS[0])
 
 
-def test_nobody_goes_while_a_change_is_under_way(deployment: Deployment, coordinator: CoordinatorActor) -> None:
+def test_nobody_goes_while_a_change_is_under_way(deployment: Deployment, coordinator: CoordinatorProcess) -> None:
     deployment.members.fail("prepare shard 0", *[Unavailable("a slow disk")] * 1_000_000)
-    move(coordinator, world(4))
+    move(coordinator, spec(4))
     with pytest.raises(
         InvalidInput, match=r"rebalance elsewhere is under way \(preparing\); members are restarted when"
     ):
         restart(coordinator, SHARDS[1])
 
 
-def test_a_member_that_is_not_there(coordinator: CoordinatorActor) -> None:
+def test_a_member_that_is_not_there(coordinator: CoordinatorProcess) -> None:
     with pytest.raises(InvalidInput, match="there is no shard 3; there is shard 0, shard 1, shard 2, head 0, head 1"):
         coordinator.restart(Member("shard", 3), "any", drain_s=1)
 
 
-def test_one_that_hangs_is_not_counted_on(coordinator: CoordinatorActor) -> None:
-    """Its pulse neither fails nor comes back."""
+def test_one_that_hangs_is_not_counted_on(coordinator: CoordinatorProcess) -> None:
+    """Its heartbeat neither fails nor comes back."""
     now_s = 0.0
     restarts = Restarts(lambda: now_s)
     machine = coordinator._machine
@@ -158,7 +160,7 @@ def test_one_that_hangs_is_not_counted_on(coordinator: CoordinatorActor) -> None
     now_s = SILENT_S + 1
     for member in (*SHARDS[1:], *HEADS):
         restarts.answered(member)
-    assert {state.member: state.lacks for state in restarts.states(machine) if state.lacks} == {
+    assert {state.member: state.missing for state in restarts.states(machine) if state.missing} == {
         SHARDS[0]: "it has not answered for 4 s"
     }
     with pytest.raises(Unavailable, match="shard 0: it has not answered"):
@@ -175,6 +177,6 @@ def test_tables_on_one_shard_only(shards: int, copies: int | str, sole: bool) ->
         "item": PlacedTable("/item", copies, on_unavailable=OnUnavailable.DEFAULT),  # type: ignore[arg-type]
         "user": PlacedTable("/user", 3),
     }
-    placed = first_world(range(shards), [PlacedVersion("m", 1, "/m/1", tables)])
+    placed = initial_spec(range(shards), [PlacedVersion("m", 1, "/m/1", tables)])
     assert placed.sole_tables.get("m/item") == (OnUnavailable.DEFAULT if sole else None)
     assert placed.sole_tables.get("m/user") == (OnUnavailable.ERROR if shards == 1 else None)

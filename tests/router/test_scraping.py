@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from ringpull.ps.pulse import ShardPulse
+from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.change_log import log_change
 from ringpull.router.control.operations import ChangeStatus, Publish
 from ringpull.router.control.scraping import ScrapeTarget
 from tests.router.members import FakeShard
-from tests.router.test_actor import Deployment, over, until, world
+from tests.router.test_process import Deployment, over, spec, until
 
 
 @pytest.fixture
 def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    pulse = FakeShard.pulse
+    heartbeat = FakeShard.heartbeat
 
-    def telling_metrics(shard: FakeShard) -> ShardPulse:
-        return replace(pulse(shard), metrics_port=9000 + shard.shard)
+    def telling_metrics(shard: FakeShard) -> ShardHeartbeat:
+        return replace(heartbeat(shard), metrics_port=9000 + shard.shard)
 
-    monkeypatch.setattr(FakeShard, "pulse", telling_metrics)
+    monkeypatch.setattr(FakeShard, "heartbeat", telling_metrics)
     made = Deployment(tmp_path)
     yield made
     made.members.on.clear()
@@ -34,7 +34,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
 
 def test_targets_are_the_processes_that_answered(deployment: Deployment) -> None:
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     over(coordinator)
     until(lambda: len(coordinator.scrape_targets()) == 2)
     assert coordinator.scrape_targets() == (
@@ -46,7 +46,7 @@ def test_targets_are_the_processes_that_answered(deployment: Deployment) -> None
 def test_every_phase_of_a_change_is_told_once(deployment: Deployment, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ringpull.router.control.change_log")
     coordinator = deployment.start()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     until(lambda: "change done" in caplog.messages)
     caplog.clear()
     coordinator.submit(Publish(model="ranker", version=2))

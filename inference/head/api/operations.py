@@ -62,7 +62,7 @@ class OperationsService:
     async def get_facts(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Tell what plans are made from."""
         parse(pb.GetFactsRequest, body)
-        return codec.encode_facts(await self._ask(lambda operations: operations.facts()))
+        return codec.encode_facts(await self._ask(lambda operations: operations.status()))
 
     async def get_members(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Tell how every shard and head is."""

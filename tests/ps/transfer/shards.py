@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ringpull.ps.errors import Unavailable
-from ringpull.ps.holding import Ownership, RangeSource, VersionHolding
+from ringpull.ps.placement import RangeSource, ServedRanges, VersionPlacement
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.store.base import Base
@@ -15,7 +15,7 @@ from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.throttle import Throttle
 from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, RangePullReply, RangePullRequest
 from tests.ps.tables import MODEL, VERSION, WrittenTable
-from tests.ps.transfer.worlds import NOWHERE, holding, owned_slots
+from tests.ps.transfer.placements import NOWHERE, owned_slots, placement
 
 BLOCK_BYTES = 4000
 
@@ -69,9 +69,9 @@ class Member:
         self._limit_bytes = limit_bytes
         self.restart()
 
-    def prepare(self, *holdings: VersionHolding) -> None:
+    def prepare(self, *placements: VersionPlacement) -> None:
         self.job = Job()
-        self.copies.prepare(holdings, self.shard, self.peers, self.job)
+        self.copies.prepare(placements, self.shard, self.peers, self.job)
 
     def prepare_streamed(self, ring: Ring, before: Ring, tables: Sequence[str] = ("users",)) -> None:
         """Hold what is owned in `ring`, from the owners in `before`; no version's folder is in reach."""
@@ -81,11 +81,13 @@ class Member:
             for owner in owned.owners
             if owner != self.id
         ]
-        self.prepare(holding([NOWHERE / table for table in tables], owned_slots(ring, self.id, ring.ranks), sources))
+        self.prepare(placement([NOWHERE / table for table in tables], owned_slots(ring, self.id, ring.ranks), sources))
 
     def assign(self, epoch: int, *rings: Ring, versions: Sequence[tuple[str, int]] = ((MODEL, VERSION),)) -> None:
-        ownerships = [Ownership(ring, {(MODEL, "users"): ring.ranks, (MODEL, "items"): ring.ranks}) for ring in rings]
-        self.shard.assign(epoch, ownerships, versions)
+        served_ranges = [
+            ServedRanges(ring, {(MODEL, "users"): ring.ranks, (MODEL, "items"): ring.ranks}) for ring in rings
+        ]
+        self.shard.assign(epoch, served_ranges, versions)
 
     def tidy(self, versions: Sequence[tuple[str, int]] = ((MODEL, VERSION),), *, drop_pieces: bool = False) -> None:
         self.copies.tidy(versions, self.shard, Job(), drop_pieces=drop_pieces)
@@ -126,6 +128,6 @@ class Crew:
         """Return shards 0, 1, ...; those in the ring have copied their ranges from the tables' folders."""
         made = [self.add(shard) for shard in range(count)]
         for shard in set(ring.shards) & set(range(count)):
-            made[shard].prepare(holding([table.folder for table in tables], owned_slots(ring, shard, ring.ranks)))
+            made[shard].prepare(placement([table.folder for table in tables], owned_slots(ring, shard, ring.ranks)))
             made[shard].assign(1, ring)
         return made

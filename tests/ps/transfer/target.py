@@ -9,13 +9,13 @@ import pickle
 import sys
 from pathlib import Path
 
-from ringpull.ps.actor import ShardActor
+from ringpull.ps.process import ShardProcess
 
 
-def main(holding: str, data_dir: str, bytes_per_s: str) -> None:
-    actor = ShardActor(2, data_dir=Path(data_dir))
+def main(placement: str, data_dir: str, bytes_per_s: str) -> None:
+    actor = ShardProcess(2, data_dir=Path(data_dir))
     actor.throttle(float(bytes_per_s))
-    actor.prepare([pickle.loads(Path(holding).read_bytes())])
+    actor.prepare([pickle.loads(Path(placement).read_bytes())])
     print("ready", flush=True)
     actor.stop()
 

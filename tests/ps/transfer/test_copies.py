@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import CorruptData, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import RangeSource
+from ringpull.ps.placement import RangeSource
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.spec import RowType
@@ -24,8 +24,8 @@ from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.piece import Piece
 from ringpull.ps.transfer.throttle import Throttle
 from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
+from tests.ps.transfer.placements import NOWHERE, assert_holds, copied_bytes, owned_slots, placement, slots_of
 from tests.ps.transfer.shards import Crew, Member
-from tests.ps.transfer.worlds import NOWHERE, assert_holds, copied_bytes, holding, owned_slots, slots_of
 
 TWO = Ring.even([0, 1])
 THREE = TWO.join(2)
@@ -229,17 +229,17 @@ def test_an_interrupted_copy_goes_on_for_other_ranges_from_other_sources(
     """The move changed its mind meanwhile: what was copied serves as far as it is wanted."""
     made = crew.bring_up(3, TWO, users)
     target = made[2]
-    first = holding([NOWHERE / "users"], [SlotRange(10_000, 30_000)], [RangeSource(SlotRange(0, 32_768), "peer", 0)])
+    first = placement([NOWHERE / "users"], [SlotRange(10_000, 30_000)], [RangeSource(SlotRange(0, 32_768), "peer", 0)])
     with killed_at_write(monkeypatch, 1, torn=False), pytest.raises(Killed):
         target.prepare(first)
     target.restart()
     begun = Piece.open(target.pieces()[0])
     assert 10_000 < begun.until < 30_000
     made[0].assign(2, Ring.even([0]))
-    made[0].prepare(holding([users.folder], [SlotRange(0, SLOTS)]))
+    made[0].prepare(placement([users.folder], [SlotRange(0, SLOTS)]))
     sources = [RangeSource(SlotRange(begin, begin + 8192), "peer", 0) for begin in range(0, SLOTS, 8192)]
     wanted = [SlotRange(5_000, 25_000), SlotRange(50_000, 50_001)]
-    target.prepare(holding([NOWHERE / "users"], wanted, sources))
+    target.prepare(placement([NOWHERE / "users"], wanted, sources))
     assert_holds(target.base(), users, mask_of(wanted))
     due = copied_bytes(users, mask_of(wanted))
     assert target.job.copied_bytes == due
@@ -282,13 +282,13 @@ def test_a_damaged_copy_is_copied_anew(crew: Crew, users: WrittenTable) -> None:
         made[2].prepare_streamed(THREE, TWO)
     one = Ring.even([0])
     with pytest.raises(Unavailable, match=r"damaged: prepare again"):
-        made[0].prepare(holding([users.folder], owned_slots(one, 0)))
-    made[0].prepare(holding([users.folder], owned_slots(one, 0)))
+        made[0].prepare(placement([users.folder], owned_slots(one, 0)))
+    made[0].prepare(placement([users.folder], owned_slots(one, 0)))
     assert_holds(made[0].base(), users, one.owned_mask(0, 1))
     position_file = made[0].base().folder / "positions"
     position_file.write_bytes(position_file.read_bytes()[:-8])
     made[0].restart()
-    made[0].prepare(holding([users.folder], owned_slots(one, 0)))
+    made[0].prepare(placement([users.folder], owned_slots(one, 0)))
     assert_holds(made[0].base(), users, one.owned_mask(0, 1))
     made[0].assign(2, one)
     made[2].prepare_streamed(THREE, one)
@@ -374,13 +374,13 @@ def test_over_the_limit_nothing_is_copied(crew: Crew, users: WrittenTable) -> No
     need = copied_bytes(users, TWO.owned_mask(0, 1))
     small = crew.add(0, "small", limit_bytes=2 * need)
     with pytest.raises(LimitExceeded, match=rf"shard-0: this would take up to \d+ bytes; the limit is {2 * need}"):
-        small.prepare(holding([users.folder], owned_slots(TWO, 0)))
+        small.prepare(placement([users.folder], owned_slots(TWO, 0)))
     assert list(small.folder.glob("*")) == [small.folder / ".lock"]
     # Pieces and the base that is made of them meet: twice the rows, and an index and a header.
     large = crew.add(0, "large", limit_bytes=2 * need + 8192)
-    large.prepare(holding([users.folder], owned_slots(TWO, 0)))
+    large.prepare(placement([users.folder], owned_slots(TWO, 0)))
     assert large.size() < need + 8192
-    large.prepare(holding([users.folder], owned_slots(TWO, 0)))
+    large.prepare(placement([users.folder], owned_slots(TWO, 0)))
 
 
 @pytest.mark.parametrize("room", [True, False])
@@ -390,7 +390,7 @@ def test_a_copy_is_made_smaller_only_within_the_limit(crew: Crew, users: Written
     whole = member.size()
     half = copied_bytes(users, TWO.owned_mask(0, 1))
     member.limit(whole + half + (8192 if room else -1))
-    member.prepare(holding([users.folder], [SlotRange(0, SLOTS)]))
+    member.prepare(placement([users.folder], [SlotRange(0, SLOTS)]))
     member.assign(2, TWO)
     member.tidy()
     assert (member.size() < whole) == room
@@ -413,21 +413,21 @@ def test_rows_of_two_exports_are_never_mixed(crew: Crew, tmp_path: Path, users: 
     [member] = crew.bring_up(1, TWO, users)
     everything = [SlotRange(0, SLOTS)]
     with pytest.raises(CorruptData, match="publish it under a new number"):
-        member.prepare(holding([other.folder], everything))
+        member.prepare(placement([other.folder], everything))
     answers(member, users)
     member.restart()
-    member.prepare(holding([other.folder], everything))
+    member.prepare(placement([other.folder], everything))
     assert_holds(member.base(), other, mask_of(everything))
 
 
 def test_without_anybody_to_ask_the_slots_are_named(crew: Crew, users: WrittenTable) -> None:
     member = crew.add(0)
     with pytest.raises(Unavailable, match=r"table users: slots 0 to 32768 cannot be copied: nobody to ask"):
-        member.prepare(holding([NOWHERE / "users"], [SlotRange(0, 32_768)]))
+        member.prepare(placement([NOWHERE / "users"], [SlotRange(0, 32_768)]))
     renamed = users.folder
     with pytest.raises(CorruptData, match="table houses is users at its source"):
         member.prepare(
-            type(holding([], []))(MODEL, VERSION, {"houses": holding([renamed], [SlotRange(0, 5)]).tables["users"]})
+            type(placement([], []))(MODEL, VERSION, {"houses": placement([renamed], [SlotRange(0, 5)]).tables["users"]})
         )
 
 

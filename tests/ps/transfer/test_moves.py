@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.errors import ExportError, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.store.base import Base
 from ringpull.ps.transfer.piece import Piece
 from ringpull.ps.wire.messages import Op
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
-from tests.ps.transfer.worlds import (
+from tests.ps.transfer.placements import (
     NOWHERE,
     assert_holds,
     assign,
     copied_bytes,
-    holding,
     owned_slots,
+    placement,
     slots_of,
     sources_in,
 )
@@ -49,12 +49,12 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
 
 
 @pytest.fixture
-def actors(tmp_path: Path, users: WrittenTable) -> Iterator[dict[int, ShardActor]]:
+def actors(tmp_path: Path, users: WrittenTable) -> Iterator[dict[int, ShardProcess]]:
     """Shards 0 to 2, each with a data folder; the first two have their ranges and answer for them."""
-    made = {shard: ShardActor(shard, data_dir=tmp_path / "data", tidy_after_s=0, node="here") for shard in range(3)}
+    made = {shard: ShardProcess(shard, data_dir=tmp_path / "data", tidy_after_s=0, node="here") for shard in range(3)}
     try:
         for shard in TWO.shards:
-            made[shard].prepare([holding([users.folder], owned_slots(TWO, shard))])
+            made[shard].prepare([placement([users.folder], owned_slots(TWO, shard))])
             assign(made[shard], 1, TWO)
         yield made
     finally:
@@ -72,38 +72,38 @@ def copy_of(tmp_path: Path, shard: int) -> Base:
     return Base.open(folder)
 
 
-def move(actors: dict[int, ShardActor], before: Ring, after: Ring, epoch: int) -> None:
+def move(actors: dict[int, ShardProcess], before: Ring, after: Ring, epoch: int) -> None:
     """Lead from one ring to the next as a coordinator does."""
     for shard in after.shards:
         held = [*owned_slots(after, shard)]
-        actors[shard].prepare([holding([NOWHERE / "users"], held, sources_in(before, actors, shard))])
+        actors[shard].prepare([placement([NOWHERE / "users"], held, sources_in(before, actors, shard))])
     for shard in {*before.shards, *after.shards}:
         assign(actors[shard], epoch, before, after)
     for shard in after.shards:
         assign(actors[shard], epoch + 1, after)
 
 
-def test_two_to_three_to_two_over_tcp(actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable) -> None:
+def test_two_to_three_to_two_over_tcp(actors: dict[int, ShardProcess], tmp_path: Path, users: WrittenTable) -> None:
     for epoch, before, after in ((2, TWO, THREE), (4, THREE, TWO)):
         move(actors, before, after, epoch)
         for shard in after.shards:
             gained = after.owned_mask(shard, 1) & (before.owned_mask(shard, 1) ^ 1)
-            pulse = actors[shard].pulse()
-            assert pulse.copied_bytes == pulse.bytes_to_copy == copied_bytes(users, gained)
-            assert (pulse.shard, pulse.epoch, pulse.node) == (shard, epoch + 1, "here")
-            assert (pulse.host, pulse.port) == actors[shard].address()
-            assert pulse.resident_bytes > 1 << 20
+            heartbeat = actors[shard].heartbeat()
+            assert heartbeat.copied_bytes == heartbeat.bytes_to_copy == copied_bytes(users, gained)
+            assert (heartbeat.shard, heartbeat.epoch, heartbeat.node) == (shard, epoch + 1, "here")
+            assert (heartbeat.host, heartbeat.port) == actors[shard].address()
+            assert heartbeat.resident_bytes > 1 << 20
         due = {shard: after.owned_mask(shard, 1) for shard in after.shards}
         for shard, mask in due.items():
             until(lambda shard=shard, mask=mask: held_is(tmp_path, shard, mask))
             assert_holds(copy_of(tmp_path, shard), users, mask)
-    incarnations = {actor.pulse().incarnation for actor in actors.values()}
+    incarnations = {actor.heartbeat().incarnation for actor in actors.values()}
     assert len(incarnations) == 3
 
 
-def whole_version(number: int, table: WrittenTable) -> VersionHolding:
-    tables = {"users": TableHolding(str(table.folder), (SlotRange(0, SLOTS),), ())}
-    return VersionHolding(MODEL, number, tables)
+def whole_version(number: int, table: WrittenTable) -> VersionPlacement:
+    tables = {"users": TablePlacement(str(table.folder), (SlotRange(0, SLOTS),), ())}
+    return VersionPlacement(MODEL, number, tables)
 
 
 def test_a_prepare_that_finds_no_room_does_not_keep_what_nobody_needs(tmp_path: Path, users: WrittenTable) -> None:
@@ -112,11 +112,11 @@ def test_a_prepare_that_finds_no_room_does_not_keep_what_nobody_needs(tmp_path: 
     ring = Ring.even([0])
     # One version is answered for; of the next there are pieces, and the base that is made of them.
     limit_bytes = 3 * size + size // 2
-    actor = ShardActor(0, data_dir=tmp_path / "data", tidy_after_s=3600, data_limit_bytes=limit_bytes)
+    actor = ShardProcess(0, data_dir=tmp_path / "data", tidy_after_s=3600, data_limit_bytes=limit_bytes)
     try:
         for number in (1, 2):
             actor.prepare([whole_version(number, users)])
-            actor.assign(number, [Ownership(ring, {(MODEL, "users"): 1})], [(MODEL, number)])
+            actor.assign(number, [ServedRanges(ring, {(MODEL, "users"): 1})], [(MODEL, number)])
         actor._tidy_after_s = 0
         with pytest.raises(LimitExceeded):
             actor.prepare([whole_version(3, users)])
@@ -127,7 +127,7 @@ def test_a_prepare_that_finds_no_room_does_not_keep_what_nobody_needs(tmp_path: 
 
 
 def test_a_prepare_that_fails_on_the_way_leaves_no_pieces_for_good(
-    actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable, monkeypatch: pytest.MonkeyPatch
+    actors: dict[int, ShardProcess], tmp_path: Path, users: WrittenTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append, written = Piece.append, threading.Event()
 
@@ -139,7 +139,7 @@ def test_a_prepare_that_fails_on_the_way_leaves_no_pieces_for_good(
 
     monkeypatch.setattr(Piece, "append", append_once)
     with pytest.raises(ExportError):
-        actors[0].prepare([holding([users.folder], [SlotRange(0, SLOTS)])])
+        actors[0].prepare([placement([users.folder], [SlotRange(0, SLOTS)])])
     assert written.is_set()
     until(lambda: not list((tmp_path / "data" / "shard-0").rglob("piece-*")))
     assert_holds(copy_of(tmp_path, 0), users, TWO.owned_mask(0, 1))
@@ -151,7 +151,7 @@ def held_is(tmp_path: Path, shard: int, mask: np.ndarray) -> bool:
     return len(folders) == 1 and bool((Base.open(folders[0]).held_mask() == mask).all())
 
 
-def test_pulls_stay_right_while_ranges_move(actors: dict[int, ShardActor], users: WrittenTable) -> None:
+def test_pulls_stay_right_while_ranges_move(actors: dict[int, ShardProcess], users: WrittenTable) -> None:
     """Threads ask for everything all the time: right, or NotOwner for a slot that is not owned; never anything else."""
     stop = threading.Event()
     outcomes: dict[str, int] = {"right": 0, "refused": 0}
@@ -203,12 +203,14 @@ def test_pulls_stay_right_while_ranges_move(actors: dict[int, ShardActor], users
     assert outcomes["refused"] > 0
 
 
-def test_a_target_killed_on_the_way_goes_on(actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable) -> None:
+def test_a_target_killed_on_the_way_goes_on(
+    actors: dict[int, ShardProcess], tmp_path: Path, users: WrittenTable
+) -> None:
     """kill -9, twice, and then to the end: the sources are asked for nothing that was on disk."""
     due = copied_bytes(users, THREE.owned_mask(2, 1))
     actors.pop(2).stop()
     path = tmp_path / "holding"
-    path.write_bytes(pickle.dumps(holding([NOWHERE / "users"], owned_slots(THREE, 2), sources_in(TWO, actors, 2))))
+    path.write_bytes(pickle.dumps(placement([NOWHERE / "users"], owned_slots(THREE, 2), sources_in(TWO, actors, 2))))
     folder = tmp_path / "elsewhere" / "shard-2" / MODEL / str(VERSION) / "users"
 
     def on_disk() -> int:
@@ -233,9 +235,9 @@ def test_a_target_killed_on_the_way_goes_on(actors: dict[int, ShardActor], tmp_p
 
 
 def test_a_copy_can_be_held_let_go_and_given_up(
-    actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable
+    actors: dict[int, ShardProcess], tmp_path: Path, users: WrittenTable
 ) -> None:
-    target, wanted = actors[2], holding([NOWHERE / "users"], owned_slots(THREE, 2), sources_in(TWO, actors, 2))
+    target, wanted = actors[2], placement([NOWHERE / "users"], owned_slots(THREE, 2), sources_in(TWO, actors, 2))
     outcome: list[Exception | None] = []
 
     def prepare() -> None:
@@ -248,8 +250,8 @@ def test_a_copy_can_be_held_let_go_and_given_up(
     target.throttle(0)
     first = threading.Thread(target=prepare)
     first.start()
-    until(lambda: target.pulse().bytes_to_copy > 0)
-    assert target.pulse().copied_bytes == 0
+    until(lambda: target.heartbeat().bytes_to_copy > 0)
+    assert target.heartbeat().copied_bytes == 0
     target.cancel()
     first.join()
     assert isinstance(outcome[0], Unavailable)
@@ -263,64 +265,64 @@ def test_a_copy_can_be_held_let_go_and_given_up(
 
 
 def test_a_source_that_is_gone_is_left_for_the_next(
-    actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable
+    actors: dict[int, ShardProcess], tmp_path: Path, users: WrittenTable
 ) -> None:
     everything = [SlotRange(0, SLOTS)]
     one = Ring.even([0])
-    actors[0].prepare([holding([users.folder], everything)])
+    actors[0].prepare([placement([users.folder], everything)])
     assign(actors[0], 2, one)
     gone = sources_in(TWO, actors, 0)
     actors[1].stop()
-    wanted = holding([NOWHERE / "users"], owned_slots(THREE, 2), [*gone, *sources_in(one, actors, 2)])
+    wanted = placement([NOWHERE / "users"], owned_slots(THREE, 2), [*gone, *sources_in(one, actors, 2)])
     actors[2].prepare([wanted])
     assert_holds(copy_of(tmp_path, 2), users, THREE.owned_mask(2, 1))
 
 
 def test_without_a_data_folder_files_are_opened_where_they_lie(users: WrittenTable) -> None:
-    actor = ShardActor(0, prefault=True, verify=True)
+    actor = ShardProcess(0, prefault=True, verify=True)
     try:
         with pytest.raises(NotFound, match=r"model/3: the folder of table users, .* no data folder"):
-            actor.prepare([holding([NOWHERE / "users"], owned_slots(TWO, 0))])
+            actor.prepare([placement([NOWHERE / "users"], owned_slots(TWO, 0))])
         for _ in range(2):
-            actor.prepare([holding([users.folder], owned_slots(TWO, 0))])
+            actor.prepare([placement([users.folder], owned_slots(TWO, 0))])
         assign(actor, 1, TWO)
         assert actor.statistics().tables[0].rows == (TWO.owned_mask(0, 1)[slots_of(users.keys)] == 1).sum()
-        assert (actor.pulse().copied_bytes, actor.pulse().bytes_to_copy) == (0, 0)
+        assert (actor.heartbeat().copied_bytes, actor.heartbeat().bytes_to_copy) == (0, 0)
         actor.cancel()
     finally:
         actor.stop()
 
 
 def test_a_data_folder_is_found_again_and_belongs_to_one_process(
-    actors: dict[int, ShardActor], tmp_path: Path, users: WrittenTable
+    actors: dict[int, ShardProcess], tmp_path: Path, users: WrittenTable
 ) -> None:
     with pytest.raises(StartupError, match="in use by another process"):
-        ShardActor(0, data_dir=tmp_path / "data")
+        ShardProcess(0, data_dir=tmp_path / "data")
     actors[0].stop()
-    again = ShardActor(0, data_dir=tmp_path / "data")
+    again = ShardProcess(0, data_dir=tmp_path / "data")
     try:
-        again.prepare([holding([NOWHERE / "users"], owned_slots(TWO, 0))])
-        assert again.pulse().bytes_to_copy == 0
+        again.prepare([placement([NOWHERE / "users"], owned_slots(TWO, 0))])
+        assert again.heartbeat().bytes_to_copy == 0
         assign(again, 1, TWO)
         assert_holds(copy_of(tmp_path, 0), users, TWO.owned_mask(0, 1))
     finally:
         again.stop()
 
 
-def test_stopping_ends_a_prepare(actors: dict[int, ShardActor], users: WrittenTable) -> None:
+def test_stopping_ends_a_prepare(actors: dict[int, ShardProcess], users: WrittenTable) -> None:
     target = actors[2]
     target.throttle(0)
     outcome: list[type] = []
 
     def prepare() -> None:
         try:
-            target.prepare([holding([users.folder], owned_slots(THREE, 2))])
+            target.prepare([placement([users.folder], owned_slots(THREE, 2))])
         except Unavailable as exc:
             outcome.append(type(exc))
 
     thread = threading.Thread(target=prepare)
     thread.start()
-    until(lambda: target.pulse().bytes_to_copy > 0)
+    until(lambda: target.heartbeat().bytes_to_copy > 0)
     target.stop()
     thread.join()
     assert len(outcome) == 1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import CorruptData, InvalidInput, LimitExceeded, NotFound, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import RangeSource
+from ringpull.ps.placement import RangeSource
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.spec import RowType
@@ -29,8 +29,8 @@ from ringpull.ps.transfer.stored_source import READ_BYTES, StoredSource
 from ringpull.ps.transfer.stored_table import StoredTable
 from tests.object_store import S3
 from tests.ps.tables import MODEL, VERSION, WrittenTable, write_table
+from tests.ps.transfer.placements import assert_holds, at, copied_bytes, owned_slots
 from tests.ps.transfer.shards import Crew
-from tests.ps.transfer.worlds import assert_holds, at, copied_bytes, owned_slots
 
 pytestmark = pytest.mark.net
 
@@ -198,7 +198,7 @@ import sys
 from pathlib import Path
 from ringpull.ps.ring import SlotRange
 from tests.ps.transfer.shards import Member
-from tests.ps.transfer.worlds import at
+from tests.ps.transfer.placements import at
 
 Member(0, Path(sys.argv[1]), {{}}).prepare(at({URL!r}, [SlotRange(0, {SLOTS})]))
 """
@@ -359,7 +359,7 @@ def test_names_are_those_of_now(s3: S3, tmp_path: Path) -> None:
     assert not folder.exists("8/manifest.json")
     assert folder.size("7/manifest.json") == 2
     with pytest.raises(CorruptData, match="2 bytes; such a file has at most 1"):
-        folder.read("7/manifest.json", most_bytes=1)
+        folder.read("7/manifest.json", max_bytes=1)
 
 
 def test_what_fsspec_cannot_open_says_why() -> None:

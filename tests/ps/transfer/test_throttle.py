@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.transfer.job import Cancelled, Job
-from ringpull.ps.transfer.throttle import BUCKET_S, LEAST_WAIT_S, Throttle
+from ringpull.ps.transfer.throttle import BUCKET_S, MIN_WAIT_S, Throttle
 from tests.clock import Clock
 
 
@@ -42,7 +42,7 @@ def test_no_more_flows_than_rate_times_time_a_bucket_and_a_block(rate: float, si
         assert flowed <= rate * (clock.now_s - begin_s + BUCKET_S) * 1.001 + size
     waited_s = clock.now_s - begin_s
     # And it does not hold back more than it must.
-    assert waited_s <= (flowed / rate) * 1.001 + len(sizes) * LEAST_WAIT_S
+    assert waited_s <= (flowed / rate) * 1.001 + len(sizes) * MIN_WAIT_S
 
 
 def test_without_a_rate_nobody_waits() -> None:

@@ -21,17 +21,17 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from ringpull.ps.collector import spare_what_is_loaded
 from ringpull.ps.errors import NotFound, RingpullError
-from ringpull.ps.giving_way import giving_way
-from ringpull.ps.holding import Ownership, VersionHolding
+from ringpull.ps.garbage import freeze_loaded
+from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
 from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics import ShardCollector
 from ringpull.ps.metrics_server import MetricsServer
-from ringpull.ps.pulse import ShardPulse
+from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.shard import Shard
 from ringpull.ps.store import format as fmt
+from ringpull.ps.switch_interval import frequent_switches
 from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.peer import Peers
@@ -50,7 +50,7 @@ TIDY_AFTER_S: Final = 30.0
 _LOG: Final = logging.getLogger(__name__)
 
 
-class ShardActor:
+class ShardProcess:
     """One shard, listening from construction until `stop`."""
 
     def __init__(
@@ -72,7 +72,7 @@ class ShardActor:
 
         Args:
             threads: How many look-ups run at a time.
-            node: What the pulse says of where this is.
+            node: What the heartbeat says of where this is.
             data_dir: Its folder `shard-N` is for this shard's own copies. None: it has none.
             data_limit_bytes: The most that these may take, with what is being copied.
             prefault: Bring every page of a table into memory before it is served.
@@ -130,16 +130,16 @@ class ShardActor:
         _LOG.info("shard listens", extra=where)
 
     def __repr__(self) -> str:
-        return f"<ShardActor {self._shard!r} {self._server!r}>"
+        return f"<ShardProcess {self._shard!r} {self._server!r}>"
 
     def address(self) -> tuple[str, int]:
         """Return host and port of the data plane."""
         return self._address
 
-    def pulse(self) -> ShardPulse:
+    def heartbeat(self) -> ShardHeartbeat:
         """Return who and where this is, and how far; takes no time."""
         job = self._last_prepare
-        return ShardPulse(
+        return ShardHeartbeat(
             incarnation=self._incarnation,
             shard=self._shard.shard,
             host=self._address[0],
@@ -152,7 +152,7 @@ class ShardActor:
             metrics_port=self._metrics_port,
         )
 
-    def prepare(self, holdings: Sequence[VersionHolding]) -> None:
+    def prepare(self, placements: Sequence[VersionPlacement]) -> None:
         """Hold these parts of these versions, besides what is held already; return when that is so.
 
         Nothing that is answered for is taken away, and nothing new is answered for. Doing it again does nothing; what
@@ -171,14 +171,14 @@ class ShardActor:
             self._prepares.add(job)
             self._tidy_job.cancel()
         try:
-            with giving_way():
+            with frequent_switches():
                 if self._copies is None:
-                    for holding in holdings:
-                        self._open(holding)
+                    for placement in placements:
+                        self._open(placement)
                 else:
-                    self._copy(self._copies, holdings, job)
+                    self._copy(self._copies, placements, job)
                     give_freed_memory_back()  # the buffers that rows were copied through
-                spare_what_is_loaded()
+                freeze_loaded()
         except BaseException:
             # An assignment follows a prepare that is through. Here none may come, and what this one called off is due.
             with self._control:
@@ -189,13 +189,13 @@ class ShardActor:
             with self._control:
                 self._prepares.discard(job)
                 self._control.notify_all()
-        of = [(holding.model, holding.version) for holding in holdings]
+        of = [(placement.model, placement.version) for placement in placements]
         _LOG.info("shard prepared", extra={"versions": _named(of), "copied_bytes": job.copied_bytes})
 
-    def assign(self, epoch: int, ownerships: Sequence[Ownership], versions: Collection[tuple[str, int]]) -> None:
+    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
         """See `Shard.assign`. Copies that nothing needs any more are removed later, in the background."""
-        with giving_way():
-            news = self._shard.assign(epoch, ownerships, versions)
+        with frequent_switches():
+            news = self._shard.assign(epoch, served_ranges, versions)
         if news:
             _LOG.info("shard assigned", extra={"epoch": epoch, "versions": _named(versions)})
             with self._control:
@@ -252,22 +252,22 @@ class ShardActor:
     def _metrics_port(self) -> int:
         return 0 if self._metrics is None else self._metrics.port
 
-    def _open(self, holding: VersionHolding) -> None:
-        folders = {name: Path(table.folder) for name, table in holding.tables.items()}
+    def _open(self, placement: VersionPlacement) -> None:
+        folders = {name: Path(table.folder) for name, table in placement.tables.items()}
         for name, folder in folders.items():
             if not (folder / fmt.HEADER).exists():
                 raise NotFound(
-                    f"{holding.model}/{holding.version}: the folder of table {name}, {holding.tables[name].folder},"
-                    " cannot be opened on this machine, and the shard has no data folder to copy its rows to"
-                    " (`serve --data-dir`)"
+                    f"{placement.model}/{placement.version}: the folder of table {name},"
+                    f" {placement.tables[name].folder}, cannot be opened on this machine,"
+                    " and the shard has no data folder to copy its rows to (`serve --data-dir`)"
                 )
-        self._shard.open(holding.model, holding.version, folders, prefault=self._prefault, verify=self._verify)
+        self._shard.open(placement.model, placement.version, folders, prefault=self._prefault, verify=self._verify)
 
-    def _copy(self, copies: LocalCopies, holdings: Sequence[VersionHolding], job: Job) -> None:
+    def _copy(self, copies: LocalCopies, placements: Sequence[VersionPlacement], job: Job) -> None:
         peers = Peers(self._loop)
         self._last_prepare = job
         try:
-            copies.prepare(holdings, self._shard, peers, job)
+            copies.prepare(placements, self._shard, peers, job)
         finally:
             peers.close()
 

@@ -17,7 +17,7 @@ _USUAL_S: Final = sys.getswitchinterval()
 
 
 @contextmanager
-def giving_way() -> Iterator[None]:
+def frequent_switches() -> Iterator[None]:
     """Have all threads of this process hand the interpreter over within half a millisecond, in the meantime.
 
     Where two such times overlap, the first that ends ends both: work then gives way less, and nothing stays changed.

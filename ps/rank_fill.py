@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
 
-NOBODY: Final = 65_535
+UNOWNED: Final = 65_535
 """In an owner table: the place is empty."""
 
 SLACK: Final = 0.02
@@ -48,7 +48,7 @@ def cut(runs: list[Run], longest: float) -> list[Run]:
     return parts
 
 
-class Vacancies:
+class RankFill:
     """The empty places of one rank, being filled in the table given. Earlier ranks must be full."""
 
     def __init__(self, out: OwnerTable, rank: int, shards: list[int]) -> None:
@@ -56,10 +56,10 @@ class Vacancies:
         self._rank = rank
         self._shards = shards
         self._even = SLOTS / len(shards)
-        counts = np.bincount(out[:, rank], minlength=NOBODY + 1)
+        counts = np.bincount(out[:, rank], minlength=UNOWNED + 1)
         self._counts = {shard: int(counts[shard]) for shard in shards}
         bounds = [*run_starts(out[:, : rank + 1]).tolist(), SLOTS]
-        self._empty = [run for run in pairwise(bounds) if out[run[0], rank] == NOBODY]
+        self._empty = [run for run in pairwise(bounds) if out[run[0], rank] == UNOWNED]
         self._given: list[tuple[int, int, int]] = []
         """Pieces (begin, end, shard) filled so far; the earlier owners are the same all over a piece."""
 
@@ -102,8 +102,8 @@ class Vacancies:
         """Return the owner of the slot before or after, if it may own these and has room for all of them."""
         column = self._out[:, self._rank]
         for slot in (begin - 1, end):
-            shard = int(column[slot]) if 0 <= slot < SLOTS else NOBODY
-            fits = shard != NOBODY and self._even - self._counts[shard] >= end - begin - slack
+            shard = int(column[slot]) if 0 <= slot < SLOTS else UNOWNED
+            fits = shard != UNOWNED and self._even - self._counts[shard] >= end - begin - slack
             if fits and shard not in self._earlier(begin):
                 return shard
         return None
@@ -118,7 +118,7 @@ class Vacancies:
         self._level()
         for begin, end, shard in self._given:
             later = self._out[begin:end, self._rank + 1 :]
-            later[later == shard] = NOBODY
+            later[later == shard] = UNOWNED
 
     # -- levelling -----------------------------------------------------------------------------------------------------
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
-from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
 from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
 from ringpull.router.control.operations import ChangeStatus, Control, Publish, Rebalance, Rollback
+from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.state_file import FILE_NAME, StateFile
-from ringpull.router.control.world import PlacedTable, PlacedVersion, World, first_world
 from tests.router.members import FakeMembers
 
-FAST = Timing(pulse_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)
+FAST = Timing(heartbeat_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)
 
 PATIENCE_S = 30.0
 """Of a wait for something that has to come; only a broken build waits so long."""
@@ -30,12 +30,12 @@ def version(number: int) -> PlacedVersion:
     return PlacedVersion("ranker", number, f"/models/ranker/{number}", {"user": PlacedTable("/user", 2, 100, 16)})
 
 
-def world(shards: int, *, number: int = 1) -> World:
-    return first_world(range(shards), [version(number)])
+def spec(shards: int, *, number: int = 1) -> DeploymentSpec:
+    return initial_spec(range(shards), [version(number)])
 
 
 def settings(heads: int = 1) -> Settings:
-    def place(publish: Publish, world: World) -> PlacedVersion:
+    def place(publish: Publish, spec: DeploymentSpec) -> PlacedVersion:
         if publish.version > 9:
             raise InvalidInput(f"there is no version {publish.version}")
         return version(publish.version)
@@ -57,12 +57,12 @@ class Deployment:
     def __init__(self, folder: Path, heads: int = 1) -> None:
         self.folder = folder
         self.members = FakeMembers(heads)
-        self.coordinators: list[CoordinatorActor] = []
+        self.coordinators: list[CoordinatorProcess] = []
 
-    def start(self, *, timing: Timing = FAST, deployment: str = "this one", failed: Any = None) -> CoordinatorActor:
+    def start(self, *, timing: Timing = FAST, deployment: str = "this one", failed: Any = None) -> CoordinatorProcess:
         """Start a coordinator; one that runs is killed first."""
         self.kill()
-        coordinator = CoordinatorActor(
+        coordinator = CoordinatorProcess(
             StateFile(str(self.folder)),
             self.members,
             deployment=deployment,
@@ -78,14 +78,14 @@ class Deployment:
         if self.coordinators:
             self.coordinators[-1].stop()
 
-    def serves(self, wanted: World) -> bool:
+    def serves(self, wanted: DeploymentSpec) -> bool:
         """Whether every member has exactly what this world wants, and no shard is left over."""
         names = frozenset((each.model, each.version) for each in wanted.versions)
         heads = self.members.heads.values()
         return (
             set(self.members.shards) == set(wanted.shards)
             and all(
-                shard.ownerships == (wanted.ownership,) and shard.versions == shard.holds == names
+                shard.served_ranges == (wanted.served_ranges,) and shard.versions == shard.stored == names
                 for shard in self.members.shards.values()
             )
             and all(
@@ -93,7 +93,7 @@ class Deployment:
                 and head.map.ring == wanted.ring
                 and head.map.previous is None
                 and {address.port for address in head.map.shards}
-                == {shard.pulse().port for shard in self.members.shards.values()}
+                == {shard.heartbeat().port for shard in self.members.shards.values()}
                 and head.live == dict(wanted.live)
                 and head.loaded == names
                 for head in heads
@@ -113,33 +113,33 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     made.kill()
 
 
-def over(coordinator: CoordinatorActor) -> ChangeStatus:
+def over(coordinator: CoordinatorProcess) -> ChangeStatus:
     """Wait for the change to end; return how."""
     until(lambda: not coordinator.change().under_way)
     return coordinator.change()
 
 
-def move(coordinator: CoordinatorActor, target: World) -> ChangeStatus:
+def move(coordinator: CoordinatorProcess, target: DeploymentSpec) -> ChangeStatus:
     """Begin to lead the deployment elsewhere."""
     return coordinator._tell(lambda: Begin(Kind.REBALANCE, "elsewhere", target))
 
 
 def test_it_brings_a_world_up(deployment: Deployment) -> None:
     coordinator = deployment.start()
-    status = coordinator.bring_up(world(3))
+    status = coordinator.bring_up(spec(3))
     assert (status.kind, status.subject, status.phase) == (Kind.BRING_UP, "ranker/1", Phase.PREPARING)
     status = over(coordinator)
     assert (status.error, status.phase, status.id) == ("", None, 1)
-    assert deployment.serves(world(3))
+    assert deployment.serves(spec(3))
     assert coordinator.map() == deployment.members.heads[0].map
-    assert coordinator.facts().world == world(3)
+    assert coordinator.status().spec == spec(3)
     assert list(deployment.folder.iterdir()) == [deployment.folder / FILE_NAME]
 
 
 def test_before_a_bring_up_there_is_nothing(deployment: Deployment) -> None:
     coordinator = deployment.start()
     assert coordinator.change() == ChangeStatus()
-    for verb in (coordinator.map, coordinator.facts):
+    for verb in (coordinator.map, coordinator.status):
         with pytest.raises(Unavailable):
             verb()
     with pytest.raises(InvalidInput, match="no change under way"):
@@ -152,7 +152,7 @@ def test_shards_prepare_side_by_side(deployment: Deployment) -> None:
     for shard in (0, 1):
         deployment.members.on[f"prepare shard {shard}"] = both.wait  # type: ignore[assignment]
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     until(lambda: not both.broken and deployment.members.said.count("assign shard 1"))
     deployment.members.on.clear()
     assert over(coordinator).error == ""
@@ -167,7 +167,7 @@ def test_the_state_is_saved_before_commands_are_carried_out(deployment: Deployme
     for what in ("start shard 0", "assign shard 0", "load head 0", "route head 0"):
         deployment.members.on[what] = look(what)
     coordinator = deployment.start()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     over(coordinator)
     assert list(seen.values()) == ["preparing", "guarding", "loading", "routing"]
 
@@ -176,9 +176,9 @@ def test_a_change_while_one_runs_is_refused(deployment: Deployment) -> None:
     gate = threading.Event()
     deployment.members.on["prepare shard 0"] = lambda: gate.wait(PATIENCE_S) and None
     coordinator = deployment.start()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     with pytest.raises(InvalidInput, match="bring-up ranker/1 is under way"):
-        move(coordinator, world(2))
+        move(coordinator, spec(2))
     gate.set()
     over(coordinator)
 
@@ -187,7 +187,7 @@ def test_damaged_data_gives_a_bring_up_up(deployment: Deployment) -> None:
     failure = CorruptData("/models/ranker/1/user/positions: the checksum does not match")
     deployment.members.fail("prepare shard 1", failure)
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     assert over(coordinator).error == f"shard 1: {failure}"
     until(lambda: not deployment.members.shards)
     assert not any("head" in what for what in deployment.members.said)
@@ -197,17 +197,17 @@ def test_what_may_work_later_is_tried_again(deployment: Deployment) -> None:
     coordinator = deployment.start()
     deployment.members.fail("prepare shard 0", Unavailable("busy"), Unavailable("busy still"))
     deployment.members.fail("route head 0", Unavailable("a moment"))
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     status = over(coordinator)
     assert (status.error, status.trouble) == ("", "")
     assert deployment.members.said.count("prepare shard 0") == 3
-    assert deployment.serves(world(1))
+    assert deployment.serves(spec(1))
 
 
 def test_trouble_is_told_while_it_lasts(deployment: Deployment) -> None:
     deployment.members.fail("prepare shard 0", *[Unavailable("no source answers")] * 1000)
     coordinator = deployment.start()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     until(lambda: coordinator.change().trouble == "shard 0: no source answers")
     coordinator.control(Control.ABORT)
     assert over(coordinator).error == "an operator aborted it"
@@ -215,58 +215,58 @@ def test_trouble_is_told_while_it_lasts(deployment: Deployment) -> None:
 
 def test_a_crashed_shard_is_told_again(deployment: Deployment) -> None:
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     over(coordinator)
     epoch = coordinator.map().epoch
     deployment.members.crash_shard(1)
-    until(lambda: deployment.serves(world(2)))
+    until(lambda: deployment.serves(spec(2)))
     assert coordinator.map().epoch > epoch, "it listens elsewhere now"
 
 
 def test_a_crashed_head_is_told_again(deployment: Deployment) -> None:
     coordinator = deployment.start()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     over(coordinator)
     deployment.members.crash_head(0)
-    until(lambda: deployment.serves(world(1)))
+    until(lambda: deployment.serves(spec(1)))
 
 
 def test_a_hanging_member_holds_up_nobody_else(deployment: Deployment) -> None:
-    """Shard 0 answers nothing, not even a pulse; the others get ready, and the rest when it goes on."""
+    """Shard 0 answers nothing, not even a heartbeat; the others get ready, and the rest when it goes on."""
     gate = threading.Event()
-    for verb in ("pulse", "prepare"):
+    for verb in ("heartbeat", "prepare"):
         deployment.members.on[f"{verb} shard 0"] = lambda: gate.wait(PATIENCE_S) and None
     coordinator = deployment.start()
-    coordinator.bring_up(world(4))
+    coordinator.bring_up(spec(4))
     until(lambda: coordinator.change().members_done == 3 or "prepare shard 3" in deployment.members.said)
     assert coordinator.change().under_way
     gate.set()
     assert over(coordinator).error == ""
-    assert deployment.serves(world(4))
+    assert deployment.serves(spec(4))
 
 
 def test_a_head_that_hangs_holds_a_move_no_longer_than_its_lease(deployment: Deployment) -> None:
     """And has everything once it goes on."""
     coordinator = deployment.start()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     over(coordinator)
     gate = threading.Event()
-    for verb in ("pulse", "load", "route"):
+    for verb in ("heartbeat", "load", "route"):
         deployment.members.on[f"{verb} head 0"] = lambda: gate.wait(PATIENCE_S) and None
-    move(coordinator, world(3))
+    move(coordinator, spec(3))
     assert over(coordinator).error == ""
     assert set(deployment.members.shards) == {0, 1, 2}
-    assert not deployment.serves(world(3))
+    assert not deployment.serves(spec(3))
     gate.set()
-    until(lambda: deployment.serves(world(3)))
+    until(lambda: deployment.serves(spec(3)))
 
 
 def test_latencies_before_and_now_are_told(deployment: Deployment) -> None:
     coordinator = deployment.start()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     over(coordinator)
     until(lambda: coordinator.heads())
-    status = move(coordinator, world(2))
+    status = move(coordinator, spec(2))
     assert (status.before.p50_ms, status.before.p99_ms) == (status.now.p50_ms, status.now.p99_ms) == (1.0, 2.0)
     assert over(coordinator).copied_bytes > 0
 
@@ -274,10 +274,10 @@ def test_latencies_before_and_now_are_told(deployment: Deployment) -> None:
 def test_pause_holds_and_resume_goes_on(deployment: Deployment) -> None:
     gate = threading.Event()
     coordinator = deployment.start()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     over(coordinator)
     deployment.members.on["prepare shard 1"] = lambda: gate.wait(PATIENCE_S) and None
-    move(coordinator, world(2))
+    move(coordinator, spec(2))
     assert coordinator.control(Control.PAUSE).paused
     until(lambda: deployment.members.shards[0].bytes_per_s == 0.0)
     gate.set()
@@ -290,7 +290,7 @@ def test_operators_publish_roll_back_and_rebalance(deployment: Deployment) -> No
     coordinator = deployment.start()
     with pytest.raises(Unavailable, match="nothing serves yet"):
         coordinator.submit(Publish(model="ranker", version=2))
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     over(coordinator)
     live = deployment.members.heads[0].live
     assert coordinator.submit(Publish(model="ranker", version=2)).subject == "ranker/2"
@@ -324,7 +324,7 @@ def test_what_cannot_be_is_refused_before_anything_moves(
     deployment: Deployment, request_: Publish | Rollback | Rebalance, message: str
 ) -> None:
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     over(coordinator)
     before = coordinator.state()
     with pytest.raises(InvalidInput, match=message):
@@ -335,7 +335,7 @@ def test_what_cannot_be_is_refused_before_anything_moves(
 def test_a_node_can_be_named_by_its_address(deployment: Deployment) -> None:
     """All fake shards say that they are on `node`, which is at 10.0.0.1."""
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     over(coordinator)
     coordinator.submit(Rebalance(drain_node="10.0.0.1"))
     assert over(coordinator).error == ""
@@ -367,8 +367,8 @@ class DyingFile(StateFile):
 
 
 @pytest.mark.parametrize("saved", [False, True], ids=["before it is saved", "after"])
-@pytest.mark.parametrize("target", [world(1), world(3), world(2, number=2)], ids=["shrink", "grow", "publish"])
-def test_a_change_survives_a_crash_at_every_save(tmp_path: Path, target: World, saved: bool) -> None:
+@pytest.mark.parametrize("target", [spec(1), spec(3), spec(2, number=2)], ids=["shrink", "grow", "publish"])
+def test_a_change_survives_a_crash_at_every_save(tmp_path: Path, target: DeploymentSpec, saved: bool) -> None:
     """The next coordinator goes on by itself, until a crash comes too late for there to be anything left to save."""
     crashes = 0
     while crash_at_save(Deployment(tmp_path / str(crashes)), crashes, target, saved=saved):
@@ -376,14 +376,14 @@ def test_a_change_survives_a_crash_at_every_save(tmp_path: Path, target: World, 
     assert crashes > 4
 
 
-def crash_at_save(deployment: Deployment, at: int, target: World, *, saved: bool) -> bool:
+def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, saved: bool) -> bool:
     """Kill the coordinator at one save of a change, and see the next one through; return whether it came to that."""
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     assert over(coordinator).error == ""
     deployment.kill()
     gone = threading.Event()
-    dying = CoordinatorActor(
+    dying = CoordinatorProcess(
         DyingFile(str(deployment.folder), at, saved=saved),
         deployment.members,
         deployment="this one",
@@ -399,7 +399,7 @@ def crash_at_save(deployment: Deployment, at: int, target: World, *, saved: bool
     died = gone.is_set()
     dying.stop()
     coordinator = deployment.start()
-    wanted = world(2) if at == 0 and not saved else target
+    wanted = spec(2) if at == 0 and not saved else target
     until(lambda: deployment.serves(wanted))
     assert over(coordinator).error == ""
     deployment.kill()
@@ -408,26 +408,26 @@ def crash_at_save(deployment: Deployment, at: int, target: World, *, saved: bool
 
 def test_a_coordinator_that_comes_back_changes_nothing_at_rest(deployment: Deployment) -> None:
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     over(coordinator)
     epoch = coordinator.map().epoch
     coordinator = deployment.start()
     until(lambda: coordinator.heads())
     until(lambda: deployment.members.said.count("assign shard 1") == 2)
     assert coordinator.map().epoch == epoch
-    assert deployment.serves(world(2))
+    assert deployment.serves(spec(2))
 
 
 def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) -> None:
     coordinator = deployment.start()
-    coordinator.bring_up(world(2))
+    coordinator.bring_up(spec(2))
     over(coordinator)
     epoch = coordinator.map().epoch
     deployment.kill()
     deployment.members = FakeMembers()
     coordinator = deployment.start(deployment="another")
     assert coordinator.change() == ChangeStatus()
-    coordinator.bring_up(world(1))
+    coordinator.bring_up(spec(1))
     over(coordinator)
     assert coordinator.map().epoch > epoch
 
@@ -444,9 +444,9 @@ def test_a_state_that_cannot_be_saved_is_saved_when_it_can(deployment: Deploymen
             super().save(fields)
 
     file = FullDisk(str(deployment.folder))
-    coordinator = CoordinatorActor(file, deployment.members, deployment="this one", settings=settings(), timing=FAST)
+    coordinator = CoordinatorProcess(file, deployment.members, deployment="this one", settings=settings(), timing=FAST)
     deployment.coordinators.append(coordinator)
-    asked = threading.Thread(target=coordinator.bring_up, args=(world(1),))
+    asked = threading.Thread(target=coordinator.bring_up, args=(spec(1),))
     asked.start()
     until(lambda: coordinator.change().trouble == "no space left")
     assert deployment.members.said == []
@@ -463,7 +463,7 @@ def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
             raise ZeroDivisionError("a bug")
 
     gone = threading.Event()
-    coordinator = CoordinatorActor(
+    coordinator = CoordinatorProcess(
         Broken(str(deployment.folder)),
         deployment.members,
         deployment="this one",
@@ -472,7 +472,7 @@ def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
         failed=gone.set,
     )
     with pytest.raises(StartupError, match="the coordinator has stopped: ZeroDivisionError: a bug"):
-        coordinator.bring_up(world(1))
+        coordinator.bring_up(spec(1))
     assert gone.is_set()
 
 
@@ -480,4 +480,4 @@ def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
 def test_a_damaged_state_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE_NAME).write_text(content)
     with pytest.raises(CorruptData):
-        CoordinatorActor(StateFile(str(tmp_path)), FakeMembers(), deployment="this one", settings=settings())
+        CoordinatorProcess(StateFile(str(tmp_path)), FakeMembers(), deployment="this one", settings=settings())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringpull.ps.collector import YOUNG_OBJECTS, spare_what_is_loaded
+from ringpull.ps.garbage import YOUNG_OBJECTS, freeze_loaded
 
 
 class Node:
@@ -27,13 +27,13 @@ def same_collector_afterwards() -> Iterator[None]:
 
 
 def test_what_is_there_is_not_looked_at_any_more() -> None:
-    spare_what_is_loaded()
+    freeze_loaded()
     assert gc.get_freeze_count() > 0
     assert gc.get_threshold()[0] == YOUNG_OBJECTS
 
 
 def test_what_comes_later_is_still_collected() -> None:
-    spare_what_is_loaded()
+    freeze_loaded()
     gone = weakref.ref(Node())
     gc.collect()
     assert gone() is None
@@ -41,10 +41,10 @@ def test_what_comes_later_is_still_collected() -> None:
 
 def test_what_was_made_since_the_last_time_is_collected_and_what_was_spared_is_not() -> None:
     spared = Node()
-    spare_what_is_loaded()
+    freeze_loaded()
     since = Node()
     first, second = weakref.ref(spared), weakref.ref(since)
     del spared, since
-    spare_what_is_loaded()
+    freeze_loaded()
     assert second() is None
     assert first() is not None

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 READABLE: Final = 24
-LEAST_NAME: Final = 12
+MIN_NAME: Final = 12
 
 Kind = Literal["fact", "number", "name", "wrapped"]
 
@@ -38,7 +38,7 @@ class Column:
     """0: always there. Others are left out, the highest first."""
 
 
-class FactsTable:
+class FieldsTable:
     """Rows of cells below a title; a renderable of rich."""
 
     def __init__(self, title: str, columns: Iterable[Column]) -> None:
@@ -59,14 +59,14 @@ class FactsTable:
         ]
         shown = list(range(len(self.columns)))
         while True:
-            room = options.max_width - _least_width(console, options, self._table(shown, widths))
+            room = options.max_width - _min_width(console, options, self._table(shown, widths))
             spare = max(shown, key=lambda i: self.columns[i].rank)
             if room >= 0 or self.columns[spare].rank == 0:
                 break
             shown.remove(spare)
         for i in shown:
             if self.columns[i].kind == "name":
-                fitting = max(min(natural[i], widths[i] + room), min(natural[i], LEAST_NAME))
+                fitting = max(min(natural[i], widths[i] + room), min(natural[i], MIN_NAME))
                 room -= fitting - widths[i]
                 widths[i] = fitting
         yield self._table(shown, widths)
@@ -108,7 +108,7 @@ def _width(text: Text) -> int:
     return max(map(cell_len, text.plain.split("\n")))
 
 
-def _least_width(console: Console, options: ConsoleOptions, table: Table) -> int:
+def _min_width(console: Console, options: ConsoleOptions, table: Table) -> int:
     return Measurement.get(console, options.update(width=10_000), table).minimum
 
 

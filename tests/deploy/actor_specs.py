@@ -1,14 +1,14 @@
-"""A deployment's staff with nothing said but what a test is about."""
+"""A deployment's actor spec with nothing said but what a test is about."""
 
 from __future__ import annotations
 
-from ringpull.deploy.cluster.staff import ShardSettings, Staff
+from ringpull.deploy.cluster.actor_spec import ActorSpec, ShardSettings
 from ringpull.inference.head.config import HeadConfig
 
 
-def make_staff(*, gpus: float = 0) -> Staff:
+def make_actor_spec(*, gpus: float = 0) -> ActorSpec:
     """One head with its defaults, and shards that keep no copies."""
-    return Staff(
+    return ActorSpec(
         name="mine",
         shard_host=None,
         head_host=None,

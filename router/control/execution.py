@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ringpull.ps.pulse import ShardPulse
+from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.controls import Members
 from ringpull.router.control.events import (
     Assign,
@@ -20,7 +20,7 @@ from ringpull.router.control.events import (
 )
 
 
-def carry_out(command: Command, members: Members, heard: Callable[[Member, ShardPulse], None]) -> None:
+def execute(command: Command, members: Members, heard: Callable[[Member, ShardHeartbeat], None]) -> None:
     """Carry a command out; return when that is done.
 
     Args:
@@ -33,15 +33,15 @@ def carry_out(command: Command, members: Members, heard: Callable[[Member, Shard
         case StartShard(shard, node):
             members.start_shard(shard, node)
             # Seen before this is done: the machine would start it again otherwise.
-            heard(Member("shard", shard), members.shard(shard).pulse())
+            heard(Member("shard", shard), members.shard(shard).heartbeat())
         case StopShard(shard):
             members.stop_shard(shard)
-        case Prepare(shard=shard, holdings=holdings):
-            members.shard(shard).prepare(holdings)
+        case Prepare(shard=shard, placements=placements):
+            members.shard(shard).prepare(placements)
             # So that what it copied is known from here on, however soon the change ends.
-            heard(Member("shard", shard), members.shard(shard).pulse())
-        case Assign(shard=shard, epoch=epoch, ownerships=ownerships, versions=versions):
-            members.shard(shard).assign(epoch, ownerships, versions)
+            heard(Member("shard", shard), members.shard(shard).heartbeat())
+        case Assign(shard=shard, epoch=epoch, served_ranges=served_ranges, versions=versions):
+            members.shard(shard).assign(epoch, served_ranges, versions)
         case Throttle(shard=shard, bytes_per_s=bytes_per_s):
             members.shard(shard).throttle(bytes_per_s)
         case Cancel(shard):

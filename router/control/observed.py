@@ -12,14 +12,14 @@ from typing import Final
 
 from ringpull.router.shard_map import ShardAddress
 
-WorldIds = frozenset[int]
+SpecIds = frozenset[int]
 
 UNKNOWN: Final = -1.0
 """As the throttle of a shard: it could not be told, or was told by an earlier coordinator, or before it was lost."""
 
 
 @dataclass(slots=True)
-class ShardFacts:
+class ObservedShard:
     """One shard that lives."""
 
     incarnation: str
@@ -27,9 +27,9 @@ class ShardFacts:
     node: str
     fresh: bool = True
     """Whether it had answered for nothing yet when it was first seen; one that had is only new to this coordinator."""
-    holds: WorldIds = frozenset()
+    stored: SpecIds = frozenset()
     """Worlds whose ranges it has."""
-    guards: WorldIds = frozenset()
+    served: SpecIds = frozenset()
     """Worlds whose slots it answers for."""
     throttle: float | None = UNKNOWN
     """Bytes per second that it was told to stream at most."""
@@ -38,7 +38,7 @@ class ShardFacts:
 
 
 @dataclass(slots=True)
-class HeadFacts:
+class ObservedHead:
     """One head, as last heard of."""
 
     incarnation: str
@@ -60,7 +60,7 @@ class TableTraffic:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadPulse:
+class HeadHeartbeat:
     """What a head answers when it is asked how it is."""
 
     incarnation: str

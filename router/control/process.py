@@ -2,8 +2,8 @@
 
 One thread runs the machine: an event in, the state saved if it has changed, commands out. So what anybody was told
 is always on disk, and a coordinator that was killed goes on from there by itself. Each command is carried out by a
-thread of its own, and its answer is the next event; members are pulsed side by side (`router.control.pulses`). A member
-that hangs holds up its own threads only.
+thread of its own, and its answer is the next event; members are asked for heartbeats side by side
+(`router.control.heartbeat_monitor`). A member that hangs holds up its own threads only.
 
 Time lives here: a command that failed is tried again after a delay that grows, and a head that was not heard of for as
 long as its lease is taken for expired.
@@ -23,8 +23,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ringpull.ps.errors import CorruptData, RingpullError, StartupError, Unavailable
-from ringpull.ps.pulse import ShardPulse
-from ringpull.router.control.carrying import carry_out
+from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.change_log import log_change
 from ringpull.router.control.change_view import ChangeView, traffic_of
@@ -32,9 +31,9 @@ from ringpull.router.control.changes import Place, begin_of
 from ringpull.router.control.controls import LEASE_S, Members
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
 from ringpull.router.control.events import (
     Abort,
-    Again,
     Begin,
     Command,
     Done,
@@ -45,18 +44,27 @@ from ringpull.router.control.events import (
     Member,
     Pause,
     Resume,
+    RetryDue,
     ShardLost,
     ShardSeen,
     member_of,
 )
-from ringpull.router.control.facts import HeadPulse
+from ringpull.router.control.execution import execute
+from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S, HeartbeatMonitor
 from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
-from ringpull.router.control.operations import ChangeStatus, Control, Facts, MemberState, Publish, Rebalance, Request
-from ringpull.router.control.pulses import PULSE_S, Pulses
+from ringpull.router.control.observed import HeadHeartbeat
+from ringpull.router.control.operations import (
+    ChangeStatus,
+    Control,
+    DeploymentStatus,
+    MemberState,
+    Publish,
+    Rebalance,
+    Request,
+)
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
 from ringpull.router.control.state_file import StateFile
-from ringpull.router.control.world import PlacedVersion, World
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
@@ -68,7 +76,7 @@ T = TypeVar("T")
 class Timing:
     """Every duration of the shell, in seconds."""
 
-    pulse_s: float = PULSE_S
+    heartbeat_s: float = HEARTBEAT_S
     lease_s: float = LEASE_S
     first_retry_s: float = 0.2
     """After the first failure of a member; doubled with each more, until a success."""
@@ -91,7 +99,7 @@ class Settings:
     """Counts the rows of a range, for plans; None: taken to lie evenly."""
 
 
-class CoordinatorActor:
+class CoordinatorProcess:
     """Runs one `Coordinator` over the members of a deployment, from construction until `stop`.
 
     Args:
@@ -137,23 +145,25 @@ class CoordinatorActor:
         self._restarts = Restarts(clock)
         self._ending = threading.Event()
         self._stopped = ""
-        self._pulses: Pulses[Member] = Pulses(self._ask, self._answered, self._lost, every_s=timing.pulse_s)
+        self._monitor: HeartbeatMonitor[Member] = HeartbeatMonitor(
+            self._ask, self._answered, self._lost, every_s=timing.heartbeat_s
+        )
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"<CoordinatorActor {self._machine!r} {self._file!r}>"
+        return f"<CoordinatorProcess {self._machine!r} {self._file!r}>"
 
     # -- what operators and heads ask; from any thread -----------------------------------------------------------------
 
-    def bring_up(self, world: World) -> ChangeStatus:
+    def bring_up(self, spec: DeploymentSpec) -> ChangeStatus:
         """Lead the deployment to its first world; return the change's status as it begins.
 
         Raises:
             InvalidInput: A change is under way already.
         """
-        subject = ", ".join(version.name for version in world.versions)
-        return self._tell(lambda: Begin(Kind.BRING_UP, subject, world))
+        subject = ", ".join(version.name for version in spec.versions)
+        return self._tell(lambda: Begin(Kind.BRING_UP, subject, spec))
 
     def submit(self, request: Request) -> ChangeStatus:
         """See `Operations.submit`."""
@@ -165,8 +175,8 @@ class CoordinatorActor:
         self._check_runs()
         state = self._saved
         target = self._begin_of(request)(state).target
-        assert state.world is not None  # Nothing is planned before: see `begin_of`.
-        return move_plan(state.world, target, streamed=self._settings.streamed, rows_in=self._settings.rows_in)
+        assert state.spec is not None  # Nothing is planned before: see `begin_of`.
+        return move_plan(state.spec, target, streamed=self._settings.streamed, rows_in=self._settings.rows_in)
 
     def control(self, verb: Control) -> ChangeStatus:
         """See `Operations.control`."""
@@ -184,9 +194,9 @@ class CoordinatorActor:
         self._check_runs()
         return self._status
 
-    def facts(self) -> Facts:
-        """See `Operations.facts`."""
-        return self._on_thread(self._facts)
+    def status(self) -> DeploymentStatus:
+        """See `Operations.status`."""
+        return self._on_thread(self._deployment_status)
 
     def members(self) -> tuple[MemberState, ...]:
         """See `Operations.members`."""
@@ -216,7 +226,7 @@ class CoordinatorActor:
         """See `Operations.scrape_targets`."""
         return self._on_thread(lambda: scrape_targets(self._view.heads, self._view.shards))
 
-    def heads(self) -> dict[int, HeadPulse]:
+    def heads(self) -> dict[int, HeadHeartbeat]:
         """Return the last answer of every head."""
         return self._on_thread(lambda: dict(self._view.heads))
 
@@ -228,23 +238,23 @@ class CoordinatorActor:
         """End the thread. What is under way is left to itself; the saved state stays."""
         self._ending.set()
         self._thread.join()
-        self._pulses.of(())
+        self._monitor.watch(())
 
     def _begin_of(self, request: Request) -> Callable[[CoordinatorState], Begin]:
         """Look up all that a request needs of disks and members; return what makes the event of it.
 
         In the caller's thread: the machine does not wait for a disk.
         """
-        world = self._saved.world
-        if world is None:
+        spec = self._saved.spec
+        if spec is None:
             raise Unavailable("nothing serves yet; wait until the deployment is up")
-        found = self._settings.place(request, world) if isinstance(request, Publish) else None
+        found = self._settings.place(request, spec) if isinstance(request, Publish) else None
         addresses = self._members.nodes()
         if isinstance(request, Rebalance):
             named = {address: node for node, address in addresses.items()}
             request = replace(request, drain_node=named.get(request.drain_node, request.drain_node))
 
-        def place(publish: Publish, world: World) -> PlacedVersion:
+        def place(publish: Publish, spec: DeploymentSpec) -> PlacedVersion:
             assert found is not None
             return found
 
@@ -253,7 +263,7 @@ class CoordinatorActor:
             request,
             place=place,
             keep=self._settings.keep,
-            nodes=self._on_thread(lambda: {shard: facts.node for shard, facts in self._machine.shards.items()}),
+            nodes=self._on_thread(lambda: {shard: observed.node for shard, observed in self._machine.shards.items()}),
             free_nodes=sorted(addresses),
         )
 
@@ -294,7 +304,7 @@ class CoordinatorActor:
             self._follow_members()
             while not self._ending.is_set():
                 with suppress(queue.Empty):
-                    self._inbox.get(timeout=self._timing.pulse_s)()
+                    self._inbox.get(timeout=self._timing.heartbeat_s)()
                 self._look_at_the_clock()
             self._stopped = "it was told to"
         except BaseException as exc:
@@ -313,7 +323,7 @@ class CoordinatorActor:
         self._save()
         for command in commands:
             self._view.sent(command, self._machine.state.change)
-            threading.Thread(target=self._carry_out, args=(command,), name=str(member_of(command)), daemon=True).start()
+            threading.Thread(target=self._execute, args=(command,), name=str(member_of(command)), daemon=True).start()
         self._follow_members()
         before, self._status = self._status, self._view.status(self._machine)
         log_change(before, self._status)
@@ -349,11 +359,13 @@ class CoordinatorActor:
         """Pulse the members that there should be, and those that should leave."""
         state = self._machine.state
         shards = set(self._machine.shards)
-        if state.world is not None:
-            shards |= set(state.world.shards)
+        if state.spec is not None:
+            shards |= set(state.spec.shards)
         if state.change is not None:
             shards |= set(state.change.target.shards)
-        self._pulses.of([Member("shard", shard) for shard in shards] + [Member("head", head) for head in state.heads])
+        self._monitor.watch(
+            [Member("shard", shard) for shard in shards] + [Member("head", head) for head in state.heads]
+        )
         for gone in self._view.shards.keys() - shards:
             del self._view.shards[gone]
 
@@ -361,48 +373,48 @@ class CoordinatorActor:
         now_s = self._clock()
         for member in [member for member, due_s in self._due_s.items() if due_s <= now_s]:
             del self._due_s[member]
-            self._handle(Again(member))
+            self._handle(RetryDue(member))
         for head, heard_s in self._heard_s.items():
             if now_s - heard_s > self._timing.lease_s and head not in self._expired:
                 self._expired.add(head)
                 self._handle(HeadExpired(head))
 
-    def _facts(self) -> Facts:
-        world = self._machine.state.world
-        if world is None:
+    def _deployment_status(self) -> DeploymentStatus:
+        spec = self._machine.state.spec
+        if spec is None:
             raise Unavailable("nothing serves yet")
-        return Facts(
-            world=world,
-            resident_bytes={shard: pulse.resident_bytes for shard, pulse in self._view.shards.items()},
-            nodes={shard: pulse.node for shard, pulse in self._view.shards.items()},
-            requests=sum(pulse.requests for pulse in self._view.heads.values()),
+        return DeploymentStatus(
+            spec=spec,
+            resident_bytes={shard: heartbeat.resident_bytes for shard, heartbeat in self._view.shards.items()},
+            nodes={shard: heartbeat.node for shard, heartbeat in self._view.shards.items()},
+            requests=sum(heartbeat.requests for heartbeat in self._view.heads.values()),
             traffic=traffic_of(self._view.heads.values()),
         )
 
     # -- pulses --------------------------------------------------------------------------------------------------------
 
-    def _ask(self, member: Member) -> ShardPulse | HeadPulse:
+    def _ask(self, member: Member) -> ShardHeartbeat | HeadHeartbeat:
         if member.role == "shard":
-            return self._members.shard(member.id).pulse()
-        return self._members.head(member.id).pulse(self._timing.lease_s)
+            return self._members.shard(member.id).heartbeat()
+        return self._members.head(member.id).heartbeat(self._timing.lease_s)
 
-    def _answered(self, member: Member, pulse: ShardPulse | HeadPulse) -> None:
-        self._inbox.put(lambda: self._seen(member, pulse))
+    def _answered(self, member: Member, heartbeat: ShardHeartbeat | HeadHeartbeat) -> None:
+        self._inbox.put(lambda: self._seen(member, heartbeat))
 
     def _lost(self, member: Member) -> None:
         self._inbox.put(lambda: self._unseen(member))
 
-    def _seen(self, member: Member, pulse: ShardPulse | HeadPulse) -> None:
+    def _seen(self, member: Member, heartbeat: ShardHeartbeat | HeadHeartbeat) -> None:
         self._restarts.answered(member)
-        if isinstance(pulse, ShardPulse):
-            self._view.shard(member.id, pulse)
-            address = ShardAddress(member.id, pulse.host, pulse.port)
-            self._handle(ShardSeen(member.id, pulse.incarnation, address, pulse.node, pulse.epoch))
+        if isinstance(heartbeat, ShardHeartbeat):
+            self._view.shard(member.id, heartbeat)
+            address = ShardAddress(member.id, heartbeat.host, heartbeat.port)
+            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
         else:
-            self._view.head(member.id, pulse)
+            self._view.head(member.id, heartbeat)
             self._heard_s[member.id] = self._clock()
             self._expired.discard(member.id)
-            self._handle(HeadSeen(member.id, pulse.incarnation))
+            self._handle(HeadSeen(member.id, heartbeat.incarnation))
 
     def _unseen(self, member: Member) -> None:
         self._restarts.lost(member)
@@ -413,9 +425,9 @@ class CoordinatorActor:
 
     # -- commands; each in a thread of its own -------------------------------------------------------------------------
 
-    def _carry_out(self, command: Command) -> None:
+    def _execute(self, command: Command) -> None:
         try:
-            carry_out(command, self._members, self._answered)
+            execute(command, self._members, self._answered)
         except RingpullError as exc:
             error = exc
             self._inbox.put(lambda: self._failed(command, error))

@@ -18,7 +18,7 @@ from ringpull.ps.transfer.stored_table import StoredTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableFacts:
+class TableSummary:
     """One table on disk."""
 
     folder: str
@@ -51,13 +51,13 @@ class TableFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VersionFacts:
+class VersionSummary:
     """One version on disk."""
 
     folder: str
     """Or URL."""
     manifest: Manifest
-    tables: tuple[TableFacts, ...]
+    tables: tuple[TableSummary, ...]
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -78,7 +78,7 @@ class VersionFacts:
         }
 
 
-def read_table(folder: str, *, verify: bool) -> TableFacts:
+def read_table(folder: str, *, verify: bool) -> TableSummary:
     """Read one table's folder, with `verify` also all its rows.
 
     Of a URL, only what says which rows lie where is read without `verify`.
@@ -91,7 +91,7 @@ def read_table(folder: str, *, verify: bool) -> TableFacts:
         return _read_table_at(folder, verify=verify)
     base = Base.open(Path(folder))
     try:
-        return TableFacts(
+        return TableSummary(
             folder=folder,
             spec=base.spec,
             rows=base.rows,
@@ -105,10 +105,10 @@ def read_table(folder: str, *, verify: bool) -> TableFacts:
         base.close()
 
 
-def _read_table_at(url: str, *, verify: bool) -> TableFacts:
+def _read_table_at(url: str, *, verify: bool) -> TableSummary:
     table = StoredTable(RemoteFolder(url))
     header = table.header
-    return TableFacts(
+    return TableSummary(
         folder=url,
         spec=header.spec,
         rows=header.rows,
@@ -120,7 +120,7 @@ def _read_table_at(url: str, *, verify: bool) -> TableFacts:
     )
 
 
-def read_version(folder: str, *, verify: bool) -> VersionFacts:
+def read_version(folder: str, *, verify: bool) -> VersionSummary:
     """Read one version's folder: manifest, schema and dense program by their checksums, then every table.
 
     Raises:
@@ -138,4 +138,4 @@ def read_version(folder: str, *, verify: bool) -> VersionFacts:
                 f" the manifest says {entry.rows} of {entry.spec.name} with dim {entry.spec.dim}, or another spec"
             )
         tables.append(table)
-    return VersionFacts(folder=folder, manifest=manifest, tables=tuple(tables))
+    return VersionSummary(folder=folder, manifest=manifest, tables=tuple(tables))

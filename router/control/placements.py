@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import RangeSource, TableHolding, VersionHolding
+from ringpull.ps.placement import RangeSource, TablePlacement, VersionPlacement
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
-from ringpull.router.control.world import World
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.shard_map import ShardAddress
 
 SlotMask = NDArray[np.bool_]
@@ -20,25 +20,27 @@ SlotMask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Streamers:
+class StreamSources:
     """The world that serves, and which of its shards answer for it now."""
 
-    world: World
+    spec: DeploymentSpec
     live: Mapping[int, ShardAddress]
 
 
-def holdings_of(shard: int, worlds: Sequence[World], streamers: Streamers | None) -> tuple[VersionHolding, ...]:
+def placements_of(
+    shard: int, specs: Sequence[DeploymentSpec], streamers: StreamSources | None
+) -> tuple[VersionPlacement, ...]:
     """Return what a shard has to hold to answer for its slots of all these worlds, version by version."""
-    placed = {(version.model, version.version): version for world in worlds for version in world.versions}
+    placed = {(version.model, version.version): version for spec in specs for version in spec.versions}
     return tuple(
-        VersionHolding(
+        VersionPlacement(
             model,
             number,
             {
-                table: TableHolding(
+                table: TablePlacement(
                     folder=where.folder,
                     # By every world, also one without this version: a shard guards all it has open alike.
-                    slots=ranges_of(np.logical_or.reduce([owned_mask(world, shard, model, table) for world in worlds])),
+                    slots=ranges_of(np.logical_or.reduce([owned_mask(spec, shard, model, table) for spec in specs])),
                     sources=_sources(streamers, model, number, table),
                 )
                 for table, where in version.tables.items()
@@ -48,10 +50,10 @@ def holdings_of(shard: int, worlds: Sequence[World], streamers: Streamers | None
     )
 
 
-def owned_mask(world: World, shard: int, model: str, table: str) -> SlotMask:
+def owned_mask(spec: DeploymentSpec, shard: int, model: str, table: str) -> SlotMask:
     """Return which slots of a table a shard owns in a world."""
-    replicas: Replicas = world.replicas.get((model, table), 1)
-    return world.ring.owned_mask(shard, replicas).astype(bool)
+    replicas: Replicas = spec.replicas.get((model, table), 1)
+    return spec.ring.owned_mask(shard, replicas).astype(bool)
 
 
 def ranges_of(mask: SlotMask) -> tuple[SlotRange, ...]:
@@ -60,18 +62,18 @@ def ranges_of(mask: SlotMask) -> tuple[SlotRange, ...]:
     return tuple(SlotRange(int(begin), int(end)) for begin, end in edges.reshape(-1, 2))
 
 
-def _sources(streamers: Streamers | None, model: str, version: int, table: str) -> tuple[RangeSource, ...]:
+def _sources(streamers: StreamSources | None, model: str, version: int, table: str) -> tuple[RangeSource, ...]:
     """Return the live owners of every range of a table, in order of slots, then of rank."""
-    if streamers is None or streamers.world.version(model, version) is None:
+    if streamers is None or streamers.spec.version(model, version) is None:
         return ()
-    world, live = streamers.world, streamers.live
-    replicas = world.replicas.get((model, table), 1)
+    spec, live = streamers.spec, streamers.live
+    replicas = spec.replicas.get((model, table), 1)
     whole = SlotRange(0, SLOTS)
     if replicas == ALL:
         return tuple(RangeSource(whole, address.host, address.port) for address in live.values())
     return tuple(
         RangeSource(owned.slots, live[owner].host, live[owner].port)
-        for owned in world.ring.ranges
+        for owned in spec.ring.ranges
         for owner in owned.owners[:replicas]
         if owner in live
     )

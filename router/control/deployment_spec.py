@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ringpull.ps.holding import Ownership
+from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Replicas
 from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -46,7 +46,7 @@ class PlacedVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class DeploymentSpec:
     """What is to be true. A value: changes return new ones."""
 
     ring: Ring
@@ -63,9 +63,9 @@ class World:
         return self.ring.shards
 
     @property
-    def ownership(self) -> Ownership:
+    def served_ranges(self) -> ServedRanges:
         """Return what shards guard by."""
-        return Ownership(self.ring, self.replicas)
+        return ServedRanges(self.ring, self.replicas)
 
     @property
     def sole_tables(self) -> dict[str, OnUnavailable]:
@@ -97,10 +97,10 @@ class World:
         return ShardMap(epoch, tuple(addresses[shard] for shard in self.shards), self.ring, self.replicas, previous)
 
 
-def first_world(shards: Iterable[int], versions: Sequence[PlacedVersion]) -> World:
+def initial_spec(shards: Iterable[int], versions: Sequence[PlacedVersion]) -> DeploymentSpec:
     """Return the world of a bring-up: an even ring, every given version live."""
-    return World(
-        ring=Ring.even(list(shards), most_replicas(wanted_replicas(versions))),
+    return DeploymentSpec(
+        ring=Ring.even(list(shards), max_replicas(wanted_replicas(versions))),
         replicas=wanted_replicas(versions),
         versions=tuple(sorted(versions, key=lambda version: (version.model, version.version))),
         live={version.model: version.version for version in versions},
@@ -112,7 +112,7 @@ def wanted_replicas(versions: Sequence[PlacedVersion]) -> dict[tuple[str, str], 
     return {(version.model, name): table.replicas for version in versions for name, table in version.tables.items()}
 
 
-def most_replicas(replicas: Mapping[tuple[str, str], Replicas]) -> int:
+def max_replicas(replicas: Mapping[tuple[str, str], Replicas]) -> int:
     """Return how many owners each range should have: the largest number of copies wanted of any table.
 
     `all` needs none: such a table is on every shard, whoever owns the range. The ring lists fewer while it has fewer

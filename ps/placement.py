@@ -23,7 +23,7 @@ class RangeSource:
 
 
 @dataclass(frozen=True, slots=True)
-class TableHolding:
+class TablePlacement:
     """The part of one table that a shard has to hold."""
 
     folder: str
@@ -36,16 +36,16 @@ class TableHolding:
 
 
 @dataclass(frozen=True, slots=True)
-class VersionHolding:
+class VersionPlacement:
     """The part of one model version that a shard has to hold."""
 
     model: str
     version: int
-    tables: Mapping[str, TableHolding]
+    tables: Mapping[str, TablePlacement]
 
 
 @dataclass(frozen=True, slots=True)
-class Ownership:
+class ServedRanges:
     """Who owns what in one world. A shard in the middle of a move answers for two of them at once."""
 
     ring: Ring

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class ShardPulse:
+class ShardHeartbeat:
     """A shard as of now."""
 
     incarnation: str

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.hashing import SLOT_SHIFT, positions_of
-from ringpull.ps.holding import Ownership, RangeSource, TableHolding, VersionHolding
+from ringpull.ps.placement import RangeSource, ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import Replicas
@@ -21,22 +21,24 @@ NOWHERE = Path("/nowhere/model/3")
 """A version's folder on a disk that this machine does not see."""
 
 
-def holding(folders: Sequence[Path], slots: Sequence[SlotRange], sources: Sequence[RangeSource] = ()) -> VersionHolding:
+def placement(
+    folders: Sequence[Path], slots: Sequence[SlotRange], sources: Sequence[RangeSource] = ()
+) -> VersionPlacement:
     """Return the same slots of every table, whose names are those of their folders."""
-    tables = {folder.name: TableHolding(str(folder), tuple(slots), tuple(sources)) for folder in folders}
-    return VersionHolding(MODEL, VERSION, tables)
+    tables = {folder.name: TablePlacement(str(folder), tuple(slots), tuple(sources)) for folder in folders}
+    return VersionPlacement(MODEL, VERSION, tables)
 
 
-def at(url: str, slots: Sequence[SlotRange], *sources: RangeSource) -> VersionHolding:
+def at(url: str, slots: Sequence[SlotRange], *sources: RangeSource) -> VersionPlacement:
     """Return slots of the table `users`, whose files are at `url`/users."""
-    return VersionHolding(MODEL, VERSION, {"users": TableHolding(f"{url}/users", tuple(slots), sources)})
+    return VersionPlacement(MODEL, VERSION, {"users": TablePlacement(f"{url}/users", tuple(slots), sources)})
 
 
 def owned_slots(ring: Ring, shard: int, replicas: Replicas = 1) -> list[SlotRange]:
     return runs(ring.owned_mask(shard, replicas))
 
 
-def sources_in(ring: Ring, actors: Mapping[int, ShardActor], but: int, replicas: int = 1) -> list[RangeSource]:
+def sources_in(ring: Ring, actors: Mapping[int, ShardProcess], but: int, replicas: int = 1) -> list[RangeSource]:
     """Return who owns what in a ring, and where."""
     return [
         RangeSource(owned.slots, *actors[owner].address())
@@ -46,9 +48,9 @@ def sources_in(ring: Ring, actors: Mapping[int, ShardActor], but: int, replicas:
     ]
 
 
-def assign(actor: ShardActor, epoch: int, *rings: Ring, replicas: Replicas = 1) -> None:
+def assign(actor: ShardProcess, epoch: int, *rings: Ring, replicas: Replicas = 1) -> None:
     wanted: dict[tuple[str, str], Replicas] = {(MODEL, "users"): replicas, (MODEL, "items"): replicas}
-    actor.assign(epoch, [Ownership(ring, wanted) for ring in rings], [(MODEL, VERSION)])
+    actor.assign(epoch, [ServedRanges(ring, wanted) for ring in rings], [(MODEL, VERSION)])
 
 
 def slots_of(keys: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ YOUNG_OBJECTS: Final = 50_000
 """Objects made and not freed before the collector looks at those; Python's own choice is 700."""
 
 
-def spare_what_is_loaded() -> None:
+def freeze_loaded() -> None:
     """Collect what was made since the last time, then leave everything that is there now alone."""
     gc.collect()
     gc.freeze()

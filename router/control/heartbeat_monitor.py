@@ -13,13 +13,13 @@ from typing import Any, Final, Generic, TypeVar
 
 logger: Final = logging.getLogger(__name__)
 
-PULSE_S: Final = 0.5
-"""Between the end of one pulse and the next."""
+HEARTBEAT_S: Final = 0.5
+"""Between the end of one heartbeat and the next."""
 
 M = TypeVar("M", bound=Hashable)
 
 
-class Pulses(Generic[M]):
+class HeartbeatMonitor(Generic[M]):
     """Asks members until told that they left.
 
     Args:
@@ -35,7 +35,7 @@ class Pulses(Generic[M]):
         answered: Callable[[M, Any], None],
         lost: Callable[[M], None],
         *,
-        every_s: float = PULSE_S,
+        every_s: float = HEARTBEAT_S,
     ) -> None:
         self._ask = ask
         self._answered = answered
@@ -44,16 +44,16 @@ class Pulses(Generic[M]):
         self._ends: dict[M, threading.Event] = {}
 
     def __repr__(self) -> str:
-        return f"<Pulses of {len(self._ends)} members>"
+        return f"<HeartbeatMonitor of {len(self._ends)} members>"
 
-    def of(self, members: Collection[M]) -> None:
+    def watch(self, members: Collection[M]) -> None:
         """Ask these members from now on, and no others. Called from one thread only."""
         for member in self._ends.keys() - set(members):
             self._ends.pop(member).set()
         for member in members:
             if member not in self._ends:
                 self._ends[member] = end = threading.Event()
-                threading.Thread(target=self._run, args=(member, end), name=f"pulse {member}", daemon=True).start()
+                threading.Thread(target=self._run, args=(member, end), name=f"heartbeat {member}", daemon=True).start()
 
     def _run(self, member: M, end: threading.Event) -> None:
         while not end.is_set():

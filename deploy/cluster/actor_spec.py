@@ -37,7 +37,7 @@ class ShardSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Staff:
+class ActorSpec:
     """All that the actors of one deployment are made from; the coordinator has it too, to make more of them."""
 
     name: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ringpull.deploy.cluster.staff import gpus_wanted
-from tests.deploy.staffs import make_staff
+from ringpull.deploy.cluster.actor_spec import gpus_wanted
+from tests.deploy.actor_specs import make_actor_spec
 
 
 def test_names() -> None:
-    staff = make_staff()
-    assert [staff.shard_name(3), staff.head_name(0), staff.coordinator_name] == [
+    actor_spec = make_actor_spec()
+    assert [actor_spec.shard_name(3), actor_spec.head_name(0), actor_spec.coordinator_name] == [
         "mine/shard-3",
         "mine/head-0",
         "mine/coordinator",

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringpull.ps.actor import ShardActor
 from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.holding import Ownership, TableHolding, VersionHolding
+from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
@@ -24,25 +24,25 @@ pytestmark = pytest.mark.net
 
 
 @pytest.fixture
-def actor() -> Iterator[ShardActor]:
-    running = ShardActor(0, threads=2)
+def actor() -> Iterator[ShardProcess]:
+    running = ShardProcess(0, threads=2)
     yield running
     running.stop()
 
 
 @pytest.fixture
-def table(tmp_path: Path, actor: ShardActor) -> WrittenTable:
+def table(tmp_path: Path, actor: ShardProcess) -> WrittenTable:
     written = write_table(tmp_path / "users", rows=2000, dim=32)
     actor.prepare([whole(written.folder)])
-    actor.assign(1, [Ownership(Ring.even([0]), {})], [(MODEL, VERSION)])
+    actor.assign(1, [ServedRanges(Ring.even([0]), {})], [(MODEL, VERSION)])
     return written
 
 
-def whole(folder: Path) -> VersionHolding:
-    return VersionHolding(MODEL, VERSION, {folder.name: TableHolding(str(folder), (SlotRange(0, SLOTS),), ())})
+def whole(folder: Path) -> VersionPlacement:
+    return VersionPlacement(MODEL, VERSION, {folder.name: TablePlacement(str(folder), (SlotRange(0, SLOTS),), ())})
 
 
-async def test_rows_over_tcp_are_bit_exact(actor: ShardActor, table: WrittenTable) -> None:
+async def test_rows_over_tcp_are_bit_exact(actor: ShardProcess, table: WrittenTable) -> None:
     connection = await Connection.connect(*actor.address())
     request = rows_request("users", table.keys)
     replies = await asyncio.gather(*(connection.request(request, deadline_s=soon()) for _ in range(20)))
@@ -56,7 +56,7 @@ async def test_rows_over_tcp_are_bit_exact(actor: ShardActor, table: WrittenTabl
     await connection.close()
 
 
-async def test_a_range_over_tcp_keeps_its_checksum(actor: ShardActor, table: WrittenTable) -> None:
+async def test_a_range_over_tcp_keeps_its_checksum(actor: ShardProcess, table: WrittenTable) -> None:
     connection = await Connection.connect(*actor.address())
     reply = await connection.request(
         RangePullRequest(MODEL, VERSION, "users", 0, 65_536, 0, 1 << 20), deadline_s=soon()
@@ -67,23 +67,23 @@ async def test_a_range_over_tcp_keeps_its_checksum(actor: ShardActor, table: Wri
     await connection.close()
 
 
-async def test_refusals_over_tcp_keep_their_class(actor: ShardActor, table: WrittenTable) -> None:
+async def test_refusals_over_tcp_keep_their_class(actor: ShardProcess, table: WrittenTable) -> None:
     connection = await Connection.connect(*actor.address())
     with pytest.raises(NotFound, match="no table 'houses'"):
         await connection.request(rows_request("houses", table.keys), deadline_s=soon())
     with pytest.raises(InvalidInput, match="lengths"):
         await connection.request(pull_request([("users", Op.SUM, table.keys[:3], (1, 1), None)]), deadline_s=soon())
-    actor.assign(8, [Ownership(Ring.even([1]), {})], [(MODEL, VERSION)])
+    actor.assign(8, [ServedRanges(Ring.even([1]), {})], [(MODEL, VERSION)])
     with pytest.raises(NotOwner) as raised:
         await connection.request(rows_request("users", table.keys), deadline_s=soon())
     assert raised.value.epoch == 8
-    actor.assign(9, [Ownership(Ring.even([1]), {})], [])
+    actor.assign(9, [ServedRanges(Ring.even([1]), {})], [])
     with pytest.raises(NotFound, match="not open"):
         await connection.request(rows_request("users", table.keys), deadline_s=soon())
     await connection.close()
 
 
-async def test_stopping_hangs_up_and_frees_the_port(actor: ShardActor) -> None:
+async def test_stopping_hangs_up_and_frees_the_port(actor: ShardProcess) -> None:
     connection = await Connection.connect(*actor.address())
     await asyncio.to_thread(actor.stop)
     with pytest.raises(Unavailable):
@@ -96,10 +96,10 @@ async def test_stopping_hangs_up_and_frees_the_port(actor: ShardActor) -> None:
 
 def test_an_address_of_no_interface_is_a_startup_error() -> None:
     with pytest.raises(StartupError, match=r"192\.0\.2\.1"):
-        ShardActor(0, host="192.0.2.1")  # TEST-NET-1, RFC 5737
+        ShardProcess(0, host="192.0.2.1")  # TEST-NET-1, RFC 5737
 
 
-def test_memory_tells_what_the_process_takes(actor: ShardActor, table: WrittenTable) -> None:
+def test_memory_tells_what_the_process_takes(actor: ShardProcess, table: WrittenTable) -> None:
     actor.touch()
     ballast = np.ones(8 << 20, np.uint8)
     assert actor.memory()["Rss"] >= actor.memory()["Pss"] > ballast.nbytes
