@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ringpull.router.control.deployment_spec import DeploymentSpec
+from ringpull.router.control.plain_values import plain_name
 from ringpull.router.shard_map import ShardMap
 
 
@@ -84,9 +85,9 @@ class CoordinatorState:
     """All the coordinator must remember; saved before any command that follows from it is carried out."""
 
     heads: tuple[int, ...] = (0,)
-    spec: DeploymentSpec | None = None
+    spec: DeploymentSpec | None = field(default=None, metadata=plain_name("world"))
     """What serves; None before the first bring-up is through."""
-    spec_id: int = 0
+    spec_id: int = field(default=0, metadata=plain_name("world_id"))
     """The id of the change that led to `world`."""
     change: Change | None = None
     leaving: frozenset[int] = frozenset()

@@ -183,7 +183,7 @@ class PlainValues:
         return _Form("an object", lambda value: {name: form.write(each) for name, each in value.items()}, read)
 
     def _pairs(self, key: Any, item: Any) -> _Form:
-        """Return the form of a mapping whose keys are no text: every entry is a row of the key's parts and the value."""
+        """Return the form of a mapping whose keys are no text: a row per entry, the key's parts and the value."""
         composed = get_origin(key) is tuple
         row = self._tuple((*get_args(key), item) if composed else (key, item))
 
@@ -237,8 +237,10 @@ class PlainValues:
         def read(plain: Any, at: str) -> Any:
             if not isinstance(plain, list) or len(plain) != len(fields):
                 raise _wrong(at, plain, what)
-            values = zip(fields, plain, strict=True)
-            return _made(kind, {each.name: each.form.read(value, _inside(at, each.plain)) for each, value in values}, at)
+            found = {}
+            for each, value in zip(fields, plain, strict=True):
+                found[each.name] = each.form.read(value, _inside(at, each.plain))
+            return _made(kind, found, at)
 
         return _Form(what, lambda value: [each.form.write(getattr(value, each.name)) for each in fields], read)
 

@@ -21,10 +21,11 @@ from typing import Any, Generic, TypeVar, cast
 from ringpull.ps.errors import NotFound
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Request(Generic[R]):
-    """Base of every request. `R` is the type of the reply, which has a plain form (`router.control.plain_values`)."""
+class Request(Generic[R_co]):
+    """Base of every request. `R_co` is the type of the reply, which has a plain form (`router.control.plain_values`)."""
 
     __slots__ = ()
 
