@@ -81,7 +81,7 @@ class OperationsClient:
         except grpc.RpcError as exc:
             if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise InvalidInput(
-                    f"{self.target} is served by another build of ringpull, which has no verbs that {build()} knows:"
+                    f"{self.target} is served by another build of ringpull, which does not know the verbs of {build()};"
                     " operate it with the ringpull that serves it"
                 ) from exc
             raise stubs.error_of(self.target, exc) from exc

@@ -25,7 +25,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Request(Generic[R_co]):
-    """Base of every request. `R_co` is the type of the reply, which has a plain form (`router.control.plain_values`)."""
+    """Base of every request. `R_co` is the type of the reply; both have a form in `router.control.plain_values`."""
 
     __slots__ = ()
 

@@ -6,19 +6,17 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
 from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
-from ringpull.router.control.events import Begin, Member
+from ringpull.router.control.events import Begin
 from ringpull.router.control.operations import (
-    VERBS,
     ChangeStatus,
     Control,
     ControlChange,
@@ -27,7 +25,6 @@ from ringpull.router.control.operations import (
     PlanRebalance,
     Publish,
     Rebalance,
-    RestartMember,
     Rollback,
 )
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
@@ -148,29 +145,6 @@ def test_it_brings_a_world_up(deployment: Deployment) -> None:
     assert coordinator.map() == deployment.members.heads[0].map
     assert coordinator.call(GetStatus()).spec == spec(3)
     assert list(deployment.folder.iterdir()) == [deployment.folder / FILE_NAME]
-
-
-def test_every_verb_has_its_method() -> None:
-    for verb in VERBS:
-        if verb.request.__module__.startswith("ringpull."):
-            hints = get_type_hints(getattr(CoordinatorProcess, verb.name))
-            assert hints == {"request": verb.request, "return": verb.reply}, verb.name
-
-
-def test_nothing_is_changed_while_nothing_can_be_started(deployment: Deployment) -> None:
-    coordinator = deployment.start()
-    coordinator.bring_up(spec(2))
-    over(coordinator)
-
-    def gone() -> None:
-        raise Unavailable("the control store is gone")
-
-    coordinator._settings = replace(coordinator._settings, check_startable=gone)
-    restart = RestartMember(member=Member("shard", 0), incarnation="any", drain_s=1)
-    for request in (Rebalance(shards=3), PlanRebalance(Rebalance(shards=3)), Rollback(model="ranker"), restart):
-        with pytest.raises(Unavailable, match="the control store is gone"):
-            coordinator.call(request)
-    assert coordinator.call(GetStatus()).spec == spec(2)
 
 
 def test_before_a_bring_up_there_is_nothing(deployment: Deployment) -> None:

@@ -71,4 +71,4 @@ async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> NoReturn
 
 def _another_build(theirs: str) -> str:
     asked = f"ringpull {theirs}" if theirs else "another build of ringpull"
-    return f"this head is of ringpull {build()}, and was asked by {asked}: operate it with the ringpull that serves it"
+    return f"this head is of ringpull {build()}, and was asked by {asked}; operate it with the ringpull that serves it"
