@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -272,6 +273,14 @@ def test_methods_that_earlier_builds_had_are_refused_by_name(client: OperationsC
     assert status is grpc.StatusCode.UNIMPLEMENTED
     assert f"this head is of ringpull {build()}" in details
     assert "operate it with the ringpull that serves it" in details
+
+
+@pytest.mark.net
+def test_reflection_tells_how_verbs_travel(client: OperationsClient) -> None:
+    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol="ringpull.v1.Operations")
+    with grpc.insecure_channel(client.target) as channel:
+        [reply] = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
+    assert list(reply.file_descriptor_response.file_descriptor_proto) == [pb.DESCRIPTOR.serialized_pb]
 
 
 @contextmanager
