@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from ringpull.router.control.operations import OperatorVerbs
 
-TIMEOUT_S: Final = 40.0
-"""Of a call. Above what a head waits for the coordinator: its answer says more than a deadline."""
-
 
 @contextmanager
-def connect(target: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[OperatorVerbs]:
-    """Return the operations of a deployment, by the HOST:PORT of one of its heads."""
-    from ringpull.inference.client.operations import OperationsClient
+def connect(target: str, *, timeout_s: float | None = None) -> Iterator[OperatorVerbs]:
+    """Return the way to the coordinator of a deployment, by the HOST:PORT of one of its heads.
 
-    with OperationsClient(target, timeout_s=timeout_s) as operations:
+    Args:
+        timeout_s: Longest wait for each answer; None: longer than a head waits for the coordinator.
+    """
+    from ringpull.inference.client.operations import TIMEOUT_S, OperationsClient
+
+    with OperationsClient(target, timeout_s=TIMEOUT_S if timeout_s is None else timeout_s) as operations:
         yield operations
 
 

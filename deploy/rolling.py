@@ -17,7 +17,7 @@ from ringpull.ps.errors import InvalidInput, Retryable, RingpullError
 from ringpull.ps.spec import OnUnavailable
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
-from ringpull.router.control.operations import MemberState, OperatorVerbs
+from ringpull.router.control.operations import ListMembers, MemberState, OperatorVerbs, RestartMember
 
 POLL_S: Final = 0.1
 
@@ -123,7 +123,7 @@ def restart(
             # One that does not answer is coming back by itself: then it is known which process is to go.
             before = before or now.incarnation
             if before and not sent:
-                operations.restart(member, before, drain_s=drain_s, force=force)
+                operations.call(RestartMember(member=member, incarnation=before, drain_s=drain_s, force=force))
                 sent = True
             elif sent and now.incarnation != before and not now.missing:
                 return Restarted(member, clock() - begin_s)
@@ -162,7 +162,7 @@ def summary_line(done: Sequence[Restarted]) -> str:
 
 
 def _state(operations: OperatorVerbs, member: Member) -> MemberState:
-    for state in operations.members():
+    for state in operations.call(ListMembers()):
         if state.member == member:
             return state
     raise InvalidInput(f"{member} is not there any more: the deployment was changed meanwhile")

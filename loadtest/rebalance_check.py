@@ -26,7 +26,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from ringpull import AsyncClient
-from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.client.operations import GetChange, OperationsClient
 from ringpull.inference.errors import RingpullError
 from ringpull.inference.prediction import Prediction
 from ringpull.loadtest.bench.checked_model import (
@@ -367,7 +367,7 @@ def run() -> dict[str, Any]:
             with OperationsClient(ours.target) as operations:
 
                 async def under_way() -> bool:
-                    return (await asyncio.to_thread(operations.change)).under_way
+                    return (await asyncio.to_thread(operations.call, GetChange())).under_way
 
                 line = asyncio.run(check(ours.target, ringpull(ours.target, folder), under_way, requests, oracle))
     _tell("all of it", begin_s)

@@ -8,6 +8,8 @@ a `StartupError`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -61,29 +63,39 @@ def find(name: str) -> Any:
         raise Unavailable(f"there is no actor {name}") from exc
 
 
-class NamedActor:
-    """Calls to the actor of a name, whoever has it now."""
+class RemoteProcess:
+    """The process that the actor of a name runs, whoever has that name now: its methods, as if it were here.
 
-    def __init__(self, name: str) -> None:
+    A call raises what `result` says; `Unavailable` also where there is no such actor or no answer in time. Its methods
+    are those of the type that it is taken for: `typing.cast("ShardControl", RemoteProcess(name))`.
+
+    Args:
+        name: The actor's full name.
+        timeout_s: Longest wait for an answer; None: as long as the actor lives.
+    """
+
+    def __init__(self, name: str, *, timeout_s: float | None = None) -> None:
         self._name = name
+        self._timeout_s = timeout_s
         self._handle: Any = None
 
     def __repr__(self) -> str:
-        return f"<NamedActor {self._name}>"
+        return f"<RemoteProcess {self._name}>"
 
-    def call(self, verb: str, *args: Any, timeout_s: float | None = None, **named: Any) -> Any:
-        """Call a verb and return its answer.
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):  # what Python itself looks for, as in copying
+            raise AttributeError(method)
+        return partial(self._invoke, method)
 
-        Raises:
-            RingpullError: As for `result`; `Unavailable` also where there is no such actor.
-            TimeoutError: No answer within `timeout_s` seconds.
-        """
+    def _invoke(self, method: str, *args: Any) -> Any:
         handle = self._handle
         if handle is None:
             control_store.check()
             handle = self._handle = find(self._name)
         try:
-            return result(getattr(handle, verb).remote(*args, **named), timeout_s=timeout_s)
+            return result(handle.invoke.remote(method, *args), timeout_s=self._timeout_s)
+        except TimeoutError as exc:
+            raise Unavailable(f"{self._name} has not answered for {self._timeout_s:g} s") from exc
         except ActorGone:
             self._handle = None
             raise

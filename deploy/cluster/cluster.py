@@ -30,7 +30,7 @@ from ringpull.ps.errors import StartupError, Unavailable
 from ringpull.router.control.controls import LEASE_S
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.observed import HeadHeartbeat
-from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.control.operations import ChangeStatus, GetChange
 
 POLL_S: Final = 0.02
 
@@ -172,7 +172,7 @@ def drain(heads: Iterable[Any], timeout_s: float) -> None:
     from ringpull.deploy.cluster.calls import result
 
     until_s = time.monotonic() + timeout_s + PING_TIMEOUT_S
-    for call in [head.drain.remote(timeout_s) for head in heads]:
+    for call in [head.invoke.remote("drain", timeout_s) for head in heads]:
         try:
             result(call, timeout_s=max(0.0, until_s - time.monotonic()))
         except (StartupError, Unavailable, TimeoutError):
@@ -297,11 +297,11 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
     from ringpull.deploy.cluster.calls import result
 
     spec = initial_spec(range(config.shards), config.versions)
-    status: ChangeStatus = result(actors.coordinator.bring_up.remote(spec))
+    status: ChangeStatus = result(actors.coordinator.invoke.remote("bring_up", spec))
     well_s = time.monotonic()
     while status.under_way:
         time.sleep(POLL_S)
-        status = result(actors.coordinator.change.remote())
+        status = result(actors.coordinator.invoke.remote("call", GetChange()))
         if status.bytes_to_copy:
             say(f"{size(status.copied_bytes)} of {size(status.bytes_to_copy)} copied")
         if not status.trouble:
@@ -310,7 +310,7 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
             raise StartupError(f"not up after {config.start_timeout_s:g} s of trying again: {status.trouble}")
     if status.error:
         raise StartupError(status.error)
-    bound: HeadHeartbeat = result(actors.heads[0].heartbeat.remote(LEASE_S))
+    bound: HeadHeartbeat = result(actors.heads[0].invoke.remote("heartbeat", LEASE_S))
     host = bound.host
     if host in EVERY_INTERFACE:  # an address to listen on, but not to connect to
         host = LOCALHOST if config.private else result(actors.heads[0].node_address.remote())

@@ -103,10 +103,11 @@ def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] |
 
 def _served_traffic(target: str) -> dict[str, TableLoad]:
     from ringpull.deploy.coordinator_client import connect
+    from ringpull.router.control.operations import GetStatus
     from ringpull.router.control.traffic import load_of
 
     with connect(target) as operations:
-        status = operations.status()
+        status = operations.call(GetStatus())
     if status.requests == 0:
         raise InvalidInput(f"--target {target}: it has answered no request yet, so there is nothing to plan by")
     return load_of(status.traffic, status.requests)

@@ -46,7 +46,7 @@ def publish(
         raise InvalidInput(f"--keep is {keep}; it must be 0 or more")
     request = Publish(model=model, version=number, folder="" if folder is None else absolute(folder), keep=keep)
     with StopSignals(), connect(served.resolve_target(target)) as operations:
-        done = follow(operations, operations.submit(request), err)
+        done = follow(operations, operations.call(request), err)
     if as_json:
         print_json(change_fields(done))
     else:

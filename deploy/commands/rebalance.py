@@ -121,18 +121,19 @@ def _plan(
     from ringpull.deploy.coordinator_client import table_dims
     from ringpull.deploy.planned_move import automatic, planned_move
     from ringpull.deploy.view.size_text import parse_size
+    from ringpull.router.control.operations import GetStatus, PlanRebalance
 
     if at_least is not None and (not auto or at_least < 1):
         raise InvalidInput("--at-least is a number of copies from 1, and goes with --auto")
     if auto and request.replicas:
         raise InvalidInput("--auto and --replicas both say how many copies there are; give one")
     limit = None if memory is None else parse_size("--memory", memory)
-    status = operations.status()
+    status = operations.call(GetStatus())
     dims = table_dims(address)
     reasons: tuple[str, ...] = ()
     if auto:
         request, reasons = automatic(status, request, dims, memory=limit, min_copies=at_least)
-    moves = operations.plan(request)
+    moves = operations.call(PlanRebalance(request))
     return replace(planned_move(status, request, moves, dims, memory=limit), reasons=reasons), request
 
 
@@ -148,10 +149,11 @@ def _show_plan(move: PlannedMove, as_json: bool) -> None:
 def _execute(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *, yes: bool, as_json: bool) -> None:
     from ringpull.deploy.view.change_watch import change_fields, change_line, follow
     from ringpull.deploy.view.move_view import move_fields, move_view
+    from ringpull.router.control.operations import GetChange
 
     if not yes and (as_json or not sys.stdin.isatty()):
         raise InvalidInput("nobody can be asked here; look at the plan with --dry-run, then say --yes")
-    now = operations.change()
+    now = operations.call(GetChange())
     if now.under_way:
         raise InvalidInput(f"{now.kind.value} {now.subject} is under way; --status shows it, --abort gives it up")
     if not as_json:
@@ -159,7 +161,7 @@ def _execute(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *
     if not yes and not _agreed():
         print_line("nothing was changed")
         return
-    done = follow(operations, operations.submit(request), err)
+    done = follow(operations, operations.call(request), err)
     if as_json:
         print_json({"plan": move_fields(move), **change_fields(done)})
     else:
@@ -173,8 +175,9 @@ def _agreed() -> bool:
 
 def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
     from ringpull.deploy.view.change_watch import change_fields, change_line, follow
+    from ringpull.router.control.operations import GetChange
 
-    now = operations.change()
+    now = operations.call(GetChange())
     if as_json:
         print_json(change_fields(now))
         return
@@ -183,10 +186,11 @@ def _show_status(operations: OperatorVerbs, as_json: bool) -> None:
         print_line(change_line(follow(operations, now, err)))
 
 
-def _control(operations: OperatorVerbs, verb: Control, as_json: bool) -> None:
+def _control(operations: OperatorVerbs, control: Control, as_json: bool) -> None:
     from ringpull.deploy.view.change_watch import change_fields, change_line
+    from ringpull.router.control.operations import ControlChange
 
-    now = operations.control(verb)
+    now = operations.call(ControlChange(control))
     if as_json:
         print_json(change_fields(now))
     else:

@@ -46,18 +46,19 @@ def restart(
     """
     from ringpull.deploy.coordinator_client import connect
     from ringpull.deploy.rolling import Effects, chosen
+    from ringpull.router.control.operations import GetChange, GetStatus, ListMembers
 
     if not rolling:
         raise InvalidInput("say --rolling: members are restarted one after the other")
     check_at_least(0, {"--drain-timeout": drain_timeout})
     check_above(0, {"--timeout": timeout})
     with StopSignals() as signals, connect(served.resolve_target(target)) as operations:
-        now = operations.change()
+        now = operations.call(GetChange())
         if now.under_way:
             raise InvalidInput(f"{now.kind.value} {now.subject} is under way; wait until it is over")
         both = shards == heads
-        members = chosen(operations.members(), shards=shards or both, heads=heads or both)
-        effects = Effects.of(operations.status().spec, members)
+        members = chosen(operations.call(ListMembers()), shards=shards or both, heads=heads or both)
+        effects = Effects.of(operations.call(GetStatus()).spec, members)
         if not force:
             effects.check()
         if not _agreed(effects, yes=yes or force, as_json=as_json):

@@ -30,7 +30,7 @@ def rollback(
     if version is not None and version < 1:
         raise InvalidInput(f"version is {version}; it must be 1 or more")
     with StopSignals(), connect(served.resolve_target(target)) as operations:
-        done = follow(operations, operations.submit(Rollback(model=model, version=version or 0)), err)
+        done = follow(operations, operations.call(Rollback(model=model, version=version or 0)), err)
     if as_json:
         print_json(change_fields(done))
     else:

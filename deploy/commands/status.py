@@ -51,10 +51,11 @@ def status(
 def _change(address: str, timeout_s: float) -> ChangeStatus | RingpullError:
     """Return the change under way, or why nobody can tell: predictions outlive the coordinator, and so does this."""
     from ringpull.deploy.coordinator_client import connect
+    from ringpull.router.control.operations import GetChange
 
     try:
         with connect(address, timeout_s=timeout_s) as operations:
-            return operations.change()
+            return operations.call(GetChange())
     except RingpullError as exc:
         return exc
 

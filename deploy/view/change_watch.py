@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ringpull.deploy.view.console import size
 from ringpull.ps.errors import Retryable, RingpullError, Unavailable
 from ringpull.router.control.change import Phase
-from ringpull.router.control.operations import ChangeStatus, Latency, OperatorVerbs
+from ringpull.router.control.operations import ChangeStatus, GetChange, Latency, OperatorVerbs
 
 POLL_S: Final = 0.25
 SILENCE_S: Final = 60.0
@@ -58,7 +58,7 @@ def follow(
                     break
                 sleep(POLL_S)
                 try:
-                    status = operations.change()
+                    status = operations.call(GetChange())
                     heard_s = clock()
                 except Retryable as exc:
                     if clock() - heard_s > SILENCE_S:

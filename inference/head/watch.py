@@ -15,7 +15,7 @@ from typing import Final
 
 from ringpull.inference.model.model_dir import complete_versions, manifest_mark
 from ringpull.ps.errors import RingpullError, Unavailable
-from ringpull.router.control.operations import Operations, Publish
+from ringpull.router.control.operations import GetChange, OperatorVerbs, Publish
 
 logger: Final = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ logger: Final = logging.getLogger(__name__)
 class Watch:
     """Looks for new versions of served models."""
 
-    def __init__(self, folders: Mapping[str, Path | str], operations: Operations) -> None:
+    def __init__(self, folders: Mapping[str, Path | str], operations: OperatorVerbs) -> None:
         """Take what is there now for known; of a folder that cannot be read, what the first look finds. Blocks.
 
         Args:
@@ -59,10 +59,10 @@ class Watch:
         manifest = manifest_mark(folder, newest)
         if self._offered.get(model) == (newest, manifest):
             return
-        if self._operations.change().under_way:
+        if self._operations.call(GetChange()).under_way:
             return  # At the next look.
         try:
-            self._operations.submit(Publish(model=model, version=newest, folder=folder))
+            self._operations.call(Publish(model=model, version=newest, folder=folder))
         except Unavailable:
             raise
         except RingpullError:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.client.operations import GetChange, GetStatus, OperationsClient
 from ringpull.inference.errors import RingpullError
 from ringpull.loadtest.bench.checked_model import MODEL
 from ringpull.loadtest.chaos.oracle import Live
@@ -104,7 +104,7 @@ class Operator:
         until_s = time.monotonic() + PATIENCE_S
         while True:
             try:
-                change = await asyncio.to_thread(self._operations.change)
+                change = await asyncio.to_thread(self._operations.call, GetChange())
                 if not change.under_way:
                     return await asyncio.to_thread(self._ask)
                 trouble = f"{change.kind.value} {change.subject} is still under way: {change.trouble}"
@@ -115,6 +115,6 @@ class Operator:
             await asyncio.sleep(LOOK_S)
 
     def _ask(self) -> Deployed:
-        spec = self._operations.status().spec
+        spec = self._operations.call(GetStatus()).spec
         versions = sorted(each.version for each in spec.versions if each.model == MODEL)
         return Deployed(spec.live[MODEL], tuple(versions), len(spec.shards))

@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 
 from ringpull import AsyncClient
-from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.client.operations import ListMembers, OperationsClient
 from ringpull.inference.errors import RingpullError
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.loadtest.chaos.pieces import Pieces
@@ -81,7 +81,7 @@ class Whole:
 
     def _lacking_members(self) -> str:
         try:
-            members = self._operations.members()
+            members = self._operations.call(ListMembers())
         except RingpullError as exc:
             return f"the coordinator does not answer: {exc}"
         return next((f"{each.member}: {each.missing}" for each in members if each.missing), "")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ringpull.router.control.deployment_spec import DeploymentSpec
+from ringpull.router.control.plain_values import plain_name
 from ringpull.router.shard_map import ShardMap
 
 
@@ -84,9 +85,9 @@ class CoordinatorState:
     """State the coordinator must not lose; saved before any command that follows from it is executed."""
 
     heads: tuple[int, ...] = (0,)
-    spec: DeploymentSpec | None = None
+    spec: DeploymentSpec | None = field(default=None, metadata=plain_name("world"))
     """Spec that serves; None before the first bring-up has ended."""
-    spec_id: int = 0
+    spec_id: int = field(default=0, metadata=plain_name("world_id"))
     """Id of the change that led to `spec`."""
     change: Change | None = None
     leaving: frozenset[int] = frozenset()

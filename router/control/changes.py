@@ -15,7 +15,7 @@ from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, max_replicas, wanted_replicas
 from ringpull.router.control.events import Begin
-from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
+from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
 
 MAX_SHARDS = 1024
 """Upper bound on the shards of a deployment; far above what one map has been tried with."""
@@ -26,7 +26,7 @@ incomplete."""
 
 
 def begin_of(
-    request: Request,
+    request: ChangeRequest,
     state: CoordinatorState,
     *,
     place: Place,

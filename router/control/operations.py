@@ -1,6 +1,8 @@
-"""What operators ask of a deployment, and what they are told of a change under way: plain values and one protocol.
+"""What operators ask of a deployment, and what they are told: the requests, the replies and the table of verbs.
 
-The coordinator answers; every head forwards (`Operations`), so an operator needs to know no more than where a head is.
+The coordinator answers; every head hands requests on (`OperatorVerbs`), so an operator needs to know where a head is
+and no more. Adding a verb takes its request here with a line in `VERBS`, a method of `CoordinatorProcess` that has the
+verb's name, and a command that calls it (`deploy.commands`).
 """
 
 from __future__ import annotations
@@ -8,68 +10,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from types import NoneType
+from typing import Annotated, Final, Literal, Protocol, TypeVar
 
-from ringpull.ps.spec import Replicas
+from ringpull.ps.errors import InvalidInput
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
 from ringpull.router.control.moves import MovePlan
 from ringpull.router.control.observed import TableTraffic
+from ringpull.router.control.plain_values import Bounds
 from ringpull.router.control.scraping import ScrapeTarget
+from ringpull.router.control.verbs import Request, Role, Verb, VerbTable
 from ringpull.router.shard_map import ShardMap
 
-# -- what is asked -----------------------------------------------------------------------------------------------------
+R = TypeVar("R")
 
+MAX_COPIES: Final = 999_999
+"""Upper bound on the number of copies that a request may name; far above any deployment."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publish:
-    """Open a version everywhere, check it, and make it the live one."""
-
-    model: str
-    version: int = 0
-    """0: the highest complete one."""
-    folder: str = ""
-    """Of the model, with `VERSION/` in it, as the actors see it; empty: where the live version's is."""
-    keep: int | None = None
-    """Versions that stay open behind the live one; None: what the deployment was started with."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollback:
-    """Make an open version the live one again."""
-
-    model: str
-    version: int = 0
-    """0: the newest open one below the live one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rebalance:
-    """Cut the tables over other shards, in other numbers of copies."""
-
-    shards: int | None = None
-    """None: as many as now."""
-    replicas: Mapping[str, Replicas] = field(default_factory=dict)
-    """`TABLE` or `MODEL/TABLE` -> copies; a table not named keeps its own."""
-    drain_node: str = ""
-    """Id or address of a node whose shards go elsewhere."""
-    auto: bool = False
-    """The planner is to choose the copies: whoever asks does that, and names them, before the coordinator is told."""
-    bytes_per_s: float | None = None
-    """Most that a shard may stream; None: as fast as it goes."""
-
-
-Request = Publish | Rollback | Rebalance
-
-
-class Control(StrEnum):
-    """What can be done with a change under way."""
-
-    PAUSE = "pause"
-    RESUME = "resume"
-    ABORT = "abort"
-
+MAX_DRAIN_S: Final = 3600.0
+"""Longest that a restarted process may drain: one that has stopped taking requests must not linger."""
 
 # -- what is told ------------------------------------------------------------------------------------------------------
 
@@ -140,44 +101,138 @@ class MemberState:
     """Why it is not counted on now, for people; empty when it has all it should have."""
 
 
-class OperatorVerbs(Protocol):
-    """What operators ask. Every verb blocks; callable from many threads.
+# -- what is asked -----------------------------------------------------------------------------------------------------
 
-    Raises:
-        InvalidInput, NotFound: The request cannot be carried out, or another change is under way; nothing has changed.
-        Unavailable: The coordinator cannot be reached; it is restarted.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish(Request[ChangeStatus]):
+    """Open a version everywhere, check it, and make it the live one. Answered as the change begins."""
+
+    model: str
+    version: Annotated[int, Bounds(0)] = 0
+    """0: the highest complete one."""
+    folder: str = ""
+    """Folder of the model, with `VERSION/` in it, as the actors see it; empty: where the live version's is."""
+    keep: int | None = None
+    """Versions that stay open behind the live one; None: what the deployment was started with."""
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollback(Request[ChangeStatus]):
+    """Make an open version the live one again. Answered as the change begins."""
+
+    model: str
+    version: Annotated[int, Bounds(0)] = 0
+    """0: the newest open one below the live one."""
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebalance(Request[ChangeStatus]):
+    """Cut the tables over other shards, in other numbers of copies. Answered as the change begins."""
+
+    shards: int | None = None
+    """None: as many as now."""
+    replicas: Mapping[str, Annotated[int, Bounds(0, MAX_COPIES)] | Literal["all"]] = field(default_factory=dict)
+    """`TABLE` or `MODEL/TABLE` -> copies; a table not named keeps its own."""
+    drain_node: str = ""
+    """Id or address of a node whose shards go elsewhere."""
+    bytes_per_s: float | None = None
+    """Upper bound on what a shard streams; None: as fast as it goes."""
+
+
+ChangeRequest = Publish | Rollback | Rebalance
+
+
+@dataclass(frozen=True, slots=True)
+class GetChange(Request[ChangeStatus]):
+    """Tell the change under way, or how the last one ended."""
+
+
+class Control(StrEnum):
+    """What can be done with a change under way."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlChange(Request[ChangeStatus]):
+    """Hold the change under way, go on with it, or give it up."""
+
+    control: Control
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRebalance(Request[MovePlan]):
+    """Tell what a rebalance would move. Nothing moves."""
+
+    rebalance: Rebalance
+
+
+@dataclass(frozen=True, slots=True)
+class GetStatus(Request[DeploymentStatus]):
+    """Tell what plans are made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListMembers(Request[tuple[MemberState, ...]]):
+    """Tell how every shard and head of the deployment that serves is: shards first, by number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartMember(Request[None]):
+    """Have one process answer what it has in flight and end; it is started anew, and told again what to have.
+
+    Answered when it has been told. Again, for a process that has been told or is gone, it does nothing. While another
+    member of its kind is not healthy it is `Unavailable`.
     """
 
-    def submit(self, request: Request) -> ChangeStatus:
-        """Begin a change; return its status as it begins."""
-        ...
+    member: Member
+    incarnation: str
+    """Incarnation of the process that is meant."""
+    drain_s: Annotated[float, Bounds(0, MAX_DRAIN_S)]
+    """Longest that it may take to answer what is in flight, in seconds."""
+    force: bool = False
+    """Whether it goes even while other members of its kind are not healthy."""
 
-    def change(self) -> ChangeStatus: ...
 
-    def control(self, verb: Control) -> ChangeStatus: ...
+def _check_model(name: str) -> None:
+    if not name:
+        raise InvalidInput("model is empty; it must be the name of a served model")
 
-    def plan(self, request: Rebalance) -> MovePlan:
-        """Return what a rebalance would move; nothing moves."""
-        ...
 
-    def status(self) -> DeploymentStatus: ...
+VERBS: Final = VerbTable(
+    Verb("publish", Publish, ChangeStatus, Role.OPERATE),
+    Verb("rollback", Rollback, ChangeStatus, Role.OPERATE),
+    Verb("rebalance", Rebalance, ChangeStatus, Role.OPERATE),
+    Verb("control", ControlChange, ChangeStatus, Role.OPERATE),
+    Verb("restart", RestartMember, NoneType, Role.OPERATE),
+    Verb("change", GetChange, ChangeStatus, Role.READ),
+    Verb("plan", PlanRebalance, MovePlan, Role.READ),
+    Verb("status", GetStatus, DeploymentStatus, Role.READ),
+    Verb("members", ListMembers, tuple[MemberState, ...], Role.READ),
+)
 
-    def members(self) -> tuple[MemberState, ...]:
-        """Return how every shard and head of the world that serves is."""
-        ...
 
-    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
-        """Have one process answer what it has in flight and end; it is started anew, and told again what to have.
+# -- who is asked ------------------------------------------------------------------------------------------------------
 
-        Returns when it has been told. Again, for a process that has been told or is gone, it does nothing.
 
-        Args:
-            incarnation: Of the process that is meant.
-            drain_s: Longest that it may take to answer what is in flight.
-            force: Even while other members of its kind are not whole.
+class OperatorVerbs(Protocol):
+    """The way from an operator to the coordinator."""
+
+    def call(self, request: Request[R]) -> R:
+        """Have the coordinator carry out a request; return its reply. Blocks; callable from many threads.
 
         Raises:
-            Unavailable: Also while one of these is not whole.
+            InvalidInput, NotFound: It cannot be carried out, or another change is under way; nothing has changed.
+            Unavailable: The coordinator cannot be reached; it is restarted.
         """
         ...
 

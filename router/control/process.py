@@ -54,21 +54,31 @@ from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S, HeartbeatMoni
 from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
+    VERBS,
+    ChangeRequest,
     ChangeStatus,
     Control,
+    ControlChange,
     DeploymentStatus,
+    GetChange,
+    GetStatus,
+    ListMembers,
     MemberState,
+    PlanRebalance,
     Publish,
     Rebalance,
-    Request,
+    RestartMember,
+    Rollback,
 )
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
 from ringpull.router.control.state_file import StateFile
+from ringpull.router.control.verbs import Request
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -97,6 +107,8 @@ class Settings:
     """Whether shards keep copies of their own, so that rows have to be streamed to them."""
     rows_in: RowsIn | None = None
     """Counts the rows of a range, for plans; None: taken to lie evenly."""
+    check_startable: Callable[[], None] = lambda: None
+    """Raises `Unavailable` while no process can be started, so that nothing can be changed."""
 
 
 class CoordinatorProcess:
@@ -165,22 +177,28 @@ class CoordinatorProcess:
         subject = ", ".join(version.name for version in spec.versions)
         return self._tell(lambda: Begin(Kind.BRING_UP, subject, spec))
 
-    def submit(self, request: Request) -> ChangeStatus:
-        """See `Operations.submit`."""
-        begin = self._begin_of(request)
-        return self._tell(lambda: begin(self._machine.state))
+    def call(self, request: Request[R]) -> R:
+        """See `OperatorVerbs.call`: the method that has the name of the request's verb answers."""
+        return VERBS.answer(self, request)
 
-    def plan(self, request: Rebalance) -> MovePlan:
-        """See `Operations.plan`."""
+    def publish(self, request: Publish) -> ChangeStatus:
+        return self._submit(request)
+
+    def rollback(self, request: Rollback) -> ChangeStatus:
+        return self._submit(request)
+
+    def rebalance(self, request: Rebalance) -> ChangeStatus:
+        return self._submit(request)
+
+    def plan(self, request: PlanRebalance) -> MovePlan:
         self._check_runs()
         state = self._saved
-        target = self._begin_of(request)(state).target
+        target = self._begin_of(request.rebalance)(state).target
         assert state.spec is not None  # Nothing is planned before: see `begin_of`.
         return move_plan(state.spec, target, streamed=self._settings.streamed, rows_in=self._settings.rows_in)
 
-    def control(self, verb: Control) -> ChangeStatus:
-        """See `Operations.control`."""
-        match verb:
+    def control(self, request: ControlChange) -> ChangeStatus:
+        match request.control:
             case Control.PAUSE:
                 event: Event = Pause()
             case Control.RESUME:
@@ -189,27 +207,26 @@ class CoordinatorProcess:
                 event = Abort("an operator aborted it")
         return self._tell(lambda: event)
 
-    def change(self) -> ChangeStatus:
-        """See `Operations.change`."""
+    def change(self, request: GetChange) -> ChangeStatus:
         self._check_runs()
         return self._status
 
-    def status(self) -> DeploymentStatus:
-        """See `Operations.status`."""
+    def status(self, request: GetStatus) -> DeploymentStatus:
         return self._on_thread(self._deployment_status)
 
-    def members(self) -> tuple[MemberState, ...]:
-        """See `Operations.members`."""
+    def members(self, request: ListMembers) -> tuple[MemberState, ...]:
         return self._on_thread(lambda: self._restarts.states(self._machine))
 
-    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
-        """See `Operations.restart`."""
-        if not self._on_thread(lambda: self._restarts.begin(self._machine, member, incarnation, force=force)):
+    def restart(self, request: RestartMember) -> None:
+        # Without that it would go, and not come back.
+        self._settings.check_startable()
+        member, incarnation = request.member, request.incarnation
+        if not self._on_thread(lambda: self._restarts.begin(self._machine, member, incarnation, force=request.force)):
             return
         logger.info("%s is restarted", member)
         control = self._members.shard(member.id) if member.role == "shard" else self._members.head(member.id)
         try:
-            control.restart(drain_s)
+            control.restart(request.drain_s)
         except RingpullError:
             self._on_thread(lambda: self._restarts.called_off(member))
             raise
@@ -240,11 +257,17 @@ class CoordinatorProcess:
         self._thread.join()
         self._monitor.watch(())
 
-    def _begin_of(self, request: Request) -> Callable[[CoordinatorState], Begin]:
+    def _submit(self, request: ChangeRequest) -> ChangeStatus:
+        """Begin a change; return its status as it begins."""
+        begin = self._begin_of(request)
+        return self._tell(lambda: begin(self._machine.state))
+
+    def _begin_of(self, request: ChangeRequest) -> Callable[[CoordinatorState], Begin]:
         """Look up all that a request needs of disks and members; return what makes the event of it.
 
         In the caller's thread: the machine does not wait for a disk.
         """
+        self._settings.check_startable()
         spec = self._saved.spec
         if spec is None:
             raise Unavailable("nothing serves yet; wait until the deployment is up")

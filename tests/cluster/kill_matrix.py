@@ -39,7 +39,17 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.change import Phase
 from ringpull.router.control.controls import LEASE_S
-from ringpull.router.control.operations import ChangeStatus, MemberState, Operations, Publish, Rebalance, Request
+from ringpull.router.control.operations import (
+    ChangeRequest,
+    ChangeStatus,
+    GetChange,
+    GetStatus,
+    ListMembers,
+    MemberState,
+    Operations,
+    Publish,
+    Rebalance,
+)
 from ringpull.router.control.state_file import FILE_NAME
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
@@ -112,7 +122,7 @@ class Matrix:
             with Watch(self._target, ROWS, retries=0) as watch:
                 watch.goes_on()
                 before = self._incarnations()
-                self._operations.submit(request)
+                self._operations.call(request)
                 if not self._caught(phase, process, signal.SIGSTOP if victim == "stopped head" else signal.SIGKILL):
                     self._over()
                     continue
@@ -142,24 +152,24 @@ class Matrix:
             )
         raise AssertionError(f"{phase.value} was always over before it was seen")
 
-    def _request(self, victim: str, phase: Phase) -> Request:
+    def _request(self, victim: str, phase: Phase) -> ChangeRequest:
         """The next change that has this phase; `source` gives ranges away in it, `target` takes them."""
-        spec = self._operations.status().spec
+        spec = self._operations.call(GetStatus()).spec
         if phase is Phase.LOADING:
             return Publish(model="ranker", version=3 - spec.live["ranker"], keep=0)
         grows = len(spec.shards) == 2
         if grows != (victim != "target"):
             # Shard 0 gives when there come to be three, and takes when there come to be two.
-            self._operations.submit(Rebalance(shards=3 if grows else 2))
+            self._operations.call(Rebalance(shards=3 if grows else 2))
             self._over()
             grows = not grows
         slow = STREAMED_BYTES_PER_S if self._streamed and phase is Phase.PREPARING else None
         return Rebalance(shards=3 if grows else 2, bytes_per_s=slow)
 
-    def _process(self, victim: str, request: Request) -> psutil.Process:
-        from ringpull.deploy.cluster.calls import NamedActor
+    def _process(self, victim: str, request: ChangeRequest) -> psutil.Process:
+        from ringpull.deploy.cluster.calls import RemoteProcess
 
-        return psutil.Process(NamedActor(f"ringpull/{_member(victim, request)}").call("pid"))
+        return psutil.Process(RemoteProcess(f"ringpull/{_member(victim, request)}").pid())
 
     def _caught(self, phase: Phase, process: psutil.Process, signum: int) -> bool:
         """Send the signal when the phase has begun; return whether it was still that phase then."""
@@ -179,7 +189,7 @@ class Matrix:
 
         def ended() -> bool:
             try:
-                statuses.append(self._operations.change())
+                statuses.append(self._operations.call(GetChange()))
             except RingpullError:
                 return False  # The coordinator is being restarted.
             return not statuses[-1].under_way
@@ -193,7 +203,7 @@ class Matrix:
         Args:
             gone: Incarnations that were killed, whatever the coordinator still believes.
         """
-        shards = len(self._operations.status().spec.shards)
+        shards = len(self._operations.call(GetStatus()).spec.shards)
         until("all shards", lambda: len(actors(self._self, "Shard")) == shards)
         until("head and coordinator", lambda: actors(self._self, "Head") and actors(self._self, "Coordinator"))
 
@@ -208,12 +218,12 @@ class Matrix:
 
     def _members(self) -> tuple[MemberState, ...]:
         try:
-            return self._operations.members()
+            return self._operations.call(ListMembers())
         except RingpullError:
             return ()  # the coordinator is being restarted
 
 
-def _member(victim: str, request: Request) -> str:
+def _member(victim: str, request: ChangeRequest) -> str:
     if victim == "target" and isinstance(request, Publish):
         return "shard-1"
     return {"source": "shard-0", "target": "shard-0", "coordinator": "coordinator"}.get(victim, "head-0")
@@ -238,9 +248,9 @@ def deployment(folder: Path, *, streamed: bool) -> Iterator[Matrix]:
     )
     with Cluster.bring_up(config, Progress(Console(stderr=True))) as cluster:
         # Ray must not be loaded before its session has set the environment.
-        from ringpull.deploy.cluster.operations import OperationsOverRay
+        from ringpull.deploy.cluster.actors import operations_of
 
-        yield Matrix(cluster, OperationsOverRay(config.name), state_dir, streamed=streamed)
+        yield Matrix(cluster, operations_of(config.name), state_dir, streamed=streamed)
 
 
 def main() -> None:

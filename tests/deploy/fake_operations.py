@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.router.control.change import PHASES, Kind, Phase
@@ -14,17 +15,28 @@ from ringpull.router.control.events import Member
 from ringpull.router.control.moves import MovePlan, move_plan
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
+    VERBS,
+    ChangeRequest,
     ChangeStatus,
     Control,
+    ControlChange,
     DeploymentStatus,
+    GetChange,
+    GetStatus,
     Latency,
+    ListMembers,
     MemberState,
+    PlanRebalance,
     Publish,
     Rebalance,
-    Request,
+    RestartMember,
     Rollback,
 )
+from ringpull.router.control.scraping import ScrapeTarget
+from ringpull.router.control.verbs import Request
 from ringpull.router.shard_map import ShardMap
+
+R = TypeVar("R")
 
 ITEM_ROWS, GENRE_ROWS = 1_000_000, 19
 
@@ -57,7 +69,7 @@ class FakeOperations:
     now: ChangeStatus = field(default_factory=ChangeStatus)
     looks: list[ChangeStatus | RingpullError | type[KeyboardInterrupt]] = field(default_factory=list)
     """What the next looks at the change find; then it is over."""
-    submitted: list[Request] = field(default_factory=list)
+    submitted: list[ChangeRequest] = field(default_factory=list)
     controlled: list[Control] = field(default_factory=list)
     error: str = ""
     """Why every change is given up."""
@@ -74,7 +86,10 @@ class FakeOperations:
     restarted: list[tuple[Member, float, bool]] = field(default_factory=list)
     """Member, time to drain, whether forced: of all that were sent away."""
 
-    def submit(self, request: Request) -> ChangeStatus:
+    def call(self, request: Request[R]) -> R:
+        return VERBS.answer(self, request)
+
+    def publish(self, request: ChangeRequest) -> ChangeStatus:
         self.submitted.append(request)
         kind, subject = _told(request)
         begun = ChangeStatus(id=self.now.id + 1, kind=kind, subject=subject, phase=Phase.PREPARING, members=2)
@@ -85,7 +100,9 @@ class FakeOperations:
         self.looks.append(replace(begun, phase=None, error=self.error, copied_bytes=10 << 20))
         return begun
 
-    def change(self) -> ChangeStatus:
+    rollback = rebalance = publish
+
+    def change(self, request: GetChange) -> ChangeStatus:
         if self.looks:
             found = self.looks.pop(0)
             if not isinstance(found, ChangeStatus):
@@ -93,21 +110,21 @@ class FakeOperations:
             self.now = found
         return self.now
 
-    def control(self, verb: Control) -> ChangeStatus:
+    def control(self, request: ControlChange) -> ChangeStatus:
         if not self.now.under_way:
-            raise InvalidInput(f"there is no change under way to {verb.value}")
-        self.controlled.append(verb)
+            raise InvalidInput(f"there is no change under way to {request.control.value}")
+        self.controlled.append(request.control)
         return self.now
 
-    def plan(self, request: Rebalance) -> MovePlan:
-        status = self.status_now
-        target, _ = rebalanced(status.spec, request, nodes=status.nodes, free_nodes=sorted(set(status.nodes.values())))
+    def plan(self, request: PlanRebalance) -> MovePlan:
+        status, free_nodes = self.status_now, sorted(set(self.status_now.nodes.values()))
+        target, _ = rebalanced(status.spec, request.rebalance, nodes=status.nodes, free_nodes=free_nodes)
         return move_plan(status.spec, target, streamed=self.streamed)
 
-    def status(self) -> DeploymentStatus:
+    def status(self, request: GetStatus) -> DeploymentStatus:
         return self.status_now
 
-    def members(self) -> tuple[MemberState, ...]:
+    def members(self, request: ListMembers) -> tuple[MemberState, ...]:
         states = []
         for member, number in self.processes.items():
             missing = self.away[member].pop(0) if self.away.get(member) else ""
@@ -116,19 +133,25 @@ class FakeOperations:
             states.append(MemberState(member, "" if "answer" in missing else f"{member} {number}", missing))
         return tuple(states)
 
-    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
+    def restart(self, request: RestartMember) -> None:
         if self.before_restart:
             raise self.before_restart.pop(0)
-        assert incarnation == f"{member} {self.processes[member]}", "only the process that is there can be meant"
-        self.restarted.append((member, drain_s, force))
+        member = request.member
+        assert request.incarnation == f"{member} {self.processes[member]}", (
+            "only the process that is there can be meant"
+        )
+        self.restarted.append((member, request.drain_s, request.force))
         self.processes[member] += 1
         self.away[member] = list(self.comes_back_after)
 
     def map(self) -> ShardMap:
         raise AssertionError("commands have no use for the map")
 
+    def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
+        raise AssertionError("nor for who tells metrics")
 
-def _told(request: Request) -> tuple[Kind, str]:
+
+def _told(request: ChangeRequest) -> tuple[Kind, str]:
     match request:
         case Publish():
             return Kind.PUBLISH, f"{request.model}/{request.version}"

@@ -18,7 +18,7 @@ from ringpull.ps.spec import ALL, OnUnavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
-from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.control.operations import ChangeStatus, RestartMember
 from tests.deploy.fake_operations import FakeOperations, connected, spec
 
 TARGET = ("--target", "127.0.0.1:8500")
@@ -181,9 +181,9 @@ def test_an_interrupt_lets_the_member_on_its_way_finish(
 ) -> None:
     sent = operations.restart
 
-    def interrupted(member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
-        sent(member, incarnation, drain_s=drain_s, force=force)
-        if member == SHARD_1:
+    def interrupted(request: RestartMember) -> None:
+        sent(request)
+        if request.member == SHARD_1:
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(operations, "restart", interrupted)

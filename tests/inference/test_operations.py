@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from random import Random
+from typing import Any
 
+import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringpull.inference.build import build
 from ringpull.inference.client.operations import OperationsClient
 from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.proto import operations_codec as codec
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.events import Member
 from ringpull.router.control.moves import MovePlan, TableMove
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
+    VERBS,
     ChangeStatus,
     Control,
+    ControlChange,
     DeploymentStatus,
+    GetChange,
+    GetStatus,
     Latency,
+    ListMembers,
     MemberState,
+    PlanRebalance,
     Publish,
     Rebalance,
-    Request,
+    RestartMember,
     Rollback,
 )
 from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -67,40 +80,32 @@ DEPLOYMENT = DeploymentStatus(
 MEMBERS = (MemberState(Member("shard", 3), "abc", ""), MemberState(Member("head", 0), "", "it does not answer"))
 
 
+ANSWERS = {
+    "publish": STATUS,
+    "rollback": STATUS,
+    "rebalance": STATUS,
+    "control": STATUS,
+    "restart": None,
+    "change": ChangeStatus(error="given up"),
+    "plan": PLAN,
+    "status": DEPLOYMENT,
+    "members": MEMBERS,
+}
+
+
 class FakeOperations:
     def __init__(self) -> None:
         self.asked: list[object] = []
         self.error: Exception | None = None
 
-    def submit(self, request: Request) -> ChangeStatus:
-        return self._answer(request, STATUS)
-
-    def change(self) -> ChangeStatus:
-        return self._answer("change", ChangeStatus(error="given up"))
-
-    def control(self, verb: Control) -> ChangeStatus:
-        return self._answer(verb, STATUS)
-
-    def plan(self, request: Rebalance) -> MovePlan:
-        return self._answer(request, PLAN)
-
-    def status(self) -> DeploymentStatus:
-        return self._answer("status", DEPLOYMENT)
-
-    def members(self) -> tuple[MemberState, ...]:
-        return self._answer("members", MEMBERS)
-
-    def restart(self, member: Member, incarnation: str, *, drain_s: float, force: bool = False) -> None:
-        self._answer((member, incarnation, drain_s, force), None)
+    def call(self, request: Any) -> Any:
+        self.asked.append(request)
+        if self.error is not None:
+            raise self.error
+        return ANSWERS[VERBS.of(request).name]
 
     def map(self) -> ShardMap:
         raise Unavailable("not asked here")
-
-    def _answer(self, asked, answer):
-        self.asked.append(asked)
-        if self.error is not None:
-            raise self.error
-        return answer
 
 
 @pytest.fixture
@@ -126,6 +131,13 @@ REQUESTS = [
     Rollback(model="m", version=2),
     Rebalance(),
     Rebalance(shards=0, replicas={"m/t": 2, "u": ALL}, drain_node="n", bytes_per_s=0.5),
+    ControlChange(Control.ABORT),
+    GetChange(),
+    PlanRebalance(Rebalance(shards=3, replicas={"m/t": 2})),
+    GetStatus(),
+    ListMembers(),
+    RestartMember(member=Member("shard", 3), incarnation="abc", drain_s=2.5),
+    RestartMember(member=Member("head", 0), incarnation="def", drain_s=0, force=True),
 ]
 
 
@@ -134,35 +146,27 @@ def test_every_verb_reaches_the_coordinator_and_its_answer_comes_back(
     client: OperationsClient, fake: FakeOperations
 ) -> None:
     for request in REQUESTS:
-        assert client.submit(request) == STATUS
+        assert client.call(request) == ANSWERS[VERBS.of(request).name]
     assert fake.asked == REQUESTS
-    assert client.change() == ChangeStatus(error="given up")
-    assert client.control(Control.ABORT) == STATUS
-    assert client.plan(REQUESTS[-1]) == PLAN  # type: ignore[arg-type]
-    assert client.status() == DEPLOYMENT
-    assert fake.asked[len(REQUESTS) :] == ["change", Control.ABORT, REQUESTS[-1], "status"]
+    assert {VERBS.of(request).name for request in REQUESTS} == set(ANSWERS)
 
 
 @pytest.mark.net
-def test_members_are_told_and_sent_away(client: OperationsClient, fake: FakeOperations) -> None:
-    assert client.members() == MEMBERS
-    client.restart(Member("shard", 3), "abc", drain_s=2.5)
-    client.restart(Member("head", 0), "def", drain_s=0, force=True)
-    assert fake.asked[1:] == [(Member("shard", 3), "abc", 2.5, False), (Member("head", 0), "def", 0.0, True)]
+def test_a_process_drains_for_a_time_that_can_be(client: OperationsClient, fake: FakeOperations) -> None:
     for drain_s in (-1.0, float("nan"), 1e9):
         with pytest.raises(InvalidInput, match="drain_s is"):
-            client.restart(Member("shard", 3), "abc", drain_s=drain_s)
-    assert len(fake.asked) == 3
+            client.call(RestartMember(member=Member("shard", 3), incarnation="abc", drain_s=drain_s))
+    assert fake.asked == []
 
 
 @pytest.mark.net
 def test_refusals_come_back_as_they_were(client: OperationsClient, fake: FakeOperations) -> None:
     fake.error = InvalidInput("shards is 0; it must be from 1")
     with pytest.raises(InvalidInput, match="shards is 0; it must be from 1"):
-        client.submit(Rebalance(shards=0))
+        client.call(Rebalance(shards=0))
     fake.error = Unavailable("the coordinator is being restarted")
     with pytest.raises(Unavailable, match="being restarted"):
-        client.change()
+        client.call(GetChange())
 
 
 @pytest.mark.net
@@ -173,7 +177,7 @@ def test_a_head_without_a_coordinator_says_so() -> None:
         OperationsClient(f"{address.host}:{address.grpc_port}") as client,
         pytest.raises(Unavailable, match="without a coordinator"),
     ):
-        client.change()
+        client.call(GetChange())
     head.drain(timeout_s=0)
 
 
@@ -187,42 +191,131 @@ def test_a_head_without_a_coordinator_says_so() -> None:
     )
 )
 def test_any_rebalance_comes_back_as_it_was(request: Rebalance) -> None:
-    message = pb.ChangeRequest.FromString(codec.encode_request(request).SerializeToString())
-    assert codec.decode_request(message) == request
+    assert VALUES.from_json(Rebalance, VALUES.to_json(Rebalance, request)) == request
+
+
+REBALANCE = {"shards": None, "replicas": {}, "drain_node": "", "bytes_per_s": None}
 
 
 @pytest.mark.parametrize(
-    ("message", "error"),
+    ("verb", "fields", "error"),
     [
-        (pb.ChangeRequest(), "give publish, rollback or rebalance"),
-        (pb.ChangeRequest(publish=pb.Publish()), "model is empty"),
-        (pb.ChangeRequest(rollback=pb.Rollback(model="m", version=-1)), "version is -1"),
-        (pb.ChangeRequest(rebalance=pb.Rebalance(replicas={"t": "many"})), "replicas of t is 'many'"),
-        (pb.ChangeRequest(rebalance=pb.Rebalance(replicas={"t": "-1"})), "replicas of t is '-1'"),
-        (pb.ChangeRequest(rebalance=pb.Rebalance(replicas={"t": "9" * 40})), "it must be a number or 'all'"),
+        ("publish", {"model": "", "version": 0, "folder": "", "keep": None}, "model is empty"),
+        ("publish", {"model": "m", "version": 0, "folder": "", "keep": "2"}, "keep is '2'; it must be a whole number"),
+        ("publish", {"model": "m"}, "version is missing"),
+        ("rollback", {"model": "m", "version": -1}, "version is -1"),
+        ("rollback", {"model": "m", "version": 1, "force": True}, "force is unknown; the fields are model, version"),
+        ("rebalance", {**REBALANCE, "replicas": {"t": "many"}}, r"replicas\['t'\] is 'many'"),
+        ("rebalance", {**REBALANCE, "replicas": {"t": -1}}, r"replicas\['t'\] is -1"),
+        ("rebalance", {**REBALANCE, "replicas": {"t": 10**40}}, "it must be a whole number from 0 to 999999 or 'all'"),
+        ("plan", {"rebalance": {**REBALANCE, "shards": "4"}}, r"rebalance\.shards is '4'"),
+        (
+            "restart",
+            {"member": {"role": "router", "id": 0}, "incarnation": "", "drain_s": 0, "force": False},
+            r"member\.role is 'router'; it must be 'shard' or 'head'",
+        ),
+        ("control", {"control": "stop"}, "'pause', 'resume', 'abort'"),
+        ("change", [], "it must be an object"),
     ],
 )
-def test_bad_requests_name_the_field(message: pb.ChangeRequest, error: str) -> None:
+def test_bad_requests_name_the_field(verb: str, fields: object, error: str) -> None:
     with pytest.raises(InvalidInput, match=error):
-        codec.decode_request(message)
+        VALUES.from_json(VERBS.named(verb).request, json.dumps(fields))
 
 
-def test_bad_verbs_and_worlds_of_another_build_are_told() -> None:
-    with pytest.raises(InvalidInput, match="role is 'router'; it must be shard or head"):
-        codec.decode_members(pb.Members(members=[pb.MemberState(role="router")]))
-    with pytest.raises(InvalidInput, match="pause, resume, abort"):
-        codec.decode_control(pb.ControlRequest(verb="stop"))
-    for world in ("", "[]", '{"ring": 1}'):
-        with pytest.raises(InvalidInput, match="of another build"):
-            codec.decode_facts(pb.Facts(world=world))
-    with pytest.raises(InvalidInput, match="of another build"):
-        codec.decode_status(pb.ChangeStatus(kind="new"))
-
-
-def test_worlds_of_real_changes_travel() -> None:
+def test_specs_of_real_changes_travel() -> None:
     deployment = MiniDeployment(Random(3))
     deployment.begin(Kind.BRING_UP, initial_spec(range(3), [version(1)]))
     deployment.settle()
     assert deployment.saved.spec is not None
     status = DeploymentStatus(spec=deployment.saved.spec, resident_bytes={}, nodes={}, requests=0, traffic={})
-    assert codec.decode_facts(codec.encode_facts(status)) == status
+    assert VALUES.from_json(DeploymentStatus, VALUES.to_json(DeploymentStatus, status)) == status
+
+
+# -- other builds ------------------------------------------------------------------------------------------------------
+
+
+def refused(target: str, method: str, message: bytes) -> tuple[grpc.StatusCode, str]:
+    """Return how a head refuses a call that no client of this build makes."""
+    with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError) as raised:
+        channel.unary_unary(f"/ringpull.v1.Operations/{method}")(message, timeout=10)
+    return raised.value.code(), raised.value.details()
+
+
+@pytest.mark.net
+@pytest.mark.parametrize(
+    ("message", "code", "error"),
+    [
+        (
+            pb.OperationRequest(build="0.0.1", verb="change", request="{}"),
+            "INVALID_ARGUMENT",
+            "asked by ringpull 0.0.1",
+        ),
+        (pb.OperationRequest(verb="change", request="{}"), "INVALID_ARGUMENT", "asked by another build of ringpull"),
+        (pb.OperationRequest(build=build(), verb="scrub", request="{}"), "NOT_FOUND", "there is no verb 'scrub'"),
+        (pb.OperationRequest(build=build(), verb="change", request=""), "INVALID_ARGUMENT", "is not JSON"),
+        (pb.OperationRequest(build=build(), verb="change", request="[" * 9999), "INVALID_ARGUMENT", "is not JSON"),
+        (pb.OperationRequest(build=build(), verb="change", request='{"x": 1}'), "INVALID_ARGUMENT", "x is unknown"),
+    ],
+)
+def test_what_another_build_asks_is_refused_by_name(
+    client: OperationsClient, fake: FakeOperations, message: pb.OperationRequest, code: str, error: str
+) -> None:
+    status, details = refused(client.target, "Call", message.SerializeToString())
+    assert (status.name, error in details) == (code, True), details
+    assert fake.asked == []
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("method", ["Submit", "GetChange", "GetFacts"])
+def test_methods_that_earlier_builds_had_are_refused_by_name(client: OperationsClient, method: str) -> None:
+    status, details = refused(client.target, method, b"")
+    assert status is grpc.StatusCode.UNIMPLEMENTED
+    assert f"this head is of ringpull {build()}" in details
+    assert "operate it with the ringpull that serves it" in details
+
+
+@pytest.mark.net
+def test_reflection_tells_how_verbs_travel(client: OperationsClient) -> None:
+    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol="ringpull.v1.Operations")
+    with grpc.insecure_channel(client.target) as channel:
+        [reply] = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
+    assert list(reply.file_descriptor_response.file_descriptor_proto) == [pb.DESCRIPTOR.serialized_pb]
+
+
+@contextmanager
+def head_of_another_build(reply: str | None) -> Iterator[OperationsClient]:
+    """Serve a head that answers every verb with this, or has no verbs of today."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    if reply is not None:
+        answer = pb.OperationReply(reply=reply).SerializeToString()
+        method = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("ringpull.v1.Operations", {"Call": method}),)
+        )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with OperationsClient(f"127.0.0.1:{port}", timeout_s=10) as client:
+        yield client
+    server.stop(0).wait()
+
+
+@pytest.mark.net
+def test_a_head_of_an_earlier_build_is_told_apart() -> None:
+    with (
+        head_of_another_build(None) as client,
+        pytest.raises(InvalidInput, match=r"another build of ringpull.*; operate it with the ringpull that serves it"),
+    ):
+        client.call(GetChange())
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("reply", ["", "[]", '{"spec": {"ring": 1}}', '{"kind": "new"}'])
+def test_replies_that_are_not_of_this_build_are_told(reply: str) -> None:
+    with head_of_another_build(reply) as client:
+        for request in (GetStatus(), GetChange(), ListMembers()):
+            if reply == "[]" and request == ListMembers():
+                assert client.call(request) == ()
+                continue
+            with pytest.raises(InvalidInput, match="of another build"):
+                client.call(request)

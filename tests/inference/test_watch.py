@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from ringpull.inference.head.watch import Watch, watching
 from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
 from ringpull.router.control.change import Phase
-from ringpull.router.control.operations import ChangeStatus, Publish
+from ringpull.router.control.operations import VERBS, ChangeStatus, GetChange, Publish
+from ringpull.router.control.verbs import Request
+
+R = TypeVar("R")
 
 
 class FakeOperations:
@@ -19,14 +23,17 @@ class FakeOperations:
         self.busy = False
         self.error: RingpullError | None = None
 
-    def change(self) -> ChangeStatus:
+    def call(self, request: Request[R]) -> R:
+        return VERBS.answer(self, request)
+
+    def change(self, request: GetChange) -> ChangeStatus:
         return ChangeStatus(phase=Phase.LOADING if self.busy else None)
 
-    def submit(self, request: Publish) -> ChangeStatus:
+    def publish(self, request: Publish) -> ChangeStatus:
         self.published.append((request.model, request.version, request.folder))
         if self.error is not None:
             raise self.error
-        return self.change()
+        return self.change(GetChange())
 
 
 @pytest.fixture

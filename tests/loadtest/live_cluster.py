@@ -14,7 +14,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.process import ShardProcess
 from ringpull.router.control.deployment_spec import initial_spec
-from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.control.operations import ChangeStatus, GetChange
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.state_file import StateFile
 
@@ -71,7 +71,7 @@ class LiveCluster:
     def wait(self, begun: ChangeStatus) -> ChangeStatus:
         """Return how a change ended."""
         pause = threading.Event()
-        while (status := self.coordinator.change()).under_way:
+        while (status := self.coordinator.call(GetChange())).under_way:
             pause.wait(POLL_S)
         assert status.id == begun.id
         assert not status.error, status.error

@@ -20,14 +20,14 @@ from ringpull.loadtest.chaos.load import Load
 from ringpull.loadtest.chaos.oracle import Live, Oracle
 from ringpull.loadtest.chaos.report import find
 from ringpull.loadtest.chaos.schedule import BLOWS, Fault, Kind, schedule
-from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
+from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 
 ROWS = {"user": 3_000, "item": 2_000, "genre": 19}
 VERSIONS = 3
 
 
-def request_of(words: tuple[str, ...]) -> Request:
+def request_of(words: tuple[str, ...]) -> ChangeRequest:
     match words:
         case "publish", version:
             return Publish(model=MODEL, version=int(version.removeprefix(f"{MODEL}/")))
@@ -47,7 +47,7 @@ class Changed:
         self._operator = Operator(self._run, cast(OperationsClient, cluster.coordinator), live, VERSIONS)
 
     async def _run(self, *words: str) -> dict[str, Any]:
-        await asyncio.to_thread(lambda: self._cluster.wait(self._cluster.coordinator.submit(request_of(words))))
+        await asyncio.to_thread(lambda: self._cluster.wait(self._cluster.coordinator.call(request_of(words))))
         return {}
 
     async def carry_out(self, change: Fault) -> str:

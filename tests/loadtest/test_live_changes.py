@@ -13,13 +13,20 @@ from ringpull.deploy.model_folders import parse_replicas
 from ringpull.loadtest import rebalance_check
 from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
 from ringpull.loadtest.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, Oracle, check
-from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
+from ringpull.router.control.operations import (
+    ChangeRequest,
+    GetChange,
+    PlanRebalance,
+    Publish,
+    Rebalance,
+    Rollback,
+)
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 
 ROWS = {"user": 30_000, "item": 15_000, "genre": 19}
 
 
-def request_of(arguments: tuple[str, ...]) -> Request:
+def request_of(arguments: tuple[str, ...]) -> ChangeRequest:
     match arguments:
         case "publish", version:
             model, number = version.split("/")
@@ -40,9 +47,9 @@ def commands(cluster: LiveCluster) -> rebalance_check.RunCommand:
         asked = request_of(tuple(word for word in arguments if word not in ("--dry-run", "--yes")))
         if "--dry-run" in arguments:
             assert isinstance(asked, Rebalance)
-            plan = cluster.coordinator.plan(asked)
+            plan = cluster.coordinator.call(PlanRebalance(asked))
             return {"copied_bytes": plan.copied_bytes, "least_bytes": plan.min_bytes}
-        return {"copied_bytes": cluster.wait(cluster.coordinator.submit(asked)).copied_bytes}
+        return {"copied_bytes": cluster.wait(cluster.coordinator.call(asked)).copied_bytes}
 
     async def run_aside(*arguments: str) -> dict[str, Any]:
         return await asyncio.to_thread(run, arguments)
@@ -65,7 +72,7 @@ async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path, monkeypatc
         oracle = Oracle(requests, VERSIONS, ROWS)
 
         async def under_way() -> bool:
-            return cluster.coordinator.change().under_way
+            return cluster.coordinator.call(GetChange()).under_way
 
         line = await check(cluster.target, commands(cluster), under_way, requests, oracle, before_s=0.2, after_s=0.2)
     assert (line["failed"], line["wrong"]) == (0, 0)

@@ -11,13 +11,13 @@ from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.changes import begin_of, published, rebalanced, rolled_back
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
-from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
+from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
 from tests.router.coordinated import version
 
 SPEC = initial_spec(range(4), [version(1), version(7, "other")])
 
 
-def change(request: Request, spec: DeploymentSpec | None = SPEC) -> DeploymentSpec:
+def change(request: ChangeRequest, spec: DeploymentSpec | None = SPEC) -> DeploymentSpec:
     state = CoordinatorState(spec=spec)
     return begin_of(request, state, place=lambda asked, _: version(asked.version, asked.model)).target
 
@@ -113,7 +113,7 @@ def test_copies_are_made_as_asked() -> None:
         (Publish(model="m", version=2, keep=-1), "keep is -1"),
     ],
 )
-def test_what_cannot_be_is_refused_and_says_what_would_be_right(request_: Request, message: str) -> None:
+def test_what_cannot_be_is_refused_and_says_what_would_be_right(request_: ChangeRequest, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         change(request_)
 

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavaila
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
-from ringpull.router.control.operations import ChangeStatus, Control, Publish, Rebalance, Rollback
+from ringpull.router.control.operations import (
+    ChangeStatus,
+    Control,
+    ControlChange,
+    GetChange,
+    GetStatus,
+    PlanRebalance,
+    Publish,
+    Rebalance,
+    Rollback,
+)
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.state_file import FILE_NAME, StateFile
 from tests.router.members import FakeMembers
@@ -115,8 +126,8 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 def over(coordinator: CoordinatorProcess) -> ChangeStatus:
     """Wait for the change to end; return how."""
-    until(lambda: not coordinator.change().under_way)
-    return coordinator.change()
+    until(lambda: not coordinator.call(GetChange()).under_way)
+    return coordinator.call(GetChange())
 
 
 def move(coordinator: CoordinatorProcess, target: DeploymentSpec) -> ChangeStatus:
@@ -132,18 +143,18 @@ def test_it_brings_a_world_up(deployment: Deployment) -> None:
     assert (status.error, status.phase, status.id) == ("", None, 1)
     assert deployment.serves(spec(3))
     assert coordinator.map() == deployment.members.heads[0].map
-    assert coordinator.status().spec == spec(3)
+    assert coordinator.call(GetStatus()).spec == spec(3)
     assert list(deployment.folder.iterdir()) == [deployment.folder / FILE_NAME]
 
 
 def test_before_a_bring_up_there_is_nothing(deployment: Deployment) -> None:
     coordinator = deployment.start()
-    assert coordinator.change() == ChangeStatus()
-    for verb in (coordinator.map, coordinator.status):
+    assert coordinator.call(GetChange()) == ChangeStatus()
+    for verb in (coordinator.map, partial(coordinator.call, GetStatus())):
         with pytest.raises(Unavailable):
             verb()
     with pytest.raises(InvalidInput, match="no change under way"):
-        coordinator.control(Control.PAUSE)
+        coordinator.call(ControlChange(Control.PAUSE))
 
 
 def test_shards_prepare_side_by_side(deployment: Deployment) -> None:
@@ -208,8 +219,8 @@ def test_trouble_is_told_while_it_lasts(deployment: Deployment) -> None:
     deployment.members.fail("prepare shard 0", *[Unavailable("no source answers")] * 1000)
     coordinator = deployment.start()
     coordinator.bring_up(spec(1))
-    until(lambda: coordinator.change().trouble == "shard 0: no source answers")
-    coordinator.control(Control.ABORT)
+    until(lambda: coordinator.call(GetChange()).trouble == "shard 0: no source answers")
+    coordinator.call(ControlChange(Control.ABORT))
     assert over(coordinator).error == "an operator aborted it"
 
 
@@ -238,8 +249,8 @@ def test_a_hanging_member_holds_up_nobody_else(deployment: Deployment) -> None:
         deployment.members.on[f"{verb} shard 0"] = lambda: gate.wait(PATIENCE_S) and None
     coordinator = deployment.start()
     coordinator.bring_up(spec(4))
-    until(lambda: coordinator.change().members_done == 3 or "prepare shard 3" in deployment.members.said)
-    assert coordinator.change().under_way
+    until(lambda: coordinator.call(GetChange()).members_done == 3 or "prepare shard 3" in deployment.members.said)
+    assert coordinator.call(GetChange()).under_way
     gate.set()
     assert over(coordinator).error == ""
     assert deployment.serves(spec(4))
@@ -278,10 +289,10 @@ def test_pause_holds_and_resume_goes_on(deployment: Deployment) -> None:
     over(coordinator)
     deployment.members.on["prepare shard 1"] = lambda: gate.wait(PATIENCE_S) and None
     move(coordinator, spec(2))
-    assert coordinator.control(Control.PAUSE).paused
+    assert coordinator.call(ControlChange(Control.PAUSE)).paused
     until(lambda: deployment.members.shards[0].bytes_per_s == 0.0)
     gate.set()
-    assert not coordinator.control(Control.RESUME).paused
+    assert not coordinator.call(ControlChange(Control.RESUME)).paused
     assert over(coordinator).error == ""
     assert deployment.members.shards[0].bytes_per_s is None
 
@@ -289,22 +300,22 @@ def test_pause_holds_and_resume_goes_on(deployment: Deployment) -> None:
 def test_operators_publish_roll_back_and_rebalance(deployment: Deployment) -> None:
     coordinator = deployment.start()
     with pytest.raises(Unavailable, match="nothing serves yet"):
-        coordinator.submit(Publish(model="ranker", version=2))
+        coordinator.call(Publish(model="ranker", version=2))
     coordinator.bring_up(spec(2))
     over(coordinator)
     live = deployment.members.heads[0].live
-    assert coordinator.submit(Publish(model="ranker", version=2)).subject == "ranker/2"
+    assert coordinator.call(Publish(model="ranker", version=2)).subject == "ranker/2"
     assert over(coordinator).error == ""
     assert deployment.members.heads[0].live == {"ranker": 2}
     assert deployment.members.shards[0].versions == {("ranker", 1), ("ranker", 2)}, "the one before is kept"
-    coordinator.submit(Rollback(model="ranker"))
+    coordinator.call(Rollback(model="ranker"))
     assert over(coordinator).error == ""
     assert deployment.members.heads[0].live == live
     before = coordinator.state()
-    plan = coordinator.plan(Rebalance(shards=3))
+    plan = coordinator.call(PlanRebalance(Rebalance(shards=3)))
     assert plan.assigned_bytes > 0
     assert coordinator.state() == before, "a plan moves nothing"
-    assert coordinator.submit(Rebalance(shards=3)).subject == "shards 2 -> 3"
+    assert coordinator.call(Rebalance(shards=3)).subject == "shards 2 -> 3"
     assert over(coordinator).error == ""
     assert set(deployment.members.shards) == {0, 1, 2}
 
@@ -328,7 +339,7 @@ def test_what_cannot_be_is_refused_before_anything_moves(
     over(coordinator)
     before = coordinator.state()
     with pytest.raises(InvalidInput, match=message):
-        coordinator.submit(request_)
+        coordinator.call(request_)
     assert coordinator.state() == before
 
 
@@ -337,7 +348,7 @@ def test_a_node_can_be_named_by_its_address(deployment: Deployment) -> None:
     coordinator = deployment.start()
     coordinator.bring_up(spec(2))
     over(coordinator)
-    coordinator.submit(Rebalance(drain_node="10.0.0.1"))
+    coordinator.call(Rebalance(drain_node="10.0.0.1"))
     assert over(coordinator).error == ""
     assert set(deployment.members.shards) == {2, 3}
 
@@ -393,7 +404,7 @@ def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, sa
     )
     try:
         move(dying, target)
-        until(lambda: gone.is_set() or not dying.change().under_way)
+        until(lambda: gone.is_set() or not dying.call(GetChange()).under_way)
     except StartupError:
         pass  # It says that it is dead.
     died = gone.is_set()
@@ -426,7 +437,7 @@ def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) ->
     deployment.kill()
     deployment.members = FakeMembers()
     coordinator = deployment.start(deployment="another")
-    assert coordinator.change() == ChangeStatus()
+    assert coordinator.call(GetChange()) == ChangeStatus()
     coordinator.bring_up(spec(1))
     over(coordinator)
     assert coordinator.map().epoch > epoch
@@ -448,7 +459,7 @@ def test_a_state_that_cannot_be_saved_is_saved_when_it_can(deployment: Deploymen
     deployment.coordinators.append(coordinator)
     asked = threading.Thread(target=coordinator.bring_up, args=(spec(1),))
     asked.start()
-    until(lambda: coordinator.change().trouble == "no space left")
+    until(lambda: coordinator.call(GetChange()).trouble == "no space left")
     assert deployment.members.said == []
     file.full = False
     asked.join()

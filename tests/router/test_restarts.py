@@ -11,6 +11,7 @@ from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.ps.spec import ALL, OnUnavailable
 from ringpull.router.control.deployment_spec import PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
+from ringpull.router.control.operations import ListMembers, RestartMember
 from ringpull.router.control.process import CoordinatorProcess
 from ringpull.router.control.restarts import SILENT_S, Restarts
 from tests.router.test_process import Deployment, move, over, spec, until
@@ -38,24 +39,24 @@ def coordinator(deployment: Deployment) -> CoordinatorProcess:
 
 
 def lacking(coordinator: CoordinatorProcess) -> dict[Member, str]:
-    return {state.member: state.missing for state in coordinator.members() if state.missing}
+    return {state.member: state.missing for state in coordinator.call(ListMembers()) if state.missing}
 
 
 def incarnation(coordinator: CoordinatorProcess, member: Member) -> str:
-    return next(state.incarnation for state in coordinator.members() if state.member == member)
+    return next(state.incarnation for state in coordinator.call(ListMembers()) if state.member == member)
 
 
 def restart(coordinator: CoordinatorProcess, member: Member, *, force: bool = False) -> str:
     """Send its process away; return which that was."""
     gone = incarnation(coordinator, member)
-    coordinator.restart(member, gone, drain_s=1, force=force)
+    coordinator.call(RestartMember(member=member, incarnation=gone, drain_s=1, force=force))
     return gone
 
 
 def test_members_are_told_in_order_with_their_processes(
     deployment: Deployment, coordinator: CoordinatorProcess
 ) -> None:
-    states = coordinator.members()
+    states = coordinator.call(ListMembers())
     assert [state.member for state in states] == [*SHARDS, *HEADS]
     members = deployment.members
     processes = [members.shards[i].incarnation for i in range(3)] + [members.heads[i].incarnation for i in range(2)]
@@ -65,7 +66,7 @@ def test_members_are_told_in_order_with_their_processes(
 def test_before_a_bring_up_there_are_heads_only(deployment: Deployment) -> None:
     coordinator = deployment.start()
     until(lambda: set(lacking(coordinator).values()) == {"it has not loaded every version yet"})
-    assert [state.member for state in coordinator.members()] == HEADS
+    assert [state.member for state in coordinator.call(ListMembers())] == HEADS
 
 
 def test_a_shard_is_whole_again_when_heads_ask_it_where_it_is_now(
@@ -121,10 +122,10 @@ def test_nobody_goes_while_another_one_is_down(deployment: Deployment, coordinat
 def test_a_process_is_sent_away_once(deployment: Deployment, coordinator: CoordinatorProcess) -> None:
     """The same request again, or one for a process that is gone, does nothing."""
     gone = restart(coordinator, SHARDS[0])
-    coordinator.restart(SHARDS[0], gone, drain_s=1)
+    coordinator.call(RestartMember(member=SHARDS[0], incarnation=gone, drain_s=1))
     deployment.members.crash_shard(0)
     until(lambda: lacking(coordinator) == {} and incarnation(coordinator, SHARDS[0]) != gone)
-    coordinator.restart(SHARDS[0], gone, drain_s=1)
+    coordinator.call(RestartMember(member=SHARDS[0], incarnation=gone, drain_s=1))
     assert deployment.members.said.count("restart shard 0") == 1
 
 
@@ -147,7 +148,7 @@ def test_nobody_goes_while_a_change_is_under_way(deployment: Deployment, coordin
 
 def test_a_member_that_is_not_there(coordinator: CoordinatorProcess) -> None:
     with pytest.raises(InvalidInput, match="there is no shard 3; there is shard 0, shard 1, shard 2, head 0, head 1"):
-        coordinator.restart(Member("shard", 3), "any", drain_s=1)
+        coordinator.call(RestartMember(member=Member("shard", 3), incarnation="any", drain_s=1))
 
 
 def test_one_that_hangs_is_not_counted_on(coordinator: CoordinatorProcess) -> None:

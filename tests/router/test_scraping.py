@@ -49,7 +49,7 @@ def test_every_phase_of_a_change_is_told_once(deployment: Deployment, caplog: py
     coordinator.bring_up(spec(1))
     until(lambda: "change done" in caplog.messages)
     caplog.clear()
-    coordinator.submit(Publish(model="ranker", version=2))
+    coordinator.call(Publish(model="ranker", version=2))
     until(lambda: "change done" in caplog.messages)
     lines = [(line.getMessage(), line.subject, getattr(line, "phase", "")) for line in caplog.records]
     phases = ["preparing", "guarding", "loading", "routing", "settling", "dropping"]

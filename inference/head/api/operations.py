@@ -6,31 +6,29 @@ The coordinator is asked in threads of its own, few, so that one that hangs hold
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final, NoReturn
 
+import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from ringpull.inference.build import build
 from ringpull.inference.head.api.methods import parse
-from ringpull.inference.proto import operations_codec as codec
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import InvalidInput, Unavailable
-from ringpull.router.control.operations import Operations
+from ringpull.router.control.coordinator_state import VALUES
+from ringpull.router.control.operations import VERBS, OperatorVerbs
 
-T = TypeVar("T")
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["Operations"]
 
 THREADS: Final = 4
 
-MAX_DRAIN_S: Final = 3600.0
-"""Of a restart: a process that has stopped taking requests must not linger."""
-
 
 class OperationsService:
-    """The verbs, as coroutines for `inference.head.api.methods`."""
+    """The verbs, as one coroutine for `inference.head.api.methods`."""
 
-    def __init__(self, operations: Operations | None) -> None:
+    def __init__(self, operations: OperatorVerbs | None) -> None:
         """Prepare the verbs.
 
         Args:
@@ -39,55 +37,38 @@ class OperationsService:
         self._operations = operations
         self._threads = ThreadPoolExecutor(THREADS, "operations")
 
-    async def submit(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Begin a change."""
-        request = codec.decode_request(parse(pb.ChangeRequest, body))
-        return codec.encode_status(await self._ask(lambda operations: operations.submit(request)))
-
-    async def get_change(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Tell the change under way, or how the last one ended."""
-        parse(pb.GetChangeRequest, body)
-        return codec.encode_status(await self._ask(lambda operations: operations.change()))
-
-    async def control_change(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Pause, resume or give up the change under way."""
-        verb = codec.decode_control(parse(pb.ControlRequest, body))
-        return codec.encode_status(await self._ask(lambda operations: operations.control(verb)))
-
-    async def plan_rebalance(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Tell what a rebalance would move."""
-        request = codec.decode_rebalance(parse(pb.Rebalance, body))
-        return codec.encode_plan(await self._ask(lambda operations: operations.plan(request)))
-
-    async def get_facts(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Tell what plans are made from."""
-        parse(pb.GetFactsRequest, body)
-        return codec.encode_facts(await self._ask(lambda operations: operations.status()))
-
-    async def get_members(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Tell how every shard and head is."""
-        parse(pb.GetMembersRequest, body)
-        return codec.encode_members(await self._ask(lambda operations: operations.members()))
-
-    async def restart_member(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Have one process end, to be started anew."""
-        request = parse(pb.RestartRequest, body)
-        member = codec.decode_member(request.role, request.number)
-        if not 0 <= request.drain_s <= MAX_DRAIN_S:
-            raise InvalidInput(f"drain_s is {request.drain_s}; it must be from 0 to {MAX_DRAIN_S:g}")
-        await self._ask(
-            lambda operations: operations.restart(
-                member, request.incarnation, drain_s=request.drain_s, force=request.force
-            )
-        )
-        return pb.RestartReply()
+    async def call(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
+        """Have the coordinator carry out one verb."""
+        message = parse(pb.OperationRequest, body)
+        if message.build != build():
+            raise InvalidInput(_another_build(message.build))
+        verb = VERBS.named(message.verb)
+        request = VALUES.from_json(verb.request, message.request)
+        if self._operations is None:
+            raise Unavailable("this head was started without a coordinator; nothing can be changed through it")
+        reply = await asyncio.get_running_loop().run_in_executor(self._threads, self._operations.call, request)
+        return pb.OperationReply(reply=VALUES.to_json(verb.reply, reply))
 
     def close(self) -> None:
         """End the threads once they are idle."""
         self._threads.shutdown(wait=False)
 
-    async def _ask(self, verb: Callable[[Operations], T]) -> T:
-        operations = self._operations
-        if operations is None:
-            raise Unavailable("this head was started without a coordinator; nothing can be changed through it")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: verb(operations))
+
+class MethodsOfOtherBuilds(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Answers calls of methods that the service had in earlier builds, or has in later ones, by saying so."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Return the handler of a method of the service that has no other one."""
+        if not details.method.startswith(f"/{SERVICE.full_name}/"):
+            return None
+        return grpc.unary_unary_rpc_method_handler(_refuse)
+
+
+async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, _another_build(""))
+    raise AssertionError("abort always raises")
+
+
+def _another_build(theirs: str) -> str:
+    asked = f"ringpull {theirs}" if theirs else "another build of ringpull"
+    return f"this head is of ringpull {build()}, and was asked by {asked}; operate it with the ringpull that serves it"

@@ -14,17 +14,16 @@ from grpc_reflection.v1alpha import reflection
 
 from ringpull.inference.head.api.health import Health
 from ringpull.inference.head.api.methods import service_handler
-from ringpull.inference.head.api.operations import OperationsService
+from ringpull.inference.head.api.operations import SERVICE as OPERATIONS
+from ringpull.inference.head.api.operations import MethodsOfOtherBuilds, OperationsService
 from ringpull.inference.head.api.ports import claim
 from ringpull.inference.head.api.service import AdminService, PredictorService
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.proto import operations_pb2
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import StartupError
 
 PREDICTOR: Final = pb.DESCRIPTOR.services_by_name["Predictor"]
 ADMIN: Final = pb.DESCRIPTOR.services_by_name["Admin"]
-OPERATIONS: Final = operations_pb2.DESCRIPTOR.services_by_name["Operations"]
 SERVICES: Final = (
     PREDICTOR.full_name,
     ADMIN.full_name,
@@ -66,6 +65,7 @@ class GrpcServer:
                 service_handler(PREDICTOR, predictor, receiving=("Predict",)),
                 service_handler(ADMIN, admin),
                 service_handler(OPERATIONS, self._operations),
+                MethodsOfOtherBuilds(),
             )
         )
         add_HealthServicer_to_server(self._health, self._server)
