@@ -1,0 +1,169 @@
+"""What commit ba8f592 wrote still opens: its model is served, its coordinator's state is read and carried on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringpull import CapCandidates, CutBags, UseDefault, UseVersion, Vocabulary
+from ringpull.deploy.model_folders import find_version, rows_in
+from ringpull.inference.client.client import Client
+from ringpull.inference.head.actor import HeadActor
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.samples import FILE as SAMPLES_FILE
+from ringpull.inference.request.request_json import call_from_json
+from ringpull.inference.schema.kinds import KINDS
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import TRANSFORMS
+from ringpull.ps.spec import KeyType, OnUnavailable, Pooling, RowType
+from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
+from ringpull.router.control.state_file import FILE_NAME, StateFile
+from tests.integration.local import local_cluster
+from tests.loadtest.live_cluster import LocalMembers
+from tests.reference import assert_close
+
+pytestmark = pytest.mark.net
+
+FOLDER = Path(__file__).parent.parent / "golden" / "ba8f592"
+MODEL = FOLDER / "models" / "everything"
+STATES = sorted((FOLDER / "states").glob("*.json"))
+PATIENCE_S = 120.0
+
+
+def load(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+ANSWERS = load(FOLDER / "answers.json")
+
+
+def assert_answers_as_then(client: Client, version: int) -> None:
+    call = call_from_json((FOLDER / "request.json").read_text())
+    answer = client.predict("everything", call.features, call.context, version=version)
+    then = ANSWERS[str(version)]
+    assert answer.outputs.keys() == then["outputs"].keys()
+    for name, values in then["outputs"].items():
+        assert_close(answer.outputs[name], np.array(values))
+    filled = [{"feature": each.feature, "reason": each.reason, "values": each.values} for each in answer.filled]
+    assert (filled, list(answer.degraded)) == (then["filled"], then["degraded"])
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with local_cluster([MODEL / version for version in ANSWERS], verify=True) as cluster, cluster.client() as client:
+        yield client
+
+
+@pytest.mark.parametrize("version", [int(version) for version in ANSWERS])
+def test_its_model_answers_as_it_did(client: Client, version: int) -> None:
+    assert_answers_as_then(client, version)
+
+
+def test_its_model_has_everything_that_a_model_can_have() -> None:
+    """So that whatever is renamed, something here is read under its old name."""
+    manifest = Manifest.load(MODEL / "2")
+    schema = Schema.from_json((MODEL / "2" / "schema.json").read_text())
+    transforms = {type(each) for feature in schema.features for each in getattr(feature, "transforms", ())}
+    steps = {type(step) for step in manifest.degrade}
+    assert {type(feature) for feature in schema.features} == set(KINDS)
+    # A Vocabulary has become the keys of its table.
+    assert transforms == set(TRANSFORMS) - {Vocabulary}
+    assert steps == {CutBags, UseDefault, CapCandidates, UseVersion}
+    specs = [entry.spec for entry in manifest.tables]
+    assert {spec.row_type for spec in specs} == set(RowType)
+    assert {spec.key_type for spec in specs} == set(KeyType)
+    assert {spec.on_unavailable for spec in specs} == set(OnUnavailable)
+    assert {spec.replicas for spec in specs} == {1, 2, "all"}
+    assert {lookup.pooling for lookup in manifest.lookups} == set(Pooling)
+    assert manifest.samples is not None
+    assert manifest.samples.path == SAMPLES_FILE
+
+
+@pytest.mark.parametrize("path", [FOLDER / "state" / FILE_NAME, *STATES], ids=lambda path: path.stem)
+def test_its_state_is_read_and_written_as_it_was(path: Path, tmp_path: Path) -> None:
+    shutil.copy(path, tmp_path / FILE_NAME)
+    saved = StateFile(str(tmp_path)).load()
+    assert saved is not None
+    assert state_to_dict(state_from_dict(saved["state"])) == saved["state"]
+
+
+def test_its_states_hold_every_kind_of_change_in_every_phase() -> None:
+    changes = [change for path in STATES if (change := load(path)["state"]["change"]) is not None]
+    assert {change["kind"] for change in changes} == set(Kind)
+    # Nothing was ever in the phase that is left out: it is for live data, of which there was none.
+    assert {change["phase"] for change in changes} == set(Phase) - {Phase.CATCHING_UP}
+
+
+def until(condition: Callable[[], object]) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+
+
+def change_of(path: Path) -> dict[str, Any]:
+    change: dict[str, Any] | None = load(path)["state"]["change"]
+    return change or {}
+
+
+CARRIED_ON = [path for path in STATES if change_of(path).get("kind") != Kind.BRING_UP]
+
+
+@pytest.mark.parametrize("path", CARRIED_ON, ids=lambda path: path.stem)
+def test_its_deployment_is_carried_on_from_where_it_was(path: Path, tmp_path: Path) -> None:
+    """In whichever phase the coordinator of ba8f592 fell, this build's ends the change, and serves what was wanted."""
+    models = tmp_path / "models"
+    shutil.copytree(FOLDER / "models", models)
+    content = path.read_text().replace("/srv/models", str(models))
+    # One change was throttled to a kilobyte a second, so that it could be seen in every phase.
+    content = content.replace('"bytes_per_s": 1000.0', '"bytes_per_s": 1000000.0')
+    before = state_from_dict(json.loads(content)["state"])
+    assert before.map is not None
+    wanted = before.world if before.change is None else before.change.target
+    assert wanted is not None
+
+    head = HeadActor(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
+    members = LocalMembers(tmp_path / "data", head)
+    for shard in {address.shard for address in before.map.shards} | set(wanted.ring.shards):
+        members.start_shard(shard, None)
+    for address in before.map.shards:
+        # Nobody listens where the shards of then did; these stand in for them.
+        content = re.sub(rf"\b{address.port}\b", str(members.shard(address.shard).address()[1]), content)
+    state_folder = tmp_path / "state"
+    state_folder.mkdir()
+    (state_folder / FILE_NAME).write_text(content)
+    saved = json.loads(content)
+    coordinator = CoordinatorActor(
+        StateFile(str(state_folder)),
+        members,
+        deployment=saved["deployment"],
+        settings=Settings(place=find_version, streamed=True, rows_in=rows_in),
+        timing=Timing(pulse_s=0.05),
+    )
+    try:
+        until(lambda: not coordinator.change().under_way)
+        until(lambda: head.pulse(10.0).grpc_port)
+        assert coordinator.change().error == ""
+        pulse = head.pulse(10.0)
+        with Client(f"{pulse.host}:{pulse.grpc_port}", timeout_s=60) as client:
+            assert_answers_as_then(client, wanted.live["everything"])
+        after = state_from_dict(coordinator.state())
+        assert after.world is not None
+        assert (after.world.ring, after.world.live) == (wanted.ring, wanted.live)
+        assert after.epoch >= before.epoch
+    finally:
+        coordinator.stop()
+        head.drain(5.0)
+        members.stop()
