@@ -44,6 +44,9 @@ class RowType(StrEnum):
     """uint8 codes with a float32 scale and offset per row."""
 
 
+_NUMBER_BYTES: Final = {RowType.FLOAT32: 4, RowType.FLOAT16: 2, RowType.BFLOAT16: 2}
+
+
 class KeyType(StrEnum):
     """What the exporter's keys were, before they became uint64."""
 
@@ -99,7 +102,7 @@ class TableSpec:
         """Bytes of one stored row. Only int8 has padding: to a multiple of 4, so that scale and offset stay aligned."""
         if self.row_type is RowType.INT8:
             return AFFINE_BYTES + (self.dim + 3) // 4 * 4
-        return (4 if self.row_type is RowType.FLOAT32 else 2) * self.dim
+        return _NUMBER_BYTES[self.row_type] * self.dim
 
     def default_vector(self) -> Float32Array:
         """Return a new float32 (dim,) array: the vector that stands in for an unknown key."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store import kernels
@@ -162,8 +163,8 @@ class Base:
         row: Float32Array = decode(self.sections.rows[number : number + 1], self.spec)[0]
         return row
 
-    def held_mask(self) -> NDArray[np.uint8]:
-        """Return uint8 (65536,): 1 for each slot this folder holds."""
+    def held_mask(self) -> SlotMask:
+        """Return the slots of which this folder has all rows, new."""
         mask = np.zeros(SLOTS, np.uint8)
         for begin, end in self.held:
             mask[begin:end] = 1

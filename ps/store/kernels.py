@@ -58,7 +58,7 @@ class TableDescriptor(NamedTuple):
     row_bytes: int
     dim: int
     row_type: int
-    """Of `reducers.ROW_TYPES`."""
+    """The number of its row type in `reducers.ROW_TYPES`."""
     default_at: int
     """float32 (dim,), whatever the row type."""
     answered_at: int
@@ -75,12 +75,9 @@ LOOKUP: Final = struct.Struct("=5q")
 """The two parts of a descriptor: the table's, packed once, and the look-up's."""
 
 _OP_ROWS, _OP_MAX = 0, 2
-"""Of the values of `ps.wire.messages.Op`; the third is SUM."""
+"""Values of `ps.wire.messages.Op`; the third is SUM."""
 
-_FLOAT32, _FLOAT16, _BFLOAT16 = (
-    reducers.ROW_TYPES[row_type] for row_type in (RowType.FLOAT32, RowType.FLOAT16, RowType.BFLOAT16)
-)
-"""The fourth is INT8."""
+_FLOAT32 = reducers.ROW_TYPES[RowType.FLOAT32]
 
 DONE, BAD_LENGTHS, NOT_OWNED, NOT_ANSWERED = 0, 1, 2, 3
 """How `pull_frame` ended."""
@@ -264,36 +261,40 @@ def _alike(row_at, k, count, default_at, row_type):  # type: ignore[no-untyped-d
     return alike, _FLOAT32 if absent else row_type
 
 
-@numba.njit
-def _reduce(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh):  # type: ignore[no-untyped-def]
-    """Bring rows into one output; `weights_at` is 0 where there are none."""
-    if row_type == _FLOAT32:
+def _reduce_any(row_types):  # type: ignore[no-untyped-def]
+    """Return a compiled `reduce` for rows of any of these types: a ladder of comparisons, one step for each of them.
+
+    `reduce(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh)` brings rows into one output; `row_type` is
+    a number of `reducers.ROW_TYPES`, and `weights_at` is 0 where there are no weights.
+    """
+    own, *others = row_types
+    own_number = reducers.ROW_TYPES[own]
+    sum_rows, sum_weighted_rows, max_rows = reducers.REDUCERS[own]
+
+    @numba.njit
+    def reduce_own(_row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh):  # type: ignore[no-untyped-def]
         if weights_at != 0:
-            reducers.sum_weighted_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
+            sum_weighted_rows(out_at, row_ats_at, count, weights_at, dim, fresh)
         elif op == _OP_MAX:
-            reducers.max_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
+            max_rows(out_at, row_ats_at, count, weights_at, dim, fresh)
         else:
-            reducers.sum_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
-    elif row_type == _FLOAT16:
-        if weights_at != 0:
-            reducers.sum_weighted_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
-        elif op == _OP_MAX:
-            reducers.max_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
+            sum_rows(out_at, row_ats_at, count, weights_at, dim, fresh)
+
+    if not others:
+        return reduce_own
+    reduce_others = _reduce_any(others)
+
+    @numba.njit
+    def reduce(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh):  # type: ignore[no-untyped-def]
+        if row_type == own_number:
+            reduce_own(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh)
         else:
-            reducers.sum_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
-    elif row_type == _BFLOAT16:
-        if weights_at != 0:
-            reducers.sum_weighted_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
-        elif op == _OP_MAX:
-            reducers.max_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
-        else:
-            reducers.sum_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
-    elif weights_at != 0:
-        reducers.sum_weighted_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
-    elif op == _OP_MAX:
-        reducers.max_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
-    else:
-        reducers.sum_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
+            reduce_others(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh)
+
+    return reduce
+
+
+_reduce = _reduce_any(RowType)
 
 
 @numba.njit

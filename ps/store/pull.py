@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store import kernels
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.table import Table
@@ -26,9 +27,6 @@ _ROWS: Final = Op.ROWS
 _SUM: Final = Op.SUM
 _MASK_SHAPE: Final = (SLOTS,)
 _UINT8: Final = np.dtype(np.uint8)
-
-OwnedMask = NDArray[np.uint8]
-"""uint8 (65536,): not 0 for each slot that may be asked for."""
 
 
 class SlotNotOwned(Exception):
@@ -46,7 +44,7 @@ class SlotNotAnswered(Unavailable):
 
 def pull(
     tables: Sequence[Table],
-    masks: Sequence[OwnedMask | None],
+    masks: Sequence[SlotMask | None],
     request: PullRequest,
     *,
     max_reply_bytes: int = MAX_REPLY_BYTES,
@@ -98,8 +96,7 @@ def _check(tables: Sequence[Table], request: PullRequest) -> tuple[int, int]:
         if its_keys < 0 or its_bags < 0:
             raise InvalidInput(f"pull: table {name}: {its_keys} keys and {its_bags} bags; neither can be negative")
         if weighted:
-            if op != _SUM:
-                raise InvalidInput(f"pull: table {name}: weights go with a sum only, not with {op.name}")
+            assert op == _SUM, f"pull: table {name} is weighted with {op.name}"  # the wire refuses that
             weights += its_keys
         keys += its_keys
         if op == _ROWS:
@@ -129,7 +126,7 @@ def _flat(array: NDArray[Any], dtype: type[np.generic], name: str) -> NDArray[An
     return np.array(array)
 
 
-def _mask_address(mask: OwnedMask | None) -> int:
+def _mask_address(mask: SlotMask | None) -> int:
     if mask is None:
         return 0
     if mask.dtype != _UINT8 or mask.shape != _MASK_SHAPE or not mask.flags.c_contiguous:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
@@ -29,7 +30,7 @@ class Table:
         self.quarantined: frozenset[int] = frozenset(quarantined)
         self._sections = base.sections
         self._default = base.spec.default_vector()
-        self._answered: NDArray[np.uint8] | None = None
+        self._answered: SlotMask | None = None
         if base.held != fmt.FULL or self.quarantined:
             self._answered = base.held_mask()
             self._answered[list(self.quarantined)] = 0

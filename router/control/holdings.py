@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.holding import RangeSource, TableHolding, VersionHolding
 from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.world import World
 from ringpull.router.shard_map import ShardAddress
-
-SlotMask = NDArray[np.bool_]
-"""(SLOTS,)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,9 @@ def holdings_of(shard: int, worlds: Sequence[World], streamers: Streamers | None
                 table: TableHolding(
                     folder=where.folder,
                     # By every world, also one without this version: a shard guards all it has open alike.
-                    slots=ranges_of(np.logical_or.reduce([owned_mask(world, shard, model, table) for world in worlds])),
+                    slots=tuple(
+                        runs(np.bitwise_or.reduce([owned_mask(world, shard, model, table) for world in worlds]))
+                    ),
                     sources=_sources(streamers, model, number, table),
                 )
                 for table, where in version.tables.items()
@@ -51,13 +50,7 @@ def holdings_of(shard: int, worlds: Sequence[World], streamers: Streamers | None
 def owned_mask(world: World, shard: int, model: str, table: str) -> SlotMask:
     """Return which slots of a table a shard owns in a world."""
     replicas: Replicas = world.replicas.get((model, table), 1)
-    return world.ring.owned_mask(shard, replicas).astype(bool)
-
-
-def ranges_of(mask: SlotMask) -> tuple[SlotRange, ...]:
-    """Return the stretches of a mask that are set, ascending."""
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return tuple(SlotRange(int(begin), int(end)) for begin, end in edges.reshape(-1, 2))
+    return world.ring.owned_mask(shard, replicas)
 
 
 def _sources(streamers: Streamers | None, model: str, version: int, table: str) -> tuple[RangeSource, ...]:

@@ -11,8 +11,9 @@ from typing import Final
 
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import minus, runs
 from ringpull.ps.spec import ALL
-from ringpull.router.control.holdings import owned_mask, ranges_of
+from ringpull.router.control.holdings import owned_mask
 from ringpull.router.control.world import PlacedTable, PlacedVersion, World
 
 KEY_BYTES: Final = 8
@@ -99,8 +100,8 @@ def _moves(before: World, after: World, rows_in: RowsIn) -> Iterator[TableMove]:
     for version, name in _tables(before, after):
         table = version.tables[name]
         for shard in after.shards:
-            gained = owned_mask(after, shard, version.model, name) & ~owned_mask(before, shard, version.model, name)
-            ranges = ranges_of(gained)
+            had = owned_mask(before, shard, version.model, name)
+            ranges = tuple(runs(minus(owned_mask(after, shard, version.model, name), had)))
             if ranges:
                 rows = sum(rows_in(table, slots) for slots in ranges)
                 yield TableMove(
@@ -126,7 +127,7 @@ def _shard_bytes(world: World, rows_in: RowsIn) -> dict[int, int]:
             rows_in(table, slots) * (KEY_BYTES + table.row_bytes)
             for version in world.versions
             for name, table in version.tables.items()
-            for slots in ranges_of(owned_mask(world, shard, version.model, name))
+            for slots in runs(owned_mask(world, shard, version.model, name))
         )
         for shard in world.shards
     }

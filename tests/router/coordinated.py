@@ -15,6 +15,7 @@ import numpy as np
 
 from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.coordinator import Coordinator, version_names
@@ -43,7 +44,7 @@ from ringpull.router.control.events import (
     Throttle,
     member_of,
 )
-from ringpull.router.control.holdings import SlotMask, owned_mask
+from ringpull.router.control.holdings import owned_mask
 from ringpull.router.control.world import PlacedTable, PlacedVersion, World
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
@@ -377,7 +378,7 @@ class MiniDeployment:
                 mini = self._shard(command)
                 for holding in holdings:
                     for name, table in holding.tables.items():
-                        held = mini.held.setdefault((holding.model, holding.version, name), np.zeros(SLOTS, bool))
+                        held = mini.held.setdefault((holding.model, holding.version, name), np.zeros(SLOTS, np.uint8))
                         for slots in table.slots:
                             held[slots.begin : slots.end] = True
             case Assign(shard=shard, ownerships=ownerships, versions=versions):
@@ -386,11 +387,11 @@ class MiniDeployment:
                 answers: dict[tuple[str, int, str], SlotMask] = {}
                 for model, number in versions:
                     for table in TABLES:
-                        wanted = np.zeros(SLOTS, bool)
+                        wanted = np.zeros(SLOTS, np.uint8)
                         for each in ownerships:
-                            wanted |= each.ring.owned_mask(shard, each.replicas[model, table]).astype(bool)
-                        held = mini.held.get((model, number, table), np.zeros(SLOTS, bool))
-                        assert (held | ~wanted).all(), self._story(f"shard {shard} is to answer for what it lacks")
+                            wanted |= each.ring.owned_mask(shard, each.replicas[model, table])
+                        held = mini.held.get((model, number, table), np.zeros(SLOTS, np.uint8))
+                        assert (held >= wanted).all(), self._story(f"shard {shard} is to answer for what it lacks")
                         answers[model, number, table] = wanted
                 mini.answers = answers
                 mini.held = {name: mask.copy() for name, mask in answers.items()}
