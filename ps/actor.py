@@ -36,7 +36,7 @@ from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.peer import Peers
 from ringpull.ps.transfer.throttle import Throttle
-from ringpull.ps.wire.intake import IntakeLimits
+from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.ps.wire.messages import ShardStatistics
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
@@ -66,7 +66,7 @@ class ShardActor:
         verify: bool = False,
         tidy_after_s: float = TIDY_AFTER_S,
         metrics: bool = True,
-        intake: IntakeLimits | None = None,
+        admission: AdmissionLimits | None = None,
     ) -> None:
         """Start the data plane on any free port of `host`.
 
@@ -79,7 +79,7 @@ class ShardActor:
             verify: Hold all rows of files that are opened against their checksums.
             tidy_after_s: How long copies stay that are not answered for any more.
             metrics: Count what is asked, and tell it on a free port of `host`.
-            intake: Connections and bytes that it holds at most; None: as many as any shard.
+            admission: Connections and bytes that it holds at most; None: as many as any shard.
 
         Raises:
             StartupError: `host` cannot be listened on, or the data folder is not to be had.
@@ -115,7 +115,9 @@ class ShardActor:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"shard-{shard}", daemon=True)
         self._thread.start()
         tally = ServerTally() if metrics else None
-        self._server = ShardServer(self._shard, self._lookups, streams=self._streams, intake_limits=intake, tally=tally)
+        self._server = ShardServer(
+            self._shard, self._lookups, streams=self._streams, admission_limits=admission, tally=tally
+        )
         self._metrics: MetricsServer | None = None
         try:
             if tally is not None:

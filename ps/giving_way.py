@@ -1,4 +1,4 @@
-"""Heavy Python work beside requests: it hands the interpreter over often.
+"""Giving way: heavy Python work that runs beside requests and hands the interpreter over often.
 
 A thread that wants to run Python asks the one that does to let go, and waits up to the switch interval for it, 5 ms
 unless told otherwise; a request wants it some ten times. A version being loaded is tens of milliseconds of Python.
@@ -13,7 +13,7 @@ from typing import Final
 
 SWITCH_S: Final = 0.000_5
 
-_USUAL_S: Final = sys.getswitchinterval()
+_DEFAULT_SWITCH_S: Final = sys.getswitchinterval()
 
 
 @contextmanager
@@ -26,4 +26,4 @@ def giving_way() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.setswitchinterval(_USUAL_S)
+        sys.setswitchinterval(_DEFAULT_SWITCH_S)

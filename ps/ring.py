@@ -1,4 +1,4 @@
-"""Who owns which slots: the ring, cut in ranges, each with an ordered list of owners.
+"""The ring: which shards own which slots, as ranges with an ordered list of owners each.
 
 A table with r copies uses the first r owners of every range, so each rank of the lists is balanced by itself
 (`ps.balance`). A ring is a value: joining and leaving return a new one.
@@ -24,7 +24,7 @@ from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.vacancies import NOBODY, OwnerTable, run_starts
 
 MAX_SHARD: Final = NOBODY - 1
-"""Shard ids are 0..65,534: owner tables are uint16, and the largest value stands for nobody."""
+"""Largest shard id, 65,534: owner tables are uint16, and the largest value means unowned."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,7 +59,7 @@ class Ring:
 
     ranges: tuple[OwnedRange, ...]
     wanted: int = 1
-    """Owners a range should list; fewer only while there are fewer shards. Never below what the ranges list."""
+    """Owners that a range should list; fewer only while there are fewer shards. Never below what the ranges list."""
 
     def __post_init__(self) -> None:
         _check_cover(self.ranges)

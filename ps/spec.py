@@ -1,4 +1,4 @@
-"""What a table is: its name, the shape and type of its rows, and what stands in for rows it does not have.
+"""The specification of a table: its name, the shape and type of its rows, and the vector of keys without a row.
 
 A `TableSpec` is a value: it is written into a table's header at export, and never changes afterwards. How often a table
 is replicated is a deployment's choice, not the table's; the spec carries only the exporter's wish.
@@ -25,13 +25,13 @@ Float32Array = NDArray[np.float32]
 UInt64Array = NDArray[np.uint64]
 
 ALL: Final = "all"
-"""As a number of replicas: every shard holds the whole table."""
+"""Number of replicas that means: every shard holds all of the table."""
 
 Replicas = int | Literal["all"]
 
 
 AFFINE_BYTES: Final = 8
-"""What stands before the codes of an int8 row: its float32 scale and offset."""
+"""Bytes before the codes of an int8 row: its float32 scale and offset."""
 
 
 class RowType(StrEnum):
@@ -48,7 +48,7 @@ _NUMBER_BYTES: Final = {RowType.FLOAT32: 4, RowType.FLOAT16: 2, RowType.BFLOAT16
 
 
 class KeyType(StrEnum):
-    """What the exporter's keys were, before they became uint64."""
+    """Type of the exporter's keys before they became uint64."""
 
     INT64 = "int64"
     UINT64 = "uint64"
@@ -56,7 +56,7 @@ class KeyType(StrEnum):
 
 
 class Pooling(StrEnum):
-    """What becomes of the rows of one bag. NONE keeps every row."""
+    """Reduction of the rows of one bag. NONE keeps every row."""
 
     SUM = "sum"
     MEAN = "mean"
@@ -65,7 +65,7 @@ class Pooling(StrEnum):
 
 
 class OnUnavailable(StrEnum):
-    """What a pull does when no live shard holds a key: fail, or use the default vector and say so."""
+    """Policy of a pull when no live shard holds a key: fail, or use the default vector and count the key as lost."""
 
     ERROR = "error"
     DEFAULT = "default"
@@ -73,7 +73,7 @@ class OnUnavailable(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSpec:
-    """The fixed facts of one table."""
+    """The fixed properties of one table."""
 
     name: str
     """A folder name: letters, digits, `_`, `-`, `.`; at most 128."""

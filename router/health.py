@@ -252,7 +252,7 @@ class Health:
         await done_in(silence, self._settings.give_up_s)
         condition.giving_up = None
         if condition.answered_s != answered_s:
-            return  # The next ping tells whether it went silent again: until then nobody may have asked it anything.
+            return  # The next ping tells whether it went silent again: until then it may not have been asked anything.
         error = Unavailable(f"said nothing for {self._settings.give_up_s:g} s or longer ({condition.ejected})")
         condition.given_up = self._given_up[address] = error
         condition.wake_all()
@@ -288,7 +288,7 @@ class Health:
                 self._count_silence(address, condition)
             if not await done_in(ping, self._settings.ping_timeout_s):
                 if condition.given_up is not None:
-                    # What was sent may never have arrived, and TCP itself takes minutes to see that nobody is there.
+                    # What was sent may never have arrived, and TCP itself takes minutes to see that its peer is gone.
                     await self._connections.drop(address)
                 return False
             ping.result()

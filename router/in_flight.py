@@ -24,7 +24,7 @@ class InFlightByEpoch:
         self._rounds[epoch] += 1
 
     def end(self, epoch: int) -> None:
-        """Count one round less, and wake up whoever waited for the last one of its epoch."""
+        """Count one round less, and wake the tasks that wait for the last one of its epoch."""
         self._rounds[epoch] -= 1
         if not self._rounds[epoch]:
             del self._rounds[epoch]

@@ -1,7 +1,7 @@
 """Route planning: takes keys, gives parts of them with the shard to ask for each.
 
 A plan is made by the newest map; keys without an owner there that may be asked go by the map before it, while a move
-drains. Every key is in exactly one part of a plan, also those that nobody can be asked for.
+drains. Every key is in exactly one part of a plan, also those that no shard can be asked for.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RoutePlanner:
     ) -> RoutePlan:
         """Return whom to ask for these keys of a pull, the shards in `excluded` left out.
 
-        Ejected shards are asked only for what nobody else has; if `spare_ejected`, not even for that.
+        Ejected shards are asked only for what no other shard has; if `spare_ejected`, not even for that.
 
         Raises:
             Unavailable: There is no map.

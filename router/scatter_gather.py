@@ -5,7 +5,7 @@ A pull goes in rounds. A round takes keys, plans which shard to ask for which, a
 * A part whose shard refused, failed or is gone goes through a round of its own: over a newer map, or other owners.
 * A part whose shard is slow does so too, over its other owners, while the shard goes on: a *hedge*. The first complete
   answer wins: the shard's own, or all of those in its stead. The loser is cancelled, and its answers are dropped.
-* What nobody else has is waited for: until the time is up, or until its shard is given up.
+* Keys that no other shard has are waited for: until the time is up, or until its shard is given up.
 
 Exactly once: `_round` returns answers to the keys it was given, each key once. It puts together, per part, either the
 answer to that part, or what one `_round` returned for exactly the keys of that part; never some of both.
@@ -36,7 +36,7 @@ _MAX_STALLED_WAITS: Final = 4
 """Times a pull waits anew for that reason, at most: a shard may be stopped as well."""
 
 Answer = tuple[Part, PullReply | None]
-"""None: nobody could answer, and the tables' policy allows for that."""
+"""A part and its answer. None: no shard could answer, and the tables' policy allows for that."""
 
 
 class _Call(NamedTuple):
@@ -64,8 +64,8 @@ class ScatterGather:
         """Return answers to all keys of the pull, each key in exactly one.
 
         Raises:
-            Unavailable: Nobody could answer for keys of a table whose policy does not allow that.
-            DeadlineExceeded: Somebody could, but not in time.
+            Unavailable: No shard could answer for keys of a table whose policy does not allow that.
+            DeadlineExceeded: A shard could, but not in time.
             RingpullError: Any shard would say the same.
         """
         self._calls.count_asked(self._pull.batch.keys.size)
@@ -206,7 +206,7 @@ class ScatterGather:
         excluded = {**self._down, **slow_shards}
         plan = self._planner.plan(self._pull, [call.part.as_batch()], excluded, spare_ejected=True)
         if not plan.parts or self._pull.strict_tables(plan.unowned):
-            # Nobody else has these keys.
+            # No other shard has these keys.
             return await self._settle(call, await _until_given_up(call, condition), slow_shards)
         # An ejected shard is not hedged but replaced: that moves load, and adds none.
         hedged = condition.ejected is None
@@ -276,6 +276,6 @@ async def _all(coming: Sequence[Coroutine[Any, Any, list[Answer]]]) -> list[list
 
 
 def _drop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task that nobody waits for any more, whatever comes of it."""
+    """Cancel a task whose result is not needed any more; its error, if any, is dropped."""
     task.cancel()
     task.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -59,7 +59,7 @@ class Shard:
             prefault=settings.prefault,
             verify=settings.verify,
             metrics=settings.metrics,
-            intake=settings.intake,
+            admission=settings.admission,
         )
 
     def pulse(self) -> ShardPulse:

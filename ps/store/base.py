@@ -36,7 +36,7 @@ _MADV_POPULATE_READ: Final = 22
 """Linux 5.14, <asm-generic/mman-common.h>: fault pages in, many at a time; Python's mmap has no name for it yet."""
 
 _HUGE_PAGES_SHARE: Final = 0.5
-"""Of physical memory. A larger file is read in small pages: where a table does not fit, a key would cost 2 MiB."""
+"""Share of physical memory. A larger file is read in small pages: where a table does not fit, a key costs 2 MiB."""
 
 _POPULATE_BYTES: Final = 64 << 20
 _PAGE_BYTES: Final = 4096
@@ -50,7 +50,7 @@ class BadBlock:
     first_row: int
     rows: int
     slots: tuple[int, int]
-    """Half open: every slot with a row in the block."""
+    """Slots [begin, end) that have a row in the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +116,14 @@ class Base:
 
     @property
     def sections(self) -> Sections:
-        """The mapped arrays; whoever keeps them keeps the files mapped."""
+        """The mapped arrays; as long as they are referred to, the files stay mapped."""
         if self._sections is None:
             raise InvalidInput(f"table {self.spec.name}: {self.folder} was closed")
         return self._sections
 
     @property
     def block_count(self) -> int:
-        """How many checksummed blocks the rows are cut into."""
+        """Number of checksummed blocks that the rows are cut into."""
         return len(self.sections.blocks)
 
     def find(self, positions: UInt64Array) -> NDArray[np.int64]:
@@ -197,7 +197,7 @@ class Base:
                     np.frombuffer(mapping, np.uint8, size, start)[::_PAGE_BYTES].max()
 
     def close(self) -> None:
-        """Let go of the maps; they go when nobody else holds them. Further use raises `InvalidInput`."""
+        """Let go of the maps; they go with the last reference to them. Further use raises `InvalidInput`."""
         self._sections = None
 
     def __repr__(self) -> str:

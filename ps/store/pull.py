@@ -1,4 +1,4 @@
-"""Answer one frame of look-ups from tables: check every count against its array, then one kernel call.
+"""Pulling from tables: takes one frame of look-ups, checks every count against its array, and calls the kernel once.
 
 The frame comes from the network: nothing in it is believed. What passes the checks here cannot lead the kernel
 outside its arrays.
@@ -21,7 +21,7 @@ from ringpull.ps.store.table import Table
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest
 
 MAX_REPLY_BYTES: Final = 1 << 30
-"""Of one reply's values."""
+"""Upper bound on one reply's values."""
 
 _ROWS: Final = Op.ROWS
 _SUM: Final = Op.SUM
@@ -39,7 +39,7 @@ class SlotNotOwned(Exception):
 
 
 class SlotNotAnswered(Unavailable):
-    """Raised by `pull` for an owned slot that the folder lacks, or that is quarantined. Other replicas may answer."""
+    """Raised by `pull` for an owned slot that is not in the folder, or that is quarantined. Other replicas may answer."""
 
 
 def pull(
@@ -55,10 +55,10 @@ def pull(
         tables: The table of each look-up.
         masks: Which slots each look-up may ask for; None for all.
         request: As decoded. Its arrays are read, not kept.
-        max_reply_bytes: The most bytes of values to answer with.
+        max_reply_bytes: Upper bound on the bytes of values in the answer.
 
     Returns:
-        New arrays. A key that the table lacks counts as its default vector, and in `missing`.
+        New arrays. A key that the table does not have counts as its default vector, and in `missing`.
 
     Raises:
         InvalidInput: Counts, lengths, types and arrays do not fit each other.

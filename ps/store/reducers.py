@@ -1,4 +1,4 @@
-"""Bringing stored rows of each type into one float32 output: the inner loops of pooling, as vector instructions.
+"""Reducers: bring stored rows of each type into one float32 output, the inner loops of pooling as vector instructions.
 
 A reducer is `reduce(out_at, row_ats_at, count, weights_at, dim, fresh)`: the addresses of `count` >= 1 rows lie at
 `row_ats_at`, their float32 weights, if any, at `weights_at`; the output is float32 (dim,), and `fresh` != 0 starts it
@@ -24,11 +24,11 @@ ROW_TYPES: Final[Mapping[RowType, int]] = MappingProxyType({row_type: i for i, r
 
 _LANES: Final = 16
 _TILE_VECTORS: Final = 4
-"""Vectors of a tile: sums of that many are under way at once, so that none waits for the one before it."""
+"""Vectors of a tile: this many sums are under way at once, so that none waits for the one before it."""
 
 _FLOAT = ir.FloatType()
 _Build = Callable[..., Any]
-"""Generators of code carry no types: builders, values and types of LLVM are `Any` here."""
+"""A generator of code. It carries no types: builders, values and types of LLVM are `Any` here."""
 
 
 def _load(builder: Any, kind: Any, at: Any, size: int) -> Any:

@@ -1,4 +1,4 @@
-"""Rows as they are stored: float32 numbers to bytes and back, for each row type.
+"""The codec of rows: from float32 numbers to stored bytes and back, for each row type.
 
     float32   dim x f32
     float16   dim x IEEE binary16

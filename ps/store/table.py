@@ -1,8 +1,7 @@
-"""A table as pulls see it: today one base, and which of its slots may be answered from.
+"""A table as pulls see it: one base, and which of its slots may be answered from.
 
-This is the seam behind which newer rows will lie (deltas, the overlay of pushed rows): callers pull from a `Table`,
-kernels read its `packed` descriptor, and only these two know what a table is made of. A table never changes; quarantine
-makes another one.
+Callers pull from a `Table`, kernels read its `packed` descriptor, and only these two know what a table is made of. A
+table never changes; quarantine makes another one.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Table:
 
     @property
     def spec(self) -> TableSpec:
-        """The fixed facts of the table."""
+        """The fixed properties of the table."""
         return self.base.spec
 
     @property
