@@ -197,13 +197,13 @@ def _choose(
     return positions, chosen, counts
 
 
-@numba.njit
+@numba.njit(nogil=True)
 def _ascend(offsets: Int64Array, first: int, bags: int, keys: int) -> bool:
     """Return whether the `bags` + 1 offsets from `first` on ascend from 0 to `keys`."""
     right = offsets[first] == 0 and offsets[first + bags] == keys
     for bag in range(first, first + bags):
         right &= offsets[bag] <= offsets[bag + 1]
-    return right
+    return bool(right)
 
 
 @numba.njit(cache=True, nogil=True)

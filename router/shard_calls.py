@@ -1,8 +1,8 @@
 """Calls to shards: one part asked of one shard, and every account that a router keeps of its shards.
 
 All pulls of a router ask through one `ShardCalls`. What it learns from each call is entered here and in no other place:
-keys in flight, answer times, hedge budget, health, counters. So nothing is counted twice, and routing, waiting and hedging
-read the same numbers. Pings (`health.py`) and statistics are no pulls, and count in none of these.
+keys in flight, answer times, hedge budget, health, counters. So nothing is counted twice, and routing, waiting and
+hedging read the same numbers. Pings (`health.py`) and statistics are no pulls, and count in none of these.
 """
 
 from __future__ import annotations

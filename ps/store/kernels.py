@@ -14,6 +14,7 @@ numba's cache on disk only notices changes of this file: after one in `reducers`
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import numba
@@ -261,7 +262,7 @@ def _alike(row_at, k, count, default_at, row_type):  # type: ignore[no-untyped-d
     return alike, _FLOAT32 if absent else row_type
 
 
-def _reduce_any(row_types):  # type: ignore[no-untyped-def]
+def _reduce_any(row_types: Iterable[RowType]) -> Any:
     """Return a compiled `reduce` for rows of any of these types: a ladder of comparisons, one step for each of them.
 
     `reduce(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh)` brings rows into one output; `row_type` is

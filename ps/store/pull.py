@@ -39,7 +39,7 @@ class SlotNotOwned(Exception):
 
 
 class SlotNotAnswered(Unavailable):
-    """Raised by `pull` for an owned slot that is not in the folder, or that is quarantined. Other replicas may answer."""
+    """Raised by `pull` for an owned slot that is not in the folder, or is quarantined. Other replicas may answer."""
 
 
 def pull(

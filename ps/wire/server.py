@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol
 
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, StartupError, Unavailable
 from ringpull.ps.service_rate import Work
+from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import decode_request, encode_reply
 from ringpull.ps.wire.connection import CONNECTION_ID
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Limits
-from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,

@@ -10,8 +10,8 @@ import pytest
 
 from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.ps.service_rate import Work
-from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.admission import PULL_COST_BYTES, Admission, AdmissionLimits
+from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
