@@ -17,7 +17,7 @@ from ringpull.deploy.cluster.logs import LogSettings
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.transfer.remote import is_url
-from ringpull.ps.wire.intake import IntakeLimits
+from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.router.control.deployment_spec import PlacedVersion
 
 LOCALHOST: Final = "127.0.0.1"
@@ -51,7 +51,7 @@ class ServeConfig:
     """Head actors, all on the same ports."""
     shard_threads: int = 1
     """Look-up threads per shard."""
-    shard_intake: IntakeLimits = field(default_factory=IntakeLimits)
+    shard_admission: AdmissionLimits = field(default_factory=AdmissionLimits)
     """Connections and bytes of pulls per shard."""
     data_dir: Path | None = None
     """Folder below which each shard keeps its own copy of its ranges; None: files are opened where they lie."""

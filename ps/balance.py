@@ -22,13 +22,13 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.rank_fill import SLACK, UNOWNED, OwnerTable, RankFill, Run, run_starts, split_runs
 
 JOIN_PIECES: Final = 32
-"""A newcomer takes about this many pieces of each rank, or one of every shard if those are more: enough to mix."""
+"""Pieces of each rank that a newcomer takes, about; one of every shard if those are more: enough to mix."""
 
 RANK_PIECES: Final = 8
-"""A shard's part of a newly added rank 1 is about this many pieces, of rank 2 twice as many, and so on."""
+"""Pieces of a newly added rank 1 that a shard gets, about; of rank 2 twice as many, and so on."""
 
 CoOwners = Counter[tuple[int, int]]
-"""(rank, shard) -> slots."""
+"""Slots by (rank, shard)."""
 
 
 def even(shards: list[int], ranks: int) -> OwnerTable:
@@ -53,7 +53,7 @@ def join(table: OwnerTable, newcomer: int, ranks: int) -> OwnerTable:
     for rank in range(table.shape[1]):
         _take(out, rank, newcomer, share)
     if ranks > table.shape[1]:
-        # Every shard now owns every slot. Last comes whom the newcomer displaced; where it displaced nobody, itself.
+        # Every shard now owns every slot. Last comes the shard that the newcomer displaced, or the newcomer itself.
         taken = out == newcomer
         displaced = np.where(taken, table, 0).sum(axis=1, dtype=np.uint16)
         last = np.where(taken.any(axis=1), displaced, np.uint16(newcomer))

@@ -37,7 +37,7 @@ class LimitExceeded(RingpullError):
         self.retry_after_s = retry_after_s
 
 
-# -- whoever exports a model must change the data or the model --------------------------------------------------------
+# -- the exporter must change the data or the model -------------------------------------------------------------------
 
 
 class ExportError(RingpullError):
@@ -63,7 +63,7 @@ class StartupError(RingpullError):
     """Raised when a cluster cannot come up: a port in use, a resource Ray does not have, a process that died."""
 
 
-# -- nobody did wrong; trying again may work ---------------------------------------------------------------------------
+# -- no one did wrong; a retry may succeed -----------------------------------------------------------------------------
 
 
 class Retryable(RingpullError):

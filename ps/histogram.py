@@ -1,4 +1,4 @@
-"""A histogram that costs a tenth of a microsecond to write: how often something fell in which of a few fixed buckets.
+"""A histogram that costs a tenth of a microsecond to write: counts by a few fixed buckets.
 
 One thread writes it, without a lock; any may read it. A reader may see an observation in its bucket and not yet in the
 sum. (`prometheus_client.Histogram` takes a lock and finds its child by labels: 0.7 us an observation, 1.3 us with the
@@ -47,12 +47,12 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """Number of values."""
         return sum(self._counts)
 
     @property
     def sum(self) -> float:
-        """Of all values."""
+        """Sum of all values."""
         return self._sum
 
     def cumulative(self) -> list[tuple[float, int]]:

@@ -1,4 +1,4 @@
-"""What a process occupies, and how its allocator treats big buffers. For Linux with glibc."""
+"""Memory of a process: how much it occupies, and how its allocator treats big buffers. For Linux with glibc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-"""<malloc.h>"""
+"""Options of `mallopt`, from <malloc.h>."""
 _REUSED_BYTES: Final = 32 << 20
 """The largest M_MMAP_THRESHOLD that glibc takes."""
 _KEPT_BYTES: Final = 256 << 20
@@ -25,7 +25,7 @@ def process_memory(pid: int | None = None) -> dict[str, int]:
         pid: None: this process.
 
     Returns:
-        Nothing where the kernel does not tell: the process is gone or another user's, or this is not Linux.
+        An empty mapping where the kernel gives none: the process is gone or another user's, or this is not Linux.
     """
     try:
         text = Path(f"/proc/{'self' if pid is None else pid}/smaps_rollup").read_text()
@@ -44,7 +44,7 @@ def resident_bytes() -> int:
 
 
 def give_freed_memory_back() -> None:
-    """Give buffers that were freed back to the system: after something large that will not come again soon."""
+    """Give buffers that were freed back to the system: after something large that will not be repeated soon."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))

@@ -1,4 +1,4 @@
-"""Prometheus's metric families made of counts that exist anyway: nothing is kept twice, a scrape reads what is there.
+"""Metric families of Prometheus, made of counts that exist anyway: nothing is kept twice, a scrape reads them.
 
 Each function takes the samples as label values -> value; the label values in the order of the names.
 """

@@ -68,11 +68,11 @@ class ShardCollector(Collector):
         )
 
     def _of_tables(self) -> Iterator[Family]:
-        told = self._shard.statistics()
-        tables = {(table.model, str(table.version), table.table): table for table in told.tables}
-        yield gauge("ringpull_shard_info", "1; which shard this is.", ("shard",), {(str(told.shard),): 1})
-        yield gauge("ringpull_shard_epoch", "Epoch of the newest assignment.", (), {ALONE: told.epoch})
-        yield gauge("ringpull_shard_slots", "Slots owned at rank 0, of 65,536.", (), {ALONE: told.slots})
+        statistics = self._shard.statistics()
+        tables = {(table.model, str(table.version), table.table): table for table in statistics.tables}
+        yield gauge("ringpull_shard_info", "1; which shard this is.", ("shard",), {(str(statistics.shard),): 1})
+        yield gauge("ringpull_shard_epoch", "Epoch of the newest assignment.", (), {ALONE: statistics.epoch})
+        yield gauge("ringpull_shard_slots", "Slots owned at rank 0, of 65,536.", (), {ALONE: statistics.slots})
         yield gauge(
             "ringpull_shard_version_open",
             "1 for every version whose tables are open.",

@@ -1,6 +1,6 @@
-"""The port on which a process tells its metrics: `GET /metrics`, as Prometheus scrapes it. It answers any path alike.
+"""The port on which a process serves its metrics: `GET /metrics`, as Prometheus scrapes it. All paths are the same.
 
-Threads of its own, so that metrics are told even when an event loop hangs, and a scraper that stalls holds up nobody.
+It has threads of its own, so that it answers even when an event loop hangs, and a scraper that stalls delays no other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, MetricsHandler
 from ringpull.ps.errors import StartupError
 
 SCRAPER_TIMEOUT_S: Final = 10.0
-"""A scraper that says nothing for so long, or does not read, is hung up on."""
+"""Time after which a scraper that says nothing, or does not read, is hung up on."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class MetricsServer:
         return port
 
     def close(self) -> None:
-        """Take no more connections and end the thread. Again, it does nothing."""
+        """Take no more connections and end the thread. A second call does nothing."""
         if self._closing:
             return
         self._closing = True
@@ -70,7 +70,7 @@ class MetricsServer:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    # Not an HTTPServer: that one looks its own name up, which may take seconds where nobody answers.
+    # Not an HTTPServer: that one looks its own name up, which may take seconds where no name server answers.
     daemon_threads = True
     request_queue_size = 16
 

@@ -36,7 +36,7 @@ from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.peer import Peers
 from ringpull.ps.transfer.throttle import Throttle
-from ringpull.ps.wire.intake import IntakeLimits
+from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.ps.wire.messages import ShardStatistics
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
@@ -66,23 +66,23 @@ class ShardProcess:
         verify: bool = False,
         tidy_after_s: float = TIDY_AFTER_S,
         metrics: bool = True,
-        intake: IntakeLimits | None = None,
+        admission: AdmissionLimits | None = None,
     ) -> None:
         """Start the data plane on any free port of `host`.
 
-        Args:
-            threads: Number of look-ups that run at a time.
-            node: Name of the node, reported in the heartbeat.
-            data_dir: Folder in which `shard-N` holds this shard's own copies; None: it keeps none.
-            data_limit_bytes: Upper bound on the size of these copies, including those in progress.
-            prefault: Bring every page of a table into memory before it is served.
-            verify: Check all rows of opened files against their checksums.
-            tidy_after_s: Time for which copies that are no longer served stay.
-            metrics: Count requests, and serve metrics on a free port of `host`.
-            intake: Limits on connections and bytes; None: the defaults.
+            Args:
+                threads: Number of look-ups that run at a time.
+                node: Name of the node, reported in the heartbeat.
+                data_dir: Folder in which `shard-N` holds this shard's own copies; None: it keeps none.
+                data_limit_bytes: Upper bound on the size of these copies, including those in progress.
+                prefault: Bring every page of a table into memory before it is served.
+                verify: Check all rows of opened files against their checksums.
+        tidy_after_s: Time for which copies that are no longer served stay.
+        metrics: Count requests, and serve metrics on a free port of `host`.
+        admission: Limits on connections and bytes; None: the defaults.
 
-        Raises:
-            StartupError: `host` cannot be listened on, or the data folder cannot be used.
+            Raises:
+                StartupError: `host` cannot be listened on, or the data folder cannot be used.
         """
         reuse_freed_memory()
         self._shard = Shard(shard)
@@ -115,7 +115,9 @@ class ShardProcess:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"shard-{shard}", daemon=True)
         self._thread.start()
         tally = ServerTally() if metrics else None
-        self._server = ShardServer(self._shard, self._lookups, streams=self._streams, intake_limits=intake, tally=tally)
+        self._server = ShardServer(
+            self._shard, self._lookups, streams=self._streams, admission_limits=admission, tally=tally
+        )
         self._metrics: MetricsServer | None = None
         try:
             if tally is not None:

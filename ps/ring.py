@@ -1,8 +1,7 @@
-"""Who owns which slots: the ring, cut in ranges, each with an ordered list of owners.
+"""The ring: which shards own which slots, as ranges with an ordered list of owners each.
 
 A table with r copies uses the first r owners of every range, so each rank of the lists is balanced by itself
-(`ps.balance`). A ring is a value: joining and leaving return a new one, and `moves` says what must be copied to get
-there.
+(`ps.balance`). A ring is a value: joining and leaving return a new one.
 
 Invariants, checked at construction: ranges are sorted, disjoint and cover slots 0..65,536; every range lists the same
 number of owners (`ranks`), all distinct; and `ranks == min(wanted, number of shards)`.
@@ -25,7 +24,7 @@ from ringpull.ps.rank_fill import UNOWNED, OwnerTable, run_starts
 from ringpull.ps.spec import ALL, Replicas
 
 MAX_SHARD: Final = UNOWNED - 1
-"""Shard ids are 0..65,534: owner tables are uint16, and the largest value stands for nobody."""
+"""Largest shard id, 65,534: owner tables are uint16, and the largest value means unowned."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,33 +54,12 @@ class OwnedRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """One range that a shard owns at a better rank than before, and where a table that needs it there can be read.
-
-    Tables replicated to all shards do not move by ranges: a new shard reads them whole.
-    """
-
-    slots: SlotRange
-    source: int
-    """The owner, before, of this rank: it holds the range for every table that `concerns` says yes to."""
-    target: int
-    rank: int
-    """The target's rank afterwards, from 0."""
-    held_rank: int | None
-    """The target's rank before; None when it was no owner."""
-
-    def concerns(self, replicas: int) -> bool:
-        """Return whether a table of this many copies is copied: the target holds it afterwards, not before."""
-        return self.rank < replicas and (self.held_rank is None or replicas <= self.held_rank)
-
-
-@dataclass(frozen=True, slots=True)
 class Ring:
     """The whole assignment of slots to shards."""
 
     ranges: tuple[OwnedRange, ...]
     wanted: int = 1
-    """Owners a range should list; fewer only while there are fewer shards. Never below what the ranges list."""
+    """Owners that a range should list; fewer only while there are fewer shards. Never below what the ranges list."""
 
     def __post_init__(self) -> None:
         _check_cover(self.ranges)
@@ -185,20 +163,6 @@ class Ring:
             return np.full(SLOTS, shard in self.shards, np.uint8)
         owned: NDArray[np.bool_] = (self.owner_table(replicas) == shard).any(axis=1)
         return owned.view(np.uint8)
-
-    def moves(self, new: Ring) -> tuple[Move, ...]:
-        """Return what shards must copy before `new` can serve, in order of slots, then rank."""
-        before, after = self._table(), new._table()
-        bounds = [*run_starts(np.hstack([before, after])).tolist(), SLOTS]
-        moves = []
-        for begin, end in pairwise(bounds):
-            old: list[int] = before[begin].tolist()
-            for rank, target in enumerate(after[begin].tolist()):
-                held_rank = old.index(target) if target in old else None
-                if held_rank is None or held_rank > rank:
-                    source = old[min(rank, len(old) - 1)]
-                    moves.append(Move(SlotRange(begin, end), source, target, rank, held_rank))
-        return tuple(moves)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON/msgpack values; `from_dict` reads them back."""

@@ -1,10 +1,10 @@
-"""How fast a server gets through its work, learnt from when pieces of work come and go; pure, on an injected clock.
+"""The service rate of a server, learnt from when pieces of work come and go; pure, on an injected clock.
 
-Work is counted in *cost*, which whoever brings it knows before it is done: bytes, say. By Little's law what is in
-flight takes `in_flight / rate` seconds, whatever stages and batches it goes through.
+Work is counted in *cost*, which the caller knows before it is done: bytes, say. By Little's law what is in flight takes
+`in_flight / rate` seconds, whatever stages and batches it goes through.
 
 - Only busy time counts: a second in which nothing was in flight says nothing of the rate.
-- What is served while a server is not full is only a lower bound of what it could serve, which proves no wait. A rate
+- Work served while a server is not full is only a lower bound of what it could serve, which proves no wait. A rate
   is proven when there was a queue all the while and yet nothing more was served, and only samples with such a queue
   lower it. Before the first proof no wait is predicted at all: a cold server is soon a faster one.
 - No sample lowers it by more than a little, and one in which nothing was served does not at all: a server that was
@@ -20,23 +20,25 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 WINDOW_S: Final = 0.05
-"""Busy time that a sample of the rate spans, at least; at most twice as long where ends come without a gap."""
+"""Lower bound on the busy time that a sample of the rate spans; twice as long where ends come without a gap."""
 GAP_S: Final = 0.001
-"""Between the ends of two batches. A sample ends with a batch: half of one would say half the rate."""
+"""Gap between the ends of two batches. A sample ends with a batch: half of one would say half the rate."""
 WINDOW_ENDS: Final = 8
-"""Pieces of work that end in it, at least: of the first slow ones of a cold server a sample would prove anything."""
+"""Lower bound on pieces of work that end in a sample: a cold server's first slow answers alone would prove anything."""
 WEIGHT_UP: Final = 0.5
 WEIGHT_DOWN: Final = 0.25
-"""Of a new sample of the rate. It rises faster than it falls: what was once reached can be reached again."""
+"""Weights of the newest sample in the moving average of the rate, above and below it. It rises faster than it falls:
+a rate that was once reached can be reached another time."""
 NOISE: Final = 1.25
-"""So many times the rate is no other rate: samples of a few batches differ by as much."""
+"""Factor up to which a sample is the same rate: samples of a few batches differ by as much."""
 PROOF_S: Final = 10.0
-"""How long after a proof a rate is taken as it is. Later it may have been of worse times."""
+"""Time after a proof for which a rate is taken as it is. Later it may stand for worse times."""
 STALE: Final = 2.0
-"""So many times a rate that was proven longer ago is hoped for."""
+"""Factor on a rate that was proven longer ago: hope that the server is faster by now."""
 LONE_WEIGHT_UP: Final = 0.1
 LONE_WEIGHT_DOWN: Final = 0.5
-"""Of a new sample of the time that work takes when it need not wait. Those of a cold server are soon gone."""
+"""Weights of the newest sample in the moving average of the time that lone work takes, above and below it. Samples of
+a cold server are soon forgotten."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,11 +48,11 @@ class Work:
     cost: float
     began_s: float
     lone: bool
-    """Nothing else was in flight."""
+    """Whether nothing else was in flight when it began."""
 
 
 class ServiceRate:
-    """What is in flight, the rate at which it is served, and how long that takes. One thread owns it."""
+    """Work in flight, the rate at which it is served, and how long that takes. One thread owns it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin idle, and knowing nothing.
@@ -61,23 +63,23 @@ class ServiceRate:
         self._clock = clock
         self._count = 0
         self._in_flight = 0.0
-        self._best = 0.0
-        """The rate that samples come to; proven or not."""
+        self._average = 0.0
+        """Moving average of the rate; proven or not."""
         self._proven_s = -math.inf
         self._lone_s = 0.0
         self._since_s = 0.0
-        """Since when it is busy, or since when the window runs that it is busy in."""
+        """Time at which the server became busy, or at which the window began if that was later."""
         self._busy_s = 0.0
         """Busy time of the window before `_since_s`; below zero, when the window began later than that."""
         self._ends = 0
         self._ended_s = 0.0
-        """When the last one of the window ended."""
+        """Time of the last end in the window."""
         self._ended_busy_s = 0.0
-        """Busy time of the window up to then."""
+        """Busy time of the window up to that end."""
         self._served = 0.0
-        """Cost that was served in the window."""
-        self._least = 0.0
-        """The least that was in flight in the window."""
+        """Cost served in the window."""
+        self._min_in_flight = 0.0
+        """Smallest cost in flight at any moment of the window."""
 
     def __repr__(self) -> str:
         return f"<ServiceRate {self._count} in flight, {self._in_flight:.0f} at {self.rate:.0f}/s>"
@@ -89,7 +91,7 @@ class ServiceRate:
 
     @property
     def in_flight(self) -> float:
-        """Cost of what began and did not end."""
+        """Cost of the work that began and did not end."""
         return self._in_flight
 
     @property
@@ -97,7 +99,7 @@ class ServiceRate:
         """Cost per second when busy; infinite before one is proven."""
         if self._proven_s == -math.inf:
             return math.inf
-        return self._best if self._clock() - self._proven_s <= PROOF_S else STALE * self._best
+        return self._average if self._clock() - self._proven_s <= PROOF_S else STALE * self._average
 
     @property
     def lone_s(self) -> float:
@@ -119,13 +121,13 @@ class ServiceRate:
         if lone:
             self._since_s = now
             self._sample(now)
-            self._least = 0.0
+            self._min_in_flight = 0.0
         self._count += 1
         self._in_flight += cost
         return Work(cost, now, lone)
 
     def reweigh(self, work: Work, cost: float) -> Work:
-        """Correct the cost of work that was begun before it was known; return what is to be ended in its place."""
+        """Correct the cost of work that was begun before it was known; return the work to `end` in its place."""
         self._in_flight += cost - work.cost
         return replace(work, cost=cost)
 
@@ -136,7 +138,7 @@ class ServiceRate:
         self._sample(now)
         self._count -= 1
         self._in_flight = self._in_flight - work.cost if self._count else 0.0  # no rounding errors are kept
-        self._least = min(self._least, self._in_flight)
+        self._min_in_flight = min(self._min_in_flight, self._in_flight)
         self._ends += 1
         if served:
             self._served += work.cost
@@ -153,19 +155,19 @@ class ServiceRate:
         between = now - self._ended_s >= GAP_S or busy_s >= 2 * WINDOW_S
         if busy_s >= WINDOW_S and self._ends >= WINDOW_ENDS and between:
             self._learn_rate(self._served / busy_s, now)
-            self._ends, self._served, self._least = 0, 0.0, self._in_flight
+            self._ends, self._served, self._min_in_flight = 0, 0.0, self._in_flight
             self._busy_s, self._ended_busy_s = self._busy_s - busy_s, 0.0
 
     def _learn_rate(self, sample: float, now: float) -> None:
-        queued = self._least > self._best * self._lone_s
+        queued = self._min_in_flight > self._average * self._lone_s
         untested = now - self._proven_s > PROOF_S
-        # Nothing served is proof enough: those that waited were too late.
-        if queued and self._best > 0.0 and sample <= NOISE * self._best:
+        # Nothing served is proof enough: all that waited ran out of time.
+        if queued and self._average > 0.0 and sample <= NOISE * self._average:
             self._proven_s = now
-        if sample > self._best:
-            self._best += (1.0 if untested else WEIGHT_UP) * (sample - self._best)
+        if sample > self._average:
+            self._average += (1.0 if untested else WEIGHT_UP) * (sample - self._average)
         elif queued and sample > 0.0:
-            self._best += WEIGHT_DOWN * (max(sample, self._best / 2) - self._best)
+            self._average += WEIGHT_DOWN * (max(sample, self._average / 2) - self._average)
 
     def _learn_lone(self, sample_s: float) -> None:
         if self._lone_s == 0.0:

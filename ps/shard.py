@@ -1,7 +1,7 @@
-"""A shard: which tables are open, which slots it owns at which epoch, and the verbs. No sockets, no event loop.
+"""A shard: its open tables, the slots it owns at which epoch, and the verbs. No sockets, no event loop.
 
-During a move it answers for what it owns in either of two worlds; what it holds may be more than that, and what is held
-may be replaced, by the same rows and others, while pulls go on.
+During a move it answers for the slots it owns by either of two rings. It may hold more rows than that, and what it
+holds may be replaced, by the same rows and others, while pulls go on.
 
 Invariants: everything a verb reads hangs on one frozen state, taken once at its start and swapped whole by control
 calls, so a pull sees one epoch and one set of tables from end to end; a key outside the owned slots is refused with the
@@ -44,7 +44,7 @@ from ringpull.ps.wire.messages import (
 
 @dataclass(slots=True)
 class _Counts:
-    """What one table was asked since it was opened. Written under the shard's lock."""
+    """Counts of one table since it was opened. Written under the shard's lock."""
 
     keys: int = 0
     missing: int = 0
@@ -56,7 +56,7 @@ class _ServedTable:
 
     table: Table
     mask: SlotMask | None
-    """None: every slot."""
+    """Slots answered for; None: every slot."""
     owned_rows: int
     counts: _Counts
 
@@ -66,11 +66,11 @@ _Tables = Mapping[str, _ServedTable]
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Everything verbs read."""
+    """Everything that verbs read."""
 
     epoch: int = 0
     served_ranges: tuple[ServedRanges, ...] | None = None
-    """None before the first assignment: nothing is owned."""
+    """Assigned rings, two while a move is under way; None before the first assignment, when nothing is owned."""
     versions: Mapping[tuple[str, int], _Tables] = field(default_factory=dict)
 
 
@@ -91,12 +91,12 @@ class Shard:
 
     @property
     def shard(self) -> int:
-        """Its id."""
+        """Id of the shard."""
         return self._shard
 
     @property
     def epoch(self) -> int:
-        """Of the last assignment; 0 before the first."""
+        """Epoch of the last assignment; 0 before the first."""
         return self._state.epoch
 
     # -- control ------------------------------------------------------------------------------------------------------
@@ -106,10 +106,10 @@ class Shard:
     ) -> None:
         """Open the tables of one model version, all or none, and serve them from now on.
 
-        Opening what is open already, from the same folders, does nothing: a coordinator may repeat itself.
+        Opening a version that is open already, from the same folders, does nothing: a coordinator may repeat itself.
 
         Args:
-            folders: Table name -> its folder.
+            folders: Folder of each table, by its name.
             prefault: Bring every page into memory before returning.
             verify: Read all rows and hold them against their checksums.
 
@@ -170,7 +170,7 @@ class Shard:
         """Own what any of `ownerships` says, from now on, of these versions; others that are open are retired.
 
         Args:
-            epoch: Of the newest shard map that was made of them. One below the current is late news, and ignored.
+            epoch: Epoch of the newest shard map that was made of them. One below the current is outdated, and ignored.
             ownerships: Two while a move is under way, else one.
             versions: (model, version). One that is not open is guarded as soon as it is.
 
@@ -201,7 +201,7 @@ class Shard:
     # -- verbs --------------------------------------------------------------------------------------------------------
 
     def pull(self, request: PullRequest) -> PullReply:
-        """Return rows and pooled bags; a key that its table lacks counts as the table's default vector.
+        """Return rows and pooled bags; a key that its table does not have counts as the table's default vector.
 
         Raises:
             NotFound: The model version is not open here, or has no such table.
@@ -231,7 +231,7 @@ class Shard:
 
         Raises:
             NotFound: The model version is not open here, or has no such table.
-            NotOwner: Not the whole range is owned here.
+            NotOwner: Part of the range is not owned here.
             InvalidInput: The slots are no range, or the cursor lies outside it.
             Unavailable: The range is owned, but not all of it is held here.
             CorruptData: Rows of this block are damaged here; another replica has them.
@@ -247,7 +247,7 @@ class Shard:
 
         Raises:
             NotFound: The model version is not open here, or has no such table.
-            NotOwner: Not the whole range is owned here.
+            NotOwner: Part of the range is not owned here.
             InvalidInput: The slots are no range.
         """
         served, slots = self._owned_range("describe", request)

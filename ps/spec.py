@@ -1,4 +1,4 @@
-"""What a table is: its name, the shape and type of its rows, and what stands in for rows it does not have.
+"""The specification of a table: its name, the shape and type of its rows, and the vector of keys without a row.
 
 A `TableSpec` is a value: it is written into a table's header at export, and never changes afterwards. How often a table
 is replicated is a deployment's choice, not the table's; the spec carries only the exporter's wish.
@@ -25,13 +25,13 @@ Float32Array = NDArray[np.float32]
 UInt64Array = NDArray[np.uint64]
 
 ALL: Final = "all"
-"""As a number of replicas: every shard holds the whole table."""
+"""Number of replicas that means: every shard holds all of the table."""
 
 Replicas = int | Literal["all"]
 
 
 AFFINE_BYTES: Final = 8
-"""What stands before the codes of an int8 row: its float32 scale and offset."""
+"""Bytes before the codes of an int8 row: its float32 scale and offset."""
 
 
 class RowType(StrEnum):
@@ -44,8 +44,11 @@ class RowType(StrEnum):
     """uint8 codes with a float32 scale and offset per row."""
 
 
+_NUMBER_BYTES: Final = {RowType.FLOAT32: 4, RowType.FLOAT16: 2, RowType.BFLOAT16: 2}
+
+
 class KeyType(StrEnum):
-    """What the exporter's keys were, before they became uint64."""
+    """Type of the exporter's keys before they became uint64."""
 
     INT64 = "int64"
     UINT64 = "uint64"
@@ -53,7 +56,7 @@ class KeyType(StrEnum):
 
 
 class Pooling(StrEnum):
-    """What becomes of the rows of one bag. NONE keeps every row."""
+    """Reduction of the rows of one bag. NONE keeps every row."""
 
     SUM = "sum"
     MEAN = "mean"
@@ -62,7 +65,7 @@ class Pooling(StrEnum):
 
 
 class OnUnavailable(StrEnum):
-    """What a pull does when no live shard holds a key: fail, or use the default vector and say so."""
+    """Policy of a pull when no live shard holds a key: fail, or use the default vector and count the key as lost."""
 
     ERROR = "error"
     DEFAULT = "default"
@@ -70,7 +73,7 @@ class OnUnavailable(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSpec:
-    """The fixed facts of one table."""
+    """The fixed properties of one table."""
 
     name: str
     """A folder name: letters, digits, `_`, `-`, `.`; at most 128."""
@@ -99,7 +102,7 @@ class TableSpec:
         """Bytes of one stored row. Only int8 has padding: to a multiple of 4, so that scale and offset stay aligned."""
         if self.row_type is RowType.INT8:
             return AFFINE_BYTES + (self.dim + 3) // 4 * 4
-        return (4 if self.row_type is RowType.FLOAT32 else 2) * self.dim
+        return _NUMBER_BYTES[self.row_type] * self.dim
 
     def default_vector(self) -> Float32Array:
         """Return a new float32 (dim,) array: the vector that stands in for an unknown key."""

@@ -1,4 +1,4 @@
-"""The look-ups of one micro-batch laid end to end, so that kernels see a few flat arrays and no tables.
+"""A batch: the look-ups of one micro-batch laid end to end, so that kernels see a few flat arrays and no tables.
 
     keys      (N,)  uint64   all look-ups end to end: keys at first, ring positions once hashed
     offsets   (O,)  int64    per pooled look-up its B+1 offsets, counted from the first key of the look-up
@@ -28,7 +28,7 @@ Int64Array = NDArray[np.int64]
 # Columns of `Batch.shape`.
 KEYS: Final = 0
 BAGS: Final = 1
-"""0 when unpooled."""
+"""Bags of the look-up; 0 when unpooled."""
 OP: Final = 2
 WEIGHTED: Final = 3
 MEAN: Final = 4
@@ -61,7 +61,7 @@ class Batch:
         """Lay look-ups end to end. That offsets ascend is for the partition kernel to check, on its way.
 
         Raises:
-            InvalidInput: An array has the wrong type, shape or length, or is there or not there against its pooling.
+            InvalidInput: An array has the wrong type, shape or length, or offsets are missing.
         """
         shape = []
         keys, offsets, weights = [_NO_KEYS], [_NO_OFFSETS], [_NO_WEIGHTS]
@@ -109,8 +109,7 @@ def _check(lookup: Lookup) -> None:
                 f"look-up in {lookup.table}: offsets are {offsets.dtype} {offsets.shape}; they must be int64 (B+1,)"
             )
     if weights is not None:
-        if lookup.pooling is not Pooling.SUM:
-            raise InvalidInput(f"look-up in {lookup.table}: weights go with pooling sum only, not {lookup.pooling}")
+        assert lookup.pooling is Pooling.SUM, f"look-up in {lookup.table} is weighted"  # the manifest was checked
         if weights.dtype != np.float32 or weights.shape != keys.shape:
             raise InvalidInput(
                 f"look-up in {lookup.table}: weights are {weights.dtype} {weights.shape};"

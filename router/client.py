@@ -1,7 +1,7 @@
 """The router's only door: one pull becomes one message per shard and comes back as one result per look-up.
 
-Every key is in exactly one answer, so it counts exactly once (see `exchange.py`). Answers are merged when all are
-there, in ascending shard id: equal maps and equal loads give equal bits.
+Every key is in exactly one answer, so it counts exactly once (see `scatter_gather.py`). Answers are merged when all
+are there, in ascending shard id: equal maps and equal loads give equal bits.
 
 One event loop, no locks: state changes only between awaits.
 """
@@ -12,37 +12,28 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ringpull.ps.errors import DeadlineExceeded, NotFound, ProtocolError, RingpullError
-from ringpull.ps.spec import Float32Array, TableSpec
+from ringpull.ps.spec import TableSpec
 from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
 from ringpull.router.batch import Batch
 from ringpull.router.connections import Connect, Connections
 from ringpull.router.counters import RouterCounters, Tally
-from ringpull.router.cutting import Cutter
-from ringpull.router.exchange import Answer, Exchange
-from ringpull.router.fanout import Fanout
 from ringpull.router.health import Health
-from ringpull.router.hedging import AnswerTimes, HedgeBudget
+from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import Merge
 from ringpull.router.partition import Part
-from ringpull.router.rounds import Rounds
+from ringpull.router.pull import Pull, ServedTable
+from ringpull.router.route_planning import RoutePlanner
 from ringpull.router.routes import Refresh, Routes
+from ringpull.router.scatter_gather import Answer, ScatterGather
 from ringpull.router.settings import RouterSettings
+from ringpull.router.shard_calls import ShardCalls
 from ringpull.router.shard_map import ShardAddress, ShardMap
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """What a pull needs to know of one table, fetched by name once per look-up."""
-
-    spec: TableSpec
-    default: Float32Array
 
 
 class Router:
@@ -69,20 +60,19 @@ class Router:
         self._settings = chosen = RouterSettings() if settings is None else settings
         self._clock = clock
         self._tally = Tally()
-        backoff = Backoff(chosen.backoff_first_s, chosen.backoff_most_s, random.Random() if rng is None else rng)
+        backoff = Backoff(chosen.backoff_first_s, chosen.backoff_max_s, random.Random() if rng is None else rng)
         self._connections = Connections(connect, backoff, clock=clock)
         self._health = Health(chosen, self._connections, backoff, self._tally, clock=clock)
-        times = AnswerTimes(quantile=chosen.hedge_quantile, floor_s=chosen.hedge_floor_s, cap_s=chosen.hedge_cap_s)
-        budget = HedgeBudget(share=chosen.hedge_share, burst_keys=chosen.hedge_burst_keys)
-        self._fanout = Fanout(self._connections, self._health, self._tally, times, budget, clock=clock)
+        self._calls = ShardCalls(self._connections, self._health, self._tally, chosen, clock=clock)
         self._routes = Routes(refresh, self._want, clock=clock)
-        self._rounds = Rounds()
-        self._served: dict[tuple[str, int], Mapping[str, _Table]] = {}
+        self._planner = RoutePlanner(self._routes, self._health, self._calls.loads)
+        self._in_flight = InFlightByEpoch()
+        self._served: dict[tuple[str, int], Mapping[str, ServedTable]] = {}
 
     def __repr__(self) -> str:
         return (
             f"<Router epoch={self.epoch} versions={len(self._served)} {self._connections!r} {self._health!r}"
-            f" {self._fanout!r}>"
+            f" {self._calls!r}>"
         )
 
     def update(self, shard_map: ShardMap) -> None:
@@ -96,11 +86,11 @@ class Router:
 
     async def drained(self, epoch: int) -> None:
         """Wait until no shard is asked by a map older than `epoch` any more."""
-        await self._rounds.drained(epoch)
+        await self._in_flight.drained(epoch)
 
     def register(self, model: str, version: int, specs: Mapping[str, TableSpec]) -> None:
         """Make the tables of a version known, by name."""
-        self._served[model, version] = {name: _Table(spec, spec.default_vector()) for name, spec in specs.items()}
+        self._served[model, version] = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
 
     def retire(self, model: str, version: int) -> None:
         """Forget a version; pulls in flight finish.
@@ -146,31 +136,18 @@ class Router:
         if deadline_s <= now_s:
             raise DeadlineExceeded("no time was left to ask the shards")
         tables = self._tables(model, version, lookups)
-        batch = Batch.of(lookups)
-        merge = Merge(batch, np.array([table.spec.dim for table in tables], np.int64))
-        exchange = Exchange(
-            self._fanout,
-            self._routes,
-            self._rounds,
-            Cutter(self._routes, self._health, self._fanout.loads, model, [table.spec for table in tables]),
+        pull = Pull(
             model,
             version,
-            merge,
+            Batch.of(lookups),
+            tables,
+            np.array([table.spec.dim for table in tables], np.int64),
             self._settings.answer_by_s(now_s, deadline_s),
         )
-        answers = await exchange.answers(batch)
-        # Sorting is stable: what a shard was asked later comes after what it was asked before.
-        lost: list[Part] = []
-        for part, reply in sorted(answers, key=_by_shard):
-            if reply is None:
-                lost.append(part)
-            else:
-                merge.add(part, reply)
-        for part in lost:
-            merge.add_lost(part, [table.default for table in tables])
-        return merge.results()
+        answers = await ScatterGather(pull, self._planner, self._calls, self._in_flight).answers()
+        return _merged(pull, answers)
 
-    def _tables(self, model: str, version: int, lookups: Sequence[Lookup]) -> list[_Table]:
+    def _tables(self, model: str, version: int, lookups: Sequence[Lookup]) -> list[ServedTable]:
         served = self._served.get((model, version))
         if served is None:
             raise NotFound(f"{model}/{version} is not registered with this router")
@@ -207,6 +184,20 @@ class Router:
     def _want(self, addresses: frozenset[ShardAddress]) -> None:
         self._connections.want(addresses)
         self._health.want(addresses)
+
+
+def _merged(pull: Pull, answers: Sequence[Answer]) -> list[LookupResult]:
+    merge = Merge(pull.batch, pull.dims)
+    lost: list[Part] = []
+    # Sorting is stable: what a shard was asked later comes after what it was asked before.
+    for part, reply in sorted(answers, key=_by_shard):
+        if reply is None:
+            lost.append(part)
+        else:
+            merge.add(part, reply)
+    for part in lost:
+        merge.add_lost(part, [table.default for table in pull.tables])
+    return merge.results()
 
 
 def _by_shard(answer: Answer) -> int:

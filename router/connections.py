@@ -1,7 +1,7 @@
 """One connection to each shard, opened when first needed and again after it broke, shared by all requests.
 
-A connection that broke is never reused: the request that lost it fails with `ConnectionLost`, and who asks next
-connects anew, at once. From then on attempts to that address are spaced by a backoff until the shard has answered
+A connection that broke is never reused: the request that lost it fails with `ConnectionLost`, and the next one connects
+anew, at once. From then on attempts to that address are spaced by a backoff until the shard has answered
 something: between two of them requests fail at once, so that other owners, or the policy of the table, answer.
 """
 
@@ -19,7 +19,7 @@ from ringpull.router.shard_map import ShardAddress
 
 
 class ShardConnection(Protocol):
-    """What the router needs of a connection; `ps.wire.connection.Connection` is one."""
+    """A connection as the router needs it; `ps.wire.connection.Connection` is one."""
 
     @property
     def closed(self) -> bool:
@@ -43,7 +43,7 @@ Connect = Callable[[ShardAddress], Awaitable[ShardConnection]]
 
 
 class _Line:
-    """What there is between this router and one address."""
+    """The line between this router and one address: its connection, if any, and attempts to open one."""
 
     __slots__ = ("address", "attempts", "connection", "error", "in_flight", "next_s", "opening", "wanted")
 
@@ -52,15 +52,15 @@ class _Line:
         self.wanted = False
         """Whether the shard is in the map."""
         self.in_flight = 0
-        """Requests, those that wait for a connection included."""
+        """Requests in flight, those that wait for a connection included."""
         self.connection: ShardConnection | None = None
         self.opening: asyncio.Task[ShardConnection] | None = None
         self.attempts = 0
-        """To connect, since the shard last answered: opening a connection that then breaks is no success."""
+        """Attempts to connect since the shard last answered: opening a connection that then breaks is no success."""
         self.next_s = 0.0
-        """No further attempt before that, on the router's clock."""
+        """Time of the next attempt, at the earliest, on the router's clock."""
         self.error = "the connection broke before anything was answered"
-        """What came of the last attempt."""
+        """Reason why the last attempt failed."""
 
     def __str__(self) -> str:
         return f"{self.address.shard} at {self.address.host}:{self.address.port}"
@@ -131,7 +131,7 @@ class Connections:
                 await self._let_go(line)
 
     def attempt_in_s(self, address: ShardAddress) -> float:
-        """Return for how long nobody may try to connect there; 0 where there is a connection."""
+        """Return the seconds until the next attempt to connect there is allowed; 0 where there is a connection."""
         line = self._lines.get(address)
         return 0.0 if line is None or line.is_open else self._wait_s(line)
 
@@ -197,14 +197,14 @@ class Connections:
             # Counted from the end: an attempt may itself take seconds.
             line.next_s = self._clock() + self._backoff.wait_s(line.attempts)
         if not line.wanted and not line.in_flight:
-            # Its shard left the map, and whoever asked gave up: nobody is left to close it.
+            # Its shard left the map, and all requests gave up: nothing else is left to close it.
             await connection.close()
             raise Unavailable(f"shard {line} is not in the map any more")
         line.connection = connection
         return connection
 
     async def _let_go(self, line: _Line) -> None:
-        """Close the connection to a shard that left the map, unless it is asked again by now, or back."""
+        """Close the connection to a shard that left the map, unless it is in use by now, or back in the map."""
         if self._lines.get(line.address) is line and not line.in_flight and not line.wanted:
             del self._lines[line.address]
             await line.hang_up()
@@ -213,5 +213,5 @@ class Connections:
 def _attempted(line: _Line, attempt: asyncio.Task[ShardConnection]) -> None:
     line.opening = None
     if not attempt.cancelled():
-        # Seen here, because those who waited may all have run out of time: nobody else would look at it.
+        # Retrieved here: all requests that waited may have run out of time, and asyncio would warn of an unseen error.
         attempt.exception()

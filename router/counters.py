@@ -1,4 +1,4 @@
-"""What a router says of itself: counts since it was made, copied on demand into frozen values."""
+"""The counters of a router since it was made: a mutable tally, copied on demand into frozen values."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ TableKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class TableCounters:
-    """What was pulled from one table, of all versions: of their counts there would be no end."""
+    """Counts of one table over all its versions: counts by version would grow without end."""
 
     keys: int = 0
     bags: int = 0
-    """Pooled bags, and keys of look-ups that are not pooled: vectors that went out."""
+    """Vectors returned: pooled bags, and keys of look-ups that are not pooled."""
     missing: int = 0
-    """Of these, keys the table does not have."""
+    """Keys among these that the table does not have."""
     lost: int = 0
-    """Of these, keys that no live shard could answer for, filled in by the table's policy."""
+    """Keys among these that no live shard could answer for, filled in by the table's policy."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouterCounters:
-    """What a router has done."""
+    """Counts of one router."""
 
     pulls: int = 0
     failed: int = 0
@@ -35,8 +35,9 @@ class RouterCounters:
     messages: int = 0
     """Pull requests sent to shards."""
     sent_bytes: int = 0
-    """Of arrays; headers are not counted."""
+    """Bytes of arrays in requests; headers are not counted."""
     received_bytes: int = 0
+    """Bytes of arrays in answers."""
     not_owner: int = 0
     """Messages a shard refused because its ranges were others by then; their keys were routed again."""
     unavailable: int = 0
@@ -44,11 +45,11 @@ class RouterCounters:
     retries: int = 0
     """Parts asked anew because their shard failed, refused or was ejected."""
     hedges: int = 0
-    """Parts asked of other owners too because their shard was late."""
+    """Parts asked of other owners too because their shard was slow."""
     hedges_won: int = 0
-    """Of these, parts that the other owners answered first."""
+    """Hedged parts that the other owners answered first."""
     ejections: int = 0
-    """Times that a shard was taken out of the choice because it said nothing, failed or was late again and again."""
+    """Times that a shard was taken out of the choice because it said nothing, failed or was slow repeatedly."""
     tables: Mapping[TableKey, TableCounters] = field(default_factory=dict)
 
 
@@ -60,7 +61,7 @@ class Tally:
         self.not_owner = self.unavailable = 0
         self.retries = self.hedges = self.hedges_won = self.ejections = 0
         self._tables: dict[str, dict[str, list[int]]] = {}
-        """By model, then table: the fields of `TableCounters`."""
+        """The fields of `TableCounters`, by model, then table."""
 
     def sent(self, request: PullRequest) -> None:
         """Count one message to a shard."""

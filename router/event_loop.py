@@ -1,8 +1,8 @@
-"""Waiting on an event loop that may be held up: whether nothing was said, or only nothing was heard.
+"""Waits on an event loop that may itself be held up: they tell a silent peer from a deaf process.
 
 A process that stood still, or has more to do than it can, finds expired timers and unread answers at once; libuv runs
-the timers first. Who judges others by a timer therefore lets in first what is there, and counts no time in which this
-loop heard nothing itself.
+the timers first. So whatever judges a peer by a timer lets in first what has arrived, and counts no time in which this
+loop read nothing itself.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import asyncio
 from typing import Any, Final
 
 _TURNS: Final = 4
-"""One in which sockets are read, then one for each of: the request, the task that asked, who waits for it."""
+"""Turns of the loop: one in which sockets are read, then one each for the request, its task, and the task's waiter."""
 
 _SLICES: Final = 10
-"""Of a wait. Each counts as its tenth, however long the loop took over it, and lets answers in."""
+"""Slices of a wait. Each counts as its tenth, however long the loop took over it, and lets answers in."""
 
 
 async def let_answers_in() -> None:
-    """Let the event loop read what has arrived and wake who waits for it."""
+    """Let the event loop read what has arrived, and wake the tasks that wait for it."""
     for _ in range(_TURNS):
         await asyncio.sleep(0)
 

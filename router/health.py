@@ -1,7 +1,7 @@
-"""Which shards are not worth asking, and how they come back.
+"""The health of shards: takes what calls to them came to, gives which of them are not worth asking now.
 
-    well --late--> pinged --says nothing for `eject_after_s`--------------------> ejected --answer--> well
-      |  `--late, `eject_lates` times in a row, over at least `eject_after_s`-------^
+    well --slow--> pinged --says nothing for `eject_after_s`--------------------> ejected --answer--> well
+      |  `--slow, `eject_slow` times in a row, over at least `eject_after_s`--------^
       `--refused or broken off, `eject_failures` times in a row---------------------^
 
 An ejected shard is asked only where no other owner is left; when it leaves a ping unanswered and says nothing for
@@ -34,7 +34,7 @@ logger: Final = logging.getLogger(__name__)
 _LONG_AGO_S: Final = float("-inf")
 
 _PING_DEADLINE_S: Final = 600.0
-"""Long: how long a ping is waited for is counted in time that this process was not held up."""
+"""Longer than any ping is waited for: that wait is counted in time that this process was not held up."""
 
 
 class Condition:
@@ -42,19 +42,19 @@ class Condition:
 
     def __init__(self) -> None:
         self.answered_s = _LONG_AGO_S
-        """When it last said something."""
+        """Time of its last sign of life."""
         self.troubled = False
         """Whether anything below differs from that of a shard that is well."""
         self.failures = 0
-        """In a row."""
-        self.lates = 0
-        """In a row."""
+        """Failures in a row."""
+        self.slow_answers = 0
+        """Slow answers in a row."""
         self.since_s = _LONG_AGO_S
-        """When the first of these was asked."""
+        """Time at which the first of these was asked."""
         self.ejected: RingpullError | None = None
         self.given_up: RingpullError | None = None
         self.pings = 0
-        """To the ejected shard."""
+        """Pings sent since it was ejected."""
         self.readmitted_s = _LONG_AGO_S
         self.watch: asyncio.Task[None] | None = None
         self.giving_up: asyncio.Task[None] | None = None
@@ -72,12 +72,12 @@ class Condition:
             self._waiting.discard(signal)
 
     def wake_all(self) -> None:
-        """Wake who waits for a change."""
+        """Wake all who wait for a change."""
         for signal in self._waiting:
             wake(signal)
 
     def forget(self) -> None:
-        """Stop, and wake who waits for a shard that left the map."""
+        """Stop, and wake all who wait for this shard, which left the map."""
         self.stop()
         self.ejected = self.given_up = Unavailable("left the map while it was late")
         self.wake_all()
@@ -118,7 +118,7 @@ class Health:
 
     @property
     def ejected(self) -> Mapping[ShardAddress, RingpullError]:
-        """Shards to be asked only where nobody else has the keys, and why."""
+        """Shards to be asked only where no other shard has the keys, and why."""
         return self._ejected
 
     @property
@@ -127,13 +127,13 @@ class Health:
         return self._given_up
 
     @property
-    def most_in_trouble(self) -> bool:
-        """Whether more than half of the shards are late again and again, or ejected: then it is the load, not they."""
-        in_trouble = sum(each.lates > 1 or each.ejected is not None for each in self._conditions.values())
+    def majority_in_trouble(self) -> bool:
+        """Whether more than half of the shards are slow repeatedly, or ejected: then it is the load, not they."""
+        in_trouble = sum(each.slow_answers > 1 or each.ejected is not None for each in self._conditions.values())
         return in_trouble > max(1, len(self._wanted) // 2)
 
     def want(self, addresses: Iterable[ShardAddress]) -> None:
-        """Know these shards; forget all others. Who waits for one of those goes by the new map."""
+        """Know these shards; forget all others. Pulls that wait for one of those go by the new map."""
         self._wanted = frozenset(addresses)
         for address in self._conditions.keys() - self._wanted:
             self._conditions.pop(address).forget()
@@ -151,15 +151,15 @@ class Health:
 
     # -- what is noticed -----------------------------------------------------------------------------------------------
 
-    def answered(self, address: ShardAddress, took_s: float, late_s: float) -> None:
-        """Note that a shard answered, after `took_s`; more than `late_s` is late. Called for every answer."""
+    def answered(self, address: ShardAddress, took_s: float, slow_after_s: float) -> None:
+        """Note that a shard answered, after `took_s`; more than `slow_after_s` is slow. Called for every answer."""
         condition = self._conditions.get(address)
         if condition is None:
             if address not in self._wanted:
                 return
             condition = self._conditions[address] = Condition()
         if condition.troubled:
-            self._better(address, condition, took_s, late_s)
+            self._better(address, condition, took_s, slow_after_s)
         else:
             condition.answered_s = self._clock()
 
@@ -170,25 +170,25 @@ class Health:
         if condition.failures >= self._settings.eject_failures:
             self._eject(address, condition, error)
 
-    def late(self, address: ShardAddress, asked_s: float) -> Condition:
-        """Note that a shard asked at `asked_s` is late; return its condition, to wait for changes of it."""
+    def slow(self, address: ShardAddress, asked_s: float) -> Condition:
+        """Note that a shard asked at `asked_s` is slow; return its condition, to wait for changes of it."""
         condition = self._in_trouble(address, asked_s)
-        condition.lates += 1
-        if self._is_slow(condition):
+        condition.slow_answers += 1
+        if self._is_always_slow(condition):
             condition.stop()  # an answer to a ping that is under way would readmit it at once
-            self._eject(address, condition, Unavailable(f"{condition.lates} answers in a row were late"))
+            self._eject(address, condition, Unavailable(f"{condition.slow_answers} answers in a row were late"))
         elif condition.watch is None and address in self._wanted:
             condition.watch = asyncio.create_task(self._watch(address, condition))
         return condition
 
-    def _is_slow(self, condition: Condition) -> bool:
+    def _is_always_slow(self, condition: Condition) -> bool:
         """Return whether a shard is so slow that others should do its work."""
-        late_for_s = self._clock() - condition.since_s
+        slow_for_s = self._clock() - condition.since_s
         return (
             condition.ejected is None
-            and condition.lates >= self._settings.eject_lates
-            and late_for_s >= self._settings.eject_after_s
-            and not self.most_in_trouble
+            and condition.slow_answers >= self._settings.eject_slow
+            and slow_for_s >= self._settings.eject_after_s
+            and not self.majority_in_trouble
         )
 
     def _in_trouble(self, address: ShardAddress, since_s: float) -> Condition:
@@ -202,15 +202,15 @@ class Health:
             condition.since_s = since_s
         return condition
 
-    def _better(self, address: ShardAddress, condition: Condition, took_s: float, late_s: float) -> None:
+    def _better(self, address: ShardAddress, condition: Condition, took_s: float, slow_after_s: float) -> None:
         self._alive(address, condition)
         condition.failures = 0
         if condition.ejected is not None:
             if took_s <= self._settings.eject_after_s:
                 self._readmit(address, condition)
             return
-        if took_s <= late_s:
-            condition.lates = 0
+        if took_s <= slow_after_s:
+            condition.slow_answers = 0
             condition.troubled = False
 
     def _alive(self, address: ShardAddress, condition: Condition) -> None:
@@ -225,7 +225,7 @@ class Health:
         condition.ejected = self._ejected[address] = error
         self._tally.ejections += 1
         logger.warning("shard ejected", extra={"shard": address.shard, "error": str(error)})
-        if self._clock() - condition.readmitted_s > self._settings.backoff_most_s:
+        if self._clock() - condition.readmitted_s > self._settings.backoff_max_s:
             condition.pings = 0
         if condition.watch is None:
             condition.watch = asyncio.create_task(self._watch(address, condition))
@@ -236,7 +236,7 @@ class Health:
         condition.stop()
         condition.ejected = None
         condition.troubled = False
-        condition.failures = condition.lates = 0
+        condition.failures = condition.slow_answers = 0
         condition.readmitted_s = self._clock()
         logger.info("shard readmitted", extra={"shard": address.shard})
 
@@ -252,7 +252,7 @@ class Health:
         await done_in(silence, self._settings.give_up_s)
         condition.giving_up = None
         if condition.answered_s != answered_s:
-            return  # The next ping tells whether it went silent again: until then nobody may have asked it anything.
+            return  # The next ping tells whether it went silent again: until then it may not have been asked anything.
         error = Unavailable(f"said nothing for {self._settings.give_up_s:g} s or longer ({condition.ejected})")
         condition.given_up = self._given_up[address] = error
         condition.wake_all()
@@ -260,7 +260,7 @@ class Health:
     # -- pings ---------------------------------------------------------------------------------------------------------
 
     async def _watch(self, address: ShardAddress, condition: Condition) -> None:
-        """Ping a shard that is late or ejected until it answers."""
+        """Ping a shard that is slow or ejected until it answers."""
         if condition.ejected is not None:
             await self._pause(address, condition)
         while not await self._answers(address, condition):
@@ -288,7 +288,7 @@ class Health:
                 self._count_silence(address, condition)
             if not await done_in(ping, self._settings.ping_timeout_s):
                 if condition.given_up is not None:
-                    # What was sent may never have arrived, and TCP itself takes minutes to see that nobody is there.
+                    # What was sent may never have arrived, and TCP itself takes minutes to see that its peer is gone.
                     await self._connections.drop(address)
                 return False
             ping.result()

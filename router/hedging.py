@@ -1,8 +1,8 @@
-"""When an answer is late, and how much may be asked twice.
+"""Hedging in numbers: the delay after which an answer is slow, and the budget of keys that may be asked twice.
 
-`AnswerTimes` learns from what all shards took lately, not from the late one: a shard that is slow for good must not
+`AnswerTimes` learns from what all shards took lately, not from the slow one: a shard that is always slow must not
 become the measure of itself. `HedgeBudget` is a bucket of keys, filled by the keys that are asked anyway; so when
-everybody is slow, as under overload, hedging adds a few percent of load, and no more.
+all shards are slow, as under overload, hedging adds a few percent of load, and no more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LEARN_EVERY: Final = 256
 """Answers between two looks at the quantile."""
 
 REMEMBERED: Final = 2048
-"""Answers after which all counts are halved: what is older weighs half as much."""
+"""Answers after which all counts are halved: older ones weigh half as much."""
 
 _FIRST_BOUND_S: Final = 100e-6
 _GROWTH: Final = 1.2
@@ -24,7 +24,7 @@ _BOUNDS_S: Final = [_FIRST_BOUND_S * _GROWTH**i for i in range(64)]
 
 
 class AnswerTimes:
-    """The delay after which a shard is late: a quantile of recent answer times, between a floor and a cap."""
+    """The delay after which a shard is slow: a quantile of recent answer times, between a floor and a cap."""
 
     def __init__(self, *, quantile: float, floor_s: float, cap_s: float) -> None:
         self._quantile = quantile
@@ -33,13 +33,13 @@ class AnswerTimes:
         self._counts = [0.0] * (len(_BOUNDS_S) + 1)
         self._until_learnt = LEARN_EVERY
         self.delay_s = cap_s
-        """Seconds; the cap until enough was seen."""
+        """Seconds after which an answer is slow; the cap until enough was seen."""
 
     def __repr__(self) -> str:
         return f"<AnswerTimes delay={self.delay_s * 1e3:.3g} ms>"
 
     def add(self, took_s: float) -> None:
-        """Learn from one answer; of an ask that was given up, from the time it had had."""
+        """Learn from one answer; from a call that was given up, the time that it had had."""
         self._counts[bisect_left(_BOUNDS_S, took_s)] += 1
         self._until_learnt -= 1
         if not self._until_learnt:
@@ -64,15 +64,15 @@ class HedgeBudget:
 
     def __init__(self, *, share: float, burst_keys: int) -> None:
         self._share = share
-        self._most = burst_keys if share else 0
-        self._keys: float = self._most
+        self._max_keys = burst_keys if share else 0
+        self._keys: float = self._max_keys
 
     def __repr__(self) -> str:
-        return f"<HedgeBudget {self._keys:.0f} of {self._most} keys>"
+        return f"<HedgeBudget {self._keys:.0f} of {self._max_keys} keys>"
 
     def asked(self, keys: int) -> None:
         """Count keys that are asked anyway."""
-        self._keys = min(self._most, self._keys + self._share * keys)
+        self._keys = min(self._max_keys, self._keys + self._share * keys)
 
     @property
     def affords(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the head asks of the router, and what it gets: look-ups of one micro-batch and their merged results."""
+"""Look-ups, which the head asks of the router, and their merged results."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Lookup:
     table: str
     pooling: Pooling
     keys: NDArray[np.uint64]
-    """(N,): keys, not positions; duplicates count as often as they appear."""
+    """(N,): keys, not ring positions; duplicates count as often as they appear."""
     offsets: NDArray[np.int64] | None = None
     """(B+1,): starts of bags, last = N. None only with Pooling.NONE."""
     weights: NDArray[np.float32] | None = None
-    """(N,): Pooling.SUM only."""
+    """(N,): one weight per key. None unless the pooling is SUM."""
 
     @property
     def outputs(self) -> int:
@@ -38,6 +38,6 @@ class LookupResult:
     missing: int
     """Keys the table does not have: each counted with the default vector."""
     found: NDArray[np.bool_] | None = None
-    """(N,): with Pooling.NONE, False where the default vector stands."""
+    """(N,): False where the default vector stands. None unless the pooling is NONE."""
     lost: int = 0
     """Keys no live shard could answer for, filled in by the table's policy `on_unavailable: default`."""

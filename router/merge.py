@@ -1,7 +1,9 @@
-"""From the shards' partial vectors to the results: added in the order of `add` calls, which the caller keeps fixed.
+"""Merging: takes the shards' partial vectors, gives the results of the look-ups.
+
+Partials are added in the order of `add` calls, which the caller keeps fixed, so that equal answers give equal bits.
 
 The first partial of a bag is stored and later ones are summed or maximised into it, so no bag starts from zeros (a
-maximum would be wrong). A bag that nobody touched was empty, and is zeros. Means are divided by the length of their
+maximum would be wrong). A bag without a partial was empty, and is zeros. Means are divided by the length of their
 bag once, at the end.
 """
 
@@ -13,7 +15,6 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.ps.errors import ProtocolError
 from ringpull.ps.spec import Float32Array
 from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import BAGS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
@@ -30,7 +31,7 @@ class Merge:
         """Make room for the results.
 
         Args:
-            batch: The whole batch, as laid out by `Batch.of`.
+            batch: All look-ups, as laid out by `Batch.of`.
             dims: (L,): numbers per row of each look-up's table.
         """
         vectors = batch.vectors()
@@ -44,24 +45,8 @@ class Merge:
         self._missing = np.zeros(len(dims), np.int64)
         self._lost = np.zeros(len(dims), np.int64)
 
-    def check(self, part: Part, reply: PullReply) -> None:
-        """Check that an answer fits what was asked.
-
-        Raises:
-            ProtocolError: It does not; the shard is not to be believed.
-        """
-        unpooled = part.batch.shape[:, OP] == ROWS
-        due = int((np.where(unpooled, part.keys, part.bags) * self._dims).sum())
-        due_found = int(part.keys[unpooled].sum())
-        due_counts = int(np.count_nonzero(part.keys))
-        if (reply.values.size, reply.missing.size, reply.found.size) != (due, due_counts, due_found):
-            raise ProtocolError(
-                f"shard {part.shard} answered {reply.values.size} values, {reply.missing.size} counts and"
-                f" {reply.found.size} flags; {due}, {due_counts} and {due_found} were due"
-            )
-
     def add(self, part: Part, reply: PullReply) -> None:
-        """Merge the answer, which `check` has passed, to one part of the batch, or to a part of such a part."""
+        """Merge the answer to one part of the batch, or to a part of such a part; `Part.check_reply` has passed it."""
         self._missing[part.keys > 0] += reply.missing
         _add(
             part.batch.shape,
@@ -79,7 +64,7 @@ class Merge:
         )
 
     def add_lost(self, part: Part, defaults: Sequence[Float32Array]) -> None:
-        """Merge the default vectors of the look-ups' tables in place of an answer that nobody could give."""
+        """Merge the default vectors of the look-ups' tables in place of an answer that no shard could give."""
         self.add(part, _default_reply(part, defaults))
         self._lost += part.keys
 
@@ -125,11 +110,11 @@ def _begins(counts: Int64Array) -> Int64Array:
 
 
 def _default_reply(part: Part, defaults: Sequence[Float32Array]) -> PullReply:
-    """Return what a shard without any of the keys would answer, but that they do not count as missing."""
+    """Return the answer of a shard that has none of the keys, except that they do not count as missing."""
     values = [np.empty(0, np.float32)]
     shape = part.batch.shape.tolist()
     key = bag = weight = found = 0
-    asked = part.asked()
+    asked = part.lookups()
     for index in asked:
         keys, bags = int(part.keys[index]), int(part.bags[index])
         lengths = part.lengths[bag : bag + bags]

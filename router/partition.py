@@ -1,8 +1,8 @@
-"""From a batch to one part per shard: hash every key once, choose its owner, put it there.
+"""Partitioning: takes a batch, gives one part per shard. Every key is hashed once, and lies in exactly one part.
 
 A key goes to its slot's first owner, unless a later owner of its table has over `STICKINESS_KEYS` fewer keys waiting,
 those of this batch so far included; a shard that is down has `replicas.DOWN` waiting. So the same map and the same
-load give the same parts. Keys whose owners are all down form a part of nobody (`Part.shard` is None).
+load give the same parts. Keys whose owners are all down form the unowned part (`Part.shard` is None).
 
 A bag that is spread over shards becomes a sub-bag in each; `Part.targets` remembers which bag it was. Within a part,
 look-ups, their sub-bags and the keys of these keep the order of the batch.
@@ -17,28 +17,29 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, ProtocolError
 from ringpull.ps.hashing import SLOT_SHIFT, fmix64
 from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
-from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
+from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
 from ringpull.router.batch import BAGS, KEYS, OP, ROWS, WEIGHTED, Batch, Int64Array
 from ringpull.router.replicas import DOWN
 
 STICKINESS_KEYS: Final = 256
-"""A few microseconds of a shard's work; below that, staying with first owners keeps a row in one cache, not in two."""
+"""Lead in waiting keys that moves a key off its first owner: a few microseconds of a shard's work. Below it, staying
+with first owners keeps a row in one cache, not in two."""
 
 _OPS: Final = tuple(Op)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one shard is asked of a batch. Arrays are views of arrays shared by the parts of a batch."""
+    """The keys of a batch that one shard is asked for. Arrays are views of arrays shared by the parts of a batch."""
 
     shard: int | None
-    """None: no owner is up."""
+    """Id of the shard; None: no owner is up."""
     batch: Batch
-    """What this is a part of."""
+    """The batch that this is a part of."""
     keys: Int64Array
     """(L,): keys of each look-up of the batch; 0 for look-ups this part has nothing of."""
     bags: Int64Array
@@ -48,11 +49,11 @@ class Part:
     lengths: NDArray[np.uint32]
     """(sum of bags,): keys of each sub-bag, at least 1."""
     weights: Float32Array
-    """(sum of keys of weighted look-ups,)."""
+    """(sum of keys of weighted look-ups,): one weight per key."""
     targets: Int64Array
     """(vectors,): where the vector of each sub-bag, or of each key when unpooled, goes among the look-up's outputs."""
 
-    def asked(self) -> list[int]:
+    def lookups(self) -> list[int]:
         """Return the indexes of the look-ups that this part has keys of: those of `request`, in its order."""
         return np.flatnonzero(self.keys).tolist()
 
@@ -68,7 +69,26 @@ class Part:
         )
         return PullRequest(model, version, epoch, lookups, self.positions, self.lengths, self.weights)
 
-    def again(self) -> Batch:
+    def check_reply(self, reply: PullReply, dims: Int64Array) -> None:
+        """Check that an answer fits what was asked.
+
+        Args:
+            dims: (L,): numbers per row of each look-up's table.
+
+        Raises:
+            ProtocolError: It does not; the shard is not to be believed.
+        """
+        unpooled = self.batch.shape[:, OP] == ROWS
+        due = int((np.where(unpooled, self.keys, self.bags) * dims).sum())
+        due_found = int(self.keys[unpooled].sum())
+        due_counts = int(np.count_nonzero(self.keys))
+        if (reply.values.size, reply.missing.size, reply.found.size) != (due, due_counts, due_found):
+            raise ProtocolError(
+                f"shard {self.shard} answered {reply.values.size} values, {reply.missing.size} counts and"
+                f" {reply.found.size} flags; {due}, {due_counts} and {due_found} were due"
+            )
+
+    def as_batch(self) -> Batch:
         """Return these keys as a batch of their own, to be partitioned anew over other owners or with a newer map."""
         shape = self.batch.shape.copy()
         shape[:, KEYS] = self.keys
@@ -90,21 +110,23 @@ class Part:
         )
 
 
-def partition(batch: Batch, replicas: Int64Array, whole: int, owners: OwnerTable, waiting: Int64Array) -> list[Part]:
-    """Cut a batch into parts, ascending by shard id, the part of nobody last. Shards without a key get none.
+def partition(
+    batch: Batch, replicas: Int64Array, full_copy: int, owners: OwnerTable, waiting: Int64Array
+) -> list[Part]:
+    """Cut a batch into parts, ascending by shard id, the unowned part last. Shards without a key get none.
 
     Args:
-        batch: As laid out by `Batch.of`, or `Part.again`.
+        batch: As laid out by `Batch.of`, or `Part.as_batch`.
         replicas: (L,): copies of each look-up's table; 0 for a table that every shard has.
-        whole: The shard asked for the tables that every shard has.
+        full_copy: The shard asked for the tables that every shard has.
         owners: (SLOTS, ranks): owners of each slot, of which a table uses its first `replicas`.
         waiting: (S+1,): keys that each shard, by id, has in flight, `DOWN` for one that cannot be asked, and for the
-            last, which stands for nobody. Keys of the batch are added to it.
+            last, which stands for unowned keys. Keys of the batch are added to it.
 
     Raises:
         InvalidInput: Offsets that do not ascend from 0 to the number of keys; names the table.
     """
-    hashed, chosen, counts = _choose(batch.shape, batch.keys, batch.hashed, replicas, whole, owners, waiting)
+    hashed, chosen, counts = _choose(batch.shape, batch.keys, batch.hashed, replicas, full_copy, owners, waiting)
     waiting += counts
     begins = np.cumsum(counts) - counts
     wrong, keys, bags, positions, lengths, weights, targets = _place(
@@ -120,13 +142,13 @@ def partition(batch: Batch, replicas: Int64Array, whole: int, owners: OwnerTable
     bag_ends = begins + bags.sum(axis=1)
     target_ends = bag_ends + keys[:, unpooled].sum(axis=1)
     weight_ends = begins + keys[:, weighted].sum(axis=1)
-    nobody = waiting.size - 1
+    unowned = waiting.size - 1
     parts = []
     for shard in np.flatnonzero(counts).tolist():
         begin = begins[shard]
         parts.append(
             Part(
-                shard=None if shard == nobody else shard,
+                shard=None if shard == unowned else shard,
                 batch=batch,
                 keys=keys[shard],
                 bags=bags[shard],
@@ -145,7 +167,7 @@ def _choose(
     keys: UInt64Array,
     hashed: bool,
     replicas: Int64Array,
-    whole: int,
+    full_copy: int,
     owners: OwnerTable,
     waiting: Int64Array,
 ) -> tuple[UInt64Array, NDArray[np.uint16], Int64Array]:
@@ -161,7 +183,7 @@ def _choose(
         for i in range(begin, end):
             position = keys[i] if hashed else fmix64(keys[i])
             positions[i] = position
-            owner = whole
+            owner = full_copy
             if copies > 0:
                 slot = int(position >> np.uint64(SLOT_SHIFT))
                 owner = int(owners[slot, 0])
@@ -173,6 +195,15 @@ def _choose(
             chosen[i] = owner
             counts[owner] += 1
     return positions, chosen, counts
+
+
+@numba.njit(nogil=True)
+def _ascend(offsets: Int64Array, first: int, bags: int, keys: int) -> bool:
+    """Return whether the `bags` + 1 offsets from `first` on ascend from 0 to `keys`."""
+    right = offsets[first] == 0 and offsets[first + bags] == keys
+    for bag in range(first, first + bags):
+        right &= offsets[bag] <= offsets[bag + 1]
+    return bool(right)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -218,15 +249,11 @@ def _place(
         else:
             vectors = int(shape[lookup, BAGS])
             weighted = shape[lookup, WEIGHTED] != 0
-            bag_end = key + int(offsets[offset])
-            right = bag_end == key
+            if not _ascend(offsets, offset, vectors, end - key):
+                return lookup, keys, bags, positions, lengths, weights, targets
             for bag in range(vectors):
-                bag_begin, bag_end = bag_end, key + int(offsets[offset + bag + 1])
-                if not right or bag_end < bag_begin or bag_end > end:
-                    right = False
-                    break
                 target = batch_targets[vector + bag] if renamed else bag
-                for i in range(bag_begin, bag_end):
+                for i in range(key + int(offsets[offset + bag]), key + int(offsets[offset + bag + 1])):
                     shard = int(chosen[i])
                     positions[next_key[shard]] = batch_positions[i]
                     next_key[shard] += 1
@@ -240,8 +267,6 @@ def _place(
                     if weighted:
                         weights[next_weight[shard]] = batch_weights[weight + i - key]
                         next_weight[shard] += 1
-            if not right or bag_end != end:
-                return lookup, keys, bags, positions, lengths, weights, targets
             offset += vectors + 1
             weight += end - key if weighted else 0
         vector += vectors

@@ -1,7 +1,7 @@
-"""What the choice among a key's owners reads: the map as arrays, and the load that this router has put on every shard.
+"""The shard map as arrays, and the load that this router has put on every shard: what the choice of an owner reads.
 
-A `Placement` is made once per epoch. `Loads` counts the keys in flight. Whom a pull leaves out of the choice is for its
-`exchange` to say, and whom all pulls leave out for `health`.
+A `Placement` is made once per epoch. `Loads` counts the keys in flight. Which shards one pull leaves out of the choice
+is decided in `scatter_gather`, and which ones all pulls leave out in `health`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ringpull.ps.spec import ALL
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 DOWN: Final = 1 << 60
-"""As a number of keys in flight: the shard cannot be asked."""
+"""Number of keys in flight that means: this shard cannot be asked."""
 
 
 class Placement:
-    """What routing reads of one shard map."""
+    """One shard map as routing reads it."""
 
     def __init__(self, shard_map: ShardMap) -> None:
         self.shard_map = shard_map
         self.epoch = shard_map.epoch
         self.previous = None if shard_map.previous is None else Placement(shard_map.previous)
-        """What was before, while a move drains."""
+        """The map before, while a move drains."""
         self.addresses: Mapping[int, ShardAddress] = {address.shard: address for address in shard_map.shards}
         self.owners: OwnerTable = shard_map.ring.owner_table(shard_map.ring.ranks)
         self.idle = np.full(shard_map.shards[-1].shard + 2, DOWN, np.int64)
-        """`Loads.waiting` while no key is in flight."""
+        """(S+1,): what `Loads.waiting` returns while no key is in flight."""
         self.idle[list(self.addresses)] = 0
         self._replicas = {
             name: 0 if wanted == ALL else shard_map.effective_replicas(*name)
@@ -61,7 +61,7 @@ class Loads:
             del self._keys[shard]
 
     def waiting(self, placement: Placement, down: Collection[ShardAddress]) -> NDArray[np.int64]:
-        """Return keys in flight by shard id: int64 (S+1,), new, as `partition` wants it, `DOWN` for nobody (last)."""
+        """Return keys in flight by shard id: int64 (S+1,), new, as `partition` wants it, the last one `DOWN`."""
         waiting = placement.idle.copy()
         addresses = placement.addresses
         for shard, keys in self._keys.items():
@@ -74,6 +74,6 @@ class Loads:
 
 
 def least_loaded(waiting: NDArray[np.int64]) -> int:
-    """Return the id of the shard with the fewest keys in flight, the lowest of equals; nobody's when all are down."""
-    least = int(waiting.argmin())
-    return least if waiting[least] < DOWN else waiting.size - 1
+    """Return the shard with the fewest keys in flight, the lowest id of equals; the last id when all are down."""
+    shard = int(waiting.argmin())
+    return shard if waiting[shard] < DOWN else waiting.size - 1

@@ -1,4 +1,4 @@
-"""The map that pulls go by, and how a newer one is fetched. Maps are swapped whole, never edited."""
+"""The shard map that pulls are routed by, and the fetching of newer ones. Maps are swapped whole, never edited."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Refresh = Callable[[], Awaitable[ShardMap]]
 
 
 class Routes:
-    """The newest map there is, as routing reads it.
+    """The newest shard map, as routing reads it.
 
     Args:
         refresh: Fetches the newest map. None: maps come by `update` only.
-        want: Told all addresses of every new map, those before a move that drains included.
+        want: Called with all addresses of every new map, those before a move that drains included.
     """
 
     def __init__(

@@ -30,13 +30,13 @@ class ShardMap:
 
     epoch: int
     shards: tuple[ShardAddress, ...]
-    """Ascending by shard id: the fixed order in which partials are merged."""
+    """Addresses ascending by shard id: the fixed order in which partials are merged."""
     ring: Ring
     replicas: Mapping[tuple[str, str], Replicas]
-    """(model, table) -> wanted copies; a table not named has one."""
+    """Wanted copies by (model, table); a table not named has one."""
     previous: ShardMap | None = None
-    """While a move drains: the map before, whose owners still hold their ranges and answer where the new ones do not.
-    It has no `previous` of its own."""
+    """The map before, while a move drains: its owners still hold their ranges, and answer where the new ones do not. It
+    has no `previous` of its own."""
 
     def __post_init__(self) -> None:
         ids = tuple(address.shard for address in self.shards)

@@ -10,7 +10,7 @@ from typing import Final
 
 from ringpull.deploy.cluster.logs import LogSettings
 from ringpull.inference.head.config import HeadConfig
-from ringpull.ps.wire.intake import IntakeLimits
+from ringpull.ps.wire.admission import AdmissionLimits
 
 NAMESPACE: Final = "ringpull"
 
@@ -32,7 +32,7 @@ class ShardSettings:
     """Most that one shard may keep there; None: no limit."""
     metrics: bool = True
     """Whether each counts what it is asked, and tells it on a port of its own."""
-    intake: IntakeLimits = field(default_factory=IntakeLimits)
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
     """What each holds at most of what it is asked."""
 
 

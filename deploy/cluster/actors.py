@@ -80,7 +80,7 @@ class ShardActor(ProcessActor):
                 prefault=settings.prefault,
                 verify=settings.verify,
                 metrics=settings.metrics,
-                intake=settings.intake,
+                admission=settings.admission,
             )
         )
 

@@ -236,7 +236,7 @@ def _actor_spec(config: ServeConfig) -> ActorSpec:
             data_dir=None if config.data_dir is None else str(config.data_dir),
             data_limit_bytes=config.data_limit_bytes,
             metrics=config.head.metrics,
-            intake=config.shard_intake,
+            admission=config.shard_admission,
         ),
         head=config.head,
         heads=config.heads,

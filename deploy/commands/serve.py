@@ -202,7 +202,7 @@ def serve(
         from ringpull.deploy.model_folders import choose_versions
         from ringpull.deploy.view.size_text import parse_size
         from ringpull.inference.head.config import HeadConfig
-        from ringpull.ps.wire.intake import IntakeLimits
+        from ringpull.ps.wire.admission import AdmissionLimits
         from ringpull.router.settings import RouterSettings
 
         config = ServeConfig(
@@ -237,7 +237,7 @@ def serve(
                 metrics=not no_metrics,
             ),
             shard_threads=shard_threads,
-            shard_intake=IntakeLimits(max_connections=max_shard_connections, max_in_flight_bytes=max_pull_bytes),
+            shard_admission=AdmissionLimits(max_connections=max_shard_connections, max_in_flight_bytes=max_pull_bytes),
             data_dir=None if data_dir is None else data_dir.resolve(),
             data_limit_bytes=None if data_limit is None else parse_size("--data-limit", data_limit),
             keep=keep,

@@ -90,19 +90,16 @@ def read_table(folder: str, *, verify: bool) -> TableSummary:
     if is_url(folder):
         return _read_table_at(folder, verify=verify)
     base = Base.open(Path(folder))
-    try:
-        return TableSummary(
-            folder=folder,
-            spec=base.spec,
-            rows=base.rows,
-            bytes=base.bytes,
-            held=base.held,
-            blocks=base.block_count,
-            verified=verify,
-            bad_blocks=tuple(base.verify()) if verify else (),
-        )
-    finally:
-        base.close()
+    return TableSummary(
+        folder=folder,
+        spec=base.spec,
+        rows=base.rows,
+        bytes=base.bytes,
+        held=base.held,
+        blocks=base.block_count,
+        verified=verify,
+        bad_blocks=tuple(base.verify()) if verify else (),
+    )
 
 
 def _read_table_at(url: str, *, verify: bool) -> TableSummary:

@@ -39,8 +39,9 @@ class TableOptions:
     Vocabulary row 0, which is what the model has for unknown ids."""
     on_unavailable: Literal["error", "default"] = "error"
     """When no live shard has a key: fail, or use the default vector and say so."""
-    row_type: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
-    """How rows are stored. The shorter ones round: the report says what that costs. Default vectors are not rounded."""
+    row_type: str = RowType.FLOAT32.value
+    """How rows are stored: a value of `RowType`. Shorter ones round: the report says what that costs. Default vectors
+    are not rounded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -52,8 +52,7 @@ class FeatureLookup:
             raise CorruptData(
                 f"manifest: the look-up in {spec.table} is weighted; feature {feature.name} has no weights"
             )
-        if spec.weighted and spec.pooling is not Pooling.SUM:
-            raise CorruptData(f"manifest: the look-up in {spec.table} is weighted; its pooling must be sum")
+        assert spec.pooling is Pooling.SUM or not spec.weighted  # checked with the manifest
         self.spec: Final = spec
         self.dim: Final = table.dim
         self.default: Final = table.default_vector()

@@ -57,7 +57,7 @@ def merge(batch: Batch, dims: Int64Array, answers: Answers) -> list[LookupResult
     """Do what the router does with the answers: check, merge, divide means, fill empty bags."""
     merging = Merge(batch, dims)
     for part, reply in answers:
-        merging.check(part, reply)
+        part.check_reply(reply, dims)
         merging.add(part, reply)
     return merging.results()
 

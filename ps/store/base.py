@@ -6,7 +6,7 @@ exception), so a base that opened finds keys correctly. The rows are not read: e
 in about two cache misses, and a slot range is one interval of positions and of rows. A folder with only some slot
 ranges is a base too.
 
-A base and what was made from it keep the maps alive: `close` never takes memory from under a reader.
+A base and what was made from it keep the maps alive: memory is never taken from under a reader.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store import kernels
@@ -35,7 +36,7 @@ _MADV_POPULATE_READ: Final = 22
 """Linux 5.14, <asm-generic/mman-common.h>: fault pages in, many at a time; Python's mmap has no name for it yet."""
 
 _HUGE_PAGES_SHARE: Final = 0.5
-"""Of physical memory. A larger file is read in small pages: where a table does not fit, a key would cost 2 MiB."""
+"""Share of physical memory. A larger file is read in small pages: where a table does not fit, a key costs 2 MiB."""
 
 _POPULATE_BYTES: Final = 64 << 20
 _PAGE_BYTES: Final = 4096
@@ -49,7 +50,7 @@ class BadBlock:
     first_row: int
     rows: int
     slots: tuple[int, int]
-    """Half open: every slot with a row in the block."""
+    """Slots [begin, end) that have a row in the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class Base:
         self.held: SlotRanges = header.held
         self.index_bits: int = header.index_bits
         self.identity: int = header.identity
-        self._sections: Sections | None = sections
+        self.sections: Sections = sections
+        """The mapped arrays; as long as they are referred to, the files stay mapped."""
 
     @classmethod
     def open(cls, folder: Path, *, verify_rows: bool = False) -> Base:
@@ -114,15 +116,8 @@ class Base:
         return base
 
     @property
-    def sections(self) -> Sections:
-        """The mapped arrays; whoever keeps them keeps the files mapped."""
-        if self._sections is None:
-            raise InvalidInput(f"table {self.spec.name}: {self.folder} was closed")
-        return self._sections
-
-    @property
     def block_count(self) -> int:
-        """How many checksummed blocks the rows are cut into."""
+        """Number of checksummed blocks that the rows are cut into."""
         return len(self.sections.blocks)
 
     def find(self, positions: UInt64Array) -> NDArray[np.int64]:
@@ -162,8 +157,8 @@ class Base:
         row: Float32Array = decode(self.sections.rows[number : number + 1], self.spec)[0]
         return row
 
-    def held_mask(self) -> NDArray[np.uint8]:
-        """Return uint8 (65536,): 1 for each slot this folder holds."""
+    def held_mask(self) -> SlotMask:
+        """Return the slots of which this folder has all rows, new."""
         mask = np.zeros(SLOTS, np.uint8)
         for begin, end in self.held:
             mask[begin:end] = 1
@@ -195,13 +190,8 @@ class Base:
                 except OSError:  # an older kernel: touch the pages ourselves
                     np.frombuffer(mapping, np.uint8, size, start)[::_PAGE_BYTES].max()
 
-    def close(self) -> None:
-        """Let go of the maps; they go when nobody else holds them. Further use raises `InvalidInput`."""
-        self._sections = None
-
     def __repr__(self) -> str:
-        state = "closed" if self._sections is None else "open"
-        return f"<Base {self.spec.name} rows={self.rows} dim={self.spec.dim} bytes={self.bytes} {state}>"
+        return f"<Base {self.spec.name} rows={self.rows} dim={self.spec.dim} bytes={self.bytes}>"
 
 
 def _read_header(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Write the files of a base from rows that come in ring order: one pass, little memory, whole or not at all.
+"""The writer of a base: takes rows in ring order, writes its files in one pass and little memory, all or nothing.
 
 Invariants: positions strictly ascend over all `append`s and lie in the held slot ranges; files grow in a hidden
 folder beside the target, are synced, and appear under their name in one rename. Sorting is `ps.store.writer`'s; a
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import xxhash
@@ -28,22 +28,22 @@ from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.format import Header, Section, SlotRanges
 
-_INDEX_PIECE = 1 << 16
+_INDEX_PIECE: Final = 1 << 16
 """Index entries made at a time, so that a wide gap between positions costs no memory."""
 
-_WRITE_BYTES = 2 << 20
+_WRITE_BYTES: Final = 2 << 20
 """Bytes per write of a file: one huge page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableFacts:
-    """What was written."""
+class TableSummary:
+    """A table that was written."""
 
     folder: Path
     spec: TableSpec
     rows: int
     bytes: int
-    """Of all files."""
+    """Bytes of all files."""
 
 
 class BaseWriter:
@@ -112,7 +112,7 @@ class BaseWriter:
         self._rows += count
         self._last_position = int(positions[-1])
 
-    def finish(self) -> TableFacts:
+    def finish(self) -> TableSummary:
         """Write what is left, sync, and let the folder appear.
 
         Raises:
@@ -141,7 +141,7 @@ class BaseWriter:
                 raise ExportError(f"table {self._spec.name}: {self.folder} exists already")
             os.rename(self._hidden, self.folder)
             _sync_folder(self.folder.parent)
-        return TableFacts(
+        return TableSummary(
             folder=self.folder, spec=self._spec, rows=self._rows, bytes=header.section_bytes + header_bytes
         )
 
@@ -242,7 +242,7 @@ class _BlockCutter:
     """
 
     def __init__(self, row_bytes: int) -> None:
-        self._least_rows = -(-fmt.BLOCK_BYTES // row_bytes)
+        self._min_rows = -(-fmt.BLOCK_BYTES // row_bytes)
         self._entries, self._position_entries = array("Q"), array("Q")
         self._hash, self._position_hash = xxhash.xxh3_64(), xxhash.xxh3_64()
         self._first = self._next = self._first_position = 0
@@ -252,10 +252,10 @@ class _BlockCutter:
         done = 0
         while done < len(positions):
             size = self._next - self._first
-            if size < self._least_rows:
-                take, closes = min(len(positions) - done, self._least_rows - size), False
+            if size < self._min_rows:
+                take, closes = min(len(positions) - done, self._min_rows - size), False
             else:
-                take, closes = self._rest_of_slot(positions[done : done + 2 * self._least_rows - size], size)
+                take, closes = self._rest_of_slot(positions[done : done + 2 * self._min_rows - size], size)
             if take:
                 if size == 0:
                     self._first_position = int(positions[done])
@@ -271,7 +271,7 @@ class _BlockCutter:
         """Return how many of these rows belong to the open slot, and whether the block is over after them."""
         slots = positions >> np.uint64(SLOT_SHIFT)
         take = int(np.searchsorted(slots, np.uint64(self._last_slot), side="right"))
-        return take, take < len(positions) or size + take == 2 * self._least_rows
+        return take, take < len(positions) or size + take == 2 * self._min_rows
 
     def _close(self) -> None:
         self._entries.extend((self._first, self._hash.intdigest()))
@@ -297,7 +297,7 @@ class _BlockCutter:
 
 
 def hidden_folder(folder: Path) -> Path:
-    """Make and return a new hidden folder beside `folder`, on the same file system, for files that are not whole yet.
+    """Make and return a new hidden folder beside `folder`, on the same file system, for files not complete yet.
 
     Raises:
         ExportError: `folder` exists, or nothing can be made beside it.

@@ -33,26 +33,26 @@ POSITION_BLOCKS = "position_blocks"
 SECTIONS: Final = (INDEX, POSITIONS, ROWS, BLOCKS, POSITION_BLOCKS)
 """The files described by the header; all but ROWS carry one checksum for the whole file."""
 OPTIONAL_SECTIONS: Final = (POSITION_BLOCKS,)
-"""That tables of earlier builds lack; what opens a table whole can do without."""
+"""Files that tables of earlier builds do not have; opening a table needs none of them."""
 
 MAGIC: Final = b"RPLTABLE"
 FORMAT_VERSIONS: Final = (1, 2)
-"""That this build reads. A table carries the lowest that can hold it: 1 knows float32 rows only, 2 all row types."""
+"""Versions that this build reads. A table carries the lowest that can hold it: 1 has float32 rows, 2 all row types."""
 PRELUDE: Final = struct.Struct("<8sIIQ")
 
 MAX_HEADER_BYTES: Final = 4 << 20
-"""A header with a default vector of the largest dim takes 0.6 MB."""
+"""Upper bound on a header; one with a default vector of the largest dim takes 0.6 MB."""
 
 BLOCK_BYTES: Final = 1 << 20
-"""A block of rows ends at the first slot boundary from here on, or at twice this."""
+"""Size from which on a block of rows ends, at the next slot boundary, or at twice this."""
 BLOCK_ENTRY_BYTES: Final = 16
-"""Of BLOCKS, and of POSITION_BLOCKS."""
+"""Bytes of an entry of BLOCKS, and of POSITION_BLOCKS."""
 
 KEYS_PER_BUCKET: Final = 8
-"""About half a byte of index per key, and a bucket is one or two cache lines of positions."""
+"""Mean of positions in a bucket: half a byte of index per key, and one or two cache lines of positions."""
 
 FULL: Final = ((0, SLOTS),)
-"""The slot ranges of a base that holds the whole table."""
+"""Slot ranges of a base that holds all of its table."""
 
 SlotRanges = tuple[tuple[int, int], ...]
 
@@ -78,7 +78,7 @@ def index_entry_bytes(rows: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One file as the header knows it."""
+    """One file as the header describes it."""
 
     bytes: int
     checksum: int | None
@@ -87,19 +87,19 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a table's folder says of itself."""
+    """The header of a table's folder."""
 
     spec: TableSpec
     rows: int
     index_bits: int
     held: SlotRanges
-    """Slot ranges this folder has all rows of, ascending and disjoint. Of a key elsewhere it knows nothing."""
+    """Slot ranges that this folder has all rows of, ascending and disjoint. Keys elsewhere are unknown to it."""
     sections: Mapping[str, Section]
     copied_from: int | None = None
-    """Of a copy, whole or in part: the `identity` of the table that was copied."""
+    """`identity` of the table that this is a copy of, in full or in part; None for an original."""
     identity: int = field(default=0, compare=False)
-    """Which content this is, whole or in part: `copied_from`, else the checksum of the header itself, which by way of
-    `sections` covers every row. Known of headers that were read."""
+    """Identity of the content: `copied_from`, else the checksum of the header itself, which by way of `sections` covers
+    every row. Known only of headers that were read."""
 
     @property
     def section_bytes(self) -> int:

@@ -1,7 +1,7 @@
-"""What numba cannot say: reading an address, prefetching a cache line, comparing one in one instruction.
+"""Intrinsics that numba has no words for: reading an address, prefetching a cache line, comparing one at once.
 
-Each is a few instructions of LLVM, placed where it is called. Addresses are int64; whoever passes one answers for what
-lies there.
+Each is a few instructions of LLVM, placed where it is called. Addresses are int64; the caller answers for what lies
+there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 LINE_BYTES: Final = 64
-"""Of a cache line."""
+"""Bytes of a cache line."""
 
 INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _PREFETCH: Final = "llvm.prefetch.p0"
@@ -86,7 +86,7 @@ def _generate_lowest_bit(_context: Any, bits: Any) -> Any:
 
 
 matches: Any = intrinsic(_generate_matches)
-"""`matches(line_at, number)`: which of the 8 uint64 of an aligned cache line equal `number`, as bits."""
+"""`matches(line_at, number)` returns which of the 8 uint64 of an aligned cache line equal `number`, as bits."""
 
 lowest_bit: Any = intrinsic(_generate_lowest_bit)
-"""`lowest_bit(bits)`: the number of the lowest set bit, 64 where none is."""
+"""`lowest_bit(bits)` returns the number of the lowest set bit, 64 where none is."""

@@ -14,6 +14,7 @@ numba's cache on disk only notices changes of this file: after one in `reducers`
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import numba
@@ -38,15 +39,15 @@ from ringpull.ps.store.intrinsics import (
 BLOCK: Final = 32
 """Keys per step; see ps/README.md, "Decisions"."""
 _RING: Final = 4 * BLOCK
-"""What one step tells the next is kept for this many keys: a power of two."""
+"""Keys for which the results of one step are kept for the next: a power of two."""
 _PREFETCHED_LINES: Final = 8
 """Lines of a row that are prefetched; the processor follows a longer row by itself."""
 _BUCKET_SCAN: Final = 64
-"""Larger buckets are halved first. Only keys chosen to lie together make such."""
+"""Rows of the largest bucket that is not halved first. Only keys chosen to lie together make larger ones."""
 
 
 class TableDescriptor(NamedTuple):
-    """One table as kernels see it: addresses and sizes. Whoever made it keeps the arrays alive."""
+    """One table as kernels see it: addresses and sizes. Its maker keeps the arrays alive."""
 
     index_at: int
     index_entry_bytes: int
@@ -58,11 +59,11 @@ class TableDescriptor(NamedTuple):
     row_bytes: int
     dim: int
     row_type: int
-    """Of `reducers.ROW_TYPES`."""
+    """The number of its row type in `reducers.ROW_TYPES`."""
     default_at: int
     """float32 (dim,), whatever the row type."""
     answered_at: int
-    """uint8 (65536,): not 0 for slots that may be answered for; address 0 for all."""
+    """uint8 (65536,), not 0 for slots that may be answered for; address 0: all may."""
 
 
 # The columns of a frame's descriptors, int64: the table's fields, then the look-up's own.
@@ -75,15 +76,12 @@ LOOKUP: Final = struct.Struct("=5q")
 """The two parts of a descriptor: the table's, packed once, and the look-up's."""
 
 _OP_ROWS, _OP_MAX = 0, 2
-"""Of the values of `ps.wire.messages.Op`; the third is SUM."""
+"""Values of `ps.wire.messages.Op`; the third is SUM."""
 
-_FLOAT32, _FLOAT16, _BFLOAT16 = (
-    reducers.ROW_TYPES[row_type] for row_type in (RowType.FLOAT32, RowType.FLOAT16, RowType.BFLOAT16)
-)
-"""The fourth is INT8."""
+_FLOAT32 = reducers.ROW_TYPES[RowType.FLOAT32]
 
 DONE, BAD_LENGTHS, NOT_OWNED, NOT_ANSWERED = 0, 1, 2, 3
-"""How `pull_frame` ended."""
+"""Outcomes of `pull_frame`."""
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
@@ -264,36 +262,41 @@ def _alike(row_at, k, count, default_at, row_type):  # type: ignore[no-untyped-d
     return alike, _FLOAT32 if absent else row_type
 
 
-@numba.njit
-def _reduce(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh):  # type: ignore[no-untyped-def]
-    """Bring rows into one output; `weights_at` is 0 where there are none."""
-    if row_type == _FLOAT32:
+def _reduce_any(row_types: Iterable[RowType]) -> Any:
+    """Return a compiled `reduce` for rows of any of these types: a ladder of comparisons, one step for each of them.
+
+    `reduce(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh)` brings rows into one output; `row_type` is
+    a number of `reducers.ROW_TYPES`, and `weights_at` is 0 where there are no weights.
+    """
+    # Inlined by numba: left as calls, the steps cost up to 4% of a pull of short rows (dim 16, bags of 10, in cache).
+    own, *others = row_types
+    own_number = reducers.ROW_TYPES[own]
+    sum_rows, sum_weighted_rows, max_rows = reducers.REDUCERS[own]
+
+    @numba.njit(inline="always")
+    def reduce_own(_row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh):  # type: ignore[no-untyped-def]
         if weights_at != 0:
-            reducers.sum_weighted_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
+            sum_weighted_rows(out_at, row_ats_at, count, weights_at, dim, fresh)
         elif op == _OP_MAX:
-            reducers.max_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
+            max_rows(out_at, row_ats_at, count, weights_at, dim, fresh)
         else:
-            reducers.sum_float32(out_at, row_ats_at, count, weights_at, dim, fresh)
-    elif row_type == _FLOAT16:
-        if weights_at != 0:
-            reducers.sum_weighted_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
-        elif op == _OP_MAX:
-            reducers.max_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
+            sum_rows(out_at, row_ats_at, count, weights_at, dim, fresh)
+
+    if not others:
+        return reduce_own
+    reduce_others = _reduce_any(others)
+
+    @numba.njit(inline="always")
+    def reduce(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh):  # type: ignore[no-untyped-def]
+        if row_type == own_number:
+            reduce_own(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh)
         else:
-            reducers.sum_float16(out_at, row_ats_at, count, weights_at, dim, fresh)
-    elif row_type == _BFLOAT16:
-        if weights_at != 0:
-            reducers.sum_weighted_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
-        elif op == _OP_MAX:
-            reducers.max_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
-        else:
-            reducers.sum_bfloat16(out_at, row_ats_at, count, weights_at, dim, fresh)
-    elif weights_at != 0:
-        reducers.sum_weighted_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
-    elif op == _OP_MAX:
-        reducers.max_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
-    else:
-        reducers.sum_int8(out_at, row_ats_at, count, weights_at, dim, fresh)
+            reduce_others(row_type, op, out_at, row_ats_at, count, weights_at, dim, fresh)
+
+    return reduce
+
+
+_reduce = _reduce_any(RowType)
 
 
 @numba.njit

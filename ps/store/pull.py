@@ -1,4 +1,4 @@
-"""Answer one frame of look-ups from tables: check every count against its array, then one kernel call.
+"""Pulling from tables: takes one frame of look-ups, checks every count against its array, and calls the kernel once.
 
 The frame comes from the network: nothing in it is believed. What passes the checks here cannot lead the kernel
 outside its arrays.
@@ -14,21 +14,19 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store import kernels
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.table import Table
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest
 
 MAX_REPLY_BYTES: Final = 1 << 30
-"""Of one reply's values."""
+"""Upper bound on one reply's values."""
 
 _ROWS: Final = Op.ROWS
 _SUM: Final = Op.SUM
 _MASK_SHAPE: Final = (SLOTS,)
 _UINT8: Final = np.dtype(np.uint8)
-
-OwnedMask = NDArray[np.uint8]
-"""uint8 (65536,): not 0 for each slot that may be asked for."""
 
 
 class SlotNotOwned(Exception):
@@ -41,12 +39,12 @@ class SlotNotOwned(Exception):
 
 
 class SlotNotAnswered(Unavailable):
-    """Raised by `pull` for an owned slot that the folder lacks, or that is quarantined. Other replicas may answer."""
+    """Raised by `pull` for an owned slot that is not in the folder, or is quarantined. Other replicas may answer."""
 
 
 def pull(
     tables: Sequence[Table],
-    masks: Sequence[OwnedMask | None],
+    masks: Sequence[SlotMask | None],
     request: PullRequest,
     *,
     max_reply_bytes: int = MAX_REPLY_BYTES,
@@ -57,10 +55,10 @@ def pull(
         tables: The table of each look-up.
         masks: Which slots each look-up may ask for; None for all.
         request: As decoded. Its arrays are read, not kept.
-        max_reply_bytes: The most bytes of values to answer with.
+        max_reply_bytes: Upper bound on the bytes of values in the answer.
 
     Returns:
-        New arrays. A key that the table lacks counts as its default vector, and in `missing`.
+        New arrays. A key that the table does not have counts as its default vector, and in `missing`.
 
     Raises:
         InvalidInput: Counts, lengths, types and arrays do not fit each other.
@@ -98,8 +96,7 @@ def _check(tables: Sequence[Table], request: PullRequest) -> tuple[int, int]:
         if its_keys < 0 or its_bags < 0:
             raise InvalidInput(f"pull: table {name}: {its_keys} keys and {its_bags} bags; neither can be negative")
         if weighted:
-            if op != _SUM:
-                raise InvalidInput(f"pull: table {name}: weights go with a sum only, not with {op.name}")
+            assert op == _SUM, f"pull: table {name} is weighted with {op.name}"  # the wire refuses that
             weights += its_keys
         keys += its_keys
         if op == _ROWS:
@@ -129,7 +126,7 @@ def _flat(array: NDArray[Any], dtype: type[np.generic], name: str) -> NDArray[An
     return np.array(array)
 
 
-def _mask_address(mask: OwnedMask | None) -> int:
+def _mask_address(mask: SlotMask | None) -> int:
     if mask is None:
         return 0
     if mask.dtype != _UINT8 or mask.shape != _MASK_SHAPE or not mask.flags.c_contiguous:

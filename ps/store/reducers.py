@@ -1,4 +1,4 @@
-"""Bringing stored rows of each type into one float32 output: the inner loops of pooling, as vector instructions.
+"""Reducers: bring stored rows of each type into one float32 output, the inner loops of pooling as vector instructions.
 
 A reducer is `reduce(out_at, row_ats_at, count, weights_at, dim, fresh)`: the addresses of `count` >= 1 rows lie at
 `row_ats_at`, their float32 weights, if any, at `weights_at`; the output is float32 (dim,), and `fresh` != 0 starts it
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -20,15 +20,15 @@ from ringpull.ps.spec import AFFINE_BYTES, RowType
 from ringpull.ps.store.intrinsics import INT8, INT16, INT32, INT64, splat
 
 ROW_TYPES: Final[Mapping[RowType, int]] = MappingProxyType({row_type: i for i, row_type in enumerate(RowType)})
-"""Row types as numbers, for kernels."""
+"""Numbers that stand for row types in kernels."""
 
 _LANES: Final = 16
 _TILE_VECTORS: Final = 4
-"""Vectors of a tile: sums of that many are under way at once, so that none waits for the one before it."""
+"""Vectors of a tile: this many sums are under way at once, so that none waits for the one before it."""
 
 _FLOAT = ir.FloatType()
 _Build = Callable[..., Any]
-"""Generators of code carry no types: builders, values and types of LLVM are `Any` here."""
+"""A generator of code. It carries no types: builders, values and types of LLVM are `Any` here."""
 
 
 def _load(builder: Any, kind: Any, at: Any, size: int) -> Any:
@@ -160,12 +160,31 @@ def _reducer(open_row: _Build, combine: _Build, *, weighted: bool = False) -> An
     return reduce
 
 
-def _reducers(open_row: _Build) -> tuple[Any, Any, Any]:
-    """Return those of one row type: sum, weighted sum, maximum."""
-    return _reducer(open_row, _add), _reducer(open_row, _add, weighted=True), _reducer(open_row, _larger)
+class Reducers(NamedTuple):
+    """The reducers of one row type."""
+
+    sum: Any
+    sum_weighted: Any
+    max: Any
 
 
-sum_float32, sum_weighted_float32, max_float32 = _reducers(_open_float32)
-sum_float16, sum_weighted_float16, max_float16 = _reducers(_open_float16)
-sum_bfloat16, sum_weighted_bfloat16, max_bfloat16 = _reducers(_open_bfloat16)
-sum_int8, sum_weighted_int8, max_int8 = _reducers(_open_int8)
+_READERS: Final[Mapping[RowType, _Build]] = MappingProxyType(
+    {
+        RowType.FLOAT32: _open_float32,
+        RowType.FLOAT16: _open_float16,
+        RowType.BFLOAT16: _open_bfloat16,
+        RowType.INT8: _open_int8,
+    }
+)
+
+REDUCERS: Final[Mapping[RowType, Reducers]] = MappingProxyType(
+    {
+        row_type: Reducers(
+            sum=_reducer(_READERS[row_type], _add),
+            sum_weighted=_reducer(_READERS[row_type], _add, weighted=True),
+            max=_reducer(_READERS[row_type], _larger),
+        )
+        for row_type in RowType
+    }
+)
+"""Reducers of every row type, as the compiled `ps.store.kernels` choose among them."""

@@ -1,4 +1,4 @@
-"""Rows as they are stored: float32 numbers to bytes and back, for each row type.
+"""The codec of rows: from float32 numbers to stored bytes and back, for each row type.
 
     float32   dim x f32
     float16   dim x IEEE binary16
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ ByteArray = NDArray[np.uint8]
 _CODES: Final = 255
 """Steps between the smallest and the largest code."""
 _WIDEST: Final = 3.4e38
-"""Between the numbers of one int8 row: a little below the largest float32, so that no decoded one is infinite."""
+"""Largest distance between numbers of one int8 row: a little below the largest float32, so that none decodes to an
+infinity."""
 
 
 def encode(rows: Float32Array, spec: TableSpec) -> ByteArray:
@@ -36,13 +37,12 @@ def encode(rows: Float32Array, spec: TableSpec) -> ByteArray:
     Raises:
         InvalidInput: The row type cannot hold a number: beyond its largest, or for int8 not finite.
     """
-    return _ENCODERS[spec.row_type](np.ascontiguousarray(rows), spec)
+    return _CODECS[spec.row_type].encode(np.ascontiguousarray(rows), spec)
 
 
 def decode(raw: ByteArray, spec: TableSpec) -> Float32Array:
     """Return stored rows, uint8 (n, row_bytes), as float32 (n, dim): exactly what kernels pool; a copy."""
-    decoded: Float32Array = _DECODERS[spec.row_type](np.ascontiguousarray(raw), spec)
-    return decoded
+    return _CODECS[spec.row_type].decode(np.ascontiguousarray(raw), spec)
 
 
 def _encode_float32(rows: Float32Array, _spec: TableSpec) -> ByteArray:
@@ -113,22 +113,18 @@ def _refuse_overflow(rows: Float32Array, infinite: NDArray[np.bool_], spec: Tabl
         )
 
 
-_Encoder = Callable[[Float32Array, TableSpec], ByteArray]
-_Decoder = Callable[[ByteArray, TableSpec], Float32Array]
+class _Codec(NamedTuple):
+    """One row type: from float32 rows to stored ones, and back."""
 
-_ENCODERS: Final[Mapping[RowType, _Encoder]] = MappingProxyType(
+    encode: Callable[[Float32Array, TableSpec], ByteArray]
+    decode: Callable[[ByteArray, TableSpec], Float32Array]
+
+
+_CODECS: Final[Mapping[RowType, _Codec]] = MappingProxyType(
     {
-        RowType.FLOAT32: _encode_float32,
-        RowType.FLOAT16: _encode_float16,
-        RowType.BFLOAT16: _encode_bfloat16,
-        RowType.INT8: _encode_int8,
-    }
-)
-_DECODERS: Final[Mapping[RowType, _Decoder]] = MappingProxyType(
-    {
-        RowType.FLOAT32: _decode_float32,
-        RowType.FLOAT16: _decode_float16,
-        RowType.BFLOAT16: _decode_bfloat16,
-        RowType.INT8: _decode_int8,
+        RowType.FLOAT32: _Codec(_encode_float32, _decode_float32),
+        RowType.FLOAT16: _Codec(_encode_float16, _decode_float16),
+        RowType.BFLOAT16: _Codec(_encode_bfloat16, _decode_bfloat16),
+        RowType.INT8: _Codec(_encode_int8, _decode_int8),
     }
 )

@@ -1,4 +1,4 @@
-"""Sorted runs on disk: what `TableWriter` holds instead of memory.
+"""Sorted runs on disk, which take the rows that `TableWriter` has no memory for.
 
 A run is one buffer of rows, sorted by position and appended to flat files. `slices` then cuts the ring into pieces
 that fit the buffer again: since every run is sorted, a piece is one interval of each run, found by bisection; reading
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ringpull.ps.spec import UInt64Array
 
 _PIECE_BYTES: Final = 4 << 20
-"""Rows are put in order this many bytes at a time, beside the buffer."""
+"""Bytes of rows that are put in order at a time, beside the buffer."""
 
 _TEXT_LENGTH: Final = struct.Struct("<I")
 
@@ -73,11 +73,11 @@ class Spill:
             self._text_pos_file.write(text_pos[order].data)
         self._ends.append(self.rows + len(positions))
 
-    def slices(self, most_rows: int) -> Iterator[list[Interval]]:
-        """Yield, in ring order, the intervals of the runs that make up one slice of the ring of at most `most_rows`
+    def slices(self, max_rows: int) -> Iterator[list[Interval]]:
+        """Yield, in ring order, the intervals of the runs that make up one slice of the ring of at most `max_rows`
         (>= 2) rows.
 
-        One position given more than `most_rows` times is cut to two of its rows: enough to refuse it.
+        One position given more than `max_rows` times is cut to two of its rows: enough to refuse it.
         """
         if self.rows == 0:
             return
@@ -89,14 +89,14 @@ class Spill:
         if self._text_pos_file is not None:
             self._text_pos = np.memmap(self._folder / "text_positions", np.uint64, "r").view(np.ndarray)
         runs = list(zip(self._ends, self._ends[1:], strict=False))
-        yield from self._split(runs, 0, 1 << 64, most_rows)
+        yield from self._split(runs, 0, 1 << 64, max_rows)
 
-    def _split(self, intervals: list[Interval], begin: int, end: int, most_rows: int) -> Iterator[list[Interval]]:
+    def _split(self, intervals: list[Interval], begin: int, end: int, max_rows: int) -> Iterator[list[Interval]]:
         """Halve the arc [begin, end) of the ring until its rows fit. Positions are uniform, so that halves are even."""
         rows = sum(last - first for first, last in intervals)
         if rows == 0:
             return
-        if rows <= most_rows:
+        if rows <= max_rows:
             yield intervals
         elif end - begin == 1:
             numbers = [row for first, last in intervals for row in range(first, min(last, first + 2))]
@@ -109,8 +109,8 @@ class Spill:
             ]
             lower = [(first, cut) for (first, _), cut in zip(intervals, cuts, strict=True) if first < cut]
             upper = [(cut, last) for (_, last), cut in zip(intervals, cuts, strict=True) if cut < last]
-            yield from self._split(lower, begin, middle, most_rows)
-            yield from self._split(upper, middle, end, most_rows)
+            yield from self._split(lower, begin, middle, max_rows)
+            yield from self._split(upper, middle, end, max_rows)
 
     def read(
         self, intervals: list[Interval], positions: UInt64Array, rows: NDArray[np.uint8], text_pos: UInt64Array | None
@@ -134,7 +134,7 @@ class Spill:
 
 
 def ordered_pieces(rows: NDArray[np.uint8], order: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
-    """Yield `rows[order]` (n, row_bytes) in pieces of a few MiB, so that the sorted copy is never whole in memory."""
+    """Yield `rows[order]` (n, row_bytes) in pieces of a few MiB, so that the sorted copy is never all in memory."""
     step = max(1, _PIECE_BYTES // rows.shape[1])
     for begin in range(0, len(order), step):
         yield rows[order[begin : begin + step]]

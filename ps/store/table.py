@@ -1,19 +1,16 @@
-"""A table as pulls see it: today one base, and which of its slots may be answered from.
+"""A table as pulls see it: one base, and which of its slots may be answered from.
 
-This is the seam behind which newer rows will lie (deltas, the overlay of pushed rows): callers pull from a `Table`,
-kernels read its `packed` descriptor, and only these two know what a table is made of. A table never changes; quarantine
-makes another one.
+Callers pull from a `Table`, kernels read its `packed` descriptor, and only these two know what a table is made of. A
+table never changes; quarantine makes another one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
+from ringpull.ps.slot_mask import SlotMask
+from ringpull.ps.spec import TableSpec
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.kernels import TABLE, TableDescriptor, address
@@ -27,13 +24,12 @@ class Table:
         """View `base`, refusing to answer for the `quarantined` slots (those of damaged blocks, see `Base.verify`)."""
         self.base = base
         self.quarantined: frozenset[int] = frozenset(quarantined)
-        self._sections = base.sections
         self._default = base.spec.default_vector()
-        self._answered: NDArray[np.uint8] | None = None
+        self._answered: SlotMask | None = None
         if base.held != fmt.FULL or self.quarantined:
             self._answered = base.held_mask()
             self._answered[list(self.quarantined)] = 0
-        sections = self._sections
+        sections = base.sections
         descriptor = TableDescriptor(
             index_at=address(sections.index),
             index_entry_bytes=sections.index.itemsize,
@@ -52,27 +48,13 @@ class Table:
 
     @property
     def spec(self) -> TableSpec:
-        """The fixed facts of the table."""
+        """The fixed properties of the table."""
         return self.base.spec
 
     @property
     def rows(self) -> int:
         """Rows of all slots."""
         return self.base.rows
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all files."""
-        return self.base.bytes
-
-    @property
-    def default(self) -> Float32Array:
-        """The vector of an unknown key, float32 (dim,)."""
-        return self._default
-
-    def find(self, positions: UInt64Array) -> NDArray[np.int64]:
-        """Return the base's row number of each position (N,), -1 where there is none."""
-        return self.base.find(positions)
 
     def answers(self, slot: int) -> bool:
         """Whether keys of this slot can be answered: it is held here, and not quarantined."""

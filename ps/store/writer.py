@@ -1,10 +1,10 @@
-"""Write a table from rows in any order, in chunks of any size, within a fixed amount of memory.
+"""The writer of a table: takes rows in any order, in chunks of any size, within a fixed amount of memory.
 
 `add` fills a buffer; a full buffer is sorted and spilled (`ps.store.spill`); `finish` brings the runs into ring order
 slice by slice and feeds them to `BaseWriter`. Two rows of one position meet there at the latest, so duplicates never
 pass unseen.
 
-The table's folder appears in one rename when it is whole; until then, and after a failure, there is none.
+The table's folder appears in one rename when it is complete; until then, and after a failure, there is none.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from ringpull.ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
 from ringpull.ps.hashing import as_keys, keys_of, keys_of_strings, positions_of
 from ringpull.ps.spec import Float32Array, KeyType, TableSpec
-from ringpull.ps.store.base_writer import BaseWriter, TableFacts, hidden_folder, translated
+from ringpull.ps.store.base_writer import BaseWriter, TableSummary, hidden_folder, translated
 from ringpull.ps.store.row_codec import encode
 from ringpull.ps.store.spill import Spill, ordered_pieces
 
 BUFFER_BYTES: Final = 64 << 20
-"""Rows held in memory. About twice this is the writer's peak; 1 TB of rows makes 16,000 runs of it."""
+"""Bytes of rows held in memory. The writer's peak is about twice this; 1 TB of rows makes 16,000 runs of it."""
 
 _CHUNK_ROWS: Final = 1 << 16
-"""`add` goes through its input in chunks of this many rows: a large `add` takes no more memory than many small ones."""
+"""Rows of its input that `add` takes at a time: a large `add` takes no more memory than many small ones."""
 
 
 class TableWriter:
@@ -99,7 +99,7 @@ class TableWriter:
             for begin in range(0, len(rows), _CHUNK_ROWS):
                 self._add_chunk(checked[begin : begin + _CHUNK_ROWS], rows[begin : begin + _CHUNK_ROWS])
 
-    def finish(self) -> TableFacts:
+    def finish(self) -> TableSummary:
         """Sort, write, sync, and let the table's folder appear.
 
         Raises:

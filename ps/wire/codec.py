@@ -1,7 +1,7 @@
-"""Messages to frames and back. What a frame's header must hold, kind by kind, is checked here and nowhere else.
+"""The codec of messages: to frames and back. What a frame's header must hold, kind by kind, is checked here only.
 
 Reading is strict: a field of the wrong type, a count that disagrees with an array, a field too many is a
-`ProtocolError`, so that whoever gets a message may rely on its own docstrings about types and sizes. What the numbers
+`ProtocolError`, so that receivers of a message may rely on its docstrings about types and sizes. What the numbers
 mean (does the table exist, do the lengths of a look-up's bags add up to its keys) is for the shard to say.
 """
 

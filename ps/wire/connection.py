@@ -1,8 +1,8 @@
-"""The caller's end: one pipelined connection to one shard, shared by any number of requests at once.
+"""The caller's end of a connection: pipelined, to one shard, shared by any number of requests at once.
 
 Invariants: every request gets exactly one outcome: its reply, the shard's error, DeadlineExceeded, or ConnectionLost
 when the connection ends first. A reply after its request gave up is dropped by its id. A connection that broke, or
-broke the protocol, stays closed: whoever needs the shard again connects anew.
+broke the protocol, stays closed: the next request to that shard connects anew.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Connection(FrameProtocol):
         if not self._writable.is_set():
             await self._until_writable(deadline_s)
         if self._lost is not None:
-            raise self._lost_again()
+            raise self._lost_error()
         remaining_s = deadline_s - time.monotonic()
         if remaining_s <= 0:
             raise DeadlineExceeded(f"no time was left to ask the shard at {self._address}")
@@ -159,7 +159,7 @@ class Connection(FrameProtocol):
         except TimeoutError as exc:
             raise DeadlineExceeded(f"the shard at {self._address} took no bytes until the deadline") from exc
 
-    def _lost_again(self) -> ConnectionLost:
+    def _lost_error(self) -> ConnectionLost:
         """Return a new error for this request: one exception object raised in many tasks would mix their tracebacks."""
         return type(self._lost)(str(self._lost)) if self._lost else ConnectionLost(self._address)
 
@@ -170,10 +170,10 @@ class Connection(FrameProtocol):
         self._lost = error
         waiting, self._waiting = self._waiting, {}
         for _, future in waiting.values():
-            _fail(future, self._lost_again())
+            _fail(future, self._lost_error())
         self._writable.set()
         if self._transport is not None:
-            # Not close(): requests that nobody waits for any more need not be flushed to a peer that may be stuck.
+            # Not close(): requests that no task waits for any more need not be flushed to a peer that may be stuck.
             self._transport.abort()
 
 

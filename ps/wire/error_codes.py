@@ -1,4 +1,4 @@
-"""How an error crosses the wire: as a code and a message, and back into its class at the caller.
+"""Errors on the wire: an exception becomes a code and a message, and its class once more at the caller.
 
 Codes are part of the protocol: they are never renamed, and a code this build does not know becomes a plain
 `RingpullError`.
@@ -33,7 +33,7 @@ ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
 }
 
 INTERNAL: Final = "INTERNAL"
-"""A verb failed in a way nobody foresaw; the message names the exception."""
+"""Code of a verb that failed in an unforeseen way; the message names the exception."""
 
 MAX_MESSAGE_CHARS: Final = 4096
 

@@ -14,7 +14,7 @@
 
 Invariants: nothing is allocated from a length before that length was held against a limit, and a payload only after its
 header was found to describe exactly that many bytes; a big payload is received where its arrays will lie, never copied;
-bytes that are no frame raise `ProtocolError`, after which the decoder must not be used again.
+bytes that are no frame raise `ProtocolError`, after which the decoder must not be used any more.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ VERSION: Final = 1
 PRELUDE: Final = struct.Struct("<4sBBHQIIQ")
 ALIGNMENT: Final = 8
 MAX_REMAINING_US: Final = 2**32 - 1
-"""A caller that waits longer (over 71 minutes) says this."""
+"""Largest time that fits; a caller that waits longer (over 71 minutes) sends this."""
 
 MAX_ITEMS: Final = 4096
-"""Elements of one msgpack array of a header: look-ups of a pull, tables of a statistics reply."""
+"""Upper bound on elements of one msgpack array of a header: look-ups of a pull, tables of a statistics reply."""
 
 SCRATCH_BYTES: Final = 64 * 1024
-"""Receive buffer of a connection. Also the most of a payload that is ever copied on its way in."""
+"""Receive buffer of a connection. Also the upper bound on bytes of a payload that are copied on their way in."""
 JOIN_BYTES: Final = 4 * 1024
-"""Frames up to this size leave as one bytes object: below it a copy is cheaper than more entries in the writev."""
+"""Size up to which frames leave as one bytes object: a copy is cheaper there than more entries in the writev."""
 
 
 class Kind(IntEnum):
-    """What a frame carries. Answers have the top bit."""
+    """Kind of a frame. Answers have the top bit."""
 
     PULL = 1
     RANGE_PULL = 2
@@ -62,7 +62,7 @@ class Kind(IntEnum):
     ERROR = 255
 
 
-REQUESTS: Final = frozenset({Kind.PULL, Kind.RANGE_PULL, Kind.STATISTICS, Kind.DESCRIBE})
+REQUESTS: Final = frozenset(kind for kind in Kind if kind < 128)
 REPLIES: Final = frozenset(Kind) - REQUESTS
 
 _F4, _U1, _U4, _U8 = (np.dtype(code) for code in ("<f4", "u1", "<u4", "<u8"))
@@ -94,12 +94,12 @@ class Limits:
 
 
 REQUEST_LIMITS: Final = Limits(payload_bytes=256 << 20)
-"""32 million keys for one shard in one micro-batch."""
+"""Limits of requests: 32 million keys for one shard in one micro-batch."""
 REPLY_LIMITS: Final = Limits(payload_bytes=1 << 30)
 
 
 class Frame(NamedTuple):
-    """One whole frame."""
+    """One complete frame."""
 
     kind: Kind
     request_id: int
@@ -234,7 +234,7 @@ class Decoder:
             self._end += size_bytes
 
     def next_frame(self) -> Frame | None:
-        """Return the next whole frame, or None when more bytes are needed.
+        """Return the next complete frame, or None when more bytes are needed.
 
         Raises:
             ProtocolError: The bytes are not a frame, or one that this side does not accept; says why.

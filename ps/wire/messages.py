@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 class Op(IntEnum):
-    """What a shard does with the rows of a look-up. A mean travels as SUM: the router divides once, after the merge."""
+    """Operation on the rows of a look-up. A mean travels as SUM: the router divides once, after the merge."""
 
     ROWS = 0
     SUM = 1
@@ -25,16 +25,16 @@ class Op(IntEnum):
 
 
 class SubLookup(NamedTuple):
-    """What one shard is asked of one table."""
+    """Part of a look-up that one shard is asked for."""
 
     table: str
     op: Op
     keys: int
-    """How many positions belong to this look-up."""
+    """Positions that belong to this look-up."""
     bags: int
-    """How many (sub-)bags they form; 0 for ROWS."""
+    """(Sub-)bags that they form; 0 for ROWS."""
     weighted: bool
-    """Each key has a weight (SUM only)."""
+    """Whether each key has a weight; only with SUM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class PullRequest:
     model: str
     version: int
     epoch: int
-    """The epoch of the map the sender routed with."""
+    """Epoch of the map that the sender routed with."""
     lookups: tuple[SubLookup, ...]
     positions: NDArray[np.uint64]
     """(sum of keys,): all look-ups end to end."""
     lengths: NDArray[np.uint32]
     """(sum of bags,): keys of each sub-bag, at least 1."""
     weights: NDArray[np.float32]
-    """(sum of keys of weighted look-ups,)."""
+    """(sum of keys of weighted look-ups,): one weight per key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ class PullReply:
     """The answer to a `PullRequest`, look-ups in its order."""
 
     values: NDArray[np.float32]
-    """Flat: per look-up (bags, dim) partials, or (keys, dim) rows for ROWS, end to end. For an unknown key stands the
-    default vector."""
+    """Flat: per look-up (bags, dim) partials, or (keys, dim) rows for ROWS, end to end. Unknown keys have the default
+    vector."""
     missing: NDArray[np.uint32]
-    """(look-ups,): how many of its keys the table does not have."""
+    """(look-ups,): keys of each that its table does not have."""
     found: NDArray[np.uint8]
     """(sum of keys of ROWS look-ups,): 1 where the table has the key."""
 
@@ -76,11 +76,11 @@ class RangePullRequest:
     table: str
     begin: int
     end: int
-    """Slots, half open."""
+    """Slots [begin, end)."""
     cursor: int
-    """0 at first, then the last reply's `next_cursor`: rows of the range already sent."""
+    """Rows of the range already sent: 0 at first, then the last reply's `next_cursor`."""
     max_bytes: int
-    """Bounds the rows of one reply; at least one row is sent."""
+    """Upper bound on the rows of one reply; at least one row is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class RangePullReply:
     """xxh3_64 of the bytes of `positions` followed by those of `rows`."""
     next_cursor: int
     total_rows: int
-    """Rows of the whole range; the stream is done when `next_cursor == total_rows`."""
+    """Rows of the range; the stream is done when `next_cursor == total_rows`."""
 
 
 def range_checksum(positions: NDArray[np.uint64], rows: NDArray[np.uint8]) -> int:
@@ -109,14 +109,14 @@ def range_checksum(positions: NDArray[np.uint64], rows: NDArray[np.uint8]) -> in
 
 @dataclass(frozen=True, slots=True)
 class DescribeRequest:
-    """Ask what a table is and how many rows a slot range of it has, as whoever streams the range has to know first."""
+    """Ask what a table is and how many rows a slot range of it has: the first question before a range is streamed."""
 
     model: str
     version: int
     table: str
     begin: int
     end: int
-    """Slots, half open."""
+    """Slots [begin, end)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +126,19 @@ class DescribeReply:
     spec: NDArray[np.uint8]
     """(n,): `TableSpec.to_dict` in msgpack."""
     identity: int
-    """Which content the table has (`ps.store.format.Header.identity`): rows of two identities never make one table."""
+    """Identity of its content (`ps.store.format.Header.identity`): rows of two identities never make one table."""
     rows: int
-    """Of the range."""
+    """Rows of the range."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatisticsRequest:
-    """Ask a shard for its numbers."""
+    """Ask a shard for its statistics."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableStatistics:
-    """What one shard says of one table of one version."""
+    """Statistics of one table of one version on one shard."""
 
     model: str
     version: int
@@ -146,16 +146,16 @@ class TableStatistics:
     rows: int
     """Rows in the ranges this shard owns."""
     bytes: int
-    """Of these rows and their keys."""
+    """Bytes of these rows and their keys."""
     keys: int
     """Keys looked up since start."""
     missing: int
-    """Of these, keys the table does not have."""
+    """Keys among these that the table does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardStatistics:
-    """What a shard says of itself."""
+    """Statistics of one shard."""
 
     shard: int
     epoch: int

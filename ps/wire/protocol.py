@@ -1,6 +1,6 @@
-"""What both ends of a connection share: bytes from the transport into whole frames, frames out, and the end of it all.
+"""The protocol that both ends of a connection share: bytes from the transport into frames, frames out, and its end.
 
-Invariant: a connection that got bytes that are no frame is poisoned: it takes in nothing more and is never used again.
+Invariant: a connection that got bytes that are no frame is poisoned: it takes in nothing more and is never reused.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ KEEPALIVE_IDLE_S = 5
 KEEPALIVE_INTERVAL_S = 2
 KEEPALIVE_PROBES = 3
 UNACKNOWLEDGED_MS = 10_000
-"""A peer whose machine vanished is given up after about this long, with or without bytes in flight."""
+"""Time after which a peer whose machine vanished is given up, about, with or without bytes in flight."""
 
 DISCARD_BYTES = 64 * 1024
-"""Read at a time of what a poisoned connection still brings."""
+"""Bytes read at a time of what a poisoned connection still brings."""
 
 
 class FrameProtocol(asyncio.BufferedProtocol):
@@ -37,7 +37,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
     # -- for subclasses to fill in ------------------------------------------------------------------------------------
 
     def frame_received(self, frame: Frame) -> None:
-        """Take one whole frame. May raise ProtocolError, which poisons the connection."""
+        """Take one complete frame. May raise ProtocolError, which poisons the connection."""
         raise NotImplementedError
 
     def poisoned(self, error: ProtocolError) -> None:

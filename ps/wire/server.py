@@ -1,9 +1,9 @@
-"""The shard's end: accepts connections, runs verbs off the event loop, answers in whatever order they finish.
+"""The shard's end of connections: accepts them, runs verbs off the event loop, answers in the order they finish.
 
 Invariants: a look-up never runs on the event loop (a page fault would stall every connection); a request whose time is
-up is answered without work, and one that would wait beyond its time is refused at once (`ps.wire.intake`); a connection
-that sends nonsense is told why and ended, and no other connection notices; a peer that sends faster than it is served,
-or does not read its replies, is not read from meanwhile.
+up is answered without work, and one that would wait beyond its time is refused at once (`ps.wire.admission`); a
+connection that sends nonsense gets the reason and is ended, and no other connection notices; a peer that sends faster
+than it is served, or does not read its replies, is not read from meanwhile.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol
 
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, StartupError, Unavailable
 from ringpull.ps.service_rate import Work
+from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import decode_request, encode_reply
 from ringpull.ps.wire.connection import CONNECTION_ID
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Limits
-from ringpull.ps.wire.intake import Intake, IntakeLimits
 from ringpull.ps.wire.messages import (
     DescribeReply,
     DescribeRequest,
@@ -38,18 +38,18 @@ from ringpull.ps.wire.protocol import FrameProtocol
 from ringpull.ps.wire.tally import ServerTally
 
 MAX_IN_FLIGHT = 1024
-"""Requests of one connection that wait or run at a time."""
+"""Upper bound on requests of one connection that wait or run at a time."""
 MAX_IN_FLIGHT_BYTES = 64 << 20
-"""Payload of the requests of one connection that wait or run; one larger request is still taken, alone."""
+"""Upper bound on the payload of the requests of one connection that wait or run; a larger one is taken alone."""
 
 LINGER_S = 1.0
-"""How long a poisoned connection is kept to let its reason arrive: closing at once with unread bytes would reset it."""
+"""Time a poisoned connection is kept to let its reason arrive: closing at once with unread bytes would reset it."""
 
 Pieces = list[bytes | memoryview]
 
 
 class Verbs(Protocol):
-    """What a server serves; `ps.shard.Shard` is it. Called from several threads at once."""
+    """The verbs that a server serves; `ps.shard.Shard` has them. Called from several threads at once."""
 
     def pull(self, request: PullRequest) -> PullReply: ...
     def range_pull(self, request: RangePullRequest) -> RangePullReply: ...
@@ -77,12 +77,12 @@ class ShardServer:
         streams: Threads | None = None,
         request_limits: Limits = REQUEST_LIMITS,
         reply_limits: Limits = REPLY_LIMITS,
-        intake_limits: IntakeLimits | None = None,
+        admission_limits: AdmissionLimits | None = None,
         tally: ServerTally | None = None,
     ) -> None:
         self._shard = shard
         self._tally = tally
-        self._intake = Intake(intake_limits or IntakeLimits())
+        self._admission = Admission(admission_limits or AdmissionLimits())
         self._threads = threads
         self._streams = threads if streams is None else streams
         self._request_limits = request_limits
@@ -143,7 +143,7 @@ class ShardServer:
 
     def joined(self, connection: _ServedConnection) -> None:
         self._connections.add(connection)
-        limit = self._intake.limits.max_connections
+        limit = self._admission.limits.max_connections
         if self._closing:  # it was in the kernel's queue when listening ended
             connection.abort()
         elif len(self._connections) > limit:
@@ -161,10 +161,10 @@ class ShardServer:
             Unavailable: There is too much to do.
         """
         if isinstance(request, StatisticsRequest):
-            # Here and now: routers ask for them to learn whether a shard that is late is alive, however busy it is.
+            # Here and now: routers ask for them to learn whether a slow shard is alive, however busy it is.
             self._work(connection, request_id, request, deadline_s, size, None, time.monotonic())
             return
-        work = self._intake.begin(size, deadline_s) if isinstance(request, PullRequest) else None
+        work = self._admission.begin(size, deadline_s) if isinstance(request, PullRequest) else None
         threads = self._streams if isinstance(request, RangePullRequest) else self._threads
         threads.submit(self._work, connection, request_id, request, deadline_s, size, work, time.monotonic())
 
@@ -182,7 +182,7 @@ class ShardServer:
             answer = self._answered.popleft()
             answer.connection.answered(answer.pieces, answer.size)
             if answer.work is not None:
-                self._intake.end(answer.work, answer.size, served=isinstance(answer.reply, PullReply))
+                self._admission.end(answer.work, answer.size, served=isinstance(answer.reply, PullReply))
             if self._tally is not None:
                 self._tally.answered(
                     answer.request,
@@ -242,9 +242,9 @@ class _Answer(NamedTuple):
     connection: _ServedConnection
     pieces: Pieces
     size: int
-    """Payload of the request, in bytes."""
+    """Bytes of the request's payload."""
     work: Work | None
-    """Of a pull, as the intake counts it."""
+    """Work of a pull, as admission counts it; None for other verbs."""
     request: Request
     reply: Reply
     queue_s: float

@@ -1,4 +1,4 @@
-"""What a shard's server has been asked, and how long it took: counts and histograms since it was made.
+"""The tally of a shard's server: counts and histograms of its requests since it was made.
 
 Owned by the server's event loop, which writes it once a request, when the answer leaves; any thread may read it.
 """
@@ -31,19 +31,19 @@ OK: Final = "OK"
 
 
 class ServerTally:
-    """Requests by verb and code; of pulls also what they waited, what they took, and bytes."""
+    """Requests by verb and code, bytes by verb, and for pulls the times they waited and took."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()
-        """(verb, code): `OK`, or the code of the error (`ps.wire.error_codes`)."""
+        """Requests by (verb, code): `OK`, or the code of the error (`ps.wire.error_codes`)."""
         self.queue_s = Histogram(SECONDS)
-        """From the last byte of a pull to a thread that takes it."""
+        """Time from the last byte of a pull to a thread that takes it."""
         self.pull_s = Histogram(SECONDS)
-        """Of pulls that were answered with rows: the look-up in its thread."""
+        """Time of the look-up in its thread, for pulls that were answered with rows."""
         self.received_bytes: Counter[str] = Counter()
-        """By verb: arrays of requests."""
+        """Bytes of arrays of requests, by verb."""
         self.sent_bytes: Counter[str] = Counter()
-        """By verb: whole frames of replies."""
+        """Bytes of frames of replies, by verb."""
 
     def answered(
         self, request: Request, reply: Reply, *, queue_s: float, took_s: float, received_bytes: int, sent_bytes: int

@@ -1,6 +1,6 @@
 """Threads that run look-ups off the event loop.
 
-Not a `ThreadPoolExecutor`: its `submit` makes a future with locks that nobody here waits on, which costs more than the
+Not a `ThreadPoolExecutor`: its `submit` makes a future with locks that nothing here waits on, which costs more than the
 rest of the hand-off (13 us against 0.2 us a call, both with a thread that takes the calls, on a 2-core machine).
 """
 

@@ -11,9 +11,10 @@ from typing import Final
 
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import minus, runs
 from ringpull.ps.spec import ALL
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
-from ringpull.router.control.placements import owned_mask, ranges_of
+from ringpull.router.control.placements import owned_mask
 
 KEY_BYTES: Final = 8
 """Size of a row's ring position, which travels with it."""
@@ -102,8 +103,8 @@ def _moves(before: DeploymentSpec, after: DeploymentSpec, rows_in: RowsIn) -> It
     for version, name in _tables(before, after):
         table = version.tables[name]
         for shard in after.shards:
-            gained = owned_mask(after, shard, version.model, name) & ~owned_mask(before, shard, version.model, name)
-            ranges = ranges_of(gained)
+            had = owned_mask(before, shard, version.model, name)
+            ranges = tuple(runs(minus(owned_mask(after, shard, version.model, name), had)))
             if ranges:
                 rows = sum(rows_in(table, slots) for slots in ranges)
                 yield TableMove(
@@ -129,7 +130,7 @@ def _shard_bytes(spec: DeploymentSpec, rows_in: RowsIn) -> dict[int, int]:
             rows_in(table, slots) * (KEY_BYTES + table.row_bytes)
             for version in spec.versions
             for name, table in version.tables.items()
-            for slots in ranges_of(owned_mask(spec, shard, version.model, name))
+            for slots in runs(owned_mask(spec, shard, version.model, name))
         )
         for shard in spec.shards
     }

@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import RangeSource, TablePlacement, VersionPlacement
 from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.shard_map import ShardAddress
-
-SlotMask = NDArray[np.bool_]
-"""(SLOTS,)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ def placements_of(
                     folder=where.folder,
                     # The union over all specs, even one without this version: a shard serves the same slots of every
                     # version it has open.
-                    slots=ranges_of(np.logical_or.reduce([owned_mask(spec, shard, model, table) for spec in specs])),
+                    slots=tuple(runs(np.bitwise_or.reduce([owned_mask(spec, shard, model, table) for spec in specs]))),
                     sources=_sources(sources, model, number, table),
                 )
                 for table, where in version.tables.items()
@@ -54,13 +51,7 @@ def placements_of(
 def owned_mask(spec: DeploymentSpec, shard: int, model: str, table: str) -> SlotMask:
     """Return which slots of a table a shard owns in a spec."""
     replicas: Replicas = spec.replicas.get((model, table), 1)
-    return spec.ring.owned_mask(shard, replicas).astype(bool)
-
-
-def ranges_of(mask: SlotMask) -> tuple[SlotRange, ...]:
-    """Return the ranges of slots that are set in a mask, ascending."""
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return tuple(SlotRange(int(begin), int(end)) for begin, end in edges.reshape(-1, 2))
+    return spec.ring.owned_mask(shard, replicas)
 
 
 def _sources(sources: StreamSources | None, model: str, version: int, table: str) -> tuple[RangeSource, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
 
 from ringpull import CapCandidates, CutBags, UseDefault, UseVersion, Vocabulary
 from ringpull.deploy.model_folders import find_version, rows_in
@@ -25,7 +26,6 @@ from ringpull.inference.schema.kinds import KINDS
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import TRANSFORMS
 from ringpull.ps.spec import KeyType, OnUnavailable, Pooling, RowType
-from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
 from ringpull.router.control.state_file import FILE_NAME, StateFile

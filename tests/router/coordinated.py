@@ -15,6 +15,7 @@ import numpy as np
 
 from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.coordinator import Coordinator, version_names
@@ -44,7 +45,7 @@ from ringpull.router.control.events import (
     Throttle,
     member_of,
 )
-from ringpull.router.control.placements import SlotMask, owned_mask
+from ringpull.router.control.placements import owned_mask
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 TABLES = {"one": 1, "two": 2, "all": ALL}
@@ -377,7 +378,8 @@ class MiniDeployment:
                 mini = self._shard(command)
                 for placement in placements:
                     for name, table in placement.tables.items():
-                        held = mini.held.setdefault((placement.model, placement.version, name), np.zeros(SLOTS, bool))
+                        key = (placement.model, placement.version, name)
+                        held = mini.held.setdefault(key, np.zeros(SLOTS, np.uint8))
                         for slots in table.slots:
                             held[slots.begin : slots.end] = True
             case Assign(shard=shard, served_ranges=served_ranges, versions=versions):
@@ -386,11 +388,11 @@ class MiniDeployment:
                 answers: dict[tuple[str, int, str], SlotMask] = {}
                 for model, number in versions:
                     for table in TABLES:
-                        wanted = np.zeros(SLOTS, bool)
+                        wanted = np.zeros(SLOTS, np.uint8)
                         for each in served_ranges:
-                            wanted |= each.ring.owned_mask(shard, each.replicas[model, table]).astype(bool)
-                        held = mini.held.get((model, number, table), np.zeros(SLOTS, bool))
-                        assert (held | ~wanted).all(), self._story(f"shard {shard} is to answer for what it lacks")
+                            wanted |= each.ring.owned_mask(shard, each.replicas[model, table])
+                        held = mini.held.get((model, number, table), np.zeros(SLOTS, np.uint8))
+                        assert (held >= wanted).all(), self._story(f"shard {shard} is to answer for what it lacks")
                         answers[model, number, table] = wanted
                 mini.answers = answers
                 mini.held = {name: mask.copy() for name, mask in answers.items()}

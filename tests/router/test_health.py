@@ -213,7 +213,7 @@ def test_a_shard_that_is_late_again_and_again_is_ejected_although_it_answers_pin
     """And having come back, it is sent away for longer each time."""
 
     async def main() -> None:
-        cluster = cluster_of(tables(DIMS), copies=2, hedge_share=1.0, eject_lates=5)
+        cluster = cluster_of(tables(DIMS), copies=2, hedge_share=1.0, eject_slow=5)
         cluster.shards[1].takes_s, cluster.shards[1].pull_takes_s = ping_takes_s, 0.05
         away_s: list[float] = []
         began_s = virtual_now()
@@ -237,7 +237,7 @@ def test_where_most_shards_are_slow_nobody_is_ejected_for_it(slow):
     """It is the load; others would only get more of it."""
 
     async def main() -> None:
-        cluster = cluster_of(made := tables(DIMS), copies=2, shards=4, eject_lates=5)
+        cluster = cluster_of(made := tables(DIMS), copies=2, shards=4, eject_slow=5)
         for shard in range(slow):
             cluster.shards[shard].pull_takes_s = 0.05
         for _ in range(20):
@@ -266,7 +266,7 @@ def test_a_shard_that_has_too_much_to_do_is_spared_but_not_ejected():
 
 def test_ejected_shards_are_asked_when_all_owners_are():
     async def main() -> None:
-        cluster = cluster_of(made := tables(DIMS), copies=2, backoff_first_s=100.0, backoff_most_s=100.0)
+        cluster = cluster_of(made := tables(DIMS), copies=2, backoff_first_s=100.0, backoff_max_s=100.0)
         for shard in cluster.shards.values():
             shard.failures += [ConnectionLost("broke off")] * 3
         for _ in range(3):
@@ -425,7 +425,7 @@ def test_a_slow_shard_is_not_given_up_for_what_nobody_asked_it():
     """Sent away for its lateness again and again, it is pinged ever less often, and seldom asked: it may be silent."""
 
     async def main() -> None:
-        cluster = cluster_of(made := tables(DIMS), copies=1, eject_lates=5, give_up_s=0.3)
+        cluster = cluster_of(made := tables(DIMS), copies=1, eject_slow=5, give_up_s=0.3)
         cluster.shards[1].pull_takes_s = 0.15
         waited = 0
         for _ in range(20):
@@ -443,7 +443,7 @@ def test_a_slow_shard_is_not_given_up_for_what_nobody_asked_it():
 def test_a_slow_shard_that_stops_is_given_up_once_it_leaves_a_ping_unanswered():
     async def main() -> None:
         made = tables(DIMS, OnUnavailable.DEFAULT)
-        cluster = cluster_of(made, copies=1, eject_lates=5, backoff_first_s=1.0)
+        cluster = cluster_of(made, copies=1, eject_slow=5, backoff_first_s=1.0)
         cluster.shards[1].pull_takes_s = 0.15
         while ejected(cluster) == "[]]":
             await pull(cluster)

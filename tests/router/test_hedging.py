@@ -207,7 +207,7 @@ def test_little_is_asked_twice(share):
     """One of two shards is always late, though never ejected: load grows by no more than the share."""
 
     async def main() -> None:
-        cluster = cluster_of(made := tables(DIMS), hedge_share=share, hedge_burst_keys=400, eject_lates=10**6)
+        cluster = cluster_of(made := tables(DIMS), hedge_share=share, hedge_burst_keys=400, eject_slow=10**6)
         cluster.shards[0].pull_takes_s = 0.05
         asked = some_lookups(NAMES, 100)[:2]
         keys = sum(lookup.keys.size for lookup in asked)

@@ -44,7 +44,7 @@ def merged(
     for i, (part, values) in enumerate(zip(parts_of(batch), answers, strict=True)):
         flags = np.array([] if found is None else found[i], np.uint8)
         reply = PullReply(np.array(values, np.float32), np.array([missing], np.uint32), flags)
-        merge.check(part, reply)
+        part.check_reply(reply, np.array([dim]))
         merge.add(part, reply)
     (result,) = merge.results()
     return result
@@ -136,11 +136,10 @@ def test_lost_keys_are_default_vectors_and_not_missing():
 @pytest.mark.parametrize(("values", "missing", "found"), [(3, 1, 0), (4, 0, 0), (4, 1, 1), (0, 1, 0), (5, 1, 0)])
 def test_answers_that_do_not_fit_are_refused(values, missing, found):
     batch = Batch.of([bags(Pooling.SUM, [A0], [A1])])
-    merge = Merge(batch, np.array([2]))
     (part,) = parts_of(batch)
     reply = PullReply(np.zeros(values, np.float32), np.zeros(missing, np.uint32), np.zeros(found, np.uint8))
     with pytest.raises(ProtocolError, match=r"shard 0 answered .* 4, 1 and 0 were due"):
-        merge.check(part, reply)
+        part.check_reply(reply, np.array([2]))
 
 
 def test_no_lookups_give_no_results():

@@ -68,9 +68,9 @@ def test_parts_hold_every_key_once_at_an_owner_in_order(asked, shards, replicas,
     parts = cut(batch, place, replicas, down=[dead] if dead < shards else [])
     assert [part.shard for part in parts if part.shard is not None] == sorted({p.shard for p in parts} - {None})
     said = entries(batch)
-    assert sorted(entry for part in parts for entry in entries(part.again())) == sorted(said)
+    assert sorted(entry for part in parts for entry in entries(part.as_batch())) == sorted(said)
     for part in parts:
-        inside = entries(part.again())
+        inside = entries(part.as_batch())
         assert inside == [entry for entry in said if entry in inside], "order is kept"
         owners = place.owners[(part.positions >> np.uint64(SLOT_SHIFT)).astype(int), :replicas]
         if part.shard is None:
@@ -88,9 +88,9 @@ def test_a_part_can_be_cut_again_and_says_the_same(asked, shards_before, shards_
     again = [
         second
         for first in cut(batch, placement(shards_before))
-        for second in cut(first.again(), placement(shards_after))
+        for second in cut(first.as_batch(), placement(shards_after))
     ]
-    assert sorted(entry for part in again for entry in entries(part.again())) == sorted(entries(batch))
+    assert sorted(entry for part in again for entry in entries(part.as_batch())) == sorted(entries(batch))
 
 
 def test_a_request_lists_the_lookups_a_part_has_keys_of():
@@ -118,7 +118,7 @@ def test_a_request_lists_the_lookups_a_part_has_keys_of():
     assert (request.lengths.dtype, request.lengths.tolist()) == (np.uint32, [1])
     assert (request.weights.dtype, request.weights.tolist()) == (np.float32, [3.0])
     assert part.targets.tolist() == [1, 1]
-    assert part.asked() == [0, 2]
+    assert part.lookups() == [0, 2]
 
 
 def test_a_mean_travels_as_a_sum():
@@ -181,14 +181,24 @@ THREE = np.arange(3, dtype=np.uint64)
         (Lookup("a", Pooling.SUM, THREE), "needs offsets"),
         (Lookup("a", Pooling.SUM, THREE, np.array([0, 3], np.int32)), "offsets are int32"),
         (Lookup("a", Pooling.SUM, THREE, np.empty(0, np.int64)), r"offsets are int64 \(0,\)"),
-        (Lookup("a", Pooling.MEAN, THREE, np.array([0, 3]), np.ones(3, np.float32)), "weights go with pooling sum"),
-        (Lookup("a", Pooling.NONE, THREE, None, np.ones(3, np.float32)), "weights go with pooling sum"),
         (Lookup("a", Pooling.SUM, THREE, np.array([0, 3]), np.ones(3)), "weights are float64"),
         (Lookup("a", Pooling.SUM, THREE, np.array([0, 3]), np.ones(2, np.float32)), r"weights are float32 \(2,\)"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(lookup, reason):
     with pytest.raises(InvalidInput, match=reason):
+        Batch.of([lookup])
+
+
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        Lookup("a", Pooling.MEAN, THREE, np.array([0, 3]), np.ones(3, np.float32)),
+        Lookup("a", Pooling.NONE, THREE, None, np.ones(3, np.float32)),
+    ],
+)
+def test_weights_without_a_sum_were_refused_with_the_manifest(lookup):
+    with pytest.raises(AssertionError, match="look-up in a is weighted"):
         Batch.of([lookup])
 
 

@@ -22,10 +22,10 @@ from ringpull.router.settings import RouterSettings
         ("backoff_first_s", 0.0),
         ("hedge_burst_keys", 0),
         ("eject_failures", 0),
-        ("eject_lates", 0),
+        ("eject_slow", 0),
         ("hedge_cap_s", 0.001),
-        ("backoff_most_s", 0.001),
-        ("reserve_most_s", -0.1),
+        ("backoff_max_s", 0.001),
+        ("reserve_max_s", -0.1),
     ],
 )
 def test_a_setting_out_of_its_bounds_is_named(name, value):
@@ -34,7 +34,7 @@ def test_a_setting_out_of_its_bounds_is_named(name, value):
 
 
 def test_time_is_kept_back_for_the_answer():
-    chosen = RouterSettings(reserve_share=0.2, reserve_most_s=0.05)
+    chosen = RouterSettings(reserve_share=0.2, reserve_max_s=0.05)
     assert chosen.answer_by_s(10.0, 10.1) == pytest.approx(10.08)
     assert chosen.answer_by_s(10.0, 15.0) == pytest.approx(14.95)
     np.testing.assert_allclose(RouterSettings(reserve_share=0.0).answer_by_s(10.0, 15.0), 15.0)

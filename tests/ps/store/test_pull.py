@@ -262,13 +262,18 @@ def sum_of(keys: int, bags: int, **arrays: Any) -> PullRequest:
         (sum_of(4, 2, positions=np.zeros((2, 2), np.uint64)), r"positions are uint64 \(2, 2\)"),
         (sum_of(4, 2, lengths=np.array([1, 3], np.int32)), "lengths are int32"),
         (sum_of(4, 2, lookups=(SubLookup("table3", Op.ROWS, 4, 2, False),)), "2 bags for unpooled rows"),
-        (sum_of(4, 2, lookups=(SubLookup("table3", Op.MAX, 4, 2, True),)), "weights go with a sum only"),
         (sum_of(4, 2, lookups=(SubLookup("table3", Op.SUM, 4, 2, True),)), "0 weights, but the look-ups announce 4"),
     ],
 )
 def test_counts_that_do_not_fit_are_refused(tables: dict[int, Table], request_: PullRequest, what: str) -> None:
     with pytest.raises(InvalidInput, match=what):
         pull([tables[3]], [None], request_)
+
+
+def test_weights_without_a_sum_were_refused_on_the_wire(tables: dict[int, Table]) -> None:
+    request = sum_of(4, 2, lookups=(SubLookup("table3", Op.MAX, 4, 2, True),))
+    with pytest.raises(AssertionError, match="table3 is weighted with MAX"):
+        pull([tables[3]], [None], request)
 
 
 def test_a_reply_over_the_limit_is_refused_before_it_is_allocated(tables: dict[int, Table]) -> None:

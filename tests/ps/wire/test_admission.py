@@ -10,8 +10,8 @@ import pytest
 
 from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.ps.service_rate import Work
+from ringpull.ps.wire.admission import PULL_COST_BYTES, Admission, AdmissionLimits
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.intake import PULL_COST_BYTES, Intake, IntakeLimits
 from ringpull.ps.wire.messages import PullReply, ShardStatistics, StatisticsRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
@@ -30,53 +30,55 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def intake(clock: Clock) -> Intake:
+def admission(clock: Clock) -> Admission:
     """Has learnt that a pull takes 10 ms."""
-    intake = Intake(IntakeLimits(max_in_flight_bytes=100 * SIZE), clock)
+    admission = Admission(AdmissionLimits(max_in_flight_bytes=100 * SIZE), clock)
     waiting: list[Work] = []
     for ahead in [0] * 50 + [5] * 100 + [0] * 6:
-        waiting += [intake.begin(SIZE, FAR_S) for _ in range(ahead + 1 - len(waiting))]
+        waiting += [admission.begin(SIZE, FAR_S) for _ in range(ahead + 1 - len(waiting))]
         clock.now_s += 0.01
-        intake.end(waiting.pop(0), SIZE, served=True)
+        admission.end(waiting.pop(0), SIZE, served=True)
     assert not waiting
-    return intake
+    return admission
 
 
-def test_a_pull_that_would_wait_too_long_is_refused(intake: Intake, clock: Clock) -> None:
-    works = [intake.begin(SIZE, FAR_S) for _ in range(20)]
+def test_a_pull_that_would_wait_too_long_is_refused(admission: Admission, clock: Clock) -> None:
+    works = [admission.begin(SIZE, FAR_S) for _ in range(20)]
     with pytest.raises(Unavailable, match=r"a pull waits 200\.0 ms for others, and this one has 150\.0 ms left"):
-        intake.begin(SIZE, clock.now_s + 0.15)
-    intake.begin(SIZE, clock.now_s + 0.25)
+        admission.begin(SIZE, clock.now_s + 0.15)
+    admission.begin(SIZE, clock.now_s + 0.25)
     for work in works:
-        intake.end(work, SIZE, served=True)
-    intake.begin(SIZE, clock.now_s + 0.15)
+        admission.end(work, SIZE, served=True)
+    admission.begin(SIZE, clock.now_s + 0.15)
 
 
-def test_an_idle_shard_tries_whatever_comes(intake: Intake, clock: Clock) -> None:
-    work = intake.begin(1_000_000 * SIZE, clock.now_s + 1e-6)
+def test_an_idle_shard_tries_whatever_comes(admission: Admission, clock: Clock) -> None:
+    work = admission.begin(1_000_000 * SIZE, clock.now_s + 1e-6)
     with pytest.raises(Unavailable, match="max_in_flight_bytes is"):
-        intake.begin(SIZE, FAR_S)
-    intake.end(work, 1_000_000 * SIZE, served=False)
-    intake.begin(SIZE, clock.now_s - 1.0)
+        admission.begin(SIZE, FAR_S)
+    admission.end(work, 1_000_000 * SIZE, served=False)
+    admission.begin(SIZE, clock.now_s - 1.0)
 
 
-def test_what_is_late_already_is_not_called_overload(intake: Intake, clock: Clock) -> None:
+def test_what_is_late_already_is_not_called_overload(admission: Admission, clock: Clock) -> None:
     for _ in range(20):
-        intake.begin(SIZE, FAR_S)
-    intake.begin(SIZE, clock.now_s - 0.1)
+        admission.begin(SIZE, FAR_S)
+    admission.begin(SIZE, clock.now_s - 0.1)
 
 
 @pytest.mark.parametrize("name", ["max_connections", "max_in_flight_bytes"])
 def test_limits_below_one_are_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"{name} is 0"):
-        IntakeLimits(**{name: 0})
+        AdmissionLimits(**{name: 0})
 
 
 @asynccontextmanager
-async def serving(limits: IntakeLimits) -> AsyncIterator[tuple[FakeShard, ServerTally, ShardServer, tuple[str, int]]]:
+async def serving(
+    limits: AdmissionLimits,
+) -> AsyncIterator[tuple[FakeShard, ServerTally, ShardServer, tuple[str, int]]]:
     shard, tally = FakeShard(), ServerTally()
     with LookupThreads() as threads:
-        server = ShardServer(shard, threads, intake_limits=limits, tally=tally)
+        server = ShardServer(shard, threads, admission_limits=limits, tally=tally)
         address = await server.start()
         yield shard, tally, server, address
         shard.gate.set()
@@ -86,7 +88,7 @@ async def serving(limits: IntakeLimits) -> AsyncIterator[tuple[FakeShard, Server
 @pytest.mark.net
 async def test_bytes_are_bounded_over_all_connections() -> None:
     keys = range(100)
-    async with serving(IntakeLimits(max_in_flight_bytes=2 * 800)) as (shard, tally, server, address):
+    async with serving(AdmissionLimits(max_in_flight_bytes=2 * 800)) as (shard, tally, server, address):
         connections = [await Connection.connect(*address) for _ in range(3)]
         stuck = [
             asyncio.create_task(connection.request(pull_of(*keys, model=GATED), deadline_s=soon()))
@@ -109,7 +111,7 @@ async def test_bytes_are_bounded_over_all_connections() -> None:
 
 @pytest.mark.net
 async def test_one_connection_too_many_is_told_and_ended_and_no_other_notices() -> None:
-    async with serving(IntakeLimits(max_connections=2)) as (_, _, server, address):
+    async with serving(AdmissionLimits(max_connections=2)) as (_, _, server, address):
         kept = [await Connection.connect(*address) for _ in range(2)]
         while server.connections < 2:
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What a shard takes in of pulls, over all its connections: as much as it can answer in time, and hold.
+"""Admission of pulls to a shard, over all its connections: as many as it can answer in time, and hold.
 
 A pull that would wait for others beyond its own time is refused at once, and so is one for which there is no room: as
 Unavailable, so that its router asks another owner while there is time. A shard that has nothing to do refuses nothing.
@@ -15,17 +15,17 @@ from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.ps.service_rate import ServiceRate, Work
 
 PULL_COST_BYTES: Final = 8192
-"""What a pull costs besides its arrays, in bytes of them: some 60 us of frames and threads, as for 1,000 keys."""
+"""Cost of a pull besides its arrays, in bytes of arrays: some 60 us of frames and threads, as for 1,000 keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IntakeLimits:
-    """What one shard holds at most."""
+class AdmissionLimits:
+    """Upper bounds on what one shard holds."""
 
     max_connections: int = 1024
-    """Open at a time; one more is told so, and ended."""
+    """Connections open at a time; one more gets `LimitExceeded`, and is ended."""
     max_in_flight_bytes: int = 256 << 20
-    """Arrays of the pulls that wait or run; a larger pull is taken alone."""
+    """Bytes of arrays of the pulls that wait or run; a larger pull is admitted alone."""
 
     def __post_init__(self) -> None:
         for name in ("max_connections", "max_in_flight_bytes"):
@@ -33,10 +33,10 @@ class IntakeLimits:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
 
-class Intake:
-    """Lets pulls in, or refuses them. Owned by the server's event loop."""
+class Admission:
+    """Admits pulls, or refuses them. Owned by the server's event loop."""
 
-    def __init__(self, limits: IntakeLimits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin idle.
 
         Args:
@@ -48,14 +48,14 @@ class Intake:
         self._bytes = 0
 
     def begin(self, size: int, deadline_s: float) -> Work:
-        """Let in a pull with arrays of `size` bytes; what is returned is to be given to `end`.
+        """Admit a pull with arrays of `size` bytes; give what is returned to `end`.
 
         Raises:
             Unavailable: It would wait beyond its deadline, or there is no room for it.
         """
         if not self._rate.idle:
             left_s, wait_s = deadline_s - self._clock(), self._rate.wait_s()
-            if 0.0 < left_s < wait_s:  # what is late already is told so, by a thread
+            if 0.0 < left_s < wait_s:  # one past its deadline is answered so, by a thread
                 raise Unavailable(
                     f"this shard is overloaded: a pull waits {wait_s * 1e3:.1f} ms for others, and this one has"
                     f" {left_s * 1e3:.1f} ms left"

@@ -1,0 +1,58 @@
+"""One pull as a value: what all its messages, retries and hedges have in common.
+
+Made once by `Router.pull`, after everything a caller can get wrong was checked; nothing of it changes afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.spec import Float32Array, OnUnavailable, TableSpec
+from ringpull.router.batch import Batch, Int64Array
+from ringpull.router.partition import Part
+from ringpull.router.shard_map import ShardAddress
+
+Exclusions = Mapping[ShardAddress, RingpullError]
+"""Shards that are not asked, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTable:
+    """A table of a registered version, with what a pull needs of it at hand."""
+
+    spec: TableSpec
+    default: Float32Array
+    """(dim,): the vector of a key without a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """One pull."""
+
+    model: str
+    version: int
+    batch: Batch
+    tables: Sequence[ServedTable]
+    """Table of each look-up of `batch`."""
+    dims: Int64Array
+    """(L,): numbers per row of each look-up's table."""
+    answer_by_s: float
+    """Deadline of shards, on the router's clock. What is not answered by then is lost, or an error."""
+
+    def strict_tables(self, parts: Sequence[Part]) -> list[str]:
+        """Return the tables that have keys in these parts and do not allow them to be lost, sorted by name."""
+        specs = [self.tables[index].spec for part in parts for index in part.lookups()]
+        return sorted({spec.name for spec in specs if spec.on_unavailable is OnUnavailable.ERROR})
+
+    def check_may_be_lost(self, parts: Sequence[Part], excluded: Exclusions) -> None:
+        """Check that the policies of their tables allow to lose these parts.
+
+        Raises:
+            Unavailable: They do not; names the tables, and why each shard of `excluded` was not asked.
+        """
+        strict = self.strict_tables(parts)
+        if strict:
+            why = "; ".join(f"shard {address.shard}: {error}" for address, error in excluded.items())
+            raise Unavailable(f"no live shard could answer for keys of {', '.join(strict)} ({why})")

@@ -1,0 +1,281 @@
+"""Scatter-gather: asks shards for the keys of one pull until each is answered, or lost by its table's policy.
+
+A pull goes in rounds. A round takes keys, plans which shard to ask for which, and asks all of them at once.
+
+* A part whose shard refused, failed or is gone goes through a round of its own: over a newer map, or other owners.
+* A part whose shard is slow does so too, over its other owners, while the shard goes on: a *hedge*. The first complete
+  answer wins: the shard's own, or all of those in its stead. The loser is cancelled, and its answers are dropped.
+* Keys that no other shard has are waited for: until the time is up, or until its shard is given up.
+
+Exactly once: `_round` returns answers to the keys it was given, each key once. It puts together, per part, either the
+answer to that part, or what one `_round` returned for exactly the keys of that part; never some of both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, NamedTuple
+
+from ringpull.ps.errors import DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
+from ringpull.ps.wire.messages import PullReply
+from ringpull.router.batch import Batch
+from ringpull.router.event_loop import let_answers_in, wake
+from ringpull.router.health import Condition
+from ringpull.router.in_flight import InFlightByEpoch
+from ringpull.router.partition import Part
+from ringpull.router.pull import Exclusions, Pull
+from ringpull.router.route_planning import RoutePlan, RoutePlanner
+from ringpull.router.shard_calls import ShardCalls
+from ringpull.router.shard_map import ShardAddress
+
+_STALL_FACTOR: Final = 1.5
+"""A wait that takes this many times as long as it should says more of this process than of shards."""
+
+_MAX_STALLED_WAITS: Final = 4
+"""Times a pull waits anew for that reason, at most: a shard may be stopped as well."""
+
+Answer = tuple[Part, PullReply | None]
+"""A part and its answer. None: no shard could answer, and the tables' policy allows for that."""
+
+
+class _Call(NamedTuple):
+    """A part being asked of its shard."""
+
+    part: Part
+    address: ShardAddress
+    epoch: int
+    asked_s: float
+    answer: asyncio.Task[PullReply | RingpullError]
+
+
+class ScatterGather:
+    """The rounds of one pull."""
+
+    def __init__(self, pull: Pull, planner: RoutePlanner, calls: ShardCalls, in_flight: InFlightByEpoch) -> None:
+        self._pull = pull
+        self._planner = planner
+        self._calls = calls
+        self._in_flight = in_flight
+        self._down: dict[ShardAddress, RingpullError] = {}
+        """Shards that failed in this pull: not asked again in it."""
+
+    async def answers(self) -> list[Answer]:
+        """Return answers to all keys of the pull, each key in exactly one.
+
+        Raises:
+            Unavailable: No shard could answer for keys of a table whose policy does not allow that.
+            DeadlineExceeded: A shard could, but not in time.
+            RingpullError: Any shard would say the same.
+        """
+        self._calls.count_asked(self._pull.batch.keys.size)
+        return await self._round(self._planner.plan(self._pull, [self._pull.batch], self._down), {})
+
+    # -- rounds --------------------------------------------------------------------------------------------------------
+
+    async def _round(self, plan: RoutePlan, slow_shards: Exclusions) -> list[Answer]:
+        """Ask for all parts, and anew for those that fail or are slow; return answers to exactly these keys."""
+        answers: list[Answer] = []
+        if plan.unowned:
+            self._pull.check_may_be_lost(plan.unowned, plan.excluded)
+            answers += [(part, None) for part in plan.unowned]
+        if not plan.parts:
+            return answers
+        calls = self._ask_all(plan)
+        self._in_flight.begin(plan.epoch)
+        try:
+            await self._wait_until_answered_or_slow(calls)
+            failed: list[tuple[_Call, RingpullError]] = []
+            slow: list[_Call] = []
+            for call in calls:
+                if not call.answer.done():
+                    slow.append(call)
+                elif isinstance(outcome := call.answer.result(), PullReply):
+                    answers.append((call.part, outcome))
+                else:
+                    failed.append((call, outcome))
+            if failed or slow:
+                coming = [self._answer_slow(call, slow_shards) for call in slow]
+                if failed:
+                    coming.append(self._retry(failed, slow_shards))
+                for some in await _all(coming):
+                    answers += some
+        finally:
+            for call in calls:
+                if not call.answer.done():
+                    _drop(call.answer)
+            self._in_flight.end(plan.epoch)
+        return answers
+
+    def _ask_all(self, plan: RoutePlan) -> list[_Call]:
+        loop, now_s = asyncio.get_running_loop(), self._calls.clock()
+        calls = []
+        for placement, part in plan.parts:
+            assert part.shard is not None
+            answer = loop.create_task(self._calls.ask_shard(self._pull, placement, part))
+            calls.append(_Call(part, placement.addresses[part.shard], plan.epoch, now_s, answer))
+        return calls
+
+    async def _wait_until_answered_or_slow(self, calls: Sequence[_Call]) -> None:
+        """Wait until all are answered, or those that are not are slow."""
+        loop, clock, delay_s = asyncio.get_running_loop(), self._calls.clock, self._calls.slow_after_s
+        # By hand, with one timer a pull: half of what `asyncio.wait` costs, and this is the way of every pull.
+        over: asyncio.Future[None] = loop.create_future()
+        open_answers = len(calls)
+
+        def answered(_: object) -> None:
+            nonlocal open_answers
+            open_answers -= 1
+            if not open_answers:
+                wake(over)
+
+        for call in calls:
+            call.answer.add_done_callback(answered)
+        for _ in range(_MAX_STALLED_WAITS):
+            began_s = clock()
+            timer = loop.call_later(delay_s, wake, over)
+            try:
+                await over
+            finally:
+                timer.cancel()
+            if not open_answers:
+                return
+            await let_answers_in()
+            # Looked at again: answers that are in by now wake no future that is made from here on.
+            if not open_answers or clock() - began_s < _STALL_FACTOR * delay_s:
+                return
+            # It is this loop that is slow. To hedge would give it more to do, when it has too much already.
+            over = loop.create_future()
+
+    async def _retry(self, failed: Sequence[tuple[_Call, RingpullError]], slow_shards: Exclusions) -> list[Answer]:
+        """Return answers to parts whose shards gave none: from other owners, or by a newer map."""
+        lost: list[Answer] = []
+        retries: list[Batch] = []
+        refused: dict[ShardAddress, RingpullError] = {}
+        for call, error in failed:
+            # A version that is registered here and not open there was retired: the shard is ahead of us.
+            if isinstance(error, NotOwner | NotFound):
+                refused[call.address] = error
+            elif isinstance(error, Unavailable):
+                self._down[call.address] = error
+            elif isinstance(error, DeadlineExceeded):
+                self._check_time_may_be_up(call, error)
+                lost.append((call.part, None))
+                continue
+            else:
+                raise error
+            retries.append(call.part.as_batch())
+        if refused and not await self._renew_map(failed[0][0].epoch):
+            # The map we have is the newest there is, and its owner does not answer: as good as down.
+            self._down |= refused
+        if not retries:
+            return lost
+        plan = self._planner.plan(self._pull, retries, {**self._down, **slow_shards})
+        if plan.parts:
+            self._calls.count_retries(len(retries))
+        return lost + await self._round(plan, slow_shards)
+
+    async def _renew_map(self, epoch: int) -> bool:
+        """Try to get a newer map in half of the time left: the rest is for other owners, should none come."""
+        now_s = self._calls.clock()
+        return await self._planner.renew_map(epoch, now_s + (self._pull.answer_by_s - now_s) / 2)
+
+    def _check_time_may_be_up(self, call: _Call, error: DeadlineExceeded) -> None:
+        """Raise unless the tables of a part that was not answered in time allow its keys to be lost."""
+        silent = self._calls.silent_since(call.address, call.asked_s)
+        if silent:
+            self._calls.mark_slow(call.address, call.asked_s)
+        if silent and self._elapsed_s(call) > self._calls.slow_after_s:
+            self._pull.check_may_be_lost([call.part], {call.address: error})
+        elif self._pull.strict_tables([call.part]):
+            # Its shard is alive, or had hardly any time: the request came too close to its deadline.
+            raise error
+
+    # -- slow parts ----------------------------------------------------------------------------------------------------
+
+    async def _answer_slow(self, call: _Call, slow_shards: Exclusions) -> list[Answer]:
+        """Return answers to a part that is slow: from its shard, or from the other owners."""
+        condition = self._calls.mark_slow(call.address, call.asked_s)
+        error = Unavailable(f"late after {self._elapsed_s(call) * 1e3:.0f} ms")
+        slow_shards = {**slow_shards, call.address: error}
+        if not self._calls.may_hedge:
+            while condition.ejected is None and not call.answer.done():
+                await condition.changed(call.answer)
+        if call.answer.done():
+            return await self._settle(call, call.answer.result(), slow_shards)
+        excluded = {**self._down, **slow_shards}
+        plan = self._planner.plan(self._pull, [call.part.as_batch()], excluded, spare_ejected=True)
+        if not plan.parts or self._pull.strict_tables(plan.unowned):
+            # No other shard has these keys.
+            return await self._settle(call, await _until_given_up(call, condition), slow_shards)
+        # An ejected shard is not hedged but replaced: that moves load, and adds none.
+        hedged = condition.ejected is None
+        if hedged:
+            self._calls.count_hedge(call.address, call.part)
+        else:
+            self._calls.count_retries(1)
+        loop = asyncio.get_running_loop()
+        own = loop.create_task(_until_given_up(call, condition))
+        others = loop.create_task(self._round(plan, slow_shards))
+        try:
+            answers = await _first_complete(own, others)
+        finally:
+            _drop(own)
+            _drop(others)
+        if answers is None:
+            return await self._settle(call, own.result(), slow_shards)
+        if hedged and all(reply is not None for _, reply in answers):
+            self._calls.count_hedge_won()
+        return answers
+
+    async def _settle(self, call: _Call, outcome: PullReply | RingpullError, slow_shards: Exclusions) -> list[Answer]:
+        """Return the answer that a shard gave in the end, or answers to its part from elsewhere."""
+        if isinstance(outcome, PullReply):
+            return [(call.part, outcome)]
+        return await self._retry([(call, outcome)], slow_shards)
+
+    def _elapsed_s(self, call: _Call) -> float:
+        return self._calls.clock() - call.asked_s
+
+
+async def _first_complete(
+    own: asyncio.Task[PullReply | RingpullError], others: asyncio.Task[list[Answer]]
+) -> list[Answer] | None:
+    """Return the answers of other owners to a slow part, or None where what its own shard said counts."""
+    pending: set[asyncio.Task[Any]] = {own, others}
+    while pending:
+        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if own.done() and isinstance(own.result(), PullReply):
+            return None
+        if others.done() and others.exception() is None and all(reply is not None for _, reply in others.result()):
+            return others.result()
+    # Neither is complete. Keys that only the slow shard has are lost, as their tables allow; the others' are not.
+    return others.result() if others.exception() is None else None
+
+
+async def _until_given_up(call: _Call, condition: Condition) -> PullReply | RingpullError:
+    """Return what a slow shard says in the end, or why it was given up."""
+    while not call.answer.done():
+        if condition.given_up is not None:
+            return condition.given_up
+        await condition.changed(call.answer)
+    return call.answer.result()
+
+
+async def _all(coming: Sequence[Coroutine[Any, Any, list[Answer]]]) -> list[list[Answer]]:
+    """Run together; the first error ends all."""
+    if len(coming) == 1:
+        return [await coming[0]]
+    tasks = [asyncio.get_running_loop().create_task(each) for each in coming]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        return [task.result() for task in tasks if task.done()]
+    finally:
+        for task in tasks:
+            _drop(task)
+
+
+def _drop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task whose result is not needed any more; its error, if any, is dropped."""
+    task.cancel()
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
