@@ -6,7 +6,7 @@ exception), so a base that opened finds keys correctly. The rows are not read: e
 in about two cache misses, and a slot range is one interval of positions and of rows. A folder with only some slot
 ranges is a base too.
 
-A base and what was made from it keep the maps alive: memory is never taken from under a reader.
+A base and what was made from it keep the maps alive: `close` never takes memory from under a reader.
 """
 
 from __future__ import annotations
@@ -79,8 +79,7 @@ class Base:
         self.held: SlotRanges = header.held
         self.index_bits: int = header.index_bits
         self.identity: int = header.identity
-        self.sections: Sections = sections
-        """The mapped arrays; as long as they are referred to, the files stay mapped."""
+        self._sections: Sections | None = sections
 
     @classmethod
     def open(cls, folder: Path, *, verify_rows: bool = False) -> Base:
@@ -114,6 +113,13 @@ class Base:
                 f"{folder / fmt.ROWS}: {len(bad)} blocks are damaged, the first holds rows {first} to {last}"
             )
         return base
+
+    @property
+    def sections(self) -> Sections:
+        """The mapped arrays; as long as they are referred to, the files stay mapped."""
+        if self._sections is None:
+            raise InvalidInput(f"table {self.spec.name}: {self.folder} was closed")
+        return self._sections
 
     @property
     def block_count(self) -> int:
@@ -190,8 +196,13 @@ class Base:
                 except OSError:  # an older kernel: touch the pages ourselves
                     np.frombuffer(mapping, np.uint8, size, start)[::_PAGE_BYTES].max()
 
+    def close(self) -> None:
+        """Let go of the maps; they go with the last reference to them. Further use raises `InvalidInput`."""
+        self._sections = None
+
     def __repr__(self) -> str:
-        return f"<Base {self.spec.name} rows={self.rows} dim={self.spec.dim} bytes={self.bytes}>"
+        state = "closed" if self._sections is None else "open"
+        return f"<Base {self.spec.name} rows={self.rows} dim={self.spec.dim} bytes={self.bytes} {state}>"
 
 
 def _read_header(path: Path) -> bytes:

@@ -29,7 +29,7 @@ class Table:
         if base.held != fmt.FULL or self.quarantined:
             self._answered = base.held_mask()
             self._answered[list(self.quarantined)] = 0
-        sections = base.sections
+        self._sections = sections = base.sections
         descriptor = TableDescriptor(
             index_at=address(sections.index),
             index_entry_bytes=sections.index.itemsize,

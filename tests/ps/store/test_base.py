@@ -109,12 +109,15 @@ def test_views_are_read_only(table: WrittenTable) -> None:
         base.raw_rows(0, 1)[:] = 0
 
 
-def test_a_base_that_is_gone_leaves_what_was_taken_readable(table: WrittenTable) -> None:
+def test_closing_leaves_what_was_taken_readable(table: WrittenTable) -> None:
     base = Base.open(table.folder)
     base.prefault()
     rows = base.raw_rows(0, base.rows)
-    del base
+    base.close()
     assert rows.sum() > 0
+    assert "closed" in repr(base)
+    with pytest.raises(InvalidInput, match="closed"):
+        base.row(0)
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
