@@ -167,7 +167,7 @@ class CoordinatorProcess:
     def __repr__(self) -> str:
         return f"<CoordinatorProcess {self._machine!r} {self._file!r}>"
 
-    # -- what operators and heads ask; from any thread. Verbs are described by their requests ---------------------------
+    # -- what operators and heads ask; from any thread. Verbs are described by their requests --------------------------
 
     def bring_up(self, spec: DeploymentSpec) -> ChangeStatus:
         """Begin to bring a deployment up; return the change's status as it begins.
