@@ -1,6 +1,6 @@
-"""How a ring stays even as shards come and go: joins, leaves and new ranks, as functions of owner tables.
+"""Balance of a ring as shards join and leave and ranks are added, as functions of owner tables.
 
-The least that can move does: a join moves only what the newcomer gets, a leave only what the leaver had. Within that,
+The minimum moves: a join moves only what the newcomer gets, a leave only what the leaver had. Within that,
 three aims pull at each other, in this order: the slots of every shard at every rank within `SLACK` of even; few runs (a
 run is consecutive slots with one owner at one rank); and mixed co-owners, because slots that always belong to the same
 two shards cannot be divided evenly when one of the two leaves.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.rank_fill import SLACK, UNOWNED, OwnerTable, RankFill, Run, cut, run_starts
+from ringpull.ps.rank_fill import SLACK, UNOWNED, OwnerTable, RankFill, Run, run_starts, split_runs
 
 JOIN_PIECES: Final = 32
 """A newcomer takes about this many pieces of each rank, or one of every shard if those are more: enough to mix."""
@@ -88,7 +88,7 @@ def _take(out: OwnerTable, rank: int, newcomer: int, share: float) -> None:
     due = 0.0
     for count, donor in sorted(zip(counts.tolist(), donors.tolist(), strict=True), reverse=True):
         due += max(0.0, count - level)
-        parts = cut(runs.get(donor, []), count / pieces)
+        parts = split_runs(runs.get(donor, []), count / pieces)
         for begin, end in _pick(out, parts, due, pieces, SLACK * share / 4, co_owners):
             out[begin:end, rank] = newcomer
             due -= end - begin

@@ -1,4 +1,4 @@
-"""What a shard tells of itself every second or so: who it is, where it listens, how far it is."""
+"""Heartbeat of a shard: its identity, address and progress, as the coordinator asks for twice a second."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ShardHeartbeat:
-    """A shard as of now."""
+    """State of a shard at one moment."""
 
     incarnation: str
-    """Made anew by every process: one that differs from the last has forgotten all it was told."""
+    """Random id of the process: a new one means a restart, after which the shard serves nothing."""
     shard: int
     host: str
     port: int
-    """Where its data plane listens."""
+    """Port of its data plane."""
     node: str
-    """Of the machine, as it was told when it was made."""
+    """Name of its node, as given to its constructor."""
     epoch: int
-    """Of what it answers for; 0 before it was assigned anything."""
+    """Epoch of its last assignment; 0 before the first."""
     copied_bytes: int
-    """Rows and keys that the `prepare` under way, or the last one, has copied; it begins with what an interrupted one
-    left."""
+    """Bytes of rows and keys copied by the `prepare` under way, or by the last one, including what an interrupted one
+    had left on disk."""
     bytes_to_copy: int
-    """What that `prepare` has to copy in all; 0 when it only opened files."""
+    """Bytes that `prepare` has to copy in total; 0 when it only opens files."""
     resident_bytes: int
-    """Of this process in memory. A page that several shards map counts in each."""
+    """Resident memory of the process. A page that several shards map counts in each."""
     metrics_port: int = 0
-    """Where its metrics are scraped; 0: nowhere."""
+    """Port of its metrics; 0 when it has none."""

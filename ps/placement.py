@@ -1,7 +1,7 @@
-"""What a shard is told to hold and to answer for, as plain values that travel with control calls.
+"""Ranges that a shard has to store, and ranges that it has to serve, as plain values that travel with control calls.
 
-Holding and answering are two things: during a move a shard first comes to hold new ranges (`prepare`), then answers for
-old and new ones (`assign` with both ownerships), and in the end only for what is its own.
+Storing and serving are two things: in a move a shard first stores new ranges (`prepare`), then serves old and new ones
+(`assign` with the ranges of both specs), and in the end serves the new ones only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ringpull.ps.spec import Replicas
 
 @dataclass(frozen=True, slots=True)
 class RangeSource:
-    """A shard that holds a range and can stream it."""
+    """Shard that has a range and can stream it."""
 
     slots: SlotRange
     host: str
@@ -24,20 +24,20 @@ class RangeSource:
 
 @dataclass(frozen=True, slots=True)
 class TablePlacement:
-    """The part of one table that a shard has to hold."""
+    """Part of one table that a shard has to store."""
 
     folder: str
-    """The table's folder in the version on disk: opened where it can be read, whole, whatever `slots` says."""
+    """Folder of the table in the version on disk. Where it can be read, the whole table is opened, whatever `slots`."""
     slots: tuple[SlotRange, ...]
-    """Sorted, disjoint: what it must hold at least."""
+    """Slots to store at least; sorted, disjoint."""
     sources: tuple[RangeSource, ...]
-    """Who streams what where the folder is out of reach; sorted by slots. Several may cover the same slots: the later
-    ones are asked when the earlier do not answer."""
+    """Shards to stream from where the folder is out of reach, sorted by slots. Several may cover the same slots; the
+    later ones are asked when the earlier ones fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionPlacement:
-    """The part of one model version that a shard has to hold."""
+    """Part of one model version that a shard has to store."""
 
     model: str
     version: int
@@ -46,8 +46,8 @@ class VersionPlacement:
 
 @dataclass(frozen=True, slots=True)
 class ServedRanges:
-    """Who owns what in one world. A shard in the middle of a move answers for two of them at once."""
+    """Owners of all slots by one deployment spec. In the middle of a move a shard serves its slots of two at once."""
 
     ring: Ring
     replicas: Mapping[tuple[str, str], Replicas]
-    """(model, table) -> wanted copies; a table not named has one."""
+    """Number of copies by (model, table); a table not named has one."""

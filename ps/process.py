@@ -1,11 +1,11 @@
-"""The shell around a shard that Ray starts, names and stops.
+"""Shard process: one shard with its data plane, its copies on disk and its metrics.
 
-A plain class: `ray.remote` is applied where it is deployed. Control calls come through Ray and run in its thread; the
-data plane has its own thread with its own event loop, and look-ups have theirs. No row passes through Ray.
+It is a plain class that knows nothing of Ray; `deploy.cluster.actors.ShardActor` is what Ray runs. Control calls run in
+their caller's threads; the data plane has a thread with its own event loop, and look-ups have threads of their own.
 
-Two ways to hold a table: without a data folder the version's own files are opened where they lie, whole; with one the
-shard keeps copies of just its ranges there (`ps.transfer`). What is dropped from those is dropped in the background, a
-while after nothing needs it any more: a coordinator that is restarted may ask for it again.
+A table is stored in one of two ways: without a data folder the version's own files are opened in place; with one the
+shard keeps copies of just its ranges there (`ps.transfer`). Copies that are no longer served are deleted in the
+background after a delay, because a restarted coordinator may ask for them again.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from ringpull.ps.wire.threads import LookupThreads
 Result = TypeVar("Result")
 
 TIDY_AFTER_S: Final = 30.0
-"""How long copies that are not answered for any more stay on disk."""
+"""Time for which copies that are no longer served stay on disk."""
 
 _LOG: Final = logging.getLogger(__name__)
 
 
 class ShardProcess:
-    """One shard, listening from construction until `stop`."""
+    """Shard that listens from construction until `stop`."""
 
     def __init__(
         self,
@@ -71,18 +71,18 @@ class ShardProcess:
         """Start the data plane on any free port of `host`.
 
         Args:
-            threads: How many look-ups run at a time.
-            node: What the heartbeat says of where this is.
-            data_dir: Its folder `shard-N` is for this shard's own copies. None: it has none.
-            data_limit_bytes: The most that these may take, with what is being copied.
+            threads: Number of look-ups that run at a time.
+            node: Name of the node, reported in the heartbeat.
+            data_dir: Folder in which `shard-N` holds this shard's own copies; None: it keeps none.
+            data_limit_bytes: Upper bound on the size of these copies, including those in progress.
             prefault: Bring every page of a table into memory before it is served.
-            verify: Hold all rows of files that are opened against their checksums.
-            tidy_after_s: How long copies stay that are not answered for any more.
-            metrics: Count what is asked, and tell it on a free port of `host`.
-            intake: Connections and bytes that it holds at most; None: as many as any shard.
+            verify: Check all rows of opened files against their checksums.
+            tidy_after_s: Time for which copies that are no longer served stay.
+            metrics: Count requests, and serve metrics on a free port of `host`.
+            intake: Limits on connections and bytes; None: the defaults.
 
         Raises:
-            StartupError: `host` cannot be listened on, or the data folder is not to be had.
+            StartupError: `host` cannot be listened on, or the data folder cannot be used.
         """
         reuse_freed_memory()
         self._shard = Shard(shard)
@@ -91,24 +91,14 @@ class ShardProcess:
         self._prefault, self._verify = prefault, verify
         self._tidy_after_s = tidy_after_s
         self._throttle = Throttle()
-        self._control = threading.Condition()  # guards the six below; told when a prepare ends
+        self._control = threading.Condition()  # guards the six below; notified when a prepare ends
         self._stopping = False
         self._prepares: set[Job] = set()
         self._last_prepare = Job()
         self._tidying: threading.Thread | None = None
         self._tidy_job = Job()
         self._versions: frozenset[tuple[str, int]] | None = None
-        self._copies = (
-            None
-            if data_dir is None
-            else LocalCopies(
-                data_dir / f"shard-{shard}",
-                self._throttle,
-                limit_bytes=data_limit_bytes,
-                prefault=prefault,
-                verify=verify,
-            )
-        )
+        self._copies = None if data_dir is None else self._open_copies(data_dir, data_limit_bytes)
         self._lookups = LookupThreads(threads)
         self._streams = LookupThreads(1, name="stream")
         self._loop = uvloop.new_event_loop()
@@ -137,7 +127,7 @@ class ShardProcess:
         return self._address
 
     def heartbeat(self) -> ShardHeartbeat:
-        """Return who and where this is, and how far; takes no time."""
+        """Return identity, address and progress, at once."""
         job = self._last_prepare
         return ShardHeartbeat(
             incarnation=self._incarnation,
@@ -153,18 +143,17 @@ class ShardProcess:
         )
 
     def prepare(self, placements: Sequence[VersionPlacement]) -> None:
-        """Hold these parts of these versions, besides what is held already; return when that is so.
+        """Store these ranges in addition to those that are stored already; return when it is done.
 
-        Nothing that is answered for is taken away, and nothing new is answered for. Doing it again does nothing; what
-        an attempt that failed has copied is not copied again, if the next one comes before it is tidied away. One at a
-        time: a second one waits for the first.
+        The ranges that are served do not change. The call is idempotent, and what a failed attempt has copied is not
+        copied again if the next attempt comes before it is tidied away. A second call waits for the first to end.
 
         Raises:
             NotFound: A table's folder cannot be read here, and there is no data folder to copy it to.
             CorruptData: Files are damaged, or are not the tables they should be.
             LimitExceeded: The data folder would grow over its limit; nothing was copied.
             ExportError: The disk is full.
-            Unavailable: Some rows could not be had: try again. Also when it was cancelled.
+            Unavailable: Some rows could not be copied, or the call was cancelled; try again.
         """
         job = Job()
         with self._control:
@@ -180,7 +169,8 @@ class ShardProcess:
                     give_freed_memory_back()  # the buffers that rows were copied through
                 freeze_loaded()
         except BaseException:
-            # An assignment follows a prepare that is through. Here none may come, and what this one called off is due.
+            # A prepare that succeeds is followed by an assignment, which tidies. After a failure none may come, so the
+            # tidying that this prepare cancelled is scheduled again.
             with self._control:
                 if self._versions is not None and self._prepares == {job}:
                     self._tidy_later(drop_pieces=True)
@@ -193,7 +183,7 @@ class ShardProcess:
         _LOG.info("shard prepared", extra={"versions": _named(of), "copied_bytes": job.copied_bytes})
 
     def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
-        """See `Shard.assign`. Copies that nothing needs any more are removed later, in the background."""
+        """See `Shard.assign`. Copies that are no longer needed are deleted later, in the background."""
         with frequent_switches():
             news = self._shard.assign(epoch, served_ranges, versions)
         if news:
@@ -203,11 +193,11 @@ class ShardProcess:
             self._tidy_later()
 
     def throttle(self, bytes_per_s: float | None) -> None:
-        """Copy no faster than this, at once. None: as fast as it goes; 0: hold still."""
+        """Change the limit on copying, at once. None: no limit; 0: pause."""
         self._throttle.set(bytes_per_s)
 
     def cancel(self) -> None:
-        """Give up every prepare under way, which raises `Unavailable`, and what it has copied; does not wait for it."""
+        """Abort every prepare under way, which raises `Unavailable`, and drop what it copied; does not wait for it."""
         with self._control:
             given_up = list(self._prepares)
         for job in given_up:
@@ -232,7 +222,7 @@ class ShardProcess:
         self._shard.prefault()
 
     def stop(self, *, grace_s: float = 5.0) -> None:
-        """Stop listening, answer what is in flight for up to `grace_s`, end the threads. Again, it does nothing."""
+        """Stop listening, answer requests in flight for up to `grace_s`, end the threads. Idempotent."""
         if self._thread.is_alive():
             with self._control:
                 self._stopping = True
@@ -251,6 +241,12 @@ class ShardProcess:
     @property
     def _metrics_port(self) -> int:
         return 0 if self._metrics is None else self._metrics.port
+
+    def _open_copies(self, data_dir: Path, limit_bytes: int | None) -> LocalCopies:
+        folder = data_dir / f"shard-{self._shard.shard}"
+        return LocalCopies(
+            folder, self._throttle, limit_bytes=limit_bytes, prefault=self._prefault, verify=self._verify
+        )
 
     def _open(self, placement: VersionPlacement) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}
@@ -288,7 +284,7 @@ class ShardProcess:
             job.pause(self._tidy_after_s)
             copies.tidy(self._versions, self._shard, job, drop_pieces=drop_pieces)
         except Cancelled:
-            return  # By a prepare: an assignment follows it, or another tidying when it fails.
+            return  # A prepare cancelled it: an assignment will follow, or another tidying if the prepare fails.
         except RingpullError as exc:
             _LOG.warning("shard %s keeps copies that it does not need: %s", self._shard.shard, exc)
 
@@ -298,7 +294,7 @@ class ShardProcess:
     def _stop_threads(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
-        # Look-ups first: their answers go through the loop, which must still be there to drop them.
+        # Look-ups end first, because their answers go through the loop.
         self._lookups.close()
         self._streams.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -307,5 +303,5 @@ class ShardProcess:
 
 
 def _named(versions: Collection[tuple[str, int]]) -> str:
-    """Return versions as a log tells them."""
+    """Return versions as text for the log."""
     return ",".join(sorted(f"{model}/{version}" for model, version in versions))

@@ -1,11 +1,11 @@
-"""Who gets the places of a rank that are empty: a leaver's, or all of a new rank's.
+"""Filling the empty places of one rank of an owner table: those of a shard that leaves, or all of a new rank.
 
-An owner that a slot has at a later rank may move up into an empty place: every prefix of the list then gains one
-shard, as when an outsider fills the place, so nothing more is copied. Its own place is empty then, to be filled when
-its rank's turn comes. An owner at an earlier rank may not be given the slot again.
+An owner of a slot at a later rank may move up into the empty place: every prefix of the owner list then gains one
+shard, just as when another shard fills the place, so no more is copied. Its old place becomes empty, and is filled when
+that rank is. An owner at an earlier rank may not be given the slot again.
 
-Places are filled greedily, then levelled: while a shard is off by more than the slack, slots are handed on along a
-chain of shards, from the fuller end to the emptier, each step a piece that the next shard may own.
+Places are filled greedily, then levelled: while a shard is off by more than the slack, slots are passed along a chain
+of shards, from the fuller end to the emptier one, each step a piece that the next shard may own.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from ringpull.ps.hashing import SLOTS
 
 UNOWNED: Final = 65_535
-"""In an owner table: the place is empty."""
+"""Value of an empty place in an owner table."""
 
 SLACK: Final = 0.02
-"""A shard may be this far from even, to save runs. Promised are 5%: the rest is for forced choices."""
+"""Relative imbalance that is tolerated, to save runs. The promise is 5%; the rest is left for forced choices."""
 
 OwnerTable = NDArray[np.uint16]
-"""(SLOTS, ranks): the owners of every slot, first owner first."""
+"""Owners of every slot, first owner first: uint16 (SLOTS, ranks)."""
 
 Run = tuple[int, int]
-"""Slots, half open."""
+"""Consecutive slots (begin, end), half open."""
 
 
 def run_starts(table: OwnerTable) -> NDArray[np.int64]:
@@ -39,7 +39,7 @@ def run_starts(table: OwnerTable) -> NDArray[np.int64]:
     return np.concatenate([[0], np.flatnonzero(changes) + 1])
 
 
-def cut(runs: list[Run], longest: float) -> list[Run]:
+def split_runs(runs: list[Run], longest: float) -> list[Run]:
     """Cut each run into equal parts no longer than `longest`."""
     parts: list[Run] = []
     for begin, end in runs:
@@ -49,7 +49,7 @@ def cut(runs: list[Run], longest: float) -> list[Run]:
 
 
 class RankFill:
-    """The empty places of one rank, being filled in the table given. Earlier ranks must be full."""
+    """Fills the empty places of one rank of an owner table, in place. Earlier ranks must be full."""
 
     def __init__(self, out: OwnerTable, rank: int, shards: list[int]) -> None:
         self._out = out
@@ -61,7 +61,7 @@ class RankFill:
         bounds = [*run_starts(out[:, : rank + 1]).tolist(), SLOTS]
         self._empty = [run for run in pairwise(bounds) if out[run[0], rank] == UNOWNED]
         self._given: list[tuple[int, int, int]] = []
-        """Pieces (begin, end, shard) filled so far; the earlier owners are the same all over a piece."""
+        """Pieces (begin, end, shard) filled so far; all slots of a piece have the same earlier owners."""
 
     def fill_near(self) -> None:
         """Fill the places with owners of neighbouring slots where these have room, else with the least loaded shard."""
@@ -72,16 +72,16 @@ class RankFill:
                 if shard is None:
                     shard = min(self._allowed(begin), key=lambda s: (self._counts[s], s))
                 room = int(self._even - self._counts[shard])
-                # Where nobody allowed has room, the piece is not cut: levelling hands parts on if it must.
+                # If no allowed shard has room, the piece is not split: levelling passes parts on where needed.
                 stop = begin + room if slack < room < end - begin - slack else end
                 self._give(begin, stop, shard)
                 begin = stop
         self._finish()
 
     def fill_mixed(self, pieces: int) -> None:
-        """Fill the places so that each shard, in about this many pieces, shares slots with all others alike."""
+        """Fill the places, about this many pieces for each shard, so that it shares slots evenly with all others."""
         shared: Counter[tuple[int, int]] = Counter()
-        for begin, end in cut(self._empty, self._even / pieces):
+        for begin, end in split_runs(self._empty, self._even / pieces):
             earlier, allowed = self._earlier(begin), self._allowed(begin)
             roomy = [shard for shard in allowed if self._counts[shard] + (end - begin) / 2 <= self._even]
             shard = min(roomy or allowed, key=lambda s: (sum(shared[a, s] for a in earlier), self._counts[s]))
@@ -114,7 +114,7 @@ class RankFill:
         self._given.append((begin, end, shard))
 
     def _finish(self) -> None:
-        """Level, then empty the later places of those that moved up."""
+        """Level the rank, then empty the later places of owners that moved up."""
         self._level()
         for begin, end, shard in self._given:
             later = self._out[begin:end, self._rank + 1 :]
@@ -123,7 +123,7 @@ class RankFill:
     # -- levelling -----------------------------------------------------------------------------------------------------
 
     def _level(self) -> None:
-        """Hand slots on until every shard is within the slack, or no chain brings those nearer that are not."""
+        """Pass slots on until every shard is within the slack, or no chain brings the others nearer to it."""
         slack = max(1.0, SLACK * self._even)
         stuck: set[int] = set()
         while True:
@@ -131,14 +131,14 @@ class RankFill:
             worst = max(off, key=lambda s: abs(off[s]), default=None)
             if worst is None or abs(off[worst]) <= slack:
                 return
-            if not self._hand_on(worst, giving=off[worst] > 0):
+            if not self._pass_on(worst, giving=off[worst] > 0):
                 stuck.add(worst)
 
-    def _hand_on(self, start: int, *, giving: bool) -> bool:
-        """Even out one shard with the one furthest the other way, of those that a chain reaches.
+    def _pass_on(self, start: int, *, giving: bool) -> bool:
+        """Even out one shard with the most opposite one that a chain reaches.
 
         Returns:
-            Whether anything was handed on. The sum of squared distances from even then fell: levelling ends.
+            Whether slots were passed on. That lowers the sum of squared distances from even, so levelling terminates.
         """
         steps: dict[int, tuple[int, int]] = {}
         queue = deque([start])

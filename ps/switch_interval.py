@@ -1,7 +1,7 @@
-"""Heavy Python work beside requests: it hands the interpreter over often.
+"""Switch interval of the interpreter, shortened while heavy Python work runs beside requests.
 
-A thread that wants to run Python asks the one that does to let go, and waits up to the switch interval for it, 5 ms
-unless told otherwise; a request wants it some ten times. A version being loaded is tens of milliseconds of Python.
+A thread that wants to run Python waits up to the switch interval, 5 ms by default, until the running thread releases
+the interpreter; a request needs it about ten times. Loading a version takes tens of milliseconds of Python.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Final
 
 SWITCH_S: Final = 0.000_5
 
-_USUAL_S: Final = sys.getswitchinterval()
+DEFAULT_S: Final = sys.getswitchinterval()
 
 
 @contextmanager
 def frequent_switches() -> Iterator[None]:
-    """Have all threads of this process hand the interpreter over within half a millisecond, in the meantime.
+    """Make all threads of this process release the interpreter within half a millisecond while the context lasts.
 
-    Where two such times overlap, the first that ends ends both: work then gives way less, and nothing stays changed.
+    Of two contexts that overlap, the first to end restores the default for both.
     """
     sys.setswitchinterval(SWITCH_S)
     try:
         yield
     finally:
-        sys.setswitchinterval(_USUAL_S)
+        sys.setswitchinterval(DEFAULT_S)

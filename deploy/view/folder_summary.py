@@ -1,4 +1,4 @@
-"""What the folders of an export, or its URLs, say about themselves, checked while it is read."""
+"""Summaries of the folders or URLs of an export, whose checksums are checked while they are read."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ringpull.ps.transfer.stored_table import StoredTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSummary:
-    """One table on disk."""
+    """Summary of a table on disk."""
 
     folder: str
-    """Or URL."""
+    """Folder or URL."""
     spec: TableSpec
     rows: int
     bytes: int
     held: tuple[tuple[int, int], ...]
-    """Slot ranges, half open."""
+    """Slot ranges that it has, half open."""
     blocks: int
     verified: bool
-    """Whether the rows were read."""
+    """Whether the rows were read and checked."""
     bad_blocks: tuple[BadBlock, ...]
 
     def plain(self) -> dict[str, Any]:
@@ -52,10 +52,10 @@ class TableSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionSummary:
-    """One version on disk."""
+    """Summary of a version on disk."""
 
     folder: str
-    """Or URL."""
+    """Folder or URL."""
     manifest: Manifest
     tables: tuple[TableSummary, ...]
 
@@ -79,12 +79,12 @@ class VersionSummary:
 
 
 def read_table(folder: str, *, verify: bool) -> TableSummary:
-    """Read one table's folder, with `verify` also all its rows.
+    """Read one table's folder, and with `verify` all of its rows.
 
-    Of a URL, only what says which rows lie where is read without `verify`.
+    Without `verify`, only the header and the tables of blocks are read from a URL.
 
     Raises:
-        CorruptData: Anything but a row is damaged. Damaged rows are told in `bad_blocks`.
+        CorruptData: Anything but a row is damaged. Damaged rows are listed in `bad_blocks`.
         NotFound, Unavailable: A URL cannot be read.
     """
     if is_url(folder):
@@ -121,10 +121,10 @@ def _read_table_at(url: str, *, verify: bool) -> TableSummary:
 
 
 def read_version(folder: str, *, verify: bool) -> VersionSummary:
-    """Read one version's folder: manifest, schema and dense program by their checksums, then every table.
+    """Read one version's folder: check manifest, schema and dense program by their checksums, then read every table.
 
     Raises:
-        CorruptData: As for `read_table`; or the manifest and a table disagree.
+        CorruptData: As for `read_table`; or the manifest and a table do not match.
     """
     with local_files(folder) as files:
         manifest = Manifest.load(files)

@@ -1,10 +1,10 @@
-"""A shard's data folder: its own copies of just the ranges it has to hold, of every table of every version.
+"""Local copies: a shard's data folder, with copies of just the ranges it has to store, of every table of every version.
 
     DATA_DIR/shard-3/MODEL/VERSION/TABLE/...        see `ps.transfer.table_copy`
 
-Invariants: one process at a time has the folder (a lock that ends with the process); one thread at a time works on it;
-what is held is never taken away while it is answered for; nothing that is here already, whole or in part, is copied
-again, whatever ended the attempt before.
+Invariants: one process at a time uses the folder (a file lock, which ends with the process); one thread at a time works
+on it; no range is dropped while it is served; nothing that is on disk already, complete or partial, is copied again,
+however the last attempt ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ringpull.ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.merge import DamagedBase, Part, base_bytes, merge
 from ringpull.ps.transfer.peer import Peers, PeerSource
-from ringpull.ps.transfer.plan import Plan, cut, plan_table
+from ringpull.ps.transfer.plan import Plan, plan_table, split_ranges
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.transfer.source import RowSource, TableContent
 from ringpull.ps.transfer.stored_source import StoredSource
@@ -39,22 +39,22 @@ from ringpull.ps.transfer.throttle import Throttle
 
 LOCK_FILE: Final = ".lock"
 
-WORTH_REWRITING: Final = 0.1
-"""Of a copy's rows: with fewer to drop, the disk space is not worth writing all the others again."""
+MIN_SHARE_TO_REWRITE: Final = 0.1
+"""Share of a copy's rows that must be unneeded before it is rewritten without them to free disk space."""
 
 TableKey = tuple[str, int, str]
-"""Model, version, table."""
+"""Key of a copy: model, version, table."""
 
 
 class Serving(Protocol):
-    """What is answered from the copies; `ps.shard.Shard` is it."""
+    """Shard that serves from the copies, as `ps.shard.Shard` does."""
 
     def is_open(self, model: str, version: int) -> bool:
         """Return whether the version is served."""
         ...
 
     def owned(self, model: str, table: str) -> SlotMask | None:
-        """Return the slots that are answered for; None when nobody has said yet."""
+        """Return the slots that are served; None before the first assignment."""
         ...
 
     def install(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
@@ -63,7 +63,7 @@ class Serving(Protocol):
 
 
 class LocalCopies:
-    """All copies of one shard."""
+    """Data folder of one shard, with all of its copies."""
 
     def __init__(
         self,
@@ -75,16 +75,16 @@ class LocalCopies:
         verify: bool = False,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
-        """Take the folder, made when absent.
+        """Lock the folder, and create it when absent.
 
         Args:
-            limit_bytes: The most it may ever take, with what is being copied.
+            limit_bytes: Upper bound on its size at any time, including copies in progress.
             prefault: Bring every page of a copy into memory before it is served.
-            verify: Hold all rows of a copy that is found against their checksums.
-            block_bytes: Rows to ask for at a time.
+            verify: Check all rows of copies that are found against their checksums.
+            block_bytes: Size of rows to request at a time.
 
         Raises:
-            StartupError: It cannot be written, or another process has it.
+            StartupError: The folder cannot be written, or another process uses it.
         """
         self._folder = folder
         self._throttle = throttle
@@ -101,17 +101,18 @@ class LocalCopies:
         return f"<LocalCopies {self._folder} {len(self._copies)} tables>"
 
     def close(self) -> None:
-        """Let another process have the folder. What is served stays mapped."""
+        """Release the folder to other processes. Copies that are served stay mapped."""
         self._lock_file.close()
 
     def prepare(self, placements: Sequence[VersionPlacement], serving: Serving, peers: Peers, job: Job) -> None:
-        """Hold what `holdings` say, besides what is held and answered for, and have it served.
+        """Store these ranges in addition to those that are stored and served, and install them in the shard.
 
-        Tables of a version that is open are replaced one by one, a version that is not is opened whole.
+        Tables of an open version are replaced one by one; any other version is opened with all of its tables at once.
 
         Raises:
             LimitExceeded: It would take more than `limit_bytes`; nothing was copied.
-            Unavailable: Some rows could not be had. What could is kept for the next attempt. `Cancelled` is one.
+            Unavailable: Some rows could not be copied, or the job was cancelled (`Cancelled`). The others are kept for
+                the next attempt.
             CorruptData: All sources of some rows are damaged, or the files of an open version were exchanged.
             ExportError: The disk is full.
         """
@@ -134,16 +135,16 @@ class LocalCopies:
     def tidy(
         self, versions: Collection[tuple[str, int]] | None, serving: Serving, job: Job, *, drop_pieces: bool = False
     ) -> None:
-        """Give the disk space back of versions that are not among these, and of ranges that are not answered for.
+        """Free the disk space of versions that are not in `versions`, and of ranges that are not served.
 
-        A copy is made smaller by writing it anew beside the old one; where that does not fit under the limit, it stays.
+        A copy is shrunk by writing a smaller one beside it; where both do not fit under the limit, it stays.
 
         Args:
-            versions: None: nobody has said yet, so none is dropped.
-            drop_pieces: Also of what unfinished prepares have copied.
+            versions: Versions to keep; None: not known yet, so none is dropped.
+            drop_pieces: Delete the pieces of unfinished prepares too.
 
         Raises:
-            Cancelled: The job was given up. Whatever is left is for the next time.
+            Cancelled: The job was given up. The rest is left for the next time.
             ExportError: The disk is full.
         """
         with self._work:
@@ -169,7 +170,7 @@ class LocalCopies:
         key = placement.model, placement.version, name
         is_open = serving.is_open(*key[:2])
         stored = _stored_here(table.folder)
-        # Where others stream, they say what it is: a URL that is out of reach would take long to find so.
+        # If other shards stream the table, they tell its identity: an unreachable URL would take long to time out.
         identity = None if stored is None or (table.sources and is_url(table.folder)) else stored.identity()
 
         def sources_of(slots: SlotRange) -> list[RowSource]:
@@ -183,16 +184,16 @@ class LocalCopies:
         copy = self._copy(key)
         if identity is not None:
             _drop_foreign(copy, identity, is_open)
-        cuts = {edge for source in table.sources for edge in (source.slots.begin, source.slots.end)}
+        edges = {edge for source in table.sources for edge in (source.slots.begin, source.slots.end)}
         owned = serving.owned(placement.model, name)
         content: TableContent | None = None
         while True:
             held, usable = self._held(key)
-            # Before anybody says what is answered for, nothing that is held is known not to be wanted.
+            # Before the first assignment any stored range may still be wanted.
             wanted = mask_of(table.slots) | (held if owned is None else held & owned)
-            missing = cut(runs(minus(wanted, usable)), cuts)
+            missing = split_ranges(runs(minus(wanted, usable)), edges)
             if not missing or content is not None:
-                return plan_table(name, copy, wanted, usable, sources_of, cuts, content)
+                return plan_table(name, copy, wanted, usable, sources_of, edges, content)
             content = describe(name, missing[0], sources_of(missing[0]))
             if content.spec.name != name:
                 raise CorruptData(
@@ -250,7 +251,7 @@ class LocalCopies:
         held, usable = self._held(key)
         parts = [Part(slots, base) for slots in runs(held & owned)]
         kept_rows = sum(part.rows for part in parts)
-        if base.rows - kept_rows < max(1, WORTH_REWRITING * base.rows) or minus(held & owned, usable).any():
+        if base.rows - kept_rows < max(1, MIN_SHARE_TO_REWRITE * base.rows) or minus(held & owned, usable).any():
             return
         if self._limit_bytes is not None and self._bytes() + base_bytes(kept_rows, base.spec) > self._limit_bytes:
             return
@@ -260,7 +261,7 @@ class LocalCopies:
         serving.install(key[0], key[1], {key[2]: narrow})
 
     def _held(self, key: TableKey) -> tuple[SlotMask, SlotMask]:
-        """Return the slots that a copy's base holds, and those of them that are not known to be damaged."""
+        """Return the slots that a copy's base has, and those of them that are not known to be damaged."""
         base = self._copies[key].base
         held = np.zeros(SLOTS, np.uint8) if base is None else base.held_mask()
         damaged = self._damaged.get(key)
@@ -289,7 +290,7 @@ class LocalCopies:
         return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
 
     def _check_limit(self, plans: Sequence[Plan]) -> None:
-        """Go through the plans in the order of their carrying out, in which old base, pieces and new base meet."""
+        """Check the peak size over the plans, in order: a table's old base, pieces and new base exist at once."""
         if self._limit_bytes is None:
             return
         used = peak = self._bytes()
@@ -314,7 +315,7 @@ def _drop_foreign(copy: TableCopy, identity: int, is_open: bool) -> None:
 
 
 def _stored_here(folder: str) -> StoredSource | None:
-    """Return the table's files as a source; None where they are in a folder that this machine does not have."""
+    """Return the table's files as a source; None if they are in a folder that this machine does not have."""
     if is_url(folder) or (Path(folder) / fmt.HEADER).exists():
         return StoredSource(folder)
     return None

@@ -1,7 +1,7 @@
-"""Copy one slot range into a piece, from the first of its sources that can.
+"""Fetching: copies one slot range into a piece, from the first of its sources that works.
 
-A source that fails (gone, no owner any more, damaged, of other content) is left, and the next one goes on at the row it
-had come to. While a block is checked and written, the next is on its way.
+When a source fails (gone, no longer an owner, damaged, other content), the next one goes on from the same row. While a
+block is checked and written, the next one is already requested.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from ringpull.ps.transfer.source import Block, RowSource, TableContent, check_bl
 from ringpull.ps.transfer.throttle import Throttle
 
 BLOCK_BYTES: Final = 1 << 20
-"""Rows asked for at a time. Larger blocks are faster, and slow the pulls beside them: ps/README.md, "Decisions"."""
+"""Size of rows requested at a time. Larger blocks are faster but slow down pulls: ps/README.md, "Decisions"."""
 
-_OF_ONE_SOURCE = (Retryable, CorruptData, NotFound, InvalidInput)
-"""What one source may fail with and another not."""
+_SOURCE_ERRORS = (Retryable, CorruptData, NotFound, InvalidInput)
+"""Errors of one source that another source may not have."""
 
 Failures = list[tuple[RowSource, RingpullError]]
 
 
 @dataclass(slots=True)
 class Fetch:
-    """The rows of `slots` from row `cursor` on, which moves as they are copied."""
+    """Range to copy: the rows of `slots` from row `cursor` on, which advances as they are copied."""
 
     slots: SlotRange
     sources: Sequence[RowSource]
-    """In the order to try them; each has the whole range, as far as is known."""
+    """Sources in the order to try them; each is expected to have the whole range."""
     content: TableContent
     cursor: int = 0
 
     @property
     def bytes(self) -> int:
-        """Still to copy."""
+        """Size of the rows that are still to be copied."""
         return (self.content.rows - self.cursor) * (self.content.spec.row_bytes + POSITION_BYTES)
 
 
 def describe(table: str, slots: SlotRange, sources: Sequence[RowSource]) -> TableContent:
-    """Return what the first source that answers says of a table and a range of it.
+    """Return the description of a table and a range of it by the first source that answers.
 
     Raises:
-        Unavailable: None does.
-        CorruptData: None does, and their data are all that is wrong.
+        Unavailable: No source answers.
+        CorruptData: No source answers, and damaged data are the only reason.
     """
     failures: Failures = []
     for source in sources:
@@ -57,7 +57,7 @@ def describe(table: str, slots: SlotRange, sources: Sequence[RowSource]) -> Tabl
             return source.describe(slots)
         except Cancelled:
             raise
-        except _OF_ONE_SOURCE as exc:
+        except _SOURCE_ERRORS as exc:
             failures.append((source, exc))
     raise no_source(table, slots, failures)
 
@@ -71,7 +71,7 @@ def no_source(table: str, slots: SlotRange, failures: Failures) -> RingpullError
 
 
 class Fetcher:
-    """Carries out fetches one after another; a context manager that ends its reading thread."""
+    """Executes fetches one after another; a context manager, which ends its reading thread."""
 
     def __init__(self, job: Job, throttle: Throttle, *, block_bytes: int = BLOCK_BYTES) -> None:
         self._job = job
@@ -89,8 +89,8 @@ class Fetcher:
         """Append the rows to a piece that ends where the fetch begins.
 
         Raises:
-            Unavailable: No source could give them all. What came is in the piece.
-            CorruptData: The same, and the sources' data are all that is wrong.
+            Unavailable: No source could deliver all of them. Those that were copied are in the piece.
+            CorruptData: The same, with damaged data as the only reason.
             Cancelled: The job was given up.
             ExportError: The disk is full.
         """
@@ -100,7 +100,7 @@ class Fetcher:
                 self._fetch_from(source, fetch, piece)
             except Cancelled:
                 raise
-            except _OF_ONE_SOURCE as exc:
+            except _SOURCE_ERRORS as exc:
                 failures.append((source, exc))
             else:
                 return
@@ -115,16 +115,16 @@ class Fetcher:
             while True:
                 block = coming.result()
                 check_block(block, fetch.slots, fetch.cursor, content)
-                whole = block.next_cursor == content.rows
-                if not whole:
+                last = block.next_cursor == content.rows
+                if not last:
                     coming = self._reader.submit(self._read, source, fetch.slots, block.next_cursor)
-                piece.append(block, fetch.slots.end if whole else int(block.positions[-1]) >> SLOT_SHIFT)
+                piece.append(block, fetch.slots.end if last else int(block.positions[-1]) >> SLOT_SHIFT)
                 fetch.cursor = block.next_cursor
                 self._job.copied_bytes += block.positions.nbytes + block.rows.nbytes
-                if whole:
+                if last:
                     return
         finally:
-            wait([coming])  # a source is asked by one thread at a time
+            wait([coming])  # A source is used by one thread at a time.
 
     def _read(self, source: RowSource, slots: SlotRange, cursor: int) -> Block:
         self._throttle.take(self._block_bytes, self._job)

@@ -1,4 +1,4 @@
-"""One prepare under way, as other threads see it: how far it is, and whether it was given up."""
+"""Job: the progress of one `prepare`, and the means to cancel it from another thread."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ringpull.ps.errors import Unavailable
 
 
 class Cancelled(Unavailable):
-    """Raised when a prepare was given up."""
+    """Raised when a prepare was cancelled."""
 
 
 class Job:
-    """Written by the thread that works; read and cancelled by any."""
+    """Progress of one prepare. Written by the thread that works; read and cancelled by any thread."""
 
     def __init__(self) -> None:
         self.copied_bytes = 0
-        """Rows and their keys; begins with what an interrupted job left."""
+        """Bytes of rows and keys copied, including what an interrupted job had left on disk."""
         self.bytes_to_copy = 0
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._interrupts: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
-        """Have the job end soon, with `Cancelled`. Again, it does nothing."""
+        """Make the job end soon, with `Cancelled`. Idempotent."""
         with self._lock:
             self._cancelled.set()
             interrupts = list(self._interrupts)
@@ -33,22 +33,22 @@ class Job:
             interrupt()
 
     def check(self) -> None:
-        """Raise `Cancelled` if the job was given up."""
+        """Raise `Cancelled` if the job was cancelled."""
         if self._cancelled.is_set():
             raise Cancelled("the copy was given up")
 
     def pause(self, seconds: float) -> None:
-        """Wait.
+        """Wait for `seconds`.
 
         Raises:
-            Cancelled: The job was given up meanwhile.
+            Cancelled: The job was cancelled meanwhile.
         """
         self._cancelled.wait(seconds)
         self.check()
 
     @contextmanager
     def interrupting(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """Call `interrupt`, from the cancelling thread, when the job is cancelled within; it must not block."""
+        """Call `interrupt`, in the cancelling thread, if the job is cancelled within the context. It must not block."""
         with self._lock:
             self._interrupts.append(interrupt)
         try:

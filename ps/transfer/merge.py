@@ -1,6 +1,6 @@
-"""Make one base of what lies in several places: ranges of an older base, and pieces that were copied.
+"""Merge: writes one new base from ranges of the older base and from copied pieces.
 
-Everything read is verified on the way, so damage does not get a new checksum.
+All rows are verified as they are read, so that damaged ones are not given a new checksum.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
 from ringpull.ps.transfer.source import damaged_slots
 
 STEP_BYTES: Final = 4 << 20
-"""Of rows, moved at a time from the older base."""
+"""Size of rows read at a time from the older base."""
 
 
 class DamagedBase(RingpullError):
-    """Raised when rows of the older base do not match their checksum; `slots` are to be had from elsewhere."""
+    """Raised when rows of the older base do not match their checksum; `slots` must be copied from elsewhere."""
 
     def __init__(self, base: Base, slots: Sequence[SlotRange]) -> None:
         super().__init__(f"{base.folder}: rows of the slots {slots[0].begin} to {slots[-1].end} are damaged")
@@ -38,7 +38,7 @@ class DamagedBase(RingpullError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Slots, and what has their rows."""
+    """Range of slots, and the base or piece that has its rows."""
 
     slots: SlotRange
     holder: Base | Piece
@@ -52,11 +52,11 @@ class Part:
 
 
 def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], job: Job) -> Base:
-    """Write the base of all rows of some parts, synced and whole before it appears as `folder`; return it opened.
+    """Write a base with the rows of all parts, and return it opened. It is complete and synced when `folder` appears.
 
     Args:
-        identity: Of the table that they are rows of.
-        parts: Ascending, disjoint. What they cover is what the base holds.
+        identity: Identity of the table.
+        parts: Parts in ascending order, disjoint. The base holds exactly the slots that they cover.
 
     Raises:
         DamagedBase: Rows of a base are damaged.
@@ -76,7 +76,7 @@ def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], j
 
 
 def base_bytes(rows: int, spec: TableSpec) -> int:
-    """Return about how many bytes a base of this many rows takes on disk."""
+    """Return about how many bytes a base with this many rows takes on disk."""
     row_bytes = spec.row_bytes
     index = ((1 << fmt.index_bits(rows)) + 1) * fmt.index_entry_bytes(rows)
     blocks = (rows * row_bytes // fmt.BLOCK_BYTES + 1) * 2 * fmt.BLOCK_ENTRY_BYTES

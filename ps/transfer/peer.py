@@ -1,7 +1,7 @@
-"""Another shard as a source: range_pull over its data plane.
+"""Peers: other shards as sources of rows, by range_pull over their data planes.
 
-The sockets live on the shard's event loop; whoever copies waits in its own thread. A source that does not answer within
-`ANSWER_S` counts as gone: a stopped process must not hold a move.
+The sockets belong to the shard's event loop; the copying thread waits for it. A source that does not answer within
+`ANSWER_S` counts as gone, so that a stopped process does not hold up a move.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, RangePullRequest, Reply, Request
 
 ANSWER_S: Final = 10.0
-"""A block is a MB or two: seconds even from a slow disk."""
+"""Timeout of one request. A block is a MB or two, which takes seconds even from a slow disk."""
 
 Result = TypeVar("Result")
 
@@ -83,7 +83,7 @@ class Peers:
 
 
 class PeerSource:
-    """One table of one version, on one shard."""
+    """Source for one table of one version: another shard."""
 
     def __init__(self, peers: Peers, host: str, port: int, model: str, version: int, table: str) -> None:
         self._peers = peers

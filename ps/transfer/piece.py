@@ -1,21 +1,21 @@
-"""A piece: rows that are being copied, in one file that only grows, until they are merged into a base.
+"""Piece: an append-only file of copied rows, kept until they are merged into a base.
 
-It holds the rows of the slots [begin, until) whole, and the first `tail_rows` of slot `until`; the next row to copy
-follows from these, so a copy goes on after any interruption, from any source, whatever ranges are wanted by then.
+It holds all rows of the slots [begin, until), and the first `tail_rows` rows of slot `until`. These determine the next
+row to copy, so copying resumes after any interruption, from any source, whatever ranges are wanted by then.
 Little-endian:
 
     0   8  magic, b"RPLPIECE"      8  4  u32 format version, 1     12  4  u32 bytes of a row
     16  8  u64 identity of the table (`ps.store.format`)           24  8  u64 first slot
 
-and then block after block, appended as they come:
+followed by blocks in the order in which they arrived:
 
     0   8  u64 xxh3_64 of the 24 bytes after this
     8   8  u64 xxh3_64 of positions and rows                       16  8  u64 number of rows, n
-    24  8  u64 until: the slots below it are whole, with this block
+    24  8  u64 until: with this block, the slots below it are complete
     32     n x u64 positions, then n rows
 
-Nothing is synced: opening reads the file, and cuts it where the first block begins that is not whole. The base that
-pieces are merged into is synced before they go.
+Nothing is synced: opening reads the whole file, and truncates it before the first incomplete block. The base that
+pieces are merged into is synced before they are deleted.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ POSITION_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """One block of the file, and how far the piece is with it."""
+    """Block of the file, and the progress of the piece including it."""
 
     start: int
-    """Where its payload begins in the file."""
+    """File position of its payload."""
     end: int
     rows: int
     checksum: int
     first: int
-    """Position of its first row; 0 when it has none."""
+    """Ring position of its first row; 0 when it has no rows."""
     last: int
     until: int
     tail_rows: int
 
 
 class Piece:
-    """One file of copied rows. Used by one thread at a time."""
+    """File of copied rows. Used by one thread at a time."""
 
     def __init__(self, path: Path, begin: int, row_bytes: int, identity: int) -> None:
         """Use `create` or `open`."""
@@ -76,7 +76,7 @@ class Piece:
 
     @classmethod
     def create(cls, path: Path, begin: int, row_bytes: int, identity: int) -> Self:
-        """Begin an empty piece at slot `begin`.
+        """Create an empty piece that begins at slot `begin`.
 
         Raises:
             ExportError: The file cannot be written.
@@ -87,10 +87,10 @@ class Piece:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open what a copy left behind, and cut off what is not whole at its end.
+        """Open an existing piece, and cut off an incomplete block at its end.
 
         Raises:
-            CorruptData: It does not even begin like a piece.
+            CorruptData: The file does not have the header of a piece.
         """
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -108,26 +108,26 @@ class Piece:
 
     @property
     def until(self) -> int:
-        """The slots [begin, until) are whole."""
+        """End of the complete slots: all rows of [begin, until) are in the file."""
         return self._blocks[-1].until if self._blocks else self.begin
 
     @property
     def tail_rows(self) -> int:
-        """Rows of slot `until` that it has already."""
+        """Number of rows of slot `until` in the file."""
         return self._blocks[-1].tail_rows if self._blocks else 0
 
     @property
     def rows(self) -> int:
-        """Rows in the file."""
+        """Number of rows in the file."""
         return sum(block.rows for block in self._blocks)
 
     @property
     def bytes(self) -> int:
-        """Of the file."""
+        """Size of the file."""
         return self._blocks[-1].end if self._blocks else HEADER.size
 
     def append(self, block: Block, until: int) -> None:
-        """Write the next block, checked before; with it the slots below `until` are whole.
+        """Append the next block, which was checked before. With it the slots below `until` are complete.
 
         Raises:
             ExportError: The disk is full.
@@ -157,8 +157,8 @@ class Piece:
         """Yield positions and rows, uint8 (n, row_bytes), of these slots in ring order.
 
         Raises:
-            Unavailable: A block was damaged since it was written. The file was cut before it: the rest is to be copied
-                again.
+            Unavailable: A block was damaged since it was written. The file was truncated before it; the rest has to be
+                copied again.
         """
         with self.path.open("rb") as file:
             for block in self._blocks_of(slots):
@@ -174,7 +174,7 @@ class Piece:
         return f"<Piece {self.path.name} slots {self.begin} to {self.until} rows={self.rows}>"
 
     def _recover(self, file: BinaryIO, size: int) -> bool:
-        """Take in the block at the file's position if it is whole; return whether it was."""
+        """Take in the block at the file's position if it is complete and undamaged; return whether it was."""
         head = file.read(BLOCK.size)
         if len(head) < BLOCK.size:
             return False
@@ -210,7 +210,7 @@ class Piece:
         )
 
     def _blocks_of(self, slots: SlotRange) -> list[_Stored]:
-        """Return the blocks with rows of these slots."""
+        """Return the blocks that have rows of these slots."""
         begin, end = slots.begin << SLOT_SHIFT, slots.end << SLOT_SHIFT
         return [block for block in self._blocks if block.rows and block.first < end and block.last >= begin]
 

@@ -1,10 +1,10 @@
-"""What has to be copied before a shard holds what it should of one table: pure, from masks to fetches and parts.
+"""Copy plan of one table: which ranges to fetch, and which parts then make the new base.
 
-    wanted = what it is told to hold, and what it holds and answers for
-    missing = wanted - held by its base;  to fetch = missing - held by its pieces
+    wanted = slots placed on the shard, and slots it stores and serves
+    missing = wanted - slots of its base;  to fetch = missing - slots of its pieces
 
-Ranges to fetch are cut where the ranges of sources end, so that each has the same sources from end to end, and where a
-piece ends, so that it can go on.
+Ranges to fetch are split where the ranges of sources end, so that all of a range has the same sources, and where a
+piece ends, so that the piece can be continued.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from ringpull.ps.transfer.source import RowSource, TableContent
 from ringpull.ps.transfer.table_copy import TableCopy
 
 SourcesOf = Callable[[SlotRange], Sequence[RowSource]]
-"""The sources of a range, in the order to try them."""
+"""Function that returns the sources of a range, in the order to try them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What makes one table's copy hold all it should; nothing where it does already."""
+    """Fetches that complete the copy of one table; none if it is complete already."""
 
     table: str
     copy: TableCopy
     wanted: SlotMask
     usable: SlotMask
-    """What its base holds undamaged."""
+    """Slots that its base has undamaged."""
     content: TableContent | None = None
-    """None: nothing is missing."""
+    """Spec and identity of the table; None if nothing is missing."""
     fetches: tuple[Fetch, ...] = ()
 
     @property
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def bytes_fetched(self) -> int:
-        """Of these tables' rows, what an interrupted prepare left in pieces."""
+        """Size of the wanted rows that an interrupted prepare has left in pieces."""
         if self.content is None:
             return 0
         rows = sum(part.rows for part in self.parts() if isinstance(part.holder, Piece))
@@ -57,14 +57,14 @@ class Plan:
 
     @property
     def bytes_of_base(self) -> int:
-        """About what the new base takes on disk."""
+        """Approximate size of the new base on disk."""
         if self.content is None:
             return 0
         rows = sum(part.rows for part in self.parts()) + sum(fetch.content.rows for fetch in self.fetches)
         return base_bytes(rows, self.content.spec)
 
     def parts(self) -> list[Part]:
-        """Return who has which of the wanted slots, ascending; all of them once the fetches are done."""
+        """Return the parts that cover the wanted slots, ascending: all of these once the fetches are done."""
         left = self.wanted
         parts = []
         if self.copy.base is not None:
@@ -84,16 +84,16 @@ def plan_table(
     wanted: SlotMask,
     usable: SlotMask,
     sources_of: SourcesOf,
-    cuts: Iterable[int],
+    edges: Iterable[int],
     content: TableContent | None,
 ) -> Plan:
-    """Ask sources for the row counts of what is missing, and return what to fetch.
+    """Ask sources for the row counts of the missing ranges, and return the plan.
 
     Args:
-        wanted: What the copy has to hold.
-        usable: What its base holds undamaged.
-        cuts: Slots where sources begin or end.
-        content: Of any range, where it is known; its pieces are of this content.
+        wanted: Slots that the copy has to have.
+        usable: Slots that its base has undamaged.
+        edges: Slots where sources begin or end.
+        content: Description of any range of the table, which its pieces match; None if nothing is missing.
 
     Raises:
         Unavailable: A range has no source that answers.
@@ -104,20 +104,20 @@ def plan_table(
     whole = mask_of(SlotRange(piece.begin, piece.until) for piece in pieces if piece.until > piece.begin)
     to_fetch = minus(minus(wanted, usable), whole)
     fetches = []
-    for slots in cut(runs(to_fetch), {*cuts, *(piece.until for piece in pieces)}):
+    for slots in split_ranges(runs(to_fetch), {*edges, *(piece.until for piece in pieces)}):
         sources = sources_of(slots)
         piece = copy.piece_at(slots.begin)
         fetches.append(Fetch(slots, sources, describe(table, slots, sources), 0 if piece is None else piece.tail_rows))
     return Plan(table, copy, wanted, usable, content, tuple(fetches))
 
 
-def cut(ranges: Iterable[SlotRange], at: Iterable[int]) -> list[SlotRange]:
-    """Return the ranges, each cut at every one of these slots that lies inside it."""
-    edges = np.zeros(SLOTS + 1, bool)
-    edges[list(at)] = True
+def split_ranges(ranges: Iterable[SlotRange], at: Iterable[int]) -> list[SlotRange]:
+    """Return the ranges, each split at those of the given slots that lie inside it."""
+    is_edge = np.zeros(SLOTS + 1, bool)
+    is_edge[list(at)] = True
     pieces = []
     for slots in ranges:
-        inside = (np.flatnonzero(edges[slots.begin + 1 : slots.end]) + slots.begin + 1).tolist()
+        inside = (np.flatnonzero(is_edge[slots.begin + 1 : slots.end]) + slots.begin + 1).tolist()
         bounds = [slots.begin, *inside, slots.end]
         pieces += [SlotRange(begin, end) for begin, end in pairwise(bounds)]
     return pieces

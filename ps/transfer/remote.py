@@ -1,8 +1,8 @@
-"""A folder of files at a path or at any URL that fsspec knows: read by byte ranges, listed, never written.
+"""Remote folder: files at a path or at any URL that fsspec knows, read by byte ranges, listed, never written.
 
-How to get in (keys, endpoints, proxies) is fsspec's business: a storage's own environment variables and files, or
-fsspec's configuration (`FSSPEC_S3_ENDPOINT_URL` and the like). Errors of whatever lies behind are translated here:
-`NotFound` when a file is not there, `Unavailable` when it cannot be had from here or now.
+Access (keys, endpoints, proxies) is configured through fsspec: by the storage's own environment variables and files, or
+by fsspec's configuration (`FSSPEC_S3_ENDPOINT_URL` and the like). Errors of the storage are translated here: `NotFound`
+when a file does not exist, `Unavailable` when it cannot be read now or from this machine.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, RingpullErro
 FILE_SCHEME: Final = "file://"
 
 PACKAGES: Final = {"s3": "'ringpull[s3]'", "s3a": "'ringpull[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
-"""Protocol -> what pip installs for it, as far as we can say more than fsspec does."""
+"""Package to install for a protocol, where we can say more than fsspec does."""
 
 Ranges = Sequence[tuple[int, int]]
-"""Of bytes, half open."""
+"""Byte ranges, half open."""
 
 
 def is_url(folder: str) -> bool:
-    """Return whether this names something other than a folder of this machine; `file://` does not."""
+    """Return whether this is a URL of other storage than this machine's folders, which `file://` is not."""
     return "://" in folder and not folder.startswith(FILE_SCHEME)
 
 
 def as_path(folder: str) -> str:
-    """Return a folder of this machine as a path, `file://` or not; a URL as it is, without a slash at its end."""
+    """Return the path of a local folder, given with or without `file://`; any other URL without a trailing slash."""
     return folder.rstrip("/") if is_url(folder) else folder.removeprefix(FILE_SCHEME)
 
 
 class RemoteFolder:
-    """One folder; all methods may be called from any thread but a running event loop's."""
+    """Folder of files. Methods may be called from any thread except one that runs an event loop."""
 
     def __init__(self, url: str) -> None:
-        """Name a folder, which is not asked for anything yet.
+        """Refer to a folder, without any access to it.
 
         Args:
             url: A URL, or the path of a folder on this machine.
 
         Raises:
-            InvalidInput: Its protocol is none that fsspec knows, or needs a package that is not installed here.
+            InvalidInput: fsspec does not know its protocol, or the package for it is not installed.
         """
         self.url = as_path(url)
         try:
@@ -62,7 +62,7 @@ class RemoteFolder:
 
     @property
     def local(self) -> bool:
-        """Whether its files are of this machine, where small reads cost little."""
+        """Whether its files are on this machine, where small reads are cheap."""
         protocol = self._system.protocol
         return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
@@ -70,8 +70,8 @@ class RemoteFolder:
         """Return the bytes of a file.
 
         Raises:
-            NotFound: It is not there.
-            Unavailable: That cannot be found out now.
+            NotFound: The file does not exist.
+            Unavailable: The storage cannot be reached now.
         """
         with self._translated(name):
             return int(self._system.info(self._path(name))["size"])
@@ -80,7 +80,7 @@ class RemoteFolder:
         """Return a whole file.
 
         Raises:
-            CorruptData: It has more than `most_bytes`, so it is not what it should be.
+            CorruptData: It is larger than `max_bytes`, so it is not the file it should be.
             NotFound, Unavailable: As for `size`.
         """
         size = self.size(name)
@@ -90,7 +90,7 @@ class RemoteFolder:
             return bytes(self._system.cat_file(self._path(name)))
 
     def read_ranges(self, *wanted: tuple[str, int, int]) -> list[bytes]:
-        """Return the bytes [begin, end) of files, for every (name, begin, end); side by side where the storage can.
+        """Return the bytes [begin, end) of files, for every (name, begin, end); in parallel where the storage can.
 
         Raises:
             CorruptData: A file ends before its range does.
@@ -113,7 +113,7 @@ class RemoteFolder:
         """Return whether there is a file or folder of this name.
 
         Raises:
-            Unavailable: That cannot be found out now.
+            Unavailable: The storage cannot be reached now.
         """
         try:
             with self._translated(name):
@@ -123,23 +123,23 @@ class RemoteFolder:
         return True
 
     def names(self) -> list[str]:
-        """Return the names of what lies right in the folder, sorted, as of now; none where there is no folder.
+        """Return the sorted names of the files and folders directly in it; empty if the folder does not exist.
 
         Raises:
-            Unavailable: They cannot be listed now.
+            Unavailable: The storage cannot be reached now.
         """
         try:
             with self._translated(""):
                 self._system.invalidate_cache(self._root)
                 found = self._system.ls(self._root, detail=False)
-                # What is asked for by name later must not be answered from this listing.
+                # A later access by name must not be answered from this listing.
                 self._system.invalidate_cache(self._root)
         except NotFound:
             return []
         return sorted({name for each in found if (name := str(each).rstrip("/").rpartition("/")[2])})
 
     def below(self, name: str) -> RemoteFolder:
-        """Return a folder in this one."""
+        """Return a subfolder."""
         return RemoteFolder(f"{self.url}/{name}")
 
     def where(self, name: str) -> str:

@@ -1,7 +1,7 @@
-"""Where rows of one table can be copied from: one small protocol, and what a shard gives that is such a source.
+"""Row source: the protocol by which rows of one table are copied, and the blocks that a shard answers with.
 
-A source answers for slot ranges, a block of rows at a time, in ring order; a block's checksum travels with it. Rows of
-a version never change, so what one source began another may go on with, provided both have the same identity.
+A source delivers slot ranges, a block of rows at a time, in ring order; each block carries its checksum. Rows of a
+version never change, so one source may continue where another stopped, provided both have the same identity.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from ringpull.ps.store.base import Base
 from ringpull.ps.wire.messages import RangePullReply, range_checksum
 
 MAX_BLOCK_BYTES: Final = 64 << 20
-"""Rows of one block, however many its receiver would take."""
+"""Upper bound on the size of one block's rows, whatever its receiver asks for."""
 
 Block = RangePullReply
 
 
 @dataclass(frozen=True, slots=True)
 class TableContent:
-    """What a source has to tell of a table, and of one range of it."""
+    """Description of a table and of one of its ranges."""
 
     spec: TableSpec
     identity: int
-    """See `Header.identity`."""
+    """Identity of the table; see `Header.identity`."""
     rows: int
-    """Of the range."""
+    """Number of rows in the range."""
 
 
 class RowSource(Protocol):
-    """One table at one place. Used by one thread at a time; any method may raise a `RingpullError`."""
+    """Place that has rows of one table. Used by one thread at a time; any method may raise a `RingpullError`."""
 
     def describe(self, slots: SlotRange) -> TableContent:
-        """Return what the table is, and how many rows it has in `slots`."""
+        """Return the description of the table and of the range `slots`."""
         ...
 
     def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
-        """Return the rows of `slots` from the row `cursor` on, at least one; about `max_bytes` of them, or more where
-        the source is better asked for more at a time."""
+        """Return rows of `slots` from the row `cursor` on, at least one: about `max_bytes`, or more from a source that
+        is better read in larger blocks."""
         ...
 
 
 def read_block(base: Base, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
-    """Return the next block of a slot range: stored rows, bit for bit, every checksummed block they touch verified.
+    """Return the next block of a slot range: rows as they are stored, with the stored blocks they touch verified.
 
-    A block ends where a stored one does, if it can: then each is verified once in the whole stream.
+    A block ends where a stored block does, if it can, so that each stored block is verified once per stream.
 
     Raises:
         InvalidInput: The cursor lies outside the range.
-        Unavailable: The base does not hold the whole range.
+        Unavailable: The base does not have the whole range.
         CorruptData: Stored rows of this block are damaged.
     """
     if not base.held_mask()[slots.begin : slots.end].all():
@@ -79,7 +79,7 @@ def read_block(base: Base, slots: SlotRange, cursor: int, max_bytes: int) -> Blo
 
 
 def damaged_slots(base: Base, first: int, last: int) -> list[SlotRange]:
-    """Read the stored blocks with rows [first, last) and return the slots of those whose checksum does not match."""
+    """Read the stored blocks of rows [first, last), and return the slots of those that do not match their checksum."""
     if first == last:
         return []
     firsts = base.sections.blocks[:, 0]
@@ -89,17 +89,17 @@ def damaged_slots(base: Base, first: int, last: int) -> list[SlotRange]:
 
 
 def _end_of_stored_block(base: Base, first: int, last: int) -> int:
-    """Return where the last stored block that ends in (first, last] ends; `last` where none does."""
+    """Return the end of the last stored block that ends in (first, last]; `last` if none does."""
     firsts = base.sections.blocks[:, 0]
     boundary = int(firsts[int(np.searchsorted(firsts, np.uint64(last), side="right")) - 1])
     return boundary if boundary > first else last
 
 
 def check_block(block: Block, slots: SlotRange, cursor: int, content: TableContent) -> None:
-    """Hold a block against its checksum and against what was asked for.
+    """Check a received block against its checksum and against the request.
 
     Raises:
-        CorruptData: It is damaged, or not what was asked for.
+        CorruptData: It is damaged, or does not fit the request.
     """
     rows = len(block.positions)
     if range_checksum(block.positions, block.rows) != block.checksum:

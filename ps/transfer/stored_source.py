@@ -1,7 +1,7 @@
-"""The files of an export as a source of rows: a shared folder or a URL, of which only what is asked for is read.
+"""Stored source: the files of an export as a source of rows, in a shared folder or at a URL.
 
-Whole stored blocks are read, because they carry the checksums. The last one of a read is kept: the next read, or the
-next range, often begins inside it. From a storage that answers slowly, several are asked for at once.
+Stored blocks are read as a whole, because checksums are per block. The last block of a read is kept, since the next
+read, or the next range, often begins inside it. Remote storage, which answers slowly, is asked for several at once.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ringpull.ps.transfer.stored_table import StoredBlock, StoredTable
 from ringpull.ps.wire.messages import range_checksum
 
 READ_BYTES: Final = 8 << 20
-"""Of rows asked for at once, a MiB per request: ps/README.md, "Decisions"."""
+"""Size of rows requested at once, a MiB per request: ps/README.md, "Decisions"."""
 
 
 class StoredSource:
-    """One table in a folder or at a URL: `ps.transfer.source.RowSource`. Nothing is read before it is first asked."""
+    """Row source of one table in a folder or at a URL. Nothing is read before it is first used."""
 
     def __init__(self, folder: str, *, read_bytes: int = READ_BYTES) -> None:
-        """Name the table.
+        """Refer to the table.
 
         Args:
             folder: Its path or URL.
-            read_bytes: Least that is asked for at a time where it is not on this machine.
+            read_bytes: Lower bound on what is read at a time if it is not on this machine.
         """
         self._folder = folder
         self._read_bytes = read_bytes
@@ -43,7 +43,7 @@ class StoredSource:
         return f"files in {self._folder}"
 
     def identity(self) -> int | None:
-        """Return the table's identity; None where its header cannot be read from here, or is damaged."""
+        """Return the table's identity; None if its header cannot be read or is damaged."""
         try:
             return self._table.header.identity
         except (InvalidInput, NotFound, Unavailable, CorruptData):
@@ -80,7 +80,7 @@ class StoredSource:
         return self._table.rows_below(slots.begin), self._table.rows_below(slots.end)
 
     def _end(self, first: int, last: int, range_last: int) -> int:
-        """Return where to end a read that would end at `last`: with a stored block, if one ends on the way."""
+        """Return the end of a read up to `last`: moved back to the end of a stored block, if one ends on the way."""
         if last >= range_last:
             return range_last
         firsts = self._table.first_rows

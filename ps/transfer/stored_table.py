@@ -1,9 +1,8 @@
-"""A table's files where an export put them, read by ranges: which rows lie where is known from a few kilobytes.
+"""Stored table: an exported table's files, read by ranges without the index.
 
-The header, `blocks` and `position_blocks` are read whole and verified. They say, of every block of about 1 MiB, its
-first row, its first position, and the checksums of its rows and positions. So of any slot range just the blocks that it
-touches are read, and each of them is held against its checksums before anybody sees a row of it. Neither the index nor
-any other position is needed.
+The header, `blocks` and `position_blocks`, a few kilobytes, are read completely and verified. They give the first row,
+the first position, and the checksums of rows and positions of every block of about 1 MiB. So for a slot range only the
+blocks that it touches are read, and each is verified before any of its rows is used.
 """
 
 from __future__ import annotations
@@ -28,42 +27,42 @@ from ringpull.ps.transfer.piece import POSITION_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder
 
 SCAN_BYTES: Final = 8 << 20
-"""Read at a time where a whole file has to be read."""
+"""Size of a read where a whole file has to be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBlock:
-    """One block, verified."""
+    """Verified block of rows."""
 
     first_row: int
     positions: UInt64Array
     rows: NDArray[np.uint8]
-    """(n, row_bytes)."""
+    """Rows as stored: uint8 (n, row_bytes)."""
 
 
 class StoredTable:
-    """One table's files. Used by one thread at a time; every method may raise what `RemoteFolder` does."""
+    """Files of one table. Used by one thread at a time; every method may raise what `RemoteFolder` does."""
 
     def __init__(self, files: RemoteFolder) -> None:
-        """Name the files; they are read when they are first needed."""
+        """Refer to the files, which are read when they are first needed."""
         self._files = files
         self._rows_below: dict[int, int] = {0: 0}
         self._positions: tuple[int, UInt64Array] | None = None
-        """Of the block looked into last: slot ranges that begin or end in one block are asked for side by side."""
+        """Positions of the block searched last; the next slot range often begins in the same block."""
 
     @cached_property
     def header(self) -> Header:
-        """What the table says of itself."""
+        """Header of the table."""
         data = self._files.read(fmt.HEADER, max_bytes=fmt.MAX_HEADER_BYTES)
         return Header.from_bytes(data, self._files.where(fmt.HEADER))
 
     @cached_property
     def first_rows(self) -> NDArray[np.int64]:
-        """(blocks + 1,): the first row of every block; last, the number of rows."""
+        """First row of every block, and at the end the number of rows: int64 (blocks + 1,)."""
         return np.append(self._blocks[:, 0], np.uint64(self.header.rows)).astype(np.int64)
 
     def rows_below(self, slot: int) -> int:
-        """Return how many rows lie below a slot, 0 to 65,536: the number of its first row."""
+        """Return the number of rows below a slot, 0 to 65,536, which is the number of its first row."""
         if slot == SLOTS:
             return self.header.rows
         if slot not in self._rows_below:
@@ -71,10 +70,10 @@ class StoredTable:
         return self._rows_below[slot]
 
     def read(self, begin: int, end: int) -> list[StoredBlock]:
-        """Return the blocks [begin, end), whole; all that are read are in memory.
+        """Return the blocks [begin, end), all in memory.
 
         Raises:
-            CorruptData: One is damaged; the message says which.
+            CorruptData: A block is damaged; the message says which.
         """
         return [
             StoredBlock(
@@ -86,10 +85,10 @@ class StoredTable:
         ]
 
     def verify(self) -> list[BadBlock]:
-        """Read everything; return the blocks whose rows or positions are damaged.
+        """Read everything, and return the blocks whose rows or positions are damaged.
 
         Raises:
-            CorruptData: Anything else is.
+            CorruptData: Anything else is damaged.
         """
         self._check_index()
         bad = []
@@ -105,7 +104,7 @@ class StoredTable:
         return bad
 
     def _raw(self, begin: int, end: int) -> Iterator[tuple[int, bytes, bytes]]:
-        """Read blocks [begin, end) at once; yield the number, the positions and the rows of each, not yet verified."""
+        """Read blocks [begin, end) at once; yield the number, positions and rows of each, not verified yet."""
         if begin == end:
             return
         firsts, row_bytes = self.first_rows[begin : end + 1].tolist(), self.header.spec.row_bytes
@@ -118,7 +117,7 @@ class StoredTable:
             yield block, positions[start : start + POSITION_BYTES * (last - first)], raw
 
     def _slots_of(self, block: int, positions: bytes) -> tuple[int, int]:
-        """Return the slots, half open, of a block's rows; where its positions are damaged, all that they may be of."""
+        """Return the slots, half open, of a block's rows; if its positions are damaged, all slots that it may touch."""
         try:
             own = self._verified_positions(block, positions) >> np.uint64(SLOT_SHIFT)
         except CorruptData:
@@ -127,11 +126,11 @@ class StoredTable:
         return int(own[0]), int(own[-1]) + 1
 
     def _find(self, position: int) -> int:
-        """Return how many positions are below this one."""
+        """Return the number of positions below this one."""
         after = int(np.searchsorted(self._position_blocks[:, 0], np.uint64(position)))
         if after == 0:
             return 0
-        block = after - 1  # the last that begins below: it ends there, or further on
+        block = after - 1  # the last block that begins below the position
         if self._positions is None or self._positions[0] != block:
             begin, end = (POSITION_BYTES * int(row) for row in self.first_rows[block : block + 2])
             [data] = self._files.read_ranges((fmt.POSITIONS, begin, end))
@@ -150,7 +149,7 @@ class StoredTable:
 
     @cached_property
     def _blocks(self) -> UInt64Array:
-        """(blocks, 2): first row, checksum of the rows."""
+        """First row and checksum of the rows of every block: uint64 (blocks, 2)."""
         for name in (fmt.POSITIONS, fmt.ROWS):
             size, due = self._files.size(name), self.header.sections[name].bytes
             if size != due:
@@ -161,7 +160,7 @@ class StoredTable:
 
     @cached_property
     def _position_blocks(self) -> UInt64Array:
-        """(blocks, 2): first position, checksum of the positions."""
+        """First position and checksum of the positions of every block: uint64 (blocks, 2)."""
         if fmt.POSITION_BLOCKS in self.header.sections:
             return self._section(fmt.POSITION_BLOCKS)
         return self._scanned()
@@ -174,8 +173,8 @@ class StoredTable:
         return np.frombuffer(data, np.uint64).reshape(-1, 2)
 
     def _scanned(self) -> UInt64Array:
-        """Work the entries out from all positions, in little memory: a table of an earlier build has only one checksum
-        for the whole file."""
+        """Compute the entries from all positions, in little memory, for a table of an earlier build, which has only one
+        checksum for the whole file."""
         section = self.header.sections[fmt.POSITIONS]
         whole = xxhash.xxh3_64()
         entries = []
@@ -194,7 +193,7 @@ class StoredTable:
         return np.array(entries, np.uint64).reshape(-1, 2)
 
     def _check_index(self) -> None:
-        """Look-ups through a URL need no index, so only `verify` reads it."""
+        """Verify the index, which nothing else here reads."""
         section, whole = self.header.sections[fmt.INDEX], xxhash.xxh3_64()
         for begin in range(0, section.bytes, SCAN_BYTES):
             [data] = self._files.read_ranges((fmt.INDEX, begin, min(begin + SCAN_BYTES, section.bytes)))
@@ -203,7 +202,7 @@ class StoredTable:
             raise CorruptData(f"{self._files.where(fmt.INDEX)}: the checksum does not match; the file is damaged")
 
     def _blocks_in(self, size: int, name: str) -> int:
-        """Return about how many blocks have `size` bytes of a file; at least 1."""
+        """Return about how many blocks take `size` bytes of a file; at least 1."""
         return max(1, size * len(self._blocks) // max(1, self.header.sections[name].bytes))
 
     def _damaged(self, name: str, block: int) -> CorruptData:

@@ -1,11 +1,10 @@
-"""One table's folder below a shard's data folder: its base, and the pieces that are on their way into the next one.
+"""Table copy: one table's folder below a shard's data folder, with its base and the pieces for the next base.
 
-    base-000007/    a base (`ps.store`); the highest number is the one in use, and there is another only for the moment
-                    in which one replaces the other
+    base-000007/    a base (`ps.store`); the highest number is in use, and a second one exists only while it is replaced
     piece-12345     a piece (`ps.transfer.piece`) that begins at slot 12345
 
-A base is never changed: a new one appears under the next number, whole, and the old one goes; who still reads that has
-it mapped. Whatever a process that was killed left behind, opening finds the last whole state.
+A base is never changed: a complete new one appears under the next number, and the old one is deleted; readers of the
+old one keep it mapped. After a kill at any moment, opening finds the last complete state.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ _PIECE: Final = re.compile(r"piece-(\d{5})")
 
 
 class TableCopy:
-    """A shard's own copy of some ranges of one table. Used under the lock of the copies it belongs to."""
+    """Copy of some ranges of one table. Used under the lock of the `LocalCopies` it belongs to."""
 
     def __init__(self, folder: Path, *, verify: bool = False) -> None:
-        """Open what is there, which may be nothing; sweep up what a killed process left half done.
+        """Open the folder, which may be empty or absent, and delete what a killed process left incomplete.
 
         Args:
-            verify: Read all rows and hold them against their checksums; a base with damage counts as none.
+            verify: Check all rows against their checksums; a damaged base counts as none.
         """
         self.folder = folder
         self.base: Base | None = None
@@ -43,11 +42,11 @@ class TableCopy:
             self._open_piece(path)
 
     def new_base_folder(self) -> Path:
-        """Return where the next base goes."""
+        """Return the folder for the next base."""
         return self._base_folder(max(self._numbers(), default=0) + 1)
 
     def new_piece(self, begin: int, row_bytes: int, identity: int) -> Piece:
-        """Begin a piece at this slot.
+        """Create a piece that begins at this slot.
 
         Raises:
             ExportError: The file cannot be written.
@@ -58,27 +57,28 @@ class TableCopy:
         return piece
 
     def piece_at(self, slot: int) -> Piece | None:
-        """Return the piece that goes on at this slot, if there is one: the last to begin, which may have a tail."""
+        """Return the piece that can be continued at this slot, if any: the last to begin, which may have a tail."""
         return max((piece for piece in self.pieces if piece.until == slot), key=lambda piece: piece.begin, default=None)
 
     def replace(self, base: Base) -> None:
-        """Make `base`, from `new_base_folder`, the one in use; the old one goes."""
+        """Put `base`, made in `new_base_folder`, into use, and delete the old one."""
         self.base = base
         self._sweep()
 
     def drop_pieces(self) -> None:
+        """Delete all pieces."""
         for piece in self.pieces:
             piece.path.unlink(missing_ok=True)
         self.pieces = []
 
     def drop(self) -> None:
-        """Remove everything, from the disk too."""
+        """Delete everything, from the disk too."""
         self.base = None
         self.pieces = []
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def drop_foreign(self, identity: int) -> None:
-        """Remove what is of another content than `identity`: an earlier export under the same name and version."""
+        """Delete base and pieces of another identity: those of an earlier export under the same name and version."""
         if self.base is not None and self.base.identity != identity:
             self.base = None
             self._sweep()
@@ -88,7 +88,7 @@ class TableCopy:
 
     @property
     def bytes(self) -> int:
-        """On disk, of base and pieces."""
+        """Size of base and pieces on disk."""
         return (0 if self.base is None else self.base.bytes) + sum(piece.bytes for piece in self.pieces)
 
     def __repr__(self) -> str:
@@ -101,7 +101,7 @@ class TableCopy:
         return self.folder / f"base-{number:06d}"
 
     def _sweep(self) -> None:
-        """Remove every base but the one in use, and folders that were never finished."""
+        """Delete every base but the one in use, and unfinished folders."""
         for path in [*self.folder.glob("base-*"), *self.folder.glob(".*.tmp")]:
             if self.base is None or path != self.base.folder:
                 shutil.rmtree(path, ignore_errors=True)

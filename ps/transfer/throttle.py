@@ -1,7 +1,7 @@
-"""How fast a shard copies: a token bucket whose rate may change, or be 0, while somebody waits at it.
+"""Throttle: a token bucket for copying, whose rate may change, or be 0, while a thread waits at it.
 
-Whoever takes more than the bucket has goes into debt, and the next one waits until it is paid: blocks of any size pass,
-and over any stretch of time no more flows than rate x time, a bucket and a block.
+A caller that takes more than the bucket holds puts it into debt, and the next caller waits until that is paid. So
+blocks of any size pass, and over any stretch of time at most rate x time, one bucket and one block flow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.transfer.job import Job
 
 BUCKET_S: Final = 0.1
-"""The bucket holds what flows in this time: a pause is not made up for by a burst."""
+"""Capacity of the bucket, as a time: short, so that a pause is not followed by a burst."""
 
 MIN_WAIT_S: Final = 1e-3
 
@@ -23,7 +23,7 @@ Wait = Callable[[threading.Condition, float | None], object]
 
 
 class Throttle:
-    """Any thread may set the rate; the clock and the wait are replaced in tests."""
+    """Token bucket. Any thread may set the rate; clock and wait are replaced in tests."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, wait: Wait = lambda changed, s: changed.wait(s)
@@ -36,7 +36,7 @@ class Throttle:
         self._filled_s = clock()
 
     def set(self, bytes_per_s: float | None) -> None:
-        """Change the rate, at once. None: as fast as it goes; 0: nothing flows.
+        """Change the rate, at once. None: no limit; 0: nothing flows.
 
         Raises:
             InvalidInput: It is negative, or not a number.
@@ -53,7 +53,7 @@ class Throttle:
         """Wait until `size` bytes may flow.
 
         Raises:
-            Cancelled: The job was given up meanwhile.
+            Cancelled: The job was cancelled meanwhile.
         """
         with job.interrupting(self._wake), self._changed:
             while True:
@@ -68,7 +68,7 @@ class Throttle:
                 self._wait(self._changed, None if held else max(MIN_WAIT_S, -self._level / self._rate))
 
     def give_back(self, size: int) -> None:
-        """Return bytes that were taken and did not flow; when more flowed, fewer than 0."""
+        """Give back bytes that were taken and did not flow; negative if more flowed than was taken."""
         with self._changed:
             if self._rate is not None:
                 self._level += size

@@ -1,7 +1,7 @@
-"""A change of a running deployment, and all that the coordinator must remember, as plain values.
+"""A change of a running deployment, and the coordinator's saved state, as plain values.
 
-A bring-up, a new version, a rollback and a move are the same thing: a way from the world that is (none at bring-up) to
-the next one, through the same phases.
+A bring-up, a new version, a rollback and a move are the same thing: they lead from the spec that serves (none at
+bring-up) to the next one, through the same phases.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ringpull.router.shard_map import ShardMap
 
 
 class Kind(StrEnum):
-    """What an operator asked for."""
+    """Kind of change an operator asked for."""
 
     BRING_UP = "bring-up"
     PUBLISH = "publish"
@@ -25,26 +25,26 @@ class Kind(StrEnum):
 
 
 class Phase(StrEnum):
-    """How far a change has come. Up to LOADING it can be given up; from ROUTING on it only goes forward."""
+    """Progress of a change. Up to LOADING it can be aborted; from ROUTING on it only goes forward."""
 
     PREPARING = "preparing"
-    """Shards of the next world are started, and come to hold what it needs."""
+    """Shards of the next spec are started, and open or copy the ranges it places on them."""
     CATCHING_UP = "catching up"
-    """Copied ranges take in what was written meanwhile. Nothing is written to tables yet, so this passes at once."""
+    """Copied ranges take in rows written meanwhile. Tables are read-only, so this phase ends at once."""
     DUAL_OWNERSHIP = "guarding"
-    """Shards answer for the slots of both worlds."""
+    """Shards serve their slots of both the old and the next spec."""
     LOADING = "loading"
-    """Heads have the next world's versions open and checked."""
+    """Heads open and check the versions of the next spec."""
     ROUTING = "routing"
-    """Heads route by the next world, with the old owners to fall back on; old pulls end."""
+    """Heads route by the next spec, with the old owners as fallback, until pulls by the old map have ended."""
     DRAINING = "settling"
-    """Heads let go of the old owners."""
+    """Heads stop using the old owners."""
     CLEANUP = "dropping"
-    """Shards answer for the next world only; those that are not in it stop."""
+    """Shards serve the next spec only, and those that are not in it stop."""
 
     @property
     def reversible(self) -> bool:
-        """Whether the old world still serves alone."""
+        """Whether the old spec still serves alone, so that the change can be paused or aborted."""
         return PHASES.index(self) < PHASES.index(Phase.ROUTING)
 
 
@@ -53,49 +53,49 @@ PHASES = tuple(Phase)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change under way."""
+    """Change under way."""
 
     id: int
-    """Ever growing; the world it leads to is known by it."""
+    """Number of the change, never used twice; the spec it leads to is known by it."""
     kind: Kind
     subject: str
-    """For people: `ranker/7`, `shards 4 -> 8`."""
+    """Description for people: `ranker/7`, `shards 4 -> 8`."""
     target: DeploymentSpec
     phase: Phase = Phase.PREPARING
     paused: bool = False
     bytes_per_s: float | None = None
-    """Most that a shard may stream; None: as fast as it goes."""
+    """Limit on what each shard streams; None: no limit."""
     nodes: Mapping[int, str] = field(default_factory=dict)
-    """Where new shards have to be started; the others go where there is room."""
+    """Shard -> node it has to be started on; a new shard that is not named goes to any node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the last change ended."""
+    """Result of the last change."""
 
     id: int
     kind: Kind
     subject: str
     error: str = ""
-    """Why it was given up; empty when it was carried through."""
+    """Reason it was aborted; empty when it succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorState:
-    """All the coordinator must remember; saved before any command that follows from it is carried out."""
+    """State the coordinator must not lose; saved before any command that follows from it is executed."""
 
     heads: tuple[int, ...] = (0,)
     spec: DeploymentSpec | None = field(default=None, metadata=plain_name("world"))
-    """What serves; None before the first bring-up is through."""
+    """Spec that serves; None before the first bring-up has ended."""
     spec_id: int = field(default=0, metadata=plain_name("world_id"))
-    """The id of the change that led to `world`."""
+    """Id of the change that led to `spec`."""
     change: Change | None = None
     leaving: frozenset[int] = frozenset()
-    """Shards that no world wants any more, until they have stopped: those that were not heard of since, too."""
+    """Shards that belong to no spec any more and have not stopped yet, seen or not."""
     epoch: int = 0
-    """Of the last map that was made. Never used twice."""
+    """Epoch of the newest map; no epoch is ever used twice."""
     map: ShardMap | None = None
-    """What heads have to route by; None before there was one."""
+    """Map that heads have to route by; None before the first one."""
     outcome: Outcome | None = None
     last_id: int = 0
-    """Of all changes so far."""
+    """Id of the newest change."""

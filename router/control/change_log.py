@@ -1,4 +1,4 @@
-"""Log lines about a change: when it begins, enters a phase, and ends."""
+"""Log events of a change: it begins, enters a phase, ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger: Final = logging.getLogger(__name__)
 
 
 def log_change(before: ChangeStatus, now: ChangeStatus) -> None:
-    """Tell how a change went on between two looks at it; nothing if it is where it was."""
+    """Log what happened to a change between two statuses; nothing if its phase is the same."""
     if (before.id, before.phase) == (now.id, now.phase):
         return
     fields: dict[str, object] = {"change": now.id, "kind": now.kind.value, "subject": now.subject}

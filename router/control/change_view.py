@@ -1,6 +1,6 @@
-"""What operators are shown of a change: how far it is, what was copied, and what clients feel meanwhile.
+"""Status of a change as operators see it: progress, bytes copied, and latencies before and during the change.
 
-Volatile, and only looked at: nothing here decides anything. Everything is noted and read by the coordinator's thread.
+It is kept in memory only, and nothing is decided by it. Only the coordinator's thread uses it.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from ringpull.router.control.operations import ChangeStatus, Latency
 
 
 class ChangeView:
-    """Keeps the last heartbeat of every member, and what belongs to the change under way or the last one."""
+    """Last heartbeat of every member, and the progress of the change under way or of the last one."""
 
     def __init__(self) -> None:
         self.shards: dict[int, ShardHeartbeat] = {}
-        """The last answer of each shard that lives."""
+        """Last heartbeat of each live shard."""
         self.heads: dict[int, HeadHeartbeat] = {}
-        """The last answer of each head."""
+        """Last heartbeat of each head."""
         self.trouble = ""
-        """What failed last; empty since something worked again."""
+        """Last failure; empty once a command has succeeded after it."""
         self._id = 0
         self._before = Latency()
         self._copies: dict[int, tuple[int, int]] = {}
-        """Shard -> (copied, to copy) of what it prepared for the change."""
+        """Shard -> (bytes copied, bytes to copy) of its `prepare` for the change."""
 
     def sent(self, command: Command, change: Change | None) -> None:
-        """Note a command that goes out."""
+        """Take note of a command that is sent."""
         self._follow(change)
         if isinstance(command, Prepare) and change is not None and change.id in command.specs:
             self._copies[command.shard] = (0, 0)
 
     def shard(self, shard: int, heartbeat: ShardHeartbeat) -> None:
-        """Note what a shard has answered."""
+        """Take note of a shard's heartbeat."""
         self.shards[shard] = heartbeat
         if shard in self._copies:
             self._copies[shard] = (heartbeat.copied_bytes, heartbeat.bytes_to_copy)
 
     def head(self, head: int, heartbeat: HeadHeartbeat) -> None:
-        """Note what a head has answered."""
+        """Take note of a head's heartbeat."""
         self.heads[head] = heartbeat
 
     def status(self, machine: Coordinator) -> ChangeStatus:
-        """Return what there is to say."""
+        """Return the status of the change under way, or of the last one."""
         change, outcome = machine.state.change, machine.state.outcome
         self._follow(change)
         if change is None:
@@ -69,7 +69,7 @@ class ChangeView:
         )
 
     def _ended(self, outcome: Outcome) -> ChangeStatus:
-        # What was copied is known when this coordinator saw the change to its end.
+        # Bytes and latencies are known only if this process saw the change itself, not an earlier coordinator.
         seen = outcome.id == self._id
         return ChangeStatus(
             id=outcome.id,
@@ -96,7 +96,7 @@ class ChangeView:
 
 
 def worst(heads: Iterable[HeadHeartbeat]) -> Latency:
-    """Return the slowest of what several heads measured."""
+    """Return the highest latencies of several heads."""
     latencies = [(head.p50_ms, head.p99_ms) for head in heads]
     if not latencies:
         return Latency()
@@ -104,7 +104,7 @@ def worst(heads: Iterable[HeadHeartbeat]) -> Latency:
 
 
 def traffic_of(heads: Iterable[HeadHeartbeat]) -> dict[str, TableTraffic]:
-    """Return what all heads together have looked up, by `MODEL/TABLE`."""
+    """Return the look-ups of all heads together, by `MODEL/TABLE`."""
     total: dict[str, TableTraffic] = {}
     for head in heads:
         for table, seen in head.traffic.items():
@@ -114,7 +114,7 @@ def traffic_of(heads: Iterable[HeadHeartbeat]) -> dict[str, TableTraffic]:
 
 
 def _progress(machine: Coordinator, change: Change) -> tuple[int, int]:
-    """Return how many members have done what the phase wants, of how many."""
+    """Return how many members have completed the phase, and how many have to."""
     shards, heads = machine.shards, list(machine.heads.values())
     match change.phase:
         case Phase.PREPARING | Phase.CATCHING_UP:

@@ -1,6 +1,6 @@
-"""From what an operator asks for to the next world, and every reason why that cannot be.
+"""The next deployment spec for what an operator asks, or the reason why it is refused.
 
-Pure, and complete before anything moves: what is refused here has changed nothing.
+Pure functions. Every check is made here, before anything is changed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from ringpull.router.control.events import Begin
 from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
 
 MAX_SHARDS = 1024
-"""Shards of a deployment; far above what one map has been tried with."""
+"""Upper bound on the shards of a deployment; far above what one map has been tried with."""
 
 Place = Callable[[Publish, DeploymentSpec], PlacedVersion]
-"""Finds the version that is asked for on disk; raises `InvalidInput` or `CorruptData` when it is not there, whole."""
+"""Function that finds the version to publish on disk; raises `InvalidInput` or `CorruptData` when it is missing or
+incomplete."""
 
 
 def begin_of(
@@ -33,16 +34,16 @@ def begin_of(
     nodes: Mapping[int, str] | None = None,
     free_nodes: Sequence[str] = (),
 ) -> Begin:
-    """Return the event that begins what is asked for.
+    """Return the event that begins the change an operator requests.
 
     Args:
         place: See `Place`; only called for a `Publish`.
-        keep: Versions kept behind the live one where the request does not say.
-        nodes: Where each shard is.
+        keep: Versions kept open behind the live one when the request does not say.
+        nodes: Shard -> the node it runs on.
         free_nodes: All nodes that shards may be started on.
 
     Raises:
-        InvalidInput: It cannot be: the message names the field and what would be right.
+        InvalidInput: The request is refused; the message names the field and what would be accepted.
     """
     spec = state.spec
     if spec is None:
@@ -61,13 +62,13 @@ def begin_of(
 
 
 def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> DeploymentSpec:
-    """Return the world in which `version` is live, and `keep` older ones of its model stay open.
+    """Return the spec in which `version` is live, and `keep` older versions of its model stay open.
 
-    A table keeps the copies it has now, which an operator may have chosen; one that is new gets those it was exported
-    with.
+    A table keeps its present number of copies, which an operator may have chosen; a new table gets the number it was
+    exported with.
 
     Raises:
-        InvalidInput: It is live already, its model is not served here, or `keep` is negative.
+        InvalidInput: The version is live already, its model is not served here, or `keep` is negative.
     """
     model = version.model
     if keep < 0:
@@ -76,7 +77,7 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
     if spec.live[model] == version.version:
         raise InvalidInput(f"{version.name} is live already")
     before = [each for each in spec.versions if each.model == model and each.version != version.version]
-    # The one that was live stays first of all: it is what a rollback goes back to.
+    # The version that was live is the first to stay, because a rollback goes back to it.
     before.sort(key=lambda each: (each.version == spec.live[model], each.version), reverse=True)
     kept = before[:keep]
     others = [each for each in spec.versions if each.model != model]
@@ -87,10 +88,10 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
 
 
 def rolled_back(spec: DeploymentSpec, request: Rollback) -> DeploymentSpec:
-    """Return the world in which an older open version is live again; the one that was live stays open.
+    """Return the spec in which an older open version is live again; the one that was live stays open.
 
     Raises:
-        InvalidInput: There is none, or the one asked for is not open or live already.
+        InvalidInput: No older version is open, or the one requested is not open, or is live already.
     """
     model = request.model
     _check_served(spec, model)
@@ -113,7 +114,7 @@ def rolled_back(spec: DeploymentSpec, request: Rollback) -> DeploymentSpec:
 def rebalanced(
     spec: DeploymentSpec, request: Rebalance, *, nodes: Mapping[int, str], free_nodes: Sequence[str]
 ) -> tuple[DeploymentSpec, dict[int, str]]:
-    """Return the world with other shards or copies, and where its new shards must be started.
+    """Return the spec with other shards or copies, and the node of each new shard.
 
     Raises:
         InvalidInput: No shards, too many, an unknown table or node, more copies than shards, or nothing to change.
@@ -161,7 +162,7 @@ def _named_tables(spec: DeploymentSpec, asked: Mapping[str, Replicas], shards: i
 def _drained(
     node: str, spec: DeploymentSpec, nodes: Mapping[int, str], free_nodes: Sequence[str]
 ) -> tuple[list[int], list[str]]:
-    """Return the shards on a node that is to be emptied, if any, and the nodes that new ones may go to."""
+    """Return the shards on the node to be drained, if any, and the nodes that new shards may go to."""
     if not node:
         return [], list(free_nodes)
     known = sorted({*nodes.values(), *free_nodes})
@@ -177,7 +178,7 @@ def _drained(
 
 
 def _spread(new: Sequence[int], staying: Sequence[str], open_nodes: Sequence[str]) -> dict[int, str]:
-    """Return a node for each new shard: the one with the fewest shards by then, the first of equals."""
+    """Return a node for each new shard: always the one with the fewest shards so far, the first of equals."""
     placed: dict[int, str] = {}
     for shard in new if open_nodes else ():
         filled = Counter([*staying, *placed.values()])
@@ -186,7 +187,7 @@ def _spread(new: Sequence[int], staying: Sequence[str], open_nodes: Sequence[str
 
 
 def _shards_after(now: Sequence[int], wanted: int, leaving: Sequence[int]) -> list[int]:
-    """Return the ids of `wanted` shards: the lowest of those that may stay, then new ones above all there were."""
+    """Return the ids of `wanted` shards: the lowest of those that may stay, then new ids above all present ones."""
     staying = [shard for shard in now if shard not in leaving][:wanted]
     first = max(now) + 1 if leaving else 0
     new = (shard for shard in range(first, MAX_SHARD) if shard not in now)

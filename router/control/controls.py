@@ -1,8 +1,7 @@
-"""How the coordinator reaches the members of a deployment: three protocols, filled over Ray by `deploy`, faked in
-tests.
+"""Protocols by which the coordinator controls shards and heads: implemented over Ray in `deploy`, by fakes in tests.
 
-Every verb blocks until done, can be carried out twice, and may be called from many threads. It raises `Unavailable`
-when the member is gone or being restarted, and another `RingpullError` when it will not do what it is told.
+Every method blocks until it is done, is idempotent, and may be called from any thread. It raises `Unavailable` when the
+member is gone or restarting, and another `RingpullError` when the member refuses.
 """
 
 from __future__ import annotations
@@ -17,74 +16,74 @@ from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardMap
 
 LEASE_S: Final = 10.0
-"""How long a head serves without having been heard of."""
+"""Time a head goes on serving after its last heartbeat."""
 
 
 class ShardControl(Protocol):
-    """One shard."""
+    """Control of one shard."""
 
     def heartbeat(self) -> ShardHeartbeat: ...
 
     def prepare(self, placements: Sequence[VersionPlacement]) -> None:
-        """Hold all this, opened or streamed; answer for nothing new yet."""
+        """Store these ranges, by opening files or by streaming; serve no new ones yet."""
         ...
 
     def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
-        """Answer for the union of these, and let go of versions that are not named."""
+        """Serve the union of these ranges, and close versions that are not named."""
         ...
 
     def throttle(self, bytes_per_s: float | None) -> None:
-        """Stream no faster than this; 0 holds it, None lets it go."""
+        """Limit how fast rows are streamed to this shard; 0 pauses it, None removes the limit."""
         ...
 
     def cancel(self) -> None:
-        """Give up the `prepare` under way, which raises `Unavailable`."""
+        """Abort the `prepare` under way, which raises `Unavailable`."""
         ...
 
     def restart(self, drain_s: float) -> None:
-        """Answer what is in flight, for so long at most, and end, to be started anew; return when it has begun."""
+        """Drain requests in flight for at most `drain_s`, then exit to be restarted; return when that has begun."""
         ...
 
 
 class HeadControl(Protocol):
-    """One head."""
+    """Control of one head."""
 
     def heartbeat(self, lease_s: float) -> HeadHeartbeat:
-        """Answer, and serve for `lease_s` more seconds without asking."""
+        """Return the head's state, and extend its lease: it may serve for `lease_s` more seconds."""
         ...
 
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
-        """Open and check what is not open; take the map only when there is none yet."""
+        """Open and check those versions that are not open; use the map only if the head has none yet."""
         ...
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
-        """Route by this map and serve; return when no pull in flight uses an older one."""
+        """Route by this map and serve; return when no pull in flight uses an older map."""
         ...
 
     def restart(self, drain_s: float) -> None:
-        """Answer what is in flight, for so long at most, and end, to be started anew; return when it has begun."""
+        """Drain requests in flight for at most `drain_s`, then exit to be restarted; return when that has begun."""
         ...
 
 
 class Members(Protocol):
-    """All of them, and how shards come and go."""
+    """Members of a deployment, and the means to start and stop shards."""
 
     def shard(self, shard: int) -> ShardControl: ...
 
     def head(self, head: int) -> HeadControl: ...
 
     def nodes(self) -> Mapping[str, str]:
-        """Return the nodes that shards can be started on: id -> address."""
+        """Return the nodes that shards can be started on, as id -> address."""
         ...
 
     def start_shard(self, shard: int, node: str | None) -> None:
-        """Have the shard's actor, and return when it answers; one that is there is as good.
+        """Start the shard's actor unless it exists, and return when it answers.
 
         Raises:
-            StartupError: It is not up in time; the message says what is lacking.
+            StartupError: It is not up in time; the message says which resources are missing.
         """
         ...
 
     def stop_shard(self, shard: int) -> None:
-        """End the shard's actor; none is as good."""
+        """Stop the shard's actor, if there is one."""
         ...

@@ -1,20 +1,19 @@
-"""The coordinator: a pure state machine that leads a deployment from one world to the next. Events in, commands out.
+"""Coordinator: a pure state machine that leads a deployment from one spec to the next. Events in, commands out.
 
-    PREPARING -> CATCHING_UP -> GUARDING -> LOADING -> ROUTING -> SETTLING -> DROPPING -> the next world serves
-        `-- given up: the old world serves on --'
+    PREPARING -> CATCHING_UP -> DUAL_OWNERSHIP -> LOADING -> ROUTING -> DRAINING -> CLEANUP -> the next spec serves
+        `-- aborted: the old spec serves on --'
 
-It does no I/O, knows no clock and waits for nothing. After every event it compares what members are known to have
-(`router.control.observed`) with what the phase wants of them, and returns the commands that are missing and not under
-way; when nothing is missing the next phase begins. A crash only makes observed state vanish: a member that comes back
-is sent everything again, and so is every member after the coordinator itself was restarted. Nothing is undone step by
-step.
+It does no I/O, reads no clock and never waits. After every event it compares the observed state of the members
+(`router.control.observed`) with what the phase requires, and returns the commands that are missing and not under way;
+when nothing is missing the next phase begins. A crash only removes observed state: a member that comes back is sent
+everything again, and after a restart of the coordinator so is every member. Nothing is undone step by step.
 
 Invariants:
-* One change at a time. Until ROUTING the old world serves alone, and the change can be given up; from then on not.
-* A head routes to an owner only after that owner holds and guards the slots; an owner lets go of slots only after no
-  head routes to it: every head has acknowledged the map without it, or its lease has run out.
-* A version is live on a head only after it is loaded there and held by every shard.
-* Every map with another content has an epoch of its own, never used before.
+* One change at a time. Until ROUTING the old spec serves alone and the change can be aborted; from then on it cannot.
+* A head routes to an owner only after that owner stores and serves the slots; an owner drops slots only after no head
+  routes to it: every head has acknowledged the map without it, or its lease has run out.
+* A version is live on a head only after it is loaded there and stored by every shard.
+* Every map with new content has a new epoch.
 """
 
 from __future__ import annotations
@@ -55,26 +54,26 @@ from ringpull.router.control.placements import StreamSources, placements_of
 from ringpull.router.shard_map import ShardAddress
 
 UNSEEN = ""
-"""As the incarnation of a head: it was not heard of since the coordinator was started."""
+"""Incarnation of a head that has not answered since the coordinator was started."""
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
 class Coordinator:
-    """The state machine. Mutated only through `handle`."""
+    """State machine of one deployment. Mutated only through `handle`."""
 
     def __init__(self, state: CoordinatorState | None = None) -> None:
         self._state = CoordinatorState() if state is None else state
         self.shards: dict[int, ObservedShard] = {}
-        """Shards that live. Read only."""
+        """Live shards by id. Read only for others."""
         # Until it is seen, or its lease has run out, a head may be serving by any map that was ever handed out.
         self.heads = {head: ObservedHead(UNSEEN) for head in self._state.heads}
-        """All heads, as last heard of. Read only."""
+        """All heads by number, as of their last heartbeat. Read only for others."""
         self._busy: dict[Member, Command] = {}
-        """What is under way."""
+        """Command under way of each member that has one."""
         self._resting: set[Member] = set()
-        """Members whose last command failed, until `Again`."""
+        """Members whose last command failed, until their `RetryDue`."""
 
     def __repr__(self) -> str:
         state, change = self._state, self._state.change
@@ -83,11 +82,11 @@ class Coordinator:
 
     @property
     def state(self) -> CoordinatorState:
-        """What must be saved before the commands of the last event are carried out."""
+        """State to be saved before the commands of the last event are executed."""
         return self._state
 
     def handle(self, event: Event) -> list[Command]:
-        """Take one event in, and return the commands that follow, in order.
+        """Take in one event, and return the commands that follow from it, in order.
 
         Raises:
             InvalidInput: `Begin`, `Pause`, `Resume` or `Abort` does not fit what is under way; nothing has changed.
@@ -129,7 +128,7 @@ class Coordinator:
                 self._resting.discard(member)
         return []
 
-    # -- what operators say --------------------------------------------------------------------------------------------
+    # -- events of operators -------------------------------------------------------------------------------------------
 
     def _begin(self, event: Begin) -> None:
         state = self._state
@@ -146,7 +145,7 @@ class Coordinator:
             bytes_per_s=event.bytes_per_s,
             nodes=dict(event.nodes or {}),
         )
-        # One that is being stopped is started again when it has.
+        # A shard of the target that is being stopped is started again once it has stopped.
         leaving = state.leaving - set(change.target.shards)
         self._state = replace(state, change=change, leaving=leaving, last_id=change.id)
 
@@ -162,16 +161,16 @@ class Coordinator:
             raise InvalidInput(f"{change.kind.value} {change.subject} is {change.phase.value}: too late to {verb} it")
         return change
 
-    # -- what members say ----------------------------------------------------------------------------------------------
+    # -- events of members ---------------------------------------------------------------------------------------------
 
     def _forget(self, member: Member) -> None:
         self._busy.pop(member, None)
         self._resting.discard(member)
 
     def _ended(self, command: Command) -> bool:
-        """Note that a command is over; return whether it still says something of the member that lives now.
+        """Note that a command is over; return whether its result concerns the present incarnation of its member.
 
-        What was told to an earlier incarnation does not: seeing the next one has made it nobody's command.
+        A command sent to an earlier incarnation was dropped from `_busy` when the next one was seen.
         """
         if isinstance(command, Throttle):
             shard = self.shards.get(command.shard)
@@ -192,7 +191,7 @@ class Coordinator:
             case Prepare(shard=shard, specs=specs):
                 self.shards[shard].stored |= specs
             case Assign(shard=shard, specs=specs):
-                # It has let go of every other world.
+                # An assignment makes the shard drop every other spec.
                 self.shards[shard].served = self.shards[shard].stored = specs
             case StopShard(shard=shard):
                 self.shards.pop(shard, None)
@@ -216,13 +215,13 @@ class Coordinator:
         change = self._state.change
         if change is None or isinstance(error, Retryable):
             return []
-        # While nothing serves yet there is nothing to go back to, and nothing that must be finished.
+        # While nothing serves yet there is no spec to go back to, and no change that must be finished.
         if self._state.spec is None or (change.phase.reversible and self._is_of(command, change)):
             return self._give_up(f"{member_of(command)}: {error}")
         return []
 
     def _is_of(self, command: Command, change: Change) -> bool:
-        """Whether a command serves the change, rather than repairs the world that is."""
+        """Whether a command belongs to the change, rather than to the repair of the spec that serves."""
         match command:
             case Prepare(specs=specs) | Assign(specs=specs):
                 return change.id in specs
@@ -233,11 +232,11 @@ class Coordinator:
         return False
 
     def _give_up(self, reason: str) -> list[Command]:
-        """Forget the change; the old world's guards and map go out again, so that nothing of it stays anywhere."""
+        """Abort the change; the old spec's assignments and map are sent again, so that nothing of it remains."""
         state, change = self._state, self._state.change
         assert change is not None
         outcome = Outcome(change.id, change.kind, change.subject, reason)
-        leaving = state.leaving | left(change.target, state.spec)
+        leaving = state.leaving | departed(change.target, state.spec)
         self._state = replace(state, change=None, leaving=leaving, outcome=outcome)
         if state.map is not None:
             epoch = state.epoch + 1
@@ -251,7 +250,7 @@ class Coordinator:
     # -- from phase to phase -------------------------------------------------------------------------------------------
 
     def _advance(self) -> bool:
-        """Make the map of the moment, and begin the next phase if nothing is lacking; return whether anything moved."""
+        """Renew the map, and begin the next phase if this one is complete; return whether anything changed."""
         if self._renew_map():
             return True
         change = self._state.change
@@ -269,7 +268,7 @@ class Coordinator:
         phase = PHASES[PHASES.index(change.phase) + 1]
         self._state = replace(self._state, change=replace(change, phase=phase))
         if phase is Phase.CLEANUP:
-            self._state = replace(self._state, leaving=self._state.leaving | left(self._state.spec, change.target))
+            self._state = replace(self._state, leaving=self._state.leaving | departed(self._state.spec, change.target))
         return True
 
     def _phase_is_through(self, change: Change) -> bool:
@@ -282,15 +281,15 @@ class Coordinator:
             case Phase.DUAL_OWNERSHIP:
                 return self._all_serve(change)
             case Phase.LOADING:
-                # Guards once more: one may have gone since, and ROUTING begins with a map of those that answer.
+                # Shards are checked once more: ROUTING begins with a map of those that serve, and one may have died.
                 return self._all_loaded(change) and self._all_serve(change)
             case Phase.ROUTING:
                 return self._all_routed()
             case Phase.DRAINING:
                 return self._all_routed()
             case Phase.CLEANUP:
-                # A shard of the next world that cannot be seen now is no reason to wait, perhaps for a machine that is
-                # gone: when it is seen, it is told what it should hold, and so lets go of the rest.
+                # A shard of the next spec that is out of reach does not hold up the end, since its machine may be gone
+                # for good. When it is seen again, it is assigned what it should serve, and drops the rest.
                 only = frozenset({change.id})
                 return not self._state.leaving and all(
                     shard in target.shards and observed.served == observed.stored == only
@@ -301,10 +300,10 @@ class Coordinator:
         return all(shard in self.shards and change.id in self.shards[shard].served for shard in change.target.shards)
 
     def _all_loaded(self, change: Change) -> bool:
-        """Whether every head that serves is ready for the next world; a version that is new needs one at least."""
+        """Whether every serving head has loaded the next spec's versions; a new version needs at least one head."""
         state, wanted = self._state, version_names(change.target.versions)
         if state.spec is None:
-            # Nobody serves yet: all heads are waited for.
+            # At bring-up no head serves yet, and all of them are waited for.
             return all(wanted <= head.loaded for head in self.heads.values())
         loaded = [wanted <= head.loaded for head in self._serving_heads()]
         return all(loaded) and (bool(loaded) or wanted <= version_names(state.spec.versions))
@@ -313,13 +312,13 @@ class Coordinator:
         return (head for head in self.heads.values() if not head.expired)
 
     def _all_routed(self) -> bool:
-        """Whether no head can have a pull in flight by an older map: who did not say so has no lease."""
+        """Whether no head can have a pull in flight by an older map: each has acknowledged this one or has no lease."""
         return all(head.routed >= self._state.epoch for head in self._serving_heads())
 
     # -- the map -------------------------------------------------------------------------------------------------------
 
     def _renew_map(self) -> bool:
-        """Make a map of the next epoch when what heads should route by has changed; return whether it has."""
+        """Make a map of the next epoch if its content has changed; return whether it has."""
         state, change = self._state, self._state.change
         spec, spec_id = state.spec, state.spec_id
         if change is not None and (not change.phase.reversible or (spec is None and change.phase is Phase.LOADING)):
@@ -340,7 +339,7 @@ class Coordinator:
         return True
 
     def _addresses(self, spec: DeploymentSpec, spec_id: int) -> dict[int, ShardAddress]:
-        """Return where the shards of a world are reached; one that was restarted, once it can answer again."""
+        """Return the addresses of a spec's shards; a restarted shard gets its new one once it serves again."""
         known: dict[int, ShardAddress] = {}
         current = self._state.map
         if current is not None:
@@ -349,10 +348,10 @@ class Coordinator:
         ready = {shard: observed.address for shard, observed in self.shards.items() if spec_id in observed.served}
         return known | {shard: address for shard, address in ready.items() if shard in spec.shards}
 
-    # -- what is lacking -----------------------------------------------------------------------------------------------
+    # -- missing commands ----------------------------------------------------------------------------------------------
 
     def _missing_commands(self) -> list[Command]:
-        """Return the next command of every member that is behind what the phase wants, and has nothing to do."""
+        """Return the next command of every idle member that is behind what the phase requires."""
         commands: list[Command] = []
         wanted = {shard for spec in self._specs().values() for shard in spec.shards}
         for shard in sorted(wanted | self.shards.keys() | self._state.leaving):
@@ -377,7 +376,7 @@ class Coordinator:
         if observed is None:
             return StartShard(shard, None if change is None else change.nodes.get(shard))
         if change is not None and change.phase.reversible and observed.fresh:
-            # Just started: it answers for the world that serves before it gets ready for the next, which may take long.
+            # A shard that was just started serves the present spec before it prepares the next, which may take long.
             serving = wanted - {change.id}
             if not serving <= observed.stored:
                 return self._prepare(observed, shard, serving)
@@ -391,18 +390,18 @@ class Coordinator:
 
     def _prepare(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Prepare:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
-        return Prepare(shard, observed.incarnation, specs, placements_of(shard, wanted, self._streamers(shard)))
+        return Prepare(shard, observed.incarnation, specs, placements_of(shard, wanted, self._stream_sources(shard)))
 
     def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
         versions = frozenset(name for spec in wanted for name in version_names(spec.versions))
         served_ranges = tuple(spec.served_ranges for spec in wanted)
-        # That of the map that is to come, where one is: heads that are refused by it look for that one.
+        # The epoch of the coming map, if there will be one: heads that are refused with it fetch that map.
         to_come = self._state.change is not None and self._state.change.phase.reversible
         return Assign(shard, observed.incarnation, specs, self._state.epoch + to_come, served_ranges, versions)
 
-    def _streamers(self, but: int) -> StreamSources | None:
-        """Return who can stream what: the owners in the world that serves, as far as they answer for it."""
+    def _stream_sources(self, but: int) -> StreamSources | None:
+        """Return the shards that ranges can be streamed from: those that serve the present spec."""
         state, change = self._state, self._state.change
         spec, spec_id = state.spec, state.spec_id
         if change is not None and change.phase is Phase.CLEANUP:
@@ -426,13 +425,13 @@ class Coordinator:
             missing = tuple(each for each in versions if (each.model, each.version) not in observed.loaded)
             return Load(head, observed.incarnation, missing, state.map)
         if state.spec is None and change is not None and change.phase is Phase.LOADING:
-            return None  # Ports open when every head is ready.
+            return None  # Routing opens a head's ports: at bring-up, all open together when every head is ready.
         if observed.routed < state.epoch:
             return Route(head, observed.incarnation, state.map, live, names)
         return None
 
     def _versions_of_heads(self) -> tuple[tuple[PlacedVersion, ...], Mapping[str, int]]:
-        """Return the versions that heads should have open, and the live ones."""
+        """Return the versions that heads should have open, and the live version of each model."""
         spec, change = self._state.spec, self._state.change
         if change is None or change.phase in (Phase.PREPARING, Phase.CATCHING_UP, Phase.DUAL_OWNERSHIP):
             return (spec.versions, spec.live) if spec is not None else ((), {})
@@ -453,10 +452,10 @@ class Coordinator:
         observed.throttling = True
         return [Throttle(shard, observed.incarnation, wanted)]
 
-    # -- what the phase wants ------------------------------------------------------------------------------------------
+    # -- requirements of the phase -------------------------------------------------------------------------------------
 
     def _specs(self) -> dict[int, DeploymentSpec]:
-        """Return the worlds that matter, by id: the one that serves, until it may be let go of, and the next."""
+        """Return the specs that shards have to serve, by id: the present one, until CLEANUP, and the next."""
         state, change = self._state, self._state.change
         specs = {} if state.spec is None else {state.spec_id: state.spec}
         if change is None:
@@ -464,15 +463,15 @@ class Coordinator:
         return {change.id: change.target} if change.phase is Phase.CLEANUP else specs | {change.id: change.target}
 
     def _wanted_specs(self, shard: int) -> SpecIds:
-        """Return the worlds that a shard should hold and guard its ranges of; none: it should not be there."""
+        """Return the specs whose ranges a shard should store and serve; none when the shard should stop."""
         return frozenset(spec_id for spec_id, spec in self._specs().items() if shard in spec.shards)
 
 
-def left(before: DeploymentSpec | None, after: DeploymentSpec | None) -> frozenset[int]:
-    """Return the shards that one world has and the other has not."""
+def departed(before: DeploymentSpec | None, after: DeploymentSpec | None) -> frozenset[int]:
+    """Return the shards of `before` that are not in `after`."""
     return frozenset(() if before is None else before.shards) - frozenset(() if after is None else after.shards)
 
 
 def version_names(versions: Iterable[PlacedVersion]) -> frozenset[tuple[str, int]]:
-    """Return (model, version) of each."""
+    """Return the names of versions, as (model, version)."""
     return frozenset((each.model, each.version) for each in versions)

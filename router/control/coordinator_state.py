@@ -1,4 +1,8 @@
-"""The saved form of the coordinator's state: plain JSON values, with a format version."""
+"""Saved form of the coordinator's state: plain JSON values, with a format version.
+
+The keys are the names of the dataclasses' fields. A field that is renamed keeps its key (`plain_name`), and so the
+format: the deployment spec is `world` there.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""A world: everything that is to be true of a deployment's data, as one value.
+"""Deployment spec: the desired state of a deployment's data, as one value.
 
-Which versions are open, which of them are live, how the slots are cut over the shards, how many copies each table has.
-Every change of a running deployment, a new version as much as a move, leads from one world to the next
-(`router.control.coordinator`). Where shards listen is not part of it: that is a fact, not a wish.
+It says which versions are open, which of them are live, which shards own which slots, and how many copies each table
+has. Every change of a running deployment, a new version as much as a move, leads from one spec to the next
+(`router.control.coordinator`). Addresses of shards are not part of it: they are observed, not desired
+(`router.control.observed`).
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from ringpull.router.shard_map import ShardAddress, ShardMap
 
 @dataclass(frozen=True, slots=True)
 class PlacedTable:
-    """One table of a version on disk."""
+    """Table of a version on disk."""
 
     folder: str
     replicas: Replicas
-    """Copies that its exporter, or the command line, asked for."""
+    """Number of copies that its exporter, or the command line, asked for."""
     rows: int = 0
     row_bytes: int = 0
-    """Of one row, without its key."""
+    """Size of one stored row, without its key."""
     on_unavailable: OnUnavailable = OnUnavailable.ERROR
-    """What a look-up gets while no shard answers for a row."""
+    """Policy for look-ups of rows that no shard answers for."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedVersion:
-    """One complete version of a model on disk."""
+    """Complete version of a model on disk."""
 
     model: str
     version: int
@@ -41,35 +42,35 @@ class PlacedVersion:
 
     @property
     def name(self) -> str:
-        """`MODEL/VERSION`, for messages."""
+        """Name for messages, `MODEL/VERSION`."""
         return f"{self.model}/{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentSpec:
-    """What is to be true. A value: changes return new ones."""
+    """Desired state of a deployment. Immutable: a change makes a new one."""
 
     ring: Ring
     replicas: Mapping[tuple[str, str], Replicas]
-    """(model, table) -> wanted copies, of every table of every version."""
+    """Number of copies wanted of every table of every version, by (model, table)."""
     versions: tuple[PlacedVersion, ...]
-    """All that are open, by model, then version: the live ones and those kept for rollback."""
+    """Open versions, sorted by model, then version: the live ones and those kept for rollback."""
     live: Mapping[str, int] = field(default_factory=dict)
-    """Model -> the version that answers requests which name none."""
+    """Version that answers requests which name none, by model."""
 
     @property
     def shards(self) -> tuple[int, ...]:
-        """Ids, ascending."""
+        """Ids of the shards, ascending."""
         return self.ring.shards
 
     @property
     def served_ranges(self) -> ServedRanges:
-        """Return what shards guard by."""
+        """Ranges that each shard serves."""
         return ServedRanges(self.ring, self.replicas)
 
     @property
     def sole_tables(self) -> dict[str, OnUnavailable]:
-        """Return `MODEL/TABLE` of which some rows are on one shard only -> what becomes of these without it."""
+        """Tables with a single copy, as `MODEL/TABLE` -> policy for its rows while their shard is away."""
         copies = {
             name: len(self.shards) if wanted == ALL else min(wanted, self.ring.ranks)
             for name, wanted in self.replicas.items()
@@ -91,14 +92,14 @@ class DeploymentSpec:
         """Return the map that heads route by.
 
         Args:
-            addresses: Of every shard of the ring, at least.
+            addresses: Addresses of at least every shard of the ring.
             previous: See `ShardMap.previous`.
         """
         return ShardMap(epoch, tuple(addresses[shard] for shard in self.shards), self.ring, self.replicas, previous)
 
 
 def initial_spec(shards: Iterable[int], versions: Sequence[PlacedVersion]) -> DeploymentSpec:
-    """Return the world of a bring-up: an even ring, every given version live."""
+    """Return the spec of a bring-up: an even ring, with every given version live."""
     return DeploymentSpec(
         ring=Ring.even(list(shards), max_replicas(wanted_replicas(versions))),
         replicas=wanted_replicas(versions),
@@ -108,15 +109,15 @@ def initial_spec(shards: Iterable[int], versions: Sequence[PlacedVersion]) -> De
 
 
 def wanted_replicas(versions: Sequence[PlacedVersion]) -> dict[tuple[str, str], Replicas]:
-    """Return how many copies each (model, table) is wanted in."""
+    """Return the wanted number of copies of each (model, table)."""
     return {(version.model, name): table.replicas for version in versions for name, table in version.tables.items()}
 
 
 def max_replicas(replicas: Mapping[tuple[str, str], Replicas]) -> int:
     """Return how many owners each range should have: the largest number of copies wanted of any table.
 
-    `all` needs none: such a table is on every shard, whoever owns the range. The ring lists fewer while it has fewer
-    shards.
+    `all` does not count: such a table is on every shard, whoever owns the range. The ring lists fewer owners while it
+    has fewer shards.
     """
     counts = [wanted for wanted in replicas.values() if wanted != ALL]
     return max(counts, default=1)

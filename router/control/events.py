@@ -1,4 +1,4 @@
-"""What happens to a deployment, and what is done about it: the coordinator's events and commands, as plain values."""
+"""Events that the coordinator takes in, and commands that it gives out, as plain values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersio
 from ringpull.router.control.observed import SpecIds
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
-# -- events: what happened ---------------------------------------------------------------------------------------------
+# -- events ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Lead the deployment to `target`; refused while another change is under way."""
+    """Request to lead the deployment to `target`; refused while another change is under way."""
 
     kind: Kind
     subject: str
@@ -29,43 +29,43 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Hold the change: no byte is streamed, no phase begins. Refused from ROUTING on."""
+    """Request to pause the change: nothing is streamed, no phase begins. Refused from ROUTING on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on with a held change."""
+    """Request to go on with a paused change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Give the change up. Refused from ROUTING on."""
+    """Request to abort the change. Refused from ROUTING on."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSeen:
-    """A shard lives."""
+    """Shard that has answered a heartbeat."""
 
     shard: int
     incarnation: str
     address: ShardAddress
     node: str
     epoch: int = 0
-    """It was last assigned slots at; 0: never."""
+    """Epoch of its last assignment; 0 before the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardLost:
-    """A shard is gone; perhaps it comes back."""
+    """Shard that does not answer; it may come back."""
 
     shard: int
 
 
 @dataclass(frozen=True, slots=True)
 class HeadSeen:
-    """A head lives, and its lease was renewed."""
+    """Head that has answered a heartbeat, by which its lease was renewed."""
 
     head: int
     incarnation: str
@@ -73,21 +73,21 @@ class HeadSeen:
 
 @dataclass(frozen=True, slots=True)
 class HeadExpired:
-    """A head is known to be dead, or was not heard of for as long as its lease: it asks before it serves again."""
+    """Head that is dead, or whose lease has run out: it asks for the map before it serves again."""
 
     head: int
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A command was carried out."""
+    """Command that was executed."""
 
     command: Command
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A command could not be carried out."""
+    """Command that failed."""
 
     command: Command
     error: RingpullError
@@ -95,19 +95,19 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class RetryDue:
-    """What failed for this member may be tried again."""
+    """End of a member's back-off: its failed command may be sent again."""
 
     member: Member
 
 
 Event = Begin | Pause | Resume | Abort | ShardSeen | ShardLost | HeadSeen | HeadExpired | Done | Failed | RetryDue
 
-# -- commands: what to do ----------------------------------------------------------------------------------------------
+# -- commands ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A shard or a head. It carries out one command at a time; `Throttle` and `Cancel` do not wait for the others."""
+    """Shard or head. It executes one command at a time; `Throttle` and `Cancel` do not wait for the others."""
 
     role: Literal["shard", "head"]
     id: int
@@ -118,7 +118,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class StartShard:
-    """Have a shard actor, on a certain node or anywhere."""
+    """Start a shard's actor, on the given node or on any."""
 
     shard: int
     node: str | None
@@ -126,14 +126,14 @@ class StartShard:
 
 @dataclass(frozen=True, slots=True)
 class StopShard:
-    """End a shard actor."""
+    """Stop a shard's actor."""
 
     shard: int
 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Have a shard hold all that these worlds want of it."""
+    """Make a shard store all ranges that these specs place on it."""
 
     shard: int
     incarnation: str
@@ -143,7 +143,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Have a shard answer for its slots of these worlds, and for no others."""
+    """Make a shard serve its slots of these specs, and no others."""
 
     shard: int
     incarnation: str
@@ -155,7 +155,7 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """Have a shard stream no faster than this; 0 holds it, None lets it go."""
+    """Limit how fast a shard streams; 0 pauses it, None removes the limit."""
 
     shard: int
     incarnation: str
@@ -164,14 +164,14 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Have a shard give up what it is preparing."""
+    """Make a shard abort its `prepare`."""
 
     shard: int
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Have a head open these versions, and check them by this map if it has none yet."""
+    """Make a head open these versions, and check them by this map if it has none yet."""
 
     head: int
     incarnation: str
@@ -181,7 +181,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Have a head route by this map, and answer when no pull in flight uses an older one."""
+    """Make a head route by this map, and answer when no pull in flight uses an older map."""
 
     head: int
     incarnation: str
@@ -194,7 +194,7 @@ Command = StartShard | StopShard | Prepare | Assign | Throttle | Cancel | Load |
 
 
 def member_of(command: Command) -> Member:
-    """Return who carries a command out."""
+    """Return the member that executes a command."""
     if isinstance(command, Load | Route):
         return Member("head", command.head)
     return Member("shard", command.shard)

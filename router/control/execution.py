@@ -1,4 +1,4 @@
-"""One command of the coordinator, carried out by calling the member it is for."""
+"""Execution of the coordinator's commands: each is a call of the member it is for."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from ringpull.router.control.events import (
 
 
 def execute(command: Command, members: Members, heard: Callable[[Member, ShardHeartbeat], None]) -> None:
-    """Carry a command out; return when that is done.
+    """Execute a command, and return when it is done.
 
     Args:
-        heard: Takes what a shard answers on the way.
+        heard: Called with the heartbeats of shards that are asked for on the way.
 
     Raises:
-        RingpullError: It could not be.
+        RingpullError: The command failed.
     """
     match command:
         case StartShard(shard, node):
             members.start_shard(shard, node)
-            # Seen before this is done: the machine would start it again otherwise.
+            # The coordinator must see the shard before the command is done, or it would start it once more.
             heard(Member("shard", shard), members.shard(shard).heartbeat())
         case StopShard(shard):
             members.stop_shard(shard)
         case Prepare(shard=shard, placements=placements):
             members.shard(shard).prepare(placements)
-            # So that what it copied is known from here on, however soon the change ends.
+            # The change may end before the next heartbeat; this one tells how much was copied.
             heard(Member("shard", shard), members.shard(shard).heartbeat())
         case Assign(shard=shard, epoch=epoch, served_ranges=served_ranges, versions=versions):
             members.shard(shard).assign(epoch, served_ranges, versions)

@@ -1,7 +1,7 @@
-"""Pulses: every member of a deployment is asked about twice a second how it is.
+"""Heartbeat monitor: asks every member of a deployment for a heartbeat about twice a second.
 
-Each member has a thread of its own, so a slow or stopped one holds up nobody else, and never has two pulses under way.
-What a member answers, or that it did not, goes to one listener.
+Each member has a thread of its own, so a slow or stopped member does not delay the others and never has two requests
+under way. Answers and failures go to callbacks.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, Final, Generic, TypeVar
 logger: Final = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 0.5
-"""Between the end of one heartbeat and the next."""
+"""Time between the end of one heartbeat and the next, in seconds."""
 
 M = TypeVar("M", bound=Hashable)
 
 
 class HeartbeatMonitor(Generic[M]):
-    """Asks members until told that they left.
+    """Monitor of a changing set of members.
 
     Args:
-        ask: Asks one member; raises when it does not answer.
-        answered: Takes a member and its answer; called from many threads.
-        lost: Takes a member that did not answer; called from many threads.
-        every_s: Between two pulses of a member.
+        ask: Asks one member for its heartbeat; raises when it does not answer.
+        answered: Called with a member and its heartbeat, from many threads.
+        lost: Called with a member that did not answer, from many threads.
+        every_s: Time between two heartbeats of a member.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class HeartbeatMonitor(Generic[M]):
         return f"<HeartbeatMonitor of {len(self._ends)} members>"
 
     def watch(self, members: Collection[M]) -> None:
-        """Ask these members from now on, and no others. Called from one thread only."""
+        """Ask these members from now on, and no others. To be called from one thread only."""
         for member in self._ends.keys() - set(members):
             self._ends.pop(member).set()
         for member in members:
@@ -60,7 +60,7 @@ class HeartbeatMonitor(Generic[M]):
             try:
                 answer = self._ask(member)
             except Exception:
-                # Whatever it is: a member that is no longer asked would be taken for alive for ever.
+                # Any exception counts: if this thread died, the member would seem alive for ever.
                 logger.debug("%s does not answer", member, exc_info=True)
                 if not end.is_set():
                     self._lost(member)

@@ -1,6 +1,6 @@
-"""What a change moves, before it moves: rows that get new owners, bytes that cross the wire, and the least possible.
+"""Move plan: which rows get new owners when one spec follows another, and how many bytes that copies.
 
-Masks of slots are compared table by table, so the numbers hold for any two worlds: other shards, other copies, both.
+Masks of slots are compared table by table, so the numbers hold for any two specs, whether shards or copies differ.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable,
 from ringpull.router.control.placements import owned_mask, ranges_of
 
 KEY_BYTES: Final = 8
-"""A row travels with its position."""
+"""Size of a row's ring position, which travels with it."""
 
 RowsIn = Callable[[PlacedTable, SlotRange], int]
-"""Rows of a table in a range: exact from its index (`ps.store.base.Base.row_range`), or an estimate."""
+"""Function that counts a table's rows in a range: exactly, by its index (`ps.store.base.Base.row_range`), or by an
+estimate."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableMove:
-    """What one shard gains of one table of one version."""
+    """Ranges of one table of one version that one shard gains."""
 
     shard: int
     model: str
@@ -33,35 +34,35 @@ class TableMove:
     ranges: tuple[SlotRange, ...]
     rows: int
     bytes: int
-    """Of these rows and their keys."""
+    """Size of these rows with their keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class MovePlan:
-    """What leads from one world to the next."""
+    """Moves that lead from one spec to the next."""
 
     moves: tuple[TableMove, ...]
     streamed: bool
-    """Whether shards keep copies of their own, so that what they gain crosses the wire; else they open the files."""
+    """Whether shards keep copies of their own, so that gained ranges cross the wire; otherwise they open the files."""
     min_bytes: int
-    """That any way to an even placement would have to assign anew."""
+    """Lower bound on `assigned_bytes` for any change to an even placement."""
     shard_bytes_before: Mapping[int, int]
-    """Rows and keys by shard."""
+    """Size of rows and keys by shard."""
     shard_bytes_after: Mapping[int, int]
 
     @property
     def ranges(self) -> int:
-        """How many ranges get a new owner."""
+        """Number of ranges that get a new owner."""
         return sum(len(move.ranges) for move in self.moves)
 
     @property
     def assigned_bytes(self) -> int:
-        """Rows that get a new owner, with their keys."""
+        """Size of the rows that get a new owner, with their keys."""
         return sum(move.bytes for move in self.moves)
 
     @property
     def copied_bytes(self) -> int:
-        """That cross the wire."""
+        """Bytes that cross the wire."""
         return self.assigned_bytes if self.streamed else 0
 
 
@@ -72,7 +73,7 @@ def move_plan(
 
     Args:
         streamed: See `MovePlan.streamed`.
-        rows_in: None: rows are taken to lie evenly, which they do to within some 1 / sqrt(rows).
+        rows_in: Counts rows; None: rows are assumed to be spread evenly, which is right to about 1 / sqrt(rows).
     """
     count = rows_in or evenly
     return MovePlan(
@@ -85,12 +86,12 @@ def move_plan(
 
 
 def evenly(table: PlacedTable, slots: SlotRange) -> int:
-    """Return the rows of a range if keys lie evenly."""
+    """Return the rows of a range, assuming that keys are spread evenly."""
     return round(table.rows * len(slots) / SLOTS)
 
 
 def _tables(before: DeploymentSpec, after: DeploymentSpec) -> Iterator[tuple[PlacedVersion, str]]:
-    """Yield every table of the versions that are open before and after: a version that is new comes from its files."""
+    """Yield every table of the versions that are open before and after; new versions are opened, not moved."""
     for version in after.versions:
         if before.version(version.model, version.version) is not None:
             for name in version.tables:
@@ -111,7 +112,7 @@ def _moves(before: DeploymentSpec, after: DeploymentSpec, rows_in: RowsIn) -> It
 
 
 def _min_bytes(before: DeploymentSpec, after: DeploymentSpec, version: PlacedVersion, name: str) -> float:
-    """Return the bytes that must get a new owner when every shard is to have an even share."""
+    """Return the bytes that must get a new owner if every shard is to have an even share."""
     whole = version.tables[name].rows * (KEY_BYTES + version.tables[name].row_bytes)
     had, wants = _share(before, version.model, name), _share(after, version.model, name)
     return whole * sum(max(0.0, wants - (had if shard in before.shards else 0.0)) for shard in after.shards)

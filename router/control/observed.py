@@ -1,7 +1,7 @@
-"""What the coordinator knows of shards and heads: told by them, never saved, gone with them.
+"""Observed state of shards and heads: what the coordinator has learnt from them. It is never saved.
 
-A fact belongs to one incarnation of a member. A member that was restarted is seen with another one, and everything
-that was known of it is forgotten: whatever it should hold, it is told again.
+Observations belong to one incarnation of a member. A restarted member has another incarnation: everything known of it
+is forgotten, and it is sent again whatever it should store and serve.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from ringpull.router.shard_map import ShardAddress
 SpecIds = frozenset[int]
 
 UNKNOWN: Final = -1.0
-"""As the throttle of a shard: it could not be told, or was told by an earlier coordinator, or before it was lost."""
+"""Throttle of a shard whose limit is not known: sending it failed, or an earlier coordinator or incarnation set it."""
 
 
 @dataclass(slots=True)
 class ObservedShard:
-    """One shard that lives."""
+    """Live shard."""
 
     incarnation: str
     address: ShardAddress
     node: str
     fresh: bool = True
-    """Whether it had answered for nothing yet when it was first seen; one that had is only new to this coordinator."""
+    """Whether it had served nothing yet when it was first seen; otherwise it is only new to this coordinator."""
     stored: SpecIds = frozenset()
-    """Worlds whose ranges it has."""
+    """Specs whose ranges it has stored."""
     served: SpecIds = frozenset()
-    """Worlds whose slots it answers for."""
+    """Specs whose slots it serves."""
     throttle: float | None = UNKNOWN
-    """Bytes per second that it was told to stream at most."""
+    """Limit on what it streams, in bytes per second; None: no limit."""
     throttling: bool = False
-    """Whether it is being told another one: two at a time could reach it in either order."""
+    """Whether a new limit is on its way: two at a time could arrive in either order."""
 
 
 @dataclass(slots=True)
 class ObservedHead:
-    """One head, as last heard of."""
+    """Head, as of its last heartbeat."""
 
     incarnation: str
     loaded: frozenset[tuple[str, int]] = frozenset()
-    """(model, version) that it has open and checked."""
+    """Versions that it has open and checked, as (model, version)."""
     routed: int = 0
-    """The newest epoch that it acknowledged: no pull in flight uses an older one."""
+    """Newest epoch that it has acknowledged: none of its pulls in flight uses an older map."""
     expired: bool = False
-    """It is dead, or its lease has run out: it asks for the map before it serves again."""
+    """Whether it is dead, or its lease has run out, so that it asks for the map before it serves again."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableTraffic:
-    """What was looked up in one table since the head started."""
+    """Look-ups in one table since the head started."""
 
     keys: int
     bags: int
@@ -61,22 +61,22 @@ class TableTraffic:
 
 @dataclass(frozen=True, slots=True)
 class HeadHeartbeat:
-    """What a head answers when it is asked how it is."""
+    """State that a head reports of itself."""
 
     incarnation: str
     host: str
     grpc_port: int
     http_port: int
-    """Ports are 0 before it serves."""
+    """Port of HTTP. Both ports are 0 before the head serves."""
     epoch: int
     versions: tuple[tuple[str, int], ...]
-    """(model, version) that it has open."""
+    """Open versions, as (model, version)."""
     requests: int = 0
     failed: int = 0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
-    """Of recent Predicts; 0 when there were none."""
+    """99th percentile of recent Predicts; 0 when there were none."""
     traffic: Mapping[str, TableTraffic] = field(default_factory=dict)
-    """`MODEL/TABLE` -> what was looked up."""
+    """Look-ups by `MODEL/TABLE`."""
     metrics_port: int = 0
-    """Where its metrics are scraped; 0: nowhere, or not yet."""
+    """Port of its metrics; 0 when it has none, or not yet."""

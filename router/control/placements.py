@@ -1,4 +1,4 @@
-"""Which ranges a shard has to hold in some worlds, and who can stream them to it."""
+"""Placements of a shard: the ranges that some specs want it to store, and the shards that can stream them to it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SlotMask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class StreamSources:
-    """The world that serves, and which of its shards answer for it now."""
+    """Shards that ranges can be streamed from: those of the spec that serves which answer for it now."""
 
     spec: DeploymentSpec
     live: Mapping[int, ShardAddress]
 
 
 def placements_of(
-    shard: int, specs: Sequence[DeploymentSpec], streamers: StreamSources | None
+    shard: int, specs: Sequence[DeploymentSpec], sources: StreamSources | None
 ) -> tuple[VersionPlacement, ...]:
-    """Return what a shard has to hold to answer for its slots of all these worlds, version by version."""
+    """Return what a shard has to store to serve its slots of all these specs, version by version."""
     placed = {(version.model, version.version): version for spec in specs for version in spec.versions}
     return tuple(
         VersionPlacement(
@@ -39,9 +39,10 @@ def placements_of(
             {
                 table: TablePlacement(
                     folder=where.folder,
-                    # By every world, also one without this version: a shard guards all it has open alike.
+                    # The union over all specs, even one without this version: a shard serves the same slots of every
+                    # version it has open.
                     slots=ranges_of(np.logical_or.reduce([owned_mask(spec, shard, model, table) for spec in specs])),
-                    sources=_sources(streamers, model, number, table),
+                    sources=_sources(sources, model, number, table),
                 )
                 for table, where in version.tables.items()
             },
@@ -51,22 +52,22 @@ def placements_of(
 
 
 def owned_mask(spec: DeploymentSpec, shard: int, model: str, table: str) -> SlotMask:
-    """Return which slots of a table a shard owns in a world."""
+    """Return which slots of a table a shard owns in a spec."""
     replicas: Replicas = spec.replicas.get((model, table), 1)
     return spec.ring.owned_mask(shard, replicas).astype(bool)
 
 
 def ranges_of(mask: SlotMask) -> tuple[SlotRange, ...]:
-    """Return the stretches of a mask that are set, ascending."""
+    """Return the ranges of slots that are set in a mask, ascending."""
     edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
     return tuple(SlotRange(int(begin), int(end)) for begin, end in edges.reshape(-1, 2))
 
 
-def _sources(streamers: StreamSources | None, model: str, version: int, table: str) -> tuple[RangeSource, ...]:
-    """Return the live owners of every range of a table, in order of slots, then of rank."""
-    if streamers is None or streamers.spec.version(model, version) is None:
+def _sources(sources: StreamSources | None, model: str, version: int, table: str) -> tuple[RangeSource, ...]:
+    """Return the live owners of every range of a table, ordered by slots, then by rank."""
+    if sources is None or sources.spec.version(model, version) is None:
         return ()
-    spec, live = streamers.spec, streamers.live
+    spec, live = sources.spec, sources.live
     replicas = spec.replicas.get((model, table), 1)
     whole = SlotRange(0, SLOTS)
     if replicas == ALL:

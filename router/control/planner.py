@@ -1,16 +1,17 @@
-"""The planner: how many copies of each table make requests cheapest, within the memory of the shards. Pure.
+"""Planner: chooses how many copies of each table make requests cheapest, within the memory of the shards. Pure.
 
-The trade: cut over the shards a table takes least memory, but a bag of L keys comes back as up to L partials from up to
-N shards; on every shard (`all`) a bag is one partial, and all such tables of a request are asked of one shard together.
+The trade-off: partitioned over the shards, a table takes least memory, but a bag of L keys comes back as up to L
+partials from up to N shards; replicated to every shard (`all`), a bag is one partial, and one shard is asked for all
+such tables of a request together.
 
-What a request costs, in bytes, a message and a wait counted as bytes too:
+The cost of a request in bytes, with messages and waiting converted to bytes:
 
     cost = sum over tables of (8 K + (4 + V) P) + MESSAGE_BYTES x M + WAIT_BYTES x W
 
     K    keys that a request looks up in the table, in B bags of L = K / B keys; V bytes of one vector (4 x dim)
-    P    partials that come back: B x N (1 - (1 - 1/N)^L) where the table is cut, B where it is on every shard
-    M    frames sent: N (1 - (1 - 1/N)^X), X the keys of all cut tables, and one more for those on every shard, if any:
-         these go together, most often to a shard that is asked anyway
+    P    partials that come back: B x N (1 - (1 - 1/N)^L) for a partitioned table, B for one on every shard
+    M    frames sent: N (1 - (1 - 1/N)^X), X the keys of all partitioned tables, plus one if any table is on every
+         shard: these go together, most often to a shard that is asked anyway
     W    keys that wait behind the hottest one: K x H x (1/r - 1/N), H the share of look-ups it gets, r copies
 
 Between one copy and `all`, more copies spread a hot key and survive a lost shard, but save no message: a key goes to
@@ -38,39 +39,40 @@ POSITION_BYTES: Final = 8
 LENGTH_BYTES: Final = 4
 
 MESSAGE_BYTES: Final = 16_384
-"""One more frame there and back, as bytes: it takes the processor time in which as many bytes are sent and received."""
+"""Cost of one more frame there and back, in bytes: those that are sent and received in the same processor time."""
 
 WAIT_BYTES: Final = 256
-"""One key more at the busiest shard than at the others, as bytes: a key takes some 200 ns there."""
+"""Cost of one more key at the busiest shard than at the others, in bytes: a key takes some 200 ns there."""
 
 MAX_SHARDS: Final = 1024
-"""That are tried when the fewest that fit are looked for."""
+"""Upper bound on shards tried by the search for the smallest number that fits."""
 
 MAX_COPIES: Final = 16
-"""That are tried for the sake of a hot key; beyond that only `all`."""
+"""Upper bound on copies tried for a hot key; beyond it only `all` is tried."""
 
 MAX_STATES: Final = 2_048
-"""Of choices kept beside each other. Up to that many the plan is the best one; see `Plan.factor`."""
+"""Upper bound on partial plans kept by the search. Up to that many the plan is the optimum; see `Plan.factor`."""
 FIRST_ROUNDING: Final = 0.0005
+"""Relative difference within which partial plans are first merged when there are more; doubled until they are not."""
 
-# -- what is planned ---------------------------------------------------------------------------------------------------
+# -- input and output --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTable:
-    """One table, as the planner needs to know it."""
+    """Table to plan for."""
 
     name: str
-    """`MODEL/TABLE`."""
+    """Name, as `MODEL/TABLE`."""
     rows: int
     row_bytes: int
     vector_bytes: int
-    """Of one partial: 4 x dim."""
+    """Size of one partial: 4 x dim."""
     load: TableLoad
     min_copies: int = 1
-    """Copies there must be at least, so that a lost shard loses nothing."""
+    """Lower bound on its copies, such as 2 so that no row is lost with one shard."""
     versions: int = 1
-    """Open side by side, each of which takes as much."""
+    """Number of versions open side by side, each of the same size."""
 
     def __post_init__(self) -> None:
         if self.rows < 0 or self.row_bytes < 1 or self.vector_bytes < 4:
@@ -87,15 +89,15 @@ class PlannedTable:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the tables go, and what each shard may take."""
+    """Shards to plan for, and the memory of each."""
 
     shards: int
     memory_bytes: int
-    """Of one shard."""
+    """Memory of one shard."""
     shared: bool = False
     """Whether shards open the same files on one machine, and share their pages."""
     process_bytes: int = 0
-    """What a shard takes before it holds anything."""
+    """Memory of a shard's process before it holds any table."""
 
     def __post_init__(self) -> None:
         if self.shards < 1:
@@ -107,65 +109,65 @@ class Layout:
 
     @property
     def table_memory_bytes(self) -> int:
-        """What is left of a shard's memory for tables."""
+        """Memory of one shard that is left for tables."""
         return self.memory_bytes - self.process_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the plan says of one table."""
+    """Planned copies of one table."""
 
     table: PlannedTable
     replicas: Replicas
     shard_bytes: int
-    """What it takes of the memory of one shard."""
+    """Memory that the table takes on one shard."""
     reason: str
-    """In words: `genre: 19 rows, 2.1 KiB, 31% of look-ups -> all: ...`."""
+    """Explanation: `genre: 19 rows, 2.1 KiB, 31% of look-ups -> all: ...`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one request costs, on average."""
+    """Average cost of one request."""
 
     bytes: float
-    """Of keys, lengths and partials."""
+    """Size of keys, lengths and partials."""
     messages: float
-    """Frames, each way."""
+    """Number of frames, each way."""
     waiting_keys: float
-    """More at the busiest shard than at the others, for the sake of hot keys."""
+    """Keys that the busiest shard has more than the others, because of hot keys."""
 
     @property
     def total(self) -> float:
-        """What the plan minimises, in bytes."""
+        """Cost that the plan minimises, in bytes."""
         return self.bytes + MESSAGE_BYTES * self.messages + WAIT_BYTES * self.waiting_keys
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Copies of every table, and what they lead to."""
+    """Copies of every table, with the memory and the cost that follow."""
 
     layout: Layout
     choices: tuple[Choice, ...]
-    """In the order in which the tables were given."""
+    """Choices in the order in which the tables were given."""
     cost: Cost
-    cut: Cost
-    """With as few copies as may be, to compare."""
+    fewest_copies_cost: Cost
+    """Cost with the smallest allowed number of copies of every table, for comparison."""
     factor: float
-    """No choice that fits is cheaper than the plan's cost divided by this: 1 unless there were very many choices."""
+    """Bound on the error: no choice that fits is cheaper than the plan's cost divided by this. 1: it is the optimum."""
 
     @property
     def memory_bytes(self) -> int:
-        """What one shard takes."""
+        """Memory that one shard takes."""
         return self.layout.process_bytes + self.table_bytes
 
     @property
     def table_bytes(self) -> int:
-        """What tables take of that."""
+        """Memory that tables take of that."""
         return sum(choice.shard_bytes for choice in self.choices)
 
     @property
     def replicas(self) -> dict[str, Replicas]:
-        """Copies by table."""
+        """Number of copies by table."""
         return {choice.table.name: choice.replicas for choice in self.choices}
 
 
@@ -173,9 +175,9 @@ class Plan:
 
 
 def table_bytes(rows: int, row_bytes: int) -> int:
-    """Return the memory of a table once every page of it was touched.
+    """Return the memory of a table once all of its pages are resident.
 
-    Rows, 8 bytes of position each, an index of about half a byte a row, 16 bytes per block of about 1 MiB.
+    It has rows, 8 bytes of position each, an index of about half a byte a row, and 16 bytes per block of about 1 MiB.
     """
     if rows <= 0:
         return 0
@@ -185,7 +187,7 @@ def table_bytes(rows: int, row_bytes: int) -> int:
 
 
 def shard_bytes(table: PlannedTable, replicas: Replicas, shards: int, *, shared: bool = False) -> int:
-    """Return what a table takes of the memory of one of `shards` shards."""
+    """Return the memory that a table takes on one of `shards` shards."""
     if shared:
         return math.ceil(table.versions * table_bytes(table.rows, table.row_bytes) / shards)
     copies = shards if replicas == ALL else min(replicas, shards)
@@ -193,17 +195,17 @@ def shard_bytes(table: PlannedTable, replicas: Replicas, shards: int, *, shared:
 
 
 def min_memory(tables: Sequence[PlannedTable], shards: int, *, shared: bool = False) -> int:
-    """Return what one shard needs when no table has more copies than it must have."""
+    """Return the memory that one shard needs with the smallest allowed number of copies of every table."""
     return sum(shard_bytes(table, table.min_copies, shards, shared=shared) for table in tables)
 
 
 def fewest_shards(
     tables: Sequence[PlannedTable], memory_bytes: int, *, shared: bool = False, process_bytes: int = 0
 ) -> int:
-    """Return the fewest shards on which the tables fit, each shard with this much memory.
+    """Return the smallest number of shards on which the tables fit, given the memory of each.
 
     Raises:
-        InvalidInput: They fit on no number of shards up to `MOST_SHARDS`; the message says how much would do.
+        InvalidInput: They do not fit on `MAX_SHARDS` shards; the message says how much memory would do.
     """
     if memory_bytes <= process_bytes:
         raise InvalidInput(_no_room(memory_bytes, process_bytes))
@@ -225,15 +227,15 @@ def _no_room(memory_bytes: int, process_bytes: int) -> str:
 
 
 def partials(load: TableLoad, shards: int, replicas: Replicas) -> float:
-    """Return how many partial vectors a request gets back of a table."""
+    """Return how many partial vectors of a table a request gets back."""
     if replicas == ALL or shards == 1:
         return load.bags
-    met: float = 1 - (1 - 1 / shards) ** load.bag_length
-    return load.bags * shards * met
+    hit: float = 1 - (1 - 1 / shards) ** load.bag_length
+    return load.bags * shards * hit
 
 
 def predicted_cost(tables: Sequence[PlannedTable], replicas: Mapping[str, Replicas], shards: int) -> Cost:
-    """Return what a request costs with these copies."""
+    """Return the cost of a request with these copies."""
     return Cost(
         bytes=sum(_bytes(table, replicas[table.name], shards) for table in tables),
         messages=_messages(
@@ -256,25 +258,25 @@ def _waiting(load: TableLoad, replicas: Replicas, shards: int) -> float:
 
 
 def _messages(cut_keys: float, all_keys: float, shards: int) -> float:
-    """Return how many shards a request asks, of which one gets whatever is on every shard.
+    """Return the expected number of shards that a request asks.
 
-    That one is asked anyway with the probability that its turn among the others has come: together they are as many as
-    if the keys on every shard were one more key that is cut.
+    Look-ups in tables on every shard go together to one shard, which is often asked anyway. That counts like one more
+    key of a partitioned table.
     """
-    whole = min(1.0, all_keys - cut_keys)
-    return shards * (1 - (1 - 1 / shards) ** (cut_keys + whole)) if shards > 1 else min(1.0, all_keys)
+    replicated = min(1.0, all_keys - cut_keys)
+    return shards * (1 - (1 - 1 / shards) ** (cut_keys + replicated)) if shards > 1 else min(1.0, all_keys)
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
 
 
 def plan(tables: Sequence[PlannedTable], layout: Layout) -> Plan:
-    """Return the copies of every table that make requests cheapest and fit.
+    """Return the number of copies of every table that fit and make requests cheapest.
 
-    More memory never leads to a dearer plan, since what is compared does not depend on it.
+    More memory never leads to a more expensive plan, because the partial plans that are compared do not depend on it.
 
     Raises:
-        InvalidInput: No tables, one name twice, or they do not fit; the message says what would.
+        InvalidInput: No tables, a name given twice, or tables that do not fit; the message says what would fit.
     """
     _check(tables, layout)
     front, factor = _best_choices(tables, layout)
@@ -291,7 +293,7 @@ def plan(tables: Sequence[PlannedTable], layout: Layout) -> Plan:
         layout=layout,
         choices=tuple(_choice(table, chosen[table.name], all_keys, layout, best.memory) for table in tables),
         cost=predicted_cost(tables, chosen, layout.shards),
-        cut=predicted_cost(tables, fewest, layout.shards),
+        fewest_copies_cost=predicted_cost(tables, fewest, layout.shards),
         factor=factor,
     )
 
@@ -309,7 +311,7 @@ def _check(tables: Sequence[PlannedTable], layout: Layout) -> None:
 
 
 def _too_small(tables: Sequence[PlannedTable], layout: Layout, needed: int) -> str:
-    """Return what is wrong with a layout that the tables do not fit, and what would do."""
+    """Return the message for tables that do not fit a layout: why not, and what would do."""
     shards, memory = layout.shards, layout.memory_bytes
     min_copies = max(min(table.min_copies, shards) for table in tables)
     copies = "one copy of every table does" if min_copies == 1 else f"{min_copies} copies of tables do"
@@ -324,7 +326,7 @@ def _too_small(tables: Sequence[PlannedTable], layout: Layout, needed: int) -> s
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Copies of the first few tables: what they take, what they cost, and how many keys are looked up in cut ones."""
+    """Partial plan, for the first few tables: its memory, cost, and the keys looked up in partitioned tables."""
 
     memory: int
     cost: float
@@ -342,9 +344,10 @@ class _State:
 
 
 def _best_choices(tables: Sequence[PlannedTable], layout: Layout) -> tuple[list[_State], float]:
-    """Return every choice that no other one beats in memory, cost and cut keys at once; and by what this is rounded.
+    """Return the Pareto front of plans by memory, cost and partitioned keys, and the factor by which it is rounded.
 
-    Messages only grow with the keys of cut tables, so no better choice is lost. Memory bounds are not looked at.
+    The number of messages only grows with the keys of partitioned tables, so the optimum is on the front. The memory
+    limit plays no part here.
     """
     states, factor = [_State(0, 0.0, 0.0)], 1.0
     for table in tables:
@@ -372,7 +375,7 @@ def _best_choices(tables: Sequence[PlannedTable], layout: Layout) -> tuple[list[
 
 
 def _options(table: PlannedTable, shards: int) -> list[Replicas]:
-    """Return the numbers of copies worth looking at: as few as may be, `all`, and between them where a key is hot."""
+    """Return the numbers of copies worth trying: the smallest allowed, `all`, and those between where a key is hot."""
     min_copies = min(table.min_copies, shards)
     if shards == 1:
         return [1]
@@ -385,9 +388,9 @@ def _options(table: PlannedTable, shards: int) -> list[Replicas]:
 
 
 def _unbeaten(states: Sequence[_State]) -> list[_State]:
-    """Return the states that no other is at most equal to in everything, by memory, then cost."""
+    """Return the states that no other state equals or beats in everything, sorted by memory, then cost."""
     kept: list[_State] = []
-    # Of those kept so far: ascending by cost, and descending by cut keys.
+    # Costs of the states kept so far, ascending, and their partitioned keys, which therefore descend.
     costs: list[float] = []
     cut_keys: list[float] = []
     for state in sorted(states, key=lambda each: (each.memory, each.cost, each.cut_keys)):
@@ -404,7 +407,7 @@ def _unbeaten(states: Sequence[_State]) -> list[_State]:
 
 
 def _rounded(states: Sequence[_State], factor: float) -> list[_State]:
-    """Return of the states whose cost and cut keys are equal within `factor` the one that takes least memory."""
+    """Return one state of each group whose cost and partitioned keys are equal within `factor`: the smallest."""
     min_copies: dict[tuple[int, int], _State] = {}
     for state in states:
         at = (_level(state.cost, factor), _level(state.cut_keys, factor))
@@ -417,7 +420,7 @@ def _level(value: float, factor: float) -> int:
     return math.floor(math.log(value) / math.log(factor)) if value > 0 else -(1 << 30)
 
 
-# -- in words ----------------------------------------------------------------------------------------------------------
+# -- explanations ------------------------------------------------------------------------------------------------------
 
 
 def _choice(table: PlannedTable, replicas: Replicas, all_keys: float, layout: Layout, taken: int) -> Choice:
@@ -450,7 +453,7 @@ def _because(table: PlannedTable, replicas: Replicas, here: int, layout: Layout,
 
 
 def amount(count: int) -> str:
-    """Return bytes as people read them: `9.1 GiB`."""
+    """Return a number of bytes as people read it: `9.1 GiB`."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:

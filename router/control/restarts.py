@@ -1,16 +1,16 @@
-"""Restarting members one after the other: who is there and whole, and who may go now.
+"""Rolling restarts, seen from the coordinator: which members are healthy, and which one may be restarted now.
 
-Whoever restarts a deployment asks for one member at a time (`Restarts.begin`) and looks until it is back
-(`Restarts.states`). That needs no change of the state machine and nothing that is saved: to the coordinator a member
-that was restarted is one that has crashed, which is told again what it should have. What is known here is volatile, and
-whoever asks again after the coordinator itself was restarted loses nothing: a request names the process that is to go.
+The command that restarts a deployment asks for one member at a time (`Restarts.begin`) and polls until it is back
+(`Restarts.states`). The state machine has no part in it and nothing is saved: to the coordinator a restarted member is
+one that has crashed, which it repairs anyway. A request names the process that is to exit, so it may be repeated, even
+after the coordinator itself was restarted and has forgotten the first one.
 
 Invariants, unless forced:
-* Nobody is sent away while a change is under way, nor while another member of its kind is not whole.
-* A shard is whole when it answers for all its slots, and every head that serves asks it at the address it has now.
-* A process is sent away once, however often that is asked for.
+* No member is restarted while a change is under way, nor while another member of its kind is not healthy.
+* A shard is healthy when it serves all its slots, and every serving head asks it at its present address.
+* A process is told to exit once, however often that is requested.
 
-Owned by the coordinator's thread.
+Only the coordinator's thread uses it.
 """
 
 from __future__ import annotations
@@ -25,54 +25,54 @@ from ringpull.router.control.events import Member
 from ringpull.router.control.operations import MemberState
 
 SILENT_S: Final = 3.0
-"""A member that has not answered for so long is not counted on. It is asked twice a second."""
+"""Time without an answer after which a member is not healthy. Heartbeats are asked for twice a second."""
 
 
 class Restarts:
-    """What is known of members that come and go.
+    """Members that are restarting, and the time of each member's last answer.
 
     Args:
-        clock: Seconds, of any origin.
+        clock: Returns seconds since any origin.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._answered_s: dict[Member, float] = {}
         self._leaving: dict[Member, str] = {}
-        """Member -> the incarnation that was sent away."""
+        """Member -> the incarnation that was told to exit."""
 
     def __repr__(self) -> str:
-        return f"<Restarts of {', '.join(map(str, self._leaving)) or 'nobody'}>"
+        return f"<Restarts of {', '.join(map(str, self._leaving)) or 'no member'}>"
 
     def answered(self, member: Member) -> None:
-        """Note that a member answers."""
+        """Take note of an answer."""
         self._answered_s[member] = self._clock()
 
     def lost(self, member: Member) -> None:
-        """Note that a member could not be asked."""
+        """Take note of a member that did not answer."""
         self._answered_s.pop(member, None)
 
     def called_off(self, member: Member) -> None:
-        """Note that a member that was to go could not be told so."""
+        """Take note of a restart that could not be sent to its member."""
         self._leaving.pop(member, None)
 
     def states(self, machine: Coordinator) -> tuple[MemberState, ...]:
-        """Return how every member of the world that serves is: shards first, by number."""
+        """Return the state of every member of the spec that serves: shards first, by number."""
         spec = machine.state.spec
         shards = [Member("shard", shard) for shard in (() if spec is None else spec.shards)]
         heads = [Member("head", head) for head in sorted(machine.heads)]
         return tuple(self._state(machine, member) for member in (*shards, *heads))
 
     def begin(self, machine: Coordinator, member: Member, incarnation: str, *, force: bool = False) -> bool:
-        """Return whether a member is to be sent away now, and note that it is; false: that process has gone already.
+        """Return whether to tell a member to exit now, and take note of it; false if that process has gone already.
 
         Args:
-            incarnation: The process that is meant.
-            force: Even while others are not whole.
+            incarnation: Process that is to be replaced.
+            force: Restart it even while others are not healthy.
 
         Raises:
             InvalidInput: There is no such member, or a change is under way.
-            Unavailable: Another one is not whole yet: try again.
+            Unavailable: Another member of its kind is not healthy yet; try again.
         """
         change = machine.state.change
         if change is not None:
@@ -111,7 +111,7 @@ class Restarts:
 
 
 def _shard(machine: Coordinator, shard: int) -> tuple[str, str]:
-    """Return a shard's incarnation and what it lacks."""
+    """Return a shard's incarnation, and what is missing until it is healthy."""
     observed, state = machine.shards.get(shard), machine.state
     if observed is None:
         return "", ""
@@ -123,7 +123,7 @@ def _shard(machine: Coordinator, shard: int) -> tuple[str, str]:
 
 
 def _head(machine: Coordinator, head: int) -> tuple[str, str]:
-    """Return a head's incarnation and what it lacks."""
+    """Return a head's incarnation, and what is missing until it is healthy."""
     observed, spec = machine.heads[head], machine.state.spec
     if observed.incarnation == UNSEEN:
         return "", ""
@@ -135,5 +135,5 @@ def _head(machine: Coordinator, head: int) -> tuple[str, str]:
 
 
 def _all_routed(machine: Coordinator) -> bool:
-    """Whether no head that serves can still go by an older map."""
+    """Whether no serving head can still route by an older map."""
     return all(head.routed >= machine.state.epoch for head in machine.heads.values() if not head.expired)

@@ -1,4 +1,4 @@
-"""Where each process of a deployment tells its metrics: what a scraper is to be pointed at."""
+"""Scrape targets: where each process of a deployment serves its metrics."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ringpull.router.control.observed import HeadHeartbeat
 
 @dataclass(frozen=True, slots=True)
 class ScrapeTarget:
-    """One process."""
+    """Metrics endpoint of one process."""
 
     role: str
-    """`head` or `shard`."""
+    """Kind of the process, `head` or `shard`."""
     member: str
-    """`head-0`, `shard-3`."""
+    """Name of the process: `head-0`, `shard-3`."""
     host: str
-    """As it listens: perhaps every interface of its machine."""
+    """Address it listens on, which may be every interface of its machine."""
     port: int
 
 
 def scrape_targets(
     heads: Mapping[int, HeadHeartbeat], shards: Mapping[int, ShardHeartbeat]
 ) -> tuple[ScrapeTarget, ...]:
-    """Return who tells metrics, as last heard of: one that has died since is found dead by who scrapes it."""
+    """Return the targets of all processes with metrics, as of their last heartbeats, even of those that died since."""
     targets = [*_targets("head", heads), *_targets("shard", shards)]
     return tuple(target for target in targets if target.port)
 

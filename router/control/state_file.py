@@ -1,8 +1,8 @@
-"""Where the coordinator's state lies: one JSON file in a folder, or below any URL that fsspec knows.
+"""State file of the coordinator: one JSON file in a folder, or below any URL that fsspec knows.
 
-A crash at any moment leaves the old or the new state, whole: it is written under a temporary name and moved over the
-old one. A folder does that in one step (rename). So does an object store, whose move is a copy that appears whole; on
-other file systems it is as atomic as their move.
+A crash at any moment leaves either the old or the new state complete: the file is written under a temporary name and
+moved over the old one. In a folder that is one atomic step (rename), and in an object store too, whose copy appears
+complete or not at all; on other file systems it is as atomic as their move.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ FILE_NAME: Final = "coordinator.json"
 
 
 class StateFile:
-    """The saved state of one coordinator, which is its only writer.
+    """Saved state of one coordinator, which is its only writer.
 
     Args:
-        folder: Path of a folder, or a URL such as `s3://bucket/ringpull`; made when absent.
+        folder: Path of a folder, or a URL such as `s3://bucket/ringpull`; created when absent.
 
     Raises:
         InvalidInput: The URL is of a kind that fsspec does not know, or whose package is not installed.

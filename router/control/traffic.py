@@ -1,4 +1,4 @@
-"""How tables are looked up: what one request asks of each, on average. Values, counted or written by hand.
+"""Traffic: how many keys and bags one request looks up in each table, on average, counted or written by hand.
 
 A bag is the ids of one feature of one row; where rows are not pooled, every key counts as a bag of its own.
 """
@@ -17,13 +17,13 @@ from ringpull.router.control.observed import TableTraffic
 
 @dataclass(frozen=True, slots=True)
 class TableLoad:
-    """What one request looks up in one table, on average."""
+    """Average look-ups of one request in one table."""
 
     keys: float
     bags: float
-    """At most as many as keys."""
+    """Number of bags; at most the number of keys."""
     hottest_share: float = 0.0
-    """Share of its look-ups that go to its one hottest key; 0 when that is not known."""
+    """Share of its look-ups that go to its hottest key; 0 when unknown."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.keys < math.inf and 0 <= self.bags <= self.keys):
@@ -33,12 +33,12 @@ class TableLoad:
 
     @property
     def bag_length(self) -> float:
-        """Keys of a bag, on average."""
+        """Average number of keys in a bag."""
         return self.keys / self.bags if self.bags else 0.0
 
 
 def load_of(traffic: Mapping[str, TableTraffic], requests: int) -> dict[str, TableLoad]:
-    """Return what one request asked of each table, from counts; nothing when there were no requests."""
+    """Return the load of each table per request, from counts; empty when there were no requests."""
     if requests <= 0:
         return {}
     return {
@@ -48,14 +48,14 @@ def load_of(traffic: Mapping[str, TableTraffic], requests: int) -> dict[str, Tab
 
 
 def traffic_from_json(text: str) -> dict[str, TableLoad]:
-    """Read a file of traffic, counted anywhere: over `requests` requests, per table.
+    """Read a traffic file: look-ups per table, counted over `requests` requests.
 
         {"requests": 1000, "tables": {"ranker/item": {"keys": 50000, "bags": 1000, "hottest_share": 0.02}}}
 
-    Keys of `tables` are `TABLE` or `MODEL/TABLE`. `bags` may be left out: then every key is one.
+    Keys of `tables` are `TABLE` or `MODEL/TABLE`. Without `bags`, every key counts as one.
 
     Raises:
-        InvalidInput: It is not that; the message names the field.
+        InvalidInput: It has another form; the message names the field.
     """
     try:
         body = json.loads(text)

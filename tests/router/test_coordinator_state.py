@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from ringpull.ps.errors import CorruptData
-from ringpull.router.control.change import CoordinatorState, Kind
+from ringpull.router.control.change import CoordinatorState, Kind, Phase
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, initial_spec
 from tests.router.coordinated import MiniDeployment, version
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def states() -> list[CoordinatorState]:
@@ -47,6 +50,18 @@ def test_every_state_comes_back_as_it_was() -> None:
     assert len(seen) > 15
     for state in seen:
         assert state_from_dict(json.loads(json.dumps(state_to_dict(state)))) == state
+
+
+def test_a_state_of_an_earlier_build_still_opens_and_is_written_as_it_was() -> None:
+    """Saved by ba8f592 while a rebalance was `guarding`, before the names in the code were changed."""
+    fields = json.loads((GOLDEN / "coordinator-ba8f592.json").read_text())["state"]
+    state = state_from_dict(fields)
+    assert state.spec is not None
+    assert state.change is not None
+    assert (state.spec.shards, state.spec_id) == ((0, 1), 1)
+    assert (state.change.kind, state.change.phase) == (Kind.REBALANCE, Phase.DUAL_OWNERSHIP)
+    assert state.change.target.shards == (0, 1, 2)
+    assert json.loads(json.dumps(state_to_dict(state))) == fields
 
 
 @pytest.mark.parametrize("state", [states()[len(states()) // 2]], ids=["in a change"])

@@ -142,7 +142,7 @@ def test_small_hot_tables_go_everywhere_and_giant_ones_do_not() -> None:
     assert found.replicas == {"m/genre": ALL, "m/item": 1}
     assert genre.reason.startswith("m/genre: 19 rows, 1.4 KiB, 31% of look-ups -> all: saves ")
     assert item.reason.startswith("m/item: 36,000,000 rows, 8.6 GiB, 69% of look-ups -> 1: `all` would take 7.5 GiB")
-    assert found.cost.total < found.cut.total
+    assert found.cost.total < found.fewest_copies_cost.total
 
 
 def test_a_hot_key_gets_copies_where_all_does_not_fit() -> None:
