@@ -1,6 +1,6 @@
-"""Serving in the background: a second process, in a session of its own, runs the same command in the foreground.
+"""Detached serving: a child process in its own session runs the same `serve` command in the foreground.
 
-The parent shows what the child says until the child has written its served record, or has died.
+The parent copies the child's output until the child has written its served record, or has died.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def serve_detached(arguments: Sequence[str], watch: TextIO) -> ServedRecord:
     """Run `ringpull ARGUMENTS`, a foreground `serve`, in the background; return its record when predictions work.
 
     Args:
-        arguments: Of the command line, without `--detach`.
-        watch: What the child says meanwhile is copied here.
+        arguments: Command line, without `--detach`.
+        watch: Stream that the child's output is copied to meanwhile.
 
     Raises:
-        StartupError: The child ended before it was ready. What it said is in the log, whose path the message gives.
+        StartupError: The child ended before it was ready. Its output is in the log, whose path the message gives.
     """
     log = _new_log()
     path = os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

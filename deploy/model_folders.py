@@ -1,7 +1,7 @@
-"""From the folders and URLs named on the command line to the versions that will be served.
+"""Model folders: finds the versions to serve in the folders and URLs given on the command line.
 
 A model's folder is `NAME/`, with `NAME/VERSION/` in it, VERSION an integer. The highest complete version is served; a
-folder without a manifest is not a version yet, and is passed over. A URL is any that fsspec knows; `file://` is a path.
+folder without a manifest is not complete, and is ignored. URLs are those that fsspec knows; `file://` means a path.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ())
 
     Args:
         folders: Model folders or their URLs, in the order given by the user.
-        replicas: `TABLE=R` or `MODEL/TABLE=R`, R a number or `all`: replaces the exporter's wish.
+        replicas: `TABLE=R` or `MODEL/TABLE=R`, R a number or `all`: overrides the number that was exported.
 
     Raises:
-        InvalidInput: A folder is none of a model, two models share a name, or `replicas` names no table here.
+        InvalidInput: A folder is not a model's, two models have one name, or `replicas` names no table here.
         CorruptData: A manifest is damaged.
         Unavailable: A URL cannot be read now.
     """
@@ -69,7 +69,7 @@ def newest_version(model_dir: str | Path) -> PlacedVersion:
 
 
 def absolute(folder: str | Path) -> str:
-    """Return a folder in the form in which it is handed to other processes: a URL as it is, a path made absolute."""
+    """Return a folder in a form that other processes understand: a URL as it is, a path made absolute."""
     where = as_path(str(folder))
     return where if is_url(where) else str(Path(where).resolve())
 
@@ -104,8 +104,8 @@ def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
 
 
 def rows_in(table: PlacedTable, slots: SlotRange) -> int:
-    """Return how many rows a table has in a range: as its files say, or, where they cannot be read, as if they lay
-    evenly."""
+    """Return the number of a table's rows in a range: by its files, or, if they cannot be read, assuming an even
+    spread."""
     if (positions := _positions(table.folder)) is None:
         return evenly(table, slots)
     first, last = positions(slots.begin, slots.end)
@@ -114,7 +114,7 @@ def rows_in(table: PlacedTable, slots: SlotRange) -> int:
 
 @lru_cache(maxsize=64)
 def _positions(folder: str) -> Callable[[int, int], tuple[int, int]] | None:
-    # Here, because it brings numba with it, and only plans need it.
+    # Imported here, because it loads numba and only plans need it.
     from ringpull.ps.store.base import Base
 
     try:
@@ -124,11 +124,11 @@ def _positions(folder: str) -> Callable[[int, int], tuple[int, int]] | None:
 
 
 def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVersion:
-    """Return where the tables of a version lie, with the copies its exporter wished for.
+    """Return a version with the folders of its tables and the numbers of copies it was exported with.
 
     Args:
-        version_dir: The version's folder, or what `local_files` makes of its URL.
-        url: That URL.
+        version_dir: The version's folder, or the local copy of its URL made by `local_files`.
+        url: That URL, if there is one.
     """
     tables = {
         entry.spec.name: PlacedTable(
@@ -165,10 +165,10 @@ def _none_complete(where: str, found: Sequence[str]) -> str:
 
 
 def parse_replicas(text: str) -> tuple[str, Replicas]:
-    """Read `TABLE=R`.
+    """Parse `TABLE=R`.
 
     Raises:
-        InvalidInput: It is not that.
+        InvalidInput: It has another form.
     """
     table, equals, wanted = text.rpartition("=")
     if not table or not equals:

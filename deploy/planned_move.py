@@ -1,4 +1,4 @@
-"""From what an operator asks of `ringpull rebalance` to a move that can be looked at; the planner's choice. Pure."""
+"""Planned move: the consequences of a `ringpull rebalance` before it begins, and copies chosen by the planner. Pure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ringpull.router.control.planner import Layout, amount, plan, predicted_cost
 def planned_move(
     status: DeploymentStatus, request: Rebalance, moves: MovePlan, dims: Mapping[str, int], *, memory: int | None
 ) -> PlannedMove:
-    """Return what a request leads to.
+    """Return the move that a request leads to.
 
     Args:
-        moves: What the coordinator says of it.
+        moves: The coordinator's plan for it.
         dims: `MODEL/TABLE` -> numbers per row.
-        memory: Most that one shard may take; None: not checked, since tables may be larger than memory.
+        memory: Upper bound on the memory of one shard; None: not checked, since tables may be larger than memory.
 
     Raises:
-        InvalidInput: It does not fit.
+        InvalidInput: A shard would take more than `memory`.
     """
     tables = tables_that_serve(status, dims)
     before = {f"{model}/{table}": copies for (model, table), copies in sorted(status.spec.replicas.items())}
@@ -55,11 +55,11 @@ def planned_move(
 def automatic(
     status: DeploymentStatus, request: Rebalance, dims: Mapping[str, int], *, memory: int | None, min_copies: int | None
 ) -> tuple[Rebalance, tuple[str, ...]]:
-    """Return the request with the copies that the planner chooses, and why.
+    """Return the request with the numbers of copies that the planner chooses, and its reasons.
 
     Args:
-        memory: Most that one shard may take; None: as much as the fullest one holds now.
-        least: See `tables_that_serve`.
+        memory: Upper bound on the memory of one shard; None: that of the fullest one now.
+        min_copies: See `tables_that_serve`.
 
     Raises:
         InvalidInput: Nothing was looked up yet, or the tables do not fit.
@@ -68,7 +68,7 @@ def automatic(
         raise InvalidInput("--auto plans by what is looked up, and no request was answered yet")
     if memory is None:
         held = move_plan(status.spec, status.spec, streamed=False).shard_bytes_before
-        # A little above: an even share of the same tables must fit wherever the ring has put a row more.
+        # With a margin, because an even share of the same tables must fit even where the ring assigns a few rows more.
         memory = PROCESS_BYTES + round(max(held.values()) * 1.05)
     shards = len(status.spec.shards) if request.shards is None else request.shards
     found = plan(
@@ -82,7 +82,7 @@ def automatic(
 
 
 def _wanted(request: Rebalance, name: str, copies: Replicas) -> Replicas:
-    """Return how many copies a table, `MODEL/TABLE`, is to have; `TABLE` names it too."""
+    """Return the number of copies requested of a table, `MODEL/TABLE`, which `TABLE` may name too."""
     return request.replicas.get(name, request.replicas.get(name.partition("/")[2], copies))
 
 

@@ -1,4 +1,4 @@
-"""What the planner is told: the tables of model folders, and how requests look them up, counted or assumed."""
+"""Planned tables: the planner's input, made from model folders or a deployment, with counted or assumed traffic."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ringpull.router.control.planner import PlannedTable
 from ringpull.router.control.traffic import TableLoad, load_of
 
 ASSUMED_ROWS: Final = 128
-"""Candidates of a request, where nobody counted."""
+"""Number of candidates in a request, if the traffic is not known."""
 ASSUMED_BAG: Final = 10
-"""Ids of a bag, where nobody counted."""
+"""Number of ids in a bag, if the traffic is not known."""
 PROCESS_BYTES: Final = 128 << 20
-"""What a shard takes before it holds anything: Python, compiled kernels, Ray's worker. Measured: 119 to 123 MiB."""
+"""Memory of a shard's process without tables: Python, compiled kernels, Ray's worker. Measured: 119 to 123 MiB."""
 VECTOR_NUMBER_BYTES: Final = 4
-"""Partials are float32, whatever rows are."""
+"""Size of one number of a partial, which is float32 whatever the row type."""
 
 
 def planned_tables(
@@ -41,8 +41,8 @@ def planned_tables(
 
     Args:
         traffic: `TABLE` or `MODEL/TABLE` -> load; a table not named is not looked up. None: assumed from the models.
-        least: Copies that every table must have at least.
-        open_versions: Of each model, side by side.
+        min_copies: Lower bound on the copies of every table.
+        open_versions: Number of versions of each model open side by side.
         others: Whether `traffic` may name tables of other models.
 
     Raises:
@@ -76,7 +76,7 @@ def tables_that_serve(
 
     Args:
         dims: `MODEL/TABLE` -> numbers per row, of the live versions.
-        least: Copies that every table must have at least; None: those it has now, `all` counting as one.
+        min_copies: Lower bound on the copies of every table; None: its present number, with `all` counting as one.
     """
     loads = load_of(status.traffic, status.requests)
     found = []
@@ -118,7 +118,7 @@ def _named(manifests: Sequence[Manifest], traffic: Mapping[str, TableLoad], othe
 
 
 def _assumed(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, TableLoad]:
-    """Return what a request of `ASSUMED_ROWS` candidates looks up, every feature being one of candidates."""
+    """Return the look-ups of a request of `ASSUMED_ROWS` candidates in which no feature is a context feature."""
     loads: dict[str, TableLoad] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
         schema = Schema.from_json(manifest.schema.read(folder))
@@ -132,7 +132,7 @@ def _assumed(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str
 
 
 def _of_one_row(lookup: LookupSpec, feature: Feature) -> tuple[int, int]:
-    """Return the keys and bags of one row."""
+    """Return the number of keys and bags of one row."""
     if isinstance(feature, SequenceFeature):
         keys = feature.length
     elif isinstance(feature, Sparse) and feature.many:

@@ -1,9 +1,9 @@
-"""A rolling restart: one member after the other, each whole again before the next one goes.
+"""Rolling restart: one member after the other, each healthy again before the next one is restarted.
 
-It is led from here, by two verbs of the coordinator, and not by its state machine: to that a restarted member is one
-that crashed, which it repairs anyway. So every step is safe by itself, nothing has to be saved, and whoever stops
-watching leaves a deployment that is whole within seconds. What must hold at a step, the coordinator checks at that step
-(`router.control.restarts`).
+It is driven by the command, through two verbs of the coordinator, not by the coordinator's state machine: to that a
+restarted member is one that crashed, which it repairs anyway. So every step is safe by itself, nothing has to be saved,
+and a command that is interrupted leaves a deployment that is healthy within seconds. The conditions of each step are
+checked by the coordinator (`router.control.restarts`).
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ POLL_S: Final = 0.1
 
 
 class NotBack(RingpullError):
-    """Raised when a restarted member is not whole in time; the message says what it lacks."""
+    """Raised when a restarted member is not healthy in time; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """One member that was restarted."""
+    """Member that was restarted."""
 
     member: Member
     seconds: float
-    """From asking for it until it was whole again."""
+    """Time from the request until it was healthy again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What requests will feel of a restart."""
+    """Effects of a restart on requests."""
 
     failing: tuple[str, ...]
-    """Tables of one copy whose requests fail while a shard is away."""
+    """Tables with one copy whose requests fail while a shard is away."""
     defaulted: tuple[str, ...]
-    """Tables of one copy whose rows are default vectors meanwhile, which replies tell."""
+    """Tables with one copy whose rows are default vectors while a shard is away, as replies report."""
     headless: bool
-    """Whether nobody answers while a head is away."""
+    """Whether no request is answered while a head is away."""
 
     @classmethod
     def of(cls, spec: DeploymentSpec, members: Sequence[Member]) -> Effects:
-        """Return what restarting these members does to requests."""
+        """Return the effects of restarting these members."""
         heads = [member for member in members if member.role == "head"]
         sole = spec.sole_tables if len(heads) < len(members) else {}
         return cls(
@@ -59,7 +59,7 @@ class Effects:
 
     @property
     def lines(self) -> list[str]:
-        """In words; none when nothing is felt by clients that retry."""
+        """Descriptions of the effects; empty if clients that retry notice nothing."""
         lines = []
         if self.failing:
             lines.append(
@@ -75,10 +75,10 @@ class Effects:
         return lines
 
     def check(self) -> None:
-        """Check that no request fails for want of a copy.
+        """Check that no request fails for lack of a copy.
 
         Raises:
-            InvalidInput: Some would; names the tables, and the way out.
+            InvalidInput: Some would; the message names the tables, and the way out.
         """
         if self.failing:
             more = " ".join(f"--replicas {table}=2" for table in self.failing)
@@ -89,7 +89,7 @@ class Effects:
 
 
 def chosen(states: Iterable[MemberState], *, shards: bool, heads: bool) -> list[Member]:
-    """Return the members of the kinds wanted, in the order in which they go."""
+    """Return the members of the wanted kinds, in the order in which they are restarted."""
     roles = {role for role, wanted in (("shard", shards), ("head", heads)) if wanted}
     return [state.member for state in states if state.member.role in roles]
 
@@ -104,23 +104,23 @@ def restart(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Restarted:
-    """Restart one member, and return when it is whole again.
+    """Restart one member, and return when it is healthy again.
 
     Args:
-        drain_s: Longest that it may take to answer what is in flight.
-        within_s: Longest that it may take in all.
-        force: Even while others of its kind are not whole.
+        drain_s: Time limit for answering requests in flight.
+        within_s: Time limit for the whole restart.
+        force: Restart it even while others of its kind are not healthy.
 
     Raises:
-        InvalidInput: It is not there, or a change is under way; it was not restarted.
-        NotBack: It is not whole in time, or the others were not, and it was not sent away.
+        InvalidInput: There is no such member, or a change is under way; it was not restarted.
+        NotBack: It is not healthy in time, or it was not restarted because the others were not healthy in time.
     """
     begin_s = clock()
     before, sent = "", False
     while True:
         try:
             now = _state(operations, member)
-            # One that does not answer is coming back by itself: then it is known which process is to go.
+            # A member that does not answer is coming back by itself; its process can be named once it does.
             before = before or now.incarnation
             if before and not sent:
                 operations.call(RestartMember(member=member, incarnation=before, drain_s=drain_s, force=force))
@@ -129,7 +129,7 @@ def restart(
                 return Restarted(member, clock() - begin_s)
             waits_for = now.missing or "it has not ended yet"
         except Retryable as exc:
-            # The coordinator, or the head that was asked, may be away for some seconds itself.
+            # The coordinator, or the head that forwards the call, may itself be away for some seconds.
             waits_for = str(exc)
         if clock() - begin_s > within_s:
             raise NotBack(f"{member} is not {'back' if sent else 'restarted'} after {within_s:g} s: {waits_for}")
@@ -137,10 +137,10 @@ def restart(
 
 
 def summary(done: Sequence[Restarted], left: int) -> dict[str, Any]:
-    """Return what was done as JSON values.
+    """Return the result as JSON values.
 
     Args:
-        left: Members that were not restarted, because somebody stopped it.
+        left: Number of members that were not restarted, because the command was interrupted.
     """
     longest = max(done, key=lambda each: each.seconds, default=None)
     return {
@@ -152,7 +152,7 @@ def summary(done: Sequence[Restarted], left: int) -> dict[str, Any]:
 
 
 def summary_line(done: Sequence[Restarted]) -> str:
-    """Return what was done in one line."""
+    """Return the result in one line."""
     if not done:
         return "nothing was restarted"
     longest = max(done, key=lambda each: each.seconds)

@@ -1,8 +1,8 @@
-"""Served records: what was brought up from here, so that other commands find it without being told.
+"""Served records: the deployments brought up from this machine, by which other commands find them.
 
 One JSON file per target under `STATE/served/`, written when predictions work and removed when serving ends. A record
-whose process has died is void, and is dropped by the next reader. Process ids are compared with their start times: an
-id that the system has given to somebody else is not ours.
+whose process has died is void, and is removed by the next reader. Process ids are compared together with start times,
+because the system reuses ids.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from ringpull.deploy.state import state_folder
 from ringpull.ps.errors import InvalidInput, NotFound
 
 START_TIME_TOLERANCE_S = 1.0
-"""psutil derives start times from the boot time, which may be corrected by a fraction of a second."""
+"""Tolerated difference of start times: psutil computes them from the boot time, which may be corrected slightly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedRecord:
-    """One deployment that was brought up from this machine."""
+    """Deployment that was brought up from this machine."""
 
     target: str
-    """HOST:PORT of its gRPC."""
+    """Address of its gRPC, HOST:PORT."""
     http: str
-    """HOST:PORT of its HTTP."""
+    """Address of its HTTP, HOST:PORT."""
     models: tuple[str, ...]
-    """NAME/VERSION each."""
+    """Live versions, NAME/VERSION each."""
     shards: int
     name: str
-    """Of the deployment: prefix of its actors' names on a joined Ray."""
+    """Name of the deployment, the prefix of its actors' names on a joined Ray."""
     address: str | None
-    """HOST:PORT of the joined Ray's control store, also where it was joined as `auto`; None with a private one."""
+    """Address of the joined Ray's control store, HOST:PORT, even if joined as `auto`; None with a private Ray."""
     pid: int | None = None
-    """The `serve` process that holds it up; None when only its actors do (joined, detached)."""
+    """Id of its `serve` process; None if there is none (joined and detached)."""
     pid_started_s: float | None = None
-    """When that process started, Unix time."""
+    """Start of that process, Unix time."""
     made_folder: str | None = None
-    """Folder of the coordinator's state, when it was made up for this deployment, and goes with it."""
+    """Folder of the coordinator's state, if it was created for this deployment and is removed with it."""
     ray_folder: str | None = None
-    """Folder of its private Ray, which removes it when it ends by itself."""
+    """Folder of its private Ray, which removes it unless it is killed."""
     log: str | None = None
     started_s: float = field(default_factory=time.time)
 
     @property
     def ready_line(self) -> str:
-        """The line that says predictions work."""
+        """Line that is printed when predictions work."""
         return f"ringpull ready grpc={self.target} http={self.http} shards={self.shards} models={','.join(self.models)}"
 
     def process(self) -> psutil.Process | None:
-        """Return the `serve` process, when it is still that one and alive."""
+        """Return the `serve` process if it is alive."""
         if self.pid is None or self.pid_started_s is None:
             return None
         try:
@@ -68,7 +68,7 @@ class ServedRecord:
 
     @property
     def void(self) -> bool:
-        """Whether nothing can be left of it: it lived by a process that is gone, not on a joined Ray."""
+        """Whether nothing of it can be left: its process is gone, and it was not on a joined Ray."""
         return self.address is None and self.process() is None
 
 
@@ -89,7 +89,7 @@ def save(record: ServedRecord) -> Path:
 
 
 def forget(record: ServedRecord) -> None:
-    """Remove a record, unless another deployment has taken its target since."""
+    """Remove a record, unless another deployment has the same target by now."""
     current = _read(_path(record.target))
     if current is not None and (current.pid, current.name, current.address) == (
         record.pid,
@@ -100,7 +100,7 @@ def forget(record: ServedRecord) -> None:
 
 
 def discard(record: ServedRecord) -> None:
-    """Remove a record and the folders made for its deployment, of which nothing is left."""
+    """Remove the record of a deployment of which nothing is left, and the folders made for it."""
     for folder in (record.made_folder, record.ray_folder):
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -144,11 +144,11 @@ def find(target: str | None) -> ServedRecord:
 
 
 def resolve_target(target: str | None) -> str:
-    """Return the HOST:PORT to talk to: the one given, which may be anywhere, or the last served here.
+    """Return the HOST:PORT to connect to: the one given, on any machine, or the last one served from here.
 
     Raises:
-        InvalidInput: The one given is not HOST:PORT.
-        NotFound: None was given and nothing is served from here.
+        InvalidInput: `target` is not HOST:PORT.
+        NotFound: No target was given, and nothing is served from here.
     """
     return find(None).target if target is None else parse_target(target)
 
@@ -157,7 +157,7 @@ def parse_target(text: str) -> str:
     """Return HOST:PORT in the form records use.
 
     Raises:
-        InvalidInput: It is not that.
+        InvalidInput: `text` is not HOST:PORT.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65_535:
@@ -181,7 +181,7 @@ def _all() -> Iterator[ServedRecord]:
 
 
 def _read(path: Path) -> ServedRecord | None:
-    """Read one record; one that is unreadable (another build's, a damaged one) counts as none."""
+    """Read one record; None if it is damaged or of another build."""
     try:
         fields = json.loads(path.read_text())
         return ServedRecord(**{**fields, "models": tuple(fields["models"])})

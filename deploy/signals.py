@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM of a serving process: they interrupt a bring-up; once it serves they ask for an orderly end.
+"""SIGINT and SIGTERM of a serving process: they interrupt a bring-up, and end a deployment that serves in order.
 
-Code below a `StopSignals` sees both as KeyboardInterrupt, whichever came: Ray's blocking calls let that one exception
-through at once, and turn any other that a handler raises into a SystemError when the call has ended by itself. The
-context turns it into `Interrupted` on its way out.
+Code inside a `StopSignals` context sees either signal as KeyboardInterrupt, because that is the only exception which
+Ray's blocking calls let through at once: any other that a handler raises becomes a SystemError after the call has ended
+by itself. The context converts it to `Interrupted`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """Raised by `StopSignals` after a signal that came before serving began, or a second one while it ends.
+    """Raised by `StopSignals` after a signal before serving began, or a second one during the shutdown.
 
     Attributes:
         signum: The signal.
@@ -28,7 +28,7 @@ class Interrupted(BaseException):
 
 
 class StopSignals:
-    """Takes both signals over for as long as the context lasts; main thread only."""
+    """Context that handles both signals; main thread only."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -50,7 +50,7 @@ class StopSignals:
             raise Interrupted(self._signum) from exc
 
     def hold(self) -> None:
-        """From now on, note the first signal instead of raising; `wait` tells it."""
+        """From now on, record the first signal for `wait` instead of raising."""
         self._held = True
 
     def wait(self, timeout_s: float) -> bool:
@@ -59,7 +59,7 @@ class StopSignals:
 
     @property
     def signum(self) -> int:
-        """The last signal that has come."""
+        """Last signal received."""
         return self._signum
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""The state folder of this user: served records, logs, coordinators' states.
+"""State folder of this user, with served records, logs and states of coordinators.
 
-Small files, safe to delete while nothing is served.
+Its files are small, and safe to delete while nothing is served.
 """
 
 from __future__ import annotations

@@ -98,17 +98,7 @@ class ShardProcess:
         self._tidying: threading.Thread | None = None
         self._tidy_job = Job()
         self._versions: frozenset[tuple[str, int]] | None = None
-        self._copies = (
-            None
-            if data_dir is None
-            else LocalCopies(
-                data_dir / f"shard-{shard}",
-                self._throttle,
-                limit_bytes=data_limit_bytes,
-                prefault=prefault,
-                verify=verify,
-            )
-        )
+        self._copies = None if data_dir is None else self._open_copies(data_dir, data_limit_bytes)
         self._lookups = LookupThreads(threads)
         self._streams = LookupThreads(1, name="stream")
         self._loop = uvloop.new_event_loop()
@@ -253,6 +243,12 @@ class ShardProcess:
     @property
     def _metrics_port(self) -> int:
         return 0 if self._metrics is None else self._metrics.port
+
+    def _open_copies(self, data_dir: Path, limit_bytes: int | None) -> LocalCopies:
+        folder = data_dir / f"shard-{self._shard.shard}"
+        return LocalCopies(
+            folder, self._throttle, limit_bytes=limit_bytes, prefault=self._prefault, verify=self._verify
+        )
 
     def _open(self, placement: VersionPlacement) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}

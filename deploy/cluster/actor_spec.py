@@ -1,4 +1,4 @@
-"""What the actors of one deployment are made from, and how they are named.
+"""Actor spec: the settings that the actors of one deployment are made from, and their names.
 
 NAME/coordinator   NAME/head-0   NAME/shard-0 ...        in namespace `ringpull`
 """
@@ -17,67 +17,70 @@ NAMESPACE: Final = "ringpull"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSettings:
-    """How every shard holds its tables."""
+    """Settings of every shard."""
 
     threads: int
-    """Look-up threads."""
+    """Number of look-up threads."""
     prefault: bool
-    """Touch every page of a table before it is answered from."""
+    """Whether to bring every page of a table into memory before it is served."""
     verify: bool
-    """Check every row's checksum before that."""
+    """Whether to check the checksums of all rows before a table is served."""
     data_dir: str | None
-    """Folder below which each shard keeps its own copy of its ranges; None: it opens the model's files where they
-    lie."""
+    """Folder below which each shard keeps copies of its ranges; None: it opens the model's files in place."""
     data_limit_bytes: int | None
-    """Most that one shard may keep there; None: no limit."""
+    """Upper bound on the size of one shard's copies; None: no limit."""
     metrics: bool = True
-    """Whether each counts what it is asked, and tells it on a port of its own."""
+    """Whether each shard counts its requests, and serves metrics on a port of its own."""
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
-    """What each holds at most of what it is asked."""
+    """Limits on the connections and requests that each shard holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorSpec:
-    """All that the actors of one deployment are made from; the coordinator has it too, to make more of them."""
+    """Settings of all actors of one deployment. The coordinator has them too, to start more shards."""
 
     name: str
-    """Of the deployment."""
+    """Name of the deployment."""
     shard_host: str | None
-    """Where shards listen; None: the address of their node."""
+    """Address that shards listen on; None: that of their node."""
     head_host: str | None
-    """Where heads listen; None: the address of their node."""
+    """Address that heads listen on; None: that of their node."""
     shard: ShardSettings
     head: HeadConfig
     heads: int
-    """How many serve side by side, on the same ports."""
+    """Number of heads, which serve on the same ports."""
     gpus: float
-    """That each head asks Ray for."""
+    """Number of GPUs that each head asks Ray for."""
     keep: int
-    """Versions of a model that stay open behind the live one."""
+    """Number of versions of a model that stay open behind the live one."""
     start_timeout_s: float
-    """An actor that is not up by then is an error."""
+    """Time within which an actor has to be up."""
     log: LogSettings = field(default_factory=LogSettings)
-    """Of every process."""
+    """Settings of every process's log."""
 
     def shard_name(self, shard: int) -> str:
+        """Return the name of a shard's actor."""
         return f"{self.name}/shard-{shard}"
 
     def head_name(self, head: int) -> str:
+        """Return the name of a head's actor."""
         return f"{self.name}/head-{head}"
 
     @property
     def coordinator_name(self) -> str:
+        """Name of the coordinator's actor."""
         return coordinator_name(self.name)
 
 
 def coordinator_name(deployment: str) -> str:
+    """Return the name of the coordinator's actor of a deployment."""
     return f"{deployment}/coordinator"
 
 
 def gpus_wanted(device: str | None, heads: int) -> float:
     """Return how many GPUs a head has to ask Ray for, which hides all others from it.
 
-    A device's number counts the GPUs that Ray gives, so `cuda:1` needs two of them. Heads on the first share it.
+    A device's number counts among the GPUs that Ray assigns, so `cuda:1` needs two. Heads on the first GPU share it.
     """
     if device == "cpu":
         return 0.0

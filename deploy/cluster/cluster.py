@@ -1,9 +1,9 @@
-"""A whole deployment: brought up in steps, watched, drained, and taken down again. The composition root.
+"""Cluster: a deployment from bring-up, through health checks and draining, to tear-down.
 
-    ports claimed -> Ray -> kernels compiled -> actors made side by side -> coordinator brings the versions live
+    ports claimed -> Ray -> kernels compiled -> actors started in parallel -> coordinator makes the versions live
 
-Whatever fails or interrupts a step, everything before it is taken down: on a private Ray that is Ray itself, on a
-joined one it is our actors (`deploy.cluster.members`).
+If a step fails or is interrupted, everything before it is taken down: a private Ray itself, on a joined Ray our actors
+(`deploy.cluster.members`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import ActorSpec, ShardSettings, gpus_wanted
-from ringpull.deploy.cluster.compiling import CompiledApart
+from ringpull.deploy.cluster.kernel_compilation import KernelCompilation
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
 from ringpull.deploy.config import LOCALHOST, ServeConfig
 from ringpull.deploy.view.console import size
@@ -37,13 +37,13 @@ POLL_S: Final = 0.02
 PING_TIMEOUT_S: Final = 10.0
 
 HEAD_GONE_S: Final = 60.0
-"""Heads that have not answered for this long are taken for gone. Ray restarts a dead one within seconds, though it then
-has to load its versions again; a loaded one answers within milliseconds."""
+"""Time without an answer after which heads count as gone. Ray restarts a dead one within seconds, though it then has to
+load its versions again; a loaded one answers within milliseconds."""
 
 
 FREE_PORTS: Final = range(20_000, 32_000)
-"""Where a port that may be any is taken from: below those that the kernel gives to outgoing connections (ip(7)), which
-would take it before the head is up or while it is restarted, and above those of Ray's workers."""
+"""Range that unspecified ports are chosen from: below the ephemeral ports of the kernel (ip(7)), or an outgoing
+connection might take one before the head is up or while it restarts, and above the ports of Ray's workers."""
 
 PORT_TRIES: Final = 20
 
@@ -52,7 +52,7 @@ EVERY_INTERFACE: Final = ("0.0.0.0", "::")
 
 @dataclass(frozen=True, slots=True)
 class _Actors:
-    """Handles of one deployment's actors, as they were made."""
+    """Handles of one deployment's actors."""
 
     shards: Mapping[int, Any]
     heads: Mapping[int, Any]
@@ -60,7 +60,7 @@ class _Actors:
 
 
 class Cluster:
-    """A deployment that serves. Made by `bring_up`; leaving its context takes it down, but for `leave_up`."""
+    """Serving deployment, made by `bring_up`. Leaving its context takes it down, unless `leave_up` was called."""
 
     def __init__(
         self,
@@ -76,17 +76,17 @@ class Cluster:
         """Use `Cluster.bring_up`."""
         self._config = config
         self.joined = None if config.private else control_store.address()
-        """HOST:PORT of the Ray that was joined, whatever `--address` called it; None with a private one."""
+        """Address (HOST:PORT) of the joined Ray, whatever `--address` called it; None with a private one."""
         self._actors = actors
         self._kills = kills
         self._cleanup = cleanup
         self._answered_s = time.monotonic()
         self.target = target
-        """HOST:PORT where gRPC is reached."""
+        """Address of gRPC, HOST:PORT."""
         self.http = http
-        """HOST:PORT of HTTP."""
+        """Address of HTTP, HOST:PORT."""
         self.ray_folder = ray_folder
-        """Where a private Ray keeps its files; removed with it, but not by a process that is killed."""
+        """Folder of a private Ray's files. It is removed with Ray, but not if this process is killed."""
 
     def __repr__(self) -> str:
         return f"<Cluster {self.target} shards={self._config.shards} {' '.join(self._config.model_names)}>"
@@ -110,10 +110,10 @@ class Cluster:
             if config.private:
                 config = replace(config, head=_choose_ports(config))
             session = RaySession(config.address, workers=config.shards + config.heads + 1, ship_code=config.ship_code)
-            with CompiledApart() as kernels:
+            with KernelCompilation() as kernels:
                 with progress.step("started a private Ray" if config.private else f"joined Ray at {config.address}"):
                     cleanup.enter_context(session)
-                # Actors start with the cache filled: each would otherwise compile the same kernels for itself.
+                # Actors start after the cache is filled, or each would compile the same kernels.
                 with nullcontext() if kernels.done else progress.step("compiled kernels (once; cached from now on)"):
                     kernels.wait()
             kills = cleanup.enter_context(ExitStack())
@@ -125,13 +125,13 @@ class Cluster:
             return cls(config, actors, target, http, ray_folder=session.folder, kills=kills, cleanup=cleanup.pop_all())
 
     def check(self) -> str:
-        """Check that a head answers. One that has died is restarted by Ray, and so are shards and the coordinator.
+        """Check that a head answers. Dead heads, shards and coordinators are restarted by Ray.
 
         Returns:
-            What an operator should know; empty when all is well.
+            A warning for the operator; empty when all is well.
 
         Raises:
-            StartupError: None has answered for `HEAD_GONE_S`, or none can come back.
+            StartupError: No head has answered for `HEAD_GONE_S`, or none can come back.
         """
         from ringpull.deploy.cluster.calls import ActorGone, result
 
@@ -152,23 +152,27 @@ class Cluster:
             raise StartupError(f"no head has answered for {HEAD_GONE_S:g} s")
         if control_store.is_there():
             return ""
-        ends = f"{control_store.away_text()} s" if self._config.private else f"the time of {control_store.AWAY}"
+        ends = (
+            f"{control_store.reconnect_text()} s"
+            if self._config.private
+            else f"the time of {control_store.RECONNECT_VARIABLE}"
+        )
         return (
             "Ray's control store (GCS) is gone: predictions go on, but nothing that dies comes back until it does;"
             f" {ends} after it went Ray ends everything"
         )
 
     def drain(self) -> None:
-        """Have the heads refuse new requests and answer those in flight, within the configured time."""
+        """Make the heads refuse new requests and answer those in flight, within the configured time."""
         drain(self._actors.heads.values(), self._config.drain_timeout_s)
 
     def leave_up(self) -> None:
-        """Let the actors live on, on a joined Ray, when this context is left."""
+        """Let the actors live on, on a joined Ray, after this context is left."""
         self._kills.pop_all()
 
 
 def drain(heads: Iterable[Any], timeout_s: float) -> None:
-    """Drain heads side by side, given their handles; give up on those that are dead or do not answer in time."""
+    """Drain heads in parallel, given their handles, and ignore those that are dead or do not answer in time."""
     from ringpull.deploy.cluster.calls import result
 
     until_s = time.monotonic() + timeout_s + PING_TIMEOUT_S
@@ -183,10 +187,10 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
     """Drain and kill the actors of deployment `name` on a Ray cluster.
 
     Returns:
-        How many there were, and the cluster's address as records have it (`Cluster.joined`).
+        The number of actors, and the cluster's address in the form of `Cluster.joined`.
 
     Raises:
-        NoRay: Nobody listens at that address.
+        NoRay: Nothing listens at that address.
         StartupError: The cluster cannot be joined, or some of the actors live on.
     """
     with RaySession(address):
@@ -194,17 +198,16 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
 
         named = actors_of(name)
         drain([handle for full_name, handle in named.items() if "/head-" in full_name], drain_timeout_s)
-        # Once more: the coordinator may have started a shard meanwhile.
+        # Listed once more, because the coordinator may have started a shard meanwhile.
         named |= actors_of(name)
         end(named)
         return len(named), control_store.address()
 
 
 def _choose_ports(config: ServeConfig) -> HeadConfig:
-    """Fail on a port in use before anything is started, and put numbers in the place of zeros.
+    """Replace ports of 0 by free ones, and fail on ports in use before anything is started.
 
-    The heads claim them for good. They are chosen here so that all heads have the same ones, and have them again after
-    a restart.
+    They are chosen here rather than in the heads so that all heads have the same ports, and keep them in a restart.
     """
     host = config.host or LOCALHOST
     with (
@@ -249,12 +252,12 @@ def _actor_spec(config: ServeConfig) -> ActorSpec:
 
 
 def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
-    """Make all actors side by side, and wait until they are up.
+    """Start all actors in parallel, and wait until they are up.
 
     Raises:
-        StartupError: A deployment of that name is there, or an actor could not be made or is not up in time.
+        StartupError: A deployment of that name exists, or an actor could not be started or is not up in time.
     """
-    # Only now: Ray must not be loaded before its session has set the environment.
+    # Imported here, because Ray must not be loaded before its session has set the environment.
     from ringpull.deploy.cluster.actors import node_id
     from ringpull.deploy.cluster.coordinator import make_coordinator
     from ringpull.deploy.cluster.members import actors_of, await_up, end, make_head, make_shard, node_addresses
@@ -265,10 +268,10 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
             f" `ringpull stop --address {config.address} --name {config.name}` ends it, or choose another --name"
         )
     actor_spec = _actor_spec(config)
-    # The coordinator first: its name can be had once, so of two deployments of one name only one goes further.
+    # The coordinator comes first: its name is unique, so of two deployments with one name only one gets further.
     coordinator = make_coordinator(actor_spec, config.state_dir, secrets.token_hex(8))
     if not config.private:
-        # By name: the coordinator may have started others meanwhile. A private Ray takes its actors with it.
+        # Found by name, because the coordinator may have started more. A private Ray takes its actors with it.
         kills.callback(lambda: end(actors_of(config.name)))
     nodes = list(node_addresses())
     shards = {i: make_shard(actor_spec, i, nodes[i % len(nodes)]) for i in range(config.shards)}
@@ -286,33 +289,33 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
 
 
 def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -> tuple[str, str]:
-    """Have the coordinator bring the versions live; return where gRPC and HTTP are reached.
+    """Make the coordinator bring the versions live; return the addresses of gRPC and HTTP.
 
     Args:
-        say: Is told how much was copied.
+        say: Called with the progress of copying.
 
     Raises:
-        StartupError: The coordinator gave it up, or has been failing for as long as starting may take.
+        StartupError: The coordinator aborted the bring-up, or has been failing for `start_timeout_s`.
     """
     from ringpull.deploy.cluster.calls import result
 
     spec = initial_spec(range(config.shards), config.versions)
     status: ChangeStatus = result(actors.coordinator.invoke.remote("bring_up", spec))
-    well_s = time.monotonic()
+    last_ok_s = time.monotonic()
     while status.under_way:
         time.sleep(POLL_S)
         status = result(actors.coordinator.invoke.remote("call", GetChange()))
         if status.bytes_to_copy:
             say(f"{size(status.copied_bytes)} of {size(status.bytes_to_copy)} copied")
         if not status.trouble:
-            well_s = time.monotonic()
-        elif time.monotonic() - well_s > config.start_timeout_s:
+            last_ok_s = time.monotonic()
+        elif time.monotonic() - last_ok_s > config.start_timeout_s:
             raise StartupError(f"not up after {config.start_timeout_s:g} s of trying again: {status.trouble}")
     if status.error:
         raise StartupError(status.error)
     bound: HeadHeartbeat = result(actors.heads[0].invoke.remote("heartbeat", LEASE_S))
     host = bound.host
-    if host in EVERY_INTERFACE:  # an address to listen on, but not to connect to
+    if host in EVERY_INTERFACE:  # It can be listened on, but not connected to.
         host = LOCALHOST if config.private else result(actors.heads[0].node_address.remote())
     return f"{host}:{bound.grpc_port}", f"{host}:{bound.http_port}"
 

@@ -1,7 +1,7 @@
-"""Ray's control store (GCS): the one process per cluster that knows its actors, and how long Ray lives on without it.
+"""Ray's control store (GCS): the one process per cluster that knows its actors, and how long Ray survives without it.
 
-Predictions need it for nothing. Without it no process comes back and no actor is found by name; whoever asks Ray for
-that waits in silence, so what needs it looks first.
+Predictions do not need it. Without it no process is restarted and no actor is found by name. Ray's own calls then block
+without an error, so code that needs the control store checks for it first.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Final
 
 from ringpull.ps.errors import Unavailable
 
-AWAY: Final = "RAY_gcs_rpc_server_reconnect_timeout_s"
-"""Ray's name of the setting; read from the environment by each of its processes."""
+RECONNECT_VARIABLE: Final = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Environment variable of Ray's setting, read by each of its processes."""
 
-AWAY_S: Final = 600
-"""How long the processes of a private Ray, and with them ours, live on without it; Ray's own default is 60."""
+RECONNECT_S: Final = 600
+"""Time that the processes of a private Ray, and ours with them, survive without it; Ray's own default is 60."""
 
 TIMEOUT_S: Final = 1.0
 
 
-def away_text() -> str:
-    """Return how many seconds a private Ray lives on: as the environment says, or `AWAY_S`."""
-    return os.environ.get(AWAY, str(AWAY_S))
+def reconnect_text() -> str:
+    """Return the seconds that a private Ray survives without it: from the environment, or `RECONNECT_S`."""
+    return os.environ.get(RECONNECT_VARIABLE, str(RECONNECT_S))
 
 
 def address() -> str:
-    """Return HOST:PORT of the control store of the Ray that this process is connected to, however Ray was told it.
+    """Return HOST:PORT of the control store of the Ray that this process is connected to.
 
-    HOST is an IP address, so that one cluster has one address.
+    HOST is an IP address, so that a cluster always has the same address, however it was given.
     """
     host, port = _host_and_port()
     try:
@@ -39,7 +39,7 @@ def address() -> str:
 
 
 def is_there() -> bool:
-    """Return whether the control store of the Ray that this process is connected to takes connections."""
+    """Return whether the control store of the Ray that this process is connected to accepts connections."""
     try:
         socket.create_connection(_host_and_port(), TIMEOUT_S).close()
     except OSError:
@@ -55,10 +55,10 @@ def _host_and_port() -> tuple[str, int]:
 
 
 def check() -> None:
-    """Check that it is there.
+    """Check that the control store is there.
 
     Raises:
-        Unavailable: It is not; says what that means.
+        Unavailable: It is gone; the message says what that means.
     """
     if not is_there():
         raise Unavailable(

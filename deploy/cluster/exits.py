@@ -1,7 +1,6 @@
-"""The end of an actor's process on purpose: what is in flight is answered first, then Ray starts the process anew.
+"""Planned exit of an actor's process: requests in flight are answered first, then Ray restarts the process.
 
-The process ends itself, so there is no moment in which it has stopped serving and waits for somebody to end it, who may
-be gone.
+The process exits by itself: if another process had to end it, that one might be gone after this one stopped serving.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from collections.abc import Callable
 from typing import Final
 
 SLACK_S: Final = 5.0
-"""That finishing may take above the time it was given, before the process ends regardless."""
+"""Time added to the limit of finishing, before the process exits regardless."""
 
 STATUS: Final = 1
-"""Ray takes a worker that ends by itself for one that died, whatever the status, and restarts its actor."""
+"""Exit status. Ray restarts the actor of a worker that exits by itself, whatever its status."""
 
 logger: Final = logging.getLogger(__name__)
 
 
 class Exit:
-    """Ends this process once.
+    """Exit of this process, which can begin only once.
 
     Args:
-        end: Ends it, given a status; returns in tests only.
+        end: Ends the process with a status; returns only in tests.
     """
 
     def __init__(self, end: Callable[[int], None] = os._exit) -> None:
@@ -33,9 +32,9 @@ class Exit:
         self._begun = threading.Lock()
 
     def after(self, finish: Callable[[], None], *, within_s: float) -> None:
-        """Finish in a thread of its own and end the process then, or after `within_s` seconds and some slack.
+        """Call `finish` in a thread, and end the process when it returns, or after `within_s` seconds and some slack.
 
-        Returns at once, so that whoever asked hears of it. Again, it does nothing.
+        Returns at once, so that the caller gets an answer. Idempotent.
         """
         if not self._begun.acquire(blocking=False):
             return

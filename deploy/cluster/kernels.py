@@ -1,8 +1,8 @@
-"""Compiles every kernel before the processes that use them start: numba's cache on disk is shared by all of them.
+"""Warm-up of the kernels: compiles all of them into numba's cache on disk, which every process shares.
 
-A kernel is compiled per combination of argument types, and which combinations occur is known to the code that calls
-it. So a tiny table goes the way of real requests, over a real connection: shard, wire, router, each operation once;
-and the columns of two requests are read and joined as the head does.
+A kernel is compiled once per combination of argument types, which only its callers know. So a tiny table is pulled with
+every operation through shard, wire and router, over a real connection, and the columns of two requests are read and
+joined as in the head.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from ringpull.router.shard_map import ShardAddress, ShardMap
 MODEL: Final = "warm-up"
 TABLE: Final = "table"
 COMPILE_TIMEOUT_S: Final = 300.0
-"""The first pull waits for the compiler; on a busy machine that is minutes."""
+"""Time allowed for the first pull, which waits for the compiler: minutes on a busy machine."""
 
 SPEC: Final = TableSpec(name=TABLE, dim=4)
 
 
 def warm_up() -> None:
-    """Have every kernel of shards and router compiled and in the cache."""
+    """Compile every kernel of shards, router and head into the cache, or load it from there."""
     with tempfile.TemporaryDirectory(prefix="ringpull-") as folder:
         _write_table(Path(folder) / TABLE)
         actors = [ShardProcess(shard, metrics=False) for shard in (0, 1)]
@@ -76,7 +76,7 @@ async def _pull_everything(shard_map: ShardMap) -> None:
     async def connect(address: ShardAddress) -> Connection:
         return await Connection.connect(address.host, address.port)
 
-    # Shards are deaf while the compiler runs, and are not to be given up for that.
+    # Shards do not answer while the compiler runs, and must not be ejected for that.
     patient = RouterSettings(
         eject_after_s=COMPILE_TIMEOUT_S, give_up_s=COMPILE_TIMEOUT_S, ping_timeout_s=COMPILE_TIMEOUT_S
     )

@@ -1,8 +1,8 @@
-"""The log of a deployment's processes: one line per event, as text for people or as JSON for machines.
+"""Log of a deployment's processes: one line per event, as text for people or as JSON for machines.
 
-An event is a message of fixed words with facts beside it, given to the standard library as
-`logger.warning("predict failed", extra={"request_id": ...})`: what a line says can be counted and searched by name,
-and libraries log without knowing how it is written. A fact never begins a new line, whatever a caller put in it.
+An event is a message of fixed words with fields beside it, given to the standard library as
+`logger.warning("predict failed", extra={"request_id": ...})`. So events can be counted and searched by name, and
+libraries log without knowing the format. A field never begins a new line, whatever its value.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any, Final
 
 from ringpull.ps.errors import StartupError
 
-_OF_EVERY_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:/@%+-")
 
-_TALKATIVE: Final = ("uvicorn", "asyncio", "fsspec", "botocore", "grpc", "numba", "torch", "ray")
-"""Libraries whose own account of every step would drown ours: they tell warnings only."""
+_VERBOSE_LIBRARIES: Final = ("uvicorn", "asyncio", "fsspec", "botocore", "grpc", "numba", "torch", "ray")
+"""Libraries that would drown our events if they logged more than warnings."""
 
 
 class LogLevel(StrEnum):
-    """From when on an event is told."""
+    """Lowest level of events that are logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -39,7 +39,7 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How a line is written."""
+    """Form of a line."""
 
     TEXT = "text"
     JSON = "json"
@@ -56,7 +56,7 @@ class LogSettings:
 
 
 def configure(settings: LogSettings, deployment: str, member: str) -> None:
-    """Have this process log, from now on and instead of what was configured before.
+    """Configure the log of this process, in place of any earlier configuration.
 
     Args:
         deployment: Its name.
@@ -70,19 +70,19 @@ def configure(settings: LogSettings, deployment: str, member: str) -> None:
         path = Path(settings.folder) / f"{deployment}-{member}.log"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Opened anew when something else has taken the file away: logrotate does.
+            # It reopens the file when something such as logrotate has moved it away.
             handler = WatchedFileHandler(path, encoding="utf-8")
         except OSError as exc:
             raise StartupError(f"--log-dir: {path} cannot be written: {exc.strerror or exc}") from exc
     formatter = JsonLines if settings.format is LogFormat.JSON else TextLines
     handler.setFormatter(formatter({"deployment": deployment, "member": member, "pid": os.getpid()}))
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    for name in _TALKATIVE:
+    for name in _VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event, logger, the process, and the event's facts."""
+    """One JSON object a line: time, level, event, logger, the process, and the event's fields."""
 
     def __init__(self, process: Mapping[str, Any]) -> None:
         super().__init__()
@@ -118,9 +118,9 @@ class TextLines(logging.Formatter):
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what an event was given beside its message; not what libraries hide in every record, as Ray does."""
+    """Return the fields of an event, without the private attributes that libraries such as Ray add to every record."""
     fields = vars(record).items()
-    return {name: value for name, value in fields if name not in _OF_EVERY_RECORD and not name.startswith("_")}
+    return {name: value for name, value in fields if name not in _STANDARD_ATTRIBUTES and not name.startswith("_")}
 
 
 def _time_of(record: logging.LogRecord) -> str:

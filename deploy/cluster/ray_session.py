@@ -1,11 +1,11 @@
-"""The Ray a deployment lives in: a private one, started and ended here, or a cluster that is joined.
+"""Ray session of a deployment: a private Ray, started and ended here, or a cluster that is joined.
 
 A private Ray belongs to one deployment: no dashboard, a small object store (rows never travel through it), its own
-temporary folder, and a token made for it, because Ray's ports listen on every interface. A joined cluster is left as
-it was found; its authentication is the one its operator configured.
+temporary folder, and its own token, because Ray's ports listen on every interface. A joined cluster is left as it was
+found; its authentication is configured by its operator.
 
-Ray is imported inside functions: it reads its authentication mode once, while it is loaded, so the environment comes
-first.
+Ray is imported inside functions: it reads its authentication mode while it is loaded, so the environment has to be set
+before that.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from ringpull.deploy.signals import Interrupted
 from ringpull.ps.errors import InvalidInput, StartupError
 
 OBJECT_STORE_BYTES: Final = 80 << 20
-"""Ray's minimum is 75 MiB."""
+"""Size of a private Ray's object store; Ray's minimum is 75 MiB."""
 
 MAX_TEMPORARY_FOLDER: Final = 45
-"""Characters: Ray puts sockets up to 62 characters below its folder, and a socket's path may have 107."""
+"""Longest path of it, in characters: Ray adds up to 62 for its sockets, whose paths may have 107."""
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
 CODE_ROOT: Final = Path(ringpull.__file__).resolve().parents[1]
-"""The folder that holds the package, installed or checked out."""
+"""Folder that contains the package, installed or checked out."""
 
 
 class NoRay(StartupError):
-    """Raised when nobody listens where a Ray cluster is to be joined: it has ended, or the address is another's."""
+    """Raised when nothing listens where a Ray cluster is to be joined: it has ended, or the address is wrong."""
 
 
 class RaySession:
-    """A connection to Ray, as a context; leaving it disconnects, and ends a private Ray.
+    """Connection to Ray, as a context; leaving it disconnects, and ends a private Ray.
 
     Args:
         address: Cluster to join; None starts a private one.
-        workers: Processes a private Ray should start at once, before anybody asks for them.
-        ship_code: Send our packages to the other nodes of a joined cluster.
+        workers: Number of worker processes that a private Ray starts in advance, in parallel.
+        ship_code: Send our package to the other nodes of a joined cluster.
     """
 
     def __init__(self, address: str | None, *, workers: int = 1, ship_code: bool = False) -> None:
@@ -62,7 +62,7 @@ class RaySession:
 
     @property
     def folder(self) -> Path | None:
-        """The temporary folder of a private Ray, which goes with it; None with a joined one."""
+        """Temporary folder of a private Ray, removed with it; None with a joined one."""
         return self._folder
 
     def __enter__(self) -> Self:
@@ -86,19 +86,19 @@ class RaySession:
             RAY_AUTH_MODE="token",
             RAY_AUTH_TOKEN=secrets.token_hex(32),
             RAY_USAGE_STATS_ENABLED="0",
-            **{control_store.AWAY: control_store.away_text()},
-            # Ray runs workers at niceness 15, behind everything else on the machine; these serve requests.
+            **{control_store.RECONNECT_VARIABLE: control_store.reconnect_text()},
+            # Ray's default niceness is 15, which would put workers that serve requests behind everything else.
             RAY_worker_niceness="0",
-            # Worker processes inherit it: the same packages, also from a checkout that is not installed.
+            # Worker processes inherit it, so they find the package even in a checkout that is not installed.
             PYTHONPATH=os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         )
         self._folder = Path(tempfile.mkdtemp(prefix="ringpull-", dir=_short_folder()))
-        # Ray opens its own folder to everybody; the one above it stays ours alone.
+        # Ray makes its own folder world-readable; the folder above it is private.
         ray_folder = self._folder / "r"
         self._init(
             address="local",
-            # Logical: a private Ray starts this many workers side by side, where actors alone would start one after
-            # the other.
+            # Logical CPUs: a private Ray starts this many workers in parallel, while those for actors alone would start
+            # one after the other.
             num_cpus=self._workers,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
@@ -117,7 +117,7 @@ class RaySession:
         self._begun = True
         handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
-            # Warnings about /dev/shm and the like are about the object store, which carries nothing here.
+            # Warnings, such as those about /dev/shm, concern the object store, which is not used.
             ray.init(
                 namespace=NAMESPACE,
                 log_to_driver=False,
@@ -131,16 +131,16 @@ class RaySession:
             )
             raise StartupError(f"{where}: {_first_line(exc)}") from exc
         except SystemExit as exc:
-            # Ray's own answer to a SIGTERM that comes while it starts.
+            # Ray exits on a SIGTERM that comes while it starts.
             raise Interrupted(signal.SIGTERM) from exc
         finally:
             if threading.current_thread() is threading.main_thread():
-                # Ray puts its own in their place, which end the process at once.
+                # Ray replaces them by handlers that end the process at once.
                 for signum, handler in handlers.items():
                     signal.signal(signum, handler)
 
     def _close(self) -> None:
-        if self._begun:  # An interrupt may have come while Ray was being loaded: then there is no `shutdown` yet.
+        if self._begun:  # After an interrupt during the import of Ray there may be no `shutdown` yet.
             import ray
 
             ray.shutdown()
@@ -150,14 +150,14 @@ class RaySession:
 
 
 def has_gpu() -> bool:
-    """Return whether the Ray that is joined has a GPU to give."""
+    """Return whether the Ray that this process is connected to has a GPU."""
     import ray
 
     return bool(ray.cluster_resources().get("GPU", 0) > 0)  # type: ignore[no-untyped-call]
 
 
 def _check_listens(address: str) -> None:
-    """Fail at once where nobody listens: Ray itself keeps trying for minutes."""
+    """Fail at once if nothing listens there; Ray itself would keep trying for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         raise InvalidInput(f"--address {address!r}: write `auto`, or HOST:PORT of a Ray cluster")
@@ -173,7 +173,7 @@ def _short_folder() -> str:
 
 
 def _has_token() -> bool:
-    """Whether the operator has left a token where Ray looks for one."""
+    """Whether the operator has put a token where Ray looks for one."""
     return bool(
         os.environ.get("RAY_AUTH_TOKEN")
         or os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -184,7 +184,7 @@ def _has_token() -> bool:
 def _runtime_env(ship_code: bool) -> dict[str, Any]:
     if ship_code:
         return {"py_modules": [str(CODE_ROOT / "ringpull")]}
-    # Nodes that share this file system find a checkout here; others have the package installed, and pass over the path.
+    # Nodes that share this file system find a checkout here; others ignore the path and use their installed package.
     return {"env_vars": {"PYTHONPATH": str(CODE_ROOT)}}
 
 

@@ -29,7 +29,7 @@ NAMES: Final = (
     "max_diff",
     "degrade",
 )
-"""What a function may return by name: arguments of `ringpull.export_model`."""
+"""Names that a returned mapping may have: arguments of `ringpull.export_model`."""
 
 
 def export(
@@ -68,7 +68,7 @@ def export(
     from ringpull.inference.export import TableOptions, export_model
     from ringpull.inference.model.manifest import versions
 
-    # Standard output is for the result: what the function says on its way is not of it.
+    # Standard output is for the result, so output of the function goes to standard error.
     with redirect_stdout(sys.stderr):
         arguments = arguments_of(load_function(source)())
     options: dict[str, TableOptions] = dict(arguments.get("tables") or {})
@@ -129,10 +129,10 @@ def load_function(source: str) -> Callable[[], Any]:
 
 
 def arguments_of(returned: Any) -> dict[str, Any]:
-    """Return the arguments of `export_model` that a function's result stands for.
+    """Return the arguments of `export_model` given by a function's result.
 
     Raises:
-        InvalidInput: It is none of the three forms.
+        InvalidInput: The result has none of the three forms.
     """
     if isinstance(returned, Mapping):
         unknown = [name for name in returned if name not in NAMES]

@@ -1,4 +1,4 @@
-"""`ringpull inspect`: what lies on disk, and whether it is whole. Needs no cluster."""
+"""`ringpull inspect`: content and integrity of an export on disk. Needs no cluster."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ringpull.loadtest.report import Summary
 
 FIRST_RATE: Final = 50.0
-"""Of a search that is given none to begin at."""
+"""Rate that a search begins at if none is given."""
 SEARCH_FOLDER: Final = Path("runs/find-max")
 
 PER_FEATURE: Final = "VALUE,FEATURE=VALUE,..."
@@ -75,16 +75,7 @@ def loadtest(
             "--timeout": timeout,
         },
     )
-    try:
-        from ringpull.loadtest.messages import prepare_messages
-        from ringpull.loadtest.open_loop import OpenLoopPlan
-        from ringpull.loadtest.open_loop_report import measure_rate, search_rate
-        from ringpull.loadtest.options import parse_options
-    except ModuleNotFoundError as exc:
-        raise InvalidInput(f"load tests need {exc.name}: pip install 'ringpull[loadtest]'") from exc
-    from ringpull.inference.client.client import Client
-
-    plan = OpenLoopPlan(rate=rate or FIRST_RATE, seconds=seconds, seed=seed, timeout_s=timeout, connections=connections)
+    pace = dict(rate=rate or FIRST_RATE, seconds=seconds, seed=seed, timeout_s=timeout, connections=connections)
     workload: dict[str, Any] = {
         "seed": seed,
         "requests": requests,
@@ -97,17 +88,47 @@ def loadtest(
         "replay": replay,
         "replay_columns": replay_columns,
     }
+    bound_ms = p99_ms if search else None
+    _run(target, model, pace, workload, bound_ms=bound_ms, report=report, as_json=as_json)
+
+
+def _run(
+    target: str | None,
+    model: str | None,
+    pace: dict[str, Any],
+    workload: dict[str, Any],
+    *,
+    bound_ms: float | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure at one rate, or search for the highest rate that keeps `bound_ms`.
+
+    Args:
+        pace: Arguments of `OpenLoopPlan`.
+        workload: Arguments of `parse_options`.
+    """
+    try:
+        from ringpull.loadtest.messages import prepare_messages
+        from ringpull.loadtest.open_loop import OpenLoopPlan
+        from ringpull.loadtest.open_loop_report import measure_rate, search_rate
+        from ringpull.loadtest.options import parse_options
+    except ModuleNotFoundError as exc:
+        raise InvalidInput(f"load tests need {exc.name}: pip install 'ringpull[loadtest]'") from exc
+    from ringpull.inference.client.client import Client
+
+    plan = OpenLoopPlan(**pace)
     options = parse_options(**workload)
-    with Client(served.resolve_target(target), timeout_s=timeout) as client:
-        messages = prepare_messages(client, model, options, with_timings=not search)
+    with Client(served.resolve_target(target), timeout_s=plan.timeout_s) as client:
+        messages = prepare_messages(client, model, options, with_timings=bound_ms is None)
         messages.rehearse(client)
-        if search:
+        if bound_ms is not None:
             found = search_rate(
-                client.target, messages, plan, p99_ms=p99_ms, on_trial=lambda trial: _tell_trial(trial, p99_ms)
+                client.target, messages, plan, p99_ms=bound_ms, on_trial=lambda trial: _tell_trial(trial, bound_ms)
             )
             _tell_search(found, report or SEARCH_FOLDER, as_json)
             if not found.rate:
-                raise RingpullError(f"no rate keeps a p99 of {p99_ms:g} ms")
+                raise RingpullError(f"no rate keeps a p99 of {bound_ms:g} ms")
         else:
             _, summary = measure_rate(client, messages, plan, settings={**asdict(plan), **workload})
             _tell(summary, report, as_json)

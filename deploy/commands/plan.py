@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from ringpull.router.control.deployment_spec import PlacedVersion
+    from ringpull.router.control.planner import Plan
     from ringpull.router.control.traffic import TableLoad
 
 
@@ -51,9 +54,8 @@ def plan(
     """
     from ringpull.deploy.model_folders import choose_versions
     from ringpull.deploy.planned_tables import ASSUMED_BAG, ASSUMED_ROWS, PROCESS_BYTES, planned_tables
-    from ringpull.deploy.view.plan_view import plan_fields, plan_view, replicas_options
+    from ringpull.deploy.view.plan_view import plan_fields, plan_view
     from ringpull.deploy.view.size_text import parse_size
-    from ringpull.ps.transfer.remote import is_url
     from ringpull.router.control import planner
 
     if traffic is not None and target is not None:
@@ -80,14 +82,22 @@ def plan(
         print_json(plan_fields(found, assumed=assumed))
         return
     out.print(plan_view(found, assumed=assumed))
+    command = _serve_command(models, chosen, found, keep=versions - 1)
+    out.print(command, style="dim", highlight=False, soft_wrap=True)
+
+
+def _serve_command(models: Sequence[str], chosen: Sequence[PlacedVersion], found: Plan, *, keep: int) -> str:
+    """Return the command line that serves the models as planned."""
+    from ringpull.deploy.view.plan_view import replicas_options
+    from ringpull.ps.transfer.remote import is_url
+
     exported = {
         f"{version.model}/{name}": table.replicas for version in chosen for name, table in version.tables.items()
     }
-    command = ["ringpull serve", *map(str, models), f"--shards {shards}", f"--keep {versions - 1}"]
+    command = ["ringpull serve", *models, f"--shards {found.layout.shards}", f"--keep {keep}"]
     if any(is_url(version.folder) for version in chosen):
         command.append("--data-dir FOLDER")
-    command += replicas_options(found, exported)
-    out.print(" ".join(command), style="dim", highlight=False, soft_wrap=True)
+    return " ".join([*command, *replicas_options(found, exported)])
 
 
 def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ringpull.inference.prediction import Prediction
 
 SHOWN_VALUES = 8
-"""Of one output of one row, in the table; all are in the JSON."""
+"""Number of values shown of one output of one row; the JSON has all."""
 
 
 def predict(

@@ -60,13 +60,13 @@ def _stop_served(record: ServedRecord, timeout_s: float) -> None:
     process = record.process()
     ended = process is not None and _end(process, timeout_s)
     if record.address is not None and not ended:
-        # Its actors live on a joined Ray: left there by --detach, or by a `serve` that was killed.
+        # Its actors are still on a joined Ray: left there by --detach, or by a `serve` that was killed.
         _stop_its_actors(record.address, record.name, timeout_s)
     served.discard(record)
 
 
 def _stop_its_actors(address: str, name: str, timeout_s: float) -> None:
-    """End the actors of a record; they have ended with their Ray where nobody listens any more."""
+    """End the actors of a record. If nothing listens at their Ray any more, they have ended with it."""
     from ringpull.deploy.cluster import cluster
     from ringpull.deploy.cluster.ray_session import NoRay
 
@@ -84,7 +84,7 @@ def _stop_its_actors(address: str, name: str, timeout_s: float) -> None:
 
 
 def _end(process: psutil.Process, timeout_s: float) -> bool:
-    """Ask a `serve` process to end; after a time force it and all below it. Return whether asking was enough."""
+    """Ask a `serve` process to end, and kill it and its children after a time; return whether asking was enough."""
     try:
         below = process.children(recursive=True)
         process.terminate()

@@ -1,6 +1,6 @@
-"""Watching a change: a bar per phase on a terminal, a line per phase that is through, and what clients feel meanwhile.
+"""Watching a change: a progress bar for the phase under way, a line for each that has ended, and clients' latencies.
 
-The watcher decides nothing. Interrupted, it says how to find the change again, and the change goes on.
+Watching has no effect on the change. When it is interrupted it says how to find the change again, which goes on.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ringpull.router.control.operations import ChangeStatus, GetChange, Latency,
 
 POLL_S: Final = 0.25
 SILENCE_S: Final = 60.0
-"""A coordinator that is restarted answers long before."""
+"""Time without an answer after which watching ends; a restart of the coordinator takes much less."""
 
 AFTERWARDS: Final = "it goes on without this command; `ringpull rebalance --status` shows it, `--abort` gives it up"
 
 
 class ChangeGivenUp(RingpullError):
-    """Raised when a change ended without having been carried through; what served before it serves on."""
+    """Raised when a change was aborted; what served before it serves on."""
 
 
 def follow(
@@ -39,13 +39,13 @@ def follow(
     """Show a change until it is over; return how it ended.
 
     Args:
-        begun: As it was submitted, or found.
-        console: For people; its lines are never results.
+        begun: Status of the change when it was submitted, or found.
+        console: Console for people; results are not printed there.
 
     Raises:
-        ChangeGivenUp: It was given up, by itself or by an operator; the message says why.
-        Unavailable: Nobody has answered for a minute.
-        KeyboardInterrupt: As it came; where the change can be found was said.
+        ChangeGivenUp: It was aborted, by the coordinator or by an operator; the message says why.
+        Unavailable: The coordinator has not answered for a minute.
+        KeyboardInterrupt: Raised again after a hint how to find the change.
     """
     view = _View(console, clock)
     heard_s = clock()
@@ -112,7 +112,7 @@ def change_line(status: ChangeStatus) -> str:
 
 
 def latency_text(before: Latency, now: Latency) -> str:
-    """Return what clients feel: `p50 2.1 ms, p99 8.0 ms (before 2.0, 7.1)`; empty when nobody asks anything."""
+    """Return the latencies as text: `p50 2.1 ms, p99 8.0 ms (before 2.0, 7.1)`; empty when there are no requests."""
     if not now.p99_ms:
         return ""
     text = f"p50 {now.p50_ms:.1f} ms, p99 {now.p99_ms:.1f} ms"
@@ -130,7 +130,7 @@ def _amount(status: ChangeStatus) -> str:
 
 
 class _View:
-    """The phase under way as a bar that vanishes, those that are through as lines."""
+    """Display with a transient bar for the phase under way, and a line for each phase that has ended."""
 
     def __init__(self, console: Console, clock: Callable[[], float]) -> None:
         self._console = console
@@ -147,7 +147,7 @@ class _View:
             TextColumn("[dim]{task.fields[latency]}[/]"),
             console=console,
             transient=True,
-            # Without a terminal the lines say all there is to say.
+            # Without a terminal there are only the lines.
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None

@@ -1,4 +1,4 @@
-"""Where commands write: results on standard output, everything for the watching person on standard error."""
+"""Consoles of the commands: results go to standard output, everything else for people to standard error."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, Final
 from rich.console import Console
 
 PIPED_WIDTH: Final = 160
-"""Of results that go to a file or a pipe, which have no width of their own; `COLUMNS` gives them another."""
+"""Width of results that go to a file or a pipe, unless `COLUMNS` is set."""
 
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
-"""Results."""
+"""Console of results."""
 err = Console(stderr=True)
-"""Progress, warnings, errors."""
+"""Console of progress, warnings and errors."""
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output, plain: programs read it.
+    """Print one JSON document on standard output, without styles.
 
-    NaN and infinities, which JSON has not, are null.
+    NaN and infinities, which JSON does not have, become null.
     """
     print(json.dumps(_finite(value), indent=2, allow_nan=False), flush=True)
 
@@ -39,7 +39,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_line(text: str) -> None:
-    """Print one line on standard output as it is: not wrapped, not coloured."""
+    """Print one line on standard output, without wrapping or styles."""
     print(text, flush=True)
 
 

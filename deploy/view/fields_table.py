@@ -1,11 +1,11 @@
-"""Tables of facts that fit the terminal: what matters least goes, names shorten from the left, numbers stay.
+"""Fields table: a table of cells that fits the terminal by shortening names and leaving out less important columns.
 
-In this order, until the table fits:
-1. columns of text that may wrap become narrower, and names lose characters on the left, where names that belong
-   together are alike: down to `READABLE` characters;
-2. columns with a `rank` are left out, the highest rank first; a line below says which;
-3. names lose more characters, down to `LEAST_NAME`.
-Numbers are never cut.
+In this order, until it fits:
+1. columns of text that may wrap become narrower, and names lose characters on the left, where related names are alike,
+   down to `READABLE` characters;
+2. columns with a `rank` are left out, the highest rank first; a line below the table names them;
+3. names lose more characters, down to `MIN_NAME`.
+Numbers are never shortened.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from rich.text import Text
 READABLE: Final = 24
 MIN_NAME: Final = 12
 
-Kind = Literal["fact", "number", "name", "wrapped"]
+Kind = Literal["word", "number", "name", "wrapped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column, and what may become of it where there is no room."""
+    """Column, and how it may be shortened where there is no room."""
 
     title: str
-    kind: Kind = "fact"
-    """fact: a short word, whole. number: to the right, whole. name: shortened from the left. wrapped: any text."""
+    kind: Kind = "word"
+    """Kind of its cells. word: a short text, never shortened. number: right-aligned, never shortened. name: shortened
+    from the left. wrapped: any text, over several lines."""
     rank: int = 0
-    """0: always there. Others are left out, the highest first."""
+    """Rank for leaving columns out, the highest first; 0: never left out."""
 
 
 class FieldsTable:
-    """Rows of cells below a title; a renderable of rich."""
+    """Table with a title; a renderable of rich."""
 
     def __init__(self, title: str, columns: Iterable[Column]) -> None:
         self.title = title
@@ -47,7 +48,7 @@ class FieldsTable:
         self._rows: list[tuple[tuple[Text, ...], str]] = []
 
     def add(self, *cells: str | Text, style: str = "") -> None:
-        """Add a row; columns without a cell stay empty."""
+        """Add a row; missing cells at its end stay empty."""
         texts = tuple(cell if isinstance(cell, Text) else Text(cell) for cell in cells)
         self._rows.append((texts + (Text(),) * (len(self.columns) - len(texts)), style))
 
@@ -113,7 +114,7 @@ def _min_width(console: Console, options: ConsoleOptions, table: Table) -> int:
 
 
 def _shortened(text: Text, width: int, kind: Kind) -> Text:
-    """Return a name with its last `width` characters, the first of them an ellipsis; other text as it is."""
+    """Return a name shortened to `width` characters, an ellipsis and its end; any other text as it is."""
     excess = len(text) - width
     if kind != "name" or excess <= 0:
         return text

@@ -1,4 +1,4 @@
-"""What lies on disk as people read it."""
+"""Text and tables of `ringpull inspect`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ SHOWN_BLOCKS = 20
 
 
 def version_headline(summary: VersionSummary) -> Text:
+    """Return a version's name, date, dense program and outputs in one line."""
     manifest = summary.manifest
     text = Text.assemble((f"{manifest.model} version {manifest.version}", "bold"), f"   created {manifest.created}")
     text.append(f"   dense program {size(manifest.program.bytes)}")
@@ -25,6 +26,7 @@ def version_headline(summary: VersionSummary) -> Text:
 
 
 def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
+    """Return a row for each table on disk."""
     shown = FieldsTable(
         "tables",
         (
@@ -57,6 +59,7 @@ def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
 
 
 def lookups_table(summary: VersionSummary) -> FieldsTable:
+    """Return a row for each look-up of a version."""
     shown = FieldsTable(
         "look-ups",
         (
@@ -75,6 +78,7 @@ def lookups_table(summary: VersionSummary) -> FieldsTable:
 
 
 def degrade_table(summary: VersionSummary) -> FieldsTable:
+    """Return the degrade steps of a version, in order."""
     shown = FieldsTable(
         "degrade steps, taken under load in this order", (Column("step", "number"), Column("replies say"))
     )
@@ -84,6 +88,7 @@ def degrade_table(summary: VersionSummary) -> FieldsTable:
 
 
 def bad_blocks_table(tables: Sequence[TableSummary]) -> FieldsTable:
+    """Return a row for each damaged block."""
     shown = FieldsTable(
         "damaged rows",
         (

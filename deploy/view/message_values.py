@@ -1,6 +1,6 @@
-"""Protobuf messages as plain values.
+"""Conversion of protobuf messages to plain values.
 
-Unlike in protobuf's own JSON, 64-bit integers stay numbers: Python and jq read them whole.
+Unlike in protobuf's own JSON, 64-bit integers stay numbers, which Python and jq read exactly.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 
 def plain_values(message: Message) -> dict[str, Any]:
-    """Return every field of a message without maps, by its name in the `.proto`; enums by their value's name."""
+    """Return the fields of a message without maps, by their names in the `.proto`; enums as names of their values."""
     return {field.name: _field(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
 
 

@@ -1,4 +1,4 @@
-"""A move as people read it before it begins: what gets new owners, what crosses the wire, what shards then hold."""
+"""Text and JSON of a planned move: ranges with new owners, bytes that cross the wire, memory of the shards."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ Copies = Mapping[str, Replicas]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedMove:
-    """A move that has not begun."""
+    """Move that has not begun."""
 
     shards_before: int
     shards_after: int
     replicas_before: Copies
-    """`MODEL/TABLE` -> copies."""
+    """Number of copies by `MODEL/TABLE`."""
     replicas_after: Copies
     moves: MovePlan
     cost_before: Cost | None
-    """Of a request, by the planner's formula; None where nothing was looked up yet."""
+    """Cost of a request by the planner's formula; None if nothing was looked up yet."""
     cost_after: Cost | None
     process_bytes: int
-    """What a shard takes before it holds anything."""
+    """Memory of a shard's process without tables."""
     reasons: tuple[str, ...] = ()
-    """Of the planner, where it chose."""
+    """Reasons of the planner, if it chose the copies."""
 
     def memory_bytes(self, held: Mapping[int, int]) -> dict[int, int]:
-        """Return what each shard takes that holds this much."""
+        """Return the memory of each shard, given the size of its rows."""
         return {shard: self.process_bytes + count for shard, count in held.items()}
 
     @property
     def replicas_changed(self) -> dict[str, tuple[Replicas, Replicas]]:
-        """Copies before and after, of tables that get another number."""
+        """Number of copies before and after, of tables for which it changes."""
         return {
             name: (before, self.replicas_after[name])
             for name, before in self.replicas_before.items()
@@ -51,7 +51,7 @@ class PlannedMove:
 
     @property
     def subject(self) -> str:
-        """In one line: `shards 2 -> 4, ranker/item 1 -> 2 copies`."""
+        """Summary in one line: `shards 2 -> 4, ranker/item 1 -> 2 copies`."""
         words = []
         if self.shards_before != self.shards_after:
             words.append(f"shards {self.shards_before} -> {self.shards_after}")
@@ -60,7 +60,7 @@ class PlannedMove:
 
 
 def move_view(move: PlannedMove) -> RenderableType:
-    """Return everything about a move, to be printed."""
+    """Return a move for printing."""
     plan = move.moves
     way = f"{size(plan.copied_bytes)} cross the wire" if plan.streamed else "files are opened, nothing crosses the wire"
     headline = Text.assemble((move.subject, "bold"))

@@ -1,4 +1,4 @@
-"""A plan as people read it: copies of every table and why, memory of a shard, and what a request costs by it."""
+"""Text and JSON of a plan: copies of every table and why, memory of a shard, and the cost of a request."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ringpull.router.control.planner import Cost, Plan, table_bytes
 
 
 def plan_view(plan: Plan, *, assumed: str) -> RenderableType:
-    """Return everything about a plan, to be printed.
+    """Return a plan for printing.
 
     Args:
-        assumed: Said of the traffic where nobody counted it; empty when it was counted.
+        assumed: Note about traffic that was assumed; empty when it was counted.
     """
     layout = plan.layout
     shards = f"{layout.shards} shard{'s' * (layout.shards > 1)}"
@@ -67,7 +67,7 @@ def plan_fields(plan: Plan, *, assumed: str) -> dict[str, Any]:
 
 
 def replicas_options(plan: Plan, wanted: Mapping[str, Replicas]) -> list[str]:
-    """Return the plan as options of `serve`, of those tables only of which it wants other copies."""
+    """Return the plan as options of `serve`, for tables whose number of copies differs from `wanted`."""
     return [f"--replicas {name}={copies}" for name, copies in plan.replicas.items() if copies != wanted.get(name)]
 
 

@@ -1,4 +1,4 @@
-"""Progress of a bring-up, on standard error: one line per step with its time, and a spinner on a terminal meanwhile."""
+"""Progress of a bring-up on standard error: one line per step with its time, and a spinner on a terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Final
 from rich.console import Console
 
 LINE_EVERY_S: Final = 10.0
-"""Without a terminal how far a step is becomes a line, which must not fill a log."""
+"""Least time between two lines about the progress of one step where there is no terminal."""
 
 
 class Progress:
-    """Tells the steps of something long to whoever watches.
+    """Display of the steps of a long operation.
 
     Args:
-        console: Where to; its lines are for people, never for programs.
+        console: Console to print on, for people.
     """
 
     def __init__(self, console: Console) -> None:
@@ -25,14 +25,14 @@ class Progress:
 
     @contextmanager
     def step(self, what: str) -> Iterator[Callable[[str], None]]:
-        """Tell that `what` runs, and when it is done how long it took; nothing more when it fails: the error speaks.
+        """Show that step `what` runs, and when it is done the time it took; after a failure, only the error is shown.
 
         Yields:
-            To be told how far it is, as often as that is known.
+            Function that shows the progress within the step; it may be called at any rate.
         """
         begin_s = said_s = time.monotonic()
         how_far = ""
-        # Without a terminal the spinner prints nothing; with one it vanishes before the line appears.
+        # Without a terminal the spinner prints nothing; with one it disappears before the line is printed.
         with self._console.status(f"{what} ...") as status:
 
             def say(text: str) -> None:

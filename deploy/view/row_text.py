@@ -1,4 +1,4 @@
-"""Rows written on a command line: `user_id=7,genres=drama|crime`. The model's description says what type a value is."""
+"""Parser of rows on the command line: `user_id=7,genres=drama|crime`, typed by the model's description."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import InvalidInput
 
 SEPARATOR: Final = "|"
-"""Between the values of one list."""
+"""Separator of the values of a list."""
 
 _READERS: Final[Mapping[int, tuple[Callable[[str], Any], str]]] = {
     pb.INT64: (int, "an integer"),
@@ -20,15 +20,15 @@ _READERS: Final[Mapping[int, tuple[Callable[[str], Any], str]]] = {
 
 
 def columns_of_rows(rows: Sequence[str], features: Sequence[pb.FeatureInfo]) -> dict[str, list[Any]]:
-    """Return the columns of rows in short form: one entry, or one list, per row.
+    """Return the columns of rows: one entry, or one list, per row.
 
     Args:
-        rows: `NAME=VALUE,...` each; every row names the same features. Values of lists are parted by `|`; nothing
-            after the `=` is an empty list. A string with `,` or `|` in it needs a request in JSON.
-        features: What the model takes.
+        rows: Rows as `NAME=VALUE,...`, all with the same features. Values of a list are separated by `|`; nothing after
+            the `=` is an empty list. A string that contains `,` or `|` needs a request in JSON.
+        features: Features of the model.
 
     Raises:
-        InvalidInput: A row is not that, or names a feature that the model or another row does not have.
+        InvalidInput: A row has another form, or names a feature that the model or another row does not have.
     """
     infos = {info.name: info for info in features}
     read = [_row(text, infos) for text in rows]

@@ -1,4 +1,4 @@
-"""Amounts of bytes as people write them: `16GiB`, `500MB`, `4096`."""
+"""Parser of sizes in bytes: `16GiB`, `500MB`, `4096`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ UNITS: Final = {"": 1, "B": 1} | {
     for power, prefix in enumerate("KMGT")
     for unit, base in (("iB", 1024), ("B", 1000), ("", 1024))
 }
-"""A bare letter counts in powers of 1024, as `dd`, `ls` and `du` have it."""
+"""Number of bytes by unit. A bare letter means a power of 1024, as in `dd`, `ls` and `du`."""
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
 def parse_size(option: str, text: str) -> int:
-    """Return the bytes that `text` says.
+    """Return the size in bytes that `text` stands for.
 
     Args:
-        option: Whose value it is, for the error.
+        option: Name of the option, for the error.
 
     Raises:
-        InvalidInput: It is not a size above 0.
+        InvalidInput: `text` is not a size above 0.
     """
     found = _SIZE.fullmatch(text.strip())
     units = {unit.lower(): factor for unit, factor in UNITS.items()}

@@ -1,4 +1,4 @@
-"""The state of a deployment as people read it: what is served, who holds what, how it is used, what is wrong."""
+"""Text of `ringpull status`: models, shards, tables and their use, and warnings."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _DTYPE_NAMES: Final[Mapping[int, str]] = {
 }
 
 SHOWN_FEATURES: Final = 4
-"""Names of one type; the JSON has all."""
+"""Number of feature names shown of one type; the JSON has all."""
 
 
 def status_view(
     target: str, status: pb.ClusterStatus, memory: Callable[[int], int | None], change: str = ""
 ) -> RenderableType:
-    """Return everything about a deployment, to be printed.
+    """Return the state of a deployment for printing.
 
     Args:
-        target: HOST:PORT asked.
+        target: HOST:PORT of the head that answered.
         status: Its answer.
-        memory: From a shard's pid to its memory in bytes, or None where that cannot be known from here.
-        change: The change under way in one line; empty where there is none.
+        memory: Returns the memory in bytes of a shard, given its pid; None if that is not known here.
+        change: Change under way, in one line; empty if there is none.
     """
     parts: list[RenderableType] = [_headline(target, status)]
     if status.requests:
@@ -49,7 +49,7 @@ def status_view(
 
 
 def warnings(status: pb.ClusterStatus) -> list[str]:
-    """Return what an operator should know of: dead shards, old epochs, fewer copies than wanted, degraded answers."""
+    """Return warnings: dead shards, old epochs, fewer copies than wanted, degraded answers."""
     found = [
         f"shard {shard.shard} at {shard.address} does not answer: {shard.error}"
         for shard in status.shards
@@ -76,7 +76,7 @@ def warnings(status: pb.ClusterStatus) -> list[str]:
 
 
 def fan_out(status: pb.ClusterStatus) -> str:
-    """Return what a request of this head takes of the data plane: `3.8 messages, 1.2 KiB sent, 20.1 KiB received`."""
+    """Return the average traffic of a request to shards: `3.8 messages to shards, 1.2 KiB sent, 20.1 KiB received`."""
     messages, sent, received = (
         total / max(status.requests, 1) for total in (status.messages, status.sent_bytes, status.received_bytes)
     )
@@ -94,6 +94,7 @@ def _headline(target: str, status: pb.ClusterStatus) -> Text:
 
 
 def models_table(models: Iterable[pb.Model]) -> FieldsTable:
+    """Return a row for each model, with its versions and features."""
     table = FieldsTable(
         "models",
         (
@@ -112,7 +113,7 @@ def models_table(models: Iterable[pb.Model]) -> FieldsTable:
 
 
 def degrade_table(versions: Iterable[pb.DegradeStatus]) -> FieldsTable:
-    """Return the degrade steps of each version in order: which are in force, how many replies each has changed."""
+    """Return the degrade steps of each version in order, whether each is in force, and the replies it has changed."""
     table = FieldsTable(
         "degrade steps of this head",
         (
@@ -132,7 +133,7 @@ def degrade_table(versions: Iterable[pb.DegradeStatus]) -> FieldsTable:
 
 
 def takes(features: Iterable[pb.FeatureInfo]) -> list[str]:
-    """Return what a model takes, one line per type: `int64: user_id, item_id`; of many features only some names."""
+    """Return the features of a model, a line per type: `int64: user_id, item_id`; only some names if there are many."""
     names: defaultdict[str, list[str]] = defaultdict(list)
     for feature in features:
         width = f" x {feature.width}" if feature.width > 1 else ""
@@ -147,6 +148,7 @@ def takes(features: Iterable[pb.FeatureInfo]) -> list[str]:
 
 
 def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int | None]) -> FieldsTable:
+    """Return a row for each shard, with its memory by pid where that is known."""
     table = FieldsTable(
         "shards",
         (
@@ -181,6 +183,7 @@ def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int |
 
 
 def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
+    """Return a row for each table, with its copies and look-ups."""
     table = FieldsTable(
         "tables",
         (
@@ -213,7 +216,7 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people read it: `42 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
+    """Return a duration as text: `42 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
     total = int(seconds)
     for unit, name, below, below_name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
         if total >= unit:

@@ -1,6 +1,7 @@
 """Saved form of the coordinator's state: plain JSON values, with a format version.
 
-The keys are those of the first build that wrote format 4; a deployment spec is called `world` in it.
+The keys are the names of the dataclasses' fields. A field that is renamed keeps its key (`plain_name`), and so the
+format: the deployment spec is `world` there.
 """
 
 from __future__ import annotations

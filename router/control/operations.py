@@ -37,7 +37,7 @@ MAX_DRAIN_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of recent Predicts, the worst of all heads; 0 when there were none."""
+    """Latency of recent Predicts, in milliseconds, on the slowest head; 0 when there were none."""
 
     p50_ms: float = 0.0
     p99_ms: float = 0.0
@@ -45,29 +45,31 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeStatus:
-    """One change: the one under way, or else how the last one ended."""
+    """State of the change under way, or else how the last one ended."""
 
     id: int = 0
-    """0: there never was one."""
+    """Number of the change, ever growing; 0: there never was one."""
     kind: Kind = Kind.BRING_UP
     subject: str = ""
+    """What is changed, for people: `ranker/7`, `shards 4 -> 8`."""
     phase: Phase | None = None
-    """None: it is over."""
+    """Phase that it is in; None: it is over."""
     paused: bool = False
     members_done: int = 0
-    """Shards or heads that have done what the phase wants of them."""
+    """Shards or heads that have done what the phase asks of them."""
     members: int = 0
+    """Shards or heads that the phase asks something of."""
     copied_bytes: int = 0
-    """Streamed by all shards for this change so far."""
+    """Bytes that all shards together have streamed for this change so far."""
     bytes_to_copy: int = 0
-    """In all; known when the shards have begun."""
+    """Bytes to stream in all; known once the shards have begun."""
     before: Latency = Latency()
-    """When the change began."""
+    """Latency when the change began."""
     now: Latency = Latency()
     trouble: str = ""
-    """What failed last and is being tried again; empty when all goes well."""
+    """Failure that is being retried; empty when all goes well."""
     error: str = ""
-    """Why it was given up; empty while it runs and when it was carried through."""
+    """Reason why it was given up; empty while it runs and when it was carried through."""
 
     @property
     def under_way(self) -> bool:
@@ -77,28 +79,29 @@ class ChangeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentStatus:
-    """What is known of the deployment right now; what plans are made from."""
+    """State of the deployment as it is now; plans are made from it."""
 
     spec: DeploymentSpec
+    """What serves."""
     resident_bytes: Mapping[int, int]
-    """Memory of each shard's process, of those that answer."""
+    """Shard -> resident memory of its process, for those that answer."""
     nodes: Mapping[int, str]
-    """Where each shard is."""
+    """Shard -> id of its node, for those that answer."""
     requests: int
-    """Predicts, over all heads since they started."""
+    """Number of Predicts that all heads have answered since they started."""
     traffic: Mapping[str, TableTraffic]
-    """`MODEL/TABLE` -> look-ups, over all heads since they started."""
+    """`MODEL/TABLE` -> look-ups of all heads since they started."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberState:
-    """One shard or head, as the coordinator knows it."""
+    """Health of one shard or head, as the coordinator knows it."""
 
     member: Member
     incarnation: str
-    """Of its process; empty while none answers."""
+    """Incarnation of its process; empty while none answers."""
     missing: str
-    """Why it is not counted on now, for people; empty when it has all it should have."""
+    """Reason why it is not healthy, for people; empty when it has all that it should have."""
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
@@ -110,7 +113,7 @@ class Publish(Request[ChangeStatus]):
 
     model: str
     version: Annotated[int, Bounds(0)] = 0
-    """0: the highest complete one."""
+    """Version to publish; 0: the highest complete one."""
     folder: str = ""
     """Folder of the model, with `VERSION/` in it, as the actors see it; empty: where the live version's is."""
     keep: int | None = None
@@ -126,7 +129,7 @@ class Rollback(Request[ChangeStatus]):
 
     model: str
     version: Annotated[int, Bounds(0)] = 0
-    """0: the newest open one below the live one."""
+    """Version to go back to; 0: the newest open one below the live one."""
 
     def __post_init__(self) -> None:
         _check_model(self.model)
@@ -137,7 +140,7 @@ class Rebalance(Request[ChangeStatus]):
     """Cut the tables over other shards, in other numbers of copies. Answered as the change begins."""
 
     shards: int | None = None
-    """None: as many as now."""
+    """Number of shards; None: as many as now."""
     replicas: Mapping[str, Annotated[int, Bounds(0, MAX_COPIES)] | Literal["all"]] = field(default_factory=dict)
     """`TABLE` or `MODEL/TABLE` -> copies; a table not named keeps its own."""
     drain_node: str = ""

@@ -89,18 +89,19 @@ class Timing:
     heartbeat_s: float = HEARTBEAT_S
     lease_s: float = LEASE_S
     first_retry_s: float = 0.2
-    """After the first failure of a member; doubled with each more, until a success."""
+    """Delay after the first failure of a member; doubled with each further one, until a success."""
     longest_retry_s: float = 5.0
+    """Upper bound on that delay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the coordinator has to know of its deployment."""
+    """Settings of a deployment that do not change while it serves."""
 
     place: Place
     """Finds on disk the version that is to be published."""
     heads: int = 1
-    """How many there are."""
+    """Number of heads."""
     keep: int = 1
     """Versions of a model that stay open behind the live one."""
     streamed: bool = False
@@ -166,10 +167,10 @@ class CoordinatorProcess:
     def __repr__(self) -> str:
         return f"<CoordinatorProcess {self._machine!r} {self._file!r}>"
 
-    # -- what operators and heads ask; from any thread -----------------------------------------------------------------
+    # -- what operators and heads ask; from any thread. Verbs are described by their requests --------------------------
 
     def bring_up(self, spec: DeploymentSpec) -> ChangeStatus:
-        """Lead the deployment to its first world; return the change's status as it begins.
+        """Begin to bring a deployment up; return the change's status as it begins.
 
         Raises:
             InvalidInput: A change is under way already.
@@ -178,7 +179,7 @@ class CoordinatorProcess:
         return self._tell(lambda: Begin(Kind.BRING_UP, subject, spec))
 
     def call(self, request: Request[R]) -> R:
-        """See `OperatorVerbs.call`: the method that has the name of the request's verb answers."""
+        """Carry out a request: the method that has the name of its verb answers. See `OperatorVerbs.call`."""
         return VERBS.answer(self, request)
 
     def publish(self, request: Publish) -> ChangeStatus:
@@ -379,7 +380,7 @@ class CoordinatorProcess:
         return state
 
     def _follow_members(self) -> None:
-        """Pulse the members that there should be, and those that should leave."""
+        """Ask the members that there should be for heartbeats, and those that should leave."""
         state = self._machine.state
         shards = set(self._machine.shards)
         if state.spec is not None:
@@ -414,7 +415,7 @@ class CoordinatorProcess:
             traffic=traffic_of(self._view.heads.values()),
         )
 
-    # -- pulses --------------------------------------------------------------------------------------------------------
+    # -- heartbeats ----------------------------------------------------------------------------------------------------
 
     def _ask(self, member: Member) -> ShardHeartbeat | HeadHeartbeat:
         if member.role == "shard":

@@ -68,7 +68,7 @@ class StartedRay:
         self._mark = uuid4().hex
         self.address = f"127.0.0.1:{free_port()}"
         # Of everything on this Ray; `ray start` leaves, and what it started has no parent that could be asked for it.
-        environment.update({MARK: self._mark, "RAY_AUTH_MODE": "disabled", control_store.AWAY: "600"})
+        environment.update({MARK: self._mark, "RAY_AUTH_MODE": "disabled", control_store.RECONNECT_VARIABLE: "600"})
         self._environment = {**environment, "RAY_REDIS_ADDRESS": redis_address}
         self._command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head"),

@@ -14,10 +14,10 @@ from ringpull.ps.errors import Unavailable
 
 def test_how_long_a_private_ray_lives_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the environment says, or longer than Ray's own minute."""
-    monkeypatch.delenv(control_store.AWAY, raising=False)
-    assert control_store.away_text() == str(control_store.AWAY_S) == "600"
-    monkeypatch.setenv(control_store.AWAY, "30")
-    assert control_store.away_text() == "30"
+    monkeypatch.delenv(control_store.RECONNECT_VARIABLE, raising=False)
+    assert control_store.reconnect_text() == str(control_store.RECONNECT_S) == "600"
+    monkeypatch.setenv(control_store.RECONNECT_VARIABLE, "30")
+    assert control_store.reconnect_text() == "30"
 
 
 @pytest.mark.net

@@ -17,7 +17,7 @@ ENVIRONMENT = (
     "RAY_AUTH_TOKEN",
     "RAY_USAGE_STATS_ENABLED",
     "RAY_worker_niceness",
-    control_store.AWAY,
+    control_store.RECONNECT_VARIABLE,
     "PYTHONPATH",
 )
 """Set by a session; put back by the tests."""

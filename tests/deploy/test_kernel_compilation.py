@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ringpull.deploy.cluster.compiling import CompiledApart
+from ringpull.deploy.cluster.kernel_compilation import KernelCompilation
 from ringpull.ps.errors import StartupError
 
 
@@ -20,7 +20,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.net
 def test_it_compiles_and_leaves_nothing(temporary: Path) -> None:
-    with CompiledApart() as kernels:
+    with KernelCompilation() as kernels:
         kernels.wait()
         assert kernels.done
     assert list(temporary.iterdir()) == []
@@ -28,7 +28,7 @@ def test_it_compiles_and_leaves_nothing(temporary: Path) -> None:
 
 def test_leaving_early_ends_the_process(temporary: Path) -> None:
     """As an interrupt does; its folder goes with it."""
-    with CompiledApart() as kernels:
+    with KernelCompilation() as kernels:
         [child] = psutil.Process().children()
         assert child.is_running()
         assert not kernels.done
@@ -41,6 +41,6 @@ def test_a_failure_is_one_line(temporary: Path, monkeypatch: pytest.MonkeyPatch)
     broken.mkdir()
     (broken / "numba.py").write_text("raise ImportError('numba is broken here')")
     monkeypatch.setenv("PYTHONPATH", str(broken))
-    with pytest.raises(StartupError) as raised, CompiledApart() as kernels:
+    with pytest.raises(StartupError) as raised, KernelCompilation() as kernels:
         kernels.wait()
     assert str(raised.value) == "the kernels could not be compiled: ImportError: numba is broken here"

@@ -1,7 +1,7 @@
-"""Kernels compiled by a process of its own: nothing can interrupt the compiler, but a process can be ended.
+"""Kernel compilation in a process of its own, because the compiler cannot be interrupted but a process can be killed.
 
-What it compiles lies in the cache on disk, where every later process finds it; so the process that brings a deployment
-up needs neither the compiler nor the kernels.
+The compiled kernels are in numba's cache on disk, where every later process finds them. The process that brings a
+deployment up needs neither the compiler nor the kernels.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from ringpull.ps.errors import StartupError
 
 
-class CompiledApart:
-    """The process, from entering this context to leaving it; leaving early ends it."""
+class KernelCompilation:
+    """Compiling process, started on entering the context; leaving the context kills it if it still runs."""
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="ringpull-")
@@ -28,7 +28,7 @@ class CompiledApart:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            # A terminal's Ctrl-C is for the process that waits; it ends this one without a word from it.
+            # Ctrl-C must reach only the waiting process, which then kills this one.
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._folder.name},
         )
@@ -52,7 +52,7 @@ class CompiledApart:
         """Wait until every kernel is in the cache.
 
         Raises:
-            StartupError: The process failed; the message is the last line of what it said.
+            StartupError: The process failed; the message is the last line of its output.
         """
         said = self._process.communicate()[1].decode(errors="replace").strip()
         if self._process.returncode != 0:
