@@ -35,6 +35,7 @@ def owns(world: World, shard: int, slot: int) -> bool:
     return shard in next(each for each in world.ring.ranges if slot in each.slots).owners[:wanted]
 
 
+@pytest.mark.medium
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 6),
