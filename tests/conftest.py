@@ -1,4 +1,4 @@
-"""What every test may lean on: the real data's folder, and two guards about Ray."""
+"""What every test may lean on: the real data, guards about Ray and processes, and an eye on what takes long."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
 from examples.movielens import data
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
 
 # Read by torch when it is imported, by tests and by what they start: their tensors are small, and on a busy machine a
 # second thread spins more than it helps.
@@ -27,6 +31,18 @@ RUN_VARIABLE = "RINGPULL_TEST_RUN"
 """Marks every process that this run starts: a process inherits its parent's environment, even a detached one."""
 
 LEAVE_S = 10.0
+
+FAST_S = 0.25
+"""What takes longer than this, alone on a machine, has the marker `medium`, or `ray`, or `slow`."""
+
+UNHURRIED = {"medium", "ray", "slow"}
+"""Markers that `make check` leaves out."""
+
+OF_RAY = ("tests/cluster/", "tests/hosts/", "tests/loadtest/test_chaos.py")
+"""Where the tests are that start a Ray: each takes gigabytes and all cores for a while."""
+
+_unmarked: list[tuple[float, str]] = []
+"""Seconds, and the test's phase, of whatever took longer than `FAST_S` without such a marker."""
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +77,31 @@ def no_ray_in_unit_tests(request: pytest.FixtureRequest) -> Iterator[None]:
         assert not sys.modules["ray"].is_initialized(), (
             "a test without the marker `ray` started Ray, or left it running"
         )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Spread tests over processes by the file, since a file shares fixtures; all that start Ray run in one of them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(OF_RAY) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.duration > FAST_S and not UNHURRIED & set(report.keywords):
+        _unmarked.append((report.duration, f"{report.when} of {report.nodeid}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what ought to be marked. It fails nothing: on a busy machine everything takes long."""
+    if _unmarked:
+        terminalreporter.section(f"over {FAST_S} s, without a marker that says so", sep="-")
+        for seconds, phase in sorted(_unmarked, reverse=True):
+            terminalreporter.line(f"{seconds:6.2f} s  {phase}")
 
 
 def _started_by(run: str) -> list[psutil.Process]:

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ ONLY_IN = {
 }
 """Package of others -> the files and folders that may import it."""
 
-MOST_LINES = 500
+MAX_LINES = 500
+MAX_FUNCTION_LINES = 70
+"""From `def` to its last line, docstring included; what is defined within counts."""
 EMPTY_WORDS = {"utils", "util", "common", "helpers", "misc", "stuff"}
 
 
@@ -60,12 +63,18 @@ SOURCES = sorted(
 )
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text(encoding="utf-8"))
 
 
-def imports() -> Iterator[tuple[Path, int, str]]:
+@cache
+def imports() -> tuple[tuple[Path, int, str], ...]:
     """Every (file, line, module) imported anywhere in our code; a relative import starts with a dot."""
+    return tuple(_imports())
+
+
+def _imports() -> Iterator[tuple[Path, int, str]]:
     for path in SOURCES:
         for node in ast.walk(parse(path)):
             if isinstance(node, ast.Import):
@@ -119,8 +128,23 @@ def test_files_are_short_and_named_after_something() -> None:
     wrong = [f"{path} says nothing about its content" for path in SOURCES if path.stem in EMPTY_WORDS]
     for path in SOURCES:
         lines = (ROOT / path).read_text(encoding="utf-8").count("\n")
-        if lines > MOST_LINES:
-            wrong.append(f"{path} has {lines} lines, over {MOST_LINES}: more than one concept")
+        if lines > MAX_LINES:
+            wrong.append(f"{path} has {lines} lines, over {MAX_LINES}: more than one concept")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_functions_are_short() -> None:
+    functions = (
+        (path, node)
+        for path in SOURCES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    wrong = [
+        f"{path}:{node.lineno}: {node.name} has {lines} lines, over {MAX_FUNCTION_LINES}"
+        for path, node in functions
+        if (lines := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -107,6 +107,7 @@ def test_links_lead_somewhere(readme: Path) -> None:
     assert not broken, broken
 
 
+@pytest.mark.medium
 def test_the_model_of_the_readme_is_exported(tmp_path: Path) -> None:
     (program,) = [body for body in fenced(Path("README.md"), "python") if "export_model(" in body]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,8 +1,9 @@
-"""Two heads behind one port: both are used; one that dies, or the deployment's end, loses nothing to a client that
-retries."""
+"""Two heads behind one port: both are used; a rolling restart of everything, one that dies, or the deployment's end,
+loses nothing to a client that retries."""
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from ringpull.ps.errors import Unavailable
-from tests.cluster.conftest import Serving
+from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
 
@@ -22,13 +23,10 @@ THREADS = 4
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "ranker")
-
-
-@pytest.fixture(scope="module")
-def serving(model: Path, serve: Callable[..., Serving]) -> Serving:
-    return serve(model, "--heads", 2)
+def serving(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Serving]) -> Serving:
+    """Two copies of everything on three shards, and two heads."""
+    model: Path = write_model(tmp_path_factory.mktemp("models") / "ranker", user_replicas=2)
+    return serve(model, "--shards", 3, "--replicas", "genre=all", "--heads", 2)
 
 
 def heads(serving: Serving) -> list[psutil.Process]:
@@ -62,6 +60,25 @@ def kill_one(serving: Serving) -> None:
     victim.kill()
     gone = {head.pid for head in before}
     until("another head", lambda: any(head.pid not in gone for head in heads(serving)))
+
+
+@pytest.mark.parametrize(("kind", "count"), [("shard", 3), ("head", 2)])
+def test_nothing_fails_while_all_are_restarted(serving: Serving, ringpull: RingpullRun, kind: str, count: int) -> None:
+    """`ringpull restart --rolling` under load: every process is another one afterwards."""
+    process = psutil.Process(serving.process.pid)
+    before = {each.pid for each in actors(process, kind.capitalize())}
+    with Watch(serving.ready["grpc"]) as watch:
+        watch.goes_on()
+        ran = ringpull("restart", "--rolling", f"--{kind}s", "--json", "--target", serving.ready["grpc"])
+        watch.goes_on()
+    assert ran.returncode == 0, ran.stderr
+    facts = json.loads(ran.stdout)
+    print(f"{kind}s restarted, seconds:", *[each["seconds"] for each in facts["restarted"]])
+    assert [(each["role"], each["number"]) for each in facts["restarted"]] == [(kind, i) for i in range(count)]
+    assert (watch.wrong, watch.failed, watch.filled) == ([], [], 0)
+    after = {each.pid for each in actors(process, kind.capitalize())}
+    assert len(after) == len(before) == count
+    assert not before & after
 
 
 def test_both_heads_get_traffic(serving: Serving) -> None:

@@ -46,6 +46,7 @@ def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     return run
 
 
+@pytest.mark.medium
 def test_help_names_every_command(ringpull) -> None:
     ran = ringpull("--help")
     assert ran.status == 0

@@ -43,6 +43,7 @@ def source_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.medium
 def test_versions_count_up(source_folder: Path) -> None:
     """The first export is version 1, the next one 2; both can be inspected."""
     root = Path(__file__).parents[2]
@@ -83,6 +84,7 @@ def test_a_source_that_is_none(source_folder: Path, monkeypatch: pytest.MonkeyPa
         load_function(source)
 
 
+@pytest.mark.medium
 def test_row_types_and_max_diff(
     source_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_it_compiles_and_leaves_nothing(temporary: Path) -> None:
     with KernelCompilation() as kernels:

@@ -19,6 +19,7 @@ print(sum(sum(each.cache_hits.values()) for each in ours), sum(sum(each.cache_mi
 """
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_the_second_process_compiles_nothing() -> None:
     for attempt in ("first", "second"):

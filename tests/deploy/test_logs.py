@@ -50,6 +50,7 @@ def test_text_is_for_people() -> None:
     assert line == '2026-11-21T07:50:12.250Z info head-0 change done subject=ranker/3 error="" why="a = b"'
 
 
+@pytest.mark.medium
 @given(st.text(), st.text())
 def test_what_a_caller_sends_stays_on_its_line(event: str, sent: str) -> None:
     made = record(event.replace("%", ""), request_id=sent)

@@ -36,6 +36,7 @@ def test_auc_of_one_label_is_not_a_number() -> None:
     assert np.isnan(auc(np.ones(3, np.float32), np.arange(3, dtype=np.float32)))
 
 
+@pytest.mark.medium
 def test_training_learns_and_repeats_itself(learning: tuple[Schema, Examples, Examples]) -> None:
     schema, training, held_out = learning
     losses: list[float] = []

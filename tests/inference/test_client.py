@@ -224,6 +224,7 @@ async def test_a_reply_that_does_not_add_up(client: AsyncClient) -> None:
         await client.predict("liar", {"item": [1]})
 
 
+@pytest.mark.medium
 async def test_no_answer_in_time(client: AsyncClient, head: FakeHead) -> None:
     with pytest.raises(DeadlineExceeded):
         await client.predict("slow", {"item": [1]}, timeout_s=0.5)
@@ -278,6 +279,7 @@ async def test_closing_a_client_fails_its_calls_in_flight(head: FakeHead) -> Non
         await call
 
 
+@pytest.mark.medium
 def test_a_client_loads_neither_torch_nor_numba_nor_ray() -> None:
     code = (
         "import sys; from ringpull import AsyncClient, Client, Ragged;"

@@ -204,6 +204,7 @@ async def test_settings_are_checked(kind: type[Client | AsyncClient]) -> None:
     assert repr(kind([" a:1", "b:2", "a:1"], channels=3)) == f"<{kind.__name__} a:1,b:2>"
 
 
+@pytest.mark.medium
 async def test_a_deadline_is_no_reason_to_ask_again(predict: Predict, head: Head) -> None:
     head.held.clear()
     with pytest.raises(DeadlineExceeded):

@@ -42,6 +42,7 @@ def test_flat_columns_come_back(values) -> None:
     assert back.dtype == values.dtype
 
 
+@pytest.mark.medium
 @given(VALUES, st.data())
 def test_ragged_columns_come_back(values, data) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=5)))

@@ -196,6 +196,7 @@ some_step = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.medium
 @settings(max_examples=200, deadline=None)
 @given(steps=st.lists(some_step | anything, max_size=4) | anything)
 def test_anything_for_steps_is_read_as_it_is_or_refused(steps: Any) -> None:
@@ -211,12 +212,14 @@ def test_anything_for_steps_is_read_as_it_is_or_refused(steps: Any) -> None:
 # -- export and load ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 def test_an_export_with_a_step_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"degrade\[0\]: UseDefault: features has 'price'.*; those are: item$"):
         export_model(Tiny().eval(), TINY_SCHEMA, tmp_path / "tiny", 1, degrade=[UseDefault("price")], quiet=True)
     assert list(tmp_path.rglob("*")) == []
 
 
+@pytest.mark.medium
 def test_an_export_says_its_steps_and_a_head_loads_only_those_that_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,7 @@ some_steps = st.builds(
 )
 
 
+@pytest.mark.medium
 @settings(max_examples=30, deadline=None)
 @given(
     batch=st.lists(st.tuples(requests(), st.integers(0, 2)), min_size=1, max_size=5), level=some_steps, other=some_steps

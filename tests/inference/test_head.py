@@ -51,6 +51,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+@pytest.mark.medium
 def test_head_serves_metadata_and_says_which_shard_is_dead(head: HeadActor, nobody: ShardMap, version: Path):
     address = head.start(nobody, [str(version)])
     with Client(f"{address.host}:{address.grpc_port}", timeout_s=60, retries=0) as client:
@@ -67,6 +68,7 @@ def test_head_that_is_started_again_serves_on(head: HeadActor, nobody: ShardMap,
     assert head.start(nobody, [str(version)]) == head.start(nobody, [str(version)])
 
 
+@pytest.mark.medium
 def test_drained_head_closes_its_ports_and_draining_again_does_nothing(nobody: ShardMap, version: Path):
     config = HeadConfig(grpc_port=free_port(), http_port=free_port())
     for _ in range(2):  # the second takes the ports the first one left

@@ -52,6 +52,7 @@ def take_in(body: bytes) -> None:
     SCHEMA.prepare_requests(*both.columns(), both.row_counts)
 
 
+@pytest.mark.medium
 @settings(max_examples=300)
 @given(BODIES.flatmap(mangled) | st.binary(max_size=300))
 def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:

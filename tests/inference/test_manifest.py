@@ -146,6 +146,7 @@ def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, each in inner for place in places_in(each, (*path, key)))]
 
 
+@pytest.mark.medium
 @settings(max_examples=200)
 @given(data=st.data())
 def test_any_value_in_any_place_is_a_manifest_or_refused(
@@ -183,6 +184,7 @@ def test_a_truncated_manifest(folder: Path, share: float) -> None:
         Manifest.load(folder)
 
 
+@pytest.mark.medium
 @given(
     st.binary(max_size=200)
     | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)

@@ -185,6 +185,7 @@ def test_a_head_without_metrics_tells_none(version: Path) -> None:
         assert cluster.head.heartbeat(60).metrics_port == 0
 
 
+@pytest.mark.medium
 def test_a_head_that_shares_its_port_has_one_for_metrics(version: Path) -> None:
     with local_cluster([version], shards=1, config=HeadConfig(share_port=True)) as cluster:
         shared = httpx.get(f"http://127.0.0.1:{cluster.address.http_port}/metrics")

@@ -57,6 +57,7 @@ def check(rows: Rows[Row], scores: Scores) -> None:
 # -- properties --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @settings(max_examples=60, deadline=None)
 @given(batch=st.lists(requests(), min_size=1, max_size=4))
 async def test_batch_of_any_requests_equals_the_slow_truth_row_by_row(batch):

@@ -137,6 +137,7 @@ def same_rows(joined: Prepared, alone: list[Prepared]) -> None:
             assert ready.offsets[0] == 0
 
 
+@pytest.mark.medium
 @settings(max_examples=150, deadline=None)
 @given(requests_of_one_layout())
 def test_requests_prepared_together_equal_each_alone(requests) -> None:
@@ -153,6 +154,7 @@ def test_requests_prepared_together_equal_each_alone(requests) -> None:
     ]
 
 
+@pytest.mark.medium
 @settings(max_examples=80, deadline=None)
 @given(requests_of_one_layout())
 def test_columns_come_back_packed_or_one_by_one(requests) -> None:
@@ -366,6 +368,7 @@ def test_a_layout_too_large_to_be_kept_is_read() -> None:
     }
 
 
+@pytest.mark.medium
 @settings(max_examples=300, deadline=None)
 @given(requests_of_one_layout(), st.data())
 def test_no_bytes_do_more_than_be_refused(requests, data) -> None:

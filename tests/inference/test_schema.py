@@ -51,6 +51,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.medium
 @given(st.integers(0, 9), st.sampled_from(["kind", "name", "dtype", "transforms", "missing", "of", "width", "x"]), JSON)
 def test_damaged_json_is_refused_or_read_as_a_schema(place: int, field: str, value: object) -> None:
     """Whatever stands in a field, reading raises InvalidInput or gives a schema: never another error."""

@@ -140,6 +140,7 @@ async def test_a_message_that_never_comes_is_not_waited_for_longer(served):
     await server.stop(grace_s=0)
 
 
+@pytest.mark.medium
 async def test_a_missed_deadline_is_a_failure_whoever_ends_the_call_first(client, served):
     served.router.gate.clear()
 

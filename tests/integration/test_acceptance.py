@@ -21,7 +21,7 @@ from ringpull import Client, export_model
 from ringpull.ps.spec import ALL, Replicas
 from tests.integration.local import local_cluster
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.medium]
 
 REQUEST_ROWS = 4_096
 TOLERANCE = 1e-5

@@ -121,6 +121,7 @@ def change_of(path: Path) -> dict[str, Any]:
 CARRIED_ON = [path for path in STATES if change_of(path).get("kind") != Kind.BRING_UP]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("path", CARRIED_ON, ids=lambda path: path.stem)
 def test_its_deployment_is_carried_on_from_where_it_was(path: Path, tmp_path: Path) -> None:
     """In whichever phase the coordinator of ba8f592 fell, this build's ends the change, and serves what was wanted."""

@@ -67,6 +67,7 @@ def test_damaged_version_is_refused(version: Path, damage: str):
         pytest.fail("it serves")
 
 
+@pytest.mark.medium
 def test_flipped_byte_in_rows_is_found_by_verify_and_harms_nothing_else(version: Path):
     flip(table_file(version, "rows"))
     with pytest.raises(CorruptData, match="rows"), local_cluster([version], verify=True):

@@ -109,6 +109,7 @@ def last_two(column: Column) -> Ragged:
     return Ragged(column.values[np.concatenate(kept)], np.cumsum([0, *map(len, kept)]), weights)
 
 
+@pytest.mark.medium
 def test_degraded_answers_equal_the_module_fed_with_what_is_left(
     client: Client, versions: tuple[Ranker, list[Path]], pressure: Pressure
 ) -> None:

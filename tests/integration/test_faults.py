@@ -90,6 +90,7 @@ def test_new_shard_map_brings_a_head_back(exported: Exported):
                 shard.stop(grace_s=0)
 
 
+@pytest.mark.medium
 def test_bad_requests_of_every_kind_leave_the_head_serving(exported: Exported):
     module, folder = exported
     config = HeadConfig(max_message_bytes=200_000, max_candidates=100, default_timeout_s=60)
@@ -114,6 +115,7 @@ def test_bad_requests_of_every_kind_leave_the_head_serving(exported: Exported):
     assert status.failed in (5, 6)
 
 
+@pytest.mark.medium
 def test_drain_answers_what_is_in_flight_and_then_refuses(exported: Exported):
     module, folder = exported
     with local_cluster([folder]) as cluster:
@@ -145,6 +147,7 @@ def test_drain_answers_what_is_in_flight_and_then_refuses(exported: Exported):
             client.predict("ranker", columns)
 
 
+@pytest.mark.medium
 def test_http_and_process_facts(exported: Exported):
     with local_cluster([exported[1]], shards=2) as cluster:
         base = f"http://127.0.0.1:{cluster.address.http_port}"

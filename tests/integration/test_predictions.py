@@ -27,6 +27,7 @@ def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
         assert_close(actual[name], values)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("shards", "replicas"), [(1, 1), (2, 1), (3, 1), (5, 1), (8, 1), (2, 2), (5, 2), (3, ALL), (8, ALL), (1, 3)]
 )
@@ -62,6 +63,7 @@ def test_context_and_candidates_equal_row_by_row_whatever_is_context(exported: E
             assert_same(dict(prediction.outputs), offline(module, whole, rows))
 
 
+@pytest.mark.medium
 def test_callers_at_once_share_batches_and_get_their_own_rows(exported: Exported, cluster: LocalCluster):
     module, _ = exported
 
@@ -81,6 +83,7 @@ def test_callers_at_once_share_batches_and_get_their_own_rows(exported: Exported
     assert max(others) > 0  # some rode with others
 
 
+@pytest.mark.medium
 def test_both_versions_of_a_model_answer_and_the_newest_is_live(exported: Exported):
     first, folder = exported
     second, second_folder = export_ranker(folder.parent.parent, version=2, seed=9)

@@ -27,6 +27,7 @@ def copied(exported: Exported, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("replicas", [1, 2, ALL])
 def test_a_version_that_is_what_was_exported_passes(exported: Exported, replicas) -> None:
     assert LoadedVersion.load(exported[1]).samples is not None

@@ -21,7 +21,7 @@ from tests.integration.local import local_cluster
 from tests.integration.ranker import repeated
 from tests.reference import assert_close
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.medium]
 
 IDS = 9
 """Every table of the zoo has at least so many rows."""

@@ -257,6 +257,7 @@ class TestAll:
 
 
 class TestServer:
+    @pytest.mark.medium
     def test_a_server_is_ended_with_what_it_started(self) -> None:
         with server("tests.loadtest.family", "up", ready="ready ") as (said, process):
             (below,) = process.children()
@@ -264,6 +265,7 @@ class TestServer:
         assert not process.is_running()
         assert not below.is_running()
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("runner", ["bench", "all"])
     def test_a_sigterm_ends_what_was_started(self, runner: str, tmp_path: Path) -> None:
         """Of one bench, and of the process that runs all of them."""

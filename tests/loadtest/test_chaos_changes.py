@@ -57,6 +57,7 @@ class Changed:
         raise AssertionError(blow)
 
 
+@pytest.mark.medium
 async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "SETTLE_S", 0.0)
     requests = make_requests(20, rows=ROWS)

@@ -107,6 +107,7 @@ def test_two_versions_may_answer_while_they_change() -> None:
     assert live.now(MODEL) == {2}
 
 
+@pytest.mark.medium
 @pytest.mark.net
 async def test_goodput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(goodput, "WARM_UP_S", 0.1)

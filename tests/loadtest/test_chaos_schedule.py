@@ -42,6 +42,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 QUIET = Console(quiet=True)
 
 
+@pytest.mark.medium
 @settings(deadline=None)
 @given(seed=SEEDS, seconds=st.floats(0, 3_000), more=st.floats(0, 500), without=st.sets(st.sampled_from(Kind)))
 def test_a_schedule_is_a_function_of_its_seed(seed: int, seconds: float, more: float, without: set[Kind]) -> None:
@@ -181,6 +182,7 @@ def pieces() -> Iterator[tuple[Pieces, list[subprocess.Popen[bytes]]]]:
         process.communicate()
 
 
+@pytest.mark.medium
 async def test_blows(pieces: tuple[Pieces, list[subprocess.Popen[bytes]]]) -> None:
     ours, (older, younger) = pieces
     assert [process.pid for process in ours.of("shard")] == [older.pid, younger.pid]

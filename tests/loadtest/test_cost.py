@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,7 @@ def planned(
     return found
 
 
+@pytest.mark.medium
 @given(
     rows=st.integers(1, 10_000_000_000),
     replicas=st.sampled_from([1, 2, 3]),
@@ -60,6 +62,7 @@ def test_it_holds_the_rows_and_keeps_up(rows: int, replicas: int, requests_per_s
     assert busy <= found.shards * FILL * MACHINE.cores * (1 + 1e-9)
 
 
+@pytest.mark.medium
 @given(rows=st.integers(1, 3_000_000_000), requests_per_s=st.floats(1, 5e4), times=st.floats(1, 10))
 def test_more_never_takes_fewer_nodes(rows: int, requests_per_s: float, times: float) -> None:
     nodes = planned(rows, requests_per_s=requests_per_s).nodes

@@ -57,6 +57,7 @@ def commands(cluster: LiveCluster) -> rebalance_check.RunCommand:
     return run_aside
 
 
+@pytest.mark.medium
 async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebalance_check.console, "quiet", True)
     requests = make_requests(40, rows=ROWS)

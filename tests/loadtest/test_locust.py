@@ -16,7 +16,7 @@ import pytest
 from ringpull.loadtest.local import LOCUSTFILE, run_locust
 from tests.integration.local import LocalCluster
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.medium]
 
 OPTIONS = ("--candidates", "4", "--requests", "16", "--context", "user,town", "--timeout", "60")
 STAGES = {"decode", "features", "queue", "lookup", "dense", "total"}

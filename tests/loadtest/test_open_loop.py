@@ -48,6 +48,7 @@ def test_arrivals_are_a_poisson_process_of_the_rate_and_the_seed() -> None:
     assert not np.array_equal(times[:100], arrival_times(1000.0, 20.0, seed=2)[:100])
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_it_counts_what_the_server_counts(cluster: LocalCluster) -> None:
     with cluster.client() as client:
@@ -63,6 +64,7 @@ def test_it_counts_what_the_server_counts(cluster: LocalCluster) -> None:
     assert summary.stages_us["total"]["p50"] / 1000 <= summary.percentiles_ms["50"]
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_failed_requests_are_counted_with_their_reason(cluster: LocalCluster) -> None:
     with cluster.client() as client:
@@ -81,6 +83,7 @@ def test_nobody_there_is_told_at_once(closed_port: str) -> None:
         run_open_loop(closed_port, [b""], OpenLoopPlan(rate=10.0, seconds=1.0, timeout_s=0.3))
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_a_search_finds_a_rate_that_a_generous_bound_allows(cluster: LocalCluster) -> None:
     told = []
@@ -113,6 +116,7 @@ def test_ids_the_model_cannot_take_are_found_before_the_run(cluster: LocalCluste
     assert (messages.model, messages.version, messages.mean_rows) == ("ranker", 1, 4)
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_the_command_reports_as_json_and_in_a_folder(cluster: LocalCluster, tmp_path: Path) -> None:
     done = CliRunner().invoke(
@@ -127,6 +131,7 @@ def test_the_command_reports_as_json_and_in_a_folder(cluster: LocalCluster, tmp_
     assert Path(figures["report"]).is_file()
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_the_command_fails_when_nothing_was_answered(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +150,7 @@ def test_the_command_fails_when_nothing_was_answered(
     assert "none was answered" in str(done.exception)
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_a_search_fails_when_no_rate_holds(
     cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -73,6 +73,7 @@ def test_stages_are_those_of_the_reply() -> None:
     assert stages_of(pb.PredictResponse().SerializeToString()) == {}
 
 
+@pytest.mark.medium
 def test_a_report_holds_what_was_measured(tmp_path: Path) -> None:
     summary = some_summary(some_latencies())
     text = write_report(tmp_path / "new", summary).read_text()
@@ -87,6 +88,7 @@ def test_a_report_holds_what_was_measured(tmp_path: Path) -> None:
     assert all((tmp_path / "new" / plot).read_bytes().startswith(PNG) for plot in plots)
 
 
+@pytest.mark.medium
 def test_the_summary_for_programs_has_the_figures_of_the_last_line(tmp_path: Path) -> None:
     summary = some_summary(some_latencies())
     write_report(tmp_path, summary)

@@ -32,6 +32,7 @@ def test_what_is_there_is_not_looked_at_any_more() -> None:
     assert gc.get_threshold()[0] == YOUNG_OBJECTS
 
 
+@pytest.mark.medium
 def test_what_comes_later_is_still_collected() -> None:
     freeze_loaded()
     gone = weakref.ref(Node())
@@ -39,6 +40,7 @@ def test_what_comes_later_is_still_collected() -> None:
     assert gone() is None
 
 
+@pytest.mark.medium
 def test_what_was_made_since_the_last_time_is_collected_and_what_was_spared_is_not() -> None:
     spared = Node()
     freeze_loaded()

@@ -94,6 +94,7 @@ STEP = st.integers(0, 2 * MOST_SHARDS - 1)
 # -- bounds over histories -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=15)
 @given(st.integers(2, 8), st.integers(1, 3), st.lists(STEP, min_size=5, max_size=25))
 def test_bounds_hold_over_histories_of_few_shards(shards, ranks, steps):
@@ -101,6 +102,7 @@ def test_bounds_hold_over_histories_of_few_shards(shards, ranks, steps):
     walk(Ring.even(range(shards), ranks), steps, least=2, most=8)
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=10)
 @given(st.integers(2, MOST_SHARDS), st.integers(1, 3), st.lists(STEP, max_size=6))
 def test_bounds_hold_over_histories_of_many_shards(shards, ranks, steps):
@@ -109,6 +111,7 @@ def test_bounds_hold_over_histories_of_many_shards(shards, ranks, steps):
     walk(ring, steps, least=2, most=MOST_SHARDS)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_bounds_hold_while_growing_to_many_and_shrinking_to_few(ranks):
     """Every size from 2 to 24 and back, leavers in random order; the slow suite goes to 64."""
@@ -177,6 +180,7 @@ def test_ranks_are_as_many_as_wanted_while_there_are_shards_enough():
     assert ring.leave(0).leave(1).ranks == 1
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 6))
 def test_with_ranks_keeps_earlier_ranks_and_balances_new_ones(shards, before, after):
@@ -188,6 +192,7 @@ def test_with_ranks_keeps_earlier_ranks_and_balances_new_ones(shards, before, af
     assert_bounds(new)
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=10)
 @given(st.integers(4, 6), st.lists(STEP, max_size=6))
 def test_more_ranks_than_bounds_are_promised_for_still_make_valid_rings(ranks, steps):

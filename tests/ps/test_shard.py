@@ -152,6 +152,7 @@ rings = st.builds(
 )
 
 
+@pytest.mark.medium
 @given(
     worlds=st.lists(st.tuples(rings, st.sampled_from([1, 2, ALL])), max_size=3),
     shard=st.integers(0, 6),

@@ -31,6 +31,7 @@ def specs(draw: st.DrawFn) -> TableSpec:
     )
 
 
+@pytest.mark.medium
 @settings(deadline=None)
 @given(specs())
 def test_a_spec_survives_msgpack(spec: TableSpec) -> None:

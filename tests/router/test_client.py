@@ -41,6 +41,7 @@ async def pull(cluster: FakeCluster, asked: list[Lookup]) -> list[LookupResult]:
     return await cluster.router.pull(MODEL, VERSION, asked, deadline_s=soon())
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=150)
 @given(
     asked=st.lists(lookups(NAMES), max_size=6),

@@ -76,6 +76,7 @@ def test_waits_grow_to_a_bound_and_are_not_all_alike():
     assert Backoff(0.05, 2.0, random.Random(1)).wait_s(10**9) <= 2.0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("accepts", [False, True])
 def test_a_shard_that_is_away_is_not_stormed(accepts):
     """Refused, or opened and broken off before an answer: requests meanwhile fail at once, attempts get rarer."""

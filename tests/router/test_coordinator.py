@@ -70,6 +70,7 @@ def answer_all(deployment: MiniDeployment) -> None:
         deployment.answer_one()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", SEEDS[:10])
 def test_a_deployment_lives_through_moves_and_versions(seed: int) -> None:
     deployment = up(Random(seed), heads=2)
@@ -89,6 +90,7 @@ def test_a_deployment_lives_through_moves_and_versions(seed: int) -> None:
     assert deployment.saved.outcome.error == ""
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whoever_crashes_whenever_it_ends_well_and_nobody_is_sent_astray(seed: int) -> None:
     random = Random(seed)

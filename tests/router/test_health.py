@@ -96,6 +96,7 @@ def test_without_budget_what_waits_for_a_shard_goes_on_elsewhere_when_it_is_ejec
     run(main())
 
 
+@pytest.mark.medium
 def test_a_shard_that_refuses_is_ejected_and_pinged_at_growing_waits():
     async def main() -> None:
         cluster = cluster_of(made := tables(DIMS), copies=2)
@@ -122,6 +123,7 @@ def test_a_shard_that_refuses_is_ejected_and_pinged_at_growing_waits():
     run(main())
 
 
+@pytest.mark.medium
 def test_a_pause_that_a_hedge_bridges_ejects_nobody():
     """A shard that is late and then says something is alive."""
 
@@ -208,6 +210,7 @@ def test_a_ping_whose_answer_is_there_already_ejects_nobody():
     run(main())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("ping_takes_s", [0.0, 0.09])
 def test_a_shard_that_is_late_again_and_again_is_ejected_although_it_answers_pings(ping_takes_s):
     """And having come back, it is sent away for longer each time."""
@@ -232,6 +235,7 @@ def test_a_shard_that_is_late_again_and_again_is_ejected_although_it_answers_pin
     run(main())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("slow", [3, 4])
 def test_where_most_shards_are_slow_nobody_is_ejected_for_it(slow):
     """It is the load; others would only get more of it."""
@@ -402,6 +406,7 @@ def test_who_waits_for_a_shard_that_leaves_the_map_goes_by_the_new_one():
     run(main())
 
 
+@pytest.mark.medium
 def test_with_one_copy_a_shard_that_refuses_costs_no_time():
     async def main() -> None:
         made = tables(DIMS, OnUnavailable.DEFAULT)

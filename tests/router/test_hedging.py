@@ -42,6 +42,7 @@ async def pull(cluster: FakeCluster, asked: list[Lookup], deadline_s: float = 1.
 # -- when an answer is late --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @given(
     times_s=st.lists(st.floats(0, 20), min_size=LEARN_EVERY, max_size=LEARN_EVERY),
     quantile=st.sampled_from([0.5, 0.9, 0.99]),
@@ -202,6 +203,7 @@ def test_while_a_move_drains_the_owner_before_it_is_asked_too():
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("share", [0.0, 0.05])
 def test_little_is_asked_twice(share):
     """One of two shards is always late, though never ejected: load grows by no more than the share."""
@@ -225,6 +227,7 @@ def test_little_is_asked_twice(share):
     run(main())
 
 
+@pytest.mark.medium
 def test_when_everybody_is_late_next_to_nothing_is_asked_twice():
     """As under overload, when another owner has no more time than the first."""
 
@@ -243,6 +246,7 @@ def test_when_everybody_is_late_next_to_nothing_is_asked_twice():
     run(main())
 
 
+@pytest.mark.medium
 def test_losers_are_learnt_from():
     """A tenth of the answers is late and cut off by hedges: left out, they would bring the delay down to the floor."""
 
@@ -261,6 +265,7 @@ def test_losers_are_learnt_from():
     run(main())
 
 
+@pytest.mark.medium
 def test_shards_in_time_are_asked_once():
     async def main() -> None:
         cluster = cluster_of(tables(DIMS))

@@ -41,6 +41,7 @@ def owns(spec: DeploymentSpec, shard: int, slot: int) -> bool:
     return shard in next(each for each in spec.ring.ranges if slot in each.slots).owners[:wanted]
 
 
+@pytest.mark.medium
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 6),

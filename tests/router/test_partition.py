@@ -60,6 +60,7 @@ def entries(batch: Batch) -> list[Entry]:
     return listed
 
 
+@pytest.mark.medium
 @settings(deadline=None)
 @given(st.lists(lookups(["a", "b"]), max_size=5), st.integers(1, 8), st.integers(1, 3), st.integers(0, 7))
 def test_parts_hold_every_key_once_at_an_owner_in_order(asked, shards, replicas, dead):
@@ -80,6 +81,7 @@ def test_parts_hold_every_key_once_at_an_owner_in_order(asked, shards, replicas,
             assert part.shard != dead
 
 
+@pytest.mark.medium
 @settings(deadline=None)
 @given(st.lists(lookups(["a", "b"]), max_size=5), st.integers(1, 4), st.integers(1, 8))
 def test_a_part_can_be_cut_again_and_says_the_same(asked, shards_before, shards_after):

@@ -116,6 +116,7 @@ def test_more_memory_is_never_dearer(tables: list[PlannedTable], shards: int, ro
     assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(costs))
 
 
+@pytest.mark.medium
 def test_many_tables_are_rounded_a_little_and_still_fit() -> None:
     """Eighty tables of different sizes and loads: far more choices than are kept beside each other."""
     rng = np.random.default_rng(7)

@@ -377,6 +377,7 @@ class DyingFile(StateFile):
         super().save(fields)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("saved", [False, True], ids=["before it is saved", "after"])
 @pytest.mark.parametrize("target", [spec(1), spec(3), spec(2, number=2)], ids=["shrink", "grow", "publish"])
 def test_a_change_survives_a_crash_at_every_save(tmp_path: Path, target: DeploymentSpec, saved: bool) -> None:
@@ -466,6 +467,7 @@ def test_a_state_that_cannot_be_saved_is_saved_when_it_can(deployment: Deploymen
     assert over(coordinator).error == ""
 
 
+@pytest.mark.medium
 def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
     """A half-done step is nothing to go on from: whoever runs the process is told, and every verb says why."""
 

@@ -224,6 +224,7 @@ async def test_a_shard_that_stops_answering_costs_nothing_with_two_copies(writte
         assert shards.router.counters().failed == 0
 
 
+@pytest.mark.medium
 @pytest.mark.net
 async def test_a_shard_that_stops_answering_costs_default_vectors_with_one_copy(written):
     folder, tables = written

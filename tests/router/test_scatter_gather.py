@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,6 +99,7 @@ def lookups_at_risk(cluster: FakeCluster, asked: list[Lookup], well: set[int]) -
     return at_risk
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_whatever_shards_do_every_key_counts_once_and_pulls_end_in_time(data):

@@ -54,6 +54,7 @@ def export(tmp_path: Path, module: nn.Module, features: list[Feature], **more: A
     return export_model(module, Schema(features), tmp_path / "model", 1, check_rows=24, quiet=True, **more)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("ids", "key_type"),
     [
@@ -77,6 +78,7 @@ def test_a_table_keyed_by_a_list_of_raw_ids(tmp_path: Path, ids: Any, key_type: 
     assert_equal(module, Schema(features), report.path, columns, 7, {"item": raw, "items": bags_of(raw)})
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("ids", [INTEGERS[:8], STRINGS[:8]], ids=["integers", "strings"])
 def test_a_table_keyed_by_its_vocabulary(tmp_path: Path, ids: Any) -> None:
     """Known ids give their rows; unknown ones give row 0, which is the default vector and no row of the table."""
@@ -105,6 +107,7 @@ def test_integer_and_string_keys_are_the_ids_themselves(tmp_path: Path) -> None:
     assert set(tables["item"].rows) == {key_of_string(text) for text in STRINGS}
 
 
+@pytest.mark.medium
 def test_constants_added_are_part_of_the_raw_id_of_a_row(tmp_path: Path) -> None:
     class Added(Model):
         def forward(self, item: Tensor, items: Tensor, items_offsets: Tensor) -> Tensor:
@@ -144,6 +147,7 @@ def test_unknown_ids_left_out_of_a_mean_are_refused(tmp_path: Path, mode: str) -
         export(tmp_path, Model(bag), vocabulary_features(vocabulary), keys={"bag": vocabulary})
 
 
+@pytest.mark.medium
 def test_unknown_ids_left_out_of_a_sum_are_zeros(tmp_path: Path) -> None:
     vocabulary = Vocabulary(INTEGERS[:8])
     features = vocabulary_features(vocabulary)
@@ -173,6 +177,7 @@ class History(nn.Module):
         return self.out(torch.cat([last, self.sum(history)], dim=1))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pad", [0, 4])
 @pytest.mark.parametrize("ids", [INTEGERS, STRINGS], ids=["integers", "strings"])
 def test_a_sequence_of_raw_ids(tmp_path: Path, ids: Any, pad: int) -> None:
@@ -184,6 +189,7 @@ def test_a_sequence_of_raw_ids(tmp_path: Path, ids: Any, pad: int) -> None:
     assert_equal(module, Schema(features), report.path, columns, 7, {"history": bags_of(raw)})
 
 
+@pytest.mark.medium
 def test_a_sequence_of_a_vocabulary(tmp_path: Path) -> None:
     """Padding and unknown ids are both row 0 in the model; in serving padding has no key, though id 0 has."""
     vocabulary = Vocabulary(INTEGERS[:8])
@@ -280,6 +286,7 @@ class TwoTables(nn.Module):
         return self.out(self.a(item) * self.b(item))
 
 
+@pytest.mark.medium
 def test_tables_of_one_feature_must_agree_on_its_ids(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="raw ids in table a, but by row numbers in table b; give keys for both"):
         export(tmp_path, TwoTables(), [ITEM], keys={"a": INTEGERS})

@@ -79,6 +79,7 @@ def exported(tmp_path: Path, row_type: Any, **options: Any) -> ExportReport:
     return export_model(Model(), SCHEMA, tmp_path / "model", 1, tables=tables, quiet=True, **options)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("row_type", SHORT)
 def test_serving_equals_the_model_with_rounded_rows(tmp_path: Path, row_type: str) -> None:
     """The self-check holds the files to the full tolerance; the report says how far that is from the model itself."""
@@ -99,10 +100,12 @@ def test_serving_equals_the_model_with_rounded_rows(tmp_path: Path, row_type: st
         assert Base.open(report.path / entry.path, verify_rows=True).spec.row_type == row_type
 
 
+@pytest.mark.medium
 def test_float32_costs_nothing_and_is_not_measured(tmp_path: Path) -> None:
     assert exported(tmp_path, "float32", check_columns=columns()).cost is None
 
 
+@pytest.mark.medium
 def test_made_up_rows_without_columns(tmp_path: Path) -> None:
     cost = exported(tmp_path, "int8").cost
     assert cost is not None
@@ -111,6 +114,7 @@ def test_made_up_rows_without_columns(tmp_path: Path) -> None:
     assert 0 < cost.mean_difference < cost.largest_difference < 0.1
 
 
+@pytest.mark.medium
 def test_labels_give_the_difference_in_auc(tmp_path: Path) -> None:
     labels = np.random.default_rng(2).random(ROWS) < scores_of(Model())
     cost = exported(tmp_path, "int8", check_columns=columns(), check_labels=labels).cost
@@ -131,6 +135,7 @@ def test_ties_count_half_in_an_auc() -> None:
     assert _auc(np.zeros(4), np.array([True, False, True, False])) == 0.5
 
 
+@pytest.mark.medium
 def test_too_large_a_difference_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"row types: scores differ by up to .* more than max_diff 1e-07"):
         exported(tmp_path, "int8", max_diff=1e-7)
@@ -167,6 +172,7 @@ def test_raw_ids_and_a_vocabulary(tmp_path: Path) -> None:
     assert (spec.row_type, report.manifest.tables[0].rows) == (RowType.INT8, 19)
 
 
+@pytest.mark.medium
 def test_padding_of_a_sequence_is_rounded_as_its_row_is(tmp_path: Path) -> None:
     report = exported(tmp_path, "bfloat16")
     fill = next(lookup.fill for lookup in report.manifest.lookups if lookup.feature == "recent")

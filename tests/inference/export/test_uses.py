@@ -94,6 +94,7 @@ class Shapes(Model):
         return self.out(vectors)
 
 
+@pytest.mark.medium
 def test_ids_may_be_reshaped_and_cast(tmp_path: Path) -> None:
     report = export(tmp_path, Shapes(), [USER, A, B, C, HISTORY], {"x": ["a", "b", "c"]})
     assert lookups(report) == [(name, Pooling.NONE, 0) for name in ("a", "b", "c", "user", "history")]
@@ -110,6 +111,7 @@ class Fields(Model):
         return self.out(self.e(x).sum(1) + self.e(user + 7 - 2))
 
 
+@pytest.mark.medium
 def test_added_constants_become_key_transforms(tmp_path: Path) -> None:
     report = export(tmp_path, Fields(), [USER, A, B, C], {"x": ["a", "b", "c"]})
     assert {(each.feature, each.add) for each in report.manifest.lookups} == {
@@ -125,6 +127,7 @@ class InPlace(Fields):
         return self.out(self.e(x).sum(1) + self.e(moved))
 
 
+@pytest.mark.medium
 def test_constants_added_in_place_are_seen(tmp_path: Path) -> None:
     report = export(tmp_path, InPlace(), [USER, A, B, C], {"x": ["a", "b", "c"]})
     assert {each.add for each in report.manifest.lookups if each.feature in ("b", "user")} == {ROWS, 3}
@@ -140,6 +143,7 @@ class Loop(nn.Module):
         return self.out(sum(table(x[:, column]) for column, table in enumerate(self.tables)))
 
 
+@pytest.mark.medium
 def test_a_column_of_a_stack_is_looked_up_only_where_it_is_used(tmp_path: Path) -> None:
     report = export(tmp_path, Loop(), [A, B, C], {"x": ["a", "b", "c"]})
     assert [(each.table, each.feature) for each in report.manifest.lookups] == [
@@ -165,6 +169,7 @@ class RaggedBag(Model):
         return self.out(self.e(bag, bag_offsets))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 @pytest.mark.parametrize("last", [True, False], ids=["last_offset", "no_last_offset"])
 @pytest.mark.parametrize("padding", [None, 2])
@@ -182,6 +187,7 @@ class WeightedBag(Model):
         return self.out(self.e(bag + 1, bag_offsets[:-1], per_sample_weights=bag_weights))
 
 
+@pytest.mark.medium
 def test_weights_of_a_bag_travel_with_its_ids(tmp_path: Path) -> None:
     embedding = nn.EmbeddingBag(ROWS, DIM, mode="sum", padding_idx=4)
     report = export(tmp_path, WeightedBag(embedding), [Sparse("bag", many=True, weighted=True)])
@@ -194,6 +200,7 @@ class OnlyBags(Model):
         return self.out(self.e(bag, bag_offsets)).view(rows) + torch.zeros(rows)
 
 
+@pytest.mark.medium
 def test_a_model_of_bags_alone_takes_its_rows_from_the_offsets(tmp_path: Path) -> None:
     export(tmp_path, OnlyBags(nn.EmbeddingBag(ROWS, DIM, include_last_offset=True)), [BAG])
 
@@ -211,6 +218,7 @@ def test_a_sequence_whose_padding_is_left_out_is_pooled_by_the_pull(tmp_path: Pa
     assert only(report) == LookupSpec(table="e", feature="history", pooling=Pooling(mode), padding_id=pad)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 @pytest.mark.parametrize("padding", [None, 3], ids=["no_padding", "other_padding"])
 def test_a_sequence_whose_padding_counts_is_pooled_in_the_program(
@@ -227,6 +235,7 @@ class StackBag(Model):
         return self.out(self.e(x, per_sample_weights=None if self.e.mode != "sum" else x.float() / 3 + 1))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 def test_bags_over_a_stack(tmp_path: Path, mode: str) -> None:
     embedding = nn.EmbeddingBag(ROWS, DIM, mode=mode, padding_idx=2)
@@ -240,6 +249,7 @@ class SingleBag(Model):
         return self.out(self.e(user.unsqueeze(1)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("padding", [None, 2])
 def test_a_bag_of_one_id(tmp_path: Path, padding: int | None) -> None:
     embedding = nn.EmbeddingBag(ROWS, DIM, mode="mean", padding_idx=padding)
@@ -270,6 +280,7 @@ class Unpooled(Model):
         return self.out((self.e(history) * seen.unsqueeze(-1)).sum(1) + self.e(history)[:, -1])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_places_of_a_sequence_hold_the_padding_row(tmp_path: Path, side: Any) -> None:
     module = Unpooled()
@@ -289,6 +300,7 @@ class Shared(Model):
         return self.out(self.same(user) + self.e(a) + self.same(a) + self.bag(bag, bag_offsets))
 
 
+@pytest.mark.medium
 def test_a_shared_weight_is_one_table_of_the_first_name(tmp_path: Path) -> None:
     report = export(tmp_path, Shared(), [USER, A, BAG])
     assert [table.name for table in report.tables] == ["e"]
@@ -323,6 +335,7 @@ class Stays(Model):
         return self.out(vectors)
 
 
+@pytest.mark.medium
 def test_what_a_pull_cannot_express_stays_in_the_program_with_its_reason(tmp_path: Path) -> None:
     report = export(tmp_path, Stays(), [USER, A])
     assert [table.name for table in report.tables] == ["e"]
@@ -339,6 +352,7 @@ class Outputs(Model):
         return {"score": self.out(vectors).squeeze(-1).double(), "vector": vectors, "age": user_age}
 
 
+@pytest.mark.medium
 def test_outputs_keep_their_names_and_shapes(tmp_path: Path) -> None:
     report = export(tmp_path, Outputs(), [USER, Dense("user_age")])
     assert [(output.name, output.shape) for output in report.manifest.outputs] == [
@@ -356,5 +370,6 @@ class Recurrent(Model):
         return self.out(states[:, -1])
 
 
+@pytest.mark.medium
 def test_a_recurrent_model(tmp_path: Path) -> None:
     export(tmp_path, Recurrent(), [HISTORY])

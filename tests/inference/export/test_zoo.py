@@ -30,6 +30,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Export(request.param, module, report, module.training)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_a_version_scores_as_its_module(exported: Export, rows: int) -> None:
     for seed in range(2):

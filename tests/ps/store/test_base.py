@@ -64,6 +64,7 @@ def test_find_gives_rows_or_minus_one(table: WrittenTable) -> None:
         assert np.array_equal(base.row(int(number)), table.reference.row(int(key)))
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=60)
 @given(
     stored=st.lists(st.integers(0, 2**64 - 1) | st.integers(2**40, 2**40 + 300), unique=True, max_size=300),

@@ -51,6 +51,7 @@ def anonymous_bytes(folder: Path, rows: int, dim: int, buffer_bytes: int) -> tup
     return before, peak
 
 
+@pytest.mark.medium
 def test_writing_grows_with_the_buffer_not_with_the_table(tmp_path: Path) -> None:
     """64 MiB of rows through a buffer of 4 MiB."""
     before, peak = anonymous_bytes(tmp_path / "t", rows=262_144, dim=64, buffer_bytes=4 * MIB)

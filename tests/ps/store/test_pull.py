@@ -92,6 +92,7 @@ def real_keys(drawn: Drawn, table: WrittenTable) -> np.ndarray:
     return np.where(drawn.keys % 3 < 2, table.keys[drawn.keys % len(table.keys)], drawn.keys)
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=250)
 @given(frame=st.lists(drawn_lookups(), max_size=6))
 def test_every_look_up_of_a_frame_equals_the_reference(typed: Tables, frame: list[Drawn]) -> None:
@@ -168,6 +169,7 @@ def test_what_follows_the_last_position_is_no_key(tmp_path: Path, rows: int) -> 
 # -- slots -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @settings(deadline=None)
 @given(seed=st.integers(0, 1000), share=st.floats(0, 1))
 def test_a_key_outside_the_mask_is_refused_and_named(

@@ -116,6 +116,7 @@ def test_numbers_that_a_row_type_cannot_hold_are_refused(row_type: RowType, numb
         round_trip(numbers, row_type)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("row_type", list(RowType))
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32), dim=st.sampled_from([1, 5, 16, 33, 64, 100]), count=st.integers(1, 40))

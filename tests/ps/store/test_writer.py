@@ -67,6 +67,7 @@ def test_string_keys_in_lists_and_arrays(tmp_path: Path) -> None:
     assert_holds(Base.open(tmp_path / "t"), keys_of_strings([*texts, "x", "y"]), rows)
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=40)
 @given(
     count=st.integers(0, 3000),

@@ -90,6 +90,7 @@ def test_shards_stream_two_to_three_to_two(crew: Crew, users: WrittenTable, item
         epoch += 2
 
 
+@pytest.mark.medium
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_history_of_rings_leaves_everyone_with_its_own(

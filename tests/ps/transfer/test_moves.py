@@ -151,6 +151,7 @@ def held_is(tmp_path: Path, shard: int, mask: np.ndarray) -> bool:
     return len(folders) == 1 and bool((Base.open(folders[0]).held_mask() == mask).all())
 
 
+@pytest.mark.medium
 def test_pulls_stay_right_while_ranges_move(actors: dict[int, ShardProcess], users: WrittenTable) -> None:
     """Threads ask for everything all the time: right, or NotOwner for a slot that is not owned; never anything else."""
     stop = threading.Event()
@@ -203,6 +204,7 @@ def test_pulls_stay_right_while_ranges_move(actors: dict[int, ShardProcess], use
     assert outcomes["refused"] > 0
 
 
+@pytest.mark.medium
 def test_a_target_killed_on_the_way_goes_on(
     actors: dict[int, ShardProcess], tmp_path: Path, users: WrittenTable
 ) -> None:

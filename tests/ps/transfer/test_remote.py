@@ -92,6 +92,7 @@ def expected(table: WrittenTable, slots: SlotRange, begin: int = 0) -> tuple[byt
 # -- what is read ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("scheme", ["path", "file", "memory", "s3"])
 def test_one_reader_for_paths_and_urls(fine: WrittenTable, request: pytest.FixtureRequest, scheme: str) -> None:
     where = {
@@ -111,6 +112,7 @@ def test_one_reader_for_paths_and_urls(fine: WrittenTable, request: pytest.Fixtu
     assert streamed(StoredSource(where, read_bytes=1), slots, 3000) == expected(fine, slots)
 
 
+@pytest.mark.medium
 @settings(max_examples=60)
 @given(st.data())
 def test_any_range_from_any_row_in_steps_of_any_size(fine: WrittenTable, data: st.DataObject) -> None:
@@ -153,6 +155,7 @@ def test_a_table_of_an_earlier_build_is_read_after_all_its_positions_were(fine: 
         StoredSource(url).describe(slots)
 
 
+@pytest.mark.medium
 def test_only_the_ranges_of_a_shard_are_fetched(crew: Crew, s3: S3, large: WrittenTable) -> None:
     s3.put(large.folder, f"{MODEL}/{VERSION}/users")
     member, mine = crew.add(0), owned_slots(TWO, 0)
@@ -169,6 +172,7 @@ def test_only_the_ranges_of_a_shard_are_fetched(crew: Crew, s3: S3, large: Writt
     assert member.job.copied_bytes == member.job.bytes_to_copy == copied_bytes(large, mask)
 
 
+@pytest.mark.medium
 def test_what_is_here_is_not_fetched_again(crew: Crew, s3: S3, fine: WrittenTable) -> None:
     s3.put(fine.folder, f"{MODEL}/{VERSION}/users")
     member = crew.add(0)
@@ -204,6 +208,7 @@ Member(0, Path(sys.argv[1]), {{}}).prepare(at({URL!r}, [SlotRange(0, {SLOTS})]))
 """
 
 
+@pytest.mark.medium
 def test_after_kill_9_it_goes_on_where_it_stopped(crew: Crew, s3: S3, large: WrittenTable, tmp_path: Path) -> None:
     s3.put(large.folder, f"{MODEL}/{VERSION}/users")
     base = Base.open(large.folder)
@@ -237,6 +242,7 @@ def test_after_kill_9_it_goes_on_where_it_stopped(crew: Crew, s3: S3, large: Wri
     assert first_time + second_time <= everything + 2 * READ_BYTES, "one being written, one on its way"
 
 
+@pytest.mark.medium
 def test_a_storage_that_fails_on_the_way_is_gone_on_with(crew: Crew, s3: S3, large: WrittenTable) -> None:
     s3.put(large.folder, f"{MODEL}/{VERSION}/users")
     member = crew.add(0)
@@ -262,6 +268,7 @@ def test_who_cannot_reach_the_files_gets_them_from_an_owner(crew: Crew, s3: S3, 
     assert_holds(other.base(), fine, mask_of([SlotRange(0, 30_000)]))
 
 
+@pytest.mark.medium
 def test_where_an_owner_does_not_answer_the_files_do(crew: Crew, s3: S3, fine: WrittenTable) -> None:
     s3.put(fine.folder, f"{MODEL}/{VERSION}/users")
     member = crew.add(1)
@@ -318,6 +325,7 @@ def test_all_damage_is_listed_as_in_a_folder(fine: WrittenTable, tmp_path: Path)
         StoredTable(RemoteFolder(url)).verify()
 
 
+@pytest.mark.medium
 def test_a_damaged_block_is_named_and_an_owner_has_it(crew: Crew, s3: S3, fine: WrittenTable) -> None:
     s3.put(fine.folder, f"{MODEL}/{VERSION}/users")
     base = Base.open(fine.folder)
@@ -332,6 +340,7 @@ def test_a_damaged_block_is_named_and_an_owner_has_it(crew: Crew, s3: S3, fine: 
     assert_holds(member.base(), fine, mask_of([EVERYTHING]))
 
 
+@pytest.mark.medium
 def test_another_export_under_the_same_url_is_noticed(crew: Crew, s3: S3, fine: WrittenTable, tmp_path: Path) -> None:
     s3.put(fine.folder, f"{MODEL}/{VERSION}/users")
     member = crew.add(0)

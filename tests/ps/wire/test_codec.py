@@ -36,6 +36,7 @@ def test_requests_come_back(request_: Request, request_id: int, remaining_us: in
     assert same(decode_request(frame), request_)
 
 
+@pytest.mark.medium
 @given(replies, st.integers(0, 2**64 - 1))
 def test_replies_come_back(reply: Reply, request_id: int) -> None:
     [frame] = feed(Decoder(REPLIES, REPLY_LIMITS), joined(encode_reply(reply, request_id)))
@@ -147,12 +148,14 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.medium
 @given(st.sampled_from(sorted(REQUESTS)), st.lists(plain, max_size=8))
 def test_any_fields_are_a_request_or_refused(kind: Kind, fields: list[Any]) -> None:
     with suppress(ProtocolError):
         assert isinstance(decode_request(frame_of(kind, fields)), Request)
 
 
+@pytest.mark.medium
 @given(st.sampled_from(sorted(REPLIES)), st.lists(plain, max_size=8))
 def test_any_fields_are_a_reply_or_refused(kind: Kind, fields: list[Any]) -> None:
     with suppress(ProtocolError):

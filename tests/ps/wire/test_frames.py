@@ -79,6 +79,7 @@ def test_bytes_of_a_frame_are_fixed() -> None:
     )
 
 
+@pytest.mark.medium
 @given(
     st.lists(
         st.one_of(

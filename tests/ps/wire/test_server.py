@@ -167,6 +167,7 @@ async def test_a_flood_is_paced_and_answered(served: Served, monkeypatch: pytest
     assert all(isinstance(reply, PullReply) for reply in await asyncio.gather(*gated, *big))
 
 
+@pytest.mark.medium
 async def test_a_peer_that_does_not_read_is_not_read_from(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its replies pile up in the sockets' buffers, not in the server; others are served meanwhile."""
     monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 4)
