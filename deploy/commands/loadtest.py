@@ -75,7 +75,13 @@ def loadtest(
             "--timeout": timeout,
         },
     )
-    pace = dict(rate=rate or FIRST_RATE, seconds=seconds, seed=seed, timeout_s=timeout, connections=connections)
+    pace = {
+        "rate": rate or FIRST_RATE,
+        "seconds": seconds,
+        "seed": seed,
+        "timeout_s": timeout,
+        "connections": connections,
+    }
     workload: dict[str, Any] = {
         "seed": seed,
         "requests": requests,

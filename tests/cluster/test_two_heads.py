@@ -72,9 +72,9 @@ def test_nothing_fails_while_all_are_restarted(serving: Serving, ringpull: Ringp
         ran = ringpull("restart", "--rolling", f"--{kind}s", "--json", "--target", serving.ready["grpc"])
         watch.goes_on()
     assert ran.returncode == 0, ran.stderr
-    facts = json.loads(ran.stdout)
-    print(f"{kind}s restarted, seconds:", *[each["seconds"] for each in facts["restarted"]])
-    assert [(each["role"], each["number"]) for each in facts["restarted"]] == [(kind, i) for i in range(count)]
+    fields = json.loads(ran.stdout)
+    print(f"{kind}s restarted, seconds:", *[each["seconds"] for each in fields["restarted"]])
+    assert [(each["role"], each["number"]) for each in fields["restarted"]] == [(kind, i) for i in range(count)]
     assert (watch.wrong, watch.failed, watch.filled) == ([], [], 0)
     after = {each.pid for each in actors(process, kind.capitalize())}
     assert len(after) == len(before) == count
