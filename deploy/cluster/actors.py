@@ -95,14 +95,14 @@ class Head:
     def __init__(self, head: int, staff: Staff) -> None:
         from ringpull.deploy.cluster.kernels import warm_up
         from ringpull.deploy.cluster.operations import OperationsOverRay
-        from ringpull.inference.head.actor import HeadActor
+        from ringpull.inference.head.process import HeadProcess
 
         warm_up()
         configure(staff.log, staff.name, f"head-{head}")
         self._exit = Exit()
         config = replace(staff.head, host=staff.head_host or node_address())
         data_dir = staff.shard.data_dir
-        self._actor = HeadActor(
+        self._actor = HeadProcess(
             with_ports_before(config, head, staff),
             OperationsOverRay(staff.name),
             cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",

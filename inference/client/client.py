@@ -27,7 +27,7 @@ from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts, Failure, 
 from ringpull.inference.client.rotation import Rotation
 from ringpull.inference.prediction import Prediction
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import as_call, checked_version, decode_response, encode_request
+from ringpull.inference.wire.codec import as_call, checked_version, decode_response, encode_request
 from ringpull.ps.errors import RingpullError
 
 DEFAULT_TIMEOUT_S: Final = 10.0

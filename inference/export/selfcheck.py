@@ -1,8 +1,8 @@
 """The self-check of an export: made-up rows through the module, and through the written tables and the dense program.
 
 Ids are drawn where the module's look-ups allow them, with padding, unknown ids, empty bags and short sequences among
-them. The look-ups are the head's own (`inference.request.lookups`); the pull is a slow loop over the tables' files. The
-rows go through the dense program all together and again in small parts: a module whose rows influence each other cannot
+them. The look-ups are the head's own (`ringpull.inference.head.request.lookups`); the pull is a slow loop over the
+tables' files. The rows go through the dense program all together and again in small parts: a module whose rows influence each other cannot
 be served in micro-batches. The module is given the rows as tables hold them (`ServedRows`), so that short row types are
 held to the same tolerance; what their rounding costs is measured apart (`inference.export.cost`).
 """
@@ -23,10 +23,10 @@ from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.report import CheckReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.tables import TablePlan
+from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.model.dense import DenseProgram, ProgramTensor
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import Samples
-from ringpull.inference.request.lookups import FeatureLookup
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError

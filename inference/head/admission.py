@@ -97,7 +97,7 @@ class Admission:
         self._clock = clock
         self._rate = ServiceRate(clock)
         self._bytes = 0
-        self._usual_bytes = 0.0
+        self._mean_bytes = 0.0
         """Length of a request, as of late."""
         self._unqueued_s = -math.inf
         """When there was no queue the last time."""
@@ -136,18 +136,11 @@ class Admission:
         Raises:
             LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
         """
-        return self._let_in(round(self._usual_bytes), deadline_s)
-
-    def admit(self, nbytes: int, deadline_s: float) -> Ticket:
-        """Let a request of a known length in; else as `expect`."""
-        self._learn_length(nbytes)
-        return self._let_in(nbytes, deadline_s)
-
-    def _let_in(self, nbytes: int, deadline_s: float) -> Ticket:
         longest_s = self._longest_s(self._clock())
         wait_s = self.queue_s()
         if wait_s > longest_s:
             raise self._refusal(f"requests wait {_ms(wait_s)} ms here; the most is {_ms(longest_s)} ms")
+        nbytes = round(self._mean_bytes)
         cost = nbytes + REQUEST_COST_BYTES
         predicted_s = max(self._rate.lone_s, self._rate.wait_s(cost))
         if not self._rate.idle:
@@ -156,11 +149,8 @@ class Admission:
         self._bytes += nbytes
         return Ticket(self, self._rate.begin(cost), nbytes, predicted_s, deadline_s)
 
-    def _learn_length(self, nbytes: int) -> None:
-        self._usual_bytes += WEIGHT * (nbytes - self._usual_bytes)
-
     def _weigh(self, ticket: Ticket, nbytes: int) -> None:
-        self._learn_length(nbytes)
+        self._mean_bytes += WEIGHT * (nbytes - self._mean_bytes)
         others = self._bytes - ticket.nbytes
         ticket.predicted_s += (nbytes - ticket.nbytes) / self._rate.rate
         ticket.work = self._rate.reweigh(ticket.work, nbytes + REQUEST_COST_BYTES)

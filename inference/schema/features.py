@@ -26,6 +26,7 @@ from ringpull.ps.hashing import positions_of
 Int64Array = NDArray[np.int64]
 UInt64Array = NDArray[np.uint64]
 Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
 
 _INT64: Final = np.dtype(np.int64)
 
@@ -47,6 +48,8 @@ class PreparedFeature:
     """(N,): weighted features."""
     dense: Float32Array | None = None
     """(B, width): Dense."""
+    withheld: BoolArray | None = None
+    """(B,): rows whose ids are not looked up and count as unknown; None: all are looked up."""
 
 
 class Fill(NamedTuple):
@@ -83,6 +86,8 @@ class PreparedRequests:
     """The features sent per row, and crosses with any of them: the rows of all requests."""
     context: Prepared
     """A row per request: the features sent as context, crosses of them, and absent features with a missing rule."""
+    degraded: Rows[tuple[str, ...]] = ()
+    """(R,): what was left out of each request before it was prepared, in words; empty: nothing of any."""
 
     def filled(self) -> list[tuple[Filled, ...]]:
         """Return what was filled in each request."""

@@ -21,12 +21,13 @@ import grpc
 import numpy as np
 import uvloop
 
+from ringpull.inference.head.frontends.grpc.decoding import decode_request
 from ringpull.inference.head.pipeline import Pipeline
+from ringpull.inference.head.request.received import Limits
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.prediction import Prediction, Timings
 from ringpull.inference.proto import ringpull_pb2
-from ringpull.inference.request.codec import decode_response, encode_response
-from ringpull.inference.request.received import Limits, decode_request
+from ringpull.inference.wire.codec import decode_response, encode_response
 from ringpull.loadtest.bench import dlrm
 from ringpull.loadtest.bench.bare_shards import EPOCH
 from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ringpull.inference.head.frontends.grpc.decoding import decode_request
+from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import as_call, encode_request
-from ringpull.inference.request.received import Limits, ReceivedColumns, decode_request
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
 from ringpull.inference.schema.schema import Schema
+from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.ps.spec import Pooling, TableSpec
 from tests.reference import ReferenceTable
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringpull.inference.head.request.batch import concatenate
 from ringpull.inference.prediction import Filled
-from ringpull.inference.request.batch import concatenate
 from ringpull.inference.schema.columns import Ragged
 from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
 from ringpull.inference.schema.schema import Schema

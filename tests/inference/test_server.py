@@ -15,14 +15,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ringpull.inference.client import stubs
-from ringpull.inference.head.api.http import HttpServer, application
-from ringpull.inference.head.api.methods import status_of
-from ringpull.inference.head.api.ports import claim
-from ringpull.inference.head.api.server import SERVICES, GrpcServer
-from ringpull.inference.head.api.service import AdminService, PredictorService
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.methods import status_of
+from ringpull.inference.head.frontends.grpc.server import SERVICES, GrpcServer
+from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.http.server import HttpServer, application
+from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import as_call, encode_request
+from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import grpc.aio
 from google.protobuf.message import Message
 
-from ringpull.inference.head.api.methods import parse
+from ringpull.inference.head.frontends.grpc.methods import parse
 from ringpull.inference.proto import operations_codec as codec
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import InvalidInput, Unavailable
@@ -28,7 +28,7 @@ MAX_DRAIN_S: Final = 3600.0
 
 
 class OperationsService:
-    """The verbs, as coroutines for `inference.head.api.methods`."""
+    """The verbs, as coroutines for `inference.head.frontends.grpc.methods`."""
 
     def __init__(self, operations: Operations | None) -> None:
         """Prepare the verbs.

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import grpc
-
 logger: Final = logging.getLogger(__name__)
 
 BURST: Final = 10
@@ -24,12 +22,12 @@ LONGEST: Final = 128
 
 LONGEST_ERROR: Final = 500
 
-LEVELS: Final[Mapping[grpc.StatusCode, int]] = {
-    grpc.StatusCode.CANCELLED: logging.DEBUG,
-    grpc.StatusCode.INVALID_ARGUMENT: logging.INFO,
-    grpc.StatusCode.NOT_FOUND: logging.INFO,
+LEVELS: Final[Mapping[str, int]] = {
+    "CANCELLED": logging.DEBUG,
+    "INVALID_ARGUMENT": logging.INFO,
+    "NOT_FOUND": logging.INFO,
 }
-"""Of failures that are the caller's doing; all others are warnings."""
+"""Log levels of failures that are the caller's doing, by status code; all others are warnings."""
 
 
 @dataclass(slots=True)
@@ -51,14 +49,14 @@ class CallLog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._limits: dict[grpc.StatusCode, _Limit] = {}
+        self._limits: dict[str, _Limit] = {}
 
     def answered(self, call: Call, version: int) -> None:
         """Tell of an answered call, at level debug."""
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("predict answered", extra={**self._facts(call), "version": version})
 
-    def failed(self, call: Call, code: grpc.StatusCode, error: BaseException) -> None:
+    def failed(self, call: Call, code: str, error: BaseException) -> None:
         """Tell of a call that ended with an error, unless there were many of its code lately."""
         level = LEVELS.get(code, logging.WARNING)
         if not logger.isEnabledFor(level):
@@ -66,7 +64,7 @@ class CallLog:
         left_out = self._limits.setdefault(code, _Limit(self._clock())).left_out(self._clock())
         if left_out is None:
             return
-        facts = {**self._facts(call), "code": code.name, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}
+        facts = {**self._facts(call), "code": code, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}
         if left_out:
             facts["left_out"] = left_out
         logger.log(level, "predict failed", extra=facts)

@@ -1,17 +1,14 @@
-"""Told how every Predict call ends: passes it on to the metrics and to the log."""
+"""Where every Predict call is reported when it ends: to the metrics and to the log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-import grpc
-
-from ringpull.inference.head.api.methods import status_of
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.metrics.call_log import Call, CallLog
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
-from ringpull.ps.errors import RingpullError
+from ringpull.inference.wire.status_codes import status_of
 
 
 class CallWatch:
@@ -56,15 +53,7 @@ class CallWatch:
 
     def failed(self, call: Call, error: BaseException) -> None:
         """Take a call that ends with this error."""
-        code = code_of(error)
+        code = status_of(error).grpc
         if self._metrics is not None:
-            self._metrics.failed(call.model, code.name)
+            self._metrics.failed(call.model, code)
         self._log.failed(call, code, error)
-
-
-def code_of(error: BaseException) -> grpc.StatusCode:
-    """Return the status code that a caller sees when its call ends with `error`."""
-    if isinstance(error, RingpullError):
-        return status_of(error)
-    # What else there is besides exceptions: the call's task was cancelled, because the caller went away.
-    return grpc.StatusCode.INTERNAL if isinstance(error, Exception) else grpc.StatusCode.CANCELLED

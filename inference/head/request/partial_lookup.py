@@ -1,39 +1,19 @@
-"""Look-ups without the ids of degraded requests: what is left is pulled, default vectors stand for the rest.
+"""Look-ups without the ids that are withheld: what is left is pulled, default vectors stand for the rest.
 
 A withheld id counts as one that its table does not have: its row is the table's default vector, and is pooled as such.
-So nothing need be asked of a shard to know the answer, and a request that is degraded equals one of unknown ids.
+So nothing need be asked of a shard to know the answer, which equals that of a request of unknown ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ringpull.inference.request.batch import RequestBatch
-from ringpull.inference.schema.features import PreparedFeature
+from ringpull.inference.schema.features import BoolArray, PreparedFeature
 from ringpull.inference.schema.raw_columns import offsets_of
 from ringpull.ps.spec import Float32Array, Pooling
 from ringpull.router.lookup import Lookup, LookupResult
-
-BoolArray = NDArray[np.bool_]
-
-
-def withheld_rows(batch: RequestBatch, defaults: Sequence[frozenset[str]], feature: str) -> BoolArray | None:
-    """Return which of a feature's V rows in a batch are not looked up, (V,); None: all are.
-
-    Args:
-        defaults: Of each group of the batch, the features that take default vectors.
-    """
-    if not any(feature in names for names in defaults):
-        return None
-    parts = []
-    for group, names in zip(batch.groups, defaults, strict=True):
-        part = group.candidates if feature in group.candidates.features else group.context
-        parts.append(np.full(part.rows, feature in names))
-    return np.concatenate(parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,30 +22,29 @@ class PartialLookup:
 
     whole: Lookup
     keys: BoolArray
-    """(N,): the keys that are withheld."""
+    """(N,): keys that are withheld."""
     rest: Lookup | None
-    """What is left; its bags are as many, those withheld empty. None: nothing is."""
+    """What is pulled; its bags are as many, those withheld empty. None: nothing is."""
+    default: Float32Array
+    """(D,): the table's default vector."""
 
     @classmethod
-    def of(cls, whole: Lookup, prepared: PreparedFeature, rows: BoolArray) -> PartialLookup:
-        """Withhold the ids of the feature's chosen rows (V,) from what `FeatureLookup.lookup` returned for it."""
+    def of(cls, whole: Lookup, prepared: PreparedFeature, default: Float32Array) -> PartialLookup:
+        """Return what `FeatureLookup.lookup` returned for a feature, without the ids of its withheld rows."""
+        rows = prepared.withheld
+        assert rows is not None
         starts = prepared.offsets if whole.offsets is None else whole.offsets
         keys = rows if starts is None else np.repeat(rows, np.diff(starts))
         if keys.all():
-            return cls(whole, keys, None)
+            return cls(whole, keys, None, default)
         left = ~keys
         offsets = None if whole.offsets is None else offsets_of(np.where(rows, 0, np.diff(whole.offsets)))
         weights = None if whole.weights is None else whole.weights[left]
-        return cls(whole, keys, Lookup(whole.table, whole.pooling, whole.keys[left], offsets, weights))
+        return cls(whole, keys, Lookup(whole.table, whole.pooling, whole.keys[left], offsets, weights), default)
 
-    def completed(self, pulled: LookupResult | None, default: Float32Array) -> LookupResult:
-        """Return the result of the whole look-up.
-
-        Args:
-            pulled: Of `rest`; None where there is none.
-            default: (D,): the table's default vector.
-        """
-        whole = self.whole
+    def completed(self, pulled: LookupResult | None) -> LookupResult:
+        """Return the result of the whole look-up from that of `rest`; None where there is none."""
+        whole, default = self.whole, self.default
         missing, lost = (0, 0) if pulled is None else (pulled.missing, pulled.lost)
         if whole.offsets is None:
             values = np.empty((len(whole.keys), len(default)), np.float32)

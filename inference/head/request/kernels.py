@@ -1,8 +1,8 @@
 """The kernels of packed columns: one pass to check a request, one to lay the columns of several end to end.
 
-Both walk a request as `ringpull.proto` lays it out (`PackedColumns`). `facts` says what each column is, `sizes` how
-many rows and values it has, and `places` where its buffers begin: int64 (C, 5), (C, 2) and (C, 4), columns named
-below. `words` are the data's bytes as uint64, which is how buffers are aligned. `measure` believes nothing and makes
+Both walk a request as `ringpull.proto` lays it out (`PackedColumns`). `descriptions` says what each column is, `sizes`
+how many rows and values it has, and `places` where its buffers begin: int64 (C, 5), (C, 2) and (C, 4), columns named
+below. `words` are the data's bytes as uint64, which is how buffers are aligned. `measure` trusts nothing and makes
 places; `gather` relies on them.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Int64Array = NDArray[np.int64]
 UInt64Array = NDArray[np.uint64]
 
-# Columns of `facts`.
+# Columns of `descriptions`.
 ITEM: Final = 0
 """Bytes of a value: 8, 4, or `STRINGS`."""
 RAGGED: Final = 1
@@ -55,7 +55,7 @@ LEFT_OVER: Final = 9
 
 @numba.njit(cache=True, nogil=True)
 def measure(
-    words: UInt64Array, sizes: Int64Array, facts: Int64Array, max_rows: int, max_values: int
+    words: UInt64Array, sizes: Int64Array, descriptions: Int64Array, max_rows: int, max_values: int
 ) -> tuple[int, int, int, Int64Array]:
     """Find the buffers of a request, and what is wrong with them.
 
@@ -75,9 +75,9 @@ def measure(
         # Bounds first: later sums and products of sizes within the data cannot overflow.
         if rows < 0 or values < 0 or values > 2 * room:
             return OUT_OF_DATA, column, candidates, places
-        longest = facts[column, WIDTH]
+        longest = descriptions[column, WIDTH]
         places[column, NUMBERS] = at
-        item = facts[column, ITEM]
+        item = descriptions[column, ITEM]
         taken = values if item == 8 else (values + 1) // 2
         if taken > room - at:
             return OUT_OF_DATA, column, candidates, places
@@ -90,7 +90,7 @@ def measure(
             if taken > room - at:
                 return OUT_OF_DATA, column, candidates, places
         at += taken
-        if facts[column, RAGGED]:
+        if descriptions[column, RAGGED]:
             places[column, OFFSETS] = at
             if rows >= room - at:
                 return OUT_OF_DATA, column, candidates, places
@@ -108,14 +108,14 @@ def measure(
             if not right or before != values:
                 return BAD_OFFSETS, column, candidates, places
             at += rows + 1
-            if facts[column, WEIGHTED]:
+            if descriptions[column, WEIGHTED]:
                 places[column, WEIGHTS] = at
                 if (values + 1) // 2 > room - at:
                     return OUT_OF_DATA, column, candidates, places
                 at += (values + 1) // 2
         elif values % longest != 0 or values // longest != rows:
             return BAD_SHAPE, column, candidates, places
-        if facts[column, CONTEXT]:
+        if descriptions[column, CONTEXT]:
             if rows != 1:
                 return CONTEXT_ROWS, column, candidates, places
         elif candidates < 0:
@@ -135,7 +135,7 @@ def measure(
 
 @numba.njit(cache=True, nogil=True)
 def gather(
-    words: UInt64Array, starts: Int64Array, sizes: Int64Array, places: Int64Array, facts: Int64Array
+    words: UInt64Array, starts: Int64Array, sizes: Int64Array, places: Int64Array, descriptions: Int64Array
 ) -> tuple[UInt64Array, Int64Array, Int64Array]:
     """Lay the columns of R requests of one layout end to end, as if one request had all their rows.
 
@@ -144,7 +144,7 @@ def gather(
         starts: (R,): where those of each begin.
         sizes: (R, C, 2).
         places: (R, C, 4): as `measure` found them, counted from the request's own first word.
-        facts: (C, 5).
+        descriptions: (C, 5).
 
     Returns:
         Words, sizes (C, 2) and places (C, 4) of the whole.
@@ -161,24 +161,24 @@ def gather(
             text += places[r, column, TEXT_BYTES]
         all_sizes[column, ROWS], all_sizes[column, VALUES] = rows, values
         all_places[column, NUMBERS], all_places[column, TEXT_BYTES] = end, text
-        end += values if facts[column, ITEM] == 8 else (values + 1) // 2
+        end += values if descriptions[column, ITEM] == 8 else (values + 1) // 2
         end += (text + 7) // 8
-        if facts[column, RAGGED]:
+        if descriptions[column, RAGGED]:
             all_places[column, OFFSETS] = end
             end += rows + 1
-            if facts[column, WEIGHTED]:
+            if descriptions[column, WEIGHTED]:
                 all_places[column, WEIGHTS] = end
                 end += (values + 1) // 2
     out = np.empty(end, np.uint64)
     from_halves, to_halves = words.view(np.uint32), out.view(np.uint32)
     from_bytes, to_bytes = words.view(np.uint8), out.view(np.uint8)
     for column in range(columns):
-        item = facts[column, ITEM]
+        item = descriptions[column, ITEM]
         numbers = all_places[column, NUMBERS]
         texts = 8 * (numbers + (all_sizes[column, VALUES] + 1) // 2)
         offsets, weights = all_places[column, OFFSETS], all_places[column, WEIGHTS]
         row = value = text = np.int64(0)
-        if facts[column, RAGGED]:
+        if descriptions[column, RAGGED]:
             out[offsets] = 0
         for r in range(requests):
             start, values = starts[r], sizes[r, column, VALUES]
@@ -196,11 +196,11 @@ def gather(
                 for i in range(size):
                     to_bytes[texts + text + i] = from_bytes[source + i]
                 text += size
-            if facts[column, RAGGED]:
+            if descriptions[column, RAGGED]:
                 source = start + places[r, column, OFFSETS] + 1
                 for i in range(sizes[r, column, ROWS]):
                     out[offsets + row + i + 1] = words[source + i] + np.uint64(value)
-                if facts[column, WEIGHTED]:
+                if descriptions[column, WEIGHTED]:
                     source, to = 2 * (start + places[r, column, WEIGHTS]), 2 * weights + value
                     for i in range(values):
                         to_halves[to + i] = from_halves[source + i]

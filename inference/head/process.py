@@ -29,7 +29,7 @@ from ringpull.router.shard_map import ShardMap
 T = TypeVar("T")
 
 
-class HeadActor:
+class HeadProcess:
     """One head in this process: led by `load` and `route`, drained once."""
 
     def __init__(
@@ -49,7 +49,7 @@ class HeadActor:
         self._head = self._call(_new_head(config, operations, cache_dir))
 
     def __repr__(self) -> str:
-        return f"HeadActor(pid {os.getpid()}, {self._head!r})"
+        return f"HeadProcess(pid {os.getpid()}, {self._head!r})"
 
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         """See `Head.load`."""

@@ -1,4 +1,4 @@
-"""The HTTP side of a head, for probes, eyes and scrapers: `/healthz`, `/status` and `/v1/models` as JSON, `/metrics`.
+"""The HTTP front-end of a head, for probes, eyes and scrapers: `/healthz`, `/status`, `/v1/models` as JSON, `/metrics`.
 
 The answers in JSON are those of gRPC's `Admin.GetStatus` and `Predictor.ListModels`, in protobuf's JSON form with the
 fields' own names. Predictions go over gRPC only.
@@ -18,6 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from ringpull.inference.wire.status_codes import status_of
+from ringpull.ps.errors import RingpullError
+
 
 def application(
     healthy: Callable[[], bool],
@@ -28,7 +31,7 @@ def application(
     """Return the ASGI application over three questions to the head.
 
     Args:
-        metrics: See `inference.head.metrics.http`; none when none are kept.
+        metrics: Routes of `ringpull.inference.head.frontends.http.metrics`; none when none are kept.
     """
 
     async def healthz(request: Request) -> JSONResponse:
@@ -50,8 +53,14 @@ def application(
             Route("/status", answer(status)),
             Route("/v1/models", answer(models)),
             *metrics,
-        ]
+        ],
+        exception_handlers={RingpullError: _failed},
     )
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    status = status_of(error)
+    return JSONResponse({"code": status.grpc, "message": str(error)}, status.http)
 
 
 class HttpServer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from ringpull.inference.head.degrader import Degrader
+from ringpull.inference.degrade.degrader import Degrader
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import RingpullError

@@ -12,12 +12,12 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
-from ringpull.inference.head.api.health import Health
-from ringpull.inference.head.api.methods import service_handler
 from ringpull.inference.head.api.operations import OperationsService
-from ringpull.inference.head.api.ports import claim
-from ringpull.inference.head.api.service import AdminService, PredictorService
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.health import Health
+from ringpull.inference.head.frontends.grpc.methods import service_handler
+from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.proto import operations_pb2
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import StartupError

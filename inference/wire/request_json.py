@@ -15,9 +15,10 @@ from typing import Any, Final
 from google.protobuf import json_format
 
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import PredictCall, as_call
-from ringpull.inference.request.column_codec import decode_column, read_column
 from ringpull.inference.schema.columns import Column, as_column
+from ringpull.inference.wire.codec import PredictCall, as_call
+from ringpull.inference.wire.column_codec import decode_column
+from ringpull.inference.wire.messages import read_column
 from ringpull.ps.errors import InvalidInput
 
 _PARTS: Final = ("features", "context")

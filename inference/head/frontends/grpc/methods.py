@@ -23,16 +23,8 @@ from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from ringpull.inference.client.stubs import PUSHBACK
-from ringpull.ps.errors import (
-    CorruptData,
-    DeadlineExceeded,
-    InvalidInput,
-    LimitExceeded,
-    NotFound,
-    Retryable,
-    RingpullError,
-)
+from ringpull.inference.wire.status_codes import PUSHBACK, status_of
+from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 
 logger = logging.getLogger(__name__)
 
@@ -41,24 +33,14 @@ Receive = Callable[[], Awaitable[bytes]]
 """Receives the message of a call, once. Raises InvalidInput where there is none."""
 M = TypeVar("M", bound=Message)
 
-MOST_TOLD: Final = 1_000
-"""Characters of an error. They travel as a header of up to 9 bytes each, and clients take 16 KiB of those: beyond it
-the call would end as RESOURCE_EXHAUSTED, whatever it was."""
-
-STATUS_OF: Final[tuple[tuple[type[RingpullError], grpc.StatusCode], ...]] = (
-    (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
-    (NotFound, grpc.StatusCode.NOT_FOUND),
-    (LimitExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (Retryable, grpc.StatusCode.UNAVAILABLE),
-    (CorruptData, grpc.StatusCode.DATA_LOSS),
-)
-"""The first class that fits decides; anything else is INTERNAL."""
+MAX_ERROR_CHARS: Final = 1_000
+"""Characters of an error that are sent. They travel as a header of up to 9 bytes each, and clients take 16 KiB of
+those: beyond it the call would end as RESOURCE_EXHAUSTED, whatever it was."""
 
 
-def status_of(error: RingpullError) -> grpc.StatusCode:
+def code_of(error: BaseException) -> grpc.StatusCode:
     """Return the status code that a call ends with when `error` is raised."""
-    return next((code for kind, code in STATUS_OF if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    return grpc.StatusCode[status_of(error).grpc]
 
 
 def parse(message_type: type[M], body: bytes) -> M:
@@ -118,7 +100,7 @@ def _guarded(
         try:
             return await method(request, context)
         except RingpullError as exc:
-            if status_of(exc) is grpc.StatusCode.INTERNAL:
+            if code_of(exc) is grpc.StatusCode.INTERNAL:
                 logger.error("%s: %s", name, exc, exc_info=exc)
             await _end(context, exc)
         except Exception as exc:
@@ -129,15 +111,14 @@ def _guarded(
     return call
 
 
-def _told(error: RingpullError) -> str:
-    text = str(error)
-    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}... ({len(text)} characters)"
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]}... ({len(text)} characters)"
 
 
 async def _end(context: grpc.aio.ServicerContext, error: RingpullError) -> NoReturn:
     retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
-    await context.abort(status_of(error), _told(error), metadata)
+    await context.abort(code_of(error), _shortened(str(error)), metadata)
     raise AssertionError("abort always raises")
 
 

@@ -1,6 +1,6 @@
 """Predict calls and predictions as Python values, and as the messages of the public contract.
 
-What the head makes of a request's message is in `inference.request.received`: clients need no kernels.
+How a head reads a request's message is in `ringpull.inference.head.frontends.grpc.decoding`: clients need no kernels.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 
 from ringpull.inference.prediction import Filled, FillReason, Prediction, Timings
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.column_codec import decode_tensor, encode_column, encode_tensor
-from ringpull.inference.request.packing import pack
 from ringpull.inference.schema.columns import Column, as_column
+from ringpull.inference.wire.column_codec import encode_column
+from ringpull.inference.wire.messages import decode_tensor, encode_tensor, packed_message
+from ringpull.inference.wire.packing import pack
 from ringpull.ps.errors import InvalidInput
 
 _REASONS: Final[dict[FillReason, pb.Filled.Reason]] = {
@@ -102,9 +103,11 @@ def encode_request(call: PredictCall) -> pb.PredictRequest:
         outputs=call.outputs,
         with_timings=call.with_timings,
         request_id=call.request_id,
-        packed=pack(
-            {name: encode_column(name, column) for name, column in call.features.items()},
-            {name: encode_column(name, column) for name, column in call.context.items()},
+        packed=packed_message(
+            pack(
+                {name: encode_column(name, column) for name, column in call.features.items()},
+                {name: encode_column(name, column) for name, column in call.context.items()},
+            )
         ),
     )
 

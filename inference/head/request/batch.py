@@ -30,10 +30,17 @@ class BatchFeature(NamedTuple):
 
 
 class RequestBatch:
-    """The rows of all requests of `groups`, one after the other. Features are put together at first use."""
+    """The rows of all requests of some groups, one after the other. Features are put together at first use."""
 
-    def __init__(self, groups: Sequence[PreparedRequests]) -> None:
+    def __init__(self, groups: Sequence[PreparedRequests], order: Sequence[int]) -> None:
+        """Put groups together.
+
+        Args:
+            groups: Requests that were prepared together, each.
+            order: Which request of the micro-batch each of theirs is.
+        """
         self.groups = groups
+        self.order = order
         self.row_counts = tuple(chain.from_iterable(group.row_counts for group in groups))
         self.rows = sum(self.row_counts)
         self._features: dict[str, BatchFeature] = {}
@@ -81,15 +88,20 @@ def concatenate(parts: Sequence[PreparedFeature]) -> PreparedFeature:
         return PreparedFeature(rows, dense=np.concatenate([part.dense for part in parts if part.dense is not None]))
     ids_of = [part.ids for part in parts if part.ids is not None]
     ids = np.concatenate(ids_of)
+    withheld = None
+    if any(part.withheld is not None for part in parts):
+        withheld = np.concatenate(
+            [np.zeros(part.rows, bool) if part.withheld is None else part.withheld for part in parts]
+        )
     if first.offsets is None:
-        return PreparedFeature(rows, ids)
+        return PreparedFeature(rows, ids, withheld=withheld)
     offsets = [np.zeros(1, np.int64)]
     starts = [0, *accumulate(map(len, ids_of[:-1]))]
     offsets += [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True) if part.offsets is not None]
     weights = None
     if first.weights is not None:
         weights = np.concatenate([part.weights for part in parts if part.weights is not None])
-    return PreparedFeature(rows, ids, np.concatenate(offsets), weights)
+    return PreparedFeature(rows, ids, np.concatenate(offsets), weights, withheld=withheld)
 
 
 def row_index(part_rows: Sequence[int], row_counts: Sequence[int]) -> Int64Array:

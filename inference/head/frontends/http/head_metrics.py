@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from starlette.routing import Route
 
 from ringpull.inference.head.admission import Admission
-from ringpull.inference.head.api.http import HttpServer
-from ringpull.inference.head.api.ports import claim
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.http.metrics import metrics_application, metrics_routes
+from ringpull.inference.head.frontends.http.server import HttpServer
+from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
-from ringpull.inference.head.metrics.http import metrics_application, metrics_routes
 from ringpull.inference.head.metrics.metrics import HeadCollector
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.metric_families import registry_of
