@@ -70,8 +70,17 @@ class InferenceRequest:
     """The caller's own; empty: one is made."""
 
     def __post_init__(self) -> None:
-        if self.version < 0:
-            raise InvalidInput(f"version is {self.version}; it must be 1 or more, or 0 for the live one")
+        check_version(self.version)
+
+
+def check_version(version: int) -> None:
+    """Check a version that is asked for.
+
+    Raises:
+        InvalidInput: It is negative.
+    """
+    if version < 0:
+        raise InvalidInput(f"version is {version}; it must be 1 or more, or 0 for the live one")
 
 
 class Predictor:

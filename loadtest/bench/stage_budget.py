@@ -23,6 +23,7 @@ import uvloop
 
 from ringpull.inference.head.frontends.grpc.decoding import decode_request
 from ringpull.inference.head.pipeline import Pipeline
+from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import Limits
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.prediction import Prediction, Timings
@@ -172,7 +173,8 @@ class InProcess:
         pipeline = Pipeline(self._loaded.manifest, self._loaded.schema, self._loaded.program, recorder)
         limits = Limits(dlrm.CANDIDATES, max(dlrm.BAG, dlrm.DENSE))
         call = decode_request(ringpull_pb2.PredictRequest.FromString(dlrm.payload_of(request)), limits)
-        asyncio.run(pipeline.pull(pipeline.prepare([call.columns]).work, deadline_s=float("inf")))
+        batch = Preparation(self._loaded.manifest, self._loaded.schema).prepare([call.columns]).work
+        asyncio.run(pipeline.pull(batch, deadline_s=float("inf")))
         return recorder.lookups
 
     def _pull(self, part: Part) -> PullReply:

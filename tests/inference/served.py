@@ -44,10 +44,17 @@ class HangingRouter(ReferenceRouter):
 class Served:
     """A running server and what it stands on."""
 
-    def __init__(self, executor: ThreadPoolExecutor, config: HeadConfig = CONFIG) -> None:
+    def __init__(
+        self,
+        executor: ThreadPoolExecutor,
+        config: HeadConfig = CONFIG,
+        *,
+        program: EchoProgram | None = None,
+        max_batch_rows: int = 64,
+    ) -> None:
         self.router = HangingRouter()
-        loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, EchoProgram())
-        self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=64)
+        loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, program or EchoProgram())
+        self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=max_batch_rows)
         self.catalog = Catalog([self.version])
         self.predictor = Predictor(self.catalog, config)
         self.counts = self.predictor.counts

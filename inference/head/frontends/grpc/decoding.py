@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from ringpull.inference.head.predictor import InferenceRequest
+from ringpull.inference.head.predictor import InferenceRequest, check_version
 from ringpull.inference.head.request.received import Layout, Limits, ReceivedColumns, check_count
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.messages import read_column
@@ -29,6 +29,7 @@ def decode_request(message: pb.PredictRequest, limits: Limits) -> InferenceReque
         InvalidInput: A column's buffers do not fit; the message names the feature. Or the version is negative.
         LimitExceeded: The request is larger than `limits`.
     """
+    check_version(message.version)
     if message.HasField("packed"):
         if message.features or message.context:
             raise InvalidInput(

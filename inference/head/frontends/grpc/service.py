@@ -15,10 +15,9 @@ from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request
 from ringpull.inference.head.frontends.grpc.methods import Receive, parse
 from ringpull.inference.head.frontends.metadata import describe
-from ringpull.inference.head.predictor import Predictor
+from ringpull.inference.head.predictor import Predictor, check_version
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import encode_response
-from ringpull.ps.errors import InvalidInput
 
 
 class PredictorService:
@@ -40,8 +39,7 @@ class PredictorService:
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe one version of a model."""
         request = parse(pb.GetModelRequest, body)
-        if request.version < 0:
-            raise InvalidInput(f"version is {request.version}; it must be 1 or more, or 0 for the live one")
+        check_version(request.version)
         return self._describe(self._catalog.get(request.model, request.version))
 
     async def list_models(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
