@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ringpull.inference.degrade.steps import MAX_STEPS, CapCandidates, CutBags, Step, UseDefault, UseVersion
-from ringpull.inference.schema.kinds import Cross, Feature, Sparse
-from ringpull.inference.schema.kinds import Sequence as SequenceFeature
+from ringpull.inference.schema.kinds import Cross, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 
@@ -106,12 +105,12 @@ def _with(level: Degradation, step: Step, schema: Schema) -> Degradation:
 
 
 def _is_list(feature: Feature) -> bool:
-    return isinstance(feature, SequenceFeature) or (isinstance(feature, Sparse) and feature.many)
+    return isinstance(feature, IdSequence) or (isinstance(feature, Sparse) and feature.many)
 
 
 def _longest(level: Degradation, feature: Feature) -> float:
     """Return how many values a row of a list feature may have at a level."""
     if feature.name in level.cuts:
         return level.cuts[feature.name].most
-    own = feature.length if isinstance(feature, SequenceFeature) else getattr(feature, "max_length", None)
+    own = feature.length if isinstance(feature, IdSequence) else getattr(feature, "max_length", None)
     return float("inf") if own is None else own

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sparse
-from ringpull.inference.schema.kinds import Sequence as SequenceFeature
 from ringpull.inference.schema.schema import Schema
 
 
@@ -35,7 +34,7 @@ def _form(feature: Feature) -> tuple[object, ...]:
     """Return what the columns of a feature look like: numbers of a width, or ids of a type, one or a list per row."""
     if isinstance(feature, Dense):
         return "numbers", feature.width
-    if isinstance(feature, SequenceFeature):
+    if isinstance(feature, IdSequence):
         return feature.dtype, True, False
     if isinstance(feature, Sparse):
         return feature.dtype, feature.many, feature.weighted

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError
 
@@ -72,7 +72,7 @@ def _one(schema: Schema, argument: Argument, rows: int, ids: Ids) -> Tensor:
             return torch.zeros(rows, sum(each.width for each in features if isinstance(each, Dense)))
         case "id_stack":
             return torch.tensor([[ids(argument, column) for column in range(len(features))]] * rows)
-        case "sequence" | "lengths" if isinstance(feature, Sequence):
+        case "sequence" | "lengths" if isinstance(feature, IdSequence):
             if argument.part == "lengths":
                 return torch.full((rows,), feature.length)
             return torch.full((rows, feature.length), ids(argument, 0))

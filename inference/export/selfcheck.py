@@ -2,9 +2,10 @@
 
 Ids are drawn where the module's look-ups allow them, with padding, unknown ids, empty bags and short sequences among
 them. The look-ups are the head's own (`ringpull.inference.head.request.lookups`); the pull is a slow loop over the
-tables' files. The rows go through the dense program all together and again in small parts: a module whose rows influence each other cannot
-be served in micro-batches. The module is given the rows as tables hold them (`ServedRows`), so that short row types are
-held to the same tolerance; what their rounding costs is measured apart (`inference.export.cost`).
+tables' files. The rows go through the dense program all together and again in small parts: a module whose rows
+influence each other cannot be served in micro-batches. The module is given the rows as tables hold them (`ServedRows`),
+so that short row types are held to the same tolerance; what their rounding costs is measured apart
+(`ringpull.inference.export.cost`).
 """
 
 from __future__ import annotations

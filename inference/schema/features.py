@@ -7,8 +7,7 @@ nothing is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -86,7 +85,7 @@ class PreparedRequests:
     """The features sent per row, and crosses with any of them: the rows of all requests."""
     context: Prepared
     """A row per request: the features sent as context, crosses of them, and absent features with a missing rule."""
-    degraded: Rows[tuple[str, ...]] = ()
+    degraded: Sequence[tuple[str, ...]] = ()
     """(R,): what was left out of each request before it was prepared, in words; empty: nothing of any."""
 
     def filled(self) -> list[tuple[Filled, ...]]:
@@ -185,7 +184,7 @@ class _Part:
         """The keys (rows,) that a cross takes of one of its parts."""
         return keys_of_values(self._sources[name])
 
-    def cross(self, feature: Cross, keys: Rows[UInt64Array]) -> None:
+    def cross(self, feature: Cross, keys: Sequence[UInt64Array]) -> None:
         """Add a cross of keys (rows,)."""
         hashed = positions_of(keys[0])
         for more in keys[1:]:

@@ -1,8 +1,8 @@
-"""The kinds of feature a schema declares: Sparse, Dense, Sequence, Cross. Values; `features` applies them.
+"""The kinds of feature a schema declares: Sparse, Dense, IdSequence, Cross. Values; `features` applies them.
 
 Invariant: a feature that could be constructed is consistent. Its transforms fit each other and its kind (ids at the end
-for Sparse and Sequence, numbers for Dense), and its missing rule is a raw value of its type: it stands in for what the
-request did not say, and then goes through the transforms like any other value.
+for Sparse and IdSequence, numbers for Dense), and its missing rule is a raw value of its type: it stands in for what
+the request did not say, and then goes through the transforms like any other value.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class IdSequence:
     """Ids in an order that means something (a history): the last `length` of each row, padded to it for the model."""
 
     KIND: ClassVar[str] = "sequence"
@@ -138,14 +138,14 @@ class Cross:
             raise InvalidInput(f"feature {self.name}: buckets is {self.buckets!r}; it must be from 1 to 2^63 - 1")
 
 
-SentFeature = Sparse | Dense | Sequence
+SentFeature = Sparse | Dense | IdSequence
 """A feature that a request carries."""
-Feature = Sparse | Dense | Sequence | Cross
-KINDS: tuple[type[Feature], ...] = (Sparse, Dense, Sequence, Cross)
+Feature = Sparse | Dense | IdSequence | Cross
+KINDS: tuple[type[Feature], ...] = (Sparse, Dense, IdSequence, Cross)
 
 
-def _check_ids(feature: Sparse | Sequence, *, many: bool) -> None:
-    """Check what Sparse and Sequence have in common: name, dtype, missing rule, and transforms that end in ids."""
+def _check_ids(feature: Sparse | IdSequence, *, many: bool) -> None:
+    """Check what Sparse and IdSequence have in common: name, dtype, missing rule, and transforms that end in ids."""
     check_name("feature", feature.name)
     if feature.dtype not in VALUE_TYPES:
         raise InvalidInput(

@@ -6,8 +6,7 @@ by slicing the request, and ids that take default vectors looked up in tables wi
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from collections.abc import Sequence as Rows
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -60,13 +59,13 @@ def make_pipeline() -> tuple[Pipeline, ReferenceRouter, EchoProgram]:
     return Pipeline(make_manifest(), SCHEMA, program, router), router, program
 
 
-async def answers_of(pipeline: Pipeline, requests: Rows[ReceivedColumns]) -> dict[int, Scores]:
+async def answers_of(pipeline: Pipeline, requests: Sequence[ReceivedColumns]) -> dict[int, Scores]:
     ready = PREPARATION.prepare(requests)
     assert ready.refused == {}
     return pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
 
 
-def received(rows: Rows[Row], context: Collection[str] = (), level: Degradation | None = None) -> ReceivedColumns:
+def received(rows: Sequence[Row], context: Collection[str] = (), level: Degradation | None = None) -> ReceivedColumns:
     features = columns_of(rows, [name for name in rows[0] if name not in context])
     return replace(received_of(features, columns_of(rows[:1], list(context))), degradation=level)
 
@@ -74,7 +73,7 @@ def received(rows: Rows[Row], context: Collection[str] = (), level: Degradation 
 # -- the slow truth ----------------------------------------------------------------------------------------------------
 
 
-def degraded(rows: Rows[Row], level: Degradation | None) -> tuple[list[Row], Collection[str]]:
+def degraded(rows: Sequence[Row], level: Degradation | None) -> tuple[list[Row], Collection[str]]:
     """What is left of rows, and the features whose ids are in no table."""
     if level is None:
         return list(rows), ()
@@ -85,7 +84,7 @@ def degraded(rows: Rows[Row], level: Degradation | None) -> tuple[list[Row], Col
     ], level.defaults
 
 
-def phrases_of(rows: Rows[Row], level: Degradation | None) -> set[str]:
+def phrases_of(rows: Sequence[Row], level: Degradation | None) -> set[str]:
     """What must be said: of the steps that changed something."""
     if level is None:
         return set()
@@ -99,7 +98,7 @@ def phrases_of(rows: Rows[Row], level: Degradation | None) -> set[str]:
     return said
 
 
-def check(rows: Rows[Row], level: Degradation | None, scores: Scores) -> None:
+def check(rows: Sequence[Row], level: Degradation | None, scores: Scores) -> None:
     left, unknown = degraded(rows, level)
     expected = [expected_vectors(row, unknown) for row in left]
     for place, name in enumerate(OUTPUTS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def make_pipeline() -> tuple[Pipeline, ReferenceRouter, EchoProgram]:
 
 
 async def answers_of(
-    pipeline: Pipeline, requests: Rows[ReceivedColumns], preparation: Preparation = PREPARATION
+    pipeline: Pipeline, requests: Sequence[ReceivedColumns], preparation: Preparation = PREPARATION
 ) -> dict[int, Scores]:
     """The way of a batch, all of whose requests are taken."""
     ready = preparation.prepare(requests)
@@ -53,7 +53,7 @@ async def answers_of(
     return pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
 
 
-def check(rows: Rows[Row], scores: Scores) -> None:
+def check(rows: Sequence[Row], scores: Scores) -> None:
     expected = [expected_vectors(row) for row in rows]
     for place in range(len(LOOKUPS) + len(ARGUMENTS)):
         assert_close(scores.outputs[f"input{place}"], np.stack([vectors[place] for vectors in expected]))

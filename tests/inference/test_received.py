@@ -18,7 +18,7 @@ from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.features import Prepared
-from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Bucketize, Hash, Log, Vocabulary
 from ringpull.inference.wire import messages
@@ -75,7 +75,7 @@ SCHEMA = Schema(
         Sparse("item", transforms=[Vocabulary([1, 2, 3])]),
         Sparse("genres", dtype="string", many=True, missing=()),
         Sparse("tags", many=True, weighted=True, missing=7, max_length=2),
-        Sequence("recent", length=3, missing=4),
+        IdSequence("recent", length=3, missing=4),
         Dense("price", transforms=[Log()], missing=0.25),
         Dense("vector", width=2, missing=1.0),
         Cross("user_x_item", of=("user", "item"), buckets=100),

@@ -7,7 +7,7 @@ from typing import Final
 
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.schema.kinds import Dense, SentFeature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Dense, IdSequence, SentFeature, Sparse
 
 DATA_TYPES: Final = {"int64": pb.INT64, "uint64": pb.UINT64, "float32": pb.FLOAT32, "string": pb.STRING}
 
@@ -19,7 +19,7 @@ def describe(loaded: LoadedVersion, versions: Iterable[int]) -> pb.Model:
         name=manifest.model,
         version=manifest.version,
         versions=versions,
-        features=[_feature(each) for each in loaded.schema.features if isinstance(each, Sparse | Dense | Sequence)],
+        features=[_feature(each) for each in loaded.schema.features if isinstance(each, Sparse | Dense | IdSequence)],
         outputs=[pb.OutputInfo(name=output.name, shape=output.shape) for output in manifest.outputs],
         tables=[
             pb.TableInfo(
@@ -42,7 +42,7 @@ def _feature(feature: SentFeature) -> pb.FeatureInfo:
         info.dtype, info.width = pb.FLOAT32, feature.width
         return info
     info.dtype = DATA_TYPES[feature.dtype]
-    if isinstance(feature, Sequence):
+    if isinstance(feature, IdSequence):
         info.many, info.max_length = True, feature.length
     else:
         info.many, info.weighted, info.max_length = feature.many, feature.weighted, feature.max_length or 0

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.arguments import sequence_mask
 from ringpull.inference.schema.features import PreparedFeature
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.spec import Float32Array, Pooling, TableSpec, UInt64Array
 from ringpull.router.lookup import Lookup, LookupResult
@@ -40,14 +40,14 @@ class FeatureLookup:
         Raises:
             CorruptData: The manifest asks for what the feature cannot give.
         """
-        many = isinstance(feature, Sequence) or (isinstance(feature, Sparse) and feature.many)
+        many = isinstance(feature, IdSequence) or (isinstance(feature, Sparse) and feature.many)
         if isinstance(feature, Dense):
             raise CorruptData(f"manifest: table {spec.table} is looked up by feature {feature.name}, which has no ids")
-        if many and spec.pooling is Pooling.NONE and not isinstance(feature, Sequence):
+        if many and spec.pooling is Pooling.NONE and not isinstance(feature, IdSequence):
             raise CorruptData(
                 f"manifest: feature {feature.name} has bags of any length; table {spec.table} must pool them"
             )
-        if spec.weighted and (isinstance(feature, Cross | Sequence) or not feature.weighted):
+        if spec.weighted and (isinstance(feature, Cross | IdSequence) or not feature.weighted):
             raise CorruptData(
                 f"manifest: the look-up in {spec.table} is weighted; feature {feature.name} has no weights"
             )
@@ -57,7 +57,7 @@ class FeatureLookup:
         self.dim: Final = table.dim
         self.default: Final = table.default_vector()
         """(D,): of ids that the table does not have."""
-        self._sequence = feature if isinstance(feature, Sequence) else None
+        self._sequence = feature if isinstance(feature, IdSequence) else None
         self._one_row_each = not many and spec.padding_id is None
         self._bags_hold_padding = self._sequence is not None and spec.padding_id != self._sequence.pad
         self._fill = np.zeros(table.dim, np.float32) if spec.fill is None else np.array(spec.fill, np.float32)
@@ -97,7 +97,7 @@ class FeatureLookup:
         return (ids if self.spec.add == 0 else ids + np.int64(self.spec.add)).view(np.uint64)
 
 
-def pad_rows(values: NDArray[Any], offsets: Int64Array, sequence: Sequence, fill: Any) -> NDArray[Any]:
+def pad_rows(values: NDArray[Any], offsets: Int64Array, sequence: IdSequence, fill: Any) -> NDArray[Any]:
     """Lay the rows of a sequence out at its full length.
 
     Args:

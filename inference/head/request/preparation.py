@@ -17,8 +17,7 @@ from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.features import PreparedRequests
-from ringpull.inference.schema.kinds import MAX_WIDTH, Dense, Sparse
-from ringpull.inference.schema.kinds import Sequence as IdSequence
+from ringpull.inference.schema.kinds import MAX_WIDTH, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData
 
