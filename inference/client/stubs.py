@@ -65,7 +65,7 @@ GET_STATUS: Final = Rpc.named("Admin", "GetStatus")
 
 
 PUSHBACK_DIGITS: Final = 9
-"""Up to 11 days."""
+"""Digits of a pause in milliseconds that is believed: up to 11 days."""
 
 
 def error_of(target: str, error: Any) -> RingpullError:

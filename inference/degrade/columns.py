@@ -1,7 +1,7 @@
 """A degradation on the columns of requests: rows and values left out before anything is made of them.
 
-Works on requests of one layout end to end, a few microseconds a column that is cut. What is left out is not checked: a
-NaN in a candidate that is not scored is nobody's error.
+Requests of one layout are taken end to end; it costs a few microseconds per column that is cut. What is left out is not
+checked: a NaN in a candidate that is not scored is nobody's error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DegradedColumns(NamedTuple):
     row_counts: tuple[int, ...]
     """(R,): candidate rows left of each request."""
     changed: list[set[Step]]
-    """(R,): steps that left out something of each request."""
+    """(R,): steps that changed each request."""
 
 
 def degraded_columns(

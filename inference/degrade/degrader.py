@@ -20,11 +20,11 @@ from ringpull.inference.schema.schema import Schema
 logger: Final = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.05
-"""Between two looks at the pressure."""
+"""Pause between two looks at the pressure."""
 
 
 class Degrader:
-    """Owned by the event loop."""
+    """The level of one version's degrade steps. Owned by the event loop."""
 
     def __init__(
         self,
@@ -37,17 +37,17 @@ class Degrader:
         """Begin with no step in force.
 
         Args:
-            model: With `version`, what declared them.
-            version: Its number.
-            steps: That it declared; `check_steps` has accepted them.
-            schema: The version's.
-            thresholds: When steps are taken and given back.
+            model: Model whose version declares the steps.
+            version: Number of that version.
+            steps: Steps that `check_steps` has accepted.
+            schema: Schema of the version.
+            thresholds: Bounds by which steps are taken and given back.
         """
         self.model: Final = model
         self.version: Final = version
         self.steps: Final = tuple(steps)
         self.replies: Final = {step.phrase: 0 for step in self.steps}
-        """How many replies each step has changed, by its phrase, in the order declared."""
+        """Replies that each step has changed, by its phrase, in the order declared."""
         self._levels = levels(self.steps, schema)
         self._control = LevelControl(len(self.steps), thresholds)
 
@@ -56,12 +56,12 @@ class Degrader:
 
     @property
     def level(self) -> int:
-        """The first so many steps are in force."""
+        """Number of steps that are in force, from the first."""
         return self._control.level
 
     @property
     def in_force(self) -> Degradation | None:
-        """What befalls a request that comes now; None: nothing."""
+        """Degradation of a request that comes now; None: there is none."""
         return self._levels[self.level]
 
     def observe(self, pressure: float, now_s: float) -> None:

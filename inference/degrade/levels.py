@@ -17,16 +17,16 @@ from ringpull.ps.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degradation:
-    """What the first so many steps do to a request. Requests of one level share one object."""
+    """The effect of the first so many steps on a request. Requests of one level share one object."""
 
     steps: tuple[Step, ...]
-    """Those in force, in the order declared."""
+    """Steps in force, in the order declared."""
     sent: frozenset[str]
-    """The features that a request for the version may carry; another version that answers leaves some out."""
+    """Features that a request for the version may carry; another version that answers leaves some out."""
     cuts: Mapping[str, CutBags] = field(default_factory=dict)
-    """By feature, the tightest."""
+    """Tightest cut of each feature that is cut."""
     defaults: Mapping[str, UseDefault] = field(default_factory=dict)
-    """By feature."""
+    """Step that withholds the ids of each feature which takes default vectors."""
     cap: CapCandidates | None = None
     other: UseVersion | None = None
 
@@ -50,10 +50,10 @@ def check_steps(steps: object, schema: Schema, looked_up: Sequence[str], version
     """Return the steps, if the version can take them.
 
     Args:
-        steps: As declared.
-        schema: The one that is served.
+        steps: Steps as declared.
+        schema: Schema that is served.
         looked_up: Features whose ids are looked up in tables.
-        version: That declares them.
+        version: Number of the version that declares them.
 
     Raises:
         InvalidInput: They are no steps, name features that are not of the kind, or one takes nothing that those before

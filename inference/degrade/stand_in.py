@@ -7,7 +7,7 @@ and when it gives the same outputs. Else a valid request would be refused, or an
 from __future__ import annotations
 
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 
 

@@ -22,7 +22,7 @@ from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.spec import Pooling
 
 _POOLINGS: Final = (Pooling.SUM, Pooling.MEAN, Pooling.MAX)
-"""By the operator's `mode`."""
+"""Poolings by the operator's `mode`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class SquareBag:
 
     vectors: Vectors
     width: int
-    """L."""
+    """Ids per row, L."""
     pooling: Pooling
     padding_row: int | None
     weights: fx.Node | None
-    """(B * L,) `per_sample_weights`."""
+    """`per_sample_weights` (B * L,)."""
 
     def build(self, probe: Probe, graph: fx.Graph, look_up: LookUp) -> fx.Node:
         flat = self.vectors.build(probe, graph, look_up)

@@ -17,7 +17,7 @@ TRACED_ROWS = 11
 """Rows that a module is traced with: torch.export would specialise 0 and 1, and a prime is seldom a width."""
 
 Ids = Callable[[Argument, int], int]
-"""The id to put in column `int` of an argument (0 unless it is a stack)."""
+"""Function that gives the id to put in column `int` of an argument (0 unless it is a stack)."""
 
 
 def bind(module: nn.Module, schema: Schema) -> dict[str, Argument]:

@@ -19,11 +19,11 @@ from ringpull.ps.errors import ExportError
 Int64Array = NDArray[np.int64]
 
 UNBOUND_IDS: Final = 8
-"""Ids are drawn below this where neither a look-up nor a transform says how large they may be."""
+"""Upper bound of ids that are drawn where neither a look-up nor a transform says how large they may be."""
 
 LONGEST_BAG: Final = 6
 SPECIAL_SHARE: Final = 0.2
-"""So many of the ids are drawn from the special ones: padding, unknown, first, last."""
+"""Share of the ids that are drawn from the special ones: padding, unknown, first, last."""
 
 
 def make_rows(

@@ -37,12 +37,12 @@ from ringpull.ps.store.base import Base
 from ringpull.router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
-"""Times max(1, |a|, largest intermediate magnitude): design.md, "Pooling, exactly"."""
+"""Largest difference allowed, times max(1, |a|, largest intermediate magnitude): float32 sums in another order."""
 
 SAMPLE_ROWS: Final = 16
 
 SAMPLE_TOLERANCE: Final = 1e-4
-"""As `TOLERANCE`, for another machine or device: wrong rows differ by far more."""
+"""Tolerance of a head on another machine or device, as `TOLERANCE`: wrong rows differ by far more."""
 
 
 def pull(base: Base, lookup: Lookup) -> LookupResult:
@@ -91,7 +91,7 @@ class SelfCheck:
             module: The user's.
             trained: Made-up rows as the module takes them.
             served: The same rows as serving takes them.
-            arguments: Of the module's forward, made of `trained`.
+            arguments: Arguments of the module's forward, made of `trained`.
 
         Raises:
             ExportError: They differ, or the module fails on the made-up rows.

@@ -30,11 +30,11 @@ _VALUE_TYPES: dict[KeyType, ValueType] = {KeyType.STRING: "string", KeyType.INT6
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How a cut model is fed when it serves."""
+    """The look-ups and inputs of a cut model when it serves."""
 
     schema: Schema
     lookups: tuple[LookupSpec, ...]
-    """One for each use, in their order."""
+    """Look-ups, one for each use, in their order."""
     raw_features: frozenset[str]
 
 
@@ -50,7 +50,7 @@ def plan_serving(
         cut: The model.
         schema: The one it was trained with.
         arguments: The forward's.
-        plans: Of the tables, by name.
+        plans: Plans of the tables, by name.
 
     Raises:
         ExportError: Raw ids and the way the model uses the feature do not fit together.

@@ -27,20 +27,20 @@ class Use:
     feature: str
     pooling: Pooling
     add: int
-    """Row = id + add."""
+    """Offset of rows from ids: row = id + add."""
     padding_row: int | None = None
     """Row that bags leave out."""
     fill_row: int | None = None
-    """Unpooled sequences: the row at padded places."""
+    """Row at padded places of an unpooled sequence."""
     weighted: bool = False
 
 
 LookUp = Callable[[Use], fx.Node]
-"""Gives the graph's input for a look-up: float32 (B, D), or (B, L, D) for an unpooled sequence."""
+"""Function that gives the graph's input for a look-up: float32 (B, D), or (B, L, D) for an unpooled sequence."""
 
 
 class Plan(Protocol):
-    """How to do without one embedding operator."""
+    """A way to do without one embedding operator."""
 
     def build(self, probe: Probe, graph: fx.Graph, look_up: LookUp) -> fx.Node:
         """Insert what stands for the operator's result, and return it."""

@@ -27,15 +27,15 @@ from ringpull.ps.errors import LimitExceeded
 from ringpull.ps.service_rate import ServiceRate, Work
 
 REQUEST_COST_BYTES: Final = 4096
-"""What a request costs besides its own bytes: gRPC and head take some 0.3 ms for any, as long as for so many bytes."""
+"""Cost of a request besides its own bytes: gRPC and head take some 0.3 ms for any, as long as for so many bytes."""
 MARGIN: Final = 2.0
-"""How many mean deviations a prediction is taken to be late by."""
+"""Mean deviations that a prediction is taken to be short by."""
 WEIGHT: Final = 0.05
-"""Of a new sample of a deviation, or of the time that a request may wait."""
+"""Weight of the newest sample in the moving averages of deviations, lengths and times that requests may wait."""
 STANDING_LONE: Final = 8.0
-"""A queue of so many times what a lone request takes may stand, if that is more: slow models have large batches."""
-LEAST_HINT_S: Final = 0.001
-"""A hint of no time at all would have the whole crowd back at once."""
+"""Lone requests' worth of queue that may stand, if that is more: slow models have large batches."""
+MIN_HINT_S: Final = 0.001
+"""Shortest hint: one of no time at all would have the whole crowd back at once."""
 
 
 class Ticket:
@@ -44,7 +44,7 @@ class Ticket:
     __slots__ = ("_admission", "deadline_s", "nbytes", "predicted_s", "work")
 
     def __init__(self, admission: Admission, work: Work, nbytes: int, predicted_s: float, deadline_s: float) -> None:
-        """As `Admission` makes it, whose own the attributes are."""
+        """Hold what `Admission` notes of the request; the attributes are its own."""
         self._admission = admission
         self.work = work
         self.nbytes = nbytes
@@ -88,7 +88,7 @@ class Admission:
         Args:
             max_queue_s: The longest queue of a burst, and how long a queue may be there before it is one that stands.
             standing_queue_s: The longest queue that stands.
-            max_in_flight_bytes: Of all requests; a larger one is taken alone.
+            max_in_flight_bytes: Bytes of all requests in flight; a larger one is taken alone.
             clock: Seconds; deadlines are on this clock.
         """
         self._max_queue_s = max_queue_s
@@ -98,14 +98,14 @@ class Admission:
         self._rate = ServiceRate(clock)
         self._bytes = 0
         self._mean_bytes = 0.0
-        """Length of a request, as of late."""
+        """Moving average of the lengths of requests."""
         self._unqueued_s = -math.inf
-        """When there was no queue the last time."""
+        """Time at which there was no queue the last time."""
         self._deviation_s = 0.0
         self._allowed_s = max_queue_s
-        """How long requests of late could wait for others, by their deadlines."""
+        """Moving average of the time that requests could wait for others, by their deadlines."""
         self.refused = 0
-        """Since start."""
+        """Requests refused since start."""
 
     def __repr__(self) -> str:
         return f"<Admission pressure {self.pressure():.2f}, {self._bytes} bytes in flight, {self.refused} refused>"
@@ -199,11 +199,11 @@ class Admission:
 
     def _allow(self, spare_s: float) -> None:
         """Take note of how long a request may wait, for `pressure`."""
-        self._allowed_s += WEIGHT * (min(max(spare_s, LEAST_HINT_S), self._max_queue_s) - self._allowed_s)
+        self._allowed_s += WEIGHT * (min(max(spare_s, MIN_HINT_S), self._max_queue_s) - self._allowed_s)
 
     def _refusal(self, why: str) -> LimitExceeded:
         self.refused += 1
-        retry_after_s = max(self._rate.wait_s(), LEAST_HINT_S)
+        retry_after_s = max(self._rate.wait_s(), MIN_HINT_S)
         return LimitExceeded(
             f"overloaded: {why}; ask again in {math.ceil(retry_after_s * 1e3)} ms", retry_after_s=retry_after_s
         )

@@ -25,7 +25,7 @@ from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.histogram import Histogram
 
 VersionName = tuple[str, int]
-"""(model, version)."""
+"""Model and version."""
 
 
 class ServedVersion:
@@ -45,9 +45,9 @@ class ServedVersion:
         """Bind pipeline and batcher, and rehearse them. Blocks while the dense program runs once.
 
         Args:
-            max_pulls: At a time; all but one are late.
-            batch_rows: Takes the rows of every batch.
-            thresholds: Of the degrade steps.
+            max_pulls: Pulls at a time; all but one are slow.
+            batch_rows: Histogram of the rows of batches.
+            thresholds: Thresholds of the degrade steps.
 
         Raises:
             CorruptData: Manifest, schema and dense program do not fit each other.
@@ -68,7 +68,7 @@ class ServedVersion:
         self.outputs = frozenset(output.name for output in loaded.manifest.outputs)
         self.degrader = Degrader(*self.key, loaded.manifest.degrade, loaded.schema, thresholds)
         self.stand_in: ServedVersion | None = None
-        """The lighter version of its degrade steps, while requests see that; set by the catalog."""
+        """Lighter version of its degrade steps, while requests see that; set by the catalog."""
         executor.submit(lambda: self.pipeline.rehearse(preparation.plain_batch())).result()
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class ServedVersion:
 
     @property
     def key(self) -> VersionName:
-        """(model, version)."""
+        """Model and version."""
         return self.loaded.manifest.model, self.loaded.manifest.version
 
     def degraded(self, columns: ReceivedColumns, *, named: bool) -> tuple[ServedVersion, ReceivedColumns]:
@@ -93,7 +93,7 @@ class ServedVersion:
 
 
 class Catalog:
-    """All versions of all models. Owned by the event loop."""
+    """The versions of all models. Owned by the event loop."""
 
     def __init__(self, served: Iterable[ServedVersion] = ()) -> None:
         """Take the versions and show them, the highest of each model live.

@@ -47,14 +47,14 @@ from ringpull.router.shard_map import ShardAddress, ShardMap
 logger: Final = logging.getLogger(__name__)
 
 STATUS_TIMEOUT_S = 2.0
-"""How long a status waits for a shard's numbers before it calls the shard dead."""
+"""Time that a status waits for a shard's numbers before it calls the shard dead."""
 
 CHECK_TIMEOUT_S = 30.0
-"""How long the self-check of a version may take; its first pulls may wait for pages from disk."""
+"""Time for the self-check of a version, whose first pulls may wait for pages from disk."""
 
 
 class HeadAddress(NamedTuple):
-    """Where a head listens."""
+    """The address that a head listens on."""
 
     host: str
     grpc_port: int

@@ -18,14 +18,14 @@ from ringpull.ps.errors import RingpullError
 logger: Final = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S: Final = 0.5
-"""Longest that a request waits for the newest map."""
+"""Longest time that a request waits for the newest map."""
 
 ASK_AGAIN_S: Final = 1.0
-"""After an answer, unless a pulse comes; or after nobody answered."""
+"""Pause before the newest map is asked for again, after an answer or none."""
 
 
 class Lease:
-    """Owned by the event loop."""
+    """Time for which a head may route by its map. Owned by the event loop."""
 
     def __init__(self, ask: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.monotonic) -> None:
         """Begin without an end: a head that nobody ever pulsed has no coordinator to ask.

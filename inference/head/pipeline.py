@@ -31,7 +31,7 @@ from ringpull.router.lookup import Lookup, LookupResult
 
 
 class Puller(Protocol):
-    """What the pipeline needs of a router."""
+    """The part of a router that the pipeline needs."""
 
     async def pull(
         self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float
@@ -39,7 +39,7 @@ class Puller(Protocol):
 
 
 class Program(Protocol):
-    """What the pipeline needs of a dense program."""
+    """The part of a dense program that the pipeline needs."""
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]: ...
 
@@ -63,7 +63,7 @@ class Scores:
     filled: tuple[Filled, ...]
     """Features that were filled in."""
     degraded: tuple[str, ...] = ()
-    """What was left out before the request was prepared."""
+    """Phrases for what was left out before the request was prepared."""
 
 
 class Pipeline:

@@ -40,7 +40,7 @@ from ringpull.ps.errors import DeadlineExceeded, InvalidInput
 T = TypeVar("T")
 
 TICK_S: Final = 0.002
-"""How much before its deadline a call may be ended by its front-end: gRPC counts time in whole milliseconds."""
+"""Time before its deadline at which a front-end may end a call: gRPC counts in whole milliseconds."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class InferenceRequest:
     """Names of outputs; empty: all."""
     with_timings: bool = False
     request_id: str = ""
-    """The caller's own; empty: one is made."""
+    """Id that the caller gave; empty: one is made."""
 
     def __post_init__(self) -> None:
         check_version(self.version)
@@ -164,7 +164,7 @@ class Predictor:
 
 
 class _Answer(NamedTuple):
-    """What answered a call, and when: for the metrics."""
+    """The version that answered a call, and its times, for the metrics."""
 
     model: str
     version: int

@@ -80,7 +80,7 @@ class HeadProcess:
         return self.route(shard_map, highest(names), names)
 
     def drain(self, timeout_s: float) -> None:
-        """Take no more calls, answer those in flight within `timeout_s`, and stop for good. Again, it does nothing."""
+        """Take no more calls, answer those in flight within `timeout_s`, and stop for good; then it does nothing."""
         if self._thread.is_alive():
             self._call(self._head.stop(timeout_s))
             self._loop.call_soon_threadsafe(self._loop.stop)

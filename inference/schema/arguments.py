@@ -32,10 +32,10 @@ class Argument:
 
     name: str
     part: Part
-    """id (B,), values (N,), offsets (B+1,) or (B,), weights (N,), dense (B, w), sequence (B, L), lengths (B,),
-    id_stack (B, F), dense_stack (B, sum of w)."""
+    """Kind of array: id (B,), values (N,), offsets (B+1,) or (B,), weights (N,), dense (B, w), sequence (B, L),
+    lengths (B,), id_stack (B, F), dense_stack (B, sum of w)."""
     features: tuple[str, ...]
-    """The feature it is made of; of a stack all of them, in the order of its columns."""
+    """Feature it is made of; of a stack all of them, in the order of its columns."""
 
 
 def arguments_of(features: Mapping[str, Feature], stacks: Mapping[str, Sequence[str]]) -> dict[str, Argument]:

@@ -37,16 +37,16 @@ class Sparse:
 
     name: str
     dtype: ValueType = "int64"
-    """Of the raw values. `float32` needs a transform that makes ids of them."""
+    """Type of the raw values. `float32` needs a transform that makes ids of them."""
     many: bool = False
     weighted: bool = False
-    """Every value comes with a weight (`many` only)."""
+    """Whether every value comes with a weight (`many` only)."""
     transforms: tuple[Transform, ...] = ()
     missing: Missing | None = None
-    """What stands in for an absent column, an empty string or NaN; with `many`, also for an empty row. With `many`,
-    `()` means that an absent column is empty rows. None: absent is an error, and so is NaN."""
+    """Value that stands in for an absent column, an empty string or NaN; with `many`, also for an empty row. With
+    `many`, `()` means that an absent column is empty rows. None: absent is an error, and so is NaN."""
     max_length: int | None = None
-    """With `many`: only the last so many values of a row are kept."""
+    """Values of a row that are kept, the last ones (`many` only)."""
     include_last_offset: bool = True
     """Whether the argument NAME_offsets has B+1 entries, or B (`nn.EmbeddingBag(include_last_offset=False)`)."""
 
@@ -71,7 +71,7 @@ class Dense:
     width: int = 1
     transforms: tuple[Transform, ...] = ()
     missing: float | None = None
-    """What stands in for an absent column or NaN. None: both are errors."""
+    """Value that stands in for an absent column or NaN. None: both are errors."""
 
     def __post_init__(self) -> None:
         check_name("feature", self.name)
@@ -96,11 +96,11 @@ class IdSequence:
     length: int
     dtype: ValueType = "int64"
     pad: int = 0
-    """The id at padded places, after transforms."""
+    """Id at padded places, after transforms."""
     pad_side: Literal["right", "left"] = "right"
     transforms: tuple[Transform, ...] = ()
     missing: Missing | None = None
-    """As for a Sparse feature with `many`."""
+    """Value that stands in, as for a Sparse feature with `many`."""
 
     def __post_init__(self) -> None:
         _check_ids(self, many=True)
@@ -124,7 +124,7 @@ class Cross:
 
     name: str
     of: tuple[str, ...]
-    """Two features or more; their order matters."""
+    """Features it is made of, two or more; their order matters."""
     buckets: int
 
     def __post_init__(self) -> None:

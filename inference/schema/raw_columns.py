@@ -25,11 +25,11 @@ class RawValues(NamedTuple):
     """The values of one feature in its own type, before its transforms."""
 
     values: NDArray[Any]
-    """(B,), ragged (N,), or dense (B, width)."""
+    """Values (B,), ragged (N,), or dense (B, width)."""
     offsets: Int64Array | None
     weights: Float32Array | None
     filled: Int64Array | None
-    """(B,): how many values of each row stand in for missing ones; None: none of any."""
+    """Values of each row (B,) that stand in for missing ones; None: none of any."""
 
 
 def read_column(name: str, feature: SentFeature, column: Column, rows: int) -> RawValues:

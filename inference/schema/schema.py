@@ -36,9 +36,9 @@ class Schema:
     """The features of a model, and the stacks it takes them in."""
 
     features: collections.abc.Sequence[Feature]
-    """In this order they are prepared; a Cross may come anywhere."""
+    """Features in the order in which they are prepared; a Cross may come anywhere."""
     stacks: Mapping[str, collections.abc.Sequence[str]] = field(default_factory=dict)
-    """Argument name -> features side by side: single-valued Sparse or Cross as (B, F), or Dense as (B, sum w)."""
+    """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), or Dense as (B, sum w)."""
     _by_name: dict[str, Feature] = field(init=False, repr=False, compare=False)
     _arguments: dict[str, Argument] = field(init=False, repr=False, compare=False)
 
@@ -70,7 +70,7 @@ class Schema:
         """Prepare every feature from columns of `rows` rows.
 
         Args:
-            columns: By feature name; crosses are not sent. A column is (B,) or (B, w), or `Ragged`.
+            columns: Columns by feature name; crosses are not sent. A column is (B,) or (B, w), or `Ragged`.
             rows: B, at least 1.
 
         Raises:

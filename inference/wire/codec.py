@@ -30,23 +30,23 @@ _REASON_NAMES: Final[dict[int, FillReason]] = {int(number): reason for reason, n
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PredictCall:
-    """What a client asks for. Columns are checked against each other and the schema when they are prepared."""
+    """A call as a client makes it. Columns are checked against each other and the schema when they are prepared."""
 
     model: str
     version: int | None = None
-    """None: the version that is live."""
+    """Version asked for; None: the live one."""
     features: Mapping[str, Column]
-    """One entry per candidate row."""
+    """Columns with one entry per candidate row."""
     context: Mapping[str, Column] = field(default_factory=dict)
-    """Of one row, which stands for every candidate."""
+    """Columns of one row, which stands for every candidate."""
     outputs: tuple[str, ...] = ()
-    """Empty: all."""
+    """Names of outputs; empty: all."""
     with_timings: bool = False
     request_id: str = ""
 
     @property
     def rows(self) -> int:
-        """Candidate rows: those of the first feature (preparing checks that the others agree); 0 when there is none."""
+        """Number of candidate rows, those of the first feature (the head checks the others); 0 without any."""
         return len(next(iter(self.features.values()), ()))
 
 

@@ -21,7 +21,7 @@ _KEPT_NAMES: Final = 1 << 14
 
 
 class ColumnKind(NamedTuple):
-    """What one column of a request is: the fields of a `PackedColumn`, in their order."""
+    """The name and type of one column of a request: the fields of a `PackedColumn`, in their order."""
 
     name: str
     dtype: int

@@ -18,7 +18,7 @@ logger: Final = logging.getLogger(__name__)
 BURST: Final = 10
 
 LONGEST: Final = 128
-"""Characters of a request id or a model's name that are told."""
+"""Characters of a request id or a model's name in a line."""
 
 LONGEST_ERROR: Final = 500
 
@@ -32,20 +32,20 @@ LEVELS: Final[Mapping[str, int]] = {
 
 @dataclass(slots=True)
 class Call:
-    """What is known of a call on its way."""
+    """A call on its way."""
 
     started_s: float
-    """On the monotonic clock."""
+    """Time on the monotonic clock."""
     stage: str = "decode"
-    """Where it is: `admission`, `decode`, `batch` (queue, features, look-up, dense program) or `encode`."""
+    """Stage it is in: `admission`, `decode`, `batch` (queue, features, look-up, dense program) or `encode`."""
     model: str = ""
-    """As the caller named it; empty until the request is decoded."""
+    """Name that the caller gave; empty until the request is decoded."""
     request_id: str = ""
     """The caller's own, or one made here when it gave none; empty until the request is decoded."""
 
 
 class CallLog:
-    """Owned by the event loop."""
+    """Writes lines about calls. Owned by the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -86,7 +86,7 @@ class _Limit:
         self._left_out = 0
 
     def left_out(self, now_s: float) -> int | None:
-        """Return how many were left out since the last one that was told; None: this one is, too."""
+        """Return how many were left out since the last line; None: this one is, too."""
         self._tokens = min(float(BURST), self._tokens + now_s - self._filled_s)
         self._filled_s = now_s
         if self._tokens < 1.0:

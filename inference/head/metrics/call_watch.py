@@ -12,7 +12,7 @@ from ringpull.inference.wire.status_codes import status_of
 
 
 class CallWatch:
-    """Owned by the event loop."""
+    """Passes ended calls on to metrics and log. Owned by the event loop."""
 
     def __init__(
         self,
@@ -23,8 +23,8 @@ class CallWatch:
         """Watch calls.
 
         Args:
-            metrics: None: none are kept.
-            log: None: one with the limits of every head.
+            metrics: Metrics to count in; None: none are kept.
+            log: Log to write to; None: one with the limits of every head.
         """
         self._metrics = metrics
         self._log = log or CallLog(clock)
@@ -36,9 +36,11 @@ class CallWatch:
         """Take a call whose reply is made now.
 
         Args:
-            model: With `version`, what answered it; a name of the catalog's.
-            decoded_s: When it was handed to the batcher.
-            scored_s: When its scores were there.
+            model: Model that answered it; a name of the catalog's.
+            version: Version that answered it.
+            times: Times of its stages in the batcher.
+            decoded_s: Time at which it was handed to the batcher.
+            scored_s: Time at which its scores were there.
         """
         if self._metrics is not None:
             now = self._clock()

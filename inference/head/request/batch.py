@@ -24,7 +24,7 @@ class BatchFeature(NamedTuple):
     """One feature of a batch of B rows, with V rows of its own."""
 
     prepared: PreparedFeature
-    """V rows."""
+    """Prepared values, V rows."""
     row_index: Int64Array | None
     """(B,): the feature's row of each batch row; None when they are the same rows."""
 
@@ -37,7 +37,7 @@ class RequestBatch:
 
         Args:
             groups: Requests that were prepared together, each.
-            order: Which request of the micro-batch each of theirs is.
+            order: Place in the micro-batch of each of their requests.
         """
         self.groups = groups
         self.order = order

@@ -36,7 +36,7 @@ VALUES: Final = 1
 NUMBERS: Final = 0
 """Values, or the lengths of strings; their text begins where these end."""
 TEXT_BYTES: Final = 1
-"""How many; 0 for numbers."""
+"""Number of them; 0 for numbers."""
 OFFSETS: Final = 2
 WEIGHTS: Final = 3
 

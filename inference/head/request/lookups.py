@@ -56,7 +56,7 @@ class FeatureLookup:
         self.spec: Final = spec
         self.dim: Final = table.dim
         self.default: Final = table.default_vector()
-        """(D,): of ids that the table does not have."""
+        """Vector (D,) of ids that the table does not have."""
         self._sequence = feature if isinstance(feature, IdSequence) else None
         self._one_row_each = not many and spec.padding_id is None
         self._bags_hold_padding = self._sequence is not None and spec.padding_id != self._sequence.pad

@@ -18,14 +18,14 @@ WHOLE_SERVER: Final = ""
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc has no types
-    """Answers for these services, by their full names, and for the whole server."""
+    """The health of these services, by their full names, and of the whole server."""
 
     def __init__(self, services: Collection[str]) -> None:
         self._services = frozenset((WHOLE_SERVER, *services))
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Say NOT_SERVING from now on."""
+        """Answer NOT_SERVING from now on."""
         self._stopping.set()
 
     async def Check(

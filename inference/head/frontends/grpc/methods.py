@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Message]]
 Receive = Callable[[], Awaitable[bytes]]
-"""Receives the message of a call, once. Raises InvalidInput where there is none."""
+"""Function that receives the message of a call, once. Raises InvalidInput where there is none."""
 M = TypeVar("M", bound=Message)
 
 MAX_ERROR_CHARS: Final = 1_000

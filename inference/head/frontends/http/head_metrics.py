@@ -1,4 +1,4 @@
-"""The metrics of a head put together: what is kept, what reads it, and on which port it is told."""
+"""The metrics of a head put together: what is kept, what reads it, and the port that serves it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ringpull.router.control.scraping import ScrapeTarget
 
 
 class HeadMetrics:
-    """All of a head's metrics. Owned by the event loop."""
+    """The metrics of one head. Owned by the event loop."""
 
     def __init__(
         self, config: HeadConfig, catalog: Catalog, router: Router, operations: Operations | None = None
@@ -45,15 +45,15 @@ class HeadMetrics:
 
     @property
     def port(self) -> int:
-        """Where they are told; 0 before `listen`."""
+        """Port that serves them; 0 before `listen`."""
         return self._port
 
     def listen(self, http_port: int, admission: Admission) -> list[Route]:
         """Open a port of its own where heads share theirs; return what the head's HTTP is to serve besides.
 
         Args:
-            http_port: Of the head's HTTP.
-            admission: What lets calls in.
+            http_port: Port of the head's HTTP.
+            admission: Admission of the head.
 
         Raises:
             StartupError: No port is to be had.

@@ -25,7 +25,7 @@ from ringpull.router.control.scraping import ScrapeTarget
 Targets = Callable[[], Awaitable[Sequence[ScrapeTarget]]]
 
 TARGETS_TIMEOUT_S: Final = 5.0
-"""Below a scraper's own patience. Prometheus keeps the targets it has while it gets no others."""
+"""Time to wait for the coordinator, below a scraper's own patience. Prometheus keeps the targets it has meanwhile."""
 
 WILDCARDS: Final = ("0.0.0.0", "::")
 
@@ -34,7 +34,7 @@ def metrics_routes(registry: CollectorRegistry, targets: Targets, *, shared: boo
     """Return the routes for the port that all of a head's HTTP is on.
 
     Args:
-        registry: Of this head.
+        registry: Registry of this head.
         targets: Asks for all processes there are; raises a `RingpullError` when nobody answers.
         shared: Other heads serve on that port too.
     """
@@ -48,7 +48,7 @@ def metrics_application(registry: CollectorRegistry) -> Starlette:
 
 
 class _Exposition:
-    """An ASGI application, on the loop that owns what is counted."""
+    """The ASGI application of `/metrics`, on the loop that owns what is counted."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         # To compress takes the event loop longer than to send, on the networks that heads are on.
