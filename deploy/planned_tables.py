@@ -9,8 +9,7 @@ from typing import Final
 
 from ringpull.inference.model.manifest import LookupSpec, Manifest
 from ringpull.inference.model.mirror import local_files
-from ringpull.inference.schema.kinds import Feature, Sparse
-from ringpull.inference.schema.kinds import Sequence as SequenceFeature
+from ringpull.inference.schema.kinds import Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import ALL, Pooling
@@ -133,7 +132,7 @@ def _assumed(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str
 
 def _of_one_row(lookup: LookupSpec, feature: Feature) -> tuple[int, int]:
     """Return the number of keys and bags of one row."""
-    if isinstance(feature, SequenceFeature):
+    if isinstance(feature, IdSequence):
         keys = feature.length
     elif isinstance(feature, Sparse) and feature.many:
         keys = min(ASSUMED_BAG, feature.max_length or ASSUMED_BAG)

@@ -18,11 +18,11 @@ class Filled:
 
     feature: str
     reason: FillReason
-    """absent: not sent, the missing rule stands for it. missing: NaN or empty values, the missing rule stands for them.
-    unavailable: no live shard had the keys, default vectors stand for their rows. degraded: the head is under load and
-    did not look the ids up, default vectors stand for their rows."""
+    """Reason for filling in. absent: not sent, the missing rule stands for it. missing: NaN or empty values, the
+    missing rule stands for them. unavailable: no live shard had the keys, default vectors stand for their rows.
+    degraded: the head is under load and did not look the ids up, default vectors stand for their rows."""
     values: int
-    """How many values were filled in; an absent feature counts one per row it was prepared for."""
+    """Number of values filled in; an absent feature counts one per row it was prepared for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Timings:
     features_us: int = 0
     queue_us: int = 0
     lookup_us: int = 0
-    """Route, wire, shards, merge."""
+    """Time of the look-up: route, wire, shards, merge."""
     dense_us: int = 0
     total_us: int = 0
     batch_rows: int = 0
@@ -44,15 +44,15 @@ class Prediction:
     """The outputs for the rows of one request."""
 
     outputs: Mapping[str, NDArray[np.float32]]
-    """By output name: float32, the first dimension is the row, in the order of the request. Rows that a degraded answer
-    left out hold NaN."""
+    """Outputs by name: float32, the first dimension is the row, in the order of the request. Rows that a degraded
+    answer left out hold NaN."""
     version: int
-    """The model version that answered."""
+    """Model version that answered."""
     filled: tuple[Filled, ...] = ()
     timings: Timings | None = field(default=None)
-    """Only when asked for."""
+    """Time by stage; only when asked for."""
     model: str = ""
     request_id: str = ""
     degraded: tuple[str, ...] = ()
-    """What was left out of the answer under load, a phrase for each step that changed it: "cut history to 50". Empty:
-    nothing (`inference.degrade.steps`)."""
+    """Phrases for what was left out of the answer under load, one for each step that changed it: "cut history to 50".
+    Empty: nothing (`ringpull.inference.degrade.steps`)."""

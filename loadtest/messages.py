@@ -13,7 +13,7 @@ from itertools import islice
 from ringpull.inference.client.client import Client
 from ringpull.inference.errors import InvalidInput
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import PredictCall, encode_request
+from ringpull.inference.wire.codec import PredictCall, encode_request
 from ringpull.loadtest.options import WorkloadOptions
 from ringpull.loadtest.replay import recorded_calls
 from ringpull.loadtest.workload import Workload

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Final
 
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import PredictCall, encode_request
+from ringpull.inference.wire.codec import PredictCall, encode_request
 from ringpull.loadtest.bench.process import server
 from ringpull.loadtest.open_loop import OpenLoopPlan, run_open_loop
 from ringpull.loadtest.options import WorkloadOptions

@@ -19,7 +19,7 @@ import time  # noqa: E402
 import gevent  # noqa: E402
 from locust.env import Environment  # noqa: E402
 
-from ringpull.inference.request.codec import encode_request  # noqa: E402
+from ringpull.inference.wire.codec import encode_request  # noqa: E402
 from ringpull.loadtest.grpc_user import PredictUser, finish_requests  # noqa: E402
 from ringpull.loadtest.locust_record import RunRecord  # noqa: E402
 from ringpull.loadtest.messages import Messages  # noqa: E402

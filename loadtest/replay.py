@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ringpull.inference.errors import InvalidInput
-from ringpull.inference.request.codec import PredictCall, as_call
-from ringpull.inference.request.request_json import call_from_json
 from ringpull.inference.schema.columns import Column
+from ringpull.inference.wire.codec import PredictCall, as_call
+from ringpull.inference.wire.request_json import call_from_json
 from ringpull.loadtest.ids import typed
 from ringpull.loadtest.workload import Workload
 

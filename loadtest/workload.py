@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from ringpull.inference.errors import InvalidInput
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import PredictCall, as_call
 from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.wire.codec import PredictCall, as_call
 from ringpull.loadtest.ids import IdRange, Ids, typed, unknown_ids
 from ringpull.loadtest.options import WorkloadOptions
 from ringpull.loadtest.zipf import Zipf

@@ -4,6 +4,8 @@
 
 The names load on first use: a client needs neither torch nor Ray nor numba, and only `export_model` needs torch. In the
 repository `ringpull.ps` is a link to `ps/` beside this folder, and so on; everything imports it under the long name.
+
+Type checkers and editors read the imports below, Python reads `_HOMES`. A test holds that they name the same.
 """
 
 from __future__ import annotations
@@ -12,56 +14,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from ringpull.inference.client.client import AsyncClient, Client
-    from ringpull.inference.degrade.steps import CapCandidates, CutBags, UseDefault, UseVersion
-    from ringpull.inference.export import ExportReport, TableOptions, export_model
-    from ringpull.inference.prediction import Filled, Prediction, Timings
-    from ringpull.inference.schema.columns import Ragged
-    from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
-    from ringpull.inference.schema.schema import Schema
-    from ringpull.inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+    from ringpull.inference.client.client import AsyncClient as AsyncClient
+    from ringpull.inference.client.client import Client as Client
+    from ringpull.inference.degrade.steps import CapCandidates as CapCandidates
+    from ringpull.inference.degrade.steps import CutBags as CutBags
+    from ringpull.inference.degrade.steps import UseDefault as UseDefault
+    from ringpull.inference.degrade.steps import UseVersion as UseVersion
+    from ringpull.inference.export import ExportReport as ExportReport
+    from ringpull.inference.export import TableOptions as TableOptions
+    from ringpull.inference.export import export_model as export_model
+    from ringpull.inference.prediction import Filled as Filled
+    from ringpull.inference.prediction import Prediction as Prediction
+    from ringpull.inference.prediction import Timings as Timings
+    from ringpull.inference.schema.columns import Ragged as Ragged
+    from ringpull.inference.schema.kinds import Cross as Cross
+    from ringpull.inference.schema.kinds import Dense as Dense
+    from ringpull.inference.schema.kinds import IdSequence as IdSequence
+    from ringpull.inference.schema.kinds import Sparse as Sparse
+    from ringpull.inference.schema.schema import Schema as Schema
+    from ringpull.inference.schema.transforms import Bucketize as Bucketize
+    from ringpull.inference.schema.transforms import Clip as Clip
+    from ringpull.inference.schema.transforms import Hash as Hash
+    from ringpull.inference.schema.transforms import Log as Log
+    from ringpull.inference.schema.transforms import Normalize as Normalize
+    from ringpull.inference.schema.transforms import Vocabulary as Vocabulary
 
-__all__ = [
-    "AsyncClient",
-    "Bucketize",
-    "CapCandidates",
-    "Client",
-    "Clip",
-    "Cross",
-    "CutBags",
-    "Dense",
-    "ExportReport",
-    "Filled",
-    "Hash",
-    "Log",
-    "Normalize",
-    "Prediction",
-    "Ragged",
-    "Schema",
-    "Sequence",
-    "Sparse",
-    "TableOptions",
-    "Timings",
-    "UseDefault",
-    "UseVersion",
-    "Vocabulary",
-    "export_model",
-]
+    Sequence = IdSequence
 
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.client.client": ("AsyncClient", "Client"),
-    "ringpull.inference.schema.columns": ("Ragged",),
     "ringpull.inference.degrade.steps": ("CapCandidates", "CutBags", "UseDefault", "UseVersion"),
     "ringpull.inference.export": ("ExportReport", "TableOptions", "export_model"),
-    "ringpull.inference.schema.kinds": ("Cross", "Dense", "Sequence", "Sparse"),
     "ringpull.inference.prediction": ("Filled", "Prediction", "Timings"),
+    "ringpull.inference.schema.columns": ("Ragged",),
+    "ringpull.inference.schema.kinds": ("Cross", "Dense", "IdSequence", "Sparse"),
     "ringpull.inference.schema.schema": ("Schema",),
     "ringpull.inference.schema.transforms": ("Bucketize", "Clip", "Hash", "Log", "Normalize", "Vocabulary"),
 }
+_OLD_NAMES: Final = {"Sequence": "IdSequence"}
+
+__all__ = sorted({name for names in _HOMES.values() for name in names} | {*_OLD_NAMES})
 
 
 def __getattr__(name: str) -> Any:
+    current = _OLD_NAMES.get(name, name)
     for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(home), name)
+        if current in names:
+            return getattr(import_module(home), current)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,7 +39,7 @@ ONLY_IN = {
         "ps/store/reducers.py",
         "router/partition.py",
         "router/merge.py",
-        "inference/request/kernels.py",
+        "inference/head/request/kernels.py",
     ),
     "llvmlite": ("ps/store/intrinsics.py", "ps/store/reducers.py"),
     "rich": ("deploy/", "inference/export/", "loadtest/", "examples/", "tests/"),

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from examples.movielens import generated
 from examples.movielens.model import make_schema
 from ringpull.deploy.cli import app
-from ringpull.inference.request.request_json import call_from_json
+from ringpull.inference.wire.request_json import call_from_json
 
 ROOT = Path(__file__).parent.parent
 SKIPPED = {".venv", "build", "runs", "node_modules"}

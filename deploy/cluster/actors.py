@@ -99,7 +99,7 @@ class HeadActor(ProcessActor):
 
     def __init__(self, head: int, actor_spec: ActorSpec) -> None:
         from ringpull.deploy.cluster.kernels import warm_up
-        from ringpull.inference.head.actor import HeadActor as HeadProcess
+        from ringpull.inference.head.process import HeadProcess
 
         warm_up()
         configure(actor_spec.log, actor_spec.name, f"head-{head}")

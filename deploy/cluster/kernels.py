@@ -15,9 +15,9 @@ from typing import Final
 
 import numpy as np
 
-from ringpull.inference.request.column_codec import encode_column
-from ringpull.inference.request.packing import pack
-from ringpull.inference.request.received import Limits, ReceivedColumns
+from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.wire.column_codec import encode_column
+from ringpull.inference.wire.packing import pack
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess

@@ -76,7 +76,7 @@ def predict(
 
 
 def _from_json(source: str, model: str) -> dict[str, Any]:
-    from ringpull.inference.request.request_json import call_from_json
+    from ringpull.inference.wire.request_json import call_from_json
 
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text()

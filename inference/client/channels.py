@@ -14,7 +14,7 @@ from ringpull.inference.client.stubs import CHANNEL_OPTIONS
 from ringpull.ps.errors import InvalidInput
 
 DEFAULT_CHANNELS: Final = 2
-"""Per target: there is always another one."""
+"""Connections to each target, so that there is always another one."""
 
 OWN_CONNECTION: Final[tuple[tuple[str, int], ...]] = (
     *CHANNEL_OPTIONS,

@@ -27,14 +27,14 @@ from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts, Failure, 
 from ringpull.inference.client.rotation import Rotation
 from ringpull.inference.prediction import Prediction
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import as_call, checked_version, decode_response, encode_request
+from ringpull.inference.wire.codec import as_call, checked_version, decode_response, encode_request
 from ringpull.ps.errors import RingpullError
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 
 
 class _Connections:
-    """What both clients are made of: channels of either kind, and the attempts of calls on them."""
+    """Channels of either kind and the attempts of calls on them: the part that both clients share."""
 
     def __init__(
         self,
@@ -84,8 +84,8 @@ class Client(_Connections):
 
     Args:
         target: HOST:PORT of a head's gRPC port; or several, as "a:1,b:2" or a list.
-        timeout_s: Of calls that do not give their own.
-        retries: How often a call that could not be answered goes out again, within its time; 0: never.
+        timeout_s: Time for calls that do not give their own.
+        retries: Times that a call which could not be answered goes out again, within its time; 0: never.
         channels: Connections per target, made when they are first used. Calls take them in turn. Heads that share one
             port are reached by several.
         credentials: For TLS; None: plain text.
@@ -119,7 +119,7 @@ class Client(_Connections):
         Args:
             features: Feature name -> one entry per row: an array (B,) or (B, w), `Ragged`, a list, or a list of lists.
             context: Feature name -> what stands for every row, as a column of one row: a scalar, `[value]`, `[[a, b]]`.
-            version: None: the one that is live.
+            version: Version that answers; None: the live one.
             outputs: Names of the outputs wanted; None: all.
             with_timings: Ask for the server's timings by stage.
             request_id: For the server's logs.

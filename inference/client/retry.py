@@ -28,25 +28,26 @@ from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, Ri
 DEFAULT_RETRIES: Final = 4
 
 FIRST_PAUSE_S: Final = 0.02
-"""The first pause is a random part of this, every further one of twice the last: 0.3 s in all for four."""
+"""Upper bound on the first pause, which is a random part of it; that of each further one is twice the last: 0.3 s in
+all for four."""
 
 LONGEST_PAUSE_S: Final = 1.0
 
-MOST_DOUBLINGS: Final = 16
-"""Far beyond the longest pause, and no number overflows."""
+MAX_DOUBLINGS: Final = 16
+"""Doublings of the bound on a pause: far beyond the longest pause, and no number overflows."""
 
 AVOID_S: Final = 1.0
-"""How long a channel that failed is left out while others are well."""
+"""Time that a channel which failed is left out while others are well."""
 
 LATER_BY: Final = 0.1
-"""Most that a retry comes later than the server asked, as a part of what it asked: it told others the same."""
+"""Largest delay of a retry beyond what the server asked for, as a part of that: it told others the same."""
 
 BUDGET_RATIO: Final = 0.2
 
 BUDGET_RESERVE: Final = 100.0
 """Retries that a client may make before it has made calls."""
 
-BUDGET_MOST: Final = 1000.0
+MAX_BUDGET: Final = 1000.0
 """Retries that can be saved up: calls in flight at a head that dies."""
 
 BRIEF_CHARS: Final = 100
@@ -54,17 +55,17 @@ BRIEF_CHARS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How one attempt failed."""
+    """A failed attempt, and whether another one may help."""
 
     kind: type[RingpullError]
-    """What the call raises if it ends here."""
+    """Error that the call raises if it ends here."""
     text: str
-    """Its message."""
+    """Message of that error."""
     brief: str
-    """The status and the beginning of what the server said, for the message of a later failure."""
+    """Status and the beginning of what the server said, for the message of a later failure."""
     may_retry: bool
     retry_after_s: float | None = None
-    """What the server asked for; None: nothing."""
+    """Pause that the server asked for; None: it asked for none."""
 
 
 class RetryBudget:
@@ -95,10 +96,10 @@ class RetryBudget:
 
 
 class Retrying:
-    """What all calls of one client share. Thread-safe.
+    """State that all calls of one client share. Thread-safe.
 
     Args:
-        rotation: Of its channels.
+        rotation: Order in which its channels are taken.
         retries: Most retries of one call; 0: none.
 
     Raises:
@@ -117,7 +118,7 @@ class Retrying:
             raise InvalidInput(f"retries is {retries}; it must be 0 or more")
         self.rotation = rotation
         self.retries = retries
-        self.budget = RetryBudget(BUDGET_RATIO, BUDGET_RESERVE, BUDGET_MOST)
+        self.budget = RetryBudget(BUDGET_RATIO, BUDGET_RESERVE, MAX_BUDGET)
         self.clock = clock
         self.uniform = uniform
 
@@ -203,6 +204,6 @@ class Attempts:
         uniform = self._shared.uniform
         if asked_s is not None:
             return asked_s * uniform(1.0, 1.0 + LATER_BY)
-        longest_s = min(FIRST_PAUSE_S * 2.0 ** min(count - 1, MOST_DOUBLINGS), LONGEST_PAUSE_S)
+        longest_s = min(FIRST_PAUSE_S * 2.0 ** min(count - 1, MAX_DOUBLINGS), LONGEST_PAUSE_S)
         # Never more than half of what is left: the attempt that follows needs time as well.
         return uniform(0.0, max(0.0, min(longest_s, left_s / 2)))

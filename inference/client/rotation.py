@@ -12,7 +12,7 @@ class Rotation:
     Thread-safe: what it keeps is only ever replaced, item by item; a lost update costs an attempt, not an answer.
 
     Args:
-        targets: Of each channel.
+        targets: Target of each channel.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
@@ -20,7 +20,7 @@ class Rotation:
         self._turns = itertools.count()
         self._avoid_until_s = [0.0] * len(targets)
         self._avoiding_until_s = 0.0
-        """The latest of them: after it, which is nearly always, nothing needs to be compared."""
+        """End of the last avoidance: after it, which is nearly always, nothing needs to be compared."""
 
     def __repr__(self) -> str:
         return f"Rotation({len(self.targets)} channels to {', '.join(dict.fromkeys(self.targets))})"

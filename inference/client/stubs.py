@@ -15,15 +15,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ringpull.inference.client.retry import BRIEF_CHARS, Failure
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.ps.errors import (
-    CorruptData,
-    DeadlineExceeded,
-    InvalidInput,
-    LimitExceeded,
-    NotFound,
-    RingpullError,
-    Unavailable,
-)
+from ringpull.inference.wire.status_codes import PUSHBACK, STATUSES
+from ringpull.ps.errors import LimitExceeded, RingpullError, Unavailable
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # The server's limits decide, and answer by name; gRPC's own default would cut replies off at 4 MiB.
@@ -32,14 +25,10 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 )
 
 _ERRORS: Final[dict[grpc.StatusCode, type[RingpullError]]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    **{grpc.StatusCode[each.grpc]: each.error for each in STATUSES if issubclass(each.error, RingpullError)},
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     # These clients cancel nothing themselves: the server stopped, or too many waited there, before it took the call.
     grpc.StatusCode.CANCELLED: Unavailable,
-    grpc.StatusCode.DATA_LOSS: CorruptData,
 }
 
 
@@ -75,11 +64,8 @@ LIST_MODELS: Final = Rpc.named("Predictor", "ListModels")
 GET_STATUS: Final = Rpc.named("Admin", "GetStatus")
 
 
-PUSHBACK: Final = "grpc-retry-pushback-ms"
-"""Trailing metadata by which a server says when to come back, or by a negative number not to: gRFC A6."""
-
 PUSHBACK_DIGITS: Final = 9
-"""Up to 11 days."""
+"""Digits of a pause in milliseconds that is believed: up to 11 days."""
 
 
 def error_of(target: str, error: Any) -> RingpullError:

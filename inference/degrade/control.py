@@ -22,12 +22,12 @@ from typing import Final, Literal
 from ringpull.ps.errors import InvalidInput
 
 MOST_PRESSURE: Final = 2.0
-"""More counts as this much: so smoothing forgets any overload within a few times `smoothing_s`."""
+"""Upper bound on the pressure that counts, so that smoothing forgets any overload within a few `smoothing_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """When a head takes degrade steps and gives them back."""
+    """Bounds of the pressure, and times, by which a head takes degrade steps and gives them back."""
 
     high: float = 0.5
     low: float = 0.2
@@ -63,7 +63,7 @@ class LevelControl:
         self._since_s = 0.0
         self.level = 0
         self.pressure = 0.0
-        """Smoothed."""
+        """Smoothed pressure."""
 
     def __repr__(self) -> str:
         return f"<LevelControl {self.level} of {self._steps}, pressure {self.pressure:.2f}>"

@@ -10,24 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ringpull.inference.degrade.steps import MAX_STEPS, CapCandidates, CutBags, Step, UseDefault, UseVersion
-from ringpull.inference.schema.kinds import Cross, Feature, Sparse
-from ringpull.inference.schema.kinds import Sequence as SequenceFeature
+from ringpull.inference.schema.kinds import Cross, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degradation:
-    """What the first so many steps do to a request. Requests of one level share one object."""
+    """The effect of the first so many steps on a request. Requests of one level share one object."""
 
     steps: tuple[Step, ...]
-    """Those in force, in the order declared."""
+    """Steps in force, in the order declared."""
     sent: frozenset[str]
-    """The features that a request for the version may carry; another version that answers leaves some out."""
+    """Features that a request for the version may carry; another version that answers leaves some out."""
     cuts: Mapping[str, CutBags] = field(default_factory=dict)
-    """By feature, the tightest."""
+    """Tightest cut of each feature that is cut."""
     defaults: Mapping[str, UseDefault] = field(default_factory=dict)
-    """By feature."""
+    """Step that withholds the ids of each feature which takes default vectors."""
     cap: CapCandidates | None = None
     other: UseVersion | None = None
 
@@ -51,10 +50,10 @@ def check_steps(steps: object, schema: Schema, looked_up: Sequence[str], version
     """Return the steps, if the version can take them.
 
     Args:
-        steps: As declared.
-        schema: The one that is served.
+        steps: Steps as declared.
+        schema: Schema that is served.
         looked_up: Features whose ids are looked up in tables.
-        version: That declares them.
+        version: Number of the version that declares them.
 
     Raises:
         InvalidInput: They are no steps, name features that are not of the kind, or one takes nothing that those before
@@ -106,12 +105,12 @@ def _with(level: Degradation, step: Step, schema: Schema) -> Degradation:
 
 
 def _is_list(feature: Feature) -> bool:
-    return isinstance(feature, SequenceFeature) or (isinstance(feature, Sparse) and feature.many)
+    return isinstance(feature, IdSequence) or (isinstance(feature, Sparse) and feature.many)
 
 
 def _longest(level: Degradation, feature: Feature) -> float:
     """Return how many values a row of a list feature may have at a level."""
     if feature.name in level.cuts:
         return level.cuts[feature.name].most
-    own = feature.length if isinstance(feature, SequenceFeature) else getattr(feature, "max_length", None)
+    own = feature.length if isinstance(feature, IdSequence) else getattr(feature, "max_length", None)
     return float("inf") if own is None else own

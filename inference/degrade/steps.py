@@ -20,14 +20,14 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import check_name
 
 MAX_STEPS: Final = 32
-"""Of a version."""
+"""Degrade steps of one version."""
 
 MAX_INT64: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class UseDefault:
-    """The ids of these features are not looked up: each counts as unknown, as its table's default vector.
+    """Look up no ids of these features: each counts as unknown, as its table's default vector.
 
     `UseDefault("history", "tags")`. Nothing is pulled for them. Pooling and padding stay as they are: a mean of n
     default vectors is one, a sum is n of them, an empty bag is zeros.
@@ -45,13 +45,13 @@ class UseDefault:
 
     @property
     def phrase(self) -> str:
-        """What replies say."""
+        """Phrase of replies that the step changed."""
         return f"default vectors for {', '.join(self.features)}"
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class CutBags:
-    """Of every row of these features only the last `most` values are kept.
+    """Keep only the last `most` values of every row of these features.
 
     `CutBags(50)` cuts all features that have a list per row, `CutBags(50, "history")` only this one.
     """
@@ -60,7 +60,7 @@ class CutBags:
 
     most: int
     features: tuple[str, ...]
-    """Empty: all that have a list per row."""
+    """Features that are cut; empty: all that have a list per row."""
 
     def __init__(self, most: int, *features: str) -> None:
         _check_count(self, "most", most)
@@ -70,13 +70,13 @@ class CutBags:
 
     @property
     def phrase(self) -> str:
-        """What replies say."""
+        """Phrase of replies that the step changed."""
         return f"cut {', '.join(self.features) or 'bags'} to {self.most}"
 
 
 @dataclass(frozen=True, slots=True)
 class CapCandidates:
-    """Only the first `most` candidates of a request are scored; the outputs of the others are NaN.
+    """Score only the first `most` candidates of a request; the outputs of the others are NaN.
 
     Outputs keep the request's rows: whoever zips them with the candidates stays right, and NaN is no score.
     """
@@ -90,13 +90,13 @@ class CapCandidates:
 
     @property
     def phrase(self) -> str:
-        """What replies say."""
+        """Phrase of replies that the step changed."""
         return f"scored the first {self.most} candidates"
 
 
 @dataclass(frozen=True, slots=True)
 class UseVersion:
-    """Another, lighter version of the model answers, while it is open and takes the same requests.
+    """Let another, lighter version of the model answer, while it is open and takes the same requests.
 
     Only requests that name no version: who asks for one gets it. The version must give the same outputs; features that
     it does not take are left out.
@@ -111,7 +111,7 @@ class UseVersion:
 
     @property
     def phrase(self) -> str:
-        """What replies say."""
+        """Phrase of replies that the step changed."""
         return f"answered by version {self.version}"
 
 

@@ -25,11 +25,11 @@ from ringpull.ps.errors import ExportError, RingpullError
 from ringpull.ps.spec import Float32Array
 
 Outputs = dict[str, Float32Array]
-"""By name, the first dimension is the row."""
+"""Outputs by name; the first dimension is the row."""
 
 _BAGS: Final = (aten._embedding_bag.default, aten._embedding_bag_forward_only.default)
 _PADDING_IDX: Final = 8
-"""Its place among the arguments of a bag's operator; -1 when there is none."""
+"""Place of `padding_idx` among the arguments of a bag's operator, whose value is -1 when there is none."""
 
 
 def ask_module(
@@ -62,10 +62,10 @@ def ask_module(
 
 
 class ServedRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, embeddings that became tables give the rows as those hold them."""
+    """A context in which embeddings that became tables give the rows as those hold them."""
 
     def __init__(self, plans: Iterable[TablePlan]) -> None:
-        """Only tables whose row type rounds take part."""
+        """Prepare; only tables whose row type rounds take part."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._plans = {plan.weight.data_ptr(): plan for plan in plans if plan.rounds}
 

@@ -18,11 +18,11 @@ from ringpull.inference.export.index import NotPlain, Source, read_index
 from ringpull.inference.export.operators import CASTS, aten, values_of
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.uses import LookUp, Plan, Use, Vectors
-from ringpull.inference.schema.kinds import Sequence
+from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.spec import Pooling
 
 _POOLINGS: Final = (Pooling.SUM, Pooling.MEAN, Pooling.MAX)
-"""By the operator's `mode`."""
+"""Poolings by the operator's `mode`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class SquareBag:
 
     vectors: Vectors
     width: int
-    """L."""
+    """Ids per row, L."""
     pooling: Pooling
     padding_row: int | None
     weights: fx.Node | None
-    """(B * L,) `per_sample_weights`."""
+    """`per_sample_weights` (B * L,)."""
 
     def build(self, probe: Probe, graph: fx.Graph, look_up: LookUp) -> fx.Node:
         flat = self.vectors.build(probe, graph, look_up)
@@ -108,7 +108,7 @@ def read_bag(probe: Probe, node: fx.Node) -> Plan:
 def _is_pull(probe: Probe, source: Source, add: int, width: int, padding_row: int | None) -> bool:
     """Return whether bags of `width` ids are those of a sequence whose padding the operator drops, or of single ids."""
     feature = probe.schema[source.feature]
-    if isinstance(feature, Sequence):
+    if isinstance(feature, IdSequence):
         return width == feature.length and padding_row == feature.pad + add
     return probe.arguments[source.argument].part == "id" and width == 1 and padding_row is not None
 

@@ -29,10 +29,10 @@ class Captured:
 
     graph_module: fx.GraphModule
     arguments: Mapping[str, fx.Node]
-    """Placeholder by argument name."""
+    """Placeholders by argument name."""
     weights: Mapping[fx.Node, str]
-    """By `get_attr` node, the name of each parameter, buffer or other tensor: the path of the module whose `weight` it
-    is, else its own path."""
+    """Name of each parameter, buffer or other tensor, by `get_attr` node: the path of the module whose `weight` it is,
+    else its own path."""
     outputs: tuple[ProgramOutput, ...]
 
 

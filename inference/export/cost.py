@@ -37,7 +37,7 @@ class CheckData:
 
     prepared: Prepared
     given: bool
-    """The exporter's, not made up."""
+    """Whether the rows are the exporter's; else they are made up."""
     labels: NDArray[np.bool_] | None = None
 
     @classmethod

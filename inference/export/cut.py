@@ -25,7 +25,7 @@ from ringpull.inference.export.uses import Plan, Use, read_vectors
 from ringpull.ps.errors import ExportError
 
 MAX_DENSE_BYTES: Final = 64 * 1024 * 1024
-"""The largest embedding that may stay in the dense program."""
+"""Largest embedding that may stay in the dense program."""
 
 RAGGED_PARTS: Final = ("values", "offsets", "weights")
 
@@ -44,14 +44,14 @@ class Cut:
     """A model in two parts."""
 
     program: fx.GraphModule
-    """Takes the vectors of `uses`, in their order, then `arguments`."""
+    """Dense part, which takes the vectors of `uses`, in their order, then `arguments`."""
     uses: tuple[Use, ...]
     arguments: tuple[str, ...]
     tables: Mapping[str, Tensor]
-    """Table name -> its weight, the module's own tensor (rows, dim)."""
+    """Weight of each table by name: the module's own tensor (rows, dim)."""
     kept: tuple[KeptWeight, ...]
     limits: Mapping[str, tuple[int, int]]
-    """Feature -> the ids [low, high) that are within every embedding it is looked up in, table or not."""
+    """Bounds [low, high) of each feature's ids: within every embedding it is looked up in, table or not."""
 
 
 @dataclass

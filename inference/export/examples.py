@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError
 
@@ -17,7 +17,7 @@ TRACED_ROWS = 11
 """Rows that a module is traced with: torch.export would specialise 0 and 1, and a prime is seldom a width."""
 
 Ids = Callable[[Argument, int], int]
-"""The id to put in column `int` of an argument (0 unless it is a stack)."""
+"""Function that gives the id to put in column `int` of an argument (0 unless it is a stack)."""
 
 
 def bind(module: nn.Module, schema: Schema) -> dict[str, Argument]:
@@ -72,7 +72,7 @@ def _one(schema: Schema, argument: Argument, rows: int, ids: Ids) -> Tensor:
             return torch.zeros(rows, sum(each.width for each in features if isinstance(each, Dense)))
         case "id_stack":
             return torch.tensor([[ids(argument, column) for column in range(len(features))]] * rows)
-        case "sequence" | "lengths" if isinstance(feature, Sequence):
+        case "sequence" | "lengths" if isinstance(feature, IdSequence):
             if argument.part == "lengths":
                 return torch.full((rows,), feature.length)
             return torch.full((rows, feature.length), ids(argument, 0))

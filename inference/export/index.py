@@ -34,7 +34,7 @@ class Source:
 
     argument: str
     column: int
-    """Of a stack; 0 otherwise."""
+    """Column of a stack; 0 otherwise."""
     feature: str
 
 

@@ -20,7 +20,7 @@ from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import KeyType
 
 Keys = Sequence[int] | Sequence[str] | NDArray[Any] | Vocabulary
-"""The raw id of each row of a table."""
+"""Raw ids of a table's rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class RowKeys:
     """Raw ids of the keyed rows, integers or an object array of strings; None: keyed by row number."""
     vocabulary: Vocabulary | None = None
     unknown_is_row_0: bool = True
-    """With a Vocabulary: whether unknown ids give what the model has for them, row 0, or a default chosen otherwise."""
+    """Whether unknown ids of a Vocabulary give what the model has for them, row 0; else a default is chosen."""
 
     @classmethod
     def read(cls, table: str, rows: int, given: Keys | None, *, unknown_is_row_0: bool = True) -> RowKeys:
@@ -72,7 +72,7 @@ class RowKeys:
 
     @property
     def described(self) -> str:
-        """What the rows are keyed by, for people."""
+        """Description of the keys, for people."""
         if self.ids is None:
             return "row number"
         kind = "strings" if self.key_type is KeyType.STRING else "integers"

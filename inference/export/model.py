@@ -72,20 +72,20 @@ def export_model(
     Args:
         module: Its forward's parameters are arguments of the schema (`Schema.argument_names`), by name. It is run in
             evaluation mode, and left in the mode it was in.
-        schema: Of its features.
+        schema: Schema of its features.
         out_dir: The model's folder.
-        version: From 1; must not exist yet.
-        keys: By table, the raw id of each row, or the features' Vocabulary: serving then looks up raw ids. Tables not
+        version: Number from 1, which must not exist yet.
+        keys: Per table the raw id of each row, or the features' Vocabulary: serving then looks up raw ids. Tables not
             named are keyed by row number.
         name: The model's name; default: the name of `out_dir`.
-        tables: By table, how it is to be deployed, and how its rows are stored.
+        tables: Options per table: how it is deployed, and how its rows are stored.
         check_rows: Made-up rows for the self-check; 0 skips it. A few of them go into the version, with their outputs:
             a head holds the version against them before it goes live.
         check_columns: Rows, as training takes them, on which to measure what short row types cost; default: made-up
             ones.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
         max_diff: The most that short row types may change a score; above it, nothing is written.
-        degrade: What a head under load leaves out before it refuses requests: `UseDefault`, `CutBags`, `CapCandidates`
+        degrade: Steps of a head under load before it refuses requests: `UseDefault`, `CutBags`, `CapCandidates`
             and `UseVersion` steps, the first taken first. Replies say so.
         quiet: Print no report and no progress.
 

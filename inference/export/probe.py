@@ -15,7 +15,7 @@ from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.schema import Schema
 
 PROBED_ROWS: Final = (3, 5, 7)
-"""Expressions are run for these numbers of rows: what differs between them depends on the batch."""
+"""Numbers of rows that expressions are run for: what differs between them depends on the batch."""
 
 
 class Probe:

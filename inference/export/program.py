@@ -13,7 +13,7 @@ from ringpull.inference.export.capture import quiet_torch, trace
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import Sequence
+from ringpull.inference.schema.kinds import IdSequence
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import Pooling
@@ -48,6 +48,6 @@ def _vectors(cut: Cut, schema: Schema, place: int) -> Tensor:
     """Return made-up vectors for one look-up: (B, D), or (B, L, D) for an unpooled sequence."""
     use = cut.uses[place]
     dim, feature = cut.tables[use.table].shape[1], schema[use.feature]
-    if isinstance(feature, Sequence) and use.pooling is Pooling.NONE:
+    if isinstance(feature, IdSequence) and use.pooling is Pooling.NONE:
         return torch.zeros(TRACED_ROWS, feature.length, dim)
     return torch.zeros(TRACED_ROWS, dim)

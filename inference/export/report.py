@@ -25,10 +25,10 @@ class TableReport:
     keyed_by: str
     """"row number", "raw ids, strings", "vocabulary of integers", ..."""
     features: tuple[str, ...]
-    """That are looked up in it."""
+    """Features that are looked up in the table."""
     poolings: tuple[str, ...]
     default: str
-    """The vector of unknown ids: "zeros", "row 0", "mean" or "given"."""
+    """Vector of unknown ids: "zeros", "row 0", "mean" or "given"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,18 +42,18 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostReport:
-    """What short row types change: the module's scores with rounded rows, beside those with its own."""
+    """The cost of short row types: the module's scores with rounded rows, beside those with its own."""
 
     rows: int
     given: bool
     """Whether the rows were the exporter's; else they were made up."""
     largest_difference: float
     mean_difference: float
-    """Absolute, over all rows and outputs."""
+    """Mean absolute difference over all rows and outputs."""
     auc: float | None
-    """Of the module as it is; None without labels."""
+    """AUC of the module as it is; None without labels."""
     auc_difference: float | None
-    """What rounding adds to it."""
+    """Change of the AUC by rounding; None without labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +61,15 @@ class ExportReport:
     """One version that was exported."""
 
     path: Path
-    """The version's folder."""
+    """Folder of the version."""
     manifest: Manifest
     tables: tuple[TableReport, ...]
     kept: tuple[KeptWeight, ...]
     """Embeddings that stayed in the dense program, and why."""
     check: CheckReport | None
-    """None when no rows were to be checked."""
+    """Result of the self-check; None when no rows were to be checked."""
     cost: CostReport | None = None
-    """None when all rows are float32, or none were to be checked."""
+    """Cost of short row types; None when all rows are float32, or none were to be checked."""
 
     @property
     def bytes(self) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.keys import RowKeys
 from ringpull.inference.schema.features import Prepared, PreparedFeature
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Bucketize, Hash, Vocabulary
 from ringpull.ps.errors import ExportError
@@ -19,11 +19,11 @@ from ringpull.ps.errors import ExportError
 Int64Array = NDArray[np.int64]
 
 UNBOUND_IDS: Final = 8
-"""Ids are drawn below this where neither a look-up nor a transform says how large they may be."""
+"""Upper bound of ids that are drawn where neither a look-up nor a transform says how large they may be."""
 
 LONGEST_BAG: Final = 6
 SPECIAL_SHARE: Final = 0.2
-"""So many of the ids are drawn from the special ones: padding, unknown, first, last."""
+"""Share of the ids that are drawn from the special ones: padding, unknown, first, last."""
 
 
 def make_rows(
@@ -72,7 +72,7 @@ def _make(
     if isinstance(feature, Dense):
         return PreparedFeature(rows, dense=random.standard_normal((rows, feature.width), np.float32))
     lengths = None
-    if isinstance(feature, Sequence):
+    if isinstance(feature, IdSequence):
         lengths = random.integers(0, feature.length + 1, rows)
     elif isinstance(feature, Sparse) and feature.many:
         lengths = random.integers(0, min(LONGEST_BAG, feature.max_length or LONGEST_BAG) + 1, rows)
@@ -86,7 +86,7 @@ def _make(
 
 
 def _ids(
-    feature: Sparse | Sequence | Cross, cut: Cut, keys: Mapping[str, RowKeys], size: int, random: np.random.Generator
+    feature: Sparse | IdSequence | Cross, cut: Cut, keys: Mapping[str, RowKeys], size: int, random: np.random.Generator
 ) -> Int64Array:
     uses = [use for use in cut.uses if use.feature == feature.name]
     low, high = cut.limits.get(feature.name, (0, UNBOUND_IDS))
@@ -95,14 +95,14 @@ def _ids(
     if low >= high:
         raise ExportError(f"feature {feature.name}: no id is within all embeddings that look it up")
     special = {low, high - 1, *(use.padding_row - use.add for use in uses if use.padding_row is not None)}
-    if isinstance(feature, Sequence):
+    if isinstance(feature, IdSequence):
         special.add(feature.pad)
     chosen = np.array([each for each in sorted(special) if low <= each < high], np.int64)
     ids = random.integers(low, high, size)
     return np.where(random.random(size) < SPECIAL_SHARE, random.choice(chosen, size), ids)
 
 
-def _ids_made(feature: Sparse | Sequence | Cross) -> int | None:
+def _ids_made(feature: Sparse | IdSequence | Cross) -> int | None:
     """Return how many ids, from 0, a feature can have; None when anything is possible."""
     last = feature if isinstance(feature, Cross) else feature.transforms[-1] if feature.transforms else None
     if isinstance(last, Hash | Cross):

@@ -1,10 +1,11 @@
 """The self-check of an export: made-up rows through the module, and through the written tables and the dense program.
 
 Ids are drawn where the module's look-ups allow them, with padding, unknown ids, empty bags and short sequences among
-them. The look-ups are the head's own (`inference.request.lookups`); the pull is a slow loop over the tables' files. The
-rows go through the dense program all together and again in small parts: a module whose rows influence each other cannot
-be served in micro-batches. The module is given the rows as tables hold them (`ServedRows`), so that short row types are
-held to the same tolerance; what their rounding costs is measured apart (`inference.export.cost`).
+them. The look-ups are the head's own (`ringpull.inference.head.request.lookups`); the pull is a slow loop over the
+tables' files. The rows go through the dense program all together and again in small parts: a module whose rows
+influence each other cannot be served in micro-batches. The module is given the rows as tables hold them (`ServedRows`),
+so that short row types are held to the same tolerance; what their rounding costs is measured apart
+(`ringpull.inference.export.cost`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.report import CheckReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.tables import TablePlan
+from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.model.dense import DenseProgram, ProgramTensor
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import Samples
-from ringpull.inference.request.lookups import FeatureLookup
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError
@@ -36,12 +37,12 @@ from ringpull.ps.store.base import Base
 from ringpull.router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
-"""Times max(1, |a|, largest intermediate magnitude): ARCHITECTURE.md, "Exactly"."""
+"""Largest difference allowed, times max(1, |a|, largest intermediate magnitude): ARCHITECTURE.md, "Exactly"."""
 
 SAMPLE_ROWS: Final = 16
 
 SAMPLE_TOLERANCE: Final = 1e-4
-"""As `TOLERANCE`, for another machine or device: wrong rows differ by far more."""
+"""Tolerance of a head on another machine or device, as `TOLERANCE`: wrong rows differ by far more."""
 
 
 def pull(base: Base, lookup: Lookup) -> LookupResult:
@@ -90,7 +91,7 @@ class SelfCheck:
             module: The user's.
             trained: Made-up rows as the module takes them.
             served: The same rows as serving takes them.
-            arguments: Of the module's forward, made of `trained`.
+            arguments: Arguments of the module's forward, made of `trained`.
 
         Raises:
             ExportError: They differ, or the module fails on the made-up rows.

@@ -19,7 +19,7 @@ from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.export.uses import Use
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import Cross, Sequence
+from ringpull.inference.schema.kinds import Cross, IdSequence
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import ValueType, Vocabulary
 from ringpull.ps.errors import ExportError, InvalidInput
@@ -30,11 +30,11 @@ _VALUE_TYPES: dict[KeyType, ValueType] = {KeyType.STRING: "string", KeyType.INT6
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How a cut model is fed when it serves."""
+    """The look-ups and inputs of a cut model when it serves."""
 
     schema: Schema
     lookups: tuple[LookupSpec, ...]
-    """One for each use, in their order."""
+    """Look-ups, one for each use, in their order."""
     raw_features: frozenset[str]
 
 
@@ -50,7 +50,7 @@ def plan_serving(
         cut: The model.
         schema: The one it was trained with.
         arguments: The forward's.
-        plans: Of the tables, by name.
+        plans: Plans of the tables, by name.
 
     Raises:
         ExportError: Raw ids and the way the model uses the feature do not fit together.
@@ -70,7 +70,7 @@ def plan_serving(
         raise ExportError(f"keys: {exc}") from exc
     pads = _raw_pads(cut, schema, keys)
     features = [
-        replace(each, pad=pads[each.name]) if isinstance(each, Sequence) and each.name in pads else each
+        replace(each, pad=pads[each.name]) if isinstance(each, IdSequence) and each.name in pads else each
         for each in served.features
     ]
     served = Schema(features, served.stacks)
@@ -134,7 +134,7 @@ def _raw_pads(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str
     pads: dict[str, int] = {}
     for use in cut.uses:
         table, feature = keys[use.table], schema[use.feature]
-        if table.raw and isinstance(feature, Sequence):
+        if table.raw and isinstance(feature, IdSequence):
             row = feature.pad + use.add
             known = table.first <= row < table.rows
             pads[use.feature] = _prepared_id(table, row) if known else table.unkeyed_id()
@@ -178,7 +178,7 @@ def _padding_id(use: Use, row: int, served: Schema, keys: RowKeys, zero_default:
             " another padding_idx, or sum with a row 0 of zeros, or export this table without keys"
         )
     feature = served[use.feature]
-    return feature.pad if isinstance(feature, Sequence) else None
+    return feature.pad if isinstance(feature, IdSequence) else None
 
 
 def _prepared_id(keys: RowKeys, row: int) -> int:

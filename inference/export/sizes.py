@@ -26,7 +26,7 @@ def number_of_rows(probe: Probe, graph: fx.Graph) -> fx.Node:
     """Insert the number of rows of the batch, taken from the size of any argument that tells it.
 
     Raises:
-        ExportError: None does.
+        ExportError: No argument has one.
     """
     nodes = probe.captured.arguments
     first_operation = next(node for node in graph.nodes if node.op not in ("placeholder", "get_attr"))

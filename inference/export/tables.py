@@ -23,25 +23,25 @@ from ringpull.ps.store.row_codec import decode, encode
 from ringpull.ps.store.writer import TableWriter
 
 CHUNK_BYTES: Final = 16 * 1024 * 1024
-"""Rows handed to the writer at a time; a weight on the CPU is not copied for it."""
+"""Bytes of rows handed to the writer at a time; a weight on the CPU is not copied for it."""
 
 PROGRESS_BYTES: Final = 256 * 1024 * 1024
-"""Tables from this size on show a progress bar: smaller ones take less than about a second."""
+"""Smallest table that shows a progress bar: smaller ones take less than about a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TableOptions:
-    """What a deployment wants of a table; only `row_type` changes what known ids give."""
+    """Options of one table in a deployment; only `row_type` changes what known ids give."""
 
     replicas: Replicas = 1
     default: Literal["zeros", "mean"] | NDArray[np.float32] | None = None
-    """The vector of unknown ids: zeros, the mean of all rows, or float32 (dim,). None: zeros; for a table keyed by a
+    """Vector of unknown ids: zeros, the mean of all rows, or float32 (dim,). None: zeros; for a table keyed by a
     Vocabulary row 0, which is what the model has for unknown ids."""
     on_unavailable: Literal["error", "default"] = "error"
-    """When no live shard has a key: fail, or use the default vector and say so."""
+    """Answer when no live shard has a key: fail, or use the default vector and say so."""
     row_type: str = RowType.FLOAT32.value
-    """How rows are stored: a value of `RowType`. Shorter ones round: the report says what that costs. Default vectors
-    are not rounded."""
+    """Storage type of rows, a value of `RowType`. The shorter ones round, and the report says at what cost; default
+    vectors stay float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +49,10 @@ class TablePlan:
     """One table to be written."""
 
     weight: Tensor
-    """(rows, dim) float32, the module's own, on any device."""
+    """Weight (rows, dim), float32: the module's own, on any device."""
     keys: RowKeys
     default: Literal["zeros", "mean"] | NDArray[np.float32]
-    """The vector of unknown ids, settled."""
+    """Vector of unknown ids, settled."""
     options: TableOptions
     row_type: RowType
 

@@ -15,7 +15,7 @@ from ringpull.inference.export.index import NotPlain, Source, read_index
 from ringpull.inference.export.operators import values_of
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.replay import Replay
-from ringpull.inference.schema.kinds import Sequence
+from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.spec import Pooling
 
 
@@ -27,20 +27,20 @@ class Use:
     feature: str
     pooling: Pooling
     add: int
-    """Row = id + add."""
+    """Offset of rows from ids: row = id + add."""
     padding_row: int | None = None
     """Row that bags leave out."""
     fill_row: int | None = None
-    """Unpooled sequences: the row at padded places."""
+    """Row at padded places of an unpooled sequence."""
     weighted: bool = False
 
 
 LookUp = Callable[[Use], fx.Node]
-"""Gives the graph's input for a look-up: float32 (B, D), or (B, L, D) for an unpooled sequence."""
+"""Function that gives the graph's input for a look-up: float32 (B, D), or (B, L, D) for an unpooled sequence."""
 
 
 class Plan(Protocol):
-    """How to do without one embedding operator."""
+    """A way to do without one embedding operator."""
 
     def build(self, probe: Probe, graph: fx.Graph, look_up: LookUp) -> fx.Node:
         """Insert what stands for the operator's result, and return it."""
@@ -62,7 +62,7 @@ class Vectors:
             # A column that the expression drops needs a place but no values: any other's vectors will do.
             source = next((each for each in self.adds if (each.argument, each.column) == (argument, column)), anyone)
             add, feature = self.adds[source], probe.schema[source.feature]
-            fill_row = feature.pad + add if isinstance(feature, Sequence) else None
+            fill_row = feature.pad + add if isinstance(feature, IdSequence) else None
             return look_up(Use(self.table, source.feature, Pooling.NONE, add, fill_row=fill_row))
 
         return Replay(probe, graph, self.dim, vectors).node(self.index)
@@ -81,6 +81,6 @@ def read_vectors(probe: Probe, node: fx.Node) -> Vectors:
         if probe.arguments[source.argument].part == "values":
             raise NotPlain(
                 f"feature {source.feature} has any number of ids per row: pool them with nn.EmbeddingBag, or declare it"
-                " Sequence"
+                " IdSequence"
             )
     return Vectors(table, dim, index, adds)

@@ -27,15 +27,15 @@ from ringpull.ps.errors import LimitExceeded
 from ringpull.ps.service_rate import ServiceRate, Work
 
 REQUEST_COST_BYTES: Final = 4096
-"""What a request costs besides its own bytes: gRPC and head take some 0.3 ms for any, as long as for so many bytes."""
+"""Cost of a request besides its own bytes: gRPC and head take some 0.3 ms for any, as long as for so many bytes."""
 MARGIN: Final = 2.0
-"""How many mean deviations a prediction is taken to be late by."""
+"""Mean deviations that a prediction is taken to be short by."""
 WEIGHT: Final = 0.05
-"""Of a new sample of a deviation, or of the time that a request may wait."""
+"""Weight of the newest sample in the moving averages of deviations, lengths and times that requests may wait."""
 STANDING_LONE: Final = 8.0
-"""A queue of so many times what a lone request takes may stand, if that is more: slow models have large batches."""
-LEAST_HINT_S: Final = 0.001
-"""A hint of no time at all would have the whole crowd back at once."""
+"""Lone requests' worth of queue that may stand, if that is more: slow models have large batches."""
+MIN_HINT_S: Final = 0.001
+"""Shortest hint: one of no time at all would have the whole crowd back at once."""
 
 
 class Ticket:
@@ -44,7 +44,7 @@ class Ticket:
     __slots__ = ("_admission", "deadline_s", "nbytes", "predicted_s", "work")
 
     def __init__(self, admission: Admission, work: Work, nbytes: int, predicted_s: float, deadline_s: float) -> None:
-        """As `Admission` makes it, whose own the attributes are."""
+        """Hold what `Admission` notes of the request; the attributes are its own."""
         self._admission = admission
         self.work = work
         self.nbytes = nbytes
@@ -88,7 +88,7 @@ class Admission:
         Args:
             max_queue_s: The longest queue of a burst, and how long a queue may be there before it is one that stands.
             standing_queue_s: The longest queue that stands.
-            max_in_flight_bytes: Of all requests; a larger one is taken alone.
+            max_in_flight_bytes: Bytes of all requests in flight; a larger one is taken alone.
             clock: Seconds; deadlines are on this clock.
         """
         self._max_queue_s = max_queue_s
@@ -97,15 +97,15 @@ class Admission:
         self._clock = clock
         self._rate = ServiceRate(clock)
         self._bytes = 0
-        self._usual_bytes = 0.0
-        """Length of a request, as of late."""
+        self._mean_bytes = 0.0
+        """Moving average of the lengths of requests."""
         self._unqueued_s = -math.inf
-        """When there was no queue the last time."""
+        """Time at which there was no queue the last time."""
         self._deviation_s = 0.0
         self._allowed_s = max_queue_s
-        """How long requests of late could wait for others, by their deadlines."""
+        """Moving average of the time that requests could wait for others, by their deadlines."""
         self.refused = 0
-        """Since start."""
+        """Requests refused since start."""
 
     def __repr__(self) -> str:
         return f"<Admission pressure {self.pressure():.2f}, {self._bytes} bytes in flight, {self.refused} refused>"
@@ -136,18 +136,11 @@ class Admission:
         Raises:
             LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
         """
-        return self._let_in(round(self._usual_bytes), deadline_s)
-
-    def admit(self, nbytes: int, deadline_s: float) -> Ticket:
-        """Let a request of a known length in; else as `expect`."""
-        self._learn_length(nbytes)
-        return self._let_in(nbytes, deadline_s)
-
-    def _let_in(self, nbytes: int, deadline_s: float) -> Ticket:
         longest_s = self._longest_s(self._clock())
         wait_s = self.queue_s()
         if wait_s > longest_s:
             raise self._refusal(f"requests wait {_ms(wait_s)} ms here; the most is {_ms(longest_s)} ms")
+        nbytes = round(self._mean_bytes)
         cost = nbytes + REQUEST_COST_BYTES
         predicted_s = max(self._rate.lone_s, self._rate.wait_s(cost))
         if not self._rate.idle:
@@ -156,11 +149,8 @@ class Admission:
         self._bytes += nbytes
         return Ticket(self, self._rate.begin(cost), nbytes, predicted_s, deadline_s)
 
-    def _learn_length(self, nbytes: int) -> None:
-        self._usual_bytes += WEIGHT * (nbytes - self._usual_bytes)
-
     def _weigh(self, ticket: Ticket, nbytes: int) -> None:
-        self._learn_length(nbytes)
+        self._mean_bytes += WEIGHT * (nbytes - self._mean_bytes)
         others = self._bytes - ticket.nbytes
         ticket.predicted_s += (nbytes - ticket.nbytes) / self._rate.rate
         ticket.work = self._rate.reweigh(ticket.work, nbytes + REQUEST_COST_BYTES)
@@ -209,11 +199,11 @@ class Admission:
 
     def _allow(self, spare_s: float) -> None:
         """Take note of how long a request may wait, for `pressure`."""
-        self._allowed_s += WEIGHT * (min(max(spare_s, LEAST_HINT_S), self._max_queue_s) - self._allowed_s)
+        self._allowed_s += WEIGHT * (min(max(spare_s, MIN_HINT_S), self._max_queue_s) - self._allowed_s)
 
     def _refusal(self, why: str) -> LimitExceeded:
         self.refused += 1
-        retry_after_s = max(self._rate.wait_s(), LEAST_HINT_S)
+        retry_after_s = max(self._rate.wait_s(), MIN_HINT_S)
         return LimitExceeded(
             f"overloaded: {why}; ask again in {math.ceil(retry_after_s * 1e3)} ms", retry_after_s=retry_after_s
         )

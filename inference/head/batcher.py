@@ -13,7 +13,7 @@ Invariants:
   most: gRPC hands over one request at a time, in many turns of the loop, and the batches of a crowd would be as small
   as those of a few.
 - A pull that takes much longer than usual is passed: the next batch is pulled beside it, so a shard that hangs delays
-  those it has to answer and not everyone. There are at most `max_pulls`; else the above holds as if the late one were
+  those it has to answer and not everyone. There are at most `max_pulls`; else the above holds as if the slow one were
   not there, so batches stay as large as ever.
 - Requests are taken in order of arrival, up to `max_rows` rows; a larger request rides alone. Each gets one answer or
   one error.
@@ -41,27 +41,27 @@ Prepared = TypeVar("Prepared")
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
 
-LATE: Final = 8.0
-"""A pull is late when it takes so many times as long as they did of late."""
+SLOW_FACTOR: Final = 8.0
+"""Times the moving average that a pull takes before it counts as slow."""
 PATIENCE_S: Final = 0.1
-"""But not before this: on a busy machine any pull may."""
+"""Shortest time after which a pull counts as slow: on a busy machine any pull may take as long."""
 WEIGHT: Final = 0.1
-"""Of a pull in what is usual."""
+"""Weight of the newest pull in the moving average."""
 QUIET_TURNS: Final = 32
-"""Of the event loop, a microsecond or two each where nothing else is to be done: when no request came in so many, none
-is on its way in."""
+"""Turns of the event loop without a new request after which none is on its way in. A turn takes a microsecond or two
+where nothing else is to be done."""
 LET_IN_S: Final = 0.005
-"""The longest that a batch waits for more: other models on the loop make its turns long, a crowd makes them many."""
+"""Longest time that a batch waits for more: other models on the loop make its turns long, a crowd makes them many."""
 SMALL_ROWS: Final = 64
-"""A batch costs as much as about so many rows, besides its rows: a smaller one is worth waiting for more."""
+"""Rows below which a batch is worth waiting for more: besides its rows, a batch costs as much as about so many."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Where one request's time went, in seconds."""
+    """The time of one request by stage, in seconds."""
 
     queue_s: float
-    """Waiting: to be taken, and for the worker thread."""
+    """Time spent waiting: to be taken, and for the worker thread."""
     prepare_s: float
     lookup_s: float
     dense_s: float
@@ -71,7 +71,7 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class Ready(Generic[Prepared]):
-    """What `prepare` made of the items of a batch."""
+    """The result of `prepare` for the items of a batch."""
 
     work: Prepared
     refused: Mapping[int, Exception]
@@ -130,9 +130,9 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             compute: Third stage, in `executor`: an answer for every item that was not refused, by its place.
             executor: Runs `compute`; may be shared with other batchers.
             max_rows: Rows of a batch.
-            max_pulls: At a time; all but one are late.
-            patience_s: No pull is late before it has taken this long.
-            batch_rows: Takes the rows of every batch.
+            max_pulls: Pulls at a time; all but one are slow.
+            patience_s: Shortest time after which a pull counts as slow.
+            batch_rows: Histogram of the rows of batches.
             clock: Seconds; deadlines are on this clock.
         """
         self._prepare = prepare
@@ -145,18 +145,19 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         self._batch_rows = batch_rows
         self._clock = clock
         self._queue: OrderedDict[_Waiting[Item, Answer], None] = OrderedDict()
-        """In order of arrival. Not a deque: who gives up leaves at once, from anywhere, or a stuck pull would keep all
-        that expired behind it."""
+        """Waiting requests in order of arrival. Not a deque: who gives up leaves at once, from anywhere, or a stuck
+        pull would keep all that expired behind it."""
         self._queued_rows = 0
         self._pumps: set[asyncio.Task[None]] = set()
-        """Each takes and pulls one batch after the other; all but the taker wait for a late pull, and end after it."""
+        """Tasks that each take and pull one batch after the other; all but the taker wait for a slow pull, and end
+        after it."""
         self._taker: asyncio.Task[None] | None = None
-        """The pump that takes the next batch; None: none does, as nothing waits, or all have late pulls."""
-        self._usual_pull_s = 0.0
+        """Pump that takes the next batch; None: none does, as nothing waits, or all have slow pulls."""
+        self._mean_pull_s = 0.0
         self._held: asyncio.Future[None] | None = None
-        """Done when the next batch may be taken, where it waits for that."""
+        """Future that is done when the next batch may be taken; None: nobody waits for that."""
         self._worthwhile_rows = 0
-        """From so many on, the next batch is pulled before the last one is computed."""
+        """Rows in the queue from which on the next batch is pulled before the last one is computed."""
         self._computing: asyncio.Future[tuple[Mapping[int, Answer], float, float]] | None = None
         self._closed = False
 
@@ -256,7 +257,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             quiet, waiting = (0 if len(self._queue) > waiting else quiet + 1), len(self._queue)
 
     def _pass(self) -> None:
-        """The pull of the taker is late: someone else takes the next batch, or whoever ends first."""
+        """Give up the taker, whose pull is slow: someone else takes the next batch, or whoever ends first."""
         self._taker = None
         if self._queue:
             self._pump()
@@ -300,7 +301,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 return
             work = await self._pull_in_turn(ready.work, max(entry.deadline_s for entry in batch.entries))
             batch.pulled_s = self._clock()
-            while self._computing is not None:  # again: a batch whose pull was late may have come first
+            while self._computing is not None:  # in a loop: a batch whose pull was slow may have come first
                 await asyncio.wait([self._computing])
             if batch.abandoned():
                 return
@@ -312,16 +313,16 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         computing.add_done_callback(lambda done: self._answer(batch, done))
 
     async def _pull_in_turn(self, prepared: Prepared, deadline_s: float) -> Work:
-        """Pull, and be passed when that is late."""
-        late_s = max(self._patience_s, LATE * self._usual_pull_s)
+        """Pull, and be passed when that is slow."""
+        slow_s = max(self._patience_s, SLOW_FACTOR * self._mean_pull_s)
         began_s = self._clock()
-        late = asyncio.get_running_loop().call_later(late_s, self._pass) if self._max_pulls > 1 else None
+        timer = asyncio.get_running_loop().call_later(slow_s, self._pass) if self._max_pulls > 1 else None
         try:
             return await self._pull(prepared, deadline_s)
         finally:
-            if late is not None:
-                late.cancel()
-            self._usual_pull_s += WEIGHT * (min(self._clock() - began_s, late_s) - self._usual_pull_s)
+            if timer is not None:
+                timer.cancel()
+            self._mean_pull_s += WEIGHT * (min(self._clock() - began_s, slow_s) - self._mean_pull_s)
 
     def _timed_compute(self, work: Work) -> tuple[Mapping[int, Answer], float, float]:
         started_s = self._clock()

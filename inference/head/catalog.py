@@ -12,18 +12,20 @@ from concurrent.futures import Executor
 from dataclasses import replace
 
 from ringpull.inference.degrade.control import Thresholds
+from ringpull.inference.degrade.degrader import Degrader
+from ringpull.inference.degrade.stand_in import can_stand_in
 from ringpull.inference.degrade.steps import UseVersion
 from ringpull.inference.head.batcher import Batcher
-from ringpull.inference.head.degrader import Degrader
-from ringpull.inference.head.pipeline import Pipeline, PreparedBatch, PulledBatch, Puller, Scores
-from ringpull.inference.head.stand_in import can_stand_in
+from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Puller, Scores
+from ringpull.inference.head.request.batch import RequestBatch
+from ringpull.inference.head.request.preparation import Preparation
+from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.request.received import ReceivedColumns
 from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.histogram import Histogram
 
 VersionName = tuple[str, int]
-"""(model, version)."""
+"""Model and version."""
 
 
 class ServedVersion:
@@ -43,17 +45,18 @@ class ServedVersion:
         """Bind pipeline and batcher, and rehearse them. Blocks while the dense program runs once.
 
         Args:
-            max_pulls: At a time; all but one are late.
-            batch_rows: Takes the rows of every batch.
-            thresholds: Of the degrade steps.
+            max_pulls: Pulls at a time; all but one are slow.
+            batch_rows: Histogram of the rows of batches.
+            thresholds: Thresholds of the degrade steps.
 
         Raises:
             CorruptData: Manifest, schema and dense program do not fit each other.
         """
         self.loaded = loaded
         self.pipeline = Pipeline(loaded.manifest, loaded.schema, loaded.program, router)
-        self.batcher: Batcher[ReceivedColumns, PreparedBatch, PulledBatch, Scores] = Batcher(
-            self.pipeline.prepare,
+        preparation = Preparation(loaded.manifest, loaded.schema)
+        self.batcher: Batcher[ReceivedColumns, RequestBatch, PulledBatch, Scores] = Batcher(
+            preparation.prepare,
             self.pipeline.pull,
             self.pipeline.compute,
             executor,
@@ -65,15 +68,15 @@ class ServedVersion:
         self.outputs = frozenset(output.name for output in loaded.manifest.outputs)
         self.degrader = Degrader(*self.key, loaded.manifest.degrade, loaded.schema, thresholds)
         self.stand_in: ServedVersion | None = None
-        """The lighter version of its degrade steps, while requests see that; set by the catalog."""
-        executor.submit(self.pipeline.rehearse).result()
+        """Lighter version of its degrade steps, while requests see that; set by the catalog."""
+        executor.submit(lambda: self.pipeline.rehearse(preparation.plain_batch())).result()
 
     def __repr__(self) -> str:
         return f"ServedVersion({self.loaded.name}, {self.batcher!r})"
 
     @property
     def key(self) -> VersionName:
-        """(model, version)."""
+        """Model and version."""
         return self.loaded.manifest.model, self.loaded.manifest.version
 
     def degraded(self, columns: ReceivedColumns, *, named: bool) -> tuple[ServedVersion, ReceivedColumns]:
@@ -90,7 +93,7 @@ class ServedVersion:
 
 
 class Catalog:
-    """All versions of all models. Owned by the event loop."""
+    """The versions of all models. Owned by the event loop."""
 
     def __init__(self, served: Iterable[ServedVersion] = ()) -> None:
         """Take the versions and show them, the highest of each model live.
@@ -163,10 +166,6 @@ class Catalog:
     def live(self) -> list[ServedVersion]:
         """Return the live version of every model, by model name."""
         return [self.get(model) for model in sorted(self._live)]
-
-    def live_version(self, model: str) -> int:
-        """Return the number of a served model's live version."""
-        return self._live[model]
 
     def served(self) -> list[ServedVersion]:
         """Return every version that requests see, by model name, then ascending."""

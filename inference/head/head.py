@@ -16,20 +16,21 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final, NamedTuple
 
-from ringpull.inference.head.api.http import HttpServer, application
-from ringpull.inference.head.api.metadata import describe
-from ringpull.inference.head.api.operations import OperationsService
-from ringpull.inference.head.api.ports import claim
-from ringpull.inference.head.api.server import GrpcServer
-from ringpull.inference.head.api.service import AdminService, CallCounts, PredictorService
-from ringpull.inference.head.api.status import degrade_statuses, shard_statuses, table_statuses
+from ringpull.inference.head.frontends.grpc.operations import OperationsService
+
+from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.degrader import Degrader, following_pressure
-from ringpull.inference.head.latency import RecentLatencies
+from ringpull.inference.head.frontends.grpc.server import GrpcServer
+from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
+from ringpull.inference.head.frontends.http.server import HttpServer, application
+from ringpull.inference.head.frontends.metadata import describe
+from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.frontends.status import degrade_statuses, shard_statuses, table_statuses
 from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
-from ringpull.inference.head.metrics.head_metrics import HeadMetrics
+from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.selfcheck import self_check
 from ringpull.inference.head.watch import Watch, watching
 from ringpull.inference.model.dense import pin_threads
@@ -47,14 +48,14 @@ from ringpull.router.shard_map import ShardAddress, ShardMap
 logger: Final = logging.getLogger(__name__)
 
 STATUS_TIMEOUT_S = 2.0
-"""How long a status waits for a shard's numbers before it calls the shard dead."""
+"""Time that a status waits for a shard's numbers before it calls the shard dead."""
 
 CHECK_TIMEOUT_S = 30.0
-"""How long the self-check of a version may take; its first pulls may wait for pages from disk."""
+"""Time for the self-check of a version, whose first pulls may wait for pages from disk."""
 
 
 class HeadAddress(NamedTuple):
-    """Where a head listens."""
+    """The address that a head listens on."""
 
     host: str
     grpc_port: int
@@ -86,8 +87,6 @@ class Head:
             connect, refresh=None if operations is None else self._refreshed_map, settings=config.router
         )
         self._lease = Lease(self._take_newest_map)
-        self._counts = CallCounts()
-        self._latencies = RecentLatencies()
         self._started_s = time.monotonic()
         # One thread: the dense program is the bottleneck it feeds, and torch brings threads of its own.
         self._dense = ThreadPoolExecutor(1, "dense", initializer=pin_threads, initargs=(config.dense_threads,))
@@ -95,6 +94,12 @@ class Head:
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
         self._metrics = HeadMetrics(config, self._catalog, self._router, operations) if config.metrics else None
+        self._predictor = Predictor(
+            self._catalog,
+            config,
+            lease=self._lease,
+            watch=CallWatch(None if self._metrics is None else self._metrics.calls),
+        )
         self._leading = asyncio.Lock()
         self._shard_map: ShardMap | None = None
         self._address: HeadAddress | None = None
@@ -104,7 +109,7 @@ class Head:
         self._degrading: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"Head({self._address}, epoch {self._router.epoch}, {self._catalog!r}, {self._counts})"
+        return f"Head({self._address}, epoch {self._router.epoch}, {self._catalog!r}, {self._predictor.counts})"
 
     # -- how it is led -------------------------------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class Head:
         """Renew the lease and say how the head is."""
         self._lease.renew(lease_s)
         address = self._address or HeadAddress(self.config.host, 0, 0)
-        p50_ms, p99_ms = self._latencies.percentiles_ms()
+        p50_ms, p99_ms = self._predictor.latencies.percentiles_ms()
         return HeadHeartbeat(
             incarnation=self._incarnation,
             host=address.host,
@@ -165,8 +170,8 @@ class Head:
             http_port=address.http_port,
             epoch=self._router.epoch,
             versions=tuple(self.loaded()),
-            requests=self._counts.requests,
-            failed=self._counts.failed,
+            requests=self._predictor.counts.requests,
+            failed=self._predictor.counts.failed,
             p50_ms=p50_ms,
             p99_ms=p99_ms,
             traffic=self._traffic(),
@@ -191,8 +196,8 @@ class Head:
             shards=shard_statuses(shard_map, statistics),
             tables=table_statuses(shard_map, statistics, [each.loaded for each in served]),
             models=[describe(each.loaded, self._catalog.versions(each.loaded.manifest.model)) for each in served],
-            requests=self._counts.requests,
-            failed=self._counts.failed,
+            requests=self._predictor.counts.requests,
+            failed=self._predictor.counts.failed,
             uptime_s=time.monotonic() - self._started_s,
             device=served[0].loaded.program.device if served else "",
             pulls=counted.pulls,
@@ -256,14 +261,7 @@ class Head:
         self._router.retire(*version.key)
 
     async def _listen(self) -> HeadAddress:
-        predictor = PredictorService(
-            self._catalog,
-            self.config,
-            self._counts,
-            lease=self._lease,
-            latencies=self._latencies,
-            watch=CallWatch(None if self._metrics is None else self._metrics.calls),
-        )
+        predictor = PredictorService(self._predictor, self._catalog)
 
         async def models() -> pb.ListModelsResponse:
             return predictor.models()
@@ -278,9 +276,9 @@ class Head:
             bound.close()
             raise
         http_port = bound.getsockname()[1]
-        metrics = () if self._metrics is None else self._metrics.listen(http_port, predictor.admission)
+        metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor.admission)
         self._http = HttpServer(application(lambda: grpc.serving, self.status, models, metrics), bound)
-        self._degrading = asyncio.create_task(following_pressure(self._degraders, predictor.admission.pressure))
+        self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)
 
     async def _watch(self) -> None:

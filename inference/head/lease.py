@@ -1,7 +1,7 @@
 """The lease of a head: for how long it may route by its map without having been heard of.
 
 A head that was stopped, or cut off, may wake up with a map that is history. It asks for the newest one before it serves
-again; a pulse that was on its way all that time renews nothing. Nobody answering is no reason not to serve: predictions
+again; a heartbeat that was on its way all that time renews nothing. Nobody answering is no reason not to serve: predictions
 outlive the coordinator, and shards guard their slots, so an old map costs a detour and never a wrong answer.
 """
 
@@ -18,14 +18,14 @@ from ringpull.ps.errors import RingpullError
 logger: Final = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S: Final = 0.5
-"""Longest that a request waits for the newest map."""
+"""Longest time that a request waits for the newest map."""
 
 ASK_AGAIN_S: Final = 1.0
-"""After an answer, unless a pulse comes; or after nobody answered."""
+"""Pause before the newest map is asked for again, after an answer or none."""
 
 
 class Lease:
-    """Owned by the event loop."""
+    """Time for which a head may route by its map. Owned by the event loop."""
 
     def __init__(self, ask: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.monotonic) -> None:
         """Begin without an end: a head that nobody ever pulsed has no coordinator to ask.

@@ -37,7 +37,7 @@ class Watch:
             with suppress(RingpullError, OSError):
                 self._known[model] = _newest(folder)
         self._offered: dict[str, tuple[int, int]] = {}
-        """Model -> version, and what tells its manifest from a later one."""
+        """Version offered last of each model, and a mark that tells its manifest from a later one."""
 
     def __repr__(self) -> str:
         return f"<Watch {self._known}>"

@@ -35,14 +35,14 @@ from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import Pooling
 
 MIN_ROWS: Final = 2
-"""Fewer rows than torch.export generalises to are filled up with copies of the first."""
+"""Rows that torch.export generalises to; fewer are filled up with copies of the first."""
 
 CPU_ROWS: Final = 512
-"""Most rows of one run on the CPU."""
+"""Largest number of rows of one run on the CPU."""
 
 _TRACED_ROWS: Final = 7
 _CHECKED_ROWS: Final = (2, 5, 64)
-"""Sizes on which a script must repeat the program; the first run of each also prepares it."""
+"""Numbers of rows on which a script must repeat the program; the first run of each also prepares it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +50,9 @@ class ProgramTensor:
     """One input of the dense program for one batch of B rows."""
 
     values: NDArray[Any]
-    """float32 or int64. (B, ...); or with `row_index` (R, ...): one per distinct row, as for a request's context."""
+    """Values, float32 or int64: (B, ...), or with `row_index` (R, ...), one per distinct row, as for a context."""
     row_index: NDArray[np.int64] | None = None
-    """(B,): which entry of `values` each row takes; they are spread out on the device, so R rows travel and not B."""
+    """Entry of `values` that each row takes (B,); they are spread out on the device, so R rows travel and not B."""
 
 
 class DenseProgram:

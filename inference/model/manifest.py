@@ -30,7 +30,7 @@ from ringpull.ps.spec import Pooling, TableSpec, check_name
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""A larger manifest is not one: it is refused before it is read."""
+"""Largest manifest; a larger file is refused before it is read."""
 
 MAX_VERSION: Final = 2**63 - 1
 MAX_INT64: Final = 2**63 - 1
@@ -56,16 +56,16 @@ class LookupSpec:
 
     table: str
     feature: str
-    """The schema's feature whose prepared ids are looked up."""
+    """Feature of the schema whose prepared ids are looked up."""
     pooling: Pooling
     add: int = 0
-    """Added to every id before it becomes a key (FM-style offsets); 0 for tables keyed by raw ids."""
+    """Number added to every id before it becomes a key (FM-style offsets); 0 for tables keyed by raw ids."""
     padding_id: int | None = None
-    """Prepared ids (before `add`) equal to this are dropped from bags; the mean's divisor does not count them."""
+    """Prepared id (before `add`) that is dropped from bags; the mean's divisor does not count it."""
     fill: tuple[float, ...] | None = None
-    """Unpooled sequences: the vector at padded places; None means zeros."""
+    """Vector at padded places of an unpooled sequence; None means zeros."""
     weighted: bool = False
-    """The feature's weights multiply the rows (sum only)."""
+    """Whether the feature's weights multiply the rows (sum only)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class ProgramOutput:
 
     name: str
     shape: tuple[int, ...]
-    """Of one row: () for (B,), (1,) for (B, 1)."""
+    """Shape of one row: () for (B,), (1,) for (B, 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Manifest:
     model: str
     version: int
     created: str
-    """UTC, ISO 8601."""
+    """Time of the export: UTC, ISO 8601."""
     schema: FileEntry
     program: FileEntry
     tables: tuple[TableEntry, ...]
@@ -108,7 +108,7 @@ class Manifest:
     samples: FileEntry | None = None
     """Rows with their outputs, for the self-check of a head (`inference.model.samples`)."""
     degrade: tuple[Step, ...] = ()
-    """What is left out under load, in this order; in the file only where there is any."""
+    """Degrade steps, in their order; in the file only where there is any."""
 
     def table(self, name: str) -> TableEntry:
         """Return the entry of the table called `name`; `load` guarantees one for every look-up."""

@@ -29,13 +29,13 @@ _PARTS: Final = {"ids": np.int64, "offsets": np.int64, "weights": np.float32, "d
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """A few rows and what comes out of them."""
+    """A few rows and the outputs that they have."""
 
     prepared: Prepared
     outputs: Mapping[str, Float32Array]
-    """By name, (rows, ...)."""
+    """Outputs by name, (rows, ...)."""
     tolerance: float
-    """By how much an output may differ: float32 sums in another order, on another device."""
+    """Largest difference of an output: float32 sums in another order, on another device."""
 
     def to_bytes(self) -> bytes:
         """Return the file's content."""

@@ -20,16 +20,16 @@ from ringpull.ps.spec import TableSpec
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedVersion:
-    """What a head holds of a version."""
+    """A version as a head holds it."""
 
     folder: Path
     manifest: Manifest
     schema: Schema
     program: DenseProgram
     samples: Samples | None = None
-    """None: the version has none, or was loaded without."""
+    """Samples for the self-check; None: the version has none, or was loaded without."""
     source: str = ""
-    """The version's own folder or URL, where new versions appear beside it."""
+    """Folder or URL of the version, where new versions appear beside it."""
 
     @classmethod
     def load(cls, version_dir: Path, *, device: str | None = None, source: str = "") -> LoadedVersion:
@@ -37,8 +37,8 @@ class LoadedVersion:
 
         Args:
             version_dir: The folder `NAME/VERSION/`.
-            device: Of the dense program; None: CUDA when there is one, else the CPU.
-            source: Where the files in `version_dir` are from, when that is a copy.
+            device: Device of the dense program; None: CUDA when there is one, else the CPU.
+            source: Folder or URL that the files in `version_dir` are a copy of.
 
         Raises:
             InvalidInput: There is no such folder.

@@ -16,10 +16,10 @@ class FileEntry:
     """One file of the version."""
 
     path: str
-    """Relative to the version's folder, with `/`; it may not leave the folder."""
+    """Path relative to the version's folder, with `/`; it may not leave the folder."""
     bytes: int
     xxh3: str
-    """xxh3_64 of the content, 16 hex digits."""
+    """Checksum of the content: xxh3_64, 16 hex digits."""
 
     @classmethod
     def of(cls, version_dir: Path, path: str) -> FileEntry:

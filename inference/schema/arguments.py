@@ -5,15 +5,14 @@
 | Sparse, Cross | NAME int64 (B,) |
 | Sparse, many | NAME int64 (N,), NAME_offsets int64 (B+1,) or (B,), with `weighted` NAME_weights float32 (N,) |
 | Dense | NAME float32 (B, width) |
-| Sequence | NAME int64 (B, length) padded, NAME_lengths int64 (B,) |
+| IdSequence | NAME int64 (B, length) padded, NAME_lengths int64 (B,) |
 | stack of Sparse, Cross | STACK int64 (B, F) |
 | stack of Dense | STACK float32 (B, sum of widths) |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.schema.features import Prepared
-from ringpull.inference.schema.kinds import Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.ps.errors import InvalidInput
 
 Part = Literal["id", "values", "offsets", "weights", "dense", "sequence", "lengths", "id_stack", "dense_stack"]
@@ -33,13 +32,13 @@ class Argument:
 
     name: str
     part: Part
-    """id (B,), values (N,), offsets (B+1,) or (B,), weights (N,), dense (B, w), sequence (B, L), lengths (B,),
-    id_stack (B, F), dense_stack (B, sum of w)."""
+    """Kind of array: id (B,), values (N,), offsets (B+1,) or (B,), weights (N,), dense (B, w), sequence (B, L),
+    lengths (B,), id_stack (B, F), dense_stack (B, sum of w)."""
     features: tuple[str, ...]
-    """The feature it is made of; of a stack all of them, in the order of its columns."""
+    """Feature it is made of; of a stack all of them, in the order of its columns."""
 
 
-def arguments_of(features: Mapping[str, Feature], stacks: Mapping[str, Rows[str]]) -> dict[str, Argument]:
+def arguments_of(features: Mapping[str, Feature], stacks: Mapping[str, Sequence[str]]) -> dict[str, Argument]:
     """Return every argument a model of this schema may take, by name.
 
     Raises:
@@ -50,7 +49,7 @@ def arguments_of(features: Mapping[str, Feature], stacks: Mapping[str, Rows[str]
         own = (name,)
         if isinstance(feature, Dense):
             found.append(Argument(name, "dense", own))
-        elif isinstance(feature, Sequence):
+        elif isinstance(feature, IdSequence):
             found += [Argument(name, "sequence", own), Argument(f"{name}_lengths", "lengths", own)]
         elif isinstance(feature, Sparse) and feature.many:
             found += [Argument(name, "values", own), Argument(f"{name}_offsets", "offsets", own)]
@@ -90,14 +89,14 @@ def assemble(argument: Argument, features: Mapping[str, Feature], prepared: Prep
             return offsets if isinstance(feature, Sparse) and feature.include_last_offset else offsets[:-1]
         case "lengths":
             return np.diff(_present(ready.offsets))
-        case "sequence" if isinstance(feature, Sequence):
+        case "sequence" if isinstance(feature, IdSequence):
             padded = np.full((ready.rows, feature.length), feature.pad, np.int64)
             padded[sequence_mask(np.diff(_present(ready.offsets)), feature)] = _present(ready.ids)
             return padded
     return _present(ready.ids)
 
 
-def sequence_mask(lengths: NDArray[np.int64], feature: Sequence) -> NDArray[np.bool_]:
+def sequence_mask(lengths: NDArray[np.int64], feature: IdSequence) -> NDArray[np.bool_]:
     """Return where a padded sequence holds values, bool (B, length); `padded[mask] = ids` puts them there."""
     places = np.arange(feature.length)
     if feature.pad_side == "right":

@@ -20,14 +20,14 @@ class Ragged:
     """
 
     values: NDArray[Any]
-    """(N,): integers, floats, or strings (dtype object or `U`)."""
+    """Values (N,): integers, floats, or strings (dtype object or `U`)."""
     offsets: NDArray[np.int64]
-    """(B+1,): starts of rows; offsets[0] = 0, offsets[-1] = N, never decreasing."""
+    """Starts of rows (B+1,): offsets[0] = 0, offsets[-1] = N, never decreasing."""
     weights: NDArray[np.float32] | None = None
-    """(N,), optional: a weight per value."""
+    """Weights (N,), optional: one per value."""
 
     _fits: bool = field(init=False, default=False, repr=False)
-    """Known to pass `check`, which then has nothing to do."""
+    """Whether it is known to pass `check`, which then has nothing to do."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.asarray(self.values))
@@ -78,7 +78,7 @@ class Ragged:
 
 
 Column = NDArray[Any] | Ragged
-"""(B,): one value per row; (B, w): w values per row; `Ragged`: any number per row."""
+"""A column: (B,), one value per row; (B, w), w values per row; or `Ragged`, any number per row."""
 
 
 def no_rows() -> InvalidInput:

@@ -7,8 +7,7 @@ nothing is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -26,11 +25,12 @@ from ringpull.ps.hashing import positions_of
 Int64Array = NDArray[np.int64]
 UInt64Array = NDArray[np.uint64]
 Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
 
 _INT64: Final = np.dtype(np.int64)
 
 CROSS_MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 / golden ratio, odd: makes the order of a cross's parts matter."""
+"""Multiplier that makes the order of a cross's parts matter: 2^64 / golden ratio, odd."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,15 +38,17 @@ class PreparedFeature:
     """One feature of B rows, ready for look-up or for the dense program."""
 
     rows: int
-    """B."""
+    """Number of rows, B."""
     ids: Int64Array | None = None
-    """(B,), or (N,) when ragged; None for Dense. A uint64, or a string's hash, is the same 64 bits seen as int64."""
+    """Ids (B,), or (N,) when ragged; None for Dense. A uint64 or a string's hash is the same 64 bits seen as int64."""
     offsets: Int64Array | None = None
-    """(B+1,): Sparse with `many`, and Sequence (not padded, at most `length` ids a row)."""
+    """Starts of rows (B+1,) of Sparse with `many` and of IdSequence (not padded, at most `length` ids a row)."""
     weights: Float32Array | None = None
-    """(N,): weighted features."""
+    """Weights (N,) of weighted features."""
     dense: Float32Array | None = None
-    """(B, width): Dense."""
+    """Numbers (B, width) of Dense features."""
+    withheld: BoolArray | None = None
+    """Rows (B,) whose ids are not looked up and count as unknown; None: all are looked up."""
 
 
 class Fill(NamedTuple):
@@ -55,7 +57,7 @@ class Fill(NamedTuple):
     feature: str
     reason: FillReason
     values: Int64Array
-    """(B,): how many values of each row were filled in."""
+    """Values filled in of each row (B,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,12 +66,12 @@ class Prepared:
 
     rows: int
     features: dict[str, PreparedFeature]
-    """In the schema's order, crosses last."""
+    """Features in the schema's order, crosses last."""
     fills: tuple[Fill, ...] = ()
 
     @property
     def filled(self) -> tuple[Filled, ...]:
-        """What was filled, counted over all rows."""
+        """Features that were filled, counted over all rows."""
         return tuple(Filled(fill.feature, fill.reason, int(fill.values.sum())) for fill in self.fills)
 
 
@@ -78,11 +80,13 @@ class PreparedRequests:
     """The two parts of a request, or of R requests whose columns are of the same names. Each feature is in one part."""
 
     row_counts: tuple[int, ...]
-    """(R,): candidate rows of each request."""
+    """Candidate rows of each request (R,)."""
     candidates: Prepared
-    """The features sent per row, and crosses with any of them: the rows of all requests."""
+    """Features sent per row, and crosses with any of them: the rows of all requests."""
     context: Prepared
-    """A row per request: the features sent as context, crosses of them, and absent features with a missing rule."""
+    """Features sent as context, crosses of them, and absent features with a missing rule: a row per request."""
+    degraded: Sequence[tuple[str, ...]] = ()
+    """Phrases (R,) for what was left out of each request before it was prepared; empty: nothing of any."""
 
     def filled(self) -> list[tuple[Filled, ...]]:
         """Return what was filled in each request."""
@@ -180,7 +184,7 @@ class _Part:
         """The keys (rows,) that a cross takes of one of its parts."""
         return keys_of_values(self._sources[name])
 
-    def cross(self, feature: Cross, keys: Rows[UInt64Array]) -> None:
+    def cross(self, feature: Cross, keys: Sequence[UInt64Array]) -> None:
         """Add a cross of keys (rows,)."""
         hashed = positions_of(keys[0])
         for more in keys[1:]:

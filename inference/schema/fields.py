@@ -19,7 +19,7 @@ class Fields:
 
     file: Path
     at: str
-    """Where the object is in the document, as in `tables[2]`; empty at the top."""
+    """Place of the object in the document, as in `tables[2]`; empty at the top."""
     values: dict[str, Any]
 
     @classmethod

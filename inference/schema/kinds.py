@@ -1,8 +1,8 @@
-"""The kinds of feature a schema declares: Sparse, Dense, Sequence, Cross. Values; `features` applies them.
+"""The kinds of feature a schema declares: Sparse, Dense, IdSequence, Cross. Values; `features` applies them.
 
 Invariant: a feature that could be constructed is consistent. Its transforms fit each other and its kind (ids at the end
-for Sparse and Sequence, numbers for Dense), and its missing rule is a raw value of its type: it stands in for what the
-request did not say, and then goes through the transforms like any other value.
+for Sparse and IdSequence, numbers for Dense), and its missing rule is a raw value of its type: it stands in for what
+the request did not say, and then goes through the transforms like any other value.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Sparse:
 
     name: str
     dtype: ValueType = "int64"
-    """Of the raw values. `float32` needs a transform that makes ids of them."""
+    """Type of the raw values. `float32` needs a transform that makes ids of them."""
     many: bool = False
     weighted: bool = False
-    """Every value comes with a weight (`many` only)."""
+    """Whether every value comes with a weight (`many` only)."""
     transforms: tuple[Transform, ...] = ()
     missing: Missing | None = None
-    """What stands in for an absent column, an empty string or NaN; with `many`, also for an empty row. With `many`,
-    `()` means that an absent column is empty rows. None: absent is an error, and so is NaN."""
+    """Value that stands in for an absent column, an empty string or NaN; with `many`, also for an empty row. With
+    `many`, `()` means that an absent column is empty rows. None: absent is an error, and so is NaN."""
     max_length: int | None = None
-    """With `many`: only the last so many values of a row are kept."""
+    """Values of a row that are kept, the last ones (`many` only)."""
     include_last_offset: bool = True
     """Whether the argument NAME_offsets has B+1 entries, or B (`nn.EmbeddingBag(include_last_offset=False)`)."""
 
@@ -71,7 +71,7 @@ class Dense:
     width: int = 1
     transforms: tuple[Transform, ...] = ()
     missing: float | None = None
-    """What stands in for an absent column or NaN. None: both are errors."""
+    """Value that stands in for an absent column or NaN. None: both are errors."""
 
     def __post_init__(self) -> None:
         check_name("feature", self.name)
@@ -87,7 +87,7 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class IdSequence:
     """Ids in an order that means something (a history): the last `length` of each row, padded to it for the model."""
 
     KIND: ClassVar[str] = "sequence"
@@ -96,11 +96,11 @@ class Sequence:
     length: int
     dtype: ValueType = "int64"
     pad: int = 0
-    """The id at padded places, after transforms."""
+    """Id at padded places, after transforms."""
     pad_side: Literal["right", "left"] = "right"
     transforms: tuple[Transform, ...] = ()
     missing: Missing | None = None
-    """As for a Sparse feature with `many`."""
+    """Value that stands in, as for a Sparse feature with `many`."""
 
     def __post_init__(self) -> None:
         _check_ids(self, many=True)
@@ -124,7 +124,7 @@ class Cross:
 
     name: str
     of: tuple[str, ...]
-    """Two features or more; their order matters."""
+    """Features it is made of, two or more; their order matters."""
     buckets: int
 
     def __post_init__(self) -> None:
@@ -138,14 +138,14 @@ class Cross:
             raise InvalidInput(f"feature {self.name}: buckets is {self.buckets!r}; it must be from 1 to 2^63 - 1")
 
 
-SentFeature = Sparse | Dense | Sequence
+SentFeature = Sparse | Dense | IdSequence
 """A feature that a request carries."""
-Feature = Sparse | Dense | Sequence | Cross
-KINDS: tuple[type[Feature], ...] = (Sparse, Dense, Sequence, Cross)
+Feature = Sparse | Dense | IdSequence | Cross
+KINDS: tuple[type[Feature], ...] = (Sparse, Dense, IdSequence, Cross)
 
 
-def _check_ids(feature: Sparse | Sequence, *, many: bool) -> None:
-    """Check what Sparse and Sequence have in common: name, dtype, missing rule, and transforms that end in ids."""
+def _check_ids(feature: Sparse | IdSequence, *, many: bool) -> None:
+    """Check what Sparse and IdSequence have in common: name, dtype, missing rule, and transforms that end in ids."""
     check_name("feature", feature.name)
     if feature.dtype not in VALUE_TYPES:
         raise InvalidInput(

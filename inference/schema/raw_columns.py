@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.schema.columns import Column, Ragged, other_rows
-from ringpull.inference.schema.kinds import Dense, SentFeature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Dense, IdSequence, SentFeature, Sparse
 from ringpull.inference.schema.transforms import ValueType
 from ringpull.ps.errors import InvalidInput
 
@@ -25,11 +25,11 @@ class RawValues(NamedTuple):
     """The values of one feature in its own type, before its transforms."""
 
     values: NDArray[Any]
-    """(B,), ragged (N,), or dense (B, width)."""
+    """Values (B,), ragged (N,), or dense (B, width)."""
     offsets: Int64Array | None
     weights: Float32Array | None
     filled: Int64Array | None
-    """(B,): how many values of each row stand in for missing ones; None: none of any."""
+    """Values of each row (B,) that stand in for missing ones; None: none of any."""
 
 
 def read_column(name: str, feature: SentFeature, column: Column, rows: int) -> RawValues:
@@ -195,7 +195,7 @@ def _per_row(chosen: NDArray[np.bool_], offsets: Int64Array | None) -> Int64Arra
 def _keep_last(feature: SentFeature, read: RawValues, offsets: Int64Array) -> RawValues:
     """Drop all but the last `length` or `max_length` values of each row."""
     most = feature.max_length if isinstance(feature, Sparse) else None
-    if isinstance(feature, Sequence):
+    if isinstance(feature, IdSequence):
         most = feature.length
     if most is None:
         return read

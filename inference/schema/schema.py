@@ -4,7 +4,7 @@ A schema is a value and part of the model: each version has it as JSON, and trai
 
     schema = Schema([
         Sparse("user_id"), Sparse("zip", dtype="string", transforms=[Hash(10_000)]),
-        Sparse("genres", many=True), Sequence("history", length=50), Dense("age", transforms=[Log()], missing=30.0),
+        Sparse("genres", many=True), IdSequence("history", length=50), Dense("age", transforms=[Log()], missing=30.0),
     ])
     arguments = schema.arguments(schema.prepare(columns, rows=128))
 """
@@ -22,13 +22,13 @@ from ringpull.inference.schema import features as preparing
 from ringpull.inference.schema.arguments import Argument, arguments_of, assemble
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared, PreparedRequests
-from ringpull.inference.schema.kinds import KINDS, Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import KINDS, Cross, Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema_json import read_schema, write_schema
 from ringpull.inference.schema.transforms import ValueType, Vocabulary
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import check_name
 
-__all__ = ["Cross", "Dense", "Feature", "Schema", "Sequence", "Sparse"]
+__all__ = ["Cross", "Dense", "Feature", "IdSequence", "Schema", "Sparse"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Schema:
     """The features of a model, and the stacks it takes them in."""
 
     features: collections.abc.Sequence[Feature]
-    """In this order they are prepared; a Cross may come anywhere."""
+    """Features in the order in which they are prepared; a Cross may come anywhere."""
     stacks: Mapping[str, collections.abc.Sequence[str]] = field(default_factory=dict)
-    """Argument name -> features side by side: single-valued Sparse or Cross as (B, F), or Dense as (B, sum w)."""
+    """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), or Dense as (B, sum w)."""
     _by_name: dict[str, Feature] = field(init=False, repr=False, compare=False)
     _arguments: dict[str, Argument] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         features = tuple(self.features)
         if not features or not all(isinstance(feature, KINDS) for feature in features):
-            raise InvalidInput("a schema needs at least one feature, each Sparse, Dense, Sequence or Cross")
+            raise InvalidInput("a schema needs at least one feature, each Sparse, Dense, IdSequence or Cross")
         stacks = {name: tuple(members) for name, members in self.stacks.items()}
         by_name: dict[str, Feature] = {}
         for feature in sorted(features, key=lambda each: isinstance(each, Cross)):  # crosses need their parts first
@@ -70,7 +70,7 @@ class Schema:
         """Prepare every feature from columns of `rows` rows.
 
         Args:
-            columns: By feature name; crosses are not sent. A column is (B,) or (B, w), or `Ragged`.
+            columns: Columns by feature name; crosses are not sent. A column is (B,) or (B, w), or `Ragged`.
             rows: B, at least 1.
 
         Raises:
@@ -177,9 +177,9 @@ def _check_stacks(features: Mapping[str, Feature], stacks: Mapping[str, tuple[st
 def _raw_feature(schema: Schema, name: str, value_type: ValueType | None) -> Feature:
     """Return the feature `name` as it is served when its ids are raw ones."""
     feature = schema.get(name)
-    if not isinstance(feature, Sparse | Sequence):
+    if not isinstance(feature, Sparse | IdSequence):
         raise InvalidInput(
-            f"feature {name}: the schema has no Sparse or Sequence feature of this name to look up by raw ids"
+            f"feature {name}: the schema has no Sparse or IdSequence feature of this name to look up by raw ids"
         )
     transforms = feature.transforms
     if transforms and isinstance(transforms[-1], Vocabulary):

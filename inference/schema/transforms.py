@@ -26,7 +26,7 @@ ValueType = Literal["int64", "uint64", "float32", "string"]
 VALUE_TYPES: Final[tuple[ValueType, ...]] = ("int64", "uint64", "float32", "string")
 
 _DIRECT_SPAN_PER_ID: Final = 16
-"""A vocabulary whose ids spread over no more than this many integers each is an array: 128 bytes an id at worst."""
+"""Integers per id over which a vocabulary may spread and still be an array: 128 bytes an id at worst."""
 
 INTEGER_BOUNDS: Final[dict[ValueType, tuple[int, int]]] = {"int64": (-(2**63), 2**63 - 1), "uint64": (0, 2**64 - 1)}
 
@@ -38,7 +38,7 @@ class Hash:
     KIND: ClassVar[str] = "hash"
 
     buckets: int
-    """From 1 to 2^63 - 1. Ids come out from 0 to buckets - 1."""
+    """Number of ids that come out, from 1 to 2^63 - 1: they are 0 to buckets - 1."""
 
     def __post_init__(self) -> None:
         if not is_integer(self.buckets) or not 1 <= self.buckets < 2**63:
@@ -61,7 +61,7 @@ class Vocabulary:
     KIND: ClassVar[str] = "vocabulary"
 
     ids: tuple[int, ...] | tuple[str, ...] = field(repr=False)
-    """Distinct, all integers or all strings. Lists and arrays are taken too."""
+    """Distinct raw ids, all integers or all strings. Lists and arrays are taken too."""
 
     def __post_init__(self) -> None:
         given: Iterable[Any] = self.ids
@@ -85,7 +85,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """How many different numbers come out: the known ids, and 0."""
+        """Number of different numbers that come out: the known ids, and 0."""
         return len(self.ids) + 1
 
     def accepts(self, value_type: ValueType) -> bool:
@@ -146,7 +146,7 @@ class Bucketize:
     KIND: ClassVar[str] = "bucketize"
 
     boundaries: tuple[float, ...]
-    """Finite, strictly ascending, at least one."""
+    """Boundaries: finite, strictly ascending, at least one."""
 
     def __post_init__(self) -> None:
         numbers = _numbers("Bucketize: boundaries", self.boundaries)
@@ -226,7 +226,7 @@ class Normalize:
 
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
-    """Above 0."""
+    """Standard deviation, above 0."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ringpull import Ragged
-from ringpull.inference.request.codec import PredictCall, as_call, encode_request
+from ringpull.inference.wire.codec import PredictCall, as_call, encode_request
 
 MODEL = "dlrm"
 CONTEXT_TABLES = 13

@@ -20,7 +20,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from numpy.typing import NDArray
 
 from ringpull.inference.proto import ringpull_pb2
-from ringpull.inference.request.codec import decode_response
+from ringpull.inference.wire.codec import decode_response
 from ringpull.loadtest.bench import dlrm, load, redis_server
 from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
 from ringpull.loadtest.bench.harness import QUICK, Report, Samples, interleave

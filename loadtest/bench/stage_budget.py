@@ -21,12 +21,14 @@ import grpc
 import numpy as np
 import uvloop
 
+from ringpull.inference.head.frontends.grpc.decoding import decode_request
 from ringpull.inference.head.pipeline import Pipeline
+from ringpull.inference.head.request.preparation import Preparation
+from ringpull.inference.head.request.received import Limits
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.prediction import Prediction, Timings
 from ringpull.inference.proto import ringpull_pb2
-from ringpull.inference.request.codec import decode_response, encode_response
-from ringpull.inference.request.received import Limits, decode_request
+from ringpull.inference.wire.codec import decode_response, encode_response
 from ringpull.loadtest.bench import dlrm
 from ringpull.loadtest.bench.bare_shards import EPOCH
 from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
@@ -171,7 +173,8 @@ class InProcess:
         pipeline = Pipeline(self._loaded.manifest, self._loaded.schema, self._loaded.program, recorder)
         limits = Limits(dlrm.CANDIDATES, max(dlrm.BAG, dlrm.DENSE))
         call = decode_request(ringpull_pb2.PredictRequest.FromString(dlrm.payload_of(request)), limits)
-        asyncio.run(pipeline.pull(pipeline.prepare([call.columns]).work, deadline_s=float("inf")))
+        batch = Preparation(self._loaded.manifest, self._loaded.schema).prepare([call.columns]).work
+        asyncio.run(pipeline.pull(batch, deadline_s=float("inf")))
         return recorder.lookups
 
     def _pull(self, part: Part) -> PullReply:

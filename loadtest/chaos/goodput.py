@@ -20,7 +20,7 @@ import grpc.aio
 import numpy as np
 
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
-from ringpull.inference.request.codec import as_call, decode_response, encode_request
+from ringpull.inference.wire.codec import as_call, decode_response, encode_request
 from ringpull.loadtest.bench.checked_model import MODEL, CheckedRequest
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Outcome, Question
 from ringpull.loadtest.open_loop import arrival_times

@@ -67,8 +67,8 @@ def scrub(table: str, max_rows: int = 10, target: Target = None, as_json: AsJson
 
 def serve(folder: str) -> None:
     from ringpull.deploy.model_folders import find_version
-    from ringpull.inference.head.actor import HeadActor
     from ringpull.inference.head.config import HeadConfig
+    from ringpull.inference.head.process import HeadProcess
     from ringpull.ps.ring import Ring
     from ringpull.router.control.state_file import StateFile
     from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -77,7 +77,7 @@ def serve(folder: str) -> None:
     coordinator = ScrubbingCoordinator(
         StateFile(folder), FakeMembers(heads=1), deployment="this one", settings=Settings(place=find_version)
     )
-    head = HeadActor(HeadConfig(), coordinator)
+    head = HeadProcess(HeadConfig(), coordinator)
     address = head.route(ShardMap(1, (ShardAddress(0, "127.0.0.1", 1),), Ring.even([0]), {}), {}, ())
     print(f"{address.host}:{address.grpc_port}", flush=True)
     sys.stdin.read()

@@ -14,7 +14,7 @@ from examples.movielens.features import Examples
 from examples.movielens.model import KEYED_BY_RAW_ID, make_schema, vocabulary
 from examples.movielens.train import auc, batches_of, score, train
 from ringpull import Schema
-from ringpull.inference.request.request_json import call_from_json
+from ringpull.inference.wire.request_json import call_from_json
 
 
 @pytest.fixture(scope="module")

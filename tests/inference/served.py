@@ -10,10 +10,11 @@ from typing import Any
 import grpc.aio
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.api.server import GrpcServer
-from ringpull.inference.head.api.service import AdminService, CallCounts, PredictorService
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.server import GrpcServer
+from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from tests.inference.fakes import EchoProgram, ReferenceRouter
@@ -43,14 +44,22 @@ class HangingRouter(ReferenceRouter):
 class Served:
     """A running server and what it stands on."""
 
-    def __init__(self, executor: ThreadPoolExecutor, config: HeadConfig = CONFIG) -> None:
+    def __init__(
+        self,
+        executor: ThreadPoolExecutor,
+        config: HeadConfig = CONFIG,
+        *,
+        program: EchoProgram | None = None,
+        max_batch_rows: int = 64,
+    ) -> None:
         self.router = HangingRouter()
-        self.counts = CallCounts()
-        loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, EchoProgram())
-        self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=64)
+        loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, program or EchoProgram())
+        self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=max_batch_rows)
         self.catalog = Catalog([self.version])
-        self.predictor = PredictorService(self.catalog, config, self.counts)
-        self.server = GrpcServer(self.predictor, AdminService(self.status), config)
+        self.predictor = Predictor(self.catalog, config)
+        self.counts = self.predictor.counts
+        self.service = PredictorService(self.predictor, self.catalog)
+        self.server = GrpcServer(self.service, AdminService(self.status), config)
         self.target = ""
 
     async def status(self) -> pb.ClusterStatus:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import PredictCall, encode_request
-from ringpull.inference.request.column_codec import ColumnBytes, encode_column
 from ringpull.inference.schema.columns import Column
+from ringpull.inference.wire.codec import PredictCall, encode_request
+from ringpull.inference.wire.column_codec import ColumnBytes, encode_column
 
 
 def message_of(feature: str, column: Column) -> pb.Column:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ringpull.inference.head.frontends.grpc.decoding import decode_request
+from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import as_call, encode_request
-from ringpull.inference.request.received import Limits, ReceivedColumns, decode_request
 from ringpull.inference.schema.columns import Column, Ragged
-from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
+from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.ps.spec import Pooling, TableSpec
 from tests.reference import ReferenceTable
 
@@ -32,8 +32,8 @@ SCHEMA = Schema(
         Sparse("item"),
         Sparse("genres", many=True, missing=()),
         Sparse("tags", many=True, weighted=True, missing=()),
-        Sequence("history", length=4, pad=0, pad_side="left", missing=()),
-        Sequence("recent", length=3, pad=9, missing=()),
+        IdSequence("history", length=4, pad=0, pad_side="left", missing=()),
+        IdSequence("recent", length=3, pad=9, missing=()),
         Dense("age", width=2, missing=1.5),
         Dense("price", missing=0.5),
         Cross("user_item", of=("user", "item"), buckets=IDS),
@@ -66,7 +66,7 @@ def make_tables() -> dict[str, ReferenceTable]:
     }
 
 
-def make_manifest(lookups: Rows[LookupSpec] = LOOKUPS, arguments: Rows[str] = ARGUMENTS) -> Manifest:
+def make_manifest(lookups: Sequence[LookupSpec] = LOOKUPS, arguments: Sequence[str] = ARGUMENTS) -> Manifest:
     nothing = FileEntry(path="x", bytes=0, xxh3="0" * 16)
     return Manifest(
         model="ranker",
@@ -91,7 +91,7 @@ def make_manifest(lookups: Rows[LookupSpec] = LOOKUPS, arguments: Rows[str] = AR
     )
 
 
-def columns_of(rows: Rows[Row], names: Rows[str] | None = None) -> dict[str, Column]:
+def columns_of(rows: Sequence[Row], names: Sequence[str] | None = None) -> dict[str, Column]:
     """The rows as columns, ragged where lists."""
     columns: dict[str, Column] = {}
     for name in names if names is not None else rows[0]:

@@ -40,8 +40,19 @@ def admission(clock: Clock) -> Admission:
     return admission
 
 
+def let_in(admission: Admission, nbytes: int, deadline_s: float) -> Ticket:
+    """A request that was let in, received and let in again, as the head does."""
+    ticket = admission.expect(deadline_s)
+    try:
+        ticket.received(nbytes)
+    except LimitExceeded:
+        ticket.done(served=False)
+        raise
+    return ticket
+
+
 def fill(admission: Admission, count: int) -> list[Ticket]:
-    return [admission.admit(NBYTES, FAR_S) for _ in range(count)]
+    return [let_in(admission, NBYTES, FAR_S) for _ in range(count)]
 
 
 def fill_up(admission: Admission, waiting: list[Ticket]) -> int:
@@ -54,9 +65,9 @@ def fill_up(admission: Admission, waiting: list[Ticket]) -> int:
 
 
 def test_who_comes_alone_is_tried_whatever_is_predicted(admission: Admission, clock: Clock) -> None:
-    with admission.admit(10**9, clock.now_s + 0.000001):
+    with let_in(admission, 10**9, clock.now_s + 0.000001):
         pass
-    with admission.admit(NBYTES, clock.now_s - 5.0):
+    with let_in(admission, NBYTES, clock.now_s - 5.0):
         pass
     assert admission.refused == 0
 
@@ -64,12 +75,12 @@ def test_who_comes_alone_is_tried_whatever_is_predicted(admission: Admission, cl
 def test_before_a_queue_proves_a_rate_only_bytes_are_limited(clock: Clock) -> None:
     admission = make(clock, max_in_flight_bytes=1000 * NBYTES)
     for _ in range(10):
-        with admission.admit(NBYTES, FAR_S):
+        with let_in(admission, NBYTES, FAR_S):
             clock.now_s += 1.0  # cold, and alone: no proof of what it does when it is warm and full
     fill(admission, 1000)
     assert admission.in_flight_bytes == 1000 * NBYTES
     with pytest.raises(LimitExceeded, match="max_in_flight_bytes is"):
-        admission.admit(1, FAR_S)
+        let_in(admission, 1, FAR_S)
 
 
 def test_a_request_that_cannot_be_answered_in_time_is_refused_with_a_hint(admission: Admission, clock: Clock) -> None:
@@ -77,22 +88,22 @@ def test_a_request_that_cannot_be_answered_in_time_is_refused_with_a_hint(admiss
     with pytest.raises(
         LimitExceeded, match=r"the answer would take 2\d\d ms.* 150 ms left; ask again in 200 ms"
     ) as caught:
-        admission.admit(NBYTES, clock.now_s + 0.15)
+        let_in(admission, NBYTES, clock.now_s + 0.15)
     assert caught.value.retry_after_s == pytest.approx(0.2)
     assert admission.refused == 1
-    admission.admit(NBYTES, clock.now_s + 0.5)
+    let_in(admission, NBYTES, clock.now_s + 0.5)
 
 
 def test_a_request_that_is_long_by_itself_needs_more_time(admission: Admission, clock: Clock) -> None:
     fill(admission, 1)
     with pytest.raises(LimitExceeded, match="ms left"):
-        admission.admit(100 * NBYTES, clock.now_s + 0.3)
-    admission.admit(NBYTES, clock.now_s + 0.3)
+        let_in(admission, 100 * NBYTES, clock.now_s + 0.3)
+    let_in(admission, NBYTES, clock.now_s + 0.3)
 
 
 def test_a_queue_has_a_length_that_no_deadline_extends(admission: Admission) -> None:
     taken = fill(admission, 102)
-    for refuse in (lambda: admission.admit(NBYTES, FAR_S), lambda: admission.expect(FAR_S)):
+    for refuse in (lambda: let_in(admission, NBYTES, FAR_S), lambda: admission.expect(FAR_S)):
         with pytest.raises(LimitExceeded, match="requests wait 1010 ms here; the most is 1000 ms"):
             refuse()
     taken[0].done()
@@ -143,7 +154,7 @@ def test_a_queue_that_stands_is_cut_until_there_was_none(admission: Admission, c
         waiting += fill(admission, 1)
     answer(12)
     with pytest.raises(LimitExceeded, match="requests wait 470 ms here; the most is 200 ms"):
-        admission.admit(NBYTES, FAR_S)
+        let_in(admission, NBYTES, FAR_S)
     answer(33)
     assert fill_up(admission, waiting) == pytest.approx(21, abs=1)
     answer(len(waiting))
@@ -152,14 +163,14 @@ def test_a_queue_that_stands_is_cut_until_there_was_none(admission: Admission, c
 
 def test_bytes_in_flight_are_bounded_and_one_larger_request_is_taken_alone(clock: Clock) -> None:
     admission = make(clock, max_in_flight_bytes=1000)
-    with admission.admit(5000, FAR_S):
+    with let_in(admission, 5000, FAR_S):
         assert admission.pressure() == 5.0
-        for refuse in (lambda: admission.admit(1, FAR_S), lambda: admission.expect(FAR_S)):
+        for refuse in (lambda: let_in(admission, 1, FAR_S), lambda: admission.expect(FAR_S)):
             with pytest.raises(LimitExceeded, match="5000 bytes are in flight"):
                 refuse()
     assert admission.in_flight_bytes == 0
-    with admission.admit(600, FAR_S), pytest.raises(LimitExceeded, match="and the request has 600"):
-        admission.admit(600, FAR_S)
+    with let_in(admission, 600, FAR_S), pytest.raises(LimitExceeded, match="and the request has 600"):
+        let_in(admission, 600, FAR_S)
 
 
 def test_pressure_is_the_queue_over_what_it_may_be(admission: Admission, clock: Clock) -> None:
@@ -170,18 +181,18 @@ def test_pressure_is_the_queue_over_what_it_may_be(admission: Admission, clock: 
 
 def test_pressure_goes_by_the_deadlines_that_requests_have(admission: Admission, clock: Clock) -> None:
     for _ in range(200):
-        tickets = [admission.admit(NBYTES, clock.now_s + 0.11) for _ in range(3)]
+        tickets = [let_in(admission, NBYTES, clock.now_s + 0.11) for _ in range(3)]
         for ticket in tickets:
             clock.now_s += 0.01
             ticket.done()
     for _ in range(6):
-        admission.admit(NBYTES, clock.now_s + 0.11)
+        let_in(admission, NBYTES, clock.now_s + 0.11)
     assert admission.pressure() == pytest.approx(0.5, abs=0.05)
 
 
 def test_what_ended_early_without_an_answer_teaches_nothing(admission: Admission, clock: Clock) -> None:
     for _ in range(100):
-        with pytest.raises(ValueError, match="bad"), admission.admit(NBYTES, FAR_S):
+        with pytest.raises(ValueError, match="bad"), let_in(admission, NBYTES, FAR_S):
             raise ValueError("bad")
     taken = fill(admission, 20)
     assert admission.queue_s() == pytest.approx(0.19)
@@ -229,7 +240,7 @@ class BatchingServer:
             self._until(arrival_s, outcome)
             self.clock.now_s = arrival_s
             try:
-                ticket = self.admission.admit(NBYTES, arrival_s + deadline_s)
+                ticket = let_in(self.admission, NBYTES, arrival_s + deadline_s)
             except LimitExceeded:
                 outcome.refused += 1
             else:

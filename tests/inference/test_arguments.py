@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ringpull.inference.schema.columns import Ragged
-from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 
@@ -18,7 +18,7 @@ SCHEMA = Schema(
         Cross("pair", of=("user", "item"), buckets=10),
         Sparse("tags", many=True, weighted=True),
         Sparse("words", many=True, include_last_offset=False),
-        Sequence("history", length=3),
+        IdSequence("history", length=3),
         Dense("age"),
         Dense("vector", width=2),
     ],

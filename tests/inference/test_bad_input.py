@@ -12,8 +12,8 @@ import pytest
 
 from ringpull.inference.client import stubs
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import as_call, decode_response, encode_request
 from ringpull.inference.schema.columns import Ragged
+from ringpull.inference.wire.codec import as_call, decode_response, encode_request
 from ringpull.ps.errors import InvalidInput, LimitExceeded, NotFound
 from tests.inference.served import ROWS, still_serves
 from tests.inference.single_columns import request_of

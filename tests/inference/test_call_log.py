@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import grpc
 import pytest
 
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.metrics.call_log import BURST, LONGEST, LONGEST_ERROR, Call, CallLog
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
-from ringpull.inference.head.metrics.call_watch import CallWatch, code_of
+from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.inference.wire.status_codes import status_of
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, Unavailable
 from tests.clock import Clock
 from tests.inference.served import ROWS, Served, columns_of
 
-INVALID, LATE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED
+INVALID, LATE = "INVALID_ARGUMENT", "DEADLINE_EXCEEDED"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_what_callers_send_is_cut_short(clock: Clock, told: pytest.LogCaptureFix
 
 def test_the_callers_doing_is_no_warning(clock: Clock, told: pytest.LogCaptureFixture) -> None:
     log = CallLog(clock)
-    for code in (INVALID, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED):
+    for code in (INVALID, "NOT_FOUND", "CANCELLED"):
         log.failed(Call(0.0), code, RuntimeError())
     assert [line.levelno for line in told.records] == [logging.INFO, logging.INFO], (
         "of one that went away only for debugging"
@@ -110,7 +110,7 @@ def test_a_failure_is_counted_by_the_code_that_the_caller_sees(error: BaseExcept
     watch.failed(Call(0.0, model="ranker"), error)
     watch.failed(Call(0.0, model="whatever it sent"), error)
     assert metrics.calls == {("ranker", code): 1, ("", code): 1}
-    assert code_of(error).name == code
+    assert status_of(error).grpc == code
 
 
 def test_stages_of_an_answered_call(clock: Clock) -> None:

@@ -14,10 +14,11 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 
 from ringpull.inference.client.client import AsyncClient, Client
+from ringpull.inference.head.frontends.grpc.decoding import decode_request
+from ringpull.inference.head.request.received import Limits
 from ringpull.inference.prediction import Filled, Prediction, Timings
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import encode_response
-from ringpull.inference.request.received import Limits, decode_request
+from ringpull.inference.wire.codec import encode_response
 from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,

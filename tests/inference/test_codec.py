@@ -7,7 +7,7 @@ import pytest
 
 from ringpull.inference.prediction import Filled, Prediction, Timings
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import PredictCall, as_call, decode_response, encode_response
+from ringpull.inference.wire.codec import PredictCall, as_call, decode_response, encode_response
 from ringpull.ps.errors import InvalidInput
 
 

@@ -9,14 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.column_codec import (
-    decode_column,
-    decode_tensor,
-    encode_column,
-    encode_tensor,
-    read_column,
-)
 from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.wire.column_codec import DataType, decode_column, encode_column
+from ringpull.inference.wire.messages import decode_tensor, encode_tensor, read_column
 from ringpull.ps.errors import InvalidInput, ProtocolError
 
 VALUES = st.one_of(
@@ -75,6 +70,11 @@ def test_other_numpy_types_are_sent_as_the_contracts() -> None:
 def test_matrices_come_back(width) -> None:
     values = np.arange(2 * width, dtype=np.float32).reshape(2, width)
     np.testing.assert_array_equal(round_trip(values), values)
+
+
+def test_types_have_the_numbers_of_the_contract() -> None:
+    unset = {"DATA_TYPE_UNSPECIFIED": 0}
+    assert dict(pb.DataType.items()) == unset | {each.name: each.value for each in DataType}
 
 
 def test_golden_bytes() -> None:

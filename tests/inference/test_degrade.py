@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringpull import CapCandidates, CutBags, Dense, Schema, Sequence, Sparse, UseDefault, UseVersion, export_model
+from ringpull import CapCandidates, CutBags, Dense, IdSequence, Schema, Sparse, UseDefault, UseVersion, export_model
 from ringpull.inference.degrade.levels import check_steps, levels
 from ringpull.inference.degrade.steps import MAX_STEPS, Step, plain_steps, read_steps
 from ringpull.inference.model.manifest import Manifest
@@ -28,7 +28,7 @@ SCHEMA = Schema(
         Sparse("user"),
         Sparse("genres", many=True),
         Sparse("tags", many=True, max_length=30),
-        Sequence("history", length=100),
+        IdSequence("history", length=100),
         Dense("age"),
     ]
 )

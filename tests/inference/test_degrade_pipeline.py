@@ -6,8 +6,7 @@ by slicing the request, and ids that take default vectors looked up in tables wi
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from collections.abc import Sequence as Rows
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +17,11 @@ from hypothesis import strategies as st
 from ringpull.inference.degrade.levels import Degradation, check_steps, levels
 from ringpull.inference.degrade.steps import CapCandidates, CutBags, Step, UseDefault, UseVersion
 from ringpull.inference.head.pipeline import Pipeline, Scores
+from ringpull.inference.head.predictor import with_rows
+from ringpull.inference.head.request.partial_lookup import PartialLookup
+from ringpull.inference.head.request.preparation import Preparation
+from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.prediction import Filled
-from ringpull.inference.request.degrade_lookups import PartialLookup
-from ringpull.inference.request.received import ReceivedColumns
 from ringpull.inference.schema.columns import Ragged
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import Pooling
@@ -40,6 +41,7 @@ from tests.inference.small_model import (
 from tests.inference.small_requests import expected_vectors, requests
 from tests.reference import assert_close
 
+PREPARATION = Preparation(make_manifest(), SCHEMA)
 LISTS = ("genres", "tags", "history", "recent")
 LOOKED_UP = sorted({spec.feature for spec in LOOKUPS})
 OUTPUTS = [f"input{place}" for place in range(len(LOOKUPS) + len(ARGUMENTS))]
@@ -57,13 +59,13 @@ def make_pipeline() -> tuple[Pipeline, ReferenceRouter, EchoProgram]:
     return Pipeline(make_manifest(), SCHEMA, program, router), router, program
 
 
-async def answers_of(pipeline: Pipeline, requests: Rows[ReceivedColumns]) -> dict[int, Scores]:
-    ready = pipeline.prepare(requests)
+async def answers_of(pipeline: Pipeline, requests: Sequence[ReceivedColumns]) -> dict[int, Scores]:
+    ready = PREPARATION.prepare(requests)
     assert ready.refused == {}
     return pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
 
 
-def received(rows: Rows[Row], context: Collection[str] = (), level: Degradation | None = None) -> ReceivedColumns:
+def received(rows: Sequence[Row], context: Collection[str] = (), level: Degradation | None = None) -> ReceivedColumns:
     features = columns_of(rows, [name for name in rows[0] if name not in context])
     return replace(received_of(features, columns_of(rows[:1], list(context))), degradation=level)
 
@@ -71,7 +73,7 @@ def received(rows: Rows[Row], context: Collection[str] = (), level: Degradation 
 # -- the slow truth ----------------------------------------------------------------------------------------------------
 
 
-def degraded(rows: Rows[Row], level: Degradation | None) -> tuple[list[Row], Collection[str]]:
+def degraded(rows: Sequence[Row], level: Degradation | None) -> tuple[list[Row], Collection[str]]:
     """What is left of rows, and the features whose ids are in no table."""
     if level is None:
         return list(rows), ()
@@ -82,7 +84,7 @@ def degraded(rows: Rows[Row], level: Degradation | None) -> tuple[list[Row], Col
     ], level.defaults
 
 
-def phrases_of(rows: Rows[Row], level: Degradation | None) -> set[str]:
+def phrases_of(rows: Sequence[Row], level: Degradation | None) -> set[str]:
     """What must be said: of the steps that changed something."""
     if level is None:
         return set()
@@ -96,13 +98,14 @@ def phrases_of(rows: Rows[Row], level: Degradation | None) -> set[str]:
     return said
 
 
-def check(rows: Rows[Row], level: Degradation | None, scores: Scores) -> None:
+def check(rows: Sequence[Row], level: Degradation | None, scores: Scores) -> None:
     left, unknown = degraded(rows, level)
     expected = [expected_vectors(row, unknown) for row in left]
     for place, name in enumerate(OUTPUTS):
-        assert_close(scores.outputs[name][: len(left)], np.stack([vectors[place] for vectors in expected]))
-        assert len(scores.outputs[name]) == len(rows)
-        assert np.isnan(scores.outputs[name][len(left) :]).all()
+        values = with_rows(scores.outputs[name], len(rows))
+        assert_close(values[: len(left)], np.stack([vectors[place] for vectors in expected]))
+        assert len(values) == len(rows)
+        assert np.isnan(values[len(left) :]).all()
 
 
 # -- properties --------------------------------------------------------------------------------------------------------
@@ -153,7 +156,7 @@ async def test_ids_that_take_default_vectors_are_not_pulled():
 def test_weights_of_one_bag_change_no_other():
     weights = np.array([3e38, 1.0, 1.0, 1.0], np.float32)
     whole = Lookup("item", Pooling.SUM, np.arange(4, dtype=np.uint64), np.array([0, 1, 2, 4]), weights)
-    result = PartialLookup(whole, np.ones(4, bool), None).completed(None, np.array([0.5], np.float32))
+    result = PartialLookup(whole, np.ones(4, bool), None, np.array([0.5], np.float32)).completed(None)
     assert result.values[1:, 0].tolist() == [0.5, 1.0]
 
 
@@ -212,7 +215,7 @@ async def test_a_bad_request_fails_alone_and_by_the_feature():
     bad["item"] = Ragged.from_lists([[1], [2]], np.int64)
     unknown = {**columns_of(rows), "colour": np.array([1, 2])}
     sent = [received(rows, level=level)] + [replace(received_of(each), degradation=level) for each in (bad, unknown)]
-    ready = pipeline.prepare(sent)
+    ready = PREPARATION.prepare(sent)
     assert sorted(ready.refused) == [1, 2]
     with pytest.raises(InvalidInput, match="feature item"):
         raise ready.refused[1]

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from ringpull.inference.degrade.control import Thresholds
+from ringpull.inference.degrade.degrader import Degrader, following_pressure
+from ringpull.inference.degrade.stand_in import can_stand_in
 from ringpull.inference.degrade.steps import CapCandidates, CutBags, Step, UseVersion
-from ringpull.inference.head.api.status import degrade_statuses
 from ringpull.inference.head.catalog import Catalog, ServedVersion
-from ringpull.inference.head.degrader import Degrader, following_pressure
-from ringpull.inference.head.stand_in import can_stand_in
+from ringpull.inference.head.frontends.status import degrade_statuses
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row, received_of
@@ -85,7 +85,7 @@ ASKED = [
     Sparse("town", dtype="string", missing="?"),
     Sparse("genres", many=True, missing=()),
     Sparse("tags", many=True, weighted=True),
-    Sequence("history", length=9),
+    IdSequence("history", length=9),
     Dense("age", width=2),
     Cross("place", of=("user", "town"), buckets=9),
 ]
@@ -104,7 +104,7 @@ def loaded(*features: Feature, outputs: tuple[ProgramOutput, ...] = ()) -> Loade
         ASKED,
         ASKED[:1],
         [Sparse("user", missing=3)],
-        [Sequence("genres", length=2, missing=())],
+        [IdSequence("genres", length=2, missing=())],
         [Sparse("history", many=True, max_length=3)],
         [Sparse("user"), Dense("new", missing=0.0)],
         [Sparse("user"), Sparse("item", missing=1), Cross("both", of=("user", "item"), buckets=3)],

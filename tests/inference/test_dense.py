@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ringpull.inference.export import export_model
 from ringpull.inference.model.dense import CPU_ROWS, DenseProgram, ProgramTensor, scripted
 from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
-from ringpull.inference.schema.kinds import Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import Pooling, TableSpec
@@ -33,7 +33,7 @@ class Model(nn.Module):
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    schema = Schema([Sparse("user"), Sequence("history", 3), Dense("age")])
+    schema = Schema([Sparse("user"), IdSequence("history", 3), Dense("age")])
     folder = tmp_path_factory.mktemp("models") / "model"
     return export_model(Model(), schema, folder, 1, check_rows=4, quiet=True).path
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringpull.inference.head.request.batch import concatenate
 from ringpull.inference.prediction import Filled
-from ringpull.inference.request.batch import concatenate
 from ringpull.inference.schema.columns import Ragged
-from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Bucketize, Clip, Log, Vocabulary
 from ringpull.ps.errors import InvalidInput
@@ -82,7 +82,7 @@ def test_weights_stay_with_their_values(rows, most) -> None:
 
 @given(ROWS, st.sampled_from(["right", "left"]))
 def test_sequence_pads_to_its_length(rows, side) -> None:
-    schema = Schema([Sequence("h", length=3, pad=-7, pad_side=side)])
+    schema = Schema([IdSequence("h", length=3, pad=-7, pad_side=side)])
     arguments = schema.arguments(schema.prepare({"h": Ragged.from_lists(rows)}, len(rows)))
     kept = [row[-3:] for row in rows]
     pads = [[-7] * (3 - len(row)) for row in kept]
@@ -135,7 +135,7 @@ def test_an_absent_feature_is_its_missing_value(feature, expected) -> None:
     assert filled == (Filled("a", "absent", 2),)
 
 
-@pytest.mark.parametrize("feature", [Sparse("a", many=True, missing=()), Sequence("a", length=3, missing=())])
+@pytest.mark.parametrize("feature", [Sparse("a", many=True, missing=()), IdSequence("a", length=3, missing=())])
 def test_an_absent_bag_may_be_empty(feature) -> None:
     ready, filled = prepare_one(feature, None, rows=2)
     assert lists_of(ready) == [[], []]
@@ -223,7 +223,7 @@ REQUEST = Schema(
         Sparse("user"),
         Sparse("segment"),
         Sparse("item"),
-        Sequence("history", length=3),
+        IdSequence("history", length=3),
         Dense("price", missing=0.0),
         Cross("user_x_item", of=("user", "item"), buckets=500),
         Cross("item_x_user", of=("item", "user"), buckets=500),
@@ -273,7 +273,7 @@ def test_a_request_refuses_a_feature_sent_twice_and_a_context_of_more_rows() -> 
 
 @given(st.lists(ROWS, min_size=1, max_size=3))
 def test_concatenate_is_preparing_all_rows_at_once(requests) -> None:
-    feature = Sequence("a", length=3)
+    feature = IdSequence("a", length=3)
     parts = [prepare_one(feature, Ragged.from_lists(rows))[0] for rows in requests]
     whole, _ = prepare_one(feature, Ragged.from_lists([row for rows in requests for row in rows]))
     joined = concatenate(parts)
@@ -314,7 +314,7 @@ BAG = Sparse("a", many=True)
         (BAG, Ragged([1, 2, 3], [0, 4, 3]), "offsets must start at 0"),
         (BAG, Ragged([[1], [2]], [0, 1, 2]), "one-dimensional"),
         (BAG, Ragged([1, 2], [0, 1, 2], [1, 1]), "takes no weights"),
-        (Sequence("a", length=2), Ragged([1, 2], [0, 1, 2], [1, 1]), "takes no weights"),
+        (IdSequence("a", length=2), Ragged([1, 2], [0, 1, 2], [1, 1]), "takes no weights"),
         (Sparse("a", many=True, weighted=True), Ragged([1, 2], [0, 1, 2]), "needs a weight for every value"),
         (Sparse("a", many=True, weighted=True), Ragged([1, 2], [0, 1, 2], [1]), "1 weights for 2 values"),
         (Sparse("a", many=True, weighted=True), Ragged([1, 2], [0, 1, 2], [1, np.nan]), "weight is NaN"),

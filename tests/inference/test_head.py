@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from ringpull.inference.client.client import Client
-from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import CorruptData, StartupError, Unavailable
 from ringpull.ps.ring import Ring
@@ -40,8 +40,8 @@ def nobody() -> Iterator[ShardMap]:
 
 
 @pytest.fixture
-def head() -> Iterator[HeadActor]:
-    head = HeadActor(HeadConfig(default_timeout_s=60))
+def head() -> Iterator[HeadProcess]:
+    head = HeadProcess(HeadConfig(default_timeout_s=60))
     yield head
     head.drain(timeout_s=0)
 
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 @pytest.mark.medium
-def test_head_serves_metadata_and_says_which_shard_is_dead(head: HeadActor, nobody: ShardMap, version: Path):
+def test_head_serves_metadata_and_says_which_shard_is_dead(head: HeadProcess, nobody: ShardMap, version: Path):
     address = head.start(nobody, [str(version)])
     with Client(f"{address.host}:{address.grpc_port}", timeout_s=60, retries=0) as client:
         assert [model.name for model in client.models()] == ["tiny"]
@@ -64,7 +64,7 @@ def test_head_serves_metadata_and_says_which_shard_is_dead(head: HeadActor, nobo
     assert "tiny/1" in repr(head)
 
 
-def test_head_that_is_started_again_serves_on(head: HeadActor, nobody: ShardMap, version: Path):
+def test_head_that_is_started_again_serves_on(head: HeadProcess, nobody: ShardMap, version: Path):
     assert head.start(nobody, [str(version)]) == head.start(nobody, [str(version)])
 
 
@@ -72,7 +72,7 @@ def test_head_that_is_started_again_serves_on(head: HeadActor, nobody: ShardMap,
 def test_drained_head_closes_its_ports_and_draining_again_does_nothing(nobody: ShardMap, version: Path):
     config = HeadConfig(grpc_port=free_port(), http_port=free_port())
     for _ in range(2):  # the second takes the ports the first one left
-        head = HeadActor(config)
+        head = HeadProcess(config)
         address = head.start(nobody, [str(version)])
         assert (address.grpc_port, address.http_port) == (config.grpc_port, config.http_port)
         head.drain(timeout_s=60)
@@ -82,14 +82,14 @@ def test_drained_head_closes_its_ports_and_draining_again_does_nothing(nobody: S
 
 
 def test_head_that_was_never_started_drains():
-    HeadActor(HeadConfig()).drain(timeout_s=0)
+    HeadProcess(HeadConfig()).drain(timeout_s=0)
 
 
 def test_port_in_use_leaves_the_other_port_free(nobody: ShardMap, version: Path):
     http_port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         taken = stranger.getsockname()[1]
-        head = HeadActor(HeadConfig(grpc_port=taken, http_port=http_port))
+        head = HeadProcess(HeadConfig(grpc_port=taken, http_port=http_port))
         with pytest.raises(StartupError, match=f"grpc port {taken}"):
             head.start(nobody, [str(version)])
         socket.create_server(("127.0.0.1", http_port)).close()
@@ -99,7 +99,7 @@ def test_port_in_use_leaves_the_other_port_free(nobody: ShardMap, version: Path)
 def test_versions_are_loaded_before_any_port_is_opened(nobody: ShardMap, version: Path, tmp_path: Path):
     (tmp_path / "1").mkdir()
     port = free_port()
-    head = HeadActor(HeadConfig(grpc_port=port))
+    head = HeadProcess(HeadConfig(grpc_port=port))
     with pytest.raises(CorruptData, match="half-written"):
         head.start(nobody, [str(version), str(tmp_path / "1")])
     socket.create_server(("127.0.0.1", port)).close()

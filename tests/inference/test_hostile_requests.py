@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringpull.inference.client.stubs import PREDICT
-from ringpull.inference.head.api.methods import parse
+from ringpull.inference.head.frontends.grpc.decoding import decode_request
+from ringpull.inference.head.frontends.grpc.methods import parse
+from ringpull.inference.head.request.received import Limits
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import as_call, encode_request
-from ringpull.inference.request.received import Limits, decode_request
+from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.ps.errors import RingpullError
 from tests.inference.served import ROWS, still_serves
 from tests.inference.small_model import SCHEMA, columns_of

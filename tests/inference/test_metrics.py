@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from ringpull import CapCandidates, Client
-from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.admission import Admission
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.metrics import HeadCollector
+from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import InvalidInput, LimitExceeded, NotFound, Unavailable
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
@@ -145,9 +145,9 @@ class CountedRouter:
 
 def test_every_count_of_a_router_is_told_under_its_own_name() -> None:
     admission = Admission(max_queue_s=1, standing_queue_s=1, max_in_flight_bytes=100)
-    admission.admit(90, deadline_s=float("inf"))
-    with pytest.raises(LimitExceeded):
-        admission.admit(20, deadline_s=float("inf"))
+    admission.expect(deadline_s=float("inf")).received(90)
+    with admission.expect(deadline_s=float("inf")) as ticket, pytest.raises(LimitExceeded):
+        ticket.received(20)
     router = CountedRouter()
     families = HeadCollector(Catalog(), router, CallMetrics(), admission).collect()  # type: ignore[arg-type]
     page = Page({family.name: family for family in families})
@@ -210,7 +210,7 @@ class Targets(FakeOperations):
 
 def test_targets_are_those_that_the_coordinator_knows(cluster: LocalCluster, version: Path) -> None:
     operations = Targets()
-    head = HeadActor(HeadConfig(), operations)
+    head = HeadProcess(HeadConfig(), operations)
     try:
         url = f"http://127.0.0.1:{head.start(cluster.shard_map, [str(version)]).http_port}/metrics/targets"
         assert httpx.get(url).json() == [

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from ringpull.inference.build import build
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import InvalidInput, Unavailable
 from ringpull.ps.ring import Ring, SlotRange
@@ -116,7 +116,7 @@ def fake() -> FakeOperations:
 @pytest.fixture
 def client(fake: FakeOperations) -> Iterator[OperationsClient]:
     """Of a head that serves nothing but its verbs."""
-    head = HeadActor(HeadConfig(), fake)
+    head = HeadProcess(HeadConfig(), fake)
     shard_map = ShardMap(1, (ShardAddress(0, "127.0.0.1", 1),), Ring.even([0]), {})
     address = head.route(shard_map, {}, ())
     with OperationsClient(f"{address.host}:{address.grpc_port}") as client:
@@ -171,7 +171,7 @@ def test_refusals_come_back_as_they_were(client: OperationsClient, fake: FakeOpe
 
 @pytest.mark.net
 def test_a_head_without_a_coordinator_says_so() -> None:
-    head = HeadActor(HeadConfig())
+    head = HeadProcess(HeadConfig())
     address = head.route(ShardMap(1, (ShardAddress(0, "127.0.0.1", 1),), Ring.even([0]), {}), {}, ())
     with (
         OperationsClient(f"{address.host}:{address.grpc_port}") as client,

@@ -14,11 +14,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ringpull.inference.client import stubs
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.admission import Admission, Ticket
-from ringpull.inference.head.api.methods import PUSHBACK
-from ringpull.inference.head.api.server import GrpcServer
-from ringpull.inference.head.api.service import AdminService, PredictorService
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.request.codec import as_call, encode_request
+from ringpull.inference.head.frontends.grpc.server import GrpcServer
+from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.predictor import Predictor
+from ringpull.inference.wire.codec import as_call, encode_request
+from ringpull.inference.wire.status_codes import PUSHBACK
 from ringpull.ps.errors import DeadlineExceeded
 from tests.inference.served import ROWS, Served, still_serves
 from tests.inference.small_model import columns_of
@@ -47,7 +48,8 @@ def learnt(request_s: float) -> Admission:
     admission = Admission(max_queue_s=5.5, standing_queue_s=5.5, max_in_flight_bytes=1 << 20, clock=clock)
     waiting: list[Ticket] = []
     for ahead in aheads:
-        waiting += [admission.admit(len(BODY), time.monotonic()) for _ in range(ahead + 1 - len(waiting))]
+        waiting += [admission.expect(time.monotonic()) for _ in range(ahead + 1 - len(waiting))]
+        waiting[-1].received(len(BODY))
         clock.behind_s -= request_s
         waiting.pop(0).done()
     assert not waiting
@@ -179,13 +181,14 @@ async def test_a_call_that_is_late_when_it_is_taken_in_is_not_decoded(served: Se
             return 0.0
 
     with pytest.raises(DeadlineExceeded, match="taken in"):
-        await served.predictor.predict(never, LateContext())  # type: ignore[arg-type]
+        await served.service.predict(never, LateContext())  # type: ignore[arg-type]
     assert served.counts.failed == 1
 
 
 async def test_connections_are_limited(served: Served) -> None:
     config = HeadConfig(max_connections=2)
-    server = GrpcServer(PredictorService(served.catalog, config, served.counts), AdminService(served.status), config)
+    service = PredictorService(Predictor(served.catalog, config), served.catalog)
+    server = GrpcServer(service, AdminService(served.status), config)
     target = f"127.0.0.1:{await server.start()}"
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringpull.inference.head.pipeline import Pipeline, Scores
+from ringpull.inference.head.request.batch import row_index
+from ringpull.inference.head.request.preparation import Preparation
+from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.prediction import Filled
-from ringpull.inference.request.batch import row_index
-from ringpull.inference.request.received import ReceivedColumns
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.schema import Cross, Dense, Schema, Sparse
 from ringpull.inference.schema.transforms import Vocabulary
@@ -35,20 +36,24 @@ from tests.inference.small_model import (
 from tests.inference.small_requests import expected_vectors, requests
 from tests.reference import assert_close
 
+PREPARATION = Preparation(make_manifest(), SCHEMA)
+
 
 def make_pipeline() -> tuple[Pipeline, ReferenceRouter, EchoProgram]:
     router, program = ReferenceRouter(make_tables()), EchoProgram()
     return Pipeline(make_manifest(), SCHEMA, program, router), router, program
 
 
-async def answers_of(pipeline: Pipeline, requests: Rows[ReceivedColumns]) -> dict[int, Scores]:
+async def answers_of(
+    pipeline: Pipeline, requests: Sequence[ReceivedColumns], preparation: Preparation = PREPARATION
+) -> dict[int, Scores]:
     """The way of a batch, all of whose requests are taken."""
-    ready = pipeline.prepare(requests)
+    ready = preparation.prepare(requests)
     assert ready.refused == {}
     return pipeline.compute(await pipeline.pull(ready.work, deadline_s=1e9))
 
 
-def check(rows: Rows[Row], scores: Scores) -> None:
+def check(rows: Sequence[Row], scores: Scores) -> None:
     expected = [expected_vectors(row) for row in rows]
     for place in range(len(LOOKUPS) + len(ARGUMENTS)):
         assert_close(scores.outputs[f"input{place}"], np.stack([vectors[place] for vectors in expected]))
@@ -126,15 +131,16 @@ async def test_filled_says_what_the_rules_and_the_shards_did_not_give():
 
 async def test_model_without_look_ups_pulls_nothing():
     router, program = ReferenceRouter({}), EchoProgram()
-    pipeline = Pipeline(make_manifest(lookups=(), arguments=("numbers",)), SCHEMA, program, router)
-    scores = (await answers_of(pipeline, [received_of(columns_of([plain_row(1, 2)]))]))[0]
+    manifest = make_manifest(lookups=(), arguments=("numbers",))
+    pipeline, preparation = Pipeline(manifest, SCHEMA, program, router), Preparation(manifest, SCHEMA)
+    scores = (await answers_of(pipeline, [received_of(columns_of([plain_row(1, 2)]))], preparation))[0]
     assert scores.outputs["input0"].tolist() == [[1.0, 2.0, 3.0]]
     assert router.pulls == []
 
 
 def test_rehearsal_runs_the_program_once_without_a_pull():
     pipeline, router, program = make_pipeline()
-    pipeline.rehearse()
+    pipeline.rehearse(PREPARATION.plain_batch())
     assert len(program.runs) == 1
     assert router.pulls == []
     assert "ranker/3" in repr(pipeline)
@@ -150,7 +156,7 @@ def test_rehearsal_builds_the_vocabularies():
         Dense("age", width=2),
         Cross("near_x_words", of=("near", "words"), buckets=10),
     ]
-    Pipeline(make_manifest((), ("age",)), Schema(features), EchoProgram(), ReferenceRouter({})).rehearse()
+    Preparation(make_manifest((), ("age",)), Schema(features)).plain_batch()
     assert "_direct" in vars(near)
     assert "_sorted" in vars(far)
     assert "_numbers" in vars(words)
@@ -163,7 +169,7 @@ def test_rehearsal_of_a_program_that_does_not_take_its_inputs_is_corrupt_data():
 
     pipeline = Pipeline(make_manifest(), SCHEMA, Refusing(), ReferenceRouter(make_tables()))
     with pytest.raises(CorruptData, match=r"ranker/3.*expected width 64"):
-        pipeline.rehearse()
+        pipeline.rehearse(PREPARATION.plain_batch())
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -176,7 +182,7 @@ async def test_what_only_one_request_breaks_it_breaks_alone():
     columns[1]["tags"] = Ragged([1], [0, 1], [np.inf])
     columns[2]["colour"] = np.array([1])
     columns[4]["price"] = np.array([np.inf], np.float32)
-    ready = pipeline.prepare([received_of(each) for each in columns])
+    ready = PREPARATION.prepare([received_of(each) for each in columns])
     assert {place: str(error) for place, error in ready.refused.items()} == {
         place: refusal_alone(columns[place]) for place in (1, 2, 4)
     }

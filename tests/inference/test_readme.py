@@ -11,13 +11,14 @@ import pytest
 
 import ringpull.inference
 from ringpull.inference.client.client import Client
-from ringpull.inference.head.api.methods import STATUS_OF
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.request.codec import PredictCall, encode_request
-from ringpull.inference.request.request_json import call_from_json
 from ringpull.inference.schema.kinds import KINDS
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import TRANSFORMS
+from ringpull.inference.wire.codec import PredictCall, encode_request
+from ringpull.inference.wire.request_json import call_from_json
+from ringpull.inference.wire.status_codes import STATUSES
+from ringpull.ps.errors import RingpullError
 
 README = (Path(ringpull.inference.__file__).parent / "README.md").read_text(encoding="utf-8")
 
@@ -89,8 +90,9 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
 
 
 def test_every_status_is_in_the_table() -> None:
-    for kind, code in STATUS_OF:
-        assert re.search(rf"^\| {code.name} \|", README, re.MULTILINE), (kind, code)
+    for status in STATUSES:
+        if issubclass(status.error, RingpullError):
+            assert re.search(rf"^\| {status.grpc} \|", README, re.MULTILINE), status
 
 
 def test_clients_have_the_same_verbs() -> None:

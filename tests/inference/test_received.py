@@ -11,17 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ringpull.inference.head.request.received as received_module
+from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request, read_packed
+from ringpull.inference.head.predictor import InferenceRequest
+from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request import packing
-from ringpull.inference.request.codec import as_call, encode_request
-from ringpull.inference.request.column_codec import encode_column
-from ringpull.inference.request.packing import pack
-from ringpull.inference.request.received import Limits, ReceivedCall, ReceivedColumns, decode_request
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.features import Prepared
-from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Bucketize, Hash, Log, Vocabulary
+from ringpull.inference.wire import messages
+from ringpull.inference.wire.codec import as_call, encode_request
+from ringpull.inference.wire.column_codec import encode_column
+from ringpull.inference.wire.packing import pack
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 from tests.inference.single_columns import request_of
 
@@ -29,17 +32,18 @@ LIMITS = Limits(max_candidates=50, max_values_per_row=20)
 
 
 def packed(features: Mapping[str, Column], context: Mapping[str, Column] | None = None) -> pb.PackedColumns:
-    return pack(
+    columns = pack(
         {name: encode_column(name, column) for name, column in features.items()},
         {name: encode_column(name, column) for name, column in (context or {}).items()},
     )
+    return messages.packed_message(columns)
 
 
 def received(features: Mapping[str, Column], context: Mapping[str, Column] | None = None) -> ReceivedColumns:
-    return ReceivedColumns.of(packed(features, context), LIMITS)
+    return read_packed(packed(features, context), LIMITS)
 
 
-def decoded(message: pb.PredictRequest) -> ReceivedCall:
+def decoded(message: pb.PredictRequest) -> InferenceRequest:
     return decode_request(pb.PredictRequest.FromString(message.SerializeToString()), LIMITS)
 
 
@@ -71,7 +75,7 @@ SCHEMA = Schema(
         Sparse("item", transforms=[Vocabulary([1, 2, 3])]),
         Sparse("genres", dtype="string", many=True, missing=()),
         Sparse("tags", many=True, weighted=True, missing=7, max_length=2),
-        Sequence("recent", length=3, missing=4),
+        IdSequence("recent", length=3, missing=4),
         Dense("price", transforms=[Log()], missing=0.25),
         Dense("vector", width=2, missing=1.0),
         Cross("user_x_item", of=("user", "item"), buckets=100),
@@ -173,6 +177,17 @@ def test_requests_of_equal_columns_share_a_layout_whatever_their_order() -> None
     assert one.layout is not received({"b": np.array([3]), "a": np.array([1])}).layout
 
 
+def test_columns_of_arrays_are_those_of_the_message() -> None:
+    features, context = {"a": np.array([1, 2]), "b": Ragged([0.5], [0, 0, 1])}, {"c": np.array(["x"])}
+    own, sent = ReceivedColumns.of_columns(features, context, LIMITS), received(features, context)
+    assert own.layout is sent.layout
+    assert own.row_counts == sent.row_counts
+    for name in ("words", "sizes", "places"):
+        np.testing.assert_array_equal(getattr(own, name), getattr(sent, name))
+    with pytest.raises(LimitExceeded, match="has 3 columns"):
+        ReceivedColumns.of_columns(features, context, replace(LIMITS, max_columns=2))
+
+
 def test_one_request_is_not_copied() -> None:
     request = received({"a": np.arange(3)})
     assert ReceivedColumns.joined([request]) is request
@@ -214,7 +229,7 @@ def test_a_call_comes_back() -> None:
     )
     back = decoded(encode_request(call))
     assert (back.model, back.version, back.outputs) == ("ranker", 3, ("score",))
-    assert (back.with_timings, back.request_id, back.typed) == (True, "r1", False)
+    assert (back.with_timings, back.request_id) == (True, "r1")
     assert (back.columns.rows, back.columns.row_counts) == (2, (2,))
 
 
@@ -225,10 +240,10 @@ def test_the_live_version_is_0() -> None:
 def test_a_request_with_any_raw_column_gets_raw_tensors() -> None:
     typed = pb.Column(int64s={"values": [1]})
     plain = request_of(as_call("m", {"a": [1]})).features["a"]
-    assert decoded(pb.PredictRequest(model="m", features={"a": typed})).typed
-    assert not decoded(pb.PredictRequest(model="m", features={"a": plain})).typed
-    assert not decoded(pb.PredictRequest(model="m", features={"a": typed}, context={"b": plain})).typed
-    assert not decoded(encode_request(as_call("m", {"a": [1]}))).typed
+    assert all_typed(pb.PredictRequest(model="m", features={"a": typed}))
+    assert not all_typed(pb.PredictRequest(model="m", features={"a": plain}))
+    assert not all_typed(pb.PredictRequest(model="m", features={"a": typed}, context={"b": plain}))
+    assert not all_typed(encode_request(as_call("m", {"a": [1]})))
 
 
 def test_what_no_message_may_say() -> None:
@@ -283,10 +298,11 @@ def test_columns_are_counted_before_they_are_read() -> None:
 
 
 def test_long_names_of_strangers_are_not_kept() -> None:
-    before = packing._known_layout.cache_info().currsize
+    before = messages._known_layout.cache_info().currsize, received_module._known_layout.cache_info().currsize
     columns, _ = decoded(request_of(as_call("m", {"x" * 100_000: THREE}))).columns.columns()
     assert [len(name) for name in columns] == [100_000]
-    assert packing._known_layout.cache_info().currsize == before
+    after = messages._known_layout.cache_info().currsize, received_module._known_layout.cache_info().currsize
+    assert after == before
 
 
 def test_strings_over_a_limit_are_not_decoded() -> None:
@@ -349,14 +365,14 @@ HUGE = 2**63 - 1
 )
 def test_sizes_that_lie_are_refused_by_name(message, reason) -> None:
     with pytest.raises(InvalidInput, match=f"feature a: .*{reason}|packed: .*{reason}"):
-        ReceivedColumns.of(message, LIMITS)
+        read_packed(message, LIMITS)
 
 
 def test_a_column_sent_twice_is_refused() -> None:
     column = pb.PackedColumn(name="a", dtype=pb.INT64)
     layout = pb.PackedLayout(columns=[column, column]).SerializeToString()
     with pytest.raises(InvalidInput, match="feature a: is twice among the columns"):
-        ReceivedColumns.of(pb.PackedColumns(layout=layout, sizes=bytes(32)), LIMITS)
+        read_packed(pb.PackedColumns(layout=layout, sizes=bytes(32)), LIMITS)
 
 
 def test_a_layout_too_large_to_be_kept_is_read() -> None:
@@ -383,7 +399,7 @@ def test_no_bytes_do_more_than_be_refused(requests, data) -> None:
                 content[place : place + data.draw(st.sampled_from([0, 1, 8]))] = data.draw(st.binary(max_size=16))
         setattr(message, field, bytes(content))
     with suppress(RingpullError):
-        columns = ReceivedColumns.of(message, LIMITS)
+        columns = read_packed(message, LIMITS)
         both = ReceivedColumns.joined([columns, columns])
         SCHEMA.prepare_requests(*both.columns(), both.row_counts)
 
@@ -392,4 +408,4 @@ def test_no_bytes_do_more_than_be_refused(requests, data) -> None:
 @given(st.binary(max_size=60), st.binary(max_size=64), st.binary(max_size=200))
 def test_any_bytes_are_columns_or_refused(layout, sizes, data) -> None:
     with suppress(RingpullError):
-        ReceivedColumns.of(pb.PackedColumns(layout=layout, sizes=sizes, data=data), LIMITS).columns()
+        read_packed(pb.PackedColumns(layout=layout, sizes=sizes, data=data), LIMITS).columns()

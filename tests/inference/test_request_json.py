@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ringpull.inference.request.codec import encode_request
-from ringpull.inference.request.request_json import call_from_json, columns_from_json
 from ringpull.inference.schema.columns import Ragged
+from ringpull.inference.wire.codec import encode_request
+from ringpull.inference.wire.request_json import call_from_json, columns_from_json
 from ringpull.ps.errors import InvalidInput
 
 GRPCURL = """{

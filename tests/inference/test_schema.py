@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
 from ringpull.ps.errors import InvalidInput
@@ -23,7 +23,7 @@ FULL = Schema(
         Sparse("device", dtype="uint64", missing=2**64 - 1),
         Sparse("genres", dtype="string", many=True, missing=(), max_length=5, transforms=[Vocabulary(["drama"])]),
         Sparse("tags", many=True, weighted=True, include_last_offset=False),
-        Sequence("history", length=4, pad=-1, pad_side="left", missing=7),
+        IdSequence("history", length=4, pad=-1, pad_side="left", missing=7),
         Dense("price", transforms=[Log(), Normalize(0.5, 2)], missing=0.0),
         Dense("vector", width=3, transforms=[Normalize((1, 2, 3), (1, 1, 1))]),
     ],
@@ -107,9 +107,9 @@ def test_json_errors_name_the_place(text: str, message: str) -> None:
         (lambda: Dense("a", transforms=[Bucketize([1])]), "declare it Sparse"),
         (lambda: Dense("a", missing=float("nan")), "missing is nan"),
         (lambda: Dense("a", width=2, transforms=[Normalize((1, 2, 3), 1)]), "width is 2"),
-        (lambda: Sequence("a", length=0), "length is 0"),
-        (lambda: Sequence("a", length=5, pad_side="top"), "pad_side is 'top'"),
-        (lambda: Sequence("a", length=5, pad="x"), "pad is 'x'"),
+        (lambda: IdSequence("a", length=0), "length is 0"),
+        (lambda: IdSequence("a", length=5, pad_side="top"), "pad_side is 'top'"),
+        (lambda: IdSequence("a", length=5, pad="x"), "pad is 'x'"),
         (lambda: Cross("a", of=("b",), buckets=5), "two or more"),
         (lambda: Cross("a", of="bc", buckets=5), "list of feature names"),
         (lambda: Cross("a", of=("b", "c"), buckets=0), "buckets is 0"),
@@ -166,17 +166,17 @@ def test_for_serving_drops_the_vocabulary_of_raw_features() -> None:
 
 
 def test_for_serving_gives_row_numbers_the_type_of_their_raw_ids() -> None:
-    schema = Schema([Sparse("item"), Sequence("history", length=3)])
+    schema = Schema([Sparse("item"), IdSequence("history", length=3)])
     served = schema.for_serving({"item": "string", "history": "string"})
-    assert served == Schema([Sparse("item", dtype="string"), Sequence("history", length=3, dtype="string")])
+    assert served == Schema([Sparse("item", dtype="string"), IdSequence("history", length=3, dtype="string")])
     assert schema.for_serving(["item"]) == schema
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing", "no Sparse or Sequence feature"),
-        ("price", "no Sparse or Sequence feature"),
+        ("nothing", "no Sparse or IdSequence feature"),
+        ("price", "no Sparse or IdSequence feature"),
         ("zip", "its ids come from Hash"),
         ("device", "its missing rule was made for row numbers"),
         ("plain", "the cross both was made for row numbers"),

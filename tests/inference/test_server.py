@@ -15,14 +15,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ringpull.inference.client import stubs
-from ringpull.inference.head.api.http import HttpServer, application
-from ringpull.inference.head.api.methods import status_of
-from ringpull.inference.head.api.ports import claim
-from ringpull.inference.head.api.server import SERVICES, GrpcServer
-from ringpull.inference.head.api.service import AdminService, PredictorService
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.methods import code_of
+from ringpull.inference.head.frontends.grpc.server import SERVICES, GrpcServer
+from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.http.server import HttpServer, application
+from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import as_call, encode_request
+from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,
@@ -114,7 +115,8 @@ async def test_deadline_of_the_call_is_kept_while_a_shard_hangs(client, served):
 
 async def test_call_without_a_deadline_gets_the_heads_own(served):
     config = HeadConfig(default_timeout_s=0.05)
-    server = GrpcServer(PredictorService(served.catalog, config, served.counts), AdminService(served.status), config)
+    service = PredictorService(Predictor(served.catalog, config), served.catalog)
+    server = GrpcServer(service, AdminService(served.status), config)
     port = await server.start()
     served.router.gate.clear()
     request = encode_request(as_call("ranker", columns_of(ROWS)))
@@ -127,8 +129,8 @@ async def test_call_without_a_deadline_gets_the_heads_own(served):
 
 async def test_a_message_that_never_comes_is_not_waited_for_longer(served):
     config = HeadConfig(default_timeout_s=0.05)
-    predictor = PredictorService(served.catalog, config, served.counts)
-    server = GrpcServer(predictor, AdminService(served.status), config)
+    predictor = Predictor(served.catalog, config)
+    server = GrpcServer(PredictorService(predictor, served.catalog), AdminService(served.status), config)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
         call = channel.stream_unary(stubs.PREDICT.path)()
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -210,7 +212,7 @@ async def test_bug_is_internal_and_its_text_stays_in_the_log(client, served, cap
     ],
 )
 def test_every_error_has_its_status(error, code):
-    assert status_of(error) is code
+    assert code_of(error) is code
 
 
 # -- metadata, health, reflection --------------------------------------------------------------------------------------
@@ -303,17 +305,19 @@ def test_host_of_another_machine_is_a_startup_error():
 
 async def test_grpc_server_does_not_share_a_port(served):
     port = int(served.target.rpartition(":")[2])
-    second = GrpcServer(served.predictor, AdminService(served.status), HeadConfig(grpc_port=port))
+    second = GrpcServer(served.service, AdminService(served.status), HeadConfig(grpc_port=port))
     with pytest.raises(StartupError, match=str(port)):
         await second.start()
     await second.stop(grace_s=0)
 
 
 async def test_http_answers_health_status_and_models(served):
-    healthy = True
+    healthy, wrong = True, False
 
     async def models() -> pb.ListModelsResponse:
-        return served.predictor.models()
+        if wrong:
+            raise Unavailable("no shard map yet")
+        return served.service.models()
 
     bound = claim("http", "127.0.0.1", 0)
     server = HttpServer(application(lambda: healthy, served.status, models), bound)
@@ -324,6 +328,9 @@ async def test_http_answers_health_status_and_models(served):
         assert model["name"] == "ranker"
         assert model["features"][0]["optional"] is False  # defaults are written out
         assert (await http.get("/nothing")).status_code == 404
+        wrong = True
+        failed = await http.get("/v1/models")
+        assert (failed.status_code, failed.json()) == (503, {"code": "UNAVAILABLE", "message": "no shard map yet"})
         healthy = False
         assert (await http.get("/healthz")).status_code == 503
     await server.stop()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ringpull.inference.schema.columns import Column, Ragged
-from ringpull.inference.schema.kinds import Dense, Sequence, Sparse
+from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Bucketize, Hash
 
@@ -253,13 +253,13 @@ ZOO: dict[str, ZooModel] = {
     ),
     "din": ZooModel(
         DIN,
-        Schema([Sparse("item"), Sparse("category"), Sequence("items", length=5), Sequence("categories", length=5)]),
+        Schema([Sparse("item"), Sparse("category"), IdSequence("items", length=5), IdSequence("categories", length=5)]),
         {"item": 70, "category": 9, "items": 70, "categories": 9},
         ("item", "category"),
     ),
     "sasrec": ZooModel(
         SASRec,
-        Schema([Sequence("history", length=6, pad_side="left"), Sparse("country")]),
+        Schema([IdSequence("history", length=6, pad_side="left"), Sparse("country")]),
         {"history": 40, "country": 12},
         ("country",),
         ("item", "position"),
@@ -291,9 +291,9 @@ def make_columns(name: str, rows: int, seed: int = 0) -> dict[str, Column]:
         if isinstance(feature, Dense):
             columns[feature.name] = random.standard_normal((rows, feature.width), np.float32)
             continue
-        assert isinstance(feature, Sparse | Sequence)
-        ragged = isinstance(feature, Sequence) or feature.many
-        longest = feature.length + 2 if isinstance(feature, Sequence) else 4
+        assert isinstance(feature, Sparse | IdSequence)
+        ragged = isinstance(feature, IdSequence) or feature.many
+        longest = feature.length + 2 if isinstance(feature, IdSequence) else 4
         lengths = random.integers(0, longest + 1, rows) if ragged else np.ones(rows, np.int64)
         if ragged:
             lengths[0] = 0

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringpull.inference.client.client import Client
-from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import HeadAddress
+from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
@@ -27,7 +27,7 @@ class LocalCluster:
     """Running shards and a head."""
 
     shards: list[ShardProcess]
-    head: HeadActor
+    head: HeadProcess
     address: HeadAddress
     shard_map: ShardMap
 
@@ -50,7 +50,7 @@ def local_cluster(
 ) -> Iterator[LocalCluster]:
     """Bring up shards, then the head; stop all of it at the end, also when bring-up fails."""
     actors = [ShardProcess(shard, verify=verify) for shard in range(shards)]
-    head = HeadActor(config or HeadConfig(default_timeout_s=60))
+    head = HeadProcess(config or HeadConfig(default_timeout_s=60))
     try:
         shard_map = open_versions(actors, version_dirs, replicas)
         address = head.start(shard_map, [str(folder) for folder in version_dirs])

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ringpull import Dense, Ragged, Schema, Sequence, Sparse, export_model
+from ringpull import Dense, IdSequence, Ragged, Schema, Sparse, export_model
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.transforms import Hash, Log, Vocabulary
 
@@ -27,7 +27,7 @@ SCHEMA = Schema(
         Sparse("town", dtype="string", transforms=(Hash(TOWNS),), missing=""),
         Sparse("genres", many=True),
         Sparse("liked", many=True, weighted=True),
-        Sequence("history", length=5, pad=0, pad_side="left"),
+        IdSequence("history", length=5, pad=0, pad_side="left"),
         Dense("age", transforms=(Log(),), missing=1.0),
         Dense("price", width=2),
     ]

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ringpull.inference.wire.request_json import call_from_json
 from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
 
 from ringpull import CapCandidates, CutBags, UseDefault, UseVersion, Vocabulary
 from ringpull.deploy.model_folders import find_version, rows_in
 from ringpull.inference.client.client import Client
-from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
-from ringpull.inference.request.request_json import call_from_json
 from ringpull.inference.schema.kinds import KINDS
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import TRANSFORMS
@@ -135,7 +135,7 @@ def test_its_deployment_is_carried_on_from_where_it_was(path: Path, tmp_path: Pa
     wanted = before.world if before.change is None else before.change.target
     assert wanted is not None
 
-    head = HeadActor(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
+    head = HeadProcess(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
     members = LocalMembers(tmp_path / "data", head)
     for shard in {address.shard for address in before.map.shards} | set(wanted.ring.shards):
         members.start_shard(shard, None)

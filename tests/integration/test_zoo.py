@@ -14,7 +14,7 @@ from torch import nn
 from ringpull import export_model
 from ringpull.inference.client.client import Client
 from ringpull.inference.schema.columns import Column, Ragged
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from tests.inference.zoo import ZOO, build
 from tests.integration.local import local_cluster
@@ -49,7 +49,7 @@ def random_column(rng: np.random.Generator, feature: Feature, rows: int) -> Colu
     return Ragged(values, offsets, rng.normal(size=len(values)) if weighted else None)
 
 
-def raw_ids(rng: np.random.Generator, feature: Sparse | Sequence, count: int) -> NDArray[np.generic]:
+def raw_ids(rng: np.random.Generator, feature: Sparse | IdSequence, count: int) -> NDArray[np.generic]:
     if feature.dtype == "string":
         return np.array([f"id {each}" for each in rng.integers(0, 10_000, count)], object)
     if feature.dtype == "float32":

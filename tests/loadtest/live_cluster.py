@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringpull.deploy.model_folders import choose_versions, find_version, rows_in
-from ringpull.inference.head.actor import HeadActor
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.process import HeadProcess
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.process import ShardProcess
 from ringpull.router.control.deployment_spec import initial_spec
@@ -25,7 +25,7 @@ POLL_S = 0.05
 class LocalMembers:
     """`router.control.controls.Members`: plain actors in this process."""
 
-    def __init__(self, data_dir: Path, head: HeadActor) -> None:
+    def __init__(self, data_dir: Path, head: HeadProcess) -> None:
         self._data_dir = data_dir
         self._head = head
         self._shards: dict[int, ShardProcess] = {}
@@ -37,7 +37,7 @@ class LocalMembers:
                 raise Unavailable(f"there is no shard {shard}")
             return self._shards[shard]
 
-    def head(self, head: int) -> HeadActor:
+    def head(self, head: int) -> HeadProcess:
         assert head == 0
         return self._head
 
@@ -81,7 +81,7 @@ class LiveCluster:
 @contextmanager
 def live_cluster(model_dir: Path, folder: Path, *, shards: int, replicas: list[str]) -> Iterator[LiveCluster]:
     """Bring a model up; take everything down at the end."""
-    head = HeadActor(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
+    head = HeadProcess(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
     members = LocalMembers(folder / "data", head)
     coordinator = CoordinatorProcess(
         StateFile(str(folder / "state")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.request.codec import PredictCall
+from ringpull.inference.wire.codec import PredictCall
 from ringpull.loadtest.options import WorkloadOptions
 from ringpull.loadtest.workload import Workload
 

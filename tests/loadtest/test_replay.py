@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from ringpull.inference.errors import InvalidInput
-from ringpull.inference.request.codec import PredictCall
+from ringpull.inference.wire.codec import PredictCall
 from ringpull.loadtest.options import WorkloadOptions
 from ringpull.loadtest.replay import recorded_calls
 from ringpull.loadtest.workload import Workload

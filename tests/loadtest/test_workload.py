@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringpull.inference.errors import InvalidInput
-from ringpull.inference.request.codec import encode_request
 from ringpull.inference.schema.columns import Ragged
+from ringpull.inference.wire.codec import encode_request
 from ringpull.loadtest.ids import UNKNOWN_FIRST, IdList, IdRange, parse_ids
 from ringpull.loadtest.options import PerFeature, WorkloadOptions, parse_options
 from ringpull.loadtest.workload import IDS_WITHOUT_A_TABLE, Workload

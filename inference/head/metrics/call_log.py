@@ -13,52 +13,50 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import grpc
-
 logger: Final = logging.getLogger(__name__)
 
 BURST: Final = 10
 
 LONGEST: Final = 128
-"""Characters of a request id or a model's name that are told."""
+"""Characters of a request id or a model's name in a line."""
 
 LONGEST_ERROR: Final = 500
 
-LEVELS: Final[Mapping[grpc.StatusCode, int]] = {
-    grpc.StatusCode.CANCELLED: logging.DEBUG,
-    grpc.StatusCode.INVALID_ARGUMENT: logging.INFO,
-    grpc.StatusCode.NOT_FOUND: logging.INFO,
+LEVELS: Final[Mapping[str, int]] = {
+    "CANCELLED": logging.DEBUG,
+    "INVALID_ARGUMENT": logging.INFO,
+    "NOT_FOUND": logging.INFO,
 }
-"""Of failures that are the caller's doing; all others are warnings."""
+"""Log levels of failures that are the caller's doing, by status code; all others are warnings."""
 
 
 @dataclass(slots=True)
 class Call:
-    """What is known of a call on its way."""
+    """A call on its way."""
 
     started_s: float
-    """On the monotonic clock."""
+    """Time on the monotonic clock."""
     stage: str = "decode"
-    """Where it is: `admission`, `decode`, `batch` (queue, features, look-up, dense program) or `encode`."""
+    """Stage it is in: `admission`, `decode`, `batch` (queue, features, look-up, dense program) or `encode`."""
     model: str = ""
-    """As the caller named it; empty until the request is decoded."""
+    """Name that the caller gave; empty until the request is decoded."""
     request_id: str = ""
     """The caller's own, or one made here when it gave none; empty until the request is decoded."""
 
 
 class CallLog:
-    """Owned by the event loop."""
+    """Writes lines about calls. Owned by the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._limits: dict[grpc.StatusCode, _Limit] = {}
+        self._limits: dict[str, _Limit] = {}
 
     def answered(self, call: Call, version: int) -> None:
         """Tell of an answered call, at level debug."""
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("predict answered", extra={**self._facts(call), "version": version})
 
-    def failed(self, call: Call, code: grpc.StatusCode, error: BaseException) -> None:
+    def failed(self, call: Call, code: str, error: BaseException) -> None:
         """Tell of a call that ended with an error, unless there were many of its code lately."""
         level = LEVELS.get(code, logging.WARNING)
         if not logger.isEnabledFor(level):
@@ -66,7 +64,7 @@ class CallLog:
         left_out = self._limits.setdefault(code, _Limit(self._clock())).left_out(self._clock())
         if left_out is None:
             return
-        facts = {**self._facts(call), "code": code.name, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}
+        facts = {**self._facts(call), "code": code, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}
         if left_out:
             facts["left_out"] = left_out
         logger.log(level, "predict failed", extra=facts)
@@ -88,7 +86,7 @@ class _Limit:
         self._left_out = 0
 
     def left_out(self, now_s: float) -> int | None:
-        """Return how many were left out since the last one that was told; None: this one is, too."""
+        """Return how many were left out since the last line; None: this one is, too."""
         self._tokens = min(float(BURST), self._tokens + now_s - self._filled_s)
         self._filled_s = now_s
         if self._tokens < 1.0:

@@ -13,7 +13,7 @@ from ringpull.inference.head.batcher import StageTimes
 from ringpull.ps.histogram import ROWS, SECONDS, Histogram
 
 STAGES: Final = ("decode", "queue", "features", "lookup", "dense", "encode")
-"""Of an answered call, in the order of `ModelMetrics.stages`."""
+"""Stages of an answered call, in the order of `ModelMetrics.stages`."""
 
 OK: Final = "OK"
 
@@ -28,17 +28,17 @@ class ModelMetrics:
 
     def __init__(self) -> None:
         self.seconds = Histogram(SECONDS)
-        """From a call's bytes to its reply's, of answered calls."""
+        """Time from a call's bytes to its reply's, of answered calls."""
         self.stages = tuple(Histogram(SECONDS) for _ in STAGES)
         self.batch_rows = Histogram(ROWS)
 
 
 class CallMetrics:
-    """Written once a call."""
+    """Counts and distributions of calls, written once a call."""
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
-        """(model, gRPC's name of the status code) -> calls that ended."""
+        """Calls that ended, by model and gRPC's name of the status code."""
         self._models: dict[str, ModelMetrics] = {}
 
     def serves(self, model: str) -> ModelMetrics:

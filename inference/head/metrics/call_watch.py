@@ -1,21 +1,18 @@
-"""Told how every Predict call ends: passes it on to the metrics and to the log."""
+"""Where every Predict call is reported when it ends: to the metrics and to the log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-import grpc
-
-from ringpull.inference.head.api.methods import status_of
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.metrics.call_log import Call, CallLog
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
-from ringpull.ps.errors import RingpullError
+from ringpull.inference.wire.status_codes import status_of
 
 
 class CallWatch:
-    """Owned by the event loop."""
+    """Passes ended calls on to metrics and log. Owned by the event loop."""
 
     def __init__(
         self,
@@ -26,8 +23,8 @@ class CallWatch:
         """Watch calls.
 
         Args:
-            metrics: None: none are kept.
-            log: None: one with the limits of every head.
+            metrics: Metrics to count in; None: none are kept.
+            log: Log to write to; None: one with the limits of every head.
         """
         self._metrics = metrics
         self._log = log or CallLog(clock)
@@ -39,9 +36,11 @@ class CallWatch:
         """Take a call whose reply is made now.
 
         Args:
-            model: With `version`, what answered it; a name of the catalog's.
-            decoded_s: When it was handed to the batcher.
-            scored_s: When its scores were there.
+            model: Model that answered it; a name of the catalog's.
+            version: Version that answered it.
+            times: Times of its stages in the batcher.
+            decoded_s: Time at which it was handed to the batcher.
+            scored_s: Time at which its scores were there.
         """
         if self._metrics is not None:
             now = self._clock()
@@ -56,15 +55,7 @@ class CallWatch:
 
     def failed(self, call: Call, error: BaseException) -> None:
         """Take a call that ends with this error."""
-        code = code_of(error)
+        code = status_of(error).grpc
         if self._metrics is not None:
-            self._metrics.failed(call.model, code.name)
+            self._metrics.failed(call.model, code)
         self._log.failed(call, code, error)
-
-
-def code_of(error: BaseException) -> grpc.StatusCode:
-    """Return the status code that a caller sees when its call ends with `error`."""
-    if isinstance(error, RingpullError):
-        return status_of(error)
-    # What else there is besides exceptions: the call's task was cancelled, because the caller went away.
-    return grpc.StatusCode.INTERNAL if isinstance(error, Exception) else grpc.StatusCode.CANCELLED

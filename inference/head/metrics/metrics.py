@@ -22,7 +22,7 @@ TABLE = ("model", "table")
 
 
 class HeadCollector(Collector):
-    """A head, as families. To be collected on the head's event loop, which owns all it reads."""
+    """Families of a head's metrics. To be collected on the head's event loop, which owns all it reads."""
 
     def __init__(self, catalog: Catalog, router: Router, calls: CallMetrics, admission: Admission) -> None:
         self._catalog = catalog

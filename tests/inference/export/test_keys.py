@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ringpull.inference.export import ExportReport, TableOptions, export_model
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.columns import Ragged
-from ringpull.inference.schema.kinds import Cross, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Hash, Vocabulary
 from ringpull.ps.errors import ExportError
@@ -182,7 +182,7 @@ class History(nn.Module):
 @pytest.mark.parametrize("ids", [INTEGERS, STRINGS], ids=["integers", "strings"])
 def test_a_sequence_of_raw_ids(tmp_path: Path, ids: Any, pad: int) -> None:
     module = History(pad)
-    features: list[Feature] = [Sequence("history", length=3, pad=pad)]
+    features: list[Feature] = [IdSequence("history", length=3, pad=pad)]
     report = export(tmp_path, module, features, keys={"item": ids, "sum": ids})
     raw = np.array(ids, object if isinstance(ids[0], str) else None)[NUMBERS]
     columns = {"history": bags_of(NUMBERS)}
@@ -194,7 +194,7 @@ def test_a_sequence_of_a_vocabulary(tmp_path: Path) -> None:
     """Padding and unknown ids are both row 0 in the model; in serving padding has no key, though id 0 has."""
     vocabulary = Vocabulary(INTEGERS[:8])
     module = History(0)
-    features: list[Feature] = [Sequence("history", length=3, transforms=(vocabulary,))]
+    features: list[Feature] = [IdSequence("history", length=3, transforms=(vocabulary,))]
     report = export(tmp_path, module, features, keys={"item": vocabulary, "sum": vocabulary})
     columns = {"history": bags_of(np.array([0, 7, 99, 0, 11, -5, 2**62]))}
     assert_equal(module, Schema(features), report.path, columns, 7)
@@ -245,7 +245,12 @@ SMALL = Vocabulary(INTEGERS[:8])
 @pytest.mark.parametrize(
     ("module", "features", "keys", "match"),
     [
-        (Masked, [Sequence("history", 4)], {"item": INTEGERS}, r"argument history\). For a mask, take history_lengths"),
+        (
+            Masked,
+            [IdSequence("history", 4)],
+            {"item": INTEGERS},
+            r"argument history\). For a mask, take history_lengths",
+        ),
         (Model, [ITEM, ITEMS], {"item": SMALL}, "give a list of raw ids: the feature has no Vocabulary"),
         (Model, [ITEM, ITEMS], {"item": Vocabulary(INTEGERS)}, "a Vocabulary of 9 ids .* for 9 rows; there must be 8"),
         (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ringpull.inference.export.cut
 from ringpull.inference.export import TableOptions, export_model
-from ringpull.inference.schema.kinds import Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import DuplicateKey, ExportError, InvalidInput
 
@@ -215,7 +215,7 @@ def test_padding_without_a_row(tmp_path: Path) -> None:
             return self.out(self.e(history).sum(1))
 
     refused(
-        tmp_path, History(), [Sequence("history", 5, pad=99)], "padded with row 99 of table e, which has rows 0 to 11"
+        tmp_path, History(), [IdSequence("history", 5, pad=99)], "padded with row 99 of table e, which has rows 0 to 11"
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ringpull.inference.export import ExportReport, TableOptions, export_model
 from ringpull.inference.export.cost import _auc
 from ringpull.inference.schema.columns import Ragged
-from ringpull.inference.schema.kinds import Sequence, Sparse
+from ringpull.inference.schema.kinds import IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.ps.errors import ExportError, InvalidInput
@@ -25,7 +25,7 @@ from tests.reference import assert_close
 
 SHORT = ["float16", "bfloat16", "int8"]
 ROWS = 200
-SCHEMA = Schema([Sparse("user"), Sparse("tags", many=True, weighted=True), Sequence("recent", length=5)])
+SCHEMA = Schema([Sparse("user"), Sparse("tags", many=True, weighted=True), IdSequence("recent", length=5)])
 
 
 class Model(nn.Module):
@@ -146,7 +146,7 @@ def test_too_large_a_difference_is_refused_and_nothing_is_written(tmp_path: Path
 def test_raw_ids_and_a_vocabulary(tmp_path: Path) -> None:
     """Row 0, of unknown ids, is the default vector: it is not rounded. Padding gives what the model has there."""
     words = [f"w{i}" for i in range(19)]
-    schema = Schema([Sequence("recent", length=4, dtype="string", transforms=[Vocabulary(words)])])
+    schema = Schema([IdSequence("recent", length=4, dtype="string", transforms=[Vocabulary(words)])])
 
     class OfWords(nn.Module):
         def __init__(self) -> None:

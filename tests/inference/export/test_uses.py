@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ringpull.inference.export import ExportReport, export_model
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.columns import Column, Ragged
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, Sequence, Sparse
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.spec import Pooling
 from tests.inference.export.versions import assert_equal
@@ -23,7 +23,7 @@ DIM = 4
 
 USER, A, B, C = Sparse("user"), Sparse("a"), Sparse("b"), Sparse("c")
 BAG = Sparse("bag", many=True)
-HISTORY = Sequence("history", length=5)
+HISTORY = IdSequence("history", length=5)
 
 
 class Model(nn.Module):
@@ -55,7 +55,7 @@ def columns_of(features: list[Feature], rows: int) -> dict[str, Column]:
             continue
         if isinstance(feature, Dense):
             columns[feature.name] = random.standard_normal((rows, feature.width), np.float32)
-        elif isinstance(feature, Sequence) or feature.many:
+        elif isinstance(feature, IdSequence) or feature.many:
             lengths = random.integers(0, 5, rows)
             lengths[-1] = 0
             size = int(lengths.sum())
@@ -214,7 +214,7 @@ class SequenceBag(Model):
 @pytest.mark.parametrize("pad", [0, 3])
 def test_a_sequence_whose_padding_is_left_out_is_pooled_by_the_pull(tmp_path: Path, mode: str, pad: int) -> None:
     embedding = nn.EmbeddingBag(ROWS, DIM, mode=mode, padding_idx=pad)
-    report = export(tmp_path, SequenceBag(embedding), [Sequence("history", length=5, pad=pad)])
+    report = export(tmp_path, SequenceBag(embedding), [IdSequence("history", length=5, pad=pad)])
     assert only(report) == LookupSpec(table="e", feature="history", pooling=Pooling(mode), padding_id=pad)
 
 
@@ -284,7 +284,7 @@ class Unpooled(Model):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_places_of_a_sequence_hold_the_padding_row(tmp_path: Path, side: Any) -> None:
     module = Unpooled()
-    report = export(tmp_path, module, [Sequence("history", length=5, pad=9, pad_side=side)])
+    report = export(tmp_path, module, [IdSequence("history", length=5, pad=9, pad_side=side)])
     assert only(report).fill == tuple(module.e.weight[9].tolist())
 
 

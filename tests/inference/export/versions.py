@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.model.dense import DenseProgram, ProgramTensor
 from ringpull.inference.model.manifest import Manifest
-from ringpull.inference.request.lookups import FeatureLookup
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.hashing import keys_of

@@ -1,0 +1,74 @@
+"""`ringpull.v1.Operations` on a head: what operators ask is handed on to the coordinator.
+
+The coordinator is asked in threads of its own, few, so that one that hangs holds up operators and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from ringpull.inference.build import build
+from ringpull.inference.head.frontends.grpc.methods import parse
+from ringpull.inference.proto import operations_pb2 as pb
+from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.router.control.coordinator_state import VALUES
+from ringpull.router.control.operations import VERBS, OperatorVerbs
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["Operations"]
+
+THREADS: Final = 4
+
+
+class OperationsService:
+    """The verbs, as one coroutine for `inference.head.frontends.grpc.methods`."""
+
+    def __init__(self, operations: OperatorVerbs | None) -> None:
+        """Prepare the verbs.
+
+        Args:
+            operations: The way to the coordinator; None: there is none, and every verb says so.
+        """
+        self._operations = operations
+        self._threads = ThreadPoolExecutor(THREADS, "operations")
+
+    async def call(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
+        """Have the coordinator carry out one verb."""
+        message = parse(pb.OperationRequest, body)
+        if message.build != build():
+            raise InvalidInput(_another_build(message.build))
+        verb = VERBS.named(message.verb)
+        request = VALUES.from_json(verb.request, message.request)
+        if self._operations is None:
+            raise Unavailable("this head was started without a coordinator; nothing can be changed through it")
+        reply = await asyncio.get_running_loop().run_in_executor(self._threads, self._operations.call, request)
+        return pb.OperationReply(reply=VALUES.to_json(verb.reply, reply))
+
+    def close(self) -> None:
+        """End the threads once they are idle."""
+        self._threads.shutdown(wait=False)
+
+
+class MethodsOfOtherBuilds(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Answers calls of methods that the service had in earlier builds, or has in later ones, by saying so."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Return the handler of a method of the service that has no other one."""
+        if not details.method.startswith(f"/{SERVICE.full_name}/"):
+            return None
+        return grpc.unary_unary_rpc_method_handler(_refuse)
+
+
+async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, _another_build(""))
+    raise AssertionError("abort always raises")
+
+
+def _another_build(theirs: str) -> str:
+    asked = f"ringpull {theirs}" if theirs else "another build of ringpull"
+    return f"this head is of ringpull {build()}, and was asked by {asked}; operate it with the ringpull that serves it"

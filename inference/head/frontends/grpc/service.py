@@ -1,0 +1,67 @@
+"""The verbs of the public contract, as coroutines for `ringpull.inference.head.frontends.grpc.methods`.
+
+Predict: admit (under overload a call ends here), receive, parse, decode and check (what does not fit ends here), score,
+encode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request
+from ringpull.inference.head.frontends.grpc.methods import Receive, parse
+from ringpull.inference.head.frontends.metadata import describe
+from ringpull.inference.head.predictor import Predictor, check_version
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.wire.codec import encode_response
+
+
+class PredictorService:
+    """`ringpull.v1.Predictor`."""
+
+    def __init__(self, predictor: Predictor, catalog: Catalog) -> None:
+        self._predictor = predictor
+        self._catalog = catalog
+
+    async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
+        """Score the rows of a request."""
+        with self._predictor.open(context.time_remaining()) as call:
+            body = await call.within_deadline(receive())
+            call.received(len(body))
+            message = parse(pb.PredictRequest, body)
+            prediction = await call.predict(decode_request(message, self._predictor.limits))
+            return encode_response(prediction, typed=all_typed(message))
+
+    async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
+        """Describe one version of a model."""
+        request = parse(pb.GetModelRequest, body)
+        check_version(request.version)
+        return self._describe(self._catalog.get(request.model, request.version))
+
+    async def list_models(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
+        """Describe the live version of every model."""
+        parse(pb.ListModelsRequest, body)
+        return self.models()
+
+    def models(self) -> pb.ListModelsResponse:
+        """Return the live version of every model."""
+        return pb.ListModelsResponse(models=[self._describe(served) for served in self._catalog.live()])
+
+    def _describe(self, served: ServedVersion) -> pb.Model:
+        return describe(served.loaded, self._catalog.versions(served.loaded.manifest.model))
+
+
+class AdminService:
+    """`ringpull.v1.Admin`."""
+
+    def __init__(self, status: Callable[[], Awaitable[pb.ClusterStatus]]) -> None:
+        self._status = status
+
+    async def get_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
+        """Describe the cluster."""
+        parse(pb.GetStatusRequest, body)
+        return await self._status()

@@ -1,0 +1,80 @@
+"""The metrics of a head put together: what is kept, what reads it, and the port that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.routing import Route
+
+from ringpull.inference.head.admission import Admission
+from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.http.metrics import metrics_application, metrics_routes
+from ringpull.inference.head.frontends.http.server import HttpServer
+from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.metrics.call_metrics import CallMetrics
+from ringpull.inference.head.metrics.metrics import HeadCollector
+from ringpull.ps.errors import Unavailable
+from ringpull.ps.metric_families import registry_of
+from ringpull.router.client import Router
+from ringpull.router.control.operations import Operations
+from ringpull.router.control.scraping import ScrapeTarget
+
+
+class HeadMetrics:
+    """The metrics of one head. Owned by the event loop."""
+
+    def __init__(
+        self, config: HeadConfig, catalog: Catalog, router: Router, operations: Operations | None = None
+    ) -> None:
+        """Begin to count; nothing is listened on yet.
+
+        Args:
+            operations: The way to the coordinator, which knows of all processes; None: nobody does.
+        """
+        self.calls = CallMetrics()
+        self._config = config
+        self._operations = operations
+        self._catalog = catalog
+        self._router = router
+        # Of its own: a coordinator that hangs holds up nobody else who asks it.
+        self._asking = ThreadPoolExecutor(1, "targets")
+        self._own: HttpServer | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """Port that serves them; 0 before `listen`."""
+        return self._port
+
+    def listen(self, http_port: int, admission: Admission) -> list[Route]:
+        """Open a port of its own where heads share theirs; return what the head's HTTP is to serve besides.
+
+        Args:
+            http_port: Port of the head's HTTP.
+            admission: Admission of the head.
+
+        Raises:
+            StartupError: No port is to be had.
+        """
+        registry = registry_of([HeadCollector(self._catalog, self._router, self.calls, admission)])
+        shared = self._config.share_port
+        self._port = http_port
+        if shared:
+            bound = claim("metrics", self._config.host, 0)
+            self._port = bound.getsockname()[1]
+            self._own = HttpServer(metrics_application(registry), bound)
+        return metrics_routes(registry, self._targets, shared=shared)
+
+    async def stop(self) -> None:
+        """Close what `listen` opened."""
+        self._asking.shutdown(wait=False, cancel_futures=True)
+        if self._own is not None:
+            await self._own.stop()
+
+    async def _targets(self) -> tuple[ScrapeTarget, ...]:
+        operations = self._operations
+        if operations is None:
+            raise Unavailable("this head was started without one")
+        return await asyncio.get_running_loop().run_in_executor(self._asking, operations.scrape_targets)

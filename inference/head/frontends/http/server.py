@@ -1,0 +1,80 @@
+"""The HTTP front-end of a head, for probes, eyes and scrapers: `/healthz`, `/status`, `/v1/models` as JSON, `/metrics`.
+
+The answers in JSON are those of gRPC's `Admin.GetStatus` and `Predictor.ListModels`, in protobuf's JSON form with the
+fields' own names. Predictions go over gRPC only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+
+import uvicorn
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from ringpull.inference.wire.status_codes import status_of
+from ringpull.ps.errors import RingpullError
+
+
+def application(
+    healthy: Callable[[], bool],
+    status: Callable[[], Awaitable[Message]],
+    models: Callable[[], Awaitable[Message]],
+    metrics: Iterable[Route] = (),
+) -> Starlette:
+    """Return the ASGI application over three questions to the head.
+
+    Args:
+        metrics: Routes of `ringpull.inference.head.frontends.http.metrics`; none when none are kept.
+    """
+
+    async def healthz(request: Request) -> JSONResponse:
+        serving = healthy()
+        return JSONResponse({"status": "SERVING" if serving else "NOT_SERVING"}, 200 if serving else 503)
+
+    def answer(question: Callable[[], Awaitable[Message]]) -> Callable[[Request], Awaitable[JSONResponse]]:
+        async def endpoint(request: Request) -> JSONResponse:
+            message = await question()
+            return JSONResponse(
+                MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+            )
+
+        return endpoint
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/status", answer(status)),
+            Route("/v1/models", answer(models)),
+            *metrics,
+        ],
+        exception_handlers={RingpullError: _failed},
+    )
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    status = status_of(error)
+    return JSONResponse({"code": status.grpc, "message": str(error)}, status.http)
+
+
+class HttpServer:
+    """Serves an application on a socket that is already bound, on the running loop."""
+
+    def __init__(self, app: Starlette, bound: socket.socket) -> None:
+        # Logging, signals and start-up belong to the head's process. (uvicorn touches signals on a main thread only.)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[bound]))
+
+    async def stop(self) -> None:
+        """Finish what is in flight, at most a second, and close the socket."""
+        self._server.should_exit = True
+        await self._task

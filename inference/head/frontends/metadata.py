@@ -1,0 +1,49 @@
+"""What a model takes and gives, as the proto's `Model` message: read off the schema and the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.kinds import Dense, IdSequence, SentFeature, Sparse
+
+DATA_TYPES: Final = {"int64": pb.INT64, "uint64": pb.UINT64, "float32": pb.FLOAT32, "string": pb.STRING}
+
+
+def describe(loaded: LoadedVersion, versions: Iterable[int]) -> pb.Model:
+    """Describe one version; `versions` are all served ones of its model. Crosses are left out: nobody sends them."""
+    manifest = loaded.manifest
+    return pb.Model(
+        name=manifest.model,
+        version=manifest.version,
+        versions=versions,
+        features=[_feature(each) for each in loaded.schema.features if isinstance(each, Sparse | Dense | IdSequence)],
+        outputs=[pb.OutputInfo(name=output.name, shape=output.shape) for output in manifest.outputs],
+        tables=[
+            pb.TableInfo(
+                name=entry.spec.name,
+                rows=entry.rows,
+                dim=entry.spec.dim,
+                row_type=entry.spec.row_type.value,
+                bytes=entry.bytes,
+                replicas=str(entry.spec.replicas),
+                features=sorted({each.feature for each in manifest.lookups if each.table == entry.spec.name}),
+            )
+            for entry in manifest.tables
+        ],
+    )
+
+
+def _feature(feature: SentFeature) -> pb.FeatureInfo:
+    info = pb.FeatureInfo(name=feature.name, kind=feature.KIND, optional=feature.missing is not None)
+    if isinstance(feature, Dense):
+        info.dtype, info.width = pb.FLOAT32, feature.width
+        return info
+    info.dtype = DATA_TYPES[feature.dtype]
+    if isinstance(feature, IdSequence):
+        info.many, info.max_length = True, feature.length
+    else:
+        info.many, info.weighted, info.max_length = feature.many, feature.weighted, feature.max_length or 0
+    return info

@@ -1,0 +1,107 @@
+"""The cluster as one head sees it, as the proto's `ClusterStatus`: shard map, the shards' own numbers, versions.
+
+Keys and missing keys of a table are summed over the shards that answer: whole-cluster numbers, whichever head is asked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from ringpull.inference.degrade.degrader import Degrader
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.errors import RingpullError
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.ring import Ring
+from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.wire.messages import ShardStatistics
+from ringpull.router.shard_map import ShardAddress, ShardMap
+
+
+def shard_statuses(
+    shard_map: ShardMap, statistics: Mapping[int, ShardStatistics | RingpullError]
+) -> list[pb.ShardStatus]:
+    """Return one status per shard of the map; a shard that did not answer is not alive and says why."""
+    return [_shard(address, shard_map.ring, statistics.get(address.shard)) for address in shard_map.shards]
+
+
+def table_statuses(
+    shard_map: ShardMap,
+    statistics: Mapping[int, ShardStatistics | RingpullError],
+    versions: Iterable[LoadedVersion],
+) -> list[pb.TableStatus]:
+    """Return one status per table of every version."""
+    keys: defaultdict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0, 0])
+    for answer in statistics.values():
+        for table in answer.tables if isinstance(answer, ShardStatistics) else ():
+            sums = keys[table.model, table.version, table.table]
+            sums[0] += table.keys
+            sums[1] += table.missing
+    found = []
+    for version in versions:
+        model, number = version.manifest.model, version.manifest.version
+        for entry in version.manifest.tables:
+            wanted = shard_map.replicas.get((model, entry.spec.name), 1)
+            looked_up, missing = keys[model, number, entry.spec.name]
+            found.append(
+                pb.TableStatus(
+                    model=model,
+                    version=number,
+                    table=entry.spec.name,
+                    rows=entry.rows,
+                    bytes=entry.bytes,
+                    dim=entry.spec.dim,
+                    replicas_wanted=str(wanted),
+                    replicas_effective=_effective(wanted, len(shard_map.shards)),
+                    keys=looked_up,
+                    missing=missing,
+                )
+            )
+    return found
+
+
+def degrade_statuses(degraders: Iterable[Degrader]) -> list[pb.DegradeStatus]:
+    """Return one status per version that declared degrade steps."""
+    return [
+        pb.DegradeStatus(
+            model=each.model,
+            version=each.version,
+            level=each.level,
+            steps=[pb.DegradeStep(step=phrase, replies=replies) for phrase, replies in each.replies.items()],
+        )
+        for each in degraders
+        if each.steps
+    ]
+
+
+def _effective(wanted: Replicas, shards: int) -> int:
+    return shards if wanted == ALL else min(int(wanted), shards)
+
+
+def _shard(address: ShardAddress, ring: Ring, answer: ShardStatistics | RingpullError | None) -> pb.ShardStatus:
+    owned = [each.slots for each in ring.ranges if each.owners[0] == address.shard]
+    status = pb.ShardStatus(
+        shard=address.shard,
+        address=f"{address.host}:{address.port}",
+        ranges=len(owned),
+        share=sum(len(slots) for slots in owned) / SLOTS,
+    )
+    if not isinstance(answer, ShardStatistics):
+        status.error = str(answer) if answer is not None else "it did not answer"
+        return status
+    status.alive = True
+    status.epoch, status.requests, status.pid = answer.epoch, answer.requests, answer.pid
+    status.tables.extend(
+        pb.ShardTable(
+            model=table.model,
+            version=table.version,
+            table=table.table,
+            rows=table.rows,
+            bytes=table.bytes,
+            keys=table.keys,
+            missing=table.missing,
+        )
+        for table in answer.tables
+    )
+    return status

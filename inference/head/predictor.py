@@ -1,0 +1,292 @@
+"""The predictor: a request's way through a head, whatever protocol it came over. It knows columns, no bytes.
+
+    with predictor.open(timeout_s) as call:       admits the request, or refuses it, before anything of it is read
+        body = await call.within_deadline(...)    the front-end receives the message,
+        call.received(len(body))                  tells its length, which may refuse it yet,
+        request = ...                             and decodes it;
+        prediction = await call.predict(request)  lease, catalog, degrade steps, micro-batch, timings
+        reply = ...                               the front-end encodes the answer
+
+Whatever a step raises ends the `with` block, which counts the request by its outcome, logs it, and lets the error go on
+to the front-end, who reports it (`ringpull.inference.wire.status_codes`). A request's own deadline is kept, capped by
+the head's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Collection
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.head.admission import Admission, Ticket
+from ringpull.inference.head.batcher import StageTimes
+from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.latency import RecentLatencies
+from ringpull.inference.head.lease import Lease
+from ringpull.inference.head.metrics.call_log import Call
+from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.prediction import Prediction, Timings
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput
+
+T = TypeVar("T")
+
+TICK_S: Final = 0.002
+"""Time before its deadline at which a front-end may end a call: gRPC counts in whole milliseconds."""
+
+
+@dataclass(slots=True)
+class CallCounts:
+    """Predict calls since start. Owned by the event loop."""
+
+    requests: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class InferenceRequest:
+    """A request as a front-end has decoded it.
+
+    Raises:
+        InvalidInput: The version is negative.
+    """
+
+    columns: ReceivedColumns
+    model: str
+    version: int = 0
+    """Version asked for; 0: the live one."""
+    outputs: tuple[str, ...] = ()
+    """Names of outputs; empty: all."""
+    with_timings: bool = False
+    request_id: str = ""
+    """Id that the caller gave; empty: one is made."""
+
+    def __post_init__(self) -> None:
+        check_version(self.version)
+
+
+def check_version(version: int) -> None:
+    """Check a version that is asked for.
+
+    Raises:
+        InvalidInput: It is negative.
+    """
+    if version < 0:
+        raise InvalidInput(f"version is {version}; it must be 1 or more, or 0 for the live one")
+
+
+class Predictor:
+    """Scores requests for all front-ends of a head. Owned by the event loop."""
+
+    def __init__(
+        self, catalog: Catalog, config: HeadConfig, *, lease: Lease | None = None, watch: CallWatch | None = None
+    ) -> None:
+        """Prepare to score.
+
+        Args:
+            catalog: Versions to score by.
+            config: Limits, and bounds of deadlines.
+            lease: Asks for the newest shard map when the head has not been heard of for long; None: never.
+            watch: Told how every call ends; None: calls are logged only.
+        """
+        self.admission = Admission(
+            max_queue_s=config.max_queue_s,
+            standing_queue_s=config.standing_queue_s,
+            max_in_flight_bytes=config.max_in_flight_bytes,
+        )
+        self.counts: Final = CallCounts()
+        self.latencies: Final = RecentLatencies()
+        self.limits: Final = Limits(config.max_candidates, config.max_values_per_row, config.max_columns)
+        self._catalog = catalog
+        self._lease = lease
+        self._watch = watch or CallWatch()
+        self._default_timeout_s = config.default_timeout_s
+        self._max_timeout_s = config.max_timeout_s
+
+    def __repr__(self) -> str:
+        return f"<Predictor {self._catalog!r} {self.admission!r} {self.counts}>"
+
+    def open(self, timeout_s: float | None, length: int | None = None) -> OpenCall:
+        """Admit a request of which nothing has been read; to be used as a context manager.
+
+        Args:
+            timeout_s: Time that its caller gives it, from now; None: the default.
+            length: Bytes of its message, where the protocol tells before; else `OpenCall.received` is to be told.
+
+        Raises:
+            LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
+            DeadlineExceeded: Its time is up.
+        """
+        timeout_s = self._default_timeout_s if timeout_s is None else min(timeout_s, self._max_timeout_s)
+        self.counts.requests += 1
+        call = OpenCall(self, timeout_s)
+        try:
+            call.admit(length)
+        except BaseException as error:
+            call.close(error)
+            raise
+        return call
+
+    async def _predict(self, request: InferenceRequest, call: OpenCall) -> Prediction:
+        trace = call.trace
+        trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
+        if self._lease is not None and self._lease.expired:
+            await self._lease.refresh()
+        asked = self._catalog.get(request.model, request.version)
+        wanted = _wanted_outputs(request.outputs, asked)
+        served, columns = asked.degraded(request.columns, named=request.version != 0)
+        decoded_s = time.monotonic()
+        trace.stage = "batch"
+        scores, times = await served.batcher.submit(columns, columns.rows_left, call.deadline_s)
+        scored_s = time.monotonic()
+        trace.stage = "encode"
+        asked.degrader.count(scores.degraded)
+        rows, (model, version) = columns.rows, served.key
+        prediction = Prediction(
+            outputs={name: with_rows(scores.outputs[name], rows) for name in wanted},
+            version=version,
+            filled=scores.filled,
+            timings=_timings(times, trace.started_s, decoded_s) if request.with_timings else None,
+            model=model,
+            request_id=trace.request_id,
+            degraded=scores.degraded,
+        )
+        call.answer = _Answer(model, version, times, decoded_s, scored_s)
+        return prediction
+
+
+class _Answer(NamedTuple):
+    """The version that answered a call, and its times, for the metrics."""
+
+    model: str
+    version: int
+    times: StageTimes
+    decoded_s: float
+    scored_s: float
+
+
+class OpenCall:
+    """One admitted request, from before it is read until its reply is encoded."""
+
+    __slots__ = ("_predictor", "_ticket", "answer", "deadline_s", "trace")
+
+    def __init__(self, predictor: Predictor, timeout_s: float) -> None:
+        """Begin a call now; made by `Predictor.open`."""
+        self.trace: Final = Call(time.monotonic(), "admission")
+        self.deadline_s: Final = self.trace.started_s + timeout_s
+        """Deadline on the monotonic clock."""
+        self.answer: _Answer | None = None
+        self._predictor = predictor
+        self._ticket: Ticket | None = None
+
+    def admit(self, length: int | None) -> None:
+        """Be let in, or refused; called by `Predictor.open`."""
+        if self.deadline_s <= self.trace.started_s:
+            # It waited within the front-end. That must cost as little as a refusal, or all behind it are late, too.
+            raise DeadlineExceeded("the deadline had passed before the request was taken in")
+        self._ticket = self._predictor.admission.expect(self.deadline_s)
+        if length is not None:
+            self.received(length)
+
+    async def within_deadline(self, receiving: Awaitable[T]) -> T:
+        """Await the message, which may never come: a caller can vanish while it sends, without a deadline of its own.
+
+        Raises:
+            DeadlineExceeded: The deadline passed first.
+        """
+        try:
+            async with asyncio.timeout(self.deadline_s - time.monotonic()):
+                return await receiving
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the request had been received") from None
+
+    def received(self, length: int) -> None:
+        """Tell how many bytes the message has.
+
+        Raises:
+            LimitExceeded: It cannot be answered in time, or there is no room for it, now that this is known.
+        """
+        assert self._ticket is not None
+        self._ticket.received(length)
+        self.trace.stage = "decode"
+
+    async def predict(self, request: InferenceRequest) -> Prediction:
+        """Score the rows of the request.
+
+        Raises:
+            NotFound: The model or version is not served here.
+            InvalidInput: An output is unknown, or a column does not fit the schema; the message names it.
+            DeadlineExceeded: The deadline passed before the answer was complete.
+            Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
+        """
+        return await self._predictor._predict(request, self)
+
+    def close(self, error: BaseException | None) -> None:
+        """End the call: count it, and report how it ended; None: its reply is made."""
+        predictor, trace = self._predictor, self.trace
+        if trace.stage != "admission":
+            predictor.latencies.add(time.monotonic() - trace.started_s)
+        if self._ticket is not None:
+            self._ticket.done(served=error is None)
+        if error is not None:
+            if isinstance(error, asyncio.CancelledError) and time.monotonic() >= self.deadline_s - TICK_S:
+                # A front-end may end a call at its deadline by itself, and be first: the caller sees the same.
+                error = DeadlineExceeded("the deadline passed")
+            if isinstance(error, Exception):
+                predictor.counts.failed += 1
+            predictor._watch.failed(trace, error)
+        elif self.answer is not None:
+            model, version, times, decoded_s, scored_s = self.answer
+            predictor._watch.answered(trace, model, version, times, decoded_s=decoded_s, scored_s=scored_s)
+
+    def __enter__(self) -> OpenCall:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(error)
+
+
+def _wanted_outputs(names: Collection[str], served: ServedVersion) -> Collection[str]:
+    """Return the outputs asked for, or all."""
+    if not names:
+        return served.outputs
+    for name in names:
+        if name not in served.outputs:
+            known = ", ".join(sorted(served.outputs))
+            raise InvalidInput(f"outputs: {served.loaded.name} has no output {name!r}; it has: {known}")
+    return names
+
+
+def with_rows(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    """Return an output with as many rows as the request has; those that were not scored hold NaN."""
+    if len(values) == rows:
+        return values
+    extended = np.full((rows, *values.shape[1:]), np.nan, np.float32)
+    extended[: len(values)] = values
+    return extended
+
+
+def _timings(times: StageTimes, started_s: float, decoded_s: float) -> Timings:
+    return Timings(
+        decode_us=_us(decoded_s - started_s),
+        features_us=_us(times.prepare_s),
+        queue_us=_us(times.queue_s),
+        lookup_us=_us(times.lookup_s),
+        dense_us=_us(times.dense_s),
+        total_us=_us(time.monotonic() - started_s),
+        batch_rows=times.batch_rows,
+    )
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)

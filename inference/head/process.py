@@ -1,0 +1,104 @@
+"""The head's shell for Ray: a plain class with blocking control calls around a `Head` on its own uvloop thread.
+
+Ray's thread and the head's never share state: each control call is carried to the loop and waited for. `ray.remote` is
+applied in `deploy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from ringpull.inference.head.catalog import highest
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.head import Head, HeadAddress
+from ringpull.ps.garbage import freeze_loaded
+from ringpull.ps.memory import process_memory, reuse_freed_memory
+from ringpull.ps.switch_interval import frequent_switches
+from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.observed import HeadHeartbeat
+from ringpull.router.control.operations import Operations
+from ringpull.router.shard_map import ShardMap
+
+T = TypeVar("T")
+
+
+class HeadProcess:
+    """One head in this process: led by `load` and `route`, drained once."""
+
+    def __init__(
+        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+    ) -> None:
+        """Start the head's loop.
+
+        Args:
+            operations: The way to the coordinator; None: whoever made the head leads it.
+            cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+        """
+        self._config = config
+        reuse_freed_memory()
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
+        self._thread.start()
+        self._head = self._call(_new_head(config, operations, cache_dir))
+
+    def __repr__(self) -> str:
+        return f"HeadProcess(pid {os.getpid()}, {self._head!r})"
+
+    def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
+        """See `Head.load`."""
+        with frequent_switches():
+            self._call(self._head.load([version.folder for version in versions], shard_map))
+        freeze_loaded()
+
+    def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> HeadAddress:
+        """See `Head.route`."""
+        return self._call(self._head.route(shard_map, live, versions))
+
+    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+        """See `Head.heartbeat`."""
+
+        async def heartbeat() -> HeadHeartbeat:
+            return self._head.heartbeat(lease_s)
+
+        return self._call(heartbeat())
+
+    def start(self, shard_map: ShardMap, version_dirs: Sequence[str | Path]) -> HeadAddress:
+        """Load the versions in these folders and serve them by this map, the highest of each model live.
+
+        For a head that no coordinator leads. Raises what `load` and `route` do.
+        """
+        self._call(self._head.load(version_dirs, shard_map))
+        freeze_loaded()
+        names = self._head.loaded()
+        return self.route(shard_map, highest(names), names)
+
+    def drain(self, timeout_s: float) -> None:
+        """Take no more calls, answer those in flight within `timeout_s`, and stop for good; then it does nothing."""
+        if self._thread.is_alive():
+            self._call(self._head.stop(timeout_s))
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def pid(self) -> int:
+        """Return the process's id."""
+        return os.getpid()
+
+    def memory(self) -> dict[str, int]:
+        """Return this process's memory in bytes: see `ps.memory.process_memory`."""
+        return process_memory()
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None) -> Head:
+    """Make the head on its loop: everything in it belongs to that loop."""
+    return Head(config, operations, cache_dir=cache_dir)

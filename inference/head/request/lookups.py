@@ -1,0 +1,125 @@
+"""From a feature's ids to the look-up of their rows, and from its result to an input of the dense program.
+
+One `FeatureLookup` is one `LookupSpec` of the manifest bound to its feature's declaration. It decides, once per
+version, what the bags are:
+
+| feature | pooling | looked up | given to the program, V rows |
+|---|---|---|---|
+| one id per row | any | the row itself; a bag of one where padding or weights may change it | (V, D) |
+| many | sum, mean, max | its bags, ids equal to `padding_id` dropped | (V, D) |
+| sequence | none | its ids, without padding | (V, L, D), `fill` at padded places |
+| sequence | sum, mean, max | its bags, with padding unless padding is what is dropped | (V, D) |
+
+Ids are dropped here, before the pull, so the router divides a mean by what is left of the bag
+(ARCHITECTURE.md, "Exactly").
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.model.manifest import LookupSpec
+from ringpull.inference.schema.arguments import sequence_mask
+from ringpull.inference.schema.features import PreparedFeature
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.spec import Float32Array, Pooling, TableSpec, UInt64Array
+from ringpull.router.lookup import Lookup, LookupResult
+
+Int64Array = NDArray[np.int64]
+
+
+class FeatureLookup:
+    """One embedding use of a model, bound to its feature."""
+
+    def __init__(self, spec: LookupSpec, feature: Feature, table: TableSpec) -> None:
+        """Bind.
+
+        Raises:
+            CorruptData: The manifest asks for what the feature cannot give.
+        """
+        many = isinstance(feature, IdSequence) or (isinstance(feature, Sparse) and feature.many)
+        if isinstance(feature, Dense):
+            raise CorruptData(f"manifest: table {spec.table} is looked up by feature {feature.name}, which has no ids")
+        if many and spec.pooling is Pooling.NONE and not isinstance(feature, IdSequence):
+            raise CorruptData(
+                f"manifest: feature {feature.name} has bags of any length; table {spec.table} must pool them"
+            )
+        if spec.weighted and (isinstance(feature, Cross | IdSequence) or not feature.weighted):
+            raise CorruptData(
+                f"manifest: the look-up in {spec.table} is weighted; feature {feature.name} has no weights"
+            )
+        assert spec.pooling is Pooling.SUM or not spec.weighted  # checked with the manifest
+        self.spec: Final = spec
+        self.dim: Final = table.dim
+        self.default: Final = table.default_vector()
+        """Vector (D,) of ids that the table does not have."""
+        self._sequence = feature if isinstance(feature, IdSequence) else None
+        self._one_row_each = not many and spec.padding_id is None
+        self._bags_hold_padding = self._sequence is not None and spec.padding_id != self._sequence.pad
+        self._fill = np.zeros(table.dim, np.float32) if spec.fill is None else np.array(spec.fill, np.float32)
+
+    def __repr__(self) -> str:
+        return f"FeatureLookup({self.spec.feature} -> {self.spec.table}, {self.spec.pooling.value})"
+
+    def lookup(self, prepared: PreparedFeature) -> Lookup:
+        """Return what to pull for V prepared rows."""
+        spec = self.spec
+        ids, offsets = prepared.ids, prepared.offsets
+        assert ids is not None  # a feature that is looked up has ids: checked when bound
+        if spec.pooling is Pooling.NONE or self._one_row_each:
+            return Lookup(spec.table, Pooling.NONE, self._keys(ids))
+        weights = prepared.weights if spec.weighted else None
+        if offsets is None:
+            offsets = np.arange(len(ids) + 1)
+        elif self._sequence is not None and self._bags_hold_padding:
+            ids = pad_rows(ids, offsets, self._sequence, np.int64(self._sequence.pad)).reshape(-1)
+            offsets = np.arange(0, len(ids) + 1, self._sequence.length)
+        if spec.padding_id is not None:
+            kept = ids != spec.padding_id
+            if not kept.all():
+                ids, offsets = ids[kept], _counts_before(kept)[offsets]
+                weights = None if weights is None else weights[kept]
+        return Lookup(spec.table, spec.pooling, self._keys(ids), offsets, weights)
+
+    def values(self, prepared: PreparedFeature, result: LookupResult) -> Float32Array:
+        """Return the program's input for V prepared rows: float32 (V, D), or (V, L, D) for an unpooled sequence."""
+        if self._sequence is None or self.spec.pooling is not Pooling.NONE:
+            return result.values
+        assert prepared.offsets is not None  # a sequence has offsets
+        return pad_rows(result.values, prepared.offsets, self._sequence, self._fill)
+
+    def _keys(self, ids: Int64Array) -> UInt64Array:
+        # int64 addition wraps as uint64's does: the same bits either way.
+        return (ids if self.spec.add == 0 else ids + np.int64(self.spec.add)).view(np.uint64)
+
+
+def pad_rows(values: NDArray[Any], offsets: Int64Array, sequence: IdSequence, fill: Any) -> NDArray[Any]:
+    """Lay the rows of a sequence out at its full length.
+
+    Args:
+        values: (N, ...): ids, or their vectors, of V rows end to end.
+        offsets: (V+1,): starts of rows, none longer than the sequence's length L.
+        sequence: Says L and the padded side.
+        fill: Stands at padded places; broadcast to (...).
+
+    Returns:
+        (V, L, ...): a view of `values` when nothing is padded, else new.
+    """
+    rows, length = len(offsets) - 1, sequence.length
+    if len(values) == rows * length:
+        return values.reshape(rows, length, *values.shape[1:])
+    out = np.empty((rows, length, *values.shape[1:]), values.dtype)
+    out[:] = fill
+    out[sequence_mask(np.diff(offsets), sequence)] = values
+    return out
+
+
+def _counts_before(kept: NDArray[np.bool_]) -> Int64Array:
+    """Return int64 (N+1,): how many of `kept` are true before each place."""
+    counts = np.zeros(len(kept) + 1, np.int64)
+    np.cumsum(kept, out=counts[1:])
+    return counts

@@ -1,0 +1,98 @@
+"""The first stage of a micro-batch: the columns of its requests become ids and numbers, those of one layout together.
+
+What a degradation leaves out is left out here, so later stages see a smaller request and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from ringpull.inference.degrade.requests import prepare_degraded
+from ringpull.inference.head.batcher import Ready
+from ringpull.inference.head.request.batch import RequestBatch
+from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.schema.columns import Column, Ragged
+from ringpull.inference.schema.features import PreparedRequests
+from ringpull.inference.schema.kinds import MAX_WIDTH, Dense, IdSequence, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import CorruptData
+
+_PLAIN_ROWS: Final = 2
+"""Rows of a plain request, more than one: exported programs treat one row specially."""
+
+
+class Preparation:
+    """Prepares requests for one model version, on the event loop."""
+
+    def __init__(self, manifest: Manifest, schema: Schema) -> None:
+        self._name = f"{manifest.model}/{manifest.version}"
+        self._version = manifest.version
+        self._schema = schema
+        self._looked_up = frozenset(each.feature for each in manifest.lookups)
+
+    def __repr__(self) -> str:
+        return f"Preparation({self._name})"
+
+    def prepare(self, requests: Sequence[ReceivedColumns]) -> Ready[RequestBatch]:
+        """Prepare the requests of a batch, those of one layout and level as one; what one breaks, it breaks alone.
+
+        Refused with `InvalidInput`: columns that do not fit the schema; the message names the feature.
+        """
+        alike: dict[tuple[int, int], list[int]] = {}
+        for place, request in enumerate(requests):
+            alike.setdefault((id(request.layout), id(request.degradation)), []).append(place)
+        groups: list[PreparedRequests] = []
+        order: list[int] = []
+        refused: dict[int, Exception] = {}
+        for places in alike.values():
+            try:
+                groups.append(self._prepared([requests[place] for place in places]))
+                order += places
+            except Exception as error:
+                if len(places) == 1:
+                    refused[places[0]] = error
+                    continue
+                for place in places:
+                    try:
+                        groups.append(self._prepared([requests[place]]))
+                        order.append(place)
+                    except Exception as own_error:
+                        refused[place] = own_error
+        return Ready(RequestBatch(groups, order), refused)
+
+    def plain_batch(self) -> RequestBatch:
+        """Return a batch of two plain requests: empty bags and sequences, zeros and empty strings elsewhere.
+
+        Vocabularies build their look-up tables at first use, which takes seconds with millions of ids: this is it.
+
+        Raises:
+            CorruptData: The schema refuses what every schema takes.
+        """
+        request = ReceivedColumns.of_columns(_plain_columns(self._schema), {}, Limits(_PLAIN_ROWS, MAX_WIDTH))
+        ready = self.prepare([request, request])
+        for error in ready.refused.values():
+            raise CorruptData(f"{self._name}: its schema refuses a plain request: {error}") from error
+        return ready.work
+
+    def _prepared(self, requests: Sequence[ReceivedColumns]) -> PreparedRequests:
+        joined = ReceivedColumns.joined(requests)
+        if joined.degradation is not None:
+            return prepare_degraded(self._schema, joined, self._looked_up, self._version)
+        return self._schema.prepare_requests(*joined.columns(), joined.row_counts)
+
+
+def _plain_columns(schema: Schema) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
+    for feature in schema.features:
+        if isinstance(feature, Dense):
+            columns[feature.name] = np.zeros((_PLAIN_ROWS, feature.width), np.float32)
+        elif isinstance(feature, IdSequence) or (isinstance(feature, Sparse) and feature.many):
+            columns[feature.name] = Ragged(np.empty(0, np.int64), np.zeros(_PLAIN_ROWS + 1, np.int64))
+        elif isinstance(feature, Sparse):
+            zero = "" if feature.dtype == "string" else 0
+            columns[feature.name] = np.full(_PLAIN_ROWS, zero, object if feature.dtype == "string" else feature.dtype)
+    return columns

@@ -1,0 +1,151 @@
+"""Predict calls and predictions as Python values, and as the messages of the public contract.
+
+How a head reads a request's message is in `ringpull.inference.head.frontends.grpc.decoding`: clients need no kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from ringpull.inference.prediction import Filled, FillReason, Prediction, Timings
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.columns import Column, as_column
+from ringpull.inference.wire.column_codec import encode_column
+from ringpull.inference.wire.messages import decode_tensor, encode_tensor, packed_message
+from ringpull.inference.wire.packing import pack
+from ringpull.ps.errors import InvalidInput
+
+_REASONS: Final[dict[FillReason, pb.Filled.Reason]] = {
+    "absent": pb.Filled.ABSENT,
+    "missing": pb.Filled.MISSING,
+    "unavailable": pb.Filled.UNAVAILABLE,
+    "degraded": pb.Filled.DEGRADED,
+}
+_REASON_NAMES: Final[dict[int, FillReason]] = {int(number): reason for reason, number in _REASONS.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PredictCall:
+    """A call as a client makes it. Columns are checked against each other and the schema when they are prepared."""
+
+    model: str
+    version: int | None = None
+    """Version asked for; None: the live one."""
+    features: Mapping[str, Column]
+    """Columns with one entry per candidate row."""
+    context: Mapping[str, Column] = field(default_factory=dict)
+    """Columns of one row, which stands for every candidate."""
+    outputs: tuple[str, ...] = ()
+    """Names of outputs; empty: all."""
+    with_timings: bool = False
+    request_id: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Number of candidate rows, those of the first feature (the head checks the others); 0 without any."""
+        return len(next(iter(self.features.values()), ()))
+
+
+def as_call(
+    model: str,
+    features: Mapping[str, Any],
+    context: Mapping[str, Any] | None = None,
+    *,
+    version: int | None = None,
+    outputs: Sequence[str] | None = None,
+    with_timings: bool = False,
+    request_id: str = "",
+) -> PredictCall:
+    """Return a call whose columns may be given as Python scalars and lists. See `as_column`.
+
+    Raises:
+        InvalidInput: A column's values are no column, or `version` or `outputs` is not what it should be.
+    """
+    if isinstance(outputs, str):
+        raise InvalidInput(f"outputs is the string {outputs!r}; it must be a list of names")
+    return PredictCall(
+        model=model,
+        version=checked_version(version),
+        features={name: as_column(name, values) for name, values in features.items()},
+        context={name: as_column(name, values) for name, values in (context or {}).items()},
+        outputs=tuple(outputs or ()),
+        with_timings=with_timings,
+        request_id=request_id,
+    )
+
+
+def checked_version(version: object) -> int | None:
+    """Return a version to ask for, or None: the live one.
+
+    Raises:
+        InvalidInput: It is not a number that a version can have.
+    """
+    if version is None:
+        return None
+    if isinstance(version, bool) or not isinstance(version, int | np.integer) or not 1 <= version < 2**63:
+        raise InvalidInput(f"version is {version!r}; it must be from 1 to 2^63 - 1, or None for the live one")
+    return int(version)
+
+
+def encode_request(call: PredictCall) -> pb.PredictRequest:
+    """Return the call as a message, its columns packed.
+
+    Raises:
+        InvalidInput: A column cannot be sent; the message names the feature.
+    """
+    return pb.PredictRequest(
+        model=call.model,
+        version=call.version or 0,
+        outputs=call.outputs,
+        with_timings=call.with_timings,
+        request_id=call.request_id,
+        packed=packed_message(
+            pack(
+                {name: encode_column(name, column) for name, column in call.features.items()},
+                {name: encode_column(name, column) for name, column in call.context.items()},
+            )
+        ),
+    )
+
+
+def encode_response(prediction: Prediction, *, typed: bool = False) -> pb.PredictResponse:
+    """Return a prediction as a message, tensors typed or raw."""
+    message = pb.PredictResponse(
+        model=prediction.model,
+        version=prediction.version,
+        filled=[pb.Filled(feature=f.feature, reason=_REASONS[f.reason], values=f.values) for f in prediction.filled],
+        timings=None if prediction.timings is None else pb.Timings(**asdict(prediction.timings)),
+        request_id=prediction.request_id,
+        degraded=prediction.degraded,
+    )
+    for name, values in prediction.outputs.items():
+        message.outputs[name].CopyFrom(encode_tensor(values, typed=typed))
+    return message
+
+
+def decode_response(message: pb.PredictResponse) -> Prediction:
+    """Return a message's prediction, its arrays freshly allocated.
+
+    Raises:
+        ProtocolError: A tensor's numbers do not fit its shape.
+    """
+    timings = message.timings
+    return Prediction(
+        outputs={name: decode_tensor(name, message.outputs[name]) for name in sorted(message.outputs)},
+        version=message.version,
+        filled=tuple(
+            # A reason that only a newer server knows still says that the values were not the request's own.
+            Filled(each.feature, _REASON_NAMES.get(each.reason, "missing"), each.values)
+            for each in message.filled
+        ),
+        timings=Timings(**{name: getattr(timings, name) for name in Timings.__slots__})
+        if message.HasField("timings")
+        else None,
+        model=message.model,
+        request_id=message.request_id,
+        degraded=tuple(message.degraded),
+    )

@@ -1,0 +1,48 @@
+"""How a failed request is reported: from our errors to gRPC's status codes and HTTP's statuses, in one table.
+
+Metrics and log lines of calls go by gRPC's names, whichever protocol a call came over.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from ringpull.ps.errors import (
+    CorruptData,
+    DeadlineExceeded,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Retryable,
+)
+
+PUSHBACK: Final = "grpc-retry-pushback-ms"
+"""Trailing metadata by which a server says when to come back, or by a negative number not to: gRFC A6."""
+
+
+class Status(NamedTuple):
+    """A row of the table."""
+
+    error: type[BaseException]
+    grpc: str
+    """Name of the gRPC status code."""
+    http: int
+
+
+STATUSES: Final = (
+    Status(InvalidInput, "INVALID_ARGUMENT", 400),
+    Status(NotFound, "NOT_FOUND", 404),
+    Status(LimitExceeded, "RESOURCE_EXHAUSTED", 429),
+    Status(DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
+    Status(Retryable, "UNAVAILABLE", 503),
+    Status(CorruptData, "DATA_LOSS", 500),
+    Status(Exception, "INTERNAL", 500),
+    # All there is besides exceptions: the call's task was cancelled, because the caller went away.
+    Status(BaseException, "CANCELLED", 499),
+)
+"""The first row whose error fits decides."""
+
+
+def status_of(error: BaseException) -> Status:
+    """Return how a call ends that raised `error`."""
+    return next(status for status in STATUSES if isinstance(error, status.error))
