@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from ringpull.extras import needing
+
 if TYPE_CHECKING:
     from ringpull.inference.client.client import AsyncClient, Client
     from ringpull.inference.degrade.steps import CapCandidates, CutBags, UseDefault, UseVersion
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from ringpull.inference.schema.kinds import Cross, Dense, Sequence, Sparse
     from ringpull.inference.schema.schema import Schema
     from ringpull.inference.schema.transforms import Bucketize, Clip, Hash, Log, Normalize, Vocabulary
+
+__version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
@@ -63,5 +67,6 @@ _HOMES: Final[dict[str, tuple[str, ...]]] = {
 def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(home), name)
+            with needing("export", f"ringpull.{name}"):
+                return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

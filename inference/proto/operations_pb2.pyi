@@ -109,7 +109,7 @@ class ChangeStatus(_message.Message):
     now: Latency
     trouble: str
     error: str
-    def __init__(self, id: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., phase: _Optional[str] = ..., paused: _Optional[bool] = ..., members_done: _Optional[int] = ..., members: _Optional[int] = ..., copied_bytes: _Optional[int] = ..., bytes_to_copy: _Optional[int] = ..., before: _Optional[_Union[Latency, _Mapping]] = ..., now: _Optional[_Union[Latency, _Mapping]] = ..., trouble: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., phase: _Optional[str] = ..., paused: bool = ..., members_done: _Optional[int] = ..., members: _Optional[int] = ..., copied_bytes: _Optional[int] = ..., bytes_to_copy: _Optional[int] = ..., before: _Optional[_Union[Latency, _Mapping]] = ..., now: _Optional[_Union[Latency, _Mapping]] = ..., trouble: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
 class SlotRange(_message.Message):
     __slots__ = ("begin", "end")
@@ -163,7 +163,7 @@ class MovePlan(_message.Message):
     least_bytes: int
     shard_bytes_before: _containers.ScalarMap[int, int]
     shard_bytes_after: _containers.ScalarMap[int, int]
-    def __init__(self, moves: _Optional[_Iterable[_Union[TableMove, _Mapping]]] = ..., streamed: _Optional[bool] = ..., least_bytes: _Optional[int] = ..., shard_bytes_before: _Optional[_Mapping[int, int]] = ..., shard_bytes_after: _Optional[_Mapping[int, int]] = ...) -> None: ...
+    def __init__(self, moves: _Optional[_Iterable[_Union[TableMove, _Mapping]]] = ..., streamed: bool = ..., least_bytes: _Optional[int] = ..., shard_bytes_before: _Optional[_Mapping[int, int]] = ..., shard_bytes_after: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
 class TableTraffic(_message.Message):
     __slots__ = ("keys", "bags", "missing")
@@ -240,7 +240,7 @@ class RestartRequest(_message.Message):
     incarnation: str
     drain_s: float
     force: bool
-    def __init__(self, role: _Optional[str] = ..., number: _Optional[int] = ..., incarnation: _Optional[str] = ..., drain_s: _Optional[float] = ..., force: _Optional[bool] = ...) -> None: ...
+    def __init__(self, role: _Optional[str] = ..., number: _Optional[int] = ..., incarnation: _Optional[str] = ..., drain_s: _Optional[float] = ..., force: bool = ...) -> None: ...
 
 class RestartReply(_message.Message):
     __slots__ = ()
