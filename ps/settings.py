@@ -106,9 +106,17 @@ class Setting:
         return (self.option.name if self.option is not None else "") or self.field.replace("_", "-")
 
 
+def settings_of(kind: Any) -> tuple[Setting, ...]:
+    """Return the settings of a dataclass, in the order of its fields.
+
+    Args:
+        kind: The class.
+    """
+    return _read(kind)
+
+
 @lru_cache(maxsize=32)
-def settings_of(kind: type[Any]) -> tuple[Setting, ...]:
-    """Return the settings of a dataclass, in the order of its fields."""
+def _read(kind: Any) -> tuple[Setting, ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple(_setting(each.name, hints[each.name], each.default) for each in fields(kind))
 

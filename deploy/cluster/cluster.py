@@ -22,10 +22,10 @@ from ringpull.deploy.cluster.compiling import CompiledApart
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
 from ringpull.deploy.cluster.staff import ShardSettings, Staff, gpus_wanted
 from ringpull.deploy.config import LOCALHOST, ServeConfig
-from ringpull.deploy.view.console import size
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.api.ports import claim
 from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.byte_size import size
 from ringpull.ps.errors import StartupError, Unavailable
 from ringpull.router.control.controls import LEASE_S
 from ringpull.router.control.facts import HeadPulse

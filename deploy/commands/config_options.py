@@ -63,7 +63,7 @@ def built(config: type[Config], given: Mapping[str, Any], **others: Any) -> Conf
             continue
         if each.option is not None:
             values[each.field] = _value(each, given[_name(each)])
-        elif is_dataclass(each.type):
+        elif is_dataclass(each.type) and isinstance(each.type, type):
             values[each.field] = built(each.type, given)
     return config(**values)
 

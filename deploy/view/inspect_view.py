@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from ringpull.deploy.view.console import size
 from ringpull.deploy.view.facts_table import Column, FactsTable
 from ringpull.deploy.view.folder_facts import TableFacts, VersionFacts
+from ringpull.ps.byte_size import size
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.spec import TableSpec
 

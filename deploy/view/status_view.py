@@ -9,9 +9,9 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ringpull.deploy.view.console import size
 from ringpull.deploy.view.facts_table import Column, FactsTable
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.byte_size import size
 
 _DTYPE_NAMES: Final[Mapping[int, str]] = {
     pb.INT64: "int64",
