@@ -17,14 +17,10 @@ ROOT = Path(__file__).parents[1]
 SUB_PACKAGES = ("ps", "router", "inference", "deploy", "loadtest")
 PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
 
-OLDEST_PROTOBUF = "6.31.1"
-CODEC_TESTS = (
-    "test_codec.py",
-    "test_column_codec.py",
-    "test_request_json.py",
-    "test_operations.py",
-    "test_bad_input.py",
-)
+OLDEST = ("protobuf==6.31.1", "grpcio-health-checking<1.76", "grpcio-reflection<1.76")
+"""The oldest protobuf, with what else of a head has messages: a protobuf reads those of its own and the last major."""
+MESSAGES = ("test_codec.py", "test_column_codec.py", "test_request_json.py", "test_operations.py", "test_bad_input.py")
+"""Tests of messages, by client, head and coordinator."""
 
 HASHES = "import numpy; from ringpull.ps.hashing import positions_of; positions_of(numpy.arange(3, dtype=numpy.uint64))"
 WHERE = """
@@ -150,8 +146,7 @@ def test_messages_are_read_by_the_oldest_protobuf_too(tmp_path: Path) -> None:
     """The one here is newer; tritonclient asks for one below 7."""
     run(sys.executable, *PIP, "--target", tmp_path, "--no-deps", *OLDEST, cwd=tmp_path)
     version = "import google.protobuf; print(google.protobuf.__version__)"
-    assert (
-        run(sys.executable, "-c", version, cwd=ROOT, PYTHONPATH=str(tmp_path)).strip() == OLDEST[0].partition("==")[2]
-    )
+    found = run(sys.executable, "-c", version, cwd=ROOT, PYTHONPATH=str(tmp_path)).strip()
+    assert f"protobuf=={found}" == OLDEST[0]
     tests = [f"tests/inference/{name}" for name in MESSAGES]
     run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, cwd=ROOT, PYTHONPATH=str(tmp_path))
