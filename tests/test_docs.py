@@ -105,7 +105,7 @@ def test_the_model_of_the_readme_is_exported(tmp_path: Path) -> None:
     (program,) = [body for body in fenced(Path("README.md"), "python") if "export_model(" in body]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, "1"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "models/ranker/1/manifest.json").is_file()

@@ -85,7 +85,7 @@ def fan_out(status: pb.ClusterStatus) -> str:
 
 def _headline(target: str, status: pb.ClusterStatus) -> Text:
     alive = sum(shard.alive for shard in status.shards)
-    text = Text.assemble(("ringpull ", "bold"), (target, "bold cyan"))
+    text = Text.assemble((f"ringpull {status.server_version}".rstrip() + " ", "bold"), (target, "bold cyan"))
     text.append(f"  {alive}/{len(status.shards)} shards", style="green" if alive == len(status.shards) else "bold red")
     text.append(f"  epoch {status.epoch}  device {status.device}  up {duration(status.uptime_s)}")
     text.append(f"  {status.requests:,} requests")

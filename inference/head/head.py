@@ -16,6 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final, NamedTuple
 
+from ringpull import __version__
 from ringpull.inference.head.api.http import HttpServer, application
 from ringpull.inference.head.api.metadata import describe
 from ringpull.inference.head.api.operations import OperationsService
@@ -200,6 +201,7 @@ class Head:
             sent_bytes=counted.sent_bytes,
             received_bytes=counted.received_bytes,
             degrade=degrade_statuses(each.degrader for each in served),
+            server_version=__version__,
         )
 
     async def stop(self, timeout_s: float) -> None:
