@@ -1,7 +1,7 @@
 # Everything is built into $(VENV); nothing outside this folder is touched.
 #
 #   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]    make loadtest [SECONDS=60]
-#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]
+#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make proto
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -20,11 +20,12 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_LOADTEST := $(VENV)/.installed-loadtest
+PROTOC := $(VENV)/protoc
 CODE := ringpull/*.py ps router inference deploy loadtest examples tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test tests check fast-tests lint types bench loadtest rebalance-check chaos clean
+.PHONY: help demo test tests check fast-tests lint types bench loadtest rebalance-check chaos proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -70,6 +71,9 @@ rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; 
 chaos: $(INSTALLED_LOADTEST) ## Pieces die, stall and change under load; every prediction is checked. SECONDS, SEED
 	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
+proto: $(PROTOC)/bin/python ## Generate inference/proto/*_pb2 from the .proto files
+	$(PROTOC)/bin/python -m grpc_tools.protoc -I inference/proto --python_out=inference/proto --pyi_out=inference/proto inference/proto/*.proto
+
 clean: ## Remove the environment and every cache; a served cluster is not stopped
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -78,17 +82,22 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
-	$(PIP) install -e .
+	$(PIP) install -e '.[server,export]'
 	@touch $@
 
 $(INSTALLED_DEV): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[dev]'
+	$(PIP) install -e '.[server,export,dev]'
 	@touch $@
 
 $(INSTALLED_BENCH): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[bench]'
+	$(PIP) install -e '.[server,export,bench]'
 	@touch $@
 
 $(INSTALLED_LOADTEST): pyproject.toml | $(INSTALLED)
-	$(PIP) install -e '.[loadtest]'
+	$(PIP) install -e '.[server,export,loadtest]'
 	@touch $@
+
+# In an environment of its own: what a generator of 6.31 writes is read by every protobuf from 6.31.1 on, below 8.
+$(PROTOC)/bin/python:
+	$(PYTHON) -m venv $(PROTOC)
+	$@ -m pip --disable-pip-version-check install 'grpcio-tools<1.76' 'setuptools<81'

@@ -1,5 +1,7 @@
 """`ringpull`: the command line. Puts the commands together, and turns errors into one line and an exit status.
 
+A command's module is imported when the command is asked for, so `ringpull status` does not wait for what `serve` needs.
+
 Exit status: 0 it worked; 1 it did not, and one line on standard error says why; 2 the command line is wrong; 130 or 143
 interrupted before it was done.
 """
@@ -7,35 +9,80 @@ interrupted before it was done.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
-from ringpull.deploy.commands.export import export
-from ringpull.deploy.commands.inspect import inspect
-from ringpull.deploy.commands.loadtest import loadtest
-from ringpull.deploy.commands.plan import plan
-from ringpull.deploy.commands.predict import predict
-from ringpull.deploy.commands.publish import publish
-from ringpull.deploy.commands.rebalance import rebalance
-from ringpull.deploy.commands.restart import restart
-from ringpull.deploy.commands.rollback import rollback
-from ringpull.deploy.commands.serve import serve
-from ringpull.deploy.commands.status import status
-from ringpull.deploy.commands.stop import stop
+import ringpull
 from ringpull.deploy.signals import Interrupted
-from ringpull.deploy.view.console import err
+from ringpull.deploy.view.console import err, print_line
 from ringpull.ps.errors import RingpullError
+
+COMMANDS: Final = {
+    "serve": "A deployment",
+    "status": "A deployment",
+    "restart": "A deployment",
+    "stop": "A deployment",
+    "predict": "Predictions",
+    "loadtest": "Predictions",
+    "export": "Models, before they are served",
+    "inspect": "Models, before they are served",
+    "plan": "Models, before they are served",
+    "publish": "A change while it serves",
+    "rollback": "A change while it serves",
+    "rebalance": "A change while it serves",
+}
+"""Command -> its group in the help. Each is the function of its name in the module of its name in `deploy.commands`."""
+
+
+class LazyCommands(TyperGroup):
+    """The commands of `COMMANDS`, each imported by the first who asks for it, besides those that are registered."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            self.commands[cmd_name] = _load(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _load(name: str) -> Any:
+    function = getattr(import_module(f"ringpull.deploy.commands.{name}"), name)
+    alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    alone.command(name, rich_help_panel=COMMANDS[name])(function)
+    return typer.main.get_command(alone)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_line(f"ringpull {ringpull.__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="ringpull",
-    help="Serve recommender models whose embedding tables are sharded over a ring of Ray actors.",
+    cls=LazyCommands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    epilog="`ringpull COMMAND --help` explains a command. Most take `--json`, for programs, and `--target HOST:PORT`.",
 )
-for command in (serve, predict, status, inspect, export, plan, publish, rollback, rebalance, restart, loadtest, stop):
-    app.command()(command)
+
+
+@app.callback()
+def _ringpull(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Serve recommender models whose embedding tables are sharded over a ring of Ray actors.
+
+    Export a torch model, bring it up with `ringpull serve models/NAME --shards 4 --detach`, ask it with `ringpull
+    predict`, look at it with `ringpull status`, end it with `ringpull stop`.
+    """
 
 
 def main() -> None:

@@ -7,15 +7,16 @@ control store (`deploy.cluster.control_store`).
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from ringpull.deploy.cluster.logs import LogSettings
+from ringpull.deploy.view.size_text import parse_size
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.router.control.deployment_spec import PlacedVersion
@@ -37,56 +38,94 @@ class ServeConfig:
 
     versions: tuple[PlacedVersion, ...]
     """One per model."""
-    shards: int = 1
-    """Shard actors."""
-    address: str | None = None
-    """Ray cluster to join (`auto`, `HOST:PORT`); None starts a private one on this machine."""
-    name: str = "ringpull"
+    shards: Annotated[int, within(1, MAX_SHARDS), Option("Shard actors the tables are cut over.", Group.DEPLOYMENT)] = 1
+    heads: Annotated[int, within(1, MAX_HEADS), Option("Heads, which share the ports.", Group.DEPLOYMENT)] = 1
+    address: Annotated[
+        str | None,
+        Option(
+            "Ray cluster to join: `auto` or HOST:PORT. Default: a private Ray on this machine, ended with `serve`.",
+            Group.DEPLOYMENT,
+        ),
+    ] = None
+    """None starts a private one on this machine."""
+    name: Annotated[
+        str, Option("Name of the deployment; its actors on a joined Ray are NAME/shard-0 and so on.", Group.DEPLOYMENT)
+    ] = "ringpull"
     """With `address`: names the actors, so that several deployments can share one Ray."""
-    host: str | None = None
-    """Interface of the head; None: loopback on a private Ray, the node's address on a joined one."""
+    host: Annotated[
+        str | None,
+        Option("Interface of gRPC and HTTP. Default: 127.0.0.1; on a joined Ray the node's address.", Group.DEPLOYMENT),
+    ] = None
     head: HeadConfig
     """Ports, limits and device of the head; its `host` is replaced by the one above."""
-    heads: int = 1
-    """Head actors, all on the same ports."""
-    shard_threads: int = 1
-    """Look-up threads per shard."""
+    shard_threads: Annotated[int, at_least(1), Option("Look-up threads of each shard.", Group.COMPUTING)] = 1
     shard_admission: AdmissionLimits = field(default_factory=AdmissionLimits)
     """Connections and bytes of pulls per shard."""
-    data_dir: Path | None = None
-    """Folder below which each shard keeps its own copy of its ranges; None: files are opened where they lie."""
-    data_limit_bytes: int | None = None
-    """Most that one shard may keep there; None: no limit."""
-    keep: int = 1
-    """Versions of a model that stay open behind the live one, for rollback and for requests that name them."""
-    prefault: bool = False
-    """Touch every page of every table before going live."""
-    verify: bool = False
-    """Check every row's checksum before going live."""
-    ship_code: bool = False
-    """With `address`: send our packages to the other nodes, instead of relying on an installation there."""
-    state_dir: str
-    """Folder of the coordinator's state, or its URL."""
-    start_timeout_s: float = 120.0
+    data_dir: Annotated[
+        Path | None,
+        Option(
+            "Each shard keeps its own copy of its ranges below it, as models at URLs need."
+            " Default: files are opened where they lie.",
+            Group.DATA,
+            metavar="FOLDER",
+            parse=lambda _, given: given.resolve(),
+        ),
+    ] = None
+    data_limit_bytes: Annotated[
+        int | None,
+        Option(
+            "With --data-dir: most that one shard keeps, such as 16GiB.",
+            Group.DATA,
+            "data-limit",
+            "SIZE",
+            given_as=str | None,
+            parse=parse_size,
+        ),
+    ] = None
+    """None: no limit."""
+    keep: Annotated[
+        int,
+        at_least(0),
+        Option("Versions of a model that stay open behind the live one: for rollback and pins.", Group.DATA),
+    ] = 1
+    prefault: Annotated[bool, Option("Touch every page of every table before going live.", Group.DATA)] = False
+    verify: Annotated[bool, Option("Check every row's checksum before going live.", Group.DATA)] = False
+    ship_code: Annotated[
+        bool, Option("With --address: send ringpull's packages to nodes that lack them.", Group.DEPLOYMENT)
+    ] = False
+    """Instead of relying on an installation there."""
+    state_dir: Annotated[
+        str,
+        Option(
+            "Folder of the coordinator's state, or its URL (any that fsspec knows); kept."
+            " Default: one below the user's state folder, removed at the end.",
+            Group.DEPLOYMENT,
+            metavar="FOLDER",
+            given_as=str | None,
+        ),
+    ]
+    start_timeout_s: Annotated[
+        float,
+        above(0, "seconds"),
+        Option("Actors must be up by then.", Group.DEPLOYMENT, "start-timeout", "SECONDS"),
+    ] = 120.0
     """Actors that are not up by then are an error, which names them."""
-    drain_timeout_s: float = 10.0
-    """Requests in flight get this long when serving ends."""
+    drain_timeout_s: Annotated[
+        float,
+        at_least(0, "seconds"),
+        Option("Requests in flight get this long at the end.", Group.DEPLOYMENT, "drain-timeout", "SECONDS"),
+    ] = 10.0
     log: LogSettings = field(default_factory=LogSettings)
     """What the deployment's processes tell, and where."""
 
     def __post_init__(self) -> None:
         if not self.versions:
             raise InvalidInput("there is nothing to serve: give at least one model folder")
-        if not 1 <= self.shards <= MAX_SHARDS:
-            raise InvalidInput(f"--shards is {self.shards}; it must be from 1 to {MAX_SHARDS}")
+        check_bounds(self, by_option=True)
         if self.head.grpc_port and self.head.grpc_port == self.head.http_port:
             raise InvalidInput(f"--grpc-port and --http-port are both {self.head.grpc_port}; they must differ")
-        if not 1 <= self.heads <= MAX_HEADS:
-            raise InvalidInput(f"--heads is {self.heads}; it must be from 1 to {MAX_HEADS}")
         if self.heads > 1 and not self.private and not (self.head.grpc_port and self.head.http_port):
             raise InvalidInput("--heads above 1 with --address needs a --grpc-port and a --http-port that are not 0")
-        if self.keep < 0:
-            raise InvalidInput(f"--keep is {self.keep}; it must be 0 or more")
         for version in self.versions:
             if self.data_dir is None and is_url(version.folder):
                 raise InvalidInput(
@@ -94,12 +133,6 @@ class ServeConfig:
                 )
         if self.data_limit_bytes is not None and self.data_dir is None:
             raise InvalidInput("--data-limit goes with --data-dir: without it shards keep no copies")
-        if self.shard_threads < 1:
-            raise InvalidInput(f"--shard-threads is {self.shard_threads}; it must be 1 or more")
-        if not 0 < self.start_timeout_s < math.inf:
-            raise InvalidInput(f"--start-timeout is {self.start_timeout_s}; it must be above 0 seconds, and finite")
-        if not 0 <= self.drain_timeout_s < math.inf:
-            raise InvalidInput(f"--drain-timeout is {self.drain_timeout_s}; it must be 0 seconds or more, and finite")
         if CLUSTER_NAME.fullmatch(self.name) is None:
             raise InvalidInput(f"--name {self.name!r} is not valid: use letters, digits, '_' and '-', at most 63")
         if self.ship_code and self.address is None:

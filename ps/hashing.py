@@ -3,7 +3,8 @@
 A position is the murmur3 64-bit finalizer of the key (Appleby, public domain, `fmix64` in MurmurHash3.cpp). It is a
 bijection: two keys never share a position, and `keys_of` gives the key back. Stores, wire and ring work on positions,
 so a key is hashed once, at the router. Changing anything here changes the file format: the golden values in
-tests/ps/test_hashing.py are it.
+tests/ps/test_hashing.py are it. The finalizer itself is compiled (`ps.hash_kernels`), and loaded by the first call that
+needs it: an operator's command or a client hashes nothing, and starts without the compiler.
 
     position = fmix64(key);  slot = position >> 48
 """
@@ -11,13 +12,15 @@ tests/ps/test_hashing.py are it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from types import ModuleType
 from typing import Final
 
 import mmh3
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 
 SLOTS: Final = 65_536
@@ -27,53 +30,17 @@ SLOT_SHIFT: Final = 48
 UInt64Array = NDArray[np.uint64]
 
 
-@numba.njit(inline="always")
-def fmix64(key: np.uint64) -> np.uint64:
-    """Return the position of one key (for use inside kernels)."""
-    h = key
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xFF51AFD7ED558CCD)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xC4CEB9FE1A85EC53)
-    h ^= h >> np.uint64(33)
-    return h
-
-
-@numba.njit(inline="always")
-def unfmix64(position: np.uint64) -> np.uint64:
-    """Return the key of one position: the steps of `fmix64` backwards, with the inverse multipliers."""
-    h = position
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0x9CB4B2F8129337DB)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0x4F74430C22A54005)
-    h ^= h >> np.uint64(33)
-    return h
-
-
-@numba.njit(cache=True, nogil=True)
-def _map_positions(keys: UInt64Array, out: UInt64Array) -> None:
-    for i in range(keys.size):
-        out[i] = fmix64(keys[i])
-
-
-@numba.njit(cache=True, nogil=True)
-def _map_keys(positions: UInt64Array, out: UInt64Array) -> None:
-    for i in range(positions.size):
-        out[i] = unfmix64(positions[i])
-
-
 def positions_of(keys: UInt64Array) -> UInt64Array:
     """Return the ring positions of uint64 keys (N,), freshly allocated, in the order given."""
     out = np.empty_like(keys)
-    _map_positions(keys, out)
+    _kernels().map_positions(keys, out)
     return out
 
 
 def keys_of(positions: UInt64Array) -> UInt64Array:
     """Return the keys of uint64 positions (N,): the inverse of `positions_of`."""
     out = np.empty_like(positions)
-    _map_keys(positions, out)
+    _kernels().map_keys(positions, out)
     return out
 
 
@@ -101,3 +68,10 @@ def keys_of_strings(texts: Iterable[str | bytes]) -> UInt64Array:
     """Return the keys of strings, uint64 (N,), in the order given."""
     hash64 = mmh3.hash64
     return np.fromiter((hash64(text, 0, signed=False)[0] for text in texts), np.uint64)
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> ModuleType:
+    with needing("export", "hashing ids"):
+        from ringpull.ps import hash_kernels
+    return hash_kernels

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isinf
 from typing import Final, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from ringpull import __version__
 from ringpull.ps.histogram import Histogram
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
@@ -50,12 +51,15 @@ def histogram(
 
 
 def registry_of(collectors: Iterable[Collector]) -> CollectorRegistry:
-    """Return a registry of these collectors and of the process: memory, descriptors, processor time.
+    """Return a registry of these collectors and of the process: its version, memory, descriptors, processor time.
 
     One per member: a process may have several, as tests do.
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    Gauge("ringpull_build_info", "1; which ringpull this is.", ["version"], registry=registry).labels(__version__).set(
+        1
+    )
     for each in collectors:
         registry.register(each)
     return registry

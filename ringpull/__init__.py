@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from ringpull.extras import needing
+
 if TYPE_CHECKING:
     from ringpull.inference.client.client import AsyncClient as AsyncClient
     from ringpull.inference.client.client import Client as Client
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
     Sequence = IdSequence
 
+__version__ = "0.1.0"
+
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.client.client": ("AsyncClient", "Client"),
     "ringpull.inference.degrade.steps": ("CapCandidates", "CutBags", "UseDefault", "UseVersion"),
@@ -60,5 +64,6 @@ def __getattr__(name: str) -> Any:
     current = _OLD_NAMES.get(name, name)
     for home, names in _HOMES.items():
         if current in names:
-            return getattr(import_module(home), current)
+            with needing("export", f"ringpull.{current}"):
+                return getattr(import_module(home), current)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput, ProtocolError
-from ringpull.ps.hashing import SLOT_SHIFT, fmix64
+from ringpull.ps.hash_kernels import fmix64
+from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "deploy": {"ps", "router", "inference", "loadtest"},
     "loadtest": {"inference"},
     "loadtest/bench": {"ps", "router", "inference", "deploy"},
-    "ringpull": {"inference", "deploy"},
+    "ringpull": {"ps", "inference", "deploy"},
     "examples": {"inference"},
     "tests": {"ps", "router", "inference", "deploy", "loadtest", "examples"},
 }
@@ -33,7 +33,7 @@ ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/rivals/", "tests/cluster/"),
     "torch": ("inference/model/dense.py", "inference/export/", "examples/", "loadtest/bench/", "tests/"),
     "numba": (
-        "ps/hashing.py",
+        "ps/hash_kernels.py",
         "ps/store/kernels.py",
         "ps/store/intrinsics.py",
         "ps/store/reducers.py",

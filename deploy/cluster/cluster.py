@@ -22,10 +22,10 @@ from ringpull.deploy.cluster.actor_spec import ActorSpec, ShardSettings, gpus_wa
 from ringpull.deploy.cluster.kernel_compilation import KernelCompilation
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
 from ringpull.deploy.config import LOCALHOST, ServeConfig
-from ringpull.deploy.view.console import size
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.ports import claim
+from ringpull.ps.byte_size import size
 from ringpull.ps.errors import StartupError, Unavailable
 from ringpull.router.control.controls import LEASE_S
 from ringpull.router.control.deployment_spec import initial_spec

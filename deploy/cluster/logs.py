@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from ringpull.ps.errors import StartupError
+from ringpull.ps.settings import Group, Option
 
 _STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -49,9 +50,21 @@ class LogFormat(StrEnum):
 class LogSettings:
     """What every process of a deployment tells, and where."""
 
-    level: LogLevel = LogLevel.INFO
-    format: LogFormat = LogFormat.TEXT
-    folder: str | None = None
+    level: Annotated[LogLevel, Option("Level from which every process logs.", Group.LOGS, "log-level")] = LogLevel.INFO
+    format: Annotated[
+        LogFormat, Option("Form of a log line: for people, or for machines.", Group.LOGS, "log-format")
+    ] = LogFormat.TEXT
+    folder: Annotated[
+        str | None,
+        Option(
+            "Each process logs to a file in it. Default: to where Ray keeps its own.",
+            Group.LOGS,
+            "log-dir",
+            "FOLDER",
+            given_as=Path | None,
+            parse=lambda _, given: str(given.resolve()),
+        ),
+    ] = None
     """Each process writes `NAME-MEMBER.log` in it; None: to its standard error, which Ray keeps."""
 
 

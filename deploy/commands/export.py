@@ -14,6 +14,7 @@ import typer
 
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.view.console import print_json, print_line
+from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import RowType
 
@@ -65,7 +66,8 @@ def export(
 
     MODULE is imported with the working directory on the path.
     """
-    from ringpull.inference.export import TableOptions, export_model
+    with needing("export", "ringpull export"):
+        from ringpull.inference.export import TableOptions, export_model
     from ringpull.inference.model.manifest import versions
 
     # Standard output is for the result, so output of the function goes to standard error.

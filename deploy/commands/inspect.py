@@ -9,6 +9,7 @@ import typer
 
 from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.view.console import out, print_json
+from ringpull.extras import needing
 from ringpull.ps.errors import CorruptData, InvalidInput
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def inspect(
     Headers, indexes, positions, schemas and dense programs are always checked; of tables at a URL, indexes and
     positions only with --verify. Exit status 1 when anything is damaged.
     """
-    from ringpull.deploy.view.folder_summary import read_table, read_version
+    with needing("export", "ringpull inspect"):
+        from ringpull.deploy.view.folder_summary import read_table, read_version
     from ringpull.inference.model.manifest import FILE_NAME
     from ringpull.inference.model.model_dir import complete_versions
     from ringpull.ps.store.format import HEADER

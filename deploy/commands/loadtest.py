@@ -13,6 +13,7 @@ from ringpull.deploy.commands.bounds import check_above
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.deploy.view.fields_table import Column, FieldsTable
+from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, RingpullError
 
 if TYPE_CHECKING:
@@ -114,13 +115,11 @@ def _run(
         pace: Arguments of `OpenLoopPlan`.
         workload: Arguments of `parse_options`.
     """
-    try:
+    with needing("loadtest", "ringpull loadtest"):
         from ringpull.loadtest.messages import prepare_messages
         from ringpull.loadtest.open_loop import OpenLoopPlan
         from ringpull.loadtest.open_loop_report import measure_rate, search_rate
         from ringpull.loadtest.options import parse_options
-    except ModuleNotFoundError as exc:
-        raise InvalidInput(f"load tests need {exc.name}: pip install 'ringpull[loadtest]'") from exc
     from ringpull.inference.client.client import Client
 
     plan = OpenLoopPlan(**pace)

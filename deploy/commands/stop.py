@@ -12,6 +12,7 @@ from ringpull.deploy.commands.bounds import check_at_least
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.view.console import err, print_json, print_line
+from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, NotFound
 
 KILL_WAIT_S: Final = 10.0
@@ -47,7 +48,8 @@ def stop(
 
 
 def _stop_on_ray(address: str, name: str, timeout_s: float) -> None:
-    from ringpull.deploy.cluster import cluster
+    with needing("server", "ringpull stop --address"):
+        from ringpull.deploy.cluster import cluster
 
     found, joined = cluster.stop_joined(address, name, drain_timeout_s=timeout_s)
     for record in served.on_ray(joined, name):
@@ -67,8 +69,9 @@ def _stop_served(record: ServedRecord, timeout_s: float) -> None:
 
 def _stop_its_actors(address: str, name: str, timeout_s: float) -> None:
     """End the actors of a record. If nothing listens at their Ray any more, they have ended with it."""
-    from ringpull.deploy.cluster import cluster
-    from ringpull.deploy.cluster.ray_session import NoRay
+    with needing("server", "to stop what lives on a joined Ray, ringpull"):
+        from ringpull.deploy.cluster import cluster
+        from ringpull.deploy.cluster.ray_session import NoRay
 
     try:
         cluster.stop_joined(address, name, drain_timeout_s=timeout_s)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ringpull.deploy.view.console import size
+from ringpull.ps.byte_size import size
 from ringpull.ps.errors import Retryable, RingpullError, Unavailable
 from ringpull.router.control.change import Phase
 from ringpull.router.control.operations import ChangeStatus, GetChange, Latency, OperatorVerbs

@@ -41,13 +41,3 @@ def _finite(value: Any) -> Any:
 def print_line(text: str) -> None:
     """Print one line on standard output, without wrapping or styles."""
     print(text, flush=True)
-
-
-def size(count: int) -> str:
-    """Return bytes as people read them: `12.3 MiB`."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from ringpull.deploy.view.console import size
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.deploy.view.folder_summary import TableSummary, VersionSummary
+from ringpull.ps.byte_size import size
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.spec import TableSpec
 

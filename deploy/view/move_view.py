@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ringpull.deploy.view.console import size
 from ringpull.deploy.view.fields_table import Column, FieldsTable
+from ringpull.ps.byte_size import size
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.moves import MovePlan
 from ringpull.router.control.planner import Cost
@@ -65,8 +65,8 @@ def move_view(move: PlannedMove) -> RenderableType:
     way = f"{size(plan.copied_bytes)} cross the wire" if plan.streamed else "files are opened, nothing crosses the wire"
     headline = Text.assemble((move.subject, "bold"))
     headline.append(
-        f"\n{plan.ranges} ranges get new owners: {size(plan.assigned_bytes)}; the least possible is"
-        f" {size(plan.min_bytes)}; {way}"
+        f"\n{plan.ranges} ranges get new owners: {size(plan.assigned_bytes)}; for exactly even shares the least"
+        f" possible is {size(plan.min_bytes)}; {way}"
     )
     parts: list[RenderableType] = [headline, _shards(move)]
     if move.cost_before is not None and move.cost_after is not None:

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ringpull.deploy.view.console import size
 from ringpull.deploy.view.fields_table import Column, FieldsTable
+from ringpull.ps.byte_size import size
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.planner import Cost, Plan, table_bytes
 

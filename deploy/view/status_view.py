@@ -9,9 +9,9 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ringpull.deploy.view.console import size
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.byte_size import size
 
 _DTYPE_NAMES: Final[Mapping[int, str]] = {
     pb.INT64: "int64",
@@ -85,7 +85,7 @@ def fan_out(status: pb.ClusterStatus) -> str:
 
 def _headline(target: str, status: pb.ClusterStatus) -> Text:
     alive = sum(shard.alive for shard in status.shards)
-    text = Text.assemble(("ringpull ", "bold"), (target, "bold cyan"))
+    text = Text.assemble((f"ringpull {status.server_version}".rstrip() + " ", "bold"), (target, "bold cyan"))
     text.append(f"  {alive}/{len(status.shards)} shards", style="green" if alive == len(status.shards) else "bold red")
     text.append(f"  epoch {status.epoch}  device {status.device}  up {duration(status.uptime_s)}")
     text.append(f"  {status.requests:,} requests")

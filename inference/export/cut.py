@@ -22,6 +22,7 @@ from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
 from ringpull.inference.export.uses import Plan, Use, read_vectors
+from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
 
 MAX_DENSE_BYTES: Final = 64 * 1024 * 1024
@@ -170,11 +171,11 @@ def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:
 
 
 def _keep(probe: Probe, weight: fx.Node, name: str, tensor: Tensor, reason: str) -> KeptWeight:
-    size = tensor.numel() * tensor.element_size()
-    if size > MAX_DENSE_BYTES:
+    taken = tensor.numel() * tensor.element_size()
+    if taken > MAX_DENSE_BYTES:
         raise ExportError(
-            f"embedding {name}: {size / 2**20:,.0f} MB cannot stay in the dense program (the limit is"
-            f" {MAX_DENSE_BYTES // 2**20} MB), and it cannot be a table, because {reason}"
+            f"embedding {name}: {size(taken)} cannot stay in the dense program (the limit is"
+            f" {size(MAX_DENSE_BYTES)}), and it cannot be a table, because {reason}"
         )
     for user in weight.users:
         ragged = [each for each in probe.reads(user) if probe.arguments[each].part in RAGGED_PARTS]
@@ -183,7 +184,7 @@ def _keep(probe: Probe, weight: fx.Node, name: str, tensor: Tensor, reason: str)
                 f"embedding {name}: it looks up the ragged ids {ragged[0]}, which only a table can, but it cannot be"
                 f" one, because {reason}"
             )
-    return KeptWeight(name, size, reason)
+    return KeptWeight(name, taken, reason)
 
 
 def _pooled_results(bag: fx.Node) -> list[fx.Node]:

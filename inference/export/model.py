@@ -67,7 +67,7 @@ def export_model(
 
     An `nn.Embedding` or `nn.EmbeddingBag` becomes a table, called by its module path, when its index is an argument
     of the forward after reshape, cast or the addition of a constant. The others stay in the dense program up to 64
-    MB.
+    MiB.
 
     Args:
         module: Its forward's parameters are arguments of the schema (`Schema.argument_names`), by name. It is run in

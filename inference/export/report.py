@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 from rich import box
 from rich.console import Console
@@ -11,6 +13,14 @@ from rich.table import Table
 
 from ringpull.inference.export.cut import KeptWeight
 from ringpull.inference.model.manifest import Manifest
+from ringpull.ps.byte_size import size
+
+COLUMNS: Final = ("table", "rows", "dim", "type", "bytes", "keyed by", "features", "pooling", "unknown ids")
+NUMBERS: Final = ("rows", "dim", "bytes")
+SPARED: Final = ("unknown ids", "pooling", "keyed by", "dim", "type")
+"""Columns that are left out where there is no room for all, in this order."""
+GAP: Final = 2
+"""Characters between two columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +39,20 @@ class TableReport:
     poolings: tuple[str, ...]
     default: str
     """Vector of unknown ids: "zeros", "row 0", "mean" or "given"."""
+
+    def cells(self) -> dict[str, str]:
+        """Return what people read of it, by column."""
+        return {
+            "table": self.name,
+            "rows": f"{self.rows:,}",
+            "dim": str(self.dim),
+            "type": self.row_type,
+            "bytes": size(self.bytes),
+            "keyed by": self.keyed_by,
+            "features": ", ".join(self.features),
+            "pooling": ", ".join(self.poolings),
+            "unknown ids": self.default,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +102,24 @@ class ExportReport:
 
     def print(self, console: Console) -> None:
         """Show it."""
+        rows = [each.cells() for each in self.tables]
+        for left_out in range(len(SPARED) + 1):
+            names = [name for name in COLUMNS if name not in SPARED[:left_out]]
+            widths = _widths({name: [name, *(row[name] for row in rows)] for name in names}, console.width)
+            if widths is not None:
+                break
         title = f"{self.manifest.model}/{self.manifest.version}"
         tables = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for column in ("table", "rows", "dim", "type", "bytes", "keyed by", "features", "pooling", "unknown ids"):
-            number = column in ("rows", "dim", "bytes")
-            # Where there is no room, text folds and numbers stay whole: nothing is cut.
-            tables.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
-        for each in self.tables:
-            names = ", ".join(each.features), ", ".join(each.poolings)
-            numbers = f"{each.rows:,}", str(each.dim), each.row_type, size(each.bytes)
-            tables.add_row(each.name, *numbers, each.keyed_by, *names, each.default)
+        for place, name in enumerate(names):
+            number = name in NUMBERS
+            width = None if widths is None else widths[place]
+            justify: Literal["left", "right"] = "right" if number else "left"
+            tables.add_column(name, justify=justify, no_wrap=number, overflow="fold", width=width)
+        for row in rows:
+            tables.add_row(*(row[name] for name in names))
         console.print(tables)
+        if left_out:
+            console.print(f"not shown at this width: {', '.join(SPARED[:left_out])}", style="dim")
         for kept in self.kept:
             console.print(f"{kept.name} stays in the dense program ({size(kept.bytes)}): {kept.reason}", markup=False)
         console.print(f"dense program: {size(self.manifest.program.bytes)}, {len(self.manifest.inputs)} inputs")
@@ -113,11 +144,19 @@ def _described(cost: CostReport) -> str:
     return f"{text} {rows}; AUC {cost.auc:.5f} {cost.auc_difference:+.1e}"
 
 
-def size(count: int) -> str:
-    """Return a number of bytes for people: 512 B, 1.5 MB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
+def _widths(columns: Mapping[str, Sequence[str]], room: int) -> list[int] | None:
+    """Return how wide each column of these texts may be; None: there is no room.
+
+    A number stays whole, and other text wraps between words: no column is narrower than its longest word.
+    """
+    natural = [max(map(len, texts)) for texts in columns.values()]
+    widths = [
+        most if name in NUMBERS else max(len(word) for text in texts for word in text.split())
+        for (name, texts), most in zip(columns.items(), natural, strict=True)
+    ]
+    spare = room - sum(widths) - GAP * len(widths)
+    for place, most in enumerate(natural):
+        wider = max(0, min(spare, most - widths[place]))
+        widths[place] += wider
+        spare -= wider
+    return widths if spare >= 0 else None

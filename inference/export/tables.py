@@ -154,7 +154,7 @@ def _progress(console: Console | None, spec: TableSpec, rows: int) -> Iterator[C
     if console is None or rows * spec.row_bytes < PROGRESS_BYTES:
         yield lambda added: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"table {spec.name}", total=rows * spec.row_bytes)
 

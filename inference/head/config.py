@@ -6,12 +6,15 @@ A frozen value: given once at start, never changed, never read from the environm
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Annotated, Final
 
 from ringpull.inference.degrade.control import Thresholds
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
 from ringpull.router.settings import RouterSettings
+
+PORT: Final = within(0, 65_535)
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
 
@@ -22,65 +25,105 @@ class HeadConfig:
 
     host: str = "127.0.0.1"
     """Address both ports listen on."""
-    grpc_port: int = 0
+    grpc_port: Annotated[
+        int, PORT, Option("Port of gRPC. 0: any free one; the ready line tells it.", Group.DEPLOYMENT, default=8500)
+    ] = 0
     """0: a free one, told by `HeadAddress`."""
-    http_port: int = 0
+    http_port: Annotated[
+        int, PORT, Option("Port of health and status as JSON. 0: any free one.", Group.DEPLOYMENT, default=8501)
+    ] = 0
     """0: a free one, told by `HeadAddress`."""
 
-    max_message_bytes: int = 64 << 20
-    """Of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
-    max_candidates: int = 16_384
-    """Rows of one request."""
-    max_values_per_row: int = 65_536
-    """Values of one row of a ragged column."""
-    max_columns: int = 4_096
-    """Of one request, context included."""
-    max_concurrent_requests: int = 4_096
-    """Calls in flight; one more gets RESOURCE_EXHAUSTED."""
-    max_pending_requests: int = 200
-    """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
-    max_connections: int = 4_096
-    """Open connections; one more is closed at once."""
-    max_in_flight_bytes: int = 256 << 20
-    """Of the requests in flight; one more gets RESOURCE_EXHAUSTED. A larger request is taken alone."""
-    max_queue_s: float = 1.0
-    """The longest that requests may have to wait for others in a burst; one more gets RESOURCE_EXHAUSTED."""
-    standing_queue_s: float = 0.2
-    """The same once there has been a queue for longer than `max_queue_s` without a break."""
+    max_message_bytes: Annotated[int, at_least(1), Option("Bytes of one gRPC message.", Group.LIMITS)] = 64 << 20
+    """Either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
+    max_candidates: Annotated[int, at_least(1), Option("Rows of one request.", Group.LIMITS)] = 16_384
+    max_values_per_row: Annotated[int, at_least(1), Option("Values of one row of a list feature.", Group.LIMITS)] = (
+        65_536
+    )
+    max_columns: Annotated[int, at_least(1)] = 4_096
+    """Columns of one request, context included."""
+    max_concurrent_requests: Annotated[
+        int,
+        at_least(1),
+        Option("Requests that one head has in flight.", Group.LIMITS, name="max-requests"),
+    ] = 4_096
+    """One more gets RESOURCE_EXHAUSTED."""
+    max_pending_requests: Annotated[
+        int,
+        at_least(1),
+        Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
+    ] = 200
+    """For its event loop; one more ends as CANCELLED, before it costs anything."""
+    max_connections: Annotated[int, at_least(1), Option("Connections of one head.", Group.LIMITS)] = 4_096
+    """One more is closed at once."""
+    max_in_flight_bytes: Annotated[
+        int,
+        at_least(1),
+        Option("Bytes of the requests that one head has in flight.", Group.LIMITS, name="max-request-bytes"),
+    ] = 256 << 20
+    """One more gets RESOURCE_EXHAUSTED. A larger request is taken alone."""
+    max_queue_s: Annotated[
+        float,
+        above(0),
+        Option("The longest wait for other requests, in a burst.", Group.OVERLOAD, "max-queue", "SECONDS"),
+    ] = 1.0
+    """A request that would wait for longer gets RESOURCE_EXHAUSTED."""
+    standing_queue_s: Annotated[
+        float,
+        above(0),
+        Option(
+            "The longest wait once a queue has lasted for longer than --max-queue.",
+            Group.OVERLOAD,
+            "standing-queue",
+            "SECONDS",
+        ),
+    ] = 0.2
+    """Once there has been a queue for longer than `max_queue_s` without a break."""
 
-    degrade_high: float = 0.5
-    """Pressure over which a version takes its next degrade step; 1 is where requests are refused."""
-    degrade_low: float = 0.2
-    """Pressure under which it gives the last one back."""
-    degrade_up_s: float = 0.25
+    degrade_high: Annotated[
+        float,
+        Option("Pressure over which models take their degrade steps; at 1 requests are refused.", Group.OVERLOAD),
+    ] = 0.5
+    degrade_low: Annotated[float, Option("Pressure under which models give them back.", Group.OVERLOAD)] = 0.2
+    degrade_up_s: Annotated[float, above(0)] = 0.25
     """For how long the pressure must have been over `degrade_high`."""
-    degrade_down_s: float = 3.0
-    """For how long the pressure must have been under `degrade_low`."""
+    degrade_down_s: Annotated[
+        float,
+        above(0),
+        Option("Seconds that the pressure must be so low before a step is given back.", Group.OVERLOAD, "degrade-down"),
+    ] = 3.0
 
-    default_timeout_s: float = 5.0
-    """The deadline of a call that brought none."""
-    max_timeout_s: float = 60.0
+    default_timeout_s: Annotated[
+        float, above(0), Option("Deadline of a call that brings none.", Group.LIMITS, "default-timeout", "SECONDS")
+    ] = 5.0
+    max_timeout_s: Annotated[float, above(0)] = 60.0
     """A longer deadline is cut to this."""
 
-    max_batch_rows: int = 4_096
-    """Rows of a micro-batch; a request larger than this rides alone."""
-    max_pulls: int = 2
+    max_batch_rows: Annotated[int, at_least(1), Option("Rows of a micro-batch.", Group.COMPUTING)] = 4_096
+    """A request larger than this rides alone."""
+    max_pulls: Annotated[int, at_least(1)] = 2
     """Pulls of one version at a time; a second one begins only when the first takes much longer than usual."""
-    device: str | None = None
-    """Torch's name of the device of the dense program; None: CUDA when there is one, else the CPU."""
-    dense_threads: int = 1
-    """Torch's threads. More than one pays only where cores are idle: shards, the event loop and torch share them."""
+    device: Annotated[
+        str | None,
+        Option("Device of the dense program: cpu, cuda, cuda:1. Default: CUDA when there is one.", Group.COMPUTING),
+    ] = None
+    """Torch's name of it."""
+    dense_threads: Annotated[int, at_least(1), Option("CPU threads of the dense program.", Group.COMPUTING)] = 1
+    """More than one pays only where cores are idle: shards, the event loop and torch share them."""
 
     share_port: bool = False
     """Several heads of one machine serve on the same ports, which the first of them has claimed."""
-    max_connection_age_s: float = 60.0
+    max_connection_age_s: Annotated[float, above(0)] = 60.0
     """On a shared port clients are asked to connect anew after so long: a head that came back gets its part again."""
     router: RouterSettings = field(default_factory=RouterSettings)
     """How patient it is with shards."""
-    metrics: bool = True
+    metrics: Annotated[bool, Option("Count nothing for /metrics.", Group.LOGS, name="no-metrics")] = True
     """Whether calls are counted by stage, and `/metrics` tells it."""
-    watch_s: float = 0.0
-    """How often the models' folders are looked at for a new version to publish; 0: never."""
+    watch_s: Annotated[
+        float,
+        at_least(0),
+        Option("Look for new versions this often, and publish them. 0: never.", Group.DATA, "watch", "SECONDS"),
+    ] = 0.0
 
     @property
     def degrade_thresholds(self) -> Thresholds:
@@ -91,17 +134,6 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         _ = self.degrade_thresholds  # which refuses what cannot be
-        for port in ("grpc_port", "http_port"):
-            if not 0 <= getattr(self, port) <= 65_535:
-                raise InvalidInput(f"{port} is {getattr(self, port)}; it must be from 0 to 65535")
+        check_bounds(self)
         if self.device is not None and _DEVICE.fullmatch(self.device) is None:
             raise InvalidInput(f"device is {self.device!r}; it must be 'cpu', 'cuda' or 'cuda:NUMBER'")
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or each.name in ("grpc_port", "http_port"):
-                continue
-            if each.name == "watch_s":
-                if not value >= 0:
-                    raise InvalidInput(f"watch_s is {value}; it must be 0 or more")
-            elif not value > 0:
-                raise InvalidInput(f"{each.name} is {value}; it must be over 0")

@@ -16,11 +16,11 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final, NamedTuple
 
-from ringpull.inference.head.frontends.grpc.operations import OperationsService
-
+from ringpull import __version__
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.operations import OperationsService
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
@@ -205,6 +205,7 @@ class Head:
             sent_bytes=counted.sent_bytes,
             received_bytes=counted.received_bytes,
             degrade=degrade_statuses(each.degrader for each in served),
+            server_version=__version__,
         )
 
     async def stop(self, timeout_s: float) -> None:

@@ -1,8 +1,9 @@
 """The lease of a head: for how long it may route by its map without having been heard of.
 
 A head that was stopped, or cut off, may wake up with a map that is history. It asks for the newest one before it serves
-again; a heartbeat that was on its way all that time renews nothing. Nobody answering is no reason not to serve: predictions
-outlive the coordinator, and shards guard their slots, so an old map costs a detour and never a wrong answer.
+again; a heartbeat that was on its way all that time renews nothing. That nobody answers is no reason not to serve:
+predictions outlive the coordinator, and a shard refuses slots that are not its own, so an old map costs a detour and
+never a wrong answer.
 """
 
 from __future__ import annotations

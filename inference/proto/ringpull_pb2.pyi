@@ -92,7 +92,7 @@ class PackedColumn(_message.Message):
     ragged: bool
     weighted: bool
     width: int
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., context: _Optional[bool] = ..., ragged: _Optional[bool] = ..., weighted: _Optional[bool] = ..., width: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., context: bool = ..., ragged: bool = ..., weighted: bool = ..., width: _Optional[int] = ...) -> None: ...
 
 class PackedLayout(_message.Message):
     __slots__ = ("columns",)
@@ -142,7 +142,7 @@ class PredictRequest(_message.Message):
     with_timings: bool
     request_id: str
     packed: PackedColumns
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: _Optional[bool] = ..., request_id: _Optional[str] = ..., packed: _Optional[_Union[PackedColumns, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: bool = ..., request_id: _Optional[str] = ..., packed: _Optional[_Union[PackedColumns, _Mapping]] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("shape", "data", "floats")
@@ -245,7 +245,7 @@ class FeatureInfo(_message.Message):
     optional: bool
     width: int
     max_length: int
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., many: _Optional[bool] = ..., weighted: _Optional[bool] = ..., optional: _Optional[bool] = ..., width: _Optional[int] = ..., max_length: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., many: bool = ..., weighted: bool = ..., optional: bool = ..., width: _Optional[int] = ..., max_length: _Optional[int] = ...) -> None: ...
 
 class OutputInfo(_message.Message):
     __slots__ = ("name", "shape")
@@ -274,20 +274,22 @@ class TableInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "versions", "features", "outputs", "tables")
+    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     versions: _containers.RepeatedScalarFieldContainer[int]
     features: _containers.RepeatedCompositeFieldContainer[FeatureInfo]
     outputs: _containers.RepeatedCompositeFieldContainer[OutputInfo]
     tables: _containers.RepeatedCompositeFieldContainer[TableInfo]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ...) -> None: ...
+    server_version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -343,7 +345,7 @@ class ShardStatus(_message.Message):
     requests: int
     tables: _containers.RepeatedCompositeFieldContainer[ShardTable]
     pid: int
-    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., alive: _Optional[bool] = ..., error: _Optional[str] = ..., epoch: _Optional[int] = ..., ranges: _Optional[int] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[ShardTable, _Mapping]]] = ..., pid: _Optional[int] = ...) -> None: ...
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., alive: bool = ..., error: _Optional[str] = ..., epoch: _Optional[int] = ..., ranges: _Optional[int] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[ShardTable, _Mapping]]] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class TableStatus(_message.Message):
     __slots__ = ("model", "version", "table", "rows", "bytes", "dim", "replicas_wanted", "replicas_effective", "keys", "missing")
@@ -390,7 +392,7 @@ class DegradeStatus(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., level: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[DegradeStep, _Mapping]]] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade")
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -405,6 +407,7 @@ class ClusterStatus(_message.Message):
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEGRADE_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     head: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -419,4 +422,5 @@ class ClusterStatus(_message.Message):
     sent_bytes: int
     received_bytes: int
     degrade: _containers.RepeatedCompositeFieldContainer[DegradeStatus]
-    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ...) -> None: ...
+    server_version: str
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ...) -> None: ...

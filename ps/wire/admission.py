@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
-from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.ps.errors import Unavailable
 from ringpull.ps.service_rate import ServiceRate, Work
+from ringpull.ps.settings import Group, Option, at_least, check_bounds
 
 PULL_COST_BYTES: Final = 8192
 """Cost of a pull besides its arrays, in bytes of arrays: some 60 us of frames and threads, as for 1,000 keys."""
@@ -22,15 +23,19 @@ PULL_COST_BYTES: Final = 8192
 class AdmissionLimits:
     """Upper bounds on what one shard holds."""
 
-    max_connections: int = 1024
+    max_connections: Annotated[
+        int, at_least(1), Option("Connections of one shard.", Group.LIMITS, name="max-shard-connections")
+    ] = 1024
     """Connections open at a time; one more gets `LimitExceeded`, and is ended."""
-    max_in_flight_bytes: int = 256 << 20
+    max_in_flight_bytes: Annotated[
+        int,
+        at_least(1),
+        Option("Bytes of the pulls that one shard has in flight.", Group.LIMITS, name="max-pull-bytes"),
+    ] = 256 << 20
     """Bytes of arrays of the pulls that wait or run; a larger pull is admitted alone."""
 
     def __post_init__(self) -> None:
-        for name in ("max_connections", "max_in_flight_bytes"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        check_bounds(self)
 
 
 class Admission:

@@ -6,14 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-import typer.main
-from typer.core import TyperGroup
 
-from ringpull.deploy.cli import app
+from tests.commands import COMMANDS
 
 README = (Path(__file__).parents[2] / "deploy" / "README.md").read_text(encoding="utf-8")
-COMMANDS = typer.main.get_command(app)
-assert isinstance(COMMANDS, TyperGroup)
 
 
 def section(command: str) -> str:
@@ -22,18 +18,16 @@ def section(command: str) -> str:
     return found.group()
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS.commands))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_option_is_told_in_its_commands_section(command: str) -> None:
     text = section(command)
     told = set(re.findall(r"`(--[a-z0-9-]+)", text))
-    there = {
-        option for parameter in COMMANDS.commands[command].params for option in parameter.opts if option[:2] == "--"
-    }
+    there = {option for parameter in COMMANDS[command].params for option in parameter.opts if option[:2] == "--"}
     assert told == there - {"--help"}
 
 
 def test_defaults_of_serve_are_the_real_ones() -> None:
     """Numbers in the table are compared; the unit behind them is for people."""
-    defaults = {parameter.opts[0]: parameter.default for parameter in COMMANDS.commands["serve"].params}
+    defaults = {parameter.opts[0]: parameter.default for parameter in COMMANDS["serve"].params}
     for option, told in re.findall(r"^\| `(--[a-z-]+)[^`]*` \| (\d+)(?: s)? \|", section("serve"), re.MULTILINE):
         assert float(told) == float(defaults[option]), option

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ringpull.inference.wire.request_json import call_from_json
 from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
 
 from ringpull import CapCandidates, CutBags, UseDefault, UseVersion, Vocabulary
@@ -25,6 +24,7 @@ from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.kinds import KINDS
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import TRANSFORMS
+from ringpull.inference.wire.request_json import call_from_json
 from ringpull.ps.spec import KeyType, OnUnavailable, Pooling, RowType
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from ringpull import __version__
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.kinds import Dense, IdSequence, SentFeature, Sparse
@@ -33,6 +34,7 @@ def describe(loaded: LoadedVersion, versions: Iterable[int]) -> pb.Model:
             )
             for entry in manifest.tables
         ],
+        server_version=__version__,
     )
 
 

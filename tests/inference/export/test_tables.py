@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 import ringpull.inference.export.tables
 from ringpull.inference.export import TableOptions, export_model
-from ringpull.inference.export.report import size
 from ringpull.inference.export.tables import TablePlan, write_table
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
@@ -92,8 +92,25 @@ def test_a_quiet_export_prints_nothing_and_may_skip_the_check(
     assert report.manifest.model == "b"
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(999, "999 B"), (1500, "1.5 kB"), (2_000_000, "2.0 MB"), (3 * 10**12, "3000.0 GB")]
-)
-def test_sizes_are_for_people(count: int, text: str) -> None:
-    assert size(count) == text
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_the_report_breaks_no_word_and_says_what_it_leaves_out(tmp_path: Path, width: int) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.user_embedding = nn.Embedding(1_234, DIM)
+            self.item_embedding = nn.EmbeddingBag(5_678, DIM, mode="mean", include_last_offset=True)
+
+        def forward(self, user_id: Tensor, recent_items: Tensor, recent_items_offsets: Tensor) -> Tensor:
+            return self.user_embedding(user_id).sum(1) + self.item_embedding(recent_items, recent_items_offsets).sum(1)
+
+    schema = Schema([Sparse("user_id"), Sparse("recent_items", many=True)])
+    report = export_model(Named(), schema, tmp_path / "a", 1, quiet=True)
+    shown = io.StringIO()
+    report.print(Console(file=shown, width=width))
+    text = shown.getvalue()
+    for word in ("user_embedding", "item_embedding", "1,234", "5,678", "user_id", "recent_items"):
+        assert word in text
+    left_out = text.partition("not shown at this width: ")[2].partition("\n")[0]
+    assert len(re.findall(r"\d\.\d KiB", text)) == 3  # of two tables and the program, each whole
+    assert bool(left_out) == (width < 100)
+    assert ("zeros" in text) == ("unknown ids" not in left_out)

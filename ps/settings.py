@@ -1,0 +1,144 @@
+"""Settings as fields of frozen dataclasses, with their bounds and what an operator reads about them beside each field.
+
+    max_batch_rows: Annotated[int, at_least(1), Option("Rows of a micro-batch.", Group.COMPUTING)] = 4_096
+
+The dataclass refuses what is out of bounds by the field's name (`check_bounds`). The command line makes an option of
+every field that has an `Option`, and refuses it by the option's name before anything is started.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, get_type_hints
+
+from ringpull.ps.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The numbers that a setting may have. NaN and infinity are refused everywhere: waiting for ever ends nothing."""
+
+    least: float
+    most: float = math.inf
+    above: bool = False
+    """Whether `least` itself is out of bounds."""
+    unit: str = ""
+
+    def check(self, name: str, value: float) -> None:
+        """Refuse what is out of bounds.
+
+        Raises:
+            InvalidInput: Names the setting.
+        """
+        enough = value > self.least if self.above else value >= self.least
+        if enough and value <= self.most and math.isfinite(value):
+            return
+        if math.isfinite(self.most):
+            raise InvalidInput(f"{name} is {value}; it must be from {self.least} to {self.most}")
+        unit = f" {self.unit}" if self.unit else ""
+        allowed = f"above {self.least}{unit}" if self.above else f"{self.least}{unit} or more"
+        finite = ", and finite" if unit or not math.isfinite(value) else ""
+        raise InvalidInput(f"{name} is {value}; it must be {allowed}{finite}")
+
+
+def at_least(least: float, unit: str = "") -> Bounds:
+    """Return bounds that allow `least` and everything over it."""
+    return Bounds(least, unit=unit)
+
+
+def above(bound: float, unit: str = "") -> Bounds:
+    """Return bounds that allow everything over `bound`."""
+    return Bounds(bound, above=True, unit=unit)
+
+
+def within(least: float, most: float) -> Bounds:
+    """Return bounds that allow `least`, `most` and everything between."""
+    return Bounds(least, most)
+
+
+class Group(StrEnum):
+    """The groups of options in the help, in its order."""
+
+    DEPLOYMENT = "The deployment"
+    DATA = "Versions and rows"
+    COMPUTING = "Computing"
+    LIMITS = "Limits"
+    OVERLOAD = "Overload"
+    SHARDS = "Slow and lost shards"
+    LOGS = "Logs and metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How a setting is given on the command line."""
+
+    help: str
+    group: Group
+    name: str = ""
+    """Without the dashes; empty: the field's. `no-NAME` turns off what is on by default."""
+    metavar: str | None = None
+    default: Any = None
+    """Of the command line, where it is not the field's."""
+    given_as: Any = None
+    """Type on the command line, where it is not the field's."""
+    parse: Callable[[str, Any], Any] | None = None
+    """Makes the field's value of the option's name and what was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of a dataclass of settings."""
+
+    field: str
+    type: Any
+    default: Any
+    """`dataclasses.MISSING` where there is none."""
+    bounds: Bounds | None
+    option: Option | None
+
+    @property
+    def name(self) -> str:
+        """The option's name, without the dashes."""
+        return (self.option.name if self.option is not None else "") or self.field.replace("_", "-")
+
+
+def settings_of(kind: Any) -> tuple[Setting, ...]:
+    """Return the settings of a dataclass, in the order of its fields.
+
+    Args:
+        kind: The class.
+    """
+    return _read(kind)
+
+
+@lru_cache(maxsize=32)
+def _read(kind: Any) -> tuple[Setting, ...]:
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(_setting(each.name, hints[each.name], each.default) for each in fields(kind))
+
+
+def _setting(field: str, hint: Any, default: Any) -> Setting:
+    about: Mapping[type, Any] = {type(each): each for each in getattr(hint, "__metadata__", ())}
+    return Setting(
+        field, getattr(hint, "__origin__", hint) if about else hint, default, about.get(Bounds), about.get(Option)
+    )
+
+
+def check_bounds(config: Any, prefix: str = "", *, by_option: bool = False) -> None:
+    """Refuse a dataclass of settings that has one out of its bounds; None is within any.
+
+    Args:
+        prefix: Goes before the setting's name in the message.
+        by_option: Settings are named as options: `--max-batch-rows`.
+
+    Raises:
+        InvalidInput: Names the setting.
+    """
+    for each in settings_of(type(config)):
+        value = getattr(config, each.field)
+        if each.bounds is not None and value is not None:
+            each.bounds.check(f"--{each.name}" if by_option else f"{prefix}{each.field}", value)
