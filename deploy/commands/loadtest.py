@@ -75,7 +75,8 @@ def loadtest(
             "--timeout": timeout,
         },
     )
-    pace = dict(rate=rate or FIRST_RATE, seconds=seconds, seed=seed, timeout_s=timeout, connections=connections)
+    pace: dict[str, Any] = {"rate": rate or FIRST_RATE, "seconds": seconds, "seed": seed}
+    pace |= {"timeout_s": timeout, "connections": connections}
     workload: dict[str, Any] = {
         "seed": seed,
         "requests": requests,
