@@ -50,7 +50,7 @@ class StopSignals:
             raise Interrupted(self._signum) from exc
 
     def hold(self) -> None:
-        """From now on, record the first signal for `wait` instead of raising."""
+        """Record the first signal from now on, for `wait`, instead of raising."""
         self._held = True
 
     def wait(self, timeout_s: float) -> bool:

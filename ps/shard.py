@@ -1,7 +1,7 @@
 """A shard: its open tables, the slots it owns at which epoch, and the verbs. No sockets, no event loop.
 
-During a move it answers for the slots it owns by either of two rings. It may hold more rows than that, and what it
-holds may be replaced, by the same rows and others, while pulls go on.
+During a move it serves the slots it owns by either of two specs. It may have stored more than that, and stored bases
+may be replaced, by the same rows and others, while pulls go on.
 
 Invariants: everything a verb reads hangs on one frozen state, taken once at its start and swapped whole by control
 calls, so a pull sees one epoch and one set of tables from end to end; a key outside the owned slots is refused with the
@@ -167,12 +167,12 @@ class Shard:
             self._state = replace(self._state, versions=versions)
 
     def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> bool:
-        """Own what any of `ownerships` says, from now on, of these versions; others that are open are retired.
+        """Serve the slots owned by any of `served_ranges`, of these versions; other open versions are retired.
 
         Args:
             epoch: Epoch of the newest shard map that was made of them. One below the current is outdated, and ignored.
-            ownerships: Two while a move is under way, else one.
-            versions: (model, version). One that is not open is guarded as soon as it is.
+            served_ranges: Ranges of two specs while a move is under way, else of one.
+            versions: (model, version). One that is not open yet is checked by them once it is.
 
         Returns:
             Whether it was news.

@@ -102,7 +102,7 @@ class Cluster:
         """Bring everything up and return when predictions work.
 
         Raises:
-            StartupError: A port is in use, Ray is not there or lacks something, or an actor died; nothing is left
+            StartupError: A port is in use, Ray is not there or lacks resources, or an actor died; nothing is left
                 running.
             CorruptData: A version's files are damaged; nothing is left running.
         """

@@ -1,4 +1,4 @@
-"""A coordinator for the commands: a real world, changes that go through their phases one look at a time."""
+"""A coordinator for the commands: a real deployment spec, changes that go through their phases one look at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of facts: what becomes of them where there is no room."""
+"""Fields tables: what becomes of them where there is no room."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def record(event: str, level: int = logging.WARNING, **fields: object) -> loggin
     return made
 
 
-def test_json_has_the_event_its_facts_and_the_process() -> None:
+def test_json_has_the_event_its_fields_and_the_process() -> None:
     line = json.loads(JsonLines(PROCESS).format(record("predict failed", code="UNAVAILABLE", elapsed_ms=1.5)))
     assert line == {
         "time": "2026-11-21T07:50:12.250Z",

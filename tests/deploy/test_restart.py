@@ -35,7 +35,7 @@ Run = Callable[..., Ran]
 
 
 def with_tables(copies: dict[str, object], policies: dict[str, OnUnavailable]) -> DeploymentSpec:
-    """The world of two shards, with other copies of its tables, and other policies."""
+    """The spec of two shards, with other copies of its tables, and other policies."""
     [version] = spec().versions
     tables = {
         name: replace(

@@ -154,18 +154,18 @@ rings = st.builds(
 
 @pytest.mark.medium
 @given(
-    worlds=st.lists(st.tuples(rings, st.sampled_from([1, 2, ALL])), max_size=3),
+    specs=st.lists(st.tuples(rings, st.sampled_from([1, 2, ALL])), max_size=3),
     shard=st.integers(0, 6),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_it_answers_for_what_it_owns_in_any_of_its_worlds(
-    users: WrittenTable, worlds: list[tuple[Ring, Replicas]], shard: int, seed: int
+def test_it_answers_for_what_it_owns_in_any_of_its_specs(
+    users: WrittenTable, specs: list[tuple[Ring, Replicas]], shard: int, seed: int
 ) -> None:
     opened = Shard(shard)
     opened.open(MODEL, VERSION, {"users": users.folder})
-    opened.assign(1, [ServedRanges(ring, {(MODEL, "users"): replicas}) for ring, replicas in worlds], VERSIONS)
+    opened.assign(1, [ServedRanges(ring, {(MODEL, "users"): replicas}) for ring, replicas in specs], VERSIONS)
     owned = np.zeros(SLOTS, bool)
-    for ring, replicas in worlds:
+    for ring, replicas in specs:
         owned |= ring.owned_mask(shard, replicas) == 1
     mine = owned[(positions_of(users.keys) >> np.uint64(SLOT_SHIFT)).astype(np.int64)]
     assert opened.owned(MODEL, "users").tolist() == owned.astype(int).tolist()

@@ -206,7 +206,7 @@ class MiniDeployment:
     def crash_coordinator(self) -> None:
         """Kill the coordinator; commands under way are carried out all the same, their answers are lost.
 
-        The next one has heard of nobody yet: pulses come one by one, between other steps.
+        The next one has heard of nobody yet: heartbeats come one by one, between other steps.
         """
         self.log.append("CRASH coordinator")
         while self.commands and self.random.random() < 0.7:
@@ -297,7 +297,7 @@ class MiniDeployment:
         )
 
     def check_rest(self) -> None:
-        """At rest everybody has exactly what the world says."""
+        """At rest everybody has exactly what the spec says."""
         state = self.saved
         assert state.change is None, self._story("a change is left")
         assert state.spec is not None

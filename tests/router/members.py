@@ -114,7 +114,7 @@ class FakeMembers:
         self.shards: dict[int, FakeShard] = {}
         self.heads = {head: FakeHead(self, head) for head in range(heads)}
         self.said: list[str] = []
-        """`VERB ROLE NUMBER` of everything but pulses, in the order it began."""
+        """`VERB ROLE NUMBER` of everything but heartbeats, in the order it began."""
         self.on: dict[str, Callable[[], None]] = {}
         """`VERB ROLE NUMBER` -> what happens first: it may raise, wait, or look."""
         self.lock = threading.Lock()

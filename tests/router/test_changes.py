@@ -1,4 +1,4 @@
-"""What an operator may ask for, the world it leads to, and what is refused."""
+"""What an operator may ask for, the spec it leads to, and what is refused."""
 
 from __future__ import annotations
 

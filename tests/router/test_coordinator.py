@@ -303,7 +303,7 @@ def test_a_shard_that_leaves_may_come_back_at_once() -> None:
     deployment.check_rest()
 
 
-def test_a_change_ends_though_a_shard_of_the_next_world_is_out_of_reach() -> None:
+def test_a_change_ends_though_a_shard_of_the_next_spec_is_out_of_reach() -> None:
     """Its machine may be gone: nobody could move away from it while this change holds."""
     deployment = up(Random(14))
     deployment.begin(Kind.PUBLISH, published(spec_of(deployment), 2))

@@ -90,7 +90,7 @@ class Deployment:
             self.coordinators[-1].stop()
 
     def serves(self, wanted: DeploymentSpec) -> bool:
-        """Whether every member has exactly what this world wants, and no shard is left over."""
+        """Whether every member has exactly what this spec wants, and no shard is left over."""
         names = frozenset((each.model, each.version) for each in wanted.versions)
         heads = self.members.heads.values()
         return (
@@ -135,7 +135,7 @@ def move(coordinator: CoordinatorProcess, target: DeploymentSpec) -> ChangeStatu
     return coordinator._tell(lambda: Begin(Kind.REBALANCE, "elsewhere", target))
 
 
-def test_it_brings_a_world_up(deployment: Deployment) -> None:
+def test_it_brings_a_deployment_up(deployment: Deployment) -> None:
     coordinator = deployment.start()
     status = coordinator.bring_up(spec(3))
     assert (status.kind, status.subject, status.phase) == (Kind.BRING_UP, "ranker/1", Phase.PREPARING)

@@ -1,4 +1,4 @@
-"""Holdings and ownerships of small worlds, and what a base must be made of."""
+"""Placements and served ranges of small deployments, and the rows that a base must have."""
 
 from __future__ import annotations
 

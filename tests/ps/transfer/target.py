@@ -1,6 +1,6 @@
 """A shard in a process of its own that prepares what it is told, slowly, so that it can be killed on the way.
 
-`python -m tests.ps.transfer.target HOLDING DATA_DIR BYTES_PER_S` prints `ready` when it holds it: a pickled holding.
+`python -m tests.ps.transfer.target PLACEMENT DATA_DIR BYTES_PER_S` prints `ready` when a pickled placement is stored.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def test_a_target_killed_on_the_way_goes_on(
     """kill -9, twice, and then to the end: the sources are asked for nothing that was on disk."""
     due = copied_bytes(users, THREE.owned_mask(2, 1))
     actors.pop(2).stop()
-    path = tmp_path / "holding"
+    path = tmp_path / "placement"
     path.write_bytes(pickle.dumps(placement([NOWHERE / "users"], owned_slots(THREE, 2), sources_in(TWO, actors, 2))))
     folder = tmp_path / "elsewhere" / "shard-2" / MODEL / str(VERSION) / "users"
 
