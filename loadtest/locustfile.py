@@ -34,11 +34,11 @@ from ringpull.loadtest.shapes import SHAPES, Shape  # noqa: E402
 logger = logging.getLogger(__name__)
 
 DEFAULT_SECONDS = 60.0
-"""Of a shape that has to end, without `-t`."""
-_NEVER_S = 1e6
+"""Time of a shape that has to end, without `-t`."""
+_NEVER_S = 1_000_000
 WORKLOAD = ("seed", "requests", "candidates", "context", "zipf", "bag", "unknown", "ids", "replay", "replay_columns")
 SETTINGS = ("shape", "num_users", "run_time", "timeout", *WORKLOAD)
-"""What a report says was asked for."""
+"""Options that a report shows."""
 
 
 class Predict(PredictUser):
@@ -66,8 +66,9 @@ class Traffic(LoadTestShape):
 
 def options_of(environment: Environment) -> Namespace:
     """Return locust's options and ours; the web UI and a master change them between runs."""
-    assert environment.parsed_options is not None
-    return environment.parsed_options
+    options = environment.parsed_options
+    assert isinstance(options, Namespace)
+    return options
 
 
 def shape_of(options: Namespace) -> Shape:

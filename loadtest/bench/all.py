@@ -22,7 +22,7 @@ from rich.table import Table
 from ringpull.loadtest.bench.harness import machine
 from ringpull.loadtest.bench.large_model import DIM
 from ringpull.loadtest.bench.memory import limit
-from ringpull.loadtest.bench.process import unwound_by_sigterm
+from ringpull.loadtest.process import unwound_by_sigterm
 
 BENCHES = (
     "kernel",

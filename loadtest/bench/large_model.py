@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from ringpull import Schema, Sparse, export_model
 from ringpull.inference.model.manifest import Manifest, versions
 from ringpull.loadtest.bench.harness import QUICK
-from ringpull.loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows, cache_folder
+from ringpull.loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows
+from ringpull.loadtest.dlrm import cache_folder
 from ringpull.ps.store.writer import TableWriter
 
 ROWS = 200_000 if QUICK else 10_000_000
 DIM = 64
 EMPTY_ROWS = 8
-"""Of the model that is taken for empty: a table cannot have none."""
+"""Rows of the model that is taken for empty: a table cannot have none."""
 VERSION = 1
 
 
@@ -61,6 +62,6 @@ def _replace_table(version_dir: Path, rows: int) -> None:
         for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {DIM}"):
             end = min(begin + CHUNK_ROWS, rows)
             writer.add(keys[begin:end], bench_rows(begin, end, DIM))
-        facts = writer.finish()
-    replaced = dataclasses.replace(entry, rows=facts.rows, bytes=facts.bytes)
+        written = writer.finish()
+    replaced = dataclasses.replace(entry, rows=written.rows, bytes=written.bytes)
     dataclasses.replace(manifest, tables=(replaced,)).save(version_dir)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ringpull import Client
-from ringpull.loadtest.bench.deployment import deployed
 from ringpull.loadtest.bench.harness import Report
 from ringpull.loadtest.bench.large_model import DIM, EMPTY_ROWS, ROWS, one_table_model
+from ringpull.loadtest.deployment import deployed
 from ringpull.ps.memory import process_memory
 
 SHARDS = 4

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.loadtest.bench.deployment import deployed
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave
 from ringpull.loadtest.bench.large_model import EMPTY_ROWS, ROWS, VERSION, one_table_model
+from ringpull.loadtest.deployment import deployed
 from ringpull.ps.holding import Ownership
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from ringpull.loadtest.bench import redis_server
 from ringpull.loadtest.bench.bare_shards import EPOCH, MODEL, TABLE, VERSION, bare_shards
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave
-from ringpull.loadtest.bench.process import cpu_seconds
 from ringpull.loadtest.bench.tables import bench_rows, generated_table, keys_of
+from ringpull.loadtest.process import cpu_seconds
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.memory import reuse_freed_memory
 from ringpull.ps.wire.connection import Connection

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from ringpull.loadtest.dlrm import cache_folder
 from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.writer import TableWriter
 
 CHUNK_ROWS = 262_144
-
-
-def cache_folder() -> Path:
-    """Return where generated tables are kept: $RINGPULL_BENCH_CACHE, or a folder below the temporary one."""
-    folder = Path(os.environ.get("RINGPULL_BENCH_CACHE") or Path(tempfile.gettempdir()) / "ringpull-bench")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def bench_keys(rows: int) -> NDArray[np.uint64]:

@@ -1,5 +1,5 @@
-"""`make chaos`: a deployment of its own under load from a client that knows every answer, while its pieces are killed,
-stopped, slowed and restarted, versions are published, and shards come and go.
+"""`make chaos`: a deployment of its own under load from a client that knows every answer, while its processes are
+killed, stopped, slowed and restarted, versions are published, and shards come and go.
 
     python -m ringpull.loadtest.chaos --seconds 60 --seed 7
 

@@ -20,7 +20,7 @@ from ringpull.loadtest.bench import dlrm, growth, memory, ready, routing, stage_
 from ringpull.loadtest.bench.growth_model import CpuModel, PullShape, sub_bags, wire_bytes_per_sample
 from ringpull.loadtest.bench.harness import Report, Samples, interleave
 from ringpull.loadtest.bench.load import Outcome
-from ringpull.loadtest.bench.process import server, unwound_by_sigterm
+from ringpull.loadtest.process import server, unwound_by_sigterm
 from ringpull.loadtest.bench.pulls import dlrm_lookups
 from ringpull.loadtest.bench.tables import bench_keys, bench_rows, generated_table, keys_of, zipf_rows
 from ringpull.ps.hashing import positions_of

@@ -16,7 +16,7 @@ from rich.console import Console
 from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from ringpull.loadtest.chaos.goodput import Goodput
 from ringpull.loadtest.chaos.oracle import Outcome
-from ringpull.loadtest.chaos.pieces import Usage
+from ringpull.loadtest.chaos.processes import Usage
 from ringpull.loadtest.chaos.record import CALM, FILL_GRACE_S, Record, Span, Trouble, broke_promise, cause, phases
 from ringpull.loadtest.chaos.report import UNEXPLAINED, find, recovery_s, show
 from ringpull.loadtest.chaos.schedule import (

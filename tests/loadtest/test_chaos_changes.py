@@ -12,11 +12,11 @@ from rich.console import Console
 
 from ringpull import AsyncClient
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
+from ringpull.loadtest.chaos.checked_model import MODEL, export_version, make_requests
 from ringpull.loadtest.chaos import driver
 from ringpull.loadtest.chaos.changes import Operator
 from ringpull.loadtest.chaos.driver import Driver
-from ringpull.loadtest.chaos.load import Load
+from ringpull.loadtest.chaos.checked_load import Load
 from ringpull.loadtest.chaos.oracle import Live, Oracle
 from ringpull.loadtest.chaos.report import find
 from ringpull.loadtest.chaos.schedule import BLOWS, Fault, Kind, schedule

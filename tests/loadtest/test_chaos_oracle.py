@@ -14,9 +14,9 @@ import pytest
 
 from ringpull.inference.errors import Unavailable
 from ringpull.inference.prediction import Filled, Prediction
-from ringpull.loadtest.bench.checked_model import MODEL, Weights, expected, export_version, make_requests
+from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, make_requests
 from ringpull.loadtest.chaos import goodput
-from ringpull.loadtest.chaos.load import Load
+from ringpull.loadtest.chaos.checked_load import Load
 from ringpull.loadtest.chaos.oracle import FRAIL, Live, Oracle, Outcome, Question
 from tests.integration.local import local_cluster
 

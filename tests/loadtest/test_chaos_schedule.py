@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.loadtest.bench.checked_model import MODEL
+from ringpull.loadtest.chaos.checked_model import MODEL
 from ringpull.loadtest.chaos import driver
-from ringpull.loadtest.chaos.blows import strike, victim
+from ringpull.loadtest.chaos.faults import strike, victim
 from ringpull.loadtest.chaos.changes import Command, Deployed, command
 from ringpull.loadtest.chaos.driver import Driver
-from ringpull.loadtest.chaos.pieces import Pieces
+from ringpull.loadtest.chaos.processes import Pieces
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.chaos.schedule import (
     BLOWS,
@@ -36,7 +36,7 @@ from ringpull.loadtest.chaos.schedule import (
     promise,
     schedule,
 )
-from ringpull.loadtest.chaos.whole import Broken, lacking_rows
+from ringpull.loadtest.chaos.health import Broken, lacking_rows
 
 SEEDS = st.integers(0, 2**32 - 1)
 QUIET = Console(quiet=True)

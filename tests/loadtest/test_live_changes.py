@@ -11,8 +11,8 @@ import pytest
 
 from ringpull.deploy.model_folders import parse_replicas
 from ringpull.loadtest import rebalance_check
-from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
-from ringpull.loadtest.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, Oracle, check
+from ringpull.loadtest.chaos.checked_model import MODEL, export_version, make_requests
+from ringpull.loadtest.chaos.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, Oracle, check
 from ringpull.router.control.operations import Publish, Rebalance, Request, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 

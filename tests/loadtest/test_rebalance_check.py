@@ -13,8 +13,8 @@ import pytest
 from ringpull import AsyncClient
 from ringpull.inference.prediction import Filled, Prediction
 from ringpull.loadtest import rebalance_check
-from ringpull.loadtest.bench.checked_model import MODEL, Weights, expected, export_version, make_requests
-from ringpull.loadtest.rebalance_check import STEPS, CheckingClient, Moved, Oracle, Seen, last_line
+from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, make_requests
+from ringpull.loadtest.chaos.rebalance_check import STEPS, CheckingClient, Moved, Oracle, Seen, last_line
 from tests.integration.local import LocalCluster, local_cluster
 
 ROWS = {"user": 300, "item": 200, "genre": 19}
