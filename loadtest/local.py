@@ -71,7 +71,7 @@ def run_locust(
 def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     # What locust prints is for people: it goes where warnings go, so that the last line of JSON stands alone.
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LOCUSTFILE.parent.parent), *sys.path[1:]])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LOCUSTFILE.parents[2]), *sys.path[1:]])}
     return subprocess.Popen(command, env=environment, stdout=sys.stderr.fileno())
 
 
