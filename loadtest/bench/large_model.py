@@ -7,15 +7,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from ringpull import Schema, Sparse, export_model
 from ringpull.inference.model.manifest import Manifest, versions
 from ringpull.loadtest.bench.harness import QUICK
-from ringpull.loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows
+from ringpull.loadtest.bench.tables import write_table
 from ringpull.loadtest.dlrm import cache_folder
-from ringpull.ps.store.writer import TableWriter
 
 ROWS = 200_000 if QUICK else 10_000_000
 DIM = 64
@@ -57,11 +55,5 @@ def _replace_table(version_dir: Path, rows: int) -> None:
     (entry,) = manifest.tables
     table_dir = manifest.table_folder(version_dir, entry.spec.name)
     shutil.rmtree(table_dir)
-    keys = bench_keys(rows)
-    with TableWriter(table_dir, entry.spec) as writer:
-        for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {DIM}"):
-            end = min(begin + CHUNK_ROWS, rows)
-            writer.add(keys[begin:end], bench_rows(begin, end, DIM))
-        written = writer.finish()
-    replaced = dataclasses.replace(entry, rows=written.rows, bytes=written.bytes)
+    replaced = dataclasses.replace(entry, rows=rows, bytes=write_table(table_dir, entry.spec, rows))
     dataclasses.replace(manifest, tables=(replaced,)).save(version_dir)

@@ -35,7 +35,6 @@ ROUNDS = 4 if QUICK else 12
 SCRAPE_S = 1.0
 IN_FLIGHT = {1: 64, CANDIDATES: 8}
 """Requests in flight by the candidates of a request."""
-REACH = ">= 0.97"
 PATIENT = ("--max-queue", "60", "--standing-queue", "60", "--default-timeout", "60")
 """Options of `serve`: on a shared machine a closed loop may take any time, and no call is to be refused for that."""
 
@@ -74,14 +73,9 @@ def _compare(report: Report, deployments: Mapping[str, Deployment], candidates: 
     samples = interleave({name: rate(name, ours) for name, ours in deployments.items()}, rounds=ROUNDS)
     cpu = Samples({name: values[1:] for name, values in cpu_us.items()})
     kind = "small" if candidates == 1 else "whole"
-    for what, found, key, reach in (
-        ("requests/s", samples, f"metrics_rate_{kind}", REACH),
-        ("CPU us a request", cpu, f"metrics_cpu_{kind}", ""),
-    ):
-        ratio = found.ratio("with", "without")
-        without = f"without {found.median('without'):,.0f}"
-        report.row(f"{what}, {candidates} candidates", f"{found.median('with'):,.0f}", without, ratio, reach)
-        report.key(key, ratio)
+    names, of = ("with", "without"), f"{candidates} candidates"
+    report.compare(f"requests/s, {of}", samples, names, key=f"metrics_rate_{kind}")
+    report.compare(f"CPU us a request, {of}", cpu, names, key=f"metrics_cpu_{kind}")
 
 
 def counting_us() -> tuple[float, float]:

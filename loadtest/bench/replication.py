@@ -64,9 +64,8 @@ def main() -> None:
         due = predicted_cost([table], {table.name: replicas}, SHARDS)
         memory, memory_due = found.pss_bytes - empty, SHARDS * shard_bytes(table, replicas, SHARDS)
         what, key = f"replicas {replicas}", f"r{replicas}"
-        report.row(
-            f"{what}: bytes a pull", f"{found.bytes:,.0f}", f"predicted {due.bytes:,.0f}", found.bytes / due.bytes
-        )
+        predicted = f"predicted {due.bytes:,.0f}"
+        report.row(f"{what}: bytes a pull", f"{found.bytes:,.0f}", predicted, found.bytes / due.bytes)
         report.row(f"{what}: messages", f"{found.messages:.2f}", f"predicted {due.messages:.2f}")
         report.row(f"{what}: p50 / p99", f"{found.p50_ms:.2f} / {found.p99_ms:.2f} ms")
         report.row(
@@ -75,12 +74,12 @@ def main() -> None:
             f"predicted {memory_due / 1e6:,.1f} MB",
             memory / memory_due,
             "0.95 to 1.05",
+            key=f"replication_memory_vs_predicted_{key}",
         )
         report.key(f"replication_bytes_{key}", found.bytes)
         report.key(f"replication_messages_{key}", found.messages)
         report.key(f"replication_p99_ms_{key}", found.p99_ms)
         report.key(f"replication_memory_mb_{key}", memory / 1e6)
-        report.key(f"replication_memory_vs_predicted_{key}", memory / memory_due)
     report.finish()
 
 

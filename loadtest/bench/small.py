@@ -20,7 +20,6 @@ SHARDS = 2
 IN_FLIGHT = 64
 SECONDS = 2.0 if QUICK else 5.0
 ROUNDS = 2 if QUICK else 5
-REACH = "0.4"
 
 
 def main() -> None:
@@ -41,11 +40,9 @@ def main() -> None:
             samples = interleave({"ours": rate("ours", ours), "echo": rate("echo", echo)}, rounds=ROUNDS)
     sizes = f"{len(payloads[0]):,} bytes there, {len(reply):,} back"
     report = Report(f"Small requests: 1 candidate, {IN_FLIGHT} in flight, {sizes}, requests/s")
-    ratio = samples.ratio("ours", "echo")
-    report.row("requests/s", f"{samples.median('ours'):,.0f}", f"echo {samples.median('echo'):,.0f}", ratio, REACH)
+    report.compare("requests/s", samples, ("ours", "echo"), key="small_vs_echo")
     report.row("p99, ms", f"{last['ours'].percentile_ms(99):.1f}", f"echo {last['echo'].percentile_ms(99):.1f}")
     report.key("small_requests_per_s", samples.median("ours"))
-    report.key("small_vs_echo", ratio)
     report.finish()
 
 
