@@ -32,7 +32,7 @@ def empty_histogram() -> HdrHistogram:
 
 @dataclass(slots=True)
 class Latencies:
-    """What one process, or all of them together, has seen."""
+    """Latencies and counts of one process, or of all of them together."""
 
     requests: int = 0
     failures: int = 0

@@ -87,11 +87,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ringpull.loadtest.local", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--users", type=int, default=8, help="at the peak")
+    parser.add_argument("--users", type=int, default=8, help="users at the peak")
     parser.add_argument("--shape", choices=SHAPES, default="steady")
     parser.add_argument("--workers", type=int, default=0, help="locust processes besides a master; 0: one for all")
     parser.add_argument("--model", type=Path, help="folder of a model; default: a generated DLRM")
-    parser.add_argument("--rows", type=int, default=10_000, help="of each table of the generated DLRM")
+    parser.add_argument("--rows", type=int, default=10_000, help="rows of each table of the generated DLRM")
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--report", type=Path, default=Path("runs/loadtest"))
     parser.add_argument("options", nargs="*", help="more of the locustfile's, after --")

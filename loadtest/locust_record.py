@@ -1,4 +1,4 @@
-"""What is recorded of a locust run, in one process or many, and the report that is made of it.
+"""The record of a locust run, in one process or many, and the report that is made of it.
 
 Every process records its own `Latencies`; workers send theirs along with locust's own reports, and the master adds
 them up.
@@ -82,7 +82,7 @@ class RunRecord:
             return ServerCounts.ask(client, self._fields["model"])
 
     def _stop_sampling(self) -> None:
-        """Also of a run whose report nobody wanted: the web UI's next one begins another."""
+        """Stop the sampler, also that of a run without a report: the web UI's next run begins another."""
         if self._sampler is not None:
             self._sampler.kill()
             self._sampler = None

@@ -97,11 +97,11 @@ def add_options(parser: LocustArgumentParser) -> None:
 
     add("--model", "Model to ask; default: the only one served.")
     add("--shape", "Traffic over the run.", "steady", choices=SHAPES)
-    add("--base-share", "Of a spike or a day: quiet users as a share of the peak's.", 0.2)
-    add("--steps", "Of the step shape.", 5)
+    add("--base-share", "Quiet users of a spike or a day, as a share of the peak's.", 0.2)
+    add("--steps", "Steps of the step shape.", 5)
     add("--timeout", "Deadline of a request, seconds.", 10.0)
     add("--report", "Folder for report.md, its plots and summary.json; default: none.")
-    add("--seed", "Of the workload.", 0)
+    add("--seed", "Seed of the workload.", 0)
     add("--requests", "Different requests, sent in turns.", 512)
     add("--candidates", "Rows of a request.", 128)
     add("--context", "Patterns of features carried once per request; default: user*,context*.")
@@ -114,7 +114,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 class Session:
-    """What goes on in one locust process around its runs: messages before, a report after."""
+    """One locust process around its runs: messages before, a report after."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment

@@ -30,7 +30,7 @@ from ringpull.loadtest.latencies import Latencies, empty_histogram, milliseconds
 from ringpull.loadtest.report import Moment
 
 LATE_MS: Final = 2.0
-"""A generator whose 99th send is later than this, and than `LATE_SHARE` of the 99th latency, spoils the tail."""
+"""Delay of the 99th send that spoils the tail, when it is more than `LATE_SHARE` of the 99th latency, too."""
 LATE_SHARE: Final = 0.1
 BUSY: Final = 0.9
 """Share of a core at which the generator, one thread of Python, is the bottleneck."""
@@ -38,7 +38,7 @@ BUSY: Final = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLoopPlan:
-    """What to send, apart from the messages."""
+    """Plan of a run, apart from the messages."""
 
     rate: float
     """Requests per second."""
@@ -88,7 +88,7 @@ class GeneratorHealth:
 
 @dataclass(frozen=True, slots=True)
 class OpenLoopRun:
-    """What one run at one rate saw."""
+    """Outcome of a run at one rate."""
 
     plan: OpenLoopPlan
     seconds: float

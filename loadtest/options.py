@@ -1,4 +1,4 @@
-"""What both load tools let you set of the workload, and how it is written on a command line.
+"""Options of the workload, which both load tools have, and how they are written on a command line.
 
 A setting per feature is a list: a value for all, and others for some, as in `--zipf 1.05,item_id=1.3`.
 """

@@ -1,4 +1,4 @@
-"""What a load tool costs by itself: CPU time of its own process per request, against a head that does nothing.
+"""The cost of a load tool itself: CPU time of its own process per request, against a head that does nothing.
 
     python -m ringpull.loadtest.own_cost
 

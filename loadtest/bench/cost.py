@@ -1,4 +1,4 @@
-"""What would this cost me? Nodes and memory for 100 million to 10 billion rows, from costs measured here and now.
+"""The cost of a deployment: nodes and memory for 100 million to 10 billion rows, from costs measured here and now.
 
     python -m ringpull.loadtest.bench.cost                                     10,000 requests/s of 128 candidates
     python -m ringpull.loadtest.bench.cost --requests-per-s 500 --dim 32
@@ -38,9 +38,9 @@ SERVICE_SHARDS: Final = 2
 
 
 def main(
-    requests_per_s: Annotated[float, typer.Option(help="In all.")] = 10_000.0,
-    candidates: Annotated[int, typer.Option(help="Of a request.")] = CANDIDATES,
-    dim: Annotated[int, typer.Option(help="Of a row: float32 numbers.")] = DIM,
+    requests_per_s: Annotated[float, typer.Option(help="Requests per second in all.")] = 10_000.0,
+    candidates: Annotated[int, typer.Option(help="Candidates of a request.")] = CANDIDATES,
+    dim: Annotated[int, typer.Option(help="Numbers of a row, float32.")] = DIM,
 ) -> None:
     demand = Demand(requests_per_s, candidates, CONTEXT_TABLES, CANDIDATE_TABLES, BAG, dim, REQUESTS)
     costs = measured(dim)

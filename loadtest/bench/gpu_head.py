@@ -153,7 +153,7 @@ def _graph(model: Model, precision: Precision, host: tuple[Tensor, ...]) -> Call
     inputs = [torch.empty_like(tensor, device="cuda") for tensor in host]
     scores_host = torch.empty(len(host[0]), 1).pin_memory()
 
-    def whole() -> None:
+    def forward() -> None:
         for device_tensor, tensor in zip(inputs, host, strict=True):
             device_tensor.copy_(tensor, non_blocking=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=precision.bfloat16, cache_enabled=False):
@@ -162,11 +162,11 @@ def _graph(model: Model, precision: Precision, host: tuple[Tensor, ...]) -> Call
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(side):
         for _ in range(3):
-            whole()
+            forward()
     side.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        whole()
+        forward()
 
     def run() -> Tensor:
         graph.replay()

@@ -49,7 +49,7 @@ TINY = PullShape(1, LOOKUPS, LOOKUPS, 1)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What pulls cost on average."""
+    """Costs of pulls, on average."""
 
     router_s: float
     """CPU time of the router, per pull."""

@@ -22,7 +22,7 @@ from ringpull.loadtest.process import cpu_seconds
 
 @dataclass(slots=True)
 class Run:
-    """What a run of load saw: plain numbers only, for what is kept makes collections of garbage longer."""
+    """Outcomes of a run of load, as plain numbers: objects that are kept make collections of garbage longer."""
 
     due_s: list[float] = field(default_factory=list)
     """Times at which the answered requests were due, in seconds from the start."""

@@ -1,4 +1,4 @@
-"""What a large table takes of memory: all shards together, every page touched, less what an empty model's shards take.
+"""Memory of a large table: all shards together, every page touched, less what an empty model's shards take.
 
 Shards of one machine map the same files, and share their pages: memory is the proportional set size (PSS), in which a
 page mapped by n processes counts 1/n in each. The aim: 1.05 x the rows, and 9 bytes per key.

@@ -1,4 +1,4 @@
-"""What metrics cost: the rate and the processor time of requests with them, scraped every second, beside without them.
+"""The cost of metrics: rate and processor time of requests with them, scraped every second, beside without them.
 
 Two deployments of one model, one of them served with `--no-metrics`, loaded in turns. Requests of one candidate are the
 worst case: what is counted once a request weighs most where a request does least. A scraper usually comes every 15 s.

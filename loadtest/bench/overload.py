@@ -44,7 +44,7 @@ SAMPLE_MEMORY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """What an open loop saw; answers count when they came within their deadline."""
+    """Outcome of an open loop; answers count when they came within their deadline."""
 
     run: Run
 

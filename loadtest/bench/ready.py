@@ -1,4 +1,4 @@
-"""From a version on disk to ready, against reading the same files; and what a large table adds to `ringpull serve`.
+"""Time from a version on disk to ready, against reading the same files; and what a large table adds to `serve`.
 
 Tables are mapped, not loaded: what is read of them is header, index and keys. "Ready" is a shard that owns every slot
 and has opened every table, and a head's part: manifest, schema and dense program loaded and verified. Both from files

@@ -41,7 +41,7 @@ DEADLINE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What pulls took, each on average, and what the shards hold."""
+    """Figures of pulls, each on average, and memory of the shards."""
 
     bytes: float
     messages: float
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def planned(base: Base) -> PlannedTable:
-    """Return the table as the planner is told of it, with the load of one pull."""
+    """Return the table as the planner sees it, with the load of one pull."""
     return PlannedTable(
         name=f"{MODEL}/{TABLE}",
         rows=base.rows,

@@ -1,4 +1,4 @@
-"""What the router does between the head and the shards: hash and partition for 4 shards, then merge what they answer.
+"""The router between the head and the shards: hash and partition for 4 shards, then merge what they answer.
 
 In nanoseconds per key and per partial vector, one thread, beside copying the same bytes once: the keys of the batch,
 and the partial vectors. Batches are those of the end-to-end bench, of several requests each, and lie in no cache when

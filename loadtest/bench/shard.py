@@ -45,7 +45,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some rows took."""
+    """Time that some rows took."""
 
     rows: int
     wall_s: float

@@ -1,4 +1,4 @@
-"""What the benches should reach: one bound for each key of the last line that has one."""
+"""Targets of the benches: one bound for each key of the last line that has one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a second version takes of memory while both are open: just opened, and when every page of it was touched too.
+"""Memory of a second version while both are open: just opened, and when every page of it was touched too.
 
 Four shards without Ray open the same files, as shards of one machine do. The first version is warm; the second is
 opened beside it, cold: of a table of the same size only what the checks at open read is in memory then, the index and

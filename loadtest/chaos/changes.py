@@ -26,7 +26,7 @@ SHARDS: Final = (3, 4, 5)
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What a change starts from."""
+    """State of a deployment that a change starts from."""
 
     live: int
     """Version of `checked` that is live."""

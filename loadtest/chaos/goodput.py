@@ -37,7 +37,7 @@ WARM_UP_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """What came of the overload."""
+    """Result of the overload."""
 
     top_rate: float
     """Requests per second of the closed loop, before and after."""

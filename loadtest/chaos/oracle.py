@@ -22,7 +22,7 @@ SINGLE_COPY_FEATURE: Final = "user"
 
 
 class Verdict(IntEnum):
-    """What came of a request."""
+    """Result of a request."""
 
     RIGHT = 0
     FILLED = 1

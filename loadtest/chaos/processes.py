@@ -35,7 +35,7 @@ def give_way(processes: Iterable[psutil.Process]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the processes of one role take, each on average."""
+    """Resources that the processes of one role take, each on average."""
 
     processes: int
     pss_bytes: float

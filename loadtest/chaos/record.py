@@ -1,4 +1,4 @@
-"""What was seen during a run: every request, and the spans of time in which something was being done to the deployment.
+"""The record of a run: every request, and the spans of time in which something was being done to the deployment.
 
 Times are seconds since the load began. The span of a fault ends when all processes are healthy again, that of a change
 when it is over. A request belongs to the fault that began last of those under way when it was due, else to the change,

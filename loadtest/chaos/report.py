@@ -57,7 +57,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a run found."""
+    """Findings of a run."""
 
     seed: int
     phases: Sequence[Phase]

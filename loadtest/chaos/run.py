@@ -48,7 +48,7 @@ REPLICAS: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run is."""
+    """Options of a run."""
 
     seconds: float
     seed: int
@@ -93,7 +93,7 @@ class Run:
         self.record = Record()
         self.goodput: goodput.Goodput | None = None
         self.broken = ""
-        """What did not come back."""
+        """Part of the deployment that did not come back; empty: none."""
         self.usages: dict[str, dict[str, Usage]] = {}
 
     async def play(self, events: list[Event]) -> None:

@@ -1,4 +1,4 @@
-"""What is done to the deployment and when: a pure function of a seed, so that a run that fails is replayed by its seed.
+"""The schedule, what is done to the deployment and when: a pure function of a seed, which replays a run that failed.
 
 A schedule is a list of events, one after the other. An event is a fault of one process, a change that an operator asks
 for, or both: a fault in the middle of a change. Invariants: an event has one victim at most; the schedule of a longer
@@ -17,7 +17,7 @@ from typing import Final
 
 
 class Kind(StrEnum):
-    """What can be done to a deployment."""
+    """Kind of a thing that is done to a deployment."""
 
     KILL_SHARD = "kill-shard"
     STOP_SHARD = "stop-shard"
@@ -54,7 +54,7 @@ INTERRUPTED_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a client may notice of a kind, with two copies or more of every table but one."""
+    """Effects that a client may notice of a kind, with two copies or more of every table but one."""
 
     fails: bool
     """Whether requests may fail."""
