@@ -66,7 +66,7 @@ loadtest: $(INSTALLED_LOADTEST) ## Locust against a cluster of its own; SECONDS,
 	$(BIN)/python -m ringpull.loadtest.local --seconds $(SECONDS) --users $(USERS) --workers $(WORKERS) $(if $(MODEL),--model $(MODEL))
 
 rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; every prediction is checked. About a minute
-	$(BIN)/python -m ringpull.loadtest.rebalance_check
+	$(BIN)/python -m ringpull.loadtest.chaos.rebalance_check
 
 chaos: $(INSTALLED_LOADTEST) ## Pieces die, stall and change under load; every prediction is checked. SECONDS, SEED
 	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)

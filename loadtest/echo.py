@@ -1,23 +1,27 @@
 """A head that does nothing: answers every Predict with the same bytes. What a load tool costs is measured on it.
 
-python -m ringpull.loadtest.echo        prints `ready PORT`, serves until it is told to end
+    python -m ringpull.loadtest.echo [--reply-bytes N]        prints `ready PORT`, serves until it is told to end
+
+It is also the floor under every head: a bare grpc.aio server, told how many bytes to answer with.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 import uvloop
 
-from ringpull.inference.client.stubs import PREDICT
+from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
 from ringpull.inference.proto import ringpull_pb2 as pb
 
 SCORES: Final = 128
-"""In its answer, as a head's to 128 candidates."""
+"""Scores of the answer, as a head's to 128 candidates."""
 
 
 def reply() -> bytes:
@@ -27,25 +31,33 @@ def reply() -> bytes:
     return response.SerializeToString()
 
 
-async def _serve() -> None:
-    answer = reply()
-
-    async def predict(_request: bytes, _context: Any) -> bytes:
-        return answer
-
-    server = grpc.aio.server()
-    service, method = PREDICT.path.strip("/").split("/")
-    handlers = {method: grpc.unary_unary_rpc_method_handler(predict)}
+async def serve(path: str, answer: Callable[[bytes, Any], Awaitable[bytes]]) -> None:
+    """Serve one method, bytes in and bytes out, on a free port of loopback until told to end; prints `ready PORT`."""
+    server = grpc.aio.server(options=CHANNEL_OPTIONS)
+    service, method = path.strip("/").split("/")
+    handlers = {method: grpc.unary_unary_rpc_method_handler(answer)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    told = asyncio.Event()
+    stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, told.set)
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     print(f"ready {port}", flush=True)
-    await told.wait()
+    await stop.wait()
     await server.stop(None)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ringpull.loadtest.echo", description=__doc__)
+    parser.add_argument("--reply-bytes", type=int, help="length of every answer; default: a real one")
+    size = parser.parse_args().reply_bytes
+    same = reply() if size is None else bytes(size)
+
+    async def answer(request: bytes, context: Any) -> bytes:
+        return same
+
+    uvloop.run(serve(PREDICT.path, answer))
+
+
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    main()

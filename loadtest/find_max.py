@@ -23,9 +23,9 @@ FAILURES_ALLOWED: Final = 0.001
 FIRST_STEP: Final = 2.0
 CORRECTION: Final = 1.15
 """First step of a bracket that turned out wrong; every further one is the square of the last, up to `FIRST_STEP`."""
-MOST_CORRECTIONS: Final = 6
-HIGHEST: Final = 1e7
-"""No rate above it is tried."""
+MAX_CORRECTIONS: Final = 6
+MAX_RATE: Final = 1e7
+"""Rate above which none is tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Trial:
     p99_ms: float
     failed_share: float = 0.0
     generator_bound: bool = False
-    """The load generator, not the server, was at its end."""
+    """Whether the load generator, not the server, was at its end."""
 
     def holds(self, bound_ms: float) -> bool:
         return self.p99_ms <= bound_ms and self.failed_share <= FAILURES_ALLOWED
@@ -45,15 +45,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search came to."""
+    """Result of a search."""
 
     rate: float
-    """The highest that was judged to hold; 0 when none was."""
+    """Highest rate that was judged to hold; 0 when none was."""
     bound_ms: float
     trials: Sequence[Trial]
-    """All of them, in the order they were made."""
+    """All trials, in the order they were made."""
     limited_by_generator: bool
-    """The rates that failed above `rate` failed with the generator at its end: the server may well do more."""
+    """Whether the rates above `rate` failed with the generator at its end: the server may well do more."""
 
 
 def find_max(
@@ -84,7 +84,7 @@ def find_max(
         )
     search = _Search(measure, bound_ms, votes, lowest)
     low, high = search.around(start, FIRST_STEP)
-    for _ in range(MOST_CORRECTIONS):
+    for _ in range(MAX_CORRECTIONS):
         low, high = search.narrow(low, high, precision)
         if low and not search.holds(low):
             low, high = search.below(low, CORRECTION)
@@ -111,7 +111,7 @@ class _Search:
 
     def above(self, rate: float, step: float) -> tuple[float, float]:
         """Return a bracket at or above a rate that holds."""
-        while rate * step < HIGHEST and self.holds(rate * step):
+        while rate * step < MAX_RATE and self.holds(rate * step):
             rate *= step
             step = min(step * step, FIRST_STEP)
         return rate, rate * step
@@ -135,15 +135,15 @@ class _Search:
     def holds(self, rate: float) -> bool:
         """Try a rate until a majority of its votes is in."""
         needed = self._votes // 2 + 1
-        ayes = noes = 0
-        while max(ayes, noes) < needed:
+        held = failed = 0
+        while max(held, failed) < needed:
             trial = self._measure(rate)
             self.trials.append(trial)
             if trial.holds(self._bound_ms):
-                ayes += 1
+                held += 1
             else:
-                noes += 1
-        return ayes >= needed
+                failed += 1
+        return held >= needed
 
     def generator_bound_above(self, rate: float) -> bool:
         """Whether most trials that failed just above a rate had the generator at its end."""

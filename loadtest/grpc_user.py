@@ -19,33 +19,32 @@ from locust import User, task
 from locust.env import Environment
 
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
+from ringpull.loadtest.generator import OWN_CONNECTION
 from ringpull.loadtest.latencies import stages_of
 from ringpull.loadtest.locust_record import RunRecord
 from ringpull.loadtest.messages import Messages
 
 REQUEST_TYPE: Final = "grpc"
-STAGE_TYPE: Final = "stage, us"
-"""Locust rounds times to whole milliseconds, and a stage is often shorter: stages are recorded in microseconds."""
+STAGE_TYPE: Final = "stage"
+"""Type of the rows that stages are in locust's statistics. Locust rounds its percentiles to whole milliseconds, and a
+stage is often shorter: our own report has them in microseconds."""
 
 STOP_MARGIN_S: Final = 1.0
 TURN_STRIDE: Final = 7919
 """A prime: workers spread over the messages, however many there are."""
 
-OWN_CONNECTION: Final = (("grpc.use_local_subchannel_pool", 1),)
-"""gRPC lets all channels of a process share one connection; users stand for clients, which have their own."""
-
 
 class PredictUser(User):
     """Sends its share of the messages, one after the other without a pause: `wait_time` of a subclass changes that."""
 
-    abstract: ClassVar[bool] = True
+    abstract = True
 
     record: ClassVar[RunRecord]
-    """Of this process; beside locust's own numbers, which it rounds to two digits."""
+    """Record of this process; beside locust's own numbers, which it rounds to two digits."""
     messages: ClassVar[Messages]
     timeout_s: ClassVar[float] = 10.0
     turn: ClassVar[int] = 0
-    """Of all users of this process together: which message is next."""
+    """Number of the next message, of all users of this process together."""
 
     @staticmethod
     def begin(environment: Environment, messages: Messages, timeout_s: float) -> None:
@@ -82,7 +81,7 @@ class PredictUser(User):
             self.record.latencies.answered(took_s, stages)
             for name, value_us in stages.items():
                 # Not an event: locust would count each stage as one more request.
-                self.environment.stats.get(name, STAGE_TYPE).log(value_us, 0)
+                self.environment.stats.get(name, STAGE_TYPE).log(value_us / 1000, 0)
         else:
             self.record.latencies.failed(took_s, why_failed(error))
         self.environment.events.request.fire(
@@ -100,7 +99,7 @@ class RequestFailed(Exception):
 
 
 def why_failed(error: Any) -> str:
-    """Return code and details of a failed call, in one line."""
+    """Return code and details of a failed call."""
     return f"{error.code().name}: {error.details()}"
 
 

@@ -1,4 +1,4 @@
-"""Latencies of a run, by row: HDR histograms of microseconds, and how many requests were sent, answered, failed.
+"""Latencies of a run: HDR histograms of microseconds, and how many requests were sent, answered, failed.
 
 A histogram keeps three digits of every value from 1 us to `HIGHEST_US`, so a 99.9th percentile is as exact as the
 median. Histograms of several processes add up. Failed requests are in them too, with the time it took them to fail:
@@ -21,7 +21,7 @@ HIGHEST_US: Final = 600_000_000
 DIGITS: Final = 3
 
 STAGES: Final = ("decode", "features", "queue", "lookup", "dense", "total")
-"""Of a reply's timings, in the order of a request's way; `total` is the server's own view of all of it."""
+"""Timings of a reply, in the order of a request's way; `total` is the server's own view of all of it."""
 
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0)
 
@@ -32,23 +32,23 @@ def empty_histogram() -> HdrHistogram:
 
 @dataclass(slots=True)
 class Latencies:
-    """What one process, or all of them together, has seen."""
+    """Latencies and counts of one process, or of all of them together."""
 
     requests: int = 0
     failures: int = 0
-    whole: HdrHistogram = field(default_factory=empty_histogram)
-    """From the send, or where the tool knows better from the time it was due, to the answer."""
+    latency: HdrHistogram = field(default_factory=empty_histogram)
+    """Time from the send, or where the tool knows better from when the request was due, to the answer."""
     stages: dict[str, HdrHistogram] = field(default_factory=lambda: {name: empty_histogram() for name in STAGES})
     errors: dict[str, int] = field(default_factory=dict)
-    """What was said of failed requests, and how often."""
+    """Reason of failed requests, and how often it was given."""
     first_s: float = math.inf
-    """When the first request began, Unix time."""
+    """Unix time at which the first request began."""
     last_s: float = -math.inf
-    """When the last one ended."""
+    """Unix time at which the last one ended."""
 
     @property
     def seconds(self) -> float:
-        """From the first request to the end of the last."""
+        """Time from the first request to the end of the last."""
         return max(self.last_s - self.first_s, 0.0)
 
     def answered(self, took_s: float, stages_us: Mapping[str, int] | None = None) -> None:
@@ -65,7 +65,7 @@ class Latencies:
 
     def _ended(self, took_s: float) -> None:
         self.requests += 1
-        _record(self.whole, took_s * 1e6)
+        _record(self.latency, took_s * 1e6)
         self.last_s = time.time()
         self.first_s = min(self.first_s, self.last_s - took_s)
 
@@ -73,7 +73,7 @@ class Latencies:
         """Add what another process has seen."""
         self.requests += other.requests
         self.failures += other.failures
-        self.whole.add(other.whole)
+        self.latency.add(other.latency)
         for name, histogram in other.stages.items():
             self.stages[name].add(histogram)
         for why, count in other.errors.items():
@@ -82,15 +82,15 @@ class Latencies:
         self.last_s = max(self.last_s, other.last_s)
 
     def percentile_ms(self, percent: float) -> float:
-        """Return a percentile of whole requests; 0 when there was none."""
-        return milliseconds(self.whole, percent)
+        """Return a percentile of the requests' latencies; 0 when there was none."""
+        return milliseconds(self.latency, percent)
 
     def to_message(self) -> dict[str, Any]:
         """Return all of it as plain values that can be sent to another process."""
         return {
             "requests": self.requests,
             "failures": self.failures,
-            "whole": self.whole.encode(),
+            "latency": self.latency.encode(),
             "stages": {name: histogram.encode() for name, histogram in self.stages.items()},
             "errors": dict(self.errors),
             "first_s": self.first_s,
@@ -103,7 +103,7 @@ class Latencies:
         return cls(
             requests=message["requests"],
             failures=message["failures"],
-            whole=HdrHistogram.decode(message["whole"]),
+            latency=HdrHistogram.decode(message["latency"]),
             stages={name: HdrHistogram.decode(encoded) for name, encoded in message["stages"].items()},
             errors=dict(message["errors"]),
             first_s=message["first_s"],

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,14 +18,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from ringpull.loadtest.bench.deployment import deployed
+from ringpull.loadtest.deployment import deployed
+from ringpull.loadtest.process import free_port
 from ringpull.loadtest.report import REPORT_FILE, SUMMARY_FILE
 from ringpull.loadtest.shapes import SHAPES
 
 LOCUSTFILE: Final = Path(__file__).with_name("locustfile.py")
 LINE: Final = ("requests", "failures", "rps", "p50_ms", "p99_ms")
 GRACE_S: Final = 120.0
-"""What locust may take beyond the run itself, before it counts as hung: making the messages, and the report."""
+"""Time that locust may take beyond the run itself before it counts as hung: for the messages, and the report."""
 
 
 def run_locust(
@@ -49,7 +49,7 @@ def run_locust(
     arguments += ["--html", str(report / "locust.html"), "--csv", str(report / "locust"), *options]
     with ExitStack() as stack:
         if workers:
-            port = _free_port()
+            port = free_port()
             arguments += ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", str(port)]
             arguments += ["--expect-workers", str(workers)]
             for _ in range(workers):
@@ -71,7 +71,7 @@ def run_locust(
 def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     # What locust prints is for people: it goes where warnings go, so that the last line of JSON stands alone.
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LOCUSTFILE.parent.parent), *sys.path[1:]])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LOCUSTFILE.parents[2]), *sys.path[1:]])}
     return subprocess.Popen(command, env=environment, stdout=sys.stderr.fileno())
 
 
@@ -84,27 +84,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ringpull.loadtest.local", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--users", type=int, default=8, help="at the peak")
+    parser.add_argument("--users", type=int, default=8, help="users at the peak")
     parser.add_argument("--shape", choices=SHAPES, default="steady")
     parser.add_argument("--workers", type=int, default=0, help="locust processes besides a master; 0: one for all")
     parser.add_argument("--model", type=Path, help="folder of a model; default: a generated DLRM")
-    parser.add_argument("--rows", type=int, default=10_000, help="of each table of the generated DLRM")
+    parser.add_argument("--rows", type=int, default=10_000, help="rows of each table of the generated DLRM")
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--report", type=Path, default=Path("runs/loadtest"))
     parser.add_argument("options", nargs="*", help="more of the locustfile's, after --")
     given = parser.parse_args()
     if given.model is None:
-        from ringpull.loadtest.bench.model_folder import dlrm_folder
+        from ringpull.loadtest.dlrm import dlrm_folder
 
         given.model = dlrm_folder(given.rows)
     with deployed(given.model, given.shards) as ours:

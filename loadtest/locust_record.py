@@ -1,4 +1,4 @@
-"""What is recorded of a locust run, in one process or many, and the report that is made of it.
+"""The record of a locust run, in one process or many, and the report that is made of it.
 
 Every process records its own `Latencies`; workers send theirs along with locust's own reports, and the master adds
 them up.
@@ -23,15 +23,14 @@ from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, Runner, WorkerR
 from ringpull.inference.client.client import Client
 from ringpull.loadtest.latencies import Latencies
 from ringpull.loadtest.report import Moment, ServerCounts, Summary, summarize, write_report
-from ringpull.loadtest.server_counts import server_counts
 
 logger = logging.getLogger(__name__)
 
 MESSAGE_FIELD: Final = "ringpull_latencies"
 LATE_REPORT_S: Final = 1.0
-"""What a worker's last report may take beyond its interval."""
+"""Time that a worker's last report may take beyond its interval."""
 SAMPLE_S: Final = 0.1
-"""Between looks at the number of users, which a shape changes at any moment of a second."""
+"""Time between looks at the number of users, which a shape changes at any moment of a second."""
 
 
 class RunRecord:
@@ -42,7 +41,7 @@ class RunRecord:
         self.latencies = Latencies()
         self._before: ServerCounts | None = None
         self._users: dict[int, int] = {}
-        self._facts: dict[str, Any] = {}
+        self._fields: dict[str, Any] = {}
         self._sampler: gevent.Greenlet | None = None
         events = environment.events
         if isinstance(environment.runner, WorkerRunner):
@@ -53,7 +52,7 @@ class RunRecord:
     def start(self, target: str, model: str, settings: dict[str, Any]) -> None:
         """Begin a run: forget the last one, and note the server's counters where the report will be written."""
         self.latencies = Latencies()
-        self._facts = {"target": target, "model": model, "settings": settings}
+        self._fields = {"target": target, "model": model, "settings": settings}
         self._users = {}
         self._stop_sampling()
         if not isinstance(self.environment.runner, WorkerRunner):
@@ -72,18 +71,18 @@ class RunRecord:
             tool="locust",
             seconds=round(self.latencies.seconds, 3),
             timeline=self._timeline(int(began_s), int(began_s + self.latencies.seconds)),
-            **self._facts,
+            **self._fields,
         )
         report = write_report(folder, summary)
         logger.info("ringpull report: %s", report)
         return summary
 
     def _counts(self) -> ServerCounts | None:
-        with Client(self._facts["target"]) as client:
-            return server_counts(client, self._facts["model"])
+        with Client(self._fields["target"]) as client:
+            return ServerCounts.ask(client, self._fields["model"])
 
     def _stop_sampling(self) -> None:
-        """Also of a run whose report nobody wanted: the web UI's next one begins another."""
+        """Stop the sampler, also that of a run without a report: the web UI's next run begins another."""
         if self._sampler is not None:
             self._sampler.kill()
             self._sampler = None

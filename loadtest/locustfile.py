@@ -34,11 +34,11 @@ from ringpull.loadtest.shapes import SHAPES, Shape  # noqa: E402
 logger = logging.getLogger(__name__)
 
 DEFAULT_SECONDS = 60.0
-"""Of a shape that has to end, without `-t`."""
-_NEVER_S = 1e6
+"""Time of a shape that has to end, without `-t`."""
+_NEVER_S = 1_000_000
 WORKLOAD = ("seed", "requests", "candidates", "context", "zipf", "bag", "unknown", "ids", "replay", "replay_columns")
 SETTINGS = ("shape", "num_users", "run_time", "timeout", *WORKLOAD)
-"""What a report says was asked for."""
+"""Options that a report shows."""
 
 
 class Predict(PredictUser):
@@ -66,8 +66,9 @@ class Traffic(LoadTestShape):
 
 def options_of(environment: Environment) -> Namespace:
     """Return locust's options and ours; the web UI and a master change them between runs."""
-    assert environment.parsed_options is not None
-    return environment.parsed_options
+    options = environment.parsed_options
+    assert isinstance(options, Namespace)
+    return options
 
 
 def shape_of(options: Namespace) -> Shape:
@@ -96,11 +97,11 @@ def add_options(parser: LocustArgumentParser) -> None:
 
     add("--model", "Model to ask; default: the only one served.")
     add("--shape", "Traffic over the run.", "steady", choices=SHAPES)
-    add("--base-share", "Of a spike or a day: quiet users as a share of the peak's.", 0.2)
-    add("--steps", "Of the step shape.", 5)
+    add("--base-share", "Quiet users of a spike or a day, as a share of the peak's.", 0.2)
+    add("--steps", "Steps of the step shape.", 5)
     add("--timeout", "Deadline of a request, seconds.", 10.0)
     add("--report", "Folder for report.md, its plots and summary.json; default: none.")
-    add("--seed", "Of the workload.", 0)
+    add("--seed", "Seed of the workload.", 0)
     add("--requests", "Different requests, sent in turns.", 512)
     add("--candidates", "Rows of a request.", 128)
     add("--context", "Patterns of features carried once per request; default: user*,context*.")
@@ -113,7 +114,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 class Session:
-    """What goes on in one locust process around its runs: messages before, a report after."""
+    """One locust process around its runs: messages before, a report after."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment

@@ -27,9 +27,9 @@ class Messages:
     version: int
     payloads: tuple[bytes, ...]
     rows: int
-    """Candidates of all of them together."""
+    """Candidates of all requests together."""
     first: PredictCall
-    """The first of them, not encoded."""
+    """First request, not encoded."""
 
     @property
     def mean_bytes(self) -> float:

@@ -1,4 +1,4 @@
-"""The open loop: requests are sent at Poisson times whatever the answers do, and timed from when they were due.
+"""The open loop of `ringpull loadtest`: requests at Poisson times whatever the answers do, timed from when due.
 
 Users in a closed loop wait for an answer before they ask again: a slow server slows them down, and the queue that real
 traffic would have built never shows. Here it does. What the generator itself sent late counts as late, too;
@@ -7,45 +7,44 @@ traffic would have built never shows. Here it does. What the generator itself se
 
 from __future__ import annotations
 
-import asyncio
 import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import grpc
-import grpc.aio
-import numpy as np
 import uvloop
 from hdrh.histogram import HdrHistogram
-from numpy.typing import NDArray
 
-from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
-from ringpull.inference.errors import Unavailable
+from ringpull.loadtest.generator import (
+    MAX_IN_FLIGHT,
+    Load,
+    NotSent,
+    Outcome,
+    PayloadSender,
+    arrival_times,
+    connected,
+)
 from ringpull.loadtest.latencies import Latencies, empty_histogram, milliseconds, stages_of
 from ringpull.loadtest.report import Moment
 
-MOST_IN_FLIGHT: Final = 10_000
-"""Beyond this a request fails unsent: the server is hopelessly behind, and memory is finite."""
-
 LATE_MS: Final = 2.0
-"""A generator whose 99th send is later than this, and than `LATE_SHARE` of the 99th latency, spoils the tail."""
+"""Delay of the 99th send that spoils the tail, when it is more than `LATE_SHARE` of the 99th latency, too."""
 LATE_SHARE: Final = 0.1
 BUSY: Final = 0.9
-"""Of one core: the generator is one thread of Python."""
+"""Share of a core at which the generator, one thread of Python, is the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLoopPlan:
-    """What to send, apart from the messages."""
+    """Plan of a run, apart from the messages."""
 
     rate: float
     """Requests per second."""
     seconds: float
     seed: int = 0
-    """Of the arrival times."""
+    """Seed of the arrival times."""
     timeout_s: float = 10.0
     """Deadline of a request, from when it is sent."""
     connections: int = 4
@@ -59,10 +58,10 @@ class GeneratorHealth:
     """CPU time of this process, all threads, system's share included."""
     wall_s: float
     late_p50_ms: float
-    """From due to sent."""
+    """Median delay from due to sent."""
     late_p99_ms: float
     unsent: int
-    """Requests that failed because `MOST_IN_FLIGHT` others were waiting."""
+    """Requests that failed because `MAX_IN_FLIGHT` others were waiting."""
 
     @property
     def cpu(self) -> float:
@@ -83,17 +82,17 @@ class GeneratorHealth:
                 " is too busy, and the tail is partly its own"
             )
         if self.unsent:
-            found.append(f"{self.unsent} requests were not sent: {MOST_IN_FLIGHT} were waiting for an answer")
+            found.append(f"{self.unsent} requests were not sent: {MAX_IN_FLIGHT} were waiting for an answer")
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLoopRun:
-    """What one run at one rate saw."""
+    """Outcome of a run at one rate."""
 
     plan: OpenLoopPlan
     seconds: float
-    """From the start to the last answer."""
+    """Time from the start to the last answer."""
     sent: int
     latencies: Latencies
     health: GeneratorHealth
@@ -106,13 +105,6 @@ class OpenLoopRun:
         return self.health.warnings(self.latencies.percentile_ms(99))
 
 
-def arrival_times(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Return the times, in seconds from the start, at which requests of a Poisson process of this rate are due."""
-    rng = np.random.default_rng([seed, 0x0FEB])
-    # Given their number, the arrivals of a Poisson process are uniform: no gap is ever cut off at the end.
-    return np.sort(rng.random(rng.poisson(rate * seconds)) * seconds)
-
-
 def run_open_loop(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan) -> OpenLoopRun:
     """Send as planned and wait for every answer; blocks. A failed request is counted, not raised.
 
@@ -122,94 +114,60 @@ def run_open_loop(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan) ->
     return uvloop.run(_run(target, payloads, plan))
 
 
-class _Sender:
-    """Sends single requests over a few connections, and records what comes of each."""
+class _Recorder:
+    """Counts outcomes as they come: a long run keeps histograms, not requests."""
 
-    def __init__(self, channels: Sequence[Any], timeout_s: float) -> None:
-        self._sends = [channel.unary_unary(PREDICT.path) for channel in channels]
+    def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self.latencies = Latencies()
         self.late: HdrHistogram = empty_histogram()
-        self.in_flight = 0
         self.sent = 0
         self.unsent = 0
         self.ended: Counter[int] = Counter()
         self.failed: Counter[int] = Counter()
-        self.last_answer = time.perf_counter()
+        self.last_answer_s = 0.0
 
-    async def send(self, payload: bytes, due: float, begin: float) -> None:
-        """Send one request that was due at `due`."""
-        self.in_flight += 1
-        send = self._sends[self.sent % len(self._sends)]
+    def add(self, outcome: Outcome) -> None:
+        if isinstance(outcome.error, NotSent):
+            self.unsent += 1
+            self.latencies.failed(self._timeout_s, f"not sent: {outcome.error}")
+            return
         self.sent += 1
-        self.late.record_value(max(round((time.perf_counter() - due) * 1e6), 1))
-        failure: Any = None
-        reply = b""
-        try:
-            reply = await send(payload, timeout=self._timeout_s)
-        except grpc.aio.AioRpcError as exc:
-            failure = exc
-        self.last_answer = now = time.perf_counter()
-        self.in_flight -= 1
-        second = int(now - begin)
+        self.last_answer_s = outcome.end_s
+        self.late.record_value(max(round(outcome.late_s * 1e6), 1))
+        second = int(outcome.end_s)
         self.ended[second] += 1
-        if failure is None:
-            self.latencies.answered(now - due, stages_of(reply))
+        if outcome.error is None:
+            self.latencies.answered(outcome.took_s, stages_of(outcome.answer))
         else:
             self.failed[second] += 1
-            self.latencies.failed(now - due, f"{failure.code().name}: {failure.details()}")
+            self.latencies.failed(outcome.took_s, outcome.why)
 
 
 async def _run(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan) -> OpenLoopRun:
-    options = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
-    channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(plan.connections)]
-    due_times = arrival_times(plan.rate, plan.seconds, plan.seed)
-    try:
-        await _connected(target, channels, plan.timeout_s)
-        sender = _Sender(channels, plan.timeout_s)
-        started_s, begin, cpu = time.time(), time.perf_counter(), _cpu_s()
-        async with asyncio.TaskGroup() as group:
-            for number, offset in enumerate(due_times):
-                due = begin + offset
-                if (delay := due - time.perf_counter()) > 0:
-                    await asyncio.sleep(delay)
-                if sender.in_flight >= MOST_IN_FLIGHT:
-                    sender.unsent += 1
-                    sender.latencies.failed(plan.timeout_s, f"not sent: {MOST_IN_FLIGHT} requests were waiting")
-                    await asyncio.sleep(0)  # answers must be read, or none of those waiting ever ends
-                else:
-                    group.create_task(sender.send(payloads[number % len(payloads)], due, begin))
-        took = time.perf_counter() - begin
-        used = _cpu_s() - cpu
-    finally:
-        for channel in channels:
-            await channel.close()
+    arrivals = arrival_times(plan.rate, plan.seconds, plan.seed)
+    recorder = _Recorder(plan.timeout_s)
+    async with connected(target, plan.connections, plan.timeout_s) as channels:
+        started_s, cpu_s = time.time(), _cpu_s()
+        load = Load(PayloadSender(channels, payloads, timeout_s=plan.timeout_s), recorder.add)
+        await load.open_loop(arrivals)
+        wall_s, cpu_s = load.now_s(), _cpu_s() - cpu_s
     health = GeneratorHealth(
-        cpu_s=used,
-        wall_s=took,
-        late_p50_ms=milliseconds(sender.late, 50),
-        late_p99_ms=milliseconds(sender.late, 99),
-        unsent=sender.unsent,
+        cpu_s=cpu_s,
+        wall_s=wall_s,
+        late_p50_ms=milliseconds(recorder.late, 50),
+        late_p99_ms=milliseconds(recorder.late, 99),
+        unsent=recorder.unsent,
     )
-    timeline = [Moment(second, sender.ended[second], sender.failed[second]) for second in range(int(took) + 1)]
     return OpenLoopRun(
         plan=plan,
-        seconds=max(sender.last_answer - begin, 1e-9),
-        sent=sender.sent,
-        latencies=sender.latencies,
+        seconds=max(recorder.last_answer_s, 1e-9),
+        sent=recorder.sent,
+        latencies=recorder.latencies,
         health=health,
         started_s=started_s,
-        timeline=timeline,
+        timeline=[Moment(second, recorder.ended[second], recorder.failed[second]) for second in range(int(wall_s) + 1)],
     )
-
-
-async def _connected(target: str, channels: Sequence[Any], timeout_s: float) -> None:
-    """Connecting is not part of the first requests: clients connect once and stay."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await asyncio.gather(*(channel.channel_ready() for channel in channels))
-    except TimeoutError as exc:
-        raise Unavailable(f"{target}: no connection within {timeout_s:g} s") from exc
 
 
 def _cpu_s() -> float:

@@ -15,15 +15,14 @@ from ringpull.loadtest.find_max import Found, Trial, find_max
 from ringpull.loadtest.messages import Messages
 from ringpull.loadtest.open_loop import OpenLoopPlan, OpenLoopRun, run_open_loop
 from ringpull.loadtest.plots import plot_rates
-from ringpull.loadtest.report import Summary, summarize
-from ringpull.loadtest.server_counts import server_counts
+from ringpull.loadtest.report import ServerCounts, Summary, summarize
 
 WARM_UP_S: Final = 2.0
 TRIAL_DEADLINE: Final = 20.0
 """Deadline of a request in a search, as a multiple of the bound: a rate far too high should fail soon."""
-LEAST_DEADLINE_S: Final = 1.0
-LEAST_REQUESTS: Final = 10
-"""Of a trial: no lower rate is tried. A p99 of so few is their maximum."""
+MIN_DEADLINE_S: Final = 1.0
+MIN_REQUESTS: Final = 10
+"""Requests of a trial at least: no lower rate is tried. A p99 of so few is their maximum."""
 
 PLOT_FILE: Final = "rates.png"
 TRIALS_FILE: Final = "trials.json"
@@ -37,12 +36,12 @@ def measure_rate(
     Args:
         settings: What the summary says was asked for.
     """
-    before = server_counts(client, messages.model)
+    before = ServerCounts.ask(client, messages.model)
     run = run_open_loop(client.target, messages.payloads, plan)
     summary = summarize(
         run.latencies,
         before=before,
-        after=server_counts(client, messages.model),
+        after=ServerCounts.ask(client, messages.model),
         started_s=run.started_s,
         tool="open loop",
         target=client.target,
@@ -61,10 +60,10 @@ def search_rate(
     """Search for the highest rate with a p99 of at most `p99_ms`, after a short run that is not counted.
 
     Args:
-        plan: Of every trial, but for rate, seed and deadline; its rate is where the search begins.
+        plan: Plan of every trial, but for rate, seed and deadline; its rate is where the search begins.
         on_trial: Called after each.
     """
-    plan = replace(plan, timeout_s=max(LEAST_DEADLINE_S, TRIAL_DEADLINE * p99_ms / 1000))
+    plan = replace(plan, timeout_s=max(MIN_DEADLINE_S, TRIAL_DEADLINE * p99_ms / 1000))
     seeds = count(plan.seed)
 
     def measure(rate: float) -> Trial:
@@ -74,7 +73,7 @@ def search_rate(
         return trial
 
     run_open_loop(target, messages.payloads, replace(plan, seconds=min(WARM_UP_S, plan.seconds)))
-    lowest = LEAST_REQUESTS / plan.seconds
+    lowest = MIN_REQUESTS / plan.seconds
     return find_max(measure, bound_ms=p99_ms, start=max(plan.rate, lowest), lowest=lowest)
 
 

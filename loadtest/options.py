@@ -1,4 +1,4 @@
-"""What both load tools let you set of the workload, and how it is written on a command line.
+"""Options of the workload, which both load tools have, and how they are written on a command line.
 
 A setting per feature is a list: a value for all, and others for some, as in `--zipf 1.05,item_id=1.3`.
 """
@@ -31,11 +31,11 @@ class PerFeature(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadOptions:
-    """What requests are made like. Equal options and an equal model give equal requests, byte for byte."""
+    """Options of the requests. Equal options and an equal model give equal requests, byte for byte."""
 
     seed: int = 0
     requests: int = 512
-    """How many different ones are made; they are sent in turns."""
+    """Number of different ones that are made; they are sent in turns."""
     candidates: int = 128
     """Rows of a request."""
     context: tuple[str, ...] = DEFAULT_CONTEXT
@@ -47,11 +47,11 @@ class WorkloadOptions:
     unknown: PerFeature[float] = PerFeature(0.01)
     """Share of ids that no table has."""
     ids: Mapping[str, Ids] = field(default_factory=dict)
-    """Feature -> its known ids; of others, row numbers of its table."""
+    """Known ids by feature; those of other features are the row numbers of their tables."""
     replay: Path | None = None
-    """A recorded file whose requests are sent instead: see `loadtest.replay`."""
+    """Recorded file whose requests are sent instead: see `loadtest.replay`."""
     replay_columns: Mapping[str, str] = field(default_factory=dict)
-    """Feature -> the column of the recorded file that holds it, where the names differ."""
+    """Column of the recorded file by the feature it holds, where the names differ."""
 
     def __post_init__(self) -> None:
         for name in ("requests", "candidates"):

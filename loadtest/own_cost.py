@@ -1,10 +1,10 @@
-"""What a load tool costs by itself: CPU time of its own process per request, against a head that does nothing.
+"""The cost of a load tool itself: CPU time of its own process per request, against a head that does nothing.
 
     python -m ringpull.loadtest.own_cost
 
-The tools take turns, and the median of some rounds is told. The kernel's share of sending and receiving is in it; what
-the echo spends, in its own process, is not. A request is as long as that of a model of 26 features with bags of 10 and
-128 candidates, and `encode` is what the tools save by encoding requests beforehand.
+The tools take turns, and a figure is the median of some rounds. The kernel's share of sending and receiving is in it;
+what the echo spends, in its own process, is not. A request is as long as that of a model of 26 features with bags of 10
+and 128 candidates, and `encode` is what the tools save by encoding requests beforehand.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Final
 
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import PredictCall, encode_request
-from ringpull.loadtest.bench.process import server
 from ringpull.loadtest.open_loop import OpenLoopPlan, run_open_loop
 from ringpull.loadtest.options import WorkloadOptions
+from ringpull.loadtest.process import server
 from ringpull.loadtest.workload import Workload
 
 ROUNDS: Final = 3

@@ -6,14 +6,19 @@ A `Summary` holds everything that is written; both load tools make one. Times ar
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from ringpull.inference.client.client import Client
+from ringpull.inference.errors import RingpullError
 from ringpull.loadtest.latencies import PERCENTILES, STAGES, Latencies, curve, milliseconds
 from ringpull.loadtest.plots import plot_latency, plot_stages, plot_timeline
+
+logger = logging.getLogger(__name__)
 
 REPORT_FILE: Final = "report.md"
 SUMMARY_FILE: Final = "summary.json"
@@ -25,7 +30,7 @@ NINES: Final = (
     *(99.9 + step / 200 for step in range(20)),
     100,
 )
-"""Percents where the latency curve is drawn: closer together towards the tail."""
+"""Percentiles at which the latency curve is drawn: closer together towards the tail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Moment:
     requests: int
     failures: int
     users: int | None = None
-    """The most at any time of it. None: an open loop has none."""
+    """Largest number of users at any time of it; None: an open loop has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,29 +49,29 @@ class Summary:
     """A finished run."""
 
     tool: str
-    """locust, or open loop."""
+    """Name of the tool: locust, or open loop."""
     target: str
     model: str
     started: str
-    """ISO 8601, UTC."""
+    """Time of the start, ISO 8601, UTC."""
     seconds: float
-    """From the first request to the last answer."""
+    """Time from the first request to the last answer."""
     requests: int
     failures: int
     server_requests: int | None
-    """What the server counted meanwhile, from whomever; None when it could not be asked."""
+    """Requests that the server counted meanwhile, from whomever; None when it could not be asked."""
     unknown_share: float | None
-    """Of all ids looked up meanwhile, those that no table had, by the server's count."""
+    """Share of the ids looked up meanwhile that no table had, by the server's count."""
     percentiles_ms: Mapping[str, float]
     stages_us: Mapping[str, Mapping[str, float]]
-    """Stage -> p50, p99, mean."""
+    """Figures by stage: p50, p99, mean."""
     errors: Mapping[str, int]
     settings: Mapping[str, Any]
-    """What was asked for: shape, users, rate, the workload's options."""
+    """Options of the run: shape, users, rate, the workload's."""
     timeline: Sequence[Moment] = ()
     warnings: Sequence[str] = ()
     curve_ms: Sequence[float] = field(default=())
-    """At the percents of `NINES`."""
+    """Latencies at the percentiles of `NINES`."""
 
     @property
     def rps(self) -> float:
@@ -86,11 +91,22 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class ServerCounts:
-    """The server's own counters at one moment."""
+    """The server's own counters at one moment, to hold a tool's count against."""
 
     requests: int
     keys: int
     missing: int
+
+    @classmethod
+    def ask(cls, client: Client, model: str) -> ServerCounts | None:
+        """Return the counters now, keys and missing ones of the model's tables; None when the server does not tell."""
+        try:
+            status = client.status()
+        except RingpullError as exc:
+            logger.warning("the server's own counts are left out: %s", exc)
+            return None
+        tables = [table for table in status.tables if table.model == model]
+        return cls(status.requests, sum(table.keys for table in tables), sum(table.missing for table in tables))
 
 
 def summarize(
@@ -99,13 +115,13 @@ def summarize(
     before: ServerCounts | None,
     after: ServerCounts | None,
     started_s: float,
-    **facts: Any,
+    **fields: Any,
 ) -> Summary:
     """Return the summary of a run.
 
     Args:
         started_s: Unix time.
-        facts: The other fields of `Summary`.
+        fields: The other fields of `Summary`.
     """
     asked = after.keys - before.keys if before and after else 0
     return Summary(
@@ -125,8 +141,8 @@ def summarize(
             if (histogram := latencies.stages[name]).get_total_count()
         },
         errors=dict(latencies.errors),
-        curve_ms=curve(latencies.whole, NINES),
-        **facts,
+        curve_ms=curve(latencies.latency, NINES),
+        **fields,
     )
 
 

@@ -22,7 +22,7 @@ ShapeName = Literal["steady", "step", "spike", "diurnal"]
 
 SHAPES: Final[tuple[ShapeName, ...]] = get_args(ShapeName)
 SPIKE: Final = (0.4, 0.6)
-"""From and to which share of the run a spike lasts."""
+"""Shares of the run at which a spike begins and ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +31,10 @@ class Shape:
 
     name: ShapeName
     peak: int
-    """Users at most, and at some time."""
+    """Largest number of users, reached at some time."""
     seconds: float
     base: float = 0.2
-    """Of a spike or a day: users at the quiet times, as a share of the peak; at least one."""
+    """Users at the quiet times of a spike or a day, as a share of the peak; at least one user."""
     steps: int = 5
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from ringpull.loadtest.options import WorkloadOptions
 from ringpull.loadtest.zipf import Zipf
 
 IDS_WITHOUT_A_TABLE: Final = 1000
-"""Ids of a feature of which the model names no table: its embedding is in the dense program, or it has none."""
+"""Number of ids of a feature without a table: its embedding is in the dense program, or it has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +22,7 @@ MAY_IMPORT = {
     "deploy": {"ps", "router", "inference", "loadtest"},
     "loadtest": {"inference"},
     "loadtest/bench": {"ps", "router", "inference", "deploy"},
+    "loadtest/chaos": {"ps", "router", "inference", "deploy"},
     "ringpull": {"ps", "inference", "deploy"},
     "examples": {"inference"},
     "tests": {"ps", "router", "inference", "deploy", "loadtest", "examples"},
@@ -30,8 +33,16 @@ A file's longest such folder decides.
 """
 
 ONLY_IN = {
-    "ray": ("deploy/", "loadtest/bench/rivals/", "tests/cluster/"),
-    "torch": ("inference/model/dense.py", "inference/export/", "examples/", "loadtest/bench/", "tests/"),
+    "ray": ("deploy/", "loadtest/bench/baselines/", "tests/cluster/"),
+    "torch": (
+        "inference/model/dense.py",
+        "inference/export/",
+        "examples/",
+        "loadtest/dlrm.py",
+        "loadtest/bench/",
+        "loadtest/chaos/",
+        "tests/",
+    ),
     "numba": (
         "ps/hash_kernels.py",
         "ps/store/kernels.py",
@@ -108,6 +119,26 @@ def test_a_sub_package_is_a_link_to_its_folder() -> None:
     assert {path.name: path.readlink() for path in (ROOT / "ringpull").iterdir() if path.is_symlink()} == {
         package: Path("..") / package for package in SUB_PACKAGES
     }
+
+
+def test_what_is_packaged_imports_nothing_that_is_not() -> None:
+    """Benches and chaos are run from a checkout; a wheel is without them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    left_out = project["tool"]["setuptools"]["packages"]["find"]["exclude"]
+
+    def packaged(module: str) -> bool:
+        return not any(fnmatchcase(module, pattern) for pattern in left_out)
+
+    ours = {
+        path: ".".join(("ringpull", *path.with_suffix("").parts)) for path in SOURCES if path.parts[0] in SUB_PACKAGES
+    }
+    assert not all(map(packaged, ours.values()))
+    wrong = [
+        f"{path}:{line}: {module} is in no wheel"
+        for path, line, module in imports()
+        if path in ours and packaged(ours[path]) and not packaged(module)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_imports_are_written_in_full() -> None:

@@ -13,16 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ringpull.loadtest.bench.harness import machine
-from ringpull.loadtest.bench.large_model import DIM
-from ringpull.loadtest.bench.memory import limit
-from ringpull.loadtest.bench.process import unwound_by_sigterm
+from ringpull.loadtest.bench.targets import TARGETS, Target
+from ringpull.loadtest.process import unwound_by_sigterm
 
 BENCHES = (
     "kernel",
@@ -42,56 +40,6 @@ BENCHES = (
     "growth",
     "cost",
     "gpu_head",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One key of the last line, what it says, and what it should reach."""
-
-    key: str
-    what: str
-    against: str
-    least: float | None = None
-    most: float | None = None
-    aim: float | None = None
-
-    @property
-    def reach(self) -> str:
-        if self.least is None and self.most is None:
-            return "stated"
-        bound = f">= {self.least:g}" if self.least is not None else f"<= {self.most:.4g}"
-        return bound if self.aim is None else f"{bound}, aim {self.aim:g}"
-
-    def reached(self, value: float) -> bool:
-        """Say whether a figure is within the bound; one that is only stated always is."""
-        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
-
-
-TARGETS = (
-    Target("kernel_vs_torch_d16", "shard kernel, dim 16", "torch embedding_bag given row numbers", least=0.4),
-    Target("kernel_vs_torch_d64", "shard kernel, dim 64", "the same", least=0.6, aim=0.8),
-    Target("kernel_vs_torch_d128", "shard kernel, dim 128", "the same", least=0.7, aim=0.8),
-    Target("kernel_vs_torch_with_map_d64", "shard kernel, dim 64", "torch + key -> row", least=2),
-    Target("int8_vs_float32_d128", "int8 rows, dim 128", "our float32 rows", least=1.3),
-    Target("bf16_vs_float32_d128", "bfloat16 rows, dim 128", "our float32 rows", least=1.3),
-    Target("shard_vs_redis", "one shard over TCP, pooled rows/s", "Redis MGET + numpy", least=25),
-    Target("route_ns_per_key", "routing for 4 shards, ns per key", ""),
-    Target("merge_ns_per_partial", "merge, ns per partial of dim 64", ""),
-    Target("e2e_vs_inprocess", "DLRM over gRPC, samples/s", "the model in process, no server", least=0.4, aim=0.8),
-    Target("e2e_vs_grpc_torch", "the same", "plain grpc.aio around it", least=0.7),
-    Target("e2e_vs_redis_torch", "the same", "Redis + torch", least=10),
-    Target("e2e_vs_ray_serve", "the same", "Ray Serve gRPC", least=2),
-    Target("cpu_us_per_sample", "CPU us per sample, head + shards", ""),
-    Target("p99_vs_inprocess", "p99 at half the top rate", "one request in process", most=5, aim=3),
-    Target("goodput_at_3x", "answers in time/s at 3 x the top rate", "the top rate", least=0.85),
-    Target("settled_p99_ms_at_3x", "p99 of what is accepted there, ms", ""),
-    Target("metrics_rate_small", "requests of 1 candidate/s with metrics", "without", least=0.97),
-    Target("metrics_rate_whole", "the same, of 128 candidates", "without", least=0.97),
-    Target("small_vs_echo", "requests of 1 candidate/s", "bare grpc.aio echo", least=0.4),
-    Target("cpu_per_sample_8_vs_1_shards", "CPU per sample, 8 shards", "1 shard"),
-    Target("resident_vs_raw", "memory of a table's shards", "raw bytes of its rows", most=limit(4 * DIM)),
-    Target("load_vs_read", "version on disk to ready", "reading the same files"),
 )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import typer
 
-from ringpull.loadtest.bench.process import server, wait_until_ended
+from ringpull.loadtest.process import server, wait_until_ended
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.memory import process_memory
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement

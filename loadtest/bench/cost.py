@@ -1,4 +1,4 @@
-"""What would this cost me? Nodes and memory for 100 million to 10 billion rows, from costs measured here and now.
+"""The cost of a deployment: nodes and memory for 100 million to 10 billion rows, from costs measured here and now.
 
     python -m ringpull.loadtest.bench.cost                                     10,000 requests/s of 128 candidates
     python -m ringpull.loadtest.bench.cost --requests-per-s 500 --dim 32
@@ -15,12 +15,13 @@ from typing import Annotated, Final
 
 import typer
 
-from ringpull.loadtest.bench import dlrm
 from ringpull.loadtest.bench.cost_model import FILL, FILL_MEMORY, CpuCosts, Demand, Layout, Machine, cheapest
+from ringpull.loadtest.bench.dlrm_requests import BAG, CANDIDATES
 from ringpull.loadtest.bench.growth import FULL, REQUESTS, ROWS, TINY, Measured, measure, service_cpu_us
 from ringpull.loadtest.bench.growth_model import CpuModel
 from ringpull.loadtest.bench.harness import Report
 from ringpull.loadtest.bench.pulls import dlrm_lookups, tiny_lookups
+from ringpull.loadtest.dlrm import CANDIDATE_TABLES, CONTEXT_TABLES, DIM
 from ringpull.ps.spec import ALL, Replicas
 
 GIB: Final = 1 << 30
@@ -37,14 +38,14 @@ SERVICE_SHARDS: Final = 2
 
 
 def main(
-    requests_per_s: Annotated[float, typer.Option(help="In all.")] = 10_000.0,
-    candidates: Annotated[int, typer.Option(help="Of a request.")] = dlrm.CANDIDATES,
-    dim: Annotated[int, typer.Option(help="Of a row: float32 numbers.")] = dlrm.DIM,
+    requests_per_s: Annotated[float, typer.Option(help="Requests per second in all.")] = 10_000.0,
+    candidates: Annotated[int, typer.Option(help="Candidates of a request.")] = CANDIDATES,
+    dim: Annotated[int, typer.Option(help="Numbers of a row, float32.")] = DIM,
 ) -> None:
-    demand = Demand(requests_per_s, candidates, dlrm.CONTEXT_TABLES, dlrm.CANDIDATE_TABLES, dlrm.BAG, dim, REQUESTS)
+    demand = Demand(requests_per_s, candidates, CONTEXT_TABLES, CANDIDATE_TABLES, BAG, dim, REQUESTS)
     costs = measured(dim)
     report = Report(
-        f"{requests_per_s:,.0f} requests/s of {candidates} candidates; 26 tables of dim {dim}, bags of {dlrm.BAG};"
+        f"{requests_per_s:,.0f} requests/s of {candidates} candidates; 26 tables of dim {dim}, bags of {BAG};"
         f" processors and network filled to {FILL:.0%}, memory to {FILL_MEMORY:.0%}"
     )
     for rows in TABLE_ROWS:

@@ -1,4 +1,4 @@
-"""What a deployment of a given size would take: nodes for shards and for heads, and what limits first. Pure.
+"""Arithmetic of a deployment of a given size: nodes for shards and for heads, and what limits first. Pure.
 
 Costs of processor time are measured (`cost`), bytes follow from the formulas of `growth_model`, memory from the
 planner's. A node of shards is one shard here, whatever its cores: the threads of a shard share its tables. Heads have
@@ -25,8 +25,8 @@ from ringpull.router.control.planner import table_bytes
 
 FILL: Final = 0.5
 FILL_MEMORY: Final = 0.8
-MOST_SHARDS: Final = 256
-"""Of one deployment."""
+MAX_SHARDS: Final = 256
+"""Shards of one deployment at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,22 @@ class Machine:
     cores: int
     memory_bytes: int
     network_bytes_per_s: float
-    """Each way."""
+    """Bytes per second in each direction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked, and of what."""
+    """Load of a deployment."""
 
     requests_per_s: float
     candidates: int
     context_bags: int
     candidate_bags: int
-    """Of each candidate."""
+    """Bags of each candidate."""
     keys_per_bag: int
     dim: int
     requests_per_pull: int
-    """How many a micro-batch has."""
+    """Requests of a micro-batch."""
 
     @property
     def samples_per_s(self) -> float:
@@ -72,9 +72,9 @@ class CpuCosts:
 
     router: CpuModel
     shards: CpuModel
-    """Of all shards together."""
+    """Costs of all shards together."""
     head_s: float
-    """Per sample: what a head does besides routing and merging."""
+    """Cost of a sample at a head, besides routing and merging."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +85,17 @@ class Layout:
     replicas: Replicas
     deployments: int
     shards: int
-    """Nodes of shards of each deployment."""
+    """Nodes for shards, of each deployment."""
     heads: int
-    """Nodes of heads of each deployment."""
+    """Nodes for heads, of each deployment."""
     limit: str
-    """What asks for more than one deployment; with one, for as many shards: memory, processors or network."""
+    """Limit that asks for more than one deployment; with one, for as many shards: memory, processors or network."""
     shard_memory_bytes: int
     wire_bytes_per_sample: float
 
     @property
     def nodes(self) -> int:
-        """How many machines that is in all."""
+        """Number of machines in all."""
         return self.deployments * (self.shards + self.heads)
 
 
@@ -103,11 +103,11 @@ def cheapest(rows: int, replicas: Replicas, machine: Machine, demand: Demand, co
     """Return the layout of the fewest nodes that holds `rows` rows and keeps up; None when none holds them.
 
     Args:
-        rows: Of all tables together, each with `replicas` copies.
+        rows: Rows of all tables together, each with `replicas` copies.
     """
     fits = [
         count
-        for count in range(1 if replicas == ALL else int(replicas), MOST_SHARDS + 1)
+        for count in range(1 if replicas == ALL else int(replicas), MAX_SHARDS + 1)
         if _memory_bytes(rows, replicas, count, demand) <= FILL_MEMORY * machine.memory_bytes
     ]
     layouts = [_layout(rows, replicas, count, fits[0], machine, demand, costs) for count in fits]
@@ -115,7 +115,7 @@ def cheapest(rows: int, replicas: Replicas, machine: Machine, demand: Demand, co
 
 
 def _layout(
-    rows: int, replicas: Replicas, shards: int, least: int, machine: Machine, demand: Demand, costs: CpuCosts
+    rows: int, replicas: Replicas, shards: int, min_shards: int, machine: Machine, demand: Demand, costs: CpuCosts
 ) -> Layout:
     met = 1 if replicas == ALL else shards  # tables that every shard has are asked of one
     processors, network = FILL * machine.cores, FILL * machine.network_bytes_per_s
@@ -134,7 +134,7 @@ def _layout(
         deployments,
         shards,
         math.ceil(max(head_cpu / processors, sent / network) / deployments),
-        limit if deployments > 1 or shards > least else "memory",
+        limit if deployments > 1 or shards > min_shards else "memory",
         _memory_bytes(rows, replicas, shards, demand),
         sent / demand.samples_per_s,
     )

@@ -1,6 +1,6 @@
 """The dense part on a GPU: what the device could do, what the head gets of it, and what each shortcut is worth.
 
-Measured on the DLRM of the end-to-end bench (`loadtest.bench.dlrm`): pooled float32 vectors lie in pinned host memory,
+Measured on the DLRM of the end-to-end bench (`loadtest.dlrm`): pooled float32 vectors lie in pinned host memory,
 as merges could leave them; scores end on the host. Without CUDA it says so and measures the same path on the CPU, in
 float32 only.
 """
@@ -17,7 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ringpull.loadtest.bench import dlrm
+from ringpull.loadtest import dlrm
+from ringpull.loadtest.bench.dlrm_requests import BAG
 from ringpull.loadtest.bench.harness import QUICK, Report
 
 BATCHES = (128, 512, 2_048, 8_192)
@@ -152,7 +153,7 @@ def _graph(model: Model, precision: Precision, host: tuple[Tensor, ...]) -> Call
     inputs = [torch.empty_like(tensor, device="cuda") for tensor in host]
     scores_host = torch.empty(len(host[0]), 1).pin_memory()
 
-    def whole() -> None:
+    def forward() -> None:
         for device_tensor, tensor in zip(inputs, host, strict=True):
             device_tensor.copy_(tensor, non_blocking=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=precision.bfloat16, cache_enabled=False):
@@ -161,11 +162,11 @@ def _graph(model: Model, precision: Precision, host: tuple[Tensor, ...]) -> Call
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(side):
         for _ in range(3):
-            whole()
+            forward()
     side.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        whole()
+        forward()
 
     def run() -> Tensor:
         graph.replay()
@@ -179,7 +180,7 @@ def _inputs(batch: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(batch)
     return (
         torch.randn(batch, dlrm.DENSE, generator=generator),
-        torch.randn(batch, VECTORS, dlrm.DIM, generator=generator) * dlrm.BAG**0.5,
+        torch.randn(batch, VECTORS, dlrm.DIM, generator=generator) * BAG**0.5,
     )
 
 

@@ -17,16 +17,16 @@ import numpy as np
 import psutil
 import uvloop
 
-from ringpull.inference.head.head import connect
-from ringpull.loadtest.bench import dlrm, load
-from ringpull.loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards
-from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
+from ringpull.loadtest.bench.bare_shards import MODEL, VERSION, bare_shards
+from ringpull.loadtest.bench.dlrm_requests import BAG, CANDIDATES, payloads_of
 from ringpull.loadtest.bench.growth_model import CpuModel, PullShape, wire_bytes_per_sample
 from ringpull.loadtest.bench.harness import QUICK, Report
-from ringpull.loadtest.bench.model_folder import dlrm_folder
-from ringpull.loadtest.bench.process import cpu_seconds
-from ringpull.loadtest.bench.pulls import LOOKUPS, dlrm_lookups, tiny_lookups
+from ringpull.loadtest.bench.load import Server
+from ringpull.loadtest.bench.pulls import BAGS, LOOKUPS, dlrm_lookups, moved_bytes, router_of, tiny_lookups
 from ringpull.loadtest.bench.tables import generated_table
+from ringpull.loadtest.deployment import deployed
+from ringpull.loadtest.dlrm import dlrm_folder
+from ringpull.loadtest.process import cpu_seconds
 from ringpull.ps.memory import reuse_freed_memory
 from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup
@@ -35,7 +35,7 @@ DIM = 8
 SHARDS = (1, 2, 4, 8)
 ROWS = (100_000, 1_000_000) if QUICK else (1_000_000, 10_000_000, 100_000_000)
 KEPT_ROWS = 1_000_000
-"""Larger tables are removed when they were measured."""
+"""Rows beyond which a table is removed when it was measured."""
 REQUESTS = 4
 PULLS = 60 if QUICK else 400
 SERVICE_ROWS = 10_000 if QUICK else 50_000
@@ -43,25 +43,24 @@ SERVICE_SECONDS = 3.0 if QUICK else 8.0
 IN_FLIGHT = 8
 WARM_UP_S = 300.0
 
-BAGS = REQUESTS * (dlrm.CONTEXT_TABLES + dlrm.CANDIDATE_TABLES * dlrm.CANDIDATES)
-FULL = PullShape(dlrm.BAG, BAGS, LOOKUPS, REQUESTS * dlrm.CANDIDATES)
+FULL = PullShape(BAG, REQUESTS * BAGS, LOOKUPS, REQUESTS * CANDIDATES)
 TINY = PullShape(1, LOOKUPS, LOOKUPS, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What pulls cost on average."""
+    """Costs of pulls, on average."""
 
     router_s: float
-    """CPU seconds of the router, per pull."""
+    """CPU time of the router, per pull."""
     shards_s: float
-    """CPU seconds of all shards together, per pull."""
+    """CPU time of all shards together, per pull."""
     bytes: float
-    """Per pull, there and back."""
+    """Bytes of a pull, there and back."""
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds of router and shards, per pull."""
+        """CPU time of router and shards, per pull."""
         return self.router_s + self.shards_s
 
 
@@ -113,8 +112,8 @@ def _more_rows(report: Report) -> None:
 def _service(report: Report) -> None:
     cpu_us = {shards: service_cpu_us(shards) for shards in (SHARDS[0], SHARDS[-1])}
     few, many = cpu_us.values()
-    report.row("whole service, 8 shards: CPU", f"{many:.1f} us", f"1 shard {few:.1f} us", many / few, "stated")
-    report.key("cpu_per_sample_8_vs_1_shards", many / few)
+    key = "cpu_per_sample_8_vs_1_shards"
+    report.row("the service, 8 shards: CPU", f"{many:.1f} us", f"1 shard {few:.1f} us", many / few, key=key)
 
 
 def measure(
@@ -128,19 +127,12 @@ def measure(
         me = [psutil.Process()]
 
         async def run() -> Measured:
-            router = Router(connect)
-            router.update(up.shard_map)
-            router.register(MODEL, VERSION, {TABLE: table.spec})
-            await _pulls(router, batches, len(batches))
-            before, router_s, shards_s = router.counters(), cpu_seconds(me), cpu_seconds(up.processes)
-            await _pulls(router, batches, PULLS)
-            after, router_s, shards_s = (
-                router.counters(),
-                cpu_seconds(me) - router_s,
-                cpu_seconds(up.processes) - shards_s,
-            )
-            await router.close()
-            sent = after.sent_bytes - before.sent_bytes + after.received_bytes - before.received_bytes
+            async with router_of(up, table.spec) as router:
+                await _pulls(router, batches, len(batches))
+                before, router_s, shards_s = router.counters(), cpu_seconds(me), cpu_seconds(up.processes)
+                await _pulls(router, batches, PULLS)
+                router_s, shards_s = cpu_seconds(me) - router_s, cpu_seconds(up.processes) - shards_s
+                sent = moved_bytes(before, router.counters())
             return Measured(router_s / PULLS, shards_s / PULLS, sent / PULLS)
 
         return uvloop.run(run())
@@ -158,13 +150,12 @@ async def _pulls(router: Router, batches: Sequence[Sequence[Lookup]], count: int
 
 def service_cpu_us(shards: int, *, heads_only: bool = False) -> float:
     """Return microseconds of CPU time per sample of head and shards, serving the DLRM at full load."""
-    payloads = [dlrm.payload_of(request) for request in dlrm.make_requests(32, SERVICE_ROWS)]
+    payloads = payloads_of(32, SERVICE_ROWS)
     with deployed(dlrm_folder(SERVICE_ROWS), shards) as ours:
-        workers = ours.heads() if heads_only else ours.workers()
-        load.closed_loop(ours.target, PREDICT_METHOD, payloads, in_flight=IN_FLIGHT, seconds=1.0)
-        before = cpu_seconds(workers)
-        outcome = load.closed_loop(ours.target, PREDICT_METHOD, payloads, in_flight=IN_FLIGHT, seconds=SERVICE_SECONDS)
-        return (cpu_seconds(workers) - before) / (outcome.calls * dlrm.CANDIDATES) * 1e6
+        asked = Server(ours.target, processes=ours.running(*(["head"] if heads_only else [])))
+        asked.closed_loop(payloads, in_flight=IN_FLIGHT, seconds=1.0)
+        run = asked.closed_loop(payloads, in_flight=IN_FLIGHT, seconds=SERVICE_SECONDS)
+        return run.server_cpu_per_call_s / CANDIDATES * 1e6
 
 
 if __name__ == "__main__":

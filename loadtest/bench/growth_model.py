@@ -1,4 +1,4 @@
-"""What more shards should cost, in formulas: bytes on the wire and CPU time per sample. `growth` measures beside them.
+"""Formulas of what more shards should cost: bytes on the wire and CPU time per sample. `growth` measures beside them.
 
 A bag of L uniform keys meets, of N shards, on average
 
@@ -29,7 +29,7 @@ MISSING_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class PullShape:
-    """What one pull asks for, whoever answers."""
+    """Size of a pull, whoever answers it."""
 
     keys_per_bag: int
     bags: int

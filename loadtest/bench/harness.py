@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from ringpull.loadtest.bench.targets import reach_of
 
 QUICK = os.environ.get("QUICK") == "1"
 """Fewer rows, fewer rounds: a smoke test of the bench, not a measurement to quote."""
@@ -84,6 +87,18 @@ def interleave(contenders: Mapping[str, Callable[[], float]], *, rounds: int) ->
     return Samples(values)
 
 
+def rate(run: Callable[[int], object], turns: int, count: float) -> Callable[[], float]:
+    """Return a contender that gives things per second: `turns` turns of `count` things each."""
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        for turn in range(turns):
+            run(turn)
+        return turns * count / (time.perf_counter() - begin)
+
+    return measure
+
+
 class Report:
     """Rows for people while it runs, and the keys for scripts on the last line."""
 
@@ -95,8 +110,31 @@ class Report:
             self._table.add_column(column, justify="left" if column in ("what", "against") else "right")
         self._keys: dict[str, Any] = {}
 
-    def row(self, what: str, figure: str, against: str = "", ratio: float | None = None, reach: str = "") -> None:
-        self._table.add_row(what, figure, against, "" if ratio is None else f"{ratio:.2f}", reach)
+    def row(
+        self, what: str, figure: str, against: str = "", ratio: float | None = None, reach: str = "", *, key: str = ""
+    ) -> None:
+        """Add a row.
+
+        Args:
+            key: Key of the last line that the ratio is; its bound, where it has one, is the reach.
+        """
+        if key:
+            self.key(key, ratio)
+        shown = "" if ratio is None else f"{ratio:.2f}"
+        self._table.add_row(what, figure, against, shown, reach or reach_of(key))
+
+    def compare(
+        self, what: str, samples: Samples, names: tuple[str, str], *, key: str, show: str = ",.0f", unit: float = 1.0
+    ) -> None:
+        """Add a row of two contenders' medians and the ratio of the first to the second.
+
+        Args:
+            show: Format of a figure.
+            unit: What a figure is divided by.
+        """
+        name, base = names
+        figure, other = (format(samples.median(each) / unit, show) for each in names)
+        self.row(what, figure, f"{base} {other}", samples.ratio(name, base), key=key)
 
     def key(self, name: str, value: Any) -> None:
         self._keys[name] = round(value, 4) if isinstance(value, float) else value

@@ -6,7 +6,6 @@ need: the better of numpy's searchsorted and pandas' Index (left out when pandas
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave, rate
 from ringpull.loadtest.bench.tables import bench_keys, bench_rows, generated_table, zipf_rows
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.store.pull import pull
@@ -26,7 +25,6 @@ BAG = 10
 BAGS = 8_192
 BATCHES = 8
 ROUNDS = 3 if QUICK else 7
-REACH = {16: "0.4", 64: "0.6, aim 0.8", 128: "0.7, aim 0.8"}
 
 
 def main() -> None:
@@ -74,30 +72,26 @@ def _measure(
         theirs(batch, torch.from_numpy(order[np.searchsorted(by_key, wanted[batch])]))
 
     np.testing.assert_allclose(ours(0).reshape(BAGS, dim), theirs(0).numpy(), rtol=1e-4, atol=1e-4)
-    contenders: dict[str, Callable[[int], object]] = {"ours": ours, "torch": theirs}
+    contenders: dict[str, Callable[[int], object]] = {"ours": ours, "torch given rows": theirs}
     if dim == 64:
-        contenders["searchsorted"] = searchsorted
+        contenders["torch + searchsorted"] = searchsorted
         if find_spec("pandas") is not None:
             index = _pandas_index(keys)
-            contenders["pandas"] = lambda batch: theirs(batch, torch.from_numpy(index(wanted[batch])))
-    samples = interleave({name: _rate(run, count) for name, run in contenders.items()}, rounds=ROUNDS)
-
-    ratio = samples.ratio("ours", "torch")
-    ours_rate = f"{samples.median('ours') / 1e6:.1f}"
-    report.row(
-        f"dim {dim}, {spread}", ours_rate, f"torch given rows {samples.median('torch') / 1e6:.1f}", ratio, REACH[dim]
+            contenders["torch + pandas"] = lambda batch: theirs(batch, torch.from_numpy(index(wanted[batch])))
+    samples = interleave({name: rate(run, BATCHES, count) for name, run in contenders.items()}, rounds=ROUNDS)
+    kind = "" if spread == "uniform" else "zipf_"
+    report.compare(
+        f"dim {dim}, {spread}",
+        samples,
+        ("ours", "torch given rows"),
+        key=f"kernel_vs_torch_{kind}d{dim}",
+        show=".1f",
+        unit=1e6,
     )
-    if spread == "uniform":
-        report.key(f"kernel_vs_torch_d{dim}", ratio)
-    else:
-        report.key(f"kernel_vs_torch_zipf_d{dim}", ratio)
-    if dim == 64:
-        best = max((name for name in contenders if name in ("searchsorted", "pandas")), key=samples.median)
-        with_map = samples.ratio("ours", best)
-        report.row(f"dim {dim}, {spread}", ours_rate, f"torch + {best} {samples.median(best) / 1e6:.1f}", with_map, "2")
-        report.key(
-            "kernel_vs_torch_with_map_d64" if spread == "uniform" else "kernel_vs_torch_with_map_zipf_d64", with_map
-        )
+    if with_map := [name for name in contenders if name.startswith("torch + ")]:
+        best = max(with_map, key=samples.median)
+        key = f"kernel_vs_torch_with_map_{kind}d{dim}"
+        report.compare(f"dim {dim}, {spread}", samples, ("ours", best), key=key, show=".1f", unit=1e6)
 
 
 def _pandas_index(keys: NDArray[np.uint64]) -> Callable[[NDArray[np.uint64]], NDArray[np.int64]]:
@@ -105,18 +99,6 @@ def _pandas_index(keys: NDArray[np.uint64]) -> Callable[[NDArray[np.uint64]], ND
 
     found: Callable[[NDArray[np.uint64]], NDArray[np.int64]] = pd.Index(keys).get_indexer
     return found
-
-
-def _rate(run: Callable[[int], object], count: int) -> Callable[[], float]:
-    """Return a contender that gives rows per second over all batches."""
-
-    def measure() -> float:
-        begin = time.perf_counter()
-        for batch in range(BATCHES):
-            run(batch)
-        return count * BATCHES / (time.perf_counter() - begin)
-
-    return measure
 
 
 if __name__ == "__main__":

@@ -7,19 +7,18 @@ import shutil
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from ringpull import Schema, Sparse, export_model
 from ringpull.inference.model.manifest import Manifest, versions
 from ringpull.loadtest.bench.harness import QUICK
-from ringpull.loadtest.bench.tables import CHUNK_ROWS, bench_keys, bench_rows, cache_folder
-from ringpull.ps.store.writer import TableWriter
+from ringpull.loadtest.bench.tables import write_table
+from ringpull.loadtest.dlrm import cache_folder
 
 ROWS = 200_000 if QUICK else 10_000_000
 DIM = 64
 EMPTY_ROWS = 8
-"""Of the model that is taken for empty: a table cannot have none."""
+"""Rows of the model that is taken for empty: a table cannot have none."""
 VERSION = 1
 
 
@@ -56,11 +55,5 @@ def _replace_table(version_dir: Path, rows: int) -> None:
     (entry,) = manifest.tables
     table_dir = manifest.table_folder(version_dir, entry.spec.name)
     shutil.rmtree(table_dir)
-    keys = bench_keys(rows)
-    with TableWriter(table_dir, entry.spec) as writer:
-        for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {DIM}"):
-            end = min(begin + CHUNK_ROWS, rows)
-            writer.add(keys[begin:end], bench_rows(begin, end, DIM))
-        facts = writer.finish()
-    replaced = dataclasses.replace(entry, rows=facts.rows, bytes=facts.bytes)
+    replaced = dataclasses.replace(entry, rows=rows, bytes=write_table(table_dir, entry.spec, rows))
     dataclasses.replace(manifest, tables=(replaced,)).save(version_dir)

@@ -1,105 +1,101 @@
-"""The load generator of the end-to-end benches: raw bytes over grpc.aio, as little Python per call as possible.
+"""The load of the end-to-end benches: encoded requests from the generator, in this process, and how long they took.
 
-Closed loop finds the top rate (K calls always in flight); open loop finds latency at a given rate, counted from the
-moment a call was due, so that waiting behind a slow call counts.
+A closed loop finds the top rate; an open loop finds the latency at given times, counted from when a request was due.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
-import grpc
 import numpy as np
+import psutil
 import uvloop
 
-OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.use_local_subchannel_pool", 1),
-]
+from ringpull.inference.client.stubs import PREDICT
+from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected
+from ringpull.loadtest.process import cpu_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one run of load saw."""
+@dataclass(slots=True)
+class Run:
+    """Outcomes of a run of load, as plain numbers: objects that are kept make collections of garbage longer."""
 
-    calls: int
-    took_s: float
-    p50_ms: float
-    p99_ms: float
+    due_s: list[float] = field(default_factory=list)
+    """Times at which the answered requests were due, in seconds from the start."""
+    took_s: list[float] = field(default_factory=list)
+    """Their latencies from then on."""
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Requests by gRPC status."""
+    wall_s: float = 0.0
+    server_cpu_s: float = 0.0
+    """CPU time of the server's processes."""
+    generator_cpu_s: float = 0.0
+    """CPU time of this process."""
+
+    @property
+    def calls(self) -> int:
+        """Number of answered requests."""
+        return len(self.took_s)
 
     @property
     def calls_per_s(self) -> float:
-        return self.calls / self.took_s
+        return self.calls / self.wall_s
+
+    @property
+    def server_cpu_per_call_s(self) -> float:
+        return self.server_cpu_s / self.calls
+
+    def percentile_ms(self, percent: float) -> float:
+        """Return a percentile of the latencies of answered requests."""
+        return float(np.percentile(self.took_s, percent)) * 1e3
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one request that has ended."""
+        self.statuses[outcome.status] += 1
+        if outcome.error is None:
+            self.due_s.append(outcome.due_s)
+            self.took_s.append(outcome.took_s)
 
 
-def closed_loop(
-    target: str, method: str, payloads: Sequence[bytes], *, in_flight: int, seconds: float, channels: int = 1
-) -> Outcome:
-    """Keep `in_flight` calls going for `seconds`; a failed call raises."""
-    gc.freeze()  # A full collection of what the bench has loaded would be a pause of the server's in the figures.
-    return uvloop.run(_closed_loop(target, method, payloads, in_flight, seconds, channels))
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server under load, and how it is asked."""
 
+    target: str
+    method: str = PREDICT.path
+    processes: Sequence[psutil.Process] = ()
+    """Processes that answer; their CPU time is what serving costs."""
+    connections: int = 1
+    timeout_s: float | None = None
+    """Deadline of a request, from when it is sent."""
 
-def open_loop(target: str, method: str, payloads: Sequence[bytes], *, calls_per_s: float, seconds: float) -> Outcome:
-    """Send calls at Poisson arrival times for `seconds`, whatever the answers do."""
-    gc.freeze()
-    return uvloop.run(_open_loop(target, method, payloads, calls_per_s, seconds))
+    def closed_loop(self, payloads: Sequence[bytes], *, in_flight: int, seconds: float) -> Run:
+        """Keep `in_flight` calls going for `seconds`; a failed call raises."""
+        run = self._run(payloads, lambda load: load.closed_loop(load.for_seconds(seconds), in_flight))
+        if run.calls != run.statuses.total():
+            raise RuntimeError(f"{self.target}: calls failed: {run.statuses}")
+        return run
 
+    def open_loop(self, payloads: Sequence[bytes], arrivals: Iterable[float]) -> Run:
+        """Send calls at these times, seconds from the start, whatever the answers do; failures are counted."""
+        return self._run(payloads, lambda load: load.open_loop(arrivals))
 
-async def _closed_loop(
-    target: str, method: str, payloads: Sequence[bytes], in_flight: int, seconds: float, channels: int
-) -> Outcome:
-    opened = [grpc.aio.insecure_channel(target, options=OPTIONS) for _ in range(channels)]
-    stubs = [channel.unary_unary(method) for channel in opened]
-    latencies: list[float] = []
-    begin = time.perf_counter()
-    end = begin + seconds
+    def _run(self, payloads: Sequence[bytes], loop: Callable[[Load], Awaitable[None]]) -> Run:
+        async def go() -> Run:
+            run = Run()
+            async with connected(self.target, self.connections) as channels:
+                sender = PayloadSender(channels, payloads, method=self.method, timeout_s=self.timeout_s)
+                server_cpu_s, cpu_s = cpu_seconds(self.processes), time.process_time()
+                load = Load(sender, run.add)
+                await loop(load)
+                run.wall_s = load.now_s()
+                run.generator_cpu_s = time.process_time() - cpu_s
+                run.server_cpu_s = cpu_seconds(self.processes) - server_cpu_s
+            return run
 
-    async def worker(number: int) -> None:
-        score = stubs[number % channels]
-        turn = number
-        while (sent := time.perf_counter()) < end:
-            await score(payloads[turn % len(payloads)])
-            latencies.append(time.perf_counter() - sent)
-            turn += in_flight
-
-    await asyncio.gather(*(worker(i) for i in range(in_flight)))
-    took = time.perf_counter() - begin
-    for channel in opened:
-        await channel.close()
-    return _outcome(latencies, took)
-
-
-async def _open_loop(
-    target: str, method: str, payloads: Sequence[bytes], calls_per_s: float, seconds: float
-) -> Outcome:
-    channel = grpc.aio.insecure_channel(target, options=OPTIONS)
-    score = channel.unary_unary(method)
-    await score(payloads[0])
-    due = np.cumsum(np.random.default_rng(0).exponential(1 / calls_per_s, int(calls_per_s * seconds)))
-    latencies: list[float] = []
-    begin = time.perf_counter()
-
-    async def call(payload: bytes, due_at: float) -> None:
-        await score(payload)
-        latencies.append(time.perf_counter() - due_at)
-
-    async with asyncio.TaskGroup() as group:
-        for number, offset in enumerate(due):
-            delay = begin + offset - time.perf_counter()
-            if delay > 0:
-                await asyncio.sleep(delay)
-            group.create_task(call(payloads[number % len(payloads)], begin + offset))
-    took = time.perf_counter() - begin
-    await channel.close()
-    return _outcome(latencies, took)
-
-
-def _outcome(latencies: Sequence[float], took: float) -> Outcome:
-    p50, p99 = np.percentile(latencies, [50, 99]) * 1000
-    return Outcome(len(latencies), took, float(p50), float(p99))
+        gc.freeze()  # A full collection of what the bench has loaded would be a pause of the server's in the figures.
+        return uvloop.run(go())

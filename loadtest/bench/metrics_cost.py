@@ -1,4 +1,4 @@
-"""What metrics cost: the rate and the processor time of requests with them, scraped every second, beside without them.
+"""The cost of metrics: rate and processor time of requests with them, scraped every second, beside without them.
 
 Two deployments of one model, one of them served with `--no-metrics`, loaded in turns. Requests of one candidate are the
 worst case: what is counted once a request weighs most where a request does least. A scraper usually comes every 15 s.
@@ -11,7 +11,7 @@ import threading
 import time
 import timeit
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,11 +20,11 @@ from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.call_watch import CallWatch
-from ringpull.loadtest.bench import dlrm, load
-from ringpull.loadtest.bench.deployment import PREDICT_METHOD, Deployment, deployed
+from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, payloads_of
 from ringpull.loadtest.bench.harness import QUICK, Report, Samples, interleave
-from ringpull.loadtest.bench.model_folder import dlrm_folder
-from ringpull.loadtest.bench.process import cpu_seconds
+from ringpull.loadtest.bench.load import Server
+from ringpull.loadtest.deployment import Deployment, deployed
+from ringpull.loadtest.dlrm import MODEL, dlrm_folder
 from ringpull.ps.wire.messages import PullReply, PullRequest
 from ringpull.ps.wire.tally import ServerTally
 
@@ -33,62 +33,21 @@ SHARDS = 2
 SECONDS = 2.0 if QUICK else 4.0
 ROUNDS = 4 if QUICK else 12
 SCRAPE_S = 1.0
-IN_FLIGHT = {1: 64, dlrm.CANDIDATES: 8}
-"""By the candidates of a request."""
-REACH = ">= 0.97"
+IN_FLIGHT = {1: 64, CANDIDATES: 8}
+"""Requests in flight by the candidates of a request."""
 PATIENT = ("--max-queue", "60", "--standing-queue", "60", "--default-timeout", "60")
-"""On a machine that others use too a closed loop may take any time; none of its calls is to be refused for that."""
+"""Options of `serve`: on a shared machine a closed loop may take any time, and no call is to be refused for that."""
 
 
 def main() -> None:
     folder = dlrm_folder(ROWS)
     report = Report(f"Metrics, scraped every {SCRAPE_S:g} s, beside none: requests/s, and CPU of head and shards")
     with (
-        deployed(folder, SHARDS, *PATIENT) as told,
-        deployed(folder, SHARDS, *PATIENT, "--no-metrics") as untold,
+        deployed(folder, SHARDS, *PATIENT) as metered,
+        deployed(folder, SHARDS, *PATIENT, "--no-metrics") as unmetered,
     ):
-        for candidates, in_flight in IN_FLIGHT.items():
-            payloads = [dlrm.payload_of(request) for request in dlrm.make_requests(64, ROWS, candidates=candidates)]
-            cpu_us: dict[str, list[float]] = {"with": [], "without": []}
-
-            def rate(
-                name: str,
-                ours: Deployment,
-                payloads: Sequence[bytes] = payloads,
-                in_flight: int = in_flight,
-                cpu_us: dict[str, list[float]] = cpu_us,
-            ) -> Callable[[], float]:
-                def measure() -> float:
-                    workers = ours.workers()
-                    before_s = cpu_seconds(workers)
-                    with scraped(ours.http if name == "with" else None):
-                        outcome = load.closed_loop(
-                            ours.target, PREDICT_METHOD, payloads, in_flight=in_flight, seconds=SECONDS
-                        )
-                    cpu_us[name].append((cpu_seconds(workers) - before_s) / outcome.calls * 1e6)
-                    return outcome.calls_per_s
-
-                return measure
-
-            samples = interleave({"with": rate("with", told), "without": rate("without", untold)}, rounds=ROUNDS)
-            cpu = Samples({name: values[1:] for name, values in cpu_us.items()})
-            kind = "small" if candidates == 1 else "whole"
-            ratio, cpu_ratio = samples.ratio("with", "without"), cpu.ratio("with", "without")
-            report.row(
-                f"requests/s, {candidates} candidates",
-                f"{samples.median('with'):,.0f}",
-                f"without {samples.median('without'):,.0f}",
-                ratio,
-                REACH,
-            )
-            report.row(
-                f"CPU us a request, {candidates} candidates",
-                f"{cpu.median('with'):,.0f}",
-                f"without {cpu.median('without'):,.0f}",
-                cpu_ratio,
-            )
-            report.key(f"metrics_rate_{kind}", ratio)
-            report.key(f"metrics_cpu_{kind}", cpu_ratio)
+        for candidates in IN_FLIGHT:
+            _compare(report, {"with": metered, "without": unmetered}, candidates)
     of_call, of_pull = counting_us()
     report.row("counting a call at a head, us", f"{of_call:.2f}", "in process, nothing else")
     report.row("counting a pull at a shard, us", f"{of_pull:.2f}", "in process, nothing else")
@@ -97,19 +56,42 @@ def main() -> None:
     report.finish()
 
 
+def _compare(report: Report, deployments: Mapping[str, Deployment], candidates: int) -> None:
+    payloads = payloads_of(64, ROWS, candidates=candidates)
+    cpu_us: dict[str, list[float]] = {name: [] for name in deployments}
+
+    def rate(name: str, ours: Deployment) -> Callable[[], float]:
+        def measure() -> float:
+            with scraped(ours.http if name == "with" else None):
+                asked = Server(ours.target, processes=ours.running())
+                run = asked.closed_loop(payloads, in_flight=IN_FLIGHT[candidates], seconds=SECONDS)
+            cpu_us[name].append(run.server_cpu_per_call_s * 1e6)
+            return run.calls_per_s
+
+        return measure
+
+    samples = interleave({name: rate(name, ours) for name, ours in deployments.items()}, rounds=ROUNDS)
+    cpu = Samples({name: values[1:] for name, values in cpu_us.items()})
+    kind = "small" if candidates == 1 else "whole"
+    names, of = ("with", "without"), f"{candidates} candidates"
+    report.compare(f"requests/s, {of}", samples, names, key=f"metrics_rate_{kind}")
+    report.compare(f"CPU us a request, {of}", cpu, names, key=f"metrics_cpu_{kind}")
+
+
 def counting_us() -> tuple[float, float]:
     """Return what is added to the way of a call through a head, and of a pull through a shard: without the noise."""
     calls, tally = CallMetrics(), ServerTally()
-    calls.serves(dlrm.MODEL)
+    calls.serves(MODEL)
     watch = CallWatch(calls)
-    times = StageTimes(0.001, 0.0002, 0.002, 0.001, dlrm.CANDIDATES)
-    nothing = np.empty(0)
-    pull = PullRequest(dlrm.MODEL, 1, 1, (), *[nothing] * 3)
-    reply = PullReply(*[nothing] * 3)
+    times = StageTimes(0.001, 0.0002, 0.002, 0.001, CANDIDATES)
+    nothing = np.empty(0, np.float32)
+    positions, lengths = np.empty(0, np.uint64), np.empty(0, np.uint32)
+    pull = PullRequest(MODEL, 1, 1, (), positions, lengths, nothing)
+    reply = PullReply(nothing, lengths, np.empty(0, np.uint8))
 
     def call() -> None:
         now = time.monotonic()
-        watch.answered(Call(now), dlrm.MODEL, 1, times, decoded_s=now, scored_s=now)
+        watch.answered(Call(now), MODEL, 1, times, decoded_s=now, scored_s=now)
 
     def answer() -> None:
         tally.answered(pull, reply, queue_s=0.0001, took_s=0.001, received_bytes=16_000, sent_bytes=40_000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,7 +15,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from ringpull.loadtest.bench.process import unwound_by_sigterm
+from ringpull.loadtest.process import free_port, unwound_by_sigterm
 
 PIPELINE_ROWS = 10_000
 
@@ -33,23 +32,10 @@ def missing() -> str | None:
 @contextmanager
 def private_redis() -> Iterator[tuple[int, psutil.Process]]:
     """Start one without persistence on a free port, yield the port and the process, and end it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "redis-server",
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--dir",
-            folder,
-        ]
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no", "--dir", folder]
         with unwound_by_sigterm():
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             try:

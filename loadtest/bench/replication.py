@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from ringpull.inference.head.head import connect
-from ringpull.loadtest.bench import dlrm
 from ringpull.loadtest.bench.bare_shards import MODEL, TABLE, VERSION, bare_shards, pss_bytes
+from ringpull.loadtest.bench.dlrm_requests import BAG
 from ringpull.loadtest.bench.harness import QUICK, Report
-from ringpull.loadtest.bench.pulls import LOOKUPS, dlrm_lookups
+from ringpull.loadtest.bench.pulls import BAGS, LOOKUPS, dlrm_lookups, moved_bytes, router_of
 from ringpull.loadtest.bench.tables import generated_table
 from ringpull.ps.memory import reuse_freed_memory
 from ringpull.ps.spec import ALL, Replicas
@@ -39,25 +38,23 @@ PULLS = 100 if QUICK else 1_000
 WARM_UP = 50
 DEADLINE_S = 60.0
 
-BAGS = dlrm.CONTEXT_TABLES + dlrm.CANDIDATE_TABLES * dlrm.CANDIDATES
-
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What pulls took, each on average, and what the shards hold."""
+    """Figures of pulls, each on average, and memory of the shards."""
 
     bytes: float
     messages: float
     p50_ms: float
     p99_ms: float
     pss_bytes: int
-    """Of all shards together, every page touched; before the first pull, whose buffers stay."""
+    """Memory of all shards, every page touched; before the first pull, whose buffers stay."""
 
 
 def main() -> None:
     reuse_freed_memory()
     report = Report(
-        f"Copies: {SHARDS} shards, {ROWS:,} rows x {DIM}; pulls of {LOOKUPS} look-ups, {BAGS:,} bags of {dlrm.BAG}"
+        f"Copies: {SHARDS} shards, {ROWS:,} rows x {DIM}; pulls of {LOOKUPS} look-ups, {BAGS:,} bags of {BAG}"
     )
     empty = measure(generated_table(EMPTY_ROWS, DIM), 1, pulls=0).pss_bytes
     base = generated_table(ROWS, DIM)
@@ -67,9 +64,8 @@ def main() -> None:
         due = predicted_cost([table], {table.name: replicas}, SHARDS)
         memory, memory_due = found.pss_bytes - empty, SHARDS * shard_bytes(table, replicas, SHARDS)
         what, key = f"replicas {replicas}", f"r{replicas}"
-        report.row(
-            f"{what}: bytes a pull", f"{found.bytes:,.0f}", f"predicted {due.bytes:,.0f}", found.bytes / due.bytes
-        )
+        predicted = f"predicted {due.bytes:,.0f}"
+        report.row(f"{what}: bytes a pull", f"{found.bytes:,.0f}", predicted, found.bytes / due.bytes)
         report.row(f"{what}: messages", f"{found.messages:.2f}", f"predicted {due.messages:.2f}")
         report.row(f"{what}: p50 / p99", f"{found.p50_ms:.2f} / {found.p99_ms:.2f} ms")
         report.row(
@@ -78,23 +74,23 @@ def main() -> None:
             f"predicted {memory_due / 1e6:,.1f} MB",
             memory / memory_due,
             "0.95 to 1.05",
+            key=f"replication_memory_vs_predicted_{key}",
         )
         report.key(f"replication_bytes_{key}", found.bytes)
         report.key(f"replication_messages_{key}", found.messages)
         report.key(f"replication_p99_ms_{key}", found.p99_ms)
         report.key(f"replication_memory_mb_{key}", memory / 1e6)
-        report.key(f"replication_memory_vs_predicted_{key}", memory / memory_due)
     report.finish()
 
 
 def planned(base: Base) -> PlannedTable:
-    """Return the table as the planner is told of it, with the load of one pull."""
+    """Return the table as the planner sees it, with the load of one pull."""
     return PlannedTable(
         name=f"{MODEL}/{TABLE}",
         rows=base.rows,
         row_bytes=base.spec.row_bytes,
         vector_bytes=4 * DIM,
-        load=TableLoad(BAGS * dlrm.BAG, BAGS),
+        load=TableLoad(BAGS * BAG, BAGS),
     )
 
 
@@ -107,19 +103,15 @@ def measure(base: Base, replicas: Replicas, *, pulls: int) -> Measured:
         held_bytes = sum(map(pss_bytes, up.processes))
 
         async def run() -> Measured:
-            router = Router(connect)
-            router.update(up.shard_map)
-            router.register(MODEL, VERSION, {TABLE: base.spec})
             rng = np.random.default_rng(0)
             batches = [dlrm_lookups(rng, base.rows, 1) for _ in range(16)]
-            await _pull(router, batches, WARM_UP)
-            before = router.counters()
-            took_ms = await _pull(router, batches, pulls)
-            after = router.counters()
-            await router.close()
-            sent = after.sent_bytes - before.sent_bytes + after.received_bytes - before.received_bytes
+            async with router_of(up, base.spec) as router:
+                await _pull(router, batches, WARM_UP)
+                before = router.counters()
+                took_ms = await _pull(router, batches, pulls)
+                after = router.counters()
             return Measured(
-                bytes=sent / max(pulls, 1),
+                bytes=moved_bytes(before, after) / max(pulls, 1),
                 messages=(after.messages - before.messages) / max(pulls, 1),
                 p50_ms=float(np.percentile(took_ms, 50)) if took_ms else 0.0,
                 p99_ms=float(np.percentile(took_ms, 99)) if took_ms else 0.0,

@@ -1,4 +1,4 @@
-"""What the router does between the head and the shards: hash and partition for 4 shards, then merge what they answer.
+"""The router between the head and the shards: hash and partition for 4 shards, then merge what they answer.
 
 In nanoseconds per key and per partial vector, one thread, beside copying the same bytes once: the keys of the batch,
 and the partial vectors. Batches are those of the end-to-end bench, of several requests each, and lie in no cache when
@@ -7,14 +7,13 @@ their turn comes.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ringpull.loadtest.bench.bare_shards import EPOCH, MODEL, VERSION
-from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave, rate
 from ringpull.loadtest.bench.pulls import LOOKUPS, dlrm_lookups
 from ringpull.ps.ring import Ring
 from ringpull.ps.wire.messages import PullReply
@@ -103,12 +102,8 @@ def main() -> None:
         f" {partials:,.0f} partials of dim {DIM}"
     )
     for what, copy, unit in (("route", "copy of the keys", "key"), ("merge", "copy of the partials", "partial")):
-        ratio = samples.ratio(what, copy)
-        report.row(
-            what, f"{samples.median(what):.1f} ns per {unit}", f"{copy} {samples.median(copy):.1f} ns", ratio, "stated"
-        )
+        report.compare(f"{what}, ns per {unit}", samples, (what, copy), key=f"{what}_vs_copy", show=".1f")
         report.key(f"{what}_ns_per_{unit}", samples.median(what))
-        report.key(f"{what}_vs_copy", ratio)
     report.finish()
 
 
@@ -125,13 +120,8 @@ def _answered(lookups: Sequence[Lookup], placed: Placement, rng: np.random.Gener
 def _ns_per(count: float, run: Callable[[int], object]) -> Callable[[], float]:
     """Return a contender that gives nanoseconds per key or partial, batch after batch."""
 
-    def measure() -> float:
-        begin = time.perf_counter()
-        for number in range(REPEATS * BATCHES):
-            run(number % BATCHES)
-        return (time.perf_counter() - begin) / (REPEATS * BATCHES * count) * 1e9
-
-    return measure
+    per_s = rate(lambda turn: run(turn % BATCHES), REPEATS * BATCHES, count)
+    return lambda: 1e9 / per_s()
 
 
 if __name__ == "__main__":

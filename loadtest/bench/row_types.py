@@ -7,12 +7,11 @@ bench uses the short ones, so they are removed at the end.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 
 import numpy as np
 
-from ringpull.loadtest.bench.harness import QUICK, Report, interleave
+from ringpull.loadtest.bench.harness import QUICK, Report, interleave, rate
 from ringpull.loadtest.bench.tables import generated_table, keys_of
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import RowType
@@ -38,25 +37,15 @@ def main() -> None:
     positions = [positions_of(keys_of(rng.integers(0, ROWS, count))) for _ in range(BATCHES)]
     requests = [PullRequest("m", 1, 1, lookups, each, lengths, no_weights) for each in positions]
 
-    def rate(row_type: RowType) -> Callable[[], float]:
-        base = generated_table(ROWS, DIM, row_type)
-        base.prefault()
-        table = Table(base)
+    def contender(row_type: RowType) -> Callable[[], float]:
+        table = Table(generated_table(ROWS, DIM, row_type))
+        table.base.prefault()
+        return rate(lambda turn: pull([table], [None], requests[turn]), BATCHES, count)
 
-        def measure() -> float:
-            begin = time.perf_counter()
-            for request in requests:
-                pull([table], [None], request)
-            return count * BATCHES / (time.perf_counter() - begin)
-
-        return measure
-
-    samples = interleave({row_type.value: rate(row_type) for row_type in RowType}, rounds=ROUNDS)
-    against = f"our float32 {samples.median(RowType.FLOAT32) / 1e6:.1f}"
+    samples = interleave({row_type.value: contender(row_type) for row_type in RowType}, rounds=ROUNDS)
     for row_type, short in SHORT.items():
-        ratio = samples.ratio(row_type, RowType.FLOAT32)
-        report.row(f"dim {DIM}, {row_type.value}", f"{samples.median(row_type) / 1e6:.1f}", against, ratio, "1.3")
-        report.key(f"{short}_vs_float32_d{DIM}", ratio)
+        names, key = (row_type.value, RowType.FLOAT32.value), f"{short}_vs_float32_d{DIM}"
+        report.compare(f"dim {DIM}, {row_type.value}", samples, names, key=key, show=".1f", unit=1e6)
     report.finish()
     for row_type in SHORT:
         shutil.rmtree(generated_table(ROWS, DIM, row_type).folder)

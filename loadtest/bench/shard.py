@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from ringpull.loadtest.bench import redis_server
 from ringpull.loadtest.bench.bare_shards import EPOCH, MODEL, TABLE, VERSION, bare_shards
-from ringpull.loadtest.bench.harness import QUICK, Report, interleave
-from ringpull.loadtest.bench.process import cpu_seconds
+from ringpull.loadtest.bench.harness import QUICK, Report, Samples, interleave
 from ringpull.loadtest.bench.tables import bench_rows, generated_table, keys_of
+from ringpull.loadtest.process import cpu_seconds
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.memory import reuse_freed_memory
 from ringpull.ps.wire.connection import Connection
@@ -33,20 +33,19 @@ DIM = 64
 BAG = 10
 BAGS = 2_048
 IN_FLIGHT = 4
-"""Ours is pipelined; redis-py waits for its answer, as a thread of a server around it would."""
+"""Requests of ours at a time: it is pipelined. redis-py waits for its answer, as a thread of a server would."""
 ROUNDS = 3 if QUICK else 7
 OURS_REQUESTS = 100 if QUICK else 400
 REDIS_REQUESTS = 4 if QUICK else 20
 WARM_UP_S = 300.0
-"""A first pull may have to compile its kernel."""
-REACH = "25"
+"""Deadline of a pull: the first one may have to compile its kernel."""
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some rows took."""
+    """Time that some rows took."""
 
     rows: int
     wall_s: float
@@ -98,29 +97,16 @@ def _beside_redis(
         return costs[name][-1].rows / costs[name][-1].wall_s
 
     samples = interleave({"ours": lambda: rate("ours", ours), "redis": lambda: rate("redis", theirs)}, rounds=ROUNDS)
-    mine, other = costs["ours"][1:], costs["redis"][1:]
-    _report_ours(report, mine)
-    ratio = samples.ratio("ours", "redis")
-    report.row(
-        "pooled rows/s",
-        f"{samples.median('ours') / 1e6:.2f}",
-        f"Redis {samples.median('redis') / 1e6:.2f}",
-        ratio,
-        REACH,
-    )
-    per_core = float(np.median([a.rows / a.cpu_s / (b.rows / b.cpu_s) for a, b in zip(mine, other, strict=True)]))
-    report.row("per core-second", f"{_per_core_s(mine) / 1e6:.2f}", f"Redis {_per_core_s(other) / 1e6:.2f}", per_core)
-    report.key("shard_vs_redis", ratio)
-    report.key("shard_vs_redis_per_core_s", per_core)
+    _report_ours(report, costs["ours"][1:])
+    report.compare("pooled rows/s", samples, ("ours", "redis"), key="shard_vs_redis", show=".2f", unit=1e6)
+    per_core_s = Samples({name: [cost.rows / cost.cpu_s for cost in found[1:]] for name, found in costs.items()})
+    key = "shard_vs_redis_per_core_s"
+    report.compare("per core-second", per_core_s, ("ours", "redis"), key=key, show=".2f", unit=1e6)
 
 
 def _report_ours(report: Report, costs: list[Cost]) -> None:
     report.key("shard_rows_per_s", float(np.median([cost.rows / cost.wall_s for cost in costs])))
-    report.key("shard_rows_per_core_s", _per_core_s(costs))
-
-
-def _per_core_s(costs: list[Cost]) -> float:
-    return float(np.median([cost.rows / cost.cpu_s for cost in costs]))
+    report.key("shard_rows_per_core_s", float(np.median([cost.rows / cost.cpu_s for cost in costs])))
 
 
 def _metered(server: psutil.Process, requests: int, run: Callable[[], None]) -> Callable[[], Cost]:

@@ -12,12 +12,11 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import grpc
 import numpy as np
 import uvloop
 
@@ -26,15 +25,16 @@ from ringpull.inference.head.pipeline import Pipeline
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import Limits
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.prediction import Prediction, Timings
+from ringpull.inference.prediction import Prediction
 from ringpull.inference.proto import ringpull_pb2
-from ringpull.inference.wire.codec import decode_response, encode_response
-from ringpull.loadtest.bench import dlrm
+from ringpull.inference.wire.codec import encode_response
 from ringpull.loadtest.bench.bare_shards import EPOCH
-from ringpull.loadtest.bench.deployment import PREDICT_METHOD, deployed
+from ringpull.loadtest.bench.dlrm_requests import BAG, CANDIDATES, Request, make_requests, payload_of
 from ringpull.loadtest.bench.harness import QUICK, Report
-from ringpull.loadtest.bench.model_folder import dlrm_folder
 from ringpull.loadtest.bench.routing import merge, placement, route
+from ringpull.loadtest.deployment import deployed
+from ringpull.loadtest.dlrm import DENSE, MODEL, dlrm_folder
+from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
@@ -46,13 +46,14 @@ ROWS = 10_000 if QUICK else 50_000
 SHARDS = 2
 IN_FLIGHT = 8
 CALLS = 100 if QUICK else 600
+WARM_UP_CALLS = 20
 Result = TypeVar("Result")
 
 SERVER_STAGES = ("decode_us", "features_us", "queue_us", "lookup_us", "dense_us")
 
 
 def main() -> None:
-    requests = dlrm.make_requests(32, ROWS)
+    requests = make_requests(32, ROWS)
     folder = dlrm_folder(ROWS)
     with deployed(folder, SHARDS) as ours:
         alone = uvloop.run(served_budget(ours.target, requests, 1))
@@ -61,12 +62,12 @@ def main() -> None:
     alone_us, loaded_us = stages(alone, parts), stages(loaded, {})
 
     report = Report(
-        f"Budget of a request of 1 user + {dlrm.CANDIDATES} candidates, us: alone, and with {IN_FLIGHT} in flight"
+        f"Budget of a request of 1 user + {CANDIDATES} candidates, us: alone, and with {IN_FLIGHT} in flight"
     )
-    whole = alone_us["client sees"]
+    total_us = alone_us["client sees"]
     for name, us in alone_us.items():
         under_load = f"with {IN_FLIGHT} in flight {loaded_us[name]:,.0f}" if name in loaded_us else ""
-        report.row(name, f"{us:,.0f}", under_load, us / whole)
+        report.row(name, f"{us:,.0f}", under_load, us / total_us)
     for key, budget in (("budget_us", alone_us), ("budget_us_loaded", loaded_us)):
         report.key(key, {name.removeprefix("- "): round(us, 1) for name, us in budget.items()})
     report.finish()
@@ -85,55 +86,45 @@ def stages(served: Served, parts: Mapping[str, float]) -> dict[str, float]:
 
     Args:
         served: What was measured over gRPC.
-        parts: route, pool, merge, encode as measured in process; empty: the look-up is left whole.
+        parts: Route, pool, merge, encode as measured in process; empty: the look-up stays in one piece.
     """
-    told = served.timings
+    timings = served.timings
     budget = {
-        "decode": told["decode_us"],
-        "features": told["features_us"],
-        "batch wait": told["queue_us"],
-        "look-up": told["lookup_us"],
+        "decode": timings["decode_us"],
+        "features": timings["features_us"],
+        "batch wait": timings["queue_us"],
+        "look-up": timings["lookup_us"],
     }
     if parts:
         lookup = ("route", "look-up + pool", "merge")
         budget["- route"] = parts["route"]
-        budget["- wire"] = max(0.0, told["lookup_us"] - sum(parts[name] for name in lookup))
+        budget["- wire"] = max(0.0, timings["lookup_us"] - sum(parts[name] for name in lookup))
         budget["- look-up + pool"] = parts["look-up + pool"]
         budget["- merge"] = parts["merge"]
-    budget["dense"] = told["dense_us"]
-    between = told["total_us"] - sum(told[name] for name in SERVER_STAGES)
+    budget["dense"] = timings["dense_us"]
+    between = timings["total_us"] - sum(timings[name] for name in SERVER_STAGES)
     budget["between stages"] = max(0.0, between)
     encode = parts.get("encode", 0.0)
     if parts:
         budget["encode"] = encode
-    budget["gRPC and client"] = max(0.0, served.round_trip_us - told["total_us"] - encode)
+    budget["gRPC and client"] = max(0.0, served.round_trip_us - timings["total_us"] - encode)
     budget["client sees"] = served.round_trip_us
     return budget
 
 
-async def served_budget(target: str, requests: Sequence[dlrm.Request], in_flight: int) -> Served:
+async def served_budget(target: str, requests: Sequence[Request], in_flight: int) -> Served:
     """Return the medians over `CALLS` requests, `in_flight` at a time."""
-    payloads = [dlrm.payload_of(request, with_timings=True) for request in requests]
-    round_trips: list[float] = []
-    timings: list[Timings] = []
-    async with grpc.aio.insecure_channel(target) as channel:
-        predict = channel.unary_unary(PREDICT_METHOD)
-
-        async def worker(first: int) -> None:
-            for number in range(first, CALLS, in_flight):
-                begin = time.perf_counter()
-                reply = await predict(payloads[number % len(payloads)])
-                round_trips.append(time.perf_counter() - begin)
-                prediction = decode_response(ringpull_pb2.PredictResponse.FromString(reply))
-                assert prediction.timings is not None
-                timings.append(prediction.timings)
-
-        for number in range(20):
-            await predict(payloads[number % len(payloads)])
-        await asyncio.gather(*(worker(i) for i in range(in_flight)))
+    payloads = [payload_of(request, with_timings=True) for request in requests]
+    outcomes: list[Outcome] = []
+    async with connected(target) as channels:
+        load = Load(PayloadSender(channels, payloads), outcomes.append)
+        await load.closed_loop(range(WARM_UP_CALLS), 1)
+        await load.closed_loop(range(CALLS), in_flight)
+    del outcomes[:WARM_UP_CALLS]
+    replies = [ringpull_pb2.PredictResponse.FromString(each.answer).timings for each in outcomes]
     names = [*SERVER_STAGES, "total_us"]
-    medians = {name: statistics.median(asdict(each)[name] for each in timings) for name in names}
-    return Served(statistics.median(round_trips) * 1e6, medians)
+    medians = {name: statistics.median(getattr(timings, name) for timings in replies) for name in names}
+    return Served(statistics.median(each.took_s for each in outcomes) * 1e6, medians)
 
 
 class InProcess:
@@ -152,7 +143,7 @@ class InProcess:
             shard.open(*self._name, folders)
             shard.assign(EPOCH, [ServedRanges(ring, {})], [self._name])
 
-    def budget(self, requests: Sequence[dlrm.Request]) -> dict[str, float]:
+    def budget(self, requests: Sequence[Request]) -> dict[str, float]:
         """Return microseconds of route, look-up + pool of the slowest shard (they work side by side), merge, encode."""
         took: dict[str, list[float]] = {"route": [], "look-up + pool": [], "merge": [], "encode": []}
         for request in [*requests[:2], *requests]:
@@ -167,12 +158,12 @@ class InProcess:
         # the first two fault pages in
         return {name: statistics.median(values[2:]) * 1e6 for name, values in took.items()}
 
-    def lookups(self, request: dlrm.Request) -> list[Lookup]:
+    def lookups(self, request: Request) -> list[Lookup]:
         """Return what the head asks of the router for a request alone in its batch."""
         recorder = _Recorder(self._dims)
         pipeline = Pipeline(self._loaded.manifest, self._loaded.schema, self._loaded.program, recorder)
-        limits = Limits(dlrm.CANDIDATES, max(dlrm.BAG, dlrm.DENSE))
-        call = decode_request(ringpull_pb2.PredictRequest.FromString(dlrm.payload_of(request)), limits)
+        limits = Limits(CANDIDATES, max(BAG, DENSE))
+        call = decode_request(ringpull_pb2.PredictRequest.FromString(payload_of(request)), limits)
         batch = Preparation(self._loaded.manifest, self._loaded.schema).prepare([call.columns]).work
         asyncio.run(pipeline.pull(batch, deadline_s=float("inf")))
         return recorder.lookups
@@ -198,9 +189,9 @@ class _Recorder:
         ]
 
 
-def _encode(request: dlrm.Request) -> bytes:
+def _encode(request: Request) -> bytes:
     scores = np.zeros((request.rows, 1), np.float32)
-    return encode_response(Prediction({"score": scores}, 1, model=dlrm.MODEL)).SerializeToString()
+    return encode_response(Prediction({"score": scores}, 1, model=MODEL)).SerializeToString()
 
 
 def _timed(took: list[float], run: Callable[[], Result]) -> Result:

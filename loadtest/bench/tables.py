@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from ringpull.loadtest.dlrm import cache_folder
 from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.writer import TableWriter
 
 CHUNK_ROWS = 262_144
-
-
-def cache_folder() -> Path:
-    """Return where generated tables are kept: $RINGPULL_BENCH_CACHE, or a folder below the temporary one."""
-    folder = Path(os.environ.get("RINGPULL_BENCH_CACHE") or Path(tempfile.gettempdir()) / "ringpull-bench")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def bench_keys(rows: int) -> NDArray[np.uint64]:
@@ -44,13 +36,18 @@ def generated_table(rows: int, dim: int, row_type: RowType = RowType.FLOAT32) ->
     """Open a generated table, making it first if this machine has none of that kind and size."""
     folder = cache_folder() / f"{row_type.value}-{rows}x{dim}"
     if not folder.exists():
-        keys = bench_keys(rows)
-        with TableWriter(folder, TableSpec(name="bench", dim=dim, row_type=row_type)) as writer:
-            for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {dim} {row_type.value}"):
-                end = min(begin + CHUNK_ROWS, rows)
-                writer.add(keys[begin:end], bench_rows(begin, end, dim))
-            writer.finish()
+        write_table(folder, TableSpec(name="bench", dim=dim, row_type=row_type), rows)
     return Base.open(folder)
+
+
+def write_table(folder: Path, spec: TableSpec, rows: int) -> int:
+    """Write a generated table of `rows` rows; return its bytes."""
+    keys = bench_keys(rows)
+    with TableWriter(folder, spec) as writer:
+        for begin in track(range(0, rows, CHUNK_ROWS), description=f"making {rows:,} x {spec.dim}"):
+            end = min(begin + CHUNK_ROWS, rows)
+            writer.add(keys[begin:end], bench_rows(begin, end, spec.dim))
+        return writer.finish().bytes
 
 
 def zipf_rows(rng: np.random.Generator, rows: int, count: int, exponent: float = 1.05) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What a second version takes of memory while both are open: just opened, and when every page of it was touched too.
+"""Memory of a second version while both are open: just opened, and when every page of it was touched too.
 
 Four shards without Ray open the same files, as shards of one machine do. The first version is warm; the second is
 opened beside it, cold: of a table of the same size only what the checks at open read is in memory then, the index and
@@ -33,13 +33,12 @@ def main() -> None:
         cold = held(base.folder, beside=second) - empty
         warm = held(base.folder, beside=second, touch_beside=True) - empty
     due = table_bytes(base.rows, base.spec.row_bytes)
-    report.row("one version, warm", f"{one / 1e6:,.1f} MB", f"predicted {due / 1e6:,.1f} MB", one / due, "0.95 to 1.05")
-    report.row("and a second one, just opened", f"{cold / 1e6:,.1f} MB", "one version", cold / one)
-    report.row(
-        "both warm", f"{warm / 1e6:,.1f} MB", f"predicted {2 * due / 1e6:,.1f} MB", warm / (2 * due), "0.95 to 1.05"
-    )
-    report.key("one_version_vs_predicted", one / due)
-    report.key("two_versions_cold_vs_one", cold / one)
+    one_mb, due_mb, warm_mb = (f"{size / 1e6:,.1f} MB" for size in (one, due, warm))
+    reach, key = "0.95 to 1.05", "one_version_vs_predicted"
+    report.row("one version, warm", one_mb, f"predicted {due_mb}", one / due, reach, key=key)
+    beside_it = "and a second one, just opened"
+    report.row(beside_it, f"{cold / 1e6:,.1f} MB", f"one version {one_mb}", cold / one, key="two_versions_cold_vs_one")
+    report.row("both warm", warm_mb, f"predicted, each, {due_mb}", warm / (2 * due), reach)
     report.key("two_versions_warm_vs_one", warm / one)
     report.finish()
 

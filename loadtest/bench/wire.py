@@ -16,7 +16,7 @@ import numpy as np
 import uvloop
 
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave
-from ringpull.loadtest.bench.process import server
+from ringpull.loadtest.process import server
 from ringpull.ps.memory import reuse_freed_memory
 from ringpull.ps.wire.codec import encode_reply, encode_request
 from ringpull.ps.wire.connection import Connection

@@ -1,5 +1,5 @@
-"""`make chaos`: a deployment of its own under load from a client that knows every answer, while its pieces are killed,
-stopped, slowed and restarted, versions are published, and shards come and go.
+"""`make chaos`: a deployment of its own under load from a client that knows every answer, while its processes are
+killed, stopped, slowed and restarted, versions are published, and shards come and go.
 
     python -m ringpull.loadtest.chaos --seconds 60 --seed 7
 
@@ -21,8 +21,8 @@ from ringpull.loadtest.chaos.schedule import Kind
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ringpull.loadtest.chaos", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of load, while events begin")
-    parser.add_argument("--seed", type=int, default=7, help="of the schedule, the requests and their times")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time of load, while events begin")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the schedule, the requests and their times")
     parser.add_argument("--rate", type=float, default=60.0, help="requests per second")
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=10.0, help="deadline of a request, seconds")

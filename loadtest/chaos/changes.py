@@ -1,6 +1,6 @@
 """Changes as operators make them: by the commands of `ringpull`, each in a process of its own.
 
-A change may be given up when a blow comes in the middle of it; then the deployment is as it was. What is true
+A change may be given up when a fault comes in the middle of it; then the deployment is as it was. What is true
 afterwards is asked of the deployment, never assumed.
 """
 
@@ -10,44 +10,36 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ringpull.inference.client.operations import GetChange, GetStatus, OperationsClient
 from ringpull.inference.errors import RingpullError
-from ringpull.loadtest.bench.checked_model import MODEL
+from ringpull.loadtest.chaos.checked_model import MODEL
+from ringpull.loadtest.chaos.health import LOOK_S, PATIENCE_S, Broken
 from ringpull.loadtest.chaos.oracle import Live
-from ringpull.loadtest.chaos.schedule import Fault, Kind
-from ringpull.loadtest.chaos.whole import LOOK_S, PATIENCE_S, Broken
-from ringpull.loadtest.rebalance_check import RunCommand
+from ringpull.loadtest.chaos.schedule import Command, Fault, Kind
+from ringpull.loadtest.chaos.serving import CommandFailed, RunCommand
 
 SHARDS: Final = (3, 4, 5)
-"""Between which a rebalance goes."""
+"""Numbers of shards between which a rebalance goes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What a change starts from."""
+    """State of a deployment that a change starts from."""
 
     live: int
-    """Version of `checked`."""
+    """Version of `checked` that is live."""
     open: tuple[int, ...]
-    """Its versions that are open, ascending."""
+    """Versions of `checked` that are open, ascending."""
     shards: int
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command line, and the version that is live when it is through."""
-
-    words: tuple[str, ...]
-    live: int
 
 
 def command(fault: Fault, now: Deployed, versions: int, shards: Sequence[int] = SHARDS) -> Command:
     """Return how a change is asked for.
 
     Args:
-        versions: Of `checked`: that many are on disk, from 1 on.
+        versions: Number of versions of `checked` that are on disk, from 1 on.
         shards: Numbers of shards between which a rebalance goes.
     """
     match fault.kind:
@@ -89,15 +81,24 @@ class Operator:
         Raises:
             Broken: It is still under way after two minutes, or nobody says so.
         """
-        asked = command(fault, await self.deployed(), self._versions)
-        self._live.may_become(MODEL, asked.live)
-        said = ""
         try:
-            await self._run_command(*asked.words)
-        except RuntimeError as exc:
-            said = str(exc)
-        self._live.is_now(MODEL, (await self.deployed()).live)
-        return said
+            await self.run(command(fault, await self.deployed(), self._versions))
+        except CommandFailed as exc:
+            return str(exc)
+        return ""
+
+    async def run(self, asked: Command) -> dict[str, Any]:
+        """Run a command, wait until the change is over, and return the command's JSON.
+
+        Raises:
+            CommandFailed: It failed.
+            Broken: The change is still under way after two minutes, or nobody says so.
+        """
+        self._live.may_become(MODEL, asked.live)
+        try:
+            return await self._run_command(*asked.words)
+        finally:
+            self._live.is_now(MODEL, (await self.deployed()).live)
 
     async def deployed(self) -> Deployed:
         """Return what is true when no change is under way, which is waited for."""

@@ -1,9 +1,9 @@
-"""What every request must be answered with, whatever happens to the deployment meanwhile.
+"""The oracle: what every request must be answered with, whatever happens to the deployment meanwhile.
 
-Two models are served. All tables of `checked` have two copies or are on every shard: its answers are whole, always. The
-user table of `frail` has one copy and the policy `default`: when its shard is gone, an answer names that feature, and
-its scores are those of a user whom nobody knows. (Or its own: a head names what was lost to any request that it looked
-up together with this one.) So the oracle knows every score of both.
+Two models are served. All tables of `checked` have two copies or are on every shard: its answers are complete, always.
+The user table of `single_copy` has one copy and the policy `default`: when its shard is gone, an answer names that
+feature, and its scores are those of an unknown user. (Or its own: a head names what was lost to any request that it
+looked up together with this one.) So the oracle knows every score of both.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from enum import IntEnum
 from typing import Final
 
 from ringpull.inference.prediction import Prediction
-from ringpull.loadtest.bench.checked_model import ROWS, CheckedRequest, Expected, Weights, expected
+from ringpull.loadtest.chaos.checked_model import ROWS, CheckedRequest, Expected, Weights, expected
 
-FRAIL: Final = "frail"
-FRAIL_FEATURE: Final = "user"
-"""The feature whose table may lose rows for a while."""
+SINGLE_COPY: Final = "single_copy"
+SINGLE_COPY_FEATURE: Final = "user"
+"""Feature whose table may lose rows for a while."""
 
 
-class Outcome(IntEnum):
-    """What came of a request."""
+class Verdict(IntEnum):
+    """Result of a request."""
 
     RIGHT = 0
     FILLED = 1
@@ -37,7 +37,7 @@ class Question:
 
     model: str
     number: int
-    """Among the requests that the oracle was made for."""
+    """Index among the requests that the oracle was made for."""
 
 
 class Live:
@@ -47,14 +47,15 @@ class Live:
         self._versions = {model: frozenset({version}) for model, version in versions.items()}
 
     def now(self, model: str) -> frozenset[int]:
+        """Return the versions of a model that may answer."""
         return self._versions[model]
 
     def may_become(self, model: str, version: int) -> None:
-        """A change to this version begins."""
+        """Note that a change to this version begins."""
         self._versions[model] |= {version}
 
     def is_now(self, model: str, version: int) -> None:
-        """No change is under way, and this version is live."""
+        """Note that no change is under way, and that this version is live."""
         self._versions[model] = frozenset({version})
 
 
@@ -62,24 +63,24 @@ class Oracle:
     """Every right answer to some requests, computed beforehand.
 
     Args:
-        versions: Model -> how many versions there are, from 1 on.
-        rows: Table -> rows, as the models were made with.
+        versions: Number of versions by model, counted from 1 on.
+        rows: Rows by table, as the models were made with.
     """
 
     def __init__(
         self, requests: Sequence[CheckedRequest], versions: Mapping[str, int], rows: Mapping[str, int] = ROWS
     ) -> None:
-        self._whole: dict[tuple[str, int], list[Expected]] = {}
+        self._complete: dict[tuple[str, int], list[Expected]] = {}
         self._filled: dict[tuple[str, int], list[Expected]] = {}
         for model, count in versions.items():
             for version in range(1, count + 1):
                 weights = Weights.of(version, rows)
-                self._whole[model, version] = [expected(weights, request) for request in requests]
-                if model == FRAIL:
-                    nobody = [replace(request, user=rows["user"]) for request in requests]
-                    self._filled[model, version] = [expected(weights, request) for request in nobody]
+                self._complete[model, version] = [expected(weights, request) for request in requests]
+                if model == SINGLE_COPY:
+                    unknown = [replace(request, user=rows["user"]) for request in requests]
+                    self._filled[model, version] = [expected(weights, request) for request in unknown]
 
-    def judge(self, question: Question, prediction: Prediction, live: frozenset[int]) -> tuple[Outcome, str]:
+    def judge(self, question: Question, prediction: Prediction, live: frozenset[int]) -> tuple[Verdict, str]:
         """Return what came of a request that was answered, and in words what is wrong with the answer.
 
         Args:
@@ -87,19 +88,19 @@ class Oracle:
         """
         version = prediction.version
         if prediction.model != question.model or version not in live:
-            return Outcome.WRONG, f"{prediction.model}/{version} answered; live was {question.model}/{sorted(live)}"
+            return Verdict.WRONG, f"{prediction.model}/{version} answered; live was {question.model}/{sorted(live)}"
         filled = [each.feature for each in prediction.filled]
-        if filled and (question.model != FRAIL or filled != [FRAIL_FEATURE]):
+        if filled and (question.model != SINGLE_COPY or filled != [SINGLE_COPY_FEATURE]):
             named = ", ".join(f"{each.feature} ({each.reason})" for each in prediction.filled)
-            return Outcome.WRONG, f"{question.model}/{version}: default vectors for {named}, which has copies"
+            return Verdict.WRONG, f"{question.model}/{version}: default vectors for {named}, which has copies"
         (scores,) = prediction.outputs.values()
-        right = self._whole[question.model, version][question.number]
+        right = self._complete[question.model, version][question.number]
         if not right.wrong(scores):
-            return (Outcome.FILLED if filled else Outcome.RIGHT), ""
+            return (Verdict.FILLED if filled else Verdict.RIGHT), ""
         if filled and not self._filled[question.model, version][question.number].wrong(scores):
-            return Outcome.FILLED, ""
+            return Verdict.FILLED, ""
         return (
-            Outcome.WRONG,
+            Verdict.WRONG,
             f"{question.model}/{version}: request {question.number} scored {scores}, not {right.scores}"
             f"{', nor without its user' if filled else ''}",
         )

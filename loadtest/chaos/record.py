@@ -1,8 +1,8 @@
-"""What was seen during a run: every request, and the spans of time in which something was being done to the deployment.
+"""The record of a run: every request, and the spans of time in which something was being done to the deployment.
 
-Times are seconds since the load began. A span of a blow ends when all pieces are whole again, that of a change when it
-is over. A request belongs to the blow that began last of those under way when it was due, else to the change, else to
-the calm.
+Times are seconds since the load began. The span of a fault ends when all processes are healthy again, that of a change
+when it is over. A request belongs to the fault that began last of those under way when it was due, else to the change,
+else to the calm.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.loadtest.chaos.oracle import Outcome
+from ringpull.loadtest.chaos.oracle import Verdict
 from ringpull.loadtest.chaos.schedule import Kind, promise
 
 CALM: Final = "calm"
 
 FILL_GRACE_S: Final = 5.0
-"""A shard that is back is asked again when a head next tries it: so long answers may still be filled in. That counts as
-its recovery."""
+"""Time for which answers may still be filled in: a shard that is back is asked again when a head next tries it. That
+counts as its recovery."""
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Span:
     begin_s: float
     end_s: float = math.inf
     said: str = ""
-    """How a change ended, when it was not carried through."""
+    """Reason why a change was not carried through; empty when it was."""
 
     @property
     def seconds(self) -> float:
@@ -47,9 +47,9 @@ class Trouble:
 
     due_s: float
     end_s: float
-    outcome: Outcome
+    verdict: Verdict
     error: str
-    """Name of the error's class; `wrong` for a wrong answer."""
+    """Class of the error; `wrong` for a wrong answer."""
     text: str
 
 
@@ -59,18 +59,18 @@ class Record:
 
     due_s: array[float] = field(default_factory=lambda: array("d"))
     took_s: array[float] = field(default_factory=lambda: array("d"))
-    """From when it was due."""
-    outcomes: bytearray = field(default_factory=bytearray)
+    """Latencies, from when a request was due."""
+    verdicts: bytearray = field(default_factory=bytearray)
     troubles: list[Trouble] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
 
-    def ended(self, due_s: float, now_s: float, outcome: Outcome, error: str = "", text: str = "") -> None:
+    def ended(self, due_s: float, now_s: float, verdict: Verdict, error: str = "", text: str = "") -> None:
         """Count one request that ended just now."""
         self.due_s.append(due_s)
         self.took_s.append(now_s - due_s)
-        self.outcomes.append(outcome)
-        if outcome in (Outcome.FAILED, Outcome.WRONG):
-            self.troubles.append(Trouble(due_s, now_s, outcome, error, text))
+        self.verdicts.append(verdict)
+        if verdict in (Verdict.FAILED, Verdict.WRONG):
+            self.troubles.append(Trouble(due_s, now_s, verdict, error, text))
 
     def begin(self, kind: Kind, now_s: float) -> Span:
         """Open a span; whoever opens it sets its end."""
@@ -79,10 +79,10 @@ class Record:
         return span
 
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8]]:
-        """Return due times, latencies and outcomes, (requests,) each, in the order of due times."""
+        """Return due times, latencies and verdicts, (requests,) each, in the order of due times."""
         due = np.array(self.due_s)
         order = np.argsort(due, kind="stable")
-        return due[order], np.array(self.took_s)[order], np.frombuffer(bytes(self.outcomes), np.uint8)[order]
+        return due[order], np.array(self.took_s)[order], np.frombuffer(bytes(self.verdicts), np.uint8)[order]
 
 
 def phases(spans: Sequence[Span], due_s: NDArray[np.float64]) -> NDArray[np.object_]:
@@ -109,8 +109,8 @@ def broke_promise(spans: Sequence[Span], trouble: Trouble, heads: int) -> bool:
 
 def unexplained_fills(record: Record, heads: int) -> int:
     """Return how many answers were filled in although all shards were there."""
-    due, took, outcomes = record.arrays()
-    filled = outcomes == Outcome.FILLED
+    due, took, verdicts = record.arrays()
+    filled = verdicts == Verdict.FILLED
     for span in record.spans:
         if promise(span.kind, heads).fills:
             filled &= (due + took < span.begin_s) | (due > span.end_s + FILL_GRACE_S)
@@ -118,15 +118,15 @@ def unexplained_fills(record: Record, heads: int) -> int:
 
 
 def unprovoked(spans: Sequence[Span]) -> list[Span]:
-    """Return the changes that were not carried through although no blow came in the middle of them."""
-    blows = [span for span in spans if span.kind.piece]
+    """Return the changes that were not carried through although no fault came in the middle of them."""
+    faults = [span for span in spans if span.kind.role]
     return [
         span
         for span in spans
-        if span.said and not any(blow.begin_s <= span.end_s and blow.end_s >= span.begin_s for blow in blows)
+        if span.said and not any(each.begin_s <= span.end_s and each.end_s >= span.begin_s for each in faults)
     ]
 
 
 def _weight(span: Span) -> tuple[bool, float]:
-    """Of spans that cover the same time: blows before changes, then the one that began last."""
-    return bool(span.kind.piece), span.begin_s
+    """Order of spans that cover the same time: faults outweigh changes, then the one that began last."""
+    return bool(span.kind.role), span.begin_s

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ringpull.loadtest.chaos.goodput import Goodput
-from ringpull.loadtest.chaos.oracle import Outcome
-from ringpull.loadtest.chaos.pieces import Usage
+from ringpull.loadtest.chaos.oracle import Verdict
+from ringpull.loadtest.chaos.processes import Usage
 from ringpull.loadtest.chaos.record import (
     CALM,
     FILL_GRACE_S,
@@ -30,14 +30,14 @@ from ringpull.loadtest.chaos.record import (
 )
 from ringpull.loadtest.chaos.schedule import Kind, promise
 
-USUAL_FACTOR: Final = 5.0
-"""A second whose p99 is within so many times that of the calm is as usual again."""
-USUAL_S: Final = 0.05
-"""Whatever the p99 of the calm: one late tick of a busy machine is no fault of a deployment."""
-LONGEST_S: Final = 30.0
-"""After a deployment is whole, its latencies are not looked at for longer."""
+NORMAL_FACTOR: Final = 5.0
+"""Ratio to the p99 of the calm up to which the p99 of a second is normal again."""
+NORMAL_S: Final = 0.05
+"""Latency that is normal whatever the p99 of the calm: one late tick of a busy machine is no fault of a deployment."""
+MAX_SLOW_S: Final = 30.0
+"""Time for which latencies are looked at after a deployment is healthy."""
 SHOWN_TROUBLES: Final = 3
-"""Of each cause."""
+"""Troubles shown of each cause."""
 UNEXPLAINED: Final = "default vectors while all shards were there"
 
 
@@ -52,21 +52,21 @@ class Phase:
     wrong: int
     p50_ms: float
     p99_ms: float
-    """Of all of them, with those that failed."""
+    """99th percentile of all of them, those that failed included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """A run."""
+    """Findings of a run."""
 
     seed: int
     phases: Sequence[Phase]
     failed_by_cause: Mapping[str, int]
     failed_promised: int
     recovery_s: Mapping[str, float]
-    """Kind -> median."""
+    """Median time to recovery by kind."""
     goodput: Goodput | None
-    """None: the overload was left out, or the run broke off."""
+    """Goodput at three times the top rate; None: the overload was left out, or the run broke off."""
 
     @property
     def predicts(self) -> int:
@@ -98,10 +98,10 @@ def find(record: Record, *, seed: int, heads: int, goodput: Goodput | None, brok
     """Return what a run's record says.
 
     Args:
-        heads: Of the deployment: with one, requests may fail when it goes.
+        heads: Number of heads: with one, requests may fail when it goes.
         broken: What did not come back; it counts as one failure.
     """
-    failed = [trouble for trouble in record.troubles if trouble.outcome is Outcome.FAILED]
+    failed = [trouble for trouble in record.troubles if trouble.verdict is Verdict.FAILED]
     causes = Counter(cause(record.spans, trouble) for trouble in failed)
     others = Counter({UNEXPLAINED: unexplained_fills(record, heads)})
     others.update(f"{span.kind} was not carried through: {span.said}" for span in unprovoked(record.spans))
@@ -118,22 +118,22 @@ def find(record: Record, *, seed: int, heads: int, goodput: Goodput | None, brok
 
 
 def _phases(record: Record) -> list[Phase]:
-    due, took, outcomes = record.arrays()
+    due, took, verdicts = record.arrays()
     names = phases(record.spans, due)
     found = []
     for name in (CALM, *map(str, Kind)):
         here = names == name
         if not here.any():
             continue
-        counts = np.bincount(outcomes[here], minlength=len(Outcome))
+        counts = np.bincount(verdicts[here], minlength=len(Verdict))
         p50_ms, p99_ms = np.percentile(took[here], [50, 99]) * 1e3
         found.append(
             Phase(
                 name,
                 int(here.sum()),
-                int(counts[Outcome.FILLED]),
-                int(counts[Outcome.FAILED]),
-                int(counts[Outcome.WRONG]),
+                int(counts[Verdict.FILLED]),
+                int(counts[Verdict.FAILED]),
+                int(counts[Verdict.WRONG]),
                 float(p50_ms),
                 float(p99_ms),
             )
@@ -142,17 +142,17 @@ def _phases(record: Record) -> list[Phase]:
 
 
 def _recoveries(record: Record, heads: int) -> dict[str, float]:
-    due, took, outcomes = record.arrays()
+    due, took, verdicts = record.arrays()
     calm = took[phases(record.spans, due) == CALM]
-    usual_s = max(USUAL_FACTOR * float(np.percentile(calm, 99)), USUAL_S) if len(calm) else USUAL_S
+    normal_s = max(NORMAL_FACTOR * float(np.percentile(calm, 99)), NORMAL_S) if len(calm) else NORMAL_S
     found: defaultdict[str, list[float]] = defaultdict(list)
     begins = [span.begin_s for span in record.spans if promise(span.kind, heads).fills]
     for span in record.spans:
         if np.isfinite(span.end_s):
             # What is filled in after the next one has begun is not this one's doing.
             next_s = min((begin_s for begin_s in begins if begin_s > span.begin_s), default=np.inf)
-            filled = (outcomes == Outcome.FILLED) & (due < next_s) & promise(span.kind, heads).fills
-            found[str(span.kind)].append(recovery_s(span, due, took, filled, usual_s))
+            filled = (verdicts == Verdict.FILLED) & (due < next_s) & promise(span.kind, heads).fills
+            found[str(span.kind)].append(recovery_s(span, due, took, filled, normal_s))
     return {kind: statistics.median(found[kind]) for kind in sorted(found)}
 
 
@@ -161,23 +161,23 @@ def recovery_s(
     due_s: NDArray[np.float64],
     took_s: NDArray[np.float64],
     filled: NDArray[np.bool_],
-    usual_s: float,
+    normal_s: float,
 ) -> float:
     """Return the time from the beginning of a span until all is as before it.
 
-    That is when the deployment is whole, no answer is filled in any more, and the p99 of a whole second is usual again.
+    That is when the deployment is healthy, no answer is filled in any more, and the p99 of a second is normal again.
 
     Args:
-        due_s, took_s, filled: Of all requests, (requests,) each, in the order of due times; filled are those whose
+        due_s, took_s, filled: All requests, (requests,) each, in the order of due times; filled are those whose
             answers had default vectors for what was lost.
-        usual_s: The p99 up to which it is.
+        normal_s: The p99 up to which a second is normal.
     """
     lossy = filled & (due_s >= span.begin_s) & (due_s <= span.end_s + FILL_GRACE_S)
     back_s = float((due_s + took_s)[lossy].max(initial=span.end_s))
     at_s = back_s
-    while at_s < back_s + LONGEST_S:
+    while at_s < back_s + MAX_SLOW_S:
         second = took_s[(due_s >= at_s) & (due_s < at_s + 1)]
-        if not len(second) or np.percentile(second, 99) <= usual_s:
+        if not len(second) or np.percentile(second, 99) <= normal_s:
             break
         at_s += 1
     return at_s - span.begin_s
@@ -192,7 +192,7 @@ def show(
     """Print the tables.
 
     Args:
-        usages: When it was measured -> piece -> what these take; in the order of time.
+        usages: What processes take, by when it was measured, in the order of time, and by role.
     """
     title = "requests by what went on when they were due; median time until all was as before"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
@@ -233,12 +233,12 @@ def _growth(usages: Mapping[str, Mapping[str, Usage]]) -> Table:
     table = Table("each", title=title, title_justify="left", box=SIMPLE_HEAD)
     for when in usages:
         table.add_column(when, justify="right")
-    for piece in next(iter(usages.values()), {}):
+    for role in next(iter(usages.values()), {}):
         cells = [
             f"{usage.pss_bytes / 2**20:.1f} MiB, {usage.descriptors:.0f} ({usage.processes})"
-            for usage in (measured[piece] for measured in usages.values())
+            for usage in (measured[role] for measured in usages.values())
         ]
-        table.add_row(piece, *cells)
+        table.add_row(role, *cells)
     return table
 
 

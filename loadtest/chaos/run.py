@@ -1,53 +1,54 @@
 """One run: models are made, served and asked, the schedule is played, and everything is taken down.
 
-A run ends early when the deployment does not come back; what was seen until then is told all the same.
+A run ends early when the deployment does not come back; what was seen until then is reported all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+import numpy as np
 import uvloop
 from rich.console import Console
 
 from ringpull import AsyncClient
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.inference.export import TableOptions
-from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
-from ringpull.loadtest.bench.deployment import Deployment, deployed
 from ringpull.loadtest.chaos import goodput
-from ringpull.loadtest.chaos.blows import strike, victim
 from ringpull.loadtest.chaos.changes import Operator
+from ringpull.loadtest.chaos.checked_load import CheckedLoad
+from ringpull.loadtest.chaos.checked_model import MODEL, make_requests
 from ringpull.loadtest.chaos.driver import Driver
-from ringpull.loadtest.chaos.load import Load
-from ringpull.loadtest.chaos.oracle import FRAIL, Live, Oracle
-from ringpull.loadtest.chaos.pieces import Pieces, Usage
+from ringpull.loadtest.chaos.faults import inject, victim
+from ringpull.loadtest.chaos.health import Broken, Health
+from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle
+from ringpull.loadtest.chaos.processes import Usage, give_way, usage
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.chaos.report import Findings, find, show
-from ringpull.loadtest.chaos.schedule import END_S, Event, Fault, Kind, schedule
-from ringpull.loadtest.chaos.whole import Broken, Whole
-from ringpull.loadtest.rebalance_check import RunCommand, ringpull
+from ringpull.loadtest.chaos.schedule import END_S, Command, Event, Fault, Kind, schedule
+from ringpull.loadtest.chaos.serving import RunCommand, served_models
+from ringpull.loadtest.deployment import Deployment
+from ringpull.loadtest.generator import endless_arrivals
 
 ROWS: Final = {"user": 20_000, "item": 10_000, "genre": 19}
-VERSIONS: Final = 3
-"""Of `checked`: one is live, one is kept open, one can be published."""
+VERSIONS: Final = {MODEL: 3, SINGLE_COPY: 1}
+"""Versions by model; of `checked` one is live, one is kept open, one can be published."""
 REQUESTS: Final = 100
 LARGE_REQUESTS: Final = 20
 SHARDS: Final = 4
-REPLICAS: Final = (
-    *("--replicas", f"{MODEL}/user=2", "--replicas", f"{MODEL}/item=2", "--replicas", f"{MODEL}/genre=all"),
-    *("--replicas", f"{FRAIL}/user=1", "--replicas", f"{FRAIL}/item=2", "--replicas", f"{FRAIL}/genre=all"),
+REPLICAS: Final = tuple(
+    word
+    for model, user_copies in ((MODEL, 2), (SINGLE_COPY, 1))
+    for copies in (f"user={user_copies}", "item=2", "genre=all")
+    for word in ("--replicas", f"{model}/{copies}")
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run is."""
+    """Options of a run."""
 
     seconds: float
     seed: int
@@ -59,25 +60,26 @@ class Options:
 
 
 class Served:
-    """The deployment as the driver sees it: changed by an operator, struck by signals."""
+    """The deployment as the driver sees it: changed by an operator, hit by signals."""
 
-    def __init__(self, operator: Operator, pieces: Pieces, whole: Whole) -> None:
+    def __init__(self, operator: Operator, ours: Deployment, health: Health) -> None:
         self._operator = operator
-        self._pieces = pieces
-        self._whole = whole
+        self._ours = ours
+        self._health = health
 
-    async def carry_out(self, change: Fault) -> str:
+    async def carry_out(self, change: Fault | Command) -> str:
+        assert isinstance(change, Fault)
         said = await self._operator.carry_out(change)
-        await self._whole.wait()
+        await self._health.wait()
         return said
 
-    async def strike(self, blow: Fault, struck: Callable[[], None]) -> None:
-        process = await asyncio.to_thread(victim, self._pieces, blow)
+    async def inject(self, fault: Fault, injected: Callable[[], None]) -> None:
+        process = await asyncio.to_thread(victim, self._ours, fault)
         if process is None:
             return
-        struck()
-        await strike(process, blow)
-        await self._whole.wait(process if blow.kind.verb == "kill" else None)
+        injected()
+        await inject(process, fault)
+        await self._health.wait(process if fault.kind.verb == "kill" else None)
 
 
 class Run:
@@ -88,11 +90,10 @@ class Run:
         self._ours = ours
         self._run_command = run_command
         self._console = console
-        self._pieces = Pieces(ours.process)
         self.record = Record()
         self.goodput: goodput.Goodput | None = None
         self.broken = ""
-        """What did not come back."""
+        """Part of the deployment that did not come back; empty: none."""
         self.usages: dict[str, dict[str, Usage]] = {}
 
     async def play(self, events: list[Event]) -> None:
@@ -101,21 +102,20 @@ class Run:
         Raises:
             RuntimeError: An answer was wrong before anything was done.
         """
-        options, live = self._options, Live({MODEL: 1, FRAIL: 1})
+        options, live = self._options, Live(dict.fromkeys(VERSIONS, 1))
         requests = make_requests(REQUESTS, seed=options.seed, rows=ROWS)
-        oracle = Oracle(requests, {MODEL: VERSIONS, FRAIL: 1}, ROWS)
+        oracle = Oracle(requests, VERSIONS, ROWS)
+        arrivals = endless_arrivals(options.rate, np.random.default_rng([options.seed, 0xC405]))
         async with AsyncClient(self._ours.target, timeout_s=options.timeout_s) as client:
             with OperationsClient(self._ours.target) as operations:
-                load = Load(
-                    client.predict, requests, (MODEL, FRAIL), oracle, live, rate=options.rate, seed=options.seed
-                )
+                load = CheckedLoad(client.predict, requests, tuple(VERSIONS), oracle, live)
                 self.record = load.record
-                whole = Whole(self._pieces, client, operations, options.heads)
-                operator = Operator(self._run_command, operations, live, VERSIONS)
+                health = Health(self._ours, client, operations, options.heads)
+                operator = Operator(self._run_command, operations, live, VERSIONS[MODEL])
                 await load.warm_up()
                 await self._measure("before")
-                load.start()
-                driver = Driver(Served(operator, self._pieces, whole), load.record, load.now_s, self._console)
+                load.start(arrivals)
+                driver = Driver(Served(operator, self._ours, health), load.record, load.now_s, self._console)
                 try:
                     await driver.play(events, options.seconds - END_S)
                     await asyncio.sleep(max(options.seconds - load.now_s(), 0))
@@ -129,23 +129,19 @@ class Run:
             await self._overload(live)
 
     async def _overload(self, live: Live) -> None:
-        requests = make_requests(
-            LARGE_REQUESTS,
-            seed=self._options.seed,
-            rows=ROWS,
-            candidates=goodput.CANDIDATES,
-            most_items=goodput.MOST_ITEMS,
-        )
-        oracle = Oracle(requests, {MODEL: VERSIONS}, ROWS)
+        options = self._options
+        sizes = {"candidates": goodput.CANDIDATES, "max_items": goodput.MAX_ITEMS}
+        requests = make_requests(LARGE_REQUESTS, seed=options.seed, rows=ROWS, **sizes)
+        oracle = Oracle(requests, {MODEL: VERSIONS[MODEL]}, ROWS)
         # In life the load comes from other machines.
-        await asyncio.to_thread(self._pieces.give_way)
+        await asyncio.to_thread(lambda: give_way(self._ours.running("head", "shard")))
         self.goodput = await goodput.measure(
-            self._ours.target, requests, oracle, live, seconds=self._options.overload_s, seed=self._options.seed
+            self._ours.target, requests, oracle, live, seconds=options.overload_s, seed=options.seed
         )
         await self._measure("after overload")
 
     async def _measure(self, when: str) -> None:
-        self.usages[when] = await asyncio.to_thread(self._pieces.usage)
+        self.usages[when] = await asyncio.to_thread(usage, self._ours)
 
 
 def run(options: Options, console: Console) -> Findings:
@@ -158,17 +154,9 @@ def run(options: Options, console: Console) -> Findings:
     console.print(f"seed {options.seed}, {options.seconds:g} s:", highlight=False)
     for event in events:
         console.print(f"  {event}", highlight=False, markup=False)
-    with tempfile.TemporaryDirectory(prefix="ringpull-chaos-") as made:
-        folder = Path(made)
-        export_version(folder / MODEL, 1, ROWS)
-        lossy = {"user": TableOptions(on_unavailable="default")}
-        export_version(folder / FRAIL, 1, ROWS, name=FRAIL, tables=lossy)
-        arguments = (str(folder / FRAIL), "--heads", str(options.heads), "--data-dir", str(folder / "data"), *REPLICAS)
-        with deployed(folder / MODEL, SHARDS, *arguments) as ours:
-            for version in range(2, VERSIONS + 1):
-                export_version(folder / MODEL, version, ROWS)
-            playing = Run(options, ours, ringpull(ours.target, folder), console)
-            uvloop.run(playing.play(events))
+    with served_models(VERSIONS, ROWS, SHARDS, ("--heads", str(options.heads), *REPLICAS)) as (ours, run_command):
+        playing = Run(options, ours, run_command, console)
+        uvloop.run(playing.play(events))
     findings = find(
         playing.record, seed=options.seed, heads=options.heads, goodput=playing.goodput, broken=playing.broken
     )

@@ -1,7 +1,7 @@
-"""What is done to the deployment and when: a pure function of a seed, so that a run that fails is replayed by its seed.
+"""The schedule, what is done to the deployment and when: a pure function of a seed, which replays a run that failed.
 
-A schedule is a list of events, one after the other. An event is a blow to one process, a change that an operator asks
-for, or both: a blow in the middle of a change. Invariants: an event has one victim at most; the schedule of a longer
+A schedule is a list of events, one after the other. An event is a fault of one process, a change that an operator asks
+for, or both: a fault in the middle of a change. Invariants: an event has one victim at most; the schedule of a longer
 run begins with that of a shorter one; what depends on the deployment at that moment, such as which of its shards dies,
 is a number in [0, 1) here, and chosen by it there.
 """
@@ -17,7 +17,7 @@ from typing import Final
 
 
 class Kind(StrEnum):
-    """What can be done to a deployment."""
+    """Kind of a thing that is done to a deployment."""
 
     KILL_SHARD = "kill-shard"
     STOP_SHARD = "stop-shard"
@@ -35,80 +35,95 @@ class Kind(StrEnum):
 
     @property
     def verb(self) -> str:
-        """`kill`, `stop` or `slow` of a blow; a change's own name."""
+        """Verb of a fault, `kill`, `stop` or `slow`; a change's own name."""
         return self.partition("-")[0]
 
     @property
-    def piece(self) -> str:
-        """What a blow hits: `shard`, `head`, `coordinator`, `gcs`; empty for a change."""
+    def role(self) -> str:
+        """Role of the process that a fault hits: `shard`, `head`, `coordinator`, `gcs`; empty for a change."""
         return self.partition("-")[2]
 
 
-BLOWS: Final = tuple(kind for kind in Kind if kind.piece)
-CHANGES: Final = tuple(kind for kind in Kind if not kind.piece)
-STRUCK_CHANGES: Final = (Kind.PUBLISH, Kind.ROLLBACK, Kind.REBALANCE)
-"""Changes that a blow may come in the middle of. A rolling restart has a victim of its own at any time."""
-STRUCK_SHARE: Final = 0.5
-"""Of these changes."""
+FAULTS: Final = tuple(kind for kind in Kind if kind.role)
+CHANGES: Final = tuple(kind for kind in Kind if not kind.role)
+INTERRUPTED_CHANGES: Final = (Kind.PUBLISH, Kind.ROLLBACK, Kind.REBALANCE)
+"""Changes that a fault may come in the middle of. A rolling restart has a victim of its own at any time."""
+INTERRUPTED_SHARE: Final = 0.5
+"""Share of these changes that a fault comes in the middle of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a client may notice of a kind, with two copies or more of every table but one."""
+    """Effects that a client may notice of a kind, with two copies or more of every table but one."""
 
     fails: bool
-    """Requests may fail."""
+    """Whether requests may fail."""
     fills: bool
-    """Answers may name features of the table with one copy, for which its default vector stands."""
+    """Whether answers may name features of the table with one copy, for which its default vector stands."""
 
 
 def promise(kind: Kind, heads: int) -> Promise:
     """Return what a client may notice of a kind with so many heads: another head answers, where there is one."""
-    heads_go = kind is Kind.RESTART or kind.piece == "head"
-    shards_go = kind is Kind.RESTART or kind.piece == "shard"
+    heads_go = kind is Kind.RESTART or kind.role == "head"
+    shards_go = kind is Kind.RESTART or kind.role == "shard"
     return Promise(fails=heads_go and heads < 2, fills=shards_go)
 
 
 CALM_S: Final = 5.0
-"""Before the first event: what latencies are compared with."""
+"""Time before the first event: what latencies are compared with."""
 END_S: Final = 5.0
-"""Without new events at the end."""
+"""Time without new events at the end."""
 GAP_S: Final = (3.0, 6.0)
-"""From one event to the next, when the first is over by then."""
+"""Time from one event to the next, when the first is over by then."""
 PAUSE_S: Final = (1.0, 5.0)
-"""How long a victim is stopped, or slow."""
+"""Time that a victim is stopped, or slow."""
 DELAY_S: Final = (0.1, 2.0)
-"""From the beginning of a change to the blow in it."""
+"""Time from the beginning of a change to the fault in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One blow or change."""
+    """One fault or change."""
 
     kind: Kind
     pick: float
-    """In [0, 1): which of its possible victims, versions, numbers of shards."""
+    """Number in [0, 1) that picks one of its possible victims, versions, numbers of shards."""
     seconds: float = 0.0
-    """How long a victim is stopped or slow."""
+    """Time that a victim is stopped or slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A change as a script gives it: a command line, and the version that is live when it is through."""
+
+    words: tuple[str, ...]
+    live: int
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of the change: its verb."""
+        return Kind(self.words[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A blow, a change, or a change with a blow in it; at least one of the two."""
+    """A fault, a change, or a change with a fault in it; at least one of the two."""
 
     at_s: float
-    """Since the load began; later when the event before it is not over by then."""
-    change: Fault | None = None
-    blow: Fault | None = None
+    """Time since the load began; later when the event before it is not over by then."""
+    change: Fault | Command | None = None
+    fault: Fault | None = None
     delay_s: float = 0.0
-    """From the beginning of the change to the blow."""
+    """Time from the beginning of the change to the fault."""
 
     def __str__(self) -> str:
         parts = []
         if self.change is not None:
             parts.append(str(self.change.kind))
-        if self.blow is not None:
-            parts.append(f"{self.blow.kind} {self.blow.seconds:.1f} s" if self.blow.seconds else str(self.blow.kind))
+        if self.fault is not None:
+            parts.append(
+                f"{self.fault.kind} {self.fault.seconds:.1f} s" if self.fault.seconds else str(self.fault.kind)
+            )
         return f"{self.at_s:6.1f} s  " + f", {self.delay_s:.1f} s later ".join(parts)
 
 
@@ -124,18 +139,18 @@ def schedule(seed: int, seconds: float, without: Collection[Kind] = ()) -> list[
 
 def _events(rng: random.Random, without: frozenset[Kind]) -> Iterator[Event]:
     """Yield events without end, in rounds that have every kind once."""
-    blows = [kind for kind in BLOWS if kind not in without]
+    faults = [kind for kind in FAULTS if kind not in without]
     kinds = [kind for kind in Kind if kind not in without]
     at_s = CALM_S
     while kinds:
         rng.shuffle(kinds)
         for kind in kinds:
             change = _fault(rng, kind) if kind in CHANGES else None
-            blow = _fault(rng, kind) if kind in BLOWS else None
-            if kind in STRUCK_CHANGES and blows and rng.random() < STRUCK_SHARE:
-                blow = _fault(rng, rng.choice(blows))
-            both = change is not None and blow is not None
-            yield Event(at_s, change, blow, rng.uniform(*DELAY_S) if both else 0.0)
+            fault = _fault(rng, kind) if kind in FAULTS else None
+            if kind in INTERRUPTED_CHANGES and faults and rng.random() < INTERRUPTED_SHARE:
+                fault = _fault(rng, rng.choice(faults))
+            both = change is not None and fault is not None
+            yield Event(at_s, change, fault, rng.uniform(*DELAY_S) if both else 0.0)
             at_s += rng.uniform(*GAP_S)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ringpull.router.control.actor import CoordinatorActor, Settings, Timing
 
 from ringpull import CapCandidates, CutBags, UseDefault, UseVersion, Vocabulary
 from ringpull.deploy.model_folders import find_version, rows_in
@@ -28,6 +27,7 @@ from ringpull.inference.wire.request_json import call_from_json
 from ringpull.ps.spec import KeyType, OnUnavailable, Pooling, RowType
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
+from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.state_file import FILE_NAME, StateFile
 from tests.integration.local import local_cluster
 from tests.loadtest.live_cluster import LocalMembers
@@ -146,7 +146,7 @@ def test_its_deployment_is_carried_on_from_where_it_was(path: Path, tmp_path: Pa
     state_folder.mkdir()
     (state_folder / FILE_NAME).write_text(content)
     saved = json.loads(content)
-    coordinator = CoordinatorActor(
+    coordinator = CoordinatorProcess(
         StateFile(str(state_folder)),
         members,
         deployment=saved["deployment"],

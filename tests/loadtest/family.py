@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from ringpull.loadtest.bench.process import server
+from ringpull.loadtest.process import server
 
 if __name__ == "__main__" and sys.argv[1] == "up":
     child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])

@@ -15,14 +15,16 @@ import psutil
 import pytest
 
 import ringpull.loadtest.bench
+from ringpull.loadtest import dlrm
 from ringpull.loadtest.bench import all as every_bench
-from ringpull.loadtest.bench import dlrm, growth, memory, ready, routing, stage_budget
+from ringpull.loadtest.bench import dlrm_requests, growth, ready, routing, stage_budget, targets
+from ringpull.loadtest.bench.dlrm_requests import BAG, CANDIDATES
 from ringpull.loadtest.bench.growth_model import CpuModel, PullShape, sub_bags, wire_bytes_per_sample
 from ringpull.loadtest.bench.harness import Report, Samples, interleave
-from ringpull.loadtest.bench.load import Outcome
-from ringpull.loadtest.bench.process import server, unwound_by_sigterm
+from ringpull.loadtest.bench.load import Run
 from ringpull.loadtest.bench.pulls import dlrm_lookups
 from ringpull.loadtest.bench.tables import bench_keys, bench_rows, generated_table, keys_of, zipf_rows
+from ringpull.loadtest.process import server, unwound_by_sigterm
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.wire.messages import PullReply
 
@@ -38,7 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGPULL_BENCH_CACHE", str(tmp_path))
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if ".rivals." not in name])
+@pytest.mark.parametrize("module", [name for name in MODULES if ".baselines." not in name])
 def test_every_module_is_imported_without_what_it_compares_with(module: str) -> None:
     importlib.import_module(module)
 
@@ -53,9 +55,7 @@ def test_every_bench_can_be_run_and_is_described(bench: str) -> None:
 def test_every_target_is_in_the_readme() -> None:
     written = (ROOT / "loadtest/README.md").read_text()
     shortened = {"kernel_vs_torch_d64", "kernel_vs_torch_d128"}
-    unnamed = [
-        target.key for target in every_bench.TARGETS if target.key not in written and target.key not in shortened
-    ]
+    unnamed = [target.key for target in targets.TARGETS if target.key not in written and target.key not in shortened]
     assert not unnamed
 
 
@@ -117,15 +117,15 @@ class TestTables:
 
 class TestDlrm:
     def test_a_request_survives_its_bytes(self) -> None:
-        (request,) = dlrm.make_requests(1, 100)
-        read = dlrm.Request.from_bytes(request.to_bytes())
+        (request,) = dlrm_requests.make_requests(1, 100)
+        read = dlrm_requests.Request.from_bytes(request.to_bytes())
         np.testing.assert_array_equal(read.dense, request.dense)
         np.testing.assert_array_equal(read.context, request.context)
         np.testing.assert_array_equal(read.candidates, request.candidates)
 
     def test_ours_asks_for_the_same_ids(self) -> None:
-        (request,) = dlrm.make_requests(1, 100, candidates=3)
-        call = dlrm.call_of(request)
+        (request,) = dlrm_requests.make_requests(1, 100, candidates=3)
+        call = dlrm_requests.call_of(request)
         assert call.rows == request.rows == 3
         bags = call.features["candidate_5"]
         np.testing.assert_array_equal(bags.values, request.candidates[5].reshape(-1))
@@ -136,17 +136,17 @@ class TestDlrm:
         import torch
 
         model = dlrm.make_model(50)
-        (request,) = dlrm.make_requests(1, 50, candidates=4)
+        (request,) = dlrm_requests.make_requests(1, 50, candidates=4)
         bags = {}
         for i, name in enumerate(dlrm.CONTEXT):
             bags[name] = torch.from_numpy(np.tile(request.context[i], request.rows))
         for i, name in enumerate(dlrm.CANDIDATE):
             bags[name] = torch.from_numpy(request.candidates[i].reshape(-1))
-        offsets = torch.arange(0, request.rows * dlrm.BAG + 1, dlrm.BAG)
+        offsets = torch.arange(0, request.rows * BAG + 1, BAG)
         arguments = bags | {f"{name}_offsets": offsets for name in bags}
         with torch.inference_mode():
             plain = model(torch.from_numpy(request.dense), **arguments)
-            torch.testing.assert_close(model.score_request(request), plain)
+            torch.testing.assert_close(dlrm_requests.score_request(model, request), plain)
 
 
 class TestGrowthModel:
@@ -160,8 +160,8 @@ class TestGrowthModel:
         _, parts = routing.route("m", lookups, routing.placement(shards))
         there = sum(part.positions.nbytes + part.lengths.nbytes for part in parts)
         back = sum(4 * dim * len(part.lengths) + 4 * np.count_nonzero(part.keys) for part in parts)
-        shape = PullShape(dlrm.BAG, sum(lookup.outputs for lookup in lookups), len(lookups), dlrm.CANDIDATES)
-        assert (there + back) / dlrm.CANDIDATES == pytest.approx(wire_bytes_per_sample(shape, shards, dim), rel=0.02)
+        shape = PullShape(BAG, sum(lookup.outputs for lookup in lookups), len(lookups), CANDIDATES)
+        assert (there + back) / CANDIDATES == pytest.approx(wire_bytes_per_sample(shape, shards, dim), rel=0.02)
 
     def test_a_bag_meets_all_its_shards_in_the_end(self) -> None:
         assert sub_bags(10, 1) == 1
@@ -194,7 +194,7 @@ def test_routing_and_merge_of_the_bench_pool_every_key_once() -> None:
         missing = np.zeros(np.count_nonzero(part.keys), np.uint32)
         answers.append((part, PullReply(values, missing, np.empty(0, np.uint8))))
     for result in routing.merge(batch, np.full(len(lookups), 2, np.int64), answers):
-        np.testing.assert_array_equal(result.values, dlrm.BAG)
+        np.testing.assert_array_equal(result.values, BAG)
 
 
 def test_the_stages_of_a_budget_add_up_to_what_the_client_sees() -> None:
@@ -209,7 +209,7 @@ def test_the_stages_of_a_budget_add_up_to_what_the_client_sees() -> None:
 
 
 def test_the_aim_of_memory_is_rows_and_keys() -> None:
-    assert memory.limit(256) * 256 == pytest.approx(1.05 * 256 + 9)
+    assert targets.limit(256) * 256 == pytest.approx(1.05 * 256 + 9)
 
 
 def test_reading_files_reads_them_whole(tmp_path: Path) -> None:
@@ -220,14 +220,14 @@ def test_reading_files_reads_them_whole(tmp_path: Path) -> None:
 
 
 def test_a_rate_counts_calls_over_the_time_they_took() -> None:
-    assert Outcome(calls=50, took_s=2.0, p50_ms=1, p99_ms=2).calls_per_s == 25
+    assert Run(took_s=[0.001] * 50, wall_s=2.0).calls_per_s == 25
 
 
 class TestAll:
     def test_a_target_is_reached_at_its_bound(self) -> None:
-        least = every_bench.Target("k", "", "", least=0.4, aim=0.8)
-        most = every_bench.Target("k", "", "", most=5)
-        stated = every_bench.Target("k", "", "")
+        least = targets.Target("k", "", "", minimum=0.4, aim=0.8)
+        most = targets.Target("k", "", "", maximum=5)
+        stated = targets.Target("k", "", "")
         assert [least.reached(value) for value in (0.4, 0.39)] == [True, False]
         assert [most.reached(value) for value in (5, 5.1)] == [True, False]
         assert stated.reached(0)

@@ -15,13 +15,11 @@ from rich.console import Console
 
 from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from ringpull.loadtest.chaos.goodput import Goodput
-from ringpull.loadtest.chaos.oracle import Outcome
-from ringpull.loadtest.chaos.pieces import Usage
+from ringpull.loadtest.chaos.oracle import Verdict
+from ringpull.loadtest.chaos.processes import Usage
 from ringpull.loadtest.chaos.record import CALM, FILL_GRACE_S, Record, Span, Trouble, broke_promise, cause, phases
 from ringpull.loadtest.chaos.report import UNEXPLAINED, find, recovery_s, show
-from ringpull.loadtest.chaos.schedule import (
-    Kind,
-)
+from ringpull.loadtest.chaos.schedule import Kind
 
 SPANS = [
     Span(Kind.PUBLISH, 10.0, 20.0),
@@ -31,7 +29,7 @@ SPANS = [
 
 
 def failed(due_s: float, end_s: float) -> Trouble:
-    return Trouble(due_s, end_s, Outcome.FAILED, "Unavailable", "no head")
+    return Trouble(due_s, end_s, Verdict.FAILED, "Unavailable", "no head")
 
 
 def test_requests_belong_to_what_went_on() -> None:
@@ -48,21 +46,21 @@ def test_failures_are_put_down_to_what_they_met() -> None:
     assert broke_promise(SPANS, failed(36.0, 37.0), heads=1)
 
 
-def record_of(*requests: tuple[float, float, Outcome]) -> Record:
+def record_of(*requests: tuple[float, float, Verdict]) -> Record:
     record = Record(spans=list(SPANS))
     for due_s, took_s, outcome in requests:
-        record.ended(due_s, due_s + took_s, outcome, "Unavailable" if outcome is Outcome.FAILED else "")
+        record.ended(due_s, due_s + took_s, outcome, "Unavailable" if outcome is Verdict.FAILED else "")
     return record
 
 
 def test_findings() -> None:
-    usual = [(at_s / 10, 0.01, Outcome.RIGHT) for at_s in range(600)]
+    usual = [(at_s / 10, 0.01, Verdict.RIGHT) for at_s in range(600)]
     record = record_of(
         *usual,
-        (12.5, 0.02, Outcome.FILLED),
-        (15.0 + FILL_GRACE_S + 0.1, 0.02, Outcome.FILLED),
-        (33.0, 0.5, Outcome.FAILED),
-        (40.0, 0.1, Outcome.WRONG),
+        (12.5, 0.02, Verdict.FILLED),
+        (15.0 + FILL_GRACE_S + 0.1, 0.02, Verdict.FILLED),
+        (33.0, 0.5, Verdict.FAILED),
+        (40.0, 0.1, Verdict.WRONG),
     )
     overload = Goodput(100.0, 300.0, 90.0, 0, Counter({"RESOURCE_EXHAUSTED": 3}), 5.0, 0.4, 2.0)
     found = find(record, seed=7, heads=2, goodput=overload)
@@ -78,10 +76,10 @@ def test_findings() -> None:
         "seed": 7,
     }
     assert find(record, seed=7, heads=1, goodput=None).failed_promised == 1
-    record.spans[0].said = "given up, with a blow in it"
+    record.spans[0].said = "given up, with a fault in it"
     record.spans.append(Span(Kind.REBALANCE, 50.0, 51.0, "given up"))
     record.spans.append(Span(Kind.STOP_SHARD, 16.0, 17.0))
-    record.ended(16.5, 16.6, Outcome.FILLED)
+    record.ended(16.5, 16.6, Verdict.FILLED)
     assert find(record, seed=7, heads=2, goodput=None).recovery_s["kill-shard"] == 3.0, "that was the next one's"
     broken = find(record, seed=7, heads=2, goodput=None, broken="shard 1 does not answer")
     assert broken.failed_promised == 3, "what was filled in at 20 s is explained now"

@@ -1,4 +1,4 @@
-"""The changes of a schedule on a deployment that can change, in this process, under load: no Ray, nothing is struck."""
+"""The changes of a schedule on a deployment that can change, in this process, under load: no Ray and no faults."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from ringpull import AsyncClient
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
-from ringpull.loadtest.chaos import driver
 from ringpull.loadtest.chaos.changes import Operator
+from ringpull.loadtest.chaos.checked_load import CheckedLoad
+from ringpull.loadtest.chaos.checked_model import MODEL, export_version, make_requests
 from ringpull.loadtest.chaos.driver import Driver
-from ringpull.loadtest.chaos.load import Load
 from ringpull.loadtest.chaos.oracle import Live, Oracle
 from ringpull.loadtest.chaos.report import find
-from ringpull.loadtest.chaos.schedule import BLOWS, Fault, Kind, schedule
+from ringpull.loadtest.chaos.schedule import FAULTS, Command, Fault, Kind, schedule
+from ringpull.loadtest.generator import endless_arrivals
 from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 
@@ -50,34 +51,35 @@ class Changed:
         await asyncio.to_thread(lambda: self._cluster.wait(self._cluster.coordinator.call(request_of(words))))
         return {}
 
-    async def carry_out(self, change: Fault) -> str:
+    async def carry_out(self, change: Fault | Command) -> str:
+        assert isinstance(change, Fault)
         return await self._operator.carry_out(change)
 
-    async def strike(self, blow: Fault, struck: Callable[[], None]) -> None:
-        raise AssertionError(blow)
+    async def inject(self, fault: Fault, injected: Callable[[], None]) -> None:
+        raise AssertionError(fault)
 
 
 @pytest.mark.medium
-async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "SETTLE_S", 0.0)
+async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path) -> None:
     requests = make_requests(20, rows=ROWS)
     for version in range(1, VERSIONS + 1):
         export_version(tmp_path / "made" / MODEL, version, ROWS)
     served = tmp_path / MODEL
     served.mkdir()
     (tmp_path / "made" / MODEL / "1").rename(served / "1")
-    events = schedule(3, 60.0, [*BLOWS, Kind.RESTART])[:6]
+    events = schedule(3, 60.0, [*FAULTS, Kind.RESTART])[:6]
     live = Live({MODEL: 1})
     with live_cluster(served, tmp_path, shards=4, replicas=["item=2", "genre=all"]) as cluster:
         for version in range(2, VERSIONS + 1):
             (tmp_path / "made" / MODEL / str(version)).rename(served / str(version))
         async with AsyncClient(cluster.target) as client:
             oracle = Oracle(requests, {MODEL: VERSIONS}, ROWS)
-            load = Load(client.predict, requests, (MODEL,), oracle, live, rate=50.0, seed=1)
+            load = CheckedLoad(client.predict, requests, (MODEL,), oracle, live)
             await load.warm_up()
-            load.start()
+            load.start(endless_arrivals(50.0, np.random.default_rng(1)))
             # Their times do not matter here: one comes when the one before it is over.
-            player = Driver(Changed(cluster, live), load.record, lambda: 1e3 + load.now_s(), Console(quiet=True))
+            changed, quiet = Changed(cluster, live), Console(quiet=True)
+            player = Driver(changed, load.record, lambda: 1e3 + load.now_s(), quiet, settle_s=0.0)
             await player.play(events, until_s=1e9)
             await load.stop()
     found = find(load.record, seed=3, heads=1, goodput=None)

@@ -14,10 +14,11 @@ import pytest
 
 from ringpull.inference.errors import Unavailable
 from ringpull.inference.prediction import Filled, Prediction
-from ringpull.loadtest.bench.checked_model import MODEL, Weights, expected, export_version, make_requests
 from ringpull.loadtest.chaos import goodput
-from ringpull.loadtest.chaos.load import Load
-from ringpull.loadtest.chaos.oracle import FRAIL, Live, Oracle, Outcome, Question
+from ringpull.loadtest.chaos.checked_load import CheckedLoad
+from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, make_requests
+from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle, Question, Verdict
+from ringpull.loadtest.generator import endless_arrivals
 from tests.integration.local import local_cluster
 
 ROWS = {"user": 300, "item": 200, "genre": 19}
@@ -26,7 +27,7 @@ REQUESTS = make_requests(6, rows=ROWS)
 
 @pytest.fixture(scope="module")
 def oracle() -> Oracle:
-    return Oracle(REQUESTS, {MODEL: 2, FRAIL: 1}, ROWS)
+    return Oracle(REQUESTS, {MODEL: 2, SINGLE_COPY: 1}, ROWS)
 
 
 def answer(model: str, version: int, number: int, *, filled: tuple[str, ...] = (), off: float = 0.0) -> Prediction:
@@ -40,49 +41,49 @@ def answer(model: str, version: int, number: int, *, filled: tuple[str, ...] = (
 
 def test_the_oracle_knows_every_score(oracle: Oracle) -> None:
     known = next(number for number, request in enumerate(REQUESTS) if request.user < ROWS["user"])
-    checked, frail = Question(MODEL, known), Question(FRAIL, known)
+    checked, single = Question(MODEL, known), Question(SINGLE_COPY, known)
     both = frozenset({1, 2})
-    assert oracle.judge(checked, answer(MODEL, 2, known), both) == (Outcome.RIGHT, "")
-    assert oracle.judge(frail, answer(FRAIL, 1, known), frozenset({1})) == (Outcome.RIGHT, "")
-    assert oracle.judge(frail, answer(FRAIL, 1, known, filled=("user",)), frozenset({1})) == (Outcome.FILLED, "")
+    assert oracle.judge(checked, answer(MODEL, 2, known), both) == (Verdict.RIGHT, "")
+    assert oracle.judge(single, answer(SINGLE_COPY, 1, known), frozenset({1})) == (Verdict.RIGHT, "")
+    assert oracle.judge(single, answer(SINGLE_COPY, 1, known, filled=("user",)), frozenset({1})) == (Verdict.FILLED, "")
     wrong = {
         "scored": (checked, answer(MODEL, 2, known, off=1e-3)),
         "checked/1 answered": (checked, answer(MODEL, 1, known)),
-        "frail/2 answered": (checked, answer(FRAIL, 2, known)),
+        "single_copy/2 answered": (checked, answer(SINGLE_COPY, 2, known)),
         "which has copies": (checked, answer(MODEL, 2, known, filled=("user",))),
     }
     for text, (question, given_answer) in wrong.items():
         outcome, said = oracle.judge(question, given_answer, frozenset({2}))
-        assert outcome is Outcome.WRONG
+        assert outcome is Verdict.WRONG
         assert text in said
-    named = answer(FRAIL, 1, known, filled=("user",)).filled
+    named = replace(answer(SINGLE_COPY, 1, known), filled=answer(SINGLE_COPY, 1, known, filled=("user",)).filled)
     # Another request of its batch lost its user: this one names the feature, and is whole.
-    assert oracle.judge(frail, replace(answer(FRAIL, 1, known), filled=named), frozenset({1}))[0] is Outcome.FILLED
-    unnamed = replace(answer(FRAIL, 1, known, filled=("user",)), filled=())
-    assert oracle.judge(frail, unnamed, frozenset({1}))[0] is Outcome.WRONG
-    neither = answer(FRAIL, 1, known, filled=("user",), off=1e-3)
-    assert oracle.judge(frail, neither, frozenset({1}))[0] is Outcome.WRONG
+    assert oracle.judge(single, named, frozenset({1}))[0] is Verdict.FILLED
+    unnamed = replace(answer(SINGLE_COPY, 1, known, filled=("user",)), filled=())
+    assert oracle.judge(single, unnamed, frozenset({1}))[0] is Verdict.WRONG
+    neither = answer(SINGLE_COPY, 1, known, filled=("user",), off=1e-3)
+    assert oracle.judge(single, neither, frozenset({1}))[0] is Verdict.WRONG
 
 
 async def test_the_load_checks_every_answer(oracle: Oracle) -> None:
-    """One answer of `checked` in three is off, one of `frail` in three fails."""
+    """One answer of `checked` in three is off, one of `single_copy` in three fails."""
     asked = Counter[str]()
 
     async def predict(model: str, features: Mapping[str, Any], context: Mapping[str, Any]) -> Prediction:
         number = next(n for n, each in enumerate(REQUESTS) if each.features()[1]["user"] == context["user"])
         asked[model] += 1
-        if asked[model] % 3 == 0 and model == FRAIL:
+        if asked[model] % 3 == 0 and model == SINGLE_COPY:
             raise Unavailable("no head")
         return answer(model, 1, number, off=1e-2 if asked[model] % 3 == 0 else 0.0)
 
-    load = Load(predict, REQUESTS, (MODEL, FRAIL), oracle, Live({MODEL: 1, FRAIL: 1}), rate=2_000, seed=1)
-    load.start()
+    load = CheckedLoad(predict, REQUESTS, (MODEL, SINGLE_COPY), oracle, Live({MODEL: 1, SINGLE_COPY: 1}))
+    load.start(endless_arrivals(2_000, np.random.default_rng(1)))
     while min(asked.values(), default=0) < 30:
         await asyncio.sleep(0.01)
     await load.stop()
-    counts = Counter(load.record.outcomes)
-    assert counts[Outcome.WRONG] == asked[MODEL] // 3
-    assert counts[Outcome.FAILED] == asked[FRAIL] // 3
+    counts = Counter(load.record.verdicts)
+    assert counts[Verdict.WRONG] == asked[MODEL] // 3
+    assert counts[Verdict.FAILED] == asked[SINGLE_COPY] // 3
     assert sum(counts.values()) == asked.total()
     assert {trouble.error for trouble in load.record.troubles} == {"wrong", "Unavailable"}
     due, took, _ = load.record.arrays()
@@ -94,7 +95,7 @@ async def test_it_does_not_begin_with_a_wrong_answer(oracle: Oracle) -> None:
     async def predict(model: str, features: Mapping[str, Any], context: Mapping[str, Any]) -> Prediction:
         return answer(model, 2, 0)
 
-    load = Load(predict, REQUESTS, (MODEL,), oracle, Live({MODEL: 1}), rate=10, seed=1)
+    load = CheckedLoad(predict, REQUESTS, (MODEL,), oracle, Live({MODEL: 1}))
     with pytest.raises(RuntimeError, match="checked/2 answered; live was checked/\\[1\\]"):
         await load.warm_up()
 

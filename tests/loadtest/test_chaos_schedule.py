@@ -1,4 +1,4 @@
-"""The schedule is a function of its seed, is played event by event, and never are two pieces down at once."""
+"""The schedule is a function of its seed, is played event by event, and never are two processes down at once."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.loadtest.bench.checked_model import MODEL
-from ringpull.loadtest.chaos import driver
-from ringpull.loadtest.chaos.blows import strike, victim
-from ringpull.loadtest.chaos.changes import Command, Deployed, command
+from ringpull.loadtest.chaos.changes import Deployed, command
+from ringpull.loadtest.chaos.checked_model import MODEL
 from ringpull.loadtest.chaos.driver import Driver
-from ringpull.loadtest.chaos.pieces import Pieces
+from ringpull.loadtest.chaos.faults import inject, victim
+from ringpull.loadtest.chaos.health import Broken, missing_rows
+from ringpull.loadtest.chaos.processes import give_way, usage
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.chaos.schedule import (
-    BLOWS,
     CALM_S,
     CHANGES,
     END_S,
-    STRUCK_CHANGES,
+    FAULTS,
+    INTERRUPTED_CHANGES,
+    Command,
     Event,
     Fault,
     Kind,
     promise,
     schedule,
 )
-from ringpull.loadtest.chaos.whole import Broken, lacking_rows
+from ringpull.loadtest.deployment import Deployment
 
 SEEDS = st.integers(0, 2**32 - 1)
 QUIET = Console(quiet=True)
@@ -56,18 +57,18 @@ def test_a_schedule_is_a_function_of_its_seed(seed: int, seconds: float, more: f
 
 @settings(deadline=None)
 @given(seed=SEEDS)
-def test_an_event_is_a_blow_or_a_change_or_a_blow_in_a_change(seed: int) -> None:
+def test_an_event_is_a_fault_or_a_change_or_a_fault_in_a_change(seed: int) -> None:
     events = schedule(seed, 1_000)
     for event in events:
-        assert event.blow is not None or event.change is not None
-        if event.blow is not None:
-            assert event.blow.kind in BLOWS
-            assert (event.blow.seconds > 0) == (event.blow.kind.verb in ("stop", "slow"))
+        assert event.fault is not None or event.change is not None
+        if event.fault is not None:
+            assert event.fault.kind in FAULTS
+            assert (event.fault.seconds > 0) == (event.fault.kind.verb in ("stop", "slow"))
         if event.change is not None:
             assert event.change.kind in CHANGES
-            assert event.blow is None or event.change.kind in STRUCK_CHANGES
-        assert (event.delay_s > 0) == (event.blow is not None and event.change is not None)
-    first = [(event.change or event.blow) for event in events[: len(Kind)]]
+            assert event.fault is None or event.change.kind in INTERRUPTED_CHANGES
+        assert (event.delay_s > 0) == (event.fault is not None and event.change is not None)
+    first = [(event.change or event.fault) for event in events[: len(Kind)]]
     assert {fault.kind for fault in first if fault is not None} == set(Kind), "a round has every kind"
 
 
@@ -76,7 +77,7 @@ def test_other_seeds_and_kinds_left_out() -> None:
     kinds = {
         fault.kind
         for event in schedule(3, 1_000, [Kind.KILL_HEAD, Kind.RESTART])
-        for fault in (event.change, event.blow)
+        for fault in (event.change, event.fault)
         if fault is not None
     }
     assert kinds == set(Kind) - {Kind.KILL_HEAD, Kind.RESTART}
@@ -101,16 +102,17 @@ def test_what_is_promised() -> None:
 
 
 class FakeDeployment:
-    """Is struck and changed, takes a few turns of the loop to be whole, and notices when it is struck too early."""
+    """Is hit and changed, takes a few turns of the loop to be healthy, and notices when it is hit too early."""
 
     def __init__(self, breaks_at: int | None = None) -> None:
         self.down = 0
-        self.most_down = 0
+        self.max_down = 0
         self.changing = 0
         self.done: list[Kind] = []
         self._breaks_at = breaks_at
 
-    async def carry_out(self, change: Fault) -> str:
+    async def carry_out(self, change: Fault | Command) -> str:
+        assert isinstance(change, Fault)
         self.changing += 1
         assert self.changing == 1
         for _ in range(int(change.pick * 10)):
@@ -119,16 +121,16 @@ class FakeDeployment:
         self.done.append(change.kind)
         return "given up" if change.pick < 0.2 else ""
 
-    async def strike(self, blow: Fault, struck: Callable[[], None]) -> None:
+    async def inject(self, fault: Fault, injected: Callable[[], None]) -> None:
         if len(self.done) == self._breaks_at:
             raise Broken("it did not come back")
-        struck()
+        injected()
         self.down += 1
-        self.most_down = max(self.most_down, self.down)
-        for _ in range(int(blow.pick * 10)):
+        self.max_down = max(self.max_down, self.down)
+        for _ in range(int(fault.pick * 10)):
             await asyncio.sleep(0)
         self.down -= 1
-        self.done.append(blow.kind)
+        self.done.append(fault.kind)
 
 
 def at_once(events: list[Event]) -> list[Event]:
@@ -136,37 +138,35 @@ def at_once(events: list[Event]) -> list[Event]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_never_two_victims_at_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "SETTLE_S", 0.0)
+async def test_never_two_victims_at_once(seed: int) -> None:
     events = schedule(seed, 300)
     deployment, record = FakeDeployment(), Record()
-    player = Driver(deployment, record, itertools.count().__next__, QUIET)
+    player = Driver(deployment, record, itertools.count().__next__, QUIET, settle_s=0.0)
     await player.play(at_once(events), until_s=1e9)
     assert player.played == len(events)
-    faults = [fault for event in events for fault in (event.change, event.blow) if fault is not None]
+    faults = [fault for event in events for fault in (event.change, event.fault) if fault is not None]
     assert Counter(deployment.done) == Counter(fault.kind for fault in faults)
-    assert deployment.most_down == 1
+    assert deployment.max_down == 1
     assert sorted(span.kind for span in record.spans) == sorted(deployment.done)
     assert all(span.begin_s < span.end_s < 1e9 for span in record.spans)
-    blows = [span for span in record.spans if span.kind in BLOWS]
-    assert all(first.end_s < second.begin_s for first, second in itertools.pairwise(blows))
+    faulty = [span for span in record.spans if span.kind in FAULTS]
+    assert all(first.end_s < second.begin_s for first, second in itertools.pairwise(faulty))
 
 
-async def test_what_does_not_come_back_ends_the_play(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "SETTLE_S", 0.0)
-    player = Driver(FakeDeployment(breaks_at=0), Record(), itertools.count().__next__, QUIET)
+async def test_what_does_not_come_back_ends_the_play() -> None:
+    player = Driver(FakeDeployment(breaks_at=0), Record(), itertools.count().__next__, QUIET, settle_s=0.0)
     with pytest.raises(Broken, match="did not come back"):
-        await player.play([Event(0.0, blow=Fault(Kind.KILL_SHARD, 0.5))], until_s=1e9)
+        await player.play([Event(0.0, fault=Fault(Kind.KILL_SHARD, 0.5))], until_s=1e9)
 
 
 async def test_events_that_come_too_late_are_left_out() -> None:
     player = Driver(FakeDeployment(), Record(), lambda: 50.0, QUIET)
-    await player.play([Event(3.0, blow=Fault(Kind.KILL_SHARD, 0.5)), Event(8.0)], until_s=40.0)
+    await player.play([Event(3.0, fault=Fault(Kind.KILL_SHARD, 0.5)), Event(8.0)], until_s=40.0)
     assert player.played == 1
 
 
 @pytest.fixture
-def pieces() -> Iterator[tuple[Pieces, list[subprocess.Popen[bytes]]]]:
+def shards() -> Iterator[tuple[Deployment, list[subprocess.Popen[bytes]]]]:
     """Two processes below this one that are called like shards."""
     program = "import time; print(flush=True); time.sleep(600)"
     started = [
@@ -176,44 +176,44 @@ def pieces() -> Iterator[tuple[Pieces, list[subprocess.Popen[bytes]]]]:
     for process in started:
         assert process.stdout is not None
         process.stdout.readline()
-    yield Pieces(psutil.Process()), started
+    yield Deployment("", "", psutil.Process()), started
     for process in started:
         process.kill()
         process.communicate()
 
 
 @pytest.mark.medium
-async def test_blows(pieces: tuple[Pieces, list[subprocess.Popen[bytes]]]) -> None:
-    ours, (older, younger) = pieces
-    assert [process.pid for process in ours.of("shard")] == [older.pid, younger.pid]
-    assert ours.of("head") == []
+async def test_faults(shards: tuple[Deployment, list[subprocess.Popen[bytes]]]) -> None:
+    ours, (older, younger) = shards
+    assert [process.pid for process in ours.running("shard")] == [older.pid, younger.pid]
+    assert ours.running("head") == []
     assert victim(ours, Fault(Kind.KILL_HEAD, 0.0)) is None
 
     stop = Fault(Kind.STOP_SHARD, 0.99, 0.3)
     stopped = victim(ours, stop)
     assert stopped is not None
     assert stopped.pid == younger.pid
-    striking = asyncio.create_task(strike(stopped, stop))
+    injecting = asyncio.create_task(inject(stopped, stop))
     while stopped.status() != psutil.STATUS_STOPPED:
         await asyncio.sleep(0.01)
-    await striking
+    await injecting
     assert stopped.status() != psutil.STATUS_STOPPED
 
     niceness = stopped.nice()
-    ours.give_way()
+    give_way(ours.running("shard"))
     assert stopped.nice() == min(niceness + 5, 19)
 
-    await strike(stopped, Fault(Kind.SLOW_SHARD, 0.99, 0.1))
+    await inject(stopped, Fault(Kind.SLOW_SHARD, 0.99, 0.1))
     assert stopped.status() != psutil.STATUS_STOPPED
 
     kill = Fault(Kind.KILL_SHARD, 0.49)
     killed = victim(ours, kill)
     assert killed is not None
-    await strike(killed, kill)
+    await inject(killed, kill)
     assert older.wait() == -9
-    assert [process.pid for process in ours.of("shard")] == [younger.pid]
-    assert ours.usage()["shard"].processes == 1
-    assert ours.usage()["shard"].pss_bytes > 0
+    assert [process.pid for process in ours.running("shard")] == [younger.pid]
+    assert usage(ours)["shard"].processes == 1
+    assert usage(ours)["shard"].pss_bytes > 0
 
 
 @settings(deadline=None)
@@ -235,12 +235,12 @@ def test_changes_change_something(pick: float, shards: int, live: int) -> None:
         command(Fault(Kind.KILL_HEAD, pick), both, 3)
 
 
-def test_whole_is_when_all_copies_are_held() -> None:
+def test_healthy_is_when_all_copies_are_held() -> None:
     table = {"model": MODEL, "version": 1, "table": "user"}
     shards = [pb.ShardStatus(shard=n, alive=True, tables=[pb.ShardTable(**table, rows=10)]) for n in range(2)]
     status = pb.ClusterStatus(shards=shards, tables=[pb.TableStatus(**table, rows=10, replicas_effective=2)])
-    assert lacking_rows(status) == ""
+    assert missing_rows(status) == ""
     status.shards[1].tables[0].rows = 9
-    assert lacking_rows(status) == "checked/1: 19 of 20 rows of user, all copies together"
+    assert missing_rows(status) == "checked/1: 19 of 20 rows of user, all copies together"
     status.shards[1].alive, status.shards[1].error = False, "refused"
-    assert lacking_rows(status) == "shard 1 does not answer: refused"
+    assert missing_rows(status) == "shard 1 does not answer: refused"

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from ringpull.deploy.model_folders import parse_replicas
-from ringpull.loadtest import rebalance_check
-from ringpull.loadtest.bench.checked_model import MODEL, export_version, make_requests
-from ringpull.loadtest.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, Oracle, check
-from ringpull.router.control.operations import (
-    ChangeRequest,
-    GetChange,
-    PlanRebalance,
-    Publish,
-    Rebalance,
-    Rollback,
-)
+from ringpull.inference.client.operations import OperationsClient
+from ringpull.loadtest.chaos.checked_model import MODEL, export_version, make_requests
+from ringpull.loadtest.chaos.oracle import Oracle
+from ringpull.loadtest.chaos.rebalance_check import FIRST_REPLICAS, FIRST_SHARDS, VERSIONS, check
+from ringpull.loadtest.chaos.serving import RunCommand
+from ringpull.router.control.operations import ChangeRequest, PlanRebalance, Publish, Rebalance, Rollback
 from tests.loadtest.live_cluster import LiveCluster, live_cluster
 
 ROWS = {"user": 30_000, "item": 15_000, "genre": 19}
@@ -40,7 +36,7 @@ def request_of(arguments: tuple[str, ...]) -> ChangeRequest:
     )
 
 
-def commands(cluster: LiveCluster) -> rebalance_check.RunCommand:
+def commands(cluster: LiveCluster) -> RunCommand:
     """Carry command lines out on the coordinator, as the commands do."""
 
     def run(arguments: tuple[str, ...]) -> dict[str, Any]:
@@ -58,8 +54,7 @@ def commands(cluster: LiveCluster) -> rebalance_check.RunCommand:
 
 
 @pytest.mark.medium
-async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebalance_check.console, "quiet", True)
+async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path) -> None:
     requests = make_requests(40, rows=ROWS)
     for version in range(1, VERSIONS + 1):
         export_version(tmp_path / "made" / MODEL, version, ROWS)
@@ -70,12 +65,12 @@ async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path, monkeypatc
     with live_cluster(served, tmp_path, shards=FIRST_SHARDS, replicas=replicas) as cluster:
         for version in range(2, VERSIONS + 1):
             (tmp_path / "made" / MODEL / str(version)).rename(served / str(version))
-        oracle = Oracle(requests, VERSIONS, ROWS)
-
-        async def under_way() -> bool:
-            return cluster.coordinator.call(GetChange()).under_way
-
-        line = await check(cluster.target, commands(cluster), under_way, requests, oracle, before_s=0.2, after_s=0.2)
+        oracle = Oracle(requests, {MODEL: VERSIONS}, ROWS)
+        # The coordinator itself has the verbs.
+        operations, quiet = cast(OperationsClient, cluster.coordinator), Console(quiet=True)
+        line = await check(
+            cluster.target, commands(cluster), operations, requests, oracle, quiet, before_s=0.2, after_s=0.2
+        )
     assert (line["failed"], line["wrong"]) == (0, 0)
     assert line["predicts"] > len(requests)
     assert line["versions_published"] == 3

@@ -42,6 +42,10 @@ def test_it_ends_by_itself_and_counts_what_the_server_counts(cluster: LocalClust
     assert set(rows) == {"ranker", "Aggregated", *STAGES}
     # A stage is a row of its own, and no request.
     assert {int(row["Request Count"]) for row in rows.values()} == {line["requests"]}
+    # All of locust's figures are milliseconds; our own report has stages in microseconds.
+    mean_us = summary_of(tmp_path)["stages_us"]["total"]["mean"]
+    assert float(rows["total"]["Average Response Time"]) == pytest.approx(mean_us / 1000, rel=0.01)
+    assert float(rows["total"]["Average Response Time"]) <= float(rows["ranker"]["Average Response Time"])
     assert "<html" in (tmp_path / "locust.html").read_text()
 
 
@@ -73,7 +77,7 @@ def test_what_is_wrong_is_said_before_the_run(cluster: LocalCluster) -> None:
 
 def locust(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run locust to its end; the time limit is a guard against hanging for ever, not a measurement."""
-    environment = {**os.environ, "PYTHONPATH": str(LOCUSTFILE.parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(LOCUSTFILE.parents[2])}
     done = subprocess.run(
         [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments],
         env=environment,

@@ -16,8 +16,9 @@ from ringpull.deploy.cli import app
 from ringpull.inference.errors import InvalidInput, RingpullError, Unavailable
 from ringpull.loadtest import open_loop_report
 from ringpull.loadtest.find_max import Found, Trial
+from ringpull.loadtest.generator import arrival_times
 from ringpull.loadtest.messages import prepare_messages
-from ringpull.loadtest.open_loop import GeneratorHealth, OpenLoopPlan, arrival_times, run_open_loop
+from ringpull.loadtest.open_loop import GeneratorHealth, OpenLoopPlan, run_open_loop
 from ringpull.loadtest.open_loop_report import measure_rate, search_rate
 from ringpull.loadtest.options import WorkloadOptions
 from ringpull.loadtest.report import Summary

@@ -1,7 +1,8 @@
-"""The checking client: right answers pass, wrong ones and failures are counted, and the oracle is the model."""
+"""The script of changes and its last line; and the checked load: right answers pass, wrong ones and failures count."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,9 +13,12 @@ import pytest
 
 from ringpull import AsyncClient
 from ringpull.inference.prediction import Filled, Prediction
-from ringpull.loadtest import rebalance_check
-from ringpull.loadtest.bench.checked_model import MODEL, Weights, expected, export_version, make_requests
-from ringpull.loadtest.rebalance_check import STEPS, CheckingClient, Moved, Oracle, Seen, last_line
+from ringpull.loadtest.chaos.checked_load import CheckedLoad
+from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, make_requests
+from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
+from ringpull.loadtest.chaos.rebalance_check import SCRIPT, SETTLED_S, VERSIONS, Moved, last_line
+from ringpull.loadtest.chaos.record import Record, Span
+from ringpull.loadtest.chaos.schedule import Kind
 from tests.integration.local import LocalCluster, local_cluster
 
 ROWS = {"user": 300, "item": 200, "genre": 19}
@@ -31,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def oracle() -> Oracle:
-    return Oracle(REQUESTS, 2, ROWS)
+    return Oracle(REQUESTS, {MODEL: 2}, ROWS)
 
 
 def answer(version: int, scores: np.ndarray, filled: tuple[Filled, ...] = ()) -> Prediction:
@@ -40,33 +44,49 @@ def answer(version: int, scores: np.ndarray, filled: tuple[Filled, ...] = ()) ->
     )
 
 
+async def asked(target: str, oracle: Oracle, live: int) -> CheckedLoad:
+    """Ask everything once or more, four requests at a time."""
+    async with AsyncClient(target, retries=0) as client:
+        load = CheckedLoad(client.predict, REQUESTS, (MODEL,), oracle, Live({MODEL: live}))
+        load.start_closed(4, 0.001)
+        while len(load.record.verdicts) < len(REQUESTS):
+            await asyncio.sleep(0.01)
+        await load.stop()
+    return load
+
+
 async def test_what_is_served_is_what_the_oracle_says(served: LocalCluster, oracle: Oracle) -> None:
-    async with AsyncClient(served.target) as connection:
-        client = CheckingClient(connection, REQUESTS, oracle)
-        await client.warm_up()
-        assert (client.seen.predicts, client.seen.failed, client.seen.wrong) == (len(REQUESTS), 0, 0), client.seen
-        assert client.seen.versions == {1}
-        client.live = {2}
-        await client.warm_up()
-    assert client.seen.wrong == len(REQUESTS)
-    assert client.seen.complaints[0] == "wrong: version 1 answered; live was [2]"
+    load = await asked(served.target, oracle, live=1)
+    assert set(load.record.verdicts) == {Verdict.RIGHT}, load.record.troubles
+    assert load.versions == {1}
+    load = await asked(served.target, oracle, live=2)
+    assert set(load.record.verdicts) == {Verdict.WRONG}
+    assert load.record.troubles[0].text == "checked/1 answered; live was checked/[2]"
 
 
 async def test_failures_are_counted(oracle: Oracle) -> None:
-    async with AsyncClient("127.0.0.1:1") as connection:
-        client = CheckingClient(connection, REQUESTS[:2], oracle)
-        await client.warm_up()
-    assert (client.seen.predicts, client.seen.failed, client.seen.wrong) == (2, 2, 0)
-    assert client.seen.complaints[0].startswith("failed: Unavailable: 127.0.0.1:1")
+    load = await asked("127.0.0.1:1", oracle, live=1)
+    assert set(load.record.verdicts) == {Verdict.FAILED}
+    assert len(load.record.troubles) == len(load.record.verdicts)
+    assert load.record.troubles[0].error == "Unavailable"
+    assert "127.0.0.1:1" in load.record.troubles[0].text
 
 
 def test_a_score_that_is_a_little_off_is_wrong(oracle: Oracle) -> None:
     right = expected(Weights.of(2, ROWS), REQUESTS[3]).scores
-    assert oracle.complaint(3, answer(2, right.astype(np.float32)), {1, 2}) == ""
-    assert "scores" in oracle.complaint(3, answer(2, right + 1e-3), {2})
-    assert "scores" in oracle.complaint(3, answer(1, right), {1})
+    question = Question(MODEL, 3)
+    assert oracle.judge(question, answer(2, right.astype(np.float32)), frozenset({1, 2})) == (Verdict.RIGHT, "")
     filled = Filled(feature="user", reason="unavailable", values=1)
-    assert oracle.complaint(3, answer(2, right, (filled,)), {2}) == "user: unavailable"
+    wrong = {
+        "scored": answer(2, right + 1e-3),
+        "checked/1 answered": answer(1, right),
+        "user (unavailable)": answer(2, right, (filled,)),
+    }
+    for text, given in wrong.items():
+        verdict, said = oracle.judge(question, given, frozenset({2}))
+        assert verdict is Verdict.WRONG
+        assert text in said
+    assert "scored" in oracle.judge(question, answer(1, right), frozenset({1}))[1]
 
 
 def test_requests_ask_for_known_and_unknown_ids() -> None:
@@ -78,36 +98,36 @@ def test_requests_ask_for_known_and_unknown_ids() -> None:
 
 
 def test_the_last_line() -> None:
-    seen = Seen(predicts=10, wrong=1, versions={2, 1})
-    seen.seconds["before"] = [0.002] * 100
-    seen.seconds["during"] = [0.003] * 100
-    line = last_line(seen, Moved(copied=101, least=98, copied_vs_planned=[1.01, 0.7]), 3)
-    assert line["predicts"] == 10
-    assert (line["failed"], line["wrong"], line["versions_published"]) == (0, 1, 3)
+    """100 requests in calm, 100 while a change is under way, some while its command starts and ends."""
+    record = Record(spans=[Span(Kind.REBALANCE, 10.0, 20.0)])
+    under_way = [Span(Kind.REBALANCE, 11.0, 19.0)]
+    for due_s, took_s, count in ((5.0, 0.002, 99), (10.5, 9.0, 3), (15.0, 0.003, 100), (20.0 + SETTLED_S / 2, 9.0, 3)):
+        for _ in range(count):
+            record.ended(due_s, due_s + took_s, Verdict.RIGHT)
+    record.ended(25.0, 25.002, Verdict.WRONG, "wrong", "scored")
+    line = last_line(record, under_way, Moved(copied=101, least=98, copied_vs_planned=[1.01, 0.7]), asked=10)
+    assert line["predicts"] == 216
+    assert (line["failed"], line["wrong"]) == (0, 1)
     assert (line["copied_vs_planned"], line["most_copied_vs_planned"]) == (1.01, 1.01)
     assert line["moved_vs_least"] == 1.0306
+    assert (line["p99_before_ms"], line["p99_during_ms"]) == (2.0, 3.0)
     assert line["p99_during_vs_before"] == pytest.approx(1.5)
-    assert last_line(Seen(), Moved(), 0)["moved_vs_least"] is None
+    assert last_line(Record(), [], Moved(), asked=0)["moved_vs_least"] is None
 
 
 def test_the_steps_go_where_they_say() -> None:
     """Shards 2 -> 4 -> 3 -> 8 -> 2, and the version that each step leaves live."""
-    shards = [step.command[step.command.index("--shards") + 1] for step in STEPS if "--shards" in step.command]
+    shards = [step.words[step.words.index("--shards") + 1] for step in SCRIPT if "--shards" in step.words]
     assert shards == ["4", "3", "8", "2"]
     live = 1
-    for step in STEPS:
-        if step.command[0] == "publish":
-            live = int(step.command[1].split("/")[1])
-        elif step.command[0] == "rollback":
+    for step in SCRIPT:
+        if step.kind is Kind.PUBLISH:
+            live = int(step.words[1].split("/")[1])
+        elif step.kind is Kind.ROLLBACK:
             live -= 1
         assert step.live == live
-    assert max(step.live for step in STEPS) == rebalance_check.VERSIONS
-    assert all(a.command != b.command for a, b in itertools.pairwise(STEPS))
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebalance_check.console, "quiet", True)
+    assert max(step.live for step in SCRIPT) == VERSIONS
+    assert all(a.words != b.words for a, b in itertools.pairwise(SCRIPT))
 
 
 def test_versions_are_exported_with_their_own_numbers(tmp_path: Path) -> None:

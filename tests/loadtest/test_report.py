@@ -29,7 +29,7 @@ def some_latencies(answered: int = 100, failed: int = 1) -> Latencies:
 
 
 def some_summary(latencies: Latencies, **others: Any) -> Summary:
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "tool": "locust",
         "target": "127.0.0.1:1",
         "model": "ranker",
@@ -40,7 +40,7 @@ def some_summary(latencies: Latencies, **others: Any) -> Summary:
         **others,
     }
     before, after = ServerCounts(7, 1000, 10), ServerCounts(108, 3000, 60)
-    return summarize(latencies, before=before, after=after, started_s=0.0, **facts)
+    return summarize(latencies, before=before, after=after, started_s=0.0, **fields)
 
 
 def test_histograms_of_processes_add_up() -> None:

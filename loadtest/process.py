@@ -1,23 +1,25 @@
-"""Server processes of the benches: started, waited for, measured, ended by pid, and whatever they started with them."""
+"""Server processes: started, waited for, measured, ended by pid, and whatever they started with them."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Final
 
 import psutil
 
-END_TIMEOUT_S = 60.0
-"""A server that takes longer to end is killed: Ray Serve's controller sometimes does not end by itself."""
+END_TIMEOUT_S: Final = 60.0
+"""Time after which a server that does not end is killed: Ray Serve's controller sometimes does not by itself."""
 
-LEFT_TIMEOUT_S = 2.0
-"""What a server has started gets this long to end after it."""
+LEFT_TIMEOUT_S: Final = 2.0
+"""Time that what a server has started gets to end after it."""
 
 
 @contextmanager
@@ -72,13 +74,13 @@ def _exit(signum: int, frame: FrameType | None) -> None:
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    below = psutil.Process(child.pid).children(recursive=True)
+    started = psutil.Process(child.pid).children(recursive=True)
     child.terminate()
     try:
         child.wait(END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         child.kill()
-    left = psutil.wait_procs(below, timeout=LEFT_TIMEOUT_S)[1]
+    left = psutil.wait_procs(started, timeout=LEFT_TIMEOUT_S)[1]
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -90,10 +92,31 @@ def _end(child: subprocess.Popen[str]) -> None:
 
 def wait_until_ended() -> None:
     """Return when this process, a server, is told to end."""
-    told = threading.Event()
+    stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: told.set())
-    told.wait()
+        signal.signal(signum, lambda *_: stop.set())
+    stop.wait()
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def below(ancestor: psutil.Process, title: str) -> list[psutil.Process]:
+    """Return the living processes below another whose program's name begins with `title`, the oldest first."""
+    found = []
+    for process in ancestor.children(recursive=True):
+        try:
+            command = process.cmdline()
+            if command and command[0].rpartition("/")[2].startswith(title):
+                found.append((process.create_time(), process.pid, process))
+        except psutil.Error:
+            continue  # It ended while it was looked at.
+    return [process for _, _, process in sorted(found, key=lambda each: each[:2])]
 
 
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:

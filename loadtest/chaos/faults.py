@@ -1,4 +1,4 @@
-"""Blows: a process is killed, stopped for a while, or made slow, by signals alone."""
+"""Faults: a process is killed, stopped for a while, or made slow, by signals alone."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Final
 
 import psutil
 
-from ringpull.loadtest.chaos.pieces import Pieces
 from ringpull.loadtest.chaos.schedule import Fault
+from ringpull.loadtest.deployment import Deployment
 
 SLICE_S: Final = 0.04
-"""A slow process runs so long, stands still as long, and so on."""
+"""Time that a slow process runs, and then stands still, and so on."""
 
 
-def victim(pieces: Pieces, fault: Fault) -> psutil.Process | None:
-    """Return the process that a blow hits; None when there is none at this moment."""
-    living = pieces.of(fault.kind.piece)
+def victim(ours: Deployment, fault: Fault) -> psutil.Process | None:
+    """Return the process that a fault hits; None when there is none at this moment."""
+    living = ours.running(fault.kind.role)
     return living[int(fault.pick * len(living))] if living else None
 
 
-async def strike(process: psutil.Process, fault: Fault) -> None:
-    """Carry a blow out, and return when it is over: a stopped process goes on, a killed one is not waited for."""
+async def inject(process: psutil.Process, fault: Fault) -> None:
+    """Inject a fault, and return when it is over: a stopped process goes on, a killed one is not waited for.
+
+    psutil signals no process id that has come into other hands.
+    """
     match fault.kind.verb:
         case "kill":
             with suppress(psutil.NoSuchProcess):
@@ -42,7 +45,7 @@ async def strike(process: psutil.Process, fault: Fault) -> None:
 
 @contextmanager
 def _stopped(process: psutil.Process) -> Iterator[None]:
-    """Never leave it stopped, whatever ends this program's wait."""
+    """Stop a process, and never leave it stopped, whatever ends this program's wait."""
     with suppress(psutil.NoSuchProcess):
         process.suspend()
     try:

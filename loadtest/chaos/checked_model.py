@@ -27,13 +27,13 @@ MODEL: Final = "checked"
 DIM: Final = 16
 ROWS: Final[Mapping[str, int]] = {"user": 120_000, "item": 60_000, "genre": 19}
 TOLERANCE: Final = 1e-5
-"""Of a score, times the largest magnitude on its way: sums in float32, in any order."""
+"""Error of a score, as a share of the largest magnitude on its way: sums in float32, in any order."""
 
 ID_FACTOR: Final = 0x9E3779B97F4A7C15
 """Ids are row numbers times this: spread over all of int64, so that no array could be indexed by them."""
 
 CANDIDATES: Final = 8
-MOST_ITEMS: Final = 12
+MAX_ITEMS: Final = 12
 UNKNOWN_SHARE: Final = 0.03
 
 FloatArray = NDArray[np.float64]
@@ -45,9 +45,9 @@ class Weights:
     """All numbers of one version."""
 
     tables: Mapping[str, NDArray[np.float32]]
-    """Table -> (rows, DIM)."""
+    """Rows by table, (rows, DIM)."""
     top: NDArray[np.float32]
-    """(3 * DIM,): of user, item and genre."""
+    """Weights of user, item and genre, (3 * DIM,)."""
     bias: np.float32
 
     @classmethod
@@ -60,12 +60,13 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """One user and some candidates, as row numbers; from a table's number of rows on, nobody knows the id."""
+    """One user and some candidates, as row numbers; a number past a table's rows is an unknown id."""
 
     user: int
     items: tuple[IntArray, ...]
-    """Bags, one per candidate; any length."""
+    """Bags of items, one per candidate; any length."""
     genres: tuple[IntArray, ...]
+    """Bags of genres, one per candidate; never empty."""
 
     def features(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return features and context, as a client sends them."""
@@ -87,9 +88,9 @@ def make_requests(
     seed: int = 0,
     rows: Mapping[str, int] = ROWS,
     candidates: int = CANDIDATES,
-    most_items: int = MOST_ITEMS,
+    max_items: int = MAX_ITEMS,
 ) -> list[CheckedRequest]:
-    """Return requests with bags of 0 to `most_items` items, and ids some of which are unknown."""
+    """Return requests with bags of 0 to `max_items` items, and ids some of which are unknown."""
     rng = np.random.default_rng(seed)
 
     def numbers(table: str, size: int) -> IntArray:
@@ -99,7 +100,7 @@ def make_requests(
     return [
         CheckedRequest(
             int(numbers("user", 1)[0]),
-            tuple(numbers("item", int(rng.integers(0, most_items + 1))) for _ in range(candidates)),
+            tuple(numbers("item", int(rng.integers(0, max_items + 1))) for _ in range(candidates)),
             tuple(numbers("genre", int(rng.integers(1, 4))) for _ in range(candidates)),
         )
         for _ in range(count)
@@ -108,12 +109,12 @@ def make_requests(
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What one version must answer to one request."""
+    """Scores that one version must answer to one request with."""
 
     scores: FloatArray
-    """(candidates,)."""
+    """Scores, (candidates,)."""
     tolerance: FloatArray
-    """(candidates,)."""
+    """Errors allowed, (candidates,)."""
 
     def wrong(self, scores: NDArray[Any]) -> bool:
         """Whether an answer is another one."""
@@ -145,9 +146,12 @@ def _rows(weights: Weights, table: str, numbers: IntArray) -> FloatArray:
 class Checked(nn.Module):
     """The model itself; its `forward` is what `expected` says."""
 
+    top: Tensor
+    bias: Tensor
+
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.user = nn.Embedding.from_pretrained(torch.from_numpy(weights.tables["user"]))
+        self.user = nn.Embedding.from_pretrained(torch.from_numpy(weights.tables["user"]))  # type: ignore[no-untyped-call]
         self.item = _bag(weights, "item", "sum")
         self.genre = _bag(weights, "genre", "mean")
         self.register_buffer("top", torch.from_numpy(weights.top))
@@ -175,7 +179,7 @@ def export_version(
     """Write `folder/VERSION/`.
 
     Args:
-        tables: By table, how it is to be deployed.
+        tables: How tables are to be deployed, by name.
     """
     export_model(
         Checked(Weights.of(version, rows)),

@@ -1,5 +1,5 @@
-"""Whether the deployment is whole: every head listens, every shard answers and holds its rows, the coordinator answers
-and says that no shard and no head lacks anything, such as a head that does not ask a restarted shard yet.
+"""Health of the deployment: every head listens, every shard answers and holds its rows, the coordinator answers and
+says that no shard and no head lacks anything, such as a head that does not ask a restarted shard yet.
 
 Seen from outside: by the gRPC of a head, and by the processes there are.
 """
@@ -16,12 +16,13 @@ from ringpull import AsyncClient
 from ringpull.inference.client.operations import ListMembers, OperationsClient
 from ringpull.inference.errors import RingpullError
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.loadtest.chaos.pieces import Pieces
+from ringpull.loadtest.chaos.processes import listening
+from ringpull.loadtest.deployment import Deployment
 
 LOOK_S: Final = 0.2
-"""Between two looks, which cost processor time that the deployment could use."""
+"""Time between two looks, which cost processor time that the deployment could use."""
 PATIENCE_S: Final = 120.0
-"""Until the deployment must be whole again."""
+"""Time after which the deployment must be healthy again."""
 STATUS_TIMEOUT_S: Final = 5.0
 
 
@@ -29,57 +30,57 @@ class Broken(RuntimeError):
     """Raised when something did not come back; the message says what."""
 
 
-class Whole:
-    """Looks, and waits.
+class Health:
+    """Looks at a deployment, and waits until it is healthy.
 
     Args:
         heads: How many there have to be.
     """
 
-    def __init__(self, pieces: Pieces, client: AsyncClient, operations: OperationsClient, heads: int) -> None:
-        self._pieces = pieces
+    def __init__(self, ours: Deployment, client: AsyncClient, operations: OperationsClient, heads: int) -> None:
+        self._ours = ours
         self._client = client
         self._operations = operations
         self._heads = heads
         self._port = int(client.target.rpartition(":")[2])
 
     async def wait(self, gone: psutil.Process | None = None) -> None:
-        """Return when nothing is lacking.
+        """Return when nothing is missing.
 
         Args:
             gone: A process that was killed: until it has ended, nothing has been repaired.
 
         Raises:
-            Broken: Something is still lacking after two minutes.
+            Broken: Something is still missing after two minutes.
         """
         until_s = time.monotonic() + PATIENCE_S
-        while lacking := await self.lacking(gone):
+        while missing := await self.missing(gone):
             if time.monotonic() > until_s:
-                raise Broken(f"{PATIENCE_S:.0f} s after the blow: {lacking}")
+                raise Broken(f"{PATIENCE_S:.0f} s after the fault: {missing}")
             await asyncio.sleep(LOOK_S)
 
-    async def lacking(self, gone: psutil.Process | None = None) -> str:
-        """Return the first thing that is lacking; empty when the deployment is whole."""
+    async def missing(self, gone: psutil.Process | None = None) -> str:
+        """Return the first thing that is missing; empty when the deployment is healthy."""
         if gone is not None and _lives(gone):
             return f"process {gone.pid} lives on"
-        if lacking := await asyncio.to_thread(self._lacking_processes):
-            return lacking
+        if missing := await asyncio.to_thread(self._missing_processes):
+            return missing
         try:
             status = await self._client.status(timeout_s=STATUS_TIMEOUT_S)
         except RingpullError as exc:
             return f"no status: {exc}"
         # The coordinator last: what a head knows of a restarted shard it knows, too, and of the other heads besides.
-        return lacking_rows(status) or await asyncio.to_thread(self._lacking_members)
+        return missing_rows(status) or await asyncio.to_thread(self._missing_of_members)
 
-    def _lacking_processes(self) -> str:
-        heads = self._pieces.listening("head", self._port)
+    def _missing_processes(self) -> str:
+        heads = listening(self._ours.running("head"), self._port)
         if heads != self._heads:
             return f"{heads} of {self._heads} heads listen"
-        if len(self._pieces.of("coordinator")) != 1:
+        if len(self._ours.running("coordinator")) != 1:
             return "there is no coordinator"
         return ""
 
-    def _lacking_members(self) -> str:
+    def _missing_of_members(self) -> str:
         try:
             members = self._operations.call(ListMembers())
         except RingpullError as exc:
@@ -87,8 +88,8 @@ class Whole:
         return next((f"{each.member}: {each.missing}" for each in members if each.missing), "")
 
 
-def lacking_rows(status: pb.ClusterStatus) -> str:
-    """Return the first shard or table of a status that is not whole; empty when all are."""
+def missing_rows(status: pb.ClusterStatus) -> str:
+    """Return the first shard or table of a status that is not complete; empty when all are."""
     for shard in status.shards:
         if not shard.alive:
             return f"shard {shard.shard} does not answer: {shard.error}"
@@ -107,6 +108,6 @@ def lacking_rows(status: pb.ClusterStatus) -> str:
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -1,11 +1,10 @@
-"""Rival (d): the whole model, all tables local, as a Ray Serve deployment behind Serve's gRPC proxy.
+"""Baseline (d): the whole model, all tables local, as a Ray Serve deployment behind Serve's gRPC proxy.
 
 Serve takes protobuf messages only, so a request and its reply travel inside `google.protobuf.BytesValue`.
 """
 
 from __future__ import annotations
 
-import socket
 import tempfile
 
 import ray
@@ -15,8 +14,9 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from ray import serve
 from ray.serve.config import gRPCOptions
 
-from ringpull.loadtest.bench import dlrm
-from ringpull.loadtest.bench.process import wait_until_ended
+from ringpull.loadtest.bench.dlrm_requests import Request, score_request
+from ringpull.loadtest.dlrm import make_model
+from ringpull.loadtest.process import free_port, wait_until_ended
 
 STORE_BYTES = 200 << 20
 
@@ -26,15 +26,15 @@ class Scorer:
 
     def __init__(self, rows: int) -> None:
         torch.set_num_threads(1)
-        self._model = dlrm.make_model(rows)
+        self._model = make_model(rows)
 
     def Score(self, request: BytesValue) -> BytesValue:
         with torch.inference_mode():
-            scores = self._model.score_request(dlrm.Request.from_bytes(request.value))
+            scores = score_request(self._model, Request.from_bytes(request.value))
         return BytesValue(value=scores.numpy().tobytes())
 
 
-def add_rival_to_server(servicer: object, server: object) -> None:
+def add_to_server(servicer: object, server: object) -> None:
     """Register the method as generated code would: Serve hands us its proxy as `servicer`."""
     import grpc
 
@@ -44,16 +44,13 @@ def add_rival_to_server(servicer: object, server: object) -> None:
         response_serializer=BytesValue.SerializeToString,
     )
     server.add_generic_rpc_handlers(  # type: ignore[attr-defined]
-        (grpc.method_handlers_generic_handler("bench.Rival", {"Score": handler}),)
+        (grpc.method_handlers_generic_handler("bench.Baseline", {"Score": handler}),)
     )
 
 
 def main(rows: int = typer.Option(..., help="Rows per table.")) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with tempfile.TemporaryDirectory(prefix="rival-") as folder:
-        _serve(rows, port, folder)
+    with tempfile.TemporaryDirectory(prefix="baseline-") as folder:
+        _serve(rows, free_port(), folder)
 
 
 def _serve(rows: int, port: int, folder: str) -> None:
@@ -61,17 +58,17 @@ def _serve(rows: int, port: int, folder: str) -> None:
         address="local",
         include_dashboard=False,
         log_to_driver=False,
-        namespace="rival",
+        namespace="baseline",
         object_store_memory=STORE_BYTES,
         # of its own, so that two Rays of one machine share nothing
         _temp_dir=folder,
     )
     options = gRPCOptions(
-        port=port, grpc_servicer_functions=["ringpull.loadtest.bench.rivals.ray_serve.add_rival_to_server"]
+        port=port, grpc_servicer_functions=["ringpull.loadtest.bench.baselines.ray_serve.add_to_server"]
     )
     serve.start(grpc_options=options, http_options={"port": 0, "host": "127.0.0.1"})
     deployment = serve.deployment(num_replicas=2, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=16)(Scorer)
-    serve.run(deployment.bind(rows), name="rival", route_prefix="/rival")
+    serve.run(deployment.bind(rows), name="baseline", route_prefix="/baseline")
     print(f"ready {port}", flush=True)
     wait_until_ended()
     serve.shutdown()  # type: ignore[no-untyped-call]

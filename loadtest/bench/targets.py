@@ -1,0 +1,69 @@
+"""Targets of the benches: one bound for each key of the last line that has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROW_FACTOR = 1.05
+KEY_BYTES = 9
+
+
+def limit(row_bytes: int) -> float:
+    """Return the bound of `resident_vs_raw`: bytes of memory per byte of rows."""
+    return ROW_FACTOR + KEY_BYTES / row_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One key of the last line, what it says, and what it should reach."""
+
+    key: str
+    what: str
+    against: str
+    minimum: float | None = None
+    maximum: float | None = None
+    aim: float | None = None
+
+    @property
+    def reach(self) -> str:
+        """The bound in words."""
+        if self.minimum is None and self.maximum is None:
+            return "stated"
+        bound = f">= {self.minimum:g}" if self.minimum is not None else f"<= {self.maximum:.4g}"
+        return bound if self.aim is None else f"{bound}, aim {self.aim:g}"
+
+    def reached(self, value: float) -> bool:
+        """Say whether a figure is within the bound; one that is only stated always is."""
+        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
+
+
+TARGETS = (
+    Target("kernel_vs_torch_d16", "shard kernel, dim 16", "torch embedding_bag given row numbers", minimum=0.4),
+    Target("kernel_vs_torch_d64", "shard kernel, dim 64", "the same", minimum=0.6, aim=0.8),
+    Target("kernel_vs_torch_d128", "shard kernel, dim 128", "the same", minimum=0.7, aim=0.8),
+    Target("kernel_vs_torch_with_map_d64", "shard kernel, dim 64", "torch + key -> row", minimum=2),
+    Target("int8_vs_float32_d128", "int8 rows, dim 128", "our float32 rows", minimum=1.3),
+    Target("bf16_vs_float32_d128", "bfloat16 rows, dim 128", "our float32 rows", minimum=1.3),
+    Target("shard_vs_redis", "one shard over TCP, pooled rows/s", "Redis MGET + numpy", minimum=25),
+    Target("route_ns_per_key", "routing for 4 shards, ns per key", ""),
+    Target("merge_ns_per_partial", "merge, ns per partial of dim 64", ""),
+    Target("e2e_vs_inprocess", "DLRM over gRPC, samples/s", "the model in process, no server", minimum=0.4, aim=0.8),
+    Target("e2e_vs_grpc_torch", "the same", "plain grpc.aio around it", minimum=0.7),
+    Target("e2e_vs_redis_torch", "the same", "Redis + torch", minimum=10),
+    Target("e2e_vs_ray_serve", "the same", "Ray Serve gRPC", minimum=2),
+    Target("cpu_us_per_sample", "CPU us per sample, head + shards", ""),
+    Target("p99_vs_inprocess", "p99 at half the top rate", "one request in process", maximum=5, aim=3),
+    Target("goodput_at_3x", "answers in time/s at 3 x the top rate", "the top rate", minimum=0.85),
+    Target("settled_p99_ms_at_3x", "p99 of what is accepted there, ms", ""),
+    Target("metrics_rate_small", "requests of 1 candidate/s with metrics", "without", minimum=0.97),
+    Target("metrics_rate_whole", "the same, of 128 candidates", "without", minimum=0.97),
+    Target("small_vs_echo", "requests of 1 candidate/s", "bare grpc.aio echo", minimum=0.4),
+    Target("cpu_per_sample_8_vs_1_shards", "CPU per sample, 8 shards", "1 shard"),
+    Target("resident_vs_raw", "memory of a table's shards", "raw bytes of its rows", maximum=limit(4 * 64)),
+    Target("load_vs_read", "version on disk to ready", "reading the same files"),
+)
+
+
+def reach_of(key: str) -> str:
+    """Return the bound of a key in words; empty when it has none."""
+    return next((target.reach for target in TARGETS if target.key == key), "")

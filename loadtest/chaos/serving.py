@@ -1,0 +1,70 @@
+"""The deployment under test: its models are made, it is served with the real command, and commanded by the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ringpull.inference.export import TableOptions
+from ringpull.loadtest.chaos.checked_model import MODEL, export_version
+from ringpull.loadtest.chaos.oracle import SINGLE_COPY
+from ringpull.loadtest.deployment import Deployment, deployed
+
+RunCommand = Callable[..., Awaitable[dict[str, Any]]]
+"""Runs a command line, given word by word, and returns its JSON; raises `CommandFailed`."""
+
+
+class CommandFailed(RuntimeError):
+    """Raised when a command failed; the message has its words, and what it said."""
+
+
+@contextmanager
+def served_models(
+    versions: Mapping[str, int], rows: Mapping[str, int], shards: int, options: Sequence[str]
+) -> Iterator[tuple[Deployment, RunCommand]]:
+    """Serve the first version of each model, and make the others, which are not there yet when it is served.
+
+    Args:
+        versions: Number of versions by model: `checked`, and `single_copy` if it is asked for.
+        options: Further options of `ringpull serve`.
+    """
+    with tempfile.TemporaryDirectory(prefix="ringpull-chaos-") as made:
+        folder = Path(made)
+        export_version(folder / MODEL, 1, rows)
+        others = []
+        if SINGLE_COPY in versions:
+            lossy = {"user": TableOptions(on_unavailable="default")}
+            export_version(folder / SINGLE_COPY, 1, rows, name=SINGLE_COPY, tables=lossy)
+            others.append(str(folder / SINGLE_COPY))
+        # A data folder of its own for each shard: so rows are streamed from shard to shard.
+        with deployed(folder / MODEL, shards, *others, "--data-dir", str(folder / "data"), *options) as ours:
+            for version in range(2, versions[MODEL] + 1):
+                export_version(folder / MODEL, version, rows)
+            yield ours, ringpull(ours.target, folder)
+
+
+def ringpull(target: str, folder: Path) -> RunCommand:
+    """Return what runs a command line of `ringpull` in a process of its own."""
+
+    async def run(*arguments: str) -> dict[str, Any]:
+        process = await asyncio.create_subprocess_exec(
+            # Its start takes a core for most of a second. Operators have machines of their own for that.
+            *("nice", "-n", "19", sys.executable, "-m", "ringpull", *arguments, "--target", target, "--json"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "RINGPULL_STATE_DIR": str(folder / "state")},
+        )
+        out, err = await process.communicate()
+        if process.returncode != 0:
+            raise CommandFailed(f"ringpull {' '.join(arguments)}: {err.decode().strip()}")
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    return run
