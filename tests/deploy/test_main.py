@@ -17,7 +17,7 @@ class Interrupts:
             signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupts())
-from ringpull.deploy.__main__ import main
+from ringpull.__main__ import main
 main()
 """
 
