@@ -25,7 +25,7 @@ CODE := ringpull/*.py ps router inference deploy loadtest examples tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test tests check fast-tests lint types bench loadtest rebalance-check chaos proto clean
+.PHONY: help demo test check lint types bench loadtest rebalance-check chaos proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -33,8 +33,9 @@ help: ## List the targets
 demo: $(INSTALLED) ## Train, export, serve on 4 shards, predict, compare; ONCE=1 stops it all at the end
 	$(BIN)/python -m examples.movielens.demo $(if $(filter-out 0,$(ONCE)),--once)
 
-# Processes that tests run in. More than eight gain nothing: each imports torch and numba for itself.
-PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8
+# In as many processes as there are cores. More than eight gain nothing: each imports torch and numba for itself. In the
+# order of the folders, so that what starts Ray comes first: it takes longest, and runs in one process only.
+PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --no-loadscope-reorder
 
 test: $(INSTALLED_DEV) ## Lint, types and all tests; SLOW=1 adds those of minutes and gigabytes
 	@$(call side_by_side,lint types tests)
@@ -46,11 +47,12 @@ check: $(INSTALLED_DEV) ## Lint, types and the fast tests, in under a minute: be
 side_by_side = begin=$$(date +%s); $(MAKE) --no-print-directory --jobs $(1); status=$$?; \
 	echo "make $@: $$(($$(date +%s) - begin)) s"; exit $$status
 
+.PHONY: tests fast-tests
 tests: $(INSTALLED_DEV)
 	$(PYTEST) $(if $(filter-out 0,$(SLOW)),,-m "not slow")
 
 fast-tests: $(INSTALLED_DEV)
-	$(PYTEST) -m "not slow and not ray and not medium"
+	$(PYTEST) -m "not (medium or ray or readme or slow or wheel)"
 
 lint: $(INSTALLED_DEV) ## Format and style, checked only
 	$(BIN)/ruff format --check $(CODE)

@@ -33,12 +33,14 @@ RUN_VARIABLE = "RINGPULL_TEST_RUN"
 LEAVE_S = 10.0
 
 FAST_S = 0.25
-"""What takes longer than this, alone on a machine, has the marker `medium`, or `ray`, or `slow`."""
+"""What takes longer than this, alone on a machine, has one of the markers below."""
 
-UNHURRIED = {"medium", "ray", "slow"}
+UNHURRIED = {"medium", "ray", "readme", "slow", "wheel"}
 """Markers that `make check` leaves out."""
 
-OF_RAY = ("tests/cluster/", "tests/hosts/", "tests/loadtest/test_chaos.py")
+MAX_LISTED = 20
+
+OF_RAY = ("tests/cluster/", "tests/hosts/", "tests/loadtest/test_chaos.py", "tests/test_readme_commands.py")
 """Where the tests are that start a Ray: each takes gigabytes and all cores for a while."""
 
 _unmarked: list[tuple[float, str]] = []
@@ -100,8 +102,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List what ought to be marked. It fails nothing: on a busy machine everything takes long."""
     if _unmarked:
         terminalreporter.section(f"over {FAST_S} s, without a marker that says so", sep="-")
-        for seconds, phase in sorted(_unmarked, reverse=True):
+        for seconds, phase in sorted(_unmarked, reverse=True)[:MAX_LISTED]:
             terminalreporter.line(f"{seconds:6.2f} s  {phase}")
+        if len(_unmarked) > MAX_LISTED:
+            terminalreporter.line(f"and {len(_unmarked) - MAX_LISTED} more")
 
 
 def _started_by(run: str) -> list[psutil.Process]:
