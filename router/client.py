@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,14 @@ class Router:
             f"<Router epoch={self.epoch} versions={len(self._served)} {self._connections!r} {self._health!r}"
             f" {self._fanout!r}>"
         )
+
+    def uncounted(self) -> Router:
+        """Return a view of this router whose pulls are in none of its counts: those that no request asked for."""
+        view = copy(self)
+        view._tally = Tally()
+        view._fanout = copy(self._fanout)
+        view._fanout.tally = view._tally
+        return view
 
     def update(self, shard_map: ShardMap) -> None:
         """Route by a newer map from now on; one that is not newer is ignored. Pulls in flight finish where they are."""

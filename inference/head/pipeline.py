@@ -11,6 +11,7 @@ bound to the schema once, when the version is loaded: a manifest that does not f
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Protocol
@@ -124,6 +125,12 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({self._model}/{self._version}, {len(self._lookups)} look-ups, {len(self._inputs)} inputs)"
+
+    def with_router(self, router: Puller) -> Pipeline:
+        """Return the same stages, which pull through another router."""
+        other = copy(self)
+        other._router = router
+        return other
 
     def prepare(self, requests: Rows[ReceivedColumns]) -> Ready[PreparedBatch]:
         """Prepare the requests of a batch, those of one layout and level as one; what one breaks, it breaks alone.
