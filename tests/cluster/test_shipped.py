@@ -1,4 +1,4 @@
-"""What `serve --ship-code` sends to other nodes: the whole package, also from a checkout, where its folders are links."""
+"""What `serve --ship-code` sends to other nodes: the whole package, from a checkout too, whose folders are links."""
 
 from __future__ import annotations
 
