@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -74,6 +75,13 @@ class Router:
             f"<Router epoch={self.epoch} versions={len(self._served)} {self._connections!r} {self._health!r}"
             f" {self._calls!r}>"
         )
+
+    def uncounted(self) -> Router:
+        """Return a view of this router whose pulls are in none of its counts: those that no request asked for."""
+        view = copy(self)
+        view._tally = Tally()
+        view._calls = self._calls.counted_by(view._tally)
+        return view
 
     def update(self, shard_map: ShardMap) -> None:
         """Route by a newer map from now on; one that is not newer is ignored. Pulls in flight finish where they are."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Final
 
 from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, NotOwner, ProtocolError, RingpullError, Unavailable
@@ -52,6 +53,12 @@ class ShardCalls:
 
     def __repr__(self) -> str:
         return f"{self.loads!r} {self._times!r} {self._budget!r}"
+
+    def counted_by(self, tally: Tally) -> ShardCalls:
+        """Return the same calls, with the same accounts of shards, which another tally counts."""
+        calls = copy(self)
+        calls._tally = tally
+        return calls
 
     async def ask_shard(self, pull: Pull, placement: Placement, part: Part) -> PullReply | RingpullError:
         """Ask the shard of a part, and return its answer, checked, or what went wrong.

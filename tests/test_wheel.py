@@ -123,24 +123,6 @@ def test_the_code_of_the_repository_is_there_whatever_the_path(path: str, users_
     assert list((ROOT / "ps/__pycache__").glob("hash_kernels.map_positions*.nbi"))
 
 
-@pytest.mark.parametrize("source", ["repository", pytest.param("wheel", marks=pytest.mark.wheel)])
-def test_what_is_shipped_to_other_nodes_is_the_whole_package(
-    source: str, tmp_path: Path, users_folder: Path, request: pytest.FixtureRequest
-) -> None:
-    """Packed by Ray's own function, which follows the links of a checkout: `serve --ship-code`."""
-    from ray._private.runtime_env.packaging import _zip_files
-
-    root = ROOT if source == "repository" else request.getfixturevalue("unpacked")
-    package, target = tmp_path / "package.zip", tmp_path / "shipped"
-    _zip_files(str(root / "ringpull"), [], str(package), include_gitignore=True, include_parent_dir=True)
-    with zipfile.ZipFile(package) as files:
-        files.extractall(target)
-    assert not [path for path in target.rglob("*") if path.is_symlink()]
-    imported = "; ".join(f"import ringpull.{each}" for each in SUB_PACKAGES)
-    where = run(sys.executable, "-c", f"{imported}\n{WHERE}", cwd=users_folder, PYTHONPATH=str(target)).splitlines()
-    assert where == [str(target / "ringpull/__init__.py"), str(target)]
-
-
 @pytest.mark.wheel
 def test_messages_are_read_by_the_oldest_protobuf_too(tmp_path: Path) -> None:
     """The one here is newer; tritonclient asks for one below 7."""

@@ -38,7 +38,7 @@ def loadtest(
         bool, typer.Option("--find-max", help="Search for the highest rate whose p99 is within --p99-ms.")
     ] = False,
     p99_ms: Annotated[float, typer.Option("--p99-ms", help="The bound of --find-max.")] = 20.0,
-    seed: Annotated[int, typer.Option(help="Of arrivals and requests.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and requests.")] = 0,
     requests: Annotated[int, typer.Option(help="How many different requests are made; they are sent in turns.")] = 512,
     candidates: Annotated[int, typer.Option(help="Rows of a request.")] = 128,
     context: Annotated[
@@ -56,7 +56,7 @@ def loadtest(
     replay_columns: Annotated[
         str, typer.Option(metavar="FEATURE=COLUMN,...", help="Columns of the recording. Default: the features' names.")
     ] = "",
-    connections: Annotated[int, typer.Option(help="To the head.")] = 4,
+    connections: Annotated[int, typer.Option(help="Connections to the head.")] = 4,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Deadline of a request.")] = 10.0,
     report: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write report.md and plots there. --find-max: runs/find-max.")

@@ -249,7 +249,7 @@ class Head:
         self._router.register(*key, loaded.specs())
         try:
             if loaded.samples is not None:
-                await self_check(served, loaded.samples, time.monotonic() + CHECK_TIMEOUT_S)
+                await self_check(served, loaded.samples, self._router.uncounted(), time.monotonic() + CHECK_TIMEOUT_S)
         except BaseException:
             self._router.retire(*key)
             raise

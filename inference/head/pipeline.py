@@ -10,6 +10,7 @@ bound to the schema once, when the version is loaded: a manifest that does not f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -97,6 +98,12 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({self._model}/{self._version}, {len(self._lookups)} look-ups, {len(self._inputs)} inputs)"
+
+    def with_router(self, router: Puller) -> Pipeline:
+        """Return the same stages, which pull through another router."""
+        other = copy(self)
+        other._router = router
+        return other
 
     async def pull(self, batch: RequestBatch, deadline_s: float) -> PulledBatch:
         """Pull the vectors of a batch in one round and lay out the program's inputs.

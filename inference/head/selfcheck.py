@@ -11,18 +11,22 @@ import asyncio
 import numpy as np
 
 from ringpull.inference.head.catalog import ServedVersion
+from ringpull.inference.head.pipeline import Puller
 from ringpull.inference.model.samples import Samples
 from ringpull.ps.errors import CorruptData
 
 
-async def self_check(served: ServedVersion, samples: Samples, deadline_s: float) -> None:
+async def self_check(served: ServedVersion, samples: Samples, router: Puller, deadline_s: float) -> None:
     """Run the samples as one request, and hold the outputs against those of the export.
+
+    Args:
+        router: Pulls for it, so that it is not among what requests cost.
 
     Raises:
         CorruptData: They differ; the message names version, output and row.
         RingpullError: The shards could not be asked.
     """
-    pulled = await served.pipeline.pull_samples(samples.prepared, deadline_s)
+    pulled = await served.pipeline.with_router(router).pull_samples(samples.prepared, deadline_s)
     [scores] = (
         await asyncio.get_running_loop().run_in_executor(served.executor, served.pipeline.compute, pulled)
     ).values()

@@ -35,6 +35,13 @@ def test_a_version_that_is_what_was_exported_passes(exported: Exported, replicas
         pass
 
 
+def test_what_requests_cost_has_no_self_check_in_it(exported: Exported) -> None:
+    with local_cluster([exported[1]]) as cluster, cluster.client() as client:
+        status = client.status()
+        assert (status.requests, status.pulls, status.messages, status.sent_bytes) == (0, 0, 0, 0)
+        assert sum(table.keys for table in status.tables) > 0  # the shards were asked
+
+
 def test_a_version_with_the_rows_of_another_never_serves(copied: Path) -> None:
     """Every file is whole, every checksum right: only the answers are wrong."""
     manifest = Manifest.load(copied)
