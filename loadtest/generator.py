@@ -112,6 +112,7 @@ class Load:
                     self._ended(Outcome(number, due_s, now_s, now_s, None, error))
                     await asyncio.sleep(0)  # answers must be read, or none of those waiting ever ends
                 else:
+                    self._in_flight += 1  # here, for a task that is late may not have begun when the next is due
                     group.create_task(self._send(number, due_s))
 
     async def closed_loop(self, numbers: Iterable[int], in_flight: int, *, pause_s: float | None = None) -> None:
@@ -124,6 +125,7 @@ class Load:
 
         async def ask() -> None:
             for number in rest:
+                self._in_flight += 1
                 await self._send(number, self.now_s())
                 if pause_s is not None:
                     await asyncio.sleep(pause_s)
@@ -138,7 +140,6 @@ class Load:
         return itertools.takewhile(lambda _: time.perf_counter() < end, itertools.count())
 
     async def _send(self, number: int, due_s: float) -> None:
-        self._in_flight += 1
         sent_s, answer, error = self.now_s(), None, None
         try:
             answer = await self._sender(number, sent_s - due_s)

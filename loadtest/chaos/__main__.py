@@ -25,22 +25,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7, help="seed of the schedule, the requests and their times")
     parser.add_argument("--rate", type=float, default=60.0, help="requests per second")
     parser.add_argument("--heads", type=int, default=2)
-    parser.add_argument("--timeout", type=float, default=10.0, help="deadline of a request, seconds")
-    parser.add_argument("--overload-seconds", type=float, default=8.0, help="at three times the top rate; 0: leave out")
+    parser.add_argument("--timeout", dest="timeout_s", type=float, default=10.0, help="deadline of a request, seconds")
+    parser.add_argument("--overload-seconds", dest="overload_s", type=float, default=8.0, help="of overload; 0: none")
     parser.add_argument("--without", action="append", type=Kind, choices=list(Kind), default=[], help="repeatable")
-    given = parser.parse_args()
     console = Console(stderr=True)
-    options = Options(
-        seconds=given.seconds,
-        seed=given.seed,
-        rate=given.rate,
-        heads=given.heads,
-        timeout_s=given.timeout,
-        overload_s=given.overload_seconds,
-        without=tuple(given.without),
-    )
     try:
-        findings = run(options, console)
+        findings = run(Options(**vars(parser.parse_args())), console)
     except (RuntimeError, RingpullError) as exc:
         console.print(f"error: {exc}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)

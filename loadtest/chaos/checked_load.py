@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ringpull.inference.prediction import Prediction
-from ringpull.loadtest.chaos.checked_model import CheckedRequest
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.generator import Load, NotSent, Outcome
@@ -21,20 +20,19 @@ class CheckedLoad:
     """Load from `start` to `stop`, open or closed.
 
     Args:
-        models: Models that are asked in turns, with the same requests.
+        models: Models that are asked in turns, each with the requests of the oracle.
     """
 
     def __init__(
         self,
         predict: Predict,
-        requests: Sequence[CheckedRequest],
         models: Sequence[str],
         oracle: Oracle,
         live: Live,
     ) -> None:
         self._predict = predict
-        self._calls = [request.features() for request in requests]
-        self._questions = [Question(model, number) for number in range(len(requests)) for model in models]
+        self._calls = [request.features() for request in oracle.requests]
+        self._questions = [Question(model, number) for number in range(len(oracle.requests)) for model in models]
         self._oracle = oracle
         self._live = live
         self._load = Load(self._ask, self._ended)

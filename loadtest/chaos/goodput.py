@@ -18,7 +18,7 @@ import numpy as np
 
 from ringpull.inference.client.stubs import PREDICT
 from ringpull.inference.wire.codec import as_call, decode_response, encode_request
-from ringpull.loadtest.chaos.checked_model import MODEL, CheckedRequest
+from ringpull.loadtest.chaos.checked_model import MODEL
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
 from ringpull.loadtest.generator import Load, Outcome, PayloadSender, arrival_times, connected
 
@@ -60,15 +60,14 @@ class Goodput:
         return self.good_rate / self.top_rate if self.top_rate else 0.0
 
 
-async def measure(
-    target: str, requests: Sequence[CheckedRequest], oracle: Oracle, live: Live, *, seconds: float, seed: int
-) -> Goodput:
+async def measure(target: str, oracle: Oracle, live: Live, *, seconds: float, seed: int) -> Goodput:
     """Find the top rate, send three times as much for some seconds, and find the top rate again.
 
     Args:
-        requests: Requests of `CANDIDATES` each; those that the oracle was made for.
+        oracle: One of requests of `CANDIDATES` each.
     """
-    payloads = [encode_request(as_call(MODEL, *request.features())).SerializeToString() for request in requests]
+    calls = [as_call(MODEL, *request.features()) for request in oracle.requests]
+    payloads = [encode_request(call).SerializeToString() for call in calls]
     tops: list[Outcome] = []
     sent: list[Outcome] = []
     async with connected(target, CONNECTIONS) as channels:
@@ -85,7 +84,7 @@ async def measure(
         top_rate=top_rate,
         offered_rate=len(sent) / seconds,
         good_rate=sum(each.error is None and each.took_s <= DEADLINE_S for each in sent) / seconds,
-        wrong=_wrong([*tops, *sent], len(payloads), oracle, live),
+        wrong=_wrong([*tops, *sent], oracle, live),
         refused=Counter(each.status for each in sent if each.error),
         refused_p50_ms=float(np.median(refused_s)) * 1e3 if refused_s else 0.0,
         generator_cores=cores,
@@ -103,12 +102,12 @@ async def _top_rate(
     return sum(each.error is None for each in ended[first:]) / load.now_s()
 
 
-def _wrong(outcomes: Sequence[Outcome], requests: int, oracle: Oracle, live: Live) -> int:
+def _wrong(outcomes: Sequence[Outcome], oracle: Oracle, live: Live) -> int:
     """Return how many answers are not right."""
 
     def right(outcome: Outcome) -> bool:
         reply: Any = PREDICT.reply.FromString(outcome.answer)
-        question = Question(MODEL, outcome.number % requests)
+        question = Question(MODEL, outcome.number % len(oracle.requests))
         return oracle.judge(question, decode_response(reply), live.now(MODEL))[0] is Verdict.RIGHT
 
     return sum(not right(each) for each in outcomes if each.error is None)

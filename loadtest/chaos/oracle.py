@@ -70,6 +70,7 @@ class Oracle:
     def __init__(
         self, requests: Sequence[CheckedRequest], versions: Mapping[str, int], rows: Mapping[str, int] = ROWS
     ) -> None:
+        self.requests = requests
         self._complete: dict[tuple[str, int], list[Expected]] = {}
         self._filled: dict[tuple[str, int], list[Expected]] = {}
         for model, count in versions.items():

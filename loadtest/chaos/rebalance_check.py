@@ -24,7 +24,7 @@ from ringpull import AsyncClient
 from ringpull.inference.client.operations import GetChange, OperationsClient
 from ringpull.loadtest.chaos.changes import Operator
 from ringpull.loadtest.chaos.checked_load import CheckedLoad
-from ringpull.loadtest.chaos.checked_model import MODEL, ROWS, CheckedRequest, make_requests
+from ringpull.loadtest.chaos.checked_model import MODEL, ROWS, make_requests
 from ringpull.loadtest.chaos.driver import Driver
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Verdict
 from ringpull.loadtest.chaos.record import CALM, Record, Span, phases
@@ -127,7 +127,6 @@ async def check(
     target: str,
     run_command: RunCommand,
     operations: OperationsClient,
-    requests: Sequence[CheckedRequest],
     oracle: Oracle,
     console: Console,
     *,
@@ -145,7 +144,7 @@ async def check(
     """
     live, under_way = Live({MODEL: 1}), list[Span]()
     async with AsyncClient(target, retries=0) as client:
-        load = CheckedLoad(client.predict, requests, (MODEL,), oracle, live)
+        load = CheckedLoad(client.predict, (MODEL,), oracle, live)
         scripted = Scripted(Operator(run_command, operations, live, VERSIONS), run_command, live, console)
         driver = Driver(scripted, load.record, load.now_s, console, settle_s=SETTLED_S + before_s)
         asked = await load.warm_up()
@@ -206,13 +205,12 @@ def run(console: Console) -> dict[str, Any]:
     Raises:
         RuntimeError: A command failed.
     """
-    requests = make_requests(REQUESTS)
-    oracle = Oracle(requests, {MODEL: VERSIONS})
+    oracle = Oracle(make_requests(REQUESTS), {MODEL: VERSIONS})
     with (
         served_models({MODEL: VERSIONS}, ROWS, FIRST_SHARDS, FIRST_REPLICAS) as (ours, run_command),
         OperationsClient(ours.target) as operations,
     ):
-        return asyncio.run(check(ours.target, run_command, operations, requests, oracle, console))
+        return asyncio.run(check(ours.target, run_command, operations, oracle, console))
 
 
 def main() -> None:

@@ -40,6 +40,11 @@ class Span:
     def seconds(self) -> float:
         return self.end_s - self.begin_s
 
+    def meets(self, other: Span | Trouble) -> bool:
+        """Whether both cover a moment in common; a request covers the time from when it was due to its end."""
+        begin_s = other.begin_s if isinstance(other, Span) else other.due_s
+        return self.begin_s <= other.end_s and self.end_s >= begin_s
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -95,16 +100,13 @@ def phases(spans: Sequence[Span], due_s: NDArray[np.float64]) -> NDArray[np.obje
 
 def cause(spans: Sequence[Span], trouble: Trouble) -> str:
     """Return what a request met on its way, and what became of it: `kill-head: Unavailable`."""
-    met = [span for span in spans if span.begin_s <= trouble.end_s and span.end_s >= trouble.due_s]
+    met = [span for span in spans if span.meets(trouble)]
     return f"{max(met, key=_weight).kind if met else CALM}: {trouble.error}"
 
 
 def broke_promise(spans: Sequence[Span], trouble: Trouble, heads: int) -> bool:
     """Whether a failed request met nothing on its way that may fail one."""
-    return not any(
-        span.begin_s <= trouble.end_s and span.end_s >= trouble.due_s and promise(span.kind, heads).fails
-        for span in spans
-    )
+    return not any(span.meets(trouble) and promise(span.kind, heads).fails for span in spans)
 
 
 def unexplained_fills(record: Record, heads: int) -> int:
@@ -120,11 +122,7 @@ def unexplained_fills(record: Record, heads: int) -> int:
 def unprovoked(spans: Sequence[Span]) -> list[Span]:
     """Return the changes that were not carried through although no fault came in the middle of them."""
     faults = [span for span in spans if span.kind.role]
-    return [
-        span
-        for span in spans
-        if span.said and not any(each.begin_s <= span.end_s and each.end_s >= span.begin_s for each in faults)
-    ]
+    return [span for span in spans if span.said and not any(fault.meets(span) for fault in faults)]
 
 
 def _weight(span: Span) -> tuple[bool, float]:

@@ -6,7 +6,7 @@ A run ends early when the deployment does not come back; what was seen until the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +56,7 @@ class Options:
     heads: int
     timeout_s: float
     overload_s: float
-    without: tuple[Kind, ...]
+    without: Sequence[Kind]
 
 
 class Served:
@@ -103,12 +103,11 @@ class Run:
             RuntimeError: An answer was wrong before anything was done.
         """
         options, live = self._options, Live(dict.fromkeys(VERSIONS, 1))
-        requests = make_requests(REQUESTS, seed=options.seed, rows=ROWS)
-        oracle = Oracle(requests, VERSIONS, ROWS)
+        oracle = Oracle(make_requests(REQUESTS, seed=options.seed, rows=ROWS), VERSIONS, ROWS)
         arrivals = endless_arrivals(options.rate, np.random.default_rng([options.seed, 0xC405]))
         async with AsyncClient(self._ours.target, timeout_s=options.timeout_s) as client:
             with OperationsClient(self._ours.target) as operations:
-                load = CheckedLoad(client.predict, requests, tuple(VERSIONS), oracle, live)
+                load = CheckedLoad(client.predict, tuple(VERSIONS), oracle, live)
                 self.record = load.record
                 health = Health(self._ours, client, operations, options.heads)
                 operator = Operator(self._run_command, operations, live, VERSIONS[MODEL])
@@ -136,7 +135,7 @@ class Run:
         # In life the load comes from other machines.
         await asyncio.to_thread(lambda: give_way(self._ours.running("head", "shard")))
         self.goodput = await goodput.measure(
-            self._ours.target, requests, oracle, live, seconds=options.overload_s, seed=options.seed
+            self._ours.target, oracle, live, seconds=options.overload_s, seed=options.seed
         )
         await self._measure("after overload")
 

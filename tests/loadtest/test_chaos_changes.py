@@ -74,7 +74,7 @@ async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path) -> None:
             (tmp_path / "made" / MODEL / str(version)).rename(served / str(version))
         async with AsyncClient(cluster.target) as client:
             oracle = Oracle(requests, {MODEL: VERSIONS}, ROWS)
-            load = CheckedLoad(client.predict, requests, (MODEL,), oracle, live)
+            load = CheckedLoad(client.predict, (MODEL,), oracle, live)
             await load.warm_up()
             load.start(endless_arrivals(50.0, np.random.default_rng(1)))
             # Their times do not matter here: one comes when the one before it is over.

@@ -76,7 +76,7 @@ async def test_the_load_checks_every_answer(oracle: Oracle) -> None:
             raise Unavailable("no head")
         return answer(model, 1, number, off=1e-2 if asked[model] % 3 == 0 else 0.0)
 
-    load = CheckedLoad(predict, REQUESTS, (MODEL, SINGLE_COPY), oracle, Live({MODEL: 1, SINGLE_COPY: 1}))
+    load = CheckedLoad(predict, (MODEL, SINGLE_COPY), oracle, Live({MODEL: 1, SINGLE_COPY: 1}))
     load.start(endless_arrivals(2_000, np.random.default_rng(1)))
     while min(asked.values(), default=0) < 30:
         await asyncio.sleep(0.01)
@@ -95,7 +95,7 @@ async def test_it_does_not_begin_with_a_wrong_answer(oracle: Oracle) -> None:
     async def predict(model: str, features: Mapping[str, Any], context: Mapping[str, Any]) -> Prediction:
         return answer(model, 2, 0)
 
-    load = CheckedLoad(predict, REQUESTS, (MODEL,), oracle, Live({MODEL: 1}))
+    load = CheckedLoad(predict, (MODEL,), oracle, Live({MODEL: 1}))
     with pytest.raises(RuntimeError, match="checked/2 answered; live was checked/\\[1\\]"):
         await load.warm_up()
 
@@ -117,9 +117,7 @@ async def test_goodput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_version(tmp_path / MODEL, 1, ROWS)
     with local_cluster([tmp_path / MODEL / "1"]) as cluster:
         found, wrong = [
-            await goodput.measure(
-                cluster.target, requests, Oracle(requests, {MODEL: 2}, ROWS), live, seconds=0.5, seed=1
-            )
+            await goodput.measure(cluster.target, Oracle(requests, {MODEL: 2}, ROWS), live, seconds=0.5, seed=1)
             for live in (Live({MODEL: 1}), Live({MODEL: 2}))
         ]
     assert found.wrong == 0

@@ -68,9 +68,7 @@ async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path) -> None:
         oracle = Oracle(requests, {MODEL: VERSIONS}, ROWS)
         # The coordinator itself has the verbs.
         operations, quiet = cast(OperationsClient, cluster.coordinator), Console(quiet=True)
-        line = await check(
-            cluster.target, commands(cluster), operations, requests, oracle, quiet, before_s=0.2, after_s=0.2
-        )
+        line = await check(cluster.target, commands(cluster), operations, oracle, quiet, before_s=0.2, after_s=0.2)
     assert (line["failed"], line["wrong"]) == (0, 0)
     assert line["predicts"] > len(requests)
     assert line["versions_published"] == 3

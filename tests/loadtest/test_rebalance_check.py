@@ -47,7 +47,7 @@ def answer(version: int, scores: np.ndarray, filled: tuple[Filled, ...] = ()) ->
 async def asked(target: str, oracle: Oracle, live: int) -> CheckedLoad:
     """Ask everything once or more, four requests at a time."""
     async with AsyncClient(target, retries=0) as client:
-        load = CheckedLoad(client.predict, REQUESTS, (MODEL,), oracle, Live({MODEL: live}))
+        load = CheckedLoad(client.predict, (MODEL,), oracle, Live({MODEL: live}))
         load.start_closed(4, 0.001)
         while len(load.record.verdicts) < len(REQUESTS):
             await asyncio.sleep(0.01)
