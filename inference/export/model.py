@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -24,21 +24,23 @@ from torch import nn
 
 from ringpull.inference.degrade.levels import check_steps
 from ringpull.inference.degrade.steps import Step
-from ringpull.inference.export.capture import capture
+from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from ringpull.inference.export.cut import Cut, cut
 from ringpull.inference.export.examples import TRACED_ROWS, bind, example
 from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
-from ringpull.inference.export.report import ExportReport, TableReport
+from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
 from ringpull.inference.export.rows import make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
-from ringpull.inference.export.serving import plan_serving
+from ringpull.inference.export.serving import Serving, plan_serving
 from ringpull.inference.export.tables import TableOptions, TablePlan, write_table
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
+from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import check_name
@@ -95,54 +97,108 @@ def export_model(
         ExportError: The module cannot be split, a key is wrong, scores change by more than `max_diff`, or the
             self-check fails. The message names module or table and reason.
     """
-    folder = Path(out_dir)
-    name = folder.resolve().name if name is None else name
+    name = Path(out_dir).resolve().name if name is None else name
+    target = _new_version(Path(out_dir), name, version)
+    split = _Split.of(name, module, schema, keys or {}, tables or {})
+    steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
+    data = CheckData.read(schema, check_columns, check_labels)
+    if data is None and check_rows > 0:
+        data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
+    cost = measure_cost(module, schema, list(split.arguments), split.captured.outputs, split.plans, data)
+    refuse_above(cost, max_diff)
+    console = None if quiet else Console()
+    manifest, check = _write(split, target, steps, check_rows, console)
+    described = tuple(_table_report(entry, split.parts, split.plans[entry.spec.name]) for entry in manifest.tables)
+    report = ExportReport(
+        path=target, manifest=manifest, tables=described, kept=split.parts.kept, check=check, cost=cost
+    )
+    if console is not None:
+        report.print(console)
+    return report
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Split:
+    """A module in two parts, and how they serve."""
+
+    name: str
+    """Name of the model."""
+    module: nn.Module
+    schema: Schema
+    arguments: Mapping[str, Argument]
+    captured: Captured
+    parts: Cut
+    plans: Mapping[str, TablePlan]
+    serving: Serving
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        module: nn.Module,
+        schema: Schema,
+        keys: Mapping[str, Keys],
+        tables: Mapping[str, TableOptions],
+    ) -> _Split:
+        """Split a module.
+
+        Raises:
+            ExportError: It cannot be split, or a key is wrong; the message names module or table and reason.
+        """
+        arguments = bind(module, schema)
+        device = _device_of(module)
+        captured = capture(module, example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device))
+        parts = cut(captured, Probe(captured, schema, arguments, device))
+        plans = _plan_tables(parts, keys, tables)
+        return cls(
+            name, module, schema, arguments, captured, parts, plans, plan_serving(parts, schema, arguments, plans)
+        )
+
+    def made_rows(self, rows: int) -> tuple[Prepared, Prepared]:
+        """Return made-up rows, as training and as serving prepare them."""
+        return make_rows(self.schema, self.parts, {table: plan.keys for table, plan in self.plans.items()}, rows)
+
+
+def _new_version(folder: Path, name: str, version: int) -> Path:
+    """Return the folder of a version that does not exist yet."""
     check_name("model", name)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise InvalidInput(f"version is {version!r}; it must be a whole number from 1")
     target = folder / str(version)
     if target.exists():
         raise ExportError(f"{target} exists; a version is never written over: choose another, or delete it")
-    arguments = bind(module, schema)
-    device = _device_of(module)
-    examples = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
-    captured = capture(module, examples)
-    parts = cut(captured, Probe(captured, schema, arguments, device))
-    plans = _plan_tables(parts, keys or {}, tables or {})
-    row_keys = {table: plan.keys for table, plan in plans.items()}
-    serving = plan_serving(parts, schema, arguments, plans)
-    steps = check_steps(degrade, serving.schema, [each.feature for each in serving.lookups], version)
-    data = CheckData.read(schema, check_columns, check_labels)
-    if data is None and check_rows > 0:
-        data = CheckData(make_rows(schema, parts, row_keys, COST_ROWS)[0], given=False)
-    cost = measure_cost(module, schema, list(arguments), captured.outputs, plans, data)
-    refuse_above(cost, max_diff)
+    return target
 
-    console = None if quiet else Console()
-    hidden = folder / f".{version}.{os.getpid()}"
+
+def _write(
+    split: _Split, target: Path, steps: tuple[Step, ...], check_rows: int, console: Console | None
+) -> tuple[Manifest, CheckReport | None]:
+    """Write a version beside its place, check it, and rename it."""
+    hidden = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(hidden, ignore_errors=True)
     try:
         hidden.mkdir(parents=True)
-        write_program(hidden / PROGRAM_FILE, parts, schema, arguments, device)
-        (hidden / SCHEMA_FILE).write_text(serving.schema.to_json(), encoding="utf-8")
+        write_program(hidden / PROGRAM_FILE, split.parts, split.schema, split.arguments, _device_of(split.module))
+        (hidden / SCHEMA_FILE).write_text(split.serving.schema.to_json(), encoding="utf-8")
         manifest = Manifest(
-            model=name,
-            version=version,
+            model=split.name,
+            version=int(target.name),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             schema=FileEntry.of(hidden, SCHEMA_FILE),
             program=FileEntry.of(hidden, PROGRAM_FILE),
-            tables=tuple(write_table(hidden, plan, console) for plan in plans.values()),
-            lookups=serving.lookups,
-            inputs=_inputs(parts),
-            outputs=captured.outputs,
+            tables=tuple(write_table(hidden, plan, console) for plan in split.plans.values()),
+            lookups=split.serving.lookups,
+            inputs=_inputs(split.parts),
+            outputs=split.captured.outputs,
             degrade=steps,
         )
         manifest.save(hidden)
         check = None
         if check_rows > 0:
-            trained, served = make_rows(schema, parts, row_keys, check_rows)
-            self_check = SelfCheck(hidden, manifest, serving.schema, parts, plans.values())
-            check = self_check.run(module, trained, served, schema.arguments(trained, list(arguments)))
+            trained, served = split.made_rows(check_rows)
+            self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, split.plans.values())
+            arguments = split.schema.arguments(trained, list(split.arguments))
+            check = self_check.run(split.module, trained, served, arguments)
             (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
             manifest.save(hidden)
@@ -151,11 +207,7 @@ def export_model(
         raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-    described = tuple(_table_report(entry, parts, plans[entry.spec.name]) for entry in manifest.tables)
-    report = ExportReport(path=target, manifest=manifest, tables=described, kept=parts.kept, check=check, cost=cost)
-    if console is not None:
-        report.print(console)
-    return report
+    return manifest, check
 
 
 def _device_of(module: nn.Module) -> torch.device:

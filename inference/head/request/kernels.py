@@ -54,6 +54,23 @@ LEFT_OVER: Final = 9
 
 
 @numba.njit(cache=True, nogil=True)
+def _longest_row(words: UInt64Array, begin: np.int64, rows: np.int64, values: np.int64) -> np.int64:
+    """Return the most values in a row by the `rows + 1` offsets from `begin` on; -1 when those are no offsets."""
+    # Neighbours are compared, not subtracted: differences of hostile offsets can wrap around to look right.
+    longest = np.int64(0)
+    before = np.int64(words[begin])
+    if before != 0:
+        return np.int64(-1)
+    for i in range(begin + 1, begin + rows + 1):
+        offset = np.int64(words[i])
+        if offset < before or offset > values:
+            return np.int64(-1)
+        longest = max(longest, offset - before)
+        before = offset
+    return longest if before == values else np.int64(-1)
+
+
+@numba.njit(cache=True, nogil=True)
 def measure(
     words: UInt64Array, sizes: Int64Array, descriptions: Int64Array, max_rows: int, max_values: int
 ) -> tuple[int, int, int, Int64Array]:
@@ -94,18 +111,8 @@ def measure(
             places[column, OFFSETS] = at
             if rows >= room - at:
                 return OUT_OF_DATA, column, candidates, places
-            # Neighbours are compared, not subtracted: differences of hostile offsets can wrap around to look right.
-            longest = np.int64(0)
-            before = np.int64(words[at])
-            right = before == 0
-            for i in range(at + 1, at + rows + 1):
-                offset = np.int64(words[i])
-                if offset < before or offset > values:
-                    right = False
-                    break
-                longest = max(longest, offset - before)
-                before = offset
-            if not right or before != values:
+            longest = _longest_row(words, at, rows, values)
+            if longest < 0:
                 return BAD_OFFSETS, column, candidates, places
             at += rows + 1
             if descriptions[column, WEIGHTED]:
@@ -134,21 +141,10 @@ def measure(
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(
-    words: UInt64Array, starts: Int64Array, sizes: Int64Array, places: Int64Array, descriptions: Int64Array
-) -> tuple[UInt64Array, Int64Array, Int64Array]:
-    """Lay the columns of R requests of one layout end to end, as if one request had all their rows.
-
-    Args:
-        words: The requests' words, end to end.
-        starts: (R,): where those of each begin.
-        sizes: (R, C, 2).
-        places: (R, C, 4): as `measure` found them, counted from the request's own first word.
-        descriptions: (C, 5).
-
-    Returns:
-        Words, sizes (C, 2) and places (C, 4) of the whole.
-    """
+def _end_to_end(
+    sizes: Int64Array, places: Int64Array, descriptions: Int64Array
+) -> tuple[Int64Array, Int64Array, np.int64]:
+    """Return sizes (C, 2) and places (C, 4) of R requests end to end, and the number of words that they take."""
     requests, columns = sizes.shape[0], sizes.shape[1]
     all_sizes = np.zeros((columns, 2), np.int64)
     all_places = np.zeros((columns, 4), np.int64)
@@ -169,6 +165,27 @@ def gather(
             if descriptions[column, WEIGHTED]:
                 all_places[column, WEIGHTS] = end
                 end += (values + 1) // 2
+    return all_sizes, all_places, end
+
+
+@numba.njit(cache=True, nogil=True)
+def gather(
+    words: UInt64Array, starts: Int64Array, sizes: Int64Array, places: Int64Array, descriptions: Int64Array
+) -> tuple[UInt64Array, Int64Array, Int64Array]:
+    """Lay the columns of R requests of one layout end to end, as if one request had all their rows.
+
+    Args:
+        words: The requests' words, end to end.
+        starts: (R,): where those of each begin.
+        sizes: (R, C, 2).
+        places: (R, C, 4): as `measure` found them, counted from the request's own first word.
+        descriptions: (C, 5).
+
+    Returns:
+        Words, sizes (C, 2) and places (C, 4) of the whole.
+    """
+    requests, columns = sizes.shape[0], sizes.shape[1]
+    all_sizes, all_places, end = _end_to_end(sizes, places, descriptions)
     out = np.empty(end, np.uint64)
     from_halves, to_halves = words.view(np.uint32), out.view(np.uint32)
     from_bytes, to_bytes = words.view(np.uint8), out.view(np.uint8)

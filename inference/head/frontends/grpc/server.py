@@ -11,12 +11,12 @@ import grpc.aio
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
-from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
-from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
 
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.health import Health
 from ringpull.inference.head.frontends.grpc.methods import service_handler
+from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
+from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.proto import ringpull_pb2 as pb
