@@ -20,13 +20,18 @@ from ringpull.ps.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The numbers that a setting may have. NaN and infinity are refused everywhere: waiting for ever ends nothing."""
+    """Numbers that a setting may have. NaN and infinity are refused everywhere: waiting for ever ends nothing."""
 
-    least: float
-    most: float = math.inf
+    minimum: float
+    maximum: float = math.inf
     above: bool = False
-    """Whether `least` itself is out of bounds."""
+    """Whether `minimum` itself is out of bounds."""
     unit: str = ""
+
+    def allows(self, value: float) -> bool:
+        """Return whether a number is within them."""
+        enough = value > self.minimum if self.above else value >= self.minimum
+        return enough and value <= self.maximum and math.isfinite(value)
 
     def check(self, name: str, value: float) -> None:
         """Refuse what is out of bounds.
@@ -34,20 +39,19 @@ class Bounds:
         Raises:
             InvalidInput: Names the setting.
         """
-        enough = value > self.least if self.above else value >= self.least
-        if enough and value <= self.most and math.isfinite(value):
+        if self.allows(value):
             return
-        if math.isfinite(self.most):
-            raise InvalidInput(f"{name} is {value}; it must be from {self.least} to {self.most}")
+        if math.isfinite(self.maximum):
+            raise InvalidInput(f"{name} is {value}; it must be from {self.minimum} to {self.maximum}")
         unit = f" {self.unit}" if self.unit else ""
-        allowed = f"above {self.least}{unit}" if self.above else f"{self.least}{unit} or more"
+        allowed = f"above {self.minimum}{unit}" if self.above else f"{self.minimum}{unit} or more"
         finite = ", and finite" if unit or not math.isfinite(value) else ""
         raise InvalidInput(f"{name} is {value}; it must be {allowed}{finite}")
 
 
-def at_least(least: float, unit: str = "") -> Bounds:
-    """Return bounds that allow `least` and everything over it."""
-    return Bounds(least, unit=unit)
+def at_least(minimum: float, unit: str = "") -> Bounds:
+    """Return bounds that allow `minimum` and everything over it."""
+    return Bounds(minimum, unit=unit)
 
 
 def above(bound: float, unit: str = "") -> Bounds:
@@ -55,9 +59,9 @@ def above(bound: float, unit: str = "") -> Bounds:
     return Bounds(bound, above=True, unit=unit)
 
 
-def within(least: float, most: float) -> Bounds:
-    """Return bounds that allow `least`, `most` and everything between."""
-    return Bounds(least, most)
+def within(minimum: float, maximum: float) -> Bounds:
+    """Return bounds that allow `minimum`, `maximum` and everything between."""
+    return Bounds(minimum, maximum)
 
 
 class Group(StrEnum):

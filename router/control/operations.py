@@ -14,12 +14,12 @@ from types import NoneType
 from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.settings import at_least, within
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
 from ringpull.router.control.moves import MovePlan
 from ringpull.router.control.observed import TableTraffic
-from ringpull.router.control.plain_values import Bounds
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.control.verbs import Request, Role, Verb, VerbTable
 from ringpull.router.shard_map import ShardMap
@@ -112,7 +112,7 @@ class Publish(Request[ChangeStatus]):
     """Open a version everywhere, check it, and make it the live one. Answered as the change begins."""
 
     model: str
-    version: Annotated[int, Bounds(0)] = 0
+    version: Annotated[int, at_least(0)] = 0
     """Version to publish; 0: the highest complete one."""
     folder: str = ""
     """Folder of the model, with `VERSION/` in it, as the actors see it; empty: where the live version's is."""
@@ -128,7 +128,7 @@ class Rollback(Request[ChangeStatus]):
     """Make an open version the live one again. Answered as the change begins."""
 
     model: str
-    version: Annotated[int, Bounds(0)] = 0
+    version: Annotated[int, at_least(0)] = 0
     """Version to go back to; 0: the newest open one below the live one."""
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class Rebalance(Request[ChangeStatus]):
 
     shards: int | None = None
     """Number of shards; None: as many as now."""
-    replicas: Mapping[str, Annotated[int, Bounds(0, MAX_COPIES)] | Literal["all"]] = field(default_factory=dict)
+    replicas: Mapping[str, Annotated[int, within(0, MAX_COPIES)] | Literal["all"]] = field(default_factory=dict)
     """`TABLE` or `MODEL/TABLE` -> copies; a table not named keeps its own."""
     drain_node: str = ""
     """Id or address of a node whose shards go elsewhere."""
@@ -200,7 +200,7 @@ class RestartMember(Request[None]):
     member: Member
     incarnation: str
     """Incarnation of the process that is meant."""
-    drain_s: Annotated[float, Bounds(0, MAX_DRAIN_S)]
+    drain_s: Annotated[float, within(0, MAX_DRAIN_S)]
     """Longest that it may take to answer what is in flight, in seconds."""
     force: bool = False
     """Whether it goes even while other members of its kind are not healthy."""

@@ -33,6 +33,7 @@ from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.settings import Bounds
 
 T = TypeVar("T")
 
@@ -53,17 +54,6 @@ _SCALARS: Final[Mapping[type, str]] = {
 def plain_name(name: str) -> dict[str, str]:
     """Return the metadata of a dataclass field whose plain form goes by another name."""
     return {_PLAIN_NAME: name}
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Limits of a number, both included: `Annotated[int, Bounds(0, 9)]`."""
-
-    min: float
-    max: float = math.inf
-
-    def __str__(self) -> str:
-        return f"of {self.min:g} or more" if self.max == math.inf else f"from {self.min:g} to {self.max:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +265,11 @@ def _made(kind: Any, values: dict[str, Any], at: str) -> Any:
 
 
 def _bounded(form: _Form, bounds: Bounds) -> _Form:
-    what = f"{form.what} {bounds}"
+    low, high = bounds.minimum, bounds.maximum
+    what = f"{form.what} of {low:g} or more" if high == math.inf else f"{form.what} from {low:g} to {high:g}"
 
     def read(plain: Any, at: str) -> Any:
-        if not isinstance(plain, int | float) or not bounds.min <= plain <= bounds.max:
+        if not isinstance(plain, int | float) or not bounds.allows(plain):
             raise _wrong(at, plain, what)
         return form.read(plain, at)
 

@@ -15,8 +15,8 @@ from ringpull.deploy.coordinator_client import connect
 from ringpull.deploy.served import resolve_target
 from ringpull.deploy.view.console import print_json, print_line
 from ringpull.ps.errors import NotFound
+from ringpull.ps.settings import at_least
 from ringpull.router.control.operations import VERBS
-from ringpull.router.control.plain_values import Bounds
 from ringpull.router.control.process import CoordinatorProcess, Settings
 from ringpull.router.control.verbs import Request, Role, Verb
 
@@ -34,7 +34,7 @@ class Scrub(Request[Scrubbed]):
     """Compare the rows of a table with their checksums."""
 
     table: str
-    max_rows: Annotated[int, Bounds(1)] = 10
+    max_rows: Annotated[int, at_least(1)] = 10
 
 
 VERBS.add(Verb("scrub", Scrub, Scrubbed, Role.OPERATE))

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.ring import Ring
-from ringpull.router.control.plain_values import Bounds, PlainValues, plain_name
+from ringpull.ps.settings import at_least, within
+from ringpull.router.control.plain_values import PlainValues, plain_name
 
 
 class Colour(StrEnum):
@@ -42,10 +43,10 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Everything:
     flag: bool
-    count: Annotated[int, Bounds(0, 9)]
-    ratio: Annotated[float, Bounds(0)] | None
+    count: Annotated[int, within(0, 9)]
+    ratio: Annotated[float, at_least(0)] | None
     role: Literal["shard", "head"]
-    copies: Annotated[int, Bounds(0)] | Literal["all"]
+    copies: Annotated[int, at_least(0)] | Literal["all"]
     points: tuple[Point, ...]
     pair: tuple[int, str]
     ids: frozenset[int]
