@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     Sequence = IdSequence
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.client.client": ("AsyncClient", "Client"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,24 +67,17 @@ def rebalance(
     from ringpull.deploy.coordinator_client import connect
     from ringpull.router.control.operations import Control
 
-    verbs = [
-        control
-        for given, control in ((pause, Control.PAUSE), (resume, Control.RESUME), (abort, Control.ABORT))
-        if given
-    ]
+    controls = {Control.PAUSE: pause, Control.RESUME: resume, Control.ABORT: abort}
+    verbs = [control for control, given in controls.items() if given]
     changes = bool(shards is not None or replicas or drain_node or auto)
     if changes + status + len(verbs) != 1:
         raise InvalidInput(
             "say what to change with --shards, --replicas, --drain-node or --auto; or give one of --status, --pause,"
             " --resume and --abort"
         )
-    ignored = {"--memory": memory, "--at-least": at_least, "--max-mb-per-s": max_mb_per_s}
-    ignored |= {"--dry-run": dry_run or None, "--yes": yes or None}
-    if not changes and (given := [option for option, value in ignored.items() if value is not None]):
-        raise InvalidInput(
-            f"{' and '.join(given)} can only be said of a change that begins; --status, --pause, --resume and --abort"
-            " are about the one under way"
-        )
+    if not changes:
+        options = {"--memory": memory, "--at-least": at_least, "--max-mb-per-s": max_mb_per_s}
+        _refuse_beside_control(options | {"--dry-run": dry_run or None, "--yes": yes or None})
     address = served.resolve_target(target)
     with StopSignals(), connect(address) as operations:
         if status:
@@ -97,6 +91,15 @@ def rebalance(
                 _show_plan(move, as_json)
             else:
                 _execute(operations, move, request, yes=yes, as_json=as_json)
+
+
+def _refuse_beside_control(options: Mapping[str, object]) -> None:
+    """Refuse options that only a change that begins can have, where one under way is controlled."""
+    if given := [option for option, value in options.items() if value is not None]:
+        raise InvalidInput(
+            f"{' and '.join(given)} can only be said of a change that begins; --status, --pause, --resume and --abort"
+            " are about the one under way"
+        )
 
 
 def _request(shards: int | None, replicas: list[str], drain_node: str | None, max_mb_per_s: float | None) -> Rebalance:

@@ -12,7 +12,7 @@ from typing import Final, Self, TypeVar
 
 import grpc
 
-from ringpull.inference.build import build
+from ringpull import __version__
 from ringpull.inference.client import stubs
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import InvalidInput, RingpullError
@@ -75,14 +75,14 @@ class OperationsClient:
             InvalidInput: Also where the deployment is of another build of ringpull.
         """
         verb = VERBS.of(request)
-        message = pb.OperationRequest(build=build(), verb=verb.name, request=VALUES.to_json(verb.request, request))
+        message = pb.OperationRequest(build=__version__, verb=verb.name, request=VALUES.to_json(verb.request, request))
         try:
             answer = _CALL.on(self._channel)(message, timeout=self.timeout_s)
         except grpc.RpcError as exc:
             if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise InvalidInput(
-                    f"{self.target} is served by another build of ringpull, which does not know the verbs of {build()};"
-                    " operate it with the ringpull that serves it"
+                    f"{self.target} is served by another build of ringpull, which does not know the verbs of"
+                    f" {__version__}; operate it with the ringpull that serves it"
                 ) from exc
             raise stubs.error_of(self.target, exc) from exc
         except ValueError as exc:  # grpc's answer to a call on a closed channel

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringpull.inference.build import build
+from ringpull import __version__
 from ringpull.inference.client.operations import OperationsClient
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.process import HeadProcess
@@ -252,10 +252,10 @@ def refused(target: str, method: str, message: bytes) -> tuple[grpc.StatusCode, 
             "asked by ringpull 0.0.1",
         ),
         (pb.OperationRequest(verb="change", request="{}"), "INVALID_ARGUMENT", "asked by another build of ringpull"),
-        (pb.OperationRequest(build=build(), verb="scrub", request="{}"), "NOT_FOUND", "there is no verb 'scrub'"),
-        (pb.OperationRequest(build=build(), verb="change", request=""), "INVALID_ARGUMENT", "is not JSON"),
-        (pb.OperationRequest(build=build(), verb="change", request="[" * 9999), "INVALID_ARGUMENT", "is not JSON"),
-        (pb.OperationRequest(build=build(), verb="change", request='{"x": 1}'), "INVALID_ARGUMENT", "x is unknown"),
+        (pb.OperationRequest(build=__version__, verb="scrub", request="{}"), "NOT_FOUND", "there is no verb 'scrub'"),
+        (pb.OperationRequest(build=__version__, verb="change", request=""), "INVALID_ARGUMENT", "is not JSON"),
+        (pb.OperationRequest(build=__version__, verb="change", request="[" * 9999), "INVALID_ARGUMENT", "is not JSON"),
+        (pb.OperationRequest(build=__version__, verb="change", request='{"x": 1}'), "INVALID_ARGUMENT", "x is unknown"),
     ],
 )
 def test_what_another_build_asks_is_refused_by_name(
@@ -271,7 +271,7 @@ def test_what_another_build_asks_is_refused_by_name(
 def test_methods_that_earlier_builds_had_are_refused_by_name(client: OperationsClient, method: str) -> None:
     status, details = refused(client.target, method, b"")
     assert status is grpc.StatusCode.UNIMPLEMENTED
-    assert f"this head is of ringpull {build()}" in details
+    assert f"this head is of ringpull {__version__}" in details
     assert "operate it with the ringpull that serves it" in details
 
 

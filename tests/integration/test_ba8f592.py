@@ -27,6 +27,7 @@ from ringpull.inference.wire.request_json import call_from_json
 from ringpull.ps.spec import KeyType, OnUnavailable, Pooling, RowType
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
+from ringpull.router.control.operations import GetChange
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.state_file import FILE_NAME, StateFile
 from tests.integration.local import local_cluster
@@ -132,7 +133,7 @@ def test_its_deployment_is_carried_on_from_where_it_was(path: Path, tmp_path: Pa
     content = content.replace('"bytes_per_s": 1000.0', '"bytes_per_s": 1000000.0')
     before = state_from_dict(json.loads(content)["state"])
     assert before.map is not None
-    wanted = before.world if before.change is None else before.change.target
+    wanted = before.spec if before.change is None else before.change.target
     assert wanted is not None
 
     head = HeadProcess(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
@@ -151,18 +152,18 @@ def test_its_deployment_is_carried_on_from_where_it_was(path: Path, tmp_path: Pa
         members,
         deployment=saved["deployment"],
         settings=Settings(place=find_version, streamed=True, rows_in=rows_in),
-        timing=Timing(pulse_s=0.05),
+        timing=Timing(heartbeat_s=0.05),
     )
     try:
-        until(lambda: not coordinator.change().under_way)
-        until(lambda: head.pulse(10.0).grpc_port)
-        assert coordinator.change().error == ""
-        pulse = head.pulse(10.0)
-        with Client(f"{pulse.host}:{pulse.grpc_port}", timeout_s=60) as client:
+        until(lambda: not coordinator.call(GetChange()).under_way)
+        until(lambda: head.heartbeat(10.0).grpc_port)
+        assert coordinator.call(GetChange()).error == ""
+        heartbeat = head.heartbeat(10.0)
+        with Client(f"{heartbeat.host}:{heartbeat.grpc_port}", timeout_s=60) as client:
             assert_answers_as_then(client, wanted.live["everything"])
         after = state_from_dict(coordinator.state())
-        assert after.world is not None
-        assert (after.world.ring, after.world.live) == (wanted.ring, wanted.live)
+        assert after.spec is not None
+        assert (after.spec.ring, after.spec.live) == (wanted.ring, wanted.live)
         assert after.epoch >= before.epoch
     finally:
         coordinator.stop()

@@ -14,6 +14,7 @@ WRITE = """
 import sys, threading
 from pathlib import Path
 import numpy as np
+import ringpull.ps.hash_kernels  # numba, which the writer loads when it first hashes
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.store.writer import TableWriter
 

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from ringpull.inference.build import build
+from ringpull import __version__
 from ringpull.inference.head.frontends.grpc.methods import parse
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import InvalidInput, Unavailable
@@ -40,7 +40,7 @@ class OperationsService:
     async def call(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Have the coordinator carry out one verb."""
         message = parse(pb.OperationRequest, body)
-        if message.build != build():
+        if message.build != __version__:
             raise InvalidInput(_another_build(message.build))
         verb = VERBS.named(message.verb)
         request = VALUES.from_json(verb.request, message.request)
@@ -71,4 +71,6 @@ async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> NoReturn
 
 def _another_build(theirs: str) -> str:
     asked = f"ringpull {theirs}" if theirs else "another build of ringpull"
-    return f"this head is of ringpull {build()}, and was asked by {asked}; operate it with the ringpull that serves it"
+    return (
+        f"this head is of ringpull {__version__}, and was asked by {asked}; operate it with the ringpull that serves it"
+    )
