@@ -18,14 +18,16 @@ from tests.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 SKIPPED = {".venv", "build", "runs", "node_modules"}
-READMES = sorted(
+PAGES = sorted(
     path.relative_to(ROOT)
-    for path in ROOT.rglob("README.md")
+    for path in ROOT.rglob("*.md")
     if not any(part in SKIPPED or part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
+READMES = [page for page in PAGES if page.name == "README.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
-LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def text_of(readme: Path) -> str:
@@ -94,11 +96,26 @@ def test_every_environment_variable_is_documented() -> None:
     assert not unnamed, f"in no README: {unnamed}"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=str)
-def test_links_lead_somewhere(readme: Path) -> None:
-    targets = [target for target in LINK.findall(text_of(readme)) if "://" not in target]
-    broken = [target for target in targets if not (ROOT / readme.parent / target).exists()]
+def anchors_of(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    words = (re.sub(r"[^\w\s-]", "", heading.lower()) for heading in HEADING.findall(FENCE.sub("", text_of(page))))
+    return {word.strip().replace(" ", "-") for word in words}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target, anchor in LINK.findall(text_of(page)):
+        if "://" in target:
+            continue
+        there = (ROOT / page.parent / target).resolve() if target else ROOT / page
+        if not there.exists() or (anchor and anchor not in anchors_of(there.relative_to(ROOT))):
+            broken.append(f"{target}#{anchor}")
     assert not broken, broken
+
+
+def test_the_readme_is_short() -> None:
+    assert text_of(Path("README.md")).count("\n") <= 150
 
 
 @pytest.mark.medium
@@ -119,3 +136,13 @@ def test_the_request_by_hand_fits_the_demos_model() -> None:
     request = schema.prepare_requests(call.features, call.context, [call.rows])
     assert call.rows == 2
     assert {filled.feature for filled in request.context.filled} == set(schema.stacks["numbers"])
+
+
+def test_files_that_architecture_names_exist() -> None:
+    """But for the left column of what changed its name."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    current = text[: text.index("## What changed its name")]
+    named = re.findall(r"`((?:ps|router|inference|deploy|loadtest|ringpull|tests)/[\w/.-]*)`", current)
+    assert len(named) > 50
+    missing = [path for path in named if not (ROOT / path).exists()]
+    assert not missing, missing
