@@ -36,7 +36,7 @@ from tests.integration.local import local_cluster
 from tests.integration.ranker import SCHEMA, USERS, Ranker, offline, random_columns
 from tests.reference import assert_close
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.medium]
 
 CONFIG = HeadConfig(default_timeout_s=60, degrade_up_s=0.001, degrade_down_s=0.001)
 STRANGER = -99
@@ -109,7 +109,6 @@ def last_two(column: Column) -> Ragged:
     return Ragged(column.values[np.concatenate(kept)], np.cumsum([0, *map(len, kept)]), weights)
 
 
-@pytest.mark.medium
 def test_degraded_answers_equal_the_module_fed_with_what_is_left(
     client: Client, versions: tuple[Ranker, list[Path]], pressure: Pressure
 ) -> None:

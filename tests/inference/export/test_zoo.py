@@ -13,6 +13,8 @@ from ringpull.ps.store.base import Base
 from tests.inference.export.versions import Exported, assert_equal
 from tests.inference.zoo import ZOO, build, make_columns
 
+pytestmark = pytest.mark.medium
+
 
 @dataclass(frozen=True)
 class Export:
@@ -30,7 +32,6 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Export(request.param, module, report, module.training)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_a_version_scores_as_its_module(exported: Export, rows: int) -> None:
     for seed in range(2):
