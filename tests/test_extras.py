@@ -16,6 +16,8 @@ import pytest
 
 from tests.deploy.folders import write_version
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 HEAVY = ("torch", "ray", "numba")

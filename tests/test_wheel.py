@@ -115,6 +115,7 @@ def test_the_code_is_where_it_is_installed_and_kernels_are_cached_there(unpacked
     assert list((unpacked / "ringpull/ps/__pycache__").glob("hash_kernels.map_positions*.nbi"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("path", ["", str(ROOT)], ids=["editable", "checkout"])
 def test_the_code_of_the_repository_is_there_whatever_the_path(path: str, users_folder: Path) -> None:
     where = run(sys.executable, "-c", WHERE, cwd=users_folder, PYTHONPATH=path).splitlines()

@@ -26,6 +26,7 @@ def target(tmp_path: Path) -> Iterator[str]:
     assert head.returncode == 0
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_a_new_verb_goes_from_the_command_line_to_the_coordinator_and_back(target: str) -> None:
     def ringpull(*arguments: str) -> tuple[int, str, str]:

@@ -158,6 +158,7 @@ async def flood(door: Callable[[], Awaitable[Outcome]]) -> list[Outcome]:
     return await asyncio.gather(*calls)
 
 
+@pytest.mark.medium
 async def test_three_times_what_can_be_served_is_refused_alike_and_unread() -> None:
     with ThreadPoolExecutor(1) as executor:
         config = HeadConfig(max_queue_s=0.3)

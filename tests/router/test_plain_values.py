@@ -110,7 +110,7 @@ def test_each_type_has_its_plain_form() -> None:
         Everything,
         flag=st.booleans(),
         count=st.integers(0, 9),
-        ratio=st.none() | st.floats(min_value=0, allow_nan=False),
+        ratio=st.none() | st.floats(min_value=0, allow_nan=False, allow_infinity=False),
         role=st.sampled_from(["shard", "head"]),
         copies=st.integers(0, 2**70) | st.just("all"),
         points=st.lists(st.builds(Point, st.integers(14), st.floats(allow_nan=False))).map(tuple),

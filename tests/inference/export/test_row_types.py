@@ -143,6 +143,7 @@ def test_too_large_a_difference_is_refused_and_nothing_is_written(tmp_path: Path
     assert exported(tmp_path, "int8", max_diff=0.5).path.is_dir()
 
 
+@pytest.mark.medium
 def test_raw_ids_and_a_vocabulary(tmp_path: Path) -> None:
     """Row 0, of unknown ids, is the default vector: it is not rounded. Padding gives what the model has there."""
     words = [f"w{i}" for i in range(19)]
