@@ -46,14 +46,14 @@ class PackedColumns(NamedTuple):
 def pack(features: Mapping[str, ColumnBytes], context: Mapping[str, ColumnBytes]) -> PackedColumns:
     """Return columns in one buffer; `context` columns are of one row, which stands for all candidates."""
     kinds: list[ColumnKind] = []
-    sizes: list[tuple[int, int]] = []
+    sizes: list[int] = []
     buffers: list[bytes] = []
     for columns, in_context in ((features, False), (context, True)):
         for name in sorted(columns):
             column = columns[name]
             ragged, weighted = column.offsets is not None, column.weights is not None
             kinds.append(ColumnKind(name, column.dtype, in_context, ragged, weighted, column.width))
-            sizes.append((column.rows, column.values))
+            sizes += (column.rows, column.values)
             for buffer in (column.lengths, column.data, column.offsets, column.weights):
                 if buffer:
                     buffers.append(buffer)
@@ -64,4 +64,4 @@ def pack(features: Mapping[str, ColumnBytes], context: Mapping[str, ColumnBytes]
 
 def short_names(kinds: Sequence[ColumnKind]) -> bool:
     """Whether a layout of these columns is small enough to be remembered."""
-    return sum(len(each.name) for each in kinds) <= _KEPT_NAMES
+    return sum([len(name) for name, *_ in kinds]) <= _KEPT_NAMES

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.test_architecture import ROOT, imports
 
 PROTOCOLS = ("grpc", "google.protobuf", "starlette", "uvicorn", "ringpull.inference.head.frontends")
 
 
+@pytest.mark.medium
 def test_the_predictor_and_all_it_imports_know_no_protocol() -> None:
     program = "import sys, ringpull.inference.head.predictor; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
