@@ -12,11 +12,11 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, NamedTuple
 
-from ringpull import __version__
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
@@ -25,9 +25,8 @@ from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.http.server import HttpServer, application
-from ringpull.inference.head.frontends.metadata import describe
 from ringpull.inference.head.frontends.ports import claim
-from ringpull.inference.head.frontends.status import degrade_statuses, shard_statuses, table_statuses
+from ringpull.inference.head.frontends.status import HeadView, cluster_status
 from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
@@ -37,7 +36,6 @@ from ringpull.inference.model.dense import pin_threads
 from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.wire.connection import Connection
 from ringpull.router.client import Router
@@ -46,9 +44,6 @@ from ringpull.router.control.operations import Operations
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
-
-STATUS_TIMEOUT_S = 2.0
-"""Time that a status waits for a shard's numbers before it calls the shard dead."""
 
 CHECK_TIMEOUT_S = 30.0
 """Time for the self-check of a version, whose first pulls may wait for pages from disk."""
@@ -182,32 +177,6 @@ class Head:
         """Return every version that is here."""
         return [each.key for each in self._catalog.loaded()]
 
-    async def status(self) -> pb.ClusterStatus:
-        """Return the cluster as this head sees it, asking every shard."""
-        shard_map = self._shard_map
-        if shard_map is None:
-            raise Unavailable("this head has no shard map yet")
-        statistics = await self._router.statistics(deadline_s=time.monotonic() + STATUS_TIMEOUT_S)
-        served = self._catalog.served()
-        counted = self._router.counters()
-        return pb.ClusterStatus(
-            head="" if self._address is None else f"{self._address.host}:{self._address.grpc_port}",
-            epoch=shard_map.epoch,
-            shards=shard_statuses(shard_map, statistics),
-            tables=table_statuses(shard_map, statistics, [each.loaded for each in served]),
-            models=[describe(each.loaded, self._catalog.versions(each.loaded.manifest.model)) for each in served],
-            requests=self._predictor.counts.requests,
-            failed=self._predictor.counts.failed,
-            uptime_s=time.monotonic() - self._started_s,
-            device=served[0].loaded.program.device if served else "",
-            pulls=counted.pulls,
-            messages=counted.messages,
-            sent_bytes=counted.sent_bytes,
-            received_bytes=counted.received_bytes,
-            degrade=degrade_statuses(each.degrader for each in served),
-            server_version=__version__,
-        )
-
     async def stop(self, timeout_s: float) -> None:
         """Take no new calls, answer those in flight within `timeout_s`, and close everything."""
         logger.info("head stops", extra={"within_s": timeout_s})
@@ -263,14 +232,11 @@ class Head:
 
     async def _listen(self) -> HeadAddress:
         predictor = PredictorService(self._predictor, self._catalog)
-
-        async def models() -> pb.ListModelsResponse:
-            return predictor.models()
-
+        status = partial(cluster_status, self._view, self._router, self._catalog)
         bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
         try:
             self._grpc = grpc = GrpcServer(
-                predictor, AdminService(self.status), self.config, OperationsService(self._operations)
+                predictor, AdminService(status), self.config, OperationsService(self._operations)
             )
             grpc_port = await grpc.start()
         except BaseException:
@@ -278,7 +244,7 @@ class Head:
             raise
         http_port = bound.getsockname()[1]
         metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor.admission)
-        self._http = HttpServer(application(lambda: grpc.serving, self.status, models, metrics), bound)
+        self._http = HttpServer(application(lambda: grpc.serving, status, predictor.models, metrics), bound)
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)
 
@@ -312,6 +278,16 @@ class Head:
 
     async def _take_newest_map(self) -> None:
         self._take_map(await self._newest_map())
+
+    def _view(self) -> HeadView:
+        if self._shard_map is None:
+            raise Unavailable("this head has no shard map yet")
+        return HeadView(
+            address="" if self._address is None else f"{self._address.host}:{self._address.grpc_port}",
+            uptime_s=time.monotonic() - self._started_s,
+            shard_map=self._shard_map,
+            counts=self._predictor.counts,
+        )
 
     def _traffic(self) -> dict[str, TableTraffic]:
         """Return what was looked up, by `MODEL/TABLE`."""

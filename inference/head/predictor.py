@@ -1,4 +1,6 @@
-"""The predictor: a request's way through a head, whatever protocol it came over. It knows columns, no bytes.
+"""The predictor: a request's way through a head, whatever protocol it came over.
+
+It knows columns, packed as `ReceivedColumns`, and no protocol's messages.
 
     with predictor.open(timeout_s) as call:       admits the request, or refuses it, before anything of it is read
         body = await call.within_deadline(...)    the front-end receives the message,

@@ -14,6 +14,7 @@ from ringpull.ps.errors import (
     LimitExceeded,
     NotFound,
     Retryable,
+    RingpullError,
 )
 
 PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -46,3 +47,10 @@ STATUSES: Final = (
 def status_of(error: BaseException) -> Status:
     """Return how a call ends that raised `error`."""
     return next(status for status in STATUSES if isinstance(error, status.error))
+
+
+def public_text(error: Exception) -> str:
+    """Return what a caller may read of an error: an unexpected one's own text may hold anything, and is hidden."""
+    if isinstance(error, RingpullError):
+        return str(error)
+    return f"internal error ({type(error).__name__}); the server's log has more"

@@ -311,13 +311,16 @@ async def test_grpc_server_does_not_share_a_port(served):
     await second.stop(grace_s=0)
 
 
-async def test_http_answers_health_status_and_models(served):
+async def test_http_answers_health_status_and_models(served, caplog):
     healthy, wrong = True, False
 
     async def models() -> pb.ListModelsResponse:
         if wrong:
             raise Unavailable("no shard map yet")
-        return served.service.models()
+        return await served.service.models()
+
+    async def bug() -> pb.ListModelsResponse:
+        raise ZeroDivisionError("secret detail")
 
     bound = claim("http", "127.0.0.1", 0)
     server = HttpServer(application(lambda: healthy, served.status, models), bound)
@@ -333,6 +336,11 @@ async def test_http_answers_health_status_and_models(served):
         assert (failed.status_code, failed.json()) == (503, {"code": "UNAVAILABLE", "message": "no shard map yet"})
         healthy = False
         assert (await http.get("/healthz")).status_code == 503
+        wrong, served.service.models = False, bug
+        hidden = await http.get("/v1/models")
+        assert (hidden.status_code, hidden.json()["code"]) == (500, "INTERNAL")
+        assert hidden.json()["message"] == "internal error (ZeroDivisionError); the server's log has more"
+    assert "secret detail" in caplog.text
     await server.stop()
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.test_architecture import ROOT, imports
 
-PROTOCOLS = ("grpc", "google.protobuf", "starlette", "uvicorn", "ringpull.inference.head.frontends")
+MESSAGES = ("grpc", "google.protobuf", "starlette", "uvicorn", "ringpull.inference.proto")
+PROTOCOLS = (*MESSAGES, "ringpull.inference.head.frontends")
 
 
 @pytest.mark.medium
@@ -22,6 +23,20 @@ def test_the_predictor_and_all_it_imports_know_no_protocol() -> None:
     assert [each for each in modules if each.startswith(PROTOCOLS) or each.endswith("_pb2")] == []
 
 
+@pytest.mark.medium
+def test_only_front_ends_know_protocols() -> None:
+    """`head.py`, which starts them, knows them, too, but no messages."""
+    head = Path("inference/head")
+    wrong = [
+        f"{path}:{line}: {module}"
+        for path, line, module in imports()
+        if path.is_relative_to(head) and not path.is_relative_to(head / "frontends")
+        if module.startswith(PROTOCOLS if path != head / "head.py" else MESSAGES)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.medium
 def test_what_clients_use_imports_nothing_of_the_head() -> None:
     shared = tuple(Path("inference") / each for each in ("client", "schema", "wire", "prediction.py", "errors.py"))
     wrong = [

@@ -13,7 +13,7 @@ from typing import Any
 from ringpull.inference.head.predictor import InferenceRequest, Predictor
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.schema.columns import as_column
-from ringpull.inference.wire.status_codes import status_of
+from ringpull.inference.wire.status_codes import public_text, status_of
 
 
 class ToyFrontEnd:
@@ -32,7 +32,7 @@ class ToyFrontEnd:
             reply = await self._answer(reader, **json.loads(await reader.readline()))
         except Exception as error:
             status = status_of(error)
-            reply = {"code": status.grpc, "http": status.http, "message": str(error)}
+            reply = {"code": status.grpc, "http": status.http, "message": public_text(error)}
             reply["retry_after_s"] = getattr(error, "retry_after_s", None)
         writer.write(json.dumps(reply).encode() + b"\n")
         writer.close()

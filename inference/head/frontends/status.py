@@ -5,10 +5,16 @@ Keys and missing keys of a table are summed over the shards that answer: whole-c
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
+from ringpull import __version__
 from ringpull.inference.degrade.degrader import Degrader
+from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.frontends.metadata import describe
+from ringpull.inference.head.predictor import CallCounts
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import RingpullError
@@ -16,7 +22,51 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.wire.messages import ShardStatistics
+from ringpull.router.client import Router
 from ringpull.router.shard_map import ShardAddress, ShardMap
+
+STATUS_TIMEOUT_S = 2.0
+"""Time that a status waits for a shard's numbers before it calls the shard dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadView:
+    """State of a head that it knows without asking anybody."""
+
+    address: str
+    """HOST:PORT of gRPC; empty while the head does not listen."""
+    uptime_s: float
+    shard_map: ShardMap
+    counts: CallCounts
+
+
+async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: Catalog) -> pb.ClusterStatus:
+    """Return the cluster as a head sees it, asking every shard.
+
+    Raises:
+        Unavailable: The head has no shard map yet.
+    """
+    view = look()
+    statistics = await router.statistics(deadline_s=time.monotonic() + STATUS_TIMEOUT_S)
+    served = catalog.served()
+    counted = router.counters()
+    return pb.ClusterStatus(
+        head=view.address,
+        epoch=view.shard_map.epoch,
+        shards=shard_statuses(view.shard_map, statistics),
+        tables=table_statuses(view.shard_map, statistics, [each.loaded for each in served]),
+        models=[describe(each.loaded, catalog.versions(each.loaded.manifest.model)) for each in served],
+        requests=view.counts.requests,
+        failed=view.counts.failed,
+        uptime_s=view.uptime_s,
+        device=served[0].loaded.program.device if served else "",
+        pulls=counted.pulls,
+        messages=counted.messages,
+        sent_bytes=counted.sent_bytes,
+        received_bytes=counted.received_bytes,
+        degrade=degrade_statuses(each.degrader for each in served),
+        server_version=__version__,
+    )
 
 
 def shard_statuses(

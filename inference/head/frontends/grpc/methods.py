@@ -23,7 +23,7 @@ from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from ringpull.inference.wire.status_codes import PUSHBACK, status_of
+from ringpull.inference.wire.status_codes import PUSHBACK, public_text, status_of
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 
 logger = logging.getLogger(__name__)
@@ -104,9 +104,8 @@ def _guarded(
                 logger.error("%s: %s", name, exc, exc_info=exc)
             await _end(context, exc)
         except Exception as exc:
-            # A bug here, not the caller's doing: its text may hold anything, so it goes to the log only.
-            logger.exception("%s failed", name)
-            await _end(context, RingpullError(f"internal error ({type(exc).__name__}); the server's log has more"))
+            logger.exception("%s failed", name)  # a bug here, not the caller's doing
+            await _end(context, exc)
 
     return call
 
@@ -115,10 +114,10 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]}... ({len(text)} characters)"
 
 
-async def _end(context: grpc.aio.ServicerContext, error: RingpullError) -> NoReturn:
+async def _end(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
     retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
-    await context.abort(code_of(error), _shortened(str(error)), metadata)
+    await context.abort(code_of(error), _shortened(public_text(error)), metadata)
     raise AssertionError("abort always raises")
 
 

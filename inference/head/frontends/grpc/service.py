@@ -45,9 +45,9 @@ class PredictorService:
     async def list_models(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe the live version of every model."""
         parse(pb.ListModelsRequest, body)
-        return self.models()
+        return await self.models()
 
-    def models(self) -> pb.ListModelsResponse:
+    async def models(self) -> pb.ListModelsResponse:
         """Return the live version of every model."""
         return pb.ListModelsResponse(models=[self._describe(served) for served in self._catalog.live()])
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from ringpull.inference.wire.status_codes import status_of
+from ringpull.inference.wire.status_codes import public_text, status_of
 from ringpull.ps.errors import RingpullError
 
 
@@ -54,13 +54,14 @@ def application(
             Route("/v1/models", answer(models)),
             *metrics,
         ],
-        exception_handlers={RingpullError: _failed},
+        # Starlette raises an exception on when it has been answered by the handler of them all: uvicorn logs it.
+        exception_handlers={RingpullError: _failed, Exception: _failed},
     )
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
-    return JSONResponse({"code": status.grpc, "message": str(error)}, status.http)
+    return JSONResponse({"code": status.grpc, "message": public_text(error)}, status.http)
 
 
 class HttpServer:
