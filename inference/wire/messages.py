@@ -23,7 +23,7 @@ from ringpull.inference.wire.column_codec import (
     column_of_texts,
     unknown_type,
 )
-from ringpull.inference.wire.packing import LAYOUTS_KEPT, ColumnKind, PackedColumns, short_names
+from ringpull.inference.wire.packing import KIND_FIELDS, LAYOUTS_KEPT, ColumnKind, PackedColumns, short_names
 from ringpull.ps.errors import InvalidInput, ProtocolError
 
 _TYPED: Final[dict[str, int]] = {"int64s": pb.INT64, "uint64s": pb.UINT64, "floats": pb.FLOAT32}
@@ -36,7 +36,8 @@ def packed_message(packed: PackedColumns) -> pb.PackedColumns:
 
 
 def _layout(kinds: tuple[ColumnKind, ...]) -> bytes:
-    return pb.PackedLayout(columns=[each._asdict() for each in kinds]).SerializeToString()
+    columns: list[dict[str, Any]] = [dict(zip(KIND_FIELDS, each, strict=True)) for each in kinds]
+    return pb.PackedLayout(columns=columns).SerializeToString()
 
 
 _known_layout = lru_cache(LAYOUTS_KEPT)(_layout)

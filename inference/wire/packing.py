@@ -19,18 +19,13 @@ LAYOUTS_KEPT: Final = 256
 _KEPT_NAMES: Final = 1 << 14
 """Characters of names in a layout that is remembered. What strangers send must not fill a head's memory."""
 
+ColumnKind = tuple[str, int, bool, bool, bool, int]
+"""The name and type of one column of a request: name, `DataType`, whether it is context, ragged, and weighted, and its
+values per row where it is not ragged; 0 means one. The fields of a `PackedColumn`, in their order: `KIND_FIELDS`.
 
-class ColumnKind(NamedTuple):
-    """The name and type of one column of a request: the fields of a `PackedColumn`, in their order."""
-
-    name: str
-    dtype: int
-    """A `DataType`."""
-    context: bool
-    ragged: bool
-    weighted: bool
-    width: int
-    """Values per row of a column that is not ragged; 0 means one."""
+A plain tuple, for named ones would make a client's encoding of 26 features 8% slower.
+"""
+KIND_FIELDS: Final = ("name", "dtype", "context", "ragged", "weighted", "width")
 
 
 class PackedColumns(NamedTuple):
@@ -52,7 +47,7 @@ def pack(features: Mapping[str, ColumnBytes], context: Mapping[str, ColumnBytes]
         for name in sorted(columns):
             column = columns[name]
             ragged, weighted = column.offsets is not None, column.weights is not None
-            kinds.append(ColumnKind(name, column.dtype, in_context, ragged, weighted, column.width))
+            kinds.append((name, column.dtype, in_context, ragged, weighted, column.width))
             sizes += (column.rows, column.values)
             for buffer in (column.lengths, column.data, column.offsets, column.weights):
                 if buffer:

@@ -92,13 +92,13 @@ def _layout(kinds: tuple[ColumnKind, ...]) -> Layout:
         item = kernels.STRINGS if dtype is None else dtype.itemsize
         descriptions.append((item, ragged, weighted, width or 1, context))
         dtypes.append(dtype)
-    if all(each.context for each in kinds):
+    if all(context for _, _, context, *_ in kinds):
         raise InvalidInput("features: there are no candidate columns; send at least one, with a row per candidate")
     return Layout(
-        tuple(each.name for each in kinds),
+        tuple(name for name, *_ in kinds),
         tuple(dtypes),
         np.array(descriptions, np.int64),
-        tuple(each.width for each in kinds),
+        tuple(width for *_, width in kinds),
     )
 
 

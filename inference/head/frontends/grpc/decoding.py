@@ -15,7 +15,7 @@ from ringpull.inference.head.predictor import InferenceRequest, check_version
 from ringpull.inference.head.request.received import Layout, Limits, ReceivedColumns, check_count
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.messages import read_column
-from ringpull.inference.wire.packing import LAYOUTS_KEPT, ColumnKind, PackedColumns, pack
+from ringpull.inference.wire.packing import LAYOUTS_KEPT, PackedColumns, pack
 from ringpull.ps.errors import InvalidInput
 
 _KEPT_LAYOUT_BYTES: Final = 1 << 16
@@ -79,10 +79,7 @@ def _read_layout(serialized: bytes, max_columns: int) -> Layout:
         raise InvalidInput(f"packed: its layout is not a valid {pb.PackedLayout.DESCRIPTOR.full_name}: {exc}") from exc
     check_count(len(message.columns), max_columns)
     return Layout.of(
-        tuple(
-            ColumnKind(each.name, each.dtype, each.context, each.ragged, each.weighted, each.width)
-            for each in message.columns
-        )
+        tuple((each.name, each.dtype, each.context, each.ragged, each.weighted, each.width) for each in message.columns)
     )
 
 
