@@ -59,4 +59,4 @@ def pack(features: Mapping[str, ColumnBytes], context: Mapping[str, ColumnBytes]
 
 def short_names(kinds: Sequence[ColumnKind]) -> bool:
     """Whether a layout of these columns is small enough to be remembered."""
-    return sum([len(name) for name, *_ in kinds]) <= _KEPT_NAMES
+    return sum([len(kind[0]) for kind in kinds]) <= _KEPT_NAMES
