@@ -1,8 +1,9 @@
-"""The load generator: arrivals -> sender -> outcomes. It runs every open loop and every closed loop of this package.
+"""The load generator: arrivals -> sender -> outcomes. It runs every load over gRPC but locust's.
 
-An open loop sends when a request is due, whatever the answers do, and counts from then on: what queues, and what the
-generator itself sends late, is in the latency. A closed loop keeps so many requests in flight, each sent when one
-before it has ended. What is sent is the sender's business, what is kept of an outcome is its receiver's.
+Benches of the data plane ask shards by themselves. An open loop sends when a request is due, whatever the answers do,
+and counts from then on: what queues, and what the generator itself sends late, is in the latency. A closed loop keeps
+so many requests in flight, each sent when one before it has ended. What is sent is the sender's business, what is kept
+of an outcome is its receiver's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_IN_FLIGHT: Final = 10_000
 """Requests in flight beyond which one fails unsent: the server is hopelessly behind, and memory is finite."""
 CONNECT_TIMEOUT_S: Final = 60.0
 
-OWN_CONNECTION: Final = (("grpc.use_local_subchannel_pool", 1),)
+CLIENT_OF_ITS_OWN: Final = (("grpc.use_local_subchannel_pool", 1),)
 """Channel option without which all channels of a process share one connection: they stand for clients of their own."""
 
 FAILURES: Final = (grpc.RpcError, RingpullError)
@@ -65,17 +66,21 @@ class Outcome:
     @property
     def status(self) -> str:
         """gRPC status code, or the class of an error that has none; OK for an answer."""
-        if self.error is None:
-            return "OK"
-        return str(self.error.code().name) if isinstance(self.error, grpc.RpcError) else type(self.error).__name__
+        return "OK" if self.error is None else _status(self.error)
 
     @property
     def why(self) -> str:
         """Status and the server's words, in one line; empty for an answer."""
-        if self.error is None:
-            return ""
-        words = self.error.details() if isinstance(self.error, grpc.RpcError) else self.error
-        return f"{self.status}: {words}"
+        return "" if self.error is None else why_failed(self.error)
+
+
+def why_failed(error: Exception) -> str:
+    """Return the status of a failed request and the server's words, in one line."""
+    return f"{_status(error)}: {error.details() if isinstance(error, grpc.RpcError) else error}"
+
+
+def _status(error: Exception) -> str:
+    return str(error.code().name) if isinstance(error, grpc.RpcError) else type(error).__name__
 
 
 class Load:
@@ -189,7 +194,7 @@ async def connected(
     Raises:
         Unavailable: They did not come about within `timeout_s`.
     """
-    options = [*CHANNEL_OPTIONS, *OWN_CONNECTION]
+    options = [*CHANNEL_OPTIONS, *CLIENT_OF_ITS_OWN]
     channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(connections)]
     try:
         try:

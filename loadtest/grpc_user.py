@@ -12,14 +12,14 @@ Three things have to be right, or a run loses requests or never ends:
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import grpc
 from locust import User, task
 from locust.env import Environment
 
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
-from ringpull.loadtest.generator import OWN_CONNECTION
+from ringpull.loadtest.generator import CLIENT_OF_ITS_OWN, why_failed
 from ringpull.loadtest.latencies import stages_of
 from ringpull.loadtest.locust_record import RunRecord
 from ringpull.loadtest.messages import Messages
@@ -54,7 +54,7 @@ class PredictUser(User):
         PredictUser.turn = max(getattr(environment.runner, "worker_index", 0), 0) * TURN_STRIDE
 
     def on_start(self) -> None:
-        self._channel = grpc.insecure_channel(self.host, (*CHANNEL_OPTIONS, *OWN_CONNECTION))
+        self._channel = grpc.insecure_channel(self.host, (*CHANNEL_OPTIONS, *CLIENT_OF_ITS_OWN))
         self._send = self._channel.unary_unary(PREDICT.path)
         # Connecting is not part of the first request: a client connects once and stays.
         grpc.channel_ready_future(self._channel).result(timeout=self.timeout_s)
@@ -96,11 +96,6 @@ class PredictUser(User):
 
 class RequestFailed(Exception):
     """A request that was not answered: status code and the server's words."""
-
-
-def why_failed(error: Any) -> str:
-    """Return code and details of a failed call."""
-    return f"{error.code().name}: {error.details()}"
 
 
 def finish_requests(environment: Environment, timeout_s: float) -> None:

@@ -1,7 +1,8 @@
 """The requests of a run, encoded before it starts: while it runs, a load tool only sends bytes.
 
 That makes the tool cheap, and its figures a little kind: a real client spends time of its own on encoding. It is the
-client's time, not the server's; `python -m ringpull.loadtest.own_cost` prints it beside the tools' own cost.
+client's time, not the server's; `python -m ringpull.loadtest.bench.own_cost`, in a checkout, prints it beside the
+tools' own cost.
 """
 
 from __future__ import annotations
@@ -26,18 +27,8 @@ class Messages:
     model: str
     version: int
     payloads: tuple[bytes, ...]
-    rows: int
-    """Candidates of all requests together."""
     first: PredictCall
     """First request, not encoded."""
-
-    @property
-    def mean_bytes(self) -> float:
-        return sum(map(len, self.payloads)) / len(self.payloads)
-
-    @property
-    def mean_rows(self) -> float:
-        return self.rows / len(self.payloads)
 
     def rehearse(self, client: Client) -> None:
         """Send the first one and wait for its answer: what is wrong with all of them shows before the run.
@@ -71,7 +62,6 @@ def prepare_messages(
         model=description.name,
         version=description.version,
         payloads=tuple(encode_request(replace(call, with_timings=with_timings)).SerializeToString() for call in calls),
-        rows=sum(call.rows for call in calls),
         first=calls[0],
     )
 

@@ -70,7 +70,7 @@ def one_reply(asked: Server, payload: bytes) -> bytes:
 @contextmanager
 def echo_of(reply: bytes) -> Iterator[Server]:
     """Serve a bare grpc.aio echo that answers with as many bytes: the floor under every server."""
-    with server("ringpull.loadtest.echo", "--reply-bytes", str(len(reply))) as (port, _):
+    with server("ringpull.loadtest.bench.echo", "--reply-bytes", str(len(reply))) as (port, _):
         yield Server(f"127.0.0.1:{port}")
 
 

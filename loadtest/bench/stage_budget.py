@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from ringpull.inference.wire.codec import encode_response
 from ringpull.loadtest.bench.bare_shards import EPOCH
 from ringpull.loadtest.bench.dlrm_requests import BAG, CANDIDATES, Request, make_requests, payload_of
 from ringpull.loadtest.bench.harness import QUICK, Report
+from ringpull.loadtest.bench.load import check_answered
 from ringpull.loadtest.bench.routing import merge, placement, route
 from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import DENSE, MODEL, dlrm_folder
@@ -120,6 +122,7 @@ async def served_budget(target: str, requests: Sequence[Request], in_flight: int
         load = Load(PayloadSender(channels, payloads), outcomes.append)
         await load.closed_loop(range(WARM_UP_CALLS), 1)
         await load.closed_loop(range(CALLS), in_flight)
+    check_answered(target, Counter(each.status for each in outcomes))
     del outcomes[:WARM_UP_CALLS]
     replies = [ringpull_pb2.PredictResponse.FromString(each.answer).timings for each in outcomes]
     names = [*SERVER_STAGES, "total_us"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from ringpull.inference.prediction import Prediction
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.generator import Load, NotSent, Outcome
+
+MAX_IN_FLIGHT: Final = 2_000
+"""Requests in flight beyond which one fails unsent."""
 
 Predict = Callable[[str, Mapping[str, Any], Mapping[str, Any]], Awaitable[Prediction]]
 """A client's call: model, features, context."""
@@ -35,10 +39,10 @@ class CheckedLoad:
         self._questions = [Question(model, number) for number in range(len(oracle.requests)) for model in models]
         self._oracle = oracle
         self._live = live
-        self._load = Load(self._ask, self._ended)
+        self.record = Record()
+        self._load = self._new_load(self.record)
         self._sending: asyncio.Task[None] | None = None
         self._stopping = False
-        self.record = Record()
         self.versions: set[int] = set()
         """Versions that answered."""
 
@@ -46,17 +50,22 @@ class CheckedLoad:
         """Return seconds since the load began."""
         return self._load.now_s()
 
-    async def warm_up(self) -> int:
-        """Ask everything once, one after the other; return how many requests that were. They are not recorded.
+    async def ask_all(self) -> Record:
+        """Ask everything once, one after the other; return a record of it, which is no part of the load's own."""
+        record = Record()
+        await self._new_load(record).closed_loop(range(len(self._questions)), 1)
+        return record
+
+    async def warm_up(self) -> None:
+        """Ask everything once.
 
         Raises:
             RuntimeError: Before anything was done to the deployment, an answer is not right.
         """
-        for number in range(len(self._questions)):
-            verdict, text = await self._ask(number, 0.0)
-            if verdict is not Verdict.RIGHT:
-                raise RuntimeError(f"before anything was done: {text or 'default vectors'}")
-        return len(self._questions)
+        record = await self.ask_all()
+        if any(verdict != Verdict.RIGHT for verdict in record.verdicts):
+            text = record.troubles[0].text if record.troubles else "default vectors"
+            raise RuntimeError(f"before anything was done: {text}")
 
     def start(self, arrivals: Iterable[float]) -> None:
         """Begin to ask at these times, whatever the answers do."""
@@ -74,8 +83,11 @@ class CheckedLoad:
         await self._sending
 
     def _begin(self, run: Callable[[Load], Awaitable[None]]) -> None:
-        self._load = Load(self._ask, self._ended)  # its clock begins now
+        self._load = self._new_load(self.record)  # its clock begins now
         self._sending = asyncio.ensure_future(run(self._load))
+
+    def _new_load(self, record: Record) -> Load:
+        return Load(self._ask, partial(self._ended, record), max_in_flight=MAX_IN_FLIGHT)
 
     def _goes_on(self, _: float) -> bool:
         return not self._stopping
@@ -88,7 +100,7 @@ class CheckedLoad:
         self.versions.add(prediction.version)
         return self._oracle.judge(question, prediction, live | self._live.now(question.model))
 
-    def _ended(self, outcome: Outcome) -> None:
+    def _ended(self, record: Record, outcome: Outcome) -> None:
         if outcome.error is None:
             verdict, text = outcome.answer
             error = "wrong" if text else ""
@@ -96,4 +108,4 @@ class CheckedLoad:
             model = self._questions[outcome.number % len(self._questions)].model
             verdict, text = Verdict.FAILED, f"{model}: {outcome.error}"
             error = "not sent" if isinstance(outcome.error, NotSent) else outcome.status
-        self.record.ended(outcome.due_s, outcome.end_s, verdict, error, text)
+        record.ended(outcome.due_s, outcome.end_s, verdict, error, text)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,7 +29,7 @@ from ringpull.loadtest.chaos.checked_model import MODEL, ROWS, make_requests
 from ringpull.loadtest.chaos.driver import Driver
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Verdict
 from ringpull.loadtest.chaos.record import CALM, Record, Span, phases
-from ringpull.loadtest.chaos.schedule import Command, Event, Kind
+from ringpull.loadtest.chaos.schedule import Command, Event, Fault, Kind
 from ringpull.loadtest.chaos.serving import RunCommand, served_models
 
 IN_FLIGHT: Final = 4
@@ -87,12 +88,13 @@ class Scripted:
         self._console = console
         self.moved = Moved()
 
-    async def carry_out(self, change: Any) -> str:
+    async def carry_out(self, change: Fault | Command) -> str:
         """Carry one command of the script out.
 
         Raises:
             RuntimeError: It failed, or another version is live than the script says.
         """
+        assert isinstance(change, Command)
         words = " ".join(change.words)
         planned = await self._run_command(*change.words, "--dry-run") if change.kind is Kind.REBALANCE else None
         done = await self._operator.run(change)
@@ -140,14 +142,14 @@ async def check(
         after_s: How long answers are checked after the last one.
 
     Raises:
-        RuntimeError: A command failed, or an answer was wrong before anything was done.
+        RuntimeError: A command failed.
     """
     live, under_way = Live({MODEL: 1}), list[Span]()
     async with AsyncClient(target, retries=0) as client:
         load = CheckedLoad(client.predict, (MODEL,), oracle, live)
         scripted = Scripted(Operator(run_command, operations, live, VERSIONS), run_command, live, console)
         driver = Driver(scripted, load.record, load.now_s, console, settle_s=SETTLED_S + before_s)
-        asked = await load.warm_up()
+        warm_up = await load.ask_all()
         load.start_closed(IN_FLIGHT, PAUSE_S)
         watching = asyncio.create_task(watch(load, operations, under_way))
         try:
@@ -156,32 +158,34 @@ async def check(
         finally:
             watching.cancel()
             await load.stop()
-    for trouble in load.record.troubles[:SHOWN_ERRORS]:
+    for trouble in [*warm_up.troubles, *load.record.troubles][:SHOWN_ERRORS]:
         console.print(f"  {trouble.error}: {trouble.text}", style="red", highlight=False, markup=False)
     published = sum(span.kind is Kind.PUBLISH for span in load.record.spans)
     return {
-        **last_line(load.record, under_way, scripted.moved, asked),
+        **last_line(load.record, under_way, scripted.moved, warm_up),
         "versions_published": published,
         "versions_seen": sorted(load.versions),
     }
 
 
-def last_line(record: Record, under_way: Sequence[Span], moved: Moved, asked: int) -> dict[str, Any]:
+def last_line(record: Record, under_way: Sequence[Span], moved: Moved, warm_up: Record) -> dict[str, Any]:
     """Return the figures of the last line.
 
     Args:
         under_way: Times in which a change was under way, each within the span of its command.
-        asked: Requests that came before, to warm up.
+        warm_up: Requests that came before: checked, but not timed.
     """
     due, took, verdicts = record.arrays()
+    answered = verdicts != Verdict.FAILED
     busy = [Span(span.kind, span.begin_s, span.end_s + SETTLED_S) for span in record.spans]
     during = phases(under_way, due) != CALM
-    before_ms = _p99_ms(took[(phases(busy, due) == CALM) & ~during])
-    during_ms = _p99_ms(took[during])
+    before_ms = _p99_ms(took[(phases(busy, due) == CALM) & ~during & answered])
+    during_ms = _p99_ms(took[during & answered])
+    counts = Counter(record.verdicts) + Counter(warm_up.verdicts)
     return {
-        "predicts": asked + len(due),
-        "failed": int((verdicts == Verdict.FAILED).sum()),
-        "wrong": int((verdicts == Verdict.WRONG).sum()),
+        "predicts": counts.total(),
+        "failed": counts[Verdict.FAILED],
+        "wrong": counts[Verdict.WRONG],
         "moved_vs_least": _ratio(moved.copied, moved.least),
         "copied_vs_planned": round(moved.copied_vs_planned[0], 4) if moved.copied_vs_planned else None,
         "most_copied_vs_planned": round(max(moved.copied_vs_planned, default=0.0), 4),

@@ -64,6 +64,14 @@ async def test_what_is_served_is_what_the_oracle_says(served: LocalCluster, orac
     assert load.record.troubles[0].text == "checked/1 answered; live was checked/[2]"
 
 
+async def test_a_wrong_answer_while_warming_up_is_counted(served: LocalCluster, oracle: Oracle) -> None:
+    async with AsyncClient(served.target, retries=0) as client:
+        load = CheckedLoad(client.predict, (MODEL,), oracle, Live({MODEL: 2}))
+        warm_up = await load.ask_all()
+    assert list(warm_up.verdicts) == [Verdict.WRONG] * len(REQUESTS)
+    assert not load.record.verdicts
+
+
 async def test_failures_are_counted(oracle: Oracle) -> None:
     load = await asked("127.0.0.1:1", oracle, live=1)
     assert set(load.record.verdicts) == {Verdict.FAILED}
@@ -105,14 +113,19 @@ def test_the_last_line() -> None:
         for _ in range(count):
             record.ended(due_s, due_s + took_s, Verdict.RIGHT)
     record.ended(25.0, 25.002, Verdict.WRONG, "wrong", "scored")
-    line = last_line(record, under_way, Moved(copied=101, least=98, copied_vs_planned=[1.01, 0.7]), asked=10)
-    assert line["predicts"] == 216
-    assert (line["failed"], line["wrong"]) == (0, 1)
+    for due_s in (5.0, 15.0):  # in no percentile: they were not answered
+        record.ended(due_s, due_s + 60.0, Verdict.FAILED, "Unavailable", "checked: gone")
+    warm_up = Record()
+    for verdict in (*[Verdict.RIGHT] * 8, Verdict.WRONG, Verdict.FAILED):
+        warm_up.ended(0.0, 9.0, verdict)
+    line = last_line(record, under_way, Moved(copied=101, least=98, copied_vs_planned=[1.01, 0.7]), warm_up)
+    assert line["predicts"] == 218
+    assert (line["failed"], line["wrong"]) == (3, 2)
     assert (line["copied_vs_planned"], line["most_copied_vs_planned"]) == (1.01, 1.01)
     assert line["moved_vs_least"] == 1.0306
     assert (line["p99_before_ms"], line["p99_during_ms"]) == (2.0, 3.0)
     assert line["p99_during_vs_before"] == pytest.approx(1.5)
-    assert last_line(Record(), [], Moved(), asked=0)["moved_vs_least"] is None
+    assert last_line(Record(), [], Moved(), Record())["moved_vs_least"] is None
 
 
 def test_the_steps_go_where_they_say() -> None:

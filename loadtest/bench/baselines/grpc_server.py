@@ -10,7 +10,7 @@ from typing import Any
 import uvloop
 
 from ringpull.loadtest.bench.baselines import METHOD
-from ringpull.loadtest.echo import serve
+from ringpull.loadtest.bench.echo import serve
 
 
 def serve_model(score: Callable[[bytes], bytes], *, threads: int) -> None:

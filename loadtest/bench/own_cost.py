@@ -1,6 +1,6 @@
 """The cost of a load tool itself: CPU time of its own process per request, against a head that does nothing.
 
-    python -m ringpull.loadtest.own_cost
+    python -m ringpull.loadtest.bench.own_cost
 
 The tools take turns, and a figure is the median of some rounds. The kernel's share of sending and receiving is in it;
 what the echo spends, in its own process, is not. A request is as long as that of a model of 26 features with bags of 10
@@ -66,7 +66,7 @@ def open_loop_us(target: str, payloads: list[bytes]) -> float:
 def locust_us(target: str) -> float:
     """Return the CPU microseconds of one request sent by a locust user, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "ringpull.loadtest.own_cost_locust", target, str(USERS), str(SECONDS)],
+        [sys.executable, "-m", "ringpull.loadtest.bench.own_cost_locust", target, str(USERS), str(SECONDS)],
         check=True,
         capture_output=True,
         text=True,
@@ -77,7 +77,7 @@ def locust_us(target: str) -> float:
 def main() -> None:
     made = calls()
     payloads = [encode_request(call).SerializeToString() for call in made]
-    with server("ringpull.loadtest.echo") as (port, _):
+    with server("ringpull.loadtest.bench.echo") as (port, _):
         target = f"127.0.0.1:{port}"
         contenders: dict[str, Callable[[], float]] = {
             "encode_us": lambda: encode_us(made),

@@ -1,6 +1,6 @@
 """A head that does nothing: answers every Predict with the same bytes. What a load tool costs is measured on it.
 
-    python -m ringpull.loadtest.echo [--reply-bytes N]        prints `ready PORT`, serves until it is told to end
+    python -m ringpull.loadtest.bench.echo [--reply-bytes N]        prints `ready PORT`, serves until it is told to end
 
 It is also the floor under every head: a bare grpc.aio server, told how many bytes to answer with.
 """
@@ -48,7 +48,7 @@ async def serve(path: str, answer: Callable[[bytes, Any], Awaitable[bytes]]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ringpull.loadtest.echo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m ringpull.loadtest.bench.echo", description=__doc__)
     parser.add_argument("--reply-bytes", type=int, help="length of every answer; default: a real one")
     size = parser.parse_args().reply_bytes
     same = reply() if size is None else bytes(size)

@@ -1,4 +1,4 @@
-"""The locust half of `loadtest.own_cost`: users of one process against the echo; prints CPU microseconds per request.
+"""The locust half of `loadtest.bench.own_cost`: users of one process against the echo; prints CPU us per request.
 
 Locust as a library, without its command line: gevent's patches must come before everything else here.
 """
@@ -20,10 +20,10 @@ import gevent  # noqa: E402
 from locust.env import Environment  # noqa: E402
 
 from ringpull.inference.wire.codec import encode_request  # noqa: E402
+from ringpull.loadtest.bench.own_cost import calls  # noqa: E402
 from ringpull.loadtest.grpc_user import PredictUser, finish_requests  # noqa: E402
 from ringpull.loadtest.locust_record import RunRecord  # noqa: E402
 from ringpull.loadtest.messages import Messages  # noqa: E402
-from ringpull.loadtest.own_cost import calls  # noqa: E402
 
 
 class EchoUser(PredictUser):
@@ -38,7 +38,7 @@ def main() -> None:
     runner = environment.create_local_runner()
     finish_requests(environment, EchoUser.timeout_s)
     PredictUser.record = RunRecord(environment)
-    PredictUser.begin(environment, Messages("echo", 1, payloads, 0, made[0]), EchoUser.timeout_s)
+    PredictUser.begin(environment, Messages("echo", 1, payloads, made[0]), EchoUser.timeout_s)
     begin = time.process_time()
     runner.start(users, spawn_rate=users)
     gevent.sleep(seconds)
