@@ -47,6 +47,7 @@ def test_training_learns_and_repeats_itself(learning: tuple[Schema, Examples, Ex
     np.testing.assert_array_equal(scores, score(train(schema, training), schema, held_out))
 
 
+@pytest.mark.medium
 def test_an_id_never_seen_looks_up_zeros(learning: tuple[Schema, Examples, Examples]) -> None:
     schema, training, _ = learning
     model = train(schema, training.take(np.arange(1)))

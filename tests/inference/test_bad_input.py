@@ -49,7 +49,12 @@ def without(name: str) -> dict[str, Any]:
             "genres.*28 values.*max_values_per_row is 20",
         ),
         ({"features": {**columns_of(ROWS), "genres": np.zeros((3, 21), np.int64)}}, LimitExceeded, "genres.*21"),
-        ({"features": {**columns_of(ROWS), "genres": np.zeros((3, 9000), np.int64)}}, LimitExceeded, "larger than max"),
+        pytest.param(
+            {"features": {**columns_of(ROWS), "genres": np.zeros((3, 9000), np.int64)}},
+            LimitExceeded,
+            "larger than max",
+            marks=pytest.mark.medium,
+        ),
     ],
 )
 async def test_bad_input_is_a_clear_error_and_the_server_serves_on(client, served, request_, error, message):

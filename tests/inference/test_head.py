@@ -64,6 +64,7 @@ def test_head_serves_metadata_and_says_which_shard_is_dead(head: HeadProcess, no
     assert "tiny/1" in repr(head)
 
 
+@pytest.mark.medium
 def test_head_that_is_started_again_serves_on(head: HeadProcess, nobody: ShardMap, version: Path):
     assert head.start(nobody, [str(version)]) == head.start(nobody, [str(version)])
 

@@ -54,6 +54,7 @@ def ask(client: Client, times: int, items: list[int]) -> None:
         client.predict("tiny", {"item": items, "price": [1.0] * len(items)})
 
 
+@pytest.mark.medium
 def test_numbers_are_those_of_what_was_asked(cluster: LocalCluster) -> None:
     with cluster.client() as client:
         ask(client, 5, [1, 2, 3])

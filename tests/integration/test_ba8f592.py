@@ -67,6 +67,7 @@ def client() -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("version", [int(version) for version in ANSWERS])
 def test_its_model_answers_as_it_did(client: Client, version: int) -> None:
     assert_answers_as_then(client, version)

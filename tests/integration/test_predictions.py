@@ -48,6 +48,7 @@ def cluster(exported: Exported) -> Iterator[LocalCluster]:
         yield cluster
 
 
+@pytest.mark.medium
 def test_context_and_candidates_equal_row_by_row_whatever_is_context(exported: Exported, cluster: LocalCluster):
     module, _ = exported
     rng = np.random.default_rng(3)

@@ -110,6 +110,7 @@ def test_a_generator_at_its_end_says_so() -> None:
     assert "3 requests were not sent" in unsent
 
 
+@pytest.mark.medium
 @pytest.mark.net
 def test_ids_the_model_cannot_take_are_found_before_the_run(cluster: LocalCluster) -> None:
     with cluster.client() as client:

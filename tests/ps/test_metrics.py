@@ -47,6 +47,7 @@ def page_of(actor: ShardProcess) -> Page:
     return Page.of("127.0.0.1", actor.heartbeat().metrics_port)
 
 
+@pytest.mark.medium
 async def test_numbers_are_those_of_what_was_asked(actor: ShardProcess, table: WrittenTable) -> None:
     connection = await Connection.connect(*actor.address())
     unknown = np.setdiff1d(np.arange(2000, dtype=np.uint64), table.keys)[:5]

@@ -36,6 +36,7 @@ def refused(tmp_path: Path, module: nn.Module, features: list[Feature], match: s
     assert left in ([], [tmp_path / "model"]), "a refused export leaves nothing behind"
 
 
+@pytest.mark.medium
 def test_max_norm(tmp_path: Path) -> None:
     refused(tmp_path, Model(nn.Embedding(12, 4, max_norm=1.0)), [USER], "embedding e: max_norm")
 

@@ -186,6 +186,7 @@ def test_what_is_here_is_not_fetched_again(crew: Crew, s3: S3, fine: WrittenTabl
     assert member.job.copied_bytes == copied_bytes(fine, mask_of([SlotRange(20_000, 25_000)]))
 
 
+@pytest.mark.medium
 def test_over_the_limit_nothing_is_copied(crew: Crew, s3: S3, large: WrittenTable) -> None:
     s3.put(large.folder, f"{MODEL}/{VERSION}/users")
     member = crew.add(0, limit_bytes=20 << 20)
