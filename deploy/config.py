@@ -19,12 +19,9 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.wire.admission import AdmissionLimits
-from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.deployment_spec import MAX_SHARDS, PlacedVersion
 
 LOCALHOST: Final = "127.0.0.1"
-
-MAX_SHARDS: Final = 1024
-"""Owner tables hold shard ids in 16 bits; a thousand is far above what one map has been tried with."""
 
 MAX_HEADS: Final = 64
 """Of one port: the kernel spreads connections over them."""

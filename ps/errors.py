@@ -87,7 +87,7 @@ class ProtocolError(ConnectionLost):
 
 
 class NotOwner(Retryable):
-    """Raised by a shard asked for a slot it does not hold; the caller refreshes its shard map and routes again.
+    """Raised by a shard asked for a slot it does not serve; the caller refreshes its shard map and routes again.
 
     Attributes:
         epoch: The epoch of the shard's own map, to compare with the caller's.

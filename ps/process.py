@@ -70,19 +70,19 @@ class ShardProcess:
     ) -> None:
         """Start the data plane on any free port of `host`.
 
-            Args:
-                threads: Number of look-ups that run at a time.
-                node: Name of the node, reported in the heartbeat.
-                data_dir: Folder in which `shard-N` holds this shard's own copies; None: it keeps none.
-                data_limit_bytes: Upper bound on the size of these copies, including those in progress.
-                prefault: Bring every page of a table into memory before it is served.
-                verify: Check all rows of opened files against their checksums.
-        tidy_after_s: Time for which copies that are no longer served stay.
-        metrics: Count requests, and serve metrics on a free port of `host`.
-        admission: Limits on connections and bytes; None: the defaults.
+        Args:
+            threads: Number of look-ups that run at a time.
+            node: Name of the node, reported in the heartbeat.
+            data_dir: Folder in which `shard-N` has this shard's own copies; None: it keeps none.
+            data_limit_bytes: Upper bound on the size of these copies, including those in progress.
+            prefault: Bring every page of a table into memory before it is served.
+            verify: Check all rows of opened files against their checksums.
+            tidy_after_s: Time for which copies that are no longer served stay.
+            metrics: Count requests, and serve metrics on a free port of `host`.
+            admission: Limits on connections and bytes; None: the defaults.
 
-            Raises:
-                StartupError: `host` cannot be listened on, or the data folder cannot be used.
+        Raises:
+            StartupError: `host` cannot be listened on, or the data folder cannot be used.
         """
         reuse_freed_memory()
         self._shard = Shard(shard)

@@ -31,7 +31,7 @@ class Bounds:
     def allows(self, value: float) -> bool:
         """Return whether a number is within them."""
         enough = value > self.minimum if self.above else value >= self.minimum
-        return enough and value <= self.maximum and math.isfinite(value)
+        return enough and value <= self.maximum and value < math.inf
 
     def check(self, name: str, value: float) -> None:
         """Refuse what is out of bounds.
@@ -45,7 +45,7 @@ class Bounds:
             raise InvalidInput(f"{name} is {value}; it must be from {self.minimum} to {self.maximum}")
         unit = f" {self.unit}" if self.unit else ""
         allowed = f"above {self.minimum}{unit}" if self.above else f"{self.minimum}{unit} or more"
-        finite = ", and finite" if unit or not math.isfinite(value) else ""
+        finite = ", and finite" if unit or not abs(value) < math.inf else ""
         raise InvalidInput(f"{name} is {value}; it must be {allowed}{finite}")
 
 

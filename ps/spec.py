@@ -25,7 +25,7 @@ Float32Array = NDArray[np.float32]
 UInt64Array = NDArray[np.uint64]
 
 ALL: Final = "all"
-"""Number of replicas that means: every shard holds all of the table."""
+"""Number of replicas that means: every shard stores all of the table."""
 
 Replicas = int | Literal["all"]
 
@@ -65,7 +65,7 @@ class Pooling(StrEnum):
 
 
 class OnUnavailable(StrEnum):
-    """Policy of a pull when no live shard holds a key: fail, or use the default vector and count the key as lost."""
+    """Policy of a pull when no live shard serves a key: fail, or use the default vector and count the key as lost."""
 
     ERROR = "error"
     DEFAULT = "default"

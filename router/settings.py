@@ -26,7 +26,7 @@ class RouterSettings:
     hedge_share: Annotated[
         float,
         within(0, 1),
-        Option("Keys that may be asked of a second shard, per key asked, when one is late. 0: none.", Group.SHARDS),
+        Option("Keys that may be asked of a second shard, per key asked, when one is slow. 0: none.", Group.SHARDS),
     ] = 0.05
     """Share of the keys asked that may be asked twice. 0: nothing is hedged."""
     hedge_burst_keys: Annotated[int, at_least(1)] = 65_536

@@ -1,7 +1,7 @@
-"""Shard and head as Ray runs them: one thin shell around the plain classes of `ps` and `inference`.
+"""Shard and head as Ray runs them: one thin actor around the plain classes of `ps` and `inference`.
 
 The plain classes are imported when an actor is made, in its own process: the process that brings a deployment up needs
-neither torch nor the shards' kernels to name these shells, and a shard never loads torch.
+neither torch nor the shards' kernels to name these actors, and a shard never loads torch.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class HeadActor(ProcessActor):
 
 def operations_of(deployment: str) -> Operations:
     """Return the way to the coordinator of a deployment, given its name."""
-    return cast("Operations", RemoteProcess(coordinator_name(deployment), timeout_s=OPERATIONS_TIMEOUT_S))
+    name = coordinator_name(deployment)
+    return cast("Operations", RemoteProcess(name, timeout_s=OPERATIONS_TIMEOUT_S, called="the coordinator"))
 
 
 def with_ports_before(config: HeadConfig, head: int, actor_spec: ActorSpec) -> HeadConfig:

@@ -30,7 +30,7 @@ ANY_MEMORY_BYTES: Final = 1
 """What an actor asks for so that Ray looks where to place it: every node has it, and nobody misses it."""
 
 
-def make(name: str, shell: type, *args: Any, **options: Any) -> Any:
+def make(name: str, actor_class: type, *args: Any, **options: Any) -> Any:
     """Start a named actor and return its handle; it may not be up yet.
 
     Raises:
@@ -38,7 +38,7 @@ def make(name: str, shell: type, *args: Any, **options: Any) -> Any:
     """
     try:
         return (
-            ray.remote(shell)
+            ray.remote(actor_class)
             .options(name=name, namespace=NAMESPACE, lifetime="detached", max_restarts=-1, num_cpus=0, **options)
             .remote(*args)
         )

@@ -81,8 +81,8 @@ class OperationsClient:
         except grpc.RpcError as exc:
             if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise InvalidInput(
-                    f"{self.target} is served by another build of ringpull, which does not know the verbs of"
-                    f" {__version__}; operate it with the ringpull that serves it"
+                    f"{self.target} is not served by this build of ringpull, {__version__}: {exc.details()};"
+                    " operate it with the ringpull that serves it"
                 ) from exc
             raise stubs.error_of(self.target, exc) from exc
         except ValueError as exc:  # grpc's answer to a call on a closed channel

@@ -1,4 +1,4 @@
-"""The head's shell for Ray: a plain class with blocking control calls around a `Head` on its own uvloop thread.
+"""Head's process: a plain class, unknown to Ray, with blocking control calls around a `Head` on its own uvloop thread.
 
 Ray's thread and the head's never share state: each control call is carried to the loop and waited for. `ray.remote` is
 applied in `deploy`.

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Replicas
 from ringpull.router.shard_map import ShardAddress, ShardMap
+
+MAX_SHARDS: Final = 1024
+"""Upper bound on the shards of a deployment. Owner tables store shard ids in 16 bits; a thousand is far above what one
+map has been tried with."""
 
 
 @dataclass(frozen=True, slots=True)

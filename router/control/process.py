@@ -1,4 +1,4 @@
-"""The coordinator's shell: threads, clocks and files around the pure state machine of `router.control.coordinator`.
+"""Coordinator's process: threads, clocks and files around the pure state machine of `router.control.coordinator`.
 
 One thread runs the machine: an event in, the state saved if it has changed, commands out. So what anybody was told
 is always on disk, and a coordinator that was killed goes on from there by itself. Each command is carried out by a
@@ -84,7 +84,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Every duration of the shell, in seconds."""
+    """Durations of the coordinator's process, in seconds."""
 
     heartbeat_s: float = HEARTBEAT_S
     lease_s: float = LEASE_S
