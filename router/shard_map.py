@@ -35,8 +35,8 @@ class ShardMap:
     replicas: Mapping[tuple[str, str], Replicas]
     """Wanted copies by (model, table); a table not named has one."""
     previous: ShardMap | None = None
-    """The map before, while a move drains: its owners still store their ranges, and answer where the new ones do not. It
-    has no `previous` of its own."""
+    """Map before this one, while a move drains: its owners still store their ranges, and answer where the new ones do
+    not. It has no `previous` of its own."""
 
     def __post_init__(self) -> None:
         ids = tuple(address.shard for address in self.shards)
