@@ -1,4 +1,4 @@
-"""Every error ringpull raises, by who must act.
+"""Errors that ringpull raises, by who must act.
 
 `RingpullError` is the only root. Below it: the caller sent something wrong (`InvalidInput` and its kin), the operator
 has to look (`CorruptData`, `ExportError`), or time and the cluster did it and the caller may try again (`Retryable`).

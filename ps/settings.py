@@ -78,35 +78,35 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How a setting is given on the command line."""
+    """Option of the command line that gives a setting."""
 
     help: str
     group: Group
     name: str = ""
-    """Without the dashes; empty: the field's. `no-NAME` turns off what is on by default."""
+    """Name without the dashes; empty: the field's. `no-NAME` turns off what is on by default."""
     metavar: str | None = None
     default: Any = None
-    """Of the command line, where it is not the field's."""
+    """Default on the command line, where it is not the field's."""
     given_as: Any = None
     """Type on the command line, where it is not the field's."""
     parse: Callable[[str, Any], Any] | None = None
-    """Makes the field's value of the option's name and what was given."""
+    """Function from the option's name and what was given to the field's value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field of a dataclass of settings."""
+    """Field of a dataclass of settings."""
 
     field: str
     type: Any
     default: Any
-    """`dataclasses.MISSING` where there is none."""
+    """Default of the field; `dataclasses.MISSING` where there is none."""
     bounds: Bounds | None
     option: Option | None
 
     @property
     def name(self) -> str:
-        """The option's name, without the dashes."""
+        """Name of the option, without the dashes."""
         return (self.option.name if self.option is not None else "") or self.field.replace("_", "-")
 
 

@@ -52,11 +52,11 @@ class _Counts:
 
 @dataclass(frozen=True, slots=True)
 class _ServedTable:
-    """One open table, and which of its slots this shard answers for."""
+    """Open table, and the slots of it that this shard serves."""
 
     table: Table
     mask: SlotMask | None
-    """Slots answered for; None: every slot."""
+    """Slots served; None: every slot."""
     owned_rows: int
     counts: _Counts
 
@@ -66,7 +66,7 @@ _Tables = Mapping[str, _ServedTable]
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Everything that verbs read."""
+    """State that verbs read."""
 
     epoch: int = 0
     served_ranges: tuple[ServedRanges, ...] | None = None

@@ -11,7 +11,7 @@ from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
-    """How long a router is patient, and what it may spend when it is not.
+    """Settings of a router: how long it is patient, and what it may spend when it is not.
 
     Raises:
         InvalidInput: A value out of its bounds; names the setting.

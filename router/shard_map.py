@@ -17,7 +17,7 @@ from ringpull.ps.spec import ALL, Replicas
 
 @dataclass(frozen=True, slots=True)
 class ShardAddress:
-    """Where one shard's data plane listens."""
+    """Address of a shard's data plane."""
 
     shard: int
     host: str
@@ -26,7 +26,7 @@ class ShardAddress:
 
 @dataclass(frozen=True, slots=True)
 class ShardMap:
-    """Who owns what, as of one epoch."""
+    """Owners of every slot and addresses of the shards, as of one epoch."""
 
     epoch: int
     shards: tuple[ShardAddress, ...]

@@ -30,7 +30,7 @@ OPERATIONS_TIMEOUT_S: Final = 30.0
 
 
 class ProcessActor:
-    """What Ray runs: an object in a process of its own, whose methods are called by name.
+    """Object in a process of its own, run by Ray, whose methods are called by name.
 
     Which methods there are is the object's own business; `deploy.cluster.calls.RemoteProcess` is the other end.
     """
@@ -52,7 +52,7 @@ class ProcessActor:
 
 
 class ShardActor(ProcessActor):
-    """One shard of the ring, with its data plane: a `ShardProcess`, which coordinators call as a `ShardControl`.
+    """Shard of the ring, with its data plane: a `ShardProcess`, which coordinators call as a `ShardControl`.
 
     Args:
         shard: Its id.
@@ -90,7 +90,7 @@ class ShardActor(ProcessActor):
 
 
 class HeadActor(ProcessActor):
-    """One inference head, gRPC and HTTP: a `HeadProcess`, which coordinators call as a `HeadControl`.
+    """Inference head, gRPC and HTTP: a `HeadProcess`, which coordinators call as a `HeadControl`.
 
     Args:
         head: Its number.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
 
 CHECK_INTERVAL_S: Final = 2.0
-"""How often a foreground `serve` looks whether its heads live."""
+"""Interval at which a foreground `serve` looks whether its heads live."""
 
 Models = Annotated[
     list[str],

@@ -49,13 +49,13 @@ __all__ = [
 R = TypeVar("R")
 
 TIMEOUT_S: Final = 40.0
-"""Above what a head waits for the coordinator: its answer says more than a deadline."""
+"""Longest wait for a head, above its own for the coordinator: its answer says more than a deadline."""
 
 _CALL: Final = stubs.Rpc.of(pb.DESCRIPTOR.services_by_name["Operations"].methods_by_name["Call"])
 
 
 class OperationsClient:
-    """A connection to one head, for operators. Thread-safe.
+    """Connection to one head, for operators. Thread-safe.
 
     Args:
         target: HOST:PORT of a head's gRPC port.

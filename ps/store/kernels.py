@@ -47,7 +47,7 @@ _BUCKET_SCAN: Final = 64
 
 
 class TableDescriptor(NamedTuple):
-    """One table as kernels see it: addresses and sizes. Its maker keeps the arrays alive."""
+    """Table as kernels see it: addresses and sizes. Its maker keeps the arrays alive."""
 
     index_at: int
     index_entry_bytes: int

@@ -55,7 +55,10 @@ def _open_float32(builder: Any, row_at: Any) -> _Build:
 
 
 def _open_float16(builder: Any, row_at: Any) -> _Build:
-    """By integer operations: a conversion instruction is not everywhere, and LLVM would call a missing function."""
+    """Return the reader of float16 numbers.
+
+    It uses integer operations: a conversion instruction is not everywhere, and LLVM would call a missing function.
+    """
 
     def read(number: Any, lanes: int) -> Any:
         ints, floats = _wide(INT32, lanes), _wide(_FLOAT, lanes)

@@ -1,4 +1,4 @@
-"""One dataclass per verb of the data plane. `ps.wire.codec` turns them into frames; nothing here touches a socket.
+"""Messages of the data plane, a dataclass per verb. `ps.wire.codec` makes frames of them; nothing here opens a socket.
 
 A pull carries, in one frame, everything one shard is asked for one micro-batch: any number of look-ups, whose keys lie
 end to end in a few flat arrays, so that neither side loops over keys in Python. Keys travel as ring positions
@@ -85,7 +85,7 @@ class RangePullRequest:
 
 @dataclass(frozen=True, slots=True)
 class RangePullReply:
-    """One block of a range, sorted by position."""
+    """Block of a range, sorted by position."""
 
     positions: NDArray[np.uint64]
     """(n,), ascending."""

@@ -237,7 +237,7 @@ class ShardServer:
 
 
 class _Answer(NamedTuple):
-    """One answer on its way from a look-up thread to the event loop."""
+    """Answer on its way from a look-up thread to the event loop."""
 
     connection: _ServedConnection
     pieces: Pieces
@@ -252,7 +252,7 @@ class _Answer(NamedTuple):
 
 
 class _ServedConnection(FrameProtocol):
-    """One accepted connection."""
+    """Accepted connection."""
 
     def __init__(self, server: ShardServer, limits: Limits) -> None:
         super().__init__(REQUESTS, limits)

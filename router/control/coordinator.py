@@ -69,7 +69,7 @@ class Coordinator:
         """Live shards by id. Read only for others."""
         # Until it is seen, or its lease has run out, a head may be serving by any map that was ever handed out.
         self.heads = {head: ObservedHead(UNSEEN) for head in self._state.heads}
-        """All heads by number, as of their last heartbeat. Read only for others."""
+        """Heads by number, as of their last heartbeat. Read only for others."""
         self._busy: dict[Member, Command] = {}
         """Command under way of each member that has one."""
         self._resting: set[Member] = set()

@@ -338,7 +338,7 @@ class CoordinatorProcess:
             self._failed_for_good()
 
     def _handle(self, event: Event) -> None:
-        """One step: the event in, the state saved, the commands out.
+        """Step once: the event in, the state saved, the commands out.
 
         Raises:
             InvalidInput: See `Coordinator.handle`.

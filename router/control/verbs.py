@@ -31,7 +31,7 @@ class Request(Generic[R_co]):
 
 
 class Role(StrEnum):
-    """What a caller needs to be allowed. It is data only: whoever reaches a head's port may call every verb."""
+    """Right that a verb needs. It is data only: whoever reaches a head's port may call every verb."""
 
     READ = "read"
     OPERATE = "operate"
@@ -39,7 +39,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verb(Generic[R]):
-    """One line of the table."""
+    """Line of the table."""
 
     name: str
     """Name on the wire, and of the method that answers."""
