@@ -1,8 +1,8 @@
 """Settings of a deployment, as one frozen value that is built once, at the command line, and handed down.
 
 Nothing below reads environment variables or files for its behaviour; the three places that do are the state folder
-(`deploy.state`), Ray's own authentication settings (`deploy.cluster.ray_session`) and how long Ray lives without its
-control store (`deploy.cluster.control_store`).
+(`ringpull.deploy.state`), Ray's own authentication settings (`ringpull.deploy.cluster.ray_session`) and how long Ray
+lives without its control store (`ringpull.deploy.cluster.control_store`).
 """
 
 from __future__ import annotations

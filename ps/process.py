@@ -1,11 +1,12 @@
 """Shard process: one shard with its data plane, its copies on disk and its metrics.
 
-It is a plain class that knows nothing of Ray; `deploy.cluster.actors.ShardActor` is what Ray runs. Control calls run in
-their caller's threads; the data plane has a thread with its own event loop, and look-ups have threads of their own.
+It is a plain class that knows nothing of Ray; `ringpull.deploy.cluster.actors.ShardActor` is what Ray runs. Control
+calls run in their caller's threads; the data plane has a thread with its own event loop, and look-ups have threads of
+their own.
 
 A table is stored in one of two ways: without a data folder the version's own files are opened in place; with one the
-shard keeps copies of just its ranges there (`ps.transfer`). Copies that are no longer served are deleted in the
-background after a delay, because a restarted coordinator may ask for them again.
+shard keeps copies of just its ranges there (`ringpull.ps.transfer`). Copies that are no longer served are deleted in
+the background after a delay, because a restarted coordinator may ask for them again.
 """
 
 from __future__ import annotations
@@ -216,7 +217,7 @@ class ShardProcess:
         return os.getpid()
 
     def memory(self) -> dict[str, int]:
-        """Return this process's memory in bytes: see `ps.memory.process_memory`."""
+        """Return this process's memory in bytes: see `ringpull.ps.memory.process_memory`."""
         return process_memory()
 
     def touch(self) -> None:

@@ -35,7 +35,7 @@ AFFINE_BYTES: Final = 8
 
 
 class RowType(StrEnum):
-    """Storage format of a row (`ps.store.row_codec`). Pooling always sums in float32."""
+    """Storage format of a row (`ringpull.ps.store.row_codec`). Pooling always sums in float32."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"

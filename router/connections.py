@@ -19,7 +19,7 @@ from ringpull.router.shard_map import ShardAddress
 
 
 class ShardConnection(Protocol):
-    """A connection as the router needs it; `ps.wire.connection.Connection` is one."""
+    """A connection as the router needs it; `ringpull.ps.wire.connection.Connection` is one."""
 
     @property
     def closed(self) -> bool:

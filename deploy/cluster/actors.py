@@ -32,7 +32,7 @@ OPERATIONS_TIMEOUT_S: Final = 30.0
 class ProcessActor:
     """Object in a process of its own, run by Ray, whose methods are called by name.
 
-    Which methods there are is the object's own business; `deploy.cluster.calls.RemoteProcess` is the other end.
+    Which methods it has is the object's own business; `ringpull.deploy.cluster.calls.RemoteProcess` is the other end.
     """
 
     def __init__(self, process: Any) -> None:

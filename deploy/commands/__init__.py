@@ -1,1 +1,1 @@
-"""Commands of `ringpull`, one per file; `deploy.cli` puts them together."""
+"""Commands of `ringpull`, one per file; `ringpull.deploy.cli` puts them together."""

@@ -1,7 +1,7 @@
 """Admission: whether a request can be answered in its time, decided before its bytes are received.
 
-What is in flight, over the rate at which it is being answered, is how long a new request waits (`ps.service_rate`). A
-request is refused
+What is in flight, over the rate at which it is being answered, is how long a new request waits
+(`ringpull.ps.service_rate`). A request is refused
 
 - when the queue is longer than any request shall wait: `max_queue_s` for a burst, `standing_queue_s` once there has
   been a queue all the while for longer than a burst takes. A queue that stands makes every answer late and none more;

@@ -92,7 +92,7 @@ class HeadProcess:
         return os.getpid()
 
     def memory(self) -> dict[str, int]:
-        """Return this process's memory in bytes: see `ps.memory.process_memory`."""
+        """Return this process's memory in bytes: see `ringpull.ps.memory.process_memory`."""
         return process_memory()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:

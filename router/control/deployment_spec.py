@@ -2,8 +2,8 @@
 
 It says which versions are open, which of them are live, which shards own which slots, and how many copies each table
 has. Every change of a running deployment, a new version as much as a move, leads from one spec to the next
-(`router.control.coordinator`). Addresses of shards are not part of it: they are observed, not desired
-(`router.control.observed`).
+(`ringpull.router.control.coordinator`). Addresses of shards are not part of it: they are observed, not desired
+(`ringpull.router.control.observed`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The coordinator answers; every head hands requests on (`OperatorVerbs`), so an operator needs to know where a head is
 and no more. Adding a verb takes its request here with a line in `VERBS`, a method of `CoordinatorProcess` that has the
-verb's name, and a command that calls it (`deploy.commands`).
+verb's name, and a command that calls it (`ringpull.deploy.commands`).
 """
 
 from __future__ import annotations

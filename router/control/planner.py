@@ -15,7 +15,7 @@ The cost of a request in bytes, with messages and waiting converted to bytes:
     W    keys that wait behind the hottest one: K x H x (1/r - 1/N), H the share of look-ups it gets, r copies
 
 Between one copy and `all`, more copies spread a hot key and survive a lost shard, but save no message: a key goes to
-its first owner while loads are about even (`router.partition`).
+its first owner while loads are about even (`ringpull.router.partition`).
 
 The memory of a shard is exact but for page tables: see `table_bytes`. Shards with copies of their own store r/N of
 every table; shards of one machine that opened the same files share their pages, and each then counts 1/N of a table,

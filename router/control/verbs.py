@@ -25,7 +25,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Request(Generic[R_co]):
-    """Base of every request. `R_co` is the type of the reply; both have a form in `router.control.plain_values`."""
+    """Base of every request. `R_co` is the type of the reply; both have plain forms
+    (`ringpull.router.control.plain_values`)."""
 
     __slots__ = ()
 

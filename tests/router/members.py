@@ -108,7 +108,7 @@ class FakeHead:
 
 
 class FakeMembers:
-    """`router.control.controls.Members`."""
+    """`ringpull.router.control.controls.Members`."""
 
     def __init__(self, heads: int = 1) -> None:
         self.shards: dict[int, FakeShard] = {}
