@@ -38,18 +38,19 @@ demo: $(INSTALLED) ## Train, export, serve on 4 shards, predict, compare; ONCE=1
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --no-loadscope-reorder
 
 test: $(INSTALLED_DEV) ## Lint, types and all tests; SLOW=1 adds those of minutes and gigabytes
-	@$(call side_by_side,lint types tests)
+	@exec 3>&1; $(call side_by_side,--output-sync lint types tests SHOWN='>&3')
 
 check: $(INSTALLED_DEV) ## Lint, types and the fast tests, in under a minute: before every commit
 	@$(call side_by_side,--output-sync lint types fast-tests)
 
-# Make these targets at the same time, and say how long that took; $@ is who asked.
+# Make these targets at the same time, and say how long that took; $@ is who asked. With --output-sync each one's output
+# comes in one piece, at its end. Tests take minutes: they pass by that on descriptor 3, and show their progress.
 side_by_side = begin=$$(date +%s); $(MAKE) --no-print-directory --jobs $(1); status=$$?; \
 	echo "make $@: $$(($$(date +%s) - begin)) s"; exit $$status
 
 .PHONY: tests fast-tests
 tests: $(INSTALLED_DEV)
-	$(PYTEST) $(if $(filter-out 0,$(SLOW)),,-m "not slow")
+	$(PYTEST) $(if $(filter-out 0,$(SLOW)),,-m "not slow") $(SHOWN)
 
 fast-tests: $(INSTALLED_DEV)
 	$(PYTEST) -m "not (medium or ray or readme or slow or wheel)"
@@ -70,7 +71,7 @@ loadtest: $(INSTALLED_LOADTEST) ## Locust against a cluster of its own; SECONDS,
 rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; every prediction is checked. About a minute
 	$(BIN)/python -m ringpull.loadtest.chaos.rebalance_check
 
-chaos: $(INSTALLED_LOADTEST) ## Pieces die, stall and change under load; every prediction is checked. SECONDS, SEED
+chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load; every prediction is checked. SECONDS, SEED
 	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
 proto: $(PROTOC)/bin/python ## Generate inference/proto/*_pb2 from the .proto files
@@ -78,7 +79,7 @@ proto: $(PROTOC)/bin/python ## Generate inference/proto/*_pb2 from the .proto fi
 
 clean: ## Remove the environment and every cache; a served cluster is not stopped
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+	find ringpull $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

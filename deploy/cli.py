@@ -34,7 +34,7 @@ COMMANDS: Final = {
     "rollback": "A change while it serves",
     "rebalance": "A change while it serves",
 }
-"""Command -> its group in the help. Each is the function of its name in the module of its name in `deploy.commands`."""
+"""Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`."""
 
 
 class LazyCommands(TyperGroup):

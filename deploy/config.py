@@ -1,8 +1,8 @@
-"""Every setting of a deployment, as one frozen value that is built once, at the command line, and handed down.
+"""Settings of a deployment, as one frozen value that is built once, at the command line, and handed down.
 
 Nothing below reads environment variables or files for its behaviour; the three places that do are the state folder
-(`deploy.state`), Ray's own authentication settings (`deploy.cluster.ray_session`) and how long Ray lives without its
-control store (`deploy.cluster.control_store`).
+(`ringpull.deploy.state`), Ray's own authentication settings (`ringpull.deploy.cluster.ray_session`) and how long Ray
+lives without its control store (`ringpull.deploy.cluster.control_store`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,22 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.wire.admission import AdmissionLimits
-from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.deployment_spec import MAX_SHARDS, PlacedVersion
 
 LOCALHOST: Final = "127.0.0.1"
 
-MAX_SHARDS: Final = 1024
-"""Owner tables hold shard ids in 16 bits; a thousand is far above what one map has been tried with."""
-
 MAX_HEADS: Final = 64
-"""Of one port: the kernel spreads connections over them."""
+"""Upper bound on the heads of one port, over which the kernel spreads connections."""
 
 CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
-    """What `ringpull serve` was asked to bring up."""
+    """Deployment that `ringpull serve` was asked to bring up."""
 
     versions: tuple[PlacedVersion, ...]
-    """One per model."""
+    """Versions to serve, one per model."""
     shards: Annotated[int, within(1, MAX_SHARDS), Option("Shard actors the tables are cut over.", Group.DEPLOYMENT)] = 1
     heads: Annotated[int, within(1, MAX_HEADS), Option("Heads, which share the ports.", Group.DEPLOYMENT)] = 1
     address: Annotated[
@@ -47,11 +44,11 @@ class ServeConfig:
             Group.DEPLOYMENT,
         ),
     ] = None
-    """None starts a private one on this machine."""
+    """Ray cluster to join; None: a private one on this machine."""
     name: Annotated[
         str, Option("Name of the deployment; its actors on a joined Ray are NAME/shard-0 and so on.", Group.DEPLOYMENT)
     ] = "ringpull"
-    """With `address`: names the actors, so that several deployments can share one Ray."""
+    """Name of the deployment, which tells several on one Ray apart."""
     host: Annotated[
         str | None,
         Option("Interface of gRPC and HTTP. Default: 127.0.0.1; on a joined Ray the node's address.", Group.DEPLOYMENT),
@@ -82,7 +79,7 @@ class ServeConfig:
             parse=parse_size,
         ),
     ] = None
-    """None: no limit."""
+    """Limit in bytes; None: no limit."""
     keep: Annotated[
         int,
         at_least(0),
@@ -93,7 +90,7 @@ class ServeConfig:
     ship_code: Annotated[
         bool, Option("With --address: send ringpull's packages to nodes that lack them.", Group.DEPLOYMENT)
     ] = False
-    """Instead of relying on an installation there."""
+    """Whether nodes are sent the packages, instead of relying on an installation there."""
     state_dir: Annotated[
         str,
         Option(
@@ -109,14 +106,14 @@ class ServeConfig:
         above(0, "seconds"),
         Option("Actors must be up by then.", Group.DEPLOYMENT, "start-timeout", "SECONDS"),
     ] = 120.0
-    """Actors that are not up by then are an error, which names them."""
+    """Time after which actors that are not up are an error, which names them."""
     drain_timeout_s: Annotated[
         float,
         at_least(0, "seconds"),
         Option("Requests in flight get this long at the end.", Group.DEPLOYMENT, "drain-timeout", "SECONDS"),
     ] = 10.0
     log: LogSettings = field(default_factory=LogSettings)
-    """What the deployment's processes tell, and where."""
+    """Settings of the logs of the deployment's processes."""
 
     def __post_init__(self) -> None:
         if not self.versions:

@@ -75,7 +75,7 @@ def absolute(folder: str | Path) -> str:
 
 
 def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
-    """Return the version that is to be published: `router.control.changes.Place`.
+    """Return the version that is to be published: `ringpull.router.control.changes.Place`.
 
     Raises:
         InvalidInput: Its folder does not exist, holds no complete version of that number, or is of another model.

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from ringpull.deploy.planned_tables import PROCESS_BYTES, tables_that_serve
 from ringpull.deploy.view.move_view import PlannedMove
+from ringpull.ps.byte_size import size
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.moves import MovePlan, move_plan
 from ringpull.router.control.operations import DeploymentStatus, Rebalance
-from ringpull.router.control.planner import Layout, amount, plan, predicted_cost
+from ringpull.router.control.planner import Layout, plan, predicted_cost
 
 
 def planned_move(
@@ -46,7 +47,7 @@ def planned_move(
     fullest = max(taken, key=lambda shard: taken[shard])
     if memory is not None and taken[fullest] > memory:
         raise InvalidInput(
-            f"shard {fullest} would take {amount(taken[fullest])}, of --memory {amount(memory)}: more shards or fewer"
+            f"shard {fullest} would take {size(taken[fullest])}, of --memory {size(memory)}: more shards or fewer"
             " copies would do"
         )
     return move
@@ -67,9 +68,9 @@ def automatic(
     if status.requests == 0 or not status.traffic:
         raise InvalidInput("--auto plans by what is looked up, and no request was answered yet")
     if memory is None:
-        held = move_plan(status.spec, status.spec, streamed=False).shard_bytes_before
+        stored = move_plan(status.spec, status.spec, streamed=False).shard_bytes_before
         # With a margin, because an even share of the same tables must fit even where the ring assigns a few rows more.
-        memory = PROCESS_BYTES + round(max(held.values()) * 1.05)
+        memory = PROCESS_BYTES + round(max(stored.values()) * 1.05)
     shards = len(status.spec.shards) if request.shards is None else request.shards
     found = plan(
         tables_that_serve(status, dims, min_copies=min_copies), Layout(shards, memory, process_bytes=PROCESS_BYTES)

@@ -3,7 +3,7 @@
 It is driven by the command, through two verbs of the coordinator, not by the coordinator's state machine: to that a
 restarted member is one that crashed, which it repairs anyway. So every step is safe by itself, nothing has to be saved,
 and a command that is interrupted leaves a deployment that is healthy within seconds. The conditions of each step are
-checked by the coordinator (`router.control.restarts`).
+checked by the coordinator (`ringpull.router.control.restarts`).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class WorkloadOptions:
     ids: Mapping[str, Ids] = field(default_factory=dict)
     """Known ids by feature; those of other features are the row numbers of their tables."""
     replay: Path | None = None
-    """Recorded file whose requests are sent instead: see `loadtest.replay`."""
+    """Recorded file whose requests are sent instead: see `ringpull.loadtest.replay`."""
     replay_columns: Mapping[str, str] = field(default_factory=dict)
     """Column of the recorded file by the feature it holds, where the names differ."""
 

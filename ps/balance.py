@@ -5,8 +5,8 @@ three aims pull at each other, in this order: the slots of every shard at every 
 run is consecutive slots with one owner at one rank); and mixed co-owners, because slots that always belong to the same
 two shards cannot be divided evenly when one of the two leaves.
 
-Ranks are balanced one after the other: joins here, empty places in `ps.rank_fill`. The bounds, over random histories,
-are tests: tests/ps/test_ring.py.
+Ranks are balanced one after the other: joins here, empty places in `ringpull.ps.rank_fill`. The bounds, over random
+histories, are tests: tests/ps/test_ring.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every error ringpull raises, by who must act.
+"""Errors that ringpull raises, by who must act.
 
 `RingpullError` is the only root. Below it: the caller sent something wrong (`InvalidInput` and its kin), the operator
 has to look (`CorruptData`, `ExportError`), or time and the cluster did it and the caller may try again (`Retryable`).
@@ -87,7 +87,7 @@ class ProtocolError(ConnectionLost):
 
 
 class NotOwner(Retryable):
-    """Raised by a shard asked for a slot it does not hold; the caller refreshes its shard map and routes again.
+    """Raised by a shard asked for a slot it does not serve; the caller refreshes its shard map and routes again.
 
     Attributes:
         epoch: The epoch of the shard's own map, to compare with the caller's.

@@ -1,4 +1,4 @@
-"""The finalizer of `ps.hashing` and its inverse, compiled: for use inside other kernels, and over whole arrays."""
+"""Finalizer of `ringpull.ps.hashing` and its inverse, compiled: for use inside other kernels, and over arrays."""
 
 from __future__ import annotations
 

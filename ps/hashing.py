@@ -3,8 +3,8 @@
 A position is the murmur3 64-bit finalizer of the key (Appleby, public domain, `fmix64` in MurmurHash3.cpp). It is a
 bijection: two keys never share a position, and `keys_of` gives the key back. Stores, wire and ring work on positions,
 so a key is hashed once, at the router. Changing anything here changes the file format: the golden values in
-tests/ps/test_hashing.py are it. The finalizer itself is compiled (`ps.hash_kernels`), and loaded by the first call that
-needs it: an operator's command or a client hashes nothing, and starts without the compiler.
+tests/ps/test_hashing.py are it. The finalizer itself is compiled (`ringpull.ps.hash_kernels`), and loaded by the first
+call that needs it: an operator's command or a client hashes nothing, and starts without the compiler.
 
     position = fmix64(key);  slot = position >> 48
 """

@@ -50,7 +50,7 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Port it listens on."""
         port: int = self._server.socket.getsockname()[1]
         return port
 

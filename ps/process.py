@@ -1,11 +1,12 @@
 """Shard process: one shard with its data plane, its copies on disk and its metrics.
 
-It is a plain class that knows nothing of Ray; `deploy.cluster.actors.ShardActor` is what Ray runs. Control calls run in
-their caller's threads; the data plane has a thread with its own event loop, and look-ups have threads of their own.
+It is a plain class that knows nothing of Ray; `ringpull.deploy.cluster.actors.ShardActor` is what Ray runs. Control
+calls run in their caller's threads; the data plane has a thread with its own event loop, and look-ups have threads of
+their own.
 
 A table is stored in one of two ways: without a data folder the version's own files are opened in place; with one the
-shard keeps copies of just its ranges there (`ps.transfer`). Copies that are no longer served are deleted in the
-background after a delay, because a restarted coordinator may ask for them again.
+shard keeps copies of just its ranges there (`ringpull.ps.transfer`). Copies that are no longer served are deleted in
+the background after a delay, because a restarted coordinator may ask for them again.
 """
 
 from __future__ import annotations
@@ -70,19 +71,19 @@ class ShardProcess:
     ) -> None:
         """Start the data plane on any free port of `host`.
 
-            Args:
-                threads: Number of look-ups that run at a time.
-                node: Name of the node, reported in the heartbeat.
-                data_dir: Folder in which `shard-N` holds this shard's own copies; None: it keeps none.
-                data_limit_bytes: Upper bound on the size of these copies, including those in progress.
-                prefault: Bring every page of a table into memory before it is served.
-                verify: Check all rows of opened files against their checksums.
-        tidy_after_s: Time for which copies that are no longer served stay.
-        metrics: Count requests, and serve metrics on a free port of `host`.
-        admission: Limits on connections and bytes; None: the defaults.
+        Args:
+            threads: Number of look-ups that run at a time.
+            node: Name of the node, reported in the heartbeat.
+            data_dir: Folder in which `shard-N` has this shard's own copies; None: it keeps none.
+            data_limit_bytes: Upper bound on the size of these copies, including those in progress.
+            prefault: Bring every page of a table into memory before it is served.
+            verify: Check all rows of opened files against their checksums.
+            tidy_after_s: Time for which copies that are no longer served stay.
+            metrics: Count requests, and serve metrics on a free port of `host`.
+            admission: Limits on connections and bytes; None: the defaults.
 
-            Raises:
-                StartupError: `host` cannot be listened on, or the data folder cannot be used.
+        Raises:
+            StartupError: `host` cannot be listened on, or the data folder cannot be used.
         """
         reuse_freed_memory()
         self._shard = Shard(shard)
@@ -216,7 +217,7 @@ class ShardProcess:
         return os.getpid()
 
     def memory(self) -> dict[str, int]:
-        """Return this process's memory in bytes: see `ps.memory.process_memory`."""
+        """Return this process's memory in bytes: see `ringpull.ps.memory.process_memory`."""
         return process_memory()
 
     def touch(self) -> None:

@@ -1,7 +1,7 @@
 """The ring: which shards own which slots, as ranges with an ordered list of owners each.
 
 A table with r copies uses the first r owners of every range, so each rank of the lists is balanced by itself
-(`ps.balance`). A ring is a value: joining and leaving return a new one.
+(`ringpull.ps.balance`). A ring is a value: joining and leaving return a new one.
 
 Invariants, checked at construction: ranges are sorted, disjoint and cover slots 0..65,536; every range lists the same
 number of owners (`ranks`), all distinct; and `ranks == min(wanted, number of shards)`.

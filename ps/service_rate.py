@@ -43,7 +43,7 @@ a cold server are soon forgotten."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """A piece of work in flight, as `ServiceRate.begin` gives it and `end` takes it back."""
+    """Piece of work in flight, as `ServiceRate.begin` gives it and `end` takes it back."""
 
     cost: float
     began_s: float
@@ -103,7 +103,7 @@ class ServiceRate:
 
     @property
     def lone_s(self) -> float:
-        """How long work takes that need not wait for other work; 0 before anything is known."""
+        """Time of work that waits for no other; 0 before anything is known."""
         return self._lone_s
 
     def wait_s(self, cost: float = 0.0) -> float:

@@ -31,7 +31,7 @@ class Bounds:
     def allows(self, value: float) -> bool:
         """Return whether a number is within them."""
         enough = value > self.minimum if self.above else value >= self.minimum
-        return enough and value <= self.maximum and math.isfinite(value)
+        return enough and value <= self.maximum and value < math.inf
 
     def check(self, name: str, value: float) -> None:
         """Refuse what is out of bounds.
@@ -45,7 +45,7 @@ class Bounds:
             raise InvalidInput(f"{name} is {value}; it must be from {self.minimum} to {self.maximum}")
         unit = f" {self.unit}" if self.unit else ""
         allowed = f"above {self.minimum}{unit}" if self.above else f"{self.minimum}{unit} or more"
-        finite = ", and finite" if unit or not math.isfinite(value) else ""
+        finite = ", and finite" if unit or not abs(value) < math.inf else ""
         raise InvalidInput(f"{name} is {value}; it must be {allowed}{finite}")
 
 
@@ -78,35 +78,35 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How a setting is given on the command line."""
+    """Option of the command line that gives a setting."""
 
     help: str
     group: Group
     name: str = ""
-    """Without the dashes; empty: the field's. `no-NAME` turns off what is on by default."""
+    """Name without the dashes; empty: the field's. `no-NAME` turns off what is on by default."""
     metavar: str | None = None
     default: Any = None
-    """Of the command line, where it is not the field's."""
+    """Default on the command line, where it is not the field's."""
     given_as: Any = None
     """Type on the command line, where it is not the field's."""
     parse: Callable[[str, Any], Any] | None = None
-    """Makes the field's value of the option's name and what was given."""
+    """Function from the option's name and what was given to the field's value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field of a dataclass of settings."""
+    """Field of a dataclass of settings."""
 
     field: str
     type: Any
     default: Any
-    """`dataclasses.MISSING` where there is none."""
+    """Default of the field; `dataclasses.MISSING` where there is none."""
     bounds: Bounds | None
     option: Option | None
 
     @property
     def name(self) -> str:
-        """The option's name, without the dashes."""
+        """Name of the option, without the dashes."""
         return (self.option.name if self.option is not None else "") or self.field.replace("_", "-")
 
 

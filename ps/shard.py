@@ -52,11 +52,11 @@ class _Counts:
 
 @dataclass(frozen=True, slots=True)
 class _ServedTable:
-    """One open table, and which of its slots this shard answers for."""
+    """Open table, and the slots of it that this shard serves."""
 
     table: Table
     mask: SlotMask | None
-    """Slots answered for; None: every slot."""
+    """Slots served; None: every slot."""
     owned_rows: int
     counts: _Counts
 
@@ -66,7 +66,7 @@ _Tables = Mapping[str, _ServedTable]
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Everything that verbs read."""
+    """State that verbs read."""
 
     epoch: int = 0
     served_ranges: tuple[ServedRanges, ...] | None = None
@@ -208,7 +208,7 @@ class Shard:
             NotOwner: A key lies outside the slots owned here.
             InvalidInput: The lengths of a look-up's bags do not add up to its keys.
             LimitExceeded: The reply would be larger than a frame may be.
-            Unavailable: A key's slot is owned, but its rows are not held here; another replica may answer.
+            Unavailable: A key's slot is owned, but its rows are not stored here; another replica may answer.
         """
         state = self._state
         tables = self._tables(state, request.model, request.version)
@@ -233,7 +233,7 @@ class Shard:
             NotFound: The model version is not open here, or has no such table.
             NotOwner: Part of the range is not owned here.
             InvalidInput: The slots are no range, or the cursor lies outside it.
-            Unavailable: The range is owned, but not all of it is held here.
+            Unavailable: The range is owned, but not all of it is stored here.
             CorruptData: Rows of this block are damaged here; another replica has them.
         """
         served, slots = self._owned_range("range_pull", request)

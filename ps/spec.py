@@ -25,7 +25,7 @@ Float32Array = NDArray[np.float32]
 UInt64Array = NDArray[np.uint64]
 
 ALL: Final = "all"
-"""Number of replicas that means: every shard holds all of the table."""
+"""Number of replicas that means: every shard stores all of the table."""
 
 Replicas = int | Literal["all"]
 
@@ -35,7 +35,7 @@ AFFINE_BYTES: Final = 8
 
 
 class RowType(StrEnum):
-    """How a row is stored (`ps.store.row_codec`). Pooling always sums in float32."""
+    """Storage format of a row (`ringpull.ps.store.row_codec`). Pooling always sums in float32."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -65,7 +65,7 @@ class Pooling(StrEnum):
 
 
 class OnUnavailable(StrEnum):
-    """Policy of a pull when no live shard holds a key: fail, or use the default vector and count the key as lost."""
+    """Policy of a pull when no live shard serves a key: fail, or use the default vector and count the key as lost."""
 
     ERROR = "error"
     DEFAULT = "default"

@@ -1,4 +1,4 @@
-"""One connection to each shard, opened when first needed and again after it broke, shared by all requests.
+"""Connections to the shards, one to each, opened when first needed and again after it broke, shared by all requests.
 
 A connection that broke is never reused: the request that lost it fails with `ConnectionLost`, and the next one connects
 anew, at once. From then on attempts to that address are spaced by a backoff until the shard has answered
@@ -19,7 +19,7 @@ from ringpull.router.shard_map import ShardAddress
 
 
 class ShardConnection(Protocol):
-    """A connection as the router needs it; `ps.wire.connection.Connection` is one."""
+    """A connection as the router needs it; `ringpull.ps.wire.connection.Connection` is one."""
 
     @property
     def closed(self) -> bool:

@@ -34,11 +34,11 @@ logger: Final = logging.getLogger(__name__)
 _LONG_AGO_S: Final = float("-inf")
 
 _PING_DEADLINE_S: Final = 600.0
-"""Longer than any ping is waited for: that wait is counted in time that this process was not held up."""
+"""Time longer than any wait for a ping, which is counted in time that this process was not held up."""
 
 
 class Condition:
-    """What is known of one shard."""
+    """Condition of one shard, as far as it is known."""
 
     def __init__(self) -> None:
         self.answered_s = _LONG_AGO_S

@@ -1,4 +1,4 @@
-"""One pull as a value: what all its messages, retries and hedges have in common.
+"""Pull as a value: what all its messages, retries and hedges have in common.
 
 Made once by `Router.pull`, after everything a caller can get wrong was checked; nothing of it changes afterwards.
 """
@@ -29,7 +29,7 @@ class ServedTable:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """One pull."""
+    """Pull of one micro-batch."""
 
     model: str
     version: int

@@ -21,13 +21,13 @@ DOWN: Final = 1 << 60
 
 
 class Placement:
-    """One shard map as routing reads it."""
+    """Shard map as routing reads it."""
 
     def __init__(self, shard_map: ShardMap) -> None:
         self.shard_map = shard_map
         self.epoch = shard_map.epoch
         self.previous = None if shard_map.previous is None else Placement(shard_map.previous)
-        """The map before, while a move drains."""
+        """Map before this one, while a move drains."""
         self.addresses: Mapping[int, ShardAddress] = {address.shard: address for address in shard_map.shards}
         self.owners: OwnerTable = shard_map.ring.owner_table(shard_map.ring.ranks)
         self.idle = np.full(shard_map.shards[-1].shard + 2, DOWN, np.int64)

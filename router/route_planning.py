@@ -20,7 +20,7 @@ from ringpull.router.shard_map import ShardAddress
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """Who is asked for what, by the map of one moment."""
+    """Parts of a pull and the shards they are asked of, by the map of one moment."""
 
     epoch: int
     parts: Sequence[tuple[Placement, Part]]

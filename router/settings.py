@@ -11,7 +11,7 @@ from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
-    """How long a router is patient, and what it may spend when it is not.
+    """Settings of a router: how long it is patient, and what it may spend when it is not.
 
     Raises:
         InvalidInput: A value out of its bounds; names the setting.
@@ -26,7 +26,7 @@ class RouterSettings:
     hedge_share: Annotated[
         float,
         within(0, 1),
-        Option("Keys that may be asked of a second shard, per key asked, when one is late. 0: none.", Group.SHARDS),
+        Option("Keys that may be asked of a second shard, per key asked, when one is slow. 0: none.", Group.SHARDS),
     ] = 0.05
     """Share of the keys asked that may be asked twice. 0: nothing is hedged."""
     hedge_burst_keys: Annotated[int, at_least(1)] = 65_536

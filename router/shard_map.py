@@ -17,7 +17,7 @@ from ringpull.ps.spec import ALL, Replicas
 
 @dataclass(frozen=True, slots=True)
 class ShardAddress:
-    """Where one shard's data plane listens."""
+    """Address of a shard's data plane."""
 
     shard: int
     host: str
@@ -26,7 +26,7 @@ class ShardAddress:
 
 @dataclass(frozen=True, slots=True)
 class ShardMap:
-    """Who owns what, as of one epoch."""
+    """Owners of every slot and addresses of the shards, as of one epoch."""
 
     epoch: int
     shards: tuple[ShardAddress, ...]
@@ -35,8 +35,8 @@ class ShardMap:
     replicas: Mapping[tuple[str, str], Replicas]
     """Wanted copies by (model, table); a table not named has one."""
     previous: ShardMap | None = None
-    """The map before, while a move drains: its owners still hold their ranges, and answer where the new ones do not. It
-    has no `previous` of its own."""
+    """Map before this one, while a move drains: its owners still store their ranges, and answer where the new ones do
+    not. It has no `previous` of its own."""
 
     def __post_init__(self) -> None:
         ids = tuple(address.shard for address in self.shards)

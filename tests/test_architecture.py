@@ -82,16 +82,34 @@ def parse(path: Path) -> ast.Module:
 @cache
 def imports() -> tuple[tuple[Path, int, str], ...]:
     """Every (file, line, module) imported anywhere in our code; a relative import starts with a dot."""
-    return tuple(_imports())
+    return tuple((path, *found) for path in SOURCES for found in imports_of(parse(path)))
 
 
-def _imports() -> Iterator[tuple[Path, int, str]]:
-    for path in SOURCES:
-        for node in ast.walk(parse(path)):
-            if isinstance(node, ast.Import):
-                yield from ((path, node.lineno, alias.name) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                yield path, node.lineno, "." * node.level + (node.module or "")
+def imports_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the line and the module of every import; of `from ringpull import ps` that is `ringpull.ps`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            packages = (
+                [alias.name for alias in node.names if alias.name in SUB_PACKAGES] if module == "ringpull" else []
+            )
+            yield from ((node.lineno, f"{module}.{package}") for package in packages)
+            if len(packages) < len(node.names):
+                yield node.lineno, module
+
+
+def test_every_way_to_import_is_seen() -> None:
+    def modules(line: str) -> list[str]:
+        return [module for _, module in imports_of(ast.parse(line))]
+
+    assert modules("import ray, ringpull.ps.ring as ring") == ["ray", "ringpull.ps.ring"]
+    assert modules("from ringpull.ps import ring") == ["ringpull.ps"]
+    assert modules("from ringpull import Client") == ["ringpull"]
+    assert modules("from ringpull import Client, deploy, ps") == ["ringpull.deploy", "ringpull.ps", "ringpull"]
+    assert modules("from . import ring") == ["."]
+    assert modules("def f():\n    from .store import base") == [".store"]
 
 
 def test_packages_import_only_downwards() -> None:

@@ -114,6 +114,25 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken, broken
 
 
+def files_in_tables(readme: Path) -> Iterator[Path]:
+    """Every `x.py` that the first column of a table names; `Inside FOLDER/` before a table says where its files are."""
+    folder = readme.parent
+    for line in text_of(readme).splitlines():
+        if line.startswith("#"):
+            folder = readme.parent
+        elif inside := re.match(r"(?:And i|I)nside `([\w/]+)/`", line):
+            folder = readme.parent / inside[1]
+        elif line.startswith("| `"):
+            yield from (folder / span for span in SPAN.findall(line.split("|")[1]) if span.endswith(".py"))
+
+
+def test_files_that_tables_of_a_readme_name_exist() -> None:
+    named = [(readme, path) for readme in READMES for path in files_in_tables(readme)]
+    assert len(named) > 100
+    missing = [f"{readme}: {path}" for readme, path in named if not (ROOT / path).is_file()]
+    assert not missing, missing
+
+
 def test_the_readme_is_short() -> None:
     assert text_of(Path("README.md")).count("\n") <= 150
 

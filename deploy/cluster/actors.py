@@ -1,7 +1,7 @@
-"""Shard and head as Ray runs them: one thin shell around the plain classes of `ps` and `inference`.
+"""Shard and head as Ray runs them: one thin actor around the plain classes of `ps` and `inference`.
 
 The plain classes are imported when an actor is made, in its own process: the process that brings a deployment up needs
-neither torch nor the shards' kernels to name these shells, and a shard never loads torch.
+neither torch nor the shards' kernels to name these actors, and a shard never loads torch.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ OPERATIONS_TIMEOUT_S: Final = 30.0
 
 
 class ProcessActor:
-    """What Ray runs: an object in a process of its own, whose methods are called by name.
+    """Object in a process of its own, run by Ray, whose methods are called by name.
 
-    Which methods there are is the object's own business; `deploy.cluster.calls.RemoteProcess` is the other end.
+    Which methods it has is the object's own business; `ringpull.deploy.cluster.calls.RemoteProcess` is the other end.
     """
 
     def __init__(self, process: Any) -> None:
@@ -52,7 +52,7 @@ class ProcessActor:
 
 
 class ShardActor(ProcessActor):
-    """One shard of the ring, with its data plane: a `ShardProcess`, which coordinators call as a `ShardControl`.
+    """Shard of the ring, with its data plane: a `ShardProcess`, which coordinators call as a `ShardControl`.
 
     Args:
         shard: Its id.
@@ -90,7 +90,7 @@ class ShardActor(ProcessActor):
 
 
 class HeadActor(ProcessActor):
-    """One inference head, gRPC and HTTP: a `HeadProcess`, which coordinators call as a `HeadControl`.
+    """Inference head, gRPC and HTTP: a `HeadProcess`, which coordinators call as a `HeadControl`.
 
     Args:
         head: Its number.
@@ -121,7 +121,8 @@ class HeadActor(ProcessActor):
 
 def operations_of(deployment: str) -> Operations:
     """Return the way to the coordinator of a deployment, given its name."""
-    return cast("Operations", RemoteProcess(coordinator_name(deployment), timeout_s=OPERATIONS_TIMEOUT_S))
+    name = coordinator_name(deployment)
+    return cast("Operations", RemoteProcess(name, timeout_s=OPERATIONS_TIMEOUT_S, called="the coordinator"))
 
 
 def with_ports_before(config: HeadConfig, head: int, actor_spec: ActorSpec) -> HeadConfig:

@@ -72,10 +72,12 @@ class RemoteProcess:
     Args:
         name: The actor's full name.
         timeout_s: Longest wait for an answer; None: as long as the actor lives.
+        called: Name of the process in messages; default: the actor's.
     """
 
-    def __init__(self, name: str, *, timeout_s: float | None = None) -> None:
+    def __init__(self, name: str, *, timeout_s: float | None = None, called: str = "") -> None:
         self._name = name
+        self._called = called or name
         self._timeout_s = timeout_s
         self._handle: Any = None
 
@@ -95,7 +97,7 @@ class RemoteProcess:
         try:
             return result(handle.invoke.remote(method, *args), timeout_s=self._timeout_s)
         except TimeoutError as exc:
-            raise Unavailable(f"{self._name} has not answered for {self._timeout_s:g} s") from exc
+            raise Unavailable(f"{self._called} has not answered for {self._timeout_s:g} s") from exc
         except ActorGone:
             self._handle = None
             raise

@@ -3,7 +3,7 @@
     ports claimed -> Ray -> kernels compiled -> actors started in parallel -> coordinator makes the versions live
 
 If a step fails or is interrupted, everything before it is taken down: a private Ray itself, on a joined Ray our actors
-(`deploy.cluster.members`).
+(`ringpull.deploy.cluster.members`).
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def make_coordinator(actor_spec: ActorSpec, state_dir: str, deployment: str) -> 
 
 
 class MembersOverRay:
-    """`router.control.controls.Members`: the actors of one deployment."""
+    """`ringpull.router.control.controls.Members`: the actors of one deployment."""
 
     def __init__(self, actor_spec: ActorSpec) -> None:
         self._actor_spec = actor_spec

@@ -42,22 +42,22 @@ def warm_up() -> None:
     """Compile every kernel of shards, router and head into the cache, or load it from there."""
     with tempfile.TemporaryDirectory(prefix="ringpull-") as folder:
         _write_table(Path(folder) / TABLE)
-        actors = [ShardProcess(shard, metrics=False) for shard in (0, 1)]
+        shards = [ShardProcess(i, metrics=False) for i in (0, 1)]
         try:
             shard_map = ShardMap(
                 epoch=1,
-                shards=tuple(ShardAddress(i, *actor.address()) for i, actor in enumerate(actors)),
+                shards=tuple(ShardAddress(i, *shard.address()) for i, shard in enumerate(shards)),
                 ring=Ring.even((0, 1), 1),
                 replicas={(MODEL, TABLE): 1},
             )
             whole_table = TablePlacement(str(Path(folder) / TABLE), slots=(SlotRange(0, SLOTS),), sources=())
-            for actor in actors:
-                actor.prepare([VersionPlacement(MODEL, 1, {TABLE: whole_table})])
-                actor.assign(shard_map.epoch, [ServedRanges(shard_map.ring, shard_map.replicas)], [(MODEL, 1)])
+            for shard in shards:
+                shard.prepare([VersionPlacement(MODEL, 1, {TABLE: whole_table})])
+                shard.assign(shard_map.epoch, [ServedRanges(shard_map.ring, shard_map.replicas)], [(MODEL, 1)])
             asyncio.run(_pull_everything(shard_map))
         finally:
-            for actor in actors:
-                actor.stop()
+            for shard in shards:
+                shard.stop()
     _receive_columns()
 
 

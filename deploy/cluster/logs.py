@@ -48,7 +48,7 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
-    """What every process of a deployment tells, and where."""
+    """Settings of logs: what every process of a deployment tells, and where."""
 
     level: Annotated[LogLevel, Option("Level from which every process logs.", Group.LOGS, "log-level")] = LogLevel.INFO
     format: Annotated[
@@ -65,7 +65,7 @@ class LogSettings:
             parse=lambda _, given: str(given.resolve()),
         ),
     ] = None
-    """Each process writes `NAME-MEMBER.log` in it; None: to its standard error, which Ray keeps."""
+    """Folder in which each process writes `NAME-MEMBER.log`; None: standard error, which Ray keeps."""
 
 
 def configure(settings: LogSettings, deployment: str, member: str) -> None:
@@ -95,7 +95,7 @@ def configure(settings: LogSettings, deployment: str, member: str) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event, logger, the process, and the event's fields."""
+    """Formatter of one JSON object a line: time, level, event, logger, the process, and the event's fields."""
 
     def __init__(self, process: Mapping[str, Any]) -> None:
         super().__init__()

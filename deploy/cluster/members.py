@@ -20,17 +20,17 @@ from ringpull.deploy.cluster.calls import find, result
 from ringpull.ps.errors import StartupError, Unavailable
 
 CALLS_AT_ONCE: Final = 8
-"""Of a shard or a head: a heartbeat must not wait behind a `prepare`, nor a `cancel`."""
+"""Calls that a shard or head runs side by side: a heartbeat must not wait behind a `prepare`, nor a `cancel`."""
 
 POLL_S: Final = 0.05
 
 KILL_TIMEOUT_S: Final = 20.0
 
 ANY_MEMORY_BYTES: Final = 1
-"""What an actor asks for so that Ray looks where to place it: every node has it, and nobody misses it."""
+"""Memory that an actor asks for, so that Ray looks where to place it: every node has it, and nobody misses it."""
 
 
-def make(name: str, shell: type, *args: Any, **options: Any) -> Any:
+def make(name: str, actor_class: type, *args: Any, **options: Any) -> Any:
     """Start a named actor and return its handle; it may not be up yet.
 
     Raises:
@@ -38,7 +38,7 @@ def make(name: str, shell: type, *args: Any, **options: Any) -> Any:
     """
     try:
         return (
-            ray.remote(shell)
+            ray.remote(actor_class)
             .options(name=name, namespace=NAMESPACE, lifetime="detached", max_restarts=-1, num_cpus=0, **options)
             .remote(*args)
         )

@@ -32,7 +32,7 @@ OBJECT_STORE_BYTES: Final = 80 << 20
 """Size of a private Ray's object store; Ray's minimum is 75 MiB."""
 
 MAX_TEMPORARY_FOLDER: Final = 45
-"""Longest path of it, in characters: Ray adds up to 62 for its sockets, whose paths may have 107."""
+"""Upper bound on the length of its path, in characters: Ray adds up to 62 for its sockets, whose paths may have 107."""
 
 CONNECT_TIMEOUT_S: Final = 5.0
 

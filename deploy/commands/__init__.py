@@ -1,1 +1,1 @@
-"""One file per command of `ringpull`; `deploy.cli` puts them together."""
+"""Commands of `ringpull`, one per file; `ringpull.deploy.cli` puts them together."""

@@ -69,7 +69,7 @@ def built(config: type[Config], given: Mapping[str, Any], **others: Any) -> Conf
 
 
 def _settings(config: type[Any]) -> Iterator[Setting]:
-    """Every setting that has an option, of a dataclass and of those within it."""
+    """Yield every setting that has an option, of a dataclass and of those within it."""
     for each in settings_of(config):
         if each.option is not None:
             yield each

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.bounds import check_above
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, RingpullError
+from ringpull.ps.settings import above
 
 if TYPE_CHECKING:
     from ringpull.loadtest.find_max import Found, Trial
@@ -66,16 +66,11 @@ def loadtest(
     """Send requests at a rate and time them from when they were due, or find the highest rate that keeps a bound."""
     if not search and rate is None:
         raise InvalidInput("give a rate with --rate R, or search for the highest with --find-max")
-    check_above(
-        0,
-        {
-            "--rate": FIRST_RATE if rate is None else rate,
-            "--seconds": seconds,
-            "--p99-ms": p99_ms,
-            "--connections": connections,
-            "--timeout": timeout,
-        },
-    )
+    above(0).check("--rate", FIRST_RATE if rate is None else rate)
+    above(0).check("--seconds", seconds)
+    above(0).check("--p99-ms", p99_ms)
+    above(0).check("--connections", connections)
+    above(0).check("--timeout", timeout)
     pace = {
         "rate": rate or FIRST_RATE,
         "seconds": seconds,

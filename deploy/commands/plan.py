@@ -57,14 +57,15 @@ def plan(
     from ringpull.deploy.view.plan_view import plan_fields, plan_view
     from ringpull.deploy.view.size_text import parse_size
     from ringpull.router.control import planner
+    from ringpull.router.control.deployment_spec import MAX_SHARDS
 
     if traffic is not None and target is not None:
         raise InvalidInput("--traffic and --target both say what requests look up; give one")
     for option, value in (("at-least", at_least), ("versions", versions)):
         if value < 1:
             raise InvalidInput(f"--{option} is {value}; it must be 1 or more")
-    if shards is not None and not at_least <= shards <= planner.MAX_SHARDS:
-        raise InvalidInput(f"--shards is {shards}; it must be from {at_least} (--at-least) to {planner.MAX_SHARDS}")
+    if shards is not None and not at_least <= shards <= MAX_SHARDS:
+        raise InvalidInput(f"--shards is {shards}; it must be from {at_least} (--at-least) to {MAX_SHARDS}")
     limit = parse_size("--memory", memory)
     counted = _counted(traffic, target)
     chosen = choose_versions(models)

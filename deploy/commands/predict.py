@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.bounds import check_above
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.settings import above
 
 if TYPE_CHECKING:
     from ringpull.inference.client.client import Client
@@ -55,7 +55,7 @@ def predict(
         raise InvalidInput(
             "give the rows with --features K=V,..., or a request with --json-request FILE|-; one of the two"
         )
-    check_above(0, {"--timeout": timeout})
+    above(0).check("--timeout", timeout)
     with Client(served.resolve_target(target), timeout_s=timeout) as client:
         if json_request is not None:
             if context is not None:

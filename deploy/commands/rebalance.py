@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.bounds import check_above, check_at_least
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, out, print_json, print_line
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.settings import above, at_least
 
 if TYPE_CHECKING:
     from ringpull.deploy.view.move_view import PlannedMove
@@ -107,9 +107,9 @@ def _request(shards: int | None, replicas: list[str], drain_node: str | None, ma
     from ringpull.router.control.operations import Rebalance
 
     if shards is not None:
-        check_at_least(1, {"--shards": shards})
+        at_least(1).check("--shards", shards)
     if max_mb_per_s is not None:
-        check_above(0, {"--max-mb-per-s": max_mb_per_s})
+        above(0).check("--max-mb-per-s", max_mb_per_s)
     return Rebalance(
         shards=shards,
         replicas=dict(map(parse_replicas, replicas)),

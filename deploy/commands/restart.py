@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.bounds import check_above, check_at_least
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.signals import Interrupted, StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.settings import above, at_least
 
 if TYPE_CHECKING:
     from ringpull.deploy.rolling import Effects
@@ -30,16 +30,16 @@ def restart(
         float, typer.Option(metavar="SECONDS", help="Requests in flight get this long before a process ends.")
     ] = 10.0,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="A member that is not whole again by then is an error.")
+        float, typer.Option(metavar="SECONDS", help="A member that is not healthy again by then is an error.")
     ] = 300.0,
     force: Annotated[
-        bool, typer.Option("--force", help="Even where requests fail for it, or while other members are not whole.")
+        bool, typer.Option("--force", help="Even where requests fail for it, or while other members are not healthy.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     target: Target = None,
     as_json: AsJson = False,
 ) -> None:
-    """Restart shards and heads, one after the other; each is whole again before the next one goes.
+    """Restart shards and heads, one after the other; each is healthy again before the next one goes.
 
     With two copies of every table and two heads nothing fails for clients that retry, as ringpull's own do; anything
     else is said first, and asked about. Ctrl-C stops after the member that is on its way; a second one stops watching.
@@ -50,8 +50,8 @@ def restart(
 
     if not rolling:
         raise InvalidInput("say --rolling: members are restarted one after the other")
-    check_at_least(0, {"--drain-timeout": drain_timeout})
-    check_above(0, {"--timeout": timeout})
+    at_least(0).check("--drain-timeout", drain_timeout)
+    above(0).check("--timeout", timeout)
     with StopSignals() as signals, connect(served.resolve_target(target)) as operations:
         now = operations.call(GetChange())
         if now.under_way:

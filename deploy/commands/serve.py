@@ -22,7 +22,7 @@ from ringpull.deploy.state import state_folder
 from ringpull.deploy.view.console import err, print_line
 from ringpull.deploy.view.progress import Progress
 from ringpull.extras import needing
-from ringpull.inference.degrade.control import MOST_PRESSURE
+from ringpull.inference.degrade.control import MAX_PRESSURE
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
 
 CHECK_INTERVAL_S: Final = 2.0
-"""How often a foreground `serve` looks whether its heads live."""
+"""Interval at which a foreground `serve` looks whether its heads live."""
 
 Models = Annotated[
     list[str],
@@ -86,9 +86,9 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
 
 
 def _check_pressures(low: float, high: float) -> None:
-    if not 0 < low < high < MOST_PRESSURE:
+    if not 0 < low < high < MAX_PRESSURE:
         raise InvalidInput(
-            f"--degrade-low is {low} and --degrade-high is {high}; they must be 0 < low < high < {MOST_PRESSURE:g}"
+            f"--degrade-low is {low} and --degrade-high is {high}; they must be 0 < low < high < {MAX_PRESSURE:g}"
         )
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.bounds import check_above
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import NotFound, RingpullError
 from ringpull.ps.memory import process_memory
+from ringpull.ps.settings import above
 
 if TYPE_CHECKING:
     from ringpull.inference.proto import ringpull_pb2 as pb
@@ -29,7 +29,7 @@ def status(
     from ringpull.deploy.view.status_view import status_view
     from ringpull.inference.client.client import Client
 
-    check_above(0, {"--timeout": timeout})
+    above(0).check("--timeout", timeout)
     address = served.resolve_target(target)
     with Client(address, timeout_s=timeout) as client:
         answer = client.status()

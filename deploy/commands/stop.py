@@ -8,12 +8,12 @@ import psutil
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.bounds import check_at_least
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.settings import at_least
 
 KILL_WAIT_S: Final = 10.0
 
@@ -31,7 +31,7 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop a deployment: requests in flight finish, then everything it started ends. Waits until it is gone."""
-    check_at_least(0, {"--timeout": timeout})
+    at_least(0).check("--timeout", timeout)
     if address is not None:
         if target is not None:
             raise InvalidInput("--target and --address both say what to stop; give one")

@@ -10,7 +10,7 @@ from typing import Final
 from rich.console import Console
 
 LINE_EVERY_S: Final = 10.0
-"""Least time between two lines about the progress of one step where there is no terminal."""
+"""Interval between two lines about the progress of one step where there is no terminal."""
 
 
 class Progress:

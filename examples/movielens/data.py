@@ -32,11 +32,11 @@ Strings = NDArray[np.str_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Users:
-    """All users, one entry each."""
+    """Users, one entry each."""
 
     user_id: Int64Array
     age: Int64Array
-    """Years."""
+    """Age in years."""
     gender: Strings
     occupation: Strings
     zip_code: Strings
@@ -48,13 +48,13 @@ class Users:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Items:
-    """All items, one entry each."""
+    """Items, one entry each."""
 
     item_id: Int64Array
     release_year: NDArray[np.float32]
     """NaN where the file does not know it."""
     genres: Ragged
-    """One list of strings per item."""
+    """Genres of each item: a list of strings per item."""
 
     def __len__(self) -> int:
         return len(self.item_id)
@@ -62,10 +62,10 @@ class Items:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ratings:
-    """One entry per rating, in no order, with the users and items they are about."""
+    """Ratings, one entry each, in no order, with the users and items they are about."""
 
     source: str
-    """Where they come from, for people."""
+    """Origin of the ratings, for people."""
     user_id: Int64Array
     item_id: Int64Array
     rating: NDArray[np.float32]

@@ -36,7 +36,7 @@ SHARDS: Final = 4
 REQUEST_ROWS: Final = 128
 TOLERANCE: Final = 1e-5
 FOLDER: Final = Path("runs/demo")
-"""Below the working directory: the exported model, a request to play with, and where the last demo listens."""
+"""Folder with the exported model, a request to play with, and where the last demo listens."""
 
 USER_FEATURES: Final = (
     "user_id",
@@ -55,11 +55,11 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """What the cluster answered for the held-out set."""
+    """Answers of the cluster for the held-out set."""
 
     scores: NDArray[np.float32]
     seconds: NDArray[np.float64]
-    """Of each request, as the client saw it."""
+    """Time of each request, as the client saw it."""
 
     def percentile_ms(self, percent: float) -> float:
         return float(np.percentile(self.seconds, percent) * 1e3)

@@ -1,4 +1,4 @@
-"""From ratings to the columns of a model: what was known about user and item just before each rating.
+"""Features of the model, made from ratings: what was known about user and item just before each rating.
 
 No leakage, by three rules, each with a test:
 * Held out is each user's last fifth by time.

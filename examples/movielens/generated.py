@@ -33,7 +33,7 @@ USER_ID_STEP: Final = 7
 FIRST_TIME_S: Final = 874_724_710
 SPAN_S: Final = 210 * 24 * 3600
 FOLLOWED_TASTE: Final = 0.8
-"""How much taste, against popularity, decides what is watched."""
+"""Share of taste, against popularity, in what is watched."""
 RATED_LOWER: Final = (0.06, 0.17, 0.45, 0.79)
 """The share of ratings below 2, 3, 4 and 5: about MovieLens-100K's."""
 

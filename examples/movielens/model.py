@@ -129,7 +129,7 @@ class Recommender(nn.Module):
 
 
 ARGUMENTS: Final = tuple(inspect.signature(Recommender.forward).parameters)[1:]
-"""What `forward` takes, by name: the schema assembles just these."""
+"""Names of what `forward` takes: the schema assembles just these."""
 
 
 def raw_keys(schema: Schema) -> dict[str, Vocabulary]:

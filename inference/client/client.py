@@ -3,11 +3,11 @@
     with Client("localhost:8500") as client:
         scores = client.predict("ranker", {"item_id": [10, 11, 12]}, context={"user_id": 7}).outputs["score"]
 
-Both send raw buffers, and raise the errors of `ps.errors` with the server's message: InvalidInput, NotFound and
-LimitExceeded ask for another request; Unavailable and DeadlineExceeded may go away by themselves.
+Both send raw buffers, and raise the errors of `ringpull.ps.errors` with the server's message: InvalidInput, NotFound
+and LimitExceeded ask for another request; Unavailable and DeadlineExceeded may go away by themselves.
 
-What could not be answered goes out again on another channel, within its deadline (`inference.client.retry`): every verb
-only reads.
+What could not be answered goes out again on another channel, within its deadline (`ringpull.inference.client.retry`):
+every verb only reads.
 """
 
 from __future__ import annotations

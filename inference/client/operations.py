@@ -49,13 +49,13 @@ __all__ = [
 R = TypeVar("R")
 
 TIMEOUT_S: Final = 40.0
-"""Above what a head waits for the coordinator: its answer says more than a deadline."""
+"""Longest wait for a head, above its own for the coordinator: its answer says more than a deadline."""
 
 _CALL: Final = stubs.Rpc.of(pb.DESCRIPTOR.services_by_name["Operations"].methods_by_name["Call"])
 
 
 class OperationsClient:
-    """A connection to one head, for operators. Thread-safe.
+    """Connection to one head, for operators. Thread-safe.
 
     Args:
         target: HOST:PORT of a head's gRPC port.
@@ -81,8 +81,8 @@ class OperationsClient:
         except grpc.RpcError as exc:
             if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise InvalidInput(
-                    f"{self.target} is served by another build of ringpull, which does not know the verbs of"
-                    f" {__version__}; operate it with the ringpull that serves it"
+                    f"{self.target} is not served by this build of ringpull, {__version__}: {exc.details()};"
+                    " operate it with the ringpull that serves it"
                 ) from exc
             raise stubs.error_of(self.target, exc) from exc
         except ValueError as exc:  # grpc's answer to a call on a closed channel

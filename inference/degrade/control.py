@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from ringpull.ps.errors import InvalidInput
 
-MOST_PRESSURE: Final = 2.0
+MAX_PRESSURE: Final = 2.0
 """Upper bound on the pressure that counts, so that smoothing forgets any overload within a few `smoothing_s`."""
 
 
@@ -39,9 +39,9 @@ class Thresholds:
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high:
             raise InvalidInput(f"degrade_low is {self.low}, degrade_high {self.high}; they must be 0 < low < high")
-        if not self.high < MOST_PRESSURE:
+        if not self.high < MAX_PRESSURE:
             raise InvalidInput(
-                f"degrade_high is {self.high}; it must be under {MOST_PRESSURE}: no pressure counts as more"
+                f"degrade_high is {self.high}; it must be under {MAX_PRESSURE}: no pressure counts as more"
             )
         for name in ("up_s", "down_s", "smoothing_s"):
             if not getattr(self, name) >= 0:
@@ -79,7 +79,7 @@ class LevelControl:
             kept = math.exp(-passed_s / smoothing_s) if smoothing_s else 0.0
         self._observed_s = now_s
         # Not max and min alone: they let NaN pass, which would stay for ever.
-        bounded = min(pressure, MOST_PRESSURE) if pressure > 0 else 0.0
+        bounded = min(pressure, MAX_PRESSURE) if pressure > 0 else 0.0
         self.pressure = kept * self.pressure + (1 - kept) * bounded
         self._move(now_s)
         return self.level

@@ -1,7 +1,8 @@
 """The degrade steps of one served version at work: which are in force, and how many replies each has changed.
 
-A version's level follows the pressure of its head (`inference.degrade.control`), looked at every `LOOK_S`, busy or
-idle. What a request meets is the level at the moment it is decoded; the level of one request never changes under way.
+A version's level follows the pressure of its head (`ringpull.inference.degrade.control`), looked at every `LOOK_S`,
+busy or idle. What a request meets is the level at the moment it is decoded; the level of one request never changes
+under way.
 """
 
 from __future__ import annotations

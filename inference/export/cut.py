@@ -1,6 +1,6 @@
 """Cutting a captured graph in two: look-ups, which become pulls, and the dense program, which takes their results.
 
-A weight becomes a table when every use of it is a look-up that a pull can express (`inference.export.uses`).
+A weight becomes a table when every use of it is a look-up that a pull can express (`ringpull.inference.export.uses`).
 Otherwise it stays in the dense program, up to `MAX_DENSE_BYTES`, and the reason is kept for the report. Nothing is
 guessed: what fits neither side is an `ExportError` that names the embedding and the reason.
 """

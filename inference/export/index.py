@@ -83,7 +83,7 @@ def _numbers_and_adds(probe: Probe, node: fx.Node, rows: int, sources: list[Sour
 
 
 def _check(probe: Probe, node: fx.Node) -> None:
-    """Check that an index is made of ids by the operators of `inference.export.operators`, and nothing else."""
+    """Check that an index is made of ids by `ringpull.inference.export.operators` and nothing else."""
     if node.op == "placeholder":
         if probe.argument(node).part not in ID_PARTS:
             raise NotPlain(f"its index is made of {node.target}, which holds no ids")

@@ -1,4 +1,4 @@
-"""Writing the tables of a version: weights, streamed in chunks into `ps.store`, with a progress bar for large ones."""
+"""Writing the tables of a version: weights, streamed in chunks into `ringpull.ps.store`, with a progress bar."""
 
 from __future__ import annotations
 

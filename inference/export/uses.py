@@ -1,6 +1,6 @@
 """How a model uses its embeddings: a `Use` is one look-up, in the module's own row numbers.
 
-`inference.export.keys` turns row numbers into keys; `inference.export.bags` reads pooled uses.
+`ringpull.inference.export.keys` turns row numbers into keys; `ringpull.inference.export.bags` reads pooled uses.
 """
 
 from __future__ import annotations

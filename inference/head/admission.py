@@ -1,7 +1,7 @@
 """Admission: whether a request can be answered in its time, decided before its bytes are received.
 
-What is in flight, over the rate at which it is being answered, is how long a new request waits (`ps.service_rate`). A
-request is refused
+What is in flight, over the rate at which it is being answered, is how long a new request waits
+(`ringpull.ps.service_rate`). A request is refused
 
 - when the queue is longer than any request shall wait: `max_queue_s` for a burst, `standing_queue_s` once there has
   been a queue all the while for longer than a burst takes. A queue that stands makes every answer late and none more;
@@ -156,9 +156,9 @@ class Admission:
         ticket.work = self._rate.reweigh(ticket.work, nbytes + REQUEST_COST_BYTES)
         self._bytes, ticket.nbytes = others + nbytes, nbytes
         if not ticket.work.lone:
-            least_s = max(self._rate.lone_s, ticket.work.cost / self._rate.rate)
+            min_s = max(self._rate.lone_s, ticket.work.cost / self._rate.rate)
             here_s = self._clock() - ticket.work.began_s
-            self._refuse_hopeless(max(least_s, ticket.predicted_s - here_s), ticket.deadline_s)
+            self._refuse_hopeless(max(min_s, ticket.predicted_s - here_s), ticket.deadline_s)
             self._refuse_large(nbytes, others)
 
     def _refuse_hopeless(self, predicted_s: float, deadline_s: float) -> None:

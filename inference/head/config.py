@@ -1,4 +1,4 @@
-"""The settings of a head, and their bounds.
+"""Settings of a head, and their bounds.
 
 A frozen value: given once at start, never changed, never read from the environment.
 """
@@ -21,25 +21,27 @@ _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
-    """How one head listens, what it refuses, and how it computes."""
+    """Settings of one head: how it listens, what it refuses, and how it computes."""
 
     host: str = "127.0.0.1"
     """Address both ports listen on."""
     grpc_port: Annotated[
         int, PORT, Option("Port of gRPC. 0: any free one; the ready line tells it.", Group.DEPLOYMENT, default=8500)
     ] = 0
-    """0: a free one, told by `HeadAddress`."""
+    """Port of gRPC; 0: a free one, told by `HeadAddress`."""
     http_port: Annotated[
         int, PORT, Option("Port of health and status as JSON. 0: any free one.", Group.DEPLOYMENT, default=8501)
     ] = 0
-    """0: a free one, told by `HeadAddress`."""
+    """Port of HTTP; 0: a free one, told by `HeadAddress`."""
 
     max_message_bytes: Annotated[int, at_least(1), Option("Bytes of one gRPC message.", Group.LIMITS)] = 64 << 20
-    """Either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
+    """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
     max_candidates: Annotated[int, at_least(1), Option("Rows of one request.", Group.LIMITS)] = 16_384
+    """Rows of one request; one of more gets RESOURCE_EXHAUSTED."""
     max_values_per_row: Annotated[int, at_least(1), Option("Values of one row of a list feature.", Group.LIMITS)] = (
         65_536
     )
+    """Values of one row of a ragged column."""
     max_columns: Annotated[int, at_least(1)] = 4_096
     """Columns of one request, context included."""
     max_concurrent_requests: Annotated[
@@ -47,27 +49,27 @@ class HeadConfig:
         at_least(1),
         Option("Requests that one head has in flight.", Group.LIMITS, name="max-requests"),
     ] = 4_096
-    """One more gets RESOURCE_EXHAUSTED."""
+    """Calls in flight; one more gets RESOURCE_EXHAUSTED."""
     max_pending_requests: Annotated[
         int,
         at_least(1),
         Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
     ] = 200
-    """For its event loop; one more ends as CANCELLED, before it costs anything."""
+    """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
     max_connections: Annotated[int, at_least(1), Option("Connections of one head.", Group.LIMITS)] = 4_096
-    """One more is closed at once."""
+    """Open connections; one more is closed at once."""
     max_in_flight_bytes: Annotated[
         int,
         at_least(1),
         Option("Bytes of the requests that one head has in flight.", Group.LIMITS, name="max-request-bytes"),
     ] = 256 << 20
-    """One more gets RESOURCE_EXHAUSTED. A larger request is taken alone."""
+    """Bytes of the requests in flight; one more gets RESOURCE_EXHAUSTED. A larger request is taken alone."""
     max_queue_s: Annotated[
         float,
         above(0),
         Option("The longest wait for other requests, in a burst.", Group.OVERLOAD, "max-queue", "SECONDS"),
     ] = 1.0
-    """A request that would wait for longer gets RESOURCE_EXHAUSTED."""
+    """Longest wait for other requests in a burst; a request that would wait for longer gets RESOURCE_EXHAUSTED."""
     standing_queue_s: Annotated[
         float,
         above(0),
@@ -78,45 +80,50 @@ class HeadConfig:
             "SECONDS",
         ),
     ] = 0.2
-    """Once there has been a queue for longer than `max_queue_s` without a break."""
+    """Longest wait once there has been a queue for longer than `max_queue_s` without a break."""
 
     degrade_high: Annotated[
         float,
         Option("Pressure over which models take their degrade steps; at 1 requests are refused.", Group.OVERLOAD),
     ] = 0.5
+    """Pressure over which a version takes its next degrade step; 1 is where requests are refused."""
     degrade_low: Annotated[float, Option("Pressure under which models give them back.", Group.OVERLOAD)] = 0.2
+    """Pressure under which a version gives its last step back."""
     degrade_up_s: Annotated[float, above(0)] = 0.25
-    """For how long the pressure must have been over `degrade_high`."""
+    """Time for which the pressure must have been over `degrade_high`."""
     degrade_down_s: Annotated[
         float,
         above(0),
         Option("Seconds that the pressure must be so low before a step is given back.", Group.OVERLOAD, "degrade-down"),
     ] = 3.0
+    """Time for which the pressure must have been under `degrade_low`."""
 
     default_timeout_s: Annotated[
         float, above(0), Option("Deadline of a call that brings none.", Group.LIMITS, "default-timeout", "SECONDS")
     ] = 5.0
+    """Deadline of a call that brought none."""
     max_timeout_s: Annotated[float, above(0)] = 60.0
-    """A longer deadline is cut to this."""
+    """Longest deadline; a longer one is cut to this."""
 
     max_batch_rows: Annotated[int, at_least(1), Option("Rows of a micro-batch.", Group.COMPUTING)] = 4_096
-    """A request larger than this rides alone."""
+    """Rows of a micro-batch; a request larger than this rides alone."""
     max_pulls: Annotated[int, at_least(1)] = 2
     """Pulls of one version at a time; a second one begins only when the first takes much longer than usual."""
     device: Annotated[
         str | None,
         Option("Device of the dense program: cpu, cuda, cuda:1. Default: CUDA when there is one.", Group.COMPUTING),
     ] = None
-    """Torch's name of it."""
+    """Device of the dense program, as torch names it; None: CUDA when there is one, else the CPU."""
     dense_threads: Annotated[int, at_least(1), Option("CPU threads of the dense program.", Group.COMPUTING)] = 1
-    """More than one pays only where cores are idle: shards, the event loop and torch share them."""
+    """Threads of torch. More than one pays only where cores are idle: shards, the event loop and torch share them."""
 
     share_port: bool = False
-    """Several heads of one machine serve on the same ports, which the first of them has claimed."""
+    """Whether several heads of one machine serve on the same ports, which the first of them has claimed."""
     max_connection_age_s: Annotated[float, above(0)] = 60.0
-    """On a shared port clients are asked to connect anew after so long: a head that came back gets its part again."""
+    """Age of a connection on a shared port at which its client is asked to connect anew, so that a head that came back
+    gets its part again."""
     router: RouterSettings = field(default_factory=RouterSettings)
-    """How patient it is with shards."""
+    """Settings of its router: how patient it is with shards."""
     metrics: Annotated[bool, Option("Count nothing for /metrics.", Group.LOGS, name="no-metrics")] = True
     """Whether calls are counted by stage, and `/metrics` tells it."""
     watch_s: Annotated[
@@ -124,10 +131,11 @@ class HeadConfig:
         at_least(0),
         Option("Look for new versions this often, and publish them. 0: never.", Group.DATA, "watch", "SECONDS"),
     ] = 0.0
+    """Interval at which models' folders are looked at for a new version to publish; 0: never."""
 
     @property
     def degrade_thresholds(self) -> Thresholds:
-        """When degrade steps are taken and given back."""
+        """Thresholds at which degrade steps are taken and given back."""
         return Thresholds(
             high=self.degrade_high, low=self.degrade_low, up_s=self.degrade_up_s, down_s=self.degrade_down_s
         )

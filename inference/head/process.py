@@ -1,4 +1,4 @@
-"""The head's shell for Ray: a plain class with blocking control calls around a `Head` on its own uvloop thread.
+"""Head's process: a plain class, unknown to Ray, with blocking control calls around a `Head` on its own uvloop thread.
 
 Ray's thread and the head's never share state: each control call is carried to the loop and waited for. `ray.remote` is
 applied in `deploy`.
@@ -92,7 +92,7 @@ class HeadProcess:
         return os.getpid()
 
     def memory(self) -> dict[str, int]:
-        """Return this process's memory in bytes: see `ps.memory.process_memory`."""
+        """Return this process's memory in bytes: see `ringpull.ps.memory.process_memory`."""
         return process_memory()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -42,7 +42,7 @@ __all__ = ["FileEntry", "LookupSpec", "Manifest", "ProgramInput", "ProgramOutput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableEntry:
-    """One table of the version: its folder holds a base (`ps.store`), which checks its own content."""
+    """One table of the version: its folder holds a base (`ringpull.ps.store`), which checks its own content."""
 
     spec: TableSpec
     path: str
@@ -106,7 +106,7 @@ class Manifest:
     inputs: tuple[ProgramInput, ...]
     outputs: tuple[ProgramOutput, ...]
     samples: FileEntry | None = None
-    """Rows with their outputs, for the self-check of a head (`inference.model.samples`)."""
+    """Rows with their outputs, for the self-check of a head (`ringpull.inference.model.samples`)."""
     degrade: tuple[Step, ...] = ()
     """Degrade steps, in their order; in the file only where there is any."""
 
@@ -137,7 +137,8 @@ class Manifest:
     def load(cls, version_dir: Path) -> Manifest:
         """Read and verify the manifest of a version, and its schema and dense program against their checksums.
 
-        Tables check themselves when they are opened (`ps.store.base`); here only that their folders lie inside.
+        Tables check themselves when they are opened (`ringpull.ps.store.base`); here only that their folders lie
+        inside.
 
         Raises:
             InvalidInput: `version_dir` is not a folder.

@@ -106,7 +106,7 @@ class Schema:
     def arguments(self, prepared: Prepared, names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
         """Return the arguments of the model's forward: `names` (its parameters), or all there are.
 
-        The shapes are in `inference.schema.arguments`. Arrays may share memory with `prepared`.
+        The shapes are in `ringpull.inference.schema.arguments`. Arrays may share memory with `prepared`.
 
         Raises:
             InvalidInput: A name is no argument of this schema.

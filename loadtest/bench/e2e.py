@@ -104,7 +104,7 @@ def _ours(reply: bytes) -> Scores:
 
 @contextmanager
 def baseline(name: str, requests: Sequence[Request], *arguments: str, wrap: bool = False) -> Iterator[Contender]:
-    """Serve the same model by one of `loadtest.bench.baselines`; `wrap`: its messages are protobuf's BytesValue."""
+    """Serve the same model by one of `ringpull.loadtest.bench.baselines`; `wrap`: its messages are BytesValue."""
     payloads = [request.to_bytes() for request in requests]
     if wrap:
         payloads = [BytesValue(value=payload).SerializeToString() for payload in payloads]

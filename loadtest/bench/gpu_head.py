@@ -1,8 +1,8 @@
 """The dense part on a GPU: what the device could do, what the head gets of it, and what each shortcut is worth.
 
-Measured on the DLRM of the end-to-end bench (`loadtest.dlrm`): pooled float32 vectors lie in pinned host memory,
-as merges could leave them; scores end on the host. Without CUDA it says so and measures the same path on the CPU, in
-float32 only.
+Measured on the DLRM of the end-to-end bench (`ringpull.loadtest.dlrm`): pooled float32 vectors lie in pinned host
+memory, as merges could leave them; scores end on the host. Without CUDA it says so and measures the same path on the
+CPU, in float32 only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The locust half of `loadtest.bench.own_cost`: users of one process against the echo; prints CPU us per request.
+"""Locust half of `ringpull.loadtest.bench.own_cost`: users of one process against the echo; prints CPU us a request.
 
 Locust as a library, without its command line: gevent's patches must come before everything else here.
 """

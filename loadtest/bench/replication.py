@@ -1,8 +1,9 @@
 """The trade of copies: bytes, messages and p99 of a pull, and memory of all shards, as `replicas` goes 1, 2, 3, all.
 
 Eight shards without Ray, each with copies of its own of just its ranges; pulls of one DLRM request, 26 look-ups of
-bags of 10. Beside each figure stands what the planner (`router.control.planner`) predicts. With fewer copies than
-shards a key goes to its first owner while loads are about even, so copies save no message until every shard has one.
+bags of 10. Beside each figure stands what the planner (`ringpull.router.control.planner`) predicts. With fewer copies
+than shards a key goes to its first owner while loads are about even, so copies save no message until every shard has
+one.
 """
 
 from __future__ import annotations

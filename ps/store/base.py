@@ -68,7 +68,7 @@ class Sections:
 
 
 class Base:
-    """One opened table folder; all methods may be called from any thread."""
+    """Opened table folder; all methods may be called from any thread."""
 
     def __init__(self, folder: Path, header: Header, header_bytes: int, sections: Sections) -> None:
         """Use `Base.open`."""

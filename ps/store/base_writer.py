@@ -1,8 +1,8 @@
 """The writer of a base: takes rows in ring order, writes its files in one pass and little memory, all or nothing.
 
 Invariants: positions strictly ascend over all `append`s and lie in the held slot ranges; files grow in a hidden
-folder beside the target, are synced, and appear under their name in one rename. Sorting is `ps.store.writer`'s; a
-copy of some ranges of a base comes in order already.
+folder beside the target, are synced, and appear under their name in one rename. Sorting is
+`ringpull.ps.store.writer`'s; a copy of some ranges of a base comes in order already.
 """
 
 from __future__ import annotations

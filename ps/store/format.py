@@ -78,7 +78,7 @@ def index_entry_bytes(rows: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One file as the header describes it."""
+    """File as the header describes it."""
 
     bytes: int
     checksum: int | None

@@ -4,9 +4,9 @@ Bound by memory, not by arithmetic: a key costs one cache miss in the index, one
 its row. So keys go through four steps in blocks of BLOCK, each step starting the loads (prefetches) of the next:
 start -> aim -> locate -> pool.
 
-Kernels take addresses, so that one compiled version serves every array, read-only or not. Callers (`ps.store.pull`,
-`Base`) check all counts, types and lengths before, and keep the arrays alive. Nothing grows with a request here, and
-the GIL is released.
+Kernels take addresses, so that one compiled version serves every array, read-only or not. Callers
+(`ringpull.ps.store.pull`, `Base`) check all counts, types and lengths before, and keep the arrays alive. Nothing grows
+with a request here, and the GIL is released.
 
 numba's cache on disk only notices changes of this file: after one in `reducers` or `intrinsics`, touch it.
 """
@@ -47,7 +47,7 @@ _BUCKET_SCAN: Final = 64
 
 
 class TableDescriptor(NamedTuple):
-    """One table as kernels see it: addresses and sizes. Its maker keeps the arrays alive."""
+    """Table as kernels see it: addresses and sizes. Its maker keeps the arrays alive."""
 
     index_at: int
     index_entry_bytes: int
@@ -76,7 +76,7 @@ LOOKUP: Final = struct.Struct("=5q")
 """The two parts of a descriptor: the table's, packed once, and the look-up's."""
 
 _OP_ROWS, _OP_MAX = 0, 2
-"""Values of `ps.wire.messages.Op`; the third is SUM."""
+"""Values of `ringpull.ps.wire.messages.Op`; the third is SUM."""
 
 _FLOAT32 = reducers.ROW_TYPES[RowType.FLOAT32]
 

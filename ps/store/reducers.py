@@ -2,8 +2,8 @@
 
 A reducer is `reduce(out_at, row_ats_at, count, weights_at, dim, fresh)`: the addresses of `count` >= 1 rows lie at
 `row_ats_at`, their float32 weights, if any, at `weights_at`; the output is float32 (dim,), and `fresh` != 0 starts it
-anew. Rows are decoded in registers (`ps.store.row_codec` says how), never to memory. A tile of columns stays in
-registers while all rows pass, written as vectors since LLVM cannot know that outputs and rows never overlap.
+anew. Rows are decoded in registers (`ringpull.ps.store.row_codec` says how), never to memory. A tile of columns stays
+in registers while all rows pass, written as vectors since LLVM cannot know that outputs and rows never overlap.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def _open_float32(builder: Any, row_at: Any) -> _Build:
 
 
 def _open_float16(builder: Any, row_at: Any) -> _Build:
-    """By integer operations: a conversion instruction is not everywhere, and LLVM would call a missing function."""
+    """Return the reader of float16 numbers.
+
+    It uses integer operations: a conversion instruction is not everywhere, and LLVM would call a missing function.
+    """
 
     def read(number: Any, lanes: int) -> Any:
         ints, floats = _wide(INT32, lanes), _wide(_FLOAT, lanes)
@@ -187,4 +190,4 @@ REDUCERS: Final[Mapping[RowType, Reducers]] = MappingProxyType(
         for row_type in RowType
     }
 )
-"""Reducers of every row type, as the compiled `ps.store.kernels` choose among them."""
+"""Reducers of every row type, as the compiled `ringpull.ps.store.kernels` choose among them."""

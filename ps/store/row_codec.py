@@ -114,7 +114,7 @@ def _refuse_overflow(rows: Float32Array, infinite: NDArray[np.bool_], spec: Tabl
 
 
 class _Codec(NamedTuple):
-    """One row type: from float32 rows to stored ones, and back."""
+    """Codec of one row type: from float32 rows to stored ones, and back."""
 
     encode: Callable[[Float32Array, TableSpec], ByteArray]
     decode: Callable[[ByteArray, TableSpec], Float32Array]

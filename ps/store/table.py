@@ -57,7 +57,7 @@ class Table:
         return self.base.rows
 
     def answers(self, slot: int) -> bool:
-        """Whether keys of this slot can be answered: it is held here, and not quarantined."""
+        """Whether keys of this slot can be answered: it is stored here, and not quarantined."""
         return self._answered is None or bool(self._answered[slot])
 
     def with_quarantine(self, slots: Iterable[int]) -> Table:

@@ -1,8 +1,8 @@
 """The writer of a table: takes rows in any order, in chunks of any size, within a fixed amount of memory.
 
-`add` fills a buffer; a full buffer is sorted and spilled (`ps.store.spill`); `finish` brings the runs into ring order
-slice by slice and feeds them to `BaseWriter`. Two rows of one position meet there at the latest, so duplicates never
-pass unseen.
+`add` fills a buffer; a full buffer is sorted and spilled (`ringpull.ps.store.spill`); `finish` brings the runs into
+ring order slice by slice and feeds them to `BaseWriter`. Two rows of one position meet there at the latest, so
+duplicates never pass unseen.
 
 The table's folder appears in one rename when it is complete; until then, and after a failure, there is none.
 """

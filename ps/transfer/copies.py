@@ -1,6 +1,6 @@
 """Local copies: a shard's data folder, with copies of just the ranges it has to store, of every table of every version.
 
-    DATA_DIR/shard-3/MODEL/VERSION/TABLE/...        see `ps.transfer.table_copy`
+    DATA_DIR/shard-3/MODEL/VERSION/TABLE/...        see `ringpull.ps.transfer.table_copy`
 
 Invariants: one process at a time uses the folder (a file lock, which ends with the process); one thread at a time works
 on it; no range is dropped while it is served; nothing that is on disk already, complete or partial, is copied again,
@@ -47,7 +47,7 @@ TableKey = tuple[str, int, str]
 
 
 class Serving(Protocol):
-    """Shard that serves from the copies, as `ps.shard.Shard` does."""
+    """Shard that serves from the copies, as `ringpull.ps.shard.Shard` does."""
 
     def is_open(self, model: str, version: int) -> bool:
         """Return whether the version is served."""

@@ -5,7 +5,7 @@ row to copy, so copying resumes after any interruption, from any source, whateve
 Little-endian:
 
     0   8  magic, b"RPLPIECE"      8  4  u32 format version, 1     12  4  u32 bytes of a row
-    16  8  u64 identity of the table (`ps.store.format`)           24  8  u64 first slot
+    16  8  u64 identity of the table (`ringpull.ps.store.format`)           24  8  u64 first slot
 
 followed by blocks in the order in which they arrived:
 

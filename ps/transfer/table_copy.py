@@ -1,7 +1,7 @@
 """Table copy: one table's folder below a shard's data folder, with its base and the pieces for the next base.
 
-    base-000007/    a base (`ps.store`); the highest number is in use, and a second one exists only while it is replaced
-    piece-12345     a piece (`ps.transfer.piece`) that begins at slot 12345
+    base-000007/    a base (`ringpull.ps.store`); the highest is in use, a second one is there only while it is replaced
+    piece-12345     a piece (`ringpull.ps.transfer.piece`) that begins at slot 12345
 
 A base is never changed: a complete new one appears under the next number, and the old one is deleted; readers of the
 old one keep it mapped. After a kill at any moment, opening finds the last complete state.

@@ -99,7 +99,7 @@ REPLY_LIMITS: Final = Limits(payload_bytes=1 << 30)
 
 
 class Frame(NamedTuple):
-    """One complete frame."""
+    """Complete frame."""
 
     kind: Kind
     request_id: int
@@ -107,7 +107,7 @@ class Frame(NamedTuple):
     fields: list[Any]
     """The header's fields after the counts; their types are not checked yet."""
     arrays: tuple[AnyArray, ...]
-    """In the order of `LAYOUT`; writable views of memory that belongs to this frame alone."""
+    """Buffers in the order of `LAYOUT`; writable views of memory that belongs to this frame alone."""
 
 
 class _Prelude(NamedTuple):

@@ -1,8 +1,10 @@
-"""One dataclass per verb of the data plane. `ps.wire.codec` turns them into frames; nothing here touches a socket.
+"""Messages of the data plane, a dataclass per verb. `ringpull.ps.wire.codec` makes frames of them.
+
+Nothing here opens a socket.
 
 A pull carries, in one frame, everything one shard is asked for one micro-batch: any number of look-ups, whose keys lie
 end to end in a few flat arrays, so that neither side loops over keys in Python. Keys travel as ring positions
-(`ps.hashing`).
+(`ringpull.ps.hashing`).
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class RangePullRequest:
 
 @dataclass(frozen=True, slots=True)
 class RangePullReply:
-    """One block of a range, sorted by position."""
+    """Block of a range, sorted by position."""
 
     positions: NDArray[np.uint64]
     """(n,), ascending."""
@@ -126,7 +128,7 @@ class DescribeReply:
     spec: NDArray[np.uint8]
     """(n,): `TableSpec.to_dict` in msgpack."""
     identity: int
-    """Identity of its content (`ps.store.format.Header.identity`): rows of two identities never make one table."""
+    """Identity of its content (`ringpull.ps.store.format.Header.identity`): rows of two never make one table."""
     rows: int
     """Rows of the range."""
 
@@ -168,7 +170,7 @@ class ShardStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """A verb failed. The caller raises it as the error class that `ps.wire.error_codes` has for the code."""
+    """A verb failed. The caller raises it as the error class that `ringpull.ps.wire.error_codes` has for the code."""
 
     code: str
     message: str

@@ -24,7 +24,7 @@ DISCARD_BYTES = 64 * 1024
 
 
 class FrameProtocol(asyncio.BufferedProtocol):
-    """One end of a connection. Subclasses say what a frame means, and what its end does.
+    """End of a connection. Subclasses say what a frame means, and what its end does.
 
     All methods run on the event loop.
     """

@@ -1,8 +1,8 @@
 """The shard's end of connections: accepts them, runs verbs off the event loop, answers in the order they finish.
 
 Invariants: a look-up never runs on the event loop (a page fault would stall every connection); a request whose time is
-up is answered without work, and one that would wait beyond its time is refused at once (`ps.wire.admission`); a
-connection that sends nonsense gets the reason and is ended, and no other connection notices; a peer that sends faster
+up is answered without work, and one that would wait beyond its time is refused at once (`ringpull.ps.wire.admission`);
+a connection that sends nonsense gets the reason and is ended, and no other connection notices; a peer that sends faster
 than it is served, or does not read its replies, is not read from meanwhile.
 """
 
@@ -49,7 +49,7 @@ Pieces = list[bytes | memoryview]
 
 
 class Verbs(Protocol):
-    """The verbs that a server serves; `ps.shard.Shard` has them. Called from several threads at once."""
+    """The verbs that a server serves; `ringpull.ps.shard.Shard` has them. Called from several threads at once."""
 
     def pull(self, request: PullRequest) -> PullReply: ...
     def range_pull(self, request: RangePullRequest) -> RangePullReply: ...
@@ -237,7 +237,7 @@ class ShardServer:
 
 
 class _Answer(NamedTuple):
-    """One answer on its way from a look-up thread to the event loop."""
+    """Answer on its way from a look-up thread to the event loop."""
 
     connection: _ServedConnection
     pieces: Pieces
@@ -252,7 +252,7 @@ class _Answer(NamedTuple):
 
 
 class _ServedConnection(FrameProtocol):
-    """One accepted connection."""
+    """Accepted connection."""
 
     def __init__(self, server: ShardServer, limits: Limits) -> None:
         super().__init__(REQUESTS, limits)

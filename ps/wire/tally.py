@@ -35,7 +35,7 @@ class ServerTally:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()
-        """Requests by (verb, code): `OK`, or the code of the error (`ps.wire.error_codes`)."""
+        """Requests by (verb, code): `OK`, or the code of the error (`ringpull.ps.wire.error_codes`)."""
         self.queue_s = Histogram(SECONDS)
         """Time from the last byte of a pull to a thread that takes it."""
         self.pull_s = Histogram(SECONDS)

@@ -13,12 +13,15 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.ring import MAX_SHARD
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.change import CoordinatorState, Kind
-from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, max_replicas, wanted_replicas
+from ringpull.router.control.deployment_spec import (
+    MAX_SHARDS,
+    DeploymentSpec,
+    PlacedVersion,
+    max_replicas,
+    wanted_replicas,
+)
 from ringpull.router.control.events import Begin
 from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
-
-MAX_SHARDS = 1024
-"""Upper bound on the shards of a deployment; far above what one map has been tried with."""
 
 Place = Callable[[Publish, DeploymentSpec], PlacedVersion]
 """Function that finds the version to publish on disk; raises `InvalidInput` or `CorruptData` when it is missing or

@@ -4,9 +4,9 @@
         `-- aborted: the old spec serves on --'
 
 It does no I/O, reads no clock and never waits. After every event it compares the observed state of the members
-(`router.control.observed`) with what the phase requires, and returns the commands that are missing and not under way;
-when nothing is missing the next phase begins. A crash only removes observed state: a member that comes back is sent
-everything again, and after a restart of the coordinator so is every member. Nothing is undone step by step.
+(`ringpull.router.control.observed`) with what the phase requires, and returns the commands that are missing and not
+under way; when nothing is missing the next phase begins. A crash only removes observed state: a member that comes back
+is sent everything again, and after a restart of the coordinator so is every member. Nothing is undone step by step.
 
 Invariants:
 * One change at a time. Until ROUTING the old spec serves alone and the change can be aborted; from then on it cannot.
@@ -69,7 +69,7 @@ class Coordinator:
         """Live shards by id. Read only for others."""
         # Until it is seen, or its lease has run out, a head may be serving by any map that was ever handed out.
         self.heads = {head: ObservedHead(UNSEEN) for head in self._state.heads}
-        """All heads by number, as of their last heartbeat. Read only for others."""
+        """Heads by number, as of their last heartbeat. Read only for others."""
         self._busy: dict[Member, Command] = {}
         """Command under way of each member that has one."""
         self._resting: set[Member] = set()

@@ -17,7 +17,7 @@ from ringpull.router.control.plain_values import PlainValues
 FORMAT: Final = 4
 
 VALUES: Final = PlainValues(rows=(PlacedTable,))
-"""How dataclasses are written: here, and where they travel between operators and the coordinator."""
+"""Form in which dataclasses are written: here, and where they travel between operators and the coordinator."""
 
 
 def state_to_dict(state: CoordinatorState) -> dict[str, Any]:

@@ -2,19 +2,24 @@
 
 It says which versions are open, which of them are live, which shards own which slots, and how many copies each table
 has. Every change of a running deployment, a new version as much as a move, leads from one spec to the next
-(`router.control.coordinator`). Addresses of shards are not part of it: they are observed, not desired
-(`router.control.observed`).
+(`ringpull.router.control.coordinator`). Addresses of shards are not part of it: they are observed, not desired
+(`ringpull.router.control.observed`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Replicas
 from ringpull.router.shard_map import ShardAddress, ShardMap
+
+MAX_SHARDS: Final = 1024
+"""Upper bound on the shards of a deployment. Owner tables store shard ids in 16 bits; a thousand is far above what one
+map has been tried with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ KEY_BYTES: Final = 8
 """Size of a row's ring position, which travels with it."""
 
 RowsIn = Callable[[PlacedTable, SlotRange], int]
-"""Function that counts a table's rows in a range: exactly, by its index (`ps.store.base.Base.row_range`), or by an
-estimate."""
+"""Function that counts a table's rows in a range: exactly, by its index (`ringpull.ps.store.base.Base.row_range`), or
+by an estimate."""
 
 
 @dataclass(frozen=True, slots=True)

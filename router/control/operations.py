@@ -1,8 +1,8 @@
-"""What operators ask of a deployment, and what they are told: the requests, the replies and the table of verbs.
+"""Operators' verbs: what is asked of a deployment, and what is told; the requests, the replies and the table of verbs.
 
 The coordinator answers; every head hands requests on (`OperatorVerbs`), so an operator needs to know where a head is
 and no more. Adding a verb takes its request here with a line in `VERBS`, a method of `CoordinatorProcess` that has the
-verb's name, and a command that calls it (`deploy.commands`).
+verb's name, and a command that calls it (`ringpull.deploy.commands`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_COPIES: Final = 999_999
 """Upper bound on the number of copies that a request may name; far above any deployment."""
 
 MAX_DRAIN_S: Final = 3600.0
-"""Longest that a restarted process may drain: one that has stopped taking requests must not linger."""
+"""Longest drain of a restarted process: one that has stopped taking requests must not linger."""
 
 # -- what is told ------------------------------------------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ class ChangeStatus:
     """Number of the change, ever growing; 0: there never was one."""
     kind: Kind = Kind.BRING_UP
     subject: str = ""
-    """What is changed, for people: `ranker/7`, `shards 4 -> 8`."""
+    """Subject of the change, for people: `ranker/7`, `shards 4 -> 8`."""
     phase: Phase | None = None
     """Phase that it is in; None: it is over."""
     paused: bool = False
@@ -82,7 +82,7 @@ class DeploymentStatus:
     """State of the deployment as it is now; plans are made from it."""
 
     spec: DeploymentSpec
-    """What serves."""
+    """Spec that serves."""
     resident_bytes: Mapping[int, int]
     """Shard -> resident memory of its process, for those that answer."""
     nodes: Mapping[int, str]
@@ -158,7 +158,7 @@ class GetChange(Request[ChangeStatus]):
 
 
 class Control(StrEnum):
-    """What can be done with a change under way."""
+    """Control of a change under way."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -201,7 +201,7 @@ class RestartMember(Request[None]):
     incarnation: str
     """Incarnation of the process that is meant."""
     drain_s: Annotated[float, within(0, MAX_DRAIN_S)]
-    """Longest that it may take to answer what is in flight, in seconds."""
+    """Time allowed for answering what is in flight, in seconds."""
     force: bool = False
     """Whether it goes even while other members of its kind are not healthy."""
 

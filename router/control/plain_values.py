@@ -241,7 +241,10 @@ def _same(value: Any) -> Any:
 
 def _read_scalar(kind: type, plain: Any, at: str) -> Any:
     if kind is float and type(plain) is int:
-        return float(plain)
+        try:
+            return float(plain)
+        except OverflowError:
+            raise _wrong(at, plain, "a number that fits a double") from None
     if type(plain) is not kind or plain != plain:
         raise _wrong(at, plain, _SCALARS[kind])
     return plain

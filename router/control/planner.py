@@ -15,9 +15,9 @@ The cost of a request in bytes, with messages and waiting converted to bytes:
     W    keys that wait behind the hottest one: K x H x (1/r - 1/N), H the share of look-ups it gets, r copies
 
 Between one copy and `all`, more copies spread a hot key and survive a lost shard, but save no message: a key goes to
-its first owner while loads are about even (`router.partition`).
+its first owner while loads are about even (`ringpull.router.partition`).
 
-The memory of a shard is exact but for page tables: see `table_bytes`. Shards with copies of their own hold r/N of
+The memory of a shard is exact but for page tables: see `table_bytes`. Shards with copies of their own store r/N of
 every table; shards of one machine that opened the same files share their pages, and each then counts 1/N of a table,
 however many copies there are.
 """
@@ -30,9 +30,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ringpull.ps.byte_size import size
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.store.format import BLOCK_BYTES, BLOCK_ENTRY_BYTES, index_bits, index_entry_bytes
+from ringpull.router.control.deployment_spec import MAX_SHARDS
 from ringpull.router.control.traffic import TableLoad
 
 POSITION_BYTES: Final = 8
@@ -43,9 +45,6 @@ MESSAGE_BYTES: Final = 16_384
 
 WAIT_BYTES: Final = 256
 """Cost of one more key at the busiest shard than at the others, in bytes: a key takes some 200 ns there."""
-
-MAX_SHARDS: Final = 1024
-"""Upper bound on shards tried by the search for the smallest number that fits."""
 
 MAX_COPIES: Final = 16
 """Upper bound on copies tried for a hot key; beyond it only `all` is tried."""
@@ -97,7 +96,7 @@ class Layout:
     shared: bool = False
     """Whether shards open the same files on one machine, and share their pages."""
     process_bytes: int = 0
-    """Memory of a shard's process before it holds any table."""
+    """Memory of a shard's process before any table is opened."""
 
     def __post_init__(self) -> None:
         if self.shards < 1:
@@ -214,13 +213,13 @@ def fewest_shards(
             return shards
     needed = min_memory(tables, MAX_SHARDS, shared=shared) + process_bytes
     raise InvalidInput(
-        f"the tables do not fit {MAX_SHARDS} shards of {amount(memory_bytes)} each;"
-        f" on that many, {amount(needed)} ({needed:,} bytes) would do"
+        f"the tables do not fit {MAX_SHARDS} shards of {size(memory_bytes)} each;"
+        f" on that many, {size(needed)} ({needed:,} bytes) would do"
     )
 
 
 def _no_room(memory_bytes: int, process_bytes: int) -> str:
-    return f"{amount(memory_bytes)} a shard hold no table: {amount(process_bytes)} are taken before"
+    return f"{size(memory_bytes)} a shard hold no table: {size(process_bytes)} are taken before"
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -257,14 +256,14 @@ def _waiting(load: TableLoad, replicas: Replicas, shards: int) -> float:
     return load.keys * load.hottest_share * (1 / copies - 1 / shards)
 
 
-def _messages(cut_keys: float, all_keys: float, shards: int) -> float:
+def _messages(partitioned_keys: float, all_keys: float, shards: int) -> float:
     """Return the expected number of shards that a request asks.
 
     Look-ups in tables on every shard go together to one shard, which is often asked anyway. That counts like one more
     key of a partitioned table.
     """
-    replicated = min(1.0, all_keys - cut_keys)
-    return shards * (1 - (1 - 1 / shards) ** (cut_keys + replicated)) if shards > 1 else min(1.0, all_keys)
+    replicated = min(1.0, all_keys - partitioned_keys)
+    return shards * (1 - (1 - 1 / shards) ** (partitioned_keys + replicated)) if shards > 1 else min(1.0, all_keys)
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
@@ -284,7 +283,7 @@ def plan(tables: Sequence[PlannedTable], layout: Layout) -> Plan:
     fitting = [state for state in front if state.memory <= layout.table_memory_bytes]
 
     def cost_of(state: _State) -> float:
-        return state.cost + MESSAGE_BYTES * _messages(state.cut_keys, all_keys, layout.shards)
+        return state.cost + MESSAGE_BYTES * _messages(state.partitioned_keys, all_keys, layout.shards)
 
     best = min(fitting, key=lambda state: (cost_of(state), state.memory))
     chosen = {table.name: replicas for table, replicas in zip(tables, best.replicas(), strict=True)}
@@ -315,13 +314,13 @@ def _too_small(tables: Sequence[PlannedTable], layout: Layout, needed: int) -> s
     shards, memory = layout.shards, layout.memory_bytes
     min_copies = max(min(table.min_copies, shards) for table in tables)
     copies = "one copy of every table does" if min_copies == 1 else f"{min_copies} copies of tables do"
-    each = f"{amount(needed)} ({needed:,} bytes)"
+    each = f"{size(needed)} ({needed:,} bytes)"
     try:
         enough = fewest_shards(tables, memory, shared=layout.shared, process_bytes=layout.process_bytes)
-        would = f"{enough} shards of {amount(memory)} would do, or {each} for each of {shards}"
+        would = f"{enough} shards of {size(memory)} would do, or {each} for each of {shards}"
     except InvalidInput:
-        would = f"{each} each would do; with {amount(memory)}, no number of shards up to {MAX_SHARDS} does"
-    return f"{copies} not fit {shards} shard{'s' * (shards > 1)} of {amount(memory)} each: {would}"
+        would = f"{each} each would do; with {size(memory)}, no number of shards up to {MAX_SHARDS} does"
+    return f"{copies} not fit {shards} shard{'s' * (shards > 1)} of {size(memory)} each: {would}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +329,7 @@ class _State:
 
     memory: int
     cost: float
-    cut_keys: float
+    partitioned_keys: float
     last: Replicas | None = None
     before: _State | None = None
 
@@ -358,7 +357,7 @@ def _best_choices(tables: Sequence[PlannedTable], layout: Layout) -> tuple[list[
                 state.cost
                 + _bytes(table, replicas, layout.shards)
                 + WAIT_BYTES * _waiting(table.load, replicas, layout.shards),
-                state.cut_keys + (0.0 if replicas == ALL else table.load.keys),
+                state.partitioned_keys + (0.0 if replicas == ALL else table.load.keys),
                 replicas,
                 state,
             )
@@ -392,28 +391,28 @@ def _unbeaten(states: Sequence[_State]) -> list[_State]:
     kept: list[_State] = []
     # Costs of the states kept so far, ascending, and their partitioned keys, which therefore descend.
     costs: list[float] = []
-    cut_keys: list[float] = []
-    for state in sorted(states, key=lambda each: (each.memory, each.cost, each.cut_keys)):
+    partitioned_keys: list[float] = []
+    for state in sorted(states, key=lambda each: (each.memory, each.cost, each.partitioned_keys)):
         at = bisect_right(costs, state.cost)
-        if at and cut_keys[at - 1] <= state.cut_keys:
+        if at and partitioned_keys[at - 1] <= state.partitioned_keys:
             continue
         beaten = at
-        while beaten < len(costs) and cut_keys[beaten] >= state.cut_keys:
+        while beaten < len(costs) and partitioned_keys[beaten] >= state.partitioned_keys:
             beaten += 1
         costs[at:beaten] = [state.cost]
-        cut_keys[at:beaten] = [state.cut_keys]
+        partitioned_keys[at:beaten] = [state.partitioned_keys]
         kept.append(state)
     return kept
 
 
 def _rounded(states: Sequence[_State], factor: float) -> list[_State]:
     """Return one state of each group whose cost and partitioned keys are equal within `factor`: the smallest."""
-    min_copies: dict[tuple[int, int], _State] = {}
+    smallest: dict[tuple[int, int], _State] = {}
     for state in states:
-        at = (_level(state.cost, factor), _level(state.cut_keys, factor))
-        if at not in min_copies or state.memory < min_copies[at].memory:
-            min_copies[at] = state
-    return list(min_copies.values())
+        at = (_level(state.cost, factor), _level(state.partitioned_keys, factor))
+        if at not in smallest or state.memory < smallest[at].memory:
+            smallest[at] = state
+    return list(smallest.values())
 
 
 def _level(value: float, factor: float) -> int:
@@ -427,7 +426,7 @@ def _choice(table: PlannedTable, replicas: Replicas, all_keys: float, layout: La
     shards, shared = layout.shards, layout.shared
     here = shard_bytes(table, replicas, shards, shared=shared)
     share = f"{table.load.keys / all_keys:.0%} of look-ups" if all_keys else "look-ups unknown"
-    what = f"{table.name}: {table.rows:,} rows, {amount(table_bytes(table.rows, table.row_bytes))}, {share}"
+    what = f"{table.name}: {table.rows:,} rows, {size(table_bytes(table.rows, table.row_bytes))}, {share}"
     return Choice(table, replicas, here, f"{what} -> {replicas}: {_because(table, replicas, here, layout, taken)}")
 
 
@@ -439,24 +438,14 @@ def _because(table: PlannedTable, replicas: Replicas, here: int, layout: Layout,
     saved = partials(table.load, shards, min_copies) - partials(table.load, shards, ALL)
     more = shard_bytes(table, ALL, shards, shared=shared) - shard_bytes(table, min_copies, shards, shared=shared)
     if replicas == ALL:
-        price = "no more memory" if more <= 0 else f"{amount(more)} more a shard"
+        price = "no more memory" if more <= 0 else f"{size(more)} more a shard"
         if saved >= 0.05:
             return f"saves {saved:.1f} partials a request for {price}"
         return f"is asked together with the others on every shard, for {price}"
     if replicas != min_copies:
         hot = f"{table.load.hottest_share:.0%} of its look-ups are of one key"
-        return f"{hot}; `all` would take {amount(shard_bytes(table, ALL, shards, shared=shared) - here)} more a shard"
+        return f"{hot}; `all` would take {size(shard_bytes(table, ALL, shards, shared=shared) - here)} more a shard"
     left = layout.table_memory_bytes - taken
     if shard_bytes(table, ALL, shards, shared=shared) - here > left:
-        return f"`all` would take {amount(more)} more a shard, of {amount(left)} left"
+        return f"`all` would take {size(more)} more a shard, of {size(left)} left"
     return "`all` would save nothing"
-
-
-def amount(count: int) -> str:
-    """Return a number of bytes as people read it: `9.1 GiB`."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

@@ -1,9 +1,9 @@
-"""The coordinator's shell: threads, clocks and files around the pure state machine of `router.control.coordinator`.
+"""Coordinator's process: threads, clocks and files around the state machine of `ringpull.router.control.coordinator`.
 
 One thread runs the machine: an event in, the state saved if it has changed, commands out. So what anybody was told
 is always on disk, and a coordinator that was killed goes on from there by itself. Each command is carried out by a
 thread of its own, and its answer is the next event; members are asked for heartbeats side by side
-(`router.control.heartbeat_monitor`). A member that hangs holds up its own threads only.
+(`ringpull.router.control.heartbeat_monitor`). A member that hangs holds up its own threads only.
 
 Time lives here: a command that failed is tried again after a delay that grows, and a head that was not heard of for as
 long as its lease is taken for expired.
@@ -84,7 +84,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Every duration of the shell, in seconds."""
+    """Durations of the coordinator's process, in seconds."""
 
     heartbeat_s: float = HEARTBEAT_S
     lease_s: float = LEASE_S
@@ -338,7 +338,7 @@ class CoordinatorProcess:
             self._failed_for_good()
 
     def _handle(self, event: Event) -> None:
-        """One step: the event in, the state saved, the commands out.
+        """Step once: the event in, the state saved, the commands out.
 
         Raises:
             InvalidInput: See `Coordinator.handle`.

@@ -92,7 +92,7 @@ class Restarts:
         ]
         if unhealthy and not force:
             waits = "; ".join(f"{each.member}: {each.missing}" for each in unhealthy)
-            raise Unavailable(f"{member} is not restarted before the others are whole ({waits})")
+            raise Unavailable(f"{member} is not restarted before the others are healthy ({waits})")
         self._leaving[member] = incarnation
         return True
 

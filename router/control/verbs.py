@@ -25,13 +25,14 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Request(Generic[R_co]):
-    """Base of every request. `R_co` is the type of the reply; both have a form in `router.control.plain_values`."""
+    """Base of every request. `R_co` is the type of the reply; both have plain forms
+    (`ringpull.router.control.plain_values`)."""
 
     __slots__ = ()
 
 
 class Role(StrEnum):
-    """What a caller needs to be allowed. It is data only: whoever reaches a head's port may call every verb."""
+    """Right that a verb needs. It is data only: whoever reaches a head's port may call every verb."""
 
     READ = "read"
     OPERATE = "operate"
@@ -39,7 +40,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verb(Generic[R]):
-    """One line of the table."""
+    """Line of the table."""
 
     name: str
     """Name on the wire, and of the method that answers."""

@@ -51,7 +51,7 @@ def spec(shards: int = 2) -> DeploymentSpec:
 
 @dataclass
 class FakeOperations:
-    """`router.control.operations.Operations`, and what was asked of it."""
+    """`ringpull.router.control.operations.Operations`, and what was asked of it."""
 
     status_now: DeploymentStatus = field(
         default_factory=lambda: DeploymentStatus(

@@ -115,7 +115,7 @@ def test_one_that_does_not_come_back_ends_it(ringpull: Run, operations: FakeOper
 
 
 def test_one_that_may_not_go_is_not_sent_away(ringpull: Run, operations: FakeOperations) -> None:
-    operations.before_restart = [Unavailable("shard 0 is not restarted before the others are whole")] * 1_000_000
+    operations.before_restart = [Unavailable("shard 0 is not restarted before the others are healthy")] * 1_000_000
     ran = ringpull("restart", "--rolling", "--timeout", 0.2)
     assert ran.status == 1
     assert "error: shard 0 is not restarted after 0.2 s: shard 0 is not restarted before the others" in ran.err

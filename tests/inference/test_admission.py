@@ -230,7 +230,7 @@ class BatchingServer:
         self.queue: list[tuple[float, float, Ticket]] = []
         self.batch: list[tuple[float, float, Ticket]] = []
         self.free_s = 0.0
-        self.most_in_flight_bytes = 0
+        self.max_in_flight_bytes = 0
 
     def run(self, load: float, seconds: float, deadline_s: float, *, seed: int = 1) -> Outcome:
         """Send an open loop of `load` times the top rate."""
@@ -245,7 +245,7 @@ class BatchingServer:
                 outcome.refused += 1
             else:
                 self.queue.append((arrival_s, arrival_s + deadline_s, ticket))
-                self.most_in_flight_bytes = max(self.most_in_flight_bytes, self.admission.in_flight_bytes)
+                self.max_in_flight_bytes = max(self.max_in_flight_bytes, self.admission.in_flight_bytes)
                 self._start()
         self._until(end_s + 60, outcome)
         self.clock.now_s = end_s + 60
@@ -291,7 +291,7 @@ def test_overload_costs_little_of_the_top_rate(server: BatchingServer, load: flo
     assert outcome.answered > 0.85 * server.TOP * seconds
     assert outcome.late < 0.05 * outcome.refused
     assert outcome.p99_s() <= min(deadline_s, 2.1)
-    assert server.most_in_flight_bytes < 2.2 * server.TOP * NBYTES
+    assert server.max_in_flight_bytes < 2.2 * server.TOP * NBYTES
 
 
 def test_the_first_overload_of_all_is_not_predicted_but_ended(server: BatchingServer) -> None:

@@ -20,5 +20,5 @@ if __name__ == "__main__" and sys.argv[1] == "bench":
         server("tests.loadtest.family", "up") as (second, other),
     ):
         print(one.pid, first, other.pid, second, flush=True)
-        print("and this line makes `loadtest.bench.all` pass on the one above", flush=True)
+        print("and this line makes `ringpull.loadtest.bench.all` pass on the one above", flush=True)
         signal.pause()

@@ -23,7 +23,7 @@ POLL_S = 0.05
 
 
 class LocalMembers:
-    """`router.control.controls.Members`: plain actors in this process."""
+    """`ringpull.router.control.controls.Members`: plain actors in this process."""
 
     def __init__(self, data_dir: Path, head: HeadProcess) -> None:
         self._data_dir = data_dir
@@ -66,7 +66,7 @@ class LiveCluster:
 
     target: str
     coordinator: CoordinatorProcess
-    """Has the verbs of `router.control.operations.Operations`."""
+    """Has the verbs of `ringpull.router.control.operations.Operations`."""
 
     def wait(self, begun: ChangeStatus) -> ChangeStatus:
         """Return how a change ended."""

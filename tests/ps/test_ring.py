@@ -17,7 +17,7 @@ from ringpull.ps.rank_fill import run_starts
 from ringpull.ps.ring import MAX_SHARD, OwnedRange, Ring, SlotRange
 from ringpull.ps.spec import ALL
 
-MOST_SHARDS = 64
+MAX_SHARDS = 64
 
 
 # -- what is promised ------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def walk(ring: Ring, steps: list[int], least: int, most: int) -> Ring:
     return ring
 
 
-STEP = st.integers(0, 2 * MOST_SHARDS - 1)
+STEP = st.integers(0, 2 * MAX_SHARDS - 1)
 
 
 # -- bounds over histories -------------------------------------------------------------------------------------------
@@ -104,11 +104,11 @@ def test_bounds_hold_over_histories_of_few_shards(shards, ranks, steps):
 
 @pytest.mark.medium
 @settings(deadline=None, max_examples=10)
-@given(st.integers(2, MOST_SHARDS), st.integers(1, 3), st.lists(STEP, max_size=6))
+@given(st.integers(2, MAX_SHARDS), st.integers(1, 3), st.lists(STEP, max_size=6))
 def test_bounds_hold_over_histories_of_many_shards(shards, ranks, steps):
     ring = Ring.even(range(shards), ranks)
     assert_bounds(ring)
-    walk(ring, steps, least=2, most=MOST_SHARDS)
+    walk(ring, steps, least=2, most=MAX_SHARDS)
 
 
 @pytest.mark.medium
@@ -121,15 +121,15 @@ def test_bounds_hold_while_growing_to_many_and_shrinking_to_few(ranks):
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_bounds_hold_while_growing_to_the_most_shards_and_shrinking_to_few(ranks):
-    grow_and_shrink(ranks, most=MOST_SHARDS)
+    grow_and_shrink(ranks, most=MAX_SHARDS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("most", "ranks"), [(4, 3), (8, 2), (8, 3), (MOST_SHARDS, 3)])
+@pytest.mark.parametrize(("most", "ranks"), [(4, 3), (8, 2), (8, 3), (MAX_SHARDS, 3)])
 def test_bounds_hold_over_long_histories(most, ranks):
     """Fragments do not pile up, and co-owners do not drift together, in hundreds of steps."""
     rng = random.Random(most * ranks)
-    walk(Ring.even(range(2), ranks), [rng.randrange(2 * MOST_SHARDS) for _ in range(400)], least=2, most=most)
+    walk(Ring.even(range(2), ranks), [rng.randrange(2 * MAX_SHARDS) for _ in range(400)], least=2, most=most)
 
 
 def grow_and_shrink(ranks: int, most: int) -> None:

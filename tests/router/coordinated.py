@@ -328,7 +328,7 @@ class MiniDeployment:
         return f"i{next(self._ids)}"
 
     def _heard(self) -> list[Member]:
-        """Whom the shell asks how they are: see `CoordinatorProcess._follow_members`."""
+        """Members that the process asks how they are: see `CoordinatorProcess._follow_members`."""
         specs = [self.saved.spec, None if self.saved.change is None else self.saved.change.target]
         shards = set(self.coordinator.shards).union(*(spec.shards for spec in specs if spec is not None))
         return [Member("shard", shard) for shard in sorted(shards)] + [Member("head", head) for head in self.heads]

@@ -1,4 +1,4 @@
-"""Shards and heads that live in this process: what the coordinator's shell sees of a deployment, with every fault.
+"""Shards and heads that live in this process: what the coordinator's process sees of a deployment, with every fault.
 
 They hold, guard, load and route as they are told, and refuse what real ones refuse: to answer for what they do not
 hold, to go back to an older epoch. What they were told is written down in order.
@@ -108,7 +108,7 @@ class FakeHead:
 
 
 class FakeMembers:
-    """`router.control.controls.Members`."""
+    """`ringpull.router.control.controls.Members`."""
 
     def __init__(self, heads: int = 1) -> None:
         self.shards: dict[int, FakeShard] = {}

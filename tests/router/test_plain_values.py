@@ -139,6 +139,7 @@ def test_any_value_comes_back_as_it_was(value: Everything) -> None:
         ("count", -1, "count is -1; it must be a whole number from 0 to 9"),
         ("ratio", float("nan"), "ratio is nan; it must be a number of 0 or more"),
         ("ratio", -0.5, "ratio is -0.5; it must be a number of 0 or more"),
+        ("ratio", 10**400, f"ratio is 1{'0' * 79}...; it must be a number that fits a double"),
         ("role", "router", "role is 'router'; it must be 'shard' or 'head'"),
         ("role", ["head"], "role is ['head']; it must be 'shard' or 'head'"),
         ("copies", "many", "copies is 'many'; it must be a whole number of 0 or more or 'all'"),

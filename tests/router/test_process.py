@@ -1,4 +1,4 @@
-"""The coordinator's shell over members in this process: order, saved state, retries, crashes, members that hang."""
+"""The coordinator's process over members in this process: order, saved state, retries, crashes, members that hang."""
 
 from __future__ import annotations
 

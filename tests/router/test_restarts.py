@@ -1,4 +1,4 @@
-"""Who may go while others are away: the coordinator's shell over members in this process."""
+"""Who may go while others are away: the coordinator's process over members in this process."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_nobody_goes_before_the_last_one_is_back(deployment: Deployment, coordin
     """But for those of another kind, and by force."""
     restart(coordinator, SHARDS[0])
     with pytest.raises(
-        Unavailable, match=r"shard 2 is not restarted before the others are whole \(shard 0: it is being"
+        Unavailable, match=r"shard 2 is not restarted before the others are healthy \(shard 0: it is being"
     ):
         restart(coordinator, SHARDS[2])
     restart(coordinator, HEADS[1])

@@ -24,7 +24,7 @@ class PartialLookup:
     keys: BoolArray
     """(N,): keys that are withheld."""
     rest: Lookup | None
-    """What is pulled; its bags are as many, those withheld empty. None: nothing is."""
+    """Look-up that is pulled; its bags are as many, those withheld empty. None: nothing is."""
     default: Float32Array
     """(D,): the table's default vector."""
 

@@ -119,7 +119,7 @@ class ReceivedColumns:
     places: NDArray[np.int64]
     """(C, 4): where the buffers of each column begin, as the kernels take it."""
     degradation: Degradation | None = None
-    """What is left out of the columns when they are prepared; None: nothing."""
+    """Degradation of the columns when they are prepared; None: nothing is left out."""
 
     @classmethod
     def checked(cls, layout: Layout, sizes: NDArray[np.int64], data: bytes, limits: Limits) -> ReceivedColumns:

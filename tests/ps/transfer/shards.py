@@ -21,7 +21,7 @@ BLOCK_BYTES = 4000
 
 
 class DirectPeers:
-    """`ps.transfer.peer.Peers` over shards of this process; the port is the shard's id."""
+    """`ringpull.ps.transfer.peer.Peers` over shards of this process; the port is the shard's id."""
 
     def __init__(self, shards: Mapping[int, Shard]) -> None:
         self.shards = shards

@@ -37,7 +37,7 @@ def pull_of(*keys: int, model: str = ECHO) -> PullRequest:
 
 
 class FakeShard:
-    """`ps.wire.server.Verbs` without tables."""
+    """`ringpull.ps.wire.server.Verbs` without tables."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()

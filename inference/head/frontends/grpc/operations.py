@@ -26,7 +26,7 @@ THREADS: Final = 4
 
 
 class OperationsService:
-    """The verbs, as one coroutine for `inference.head.frontends.grpc.methods`."""
+    """The verbs, as one coroutine for `ringpull.inference.head.frontends.grpc.methods`."""
 
     def __init__(self, operations: OperatorVerbs | None) -> None:
         """Prepare the verbs.
