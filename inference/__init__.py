@@ -1,1 +1,1 @@
-"""From request to score: the feature schema, the head that serves a model, its clients, the export of models."""
+"""Inference, from request to score: the feature schema, the head that serves a model, its clients, the export."""

@@ -51,7 +51,7 @@ class Found:
     """Highest rate that was judged to hold; 0 when none was."""
     bound_ms: float
     trials: Sequence[Trial]
-    """All trials, in the order they were made."""
+    """Trials in the order they were made."""
     limited_by_generator: bool
     """Whether the rates above `rate` failed with the generator at its end: the server may well do more."""
 

@@ -1,4 +1,4 @@
-"""Where a feature's ids come from: a range of integers, or a list in a file; and what an unknown id looks like.
+"""Ids of a feature: a range of integers, or a list in a file; and what an unknown id looks like.
 
 | written | ids |
 |---|---|
@@ -34,7 +34,7 @@ class Ids(Protocol):
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of ids."""
         ...
 
     def take(self, ranks: NDArray[np.int64]) -> NDArray[Any]:

@@ -117,5 +117,5 @@ def end_run(runner: Runner) -> None:
 
 
 def report_delay_s(runner: Runner) -> float:
-    """How long after a run's end the last report of a worker may come."""
+    """Return how long after a run's end the last report of a worker may come."""
     return WORKER_REPORT_INTERVAL + LATE_REPORT_S if isinstance(runner, MasterRunner) else 0.0

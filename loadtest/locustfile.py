@@ -46,7 +46,7 @@ class Predict(PredictUser):
 
 
 class Traffic(LoadTestShape):
-    """How many users there are, from `--shape`, `-u` and `-t`. The steady shape goes on until stopped without `-t`."""
+    """Numbers of users over time, by `--shape`, `-u` and `-t`. The steady shape goes on until stopped without `-t`."""
 
     use_common_options = True
 

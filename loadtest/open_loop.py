@@ -52,7 +52,7 @@ class OpenLoopPlan:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorHealth:
-    """How well the generator kept up with its own schedule."""
+    """Health of the generator: how well it kept up with its own schedule."""
 
     cpu_s: float
     """CPU time of this process, all threads, system's share included."""

@@ -59,7 +59,7 @@ def _integral(begin: float, end: float, exponent: float) -> float:
 
 
 def _inverse_integral(begin: float, area: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
-    """Where the integral of x^-exponent from `begin` reaches `area`."""
+    """Return where the integral of x^-exponent from `begin` reaches `area`."""
     if exponent == 1:
         return np.asarray(begin * np.exp(area), np.float64)
     power = 1 - exponent

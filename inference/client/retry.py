@@ -1,4 +1,4 @@
-"""Which failed calls go out again, when, and how often: the decisions of both clients, without I/O.
+"""Retries: which failed calls go out again, when, and how often. The decisions of both clients, without I/O.
 
 A call goes through `Attempts`: it says which channel to try next and how much time is left; after a failure it says how
 long to pause, or that this is the end. Invariants:

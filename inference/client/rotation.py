@@ -1,4 +1,4 @@
-"""Whose turn it is among the channels of a client: all in turn, but for a while not those that failed. No I/O."""
+"""Turns of the channels of a client: all take theirs, but for a while not those that failed. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client needs of gRPC, in its sync and asyncio form: method paths, channel options, and what failures mean.
+"""gRPC as a client needs it, in its sync and asyncio form: method paths, channel options, and what failures mean.
 
 The paths and message types come from the service descriptors of `ringpull.proto`; no generated stubs are needed.
 """

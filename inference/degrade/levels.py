@@ -1,4 +1,4 @@
-"""What each level of a version's degrade steps means for a request, worked out once, when the version is loaded.
+"""Levels of a version's degrade steps: what each means for a request, worked out once, when the version is loaded.
 
 A `Degradation` is one level: the first n steps together, by feature. It is bound to the schema of the version that was
 asked for, and travels with the request, whichever version answers it.

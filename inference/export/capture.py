@@ -1,4 +1,4 @@
-"""From a torch module to a plain graph: `torch.export`, then weights as attributes, and arguments as inputs.
+"""Capture of a torch module as a plain graph: `torch.export`, then weights as attributes, and arguments as inputs.
 
 The graph that comes out has aten operators, one `placeholder` per argument of the forward, one `get_attr` per weight
 (weights that share memory are one, called by the first module path), no assertions and no in-place operators. Nothing

@@ -1,4 +1,4 @@
-"""What short row types cost: the module's scores with rows as tables will hold them, beside its own.
+"""Cost of short row types: the module's scores with rows as tables will hold them, beside its own.
 
 Both come from the module itself, before anything is written: the rounding of rows is all that differs. The rows are
 the exporter's (`check_columns`), whose ids are as frequent as in life, or made up.

@@ -1,4 +1,4 @@
-"""What the rows of a table are found by: their numbers, or the raw ids that the exporter gives.
+"""Keys, by which the rows of a table are found: their numbers, or the raw ids that the exporter gives.
 
 Raw ids are a list with one id per row, or a `Vocabulary`, whose `ids[i]` is row i + 1: row 0 stands for unknown ids,
 so it is not keyed but becomes the table's default vector. Prepared ids are what the head will look up: int64, the

@@ -1,4 +1,4 @@
-"""What an export did, as values and as text for people."""
+"""Report of an export: what it did, as values and as text for people."""
 
 from __future__ import annotations
 

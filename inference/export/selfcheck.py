@@ -66,7 +66,7 @@ def pull(base: Base, lookup: Lookup) -> LookupResult:
 
 
 class SelfCheck:
-    """Everything the self-check of one version needs."""
+    """The self-check of one version, with all that it needs."""
 
     def __init__(
         self, version_dir: Path, manifest: Manifest, schema: Schema, cut: Cut, plans: Iterable[TablePlan]

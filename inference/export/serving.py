@@ -1,4 +1,4 @@
-"""From uses in row numbers to look-ups in keys, and from the training schema to the serving one.
+"""Serving form of a model: its uses in row numbers become look-ups in keys, its training schema the serving one.
 
 Without raw ids the two differ only in constants. With raw ids, serving looks up what the client sends: the feature
 loses its Vocabulary, and every number of the model's own numbering (padding, fill, constants added) must be said in

@@ -1,4 +1,4 @@
-"""How a model uses its embeddings: a `Use` is one look-up, in the module's own row numbers.
+"""Uses of embeddings by a model: a `Use` is one look-up, in the module's own row numbers.
 
 `ringpull.inference.export.keys` turns row numbers into keys; `ringpull.inference.export.bags` reads pooled uses.
 """

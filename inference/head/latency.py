@@ -1,4 +1,4 @@
-"""How long recent requests took: what operators watch during a change.
+"""Latencies of recent requests, which operators watch during a change.
 
 Percentiles are of the requests that ended within the last few seconds, at most `SAMPLES` of them; written for every
 request, read about twice a second.

@@ -93,7 +93,7 @@ class ProgramOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything about one version but the bytes of its files."""
+    """Manifest of one version: all that there is to know of it but the bytes of its files."""
 
     model: str
     version: int

@@ -1,4 +1,4 @@
-"""How a failed request is reported: from our errors to gRPC's status codes and HTTP's statuses, in one table.
+"""Status codes of failed requests: from our errors to gRPC's codes and HTTP's statuses, in one table.
 
 Metrics and log lines of calls go by gRPC's names, whichever protocol a call came over.
 """

@@ -1,4 +1,4 @@
-"""Every bench, one after the other, each in a process of its own: what `make bench` runs.
+"""The benches, one after the other, each in a process of its own: what `make bench` runs.
 
 Each bench prints its table when it is done; the end is one table of the ratios beside the aims, and one line of JSON
 with all keys. A bench that fails is named, costs the others nothing, and makes the exit status 1. Missing an aim does

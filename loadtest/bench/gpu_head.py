@@ -30,7 +30,7 @@ VECTORS = dlrm.CONTEXT_TABLES + dlrm.CANDIDATE_TABLES
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How the matrix products are computed; inputs and scores stay float32."""
+    """Precision of the matrix products; inputs and scores stay float32."""
 
     name: str
     tf32: bool = False

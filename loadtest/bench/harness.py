@@ -1,4 +1,4 @@
-"""How every bench measures and reports: contenders interleaved in one run, medians and ratios, one last line of JSON.
+"""The harness of every bench: contenders interleaved in one run, medians and ratios, one last line of JSON.
 
 These machines are shared and drift: two numbers are only compared when they were taken in turns, A B A B, and the
 ratio is taken pair by pair before its median. Absolute figures carry the machine, the date and the commit that they

@@ -27,7 +27,7 @@ class Run:
     due_s: list[float] = field(default_factory=list)
     """Times at which the answered requests were due, in seconds from the start."""
     took_s: list[float] = field(default_factory=list)
-    """Their latencies from then on."""
+    """Latencies of the answered requests, from when they were due."""
     statuses: Counter[str] = field(default_factory=Counter)
     """Requests by gRPC status."""
     wall_s: float = 0.0

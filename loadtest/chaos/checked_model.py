@@ -42,7 +42,7 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All numbers of one version."""
+    """Numbers of one version, all of them."""
 
     tables: Mapping[str, NDArray[np.float32]]
     """Rows by table, (rows, DIM)."""

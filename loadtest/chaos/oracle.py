@@ -41,7 +41,7 @@ class Question:
 
 
 class Live:
-    """Which versions may answer now: one of each model, and two while its versions change."""
+    """Versions that may answer now: one of each model, and two while its versions change."""
 
     def __init__(self, versions: Mapping[str, int]) -> None:
         self._versions = {model: frozenset({version}) for model, version in versions.items()}
@@ -60,7 +60,7 @@ class Live:
 
 
 class Oracle:
-    """Every right answer to some requests, computed beforehand.
+    """Right answers to some requests, all of them, computed beforehand.
 
     Args:
         versions: Number of versions by model, counted from 1 on.

@@ -60,7 +60,7 @@ class Trouble:
 
 @dataclass(slots=True)
 class Record:
-    """Every request, in the order of their answers."""
+    """Requests of a run, all of them, in the order of their answers."""
 
     due_s: array[float] = field(default_factory=lambda: array("d"))
     took_s: array[float] = field(default_factory=lambda: array("d"))

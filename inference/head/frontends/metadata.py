@@ -1,4 +1,4 @@
-"""What a model takes and gives, as the proto's `Model` message: read off the schema and the manifest."""
+"""Metadata of a model, what it takes and gives, as the `Model` message of the proto: off its schema and manifest."""
 
 from __future__ import annotations
 

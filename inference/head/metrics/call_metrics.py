@@ -1,4 +1,4 @@
-"""What became of Predict calls, for metrics: how many by model and code, where the time of answered ones went.
+"""Metrics of Predict calls: how many there were by model and code, and where the time of answered ones went.
 
 Owned by the event loop. A model is known here once a version of it was loaded: names in requests never become labels,
 so whoever sends names that nobody serves adds no series.

@@ -1,4 +1,4 @@
-"""Where every Predict call is reported when it ends: to the metrics and to the log."""
+"""The watch over Predict calls: each is reported to the metrics and to the log when it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a feature's ids to the look-up of their rows, and from its result to an input of the dense program.
+"""Look-ups of features: from ids to the look-up of their rows, and from its result to an input of the dense program.
 
 One `FeatureLookup` is one `LookupSpec` of the manifest bound to its feature's declaration. It decides, once per
 version, what the bags are:
