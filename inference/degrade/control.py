@@ -1,4 +1,4 @@
-"""How far a version is degraded: a level that follows a head's pressure, with hysteresis. Pure: it is told the time.
+"""Level of degradation of a version: it follows a head's pressure, with hysteresis. Pure: it is told the time.
 
 Pressure is 0 when a head is idle and 1 when a request just gets done in its time (`Admission.pressure`); it is smoothed
 first, so that one batch is no overload.
