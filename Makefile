@@ -34,7 +34,7 @@ demo: $(INSTALLED) ## Train, export, serve on 4 shards, predict, compare; ONCE=1
 	$(BIN)/python -m examples.movielens.demo $(if $(filter-out 0,$(ONCE)),--once)
 
 # In as many processes as there are cores. More than eight gain nothing: each imports torch and numba for itself. In the
-# order of the folders, so that what starts Ray comes first: it takes longest, and runs in one process only.
+# order of collection (see tests/conftest.py), so that what takes longest does not come last.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --no-loadscope-reorder
 
 test: $(INSTALLED_DEV) ## Lint, types and all tests; SLOW=1 adds those of minutes and gigabytes

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from examples.movielens import data
 
 if TYPE_CHECKING:
-    from xdist.scheduler import LoadScopeScheduling
+    from xdist.scheduler import LoadFileScheduling
 
 # Read by torch when it is imported, by tests and by what they start: their tensors are small, and on a busy machine a
 # second thread spins more than it helps.
@@ -39,9 +39,6 @@ UNHURRIED = {"medium", "ray", "readme", "slow", "wheel"}
 """Markers that `make check` leaves out."""
 
 MAX_LISTED = 20
-
-OF_RAY = ("tests/cluster/", "tests/hosts/", "tests/loadtest/test_chaos.py", "tests/test_readme_commands.py")
-"""Where the tests are that start a Ray: each takes gigabytes and all cores for a while."""
 
 _unmarked: list[tuple[float, str]] = []
 """Seconds, and the test's phase, of whatever took longer than `FAST_S` without such a marker."""
@@ -81,16 +78,17 @@ def no_ray_in_unit_tests(request: pytest.FixtureRequest) -> Iterator[None]:
         )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what starts Ray first, the READMEs' tour before all: what takes minutes would end alone, one core idle."""
+    items.sort(key=lambda item: 0 if item.get_closest_marker("readme") else 1 if item.get_closest_marker("ray") else 2)
+
+
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
-    """Spread tests over processes by the file, since a file shares fixtures; all that start Ray run in one of them."""
-    from xdist.scheduler import LoadScopeScheduling
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    """Spread tests over processes by the file, since a file shares fixtures."""
+    from xdist.scheduler import LoadFileScheduling
 
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.startswith(OF_RAY) else nodeid.partition("::")[0]
-
-    return ByFile(config, log)
+    return LoadFileScheduling(config, log)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
