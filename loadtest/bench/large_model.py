@@ -43,7 +43,8 @@ def one_table_model(rows: int) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(1)
-    export_model(Summed(), Schema([Sparse("ids", many=True)]), folder, VERSION, quiet=True)
+    # Without the samples of a self-check: they would be held against the table that is put in its place.
+    export_model(Summed(), Schema([Sparse("ids", many=True)]), folder, VERSION, check_rows=0, quiet=True)
     if rows > EMPTY_ROWS:
         _replace_table(version_dir, rows)
     return folder

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 import ringpull.loadtest.bench
+from ringpull.inference.model.manifest import Manifest
 from ringpull.loadtest import dlrm
 from ringpull.loadtest.bench import all as every_bench
-from ringpull.loadtest.bench import dlrm_requests, growth, ready, routing, stage_budget, targets
+from ringpull.loadtest.bench import dlrm_requests, growth, large_model, ready, routing, stage_budget, targets
 from ringpull.loadtest.bench.dlrm_requests import BAG, CANDIDATES
 from ringpull.loadtest.bench.growth_model import CpuModel, PullShape, sub_bags, wire_bytes_per_sample
 from ringpull.loadtest.bench.harness import Report, Samples, interleave
@@ -303,3 +304,13 @@ class TestServer:
     def test_one_that_ends_before_it_is_ready_is_an_error(self) -> None:
         with pytest.raises(RuntimeError, match="ended before it was ready"), server("tests.loadtest.family", "down"):
             pass
+
+
+@pytest.mark.medium
+def test_the_model_of_one_table_has_no_samples_of_another_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head would hold them against the table that was put in the exported one's place, and refuse the version."""
+    monkeypatch.setenv("RINGPULL_BENCH_CACHE", str(tmp_path))
+    manifest = Manifest.load(large_model.one_table_model(100) / str(large_model.VERSION))
+    assert (manifest.tables[0].rows, manifest.samples) == (100, None)
