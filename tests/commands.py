@@ -12,4 +12,4 @@ GROUP: Any = typer.main.get_command(app)
 _CONTEXT = GROUP.make_context("ringpull", [], resilient_parsing=True)
 
 COMMANDS: dict[str, Any] = {name: GROUP.get_command(_CONTEXT, name) for name in GROUP.list_commands(_CONTEXT)}
-"""By name, in the order of the help."""
+"""Commands by name, in the order of the help."""

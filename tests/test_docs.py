@@ -158,7 +158,7 @@ def test_the_request_by_hand_fits_the_demos_model() -> None:
 
 
 def test_files_that_architecture_names_exist() -> None:
-    """But for the left column of what changed its name."""
+    """Files named above the tables of old names, whose left columns are meant to be gone."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     current = text[: text.index("## What changed its name")]
     named = re.findall(r"`((?:ps|router|inference|deploy|loadtest|ringpull|tests)/[\w/.-]*)`", current)

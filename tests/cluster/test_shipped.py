@@ -24,7 +24,7 @@ print(ringpull.__version__)
 
 
 def test_ray_packs_what_the_links_lead_to(tmp_path: Path) -> None:
-    """By Ray's own function, and unpacked as on a node: in a folder of the path, without the repository."""
+    """Package it by Ray's own function, unpack it as on a node: in a folder of the path, without the repository."""
     (shipped,) = _runtime_env(ship_code=True)["py_modules"]
     assert shipped == str(CODE_ROOT / "ringpull")
     package, target = tmp_path / "package.zip", tmp_path / "node"
