@@ -28,3 +28,5 @@ class ShardHeartbeat:
     """Resident memory of the process. A page that several shards map counts in each."""
     metrics_port: int = 0
     """Port of its metrics; 0 when it has none."""
+    warnings: tuple[str, ...] = ()
+    """What an operator should know of it now, a sentence each; `status` shows them."""

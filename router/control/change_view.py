@@ -46,6 +46,14 @@ class ChangeView:
         """Take note of a head's heartbeat."""
         self.heads[head] = heartbeat
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return the warnings of all members, each with its member before it."""
+        members = [
+            *((f"shard {shard}", heartbeat.warnings) for shard, heartbeat in sorted(self.shards.items())),
+            *((f"head {head}", heartbeat.warnings) for head, heartbeat in sorted(self.heads.items())),
+        ]
+        return tuple(f"{member}: {warning}" for member, warnings in members for warning in warnings)
+
     def status(self, machine: Coordinator) -> ChangeStatus:
         """Return the status of the change under way, or of the last one."""
         change, outcome = machine.state.change, machine.state.outcome

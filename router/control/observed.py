@@ -80,3 +80,5 @@ class HeadHeartbeat:
     """Look-ups by `MODEL/TABLE`."""
     metrics_port: int = 0
     """Port of its metrics; 0 when it has none, or not yet."""
+    warnings: tuple[str, ...] = ()
+    """What an operator should know of it now, a sentence each; `status` shows them."""

@@ -91,6 +91,8 @@ class DeploymentStatus:
     """Number of Predicts that all heads have answered since they started."""
     traffic: Mapping[str, TableTraffic]
     """`MODEL/TABLE` -> look-ups of all heads since they started."""
+    warnings: tuple[str, ...] = ()
+    """What an operator should know now, a sentence each that begins with the member it is about."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -413,6 +413,7 @@ class CoordinatorProcess:
             nodes={shard: heartbeat.node for shard, heartbeat in self._view.shards.items()},
             requests=sum(heartbeat.requests for heartbeat in self._view.heads.values()),
             traffic=traffic_of(self._view.heads.values()),
+            warnings=self._view.warnings(),
         )
 
     # -- heartbeats ----------------------------------------------------------------------------------------------------
