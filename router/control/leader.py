@@ -415,7 +415,7 @@ class Leader:
         if self._introductions.of(member) != heartbeat.incarnation:
             self._introductions.begin(member, heartbeat)
         elif isinstance(heartbeat, ShardHeartbeat):
-            address = ShardAddress(member.id, heartbeat.host, heartbeat.port)
+            address = ShardAddress(member.id, heartbeat.host, heartbeat.port, heartbeat.incarnation)
             self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
         else:
             self._heard_s[member.id] = self._clock()
