@@ -154,9 +154,10 @@ class Head:
             await self._watch()
             return self._address
 
-    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
-        """Renew the lease and say how the head is."""
-        self._lease.renew(lease_s)
+    def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
+        """Say how the head is; renew the lease if it is said for how long."""
+        if lease_s is not None:
+            self._lease.renew(lease_s)
         address = self._address or HeadAddress(self.config.host, 0, 0)
         p50_ms, p99_ms = self._predictor.latencies.percentiles_ms()
         return HeadHeartbeat(

@@ -75,7 +75,7 @@ class Reign:
         """Save the next generation. When this returns, whoever leads next goes on from it, or from a later one.
 
         Returns:
-            Whether this term leads still, as far as can be seen. If not, the state is safe, and is for others to act on.
+            Whether this term leads still, as far as can be seen. If not, the state is safe, but others act on it.
 
         Raises:
             Superseded: A higher term has begun; this state was not saved, and nobody will go on from it.

@@ -76,4 +76,4 @@ def is_seal(content: bytes) -> bool:
 
 
 def _checksum(fields: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(fields, sort_keys=True, separators=(",", ":")))
+    return xxhash.xxh3_64_hexdigest(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())

@@ -44,7 +44,7 @@ logger: Final = logging.getLogger(__name__)
 
 SKIPPED_EPOCHS: Final = 1_000_000
 SKIPPED_IDS: Final = 1000
-"""How far epochs and numbers of changes go ahead when the newest state is lost: further than what it could have used."""
+"""How far epochs and numbers of changes go ahead when the newest state is lost: further than it could have used."""
 
 BEATS: Final = 5
 """Beats for which nothing must be seen of a deployment before it counts as dead."""
@@ -119,7 +119,7 @@ class StateStore:
         """Have the folder belong to another deployment, which begins its first term there.
 
         Args:
-            lives: Returns whether the deployment that has it is surely alive, surely dead, or None: its beat is watched.
+            lives: Returns whether the deployment that has it surely lives or is dead; None: its beat is watched.
             say: Called with what is waited for.
             wait: Waits for so many seconds.
 
