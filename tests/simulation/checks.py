@@ -113,7 +113,9 @@ class Checks:
         for head in self.world.heads.values():
             if head.runs and head.serving and head.map is not None and now_s < head.led_until_s:
                 used = [(head.map, head.live), *((pull.shard_map, pull.live) for pull in head.pulls)]
-                for shard_map, live in {(id(shard_map), id(live)): (shard_map, live) for shard_map, live in used}.values():
+                for shard_map, live in {
+                    (id(shard_map), id(live)): (shard_map, live) for shard_map, live in used
+                }.values():
                     self._answered(head, shard_map, live)
 
     def _answered(self, head, shard_map, live) -> None:

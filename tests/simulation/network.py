@@ -62,7 +62,14 @@ class Network:
         return self.kernel.random.random() * self.weather.delay_s
 
     def call(
-        self, source: Process, name: str, find: Callable[[], Any], work: Callable[[Any], T], *, at_once: bool = False
+        self,
+        source: Process,
+        name: str,
+        find: Callable[[], Any],
+        work: Callable[[Any], T],
+        *,
+        at_once: bool = False,
+        once: bool = False,
     ) -> T:
         """Have another process do something, from a task of `source`; return what it returned.
 
@@ -71,12 +78,14 @@ class Network:
             find: Returns that process's object as it is when the call arrives; it has a `process`.
             work: What is called with it, in a task of that process.
             at_once: It does not block, and needs no task of its own.
+            once: It arrives, and once, whatever the weather, unless it is cut off.
 
         Raises:
             RingpullError: `work` raised it.
             Unavailable: It was lost, or whom it was for is gone.
         """
-        kernel, weather, random = self.kernel, self.weather, self.kernel.random
+        kernel, random = self.kernel, self.kernel.random
+        weather = FINE if once else self.weather
         luck = random.random()
         kernel.sleep(self.way_s())
         if at_once and weather is FINE and not self.cut:

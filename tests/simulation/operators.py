@@ -73,7 +73,7 @@ class Operators:
             return coordinator.ask(lambda leader: self._told(leader, coordinator, asked))
 
         try:
-            status = world.network.call(self.process, "coordinator", world.coordinator, work)
+            status = world.network.call(self.process, "coordinator", world.coordinator, work, once=True)
         except RingpullError as exc:
             if asked.answer == "none yet":
                 asked.answer = "unknown"
@@ -139,7 +139,9 @@ class Ledger:
             if asked.id == change.id and asked.answer != "refused" and not isinstance(asked.request, Control)
         ]
         if not askers:
-            self.world.checks.violated(f"{leader} carries out change {change.id}, {change.subject}, that nobody asked for")
+            self.world.checks.violated(
+                f"{leader} carries out change {change.id}, {change.subject}, that nobody asked for"
+            )
         if change.paused:
             return
         held = [asked for asked in self.asked if asked.id == change.id and isinstance(asked.request, Control)]

@@ -213,7 +213,11 @@ class World:
     def leads(self, leader: SimLeader, head: int, incarnation: str) -> None:
         """Take note that a leader has heard of a head, and so counts on its lease from now on."""
         found = self.heads[head]
-        if leader.term == self.checks.newest_term and found.incarnation == incarnation and found.fence.term == leader.term:
+        if (
+            leader.term == self.checks.newest_term
+            and found.incarnation == incarnation
+            and found.fence.term == leader.term
+        ):
             found.led_until_s = self.kernel.now_s + self.timing.lease_s
 
     def coordinator(self) -> SimLeader:
