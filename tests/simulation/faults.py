@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ringpull.router.control.saved_files import is_seal
 from tests.simulation.network import FINE, Weather
 
 if TYPE_CHECKING:
@@ -13,10 +15,17 @@ if TYPE_CHECKING:
 End = Callable[[], None]
 """Undoes a fault."""
 
+Fault = Callable[["World"], End | None]
 
-def some(world: World) -> None:
-    """Have one fault, of any kind, begin now, and end after a while if it does not end by itself."""
-    fault = world.random.choice(FAULTS)
+
+def theme(random: Random) -> list[Fault]:
+    """Return faults to draw from in one history: a few come again and again, so that they meet."""
+    return [*random.sample(FAULTS, 2) * 4, *FAULTS]
+
+
+def some(world: World, kinds: list[Fault]) -> None:
+    """Have one fault begin now, and end after a while if it does not end by itself."""
+    fault = world.random.choice(kinds)
     world.disturbed()
     end = fault(world)
     if end is not None:
@@ -70,6 +79,27 @@ def stop_something(world: World) -> End:
     return go_on
 
 
+def ambush_the_coordinator(world: World) -> None:
+    """Kill it or lose its node at the worst moment: as it gives a command, or before or after it saves."""
+    moment = world.random.choice(["command", "saving", "saved"])
+    how = world.random.choice([kill_the_coordinator, lose_the_coordinators_node])
+    skipped = world.random.randrange(8)
+
+    def spring() -> None:
+        nonlocal skipped
+        if skipped:
+            skipped -= 1
+            world.ambushes[moment] = spring
+            return
+        world.told(f"AMBUSH as it is {moment}")
+        world.disturbed()
+        end = how(world)
+        if end is not None:
+            world.kernel.later(world.random.random() * 15.0, lambda: over(world, end))
+
+    world.ambushes[moment] = spring
+
+
 def lose_the_coordinators_node(world: World) -> End:
     """Have Ray take the coordinator for dead and start another one; it is stopped, cut off, or just goes on."""
     lost = world.seat
@@ -80,7 +110,12 @@ def lose_the_coordinators_node(world: World) -> End:
         return lambda: None
     if how == "stopped":
         world.kernel.stop(lost.process)
-        return lambda: world.kernel.go_on(lost.process)
+
+        def go_on() -> None:
+            world.told(f"CONTINUE {lost}")
+            world.kernel.go_on(lost.process)
+
+        return go_on
     lost.process.name = f"coordinator {lost.number}"
     pairs = cut(world, lost.process.name)
     return lambda: world.network.cut.difference_update(pairs)
@@ -113,6 +148,7 @@ def rough_weather(world: World) -> End:
     """Have calls lost, answers lost, some late, some made twice."""
     worst = world.random.choice([0.05, 0.2])
     world.told(f"ROUGH {worst}")
+    world.was_rough = True
     world.network.weather = Weather(lost=worst, unanswered=worst, late=worst, twice=worst, delay_s=0.3)
 
     def fine() -> None:
@@ -155,12 +191,22 @@ def folder_emptied(world: World) -> End:
     return lambda: _mended(world)
 
 
+def newest_state_damaged(world: World) -> None:
+    """Flip a bit in the newest state, if there is another one to go on from."""
+    states = sorted(name for name in world.folder.files if name.startswith("state-"))
+    whole = [name for name in states if not is_seal(world.folder.files[name])]
+    if len(whole) > 1:
+        world.told(f"DAMAGED {whole[-1]}")
+        world.folder.damage(whole[-1])
+        world.checks.state_lost()
+
+
 def _mended(world: World) -> None:
     world.told("FOLDER MENDED")
     world.folder.mend()
 
 
-FAULTS: list[Callable[[World], End | None]] = [
+FAULTS: list[Fault] = [
     kill_a_shard,
     kill_a_shard,
     kill_a_head,
@@ -170,7 +216,8 @@ FAULTS: list[Callable[[World], End | None]] = [
     stop_something,
     stop_something,
     lose_the_coordinators_node,
-    lose_the_coordinators_node,
+    ambush_the_coordinator,
+    ambush_the_coordinator,
     cut_off,
     rough_weather,
     folder_away,
@@ -178,5 +225,6 @@ FAULTS: list[Callable[[World], End | None]] = [
     folder_slow,
     folder_hangs,
     folder_emptied,
+    newest_state_damaged,
 ]
 """All of them; what is there twice happens twice as often."""

@@ -36,14 +36,11 @@ class Folder:
         self.hidden: dict[str, bytes] | None = None
         """What was in it while it is empty; None: it is not."""
 
-    def damage(self, newest: Callable[[list[str]], str | None]) -> str | None:
-        """Flip a bit in the middle of one file; return its name."""
-        name = newest(sorted(self.files))
-        if name is not None:
-            content = bytearray(self.files[name])
-            content[len(content) // 2] ^= 1
-            self.files[name] = bytes(content)
-        return name
+    def damage(self, name: str) -> None:
+        """Flip a bit in the middle of a file."""
+        content = bytearray(self.files[name])
+        content[len(content) // 2] ^= 1
+        self.files[name] = bytes(content)
 
     def empty(self) -> None:
         """Have it look as if nothing had ever been there."""
@@ -68,13 +65,15 @@ class SimFiles:
     Args:
         folder: The folder.
         process: Whose calls they are: a dead one's end where they are.
+        watch: Called before (`saving`) and after (`saved`) a state is made.
     """
 
     beat_s = 2.0
 
-    def __init__(self, folder: Folder, process: Process) -> None:
+    def __init__(self, folder: Folder, process: Process, watch: Callable[[str], None] = lambda _: None) -> None:
         self._folder = folder
         self._process = process
+        self._watch = watch
 
     def __repr__(self) -> str:
         return "the folder"
@@ -98,7 +97,12 @@ class SimFiles:
                 raise FileExistsError(name)
             self._folder.files[name] = content
 
+        if not name.startswith("state-"):
+            self._call(create)
+            return
+        self._watch("saving")
         self._call(create)
+        self._watch("saved")
 
     def replace(self, name: str, content: bytes) -> None:
         def replace() -> None:

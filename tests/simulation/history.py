@@ -54,10 +54,11 @@ def _live(world: World) -> None:
         world.checks.violated("it does not come up")
     world.told("IT IS UP")
     begin_s = kernel.now_s
-    for at_s in _moments(random, random.randint(3, 8)):
+    for at_s in _moments(random, random.randint(4, 10)):
         kernel.later(at_s, lambda: world.operators.ask(world.operators.anything()))
-    for at_s in _moments(random, random.randint(1, 6)):
-        kernel.later(at_s, partial(faults.some, world))
+    kinds = faults.theme(random)
+    for at_s in _moments(random, random.randint(1, 7)):
+        kernel.later(at_s, partial(faults.some, world, kinds))
     kernel.run(begin_s + LASTS_S)
     world.calm()
     if not kernel.run(kernel.now_s + REST_S, lambda: _at_rest(world)):

@@ -97,6 +97,11 @@ class Kernel:
         self.later(seconds, lambda: self._go_on(task), self._of[task])
         self._hub.switch()
 
+    def pause(self) -> None:
+        """Let the task that runs go on only if its process does: at once, unless that was stopped."""
+        if self._of[getcurrent()].stopped:
+            self.sleep(0.0)
+
     def wait(self, ready: Waiting) -> None:
         """Block the task that runs until somebody opens `ready`."""
         if not ready.open:

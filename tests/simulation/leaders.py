@@ -146,7 +146,7 @@ class SimLeader:
     def _new_leader(self) -> Leader:
         """Begin a term, as soon as the folder lets it."""
         world = self.world
-        store = StateStore(SimFiles(world.folder, self.process))
+        store = StateStore(SimFiles(world.folder, self.process, partial(world.moment, self)))
         while True:
             try:
                 reign = store.claim(Owner(world.deployment), must_exist=world.was_led)
@@ -185,6 +185,7 @@ class SimLeader:
             self.world.checks.acts(self.term, self.leader.machine.state)
             self.world.ledger.acts(self, self.leader.machine.state)
         self.world.kernel.spawn(self.process, work)
+        self.world.moment(self, "command")
 
     def _heartbeats(self, leader: Leader, member: Member) -> None:
         """Ask a member for its heartbeats: see `ringpull.router.control.heartbeat_monitor`."""

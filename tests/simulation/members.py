@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.errors import CorruptData, RingpullError, Unavailable
 from ringpull.ps.fence import Fence, Order
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.placement import ServedRanges, VersionPlacement
@@ -41,6 +41,7 @@ class SimShard:
         self.address = ShardAddress(shard, "host", port, incarnation)
         self.process = Process(f"shard {shard}")
         self.fence = Fence(world.deployment, incarnation)
+        self.born_in_term = world.newest_term
         self.stored: dict[Table, Bits] = {}
         self.served: dict[Table, Bits] = {}
         self.ranges: tuple[ServedRanges, ...] = ()
@@ -148,6 +149,8 @@ class SimHead:
         self.incarnation = incarnation
         self.process = Process(f"head {head}")
         self.fence = Fence(world.deployment, incarnation)
+        self.born_in_term = world.newest_term
+        """Highest term that had begun by then."""
         self.loaded: set[tuple[str, int]] = set()
         self.map: ShardMap | None = None
         self.live: dict[str, int] = {}
@@ -193,6 +196,9 @@ class SimHead:
         self.world.checks.obeyed(self, order)
         self._take(shard_map)
         kernel.sleep(kernel.random.random() * self.world.copy_s)
+        for version in versions:
+            if self.world.is_wrong(version.version):
+                raise CorruptData(f"{version.name} answers its samples wrongly")
         self.loaded |= {(version.model, version.version) for version in versions}
 
     def route(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ringpull.ps.errors import InvalidInput, RingpullError
-from ringpull.router.control.change import PHASES, CoordinatorState
+from ringpull.router.control.change import CoordinatorState, Phase
 from ringpull.router.control.changes import begin_of
 from ringpull.router.control.events import Abort, Event, Pause, Resume
 from ringpull.router.control.leader import Leader
@@ -73,7 +73,7 @@ class Operators:
             return coordinator.ask(lambda leader: self._told(leader, coordinator, asked))
 
         try:
-            status = world.network.call(self.process, "coordinator", world.coordinator, work, once=True)
+            status = world.network.call(self.process, "coordinator", world.any_coordinator, work, once=True)
         except RingpullError as exc:
             if asked.answer == "none yet":
                 asked.answer = "unknown"
@@ -115,6 +115,8 @@ class Ledger:
         self.outcomes: dict[int, str] = {}
         """Change -> reason why it was given up, or empty when it was carried through."""
         self._last: dict[int, CoordinatorState] = {}
+        self._paused: dict[int, Phase] = {}
+        """Change -> phase in which it was paused."""
 
     def saved(self, leader: SimLeader, state: CoordinatorState) -> None:
         """Take note of a state that was saved."""
@@ -142,23 +144,19 @@ class Ledger:
             self.world.checks.violated(
                 f"{leader} carries out change {change.id}, {change.subject}, that nobody asked for"
             )
-        if change.paused:
-            return
-        held = [asked for asked in self.asked if asked.id == change.id and isinstance(asked.request, Control)]
-        if held and held[-1].request is Control.PAUSE and held[-1].answer == "accepted":
-            self._paused(leader, change.id, PHASES.index(change.phase))
-
-    def _paused(self, leader: SimLeader, change: int, phase: int) -> None:
-        self.world.checks.violated(f"{leader} goes on with change {change}, phase {phase}, which was paused")
+        if not change.paused:
+            self._paused.pop(change.id, None)
+        elif self._paused.setdefault(change.id, change.phase) is not change.phase:
+            self.world.checks.violated(f"{leader} goes on with change {change.id}, which is paused")
 
     def ended(self) -> None:
         """Hold everything that was answered against how it ended, once nothing goes on any more."""
         for asked in self.asked:
             if asked.answer != "accepted":
                 continue
-            if asked.id not in self.outcomes:
+            if asked.id not in self.outcomes and not self.world.checks.lost:
                 self.world.checks.violated(f"{asked.request} was accepted as change {asked.id}, which never ended")
-            if asked.request is Control.ABORT and not self.outcomes[asked.id]:
+            if asked.request is Control.ABORT and not self.outcomes.get(asked.id, "lost"):
                 self.world.checks.violated(f"change {asked.id} was aborted, and carried out all the same")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Final
@@ -42,12 +43,18 @@ class World:
         self.operators = Operators(self)
         self.versions = 1
         """Highest version there is."""
+        self.ambushes: dict[str, Callable[[], None]] = {}
+        """Moment -> what happens when the coordinator comes to it next."""
         self.calm_since_s = 0.0
+        self.was_rough = False
+        """Whether calls may have come late."""
         self.was_led = False
         """Whether the deployment was ever led, so that a state of it must exist."""
         self._lives = 0
         self._ended: set[ShardAddress] = set()
         self._touched = False
+        self.newest_term = 0
+        """Highest term that has begun."""
         self.shards: dict[int, SimShard] = {}
         self.heads = {head: self._new_head(head) for head in range(random.choice([1, 2]))}
         self.folder = Folder(self.kernel)
@@ -67,6 +74,14 @@ class World:
     def story(self) -> str:
         """Return what has happened, for people."""
         return "\n".join([f"history {self.seed}:", *self.log[-300:]])
+
+    def moment(self, leader: SimLeader, which: str) -> None:
+        """Have happen what waits for a leader to come to this moment."""
+        if self.ambushes and leader is self.seat:
+            spring = self.ambushes.pop(which, None)
+            if spring is not None:
+                spring()
+                self.kernel.pause()
 
     def touched(self) -> None:
         """Have slots looked at after this step."""
@@ -88,6 +103,7 @@ class World:
     def calm(self) -> None:
         """Have everything well again, and nothing go wrong from now on."""
         self.told("CALM")
+        self.ambushes.clear()
         self.network.cut.clear()
         self.network.weather = FINE
         self.folder.mend()
@@ -102,6 +118,10 @@ class World:
         """Return a version as it is found on disk."""
         tables = {name: PlacedTable(f"/{version}/{name}", copies) for name, copies in TABLES.items()}
         return PlacedVersion(MODEL, version, f"/{version}", tables)
+
+    def is_wrong(self, version: int) -> bool:
+        """Return whether a version cannot go live: its samples are answered wrongly."""
+        return version % 4 == 0
 
     def tables_of(self, versions) -> list[Table]:
         """Return the tables of some versions."""
@@ -213,11 +233,7 @@ class World:
     def leads(self, leader: SimLeader, head: int, incarnation: str) -> None:
         """Take note that a leader has heard of a head, and so counts on its lease from now on."""
         found = self.heads[head]
-        if (
-            leader.term == self.checks.newest_term
-            and found.incarnation == incarnation
-            and found.fence.term == leader.term
-        ):
+        if leader.term == self.newest_term and found.incarnation == incarnation and found.fence.term == leader.term:
             found.led_until_s = self.kernel.now_s + self.timing.lease_s
 
     def coordinator(self) -> SimLeader:
@@ -229,6 +245,15 @@ class World:
         if self.seat is None or not self.seat.process.alive:
             raise Unavailable("the coordinator is not up")
         return self.seat
+
+    def any_coordinator(self) -> SimLeader:
+        """Return a coordinator that somebody reaches who may not have heard which one is the present one.
+
+        Raises:
+            Unavailable: None lives.
+        """
+        alive = [leader for leader in self.leaders if leader.process.alive]
+        return self.random.choice(alive) if len(alive) > 1 else self.coordinator()
 
     def kill_coordinator(self) -> None:
         """Kill the coordinator; it is restarted."""
@@ -248,4 +273,4 @@ class World:
 
     def newest_map(self, head: SimHead) -> ShardMap:
         """Return the map that a head gets when it asks."""
-        return self.network.call(head.process, "coordinator", self.coordinator, lambda leader: leader.map())
+        return self.network.call(head.process, "coordinator", self.any_coordinator, lambda leader: leader.map())
