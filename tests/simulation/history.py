@@ -61,6 +61,7 @@ def _live(world: World) -> None:
         kernel.later(at_s, partial(faults.some, world, kinds))
     kernel.run(begin_s + LASTS_S)
     world.calm()
+    kernel.run(kernel.now_s + 1.0)
     if not kernel.run(kernel.now_s + REST_S, lambda: _at_rest(world)):
         world.checks.violated(f"it has not come to rest within {REST_S:g} s")
     world.told("IT RESTS")
@@ -88,11 +89,11 @@ def _bring_up(world: World) -> None:
 def _at_rest(world: World) -> bool:
     """Whether nothing is left to do, as far as the newest coordinator knows."""
     seat = world.seat
-    if seat is None or seat.leader is None or not seat.process.alive:
+    if seat is None or seat.leader is None or not seat.process.alive or world.operators.busy:
         return False
     machine = seat.leader.machine
     state = machine.state
-    if state.change is not None and state.change.paused and not world.operators.busy:
+    if state.change is not None and state.change.paused:
         world.operators.ask(Control.RESUME)
     return (
         state.change is None

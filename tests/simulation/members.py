@@ -47,7 +47,7 @@ class SimShard:
         self.ranges: tuple[ServedRanges, ...] = ()
         self.epoch = 0
         self.bytes_per_s: float | None = None
-        self.prepares: list[bool] = []
+        self.turn: Waiting | None = None
         self.cancels = 0
         """How often it was told to cancel."""
 
@@ -78,6 +78,9 @@ class SimShard:
 
     def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
         self.fence.check(order)
+        with_turn(self, lambda: self._prepare(placements))
+
+    def _prepare(self, placements: Sequence[VersionPlacement]) -> None:
         kernel, cancels = self.world.kernel, self.cancels
         left_s = kernel.random.random() * self.world.copy_s
         while left_s > 0 or self.bytes_per_s == 0:
@@ -156,11 +159,13 @@ class SimHead:
         self.live: dict[str, int] = {}
         self.serving = False
         self.leased_until_s = float("inf")
+        self.renewed_until_s = 0.0
+        """End of the lease by the last heartbeat that renewed it."""
         self.led_until_s = 0.0
-        """End of the lease as its leader must count it: since an answer of it has arrived there."""
+        """End of the lease as far as its leader knows of it, and counts on it."""
         self.pulls: set[Pull] = set()
         self.asking = False
-        self._leading: Waiting | None = None
+        self.turn: Waiting | None = None
 
     def __repr__(self) -> str:
         return f"head {self.head} ({self.incarnation})"
@@ -184,12 +189,12 @@ class SimHead:
         self.fence.check(order)
         now_s = self.world.kernel.now_s
         if now_s < self.leased_until_s:
-            self.leased_until_s = now_s + lease_s
+            self.leased_until_s = self.renewed_until_s = now_s + lease_s
         return self.heartbeat()
 
     def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         self.fence.check(order)
-        self._alone(lambda: self._load(order, versions, shard_map))
+        with_turn(self, lambda: self._load(order, versions, shard_map))
 
     def _load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         kernel = self.world.kernel
@@ -209,7 +214,7 @@ class SimHead:
         versions: Collection[tuple[str, int]],
     ) -> None:
         self.fence.check(order)
-        self._alone(lambda: self._route(order, shard_map, live, versions))
+        with_turn(self, lambda: self._route(order, shard_map, live, versions))
 
     def _route(
         self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
@@ -257,13 +262,15 @@ class SimHead:
             self.map = shard_map
             self.world.touched()
 
-    def _alone(self, work: Callable[[], None]) -> None:
-        """One `load` or `route` at a time."""
-        while self._leading is not None:
-            self.world.kernel.wait(self._leading)
-        self._leading = leading = Waiting()
-        try:
-            work()
-        finally:
-            self._leading = None
-            self.world.kernel.open(leading)
+
+def with_turn(member: SimShard | SimHead, work: Callable[[], None]) -> None:
+    """Do some work of a member, one at a time."""
+    kernel = member.world.kernel
+    while member.turn is not None:
+        kernel.wait(member.turn)
+    member.turn = turn = Waiting()
+    try:
+        work()
+    finally:
+        member.turn = None
+        kernel.open(turn)

@@ -234,7 +234,7 @@ class World:
         """Take note that a leader has heard of a head, and so counts on its lease from now on."""
         found = self.heads[head]
         if leader.term == self.newest_term and found.incarnation == incarnation and found.fence.term == leader.term:
-            found.led_until_s = self.kernel.now_s + self.timing.lease_s
+            found.led_until_s = found.renewed_until_s
 
     def coordinator(self) -> SimLeader:
         """Return who has the coordinator's name.
