@@ -85,16 +85,24 @@ class Peers:
 class PeerSource:
     """Source for one table of one version: another shard."""
 
-    def __init__(self, peers: Peers, host: str, port: int, model: str, version: int, table: str) -> None:
+    def __init__(
+        self, peers: Peers, host: str, port: int, model: str, version: int, table: str, *, identity: int = 0
+    ) -> None:
+        """Refer to a shard.
+
+        Args:
+            identity: Identity that the table must have there; 0: any.
+        """
         self._peers = peers
         self._address = host, port
         self._table = model, version, table
+        self._identity = identity
 
     def __repr__(self) -> str:
         return f"shard at {self._address[0]}:{self._address[1]}"
 
     def describe(self, slots: SlotRange) -> TableContent:
-        request = DescribeRequest(*self._table, slots.begin, slots.end)
+        request = DescribeRequest(*self._table, slots.begin, slots.end, self._identity)
         reply = cast(DescribeReply, self._peers.request(*self._address, request))
         try:
             spec = TableSpec.from_dict(msgpack.unpackb(reply.spec.tobytes()))
@@ -103,5 +111,5 @@ class PeerSource:
         return TableContent(spec, reply.identity, reply.rows)
 
     def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
-        request = RangePullRequest(*self._table, slots.begin, slots.end, cursor, max_bytes)
+        request = RangePullRequest(*self._table, slots.begin, slots.end, cursor, max_bytes, self._identity)
         return cast(Block, self._peers.request(*self._address, request))
