@@ -20,6 +20,7 @@ from ringpull.ps.wire.protocol import FrameProtocol
 
 CONNECT_TIMEOUT_S = 5.0
 
+
 class Connection(FrameProtocol):
     """A connection to a shard; make one with `Connection.connect`. Not thread-safe: belongs to one event loop."""
 
