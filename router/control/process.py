@@ -122,6 +122,7 @@ class CoordinatorProcess:
             spawn=_spawn,
             wake=self._work.set,
         )
+        self._asked = threading.local()
         self._ending = threading.Event()
         self._stopped = ""
         self._monitor: HeartbeatMonitor[Member] = HeartbeatMonitor(
@@ -146,9 +147,22 @@ class CoordinatorProcess:
         subject = ", ".join(version.name for version in spec.versions)
         return self._tell(lambda: Begin(Kind.BRING_UP, subject, spec))
 
-    def call(self, request: Request[R]) -> R:
+    def call(self, request: Request[R], *, within_s: float | None = None) -> R:
         """Carry out a request: the method that has the name of its verb answers. See `OperatorVerbs.call`."""
-        return VERBS.answer(self, request)
+        self._asked.until_s = None if within_s is None else self._clock() + within_s
+        try:
+            return VERBS.answer(self, request)
+        finally:
+            self._asked.until_s = None
+
+    def release(self) -> None:
+        """Lead no more, and let any other deployment have the folder of the state.
+
+        Raises:
+            StartupError: The folder cannot be written.
+        """
+        self.stop()
+        self._reign.release()
 
     def publish(self, request: Publish) -> ChangeStatus:
         return self._submit(request)
@@ -265,17 +279,27 @@ class CoordinatorProcess:
         return self._on_thread(lambda: self._leader.tell(event()))
 
     def _on_thread(self, work: Callable[[], T]) -> T:
+        """Have work done by the leader's thread; return its result.
+
+        Raises:
+            Unavailable: Its time ran out before it was begun, or another coordinator leads; nothing was done.
+        """
         self._check_runs()
         answer: Future[T] = Future()
+        until_s: float | None = getattr(self._asked, "until_s", None)
 
         def run() -> None:
             try:
+                if until_s is not None and self._clock() >= until_s:
+                    raise Unavailable("the request came too late; nothing was begun")
                 answer.set_result(work())
+            except Superseded as exc:
+                answer.set_exception(Unavailable(f"another coordinator leads by now; ask again ({exc})"))
             except RingpullError as exc:
                 answer.set_exception(exc)
 
         self._leader.put(run)
-        while True:
+        while True:  # A request that is begun may take longer than it has: then it is done, and its caller must know.
             try:
                 return answer.result(timeout=1.0)
             except TimeoutError:
