@@ -92,6 +92,8 @@ class PullRequest:
     """(sum of bags,): keys of each sub-bag, at least 1."""
     weights: NDArray[np.float32]
     """(sum of keys of weighted look-ups,): one weight per key."""
+    identity: int = 0
+    """Identity of the version that the sender has; one that has another content is refused. 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class RangePullRequest:
     """Rows of the range already sent: 0 at first, then the last reply's `next_cursor`."""
     max_bytes: int
     """Upper bound on the rows of one reply; at least one row is sent."""
+    identity: int = 0
+    """Identity that the table must have; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,8 @@ class DescribeRequest:
     begin: int
     end: int
     """Slots [begin, end)."""
+    identity: int = 0
+    """Identity that the table must have; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)
