@@ -40,9 +40,12 @@ def placements_of(
                     # version it has open.
                     slots=tuple(runs(np.bitwise_or.reduce([owned_mask(spec, shard, model, table) for spec in specs]))),
                     sources=_sources(sources, model, number, table),
+                    identity=where.identity,
                 )
                 for table, where in version.tables.items()
             },
+            identity=version.identity,
+            folder=version.folder,
         )
         for (model, number), version in placed.items()
     )
