@@ -305,7 +305,7 @@ class Leader:
         self._restarts.answered(member)
         if isinstance(heartbeat, ShardHeartbeat):
             self._view.shard(member.id, heartbeat)
-            address = ShardAddress(member.id, heartbeat.host, heartbeat.port)
+            address = ShardAddress(member.id, heartbeat.host, heartbeat.port, heartbeat.incarnation)
             self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
         else:
             self._view.head(member.id, heartbeat)
