@@ -191,7 +191,7 @@ class LocalCopies:
 
         def sources_of(slots: SlotRange) -> list[RowSource]:
             sources: list[RowSource] = [
-                PeerSource(peers, source.host, source.port, *key, identity=identity)
+                PeerSource(peers, source, *key, identity=identity)
                 for source in table.sources
                 if source.slots.begin <= slots.begin and slots.end <= source.slots.end
             ]

@@ -18,6 +18,7 @@ from ringpull.ps.errors import (
     OtherContent,
     ProtocolError,
     RingpullError,
+    Stranger,
     Unavailable,
 )
 from ringpull.ps.wire.messages import ErrorReply
@@ -32,6 +33,7 @@ ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
     "UNAVAILABLE": Unavailable,
     "NOT_OWNER": NotOwner,
     "PROTOCOL_ERROR": ProtocolError,
+    "STRANGER": Stranger,
 }
 
 INTERNAL: Final = "INTERNAL"
