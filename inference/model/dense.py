@@ -8,9 +8,9 @@ An exported program runs operator by operator from Python, and takes the interpr
 event loop holds while it decodes. So the program is scripted when it is loaded: one call, no lock until it returns.
 Scripting fixes sizes that it sees as numbers, so a script is used only where it repeats the program on other sizes.
 
-A script holds the weights as constants, which torch folds and rearranges. What `torch.jit.trace` and `freeze` make stays
-in a register of torch's until the process ends, constants included: every version that was ever loaded (2.13). So the
-graph is traced and improved by itself, and made a function with a register of its own, which goes when it does.
+A script holds the weights as constants, which torch folds and rearranges. What `torch.jit.trace` and `freeze` make
+stays in a register of torch until the process ends, constants included: every version that was ever loaded (2.13). So
+the graph is traced and improved by itself, and made a function with a register of its own, which goes when it does.
 
 Rows are independent of each other: batches mix requests. So on the CPU a large batch is run in parts, each small enough
 that what its layers hand on stays in the cache (a DLRM of 26 tables in one thread: 4,096 rows at 69,000 a second in one
