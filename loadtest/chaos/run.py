@@ -6,7 +6,7 @@ A run ends early when the deployment does not come back; what was seen until the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,12 +23,15 @@ from ringpull.loadtest.chaos.checked_model import MODEL, make_requests
 from ringpull.loadtest.chaos.driver import Driver
 from ringpull.loadtest.chaos.faults import inject, victim
 from ringpull.loadtest.chaos.health import Broken, Health
+from ringpull.loadtest.chaos.kinds.registry import INJECT, impossible
+from ringpull.loadtest.chaos.kinds.scene import Folders, Scene
+from ringpull.loadtest.chaos.kinds.surroundings import served_among
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle
 from ringpull.loadtest.chaos.processes import Usage, give_way, usage
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.chaos.report import Findings, find, show
-from ringpull.loadtest.chaos.schedule import END_S, Command, Event, Fault, Kind, schedule
-from ringpull.loadtest.chaos.serving import RunCommand, served_models
+from ringpull.loadtest.chaos.schedule import END_S, LONG_RUN_S, Command, Event, Fault, Kind, schedule, too_long
+from ringpull.loadtest.chaos.serving import RunCommand
 from ringpull.loadtest.deployment import Deployment
 from ringpull.loadtest.generator import endless_arrivals
 
@@ -57,38 +60,43 @@ class Options:
     timeout_s: float
     overload_s: float
     without: Sequence[Kind]
+    only: Sequence[Kind]
 
 
 class Served:
-    """The deployment as the driver sees it: changed by an operator, hit by signals."""
+    """The deployment as the driver sees it: changed by an operator, hit by signals, and by what surrounds it."""
 
-    def __init__(self, operator: Operator, ours: Deployment, health: Health) -> None:
-        self._operator = operator
-        self._ours = ours
-        self._health = health
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
 
     async def carry_out(self, change: Fault | Command) -> str:
         assert isinstance(change, Fault)
-        said = await self._operator.carry_out(change)
-        await self._health.wait()
+        said = await self._scene.operator.carry_out(change)
+        await self._scene.health.wait()
         return said
 
     async def inject(self, fault: Fault, injected: Callable[[], None]) -> None:
-        process = await asyncio.to_thread(victim, self._ours, fault)
+        if surrounding := INJECT.get(fault.kind):
+            await surrounding(self._scene, fault, injected)
+            return
+        process = await asyncio.to_thread(victim, self._scene.ours, fault)
         if process is None:
             return
         injected()
         await inject(process, fault)
-        await self._health.wait(process if fault.kind.verb == "kill" else None)
+        await self._scene.health.wait(*([process] if fault.kind.verb == "kill" else []))
 
 
 class Run:
     """One run against a deployment that is up; what it has seen so far stays in it when it breaks off."""
 
-    def __init__(self, options: Options, ours: Deployment, run_command: RunCommand, console: Console) -> None:
+    def __init__(
+        self, options: Options, ours: Deployment, run_command: RunCommand, folders: Folders, console: Console
+    ) -> None:
         self._options = options
         self._ours = ours
         self._run_command = run_command
+        self._folders = folders
         self._console = console
         self.record = Record()
         self.goodput: goodput.Goodput | None = None
@@ -114,7 +122,16 @@ class Run:
                 await load.warm_up()
                 await self._measure("before")
                 load.start(arrivals)
-                driver = Driver(Served(operator, self._ours, health), load.record, load.now_s, self._console)
+                scene = Scene(
+                    self._ours,
+                    self._folders,
+                    health,
+                    operator,
+                    client.status,
+                    load.record.broken.append,
+                    load.hurried,
+                )
+                driver = Driver(Served(scene), load.record, load.now_s, self._console)
                 try:
                     await driver.play(events, options.seconds - END_S)
                     await asyncio.sleep(max(options.seconds - load.now_s(), 0))
@@ -149,15 +166,34 @@ def run(options: Options, console: Console) -> Findings:
     Raises:
         RuntimeError: A command failed, or the deployment did not come up.
     """
-    events = schedule(options.seed, options.seconds, options.without)
-    console.print(f"seed {options.seed}, {options.seconds:g} s:", highlight=False)
-    for event in events:
-        console.print(f"  {event}", highlight=False, markup=False)
-    with served_models(VERSIONS, ROWS, SHARDS, ("--heads", str(options.heads), *REPLICAS)) as (ours, run_command):
-        playing = Run(options, ours, run_command, console)
+    replicas = ("--heads", str(options.heads), *REPLICAS)
+    with served_among(VERSIONS, ROWS, SHARDS, replicas) as (ours, run_command, folders):
+        cannot = impossible(folders)
+        events = schedule(options.seed, options.seconds, {*options.without, *cannot}, only=options.only)
+        console.print(f"seed {options.seed}, {options.seconds:g} s:", highlight=False)
+        for event in events:
+            console.print(f"  {event}", highlight=False, markup=False)
+        playing = Run(options, ours, run_command, folders, console)
         uvloop.run(playing.play(events))
     findings = find(
-        playing.record, seed=options.seed, heads=options.heads, goodput=playing.goodput, broken=playing.broken
+        playing.record,
+        seed=options.seed,
+        heads=options.heads,
+        goodput=playing.goodput,
+        broken=playing.broken,
+        not_done=reasons(options, cannot),
     )
     show(console, findings, playing.record, playing.usages)
     return findings
+
+
+def reasons(options: Options, cannot: Mapping[Kind, str]) -> dict[Kind, str]:
+    """Return why a kind was not done, should it turn out that it was not, of each that was to be done.
+
+    Args:
+        cannot: Kinds that cannot be done here, and why.
+    """
+    long = dict.fromkeys(too_long(options.seconds), f"it takes long: only in runs of {LONG_RUN_S:g} s or more")
+    found = {**dict.fromkeys(Kind, "the run was over before its turn"), **({} if options.only else long), **cannot}
+    asked = frozenset(options.only or Kind) - set(options.without)
+    return {kind: reason for kind, reason in found.items() if kind in asked}
