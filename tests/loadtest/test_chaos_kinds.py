@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,8 @@ from ringpull.loadtest.chaos.serving import CommandFailed
 from ringpull.loadtest.deployment import Deployment
 
 VERSIONS = (1, 2, 3)
+NO_PROCESS = (1 << 31) - 1
+"""Id that no process has."""
 
 
 @dataclass
@@ -66,6 +68,7 @@ class FakeDeployment:
         self.refuses: str | None = None
         self.heals: Callable[[], Awaitable[None]] | None = None
         self.in_a_hurry = 0
+        self.shard = NO_PROCESS, "127.0.0.1:1"
 
     def running(self, *roles: str) -> list[FakeProcess]:
         return [process for process in self.processes if process.role in roles]
@@ -91,7 +94,8 @@ class FakeDeployment:
         return self.now
 
     async def status(self) -> pb.ClusterStatus:
-        return pb.ClusterStatus(shards=[pb.ShardStatus(shard=1, alive=True, pid=1 << 30, address="127.0.0.1:1")])
+        pid, address = self.shard
+        return pb.ClusterStatus(shards=[pb.ShardStatus(shard=1, alive=True, pid=pid, address=address)])
 
     @contextmanager
     def hurried(self) -> Iterator[None]:
@@ -101,7 +105,7 @@ class FakeDeployment:
 
     def scene(self) -> Scene:
         at = self.folder
-        folders = Folders(at / MODEL, at / "others", at / "disk" / "state", at / "logs", at / "records")
+        folders = Folders(at / MODEL, at / "others", at / "disk" / "state", at / "logs", at / "data", at / "records")
         ours = cast(Deployment, self)
         return Scene(ours, folders, self, self, self.status, self.broke.append, self.hurried)
 
@@ -120,6 +124,9 @@ def deployment(tmp_path: Path) -> FakeDeployment:
         for name, content in ((MODEL, "own"), ("others", "other")):
             (tmp_path / name / str(version)).mkdir(parents=True)
             (tmp_path / name / str(version) / "rows").write_text(content)
+    for shard in range(2):
+        (tmp_path / "data" / f"shard-{shard}").mkdir(parents=True)
+        (tmp_path / "data" / f"shard-{shard}" / "rows").write_text("copied")
     for name in ("disk/state", "logs", "records/served"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").write_text(name)
@@ -158,7 +165,7 @@ def test_every_one_has_a_file_of_its_own_kind() -> None:
 
 
 @pytest.mark.parametrize("how", ["done", "broken", "cancelled"])
-@pytest.mark.parametrize("pick", [0.0, 0.4, 0.7, 0.99])
+@pytest.mark.parametrize("pick", [0.0, 0.3, 0.7, 0.99])
 @pytest.mark.parametrize("kind", [kind for kind in SURROUNDINGS if kind is not Kind.IMPERSONATE_SHARD])
 async def test_all_is_undone_however_it_ends(deployment: FakeDeployment, kind: Kind, pick: float, how: str) -> None:
     """When it is through, when the deployment does not come back, and when the run is interrupted."""
@@ -315,9 +322,18 @@ print(len(open("/proc/stat", "rb").read()) > 0, open("/proc/self/stat").read()[:
     assert ran.stdout.split() == ["-3600"] * 4 + ["True", "True"]
 
 
-async def test_other_content_under_the_number_of_the_live_version(deployment: FakeDeployment) -> None:
-    await inject(deployment, Kind.REEXPORT_VERSION, 0.2)
-    assert deployment.signals() == {"shard": ["kill"]}
+@pytest.mark.parametrize(("pick", "copies_lost"), [(0.2, False), (0.5, True)])
+async def test_other_content_under_the_number_of_the_live_version(
+    deployment: FakeDeployment, pick: float, copies_lost: bool
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as shard:
+        deployment.shard = shard.pid, ""
+        await inject(deployment, Kind.REEXPORT_VERSION, pick)
+        assert shard.wait() == -9
+    [gone] = deployment.waited_for[0]
+    assert cast(psutil.Process, gone).pid == shard.pid
+    assert ("data/shard-1/rows: copied" in deployment.seen[0]) != copies_lost
+    assert "data/shard-0/rows: copied" in deployment.seen[0]
     assert {f"{MODEL}/2/rows: other", f"{MODEL}/1/rows: own"} <= deployment.seen[0]
     assert f"{MODEL}/2/rows: own" in deployment.seen[1]
     assert deployment.commands == []
@@ -371,10 +387,6 @@ async def test_a_stranger_listens_on_the_port_of_a_dead_shard(
     assert shard.stdout is not None
     port = int(shard.stdout.readline())
 
-    async def status() -> pb.ClusterStatus:
-        each = pb.ShardStatus(shard=1, alive=True, pid=shard.pid, address=f"127.0.0.1:{port}")
-        return pb.ClusterStatus(shards=[each])
-
     answered: list[bytes] = []
 
     async def sleep(seconds: float) -> None:
@@ -384,11 +396,11 @@ async def test_a_stranger_listens_on_the_port_of_a_dead_shard(
         writer.close()
         await writer.wait_closed()
 
-    monkeypatch.setattr(deployment, "status", status)
+    deployment.shard = shard.pid, f"127.0.0.1:{port}"
     monkeypatch.setattr(stranger_on_port.asyncio, "sleep", sleep)
     scene = deployment.scene()
-    folders = Folders(scene.folders.model, strange, Path(), Path(), Path())
-    scene = Scene(scene.ours, folders, deployment, deployment, status, deployment.broke.append, deployment.hurried)
+    folders = replace(scene.folders, others=strange)
+    scene = replace(scene, folders=folders)
     fault = Fault(Kind.IMPERSONATE_SHARD, (list(Stranger).index(kind) + 0.5) / len(Stranger), 1.0)
     await INJECT[Kind.IMPERSONATE_SHARD](scene, fault, lambda: None)
     assert shard.wait() == -9
@@ -414,7 +426,7 @@ def test_a_small_disk_is_full_after_it_was_filled(tmp_path: Path) -> None:
     """In a namespace of its own: nothing else sees it."""
     words, reason = small_disk(tmp_path)
     if reason:
-        assert impossible(Folders(tmp_path, tmp_path, tmp_path, tmp_path, tmp_path, reason)) == {Kind.FILL_DISK: reason}
+        assert impossible(Folders(*[tmp_path] * 6, reason)) == {Kind.FILL_DISK: reason}
         pytest.skip(reason)
     code = """
 import errno, sys
@@ -444,7 +456,7 @@ def test_who_may_not_mount_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     reason = "no mount namespace of its own may be made: unshare: unshare failed: Operation not permitted"
     assert small_disk(tmp_path) == ((), reason)
     options = Options(180.0, 1, 60.0, 2, 10.0, 0.0, without=[Kind.KILL_HEAD], only=[])
-    cannot = impossible(Folders(tmp_path, tmp_path, tmp_path, tmp_path, tmp_path, reason))
+    cannot = impossible(Folders(*[tmp_path] * 6, reason))
     found = reasons(options, cannot)
     assert found[Kind.FILL_DISK] == reason
     assert Kind.KILL_HEAD not in found

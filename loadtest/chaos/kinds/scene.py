@@ -36,6 +36,8 @@ class Folders:
     """Its `--state-dir`."""
     logs: Path
     """Its `--log-dir`."""
+    data: Path
+    """Its `--data-dir`."""
     records: Path
     """Its `RINGPULL_STATE_DIR`, where it is recorded as served."""
     no_small_disk: str = ""

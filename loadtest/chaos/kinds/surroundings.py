@@ -39,7 +39,9 @@ def served_among(
         with served_below(folder, versions, rows, shards, options, prefix=prefix) as ours:
             # What is mounted for that process alone is seen through its root folder.
             reached = disk if reason else Path(f"/proc/{ours.process.pid}/root{disk}")
-            folders = Folders(folder / MODEL, others, reached / "state", folder / "logs", ours.records, reason)
+            folders = Folders(
+                folder / MODEL, others, reached / "state", folder / "logs", folder / "data", ours.records, reason
+            )
             yield ours, ringpull(ours.target, folder), folders
 
 
