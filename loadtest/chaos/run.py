@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -24,7 +25,7 @@ from ringpull.loadtest.chaos.driver import Driver
 from ringpull.loadtest.chaos.faults import inject, victim
 from ringpull.loadtest.chaos.health import Broken, Health
 from ringpull.loadtest.chaos.kinds.registry import INJECT, impossible
-from ringpull.loadtest.chaos.kinds.scene import Folders, Scene
+from ringpull.loadtest.chaos.kinds.scene import Folders, Scene, swapped
 from ringpull.loadtest.chaos.kinds.surroundings import served_among
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle
 from ringpull.loadtest.chaos.processes import Usage, give_way, usage
@@ -38,6 +39,8 @@ from ringpull.loadtest.generator import endless_arrivals
 ROWS: Final = {"user": 20_000, "item": 10_000, "genre": 19}
 VERSIONS: Final = {MODEL: 3, SINGLE_COPY: 1}
 """Versions by model; of `checked` one is live, one is kept open, one can be published."""
+OTHERS: Final = {MODEL: [swapped(version, version) for version in range(1, VERSIONS[MODEL] + 1)]}
+"""Contents that a version may get by a re-export."""
 REQUESTS: Final = 100
 LARGE_REQUESTS: Final = 20
 SHARDS: Final = 4
@@ -111,7 +114,7 @@ class Run:
             RuntimeError: An answer was wrong before anything was done.
         """
         options, live = self._options, Live(dict.fromkeys(VERSIONS, 1))
-        oracle = Oracle(make_requests(REQUESTS, seed=options.seed, rows=ROWS), VERSIONS, ROWS)
+        oracle = Oracle(make_requests(REQUESTS, seed=options.seed, rows=ROWS), VERSIONS, ROWS, others=OTHERS)
         arrivals = endless_arrivals(options.rate, np.random.default_rng([options.seed, 0xC405]))
         async with AsyncClient(self._ours.target, timeout_s=options.timeout_s) as client:
             with OperationsClient(self._ours.target) as operations:
@@ -129,6 +132,7 @@ class Run:
                     operator,
                     client.status,
                     load.record.broken.append,
+                    partial(_reexported, oracle),
                     load.hurried,
                 )
                 driver = Driver(Served(scene), load.record, load.now_s, self._console)
@@ -142,13 +146,13 @@ class Run:
         self._console.print(f"played {driver.played} of {len(events)} events", highlight=False)
         await self._measure("after")
         if options.overload_s and not self.broken:
-            await self._overload(live)
+            await self._overload(live, oracle.contents)
 
-    async def _overload(self, live: Live) -> None:
+    async def _overload(self, live: Live, contents: Mapping[tuple[str, int], int]) -> None:
         options = self._options
         sizes = {"candidates": goodput.CANDIDATES, "max_items": goodput.MAX_ITEMS}
         requests = make_requests(LARGE_REQUESTS, seed=options.seed, rows=ROWS, **sizes)
-        oracle = Oracle(requests, {MODEL: VERSIONS[MODEL]}, ROWS)
+        oracle = Oracle(requests, {MODEL: VERSIONS[MODEL]}, ROWS, others=OTHERS, contents=contents)
         # In life the load comes from other machines.
         await asyncio.to_thread(lambda: give_way(self._ours.running("head", "shard")))
         self.goodput = await goodput.measure(
@@ -158,6 +162,10 @@ class Run:
 
     async def _measure(self, when: str) -> None:
         self.usages[when] = await asyncio.to_thread(usage, self._ours)
+
+
+def _reexported(oracle: Oracle, version: int) -> None:
+    oracle.reexported(MODEL, version, swapped(version, oracle.contents.get((MODEL, version), version)))
 
 
 def run(options: Options, console: Console) -> Findings:

@@ -102,7 +102,7 @@ def promise(kind: Kind, heads: int) -> Promise:
     """Return what a client may notice of a kind with so many heads: another head answers, where there is one."""
     if kind is Kind.KILL_ALL:
         return Promise(fails=True, fills=True)
-    heads_go = kind is Kind.RESTART or kind.role == "head"
+    heads_go = kind in (Kind.RESTART, Kind.REMOVE_VERSION) or kind.role == "head"
     shards_go = kind is Kind.RESTART or kind.role == "shard" or kind in SHARD_KILLERS
     return Promise(fails=heads_go and heads < 2, fills=shards_go)
 

@@ -65,6 +65,18 @@ def test_the_oracle_knows_every_score(oracle: Oracle) -> None:
     assert oracle.judge(single, neither, frozenset({1}))[0] is Verdict.WRONG
 
 
+def test_a_version_has_the_content_that_was_exported_last(oracle: Oracle) -> None:
+    known = Question(MODEL, 0)
+    again = Oracle(REQUESTS, {MODEL: 2}, ROWS, others={MODEL: [7]})
+    assert again.judge(known, answer(MODEL, 1, 0), frozenset({1}))[0] is Verdict.RIGHT
+    again.reexported(MODEL, 1, 7)
+    assert again.judge(known, answer(MODEL, 1, 0), frozenset({1}))[0] is Verdict.WRONG
+    scores = expected(Weights.of(7, ROWS), REQUESTS[0]).scores
+    new = replace(answer(MODEL, 1, 0), outputs={"output": scores.astype(np.float32)})
+    assert again.judge(known, new, frozenset({1}))[0] is Verdict.RIGHT
+    assert oracle.judge(known, new, frozenset({1}))[0] is Verdict.WRONG
+
+
 async def test_the_load_checks_every_answer(oracle: Oracle) -> None:
     """One answer of `checked` in three is off, one of `single_copy` in three fails."""
     asked = Counter[str]()

@@ -127,6 +127,7 @@ def test_what_is_promised() -> None:
     assert {kind for kind in Kind if promise(kind, heads=2).fails} == {Kind.KILL_ALL}
     assert {kind for kind in Kind if promise(kind, heads=1).fails} == {
         Kind.KILL_ALL,
+        Kind.REMOVE_VERSION,
         Kind.KILL_HEAD,
         Kind.STOP_HEAD,
         Kind.SLOW_HEAD,

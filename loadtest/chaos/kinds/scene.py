@@ -88,6 +88,8 @@ class Scene:
     """Asks a head for its status."""
     broke: Callable[[str], None]
     """Takes, in words, a promise that was broken, other than an answer's: it counts as a failure."""
+    reexported: Callable[[int], None]
+    """Takes a version of `checked`, which is not open, whose two contents have changed places for good."""
     hurried: Callable[[], AbstractContextManager[None]]
     """Gives a share of the requests a deadline of 100 ms, as long as its context lasts."""
 
@@ -108,6 +110,11 @@ class Scene:
                 return None
             kept = _kept(await self.operator.deployed())
         return kept[int(pick * len(kept))] if kept else None
+
+
+def swapped(version: int, content: int) -> int:
+    """Return the content that a version has after its two contents have changed places."""
+    return version if content != version else version + OTHER_CONTENT
 
 
 def publish(version: int) -> Command:

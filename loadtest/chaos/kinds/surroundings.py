@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ringpull.loadtest.chaos.checked_model import MODEL, export_version
-from ringpull.loadtest.chaos.kinds.scene import OTHER_CONTENT, Folders
+from ringpull.loadtest.chaos.kinds.scene import Folders, swapped
 from ringpull.loadtest.chaos.serving import RunCommand, ringpull, served_below
 from ringpull.loadtest.deployment import Deployment
 
@@ -33,7 +33,7 @@ def served_among(
         disk, others = folder / "disk", folder / "others" / MODEL
         disk.mkdir()
         for version in range(1, versions[MODEL] + 1):
-            export_version(others, version, rows, content=version + OTHER_CONTENT)
+            export_version(others, version, rows, content=swapped(version, version))
         prefix, reason = small_disk(disk)
         options = (*options, "--state-dir", str(disk / "state"), "--log-dir", str(folder / "logs"))
         with served_below(folder, versions, rows, shards, options, prefix=prefix) as ours:

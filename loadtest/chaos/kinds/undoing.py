@@ -67,6 +67,14 @@ def replaced(folder: Path, other: Path) -> Iterator[None]:
             folder.rename(other)
 
 
+def exchange(folder: Path, other: Path) -> None:
+    """Have two folders change places, for good."""
+    between = folder.with_name(f".{folder.name}.between-{secrets.token_hex(4)}")
+    folder.rename(between)
+    other.rename(folder)
+    between.rename(other)
+
+
 @contextmanager
 def filled(folder: Path) -> Iterator[None]:
     """Fill the disk that a folder is on, which must be a small one, to its last byte."""
