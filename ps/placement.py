@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.spec import Replicas
+from ringpull.ps.wire.messages import ANY_SHARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class RangeSource:
     slots: SlotRange
     host: str
     port: int
+    shard: int = ANY_SHARD
+    incarnation: str = ""
+    """Which of its processes is meant: whoever else has its port by now is no source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class TablePlacement:
     sources: tuple[RangeSource, ...]
     """Shards to stream from where the folder is out of reach, sorted by slots. Several may cover the same slots; the
     later ones are asked when the earlier ones fail."""
+    identity: int = 0
+    """Identity that the table must have, whichever source it comes from; 0: not known, so that of the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,10 @@ class VersionPlacement:
     model: str
     version: int
     tables: Mapping[str, TablePlacement]
+    identity: str = ""
+    """Identity of the version, by which pulls of it are told from those of another content; empty: not known."""
+    folder: str = ""
+    """Folder of the version, which no file of its tables may lead out of; empty: that of each table."""
 
 
 @dataclass(frozen=True, slots=True)

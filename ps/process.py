@@ -30,6 +30,7 @@ from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics import ShardCollector
 from ringpull.ps.metrics_server import MetricsServer
 from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.refusals import Refusals, refused
 from ringpull.ps.shard import Shard
 from ringpull.ps.store import format as fmt
 from ringpull.ps.switch_interval import frequent_switches
@@ -38,7 +39,7 @@ from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.peer import Peers
 from ringpull.ps.transfer.throttle import Throttle
 from ringpull.ps.wire.admission import AdmissionLimits
-from ringpull.ps.wire.messages import ShardStatistics
+from ringpull.ps.wire.messages import Hello, ShardStatistics
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
 from ringpull.ps.wire.threads import LookupThreads
@@ -68,6 +69,7 @@ class ShardProcess:
         tidy_after_s: float = TIDY_AFTER_S,
         metrics: bool = True,
         admission: AdmissionLimits | None = None,
+        deployment: str = "",
     ) -> None:
         """Start the data plane on any free port of `host`.
 
@@ -81,6 +83,7 @@ class ShardProcess:
             tidy_after_s: Time for which copies that are no longer served stay.
             metrics: Count requests, and serve metrics on a free port of `host`.
             admission: Limits on connections and bytes; None: the defaults.
+            deployment: Id of the deployment, which callers and peers must mean; empty: any.
 
         Raises:
             StartupError: `host` cannot be listened on, or the data folder cannot be used.
@@ -88,7 +91,7 @@ class ShardProcess:
         reuse_freed_memory()
         self._shard = Shard(shard)
         self._node = node
-        self._incarnation = secrets.token_hex(8)
+        self._hello = Hello(deployment, shard, secrets.token_hex(8))
         self._prefault, self._verify = prefault, verify
         self._tidy_after_s = tidy_after_s
         self._throttle = Throttle()
@@ -107,7 +110,12 @@ class ShardProcess:
         self._thread.start()
         tally = ServerTally() if metrics else None
         self._server = ShardServer(
-            self._shard, self._lookups, streams=self._streams, admission_limits=admission, tally=tally
+            self._shard,
+            self._lookups,
+            hello=self._hello,
+            streams=self._streams,
+            admission_limits=admission,
+            tally=tally,
         )
         self._metrics: MetricsServer | None = None
         try:
@@ -133,7 +141,7 @@ class ShardProcess:
         """Return identity, address and progress, at once."""
         job = self._last_prepare
         return ShardHeartbeat(
-            incarnation=self._incarnation,
+            incarnation=self._hello.incarnation,
             shard=self._shard.shard,
             host=self._address[0],
             port=self._address[1],
@@ -143,6 +151,10 @@ class ShardProcess:
             bytes_to_copy=job.bytes_to_copy,
             resident_bytes=resident_bytes(),
             metrics_port=self._metrics_port,
+            warnings=tuple(
+                f"{model}/{version} is not served: {reason}"
+                for (model, version), reason in sorted(self._shard.refusals.items())
+            ),
         )
 
     def prepare(self, placements: Sequence[VersionPlacement]) -> None:
@@ -150,9 +162,13 @@ class ShardProcess:
 
         The ranges that are served do not change. The call is idempotent, and what a failed attempt has copied is not
         copied again if the next attempt comes before it is tidied away. A second call waits for the first to end.
+        What is open already, with the content that is asked for, needs no file. A version that cannot be opened holds
+        up no other one.
 
         Raises:
             NotFound: A table's folder cannot be read here, and there is no data folder to copy it to.
+            OtherContent: What is found under a version's number is not what the placement says.
+            NotOpened: Some of several versions could not be stored; the others are.
             CorruptData: Files are damaged, or are not the tables they should be.
             LimitExceeded: The data folder would grow over its limit; nothing was copied.
             ExportError: The disk is full.
@@ -165,13 +181,16 @@ class ShardProcess:
         try:
             with frequent_switches():
                 if self._copies is None:
-                    for placement in placements:
-                        self._open(placement)
+                    self._open_all(placements)
                 else:
                     self._copy(self._copies, placements, job)
                     give_freed_memory_back()  # the buffers that rows were copied through
                 freeze_loaded()
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, RingpullError) and not isinstance(exc, Cancelled):
+                names = [(placement.model, placement.version) for placement in placements]
+                for (model, version), error in refused(exc, names).items():
+                    self._refuse(model, version, error)
             # A prepare that succeeds is followed by an assignment, which tidies. After a failure none may come, so the
             # tidying that this prepare cancelled is scheduled again.
             with self._control:
@@ -251,6 +270,19 @@ class ShardProcess:
             folder, self._throttle, limit_bytes=limit_bytes, prefault=self._prefault, verify=self._verify
         )
 
+    def _open_all(self, placements: Sequence[VersionPlacement]) -> None:
+        refusals = Refusals()
+        for placement in placements:
+            with refusals.of(placement.model, placement.version):
+                if not self._shard.holds(placement):
+                    self._open(placement)
+        refusals.check(len(placements))
+
+    def _refuse(self, model: str, version: int, error: RingpullError) -> None:
+        """Note why a version is not open, where it is not: one that is serves on, with what it was opened with."""
+        if not self._shard.is_open(model, version):
+            self._shard.refuse(model, version, str(error))
+
     def _open(self, placement: VersionPlacement) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}
         for name, folder in folders.items():
@@ -260,10 +292,19 @@ class ShardProcess:
                     f" {placement.tables[name].folder}, cannot be opened on this machine,"
                     " and the shard has no data folder to copy its rows to (`serve --data-dir`)"
                 )
-        self._shard.open(placement.model, placement.version, folders, prefault=self._prefault, verify=self._verify)
+        self._shard.open(
+            placement.model,
+            placement.version,
+            folders,
+            identity=placement.identity,
+            tables={name: table.identity for name, table in placement.tables.items()},
+            within=Path(placement.folder) if placement.folder else None,
+            prefault=self._prefault,
+            verify=self._verify,
+        )
 
     def _copy(self, copies: LocalCopies, placements: Sequence[VersionPlacement], job: Job) -> None:
-        peers = Peers(self._loop)
+        peers = Peers(self._loop, self._hello.deployment)
         self._last_prepare = job
         try:
             copies.prepare(placements, self._shard, peers, job)

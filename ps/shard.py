@@ -20,9 +20,10 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.placement import ServedRanges
+from ringpull.ps.identity import UNKNOWN, differ, identity_in, number_of, text_of
+from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.store.base import Base
@@ -61,7 +62,13 @@ class _ServedTable:
     counts: _Counts
 
 
-_Tables = Mapping[str, _ServedTable]
+@dataclass(frozen=True, slots=True)
+class _OpenVersion:
+    """Open version: what it is, and its tables."""
+
+    identity: int
+    """Identity of the version; 0: not known."""
+    tables: Mapping[str, _ServedTable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,11 @@ class _State:
     epoch: int = 0
     served_ranges: tuple[ServedRanges, ...] | None = None
     """Assigned rings, two while a move is under way; None before the first assignment, when nothing is owned."""
-    versions: Mapping[tuple[str, int], _Tables] = field(default_factory=dict)
+    versions: Mapping[tuple[str, int], _OpenVersion] = field(default_factory=dict)
+    assigned: Collection[tuple[str, int]] = ()
+    """Versions that should be open, as (model, version)."""
+    refusals: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """Versions that could not be opened when that was asked for, each with the reason."""
 
 
 class Shard:
@@ -102,52 +113,89 @@ class Shard:
     # -- control ------------------------------------------------------------------------------------------------------
 
     def open(
-        self, model: str, version: int, folders: Mapping[str, Path], *, prefault: bool = False, verify: bool = False
+        self,
+        model: str,
+        version: int,
+        folders: Mapping[str, Path],
+        *,
+        identity: str = "",
+        tables: Mapping[str, int] | None = None,
+        within: Path | None = None,
+        prefault: bool = False,
+        verify: bool = False,
     ) -> None:
         """Open the tables of one model version, all or none, and serve them from now on.
 
-        Opening a version that is open already, from the same folders, does nothing: a coordinator may repeat itself.
+        Opening a version that is open already, with the same content, does nothing: a coordinator may repeat itself.
+        One that is open with another content than is asked for is replaced by that, or stays where that is not found.
 
         Args:
             folders: Folder of each table, by its name.
+            identity: Identity of the version; empty: not known.
+            tables: Identity that each table must have; one that is not named may have any.
+            within: Folder that no file may lead out of; None: that of each table.
             prefault: Bring every page into memory before returning.
             verify: Read all rows and hold them against their checksums.
 
         Raises:
             CorruptData: A table is damaged, or is not the table it should be.
-            InvalidInput: The version is open from other folders.
+            OtherContent: A table has another identity than it should have.
+            InvalidInput: The version is open from other folders, and it is not known what it should be.
         """
+        wanted = tables or {}
         with self._control:
             served = self._state.versions.get((model, version))
-            if served is not None:
-                if {name: each.table.base.folder for name, each in served.items()} != dict(folders):
+            if served is not None and _is(served, identity, wanted):
+                now = {name: each.table.base.folder for name, each in served.tables.items()}
+                if not identity and not any(wanted.values()) and now != dict(folders):
                     raise InvalidInput(f"model {model}: version {version} is open already, from other folders")
                 return
-            bases = {name: _open_base(name, folder, verify=verify) for name, folder in folders.items()}
+            bases = {
+                name: _open_base(name, folder, wanted.get(name, UNKNOWN), within, verify=verify)
+                for name, folder in folders.items()
+            }
             if prefault:
                 for base in bases.values():
                     base.prefault()
-            opened = {
-                name: self._serve(self._state, model, name, Table(base), _Counts()) for name, base in bases.items()
-            }
-            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+            self._install(model, version, bases, {}, number_of(identity))
 
-    def install(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
+    def install(self, model: str, version: int, bases: Mapping[str, Base], *, identity: str = "") -> None:
         """Serve these bases from now on: a version's tables, or others in place of those of the same names.
 
-        Verbs in progress end with what they began with. Counts stay.
+        Verbs in progress end with what they began with. Counts stay, unless the version was open with another content:
+        then nothing of that stays.
+
+        Args:
+            identity: Identity of the version; empty: that of the open one.
         """
         with self._control:
-            before = self._state.versions.get((model, version), {})
-            opened = dict(before)
-            for name, base in bases.items():
-                counts = before[name].counts if name in before else _Counts()
-                opened[name] = self._serve(self._state, model, name, Table(base), counts)
-            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+            before = self._state.versions.get((model, version))
+            told = number_of(identity)
+            if before is None or differ(before.identity, told) or _mixes(before.tables, bases):
+                self._install(model, version, bases, {}, told)
+            else:
+                self._install(model, version, bases, before.tables, told or before.identity)
+
+    def refuse(self, model: str, version: int, reason: str) -> None:
+        """Note that a version cannot be opened, for those who ask for it; until it is open, or not assigned."""
+        with self._control:
+            self._state = replace(self._state, refusals={**self._state.refusals, (model, version): reason})
+
+    @property
+    def refusals(self) -> Mapping[tuple[str, int], str]:
+        """Versions that should be served and could not be opened, each with the reason."""
+        state = self._state
+        return {name: reason for name, reason in state.refusals.items() if name in state.assigned}
 
     def is_open(self, model: str, version: int) -> bool:
         """Return whether a version is served here."""
         return (model, version) in self._state.versions
+
+    def holds(self, placement: VersionPlacement) -> bool:
+        """Return whether a version is served here with the content that a placement asks for."""
+        served = self._state.versions.get((placement.model, placement.version))
+        wanted = {name: table.identity for name, table in placement.tables.items()}
+        return served is not None and _is(served, placement.identity, wanted)
 
     def owned(self, model: str, table: str) -> SlotMask | None:
         """Return the slots of a table that are answered for, or None before the first assignment."""
@@ -163,7 +211,7 @@ class Shard:
         with self._control:
             versions = dict(self._state.versions)
             if versions.pop((model, version), None) is None:
-                raise self._not_open(model, version)
+                raise self._not_open(self._state, model, version)
             self._state = replace(self._state, versions=versions)
 
     def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> bool:
@@ -172,7 +220,8 @@ class Shard:
         Args:
             epoch: Epoch of the newest shard map that was made of them. One below the current is outdated, and ignored.
             served_ranges: Ranges of two specs while a move is under way, else of one.
-            versions: (model, version). One that is not open yet is checked by them once it is.
+            versions: (model, version), perhaps with the identity of each: one that is open with another content is
+                retired too. One that is not open yet is checked by `served_ranges` once it is.
 
         Returns:
             Whether it was news.
@@ -180,22 +229,29 @@ class Shard:
         with self._control:
             if epoch < self._state.epoch:
                 return False
-            state = replace(self._state, epoch=epoch, served_ranges=tuple(served_ranges))
+            named = frozenset(versions)
+            refusals = {name: reason for name, reason in self._state.refusals.items() if name in named}
+            state = replace(
+                self._state, epoch=epoch, served_ranges=tuple(served_ranges), assigned=named, refusals=refusals
+            )
             served = {
-                (model, version): {
-                    name: self._serve(state, model, name, served.table, served.counts)
-                    for name, served in tables.items()
-                }
-                for (model, version), tables in state.versions.items()
-                if (model, version) in versions
+                (model, version): _OpenVersion(
+                    opened.identity,
+                    {
+                        name: self._serve(state, model, name, each.table, each.counts)
+                        for name, each in opened.tables.items()
+                    },
+                )
+                for (model, version), opened in state.versions.items()
+                if (model, version) in named and not differ(opened.identity, identity_in(versions, (model, version)))
             }
             self._state = replace(state, versions=served)
             return True
 
     def prefault(self) -> None:
         """Bring every page of every open table into memory."""
-        for tables in self._state.versions.values():
-            for served in tables.values():
+        for opened in self._state.versions.values():
+            for served in opened.tables.values():
                 served.table.base.prefault()
 
     # -- verbs --------------------------------------------------------------------------------------------------------
@@ -205,13 +261,21 @@ class Shard:
 
         Raises:
             NotFound: The model version is not open here, or has no such table.
+            OtherContent: The version has another content here than the asker has.
             NotOwner: A key lies outside the slots owned here.
             InvalidInput: The lengths of a look-up's bags do not add up to its keys.
             LimitExceeded: The reply would be larger than a frame may be.
             Unavailable: A key's slot is owned, but its rows are not stored here; another replica may answer.
         """
         state = self._state
-        tables = self._tables(state, request.model, request.version)
+        opened = self._opened(state, request.model, request.version)
+        if request.identity != opened.identity and request.identity and opened.identity:
+            raise OtherContent.found(
+                f"{request.model}/{request.version} on shard {self._shard}",
+                text_of(opened.identity),
+                text_of(request.identity),
+            )
+        tables = opened.tables
         served = [self._table(tables, request.model, request.version, lookup.table) for lookup in request.lookups]
         try:
             reply = pull_tables([each.table for each in served], [each.mask for each in served], request)
@@ -271,7 +335,7 @@ class Shard:
                     missing=served.counts.missing,
                 )
                 for (model, version), opened in state.versions.items()
-                for name, served in opened.items()
+                for name, served in opened.tables.items()
             )
             requests = self._requests
         slots = np.zeros(SLOTS, np.uint8)
@@ -287,6 +351,23 @@ class Shard:
         )
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _install(
+        self,
+        model: str,
+        version: int,
+        bases: Mapping[str, Base],
+        before: Mapping[str, _ServedTable],
+        identity: int,
+    ) -> None:
+        """Serve these bases, and those of `before` that have other names."""
+        tables = dict(before)
+        for name, base in bases.items():
+            counts = before[name].counts if name in before else _Counts()
+            tables[name] = self._serve(self._state, model, name, Table(base), counts)
+        versions = {**self._state.versions, (model, version): _OpenVersion(identity, tables)}
+        refusals = {name: reason for name, reason in self._state.refusals.items() if name != (model, version)}
+        self._state = replace(self._state, versions=versions, refusals=refusals)
 
     def _serve(self, state: _State, model: str, name: str, table: Table, counts: _Counts) -> _ServedTable:
         mask = self._owned(state, model, name)
@@ -305,8 +386,12 @@ class Shard:
     def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[_ServedTable, SlotRange]:
         """Return the table and the slots that a request about a range names, all of them owned here."""
         state = self._state
-        tables = self._tables(state, request.model, request.version)
-        served = self._table(tables, request.model, request.version, request.table)
+        opened = self._opened(state, request.model, request.version)
+        served = self._table(opened.tables, request.model, request.version, request.table)
+        found = served.table.base.identity
+        if differ(found, request.identity):
+            what = f"table {request.table} of {request.model}/{request.version} on shard {self._shard}"
+            raise OtherContent.found(what, text_of(found), text_of(request.identity))
         begin, end = request.begin, request.end
         if not 0 <= begin < end <= SLOTS:
             raise InvalidInput(f"{verb}: slots {begin} to {end} are not a range within 0..{SLOTS}")
@@ -315,28 +400,50 @@ class Shard:
             raise self._not_owner(state, request.table, slot)
         return served, SlotRange(begin, end)
 
-    def _tables(self, state: _State, model: str, version: int) -> _Tables:
-        tables = state.versions.get((model, version))
-        if tables is None:
-            raise self._not_open(model, version)
-        return tables
+    def _opened(self, state: _State, model: str, version: int) -> _OpenVersion:
+        opened = state.versions.get((model, version))
+        if opened is None:
+            raise self._not_open(state, model, version)
+        return opened
 
-    def _table(self, tables: _Tables, model: str, version: int, name: str) -> _ServedTable:
+    def _table(self, tables: Mapping[str, _ServedTable], model: str, version: int, name: str) -> _ServedTable:
         served = tables.get(name)
         if served is None:
             raise NotFound(f"model {model}, version {version}: there is no table {name!r}; it has {sorted(tables)}")
         return served
 
-    def _not_open(self, model: str, version: int) -> NotFound:
-        return NotFound(f"model {model!r}, version {version} is not open on shard {self._shard}")
+    def _not_open(self, state: _State, model: str, version: int) -> RingpullError:
+        message = f"model {model!r}, version {version} is not open on shard {self._shard}"
+        reason = state.refusals.get((model, version))
+        if reason is not None and (model, version) in state.assigned:
+            return Unavailable(f"{message}: {reason}")  # Another replica may have it.
+        return NotFound(message)
 
     def _not_owner(self, state: _State, table: str, slot: int) -> NotOwner:
         message = f"shard {self._shard} does not own slot {slot} of table {table} at epoch {state.epoch}"
         return NotOwner(message, epoch=state.epoch)
 
 
-def _open_base(name: str, folder: Path, *, verify: bool) -> Base:
-    base = Base.open(folder, verify_rows=verify)
+def _open_base(name: str, folder: Path, identity: int, within: Path | None, *, verify: bool) -> Base:
+    base = Base.open(folder, verify_rows=verify, within=within)
     if base.spec.name != name:
         raise CorruptData(f"{folder}: holds the table {base.spec.name!r}, where {name!r} should be")
+    if differ(base.identity, identity):
+        raise OtherContent.found(f"table {name} in {folder}", text_of(base.identity), text_of(identity))
     return base
+
+
+def _is(served: _OpenVersion, identity: str, tables: Mapping[str, int]) -> bool:
+    """Return whether an open version has the content that is asked for."""
+    return not differ(served.identity, number_of(identity)) and not any(
+        differ(served.tables[name].table.base.identity, wanted)
+        for name, wanted in tables.items()
+        if name in served.tables
+    )
+
+
+def _mixes(before: Mapping[str, _ServedTable], bases: Mapping[str, Base]) -> bool:
+    """Return whether one of these bases has another content than the table of its name has."""
+    return any(
+        name in before and differ(before[name].table.base.identity, base.identity) for name, base in bases.items()
+    )

@@ -14,9 +14,11 @@ from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode
 from ringpull.ps.wire.messages import (
+    ANY_SHARD,
     DescribeReply,
     DescribeRequest,
     ErrorReply,
+    Hello,
     Op,
     PullReply,
     PullRequest,
@@ -35,6 +37,36 @@ _MAX_INT: Final = 2**63 - 1
 _MAX_UINT: Final = 2**64 - 1
 
 
+CONNECTION_ID: Final = 0
+"""Request id of what concerns the connection, not one request: the hello, and the error that it ends with."""
+
+
+def encode_hello(hello: Hello, *, reply: bool = False) -> list[bytes | memoryview]:
+    """Return the first frame of a connection: from its caller, or in reply to that."""
+    kind = Kind.HELLO_REPLY if reply else Kind.HELLO
+    return encode(kind, CONNECTION_ID, [hello.deployment, hello.shard, hello.incarnation], limits=REQUEST_LIMITS)
+
+
+def decode_hello(frame: Frame, kind: Kind) -> Hello:
+    """Read the first frame of a connection.
+
+    Args:
+        kind: `HELLO` or `HELLO_REPLY`, whichever the peer has to send.
+
+    Raises:
+        ProtocolError: It is another frame.
+    """
+    if frame.kind is not kind or frame.request_id != CONNECTION_ID:
+        raise ProtocolError(
+            f"a connection begins with {kind.name} of the request id 0;"
+            f" this one began with {frame.kind.name} of {frame.request_id}"
+        )
+    fields = _Fields(frame)
+    hello = Hello(fields.text("deployment"), fields.number("shard", lowest=ANY_SHARD), fields.text("incarnation"))
+    fields.end()
+    return hello
+
+
 def encode_request(
     request: Request, request_id: int, remaining_us: int, limits: Limits = REQUEST_LIMITS
 ) -> list[bytes | memoryview]:
@@ -46,7 +78,7 @@ def encode_request(
     match request:
         case PullRequest():
             kind = Kind.PULL
-            fields: list[object] = [request.model, request.version, request.epoch, request.lookups]
+            fields: list[object] = [request.model, request.version, request.epoch, request.lookups, request.identity]
             arrays: tuple[Any, ...] = (request.positions, request.lengths, request.weights)
         case RangePullRequest():
             kind, arrays = Kind.RANGE_PULL, ()
@@ -58,12 +90,13 @@ def encode_request(
                 request.end,
                 request.cursor,
                 request.max_bytes,
+                request.identity,
             ]
         case StatisticsRequest():
             kind, fields, arrays = Kind.STATISTICS, [], ()
         case DescribeRequest():
             kind, arrays = Kind.DESCRIBE, ()
-            fields = [request.model, request.version, request.table, request.begin, request.end]
+            fields = [request.model, request.version, request.table, request.begin, request.end, request.identity]
     return encode(kind, request_id, fields, arrays, remaining_us=remaining_us, limits=limits)
 
 
@@ -104,7 +137,8 @@ def decode_request(frame: Frame) -> Request:
             positions, lengths, weights = frame.arrays
             model, version, epoch = fields.text("model"), fields.number("version"), fields.number("epoch")
             lookups = _lookups(fields.items("look-ups"), len(positions), len(lengths), len(weights))
-            request: Request = PullRequest(model, version, epoch, lookups, positions, lengths, weights)
+            identity = fields.number("identity", _MAX_UINT)
+            request: Request = PullRequest(model, version, epoch, lookups, positions, lengths, weights, identity)
         case Kind.RANGE_PULL:
             request = RangePullRequest(
                 model=fields.text("model"),
@@ -114,6 +148,7 @@ def decode_request(frame: Frame) -> Request:
                 end=fields.number("end", SLOTS),
                 cursor=fields.number("cursor"),
                 max_bytes=fields.number("max bytes"),
+                identity=fields.number("identity", _MAX_UINT),
             )
         case Kind.STATISTICS:
             request = StatisticsRequest()
@@ -124,6 +159,7 @@ def decode_request(frame: Frame) -> Request:
                 table=fields.text("table"),
                 begin=fields.number("begin", SLOTS),
                 end=fields.number("end", SLOTS),
+                identity=fields.number("identity", _MAX_UINT),
             )
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a request")
@@ -181,10 +217,10 @@ class _Fields:
             self._refuse(name, value, "text")
         return value
 
-    def number(self, name: str, highest: int = _MAX_INT) -> int:
+    def number(self, name: str, highest: int = _MAX_INT, lowest: int = 0) -> int:
         value = self._take(name)
-        if type(value) is not int or not 0 <= value <= highest:
-            self._refuse(name, value, f"an integer from 0 to {highest}")
+        if type(value) is not int or not lowest <= value <= highest:
+            self._refuse(name, value, f"an integer from {lowest} to {highest}")
         return value
 
     def items(self, name: str) -> list[Any]:

@@ -15,8 +15,10 @@ from ringpull.ps.errors import (
     LimitExceeded,
     NotFound,
     NotOwner,
+    OtherContent,
     ProtocolError,
     RingpullError,
+    Stranger,
     Unavailable,
 )
 from ringpull.ps.wire.messages import ErrorReply
@@ -26,10 +28,12 @@ ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
     "NOT_FOUND": NotFound,
     "LIMIT_EXCEEDED": LimitExceeded,
     "CORRUPT_DATA": CorruptData,
+    "OTHER_CONTENT": OtherContent,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "UNAVAILABLE": Unavailable,
     "NOT_OWNER": NotOwner,
     "PROTOCOL_ERROR": ProtocolError,
+    "STRANGER": Stranger,
 }
 
 INTERNAL: Final = "INTERNAL"

@@ -11,11 +11,49 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+
+ANY_SHARD: Final = -1
+"""Id of a shard that means: whichever it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Name of one shard's process. A connection begins with two: whom the caller means, and who answers.
+
+    What either side leaves at its default may be anything.
+    """
+
+    deployment: str = ""
+    """Id of the deployment."""
+    shard: int = ANY_SHARD
+    incarnation: str = ""
+    """Id of the process, which no other one ever has."""
+
+    def fits(self, other: Hello) -> bool:
+        """Return whether both may be one process."""
+        return (
+            (not self.deployment or not other.deployment or self.deployment == other.deployment)
+            and (ANY_SHARD in (self.shard, other.shard) or self.shard == other.shard)
+            and (not self.incarnation or not other.incarnation or self.incarnation == other.incarnation)
+        )
+
+    def __str__(self) -> str:
+        known = [
+            f"{what} {value}"
+            for what, value in (("deployment", self.deployment), ("incarnation", self.incarnation))
+            if value
+        ]
+        which = "a shard" if self.shard == ANY_SHARD else f"shard {self.shard}"
+        return f"{which} ({', '.join(known)})" if known else which
+
+
+ANYONE: Final = Hello()
+"""Hello of a caller to whom it is all the same who answers, and of a shard that is nobody in particular."""
 
 
 class Op(IntEnum):
@@ -54,6 +92,8 @@ class PullRequest:
     """(sum of bags,): keys of each sub-bag, at least 1."""
     weights: NDArray[np.float32]
     """(sum of keys of weighted look-ups,): one weight per key."""
+    identity: int = 0
+    """Identity of the version that the sender has; one that has another content is refused. 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +123,8 @@ class RangePullRequest:
     """Rows of the range already sent: 0 at first, then the last reply's `next_cursor`."""
     max_bytes: int
     """Upper bound on the rows of one reply; at least one row is sent."""
+    identity: int = 0
+    """Identity that the table must have; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +161,8 @@ class DescribeRequest:
     begin: int
     end: int
     """Slots [begin, end)."""
+    identity: int = 0
+    """Identity that the table must have; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)

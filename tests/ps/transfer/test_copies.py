@@ -300,8 +300,8 @@ def test_a_cancelled_prepare_goes_on_later(crew: Crew, users: WrittenTable) -> N
     made = crew.bring_up(3, TWO, users)
     target, request = made[2], made[2].peers.request
 
-    def cancel_at_third(host: str, port: int, message: object) -> object:
-        reply = request(host, port, message)  # type: ignore[arg-type]
+    def cancel_at_third(source: RangeSource, message: object) -> object:
+        reply = request(source, message)  # type: ignore[arg-type]
         if target.peers.rows > 300:
             target.job.cancel()
         return reply
@@ -413,7 +413,7 @@ def test_rows_of_two_exports_are_never_mixed(crew: Crew, tmp_path: Path, users: 
     other = write_table(tmp_path / "other" / "users", rows=1500, dim=5, seed=9)
     [member] = crew.bring_up(1, TWO, users)
     everything = [SlotRange(0, SLOTS)]
-    with pytest.raises(CorruptData, match="publish it under a new number"):
+    with pytest.raises(CorruptData, match="other content now than when it was opened.*; export under a new number"):
         member.prepare(placement([other.folder], everything))
     answers(member, users)
     member.restart()
