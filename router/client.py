@@ -35,7 +35,7 @@ from ringpull.router.routes import Refresh, Routes
 from ringpull.router.scatter_gather import Answer, ScatterGather
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_calls import ShardCalls
-from ringpull.router.shard_map import ShardAddress, ShardMap
+from ringpull.router.shard_map import ShardAddress, ShardMap, Stamp
 
 
 class Router:
@@ -43,8 +43,8 @@ class Router:
 
     Args:
         connect: Opens a connection to a shard; called when one is first needed, and again after it broke.
-        refresh: Fetches the newest map; called when a shard says that ours is out of date. None: maps come by
-            `update` only.
+        refresh: Fetches the newest map; called when a shard says that ours is out of date, or is not where it should
+            be. None: maps come by `update` only.
         settings: How patient it is.
         clock: Seconds; deadlines are on this clock. Waits are the event loop's.
         rng: Where the jitter of waits comes from.
@@ -84,14 +84,36 @@ class Router:
         view._calls = self._calls.counted_by(view._tally)
         return view
 
-    def update(self, shard_map: ShardMap) -> None:
-        """Route by a newer map from now on; one that is not newer is ignored. Pulls in flight finish where they are."""
-        self._routes.update(shard_map)
+    def update(self, shard_map: ShardMap) -> bool:
+        """Route by a newer map from now on; return whether it is newer. Pulls in flight finish where they are."""
+        return self._routes.update(shard_map)
+
+    async def refresh(self) -> None:
+        """Fetch the newest map, and route by it.
+
+        Raises:
+            RingpullError: Nobody answers.
+        """
+        await self._routes.refresh()
+
+    @property
+    def shard_map(self) -> ShardMap:
+        """The map.
+
+        Raises:
+            Unavailable: There is none yet.
+        """
+        return self._routes.current().shard_map
+
+    @property
+    def stamp(self) -> Stamp:
+        """The stamp of the map; `NO_MAP` before there is one."""
+        return self._routes.stamp
 
     @property
     def epoch(self) -> int:
         """The epoch of the map; 0 before there is one."""
-        return self._routes.epoch
+        return self._routes.stamp.epoch
 
     async def drained(self, epoch: int) -> None:
         """Wait until no shard is asked by a map older than `epoch` any more."""
@@ -181,7 +203,7 @@ class Router:
                 return ProtocolError(f"shard {address.shard} answered statistics with {type(reply).__name__}")
             return reply
 
-        shards = self._routes.current().shard_map.shards
+        shards = self.shard_map.shards
         replies = await asyncio.gather(*[ask(address) for address in shards])
         return {address.shard: reply for address, reply in zip(shards, replies, strict=True)}
 
@@ -191,6 +213,7 @@ class Router:
 
     async def close(self) -> None:
         """Close all connections. Pulls in flight fail."""
+        self._routes.close()
         self._health.close()
         await self._connections.close()
 

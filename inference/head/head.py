@@ -40,6 +40,7 @@ from ringpull.ps.errors import Unavailable
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import Refusals
 from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.messages import Hello
 from ringpull.router.client import Router
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
@@ -60,9 +61,10 @@ class HeadAddress(NamedTuple):
     http_port: int
 
 
-async def connect(address: ShardAddress) -> Connection:
-    """Open the data plane's connection to a shard."""
-    return await Connection.connect(address.host, address.port)
+async def connect(address: ShardAddress, deployment: str = "") -> Connection:
+    """Open the data plane's connection to a shard of a deployment."""
+    hello = Hello(deployment, address.shard, address.incarnation)
+    return await Connection.connect(address.host, address.port, hello=hello)
 
 
 class Head:
@@ -82,9 +84,10 @@ class Head:
         self._operations = operations
         self._incarnation = token_hex(8)
         self._router = Router(
-            connect, refresh=None if operations is None else self._refreshed_map, settings=config.router
+            self._connect, refresh=None if operations is None else self._newest_map, settings=config.router
         )
-        self._lease = Lease(self._take_newest_map)
+        self._lease = Lease(self._router.refresh)
+        self._keeping = asyncio.create_task(self._lease.keep())
         self._started_s = time.monotonic()
         # One thread: the dense program is the bottleneck it feeds, and torch brings threads of its own.
         self._dense = ThreadPoolExecutor(1, "dense", initializer=pin_threads, initargs=(config.dense_threads,))
@@ -95,13 +98,11 @@ class Head:
         self._predictor = Predictor(
             self._catalog,
             config,
-            lease=self._lease,
             watch=CallWatch(None if self._metrics is None else self._metrics.calls),
         )
         self._leading = asyncio.Lock()
         self._refused: dict[VersionName, str] = {}
         """Versions that could not be loaded, with the reason of each."""
-        self._shard_map: ShardMap | None = None
         self._address: HeadAddress | None = None
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
@@ -121,7 +122,7 @@ class Head:
 
         Args:
             versions: Versions as they are placed, or the folder `NAME/VERSION/` or URL of each.
-            shard_map: To check them by, where the head has no map yet.
+            shard_map: To check them by, unless the head has a newer one.
 
         Raises:
             InvalidInput: A folder is not there.
@@ -132,8 +133,8 @@ class Head:
         """
         refusals = Refusals()
         async with self._leading:
-            if not self._router.epoch:
-                self._take_map(shard_map)
+            # Also where it has one: the shards of that may all have died meanwhile, and be elsewhere.
+            self._router.update(shard_map)
             for version in versions:
                 if not isinstance(version, PlacedVersion):
                     await self._load(str(version), None)
@@ -156,12 +157,12 @@ class Head:
             StartupError: A port cannot be used.
         """
         async with self._leading:
-            if shard_map.epoch >= self._router.epoch:
+            if shard_map.stamp >= self._router.stamp:
                 leaving = self._catalog.show(live, versions, self._refused)
                 self._refused = {name: reason for name, reason in self._refused.items() if name in versions}
                 for each in leaving:
                     logger.info("version let go", extra={"model": each.key[0], "version": each.key[1]})
-                self._take_map(shard_map)
+                self._router.update(shard_map)
                 await asyncio.gather(*[self._let_go(version) for version in leaving])
             await self._router.drained(shard_map.epoch)
             if self._address is None:
@@ -171,9 +172,10 @@ class Head:
             await self._watch()
             return self._address
 
-    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
-        """Renew the lease and say how the head is."""
-        self._lease.renew(lease_s)
+    def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
+        """Say how the head is; renew the lease if it is said for how long."""
+        if lease_s is not None:
+            self._lease.renew(lease_s)
         address = self._address or HeadAddress(self.config.host, 0, 0)
         p50_ms, p99_ms = self._predictor.latencies.percentiles_ms()
         return HeadHeartbeat(
@@ -195,6 +197,16 @@ class Head:
             ),
         )
 
+    @property
+    def heard_s(self) -> float | None:
+        """Seconds since the coordinator was last heard; None: never."""
+        return self._lease.heard_s
+
+    @property
+    def term(self) -> int:
+        """Term of the coordinator whose map this head goes by; -1 before there is one."""
+        return self._router.stamp.term
+
     def loaded(self) -> list[VersionName]:
         """Return every version that is here."""
         return [each.key for each in self._catalog.loaded()]
@@ -202,7 +214,7 @@ class Head:
     async def stop(self, timeout_s: float) -> None:
         """Take no new calls, answer those in flight within `timeout_s`, and close everything."""
         logger.info("head stops", extra={"within_s": timeout_s})
-        for task in (self._watching, self._degrading):
+        for task in (self._keeping, self._watching, self._degrading):
             if task is not None:
                 task.cancel()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
@@ -297,12 +309,6 @@ class Head:
         watch = await asyncio.to_thread(Watch, folders, self._operations)
         self._watching = asyncio.create_task(watching(watch.look, self.config.watch_s))
 
-    def _take_map(self, shard_map: ShardMap) -> None:
-        if shard_map.epoch > self._router.epoch:
-            self._shard_map = shard_map
-            self._router.update(shard_map)
-            logger.info("shard map taken", extra={"epoch": shard_map.epoch, "shards": len(shard_map.shards)})
-
     def _degraders(self) -> list[Degrader]:
         return [each.degrader for each in self._catalog.loaded() if each.degrader.steps]
 
@@ -311,22 +317,14 @@ class Head:
             raise Unavailable("this head has no coordinator to ask for a newer map")
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
 
-    async def _refreshed_map(self) -> ShardMap:
-        """Return the newest map to the router, which found its own too old; taken here, so that status shows it."""
-        newest = await self._newest_map()
-        self._take_map(newest)
-        return newest
-
-    async def _take_newest_map(self) -> None:
-        self._take_map(await self._newest_map())
+    async def _connect(self, address: ShardAddress) -> Connection:
+        return await connect(address, self._router.shard_map.deployment)
 
     def _view(self) -> HeadView:
-        if self._shard_map is None:
-            raise Unavailable("this head has no shard map yet")
         return HeadView(
             address="" if self._address is None else f"{self._address.host}:{self._address.grpc_port}",
             uptime_s=time.monotonic() - self._started_s,
-            shard_map=self._shard_map,
+            shard_map=self._router.shard_map,
             counts=self._predictor.counts,
         )
 

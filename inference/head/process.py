@@ -65,7 +65,7 @@ class HeadProcess:
         """See `Head.route`."""
         return self._call(self._head.route(shard_map, live, versions))
 
-    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+    def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
         """See `Head.heartbeat`."""
 
         async def heartbeat() -> HeadHeartbeat:

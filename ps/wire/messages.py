@@ -17,7 +17,6 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-
 ANY_SHARD: Final = -1
 """Id of a shard that means: whichever it is."""
 

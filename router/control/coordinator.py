@@ -390,7 +390,7 @@ class Coordinator:
             if isinstance(command, Prepare) and not command.specs <= known and command not in self._cancelled
         ]
         self._cancelled = [command for command in self._cancelled if command in self._busy.values()] + given_up
-        commands: list[Command] = [Cancel(command.shard) for command in given_up]
+        commands: list[Command] = [Cancel(command.shard, command.incarnation) for command in given_up]
         wanted = {shard for spec in self._specs().values() for shard in spec.shards}
         for shard in sorted(wanted | self.shards.keys() | self._state.leaving):
             commands += self._throttle(shard)

@@ -112,15 +112,22 @@ class DeploymentSpec:
         return next((each for each in self.versions if (each.model, each.version) == (model, version)), None)
 
     def shard_map(
-        self, epoch: int, addresses: Mapping[int, ShardAddress], previous: ShardMap | None = None
+        self,
+        epoch: int,
+        addresses: Mapping[int, ShardAddress],
+        previous: ShardMap | None = None,
+        *,
+        deployment: str = "",
+        term: int = 0,
     ) -> ShardMap:
         """Return the map that heads route by.
 
         Args:
             addresses: Addresses of at least every shard of the ring.
-            previous: See `ShardMap.previous`.
+            previous, deployment, term: See `ShardMap`.
         """
-        return ShardMap(epoch, tuple(addresses[shard] for shard in self.shards), self.ring, self.replicas, previous)
+        shards = tuple(addresses[shard] for shard in self.shards)
+        return ShardMap(epoch, shards, self.ring, self.replicas, previous, deployment, term)
 
 
 def initial_spec(shards: Iterable[int], versions: Sequence[PlacedVersion]) -> DeploymentSpec:

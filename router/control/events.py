@@ -192,6 +192,7 @@ class Cancel:
     """Make a shard abort its `prepare`."""
 
     shard: int
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)
