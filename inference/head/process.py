@@ -58,7 +58,7 @@ class HeadProcess:
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         """See `Head.load`."""
         with frequent_switches():
-            self._call(self._head.load([version.folder for version in versions], shard_map))
+            self._call(self._head.load(versions, shard_map))
         freeze_loaded()
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> HeadAddress:
