@@ -163,9 +163,9 @@ class Deployment:
 
     def saved(self) -> dict[str, Any]:
         """Return what is in the newest state."""
-        newest = max(generations([path.name for path in self.folder.iterdir()]))
-        fields: dict[str, Any] = json.loads((self.folder / state_name(*newest)).read_text())["saved"]
-        return fields
+        there = sorted(generations([path.name for path in self.folder.iterdir()]), reverse=True)
+        files: list[dict[str, Any]] = [json.loads((self.folder / state_name(*each)).read_text()) for each in there]
+        return next(file["saved"] for file in files if "state" in file["saved"])
 
 
 @pytest.fixture
@@ -421,7 +421,10 @@ def test_a_change_survives_a_crash_at_every_save(tmp_path: Path, target: Deploym
 
 
 def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, saved: bool) -> bool:
-    """Kill the coordinator at one save of a change, and see the next one through; return whether it came to that."""
+    """Kill the coordinator at one save, and see the next one through with what was saved; return whether it came to it.
+
+    Among the saves are those of a change, from its beginning on.
+    """
     coordinator = deployment.start()
     coordinator.bring_up(spec(2))
     assert over(coordinator).error == ""
@@ -438,8 +441,8 @@ def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, sa
     died = gone.is_set()
     dying.stop()
     deployment.files.dies_at = -1
+    wanted = target if deployment.saved()["state"]["last_id"] == 2 else spec(2)
     coordinator = deployment.start()
-    wanted = spec(2) if at == 0 and not saved else target
     until(lambda: deployment.serves(wanted))
     assert over(coordinator).error == ""
     deployment.kill()
