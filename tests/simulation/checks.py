@@ -99,7 +99,7 @@ class Checks:
         """Take note of a map that a head routes by from now on."""
         self.handed_out(shard_map)
         highest = self._map_terms.get(head.incarnation, 0)
-        if shard_map.term and shard_map.term < max(highest, self._obeyed.get(head.incarnation, 0)):
+        if shard_map.term < max(highest, self._obeyed.get(head.incarnation, 0)):
             self.violated(f"{head} takes a map of term {shard_map.term} after term {highest}")
         self._map_terms[head.incarnation] = shard_map.term
 
