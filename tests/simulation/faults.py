@@ -106,6 +106,8 @@ def lose_the_coordinators_node(world: World) -> End:
     how = world.random.choice(["stopped", "cut off from some", "at large"])
     world.told(f"NODE LOST {lost}, which is {how}")
     world.restart_coordinator(lost)
+    for _ in range(2):  # Whoever asks now may reach either.
+        world.kernel.later(world.random.random() * 4, lambda: world.operators.ask(world.operators.anything()))
     if lost is None or how == "at large":
         return lambda: None
     if how == "stopped":

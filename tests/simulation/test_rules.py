@@ -1,0 +1,20 @@
+"""With any one rule taken out, the simulation fails: what it does not notice it proves nothing about."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.checks import Violation
+from tests.simulation.history import run
+from tests.simulation.rules import RULES, Rule
+
+SEEDS = 400
+"""Histories that are tried at most."""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("rule", RULES, ids=[rule.__name__ for rule in RULES])
+def test_without_it_a_history_fails(rule: Rule) -> None:
+    with rule(), pytest.raises(Violation):
+        for seed in (RULES[rule], *range(SEEDS)):
+            run(seed)
