@@ -1,11 +1,11 @@
 """What must hold after every step of a history, whatever was killed, stopped, cut off, lost or filled up.
 
-1. *No slot without an owner.* As long as a head has its lease, every slot of every live version is answered by a shard
-   that its map names, at the address that the map names, or one of these has died and not been told yet what to serve.
-   While nothing new goes wrong, no head lacks a slot, and no head is out of service, for longer than `UNOWNED_S`.
+1. *No slot without an owner.* As long as a head has its lease, every slot of every live version is answered by a
+   shard that its map names, where the map says, or one of these has died and not been told yet what to serve. While
+   nothing new goes wrong, no head lacks a slot, and no head is out of service, for longer than `UNOWNED_S`.
 2. *No epoch twice.* Two maps of one epoch are equal.
-3. *No two terms at once.* Who has obeyed a term obeys no lower one, and takes no map of a lower one. No leader acts on a
-   state that its successor has not read.
+3. *No two terms at once.* Who has obeyed a term, or was born in it, obeys no lower one, and takes no map of a lower
+   one. No leader acts on a state that its successor has not read.
 4. *A word is kept.* What was accepted ends as it was asked for, or with a reason; what was refused never happens.
 5. *One version per answer.* A request in flight is answered from one content of one version.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ringpull.ps.fence import Order
-from ringpull.ps.spec import ALL
 from ringpull.router.control.change import PHASES, CoordinatorState
 from ringpull.router.control.controls import LEASE_S
 from ringpull.router.control.coordinator import version_names

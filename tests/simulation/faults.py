@@ -194,7 +194,9 @@ def folder_emptied(world: World) -> End:
 
 
 def newest_state_damaged(world: World) -> None:
-    """Flip a bit in the newest state, if there is another one to go on from."""
+    """Flip a bit in the newest state, if there is another one to go on from; once, for that one must stay."""
+    if world.checks.lost:
+        return
     states = sorted(name for name in world.folder.files if name.startswith("state-"))
     whole = [name for name in states if not is_seal(world.folder.files[name])]
     if len(whole) > 1:

@@ -1,4 +1,4 @@
-"""The folder of the coordinator's state, as `ringpull.router.control.state_files.StateFiles`, and all that befalls one."""
+"""The folder of the coordinator's state, as `ringpull.router.control.state_files.StateFiles`, and what befalls one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Shards and heads as far as the coordinator's rules concern them: what they store, serve, have loaded and route by.
 
-The fence of each is the product's (`ringpull.ps.fence.Fence`), asked where `ringpull.ps.process` and
-`ringpull.inference.head.process` ask theirs. What a real member refuses, these refuse; what would be wrong of anybody to
-order is a `Violation`.
+The fence of each is the product's (`ringpull.ps.fence.Fence`), asked where `ringpull.ps.fenced` and
+`ringpull.inference.head.fenced` ask theirs. What a real member refuses, these refuse; what would be wrong of anybody
+to order is a `Violation`.
 """
 
 from __future__ import annotations

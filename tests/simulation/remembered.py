@@ -108,7 +108,7 @@ def _placements_of(
 class _Union:
     """`np.bitwise_or.reduce` of masks that are remembered themselves."""
 
-    class bitwise_or:  # noqa: N801
+    class bitwise_or:
         @staticmethod
         def reduce(masks: Sequence[SlotMask]) -> SlotMask:
             different = {id(mask): mask for mask in masks}

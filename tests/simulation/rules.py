@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from ringpull.ps.errors import Superseded, Unavailable
 from ringpull.ps.fence import Fence, Order
-from ringpull.router.control import leader, reign
+from ringpull.router.control import leader
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.events import HeadExpired
@@ -89,10 +89,6 @@ def what_was_refused_is_not_saved_over() -> AbstractContextManager[Any]:
     return patch.object(Leader, "_save_what_is_left", save_what_is_left)
 
 
-def epochs_are_not_reserved() -> AbstractContextManager[Any]:
-    return patch.object(reign, "EPOCHS_AHEAD", 0)
-
-
 def a_new_term_goes_on_with_the_epochs_of_the_last() -> AbstractContextManager[Any]:
     def begun(of: Reign, heads: tuple[int, ...]) -> CoordinatorState:
         return CoordinatorState(heads=heads) if of.saved is None else of.saved.state
@@ -105,14 +101,17 @@ def slots_are_dropped_before_heads_have_acknowledged() -> AbstractContextManager
 
 
 def leases_are_not_waited_for() -> AbstractContextManager[Any]:
-    plain = Coordinator.take
+    """A head that has not been heard of for a moment counts as if it did not serve."""
+    plain = Leader._look_at_the_clock
 
-    def take(self: Coordinator, event: Any) -> None:
-        plain(self, event)
-        for head in self.heads:
-            plain(self, HeadExpired(head))
+    def look_at_the_clock(self: Leader) -> None:
+        for head, heard_s in self._heard_s.items():
+            if self._clock() - heard_s > self._timing.lease_s / 3 and head not in self._expired:
+                self._expired.add(head)
+                self._handle(HeadExpired(head))
+        plain(self)
 
-    return patch.object(Coordinator, "take", take)
+    return patch.object(Leader, "_look_at_the_clock", look_at_the_clock)
 
 
 def heads_not_seen_yet_do_not_count() -> AbstractContextManager[Any]:
@@ -167,7 +166,6 @@ RULES: Final[list[Rule]] = [
     state_is_not_saved_before_it_is_acted_on,
     what_could_not_be_saved_is_carried_out,
     what_was_refused_is_not_saved_over,
-    epochs_are_not_reserved,
     a_new_term_goes_on_with_the_epochs_of_the_last,
     slots_are_dropped_before_heads_have_acknowledged,
     leases_are_not_waited_for,

@@ -16,5 +16,9 @@ SEEDS = 400
 @pytest.mark.parametrize("rule", RULES, ids=[rule.__name__ for rule in RULES])
 def test_without_it_a_history_fails(rule: Rule) -> None:
     with rule(), pytest.raises(Violation):
-        for seed in (RULES[rule], *range(SEEDS)):
-            run(seed)
+        run_all([RULES[rule], *range(SEEDS)])
+
+
+def run_all(seeds: list[int]) -> None:
+    for seed in seeds:
+        run(seed)
