@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Reign:
         """State to go on from; None: there never was one."""
         self.epochs_to = 0 if saved is None else saved.epochs_to
         """Last epoch that may be used before a state is saved again."""
+        self._orders = itertools.count(1)
         self._kept = {newest}
         self._generation = 0
         self._beats = 0
@@ -105,8 +107,8 @@ class Reign:
         return max(terms(names), default=0) <= self.term
 
     def order(self, incarnation: str) -> Order:
-        """Return the order of this term for an incarnation of a member."""
-        return Order(self.deployment, self.term, incarnation)
+        """Return the next order of this term, for an incarnation of a member; from any thread."""
+        return Order(self.deployment, self.term, incarnation, next(self._orders))
 
     def check(self) -> None:
         """Check that this term is the highest still.

@@ -175,8 +175,8 @@ class Checks:
                 for model, version, table in self.world.tables_of(names)
             }
             served, stored = shard.served, shard.stored
-            if self.world.was_rough or self.world.newest_term > 1:
-                # A prepare that came late, or of a coordinator that is gone, has stored what nobody asks for any more.
+            if self.world.newest_term > 1:
+                # What a coordinator had prepared that is gone, nobody asks for any more.
                 served = {table: bits for table, bits in served.items() if table in wanted}
                 stored = {table: bits & wanted[table] for table, bits in stored.items() if table in wanted}
             if served != wanted or stored != wanted or shard.bytes_per_s is not None:

@@ -150,7 +150,6 @@ def rough_weather(world: World) -> End:
     """Have calls lost, answers lost, some late, some made twice."""
     worst = world.random.choice([0.05, 0.2])
     world.told(f"ROUGH {worst}")
-    world.was_rough = True
     world.network.weather = Weather(lost=worst, unanswered=worst, late=worst, twice=worst, delay_s=0.3)
 
     def fine() -> None:

@@ -77,7 +77,7 @@ class SimShard:
         )
 
     def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "tables")
         with_turn(self, lambda: self._prepare(placements))
 
     def _prepare(self, placements: Sequence[VersionPlacement]) -> None:
@@ -104,7 +104,7 @@ class SimShard:
         served_ranges: Sequence[ServedRanges],
         versions: Collection[tuple[str, int]],
     ) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "tables")
         self.world.checks.obeyed(self, order)
         if epoch < self.epoch:
             return
@@ -119,12 +119,12 @@ class SimShard:
         self.world.touched()
 
     def throttle(self, order: Order, bytes_per_s: float | None) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "throttle")
         self.world.checks.obeyed(self, order)
         self.bytes_per_s = bytes_per_s
 
     def cancel(self, order: Order) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "tables")
         self.cancels += 1
 
     def _owned(self, table: Table) -> Bits:
@@ -193,7 +193,7 @@ class SimHead:
         return self.heartbeat()
 
     def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "versions")
         with_turn(self, lambda: self._load(order, versions, shard_map))
 
     def _load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
@@ -213,7 +213,7 @@ class SimHead:
         live: Mapping[str, int],
         versions: Collection[tuple[str, int]],
     ) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "versions")
         with_turn(self, lambda: self._route(order, shard_map, live, versions))
 
     def _route(
