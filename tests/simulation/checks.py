@@ -175,8 +175,8 @@ class Checks:
                 for model, version, table in self.world.tables_of(names)
             }
             served, stored = shard.served, shard.stored
-            if self.world.newest_term > 1:
-                # What a coordinator had prepared that is gone, nobody asks for any more.
+            if self.world.newest_term > 1 or self.world.was_rough:
+                # What was prepared for a coordinator that is gone, or did not hear of it, nobody drops before long.
                 served = {table: bits for table, bits in served.items() if table in wanted}
                 stored = {table: bits & wanted[table] for table, bits in stored.items() if table in wanted}
             if served != wanted or stored != wanted or shard.bytes_per_s is not None:

@@ -157,6 +157,7 @@ def rough_weather(world: World) -> End:
     """Have calls lost, answers lost, some late, some made twice."""
     worst = world.random.choice([0.05, 0.2])
     world.told(f"ROUGH {worst}")
+    world.was_rough = True
     begin_s = world.random.random()
     for request in (Rebalance(shards=world.random.randint(2, 4)), Control.PAUSE, Control.RESUME):
         begin_s += world.random.random() * 2
