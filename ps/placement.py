@@ -42,6 +42,8 @@ class VersionPlacement:
     model: str
     version: int
     tables: Mapping[str, TablePlacement]
+    check_rows: bool = False
+    """Whether the rows of these slots are held against their checksums before they are served."""
 
 
 @dataclass(frozen=True, slots=True)

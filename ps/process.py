@@ -16,26 +16,31 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import uvloop
 
+from ringpull.ps.checked_rows import CheckedRows
+from ringpull.ps.damage import Damage
 from ringpull.ps.errors import NotFound, RingpullError
 from ringpull.ps.garbage import freeze_loaded
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
 from ringpull.ps.metric_families import registry_of
-from ringpull.ps.metrics import ShardCollector
+from ringpull.ps.metrics import ScrubCollector, ShardCollector
 from ringpull.ps.metrics_server import MetricsServer
 from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.scrub import Scrubber
 from ringpull.ps.shard import Shard
 from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
 from ringpull.ps.switch_interval import frequent_switches
 from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.peer import Peers
+from ringpull.ps.transfer.row_check import RowCheck
 from ringpull.ps.transfer.throttle import Throttle
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.ps.wire.messages import ShardStatistics
@@ -65,6 +70,8 @@ class ShardProcess:
         data_limit_bytes: int | None = None,
         prefault: bool = False,
         verify: bool = False,
+        checked: Path | None = None,
+        scrub_bytes_per_s: float | None = None,
         tidy_after_s: float = TIDY_AFTER_S,
         metrics: bool = True,
         admission: AdmissionLimits | None = None,
@@ -78,6 +85,8 @@ class ShardProcess:
             data_limit_bytes: Upper bound on the size of these copies, including those in progress.
             prefault: Bring every page of a table into memory before it is served.
             verify: Check all rows of opened files against their checksums.
+            checked: File in which the shards of this machine remember which rows were checked; None: in memory only.
+            scrub_bytes_per_s: Rate at which what is served is looked through for damage; None or 0: it is not.
             tidy_after_s: Time for which copies that are no longer served stay.
             metrics: Count requests, and serve metrics on a free port of `host`.
             admission: Limits on connections and bytes; None: the defaults.
@@ -86,12 +95,15 @@ class ShardProcess:
             StartupError: `host` cannot be listened on, or the data folder cannot be used.
         """
         reuse_freed_memory()
-        self._shard = Shard(shard)
+        memory = CheckedRows(checked)
+        self._damage = Damage(memory, copied=data_dir is not None)
+        self._shard = Shard(shard, self._damage.known)
         self._node = node
         self._incarnation = secrets.token_hex(8)
         self._prefault, self._verify = prefault, verify
         self._tidy_after_s = tidy_after_s
         self._throttle = Throttle()
+        self._row_check = RowCheck(memory, self._throttle, self._is_pulling)
         self._control = threading.Condition()  # guards the six below; notified when a prepare ends
         self._stopping = False
         self._prepares: set[Job] = set()
@@ -109,16 +121,22 @@ class ShardProcess:
         self._server = ShardServer(
             self._shard, self._lookups, streams=self._streams, admission_limits=admission, tally=tally
         )
+        self._scrubber = Scrubber(
+            self._shard, self._damage, memory, bytes_per_s=scrub_bytes_per_s, busy=self._is_pulling
+        )
         self._metrics: MetricsServer | None = None
         try:
             if tally is not None:
-                self._metrics = MetricsServer(registry_of([ShardCollector(self._shard, self._server, tally)]), host)
+                collectors = [ShardCollector(self._shard, self._server, tally), ScrubCollector(self._scrubber)]
+                self._metrics = MetricsServer(registry_of(collectors), host)
             self._address = self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()
             if self._copies is not None:
                 self._copies.close()
             raise
+        if scrub_bytes_per_s:
+            self._scrubber.start()
         where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
         _LOG.info("shard listens", extra=where)
 
@@ -143,6 +161,10 @@ class ShardProcess:
             bytes_to_copy=job.bytes_to_copy,
             resident_bytes=resident_bytes(),
             metrics_port=self._metrics_port,
+            checked_bytes=job.checked_bytes,
+            bytes_to_check=job.bytes_to_check,
+            damaged=self._damage.wants_repair(self._shard),
+            warnings=self._damage.warnings(self._shard),
         )
 
     def prepare(self, placements: Sequence[VersionPlacement]) -> None:
@@ -153,7 +175,7 @@ class ShardProcess:
 
         Raises:
             NotFound: A table's folder cannot be read here, and there is no data folder to copy it to.
-            CorruptData: Files are damaged, or are not the tables they should be.
+            CorruptData: Files are damaged, or are not the tables they should be; or rows are, which were to be checked.
             LimitExceeded: The data folder would grow over its limit; nothing was copied.
             ExportError: The disk is full.
             Unavailable: Some rows could not be copied, or the call was cancelled; try again.
@@ -162,11 +184,12 @@ class ShardProcess:
         with self._control:
             self._prepares.add(job)
             self._tidy_job.cancel()
+            self._last_prepare = job
         try:
             with frequent_switches():
                 if self._copies is None:
                     for placement in placements:
-                        self._open(placement)
+                        self._open(placement, job)
                 else:
                     self._copy(self._copies, placements, job)
                     give_freed_memory_back()  # the buffers that rows were copied through
@@ -179,9 +202,11 @@ class ShardProcess:
                     self._tidy_later(drop_pieces=True)
             raise
         finally:
+            self._damage.repair_tried()
             with self._control:
                 self._prepares.discard(job)
                 self._control.notify_all()
+            self._let_go()
         of = [(placement.model, placement.version) for placement in placements]
         _LOG.info("shard prepared", extra={"versions": _named(of), "copied_bytes": job.copied_bytes})
 
@@ -193,6 +218,7 @@ class ShardProcess:
             _LOG.info("shard assigned", extra={"epoch": epoch, "versions": _named(versions)})
             with self._control:
                 self._versions = frozenset(versions)
+            self._let_go()
             self._tidy_later()
 
     def throttle(self, bytes_per_s: float | None) -> None:
@@ -232,6 +258,7 @@ class ShardProcess:
                 jobs, tidying = [*self._prepares, self._tidy_job], self._tidying
             for job in jobs:
                 job.cancel()
+            self._scrubber.stop()
             self._on_loop(self._server.close(grace_s=grace_s))
             if tidying is not None:
                 tidying.join()
@@ -248,10 +275,24 @@ class ShardProcess:
     def _open_copies(self, data_dir: Path, limit_bytes: int | None) -> LocalCopies:
         folder = data_dir / f"shard-{self._shard.shard}"
         return LocalCopies(
-            folder, self._throttle, limit_bytes=limit_bytes, prefault=self._prefault, verify=self._verify
+            folder,
+            self._throttle,
+            limit_bytes=limit_bytes,
+            prefault=self._prefault,
+            verify=self._verify,
+            row_check=self._row_check,
+            damage=self._damage,
         )
 
-    def _open(self, placement: VersionPlacement) -> None:
+    def _is_pulling(self) -> bool:
+        return self._server.pulls_in_flight
+
+    def _let_go(self) -> None:
+        """Close copies of versions that are not served any more."""
+        if self._copies is not None and self._versions is not None:
+            self._copies.let_go(self._versions, self._shard)
+
+    def _open(self, placement: VersionPlacement, job: Job) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}
         for name, folder in folders.items():
             if not (folder / fmt.HEADER).exists():
@@ -260,11 +301,25 @@ class ShardProcess:
                     f" {placement.tables[name].folder}, cannot be opened on this machine,"
                     " and the shard has no data folder to copy its rows to (`serve --data-dir`)"
                 )
-        self._shard.open(placement.model, placement.version, folders, prefault=self._prefault, verify=self._verify)
+
+        def check(bases: Mapping[str, Base]) -> None:
+            unchecked = {
+                name: self._row_check.unchecked(base, placement.tables[name].slots, job) for name, base in bases.items()
+            }
+            for name, base in bases.items():
+                self._row_check.check(base, unchecked[name], job)
+
+        self._shard.open(
+            placement.model,
+            placement.version,
+            folders,
+            prefault=self._prefault,
+            verify=self._verify,
+            check=check if placement.check_rows else lambda bases: None,
+        )
 
     def _copy(self, copies: LocalCopies, placements: Sequence[VersionPlacement], job: Job) -> None:
         peers = Peers(self._loop)
-        self._last_prepare = job
         try:
             copies.prepare(placements, self._shard, peers, job)
         finally:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
-from ringpull.ps.store.base import Base
+from ringpull.ps.spec import ALL
+from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.pull import pull as pull_tables
 from ringpull.ps.store.table import Table
@@ -63,6 +64,12 @@ class _ServedTable:
 
 _Tables = Mapping[str, _ServedTable]
 
+TableKey = tuple[str, int, str]
+"""Model, version and name of a table."""
+
+KnownDamage = Callable[[Base], Collection[BadBlock]]
+"""Function that returns the blocks of a base which are known to be bad when it is opened."""
+
 
 @dataclass(frozen=True, slots=True)
 class _State:
@@ -77,8 +84,9 @@ class _State:
 class Shard:
     """The verbs of one shard. All methods may be called from any thread; verbs never wait for control calls."""
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, known_damage: KnownDamage = lambda base: ()) -> None:
         self._shard = shard
+        self._known_damage = known_damage
         self._state = _State()
         self._control = threading.Lock()  # orders open, retire and assign; taken before _counting, never inside it
         self._counting = threading.Lock()
@@ -102,7 +110,14 @@ class Shard:
     # -- control ------------------------------------------------------------------------------------------------------
 
     def open(
-        self, model: str, version: int, folders: Mapping[str, Path], *, prefault: bool = False, verify: bool = False
+        self,
+        model: str,
+        version: int,
+        folders: Mapping[str, Path],
+        *,
+        prefault: bool = False,
+        verify: bool = False,
+        check: Callable[[Mapping[str, Base]], None] = lambda bases: None,
     ) -> None:
         """Open the tables of one model version, all or none, and serve them from now on.
 
@@ -112,25 +127,29 @@ class Shard:
             folders: Folder of each table, by its name.
             prefault: Bring every page into memory before returning.
             verify: Read all rows and hold them against their checksums.
+            check: Called with the tables, opened and not served yet, or served already; may refuse them.
 
         Raises:
             CorruptData: A table is damaged, or is not the table it should be.
             InvalidInput: The version is open from other folders.
         """
+        bases = self._opened(model, version, folders)
+        if bases is not None:
+            check(bases)
+            return
+        # Not under the lock: it may take long, and other versions are assigned, quarantined and retired meanwhile.
+        bases = {name: _open_base(name, folder, verify=verify) for name, folder in folders.items()}
+        check(bases)
+        if prefault:
+            for base in bases.values():
+                base.prefault()
         with self._control:
-            served = self._state.versions.get((model, version))
-            if served is not None:
-                if {name: each.table.base.folder for name, each in served.items()} != dict(folders):
-                    raise InvalidInput(f"model {model}: version {version} is open already, from other folders")
-                return
-            bases = {name: _open_base(name, folder, verify=verify) for name, folder in folders.items()}
-            if prefault:
-                for base in bases.values():
-                    base.prefault()
-            opened = {
-                name: self._serve(self._state, model, name, Table(base), _Counts()) for name, base in bases.items()
-            }
-            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+            if self._opened(model, version, folders) is None:
+                opened = {
+                    name: self._serve(self._state, model, name, self._view(base), _Counts())
+                    for name, base in bases.items()
+                }
+                self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
 
     def install(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
         """Serve these bases from now on: a version's tables, or others in place of those of the same names.
@@ -142,8 +161,61 @@ class Shard:
             opened = dict(before)
             for name, base in bases.items():
                 counts = before[name].counts if name in before else _Counts()
-                opened[name] = self._serve(self._state, model, name, Table(base), counts)
+                opened[name] = self._serve(self._state, model, name, self._view(base), counts)
             self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+
+    def quarantine(self, key: TableKey, base: Base, bad: Collection[BadBlock]) -> bool:
+        """Refuse pulls of the slots of these blocks of a table, and of no others, from now on.
+
+        Returns:
+            Whether the table is still served from this base; if not, nothing was done.
+        """
+        model, version, name = key
+        with self._control:
+            tables = self._state.versions.get((model, version), {})
+            served = tables.get(name)
+            if served is None or served.table.base is not base:
+                return False
+            opened = {**tables, name: replace(served, table=Table.without(base, bad))}
+            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+            return True
+
+    def exchange(self, key: TableKey, before: Base, base: Base) -> bool:
+        """Serve a table from another base with the same rows; return whether it was served from `before` until now."""
+        model, version, name = key
+        table = self._view(base)
+        with self._control:
+            tables = self._state.versions.get((model, version), {})
+            served = tables.get(name)
+            if served is None or served.table.base is not before:
+                return False
+            opened = {**tables, name: replace(served, table=table)}
+            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+            return True
+
+    def tables(self) -> list[TableKey]:
+        """Return the tables that are served, in the order in which they were opened."""
+        return [(*version, name) for version, tables in self._state.versions.items() for name in tables]
+
+    def base(self, key: TableKey) -> Base | None:
+        """Return the base that a table is served from; None if it is not served."""
+        model, version, name = key
+        served = self._state.versions.get((model, version), {}).get(name)
+        return None if served is None else served.table.base
+
+    def served(self, key: TableKey) -> tuple[Base, list[SlotRange]] | None:
+        """Return the base of a table and the slots of it that are served; None if it is not served any more."""
+        model, version, name = key
+        served = self._state.versions.get((model, version), {}).get(name)
+        if served is None:
+            return None
+        return served.table.base, [SlotRange(0, SLOTS)] if served.mask is None else runs(served.mask)
+
+    def has_copies(self, key: TableKey) -> bool:
+        """Return whether other shards have the ranges of a table that this one serves."""
+        model, _, name = key
+        counts = [each.replicas.get((model, name), 1) for each in self._state.served_ranges or ()]
+        return any(count == ALL or count > 1 for count in counts)
 
     def is_open(self, model: str, version: int) -> bool:
         """Return whether a version is served here."""
@@ -234,9 +306,10 @@ class Shard:
             NotOwner: Part of the range is not owned here.
             InvalidInput: The slots are no range, or the cursor lies outside it.
             Unavailable: The range is owned, but not all of it is stored here.
-            CorruptData: Rows of this block are damaged here; another replica has them.
+            CorruptData: Rows of this block, or keys of the table, are damaged here; another replica has them.
         """
         served, slots = self._owned_range("range_pull", request)
+        _check_keys(served.table)
         reply = read_block(served.table.base, slots, request.cursor, request.max_bytes)
         with self._counting:
             self._requests += 1
@@ -249,8 +322,10 @@ class Shard:
             NotFound: The model version is not open here, or has no such table.
             NotOwner: Part of the range is not owned here.
             InvalidInput: The slots are no range.
+            CorruptData: Keys of the table are damaged here; another replica has them.
         """
         served, slots = self._owned_range("describe", request)
+        _check_keys(served.table)
         base = served.table.base
         first, last = base.row_range(slots.begin, slots.end)
         spec = np.frombuffer(msgpack.packb(base.spec.to_dict()), np.uint8)
@@ -287,6 +362,22 @@ class Shard:
         )
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _opened(self, model: str, version: int, folders: Mapping[str, Path]) -> dict[str, Base] | None:
+        """Return the tables of a version that is open already.
+
+        Raises:
+            InvalidInput: They are of other folders.
+        """
+        served = self._state.versions.get((model, version))
+        if served is None:
+            return None
+        if {name: each.table.base.folder for name, each in served.items()} != dict(folders):
+            raise InvalidInput(f"model {model}: version {version} is open already, from other folders")
+        return {name: each.table.base for name, each in served.items()}
+
+    def _view(self, base: Base) -> Table:
+        return Table.without(base, self._known_damage(base))
 
     def _serve(self, state: _State, model: str, name: str, table: Table, counts: _Counts) -> _ServedTable:
         mask = self._owned(state, model, name)
@@ -333,6 +424,12 @@ class Shard:
     def _not_owner(self, state: _State, table: str, slot: int) -> NotOwner:
         message = f"shard {self._shard} does not own slot {slot} of table {table} at epoch {state.epoch}"
         return NotOwner(message, epoch=state.epoch)
+
+
+def _check_keys(table: Table) -> None:
+    """Refuse to cut a range out of a table by positions that are damaged."""
+    if table.keys_damaged:
+        raise CorruptData(f"{table.base.folder}: keys are damaged, so no range can be cut out; another copy has them")
 
 
 def _open_base(name: str, folder: Path, *, verify: bool) -> Base:
