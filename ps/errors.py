@@ -86,6 +86,13 @@ class ProtocolError(ConnectionLost):
     """Raised when a peer sent bytes that are not a valid frame. The connection is closed with this reason."""
 
 
+class Stranger(ConnectionLost):
+    """Raised when who listens at an address is not the shard that was meant, so that its rows are not what they seem.
+
+    The connection is closed with this reason, before anything else was asked or answered.
+    """
+
+
 class NotOwner(Retryable):
     """Raised by a shard asked for a slot it does not serve; the caller refreshes its shard map and routes again.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.spec import Replicas
+from ringpull.ps.wire.messages import ANY_SHARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class RangeSource:
     slots: SlotRange
     host: str
     port: int
+    shard: int = ANY_SHARD
+    incarnation: str = ""
+    """Which of its processes is meant: whoever else has its port by now is no source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ from ringpull.ps.transfer.peer import Peers
 from ringpull.ps.transfer.row_check import RowCheck
 from ringpull.ps.transfer.throttle import Throttle
 from ringpull.ps.wire.admission import AdmissionLimits
-from ringpull.ps.wire.messages import ShardStatistics
+from ringpull.ps.wire.messages import Hello, ShardStatistics
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
 from ringpull.ps.wire.threads import LookupThreads
@@ -75,6 +75,7 @@ class ShardProcess:
         tidy_after_s: float = TIDY_AFTER_S,
         metrics: bool = True,
         admission: AdmissionLimits | None = None,
+        deployment: str = "",
     ) -> None:
         """Start the data plane on any free port of `host`.
 
@@ -90,6 +91,7 @@ class ShardProcess:
             tidy_after_s: Time for which copies that are no longer served stay.
             metrics: Count requests, and serve metrics on a free port of `host`.
             admission: Limits on connections and bytes; None: the defaults.
+            deployment: Id of the deployment, which callers and peers must mean; empty: any.
 
         Raises:
             StartupError: `host` cannot be listened on, or the data folder cannot be used.
@@ -99,7 +101,7 @@ class ShardProcess:
         self._damage = Damage(memory, copied=data_dir is not None)
         self._shard = Shard(shard, self._damage.known)
         self._node = node
-        self._incarnation = secrets.token_hex(8)
+        self._hello = Hello(deployment, shard, secrets.token_hex(8))
         self._prefault, self._verify = prefault, verify
         self._tidy_after_s = tidy_after_s
         self._throttle = Throttle()
@@ -119,7 +121,12 @@ class ShardProcess:
         self._thread.start()
         tally = ServerTally() if metrics else None
         self._server = ShardServer(
-            self._shard, self._lookups, streams=self._streams, admission_limits=admission, tally=tally
+            self._shard,
+            self._lookups,
+            hello=self._hello,
+            streams=self._streams,
+            admission_limits=admission,
+            tally=tally,
         )
         self._scrubber = Scrubber(
             self._shard, self._damage, memory, bytes_per_s=scrub_bytes_per_s, busy=self._is_pulling
@@ -151,7 +158,7 @@ class ShardProcess:
         """Return identity, address and progress, at once."""
         job = self._last_prepare
         return ShardHeartbeat(
-            incarnation=self._incarnation,
+            incarnation=self._hello.incarnation,
             shard=self._shard.shard,
             host=self._address[0],
             port=self._address[1],
@@ -319,7 +326,7 @@ class ShardProcess:
         )
 
     def _copy(self, copies: LocalCopies, placements: Sequence[VersionPlacement], job: Job) -> None:
-        peers = Peers(self._loop)
+        peers = Peers(self._loop, self._hello.deployment)
         try:
             copies.prepare(placements, self._shard, peers, job)
         finally:

@@ -6,8 +6,11 @@ neither torch nor the shards' kernels to name these actors, and a shard never lo
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -16,12 +19,17 @@ import ray
 from ringpull.deploy.cluster.actor_spec import ActorSpec, coordinator_name
 from ringpull.deploy.cluster.calls import RemoteProcess
 from ringpull.deploy.cluster.exits import Exit
-from ringpull.deploy.cluster.logs import configure
+from ringpull.deploy.cluster.late_process import LateProcess
+from ringpull.deploy.cluster.logs import configure, silence
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import RingpullError
 
 if TYPE_CHECKING:
+    from ringpull.inference.head.process import HeadProcess
+    from ringpull.ps.process import ShardProcess
     from ringpull.router.control.operations import Operations
+
+logger: Final = logging.getLogger(__name__)
 
 PORTS_TIMEOUT_S: Final = 2.0
 
@@ -33,10 +41,20 @@ class ProcessActor:
     """Object in a process of its own, run by Ray, whose methods are called by name.
 
     Which methods it has is the object's own business; `ringpull.deploy.cluster.calls.RemoteProcess` is the other end.
+    Where Ray restarts the actor and the object cannot be made, it is waited for: see `LateProcess`.
+
+    Args:
+        called: Name of the member in messages, such as "shard 3".
+        make: Makes the object; on a restart as often as it takes, in another thread.
+        restarted: Whether Ray has restarted the actor.
     """
 
-    def __init__(self, process: Any) -> None:
-        self._process = process
+    def __init__(self, called: str, make: Callable[[], Any], *, restarted: bool) -> None:
+        self._late = LateProcess(called, make, restarted=restarted)
+
+    @property
+    def _process(self) -> Any:
+        return self._late.get()
 
     def invoke(self, method: str, *args: Any) -> Any:
         """Call a method: one of this actor, or else one of the object."""
@@ -60,29 +78,10 @@ class ShardActor(ProcessActor):
     """
 
     def __init__(self, shard: int, actor_spec: ActorSpec) -> None:
-        from ringpull.deploy.cluster.kernels import warm_up
-        from ringpull.ps.process import ShardProcess
-
-        settings = actor_spec.shard
-        # The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
-        warm_up()
-        # Only now: what warms up is no shard of this deployment, and not to be told of.
-        configure(actor_spec.log, actor_spec.name, f"shard-{shard}")
+        restarted = was_restarted()
         self._exit = Exit()
-        super().__init__(
-            ShardProcess(
-                shard,
-                actor_spec.shard_host or node_address(),
-                settings.threads,
-                node=node_id(),
-                data_dir=None if settings.data_dir is None else Path(settings.data_dir),
-                data_limit_bytes=settings.data_limit_bytes,
-                prefault=settings.prefault,
-                verify=settings.verify,
-                metrics=settings.metrics,
-                admission=settings.admission,
-            )
-        )
+        configure(actor_spec.log, actor_spec.name, f"shard-{shard}", restarted=restarted)
+        super().__init__(f"shard {shard}", partial(_shard_process, shard, actor_spec), restarted=restarted)
 
     def restart(self, drain_s: float) -> None:
         """End this process once what is in flight is answered; Ray starts it anew."""
@@ -98,25 +97,51 @@ class HeadActor(ProcessActor):
     """
 
     def __init__(self, head: int, actor_spec: ActorSpec) -> None:
-        from ringpull.deploy.cluster.kernels import warm_up
-        from ringpull.inference.head.process import HeadProcess
-
-        warm_up()
-        configure(actor_spec.log, actor_spec.name, f"head-{head}")
+        restarted = was_restarted()
         self._exit = Exit()
-        config = replace(actor_spec.head, host=actor_spec.head_host or node_address())
-        data_dir = actor_spec.shard.data_dir
-        super().__init__(
-            HeadProcess(
-                with_ports_before(config, head, actor_spec),
-                operations_of(actor_spec.name),
-                cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",
-            )
-        )
+        configure(actor_spec.log, actor_spec.name, f"head-{head}", restarted=restarted)
+        super().__init__(f"head {head}", partial(_head_process, head, actor_spec), restarted=restarted)
 
     def restart(self, drain_s: float) -> None:
         """End this process once what is in flight is answered; Ray starts it anew."""
         self._exit.after(lambda: self._process.drain(drain_s), within_s=drain_s)
+
+
+def _shard_process(shard: int, actor_spec: ActorSpec) -> ShardProcess:
+    from ringpull.deploy.cluster.kernels import warm_up
+    from ringpull.ps.process import ShardProcess
+
+    settings = actor_spec.shard
+    # The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
+    with silence():
+        warm_up()
+    return ShardProcess(
+        shard,
+        actor_spec.shard_host or node_address(),
+        settings.threads,
+        node=node_id(),
+        data_dir=None if settings.data_dir is None else Path(settings.data_dir),
+        data_limit_bytes=settings.data_limit_bytes,
+        prefault=settings.prefault,
+        verify=settings.verify,
+        metrics=settings.metrics,
+        admission=settings.admission,
+    )
+
+
+def _head_process(head: int, actor_spec: ActorSpec) -> HeadProcess:
+    from ringpull.deploy.cluster.kernels import warm_up
+    from ringpull.inference.head.process import HeadProcess
+
+    with silence():
+        warm_up()
+    config = replace(actor_spec.head, host=actor_spec.head_host or node_address())
+    data_dir = actor_spec.shard.data_dir
+    return HeadProcess(
+        with_ports_before(config, head, actor_spec),
+        operations_of(actor_spec.name),
+        cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",
+    )
 
 
 def operations_of(deployment: str) -> Operations:
@@ -136,6 +161,18 @@ def with_ports_before(config: HeadConfig, head: int, actor_spec: ActorSpec) -> H
     if before is None or before.host != config.host or not before.grpc_port:
         return config
     return replace(config, grpc_port=before.grpc_port, http_port=before.http_port)
+
+
+def was_restarted() -> bool:
+    """Return whether an earlier process of this actor has ended, and Ray has started this one in its place.
+
+    Ray's control store knows. If it does not say, this counts as a restart: what goes wrong is waited for then.
+    """
+    try:
+        return bool(ray.get_runtime_context().was_current_actor_reconstructed)
+    except Exception as exc:
+        logger.warning("Ray does not say whether this is a restart: %s", exc)
+        return True
 
 
 def node_address() -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, cast
 
 from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import ActorSpec
-from ringpull.deploy.cluster.actors import ProcessActor, node_id
+from ringpull.deploy.cluster.actors import ProcessActor, node_id, was_restarted
 from ringpull.deploy.cluster.calls import RemoteProcess, find
 from ringpull.deploy.cluster.logs import configure
 from ringpull.deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
@@ -33,24 +34,28 @@ class CoordinatorActor(ProcessActor):
     """
 
     def __init__(self, actor_spec: ActorSpec, state_dir: str, deployment: str) -> None:
-        configure(actor_spec.log, actor_spec.name, "coordinator")
-        super().__init__(
-            CoordinatorProcess(
-                StateFile(state_dir),
-                MembersOverRay(actor_spec),
-                deployment=deployment,
-                settings=Settings(
-                    place=find_version,
-                    heads=actor_spec.heads,
-                    keep=actor_spec.keep,
-                    streamed=actor_spec.shard.data_dir is not None,
-                    rows_in=rows_in,
-                    check_startable=control_store.check,
-                ),
-                # Ray starts the process anew, which goes on from what is saved.
-                failed=lambda: os._exit(1),
-            )
-        )
+        restarted = was_restarted()
+        configure(actor_spec.log, actor_spec.name, "coordinator", restarted=restarted)
+        make = partial(_coordinator_process, actor_spec, state_dir, deployment)
+        super().__init__("the coordinator", make, restarted=restarted)
+
+
+def _coordinator_process(actor_spec: ActorSpec, state_dir: str, deployment: str) -> CoordinatorProcess:
+    return CoordinatorProcess(
+        StateFile(state_dir),
+        MembersOverRay(actor_spec),
+        deployment=deployment,
+        settings=Settings(
+            place=find_version,
+            heads=actor_spec.heads,
+            keep=actor_spec.keep,
+            streamed=actor_spec.shard.data_dir is not None,
+            rows_in=rows_in,
+            check_startable=control_store.check,
+        ),
+        # Ray starts the process anew, which goes on from what is saved.
+        failed=lambda: os._exit(1),
+    )
 
 
 def make_coordinator(actor_spec: ActorSpec, state_dir: str, deployment: str) -> Any:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+from ringpull.deploy.cluster.log_file import LogFile, StderrHandler
 from ringpull.ps.errors import StartupError
 from ringpull.ps.settings import Group, Option
 
@@ -68,30 +68,42 @@ class LogSettings:
     """Folder in which each process writes `NAME-MEMBER.log`; None: standard error, which Ray keeps."""
 
 
-def configure(settings: LogSettings, deployment: str, member: str) -> None:
+def configure(settings: LogSettings, deployment: str, member: str, *, restarted: bool = False) -> None:
     """Configure the log of this process, in place of any earlier configuration.
 
     Args:
         deployment: Its name.
         member: `coordinator`, `head-0`, `shard-3`; on every line.
+        restarted: Ray has restarted this process: a folder that cannot be written is waited for, as it is later on.
 
     Raises:
-        StartupError: The folder cannot be written to.
+        StartupError: The folder cannot be written to; never on a restart.
     """
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = StderrHandler()
     if settings.folder is not None:
         path = Path(settings.folder) / f"{deployment}-{member}.log"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # It reopens the file when something such as logrotate has moved it away.
-            handler = WatchedFileHandler(path, encoding="utf-8")
-        except OSError as exc:
-            raise StartupError(f"--log-dir: {path} cannot be written: {exc.strerror or exc}") from exc
+        handler = LogFile(path)
+        if not restarted:
+            try:
+                handler.open()
+            except OSError as exc:
+                raise StartupError(f"--log-dir: {path} cannot be written: {exc.strerror or exc}") from exc
     formatter = JsonLines if settings.format is LogFormat.JSON else TextLines
     handler.setFormatter(formatter({"deployment": deployment, "member": member, "pid": os.getpid()}))
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for name in _VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Context in which this process logs nothing."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class JsonLines(logging.Formatter):

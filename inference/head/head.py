@@ -234,16 +234,17 @@ class Head:
         predictor = PredictorService(self._predictor, self._catalog)
         status = partial(cluster_status, self._view, self._router, self._catalog)
         bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
+        grpc = GrpcServer(predictor, AdminService(status), self.config, OperationsService(self._operations))
         try:
-            self._grpc = grpc = GrpcServer(
-                predictor, AdminService(status), self.config, OperationsService(self._operations)
-            )
             grpc_port = await grpc.start()
+            http_port = bound.getsockname()[1]
+            metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor.admission)
         except BaseException:
+            # It is tried again, and would find its own ports in use.
             bound.close()
+            await grpc.stop(0)
             raise
-        http_port = bound.getsockname()[1]
-        metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor.admission)
+        self._grpc = grpc
         self._http = HttpServer(application(lambda: grpc.serving, status, predictor.models, metrics), bound)
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)

@@ -46,7 +46,11 @@ class HeadProcess:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
         self._thread.start()
-        self._head = self._call(_new_head(config, operations, cache_dir))
+        try:
+            self._head = self._call(_new_head(config, operations, cache_dir))
+        except BaseException:  # such as a folder that cannot be made: nothing stays behind of a head that is not there
+            self._end_loop()
+            raise
 
     def __repr__(self) -> str:
         return f"HeadProcess(pid {os.getpid()}, {self._head!r})"
@@ -83,9 +87,7 @@ class HeadProcess:
         """Take no more calls, answer those in flight within `timeout_s`, and stop for good; then it does nothing."""
         if self._thread.is_alive():
             self._call(self._head.stop(timeout_s))
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._end_loop()
 
     def pid(self) -> int:
         """Return the process's id."""
@@ -94,6 +96,11 @@ class HeadProcess:
     def memory(self) -> dict[str, int]:
         """Return this process's memory in bytes: see `ringpull.ps.memory.process_memory`."""
         return process_memory()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

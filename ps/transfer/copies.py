@@ -210,7 +210,7 @@ class LocalCopies:
 
         def sources_of(slots: SlotRange) -> list[RowSource]:
             sources: list[RowSource] = [
-                PeerSource(peers, source.host, source.port, *key)
+                PeerSource(peers, source, *key)
                 for source in table.sources
                 if source.slots.begin <= slots.begin and slots.end <= source.slots.end
             ]

@@ -1,4 +1,4 @@
-"""Peers: other shards as sources of rows, by range_pull over their data planes.
+"""Peers: other shards as sources of rows, by range_pull over their data planes. A stranger at one's port is no source.
 
 The sockets belong to the shard's event loop; the copying thread waits for it. A source that does not answer within
 `ANSWER_S` counts as gone, so that a stopped process does not hold up a move.
@@ -16,12 +16,13 @@ from typing import Any, Final, TypeVar, cast
 import msgpack
 
 from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.placement import RangeSource
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.transfer.job import Cancelled
 from ringpull.ps.transfer.source import Block, TableContent
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, RangePullRequest, Reply, Request
+from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, Hello, RangePullRequest, Reply, Request
 
 ANSWER_S: Final = 10.0
 """Timeout of one request. A block is a MB or two, which takes seconds even from a slow disk."""
@@ -32,21 +33,28 @@ Result = TypeVar("Result")
 class Peers:
     """Connections to other shards for the length of one job; `close` when it ends."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Use a loop that runs in another thread."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, deployment: str = "") -> None:
+        """Use a loop that runs in another thread.
+
+        Args:
+            deployment: Id of the deployment that all of them are of.
+        """
         self._loop = loop
-        self._connections: dict[tuple[str, int], Connection] = {}
+        self._deployment = deployment
+        self._connections: dict[tuple[str, int, Hello], Connection] = {}
         self._lock = threading.Lock()
         self._waiting: set[Future[Any]] = set()
 
-    def request(self, host: str, port: int, message: Request) -> Reply:
-        """Send one request to the shard at `host`:`port` and wait for its reply.
+    def request(self, source: RangeSource, message: Request) -> Reply:
+        """Send one request to the shard of a source and wait for its reply.
 
         Raises:
+            Stranger: Another process listens there.
             Cancelled: `interrupt` was called meanwhile.
             RingpullError: As `Connection.connect` and `Connection.request`.
         """
-        return self._wait(self._request((host, port), message))
+        hello = Hello(self._deployment, source.shard, source.incarnation)
+        return self._wait(self._request((source.host, source.port, hello), message))
 
     def interrupt(self) -> None:
         """Have every request under way raise `Cancelled`; from any thread."""
@@ -59,10 +67,11 @@ class Peers:
         """Close the connections."""
         self._wait(self._close())
 
-    async def _request(self, address: tuple[str, int], message: Request) -> Reply:
+    async def _request(self, address: tuple[str, int, Hello], message: Request) -> Reply:
         connection = self._connections.get(address)
         if connection is None or connection.closed:
-            connection = self._connections[address] = await Connection.connect(*address)
+            host, port, hello = address
+            connection = self._connections[address] = await Connection.connect(host, port, hello=hello)
         return await connection.request(message, deadline_s=time.monotonic() + ANSWER_S)
 
     async def _close(self) -> None:
@@ -85,17 +94,17 @@ class Peers:
 class PeerSource:
     """Source for one table of one version: another shard."""
 
-    def __init__(self, peers: Peers, host: str, port: int, model: str, version: int, table: str) -> None:
+    def __init__(self, peers: Peers, source: RangeSource, model: str, version: int, table: str) -> None:
         self._peers = peers
-        self._address = host, port
+        self._source = source
         self._table = model, version, table
 
     def __repr__(self) -> str:
-        return f"shard at {self._address[0]}:{self._address[1]}"
+        return f"shard at {self._source.host}:{self._source.port}"
 
     def describe(self, slots: SlotRange) -> TableContent:
         request = DescribeRequest(*self._table, slots.begin, slots.end)
-        reply = cast(DescribeReply, self._peers.request(*self._address, request))
+        reply = cast(DescribeReply, self._peers.request(self._source, request))
         try:
             spec = TableSpec.from_dict(msgpack.unpackb(reply.spec.tobytes()))
         except (InvalidInput, ValueError, TypeError, AttributeError) as exc:
@@ -104,4 +113,4 @@ class PeerSource:
 
     def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
         request = RangePullRequest(*self._table, slots.begin, slots.end, cursor, max_bytes)
-        return cast(Block, self._peers.request(*self._address, request))
+        return cast(Block, self._peers.request(self._source, request))

@@ -14,9 +14,11 @@ from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode
 from ringpull.ps.wire.messages import (
+    ANY_SHARD,
     DescribeReply,
     DescribeRequest,
     ErrorReply,
+    Hello,
     Op,
     PullReply,
     PullRequest,
@@ -33,6 +35,36 @@ from ringpull.ps.wire.messages import (
 _OPS: Final = {int(op): op for op in Op}
 _MAX_INT: Final = 2**63 - 1
 _MAX_UINT: Final = 2**64 - 1
+
+
+CONNECTION_ID: Final = 0
+"""Request id of what concerns the connection, not one request: the hello, and the error that it ends with."""
+
+
+def encode_hello(hello: Hello, *, reply: bool = False) -> list[bytes | memoryview]:
+    """Return the first frame of a connection: from its caller, or in reply to that."""
+    kind = Kind.HELLO_REPLY if reply else Kind.HELLO
+    return encode(kind, CONNECTION_ID, [hello.deployment, hello.shard, hello.incarnation], limits=REQUEST_LIMITS)
+
+
+def decode_hello(frame: Frame, kind: Kind) -> Hello:
+    """Read the first frame of a connection.
+
+    Args:
+        kind: `HELLO` or `HELLO_REPLY`, whichever the peer has to send.
+
+    Raises:
+        ProtocolError: It is another frame.
+    """
+    if frame.kind is not kind or frame.request_id != CONNECTION_ID:
+        raise ProtocolError(
+            f"a connection begins with {kind.name} of the request id 0;"
+            f" this one began with {frame.kind.name} of {frame.request_id}"
+        )
+    fields = _Fields(frame)
+    hello = Hello(fields.text("deployment"), fields.number("shard", lowest=ANY_SHARD), fields.text("incarnation"))
+    fields.end()
+    return hello
 
 
 def encode_request(
@@ -181,10 +213,10 @@ class _Fields:
             self._refuse(name, value, "text")
         return value
 
-    def number(self, name: str, highest: int = _MAX_INT) -> int:
+    def number(self, name: str, highest: int = _MAX_INT, lowest: int = 0) -> int:
         value = self._take(name)
-        if type(value) is not int or not 0 <= value <= highest:
-            self._refuse(name, value, f"an integer from 0 to {highest}")
+        if type(value) is not int or not lowest <= value <= highest:
+            self._refuse(name, value, f"an integer from {lowest} to {highest}")
         return value
 
     def items(self, name: str) -> list[Any]:

@@ -1,7 +1,8 @@
 """The caller's end of a connection: pipelined, to one shard, shared by any number of requests at once.
 
 Invariants: every request gets exactly one outcome: its reply, the shard's error, DeadlineExceeded, or ConnectionLost
-when the connection ends first. A reply after its request gave up is dropped by its id. A connection that broke, or
+when the connection ends first. Requests may follow the hello at once, but nothing counts as a reply before the shard has
+said who it is; a stranger is hung up on. A reply after its request gave up is dropped by its id. A connection that broke, or
 broke the protocol, stays closed: the next request to that shard connects anew.
 """
 
@@ -10,25 +11,24 @@ from __future__ import annotations
 import asyncio
 import time
 
-from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Unavailable
-from ringpull.ps.wire.codec import decode_reply, encode_request
+from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Stranger, Unavailable
+from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_reply, encode_hello, encode_request
 from ringpull.ps.wire.error_codes import error_of
-from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Limits
-from ringpull.ps.wire.messages import ErrorReply, Reply, Request
+from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Kind, Limits
+from ringpull.ps.wire.messages import ANYONE, ErrorReply, Hello, Reply, Request
 from ringpull.ps.wire.protocol import FrameProtocol
 
 CONNECT_TIMEOUT_S = 5.0
 
-CONNECTION_ID = 0
-"""The request id of an error that concerns the connection, not one request."""
-
-
 class Connection(FrameProtocol):
     """A connection to a shard; make one with `Connection.connect`. Not thread-safe: belongs to one event loop."""
 
-    def __init__(self, address: str, limits: Limits = REPLY_LIMITS) -> None:
+    def __init__(self, address: str, limits: Limits = REPLY_LIMITS, *, hello: Hello = ANYONE) -> None:
         super().__init__(REPLIES, limits)
         self._address = address
+        self._hello = hello
+        self._greeted = False
+        """Whether it is a shard that answers, and the one meant."""
         self._waiting: dict[int, tuple[Request, asyncio.Future[Reply]]] = {}
         self._last_id = CONNECTION_ID
         self._lost: ConnectionLost | None = None
@@ -37,8 +37,15 @@ class Connection(FrameProtocol):
         self._writable.set()
 
     @classmethod
-    async def connect(cls, host: str, port: int, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
+    async def connect(
+        cls, host: str, port: int, *, hello: Hello = ANYONE, timeout_s: float = CONNECT_TIMEOUT_S
+    ) -> Connection:
         """Open a connection to the shard that listens at `host`:`port`.
+
+        It is usable at once: if it is not the shard meant, the first request raises `Stranger`.
+
+        Args:
+            hello: Which shard is meant.
 
         Raises:
             Unavailable: Nothing answers there within `timeout_s`.
@@ -47,7 +54,7 @@ class Connection(FrameProtocol):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(lambda: cls(address), host, port)
+                _, connection = await loop.create_connection(lambda: cls(address, hello=hello), host, port)
         except TimeoutError as exc:
             raise Unavailable(f"no shard answered at {address} within {timeout_s:g} s") from exc
         except OSError as exc:
@@ -77,6 +84,7 @@ class Connection(FrameProtocol):
 
         Raises:
             DeadlineExceeded: No reply in time.
+            Stranger: It is not the shard that was meant.
             ConnectionLost: The connection ended first. The shard may or may not have seen the request.
             LimitExceeded: The message is larger than a shard accepts.
             RingpullError: The error the shard answered with, in its own class.
@@ -111,11 +119,18 @@ class Connection(FrameProtocol):
 
     # -- from the transport -------------------------------------------------------------------------------------------
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.send(encode_hello(self._hello))
+
     def frame_received(self, frame: Frame) -> None:
+        if frame.request_id == CONNECTION_ID and frame.kind is Kind.ERROR:
+            raise self._given_up(frame)
+        if not self._greeted:
+            self._greet(frame)
+            return
         if frame.request_id == CONNECTION_ID:
-            reply = decode_reply(frame)
-            reason = error_of(reply) if isinstance(reply, ErrorReply) else "a reply to no request"
-            raise ProtocolError(f"the shard at {self._address} gave this connection up: {reason}")
+            raise ProtocolError(f"the shard at {self._address} sent a {frame.kind.name}, a reply to no request")
         if frame.request_id > self._last_id:
             raise ProtocolError(f"the shard at {self._address} answered request {frame.request_id}: never sent")
         request, future = self._waiting.pop(frame.request_id, (None, None))
@@ -129,11 +144,15 @@ class Connection(FrameProtocol):
         if not future.done():
             future.set_result(reply)
 
-    def poisoned(self, error: ProtocolError) -> None:
+    def poisoned(self, error: ConnectionLost) -> None:
+        if not self._greeted and not isinstance(error, Stranger):
+            error = Stranger(f"who listens at {self._address} is no shard of this build: {error}")
         self._end(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         where = "in the middle of a reply" if self._decoder.mid_frame else "between replies"
+        if not self._greeted:
+            where = "before it said who it is"
         reason = f": {exc}" if exc else ""
         self._end(ConnectionLost(f"the shard at {self._address} closed the connection {where}{reason}"))
         if not self._ended.done():
@@ -144,6 +163,23 @@ class Connection(FrameProtocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+
+    # -- who it is ----------------------------------------------------------------------------------------------------
+
+    def _greet(self, frame: Frame) -> None:
+        who = decode_hello(frame, Kind.HELLO_REPLY)
+        if not self._hello.fits(who):
+            raise Stranger(f"who listens at {self._address} is {who}; {self._hello} was meant")
+        self._greeted = True
+
+    def _given_up(self, frame: Frame) -> ConnectionLost:
+        """Return why the peer ends this connection, as it says."""
+        reply = decode_reply(frame)
+        error = error_of(reply) if isinstance(reply, ErrorReply) else None
+        if isinstance(error, Stranger):
+            return Stranger(f"who listens at {self._address} hung up: {error}")
+        self._greeted = True  # It speaks this protocol: whatever ends here, it is no stranger.
+        return ProtocolError(f"the shard at {self._address} gave this connection up: {error}")
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 

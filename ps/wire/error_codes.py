@@ -17,6 +17,7 @@ from ringpull.ps.errors import (
     NotOwner,
     ProtocolError,
     RingpullError,
+    Stranger,
     Unavailable,
 )
 from ringpull.ps.wire.messages import ErrorReply
@@ -30,6 +31,7 @@ ERROR_CODES: Final[dict[str, type[RingpullError]]] = {
     "UNAVAILABLE": Unavailable,
     "NOT_OWNER": NotOwner,
     "PROTOCOL_ERROR": ProtocolError,
+    "STRANGER": Stranger,
 }
 
 INTERNAL: Final = "INTERNAL"

@@ -2,7 +2,7 @@
 
     offset size  field          meaning
     0      4     magic          b"RPL1"
-    4      1     version        1
+    4      1     version        2
     5      1     kind           a `Kind`
     6      2     reserved       0
     8      8     request id     chosen by the caller, repeated in the answer
@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from ringpull.ps.errors import LimitExceeded, ProtocolError
 
 MAGIC: Final = b"RPL1"
-VERSION: Final = 1
+VERSION: Final = 2
+"""Version of the protocol. In the first one connections began without a hello."""
 PRELUDE: Final = struct.Struct("<4sBBHQIIQ")
 ALIGNMENT: Final = 8
 MAX_REMAINING_US: Final = 2**32 - 1
@@ -55,10 +56,12 @@ class Kind(IntEnum):
     RANGE_PULL = 2
     STATISTICS = 3
     DESCRIBE = 4
+    HELLO = 5
     PULL_REPLY = 129
     RANGE_PULL_REPLY = 130
     STATISTICS_REPLY = 131
     DESCRIBE_REPLY = 132
+    HELLO_REPLY = 133
     ERROR = 255
 
 
@@ -72,10 +75,12 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.RANGE_PULL: (),
     Kind.STATISTICS: (),
     Kind.DESCRIBE: (),
+    Kind.HELLO: (),
     Kind.PULL_REPLY: (_F4, _U4, _U1),  # values, missing, found
     Kind.RANGE_PULL_REPLY: (_U8, _U1),  # positions, rows
     Kind.STATISTICS_REPLY: (),
     Kind.DESCRIBE_REPLY: (_U1,),  # spec
+    Kind.HELLO_REPLY: (),
     Kind.ERROR: (),
 }
 """The element types of the buffers of each kind of frame."""

@@ -11,11 +11,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+
+
+ANY_SHARD: Final = -1
+"""Id of a shard that means: whichever it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Name of one shard's process. A connection begins with two: whom the caller means, and who answers.
+
+    What either side leaves at its default may be anything.
+    """
+
+    deployment: str = ""
+    """Id of the deployment."""
+    shard: int = ANY_SHARD
+    incarnation: str = ""
+    """Id of the process, which no other one ever has."""
+
+    def fits(self, other: Hello) -> bool:
+        """Return whether both may be one process."""
+        return (
+            (not self.deployment or not other.deployment or self.deployment == other.deployment)
+            and (ANY_SHARD in (self.shard, other.shard) or self.shard == other.shard)
+            and (not self.incarnation or not other.incarnation or self.incarnation == other.incarnation)
+        )
+
+    def __str__(self) -> str:
+        known = [
+            f"{what} {value}"
+            for what, value in (("deployment", self.deployment), ("incarnation", self.incarnation))
+            if value
+        ]
+        which = "a shard" if self.shard == ANY_SHARD else f"shard {self.shard}"
+        return f"{which} ({', '.join(known)})" if known else which
+
+
+ANYONE: Final = Hello()
+"""Hello of a caller to whom it is all the same who answers, and of a shard that is nobody in particular."""
 
 
 class Op(IntEnum):

@@ -1,6 +1,7 @@
 """The protocol that both ends of a connection share: bytes from the transport into frames, frames out, and its end.
 
-Invariant: a connection that got bytes that are no frame is poisoned: it takes in nothing more and is never reused.
+Invariant: a connection that got bytes that are no frame, or a hello that means another, is poisoned: it takes in
+nothing more and is never reused.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import socket
 from collections.abc import Collection, Sequence
 from typing import cast
 
-from ringpull.ps.errors import ProtocolError
+from ringpull.ps.errors import ConnectionLost
 from ringpull.ps.wire.frames import Decoder, Frame, Kind, Limits
 
 KEEPALIVE_IDLE_S = 5
@@ -37,11 +38,11 @@ class FrameProtocol(asyncio.BufferedProtocol):
     # -- for subclasses to fill in ------------------------------------------------------------------------------------
 
     def frame_received(self, frame: Frame) -> None:
-        """Take one complete frame. May raise ProtocolError, which poisons the connection."""
+        """Take one complete frame. May raise ConnectionLost, such as ProtocolError, which poisons the connection."""
         raise NotImplementedError
 
-    def poisoned(self, error: ProtocolError) -> None:
-        """The peer's bytes are no valid frames. To end the connection."""
+    def poisoned(self, error: ConnectionLost) -> None:
+        """The peer's bytes are no valid frames, or it is not the one that was meant. To end the connection."""
         raise NotImplementedError
 
     # -- asyncio's side -----------------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         try:
             while (frame := self._decoder.next_frame()) is not None:
                 self.frame_received(frame)
-        except ProtocolError as error:
+        except ConnectionLost as error:
             self._poisoned = True
             self.poisoned(error)
 

@@ -2,7 +2,7 @@
 
 Invariants: a look-up never runs on the event loop (a page fault would stall every connection); a request whose time is
 up is answered without work, and one that would wait beyond its time is refused at once (`ringpull.ps.wire.admission`);
-a connection that sends nonsense gets the reason and is ended, and no other connection notices; a peer that sends faster
+a connection that means another shard, or sends nonsense, gets the reason and is ended, and no other connection notices; a peer that sends faster
 than it is served, or does not read its replies, is not read from meanwhile.
 """
 
@@ -12,19 +12,27 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, StartupError, Unavailable
+from ringpull.ps.errors import (
+    DeadlineExceeded,
+    LimitExceeded,
+    RingpullError,
+    StartupError,
+    Stranger,
+    Unavailable,
+)
 from ringpull.ps.service_rate import Work
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
-from ringpull.ps.wire.codec import decode_request, encode_reply
-from ringpull.ps.wire.connection import CONNECTION_ID
+from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_request, encode_hello, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
-from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Limits
+from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Kind, Limits
 from ringpull.ps.wire.messages import (
+    ANYONE,
     DescribeReply,
     DescribeRequest,
     ErrorReply,
+    Hello,
     PullReply,
     PullRequest,
     RangePullReply,
@@ -67,6 +75,7 @@ class ShardServer:
     """A TCP server of one shard's verbs. All methods belong to one event loop; the verbs run in `threads`.
 
     Streams of ranges have threads of their own, if given: a pull does not wait for a MiB to be read and checked.
+    `hello` says who it is: callers that mean another are hung up on.
     """
 
     def __init__(
@@ -74,12 +83,14 @@ class ShardServer:
         shard: Verbs,
         threads: Threads,
         *,
+        hello: Hello = ANYONE,
         streams: Threads | None = None,
         request_limits: Limits = REQUEST_LIMITS,
         reply_limits: Limits = REPLY_LIMITS,
         admission_limits: AdmissionLimits | None = None,
         tally: ServerTally | None = None,
     ) -> None:
+        self.hello: Final = hello
         self._shard = shard
         self._tally = tally
         self._admission = Admission(admission_limits or AdmissionLimits())
@@ -268,6 +279,7 @@ class _ServedConnection(FrameProtocol):
         self._replies_stuck = False
         self._draining = False
         self._reading = True
+        self._greeted = False
         self.in_flight = 0
 
     def drain(self) -> asyncio.Future[None]:
@@ -302,6 +314,9 @@ class _ServedConnection(FrameProtocol):
             self._ended.set_result(None)
 
     def frame_received(self, frame: Frame) -> None:
+        if not self._greeted:
+            self._greet(frame)
+            return
         request = decode_request(frame)
         deadline_s = time.monotonic() + frame.remaining_us * 1e-6
         size = sum(array.nbytes for array in frame.arrays)
@@ -313,6 +328,13 @@ class _ServedConnection(FrameProtocol):
         self.in_flight += 1
         self._in_flight_bytes += size
         self._pace()
+
+    def _greet(self, frame: Frame) -> None:
+        meant, who = decode_hello(frame, Kind.HELLO), self._server.hello
+        if not who.fits(meant):
+            raise Stranger(f"this is {who}; {meant} was meant")
+        self.send(encode_hello(who, reply=True))
+        self._greeted = True
 
     def give_up(self, error: RingpullError) -> None:
         """Take nothing in, say why, and end."""

@@ -7,7 +7,7 @@ bring-up) to the next one, through the same phases.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ringpull.router.control.deployment_spec import DeploymentSpec
@@ -99,3 +99,10 @@ class CoordinatorState:
     outcome: Outcome | None = None
     last_id: int = 0
     """Id of the newest change."""
+
+    def must_be_saved(self, saved: CoordinatorState) -> bool:
+        """Whether this state may only be acted on once it is saved, given the one that is.
+
+        Not where it differs in what follows from observing members: addresses in the map, shards that have stopped.
+        """
+        return replace(self, epoch=saved.epoch, map=saved.map, leaving=saved.leaving) != saved

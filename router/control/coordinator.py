@@ -74,6 +74,10 @@ class Coordinator:
         """Command under way of each member that has one."""
         self._resting: set[Member] = set()
         """Members whose last command failed, until their `RetryDue`."""
+        self._broken = (0, "")
+        """Change that cannot be done, by its id, and why."""
+        self._cancelled: list[Prepare] = []
+        """Prepares under way that their shards were told to cancel."""
 
     def __repr__(self) -> str:
         state, change = self._state, self._state.change
@@ -86,25 +90,37 @@ class Coordinator:
         return self._state
 
     def handle(self, event: Event) -> list[Command]:
-        """Take in one event, and return the commands that follow from it, in order.
+        """Take in one event, advance, and return the commands that follow, in order.
+
+        Raises:
+            InvalidInput: See `take`.
+        """
+        self.take(event)
+        self.advance()
+        return self.missing_commands()
+
+    def advance(self) -> None:
+        """Go as far as what is observed allows: renew the map, begin phases, give up what cannot be done."""
+        while self._advance():
+            pass
+
+    def revert(self, state: CoordinatorState) -> None:
+        """Go back to an earlier state, since the later one could not be saved; what is observed stays."""
+        self._state = state
+
+    def take(self, event: Event) -> None:
+        """Take in one event: what an operator asks, or what a member is observed to be.
 
         Raises:
             InvalidInput: `Begin`, `Pause`, `Resume` or `Abort` does not fit what is under way; nothing has changed.
         """
-        immediate = self._take(event)
-        while self._advance():
-            pass
-        return [*immediate, *self._missing_commands()]
-
-    def _take(self, event: Event) -> list[Command]:
         match event:
             case Begin():
                 self._begin(event)
             case Pause() | Resume():
                 self._set_paused(isinstance(event, Pause))
             case Abort(reason):
-                self._reversible("abort")
-                return self._give_up(reason)
+                self._give_up(self._reversible("abort"), reason)
             case ShardSeen(shard, incarnation, address, node, epoch):
                 known = self.shards.get(shard)
                 if known is None or known.incarnation != incarnation:
@@ -123,10 +139,9 @@ class Coordinator:
             case Done(command):
                 self._done(command)
             case Failed(command, error):
-                return self._failed(command, error)
+                self._failed(command, error)
             case RetryDue(member):
                 self._resting.discard(member)
-        return []
 
     # -- events of operators -------------------------------------------------------------------------------------------
 
@@ -205,20 +220,19 @@ class Coordinator:
                 self.heads[head].routed = shard_map.epoch
                 self.heads[head].loaded &= names
 
-    def _failed(self, command: Command, error: RingpullError) -> list[Command]:
+    def _failed(self, command: Command, error: RingpullError) -> None:
         if not self._ended(command):
-            return []
+            return
         self._resting.add(member_of(command))
         if isinstance(command, Throttle):
             self.shards[command.shard].throttle = UNKNOWN
-            return []
+            return
         change = self._state.change
         if change is None or isinstance(error, Retryable):
-            return []
+            return
         # While nothing serves yet there is no spec to go back to, and no change that must be finished.
         if self._state.spec is None or (change.phase.reversible and self._is_of(command, change)):
-            return self._give_up(f"{member_of(command)}: {error}")
-        return []
+            self._broken = (change.id, f"{member_of(command)}: {error}")
 
     def _is_of(self, command: Command, change: Change) -> bool:
         """Whether a command belongs to the change, rather than to the repair of the spec that serves."""
@@ -231,29 +245,28 @@ class Coordinator:
                 return self._state.spec is None or shard not in self._state.spec.shards
         return False
 
-    def _give_up(self, reason: str) -> list[Command]:
+    def _give_up(self, change: Change, reason: str) -> None:
         """Abort the change; the old spec's assignments and map are sent again, so that nothing of it remains."""
-        state, change = self._state, self._state.change
-        assert change is not None
+        state = self._state
         outcome = Outcome(change.id, change.kind, change.subject, reason)
         leaving = state.leaving | departed(change.target, state.spec)
         self._state = replace(state, change=None, leaving=leaving, outcome=outcome)
         if state.map is not None:
             epoch = state.epoch + 1
             self._state = replace(self._state, epoch=epoch, map=replace(state.map, epoch=epoch))
-        return [
-            Cancel(command.shard)
-            for command in self._busy.values()
-            if isinstance(command, Prepare) and change.id in command.specs
-        ]
 
     # -- from phase to phase -------------------------------------------------------------------------------------------
 
     def _advance(self) -> bool:
         """Renew the map, and begin the next phase if this one is complete; return whether anything changed."""
-        if self._renew_map():
+        if self.renew_map():
             return True
         change = self._state.change
+        if change is not None and (change.phase.reversible or self._state.spec is None):
+            broken, reason = self._broken
+            if broken == change.id:
+                self._give_up(change, reason)
+                return True
         if change is None or change.paused or not self._phase_is_through(change):
             return False
         if change.phase is Phase.CLEANUP:
@@ -317,7 +330,7 @@ class Coordinator:
 
     # -- the map -------------------------------------------------------------------------------------------------------
 
-    def _renew_map(self) -> bool:
+    def renew_map(self) -> bool:
         """Make a map of the next epoch if its content has changed; return whether it has."""
         state, change = self._state, self._state.change
         spec, spec_id = state.spec, state.spec_id
@@ -350,9 +363,19 @@ class Coordinator:
 
     # -- missing commands ----------------------------------------------------------------------------------------------
 
-    def _missing_commands(self) -> list[Command]:
-        """Return the next command of every idle member that is behind what the phase requires."""
-        commands: list[Command] = []
+    def missing_commands(self) -> list[Command]:
+        """Return the next command of every idle member that is behind what the phase requires; they are under way then.
+
+        What a shard prepares for a change that was given up is cancelled, once.
+        """
+        known = self._specs().keys() | {self._state.spec_id}
+        given_up = [
+            command
+            for command in self._busy.values()
+            if isinstance(command, Prepare) and not command.specs <= known and command not in self._cancelled
+        ]
+        self._cancelled = [command for command in self._cancelled if command in self._busy.values()] + given_up
+        commands: list[Command] = [Cancel(command.shard) for command in given_up]
         wanted = {shard for spec in self._specs().values() for shard in spec.shards}
         for shard in sorted(wanted | self.shards.keys() | self._state.leaving):
             commands += self._throttle(shard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.placement import ServedRanges, VersionPlacement
@@ -101,6 +101,9 @@ class RetryDue:
 
 
 Event = Begin | Pause | Resume | Abort | ShardSeen | ShardLost | HeadSeen | HeadExpired | Done | Failed | RetryDue
+
+OPERATORS_EVENTS: Final = (Begin, Pause, Resume, Abort)
+"""Events that somebody asked for and waits for; all others tell how members are."""
 
 # -- commands ----------------------------------------------------------------------------------------------------------
 

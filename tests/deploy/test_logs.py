@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringpull.deploy.cluster.logs import JsonLines, LogFormat, LogLevel, LogSettings, TextLines, configure
+from ringpull.deploy.cluster.logs import JsonLines, LogFormat, LogLevel, LogSettings, TextLines, configure, silence
 from ringpull.ps.errors import StartupError
 
 PROCESS = {"deployment": "mine", "member": "head-0", "pid": 4711}
@@ -110,3 +110,21 @@ def test_a_folder_that_cannot_be_written_is_named(root: logging.Logger, tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(StartupError, match=r"--log-dir: .*file/mine-head-0\.log cannot be written"):
         configure(LogSettings(folder=str(tmp_path / "file")), "mine", "head-0")
+
+
+def test_on_a_restart_a_folder_that_cannot_be_written_is_waited_for(
+    root: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An actor whose constructor raised would not be restarted again."""
+    (tmp_path / "file").write_text("")
+    configure(LogSettings(folder=str(tmp_path / "file")), "mine", "head-0", restarted=True)
+    logging.getLogger("ringpull.inference.head.head").warning("told")
+    assert capsys.readouterr().err.endswith("warning head-0 told\n")
+
+
+def test_what_warms_up_is_silent(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(LogSettings(), "mine", "shard-3")
+    with silence():
+        logging.getLogger("ringpull.ps.process").warning("shard listens")
+    logging.getLogger("ringpull.ps.process").warning("shard prepared")
+    assert capsys.readouterr().err.endswith("shard-3 shard prepared\n")

@@ -12,6 +12,7 @@ import pytest
 
 from ringpull.inference.client.client import Client
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import CorruptData, StartupError, Unavailable
@@ -105,3 +106,26 @@ def test_versions_are_loaded_before_any_port_is_opened(nobody: ShardMap, version
         head.start(nobody, [str(version), str(tmp_path / "1")])
     socket.create_server(("127.0.0.1", port)).close()
     head.drain(timeout_s=0)
+
+
+@pytest.mark.medium
+def test_what_could_not_listen_at_first_listens_when_it_is_told_again(
+    nobody: ShardMap, version: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A head's own ports, opened and given up again, are not in its way. The coordinator tells it until it can."""
+    real, failures = HeadMetrics.listen, [StartupError("metrics port 0 on 127.0.0.1 cannot be used")]
+
+    def listen(*given: object) -> object:
+        if failures:
+            raise failures.pop()
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HeadMetrics, "listen", listen)
+    config = HeadConfig(grpc_port=free_port(), http_port=free_port())
+    head = HeadProcess(config)
+    try:
+        with pytest.raises(StartupError, match="metrics port"):
+            head.start(nobody, [str(version)])
+        assert head.start(nobody, [str(version)])[1:] == (config.grpc_port, config.http_port)
+    finally:
+        head.drain(timeout_s=0)

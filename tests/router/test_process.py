@@ -444,27 +444,79 @@ def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) ->
     assert coordinator.map().epoch > epoch
 
 
-def test_a_state_that_cannot_be_saved_is_saved_when_it_can(deployment: Deployment) -> None:
-    """Nothing is told to anybody before that."""
+class FullDisk(StateFile):
+    """Has no space left while `full`."""
 
-    class FullDisk(StateFile):
-        full = True
+    full = False
 
-        def save(self, fields: Any) -> None:
-            if self.full:
-                raise StartupError("no space left")
-            super().save(fields)
+    def save(self, fields: Any) -> None:
+        if self.full:
+            raise StartupError("no space left")
+        super().save(fields)
 
-    file = FullDisk(str(deployment.folder))
-    coordinator = CoordinatorProcess(file, deployment.members, deployment="this one", settings=settings(), timing=FAST)
+
+@pytest.fixture
+def full_disk(deployment: Deployment) -> tuple[FullDisk, CoordinatorProcess]:
+    """A deployment of two shards whose coordinator's disk can be filled."""
+    disk = FullDisk(str(deployment.folder))
+    coordinator = CoordinatorProcess(disk, deployment.members, deployment="this one", settings=settings(), timing=FAST)
     deployment.coordinators.append(coordinator)
-    asked = threading.Thread(target=coordinator.bring_up, args=(spec(1),))
-    asked.start()
-    until(lambda: coordinator.call(GetChange()).trouble == "no space left")
-    assert deployment.members.said == []
-    file.full = False
-    asked.join()
+    coordinator.bring_up(spec(2))
+    over(coordinator)
+    return disk, coordinator
+
+
+def test_what_cannot_be_saved_is_refused_and_not_carried_out_later(
+    deployment: Deployment, full_disk: tuple[FullDisk, CoordinatorProcess]
+) -> None:
+    disk, coordinator = full_disk
+    disk.full = True
+    for request in (Publish(model="ranker", version=2), Rebalance(shards=3)):
+        with pytest.raises(StartupError, match="no space left"):
+            coordinator.call(request)
+    warned = "coordinator: no space left"
+    assert warned in coordinator.call(GetStatus()).warnings
+    disk.full = False
+    until(lambda: warned not in coordinator.call(GetStatus()).warnings)
+    assert not coordinator.call(GetChange()).under_way
+    assert deployment.serves(spec(2))
+    coordinator = deployment.start()
+    assert not coordinator.call(GetChange()).under_way
+    assert coordinator.call(Publish(model="ranker", version=2)).subject == "ranker/2"
     assert over(coordinator).error == ""
+
+
+def test_repairs_need_no_disk(deployment: Deployment, full_disk: tuple[FullDisk, CoordinatorProcess]) -> None:
+    disk, coordinator = full_disk
+    disk.full = True
+    epoch = coordinator.map().epoch
+    for shard in (0, 1, 0):
+        deployment.members.crash_shard(shard)
+        until(lambda: deployment.serves(spec(2)))
+    deployment.members.crash_head(0)
+    until(lambda: deployment.serves(spec(2)))
+    assert coordinator.map().epoch > epoch
+    disk.full = False
+    until(lambda: deployment.saved()["state"]["epoch"] == coordinator.map().epoch)
+
+
+def test_a_change_waits_for_the_disk_and_says_so(
+    deployment: Deployment, full_disk: tuple[FullDisk, CoordinatorProcess]
+) -> None:
+    disk, coordinator = full_disk
+
+    def fill() -> None:
+        disk.full = True
+
+    deployment.members.on["load head 0"] = fill
+    move(coordinator, spec(2, number=2))
+    until(lambda: coordinator.call(GetChange()).trouble == "no space left")
+    assert deployment.members.heads[0].live == {"ranker": 1}, "nothing follows from what is not saved"
+    deployment.members.crash_shard(1)
+    until(lambda: deployment.members.shards[1].versions == {("ranker", 1), ("ranker", 2)})
+    disk.full = False
+    assert over(coordinator).error == ""
+    assert deployment.serves(spec(2, number=2))
 
 
 @pytest.mark.medium

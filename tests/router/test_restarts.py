@@ -155,7 +155,7 @@ def test_one_that_hangs_is_not_counted_on(coordinator: CoordinatorProcess) -> No
     """Its heartbeat neither fails nor comes back."""
     now_s = 0.0
     restarts = Restarts(lambda: now_s)
-    machine = coordinator._machine
+    machine = coordinator._leader.machine
     for member in (*SHARDS, *HEADS):
         restarts.answered(member)
     now_s = SILENT_S + 1

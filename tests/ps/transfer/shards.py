@@ -28,8 +28,9 @@ class DirectPeers:
         self.rows = 0
         """Streamed so far."""
 
-    def request(self, host: str, port: int, message: DescribeRequest | RangePullRequest) -> object:
+    def request(self, source: RangeSource, message: DescribeRequest | RangePullRequest) -> object:
         reply: DescribeReply | RangePullReply
+        port = source.port
         if port not in self.shards:
             raise Unavailable(f"no shard {port}")
         if isinstance(message, DescribeRequest):

@@ -300,8 +300,8 @@ def test_a_cancelled_prepare_goes_on_later(crew: Crew, users: WrittenTable) -> N
     made = crew.bring_up(3, TWO, users)
     target, request = made[2], made[2].peers.request
 
-    def cancel_at_third(host: str, port: int, message: object) -> object:
-        reply = request(host, port, message)  # type: ignore[arg-type]
+    def cancel_at_third(source: RangeSource, message: object) -> object:
+        reply = request(source, message)  # type: ignore[arg-type]
         if target.peers.rows > 300:
             target.job.cancel()
         return reply

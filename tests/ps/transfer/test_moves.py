@@ -16,7 +16,7 @@ import pytest
 
 from ringpull.ps.errors import ExportError, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.placement import RangeSource, ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import mask_of
@@ -278,6 +278,36 @@ def test_a_source_that_is_gone_is_left_for_the_next(
     wanted = placement([NOWHERE / "users"], owned_slots(THREE, 2), [*gone, *sources_in(one, actors, 2)])
     actors[2].prepare([wanted])
     assert_holds(copy_of(tmp_path, 2), users, THREE.owned_mask(2, 1))
+
+
+STRANGERS = [("theirs", 0), ("ours", 3), ("ours", 0)]
+"""Deployment and shard of who has got the port of shard 0 of `ours`. The last one is another life of the same shard."""
+
+
+@pytest.mark.parametrize(("deployment", "shard"), STRANGERS)
+def test_a_stranger_at_the_port_of_a_source_is_no_source(
+    tmp_path: Path, users: WrittenTable, deployment: str, shard: int
+) -> None:
+    """It has a table of that name, too, and would stream it."""
+    everything = [SlotRange(0, SLOTS)]
+    others = write_table(tmp_path / "others" / "users", rows=9_000, dim=32)
+    source = ShardProcess(0, deployment="ours")
+    stranger = ShardProcess(shard, deployment=deployment)
+    target = ShardProcess(2, data_dir=tmp_path / "data", deployment="ours")
+    try:
+        for member, table in ((source, users), (stranger, others)):
+            member.prepare([placement([table.folder], everything)])
+            assign(member, 1, Ring.even([member.heartbeat().shard]))
+        meant = source.heartbeat().incarnation
+        reused = RangeSource(SlotRange(0, SLOTS), *stranger.address(), 0, meant)
+        with pytest.raises(Unavailable, match=r"hung up: this is shard .* was meant"):
+            target.prepare([placement([NOWHERE / "users"], owned_slots(THREE, 2), [reused])])
+        right = RangeSource(SlotRange(0, SLOTS), *source.address(), 0, meant)
+        target.prepare([placement([NOWHERE / "users"], owned_slots(THREE, 2), [reused, right])])
+        assert_holds(copy_of(tmp_path, 2), users, THREE.owned_mask(2, 1))
+    finally:
+        for member in (source, stranger, target):
+            member.stop()
 
 
 def test_without_a_data_folder_files_are_opened_where_they_lie(users: WrittenTable) -> None:

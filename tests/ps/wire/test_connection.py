@@ -24,11 +24,12 @@ from ringpull.ps.errors import (
     RingpullError,
     Unavailable,
 )
-from ringpull.ps.wire.codec import encode_reply
-from ringpull.ps.wire.connection import CONNECTION_ID, Connection
+from ringpull.ps.wire.codec import CONNECTION_ID, encode_hello, encode_reply
+from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.frames import PRELUDE
 from ringpull.ps.wire.messages import (
     ErrorReply,
+    Hello,
     PullReply,
     PullRequest,
     RangePullReply,
@@ -45,20 +46,25 @@ pytestmark = pytest.mark.net
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+ME = Hello("deployment", 3, "this life")
+
 
 @asynccontextmanager
-async def peer(behave: Peer) -> AsyncIterator[Connection]:
-    """A connection to a server that does what `behave` says with the first connection."""
+async def peer(behave: Peer, *, greets: bool = True) -> AsyncIterator[Connection]:
+    """A connection to a server that does what `behave` says with the first connection, after the hello."""
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if greets:
+                assert await read_request_id(reader) == CONNECTION_ID
+                writer.write(joined(encode_hello(ME, reply=True)))
             await behave(reader, writer)
         finally:
             writer.close()
 
     server = await asyncio.start_server(accepted, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
-    connection = await Connection.connect(host, port)
+    connection = await Connection.connect(host, port, hello=ME)
     try:
         yield connection
     finally:

@@ -29,6 +29,7 @@ def test_codes_are_fixed() -> None:
         "UNAVAILABLE": "Unavailable",
         "NOT_OWNER": "NotOwner",
         "PROTOCOL_ERROR": "ProtocolError",
+        "STRANGER": "Stranger",
     }
 
 

@@ -47,7 +47,7 @@ def frame_with(**changes: int | bytes) -> bytes:
     header = msgpack.packb([[]])
     fields = {
         "magic": b"RPL1",
-        "version": 1,
+        "version": 2,
         "kind": Kind.STATISTICS,
         "reserved": 0,
         "request_id": 1,
@@ -59,7 +59,7 @@ def frame_with(**changes: int | bytes) -> bytes:
 
 
 def header_frame(kind: Kind, header: bytes, payload: bytes = b"") -> bytes:
-    prelude = PRELUDE.pack(b"RPL1", 1, kind, 0, 1, len(header), 0, len(payload))
+    prelude = PRELUDE.pack(b"RPL1", 2, kind, 0, 1, len(header), 0, len(payload))
     return prelude + header + bytes(-len(header) % 8) + payload
 
 
@@ -73,7 +73,7 @@ def test_bytes_of_a_frame_are_fixed() -> None:
         remaining_us=1_000_000,
     )
     assert joined(pieces).hex(" ", 8) == (
-        "52504c3101010000 8877665544332211 1100000040420f00 2000000000000000 "  # prelude
+        "52504c3102010000 8877665544332211 1100000040420f00 2000000000000000 "  # prelude
         "9593020102a16d03 099195a174010201 c300000000000000 "  # header: 17 bytes, padded to 24
         "0100000000000000 0000000000000080 0200000000000000 0000803f000000c0"  # buffers
     )
@@ -178,7 +178,7 @@ def test_remaining_time_saturates(remaining_us: int) -> None:
     ("changes", "reason"),
     [
         ({"magic": b"HTTP"}, "begins with b'HTTP'"),
-        ({"version": 2}, "version is 2"),
+        ({"version": 1}, "version is 1; this build speaks version 2"),
         ({"kind": 77}, "kind 77 is not accepted"),
         ({"reserved": 1}, "reserved field is 1"),
         ({"header_bytes": 0}, "header has 0 bytes"),
@@ -226,7 +226,7 @@ def test_no_payload_is_allocated_before_its_header_fits() -> None:
     """A prelude may claim up to the limit; memory is taken only when the header describes just as much."""
     claim = 512 << 20
     header = msgpack.packb([[0, 0, 0]])
-    prelude = PRELUDE.pack(b"RPL1", 1, Kind.PULL_REPLY, 0, 1, len(header), 0, claim)
+    prelude = PRELUDE.pack(b"RPL1", 2, Kind.PULL_REPLY, 0, 1, len(header), 0, claim)
     tracemalloc.start()
     try:
         with pytest.raises(ProtocolError, match="describes 0 payload bytes"):

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import ConnectionLost, LimitExceeded, ProtocolError, StartupError, Unavailable
 from ringpull.ps.wire import server as server_module
-from ringpull.ps.wire.codec import decode_reply, encode_request
-from ringpull.ps.wire.connection import CONNECTION_ID, Connection
-from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Decoder, Limits
-from ringpull.ps.wire.messages import ErrorReply, PullReply, RangePullReply, RangePullRequest, Reply, StatisticsRequest
+from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_reply, encode_hello, encode_request
+from ringpull.ps.wire.connection import Connection
+from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Decoder, Frame, Kind, Limits
+from ringpull.ps.wire.messages import ANYONE, ErrorReply, Hello, PullReply, RangePullReply, RangePullRequest, Reply, StatisticsRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from tests.ps.wire.conftest import Served
@@ -38,6 +38,14 @@ class Stranger:
         self._reader = reader
         self._decoder = Decoder(REPLIES, REPLY_LIMITS)
 
+    async def greet(self) -> None:
+        """Say hello, and take the answer to it."""
+        self.writer.write(joined(encode_hello(ANYONE)))
+        frames: list[Frame] = []
+        while not frames:
+            frames = feed(self._decoder, await self._reader.read(1 << 16))
+        assert [decode_hello(frame, Kind.HELLO_REPLY) for frame in frames] == [ANYONE]
+
     async def read(self, count: int | None = None) -> dict[int, Reply]:
         """Return request id -> reply of the next `count` frames, or of all until the server hangs up."""
         replies: dict[int, Reply] = {}
@@ -50,10 +58,13 @@ class Stranger:
 
 
 @asynccontextmanager
-async def stranger(served: Served) -> AsyncIterator[Stranger]:
+async def stranger(served: Served, *, greets: bool = True) -> AsyncIterator[Stranger]:
     reader, writer = await asyncio.open_connection(served.host, served.port)
+    peer = Stranger(reader, writer)
     try:
-        yield Stranger(reader, writer)
+        if greets:
+            await peer.greet()
+        yield peer
     finally:
         writer.close()
 

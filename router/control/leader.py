@@ -1,0 +1,356 @@
+"""Leader: one reign of the coordinator's state machine, without threads and without a clock of its own.
+
+It is driven: what happens is put into its inbox from any thread, and `step` takes one piece out, on one thread. An
+event goes into the machine, the state is saved if that matters, and only then commands go out. What takes time
+(commands, calls of members) is given to `spawn`, and its end comes back through the inbox. So the same code runs under
+threads (`ringpull.router.control.process`) and under a simulation that orders everything by a seed.
+
+What is saved when:
+* What an operator asks for and every step of a change are saved before anything follows from them. If that fails, the
+  operator is refused with the reason and nothing has changed; a phase waits, and is tried again after a growing delay.
+* Maps that only tell new addresses of shards, and shards that have stopped, follow from what members are observed to
+  be. They are acted on at once and saved when it can be: repairs need no disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ringpull.ps.errors import RingpullError, StartupError, Unavailable
+from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.router.control.change import CoordinatorState
+from ringpull.router.control.change_log import log_change
+from ringpull.router.control.change_view import ChangeView, traffic_of
+from ringpull.router.control.controls import LEASE_S, Members
+from ringpull.router.control.coordinator import Coordinator
+from ringpull.router.control.events import (
+    OPERATORS_EVENTS,
+    Command,
+    Done,
+    Event,
+    Failed,
+    HeadExpired,
+    HeadSeen,
+    Member,
+    RetryDue,
+    ShardLost,
+    ShardSeen,
+    member_of,
+)
+from ringpull.router.control.execution import execute
+from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S
+from ringpull.router.control.observed import HeadHeartbeat
+from ringpull.router.control.operations import ChangeStatus, DeploymentStatus, MemberState
+from ringpull.router.control.restarts import Restarts
+from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
+from ringpull.router.shard_map import ShardAddress, ShardMap
+
+logger: Final = logging.getLogger(__name__)
+
+Work = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Durations of the coordinator's process, in seconds."""
+
+    heartbeat_s: float = HEARTBEAT_S
+    lease_s: float = LEASE_S
+    first_retry_s: float = 0.2
+    """Delay after the first failure of a member; doubled with each further one, until a success."""
+    longest_retry_s: float = 5.0
+    """Upper bound on that delay."""
+
+
+TIMING: Final = Timing()
+"""Durations of a deployment."""
+
+
+class Leader:
+    """Leads the members of a deployment by one `Coordinator`. Everything but `put` belongs to one thread.
+
+    Args:
+        state: State to go on from.
+        save: Saves a state; returns when it is safe, raises a `RingpullError` when it is not.
+        members: The shards and heads.
+        clock: Returns seconds since any origin.
+        spawn: Runs work beside this, under a name.
+        wake: Called, from any thread, when something was put into the inbox.
+    """
+
+    def __init__(
+        self,
+        state: CoordinatorState,
+        save: Callable[[CoordinatorState], None],
+        members: Members,
+        *,
+        timing: Timing = TIMING,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Callable[[Work, str], None],
+        wake: Work = lambda: None,
+    ) -> None:
+        self._save_state = save
+        self._members = members
+        self._timing = timing
+        self._clock = clock
+        self._spawn = spawn
+        self._wake = wake
+        self.machine = Coordinator(state)
+        """State machine. Read only for others."""
+        self.saved = state
+        """State as it was saved last."""
+        self._view = ChangeView()
+        self.status = self._view.status(self.machine)
+        """Status of the change, as of the last event."""
+        self._restarts = Restarts(clock)
+        self._inbox: deque[Work] = deque()
+        self._failures: dict[Member, int] = {}
+        self._due_s: dict[Member, float] = {}
+        self._heard_s = dict.fromkeys(state.heads, clock())
+        self._expired: set[int] = set()
+        self._save_failures = 0
+        self._save_due_s = 0.0
+        self._save_trouble = ""
+
+    def __repr__(self) -> str:
+        return f"<Leader {self.machine!r}>"
+
+    # -- how it is driven ----------------------------------------------------------------------------------------------
+
+    def put(self, work: Work) -> None:
+        """Have `work` run in a later step; from any thread."""
+        self._inbox.append(work)
+        self._wake()
+
+    def step(self) -> bool:
+        """Run one piece of work from the inbox, and what the clock says is due; return whether there was a piece."""
+        work = self._inbox.popleft() if self._inbox else None
+        if work is not None:
+            work()
+        self._look_at_the_clock()
+        return work is not None
+
+    def followed(self) -> list[Member]:
+        """Return the members to ask for heartbeats: those that there should be, and those that should leave."""
+        state = self.machine.state
+        shards = set(self.machine.shards)
+        if state.spec is not None:
+            shards |= set(state.spec.shards)
+        if state.change is not None:
+            shards |= set(state.change.target.shards)
+        for gone in self._view.shards.keys() - shards:
+            del self._view.shards[gone]
+        return [Member("shard", shard) for shard in sorted(shards)] + [Member("head", head) for head in state.heads]
+
+    def ask(self, member: Member) -> ShardHeartbeat | HeadHeartbeat:
+        """Ask a member for its heartbeat; from any thread. The answer belongs into `answered`, a failure into `lost`.
+
+        Raises:
+            RingpullError: It does not answer.
+        """
+        if member.role == "shard":
+            return self._members.shard(member.id).heartbeat()
+        return self._members.head(member.id).heartbeat(self._timing.lease_s)
+
+    def answered(self, member: Member, heartbeat: ShardHeartbeat | HeadHeartbeat) -> None:
+        """Take in a heartbeat; from any thread."""
+        self.put(lambda: self._seen(member, heartbeat))
+
+    def lost(self, member: Member) -> None:
+        """Take in that a member has not answered; from any thread."""
+        self.put(lambda: self._unseen(member))
+
+    # -- what is asked of it, on its thread ----------------------------------------------------------------------------
+
+    def tell(self, event: Event) -> ChangeStatus:
+        """Hand an event to the machine; return the status once it is saved and acted on.
+
+        Raises:
+            InvalidInput: See `Coordinator.take`.
+            StartupError: An operator asked, and it cannot be saved; nothing has changed, and nothing will.
+        """
+        self._handle(event)
+        return self.status
+
+    def deployment_status(self) -> DeploymentStatus:
+        """Return the state of the deployment that serves.
+
+        Raises:
+            Unavailable: Nothing serves yet.
+        """
+        spec = self.machine.state.spec
+        if spec is None:
+            raise Unavailable("nothing serves yet")
+        return DeploymentStatus(
+            spec=spec,
+            resident_bytes={shard: heartbeat.resident_bytes for shard, heartbeat in self._view.shards.items()},
+            nodes={shard: heartbeat.node for shard, heartbeat in self._view.shards.items()},
+            requests=sum(heartbeat.requests for heartbeat in self._view.heads.values()),
+            traffic=traffic_of(self._view.heads.values()),
+            warnings=(*self._own_warnings(), *self._view.warnings()),
+        )
+
+    def member_states(self) -> tuple[MemberState, ...]:
+        """Return how every member is."""
+        return self._restarts.states(self.machine)
+
+    def begin_restart(self, member: Member, incarnation: str, *, force: bool) -> bool:
+        """See `Restarts.begin`."""
+        return self._restarts.begin(self.machine, member, incarnation, force=force)
+
+    def restart_called_off(self, member: Member) -> None:
+        """See `Restarts.called_off`."""
+        self._restarts.called_off(member)
+
+    def heads(self) -> dict[int, HeadHeartbeat]:
+        """Return the last answer of every head."""
+        return dict(self._view.heads)
+
+    def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
+        """Return where every process tells its metrics."""
+        return scrape_targets(self._view.heads, self._view.shards)
+
+    def map(self) -> ShardMap:
+        """Return the map that heads have to route by; from any thread.
+
+        Raises:
+            Unavailable: There is none yet.
+        """
+        shard_map = self.machine.state.map
+        if shard_map is None:
+            raise Unavailable("there is no shard map before the first bring-up")
+        return shard_map
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        """Step once: the event in, the state saved where it matters, the commands out."""
+        machine, asked = self.machine, isinstance(event, OPERATORS_EVENTS)
+        before = machine.state
+        machine.take(event)
+        observed = before if asked else machine.state
+        if asked or self._clock() >= self._save_due_s:
+            machine.advance()
+        else:
+            machine.renew_map()
+        try:
+            if machine.state.must_be_saved(self.saved):
+                self._save()
+        except RingpullError as exc:
+            # As if nobody had asked, and no phase were through: what members are observed to be is still known.
+            machine.revert(observed)
+            if asked:
+                raise
+            logger.warning("%s", exc)
+            machine.renew_map()
+        self._act()
+
+    def _act(self) -> None:
+        for command in self.machine.missing_commands():
+            self._view.sent(command, self.machine.state.change)
+            self._spawn(lambda command=command: self._execute(command), str(member_of(command)))  # type: ignore[misc]
+        before, self.status = self.status, self._view.status(self.machine)
+        if self._save_trouble and self.status.under_way:
+            self.status = replace(self.status, trouble=self._save_trouble)
+        log_change(before, self.status)
+
+    def _save(self) -> None:
+        """Save the machine's state.
+
+        Raises:
+            RingpullError: It cannot be saved now; it is tried again later.
+        """
+        state = self.machine.state
+        try:
+            self._save_state(state)
+        except RingpullError as exc:
+            self._save_failures += 1
+            self._save_due_s = self._clock() + self._delay_s(self._save_failures)
+            self._save_trouble = str(exc)
+            raise
+        self.saved = state
+        self._save_failures, self._save_due_s, self._save_trouble = 0, 0.0, ""
+
+    def _look_at_the_clock(self) -> None:
+        now_s = self._clock()
+        for member in [member for member, due_s in self._due_s.items() if due_s <= now_s]:
+            del self._due_s[member]
+            self._handle(RetryDue(member))
+        for head, heard_s in self._heard_s.items():
+            if now_s - heard_s > self._timing.lease_s and head not in self._expired:
+                self._expired.add(head)
+                self._handle(HeadExpired(head))
+        if self.machine.state is not self.saved or self._save_trouble:
+            self._save_what_is_left()
+
+    def _save_what_is_left(self) -> None:
+        """Save what repairs have left unsaved, and take the steps that waited for the disk."""
+        if self._clock() < self._save_due_s:
+            return
+        observed = self.machine.state
+        self.machine.advance()
+        try:
+            self._save()
+        except RingpullError as exc:
+            self.machine.revert(observed)
+            logger.warning("%s", exc)
+        self._act()
+
+    def _seen(self, member: Member, heartbeat: ShardHeartbeat | HeadHeartbeat) -> None:
+        self._restarts.answered(member)
+        if isinstance(heartbeat, ShardHeartbeat):
+            self._view.shard(member.id, heartbeat)
+            address = ShardAddress(member.id, heartbeat.host, heartbeat.port)
+            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
+        else:
+            self._view.head(member.id, heartbeat)
+            self._heard_s[member.id] = self._clock()
+            self._expired.discard(member.id)
+            self._handle(HeadSeen(member.id, heartbeat.incarnation))
+
+    def _unseen(self, member: Member) -> None:
+        self._restarts.lost(member)
+        # A head may still serve though it cannot be asked: only its lease tells. A shard that was not there before is
+        # being started.
+        if member.role == "shard" and member.id in self.machine.shards:
+            self._handle(ShardLost(member.id))
+
+    # -- commands; each beside all others ------------------------------------------------------------------------------
+
+    def _execute(self, command: Command) -> None:
+        try:
+            execute(command, self._members, self.answered)
+        except RingpullError as exc:
+            error = exc
+            self.put(lambda: self._failed(command, error))
+        except Exception as exc:
+            # A bug: but a command that never ends would hold the change for ever, and nobody would know why.
+            logger.exception("%s", command)
+            wrong = StartupError(f"{type(exc).__name__}: {exc}")
+            self.put(lambda: self._failed(command, wrong))
+        else:
+            self.put(lambda: self._done(command))
+
+    def _done(self, command: Command) -> None:
+        self._failures.pop(member_of(command), None)
+        self._view.trouble = ""
+        self._handle(Done(command))
+
+    def _failed(self, command: Command, error: RingpullError) -> None:
+        member = member_of(command)
+        failures = self._failures[member] = self._failures.get(member, 0) + 1
+        self._due_s[member] = self._clock() + self._delay_s(failures)
+        self._view.trouble = f"{member}: {error}"
+        logger.warning("%s: %s failed: %s", member, type(command).__name__, error)
+        self._handle(Failed(command, error))
+
+    def _delay_s(self, failures: int) -> float:
+        return min(self._timing.longest_retry_s, self._timing.first_retry_s * 2.0 ** min(failures - 1, 32))
+
+    def _own_warnings(self) -> tuple[str, ...]:
+        return (f"coordinator: {self._save_trouble}",) if self._save_trouble else ()
