@@ -2,8 +2,9 @@
 
 A table is known by its folder and its identity, and by size and times of each of its files: if anything differs,
 nothing is remembered of it. The shards of a machine share one file. Each adds what it has read to what it finds there
-and puts a whole new file in its place, so readers need no lock; of two that write at once, the one that was overwritten
-sees it and writes again. A file that is damaged, or cannot be read, is forgotten.
+and puts a whole new file in its place, so readers need no lock. Writers take one, for the moment that it takes; one
+that is stopped while it has it holds up nobody for long, and costs a note at most. A file that is damaged, or cannot be
+read, is forgotten.
 
     16 hexadecimal digits, xxh3_64 of what follows the line
     {"format": 1, "tables": {FOLDER: {"identity", "files": {NAME: [size, mtime_ns, ctime_ns]}, "checked", "damaged"}}}
@@ -14,13 +15,15 @@ opened again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import secrets
 import threading
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,8 +38,9 @@ FORMAT: Final = 1
 MAX_TABLES: Final = 512
 """Tables that are remembered; beyond that the one noted longest ago is forgotten."""
 
-MAX_ATTEMPTS: Final = 16
-"""Times that a note is written again because another process wrote at the same moment."""
+LOCK_WAIT_S: Final = 0.005
+LOCK_WAITS: Final = 200
+"""Waits for another process to write its note; then it is taken for stopped, and its lock is not waited for."""
 
 Blocks = NDArray[np.bool_]
 Tables = dict[str, dict[str, Any]]
@@ -77,22 +81,19 @@ class CheckedRows:
         entry = {"identity": base.identity, "files": now}
         unchanged = now == _files(base)
         key = _key(base)
-        with self._lock:
-            for _ in range(MAX_ATTEMPTS):
-                self._load()
-                known = self._tables.pop(key, {})
-                if {name: known.get(name) for name in entry} != entry:
-                    known = {}
-                checked = _as_blocks(known.get("checked", ()), base.block_count)
-                damaged = _as_blocks(known.get("damaged", ()), base.block_count)
-                checked[list(good)], damaged[list(good)] = unchanged, False
-                checked[list(bad)], damaged[list(bad)] = False, True
-                made = {**entry, "checked": _as_ranges(checked), "damaged": _as_ranges(damaged)}
-                self._tables[key] = made
-                if self._path is None or made == known:
-                    return
-                if not self._save(self._path):
-                    return
+        with self._lock, _locked(self._path):
+            self._load()
+            known = self._tables.pop(key, {})
+            if {name: known.get(name) for name in entry} != entry:
+                known = {}
+            checked = _as_blocks(known.get("checked", ()), base.block_count)
+            damaged = _as_blocks(known.get("damaged", ()), base.block_count)
+            checked[list(good)], damaged[list(good)] = unchanged, False
+            checked[list(bad)], damaged[list(bad)] = False, True
+            made = {**entry, "checked": _as_ranges(checked), "damaged": _as_ranges(damaged)}
+            self._tables[key] = made
+            if self._path is not None and made != known:
+                self._save(self._path)
 
     def _of(self, base: Base, what: str) -> Blocks:
         with self._lock:
@@ -110,8 +111,7 @@ class CheckedRows:
             if digest == _digest(body) and (found := json.loads(body))["format"] == FORMAT:
                 self._tables = found["tables"]
 
-    def _save(self, path: Path) -> bool:
-        """Write the file; return whether it could be written."""
+    def _save(self, path: Path) -> None:
         for key in list(self._tables)[: max(0, len(self._tables) - MAX_TABLES)]:
             del self._tables[key]
         body = json.dumps({"format": FORMAT, "tables": self._tables}).encode()
@@ -126,8 +126,22 @@ class CheckedRows:
             if not self._told:
                 _LOG.warning("what was checked is not remembered beyond this process: %s", exc)
             self._told = True
-            return False
-        return True
+
+
+@contextmanager
+def _locked(path: Path | None) -> Iterator[None]:
+    """Keep other writers of the file out, where that can be had."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("ab"))
+                for _ in range(LOCK_WAITS):
+                    with suppress(BlockingIOError):
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    time.sleep(LOCK_WAIT_S)
+        yield
 
 
 def _key(base: Base) -> str:

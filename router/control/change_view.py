@@ -27,20 +27,25 @@ class ChangeView:
         """Last failure; empty once a command has succeeded after it."""
         self._id = 0
         self._before = Latency()
-        self._copies: dict[int, tuple[int, int]] = {}
-        """Shard -> (bytes copied, bytes to copy) of its `prepare` for the change."""
+        self._prepares: dict[int, tuple[int, int, int, int]] = {}
+        """Shard -> (bytes copied, bytes to copy, bytes checked, bytes to check) of its `prepare` for the change."""
 
     def sent(self, command: Command, change: Change | None) -> None:
         """Take note of a command that is sent."""
         self._follow(change)
         if isinstance(command, Prepare) and change is not None and change.id in command.specs:
-            self._copies[command.shard] = (0, 0)
+            self._prepares[command.shard] = (0, 0, 0, 0)
 
     def shard(self, shard: int, heartbeat: ShardHeartbeat) -> None:
         """Take note of a shard's heartbeat."""
         self.shards[shard] = heartbeat
-        if shard in self._copies:
-            self._copies[shard] = (heartbeat.copied_bytes, heartbeat.bytes_to_copy)
+        if shard in self._prepares:
+            self._prepares[shard] = (
+                heartbeat.copied_bytes,
+                heartbeat.bytes_to_copy,
+                heartbeat.checked_bytes,
+                heartbeat.bytes_to_check,
+            )
 
     def head(self, head: int, heartbeat: HeadHeartbeat) -> None:
         """Take note of a head's heartbeat."""
@@ -69,11 +74,10 @@ class ChangeView:
             paused=change.paused,
             members_done=done,
             members=members,
-            copied_bytes=self._copied(),
-            bytes_to_copy=self._to_copy(),
             before=self._before,
             now=worst(self.heads.values()),
             trouble=self.trouble,
+            **self._bytes(),
         )
 
     def _ended(self, outcome: Outcome) -> ChangeStatus:
@@ -83,24 +87,22 @@ class ChangeView:
             id=outcome.id,
             kind=outcome.kind,
             subject=outcome.subject,
-            copied_bytes=self._copied() if seen else 0,
-            bytes_to_copy=self._to_copy() if seen else 0,
             before=self._before if seen else Latency(),
             now=worst(self.heads.values()),
             error=outcome.error,
+            **(self._bytes() if seen else {}),
         )
 
     def _follow(self, change: Change | None) -> None:
         if change is not None and change.id != self._id:
             self._id = change.id
             self._before = worst(self.heads.values())
-            self._copies.clear()
+            self._prepares.clear()
 
-    def _copied(self) -> int:
-        return sum(copied for copied, _ in self._copies.values())
-
-    def _to_copy(self) -> int:
-        return sum(to_copy for _, to_copy in self._copies.values())
+    def _bytes(self) -> dict[str, int]:
+        """Return the bytes of all shards together, as fields of a `ChangeStatus`."""
+        names = ("copied_bytes", "bytes_to_copy", "checked_bytes", "bytes_to_check")
+        return {name: sum(each[i] for each in self._prepares.values()) for i, name in enumerate(names)}
 
 
 def worst(heads: Iterable[HeadHeartbeat]) -> Latency:

@@ -306,7 +306,8 @@ class Leader:
         if isinstance(heartbeat, ShardHeartbeat):
             self._view.shard(member.id, heartbeat)
             address = ShardAddress(member.id, heartbeat.host, heartbeat.port)
-            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
+            epoch, damaged = heartbeat.epoch, heartbeat.damaged
+            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
         else:
             self._view.head(member.id, heartbeat)
             self._heard_s[member.id] = self._clock()

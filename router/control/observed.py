@@ -31,6 +31,8 @@ class ObservedShard:
     """Specs whose ranges it has stored."""
     served: SpecIds = frozenset()
     """Specs whose slots it serves."""
+    damaged: bool = False
+    """Whether it asked to be prepared again, because copies of its own are damaged."""
     throttle: float | None = UNKNOWN
     """Limit on what it streams, in bytes per second; None: no limit."""
     throttling: bool = False
