@@ -58,7 +58,7 @@ def describe(table: str, slots: SlotRange, sources: Sequence[RowSource]) -> Tabl
         except Cancelled:
             raise
         except _SOURCE_ERRORS as exc:
-            failures.append((source, exc))
+            failures.append((source, _untraced(exc)))
     raise no_source(table, slots, failures)
 
 
@@ -68,6 +68,14 @@ def no_source(table: str, slots: SlotRange, failures: Failures) -> RingpullError
     damaged = failures and all(isinstance(error, CorruptData) for _, error in failures)
     kind = CorruptData if damaged else Unavailable
     return kind(f"table {table}: slots {slots.begin} to {slots.end} cannot be copied: {reasons}")
+
+
+def _untraced(error: RingpullError) -> RingpullError:
+    """Return an error that is kept, without the frames that it came through.
+
+    They would keep it in turn, a cycle with every table that was open then, which only a garbage collection ends.
+    """
+    return error.with_traceback(None)
 
 
 class Fetcher:
@@ -101,7 +109,7 @@ class Fetcher:
             except Cancelled:
                 raise
             except _SOURCE_ERRORS as exc:
-                failures.append((source, exc))
+                failures.append((source, _untraced(exc)))
             else:
                 return
         raise no_source(fetch.content.spec.name, fetch.slots, failures)
@@ -125,6 +133,7 @@ class Fetcher:
                     return
         finally:
             wait([coming])  # A source is used by one thread at a time.
+            del coming  # see `_untraced`
 
     def _read(self, source: RowSource, slots: SlotRange, cursor: int) -> Block:
         self._throttle.take(self._block_bytes, self._job)
