@@ -19,8 +19,9 @@ import numpy as np
 
 from ringpull.ps.checked_rows import CheckedRows
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.open_versions import TableKey
 from ringpull.ps.ring import SlotRange
-from ringpull.ps.shard import Shard, TableKey
+from ringpull.ps.shard import Shard
 from ringpull.ps.slot_mask import SlotMask, mask_of
 from ringpull.ps.spec import OnUnavailable
 from ringpull.ps.store import format as fmt

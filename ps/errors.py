@@ -59,8 +59,27 @@ class CorruptData(RingpullError):
     """Raised when a stored file is damaged, truncated, half-written, or of a format this build does not read."""
 
 
+class OtherContent(CorruptData):
+    """Raised when what is found under a version's number is not what the deployment serves under it.
+
+    Rows of two contents never make one answer, so whoever finds it leaves it alone. The message says both identities.
+    """
+
+    @classmethod
+    def found(cls, what: str, found: str, served: str) -> OtherContent:
+        """Return the error for `what`, which has the identity `found` where the deployment serves `served`."""
+        return cls(
+            f"{what} has other content now than when it was opened (identity {found}, the deployment serves {served});"
+            " export under a new number"
+        )
+
+
 class StartupError(RingpullError):
     """Raised when a cluster cannot come up: a port in use, a resource Ray does not have, a process that died."""
+
+
+class Superseded(RingpullError):
+    """Raised for whoever leads no longer: a higher term leads, or another deployment has what this one had."""
 
 
 # -- no one did wrong; a retry may succeed -----------------------------------------------------------------------------

@@ -36,3 +36,5 @@ class ShardHeartbeat:
     """Whether copies of its own are damaged, and it is time to `prepare` it again, which copies them anew."""
     warnings: tuple[str, ...] = ()
     """What an operator should know of it now, a sentence each; `status` shows them."""
+    term: int = 0
+    """Highest term of a coordinator that it was introduced to; 0: none yet."""

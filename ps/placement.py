@@ -37,6 +37,8 @@ class TablePlacement:
     sources: tuple[RangeSource, ...]
     """Shards to stream from where the folder is out of reach, sorted by slots. Several may cover the same slots; the
     later ones are asked when the earlier ones fail."""
+    identity: int = 0
+    """Identity that the table must have, whichever source it comes from; 0: not known, so that of the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ class VersionPlacement:
     model: str
     version: int
     tables: Mapping[str, TablePlacement]
+    identity: str = ""
+    """Identity of the version, by which pulls of it are told from those of another content; empty: not known."""
+    folder: str = ""
+    """Folder of the version, which no file of its tables may lead out of; empty: that of each table."""
     check_rows: bool = False
     """Whether the rows of these slots are held against their checksums before they are served."""
 

@@ -32,6 +32,7 @@ from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics import ScrubCollector, ShardCollector
 from ringpull.ps.metrics_server import MetricsServer
 from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.refusals import Refusals, refused
 from ringpull.ps.scrub import Scrubber
 from ringpull.ps.shard import Shard
 from ringpull.ps.store import format as fmt
@@ -120,7 +121,18 @@ class ShardProcess:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"shard-{shard}", daemon=True)
         self._thread.start()
         tally = ServerTally() if metrics else None
-        self._server = ShardServer(
+        self._server = self._new_server(admission, tally)
+        rate = scrub_bytes_per_s
+        self._scrubber = Scrubber(self._shard, self._damage, memory, bytes_per_s=rate, busy=self._is_pulling)
+        self._metrics: MetricsServer | None = None
+        self._address = self._listen(host, tally)
+        if scrub_bytes_per_s:
+            self._scrubber.start()
+        where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
+        _LOG.info("shard listens", extra=where)
+
+    def _new_server(self, admission: AdmissionLimits | None, tally: ServerTally | None) -> ShardServer:
+        return ShardServer(
             self._shard,
             self._lookups,
             hello=self._hello,
@@ -128,24 +140,18 @@ class ShardProcess:
             admission_limits=admission,
             tally=tally,
         )
-        self._scrubber = Scrubber(
-            self._shard, self._damage, memory, bytes_per_s=scrub_bytes_per_s, busy=self._is_pulling
-        )
-        self._metrics: MetricsServer | None = None
+
+    def _listen(self, host: str, tally: ServerTally | None) -> tuple[str, int]:
         try:
             if tally is not None:
                 collectors = [ShardCollector(self._shard, self._server, tally), ScrubCollector(self._scrubber)]
                 self._metrics = MetricsServer(registry_of(collectors), host)
-            self._address = self._on_loop(self._server.start(host))
+            return self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()
             if self._copies is not None:
                 self._copies.close()
             raise
-        if scrub_bytes_per_s:
-            self._scrubber.start()
-        where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
-        _LOG.info("shard listens", extra=where)
 
     def __repr__(self) -> str:
         return f"<ShardProcess {self._shard!r} {self._server!r}>"
@@ -171,7 +177,7 @@ class ShardProcess:
             checked_bytes=job.checked_bytes,
             bytes_to_check=job.bytes_to_check,
             damaged=self._damage.wants_repair(self._shard),
-            warnings=self._damage.warnings(self._shard),
+            warnings=(*self._refusals(), *self._damage.warnings(self._shard)),
         )
 
     def prepare(self, placements: Sequence[VersionPlacement]) -> None:
@@ -179,9 +185,13 @@ class ShardProcess:
 
         The ranges that are served do not change. The call is idempotent, and what a failed attempt has copied is not
         copied again if the next attempt comes before it is tidied away. A second call waits for the first to end.
+        What is open already, with the content that is asked for, needs no file. A version that cannot be opened holds
+        up no other one.
 
         Raises:
             NotFound: A table's folder cannot be read here, and there is no data folder to copy it to.
+            OtherContent: What is found under a version's number is not what the placement says.
+            NotOpened: Some of several versions could not be stored; the others are.
             CorruptData: Files are damaged, or are not the tables they should be; or rows are, which were to be checked.
             LimitExceeded: The data folder would grow over its limit; nothing was copied.
             ExportError: The disk is full.
@@ -195,13 +205,16 @@ class ShardProcess:
         try:
             with frequent_switches():
                 if self._copies is None:
-                    for placement in placements:
-                        self._open(placement, job)
+                    self._open_all(placements, job)
                 else:
                     self._copy(self._copies, placements, job)
                     give_freed_memory_back()  # the buffers that rows were copied through
                 freeze_loaded()
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, RingpullError) and not isinstance(exc, Cancelled):
+                names = [(placement.model, placement.version) for placement in placements]
+                for (model, version), error in refused(exc, names).items():
+                    self._refuse(model, version, error)
             # A prepare that succeeds is followed by an assignment, which tidies. After a failure none may come, so the
             # tidying that this prepare cancelled is scheduled again.
             with self._control:
@@ -299,6 +312,36 @@ class ShardProcess:
         if self._copies is not None and self._versions is not None:
             self._copies.let_go(self._versions, self._shard)
 
+    def _refusals(self) -> list[str]:
+        return [
+            f"{model}/{version} is not served: {reason}"
+            for (model, version), reason in sorted(self._shard.refusals.items())
+        ]
+
+    def _open_all(self, placements: Sequence[VersionPlacement], job: Job) -> None:
+        refusals = Refusals()
+        for placement in placements:
+            with refusals.of(placement.model, placement.version):
+                if self._shard.holds(placement):
+                    self._check_rows(placement, self._shard.bases(placement.model, placement.version), job)
+                else:
+                    self._open(placement, job)
+        refusals.check(len(placements))
+
+    def _check_rows(self, placement: VersionPlacement, bases: Mapping[str, Base], job: Job) -> None:
+        """Check the rows of the ranges that are placed here, if that is asked for."""
+        if not placement.check_rows:
+            return
+        slots = {name: table.slots for name, table in placement.tables.items()}
+        blocks = {name: self._row_check.unchecked(base, slots[name], job) for name, base in bases.items()}
+        for name, base in bases.items():
+            self._row_check.check(base, blocks[name], job)
+
+    def _refuse(self, model: str, version: int, error: RingpullError) -> None:
+        """Note why a version is not open, where it is not: one that is serves on, with what it was opened with."""
+        if not self._shard.is_open(model, version):
+            self._shard.refuse(model, version, str(error))
+
     def _open(self, placement: VersionPlacement, job: Job) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}
         for name, folder in folders.items():
@@ -308,21 +351,16 @@ class ShardProcess:
                     f" {placement.tables[name].folder}, cannot be opened on this machine,"
                     " and the shard has no data folder to copy its rows to (`serve --data-dir`)"
                 )
-
-        def check(bases: Mapping[str, Base]) -> None:
-            unchecked = {
-                name: self._row_check.unchecked(base, placement.tables[name].slots, job) for name, base in bases.items()
-            }
-            for name, base in bases.items():
-                self._row_check.check(base, unchecked[name], job)
-
         self._shard.open(
             placement.model,
             placement.version,
             folders,
+            identity=placement.identity,
+            tables={name: table.identity for name, table in placement.tables.items()},
+            within=Path(placement.folder) if placement.folder else None,
             prefault=self._prefault,
             verify=self._verify,
-            check=check if placement.check_rows else lambda bases: None,
+            check=lambda bases: self._check_rows(placement, bases, job),
         )
 
     def _copy(self, copies: LocalCopies, placements: Sequence[VersionPlacement], job: Job) -> None:

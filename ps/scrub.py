@@ -28,7 +28,8 @@ from ringpull.ps.checked_rows import CheckedRows
 from ringpull.ps.damage import Damage
 from ringpull.ps.errors import CorruptData, RingpullError
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.shard import Shard, TableKey
+from ringpull.ps.open_versions import TableKey
+from ringpull.ps.shard import Shard
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base

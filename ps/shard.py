@@ -14,15 +14,28 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
 import numpy as np
 
-from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner
+from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.placement import ServedRanges
+from ringpull.ps.identity import UNKNOWN, differ, identity_in, number_of, text_of
+from ringpull.ps.open_versions import (
+    Counts,
+    KnownDamage,
+    OpenVersion,
+    ServedTable,
+    ShardState,
+    TableKey,
+    check_keys,
+    is_content_of,
+    mixes,
+    open_base,
+)
+from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import ALL
@@ -43,51 +56,13 @@ from ringpull.ps.wire.messages import (
 )
 
 
-@dataclass(slots=True)
-class _Counts:
-    """Counts of one table since it was opened. Written under the shard's lock."""
-
-    keys: int = 0
-    missing: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _ServedTable:
-    """Open table, and the slots of it that this shard serves."""
-
-    table: Table
-    mask: SlotMask | None
-    """Slots served; None: every slot."""
-    owned_rows: int
-    counts: _Counts
-
-
-_Tables = Mapping[str, _ServedTable]
-
-TableKey = tuple[str, int, str]
-"""Model, version and name of a table."""
-
-KnownDamage = Callable[[Base], Collection[BadBlock]]
-"""Function that returns the blocks of a base which are known to be bad when it is opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """State that verbs read."""
-
-    epoch: int = 0
-    served_ranges: tuple[ServedRanges, ...] | None = None
-    """Assigned rings, two while a move is under way; None before the first assignment, when nothing is owned."""
-    versions: Mapping[tuple[str, int], _Tables] = field(default_factory=dict)
-
-
 class Shard:
     """The verbs of one shard. All methods may be called from any thread; verbs never wait for control calls."""
 
     def __init__(self, shard: int, known_damage: KnownDamage = lambda base: ()) -> None:
         self._shard = shard
         self._known_damage = known_damage
-        self._state = _State()
+        self._state = ShardState()
         self._control = threading.Lock()  # orders open, retire and assign; taken before _counting, never inside it
         self._counting = threading.Lock()
         self._requests = 0
@@ -115,54 +90,76 @@ class Shard:
         version: int,
         folders: Mapping[str, Path],
         *,
+        identity: str = "",
+        tables: Mapping[str, int] | None = None,
+        within: Path | None = None,
         prefault: bool = False,
         verify: bool = False,
         check: Callable[[Mapping[str, Base]], None] = lambda bases: None,
     ) -> None:
         """Open the tables of one model version, all or none, and serve them from now on.
 
-        Opening a version that is open already, from the same folders, does nothing: a coordinator may repeat itself.
+        Opening a version that is open already, with the same content, does nothing: a coordinator may repeat itself.
+        One that is open with another content than is asked for is replaced by that, or stays where that is not found.
 
         Args:
             folders: Folder of each table, by its name.
+            identity: Identity of the version; empty: not known.
+            tables: Identity that each table must have; one that is not named may have any.
+            within: Folder that no file may lead out of; None: that of each table.
             prefault: Bring every page into memory before returning.
             verify: Read all rows and hold them against their checksums.
             check: Called with the tables, opened and not served yet, or served already; may refuse them.
 
         Raises:
             CorruptData: A table is damaged, or is not the table it should be.
-            InvalidInput: The version is open from other folders.
+            OtherContent: A table has another identity than it should have.
+            InvalidInput: The version is open from other folders, and it is not known what it should be.
         """
-        bases = self._opened(model, version, folders)
-        if bases is not None:
-            check(bases)
+        wanted = tables or {}
+        if self._holds(model, version, folders, identity, wanted):
+            check(self.bases(model, version))
             return
         # Not under the lock: it may take long, and other versions are assigned, quarantined and retired meanwhile.
-        bases = {name: _open_base(name, folder, verify=verify) for name, folder in folders.items()}
+        bases = {
+            name: open_base(name, folder, wanted.get(name, UNKNOWN), within, verify=verify)
+            for name, folder in folders.items()
+        }
         check(bases)
         if prefault:
             for base in bases.values():
                 base.prefault()
         with self._control:
-            if self._opened(model, version, folders) is None:
-                opened = {
-                    name: self._serve(self._state, model, name, self._view(base), _Counts())
-                    for name, base in bases.items()
-                }
-                self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+            if not self._holds(model, version, folders, identity, wanted):
+                self._install(model, version, bases, {}, number_of(identity))
 
-    def install(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
+    def install(self, model: str, version: int, bases: Mapping[str, Base], *, identity: str = "") -> None:
         """Serve these bases from now on: a version's tables, or others in place of those of the same names.
 
-        Verbs in progress end with what they began with. Counts stay.
+        Verbs in progress end with what they began with. Counts stay, unless the version was open with another content:
+        then nothing of that stays.
+
+        Args:
+            identity: Identity of the version; empty: that of the open one.
         """
         with self._control:
-            before = self._state.versions.get((model, version), {})
-            opened = dict(before)
-            for name, base in bases.items():
-                counts = before[name].counts if name in before else _Counts()
-                opened[name] = self._serve(self._state, model, name, self._view(base), counts)
-            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
+            before = self._state.versions.get((model, version))
+            told = number_of(identity)
+            if before is None or differ(before.identity, told) or mixes(before.tables, bases):
+                self._install(model, version, bases, {}, told)
+            else:
+                self._install(model, version, bases, before.tables, told or before.identity)
+
+    def refuse(self, model: str, version: int, reason: str) -> None:
+        """Note that a version cannot be opened, for those who ask for it; until it is open, or not assigned."""
+        with self._control:
+            self._state = replace(self._state, refusals={**self._state.refusals, (model, version): reason})
+
+    @property
+    def refusals(self) -> Mapping[tuple[str, int], str]:
+        """Versions that should be served and could not be opened, each with the reason."""
+        state = self._state
+        return {name: reason for name, reason in state.refusals.items() if name in state.assigned}
 
     def quarantine(self, key: TableKey, base: Base, bad: Collection[BadBlock]) -> bool:
         """Refuse pulls of the slots of these blocks of a table, and of no others, from now on.
@@ -170,43 +167,29 @@ class Shard:
         Returns:
             Whether the table is still served from this base; if not, nothing was done.
         """
-        model, version, name = key
-        with self._control:
-            tables = self._state.versions.get((model, version), {})
-            served = tables.get(name)
-            if served is None or served.table.base is not base:
-                return False
-            opened = {**tables, name: replace(served, table=Table.without(base, bad))}
-            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
-            return True
+        return self._replace_table(key, base, Table.without(base, bad))
 
     def exchange(self, key: TableKey, before: Base, base: Base) -> bool:
         """Serve a table from another base with the same rows; return whether it was served from `before` until now."""
-        model, version, name = key
-        table = self._view(base)
-        with self._control:
-            tables = self._state.versions.get((model, version), {})
-            served = tables.get(name)
-            if served is None or served.table.base is not before:
-                return False
-            opened = {**tables, name: replace(served, table=table)}
-            self._state = replace(self._state, versions={**self._state.versions, (model, version): opened})
-            return True
+        return self._replace_table(key, before, self._view(base))
 
     def tables(self) -> list[TableKey]:
         """Return the tables that are served, in the order in which they were opened."""
-        return [(*version, name) for version, tables in self._state.versions.items() for name in tables]
+        return [(*version, name) for version, opened in self._state.versions.items() for name in opened.tables]
+
+    def bases(self, model: str, version: int) -> dict[str, Base]:
+        """Return the bases that a version's tables are served from; none if it is not open."""
+        opened = self._state.versions.get((model, version))
+        return {} if opened is None else {name: each.table.base for name, each in opened.tables.items()}
 
     def base(self, key: TableKey) -> Base | None:
         """Return the base that a table is served from; None if it is not served."""
-        model, version, name = key
-        served = self._state.versions.get((model, version), {}).get(name)
+        served = self._served_table(key)
         return None if served is None else served.table.base
 
     def served(self, key: TableKey) -> tuple[Base, list[SlotRange]] | None:
         """Return the base of a table and the slots of it that are served; None if it is not served any more."""
-        model, version, name = key
-        served = self._state.versions.get((model, version), {}).get(name)
+        served = self._served_table(key)
         if served is None:
             return None
         return served.table.base, [SlotRange(0, SLOTS)] if served.mask is None else runs(served.mask)
@@ -220,6 +203,12 @@ class Shard:
     def is_open(self, model: str, version: int) -> bool:
         """Return whether a version is served here."""
         return (model, version) in self._state.versions
+
+    def holds(self, placement: VersionPlacement) -> bool:
+        """Return whether a version is served here with the content that a placement asks for."""
+        served = self._state.versions.get((placement.model, placement.version))
+        wanted = {name: table.identity for name, table in placement.tables.items()}
+        return served is not None and is_content_of(served, placement.identity, wanted)
 
     def owned(self, model: str, table: str) -> SlotMask | None:
         """Return the slots of a table that are answered for, or None before the first assignment."""
@@ -235,7 +224,7 @@ class Shard:
         with self._control:
             versions = dict(self._state.versions)
             if versions.pop((model, version), None) is None:
-                raise self._not_open(model, version)
+                raise self._not_open(self._state, model, version)
             self._state = replace(self._state, versions=versions)
 
     def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> bool:
@@ -244,7 +233,8 @@ class Shard:
         Args:
             epoch: Epoch of the newest shard map that was made of them. One below the current is outdated, and ignored.
             served_ranges: Ranges of two specs while a move is under way, else of one.
-            versions: (model, version). One that is not open yet is checked by them once it is.
+            versions: (model, version), perhaps with the identity of each: one that is open with another content is
+                retired too. One that is not open yet is checked by `served_ranges` once it is.
 
         Returns:
             Whether it was news.
@@ -252,22 +242,29 @@ class Shard:
         with self._control:
             if epoch < self._state.epoch:
                 return False
-            state = replace(self._state, epoch=epoch, served_ranges=tuple(served_ranges))
+            named = frozenset(versions)
+            refusals = {name: reason for name, reason in self._state.refusals.items() if name in named}
+            state = replace(
+                self._state, epoch=epoch, served_ranges=tuple(served_ranges), assigned=named, refusals=refusals
+            )
             served = {
-                (model, version): {
-                    name: self._serve(state, model, name, served.table, served.counts)
-                    for name, served in tables.items()
-                }
-                for (model, version), tables in state.versions.items()
-                if (model, version) in versions
+                (model, version): OpenVersion(
+                    opened.identity,
+                    {
+                        name: self._serve(state, model, name, each.table, each.counts)
+                        for name, each in opened.tables.items()
+                    },
+                )
+                for (model, version), opened in state.versions.items()
+                if (model, version) in named and not differ(opened.identity, identity_in(versions, (model, version)))
             }
             self._state = replace(state, versions=served)
             return True
 
     def prefault(self) -> None:
         """Bring every page of every open table into memory."""
-        for tables in self._state.versions.values():
-            for served in tables.values():
+        for opened in self._state.versions.values():
+            for served in opened.tables.values():
                 served.table.base.prefault()
 
     # -- verbs --------------------------------------------------------------------------------------------------------
@@ -277,13 +274,21 @@ class Shard:
 
         Raises:
             NotFound: The model version is not open here, or has no such table.
+            OtherContent: The version has another content here than the asker has.
             NotOwner: A key lies outside the slots owned here.
             InvalidInput: The lengths of a look-up's bags do not add up to its keys.
             LimitExceeded: The reply would be larger than a frame may be.
             Unavailable: A key's slot is owned, but its rows are not stored here; another replica may answer.
         """
         state = self._state
-        tables = self._tables(state, request.model, request.version)
+        opened = self._opened(state, request.model, request.version)
+        if request.identity != opened.identity and request.identity and opened.identity:
+            raise OtherContent.found(
+                f"{request.model}/{request.version} on shard {self._shard}",
+                text_of(opened.identity),
+                text_of(request.identity),
+            )
+        tables = opened.tables
         served = [self._table(tables, request.model, request.version, lookup.table) for lookup in request.lookups]
         try:
             reply = pull_tables([each.table for each in served], [each.mask for each in served], request)
@@ -309,7 +314,7 @@ class Shard:
             CorruptData: Rows of this block, or keys of the table, are damaged here; another replica has them.
         """
         served, slots = self._owned_range("range_pull", request)
-        _check_keys(served.table)
+        check_keys(served.table)
         reply = read_block(served.table.base, slots, request.cursor, request.max_bytes)
         with self._counting:
             self._requests += 1
@@ -325,7 +330,7 @@ class Shard:
             CorruptData: Keys of the table are damaged here; another replica has them.
         """
         served, slots = self._owned_range("describe", request)
-        _check_keys(served.table)
+        check_keys(served.table)
         base = served.table.base
         first, last = base.row_range(slots.begin, slots.end)
         spec = np.frombuffer(msgpack.packb(base.spec.to_dict()), np.uint8)
@@ -346,7 +351,7 @@ class Shard:
                     missing=served.counts.missing,
                 )
                 for (model, version), opened in state.versions.items()
-                for name, served in opened.items()
+                for name, served in opened.tables.items()
             )
             requests = self._requests
         slots = np.zeros(SLOTS, np.uint8)
@@ -363,41 +368,81 @@ class Shard:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _opened(self, model: str, version: int, folders: Mapping[str, Path]) -> dict[str, Base] | None:
-        """Return the tables of a version that is open already.
+    def _holds(
+        self, model: str, version: int, folders: Mapping[str, Path], identity: str, tables: Mapping[str, int]
+    ) -> bool:
+        """Return whether a version is open with this content.
 
         Raises:
-            InvalidInput: They are of other folders.
+            InvalidInput: It is open from other folders, and it is not known what it should be.
         """
         served = self._state.versions.get((model, version))
-        if served is None:
-            return None
-        if {name: each.table.base.folder for name, each in served.items()} != dict(folders):
+        if served is None or not is_content_of(served, identity, tables):
+            return False
+        now = {name: each.table.base.folder for name, each in served.tables.items()}
+        if not identity and not any(tables.values()) and now != dict(folders):
             raise InvalidInput(f"model {model}: version {version} is open already, from other folders")
-        return {name: each.table.base for name, each in served.items()}
+        return True
+
+    def _replace_table(self, key: TableKey, before: Base, table: Table) -> bool:
+        model, version, name = key
+        with self._control:
+            opened = self._state.versions.get((model, version))
+            served = None if opened is None else opened.tables.get(name)
+            if opened is None or served is None or served.table.base is not before:
+                return False
+            tables = {**opened.tables, name: replace(served, table=table)}
+            versions = {**self._state.versions, (model, version): replace(opened, tables=tables)}
+            self._state = replace(self._state, versions=versions)
+            return True
+
+    def _served_table(self, key: TableKey) -> ServedTable | None:
+        opened = self._state.versions.get(key[:2])
+        return None if opened is None else opened.tables.get(key[2])
 
     def _view(self, base: Base) -> Table:
         return Table.without(base, self._known_damage(base))
 
-    def _serve(self, state: _State, model: str, name: str, table: Table, counts: _Counts) -> _ServedTable:
+    def _install(
+        self,
+        model: str,
+        version: int,
+        bases: Mapping[str, Base],
+        before: Mapping[str, ServedTable],
+        identity: int,
+    ) -> None:
+        """Serve these bases, and those of `before` that have other names."""
+        tables = dict(before)
+        for name, base in bases.items():
+            counts = before[name].counts if name in before else Counts()
+            tables[name] = self._serve(self._state, model, name, self._view(base), counts)
+        versions = {**self._state.versions, (model, version): OpenVersion(identity, tables)}
+        refusals = {name: reason for name, reason in self._state.refusals.items() if name != (model, version)}
+        self._state = replace(self._state, versions=versions, refusals=refusals)
+
+    def _serve(self, state: ShardState, model: str, name: str, table: Table, counts: Counts) -> ServedTable:
         mask = self._owned(state, model, name)
         owned_rows = 0
         for slots in runs(mask):
             first, last = table.base.row_range(slots.begin, slots.end)
             owned_rows += last - first
-        return _ServedTable(table, None if mask.all() else mask, owned_rows, counts)
+        return ServedTable(table, None if mask.all() else mask, owned_rows, counts)
 
-    def _owned(self, state: _State, model: str, table: str) -> SlotMask:
+    def _owned(self, state: ShardState, model: str, table: str) -> SlotMask:
         mask = np.zeros(SLOTS, np.uint8)
         for served_ranges in state.served_ranges or ():
             mask |= served_ranges.ring.owned_mask(self._shard, served_ranges.replicas.get((model, table), 1))
         return mask
 
-    def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[_ServedTable, SlotRange]:
+    def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[ServedTable, SlotRange]:
         """Return the table and the slots that a request about a range names, all of them owned here."""
         state = self._state
-        tables = self._tables(state, request.model, request.version)
-        served = self._table(tables, request.model, request.version, request.table)
+        opened = self._opened(state, request.model, request.version)
+        served = self._table(opened.tables, request.model, request.version, request.table)
+        found = served.table.base.identity
+        if differ(found, request.identity):
+            what = f"table {request.table} of {request.model}/{request.version} on shard {self._shard}"
+            raise OtherContent.found(what, text_of(found), text_of(request.identity))
         begin, end = request.begin, request.end
         if not 0 <= begin < end <= SLOTS:
             raise InvalidInput(f"{verb}: slots {begin} to {end} are not a range within 0..{SLOTS}")
@@ -406,34 +451,25 @@ class Shard:
             raise self._not_owner(state, request.table, slot)
         return served, SlotRange(begin, end)
 
-    def _tables(self, state: _State, model: str, version: int) -> _Tables:
-        tables = state.versions.get((model, version))
-        if tables is None:
-            raise self._not_open(model, version)
-        return tables
+    def _opened(self, state: ShardState, model: str, version: int) -> OpenVersion:
+        opened = state.versions.get((model, version))
+        if opened is None:
+            raise self._not_open(state, model, version)
+        return opened
 
-    def _table(self, tables: _Tables, model: str, version: int, name: str) -> _ServedTable:
+    def _table(self, tables: Mapping[str, ServedTable], model: str, version: int, name: str) -> ServedTable:
         served = tables.get(name)
         if served is None:
             raise NotFound(f"model {model}, version {version}: there is no table {name!r}; it has {sorted(tables)}")
         return served
 
-    def _not_open(self, model: str, version: int) -> NotFound:
-        return NotFound(f"model {model!r}, version {version} is not open on shard {self._shard}")
+    def _not_open(self, state: ShardState, model: str, version: int) -> RingpullError:
+        message = f"model {model!r}, version {version} is not open on shard {self._shard}"
+        reason = state.refusals.get((model, version))
+        if reason is not None and (model, version) in state.assigned:
+            return Unavailable(f"{message}: {reason}")  # Another replica may have it.
+        return NotFound(message)
 
-    def _not_owner(self, state: _State, table: str, slot: int) -> NotOwner:
+    def _not_owner(self, state: ShardState, table: str, slot: int) -> NotOwner:
         message = f"shard {self._shard} does not own slot {slot} of table {table} at epoch {state.epoch}"
         return NotOwner(message, epoch=state.epoch)
-
-
-def _check_keys(table: Table) -> None:
-    """Refuse to cut a range out of a table by positions that are damaged."""
-    if table.keys_damaged:
-        raise CorruptData(f"{table.base.folder}: keys are damaged, so no range can be cut out; another copy has them")
-
-
-def _open_base(name: str, folder: Path, *, verify: bool) -> Base:
-    base = Base.open(folder, verify_rows=verify)
-    if base.spec.name != name:
-        raise CorruptData(f"{folder}: holds the table {base.spec.name!r}, where {name!r} should be")
-    return base

@@ -17,6 +17,7 @@ from copy import copy
 import numpy as np
 
 from ringpull.ps.errors import DeadlineExceeded, NotFound, ProtocolError, RingpullError
+from ringpull.ps.identity import number_of
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
@@ -28,13 +29,13 @@ from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import Merge
 from ringpull.router.partition import Part
-from ringpull.router.pull import Pull, ServedTable
+from ringpull.router.pull import Pull, ServedTable, ServedVersion
 from ringpull.router.route_planning import RoutePlanner
 from ringpull.router.routes import Refresh, Routes
 from ringpull.router.scatter_gather import Answer, ScatterGather
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_calls import ShardCalls
-from ringpull.router.shard_map import ShardAddress, ShardMap
+from ringpull.router.shard_map import ShardAddress, ShardMap, Stamp
 
 
 class Router:
@@ -42,8 +43,8 @@ class Router:
 
     Args:
         connect: Opens a connection to a shard; called when one is first needed, and again after it broke.
-        refresh: Fetches the newest map; called when a shard says that ours is out of date. None: maps come by
-            `update` only.
+        refresh: Fetches the newest map; called when a shard says that ours is out of date, or is not where it should
+            be. None: maps come by `update` only.
         settings: How patient it is.
         clock: Seconds; deadlines are on this clock. Waits are the event loop's.
         rng: Where the jitter of waits comes from.
@@ -68,7 +69,7 @@ class Router:
         self._routes = Routes(refresh, self._want, clock=clock)
         self._planner = RoutePlanner(self._routes, self._health, self._calls.loads)
         self._in_flight = InFlightByEpoch()
-        self._served: dict[tuple[str, int], Mapping[str, ServedTable]] = {}
+        self._served: dict[tuple[str, int], ServedVersion] = {}
 
     def __repr__(self) -> str:
         return (
@@ -83,22 +84,49 @@ class Router:
         view._calls = self._calls.counted_by(view._tally)
         return view
 
-    def update(self, shard_map: ShardMap) -> None:
-        """Route by a newer map from now on; one that is not newer is ignored. Pulls in flight finish where they are."""
-        self._routes.update(shard_map)
+    def update(self, shard_map: ShardMap) -> bool:
+        """Route by a newer map from now on; return whether it is newer. Pulls in flight finish where they are."""
+        return self._routes.update(shard_map)
+
+    async def refresh(self) -> None:
+        """Fetch the newest map, and route by it.
+
+        Raises:
+            RingpullError: Nobody answers.
+        """
+        await self._routes.refresh()
+
+    @property
+    def shard_map(self) -> ShardMap:
+        """The map.
+
+        Raises:
+            Unavailable: There is none yet.
+        """
+        return self._routes.current().shard_map
+
+    @property
+    def stamp(self) -> Stamp:
+        """The stamp of the map; `NO_MAP` before there is one."""
+        return self._routes.stamp
 
     @property
     def epoch(self) -> int:
         """The epoch of the map; 0 before there is one."""
-        return self._routes.epoch
+        return self._routes.stamp.epoch
 
     async def drained(self, epoch: int) -> None:
         """Wait until no shard is asked by a map older than `epoch` any more."""
         await self._in_flight.drained(epoch)
 
-    def register(self, model: str, version: int, specs: Mapping[str, TableSpec]) -> None:
-        """Make the tables of a version known, by name."""
-        self._served[model, version] = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
+    def register(self, model: str, version: int, specs: Mapping[str, TableSpec], *, identity: str = "") -> None:
+        """Make the tables of a version known, by name.
+
+        Args:
+            identity: Identity of the version, which every pull names; empty: not known.
+        """
+        tables = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
+        self._served[model, version] = ServedVersion(number_of(identity), tables)
 
     def retire(self, model: str, version: int) -> None:
         """Forget a version; pulls in flight finish.
@@ -143,7 +171,8 @@ class Router:
         now_s = self._clock()
         if deadline_s <= now_s:
             raise DeadlineExceeded("no time was left to ask the shards")
-        tables = self._tables(model, version, lookups)
+        served = self._version(model, version)
+        tables = _tables(model, version, served.tables, lookups)
         pull = Pull(
             model,
             version,
@@ -151,18 +180,16 @@ class Router:
             tables,
             np.array([table.spec.dim for table in tables], np.int64),
             self._settings.answer_by_s(now_s, deadline_s),
+            served.identity,
         )
         answers = await ScatterGather(pull, self._planner, self._calls, self._in_flight).answers()
         return _merged(pull, answers)
 
-    def _tables(self, model: str, version: int, lookups: Sequence[Lookup]) -> list[ServedTable]:
+    def _version(self, model: str, version: int) -> ServedVersion:
         served = self._served.get((model, version))
         if served is None:
             raise NotFound(f"{model}/{version} is not registered with this router")
-        try:
-            return [served[lookup.table] for lookup in lookups]
-        except KeyError as exc:
-            raise NotFound(f"{model}/{version} has no table {exc}; it has {sorted(served)}") from None
+        return served
 
     async def statistics(self, *, deadline_s: float) -> dict[int, ShardStatistics | RingpullError]:
         """Ask every shard of the map for its numbers; an error stands for a shard that did not answer."""
@@ -176,7 +203,7 @@ class Router:
                 return ProtocolError(f"shard {address.shard} answered statistics with {type(reply).__name__}")
             return reply
 
-        shards = self._routes.current().shard_map.shards
+        shards = self.shard_map.shards
         replies = await asyncio.gather(*[ask(address) for address in shards])
         return {address.shard: reply for address, reply in zip(shards, replies, strict=True)}
 
@@ -186,12 +213,22 @@ class Router:
 
     async def close(self) -> None:
         """Close all connections. Pulls in flight fail."""
+        self._routes.close()
         self._health.close()
         await self._connections.close()
 
     def _want(self, addresses: frozenset[ShardAddress]) -> None:
         self._connections.want(addresses)
         self._health.want(addresses)
+
+
+def _tables(
+    model: str, version: int, served: Mapping[str, ServedTable], lookups: Sequence[Lookup]
+) -> list[ServedTable]:
+    try:
+        return [served[lookup.table] for lookup in lookups]
+    except KeyError as exc:
+        raise NotFound(f"{model}/{version} has no table {exc}; it has {sorted(served)}") from None
 
 
 def _merged(pull: Pull, answers: Sequence[Answer]) -> list[LookupResult]:

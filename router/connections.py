@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from ringpull.ps.errors import DeadlineExceeded, RingpullError, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, RingpullError, Stranger, Unavailable
 from ringpull.ps.wire.messages import Reply, Request
 from ringpull.router.backoff import Backoff
 from ringpull.router.shard_map import ShardAddress
@@ -113,6 +113,7 @@ class Connections:
         Raises:
             DeadlineExceeded: No connection, or no reply, in time.
             NotReached: The shard cannot be reached, or could not a moment ago.
+            Stranger: Another process listens there.
             ConnectionLost: The connection broke.
             RingpullError: The shard answered with an error, `Unavailable` for one.
         """
@@ -125,6 +126,9 @@ class Connections:
             reply = await connection.request(message, deadline_s=deadline_s)
             line.attempts = 0
             return reply
+        except Stranger as exc:
+            line.error = str(exc)
+            raise
         finally:
             line.in_flight -= 1
             if not line.in_flight and not line.wanted:

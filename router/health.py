@@ -2,7 +2,8 @@
 
     well --slow--> pinged --says nothing for `eject_after_s`--------------------> ejected --answer--> well
       |  `--slow, `eject_slow` times in a row, over at least `eject_after_s`--------^
-      `--refused or broken off, `eject_failures` times in a row---------------------^
+      |--refused or broken off, `eject_failures` times in a row---------------------^
+      `--not the shard that is meant------------------------------------------------^
 
 An ejected shard is asked only where no other owner is left; when it leaves a ping unanswered and says nothing for
 `give_up_s` after that, it is given up: not asked at all. Meanwhile it is pinged, at waits that grow, and readmitted
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from ringpull.ps.errors import ConnectionLost, RingpullError, Unavailable
+from ringpull.ps.errors import ConnectionLost, RingpullError, Stranger, Unavailable
 from ringpull.ps.wire.messages import StatisticsRequest
 from ringpull.router.backoff import Backoff
 from ringpull.router.connections import Connections, NotReached
@@ -164,10 +165,10 @@ class Health:
             condition.answered_s = self._clock()
 
     def failed(self, address: ShardAddress, error: RingpullError) -> None:
-        """Note that a shard could not be reached, or broke off."""
+        """Note that a shard could not be reached, or broke off; or that it is another, which will be no other soon."""
         condition = self._in_trouble(address, self._clock())
         condition.failures += 1
-        if condition.failures >= self._settings.eject_failures:
+        if condition.failures >= self._settings.eject_failures or isinstance(error, Stranger):
             self._eject(address, condition, error)
 
     def slow(self, address: ShardAddress, asked_s: float) -> Condition:

@@ -15,14 +15,14 @@ from ringpull.router.partition import Part, partition
 from ringpull.router.pull import Exclusions, Pull
 from ringpull.router.replicas import Loads, Placement, least_loaded
 from ringpull.router.routes import Routes
-from ringpull.router.shard_map import ShardAddress
+from ringpull.router.shard_map import ShardAddress, Stamp
 
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
     """Parts of a pull and the shards they are asked of, by the map of one moment."""
 
-    epoch: int
+    stamp: Stamp
     parts: Sequence[tuple[Placement, Part]]
     """Parts with a shard to ask, each with the map it goes by: the newest one, or the one before it."""
     unowned: Sequence[Part]
@@ -54,11 +54,15 @@ class RoutePlanner:
             excluded = {**excluded, **self._health.given_up}
             more, unowned = self._assign(pull, [part.as_batch() for part in unowned], current, excluded)
             parts += more
-        return RoutePlan(current.epoch, parts, unowned, excluded)
+        return RoutePlan(current.shard_map.stamp, parts, unowned, excluded)
 
-    async def renew_map(self, epoch: int, deadline_s: float) -> bool:
-        """Try to get a map newer than `epoch` in time; return whether there is one."""
-        return await self._routes.renewed(epoch, deadline_s)
+    async def renew_map(self, stamp: Stamp, deadline_s: float, *, sparingly: bool = False) -> bool:
+        """Try to get a map newer than `stamp` in time; return whether there is one. See `Routes.renewed`."""
+        return await self._routes.renewed(stamp, deadline_s, sparingly=sparingly)
+
+    def ask_for_map(self) -> None:
+        """Have the newest map fetched, sparingly, and wait for nothing."""
+        self._routes.ask_soon()
 
     def _assign(
         self, pull: Pull, batches: Sequence[Batch], current: Placement, spared: Collection[ShardAddress]

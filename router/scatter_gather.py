@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
-from ringpull.ps.errors import DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
 from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import Batch
 from ringpull.router.event_loop import let_answers_in, wake
@@ -27,7 +27,7 @@ from ringpull.router.partition import Part
 from ringpull.router.pull import Exclusions, Pull
 from ringpull.router.route_planning import RoutePlan, RoutePlanner
 from ringpull.router.shard_calls import ShardCalls
-from ringpull.router.shard_map import ShardAddress
+from ringpull.router.shard_map import ShardAddress, Stamp
 
 _STALL_FACTOR: Final = 1.5
 """A wait that takes this many times as long as it should says more of this process than of shards."""
@@ -44,7 +44,8 @@ class _Call(NamedTuple):
 
     part: Part
     address: ShardAddress
-    epoch: int
+    stamp: Stamp
+    """Stamp of the map that it was planned by."""
     asked_s: float
     answer: asyncio.Task[PullReply | RingpullError]
 
@@ -77,12 +78,13 @@ class ScatterGather:
         """Ask for all parts, and anew for those that fail or are slow; return answers to exactly these keys."""
         answers: list[Answer] = []
         if plan.unowned:
+            self._planner.ask_for_map()
             self._pull.check_may_be_lost(plan.unowned, plan.excluded)
             answers += [(part, None) for part in plan.unowned]
         if not plan.parts:
             return answers
         calls = self._ask_all(plan)
-        self._in_flight.begin(plan.epoch)
+        self._in_flight.begin(plan.stamp.epoch)
         try:
             await self._wait_until_answered_or_slow(calls)
             failed: list[tuple[_Call, RingpullError]] = []
@@ -104,7 +106,7 @@ class ScatterGather:
             for call in calls:
                 if not call.answer.done():
                     _drop(call.answer)
-            self._in_flight.end(plan.epoch)
+            self._in_flight.end(plan.stamp.epoch)
         return answers
 
     def _ask_all(self, plan: RoutePlan) -> list[_Call]:
@@ -113,7 +115,7 @@ class ScatterGather:
         for placement, part in plan.parts:
             assert part.shard is not None
             answer = loop.create_task(self._calls.ask_shard(self._pull, placement, part))
-            calls.append(_Call(part, placement.addresses[part.shard], plan.epoch, now_s, answer))
+            calls.append(_Call(part, placement.addresses[part.shard], plan.stamp, now_s, answer))
         return calls
 
     async def _wait_until_answered_or_slow(self, calls: Sequence[_Call]) -> None:
@@ -156,7 +158,8 @@ class ScatterGather:
             # A version that is registered here and not open there was retired: the shard is ahead of us.
             if isinstance(error, NotOwner | NotFound):
                 refused[call.address] = error
-            elif isinstance(error, Unavailable):
+            elif isinstance(error, Unavailable | OtherContent):
+                # A shard with another content under this number is as good as down: its rows belong to other answers.
                 self._down[call.address] = error
             elif isinstance(error, DeadlineExceeded):
                 self._check_time_may_be_up(call, error)
@@ -165,20 +168,28 @@ class ScatterGather:
             else:
                 raise error
             retries.append(call.part.as_batch())
-        if refused and not await self._renew_map(failed[0][0].epoch):
+        stamp = failed[0][0].stamp
+        if refused and not await self._renew_map(stamp):
             # The map we have is the newest there is, and its owner does not answer: as good as down.
             self._down |= refused
         if not retries:
             return lost
         plan = self._planner.plan(self._pull, retries, {**self._down, **slow_shards})
+        if len(refused) < len(retries):
+            # A shard that is gone may be elsewhere by now, or another process have its port. Who has other owners does
+            # not wait for that.
+            self._planner.ask_for_map()
+            if plan.unowned and await self._renew_map(stamp, sparingly=True):
+                plan = self._planner.plan(self._pull, retries, {**self._down, **slow_shards})
         if plan.parts:
             self._calls.count_retries(len(retries))
         return lost + await self._round(plan, slow_shards)
 
-    async def _renew_map(self, epoch: int) -> bool:
+    async def _renew_map(self, stamp: Stamp, *, sparingly: bool = False) -> bool:
         """Try to get a newer map in half of the time left: the rest is for other owners, should none come."""
         now_s = self._calls.clock()
-        return await self._planner.renew_map(epoch, now_s + (self._pull.answer_by_s - now_s) / 2)
+        half_s = (self._pull.answer_by_s - now_s) / 2
+        return await self._planner.renew_map(stamp, now_s + half_s, sparingly=sparingly)
 
     def _check_time_may_be_up(self, call: _Call, error: DeadlineExceeded) -> None:
         """Raise unless the tables of a part that was not answered in time allow its keys to be lost."""

@@ -1,9 +1,14 @@
-"""The lease of a head: for how long it may route by its map without having been heard of.
+"""The lease of a head: by which it notices that nobody has led it for a while, and asks for the newest map by itself.
 
-A head that was stopped, or cut off, may wake up with a map that is history. It asks for the newest one before it serves
-again; a heartbeat that was on its way all that time renews nothing. That nobody answers is no reason not to serve:
-predictions outlive the coordinator, and a shard refuses slots that are not its own, so an old map costs a detour and
-never a wrong answer.
+It asks beside its requests, never in them: a request that has a map is served by it, however old that is. That is safe,
+since an old map costs a detour and never a wrong answer:
+
+* a shard refuses slots that it serves no more (`NotOwner`), and versions that it has closed; only then the request
+  waits for a map, no longer than its deadline allows;
+* a shard that has stopped, or whose port is another process's by now, is found out by the hello of its connection;
+* every pull names the version that it is of, whose rows never change.
+
+That nobody answers is no reason not to serve: predictions outlive the coordinator, be it dead or stopped.
 """
 
 from __future__ import annotations
@@ -18,57 +23,85 @@ from ringpull.ps.errors import RingpullError
 
 logger: Final = logging.getLogger(__name__)
 
-ASK_TIMEOUT_S: Final = 0.5
-"""Longest time that a request waits for the newest map."""
+ASK_SHARE: Final = 0.5
+"""Part of a lease that may be left when the head begins to ask: it was renewed many times in the part before."""
 
 ASK_AGAIN_S: Final = 1.0
 """Pause before the newest map is asked for again, after an answer or none."""
 
+ANSWER_LEASE_S: Final = 2.0
+"""Lease that an answer is worth: time for the next heartbeat, or the next answer."""
+
 
 class Lease:
-    """Time for which a head may route by its map. Owned by the event loop."""
+    """Time for which a head counts on being led. Owned by the event loop."""
 
     def __init__(self, ask: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without an end: a head that nobody ever pulsed has no coordinator to ask.
+        """Begin without an end: a head that was never led has no coordinator to ask.
 
         Args:
             ask: Fetches the newest map and routes by it; raises a `RingpullError` when nobody answers.
+            clock: Seconds. Waits are the event loop's.
         """
         self._ask = ask
         self._clock = clock
+        self._led = asyncio.Event()
+        self._lease_s = 0.0
         self._until_s = float("inf")
-        self._ask_from_s = float("-inf")
-        self._asking: asyncio.Task[None] | None = None
+        self._heard_s: float | None = None
+        self._asked_s = float("-inf")
+        self._alone = False
 
     def __repr__(self) -> str:
-        return f"<Lease expired={self.expired}>"
+        return f"<Lease expired={self.expired} heard_s={self.heard_s}>"
 
     @property
     def expired(self) -> bool:
-        """Whether the newest map must be asked for before the next request."""
-        return self._clock() >= max(self._until_s, self._ask_from_s)
+        """Whether the coordinator may have gone on without this head, whose map may be history."""
+        return self._clock() >= self._until_s
+
+    @property
+    def heard_s(self) -> float | None:
+        """Seconds since the coordinator was last heard; None: never."""
+        return None if self._heard_s is None else self._clock() - self._heard_s
 
     def renew(self, lease_s: float) -> None:
-        """Serve for so many seconds more, unless the lease has run out: then only the newest map helps."""
-        now_s = self._clock()
+        """Take a heartbeat: so many seconds more, unless the lease has run out: then only the newest map helps.
+
+        A heartbeat that was on its way while this process was stopped says nothing of the map of today.
+        """
+        now_s = self._heard_s = self._clock()
+        self._lease_s = lease_s
         if now_s < self._until_s:
             self._until_s = now_s + lease_s
+            self._alone = False
+        self._led.set()
 
-    async def refresh(self) -> None:
-        """Ask for the newest map, all requests that need it together; go on after a while without."""
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._refreshed())
-        await asyncio.shield(self._asking)
+    async def keep(self) -> None:
+        """Ask for the newest map whenever the lease nears its end or has run out, until cancelled."""
+        await self._led.wait()
+        while True:
+            wait_s = self._ask_at_s() - self._clock()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            else:
+                await self._ask_once()
 
-    async def _refreshed(self) -> None:
+    def _ask_at_s(self) -> float:
+        return max(self._until_s - ASK_SHARE * self._lease_s, self._asked_s + ASK_AGAIN_S)
+
+    async def _ask_once(self) -> None:
         try:
-            async with asyncio.timeout(ASK_TIMEOUT_S):
-                await self._ask()
-            # Long enough for the next pulse.
-            self._until_s = self._clock() + ASK_AGAIN_S
-        except (RingpullError, TimeoutError) as exc:
-            logger.warning("no newer shard map could be had, the old one serves on: %s", exc)
+            await self._ask()
+        except Exception as exc:
+            # Whatever it is, the next time may be better. Once for each time that nobody leads is enough of it.
+            if not self._alone:
+                unforeseen = None if isinstance(exc, RingpullError) else exc
+                logger.warning("nobody leads this head, it serves on by the map it has: %s", exc, exc_info=unforeseen)
+            self._alone = True
+        else:
+            self._heard_s = self._clock()
+            self._alone = False
+            self._until_s = max(self._until_s, self._clock() + ANSWER_LEASE_S)
         finally:
-            # Answered or not: the next request does not wait for it at once again.
-            self._ask_from_s = self._clock() + ASK_AGAIN_S
-            self._asking = None
+            self._asked_s = self._clock()

@@ -6,7 +6,7 @@ It knows columns, packed as `ReceivedColumns`, and no protocol's messages.
         body = await call.within_deadline(...)    the front-end receives the message,
         call.received(len(body))                  tells its length, which may refuse it yet,
         request = ...                             and decodes it;
-        prediction = await call.predict(request)  lease, catalog, degrade steps, micro-batch, timings
+        prediction = await call.predict(request)  catalog, degrade steps, micro-batch, timings
         reply = ...                               the front-end encodes the answer
 
 Whatever a step raises ends the `with` block, which counts the request by its outcome, logs it, and lets the error go on
@@ -32,7 +32,6 @@ from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
-from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
@@ -92,15 +91,12 @@ def check_version(version: int) -> None:
 class Predictor:
     """Scores requests for all front-ends of a head. Owned by the event loop."""
 
-    def __init__(
-        self, catalog: Catalog, config: HeadConfig, *, lease: Lease | None = None, watch: CallWatch | None = None
-    ) -> None:
+    def __init__(self, catalog: Catalog, config: HeadConfig, *, watch: CallWatch | None = None) -> None:
         """Prepare to score.
 
         Args:
             catalog: Versions to score by.
             config: Limits, and bounds of deadlines.
-            lease: Asks for the newest shard map when the head has not been heard of for long; None: never.
             watch: Told how every call ends; None: calls are logged only.
         """
         self.admission = Admission(
@@ -112,7 +108,6 @@ class Predictor:
         self.latencies: Final = RecentLatencies()
         self.limits: Final = Limits(config.max_candidates, config.max_values_per_row, config.max_columns)
         self._catalog = catalog
-        self._lease = lease
         self._watch = watch or CallWatch()
         self._default_timeout_s = config.default_timeout_s
         self._max_timeout_s = config.max_timeout_s
@@ -144,8 +139,6 @@ class Predictor:
     async def _predict(self, request: InferenceRequest, call: OpenCall) -> Prediction:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
-        if self._lease is not None and self._lease.expired:
-            await self._lease.refresh()
         asked = self._catalog.get(request.model, request.version)
         wanted = _wanted_outputs(request.outputs, asked)
         served, columns = asked.degraded(request.columns, named=request.version != 0)

@@ -31,6 +31,7 @@ from ringpull.ps.store import format as fmt
 from ringpull.ps.store import kernels
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
+from ringpull.ps.store.links import check_links
 from ringpull.ps.store.row_codec import decode
 
 _MADV_POPULATE_READ: Final = 22
@@ -89,13 +90,17 @@ class Base:
         self._sections: Sections | None = sections
 
     @classmethod
-    def open(cls, folder: Path, *, verify_rows: bool = False) -> Base:
+    def open(cls, folder: Path, *, verify_rows: bool = False, within: Path | None = None) -> Base:
         """Map a table's folder after checking everything but the rows; those too with `verify_rows`.
 
+        Args:
+            within: Folder that no file may lead out of through a link; None: the table's own.
+
         Raises:
-            CorruptData: A file is missing, damaged, truncated or of another format; the message names it and what is
-            wrong.
+            CorruptData: A file is missing, damaged, truncated, of another format, or a link that leads out; the message
+            names it and what is wrong.
         """
+        check_links(folder, within)
         header_path = folder / fmt.HEADER
         header_data, stamp = _read_header(header_path)
         header = Header.from_bytes(header_data, header_path)

@@ -143,7 +143,7 @@ def _scanned(base: Base, pause: Pause) -> UInt64Array:
         data = _read(base, fmt.POSITIONS, base.sections.positions, start, start + size)
         if data is None or len(data) != size:
             break
-        whole.update(data)
+        whole.update(data.data)
         positions = data.view(np.uint64)
         for block in range(begin, end):
             own = positions[firsts[block] - firsts[begin] : firsts[block + 1] - firsts[begin]]

@@ -15,6 +15,7 @@ import shutil
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Final, Protocol
 
@@ -22,9 +23,11 @@ import numpy as np
 
 from ringpull.ps.checked_rows import CheckedRows
 from ringpull.ps.damage import Damage
-from ringpull.ps.errors import CorruptData, LimitExceeded, StartupError, Unavailable
+from ringpull.ps.errors import CorruptData, LimitExceeded, OtherContent, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.identity import UNKNOWN, text_of
 from ringpull.ps.placement import TablePlacement, VersionPlacement
+from ringpull.ps.refusals import Refusals
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
 from ringpull.ps.store import format as fmt
@@ -62,12 +65,16 @@ class Serving(Protocol):
         """Return whether the version is served."""
         ...
 
+    def holds(self, placement: VersionPlacement) -> bool:
+        """Return whether the version is served with the content that the placement asks for."""
+        ...
+
     def owned(self, model: str, table: str) -> SlotMask | None:
         """Return the slots that are served; None before the first assignment."""
         ...
 
-    def install(self, model: str, version: int, bases: Mapping[str, Base]) -> None:
-        """Serve these bases from now on, in place of those of the same names."""
+    def install(self, model: str, version: int, bases: Mapping[str, Base], *, identity: str = "") -> None:
+        """Serve these bases from now on, in place of those of the same names, and of any other content."""
         ...
 
     def quarantine(self, key: TableKey, base: Base, bad: Collection[BadBlock]) -> bool:
@@ -126,33 +133,35 @@ class LocalCopies:
         """Store these ranges in addition to those that are stored and served, and install them in the shard.
 
         Tables of an open version are replaced one by one; any other version is opened with all of its tables at once.
+        A version that cannot be opened holds up no other one.
 
         Raises:
             LimitExceeded: It would take more than `limit_bytes`; nothing was copied.
             Unavailable: Some rows could not be copied, or the job was cancelled (`Cancelled`). The others are kept for
                 the next attempt.
-            CorruptData: All sources of some rows are damaged, or the files of an open version were exchanged.
+            OtherContent: All sources of some rows have another content than the placement says.
+            CorruptData: All sources of some rows are damaged or have another content.
             ExportError: The disk is full.
+            NotOpened: Any of these, but `LimitExceeded` and `Cancelled`, for some of several versions.
         """
+        refusals = Refusals()
         with self._work, job.interrupting(peers.interrupt):
-            plans = self._within_limit(
-                [
-                    (
-                        placement,
-                        [
-                            self._plan(placement, name, table, serving, peers)
-                            for name, table in placement.tables.items()
-                        ],
+            plans: list[_Planned] = []
+            for placement in placements:
+                with refusals.of(placement.model, placement.version):
+                    tables = placement.tables.items()
+                    plans.append(
+                        (placement, [self._plan(placement, name, table, serving, peers) for name, table in tables])
                     )
-                    for placement in placements
-                ]
-            )
+            plans = self._within_limit(plans)
             every = [plan for _, of_version in plans for plan in of_version]
             job.bytes_to_copy = sum(plan.bytes_fetched + plan.bytes_to_fetch for plan in every)
             job.copied_bytes = sum(plan.bytes_fetched for plan in every)
             with Fetcher(job, self._throttle, block_bytes=self._block_bytes) as fetcher:
                 for placement, of_version in plans:
-                    self._execute(placement, of_version, serving, fetcher, job)
+                    with refusals.of(placement.model, placement.version):
+                        self._execute(placement, of_version, serving, fetcher, job)
+        refusals.check(len(placements))
 
     def let_go(self, versions: Collection[tuple[str, int]], serving: Serving) -> None:
         """Close the copies of versions that are not in `versions`, and not served; they stay on disk until `tidy`.
@@ -203,21 +212,24 @@ class LocalCopies:
         self, placement: VersionPlacement, name: str, table: TablePlacement, serving: Serving, peers: Peers
     ) -> Plan:
         key = placement.model, placement.version, name
-        is_open = serving.is_open(*key[:2])
-        stored = _stored_here(table.folder)
+        copy, is_open = self._copy(key), serving.holds(placement)
+        # Looked for when rows are missing, not before: what is here already needs no file.
+        stored = cache(lambda: _stored_here(table.folder, placement.folder))
+        identity = table.identity
         # If other shards stream the table, they tell its identity: an unreachable URL would take long to time out.
-        identity = None if stored is None or (table.sources and is_url(table.folder)) else stored.identity()
+        if not identity and not (table.sources and is_url(table.folder)) and (files := stored()) is not None:
+            identity = files.identity() or UNKNOWN
 
         def sources_of(slots: SlotRange) -> list[RowSource]:
             sources: list[RowSource] = [
-                PeerSource(peers, source, *key)
+                PeerSource(peers, source, *key, identity=identity)
                 for source in table.sources
                 if source.slots.begin <= slots.begin and slots.end <= source.slots.end
             ]
-            return sources if stored is None else [*sources, stored]
+            files = stored()
+            return sources if files is None else [*sources, files]
 
-        copy = self._copy(key)
-        if identity is not None:
+        if identity:
             _drop_foreign(copy, identity, is_open)
         edges = {edge for source in table.sources for edge in (source.slots.begin, source.slots.end)}
         owned = serving.owned(placement.model, name)
@@ -230,7 +242,7 @@ class LocalCopies:
             try:
                 if not missing or content is not None:
                     return plan_table(name, copy, wanted, usable, sources_of, edges, content)
-                content = describe(name, missing[0], sources_of(missing[0]))
+                content = describe(name, missing[0], sources_of(missing[0]), identity)
             except (Unavailable, CorruptData) as exc:
                 if isinstance(exc, Cancelled) or minus(wanted, held).any():
                     raise
@@ -244,7 +256,7 @@ class LocalCopies:
     def _execute(
         self, placement: VersionPlacement, plans: Sequence[Plan], serving: Serving, fetcher: Fetcher, job: Job
     ) -> None:
-        is_open = serving.is_open(placement.model, placement.version)
+        is_open = serving.holds(placement)
         to_check = self._to_check(placement, plans, job)
         ready: dict[str, Base] = {}
         for plan in plans:
@@ -260,10 +272,10 @@ class LocalCopies:
                 self._prepare_base(base)
                 ready[plan.table] = base
             if is_open and ready:
-                serving.install(placement.model, placement.version, ready)
+                serving.install(placement.model, placement.version, ready, identity=placement.identity)
                 ready = {}
         if not is_open:
-            serving.install(placement.model, placement.version, ready)
+            serving.install(placement.model, placement.version, ready, identity=placement.identity)
 
     def _to_check(self, placement: VersionPlacement, plans: Sequence[Plan], job: Job) -> dict[str, list[int]]:
         """Return the blocks to read of the copies that were found: those that are made now are verified on the way."""
@@ -373,7 +385,7 @@ class LocalCopies:
     def _bytes(self) -> int:
         return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
 
-    def _within_limit(self, plans: Sequence[_Planned]) -> Sequence[_Planned]:
+    def _within_limit(self, plans: list[_Planned]) -> list[_Planned]:
         """Return the plans; where they do not fit under the limit, without those that can be done without.
 
         Raises:
@@ -382,7 +394,7 @@ class LocalCopies:
         try:
             self._check_limit([plan for _, of_version in plans for plan in of_version])
         except LimitExceeded as exc:
-            left = [
+            left: list[_Planned] = [
                 (placement, [_unrepaired(plan, exc) if plan.repairs else plan for plan in of_version])
                 for placement, of_version in plans
             ]
@@ -415,16 +427,14 @@ def _unrepaired(plan: Plan, why: Exception) -> Plan:
 
 def _drop_foreign(copy: TableCopy, identity: int, is_open: bool) -> None:
     if is_open and copy.base is not None and copy.base.identity != identity:
-        raise CorruptData(
-            f"{copy.folder}: this version has other content now than when it was opened; publish it under a new number"
-        )
+        raise OtherContent.found(f"the table of {copy.folder}", text_of(identity), text_of(copy.base.identity))
     copy.drop_foreign(identity)
 
 
-def _stored_here(folder: str) -> StoredSource | None:
+def _stored_here(folder: str, within: str) -> StoredSource | None:
     """Return the table's files as a source; None if they are in a folder that this machine does not have."""
     if is_url(folder) or (Path(folder) / fmt.HEADER).exists():
-        return StoredSource(folder)
+        return StoredSource(folder, within=within)
     return None
 
 

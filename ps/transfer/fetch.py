@@ -11,8 +11,17 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
-from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, Retryable, RingpullError, Unavailable
+from ringpull.ps.errors import (
+    CorruptData,
+    InvalidInput,
+    NotFound,
+    OtherContent,
+    Retryable,
+    RingpullError,
+    Unavailable,
+)
 from ringpull.ps.hashing import SLOT_SHIFT
+from ringpull.ps.identity import differ, text_of
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
@@ -44,17 +53,23 @@ class Fetch:
         return (self.content.rows - self.cursor) * (self.content.spec.row_bytes + POSITION_BYTES)
 
 
-def describe(table: str, slots: SlotRange, sources: Sequence[RowSource]) -> TableContent:
-    """Return the description of a table and a range of it by the first source that answers.
+def describe(table: str, slots: SlotRange, sources: Sequence[RowSource], identity: int = 0) -> TableContent:
+    """Return the description of a table and a range of it by the first source that answers and has the right content.
+
+    Args:
+        identity: Identity that the table must have: a source that has another one is none. 0: that of any.
 
     Raises:
         Unavailable: No source answers.
-        CorruptData: No source answers, and damaged data are the only reason.
+        OtherContent: No source answers, and other content is the only reason.
+        CorruptData: The same, with damaged data or other content.
     """
     failures: Failures = []
     for source in sources:
         try:
-            return source.describe(slots)
+            content = source.describe(slots)
+            check_content(content, identity)
+            return content
         except Cancelled:
             raise
         except _SOURCE_ERRORS as exc:
@@ -65,8 +80,8 @@ def describe(table: str, slots: SlotRange, sources: Sequence[RowSource]) -> Tabl
 def no_source(table: str, slots: SlotRange, failures: Failures) -> RingpullError:
     """Return the error to raise when every source of a range failed, or there was none."""
     reasons = "; ".join(f"{source!r}: {error}" for source, error in failures) or "nobody to ask"
-    damaged = failures and all(isinstance(error, CorruptData) for _, error in failures)
-    kind = CorruptData if damaged else Unavailable
+    kinds = (OtherContent, CorruptData) if failures else ()
+    kind = next((each for each in kinds if all(isinstance(error, each) for _, error in failures)), Unavailable)
     return kind(f"table {table}: slots {slots.begin} to {slots.end} cannot be copied: {reasons}")
 
 
@@ -76,6 +91,16 @@ def _untraced(error: RingpullError) -> RingpullError:
     They would keep it in turn, a cycle with every table that was open then, which only a garbage collection ends.
     """
     return error.with_traceback(None)
+
+
+def check_content(content: TableContent, identity: int) -> None:
+    """Check that a table is the one that it should be.
+
+    Raises:
+        OtherContent: It has another identity.
+    """
+    if differ(content.identity, identity):
+        raise OtherContent.found(f"table {content.spec.name} there", text_of(content.identity), text_of(identity))
 
 
 class Fetcher:
@@ -116,6 +141,7 @@ class Fetcher:
 
     def _fetch_from(self, source: RowSource, fetch: Fetch, piece: Piece) -> None:
         content = source.describe(fetch.slots)
+        check_content(content, fetch.content.identity)
         if content != fetch.content:
             raise CorruptData("it has another table under this name and version")
         coming = self._reader.submit(self._read, source, fetch.slots, fetch.cursor)

@@ -94,16 +94,24 @@ class Peers:
 class PeerSource:
     """Source for one table of one version: another shard."""
 
-    def __init__(self, peers: Peers, source: RangeSource, model: str, version: int, table: str) -> None:
+    def __init__(
+        self, peers: Peers, source: RangeSource, model: str, version: int, table: str, *, identity: int = 0
+    ) -> None:
+        """Refer to a shard.
+
+        Args:
+            identity: Identity that the table must have there; 0: any.
+        """
         self._peers = peers
         self._source = source
         self._table = model, version, table
+        self._identity = identity
 
     def __repr__(self) -> str:
         return f"shard at {self._source.host}:{self._source.port}"
 
     def describe(self, slots: SlotRange) -> TableContent:
-        request = DescribeRequest(*self._table, slots.begin, slots.end)
+        request = DescribeRequest(*self._table, slots.begin, slots.end, self._identity)
         reply = cast(DescribeReply, self._peers.request(self._source, request))
         try:
             spec = TableSpec.from_dict(msgpack.unpackb(reply.spec.tobytes()))
@@ -112,5 +120,5 @@ class PeerSource:
         return TableContent(spec, reply.identity, reply.rows)
 
     def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
-        request = RangePullRequest(*self._table, slots.begin, slots.end, cursor, max_bytes)
+        request = RangePullRequest(*self._table, slots.begin, slots.end, cursor, max_bytes, self._identity)
         return cast(Block, self._peers.request(self._source, request))

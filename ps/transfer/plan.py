@@ -107,6 +107,7 @@ def plan_table(
 
     Raises:
         Unavailable: A range has no source that answers.
+        OtherContent: A range has no source with the identity of `content`.
     """
     if content is None:
         return Plan(table, copy, wanted, usable)
@@ -117,7 +118,9 @@ def plan_table(
     for slots in split_ranges(runs(to_fetch), {*edges, *(piece.until for piece in pieces)}):
         sources = sources_of(slots)
         piece = copy.piece_at(slots.begin)
-        fetches.append(Fetch(slots, sources, describe(table, slots, sources), 0 if piece is None else piece.tail_rows))
+        # Every range by the one identity, or a base would be made of rows of two.
+        described = describe(table, slots, sources, content.identity)
+        fetches.append(Fetch(slots, sources, described, 0 if piece is None else piece.tail_rows))
     return Plan(table, copy, wanted, usable, content, tuple(fetches))
 
 

@@ -7,6 +7,7 @@ read, or the next range, often begins inside it. Remote storage, which answers s
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of, minus
 from ringpull.ps.spec import UInt64Array
-from ringpull.ps.transfer.remote import RemoteFolder
+from ringpull.ps.transfer.remote import RemoteFolder, is_url
 from ringpull.ps.transfer.source import MAX_BLOCK_BYTES, Block, TableContent
 from ringpull.ps.transfer.stored_table import StoredBlock, StoredTable
 from ringpull.ps.wire.messages import range_checksum
@@ -28,15 +29,17 @@ READ_BYTES: Final = 8 << 20
 class StoredSource:
     """Row source of one table in a folder or at a URL. Nothing is read before it is first used."""
 
-    def __init__(self, folder: str, *, read_bytes: int = READ_BYTES) -> None:
+    def __init__(self, folder: str, *, read_bytes: int = READ_BYTES, within: str = "") -> None:
         """Refer to the table.
 
         Args:
             folder: Its path or URL.
+            within: Folder that no file may lead out of through a link; empty: the table's own.
             read_bytes: Lower bound on what is read at a time if it is not on this machine.
         """
         self._folder = folder
         self._read_bytes = read_bytes
+        self._within = Path(within) if within and not is_url(within) else None
         self._last: StoredBlock | None = None
 
     def __repr__(self) -> str:
@@ -105,7 +108,7 @@ class StoredSource:
 
     @cached_property
     def _table(self) -> StoredTable:
-        return StoredTable(self._files)
+        return StoredTable(self._files, within=self._within)
 
 
 def _cut(block: StoredBlock, first: int, last: int) -> tuple[UInt64Array, NDArray[np.uint8]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,7 @@ from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, check_first_rows
 from ringpull.ps.store.format import Header
+from ringpull.ps.store.links import check_links
 from ringpull.ps.transfer.piece import POSITION_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder
 
@@ -43,9 +45,14 @@ class StoredBlock:
 class StoredTable:
     """Files of one table. Used by one thread at a time; every method may raise what `RemoteFolder` does."""
 
-    def __init__(self, files: RemoteFolder) -> None:
-        """Refer to the files, which are read when they are first needed."""
+    def __init__(self, files: RemoteFolder, *, within: Path | None = None) -> None:
+        """Refer to the files, which are read when they are first needed.
+
+        Args:
+            within: Folder that no file may lead out of through a link, for files of this machine; None: their own.
+        """
         self._files = files
+        self._within = within
         self._rows_below: dict[int, int] = {0: 0}
         self._positions: tuple[int, UInt64Array] | None = None
         """Positions of the block searched last; the next slot range often begins in the same block."""
@@ -53,6 +60,8 @@ class StoredTable:
     @cached_property
     def header(self) -> Header:
         """Header of the table."""
+        if self._files.local:
+            check_links(Path(self._files.url), self._within)
         data = self._files.read(fmt.HEADER, max_bytes=fmt.MAX_HEADER_BYTES)
         return Header.from_bytes(data, self._files.where(fmt.HEADER))
 

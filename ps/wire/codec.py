@@ -78,7 +78,7 @@ def encode_request(
     match request:
         case PullRequest():
             kind = Kind.PULL
-            fields: list[object] = [request.model, request.version, request.epoch, request.lookups]
+            fields: list[object] = [request.model, request.version, request.epoch, request.lookups, request.identity]
             arrays: tuple[Any, ...] = (request.positions, request.lengths, request.weights)
         case RangePullRequest():
             kind, arrays = Kind.RANGE_PULL, ()
@@ -90,12 +90,13 @@ def encode_request(
                 request.end,
                 request.cursor,
                 request.max_bytes,
+                request.identity,
             ]
         case StatisticsRequest():
             kind, fields, arrays = Kind.STATISTICS, [], ()
         case DescribeRequest():
             kind, arrays = Kind.DESCRIBE, ()
-            fields = [request.model, request.version, request.table, request.begin, request.end]
+            fields = [request.model, request.version, request.table, request.begin, request.end, request.identity]
     return encode(kind, request_id, fields, arrays, remaining_us=remaining_us, limits=limits)
 
 
@@ -136,7 +137,8 @@ def decode_request(frame: Frame) -> Request:
             positions, lengths, weights = frame.arrays
             model, version, epoch = fields.text("model"), fields.number("version"), fields.number("epoch")
             lookups = _lookups(fields.items("look-ups"), len(positions), len(lengths), len(weights))
-            request: Request = PullRequest(model, version, epoch, lookups, positions, lengths, weights)
+            identity = fields.number("identity", _MAX_UINT)
+            request: Request = PullRequest(model, version, epoch, lookups, positions, lengths, weights, identity)
         case Kind.RANGE_PULL:
             request = RangePullRequest(
                 model=fields.text("model"),
@@ -146,6 +148,7 @@ def decode_request(frame: Frame) -> Request:
                 end=fields.number("end", SLOTS),
                 cursor=fields.number("cursor"),
                 max_bytes=fields.number("max bytes"),
+                identity=fields.number("identity", _MAX_UINT),
             )
         case Kind.STATISTICS:
             request = StatisticsRequest()
@@ -156,6 +159,7 @@ def decode_request(frame: Frame) -> Request:
                 table=fields.text("table"),
                 begin=fields.number("begin", SLOTS),
                 end=fields.number("end", SLOTS),
+                identity=fields.number("identity", _MAX_UINT),
             )
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a request")

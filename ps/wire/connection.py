@@ -1,9 +1,9 @@
 """The caller's end of a connection: pipelined, to one shard, shared by any number of requests at once.
 
 Invariants: every request gets exactly one outcome: its reply, the shard's error, DeadlineExceeded, or ConnectionLost
-when the connection ends first. Requests may follow the hello at once, but nothing counts as a reply before the shard has
-said who it is; a stranger is hung up on. A reply after its request gave up is dropped by its id. A connection that broke, or
-broke the protocol, stays closed: the next request to that shard connects anew.
+when the connection ends first. Requests may follow the hello at once, but nothing counts as a reply before the shard
+has said who it is; a stranger is hung up on. A reply after its request gave up is dropped by its id. A connection that
+broke, or broke the protocol, stays closed: the next request to that shard connects anew.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ringpull.ps.wire.messages import ANYONE, ErrorReply, Hello, Reply, Request
 from ringpull.ps.wire.protocol import FrameProtocol
 
 CONNECT_TIMEOUT_S = 5.0
+
 
 class Connection(FrameProtocol):
     """A connection to a shard; make one with `Connection.connect`. Not thread-safe: belongs to one event loop."""

@@ -17,7 +17,6 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-
 ANY_SHARD: Final = -1
 """Id of a shard that means: whichever it is."""
 
@@ -93,6 +92,8 @@ class PullRequest:
     """(sum of bags,): keys of each sub-bag, at least 1."""
     weights: NDArray[np.float32]
     """(sum of keys of weighted look-ups,): one weight per key."""
+    identity: int = 0
+    """Identity of the version that the sender has; one that has another content is refused. 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,8 @@ class RangePullRequest:
     """Rows of the range already sent: 0 at first, then the last reply's `next_cursor`."""
     max_bytes: int
     """Upper bound on the rows of one reply; at least one row is sent."""
+    identity: int = 0
+    """Identity that the table must have; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,8 @@ class DescribeRequest:
     begin: int
     end: int
     """Slots [begin, end)."""
+    identity: int = 0
+    """Identity that the table must have; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 Invariants: a look-up never runs on the event loop (a page fault would stall every connection); a request whose time is
 up is answered without work, and one that would wait beyond its time is refused at once (`ringpull.ps.wire.admission`);
-a connection that means another shard, or sends nonsense, gets the reason and is ended, and no other connection notices; a peer that sends faster
-than it is served, or does not read its replies, is not read from meanwhile.
+a connection that means another shard, or sends nonsense, gets the reason and is ended, and no other connection notices;
+a peer that sends faster than it is served, or does not read its replies, is not read from meanwhile.
 """
 
 from __future__ import annotations

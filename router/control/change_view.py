@@ -6,11 +6,13 @@ It is kept in memory only, and nothing is decided by it. Only the coordinator's 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import Change, Outcome, Phase
-from ringpull.router.control.coordinator import Coordinator, version_names
+from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.events import Command, Prepare
+from ringpull.router.control.lacking import version_names
 from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
 from ringpull.router.control.operations import ChangeStatus, Latency
 
@@ -66,7 +68,7 @@ class ChangeView:
         if change is None:
             return ChangeStatus() if outcome is None else self._ended(outcome)
         done, members = _progress(machine, change)
-        return ChangeStatus(
+        status = ChangeStatus(
             id=change.id,
             kind=change.kind,
             subject=change.subject,
@@ -77,21 +79,21 @@ class ChangeView:
             before=self._before,
             now=worst(self.heads.values()),
             trouble=self.trouble,
-            **self._bytes(),
         )
+        return self._with_bytes(status)
 
     def _ended(self, outcome: Outcome) -> ChangeStatus:
         # Bytes and latencies are known only if this process saw the change itself, not an earlier coordinator.
         seen = outcome.id == self._id
-        return ChangeStatus(
+        status = ChangeStatus(
             id=outcome.id,
             kind=outcome.kind,
             subject=outcome.subject,
             before=self._before if seen else Latency(),
             now=worst(self.heads.values()),
             error=outcome.error,
-            **(self._bytes() if seen else {}),
         )
+        return self._with_bytes(status) if seen else status
 
     def _follow(self, change: Change | None) -> None:
         if change is not None and change.id != self._id:
@@ -99,10 +101,14 @@ class ChangeView:
             self._before = worst(self.heads.values())
             self._prepares.clear()
 
-    def _bytes(self) -> dict[str, int]:
-        """Return the bytes of all shards together, as fields of a `ChangeStatus`."""
-        names = ("copied_bytes", "bytes_to_copy", "checked_bytes", "bytes_to_check")
-        return {name: sum(each[i] for each in self._prepares.values()) for i, name in enumerate(names)}
+    def _with_bytes(self, status: ChangeStatus) -> ChangeStatus:
+        """Return the status with the bytes of all shards together."""
+        copied, to_copy, checked, to_check = (
+            sum(each) for each in zip((0, 0, 0, 0), *self._prepares.values(), strict=True)
+        )
+        return replace(
+            status, copied_bytes=copied, bytes_to_copy=to_copy, checked_bytes=checked, bytes_to_check=to_check
+        )
 
 
 def worst(heads: Iterable[HeadHeartbeat]) -> Latency:
@@ -133,7 +139,7 @@ def _progress(machine: Coordinator, change: Change) -> tuple[int, int]:
             ready = [shard in shards and change.id in shards[shard].served for shard in change.target.shards]
         case Phase.LOADING:
             wanted = version_names(change.target.versions)
-            ready = [wanted <= head.loaded for head in heads]
+            ready = [wanted <= head.loaded | head.lacks for head in heads]
         case Phase.ROUTING | Phase.DRAINING:
             ready = [head.routed >= machine.state.epoch for head in heads]
         case Phase.CLEANUP:

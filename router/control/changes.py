@@ -47,6 +47,7 @@ def begin_of(
 
     Raises:
         InvalidInput: The request is refused; the message names the field and what would be accepted.
+        OtherContent: A version is to be published whose number is open with another content.
     """
     spec = state.spec
     if spec is None:
@@ -73,11 +74,14 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
 
     Raises:
         InvalidInput: The version is live already, its model is not served here, or `keep` is negative.
+        OtherContent: Its number is open already, with another content.
     """
     model = version.model
     if keep < 0:
         raise InvalidInput(f"keep is {keep}; it must be 0 or more")
     _check_served(spec, model)
+    if (opened := spec.version(model, version.version)) is not None:
+        opened.check_same(version)
     if spec.live[model] == version.version:
         raise InvalidInput(f"{version.name} is live already")
     before = [each for each in spec.versions if each.model == model and each.version != version.version]

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from ringpull.ps.errors import OtherContent
+from ringpull.ps.identity import differ, number_of, text_of
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Replicas
@@ -34,6 +36,8 @@ class PlacedTable:
     """Size of one stored row, without its key."""
     on_unavailable: OnUnavailable = OnUnavailable.ERROR
     """Policy for look-ups of rows that no shard answers for."""
+    identity: int = 0
+    """Identity of its content, `Header.identity`; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,27 @@ class PlacedVersion:
     version: int
     folder: str
     tables: Mapping[str, PlacedTable]
+    identity: str = ""
+    """Identity of the version, the checksum of its manifest: 16 hex digits; empty: not known."""
 
     @property
     def name(self) -> str:
         """Name for messages, `MODEL/VERSION`."""
         return f"{self.model}/{self.version}"
+
+    def check_same(self, found: PlacedVersion) -> None:
+        """Check that what was found now under this version's number has this version's content.
+
+        Raises:
+            OtherContent: It has not; the message says what to do.
+        """
+        if differ(number_of(self.identity), number_of(found.identity)):
+            raise OtherContent.found(f"{self.name} in {found.folder}", found.identity, self.identity)
+        for name, table in self.tables.items():
+            there = found.tables.get(name)
+            if there is not None and differ(table.identity, there.identity):
+                what = f"table {name} of {self.name} in {found.folder}"
+                raise OtherContent.found(what, text_of(there.identity), text_of(table.identity))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +112,22 @@ class DeploymentSpec:
         return next((each for each in self.versions if (each.model, each.version) == (model, version)), None)
 
     def shard_map(
-        self, epoch: int, addresses: Mapping[int, ShardAddress], previous: ShardMap | None = None
+        self,
+        epoch: int,
+        addresses: Mapping[int, ShardAddress],
+        previous: ShardMap | None = None,
+        *,
+        deployment: str = "",
+        term: int = 0,
     ) -> ShardMap:
         """Return the map that heads route by.
 
         Args:
             addresses: Addresses of at least every shard of the ring.
-            previous: See `ShardMap.previous`.
+            previous, deployment, term: See `ShardMap`.
         """
-        return ShardMap(epoch, tuple(addresses[shard] for shard in self.shards), self.ring, self.replicas, previous)
+        shards = tuple(addresses[shard] for shard in self.shards)
+        return ShardMap(epoch, shards, self.ring, self.replicas, previous, deployment, term)
 
 
 def initial_spec(shards: Iterable[int], versions: Sequence[PlacedVersion]) -> DeploymentSpec:

@@ -48,9 +48,12 @@ def placements_of(
                     # version it has open.
                     slots=tuple(runs(np.bitwise_or.reduce([owned_mask(spec, shard, model, table) for spec in specs]))),
                     sources=_sources(sources, model, number, table),
+                    identity=where.identity,
                 )
                 for table, where in version.tables.items()
             },
+            identity=version.identity,
+            folder=version.folder,
             check_rows=(model, number) in unchecked,
         )
         for (model, number), version in placed.items()
@@ -71,10 +74,14 @@ def _sources(sources: StreamSources | None, model: str, version: int, table: str
     replicas = spec.replicas.get((model, table), 1)
     whole = SlotRange(0, SLOTS)
     if replicas == ALL:
-        return tuple(RangeSource(whole, address.host, address.port) for address in live.values())
+        return tuple(_source(whole, address) for address in live.values())
     return tuple(
-        RangeSource(owned.slots, live[owner].host, live[owner].port)
+        _source(owned.slots, live[owner])
         for owned in spec.ring.ranges
         for owner in owned.owners[:replicas]
         if owner in live
     )
+
+
+def _source(slots: SlotRange, address: ShardAddress) -> RangeSource:
+    return RangeSource(slots, address.host, address.port, address.shard, address.incarnation)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ringpull.ps.errors import CorruptData, NotFound
+from ringpull.ps.errors import NotFound
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
+from ringpull.ps.refusals import NotOpened
 from ringpull.ps.ring import Ring, SlotRange
 from tests.ps.damaging import flip
 from tests.ps.tables import MODEL, rows_request, write_table
@@ -73,7 +74,7 @@ def test_refused_versions_leave_none(actor: ShardProcess, tmp_path: Path) -> Non
     for version in range(2, 12):
         bad = write(tmp_path, version)
         flip(Path(bad.tables["items"].folder) / "rows", 5)
-        with pytest.raises(CorruptData):
+        with pytest.raises(NotOpened, match="rows: block 0"):
             actor.prepare([first, bad])
         actor.assign(version, ONE, [(MODEL, 1)])
     assert opened(tmp_path) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
@@ -49,8 +48,8 @@ class Watched(MiniDeployment):
 
 
 @pytest.fixture
-def deployment() -> Iterator[Watched]:
-    yield Watched()
+def deployment() -> Watched:
+    return Watched()
 
 
 def test_a_publish_has_the_rows_of_what_it_brings_checked(deployment: Watched) -> None:

@@ -348,7 +348,7 @@ def test_another_export_under_the_same_url_is_noticed(crew: Crew, s3: S3, fine: 
     member.prepare(at(URL, [SlotRange(0, 9000)]))
     other = write_table(tmp_path / "other" / "users", rows=500, dim=7, row_type=RowType.INT8, seed=5)
     s3.put(other.folder, f"{MODEL}/{VERSION}/users")
-    with pytest.raises(CorruptData, match="publish it under a new number"):
+    with pytest.raises(CorruptData, match="export under a new number"):
         member.prepare(at(URL, [SlotRange(0, 10_000)]))
     member.restart()
     member.prepare(at(URL, [SlotRange(0, 10_000)]))

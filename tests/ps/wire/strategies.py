@@ -26,6 +26,7 @@ from ringpull.ps.wire.messages import (
 names = st.text(max_size=20)
 counts = st.integers(0, 2**63 - 1)
 small = st.integers(0, 40)
+identities = st.integers(0, 2**64 - 1)
 
 
 def arrays(dtype: type[np.generic], size: int) -> st.SearchStrategy[np.ndarray]:
@@ -53,6 +54,7 @@ def pull_requests(draw: st.DrawFn) -> PullRequest:
         positions=draw(arrays(np.uint64, sum(lookup.keys for lookup in lookups))),
         lengths=draw(arrays(np.uint32, sum(lookup.bags for lookup in lookups))),
         weights=draw(arrays(np.float32, sum(lookup.keys for lookup in lookups if lookup.weighted))),
+        identity=draw(identities),
     )
 
 
@@ -67,6 +69,7 @@ requests = st.one_of(
         end=st.integers(0, 65_536),
         cursor=counts,
         max_bytes=counts,
+        identity=identities,
     ),
     st.just(StatisticsRequest()),
     st.builds(
@@ -76,6 +79,7 @@ requests = st.one_of(
         table=names,
         begin=st.integers(0, 65_536),
         end=st.integers(0, 65_536),
+        identity=identities,
     ),
 )
 

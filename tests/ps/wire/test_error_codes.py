@@ -25,6 +25,7 @@ def test_codes_are_fixed() -> None:
         "NOT_FOUND": "NotFound",
         "LIMIT_EXCEEDED": "LimitExceeded",
         "CORRUPT_DATA": "CorruptData",
+        "OTHER_CONTENT": "OtherContent",
         "DEADLINE_EXCEEDED": "DeadlineExceeded",
         "UNAVAILABLE": "Unavailable",
         "NOT_OWNER": "NotOwner",

@@ -68,13 +68,13 @@ def test_bytes_of_a_frame_are_fixed() -> None:
     pieces = encode(
         Kind.PULL,
         0x1122334455667788,
-        ["m", 3, 9, [("t", 1, 2, 1, True)]],
+        ["m", 3, 9, [("t", 1, 2, 1, True)], 0],
         [np.array([1, 2**63], np.uint64), np.array([2], np.uint32), np.array([1.0, -2.0], np.float32)],
         remaining_us=1_000_000,
     )
     assert joined(pieces).hex(" ", 8) == (
-        "52504c3102010000 8877665544332211 1100000040420f00 2000000000000000 "  # prelude
-        "9593020102a16d03 099195a174010201 c300000000000000 "  # header: 17 bytes, padded to 24
+        "52504c3102010000 8877665544332211 1200000040420f00 2000000000000000 "  # prelude
+        "9693020102a16d03 099195a174010201 c300000000000000 "  # header: 18 bytes, padded to 24
         "0100000000000000 0000000000000080 0200000000000000 0000803f000000c0"  # buffers
     )
 
