@@ -50,9 +50,9 @@ from ringpull.router.control.operations import (
     Publish,
     Rebalance,
 )
-from ringpull.router.control.state_file import FILE_NAME
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
+from tests.saved_state import newest_state
 
 ROWS: Final = {1: 20_000, 2: 500}
 """Version -> rows of its user table: every answer tells which version it is from."""
@@ -106,7 +106,7 @@ class Matrix:
     def __init__(self, cluster: Cluster, operations: Operations, state_dir: Path, *, streamed: bool) -> None:
         self._target = cluster.target
         self._operations = operations
-        self._state = state_dir / FILE_NAME
+        self._state_dir = state_dir
         self._streamed = streamed
         self._self = psutil.Process()
 
@@ -173,14 +173,13 @@ class Matrix:
 
     def _caught(self, phase: Phase, process: psutil.Process, signum: int) -> bool:
         """Send the signal when the phase has begun; return whether it was still that phase then."""
-        wanted = f'"phase": "{phase.value}"'.encode()
         until_s = time.monotonic() + 60
         while time.monotonic() < until_s:
-            state = self._state.read_bytes()
-            if wanted in state:
+            change = newest_state(self._state_dir)["state"]["change"]
+            if change is not None and change["phase"] == phase.value:
                 process.send_signal(signum)
                 return True
-            if b'"change": null' in state:
+            if change is None:
                 return False
         raise AssertionError(f"{phase.value} never came")
 
