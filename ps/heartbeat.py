@@ -30,3 +30,5 @@ class ShardHeartbeat:
     """Port of its metrics; 0 when it has none."""
     warnings: tuple[str, ...] = ()
     """What an operator should know of it now, a sentence each; `status` shows them."""
+    term: int = 0
+    """Highest term of a coordinator that it was introduced to; 0: none yet."""

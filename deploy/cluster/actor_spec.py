@@ -41,6 +41,8 @@ class ActorSpec:
 
     name: str
     """Name of the deployment."""
+    deployment: str = ""
+    """Id of the deployment: another one of the same name has another."""
     shard_host: str | None
     """Address that shards listen on; None: that of their node."""
     head_host: str | None

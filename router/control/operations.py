@@ -232,8 +232,11 @@ VERBS: Final = VerbTable(
 class OperatorVerbs(Protocol):
     """The way from an operator to the coordinator."""
 
-    def call(self, request: Request[R]) -> R:
+    def call(self, request: Request[R], *, within_s: float | None = None) -> R:
         """Have the coordinator carry out a request; return its reply. Blocks; callable from many threads.
+
+        Args:
+            within_s: Time after which nobody waits for the reply: what is not begun by then is not begun at all.
 
         Raises:
             InvalidInput, NotFound: It cannot be carried out, or another change is under way; nothing has changed.

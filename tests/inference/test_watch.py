@@ -23,7 +23,7 @@ class FakeOperations:
         self.busy = False
         self.error: RingpullError | None = None
 
-    def call(self, request: Request[R]) -> R:
+    def call(self, request: Request[R], *, within_s: float | None = None) -> R:
         return VERBS.answer(self, request)
 
     def change(self, request: GetChange) -> ChangeStatus:

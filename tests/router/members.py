@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.fence import Fence, Order
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.router.control.deployment_spec import PlacedVersion
@@ -33,6 +34,7 @@ class FakeShard:
         self.versions: frozenset[tuple[str, int]] = frozenset()
         self.bytes_per_s: float | None = None
         self.cancelled = threading.Event()
+        self.fence = Fence(members.deployment, self.incarnation)
 
     def heartbeat(self) -> ShardHeartbeat:
         self.members.meet(f"heartbeat shard {self.shard}")
@@ -46,30 +48,46 @@ class FakeShard:
             copied_bytes=10 * len(self.stored),
             bytes_to_copy=10 * len(self.stored),
             resident_bytes=100,
+            term=self.fence.term,
         )
 
-    def prepare(self, placements: Sequence[VersionPlacement]) -> None:
+    def obey(self, order: Order) -> None:
+        self.members.meet(f"obey shard {self.shard}")
+        self.fence.obey(order)
+
+    def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
         self.members.meet(f"prepare shard {self.shard}")
+        self.fence.check(order)
         self.stored |= {(placement.model, placement.version) for placement in placements}
 
-    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
+    def assign(
+        self,
+        order: Order,
+        epoch: int,
+        served_ranges: Sequence[ServedRanges],
+        versions: Collection[tuple[str, int]],
+    ) -> None:
         self.members.meet(f"assign shard {self.shard}")
+        self.fence.check(order)
         if not set(versions) <= self.stored:
             raise Unavailable(f"shard {self.shard} holds {self.stored}, not all of {versions}")
         if epoch >= self.epoch:
             self.epoch, self.served_ranges, self.versions = epoch, tuple(served_ranges), frozenset(versions)
             self.stored &= set(versions)
 
-    def throttle(self, bytes_per_s: float | None) -> None:
+    def throttle(self, order: Order, bytes_per_s: float | None) -> None:
         self.members.meet(f"throttle shard {self.shard}")
+        self.fence.check(order)
         self.bytes_per_s = bytes_per_s
 
-    def cancel(self) -> None:
+    def cancel(self, order: Order) -> None:
         self.members.meet(f"cancel shard {self.shard}")
+        self.fence.check(order)
         self.cancelled.set()
 
-    def restart(self, drain_s: float) -> None:
+    def restart(self, order: Order, drain_s: float) -> None:
         self.members.meet(f"restart shard {self.shard}")
+        self.fence.check(order)
 
 
 class FakeHead:
@@ -82,39 +100,65 @@ class FakeHead:
         self.loaded: set[tuple[str, int]] = set()
         self.map: ShardMap | None = None
         self.live: dict[str, int] = {}
+        self.fence = Fence(members.deployment, self.incarnation)
+        self.leases = 0
+        """How often its lease was renewed."""
 
-    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+    def heartbeat(self) -> HeadHeartbeat:
         self.members.meet(f"heartbeat head {self.head}")
         epoch = 0 if self.map is None else self.map.epoch
         port = 8500 if epoch else 0
         return HeadHeartbeat(
-            self.incarnation, "127.0.0.1", port, port, epoch, tuple(sorted(self.loaded)), p50_ms=1.0, p99_ms=2.0
+            self.incarnation,
+            "127.0.0.1",
+            port,
+            port,
+            epoch,
+            tuple(sorted(self.loaded)),
+            p50_ms=1.0,
+            p99_ms=2.0,
+            term=self.fence.term,
         )
 
-    def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
+    def renew(self, order: Order, lease_s: float) -> HeadHeartbeat:
+        self.fence.check(order)
+        self.leases += 1
+        return self.heartbeat()
+
+    def obey(self, order: Order) -> None:
+        self.members.meet(f"obey head {self.head}")
+        self.fence.obey(order)
+
+    def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         self.members.meet(f"load head {self.head}")
+        self.fence.check(order)
         self.loaded |= {(version.model, version.version) for version in versions}
 
-    def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
+    def route(
+        self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
+    ) -> None:
         self.members.meet(f"route head {self.head}")
+        self.fence.check(order)
         if not set(versions) <= self.loaded:
             raise Unavailable(f"head {self.head} has {self.loaded}, not all of {versions}")
         if self.map is None or shard_map.epoch >= self.map.epoch:
             self.map, self.live = shard_map, dict(live)
             self.loaded &= set(versions)
 
-    def restart(self, drain_s: float) -> None:
+    def restart(self, order: Order, drain_s: float) -> None:
         self.members.meet(f"restart head {self.head}")
+        self.fence.check(order)
 
 
 class FakeMembers:
     """`ringpull.router.control.controls.Members`."""
 
-    def __init__(self, heads: int = 1) -> None:
+    def __init__(self, heads: int = 1, deployment: str = "this one") -> None:
+        self.deployment = deployment
         self.shards: dict[int, FakeShard] = {}
         self.heads = {head: FakeHead(self, head) for head in range(heads)}
         self.said: list[str] = []
-        """`VERB ROLE NUMBER` of everything but heartbeats, in the order it began."""
+        """`VERB ROLE NUMBER` of everything but heartbeats and introductions, in the order it began."""
         self.on: dict[str, Callable[[], None]] = {}
         """`VERB ROLE NUMBER` -> what happens first: it may raise, wait, or look."""
         self.lock = threading.Lock()
@@ -122,7 +166,7 @@ class FakeMembers:
     def meet(self, what: str) -> None:
         """Write down that something begins, and let the test have its way with it."""
         with self.lock:
-            if not what.startswith("heartbeat"):
+            if not what.startswith(("heartbeat", "obey")):
                 self.said.append(what)
         if what in self.on:
             self.on[what]()
