@@ -73,7 +73,7 @@ class HeadSeen:
 
 @dataclass(frozen=True, slots=True)
 class HeadExpired:
-    """Head that is dead, or whose lease has run out: it asks for the map before it serves again."""
+    """Head that is dead, or whose lease has run out: it is not waited for any more."""
 
     head: int
 
