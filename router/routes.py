@@ -58,9 +58,14 @@ class Routes:
         return NO_MAP if self._placement is None else self._placement.shard_map.stamp
 
     def update(self, shard_map: ShardMap) -> bool:
-        """Take a newer map; return whether it is one."""
+        """Take a newer map; return whether it is one. A map of another deployment never is."""
         if shard_map.stamp <= self.stamp:
             return False
+        if self._placement is not None:
+            ours, theirs = self._placement.shard_map.deployment, shard_map.deployment
+            if ours and theirs and ours != theirs:
+                logger.warning("shard map of another deployment not taken", extra={"epoch": shard_map.epoch})
+                return False
         self._placement = placement = Placement(shard_map)
         before = () if placement.previous is None else placement.previous.shard_map.shards
         self._want(frozenset((*shard_map.shards, *before)))
