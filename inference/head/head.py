@@ -71,20 +71,29 @@ class Head:
     """One inference head, on the loop that made it."""
 
     def __init__(
-        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+        self,
+        config: HeadConfig,
+        operations: Operations | None = None,
+        *,
+        cache_dir: Path | None = None,
+        deployment: str = "",
     ) -> None:
         """Prepare a head that serves nothing yet.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+            deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
         """
         self.config = config
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
         self._router = Router(
-            self._connect, refresh=None if operations is None else self._newest_map, settings=config.router
+            self._connect,
+            refresh=None if operations is None else self._newest_map,
+            settings=config.router,
+            deployment=deployment,
         )
         self._lease = Lease(self._router.refresh)
         self._keeping = asyncio.create_task(self._lease.keep())
@@ -318,7 +327,7 @@ class Head:
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
 
     async def _connect(self, address: ShardAddress) -> Connection:
-        return await connect(address, self._router.shard_map.deployment)
+        return await connect(address, self._router.deployment)
 
     def _view(self) -> HeadView:
         return HeadView(

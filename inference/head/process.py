@@ -33,13 +33,19 @@ class HeadProcess:
     """One head in this process: led by `load` and `route`, drained once."""
 
     def __init__(
-        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+        self,
+        config: HeadConfig,
+        operations: Operations | None = None,
+        *,
+        cache_dir: Path | None = None,
+        deployment: str = "",
     ) -> None:
         """Start the head's loop.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+            deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
         """
         self._config = config
         reuse_freed_memory()
@@ -47,7 +53,7 @@ class HeadProcess:
         self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
         self._thread.start()
         try:
-            self._head = self._call(_new_head(config, operations, cache_dir))
+            self._head = self._call(_new_head(config, operations, cache_dir, deployment))
         except BaseException:  # such as a folder that cannot be made: nothing stays behind of a head that is not there
             self._end_loop()
             raise
@@ -120,6 +126,6 @@ class HeadProcess:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None) -> Head:
+async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None, deployment: str) -> Head:
     """Make the head on its loop: everything in it belongs to that loop."""
-    return Head(config, operations, cache_dir=cache_dir)
+    return Head(config, operations, cache_dir=cache_dir, deployment=deployment)

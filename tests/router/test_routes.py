@@ -65,12 +65,13 @@ def test_a_map_is_newer_by_its_term_then_by_its_epoch():
 
 def test_a_map_of_another_deployment_is_none_of_ours():
     """Somebody may serve under the name that ours had."""
-    routes = Routes(None, lambda _: None)
-    for deployment in ("", "ours", "ours"):
-        newer = replace(map_of(routes.stamp.epoch + 1), deployment=deployment)
-        assert routes.update(newer)
+    routes = Routes(None, lambda _: None, deployment="ours")
     assert not routes.update(replace(map_of(99), deployment="theirs"))
-    assert routes.current().shard_map == newer
+    assert routes.stamp == NO_MAP
+    for epoch, deployment in enumerate(("", "ours"), 1):
+        assert routes.update(replace(map_of(epoch), deployment=deployment))
+    assert not routes.update(replace(map_of(99, term=9), deployment="theirs"))
+    assert routes.stamp == Stamp(0, 2)
 
 
 def test_pulls_share_one_fetch():
