@@ -61,11 +61,12 @@ def _change(address: str, timeout_s: float) -> ChangeStatus | RingpullError:
 
 
 def _runs_here(address: str) -> bool:
-    """Whether the shards' process ids are of this machine: surely so with a private Ray that was started here."""
+    """Whether the shards' process ids mean something here: so with a private Ray whose `serve` lives beside us."""
     try:
-        return served.find(address).address is None
+        record = served.find(address)
     except NotFound:
         return False
+    return record.address is None and record.process() is not None
 
 
 def _plain(address: str, answer: pb.ClusterStatus, memory: Callable[[int], int | None]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ from ringpull.router.shard_map import ShardAddress, ShardMap
 logger: Final = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 30.0
-"""Time for the self-check of a version, whose first pulls may wait for pages from disk."""
+"""Time for each pull of the self-check of a version, which may wait for pages from disk."""
 
 
 class HeadAddress(NamedTuple):
@@ -257,7 +257,7 @@ class Head:
         self._router.register(*key, loaded.specs(), identity=loaded.manifest.identity)
         try:
             if loaded.samples is not None:
-                await self_check(served, loaded.samples, self._router.uncounted(), time.monotonic() + CHECK_TIMEOUT_S)
+                await self_check(served, loaded.samples, self._router.uncounted(), CHECK_TIMEOUT_S)
         except BaseException:
             self._router.retire(*key)
             raise

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ringpull.inference.prediction import Prediction
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
@@ -16,8 +17,24 @@ from ringpull.loadtest.generator import Load, NotSent, Outcome
 MAX_IN_FLIGHT: Final = 2_000
 """Requests in flight beyond which one fails unsent."""
 
-Predict = Callable[[str, Mapping[str, Any], Mapping[str, Any]], Awaitable[Prediction]]
-"""A client's call: model, features, context."""
+HURRY_S: Final = 0.1
+"""Deadline of a request in a hurry."""
+HURRIED_EVERY: Final = 5
+"""Of so many requests one is in a hurry, at times when some are; no multiple of how many models there are."""
+
+
+class Predict(Protocol):
+    """A client's call."""
+
+    def __call__(
+        self,
+        model: str,
+        features: Mapping[str, Any],
+        context: Mapping[str, Any],
+        /,
+        *,
+        timeout_s: float | None = None,
+    ) -> Awaitable[Prediction]: ...
 
 
 class CheckedLoad:
@@ -43,6 +60,7 @@ class CheckedLoad:
         self._load = self._new_load(self.record)
         self._sending: asyncio.Task[None] | None = None
         self._stopping = False
+        self._hurried = False
         self.versions: set[int] = set()
         """Versions that answered."""
 
@@ -66,6 +84,15 @@ class CheckedLoad:
         if any(verdict != Verdict.RIGHT for verdict in record.verdicts):
             text = record.troubles[0].text if record.troubles else "default vectors"
             raise RuntimeError(f"before anything was done: {text}")
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Give a share of the requests that are sent within this context a deadline of 100 ms."""
+        self._hurried = True
+        try:
+            yield
+        finally:
+            self._hurried = False
 
     def start(self, arrivals: Iterable[float]) -> None:
         """Begin to ask at these times, whatever the answers do."""
@@ -96,7 +123,10 @@ class CheckedLoad:
         question = self._questions[number % len(self._questions)]
         features, context = self._calls[question.number]
         live = self._live.now(question.model)
-        prediction = await self._predict(question.model, features, context)
+        if self._hurried and number % HURRIED_EVERY == 0:
+            prediction = await self._predict(question.model, features, context, timeout_s=HURRY_S)
+        else:
+            prediction = await self._predict(question.model, features, context)
         self.versions.add(prediction.version)
         return self._oracle.judge(question, prediction, live | self._live.now(question.model))
 

@@ -68,6 +68,8 @@ class Record:
     verdicts: bytearray = field(default_factory=bytearray)
     troubles: list[Trouble] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """Promises that were broken other than by an answer, in words."""
 
     def ended(self, due_s: float, now_s: float, verdict: Verdict, error: str = "", text: str = "") -> None:
         """Count one request that ended just now."""
