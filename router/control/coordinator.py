@@ -150,8 +150,8 @@ class Coordinator:
                 self._done(command)
             case Failed(command, error):
                 self._failed(command, error)
-            case VersionLost(model, version):
-                self._state = without(self._state, (model, version))
+            case VersionLost(model, version, identity):
+                self._state = without(self._state, (model, version), identity)
             case RetryDue(member):
                 self._resting.discard(member)
                 observed = (self.shards if member.role == "shard" else self.heads).get(member.id)

@@ -99,6 +99,8 @@ class VersionLost:
 
     model: str
     version: int
+    identity: str = ""
+    """Identity of the version that is lost; empty: whichever it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ class Timing:
     """Delay after the first failure of a member; doubled with each further one, until a success."""
     longest_retry_s: float = 5.0
     """Upper bound on that delay."""
+    files_s: float = 10.0
+    """Time between two looks at the files of the versions that are open."""
     watchdog_s: float = 60.0
     """Longest step: whoever runs the process ends it when one takes longer. A folder that hangs is waited for less."""
 
