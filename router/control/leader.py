@@ -113,7 +113,7 @@ class Leader:
         self.over = ""
         """Why the term is over; empty while it is not."""
         state = _begun(reign, heads)
-        self.machine = Coordinator(state)
+        self.machine = Coordinator(state, deployment=reign.deployment, term=reign.term)
         """State machine. Read only for others."""
         self.saved = state
         """State as it was saved last; at first, as it was found."""
@@ -488,4 +488,5 @@ def _begun(reign: Reign, heads: tuple[int, ...]) -> CoordinatorState:
     if state.map is None:
         return state
     # The map is this term's from now on, and so another one.
-    return replace(state, epoch=state.epoch + 1, map=replace(state.map, epoch=state.epoch + 1))
+    epoch, deployment, term = state.epoch + 1, reign.deployment, reign.term
+    return replace(state, epoch=epoch, map=replace(state.map, epoch=epoch, deployment=deployment, term=term))

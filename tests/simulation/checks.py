@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ringpull.ps.fence import Order
-from ringpull.ps.spec import ALL
 from ringpull.router.control.change import PHASES, CoordinatorState
 from ringpull.router.control.controls import LEASE_S
 from ringpull.router.control.coordinator import version_names
