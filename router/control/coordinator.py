@@ -444,6 +444,8 @@ class Coordinator:
         if observed is None or observed.throttling or Member("shard", shard) in self._resting:
             return []
         wanted = None if change is None else 0.0 if change.paused else change.bytes_per_s
+        if observed.fresh and self._state.spec_id not in observed.served and shard in self._shards_that_serve():
+            wanted = None  # It was just started and repairs the present spec, whatever becomes of the change.
         if observed.throttle == wanted:
             return []
         observed.throttling = True
@@ -458,6 +460,9 @@ class Coordinator:
         if change is None:
             return specs
         return {change.id: change.target} if change.phase is Phase.CLEANUP else specs | {change.id: change.target}
+
+    def _shards_that_serve(self) -> tuple[int, ...]:
+        return () if self._state.spec is None else self._state.spec.shards
 
     def _wanted_specs(self, shard: int) -> SpecIds:
         """Return the specs whose ranges a shard should store and serve; none when the shard should stop."""
