@@ -265,6 +265,7 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
             data_limit_bytes=config.data_limit_bytes,
             metrics=config.head.metrics,
             admission=config.shard_admission,
+            scrub_bytes_per_s=config.scrub_bytes_per_s,
         ),
         head=config.head,
         heads=config.heads,
