@@ -211,11 +211,24 @@ def read_manifest(file: Path) -> Manifest:
         if file.stat().st_size > MAX_BYTES:
             raise CorruptData(f"{file}: larger than {MAX_BYTES} bytes, so not a manifest")
         content = file.read_bytes()
-        document = json.loads(content)
     except FileNotFoundError as exc:
         raise CorruptData(f"{file}: missing; the version is half-written (its manifest is written last)") from exc
     except OSError as exc:
         raise CorruptData(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+    return parse_manifest(content, file)
+
+
+def parse_manifest(content: bytes, file: Path) -> Manifest:
+    """Check the content of a manifest: nothing that it names is looked at.
+
+    Args:
+        file: Where it was read, for messages.
+
+    Raises:
+        CorruptData: It is damaged.
+    """
+    try:
+        document = json.loads(content)
     except (ValueError, RecursionError) as exc:
         raise CorruptData(f"{file}: not valid JSON: {exc}") from exc
     top = Fields.of(file, "", document, ("format", "xxh3", "manifest"))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import xxhash
 
-from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, version_number
-from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, parse_manifest, version_number
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
 
 
@@ -65,6 +65,33 @@ def manifest_mark(folder: str, number: int) -> int:
         Unavailable: It cannot be read now.
     """
     return xxhash.xxh3_64_intdigest(RemoteFolder(version_at(folder, number)).read(FILE_NAME, max_bytes=MAX_BYTES))
+
+
+def is_half_copied(folder: str, number: int) -> bool:
+    """Return whether a version with a manifest visibly lacks something that this names: whoever copies it goes on.
+
+    Raises:
+        InvalidInput: Two complete versions have this number.
+        NotFound: It has no manifest.
+        Unavailable: It cannot be read now.
+    """
+    files = RemoteFolder(version_at(folder, number))
+    content = files.read(FILE_NAME, max_bytes=MAX_BYTES)
+    try:
+        manifest = parse_manifest(content, Path(files.where(FILE_NAME)))
+    except CorruptData:
+        return not content.rstrip().endswith(b"}")
+    try:
+        single = [each for each in (manifest.schema, manifest.program, manifest.samples) if each is not None]
+        if any(files.size(each.path) < each.bytes for each in single):
+            return True
+        for table in manifest.tables:
+            within = files.below(table.path)
+            if sum(within.size(name) for name in within.names()) < table.bytes:
+                return True
+    except NotFound:
+        return True
+    return False
 
 
 def parent_of(version: str) -> str:
