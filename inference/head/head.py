@@ -115,6 +115,7 @@ class Head:
         self._address: HeadAddress | None = None
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
+        self._watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._degrading: asyncio.Task[None] | None = None
 
@@ -178,7 +179,7 @@ class Head:
                 self._address = await self._listen()
                 logger.info("head listens", extra=self._address._asdict())
             await asyncio.to_thread(self._mirror.keep, [each.loaded.source for each in self._catalog.loaded()])
-            await self._watch()
+            await self._begin_watching()
             return self._address
 
     def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
@@ -200,11 +201,14 @@ class Head:
             p99_ms=p99_ms,
             traffic=self._traffic(),
             metrics_port=0 if self._metrics is None else self._metrics.port,
-            warnings=tuple(
-                f"{model}/{version} is not served: {reason}"
-                for (model, version), reason in sorted(self._refused.items())
-            ),
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        refused = [
+            f"{model}/{version} is not served: {reason}" for (model, version), reason in sorted(self._refused.items())
+        ]
+        return (*refused, *(() if self._watch is None else self._watch.warnings))
 
     @property
     def heard_s(self) -> float | None:
@@ -310,13 +314,13 @@ class Head:
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)
 
-    async def _watch(self) -> None:
+    async def _begin_watching(self) -> None:
         """Watch the folders of the models that are served, if that is wanted and has not begun."""
         if self._operations is None or not self.config.watch_s or self._watching is not None:
             return
         folders = {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
-        watch = await asyncio.to_thread(Watch, folders, self._operations)
-        self._watching = asyncio.create_task(watching(watch.look, self.config.watch_s))
+        self._watch = await asyncio.to_thread(Watch, folders, self._operations, loaded=self.loaded)
+        self._watching = asyncio.create_task(watching(self._watch.look, self.config.watch_s))
 
     def _degraders(self) -> list[Degrader]:
         return [each.degrader for each in self._catalog.loaded() if each.degrader.steps]
