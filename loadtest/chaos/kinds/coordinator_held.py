@@ -1,7 +1,7 @@
 """`hold-coordinator`: the coordinator is stopped for 30 s, which is longer than a head's lease, and goes on.
 
-Promised: every answer, those to requests with a deadline of 100 ms too, of which there is a share meanwhile: a lease is
-refreshed beside requests. Undone by SIGCONT.
+Promised: every answer, and, of requests with a deadline of 100 ms, of which there is a share meanwhile, 99 of 100 in
+time: a lease is refreshed beside requests. Undone by SIGCONT.
 """
 
 from __future__ import annotations
