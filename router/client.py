@@ -17,6 +17,7 @@ from copy import copy
 import numpy as np
 
 from ringpull.ps.errors import DeadlineExceeded, NotFound, ProtocolError, RingpullError
+from ringpull.ps.identity import number_of
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
@@ -28,7 +29,7 @@ from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import Merge
 from ringpull.router.partition import Part
-from ringpull.router.pull import Pull, ServedTable
+from ringpull.router.pull import Pull, ServedTable, ServedVersion
 from ringpull.router.route_planning import RoutePlanner
 from ringpull.router.routes import Refresh, Routes
 from ringpull.router.scatter_gather import Answer, ScatterGather
@@ -68,7 +69,7 @@ class Router:
         self._routes = Routes(refresh, self._want, clock=clock)
         self._planner = RoutePlanner(self._routes, self._health, self._calls.loads)
         self._in_flight = InFlightByEpoch()
-        self._served: dict[tuple[str, int], Mapping[str, ServedTable]] = {}
+        self._served: dict[tuple[str, int], ServedVersion] = {}
 
     def __repr__(self) -> str:
         return (
@@ -118,9 +119,14 @@ class Router:
         """Wait until no shard is asked by a map older than `epoch` any more."""
         await self._in_flight.drained(epoch)
 
-    def register(self, model: str, version: int, specs: Mapping[str, TableSpec]) -> None:
-        """Make the tables of a version known, by name."""
-        self._served[model, version] = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
+    def register(self, model: str, version: int, specs: Mapping[str, TableSpec], *, identity: str = "") -> None:
+        """Make the tables of a version known, by name.
+
+        Args:
+            identity: Identity of the version, which every pull names; empty: not known.
+        """
+        tables = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
+        self._served[model, version] = ServedVersion(number_of(identity), tables)
 
     def retire(self, model: str, version: int) -> None:
         """Forget a version; pulls in flight finish.
@@ -165,7 +171,8 @@ class Router:
         now_s = self._clock()
         if deadline_s <= now_s:
             raise DeadlineExceeded("no time was left to ask the shards")
-        tables = self._tables(model, version, lookups)
+        served = self._version(model, version)
+        tables = _tables(model, version, served.tables, lookups)
         pull = Pull(
             model,
             version,
@@ -173,18 +180,16 @@ class Router:
             tables,
             np.array([table.spec.dim for table in tables], np.int64),
             self._settings.answer_by_s(now_s, deadline_s),
+            served.identity,
         )
         answers = await ScatterGather(pull, self._planner, self._calls, self._in_flight).answers()
         return _merged(pull, answers)
 
-    def _tables(self, model: str, version: int, lookups: Sequence[Lookup]) -> list[ServedTable]:
+    def _version(self, model: str, version: int) -> ServedVersion:
         served = self._served.get((model, version))
         if served is None:
             raise NotFound(f"{model}/{version} is not registered with this router")
-        try:
-            return [served[lookup.table] for lookup in lookups]
-        except KeyError as exc:
-            raise NotFound(f"{model}/{version} has no table {exc}; it has {sorted(served)}") from None
+        return served
 
     async def statistics(self, *, deadline_s: float) -> dict[int, ShardStatistics | RingpullError]:
         """Ask every shard of the map for its numbers; an error stands for a shard that did not answer."""
@@ -215,6 +220,15 @@ class Router:
     def _want(self, addresses: frozenset[ShardAddress]) -> None:
         self._connections.want(addresses)
         self._health.want(addresses)
+
+
+def _tables(
+    model: str, version: int, served: Mapping[str, ServedTable], lookups: Sequence[Lookup]
+) -> list[ServedTable]:
+    try:
+        return [served[lookup.table] for lookup in lookups]
+    except KeyError as exc:
+        raise NotFound(f"{model}/{version} has no table {exc}; it has {sorted(served)}") from None
 
 
 def _merged(pull: Pull, answers: Sequence[Answer]) -> list[LookupResult]:

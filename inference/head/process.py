@@ -18,8 +18,8 @@ import uvloop
 from ringpull.inference.head.catalog import highest
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import Head, HeadAddress
-from ringpull.ps.garbage import freeze_loaded
-from ringpull.ps.memory import process_memory, reuse_freed_memory
+from ringpull.ps.garbage import forget_frames, freeze_loaded
+from ringpull.ps.memory import give_freed_memory_back, process_memory, reuse_freed_memory
 from ringpull.ps.switch_interval import frequent_switches
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat
@@ -58,12 +58,15 @@ class HeadProcess:
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         """See `Head.load`."""
         with frequent_switches():
-            self._call(self._head.load([version.folder for version in versions], shard_map))
-        freeze_loaded()
+            self._load(versions, shard_map)
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> HeadAddress:
         """See `Head.route`."""
-        return self._call(self._head.route(shard_map, live, versions))
+        before = len(self._head.loaded())
+        address = self._call(self._head.route(shard_map, live, versions))
+        if len(self._head.loaded()) < before:
+            give_freed_memory_back()
+        return address
 
     def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
         """See `Head.heartbeat`."""
@@ -78,8 +81,7 @@ class HeadProcess:
 
         For a head that no coordinator leads. Raises what `load` and `route` do.
         """
-        self._call(self._head.load(version_dirs, shard_map))
-        freeze_loaded()
+        self._load(version_dirs, shard_map)
         names = self._head.loaded()
         return self.route(shard_map, highest(names), names)
 
@@ -96,6 +98,18 @@ class HeadProcess:
     def memory(self) -> dict[str, int]:
         """Return this process's memory in bytes: see `ringpull.ps.memory.process_memory`."""
         return process_memory()
+
+    def _load(self, versions: Sequence[PlacedVersion | str | Path], shard_map: ShardMap) -> None:
+        """Load, and leave nothing behind but what was loaded: of a version that is refused, nothing at all."""
+        try:
+            self._call(self._head.load(versions, shard_map))
+        except BaseException as exc:
+            forget_frames(exc)
+            raise
+        finally:
+            freeze_loaded()
+            # A file that was read, and what torch made of it on the way, are several times what stays.
+            give_freed_memory_back()
 
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

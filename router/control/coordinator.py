@@ -18,12 +18,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
-from ringpull.ps.errors import InvalidInput, Retryable, RingpullError
+from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
-from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import (
     Abort,
     Assign,
@@ -47,15 +47,25 @@ from ringpull.router.control.events import (
     StartShard,
     StopShard,
     Throttle,
+    VersionLost,
     member_of,
+)
+from ringpull.router.control.head_steps import UNSEEN, for_head
+from ringpull.router.control.lacking import (
+    asked_for,
+    departed,
+    has_lost,
+    is_hopeless,
+    note_assigned,
+    note_lacking,
+    note_loaded,
+    note_routed,
+    version_names,
+    without,
 )
 from ringpull.router.control.observed import UNKNOWN, ObservedHead, ObservedShard, SpecIds
 from ringpull.router.control.placements import StreamSources, placements_of
 from ringpull.router.shard_map import ShardAddress
-
-UNSEEN = ""
-"""Incarnation of a head that has not answered since the coordinator was started."""
-
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
@@ -140,8 +150,13 @@ class Coordinator:
                 self._done(command)
             case Failed(command, error):
                 self._failed(command, error)
+            case VersionLost(model, version):
+                self._state = without(self._state, (model, version))
             case RetryDue(member):
                 self._resting.discard(member)
+                observed = (self.shards if member.role == "shard" else self.heads).get(member.id)
+                if observed is not None:
+                    observed.tries_again = bool(observed.lacks)
 
     # -- events of operators -------------------------------------------------------------------------------------------
 
@@ -205,9 +220,10 @@ class Coordinator:
         match command:
             case Prepare(shard=shard, specs=specs):
                 self.shards[shard].stored |= specs
-            case Assign(shard=shard, specs=specs):
+                self.shards[shard].lacks -= asked_for(command)
+            case Assign(shard=shard, specs=specs, versions=versions):
                 # An assignment makes the shard drop every other spec.
-                self.shards[shard].served = self.shards[shard].stored = specs
+                note_assigned(self.shards[shard], specs, frozenset(versions))
             case StopShard(shard=shard):
                 self.shards.pop(shard, None)
                 if shard in self._state.leaving:
@@ -215,10 +231,9 @@ class Coordinator:
             case Throttle(shard=shard, bytes_per_s=bytes_per_s):
                 self.shards[shard].throttle = bytes_per_s
             case Load(head=head, versions=versions):
-                self.heads[head].loaded |= version_names(versions)
+                note_loaded(self.heads[head], version_names(versions))
             case Route(head=head, shard_map=shard_map, versions=names):
-                self.heads[head].routed = shard_map.epoch
-                self.heads[head].loaded &= names
+                note_routed(self.heads[head], shard_map.epoch, names)
 
     def _failed(self, command: Command, error: RingpullError) -> None:
         if not self._ended(command):
@@ -227,8 +242,8 @@ class Coordinator:
         if isinstance(command, Throttle):
             self.shards[command.shard].throttle = UNKNOWN
             return
-        change = self._state.change
-        if change is None or isinstance(error, Retryable):
+        change, old = self._state.change, note_lacking(self._state, self.shards, self.heads, command, error)
+        if change is None or not is_hopeless(command, error, old):
             return
         # While nothing serves yet there is no spec to go back to, and no change that must be finished.
         if self._state.spec is None or (change.phase.reversible and self._is_of(command, change)):
@@ -318,7 +333,7 @@ class Coordinator:
         if state.spec is None:
             # At bring-up no head serves yet, and all of them are waited for.
             return all(wanted <= head.loaded for head in self.heads.values())
-        loaded = [wanted <= head.loaded for head in self._serving_heads()]
+        loaded = [wanted <= head.loaded | head.lacks for head in self._serving_heads()]
         return all(loaded) and (bool(loaded) or wanted <= version_names(state.spec.versions))
 
     def _serving_heads(self) -> Iterable[ObservedHead]:
@@ -383,7 +398,10 @@ class Coordinator:
                 self._busy[Member("shard", shard)] = command
                 commands.append(command)
         for head in sorted(self.heads):
-            if self._free(Member("head", head)) and (command := self._for_head(head)) is not None:
+            if (
+                self._free(Member("head", head))
+                and (command := for_head(self._state, head, self.heads[head])) is not None
+            ):
                 self._busy[Member("head", head)] = command
                 commands.append(command)
         return commands
@@ -407,8 +425,11 @@ class Coordinator:
                 return self._assign(observed, shard, serving)
         if not wanted <= observed.stored:
             return self._prepare(observed, shard, wanted)
-        if wanted != observed.served or wanted != observed.stored:
+        if wanted != observed.served or wanted != observed.stored or has_lost(observed, self._specs(), wanted):
             return self._assign(observed, shard, wanted)
+        if observed.tries_again:
+            observed.tries_again = False
+            return self._prepare(observed, shard, wanted)
         return None
 
     def _prepare(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Prepare:
@@ -417,7 +438,7 @@ class Coordinator:
 
     def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
-        versions = frozenset(name for spec in wanted for name in version_names(spec.versions))
+        versions = {(each.model, each.version): each.identity for spec in wanted for each in spec.versions}
         served_ranges = tuple(spec.served_ranges for spec in wanted)
         # The epoch of the coming map, if there will be one: heads that are refused with it fetch that map.
         to_come = self._state.change is not None and self._state.change.phase.reversible
@@ -437,33 +458,6 @@ class Coordinator:
             if shard != but and spec_id in observed.served
         }
         return StreamSources(spec, live)
-
-    def _for_head(self, head: int) -> Command | None:
-        state, observed, change = self._state, self.heads[head], self._state.change
-        if state.map is None or observed.incarnation == UNSEEN:
-            return None
-        versions, live = self._versions_of_heads()
-        names = version_names(versions)
-        if not names <= observed.loaded:
-            missing = tuple(each for each in versions if (each.model, each.version) not in observed.loaded)
-            return Load(head, observed.incarnation, missing, state.map)
-        if state.spec is None and change is not None and change.phase is Phase.LOADING:
-            return None  # Routing opens a head's ports: at bring-up, all open together when every head is ready.
-        if observed.routed < state.epoch:
-            return Route(head, observed.incarnation, state.map, live, names)
-        return None
-
-    def _versions_of_heads(self) -> tuple[tuple[PlacedVersion, ...], Mapping[str, int]]:
-        """Return the versions that heads should have open, and the live version of each model."""
-        spec, change = self._state.spec, self._state.change
-        if change is None or change.phase in (Phase.PREPARING, Phase.CATCHING_UP, Phase.DUAL_OWNERSHIP):
-            return (spec.versions, spec.live) if spec is not None else ((), {})
-        target = change.target
-        if change.phase is not Phase.LOADING or spec is None:
-            return target.versions, target.live
-        there = version_names(target.versions)
-        leaving = tuple(each for each in spec.versions if (each.model, each.version) not in there)
-        return (*target.versions, *leaving), spec.live
 
     def _throttle(self, shard: int) -> list[Command]:
         observed, change = self.shards.get(shard), self._state.change
@@ -488,13 +482,3 @@ class Coordinator:
     def _wanted_specs(self, shard: int) -> SpecIds:
         """Return the specs whose ranges a shard should store and serve; none when the shard should stop."""
         return frozenset(spec_id for spec_id, spec in self._specs().items() if shard in spec.shards)
-
-
-def departed(before: DeploymentSpec | None, after: DeploymentSpec | None) -> frozenset[int]:
-    """Return the shards of `before` that are not in `after`."""
-    return frozenset(() if before is None else before.shards) - frozenset(() if after is None else after.shards)
-
-
-def version_names(versions: Iterable[PlacedVersion]) -> frozenset[tuple[str, int]]:
-    """Return the names of versions, as (model, version)."""
-    return frozenset((each.model, each.version) for each in versions)

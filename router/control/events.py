@@ -94,13 +94,34 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionLost:
+    """Version whose files are gone, or are other ones now: nobody can open it again."""
+
+    model: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class RetryDue:
     """End of a member's back-off: its failed command may be sent again."""
 
     member: Member
 
 
-Event = Begin | Pause | Resume | Abort | ShardSeen | ShardLost | HeadSeen | HeadExpired | Done | Failed | RetryDue
+Event = (
+    Begin
+    | Pause
+    | Resume
+    | Abort
+    | ShardSeen
+    | ShardLost
+    | HeadSeen
+    | HeadExpired
+    | Done
+    | Failed
+    | RetryDue
+    | VersionLost
+)
 
 OPERATORS_EVENTS: Final = (Begin, Pause, Resume, Abort)
 """Events that somebody asked for and waits for; all others tell how members are."""
@@ -153,7 +174,8 @@ class Assign:
     specs: SpecIds
     epoch: int
     served_ranges: tuple[ServedRanges, ...]
-    versions: frozenset[tuple[str, int]]
+    versions: Mapping[tuple[str, int], str]
+    """Versions to serve, (model, version) -> identity; others are closed."""
 
 
 @dataclass(frozen=True, slots=True)
