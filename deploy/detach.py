@@ -63,9 +63,9 @@ def _await_ready(child: subprocess.Popen[bytes], log: Path, watch: TextIO) -> Se
             watch.flush()
             if code is not None:
                 raise StartupError(f"serving ended with exit status {code} before it was ready; see {log}")
-            for record in served.records():
-                if record.pid == child.pid:
-                    return record
+            record = served.of_child(child.pid)
+            if record is not None:
+                return record
             time.sleep(POLL_S)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from ringpull.deploy import served
 from ringpull.deploy.commands.options import AsJson, Target
-from ringpull.deploy.view.console import err, out, print_json
+from ringpull.deploy.view.console import err, out, print_json, warn
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput, RingpullError
@@ -140,7 +140,7 @@ def _tell(summary: Summary, folder: Path | None, as_json: bool) -> None:
     from ringpull.loadtest.report import write_report
 
     for warning in summary.warnings:
-        _warn(warning)
+        warn(warning)
     path = None if folder is None else str(write_report(folder, summary))
     if as_json:
         fields: dict[str, Any] = {
@@ -174,7 +174,7 @@ def _tell_search(found: Found, folder: Path, as_json: bool) -> None:
 
     plot = str(write_search(folder, found))
     if found.limited_by_generator:
-        _warn("above this rate the generator, or this machine, was too busy: the server may do more")
+        warn("above this rate the generator, or this machine, was too busy: the server may do more")
     if as_json:
         print_json(_search_fields(found, plot))
         return
@@ -200,7 +200,3 @@ def _tell_trial(trial: Trial, bound_ms: float) -> None:
         + (", generator busy" if trial.generator_bound else ""),
         highlight=False,
     )
-
-
-def _warn(text: str) -> None:
-    err.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -16,10 +17,11 @@ from ringpull.deploy import served
 from ringpull.deploy.commands.config_options import built, check_given, taking
 from ringpull.deploy.config import ServeConfig
 from ringpull.deploy.model_folders import choose_versions
+from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.state import state_folder
-from ringpull.deploy.view.console import err, print_line
+from ringpull.deploy.view.console import err, print_line, say, say_line, standard_error, warn
 from ringpull.deploy.view.progress import Progress
 from ringpull.extras import needing
 from ringpull.inference.degrade.control import MAX_PRESSURE
@@ -30,8 +32,8 @@ from ringpull.ps.settings import Group
 if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
 
-CHECK_INTERVAL_S: Final = 2.0
-"""Interval at which a foreground `serve` looks whether its heads live."""
+CHECK_INTERVAL_S: Final = 1.0
+"""Interval at which a foreground `serve` looks whether its heads live, and whether somebody leads."""
 
 Models = Annotated[
     list[str],
@@ -66,23 +68,22 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
     """
     check_given(ServeConfig, given)
     _check_pressures(given["degrade_low"], given["degrade_high"])
-    state_dir = given["state_dir"]
-    with StopSignals() as signals, _state_dir(state_dir, given["name"], keep=detach) as folder:
+    background = detach and given["address"] is None
+    with StopSignals() as signals, _state(given["state_dir"], given["name"], serves=not background) as state:
         config = built(
             ServeConfig,
             given,
             versions=choose_versions(models, replicas or ()),
             head=built(HeadConfig, given, share_port=given["heads"] > 1),
-            state_dir=folder,
+            state_dir=state.folder,
         )
-        made = folder if state_dir is None else None
         with needing("server", "ringpull serve"):
-            if not detach:
-                _serve_here(config, signals, made)
-            elif config.private:
+            if background:
                 _serve_in_background()
+            elif detach:
+                _leave_on_ray(config, state)
             else:
-                _leave_on_ray(config, made)
+                _serve_here(config, signals, state)
 
 
 def _check_pressures(low: float, high: float) -> None:
@@ -92,27 +93,22 @@ def _check_pressures(low: float, high: float) -> None:
         )
 
 
-def _serve_here(config: ServeConfig, signals: StopSignals, made: str | None) -> None:
-    """Serve until a signal comes.
-
-    Args:
-        made: The state folder, when it was made up here: if this process is killed, whoever comes next removes it.
-    """
+def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> None:
+    """Serve until a signal comes."""
     from ringpull.deploy.cluster.cluster import Cluster
 
     progress = Progress(err)
     with Cluster.bring_up(config, progress) as cluster:
         signals.hold()
-        pid, started_s = served.own_process()
-        record = _record(config, cluster, pid=pid, pid_started_s=started_s, made_folder=made)
+        record = _record(config, cluster, made_folder=state.made, **served.by_this_process(state.lock))
         served.save(record)
         try:
-            print_line(record.ready_line)
+            say_line(record.ready_line)
             known = ""
             while not signals.wait(CHECK_INTERVAL_S):
                 trouble = cluster.check()
-                if trouble and not known:
-                    err.print(f"warning: {trouble}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+                if trouble != known:
+                    warn(trouble) if trouble else say(f"over: {known}")
                 known = trouble
             with progress.step("answered the requests in flight"):
                 cluster.drain()
@@ -124,22 +120,19 @@ def _serve_in_background() -> None:
     """Run this same command line again, as a foreground `serve` in a session of its own."""
     from ringpull.deploy.detach import serve_detached
 
-    record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], sys.stderr)
+    record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], standard_error)
     print_line(record.ready_line)
 
 
-def _leave_on_ray(config: ServeConfig, made: str | None) -> None:
-    """Bring up on a joined Ray, and leave: the actors live there.
-
-    Args:
-        made: The state folder, when it was made up here: whoever stops the deployment removes it.
-    """
+def _leave_on_ray(config: ServeConfig, state: _State) -> None:
+    """Bring up on a joined Ray, and leave: the actors live there. Whoever stops the deployment removes its state."""
     from ringpull.deploy.cluster.cluster import Cluster
 
     with Cluster.bring_up(config, Progress(err)) as cluster:
-        record = _record(config, cluster, made_folder=made)
+        record = _record(config, cluster, made_folder=state.made, **served.from_this_host())
         served.save(record)
         cluster.leave_up()
+        state.keep = True
     print_line(record.ready_line)
 
 
@@ -156,17 +149,39 @@ def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedReco
     )
 
 
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """Where the coordinator's state is, and the lock under which it is removed."""
+
+    folder: str
+    """Folder, or its URL."""
+    made: str | None = None
+    """The folder, when it was made up here: whoever ends the deployment removes it, or `serve` itself at its end."""
+    lock: ServeLock
+    keep: bool = False
+    """Whether the deployment outlives this process."""
+
+
 @contextmanager
-def _state_dir(given: str | None, name: str, *, keep: bool) -> Iterator[str]:
-    """The folder of the coordinator's state; one made up here is removed at the end, unless it is to be kept."""
-    if given is not None:
-        yield given if "://" in given else str(Path(given).resolve())
-        return
-    folder = state_folder() / "coordinators" / f"{name}-{os.getpid()}"
-    done = False
-    try:
-        yield str(folder)
-        done = True
-    finally:
-        if not (keep and done):
-            shutil.rmtree(folder, ignore_errors=True)
+def _state(given: str | None, name: str, *, serves: bool) -> Iterator[_State]:
+    """Yield where the state of a deployment is to be; at the end, a folder made up for it goes, and the lock is free.
+
+    Args:
+        given: What the command line says; None: a new folder.
+        serves: Whether this process is the one that brings the deployment up.
+    """
+    if serves:
+        served.clean()
+    with served.lock() as lock:
+        if given is not None:
+            folder = given if "://" in given else str(Path(given).resolve())
+            yield _State(folder=folder, lock=lock)
+            return
+        # Of its own name, whoever else shares the folder of all states: process ids of two containers may be equal.
+        folder = str(state_folder() / "coordinators" / f"{name}-{secrets.token_hex(8)}")
+        state = _State(folder=folder, made=folder, lock=lock)
+        try:
+            yield state
+        finally:
+            if not state.keep:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -418,7 +418,8 @@ class Leader:
             self._introductions.begin(member, heartbeat)
         elif isinstance(heartbeat, ShardHeartbeat):
             address = ShardAddress(member.id, heartbeat.host, heartbeat.port, heartbeat.incarnation)
-            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
+            epoch, damaged = heartbeat.epoch, heartbeat.damaged
+            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
         else:
             self._heard_s[member.id] = self._clock()
             self._expired.discard(member.id)

@@ -98,9 +98,11 @@ class Reign:
                 self._generation += 1  # An attempt that was given up has come through after all: this one is newer.
             except Exception as exc:
                 raise StartupError(f"the coordinator's state cannot be saved to {self._files!r}: {exc}") from exc
+        names = self._names_after_save()
         self._generation += 1
         self.epochs_to = epochs_to
-        return self._clear_away()
+        self._clear_away(names)
+        return max(terms(names), default=0) <= self.term
 
     def order(self, incarnation: str) -> Order:
         """Return the order of this term for an incarnation of a member."""
@@ -111,7 +113,7 @@ class Reign:
 
         Raises:
             Superseded: It is not.
-            StartupError: The folder cannot be read.
+            StartupError: The folder cannot be read, or is another one, as where nothing is mounted any more.
         """
         try:
             names = self._files.names()
@@ -120,8 +122,7 @@ class Reign:
         highest = max(terms(names), default=0)
         if highest > self.term:
             raise Superseded(f"term {self.term} is over: term {highest} leads")
-        if not highest:
-            raise StartupError(f"{self._files!r} holds no state any more; is it mounted here?")
+        self._check_is_there(names)
 
     def beat(self) -> None:
         """Show that the deployment lives.
@@ -157,23 +158,30 @@ class Reign:
         except Exception as exc:
             raise StartupError(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
 
-    def _clear_away(self) -> bool:
-        """Delete what nobody will read: all but the last two generations, and the seals of the last terms.
-
-        Returns:
-            Whether no higher term is seen.
+    def _names_after_save(self) -> list[str]:
+        """Return the names of all files, or none if they cannot be listed: a state that is made is saved all the same.
 
         Raises:
             Superseded: The term is so long over that its seal may be gone, and with it the proof that this was in time.
+            StartupError: The file of this term is not there: it is another folder, as where nothing is mounted any more.
         """
-        self._kept = set(sorted(self._kept | {(self.term, self._generation)})[-2:])
         try:
             names = self._files.names()
-        except Exception:  # It was saved before the term was sealed, whatever there is by now.
-            return True
+        except Exception:
+            return []
         highest = max(terms(names), default=0)
         if highest - self.term > SEALS_KEPT:
             raise Superseded(f"term {self.term} is over: term {highest} leads")
+        self._check_is_there(names)
+        return names
+
+    def _check_is_there(self, names: list[str]) -> None:
+        if self.term not in terms(names):
+            raise StartupError(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
+
+    def _clear_away(self, names: list[str]) -> None:
+        """Delete what nobody will read: all but the last two generations, and the seals of the last terms."""
+        self._kept = set(sorted(self._kept | {(self.term, self._generation)})[-2:])
         last: dict[int, int] = {}
         for term, generation in generations(names):
             last[term] = max(last.get(term, 0), generation)
@@ -191,4 +199,3 @@ class Reign:
                 self._files.delete(name)
             except Exception as exc:
                 logger.warning("%s cannot be deleted: %s", name, exc)
-        return highest <= self.term

@@ -8,16 +8,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pytest
 
 from ringpull.deploy import cli, served
 from ringpull.deploy.cluster import cluster
 from ringpull.deploy.commands.serve import serve
+from ringpull.deploy.process_identity import own_identity
 from ringpull.deploy.served import ServedRecord
 from ringpull.inference.degrade.steps import CapCandidates, UseVersion
 from ringpull.inference.model.manifest import Manifest
@@ -186,15 +186,18 @@ def test_predict_where_nobody_listens(ringpull) -> None:
 @pytest.fixture
 def serve_process() -> Iterator[Callable[[str], ServedRecord]]:
     """Start a process that stands for a foreground `serve`, and save its record."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[str]] = []
 
     def start(code: str) -> ServedRecord:
+        says = (
+            "from ringpull.deploy.process_identity import own_identity; print(own_identity().start_ticks, flush=True)"
+        )
         process = subprocess.Popen(
-            [sys.executable, "-c", f"{code}; print(flush=True); time.sleep(600)"], stdout=subprocess.PIPE
+            [sys.executable, "-c", f"{code}; {says}; time.sleep(600)"], stdout=subprocess.PIPE, text=True
         )
         started.append(process)
         assert process.stdout is not None
-        process.stdout.readline()
+        said = process.stdout.readline()
         record = ServedRecord(
             target="127.0.0.1:8500",
             http="127.0.0.1:8501",
@@ -202,8 +205,7 @@ def serve_process() -> Iterator[Callable[[str], ServedRecord]]:
             shards=1,
             name="ringpull",
             address=None,
-            pid=process.pid,
-            pid_started_s=psutil.Process(process.pid).create_time(),
+            **asdict(replace(own_identity(), pid=process.pid, start_ticks=json.loads(said))),
         )
         served.save(record)
         return record
@@ -227,6 +229,26 @@ def test_stop_forces_what_does_not_end(ringpull, serve_process) -> None:
     assert (ran.status, json.loads(ran.out)) == (0, {"stopped": "127.0.0.1:8500"})
     assert "killing it" in ran.err
     assert record.process() is None
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "says"),
+    [
+        ({"pid_namespace": "another"}, "is served by process"),
+        ({"boot_id": "another"}, "is served by process"),
+        ({"host": "", "boot_id": "", "start_ticks": None, "pid_started_s": 1.0}, "was served by an earlier build"),
+    ],
+)
+def test_stop_signals_no_process_that_may_be_another(ringpull, serve_process, elsewhere, says: str) -> None:
+    """Its id means something else here. Nothing is removed either."""
+    record = serve_process("import time")
+    served.forget(record)
+    served.save(replace(record, **elsewhere))
+    ran = ringpull("stop")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: 127.0.0.1:8500 {says}")
+    assert record.process() is not None
+    assert served.records() == [replace(record, **elsewhere)]
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf"])

@@ -1,23 +1,42 @@
-"""Served records: found by target or by being the newest, and void when their process is gone."""
+"""Served records: found by target or by being the newest; void, and removed under their lock, when nothing is left."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from ringpull.deploy import served
+from ringpull.deploy import serve_lock, served
+from ringpull.deploy.process_identity import own_identity
+from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.served import ServedRecord
-from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.errors import InvalidInput, NotFound, StartupError
 
-PID, STARTED_S = served.own_process()
+UNSHARE = [shutil.which("unshare") or "unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+
+GONE_PID = 2**22 + 1
+"""Above any process id (proc(5), pid_max)."""
 
 
-def record(target: str = "127.0.0.1:8500", **changes: Any) -> ServedRecord:
+@pytest.fixture
+def lock() -> Iterator[ServeLock]:
+    """The lock of a `serve` that this process stands for."""
+    with served.lock() as lock:
+        yield lock
+
+
+def record(target: str = "127.0.0.1:8500", lock: ServeLock | None = None, **changes: Any) -> ServedRecord:
+    """A record of this process; under a lock, if one is given."""
     fields: dict[str, Any] = {
         "target": target,
         "http": "127.0.0.1:8501",
@@ -25,11 +44,37 @@ def record(target: str = "127.0.0.1:8500", **changes: Any) -> ServedRecord:
         "shards": 4,
         "name": "ringpull",
         "address": None,
-        "pid": PID,
-        "pid_started_s": STARTED_S,
+        **asdict(own_identity()),
+        "lock": None if lock is None else lock.name,
         **changes,
     }
     return ServedRecord(**fields)
+
+
+def killed(lock: ServeLock, **changes: Any) -> ServedRecord:
+    """A record whose process was killed: the lock's file is there, and nobody holds it."""
+    name = lock.name
+    assert name is not None
+    lock.release()
+    (served.file_of(record()).parent / name).touch()
+    return replace(record(pid=GONE_PID, **changes), lock=name)
+
+
+def of_an_earlier_build(**changes: Any) -> ServedRecord:
+    nothing = {"host": "", "boot_id": "", "pid_namespace": "", "start_ticks": None}
+    return record(**{**nothing, "pid_started_s": psutil.Process().create_time(), **changes})
+
+
+def with_folders(record: ServedRecord, folder: Path) -> ServedRecord:
+    """The record, with folders that were made for its deployment."""
+    state, ray = folder / "ringpull-1", folder / "ringpull-12345678"
+    state.mkdir()
+    (ray / "r" / "session").mkdir(parents=True)
+    return replace(record, made_folder=str(state), ray_folder=str(ray))
+
+
+def everything(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
 
 
 def test_the_ready_line() -> None:
@@ -73,63 +118,287 @@ def test_a_record_dies_with_its_process() -> None:
     """A process that has ended, or another one with its id, is not the one that was recorded."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    path = served.save(record(pid=ended.pid, pid_started_s=STARTED_S))
-    served.save(record("127.0.0.1:8600", pid_started_s=STARTED_S - 100))
+    served.save(record(pid=ended.pid))
+    served.save(record("127.0.0.1:8600", start_ticks=own_identity().start_ticks - 1))
     assert served.records() == []
-    assert not path.exists()
 
 
 def test_a_record_on_a_joined_ray_outlives_its_process() -> None:
-    served.save(record(address="10.0.0.1:6379", pid=None, pid_started_s=None))
+    served.save(record(address="10.0.0.1:6379", pid=None, start_ticks=None))
     assert served.find(None).address == "10.0.0.1:6379"
 
 
 def test_forgetting_leaves_a_successor_alone() -> None:
     """Another deployment that has taken the target since keeps its record."""
-    old = record(pid=1, pid_started_s=1.0)
-    served.save(record())
+    old = of_an_earlier_build(pid=1, pid_started_s=1.0)
+    served.save(of_an_earlier_build())
     served.forget(old)
-    assert served.find(None) == record(started_s=served.find(None).started_s)
-    served.forget(record())
+    assert served.find(None).pid == os.getpid()
+    served.forget(of_an_earlier_build())
     assert served.records() == []
 
 
-def test_unreadable_records_count_as_none(state: Path) -> None:
+def test_locks_of_which_there_is_no_record_go_when_they_are_free(lock: ServeLock, state: Path) -> None:
+    """Of a `serve` that was killed while it came up; not of one that comes up now."""
+    (state / "served" / "0123456789abcdef.lock").touch()
+    served.clean()
+    assert [path.name for path in (state / "served").iterdir()] == [lock.name]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"target": "x:1"}',
+        {"target": 7},
+        {"pid": "7"},
+        {"lock": "../../else.lock"},
+        {"of_a_later_build": 1},
+        {"models": None},
+    ],
+)
+def test_unreadable_records_count_as_none_and_stay(state: Path, text: str | dict[str, Any]) -> None:
     (state / "served").mkdir()
-    (state / "served" / "a.json").write_text("{")
-    (state / "served" / "b.json").write_text('{"target": "x:1"}')
+    path = state / "served" / "a.json"
+    path.write_text(text if isinstance(text, str) else json.dumps({**asdict(record()), **text}))
     assert served.records() == []
+    served.clean()
+    assert path.exists()
 
 
-def test_a_folder_made_up_for_a_deployment_goes_with_it(tmp_path: Path) -> None:
-    """With one whose process was killed, when the next command looks; not with an orderly end, whose own it is."""
-    folders = [tmp_path / name for name in ("killed", "stopped", "ended")]
-    for folder in folders:
-        folder.mkdir()
-    killed, stopped, ended = (
-        record(f"127.0.0.1:{9000 + i}", made_folder=str(folder)) for i, folder in enumerate(folders)
+def test_who_looks_removes_nothing_and_who_cleans_does(lock: ServeLock, state: Path, tmp_path: Path) -> None:
+    """What a killed `serve` left behind goes with the next `serve` or `stop`, lock and all."""
+    served.save(with_folders(killed(lock), tmp_path))
+    before = everything(state) | everything(tmp_path)
+    assert served.records() == []
+    with pytest.raises(NotFound):
+        served.resolve_target(None)
+    with pytest.raises(NotFound):
+        served.find("127.0.0.1:8500")
+    assert everything(state) | everything(tmp_path) == before
+    served.clean()
+    assert everything(state) | everything(tmp_path) == {state / "served"}
+
+
+def test_an_orderly_end_removes_its_own(lock: ServeLock, state: Path, tmp_path: Path) -> None:
+    mine = record(lock=lock)
+    other = with_folders(record("127.0.0.1:8600"), tmp_path)
+    served.save(mine)
+    served.save(other)
+    served.forget(mine)
+    lock.release()
+    assert served.records() == [other]
+    assert [path.suffix for path in everything(state) if path.is_file()] == [".json"]
+    assert len(everything(tmp_path)) == 4
+
+
+def test_what_is_served_on_another_host_is_left_alone(lock: ServeLock, state: Path, tmp_path: Path) -> None:
+    """Though its lock is free from here: a server may keep the locks of each of its clients to that client."""
+    there = with_folders(killed(lock, host="another", boot_id="another"), tmp_path)
+    served.save(there)
+    before = everything(state) | everything(tmp_path)
+    assert served.records() == [there]
+    served.clean()
+    assert not served.discard(there)
+    assert everything(state) | everything(tmp_path) == before
+    with pytest.raises(NotFound, match=r"127\.0\.0\.1:8500 is served on host another"):
+        served.resolve_target(None)
+
+
+def test_a_target_on_another_host_that_can_be_reached_is_found() -> None:
+    """After what is served here."""
+    served.save(record("10.0.0.7:8500", host="another", boot_id="another", started_s=time.time() + 100))
+    assert served.resolve_target(None) == "10.0.0.7:8500"
+    served.save(record())
+    assert served.resolve_target(None) == "127.0.0.1:8500"
+
+
+def test_hosts_that_serve_at_equal_addresses_keep_their_records() -> None:
+    mine, theirs = record(), record(host="another", boot_id="another", pid=7)
+    assert served.save(mine) != served.save(theirs)
+    assert served.find("127.0.0.1:8500") == mine
+    served.forget(theirs)
+    assert served.records() == [mine]
+
+
+@pytest.mark.parametrize("field", ["pid_namespace", "host", "boot_id"])
+def test_on_this_machine_the_lock_tells(lock: ServeLock, state: Path, tmp_path: Path, field: str) -> None:
+    """In another PID namespace, in a container, and after a boot of this host."""
+    living = with_folders(record(lock=lock, pid=GONE_PID, **{field: "another"}), tmp_path)
+    served.save(living)
+    before = everything(state) | everything(tmp_path)
+    assert served.records() == [living]
+    served.clean()
+    assert not served.discard(living)
+    assert everything(state) | everything(tmp_path) == before
+    dead = replace(killed(lock, **{field: "another"}), made_folder=living.made_folder, ray_folder=living.ray_folder)
+    served.save(dead)
+    assert served.records() == []
+    served.clean()
+    assert everything(state) | everything(tmp_path) == {state / "served"}
+
+
+def test_on_a_servers_file_system_a_free_lock_tells_nothing(
+    lock: ServeLock, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_lock, "is_local", lambda path: False)
+    there = with_folders(killed(lock, pid_namespace="another"), tmp_path)
+    served.save(there)
+    before = everything(state) | everything(tmp_path)
+    served.clean()
+    assert served.records() == [there]
+    assert everything(state) | everything(tmp_path) == before
+
+
+def test_where_locks_are_refused_nothing_is_removed(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even of a process that has surely ended."""
+
+    def refused(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(serve_lock.fcntl, "flock", refused)
+    with served.lock() as lock:
+        assert (lock.held, lock.name) == (False, None)
+        served.save(with_folders(record(lock=lock, pid=GONE_PID), tmp_path))
+    before = everything(state) | everything(tmp_path)
+    assert served.records() == []
+    served.clean()
+    assert everything(state) | everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("living", [True, False])
+def test_records_of_an_earlier_build_are_read_and_never_removed(state: Path, tmp_path: Path, living: bool) -> None:
+    """As they are on disk. That their process is not found here may be this namespace, or the clock."""
+    old = with_folders(of_an_earlier_build(pid_started_s=psutil.Process().create_time() - 100 * (not living)), tmp_path)
+    fields = asdict(old)
+    for name in ("host", "boot_id", "pid_namespace", "start_ticks", "lock"):
+        del fields[name]
+    (state / "served").mkdir()
+    (state / "served" / "127.0.0.1_8500.json").write_text(json.dumps(fields))
+    before = everything(state) | everything(tmp_path)
+    assert served.records() == [old]
+    assert (served.find("127.0.0.1:8500").process() is not None) is living
+    served.clean()
+    assert not served.discard(old)
+    assert everything(state) | everything(tmp_path) == before
+
+
+def test_a_step_of_the_clock_ends_nothing(
+    lock: ServeLock, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NTP, or a machine that was suspended: start times that are derived from the clock move with it."""
+    mine = with_folders(record(lock=lock), tmp_path)
+    served.save(mine)
+    before = everything(state) | everything(tmp_path)
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + 3600)
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    assert served.records() == [mine]
+    assert mine.process() is not None
+    served.clean()
+    assert everything(state) | everything(tmp_path) == before
+
+
+@pytest.mark.medium
+def test_from_another_pid_namespace_it_is_seen_and_left_alone(lock: ServeLock, state: Path, tmp_path: Path) -> None:
+    if subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine makes no PID namespaces for its users")
+    mine = with_folders(record(lock=lock), tmp_path)
+    served.save(mine)
+    before = everything(state) | everything(tmp_path)
+    looks = (
+        "from ringpull.deploy import served\n"
+        "print(served.resolve_target(None), served.find(None).process())\n"
+        "served.clean(); print(served.discard(served.find(None)))"
     )
-    served.save(replace(killed, pid_started_s=STARTED_S - 100))
-    served.save(stopped)
-    served.save(ended)
-    served.forget(ended)
-    assert served.records() == [stopped]
-    served.discard(stopped)
-    assert [folder.name for folder in folders if folder.is_dir()] == ["ended"]
-    assert served.records() == []
+    ran = subprocess.run([*UNSHARE, sys.executable, "-c", looks], capture_output=True, text=True, check=False)
+    assert (ran.stdout.split(), ran.stderr) == (["127.0.0.1:8500", "None", "False"], "")
+    assert everything(state) | everything(tmp_path) == before
 
 
-def test_the_folder_of_a_private_ray_goes_with_a_process_that_was_killed(tmp_path: Path) -> None:
-    """One that ends by itself removes it; Ray's temporary files would otherwise gather."""
-    folder = tmp_path / "ringpull-12345678"
-    (folder / "r" / "session").mkdir(parents=True)
-    served.save(record(pid_started_s=STARTED_S - 100, ray_folder=str(folder)))
-    assert served.records() == []
-    assert not folder.exists()
+SERVES = """
+import sys, time
+from dataclasses import asdict
+from ringpull.deploy import served
+with served.lock() as lock:
+    fields = dict(http="127.0.0.1:2", models=("ranker/3",), shards=1, name="ringpull", address=None)
+    served.save(served.ServedRecord(target="127.0.0.1:1", **fields, **served.by_this_process(lock)))
+    print(flush=True)
+    {forks}
+    time.sleep(600)
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("children", ["subprocess.Popen(['sleep', '600'])", "os.fork() or time.sleep(600)"])
+def test_a_lock_ends_with_its_process_and_not_with_its_children(state: Path, children: str) -> None:
+    """Ray's processes live on for a while after a kill of `serve`."""
+    serve = subprocess.Popen(
+        [sys.executable, "-c", SERVES.format(forks=f"import os, subprocess; {children}")], stdout=subprocess.PIPE
+    )
+    assert serve.stdout is not None
+    serve.stdout.readline()
+    (of_serve,) = served.records()
+    assert of_serve.lock is not None
+    while not (below := psutil.Process(serve.pid).children()):
+        time.sleep(0.001)
+    try:
+        assert serve_lock.is_held(state / "served" / of_serve.lock) is True
+        served.clean()
+        assert served.records() == [of_serve]
+        serve.kill()
+        serve.wait()
+        assert serve_lock.is_held(state / "served" / of_serve.lock) is False
+        served.clean()
+        assert everything(state) == {state / "served"}
+    finally:
+        serve.kill()
+        for each in below:
+            each.kill()
+        serve.communicate()
+
+
+@pytest.mark.medium
+def test_of_two_who_clean_at_once_neither_fails(lock: ServeLock, state: Path, tmp_path: Path) -> None:
+    """And what one that begins to serve meanwhile has taken stays its own."""
+    served.save(with_folders(killed(lock), tmp_path))
+    cleans = "from ringpull.deploy import served; served.clean(); served.lock()"
+    two = [subprocess.Popen([sys.executable, "-c", cleans], stderr=subprocess.PIPE) for _ in range(2)]
+    assert [each.communicate()[1] for each in two] == [b"", b""]
+    assert [each.returncode for each in two] == [0, 0]
+    assert not any(path.suffix == ".json" for path in everything(state))
+    assert everything(tmp_path) == set()
+
+
+def test_a_lock_that_somebody_tidied_away_while_it_was_made_is_made_again(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tidied = serve_lock.fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not tidied:
+            tidied.extend((state / "served").glob("*.lock"))
+            tidied[0].unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(serve_lock.fcntl, "flock", flock)
+    with served.lock() as lock:
+        assert lock.name is not None
+        assert (state / "served" / lock.name).exists()
+        assert serve_lock.is_held(state / "served" / lock.name) is True
+
+
+def test_a_state_folder_that_cannot_be_written_is_named(state: Path) -> None:
+    (state / "served").write_text("")
+    with pytest.raises(StartupError, match=r"state folder .*served cannot be written"):
+        served.lock()
 
 
 def test_records_of_a_deployment_on_a_joined_ray() -> None:
-    mine = record("127.0.0.1:9000", address="auto", pid=None, pid_started_s=None)
+    mine = record("127.0.0.1:9000", address="auto", pid=None, start_ticks=None)
     served.save(mine)
     served.save(record("127.0.0.1:9001", address="auto", name="other"))
     assert served.on_ray("auto", "ringpull") == [mine]

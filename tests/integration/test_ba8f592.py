@@ -102,8 +102,10 @@ def test_its_state_is_read_and_written_as_it_was(path: Path, tmp_path: Path) -> 
     store = StateStore(open_files(str(tmp_path)))
     reign = store.claim(Owner(then["deployment"]))
     assert reign.saved is not None
+    written = state_to_dict(reign.saved.state)
+    assert state_from_dict(written) == reign.saved.state
     # Formats after it have more to say of versions and tables, and nothing less.
-    assert without_identities({**state_to_dict(reign.saved.state), "format": 4}) == then["state"]
+    assert without_identities({**written, "format": 4}) == then["state"]
     assert reign.save(reign.saved.state)
     again = store.claim(Owner(then["deployment"]))
     assert again.saved is not None
