@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Superseded, Unavailable
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
@@ -470,37 +470,6 @@ def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, sa
     assert over(coordinator).error == ""
     deployment.kill()
     return died
-
-
-def test_a_coordinator_that_comes_back_changes_nothing_at_rest(deployment: Deployment) -> None:
-    coordinator = deployment.start()
-    coordinator.bring_up(spec(2))
-    over(coordinator)
-    epoch = coordinator.map().epoch
-    coordinator = deployment.start()
-    until(lambda: deployment.members.heads[0].fence.term == coordinator._leader.term)
-    until(lambda: deployment.members.said.count("assign shard 1") == 2)
-    until(lambda: deployment.serves(spec(2)))
-    until(lambda: coordinator.map() == deployment.members.heads[0].map)
-    assert coordinator.map().epoch > epoch, "the map is another one's, of a higher term"
-
-
-def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) -> None:
-    coordinator = deployment.start()
-    coordinator.bring_up(spec(2))
-    over(coordinator)
-    epoch = coordinator.map().epoch
-    deployment.kill()
-    with pytest.raises(Superseded, match="belongs to deployment this one"):
-        deployment.start(deployment="another")
-    deployment.reign().release()
-    StateStore(deployment.files).take_over(Owner("another"))
-    deployment.members = FakeMembers(deployment="another")
-    coordinator = deployment.start(deployment="another")
-    assert coordinator.call(GetChange()) == ChangeStatus()
-    coordinator.bring_up(spec(1))
-    over(coordinator)
-    assert coordinator.map().epoch > epoch
 
 
 @pytest.mark.medium

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ringpull.ps.errors import CorruptData, RingpullError, StartupError, Unavailable
+from ringpull.ps.errors import CorruptData, RingpullError, StartupError, Superseded, Unavailable
 from ringpull.router.control.events import Member
-from ringpull.router.control.operations import GetChange, GetStatus, Publish, Rebalance
+from ringpull.router.control.operations import ChangeStatus, GetChange, GetStatus, Publish, Rebalance
 from ringpull.router.control.process import CoordinatorProcess
 from ringpull.router.control.saved_files import LEGACY, generations, state_name
 from ringpull.router.control.state_store import Owner, StateStore
+from tests.router.members import FakeMembers
 from tests.router.test_process import FAST, Deployment, Disk, move, over, settings, spec, until
 
 
@@ -176,3 +177,34 @@ def test_a_damaged_state_of_an_earlier_build_is_named(deployment: Deployment, co
     (deployment.folder / LEGACY).write_text(content)
     with pytest.raises(CorruptData, match=LEGACY):
         deployment.start()
+
+
+def test_a_coordinator_that_comes_back_changes_nothing_at_rest(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    coordinator.bring_up(spec(2))
+    over(coordinator)
+    epoch = coordinator.map().epoch
+    coordinator = deployment.start()
+    until(lambda: deployment.members.heads[0].fence.term == coordinator._leader.term)
+    until(lambda: deployment.members.said.count("assign shard 1") == 2)
+    until(lambda: deployment.serves(spec(2)))
+    until(lambda: coordinator.map() == deployment.members.heads[0].map)
+    assert coordinator.map().epoch > epoch, "the map is another one's, of a higher term"
+
+
+def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) -> None:
+    coordinator = deployment.start()
+    coordinator.bring_up(spec(2))
+    over(coordinator)
+    epoch = coordinator.map().epoch
+    deployment.kill()
+    with pytest.raises(Superseded, match="belongs to deployment this one"):
+        deployment.start(deployment="another")
+    deployment.reign().release()
+    StateStore(deployment.files).take_over(Owner("another"))
+    deployment.members = FakeMembers(deployment="another")
+    coordinator = deployment.start(deployment="another")
+    assert coordinator.call(GetChange()) == ChangeStatus()
+    coordinator.bring_up(spec(1))
+    over(coordinator)
+    assert coordinator.map().epoch > epoch
