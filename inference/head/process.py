@@ -18,6 +18,7 @@ import uvloop
 from ringpull.inference.head.catalog import highest
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import Head, HeadAddress
+from ringpull.inference.head.leadership import LeaderView
 from ringpull.ps.garbage import forget_frames, freeze_loaded
 from ringpull.ps.memory import give_freed_memory_back, process_memory, reuse_freed_memory
 from ringpull.ps.switch_interval import frequent_switches
@@ -81,6 +82,14 @@ class HeadProcess:
             return self._head.heartbeat(lease_s)
 
         return self._call(heartbeat())
+
+    def leader(self) -> LeaderView | None:
+        """See `Head.leader`."""
+
+        async def leader() -> LeaderView | None:
+            return self._head.leader()
+
+        return self._call(leader())
 
     def start(self, shard_map: ShardMap, version_dirs: Sequence[str | Path]) -> HeadAddress:
         """Load the versions in these folders and serve them by this map, the highest of each model live.

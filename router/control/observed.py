@@ -31,6 +31,8 @@ class ObservedShard:
     """Specs whose ranges it has stored."""
     served: SpecIds = frozenset()
     """Specs whose slots it serves."""
+    damaged: bool = False
+    """Whether it asked to be prepared again, because copies of its own are damaged."""
     versions: frozenset[tuple[str, int]] | None = None
     """Versions that it was assigned last, as (model, version); None: not known."""
     lacks: frozenset[tuple[str, int]] = frozenset()

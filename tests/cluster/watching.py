@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
@@ -50,16 +49,6 @@ def gcs_of(processes: Iterable[psutil.Process]) -> psutil.Process:
     """Ray's control store among these."""
     [found] = [process for process in processes if process.name().startswith("gcs_server")]
     return found
-
-
-def newest_state(folder: Path) -> bytes:
-    """What a coordinator that starts now would go on from: the state of the highest term and generation in a folder."""
-    while True:
-        names = [path.name for path in folder.iterdir() if path.name.startswith("state-")]
-        try:
-            return (folder / max(names, default="coordinator.json")).read_bytes()
-        except FileNotFoundError:
-            continue  # There is a newer one by now.
 
 
 class Watch:
