@@ -6,17 +6,24 @@ folder without a manifest is not complete, and is ignored. URLs are those that f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from ringpull.inference.model.manifest import FILE_NAME, Manifest, versions
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, identity_of, versions
 from ringpull.inference.model.mirror import local_files
-from ringpull.inference.model.model_dir import complete_versions, numbered, parent_of
-from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.inference.model.model_dir import complete_versions, numbered, parent_of, version_at
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.identity import UNKNOWN, differ, number_of, text_of
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
+from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES, Header
+from ringpull.ps.store.links import check_links
 from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
 from ringpull.router.control.moves import evenly
@@ -61,17 +68,17 @@ def newest_version(model_dir: str | Path) -> PlacedVersion:
         raise InvalidInput(f"{folder} is one version of a model; give the model's folder, {folder.parent}")
     complete = versions(folder)
     if not complete:
-        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
-        raise InvalidInput(_none_complete(str(folder), found))
-    version_dir = folder / str(complete[-1])
-    manifest = Manifest.load(version_dir)
-    return place(manifest, version_dir)
+        raise InvalidInput(_none_complete(where, numbered(RemoteFolder(where))))
+    return _place_at(version_at(where, complete[-1]))
 
 
 def absolute(folder: str | Path) -> str:
-    """Return a folder in a form that other processes understand: a URL as it is, a path made absolute."""
+    """Return a folder in a form that other processes understand: a URL as it is, a path made absolute.
+
+    Links in it stay what they are: where they lead to is asked anew each time, as they may be flipped to a new release.
+    """
     where = as_path(str(folder))
-    return where if is_url(where) else str(Path(where).resolve())
+    return where if is_url(where) else str(Path(where).absolute())
 
 
 def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
@@ -88,59 +95,117 @@ def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
     live = spec.version(model, spec.live[model])
     assert live is not None
     where = as_path(request.folder) if request.folder else parent_of(live.folder)
-    folder = Path(where)
     if not request.version:
         found = newest_version(where)
-    elif is_url(where):
-        found = _place_at(f"{where}/{request.version}")
     else:
-        version_dir = folder / str(request.version)
-        if request.version not in (versions(folder) if folder.is_dir() else ()):
-            raise InvalidInput(f"{version_dir} is no complete version: there is no {FILE_NAME} in it")
-        found = place(Manifest.load(version_dir), version_dir)
+        try:
+            found = _place_at(version_at(where, request.version))
+        except NotFound as exc:
+            raise InvalidInput(str(exc)) from exc
     if found.model != model:
         raise InvalidInput(f"{found.folder} holds a version of model {found.model}, not of {model}")
     return found
 
 
+def loss_of(version: PlacedVersion) -> str:
+    """Return why a version cannot be opened again, however often that is tried; empty where it can be.
+
+    It cannot when its folder, or one of its tables', has been removed from the model's folder, or has other content.
+
+    Raises:
+        Unavailable: It cannot be told now: the model's folder itself is not there, or cannot be read.
+    """
+    where = version.folder
+    try:
+        manifest = RemoteFolder(where).read(FILE_NAME, max_bytes=MAX_BYTES)
+        found = identity_of(manifest)
+        if differ(number_of(version.identity), number_of(found)):
+            return str(OtherContent.found(f"{version.name} in {where}", found, version.identity))
+        for name, table in version.tables.items():
+            there = UNKNOWN if is_url(where) else _table_identity(table.folder)
+            if differ(there, table.identity):
+                what = f"table {name} of {version.name} in {table.folder}"
+                return str(OtherContent.found(what, text_of(there), text_of(table.identity)))
+    except NotFound as exc:
+        if not RemoteFolder(parent_of(where)).names():
+            raise Unavailable(f"{parent_of(where)}: it is not there now, or empty") from exc
+        return f"its files have been removed: {exc}"
+    except InvalidInput as exc:
+        raise Unavailable(str(exc)) from exc
+    except CorruptData as exc:
+        return str(exc)
+    return ""
+
+
+def _table_identity(folder: str | Path) -> int:
+    """Return the identity of a table by its header; 0 where that is damaged or cannot be read.
+
+    Raises:
+        NotFound: It has none.
+    """
+    try:
+        files = RemoteFolder(str(folder))
+        return Header.from_bytes(files.read(HEADER, max_bytes=MAX_HEADER_BYTES), files.where(HEADER)).identity
+    except (CorruptData, Unavailable):
+        return UNKNOWN
+
+
 def rows_in(table: PlacedTable, slots: SlotRange) -> int:
-    """Return the number of a table's rows in a range: by its files, or, if they cannot be read, assuming an even
-    spread."""
-    if (positions := _positions(table.folder)) is None:
+    """Return the number of a table's rows in a range: by its files, or, if they cannot be read or are other ones,
+    assuming an even spread."""
+    if (below := _rows_below(table.folder, table.identity)) is None:
         return evenly(table, slots)
-    first, last = positions(slots.begin, slots.end)
-    return last - first
+    return int(below[slots.end]) - int(below[slots.begin])
 
 
 @lru_cache(maxsize=64)
-def _positions(folder: str) -> Callable[[int, int], tuple[int, int]] | None:
+def _rows_below(folder: str, identity: int) -> NDArray[np.int64] | None:
+    """Return how many rows a table has below each slot, int64 (65,537,): numbers, so that no file stays mapped."""
     # Imported here, because it loads numba and only plans need it.
     from ringpull.ps.store.base import Base
 
     try:
-        return Base.open(Path(folder)).row_range
+        base = Base.open(Path(folder))
     except (CorruptData, OSError):
         return None
+    if differ(base.identity, identity):
+        return None
+    firsts = np.arange(SLOTS, dtype=np.uint64) << np.uint64(SLOT_SHIFT)
+    return np.append(np.searchsorted(base.positions_slice(0, base.rows), firsts), base.rows).astype(np.int64)
 
 
 def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVersion:
-    """Return a version with the folders of its tables and the numbers of copies it was exported with.
+    """Return a version with its identities, the folders of its tables, and the copies it was exported with.
 
     Args:
         version_dir: The version's folder, or the local copy of its URL made by `local_files`.
         url: That URL, if there is one.
+
+    Raises:
+        CorruptData: A file of a table is a link that leads out of the version.
     """
+    for entry in manifest.tables:
+        check_links(manifest.table_folder(version_dir, entry.spec.name), version_dir)
     tables = {
         entry.spec.name: PlacedTable(
-            folder=f"{url}/{entry.path}" if url else str(manifest.table_folder(version_dir, entry.spec.name)),
+            folder=f"{url or version_dir}/{entry.path}",
             replicas=entry.spec.replicas,
             rows=entry.rows,
             row_bytes=entry.spec.row_bytes,
             on_unavailable=entry.spec.on_unavailable,
+            identity=_identity_of(manifest.table_folder(version_dir, entry.spec.name)),
         )
         for entry in manifest.tables
     }
-    return PlacedVersion(manifest.model, manifest.version, url or str(version_dir), tables)
+    return PlacedVersion(manifest.model, manifest.version, url or str(version_dir), tables, manifest.identity)
+
+
+def _identity_of(folder: Path) -> int:
+    """Return the identity of a table; 0 where its header cannot be read here: whoever opens it says what is wrong."""
+    try:
+        return _table_identity(folder)
+    except NotFound:
+        return UNKNOWN
 
 
 def _newest_at(url: str) -> PlacedVersion:
@@ -149,13 +214,15 @@ def _newest_at(url: str) -> PlacedVersion:
         raise InvalidInput(f"{url} is one version of a model; give the model's folder, {parent_of(url)}")
     newest = next(complete_versions(url), None)
     if newest is None:
-        raise InvalidInput(_none_complete(url, [str(number) for number in sorted(numbered(files))]))
-    return _place_at(f"{url}/{newest}")
+        raise InvalidInput(_none_complete(url, numbered(files)))
+    return _place_at(version_at(url, newest))
 
 
-def _place_at(url: str) -> PlacedVersion:
-    with local_files(url) as files:
-        return place(Manifest.load(files), files, url=url)
+def _place_at(version: str) -> PlacedVersion:
+    if not is_url(version):
+        return place(Manifest.load(Path(version)), Path(version))
+    with local_files(version) as files:
+        return place(Manifest.load(files), files, url=version)
 
 
 def _none_complete(where: str, found: Sequence[str]) -> str:

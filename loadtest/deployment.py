@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,14 @@ import psutil
 
 from ringpull.loadtest.process import below, server
 
-TITLES: Final = {"shard": "ray::Shard", "head": "ray::Head", "coordinator": "ray::Coordinator", "gcs": "gcs_server"}
-"""Beginning of a program's name by the role of its process; `gcs` is Ray's own."""
+TITLES: Final = {
+    "shard": "ray::Shard",
+    "head": "ray::Head",
+    "coordinator": "ray::Coordinator",
+    "gcs": "gcs_server",
+    "raylet": "raylet",
+}
+"""Beginning of a program's name by the role of its process; `gcs` and `raylet` are Ray's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,8 @@ class Deployment:
     http: str
     """HOST:PORT of its HTTP."""
     process: psutil.Process
+    records: Path = Path()
+    """Its `RINGPULL_STATE_DIR`."""
 
     def running(self, *roles: str) -> list[psutil.Process]:
         """Return the processes of some roles; by default those that answer requests, heads and shards."""
@@ -33,18 +41,24 @@ class Deployment:
 
 
 @contextmanager
-def deployed(folder: Path, shards: int, *options: str) -> Iterator[Deployment]:
+def deployed(folder: Path, shards: int, *options: str, prefix: Sequence[str] = ()) -> Iterator[Deployment]:
     """Serve a model folder on free ports, wait until predictions work, and take it down at the end.
 
     Its record is kept out of the user's own: `ringpull status` and `stop` would otherwise find it.
+
+    Args:
+        prefix: Words before its command line: a program that runs another one in its own place.
     """
     arguments = ("serve", str(folder), "--shards", str(shards), "--grpc-port", "0", "--http-port", "0", *options)
     with (
         tempfile.TemporaryDirectory(prefix="ringpull-bench-") as state,
-        server("ringpull", *arguments, ready="ringpull ready ", environment={"RINGPULL_STATE_DIR": state}) as (
-            said,
-            process,
-        ),
+        server(
+            "ringpull",
+            *arguments,
+            ready="ringpull ready ",
+            environment={"RINGPULL_STATE_DIR": state},
+            prefix=prefix,
+        ) as (said, process),
     ):
         addresses = dict(word.split("=", 1) for word in said.split())
-        yield Deployment(addresses["grpc"], addresses["http"], process)
+        yield Deployment(addresses["grpc"], addresses["http"], process, Path(state))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
@@ -24,17 +24,22 @@ LEFT_TIMEOUT_S: Final = 2.0
 
 @contextmanager
 def server(
-    module: str, *arguments: str, ready: str = "ready ", environment: Mapping[str, str] | None = None
+    module: str,
+    *arguments: str,
+    ready: str = "ready ",
+    environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[tuple[str, psutil.Process]]:
     """Run `python -m module arguments`, wait for its line that starts with `ready`, and yield the rest of that line.
 
     Args:
         environment: Variables that it gets besides ours.
+        prefix: Words before the command line: a program that runs another one in its own place.
 
     Raises:
         RuntimeError: It ended before it was ready.
     """
-    command = [sys.executable, "-m", module, *arguments]
+    command = [*prefix, sys.executable, "-m", module, *arguments]
     with unwound_by_sigterm():
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
         process = psutil.Process(child.pid)

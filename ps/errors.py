@@ -78,6 +78,10 @@ class StartupError(RingpullError):
     """Raised when a cluster cannot come up: a port in use, a resource Ray does not have, a process that died."""
 
 
+class Superseded(RingpullError):
+    """Raised for whoever leads no longer: a higher term leads, or another deployment has what this one had."""
+
+
 # -- no one did wrong; a retry may succeed -----------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ released while serving may be part of a cycle; a version is not.
 from __future__ import annotations
 
 import gc
+import traceback
 from typing import Final
 
 YOUNG_OBJECTS: Final = 50_000
@@ -23,3 +24,19 @@ def freeze_loaded() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+
+
+def forget_frames(error: BaseException) -> None:
+    """Clear the variables of calls that an error, and the errors that it came of, came through and ended.
+
+    Whoever is told of the error keeps it for a while. What was half loaded when it was raised must not live as long, or
+    `freeze_loaded` freezes it.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            waiting += [each.__cause__, each.__context__]

@@ -17,6 +17,7 @@ from copy import copy
 import numpy as np
 
 from ringpull.ps.errors import DeadlineExceeded, NotFound, ProtocolError, RingpullError
+from ringpull.ps.identity import number_of
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
@@ -28,7 +29,7 @@ from ringpull.router.in_flight import InFlightByEpoch
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import Merge
 from ringpull.router.partition import Part
-from ringpull.router.pull import Pull, ServedTable
+from ringpull.router.pull import Pull, ServedTable, ServedVersion
 from ringpull.router.route_planning import RoutePlanner
 from ringpull.router.routes import Refresh, Routes
 from ringpull.router.scatter_gather import Answer, ScatterGather
@@ -45,6 +46,7 @@ class Router:
         refresh: Fetches the newest map; called when a shard says that ours is out of date, or is not where it should
             be. None: maps come by `update` only.
         settings: How patient it is.
+        deployment: Id of the deployment whose maps it takes; empty: any.
         clock: Seconds; deadlines are on this clock. Waits are the event loop's.
         rng: Where the jitter of waits comes from.
     """
@@ -55,6 +57,7 @@ class Router:
         *,
         refresh: Refresh | None = None,
         settings: RouterSettings | None = None,
+        deployment: str = "",
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -65,10 +68,10 @@ class Router:
         self._connections = Connections(connect, backoff, clock=clock)
         self._health = Health(chosen, self._connections, backoff, self._tally, clock=clock)
         self._calls = ShardCalls(self._connections, self._health, self._tally, chosen, clock=clock)
-        self._routes = Routes(refresh, self._want, clock=clock)
+        self._routes = Routes(refresh, self._want, deployment=deployment, clock=clock)
         self._planner = RoutePlanner(self._routes, self._health, self._calls.loads)
         self._in_flight = InFlightByEpoch()
-        self._served: dict[tuple[str, int], Mapping[str, ServedTable]] = {}
+        self._served: dict[tuple[str, int], ServedVersion] = {}
 
     def __repr__(self) -> str:
         return (
@@ -105,6 +108,11 @@ class Router:
         return self._routes.current().shard_map
 
     @property
+    def deployment(self) -> str:
+        """Id of the deployment whose shards are meant: its own, or else that of the map; empty: any."""
+        return self._routes.deployment
+
+    @property
     def stamp(self) -> Stamp:
         """The stamp of the map; `NO_MAP` before there is one."""
         return self._routes.stamp
@@ -118,9 +126,14 @@ class Router:
         """Wait until no shard is asked by a map older than `epoch` any more."""
         await self._in_flight.drained(epoch)
 
-    def register(self, model: str, version: int, specs: Mapping[str, TableSpec]) -> None:
-        """Make the tables of a version known, by name."""
-        self._served[model, version] = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
+    def register(self, model: str, version: int, specs: Mapping[str, TableSpec], *, identity: str = "") -> None:
+        """Make the tables of a version known, by name.
+
+        Args:
+            identity: Identity of the version, which every pull names; empty: not known.
+        """
+        tables = {name: ServedTable(spec, spec.default_vector()) for name, spec in specs.items()}
+        self._served[model, version] = ServedVersion(number_of(identity), tables)
 
     def retire(self, model: str, version: int) -> None:
         """Forget a version; pulls in flight finish.
@@ -165,7 +178,8 @@ class Router:
         now_s = self._clock()
         if deadline_s <= now_s:
             raise DeadlineExceeded("no time was left to ask the shards")
-        tables = self._tables(model, version, lookups)
+        served = self._version(model, version)
+        tables = _tables(model, version, served.tables, lookups)
         pull = Pull(
             model,
             version,
@@ -173,18 +187,16 @@ class Router:
             tables,
             np.array([table.spec.dim for table in tables], np.int64),
             self._settings.answer_by_s(now_s, deadline_s),
+            served.identity,
         )
         answers = await ScatterGather(pull, self._planner, self._calls, self._in_flight).answers()
         return _merged(pull, answers)
 
-    def _tables(self, model: str, version: int, lookups: Sequence[Lookup]) -> list[ServedTable]:
+    def _version(self, model: str, version: int) -> ServedVersion:
         served = self._served.get((model, version))
         if served is None:
             raise NotFound(f"{model}/{version} is not registered with this router")
-        try:
-            return [served[lookup.table] for lookup in lookups]
-        except KeyError as exc:
-            raise NotFound(f"{model}/{version} has no table {exc}; it has {sorted(served)}") from None
+        return served
 
     async def statistics(self, *, deadline_s: float) -> dict[int, ShardStatistics | RingpullError]:
         """Ask every shard of the map for its numbers; an error stands for a shard that did not answer."""
@@ -215,6 +227,15 @@ class Router:
     def _want(self, addresses: frozenset[ShardAddress]) -> None:
         self._connections.want(addresses)
         self._health.want(addresses)
+
+
+def _tables(
+    model: str, version: int, served: Mapping[str, ServedTable], lookups: Sequence[Lookup]
+) -> list[ServedTable]:
+    try:
+        return [served[lookup.table] for lookup in lookups]
+    except KeyError as exc:
+        raise NotFound(f"{model}/{version} has no table {exc}; it has {sorted(served)}") from None
 
 
 def _merged(pull: Pull, answers: Sequence[Answer]) -> list[LookupResult]:

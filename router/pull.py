@@ -28,6 +28,15 @@ class ServedTable:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """A registered version."""
+
+    identity: int
+    """Its identity, which shards compare with theirs; 0: not known."""
+    tables: Mapping[str, ServedTable]
+
+
+@dataclass(frozen=True, slots=True)
 class Pull:
     """Pull of one micro-batch."""
 
@@ -40,6 +49,8 @@ class Pull:
     """(L,): numbers per row of each look-up's table."""
     answer_by_s: float
     """Deadline of shards, on the router's clock. What is not answered by then is lost, or an error."""
+    identity: int = 0
+    """Identity of the version; 0: not known."""
 
     def strict_tables(self, parts: Sequence[Part]) -> list[str]:
         """Return the tables that have keys in these parts and do not allow them to be lost, sorted by name."""

@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
-from ringpull.ps.errors import DeadlineExceeded, NotFound, NotOwner, RingpullError, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
 from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import Batch
 from ringpull.router.event_loop import let_answers_in, wake
@@ -158,7 +158,8 @@ class ScatterGather:
             # A version that is registered here and not open there was retired: the shard is ahead of us.
             if isinstance(error, NotOwner | NotFound):
                 refused[call.address] = error
-            elif isinstance(error, Unavailable):
+            elif isinstance(error, Unavailable | OtherContent):
+                # A shard with another content under this number is as good as down: its rows belong to other answers.
                 self._down[call.address] = error
             elif isinstance(error, DeadlineExceeded):
                 self._check_time_may_be_up(call, error)

@@ -19,22 +19,31 @@ import ray
 from ringpull.deploy.cluster.actor_spec import ActorSpec, coordinator_name
 from ringpull.deploy.cluster.calls import RemoteProcess
 from ringpull.deploy.cluster.exits import Exit
+from ringpull.deploy.cluster.in_time import Clock, Ticket
 from ringpull.deploy.cluster.late_process import LateProcess
 from ringpull.deploy.cluster.logs import configure, silence
+from ringpull.deploy.state import state_folder
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import RingpullError
+from ringpull.ps.fence import Order
 
 if TYPE_CHECKING:
-    from ringpull.inference.head.process import HeadProcess
-    from ringpull.ps.process import ShardProcess
+    from ringpull.inference.head.fenced import FencedHead
+    from ringpull.ps.fenced import FencedShard
     from ringpull.router.control.operations import Operations
 
 logger: Final = logging.getLogger(__name__)
+
+CHECKED_ROWS: Final = "checked-rows"
+"""File in which the shards of a node remember which rows were checked."""
 
 PORTS_TIMEOUT_S: Final = 2.0
 
 OPERATIONS_TIMEOUT_S: Final = 30.0
 """Longest wait of a head for the coordinator: every verb is short, but for the disk or bucket the state is saved to."""
+
+VERBS_IN_TIME: Final = {"call": OPERATIONS_TIMEOUT_S}
+"""Calls of the coordinator that are begun in time or not at all: the operator was told that they failed."""
 
 
 class ProcessActor:
@@ -50,6 +59,7 @@ class ProcessActor:
     """
 
     def __init__(self, called: str, make: Callable[[], Any], *, restarted: bool) -> None:
+        self._clock = Clock()
         self._late = LateProcess(called, make, restarted=restarted)
 
     @property
@@ -59,6 +69,19 @@ class ProcessActor:
     def invoke(self, method: str, *args: Any) -> Any:
         """Call a method: one of this actor, or else one of the object."""
         return getattr(self if hasattr(self, method) else self._process, method)(*args)
+
+    def ticket(self) -> Ticket:
+        """Return a ticket for `invoke_in_time`."""
+        return self._clock.ticket()
+
+    def invoke_in_time(self, ticket: Ticket, within_s: float, method: str, *args: Any) -> Any:
+        """Call a method as `invoke` does, with `within_s`: what is left of its time.
+
+        Raises:
+            Unavailable: Nothing is left of it; see `ringpull.deploy.cluster.in_time`.
+        """
+        left_s = self._clock.left_s(ticket, within_s)
+        return getattr(self if hasattr(self, method) else self._process, method)(*args, within_s=left_s)
 
     def pid(self) -> int:
         """Return the process's id; a call that only asks whether it is up."""
@@ -83,8 +106,9 @@ class ShardActor(ProcessActor):
         configure(actor_spec.log, actor_spec.name, f"shard-{shard}", restarted=restarted)
         super().__init__(f"shard {shard}", partial(_shard_process, shard, actor_spec), restarted=restarted)
 
-    def restart(self, drain_s: float) -> None:
+    def restart(self, order: Order, drain_s: float, *, within_s: float | None = None) -> None:
         """End this process once what is in flight is answered; Ray starts it anew."""
+        self._process.check(order)
         self._exit.after(lambda: self._process.stop(grace_s=drain_s), within_s=drain_s)
 
 
@@ -102,20 +126,22 @@ class HeadActor(ProcessActor):
         configure(actor_spec.log, actor_spec.name, f"head-{head}", restarted=restarted)
         super().__init__(f"head {head}", partial(_head_process, head, actor_spec), restarted=restarted)
 
-    def restart(self, drain_s: float) -> None:
+    def restart(self, order: Order, drain_s: float, *, within_s: float | None = None) -> None:
         """End this process once what is in flight is answered; Ray starts it anew."""
+        self._process.check(order)
         self._exit.after(lambda: self._process.drain(drain_s), within_s=drain_s)
 
 
-def _shard_process(shard: int, actor_spec: ActorSpec) -> ShardProcess:
+def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
     from ringpull.deploy.cluster.kernels import warm_up
+    from ringpull.ps.fenced import FencedShard
     from ringpull.ps.process import ShardProcess
 
     settings = actor_spec.shard
     # The cache on disk is filled; loading from it takes a moment, which the first request should not wait for.
     with silence():
         warm_up()
-    return ShardProcess(
+    process = ShardProcess(
         shard,
         actor_spec.shard_host or node_address(),
         settings.threads,
@@ -124,30 +150,40 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> ShardProcess:
         data_limit_bytes=settings.data_limit_bytes,
         prefault=settings.prefault,
         verify=settings.verify,
+        checked=(state_folder() if settings.data_dir is None else Path(settings.data_dir)) / CHECKED_ROWS,
+        scrub_bytes_per_s=settings.scrub_bytes_per_s,
         metrics=settings.metrics,
         admission=settings.admission,
+        deployment=actor_spec.deployment,
     )
+    return FencedShard(process, actor_spec.deployment)
 
 
-def _head_process(head: int, actor_spec: ActorSpec) -> HeadProcess:
+def _head_process(head: int, actor_spec: ActorSpec) -> FencedHead:
     from ringpull.deploy.cluster.kernels import warm_up
+    from ringpull.inference.head.fenced import FencedHead
     from ringpull.inference.head.process import HeadProcess
 
     with silence():
         warm_up()
     config = replace(actor_spec.head, host=actor_spec.head_host or node_address())
     data_dir = actor_spec.shard.data_dir
-    return HeadProcess(
+    process = HeadProcess(
         with_ports_before(config, head, actor_spec),
         operations_of(actor_spec.name),
         cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",
+        deployment=actor_spec.deployment,
     )
+    return FencedHead(process, actor_spec.deployment)
 
 
 def operations_of(deployment: str) -> Operations:
     """Return the way to the coordinator of a deployment, given its name."""
     name = coordinator_name(deployment)
-    return cast("Operations", RemoteProcess(name, timeout_s=OPERATIONS_TIMEOUT_S, called="the coordinator"))
+    return cast(
+        "Operations",
+        RemoteProcess(name, timeout_s=OPERATIONS_TIMEOUT_S, called="the coordinator", in_time=VERBS_IN_TIME),
+    )
 
 
 def with_ports_before(config: HeadConfig, head: int, actor_spec: ActorSpec) -> HeadConfig:

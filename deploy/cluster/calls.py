@@ -8,15 +8,19 @@ a `StartupError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import ray
 
 from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import NAMESPACE
 from ringpull.ps.errors import RingpullError, StartupError, Unavailable
+
+BEGUN_SHARE: Final = 0.5
+"""Part of a call's time in which it has to be begun, where that is asked for; the rest is for its answer."""
 
 
 class ActorGone(Unavailable):
@@ -73,12 +77,21 @@ class RemoteProcess:
         name: The actor's full name.
         timeout_s: Longest wait for an answer; None: as long as the actor lives.
         called: Name of the process in messages; default: the actor's.
+        in_time: Methods that are begun in time or not at all, with their longest wait: they take `within_s`, too.
     """
 
-    def __init__(self, name: str, *, timeout_s: float | None = None, called: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        called: str = "",
+        in_time: Mapping[str, float] | None = None,
+    ) -> None:
         self._name = name
         self._called = called or name
         self._timeout_s = timeout_s
+        self._in_time = in_time or {}
         self._handle: Any = None
 
     def __repr__(self) -> str:
@@ -89,15 +102,23 @@ class RemoteProcess:
             raise AttributeError(method)
         return partial(self._invoke, method)
 
-    def _invoke(self, method: str, *args: Any) -> Any:
+    def _invoke(self, method: str, *args: Any, within_s: float | None = None) -> Any:
         handle = self._handle
         if handle is None:
             control_store.check()
             handle = self._handle = find(self._name)
+        timeout_s = self._timeout_s
         try:
-            return result(handle.invoke.remote(method, *args), timeout_s=self._timeout_s)
+            if method not in self._in_time:
+                return result(handle.invoke.remote(method, *args), timeout_s=timeout_s)
+            timeout_s = min(self._in_time[method], *([] if within_s is None else [within_s]))
+            until_s = time.monotonic() + timeout_s
+            ticket = result(handle.ticket.remote(), timeout_s=timeout_s)
+            left_s = until_s - time.monotonic()
+            call = handle.invoke_in_time.remote(ticket, BEGUN_SHARE * left_s, method, *args)
+            return result(call, timeout_s=max(0.0, left_s))
         except TimeoutError as exc:
-            raise Unavailable(f"{self._called} has not answered for {self._timeout_s:g} s") from exc
+            raise Unavailable(f"{self._called} has not answered for {timeout_s:g} s") from exc
         except ActorGone:
             self._handle = None
             raise

@@ -1,6 +1,6 @@
 """Cluster: a deployment from bring-up, through health checks and draining, to tear-down.
 
-    ports claimed -> Ray -> kernels compiled -> actors started in parallel -> coordinator makes the versions live
+    ports claimed -> state folder taken over -> Ray -> kernels compiled -> actors started in parallel -> versions live
 
 If a step fails or is interrupted, everything before it is taken down: a private Ray itself, on a joined Ray our actors
 (`ringpull.deploy.cluster.members`).
@@ -18,9 +18,10 @@ from socket import socket
 from typing import Any, Final, Self
 
 from ringpull.deploy.cluster import control_store
-from ringpull.deploy.cluster.actor_spec import ActorSpec, ShardSettings, gpus_wanted
+from ringpull.deploy.cluster.actor_spec import ActorSpec, ShardSettings, coordinator_name, gpus_wanted
 from ringpull.deploy.cluster.kernel_compilation import KernelCompilation
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
+from ringpull.deploy.cluster.state_folder import OwnedStateFolder, owner_of
 from ringpull.deploy.config import LOCALHOST, ServeConfig
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
@@ -28,14 +29,17 @@ from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.leadership import CONSEQUENCE, LeaderView
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import StartupError, Unavailable
-from ringpull.router.control.controls import LEASE_S
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import ChangeStatus, GetChange
+from ringpull.router.control.state_store import Owner
 
 POLL_S: Final = 0.02
 
 PING_TIMEOUT_S: Final = 10.0
+
+RELEASE_TIMEOUT_S: Final = 20.0
+"""Longest wait for a coordinator that is to release the folder of its state."""
 
 HEAD_GONE_S: Final = 60.0
 """Time without an answer after which heads count as gone. Ray restarts a dead one within seconds, though it then has to
@@ -70,6 +74,7 @@ class Cluster:
         target: str,
         http: str,
         *,
+        owned: OwnedStateFolder,
         ray_folder: Path | None,
         kills: ExitStack,
         cleanup: ExitStack,
@@ -79,6 +84,7 @@ class Cluster:
         self.joined = None if config.private else control_store.address()
         """Address (HOST:PORT) of the joined Ray, whatever `--address` called it; None with a private one."""
         self._actors = actors
+        self._owned = owned
         self._kills = kills
         self._cleanup = cleanup
         self._answered_s = time.monotonic()
@@ -110,6 +116,10 @@ class Cluster:
         with ExitStack() as cleanup:
             if config.private:
                 config = replace(config, head=_choose_ports(config))
+            owner = owner_of(secrets.token_hex(8), config.name, private=config.private)
+            with progress.step("took the state folder over") as say:
+                owned = OwnedStateFolder.take(config.state_dir, owner, heads=config.heads, say=say)
+            cleanup.enter_context(owned)
             session = RaySession(config.address, workers=config.shards + config.heads + 1, ship_code=config.ship_code)
             with KernelCompilation() as kernels:
                 with progress.step("started a private Ray" if config.private else f"joined Ray at {config.address}"):
@@ -120,10 +130,19 @@ class Cluster:
             kills = cleanup.enter_context(ExitStack())
             who = f"{_counted(config.shards, 'shard')}, {_counted(config.heads, 'head')} and coordinator"
             with progress.step(f"started {who}"):
-                actors = _make_actors(config, kills)
+                actors = _make_actors(config, owner, kills)
             with progress.step(f"opened {', '.join(config.model_names)}") as say:
                 target, http = _go_live(config, actors, say)
-            return cls(config, actors, target, http, ray_folder=session.folder, kills=kills, cleanup=cleanup.pop_all())
+            return cls(
+                config,
+                actors,
+                target,
+                http,
+                owned=owned,
+                ray_folder=session.folder,
+                kills=kills,
+                cleanup=cleanup.pop_all(),
+            )
 
     def check(self) -> str:
         """Check that a head answers. Dead heads, shards and coordinators are restarted by Ray.
@@ -178,8 +197,9 @@ class Cluster:
         drain(self._actors.heads.values(), self._config.drain_timeout_s)
 
     def leave_up(self) -> None:
-        """Let the actors live on, on a joined Ray, after this context is left."""
+        """Let the actors live on, on a joined Ray, after this context is left. The state folder stays theirs."""
         self._kills.pop_all()
+        self._owned.leave_to_coordinator()
 
 
 def drain(heads: Iterable[Any], timeout_s: float) -> None:
@@ -205,9 +225,13 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
         StartupError: The cluster cannot be joined, or some of the actors live on.
     """
     with RaySession(address):
+        from ringpull.deploy.cluster.calls import RemoteProcess
         from ringpull.deploy.cluster.members import actors_of, end
 
         named = actors_of(name)
+        # While it lives: the folder may be one of its machine.
+        with suppress(Unavailable, StartupError):
+            RemoteProcess(coordinator_name(name), timeout_s=RELEASE_TIMEOUT_S).release()
         drain([handle for full_name, handle in named.items() if "/head-" in full_name], drain_timeout_s)
         # Listed once more, because the coordinator may have started a shard meanwhile.
         named |= actors_of(name)
@@ -237,10 +261,11 @@ def _claim(what: str, host: str, port: int) -> socket:
     return claim(what, host, secrets.choice(FREE_PORTS))
 
 
-def _actor_spec(config: ServeConfig) -> ActorSpec:
+def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
     host = LOCALHOST if config.private else None
     return ActorSpec(
         name=config.name,
+        deployment=deployment,
         shard_host=host,
         head_host=config.host or host,
         shard=ShardSettings(
@@ -251,6 +276,7 @@ def _actor_spec(config: ServeConfig) -> ActorSpec:
             data_limit_bytes=config.data_limit_bytes,
             metrics=config.head.metrics,
             admission=config.shard_admission,
+            scrub_bytes_per_s=config.scrub_bytes_per_s,
         ),
         head=config.head,
         heads=config.heads,
@@ -262,7 +288,7 @@ def _actor_spec(config: ServeConfig) -> ActorSpec:
     )
 
 
-def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
+def _make_actors(config: ServeConfig, owner: Owner, kills: ExitStack) -> _Actors:
     """Start all actors in parallel, and wait until they are up.
 
     Raises:
@@ -278,9 +304,9 @@ def _make_actors(config: ServeConfig, kills: ExitStack) -> _Actors:
             f"{len(taken)} actors of a deployment named {config.name} are on {config.address} already;"
             f" `ringpull stop --address {config.address} --name {config.name}` ends it, or choose another --name"
         )
-    actor_spec = _actor_spec(config)
+    actor_spec = _actor_spec(config, owner.deployment)
     # The coordinator comes first: its name is unique, so of two deployments with one name only one gets further.
-    coordinator = make_coordinator(actor_spec, config.state_dir, secrets.token_hex(8))
+    coordinator = make_coordinator(actor_spec, config.state_dir, owner)
     if not config.private:
         # Found by name, because the coordinator may have started more. A private Ray takes its actors with it.
         kills.callback(lambda: end(actors_of(config.name)))
@@ -324,7 +350,7 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
             raise StartupError(f"not up after {config.start_timeout_s:g} s of trying again: {status.trouble}")
     if status.error:
         raise StartupError(status.error)
-    bound: HeadHeartbeat = result(actors.heads[0].invoke.remote("heartbeat", LEASE_S))
+    bound: HeadHeartbeat = result(actors.heads[0].invoke.remote("heartbeat"))
     host = bound.host
     if host in EVERY_INTERFACE:  # It can be listened on, but not connected to.
         host = LOCALHOST if config.private else result(actors.heads[0].node_address.remote())

@@ -14,14 +14,19 @@ from ringpull.deploy.cluster.actors import ProcessActor, node_id, was_restarted
 from ringpull.deploy.cluster.calls import RemoteProcess, find
 from ringpull.deploy.cluster.logs import configure
 from ringpull.deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
-from ringpull.deploy.model_folders import find_version, rows_in
+from ringpull.deploy.model_folders import find_version, loss_of, rows_in
 from ringpull.ps.errors import Unavailable
 from ringpull.router.control.controls import HeadControl, ShardControl
 from ringpull.router.control.process import CoordinatorProcess, Settings
-from ringpull.router.control.state_file import StateFile
+from ringpull.router.control.state_files import open_files
+from ringpull.router.control.state_store import Owner, StateStore
 
 CALLS_AT_ONCE: Final = 64
 """Heads and operators ask side by side; each call is short, but for those that wait for a disk."""
+
+
+RESTART: Final = {"restart": 10.0}
+"""Calls of members that are begun within so many seconds or not at all: an operator was told that they failed."""
 
 
 class CoordinatorActor(ProcessActor):
@@ -29,28 +34,30 @@ class CoordinatorActor(ProcessActor):
 
     Args:
         actor_spec: What its members are made from.
-        state_dir: Folder or URL of its saved state.
-        deployment: Tells this deployment from others that saved their state there.
+        state_dir: Folder or URL of its saved state, where the deployment's first one is.
+        owner: The deployment, as the owner of that.
     """
 
-    def __init__(self, actor_spec: ActorSpec, state_dir: str, deployment: str) -> None:
+    def __init__(self, actor_spec: ActorSpec, state_dir: str, owner: Owner) -> None:
         restarted = was_restarted()
         configure(actor_spec.log, actor_spec.name, "coordinator", restarted=restarted)
-        make = partial(_coordinator_process, actor_spec, state_dir, deployment)
+        make = partial(_coordinator_process, actor_spec, state_dir, owner)
         super().__init__("the coordinator", make, restarted=restarted)
 
 
-def _coordinator_process(actor_spec: ActorSpec, state_dir: str, deployment: str) -> CoordinatorProcess:
+def _coordinator_process(actor_spec: ActorSpec, state_dir: str, owner: Owner) -> CoordinatorProcess:
     return CoordinatorProcess(
-        StateFile(state_dir),
+        StateStore(open_files(state_dir)),
         MembersOverRay(actor_spec),
-        deployment=deployment,
+        owner=owner,
+        must_exist=True,
         settings=Settings(
             place=find_version,
             heads=actor_spec.heads,
             keep=actor_spec.keep,
             streamed=actor_spec.shard.data_dir is not None,
             rows_in=rows_in,
+            loss_of=loss_of,
             check_startable=control_store.check,
         ),
         # Ray starts the process anew, which goes on from what is saved.
@@ -58,7 +65,7 @@ def _coordinator_process(actor_spec: ActorSpec, state_dir: str, deployment: str)
     )
 
 
-def make_coordinator(actor_spec: ActorSpec, state_dir: str, deployment: str) -> Any:
+def make_coordinator(actor_spec: ActorSpec, state_dir: str, owner: Owner) -> Any:
     """Start the coordinator's actor; return its handle.
 
     Raises:
@@ -69,7 +76,7 @@ def make_coordinator(actor_spec: ActorSpec, state_dir: str, deployment: str) -> 
         CoordinatorActor,
         actor_spec,
         state_dir,
-        deployment,
+        owner,
         max_concurrency=CALLS_AT_ONCE,
         # A folder is there only on this node, unless it is shared.
         **preferring(node_id()),
@@ -83,21 +90,25 @@ class MembersOverRay:
         self._actor_spec = actor_spec
         self._shards: dict[int, ShardControl] = {}
         self._heads: dict[int, HeadControl] = {}
-        self._starting: dict[str | None, threading.Lock] = {}
+        self._starting: dict[str, threading.Lock] = {}
 
     def shard(self, shard: int) -> ShardControl:
         name = self._actor_spec.shard_name(shard)
-        return self._shards.setdefault(shard, cast("ShardControl", RemoteProcess(name)))
+        return self._shards.setdefault(shard, cast("ShardControl", RemoteProcess(name, in_time=RESTART)))
 
     def head(self, head: int) -> HeadControl:
         name = self._actor_spec.head_name(head)
-        return self._heads.setdefault(head, cast("HeadControl", RemoteProcess(name)))
+        return self._heads.setdefault(head, cast("HeadControl", RemoteProcess(name, in_time=RESTART)))
 
     def nodes(self) -> dict[str, str]:
         return node_addresses()
 
     def start_shard(self, shard: int, node: str | None) -> None:
-        # One after the other on a node: a process that starts up takes a processor from those that answer.
+        if node is None:
+            # It is away, and so are perhaps all others of its node: side by side, since each is missed.
+            self._start_shard(shard, node)
+            return
+        # New ones one after the other on a node: a process that starts up takes a processor from those that answer.
         with self._starting.setdefault(node, threading.Lock()):
             self._start_shard(shard, node)
 

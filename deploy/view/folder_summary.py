@@ -78,10 +78,13 @@ class VersionSummary:
         }
 
 
-def read_table(folder: str, *, verify: bool) -> TableSummary:
+def read_table(folder: str, *, verify: bool, within: Path | None = None) -> TableSummary:
     """Read one table's folder, and with `verify` all of its rows.
 
     Without `verify`, only the header and the tables of blocks are read from a URL.
+
+    Args:
+        within: Folder that none of its files may lead out of through a link; None: its own.
 
     Raises:
         CorruptData: Anything but a row is damaged. Damaged rows are listed in `bad_blocks`.
@@ -89,7 +92,7 @@ def read_table(folder: str, *, verify: bool) -> TableSummary:
     """
     if is_url(folder):
         return _read_table_at(folder, verify=verify)
-    base = Base.open(Path(folder))
+    base = Base.open(Path(folder), within=within)
     try:
         return TableSummary(
             folder=folder,
@@ -131,7 +134,8 @@ def read_version(folder: str, *, verify: bool) -> VersionSummary:
         places = place(manifest, files, url=folder if is_url(folder) else "").tables
     tables = []
     for entry in manifest.tables:
-        table = read_table(places[entry.spec.name].folder, verify=verify)
+        within = None if is_url(folder) else Path(folder)
+        table = read_table(places[entry.spec.name].folder, verify=verify, within=within)
         if (table.spec, table.rows) != (entry.spec, entry.rows):
             raise CorruptData(
                 f"{table.folder}: it holds {table.rows} rows of {table.spec.name} with dim {table.spec.dim};"

@@ -67,8 +67,11 @@ class OperationsClient:
         self.timeout_s = timeout_s
         self._channel = grpc.insecure_channel(target, stubs.CHANNEL_OPTIONS)
 
-    def call(self, request: Request[R]) -> R:
+    def call(self, request: Request[R], *, within_s: float | None = None) -> R:
         """Have the coordinator carry out a request; return its reply.
+
+        Args:
+            within_s: Longest wait; None: what the connection was made with.
 
         Raises:
             RingpullError: What `OperatorVerbs.call` says.
@@ -77,7 +80,7 @@ class OperationsClient:
         verb = VERBS.of(request)
         message = pb.OperationRequest(build=__version__, verb=verb.name, request=VALUES.to_json(verb.request, request))
         try:
-            answer = _CALL.on(self._channel)(message, timeout=self.timeout_s)
+            answer = _CALL.on(self._channel)(message, timeout=self.timeout_s if within_s is None else within_s)
         except grpc.RpcError as exc:
             if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise InvalidInput(

@@ -27,13 +27,21 @@ from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.model.dense import DenseProgram, ProgramTensor
 from ringpull.inference.model.manifest import Manifest
-from ringpull.inference.model.samples import Samples
+from ringpull.inference.model.samples import (
+    RELATIVE_TOLERANCE,
+    Samples,
+    TableSamples,
+    agree,
+    differences,
+    vector_checksums,
+)
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError
-from ringpull.ps.hashing import positions_of
+from ringpull.ps.hashing import keys_of, positions_of
 from ringpull.ps.spec import Float32Array, Pooling
 from ringpull.ps.store.base import Base
+from ringpull.ps.store.row_codec import decode
 from ringpull.router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
@@ -41,8 +49,10 @@ TOLERANCE: Final = 1e-5
 
 SAMPLE_ROWS: Final = 16
 
-SAMPLE_TOLERANCE: Final = 1e-4
-"""Tolerance of a head on another machine or device, as `TOLERANCE`: wrong rows differ by far more."""
+KEYS: Final = 1024
+"""Largest number of a table's own keys among its samples; a smaller table is sampled whole."""
+LACKED_KEYS: Final = 64
+"""Number of keys among a table's samples that it lacks."""
 
 
 def pull(base: Base, lookup: Lookup) -> LookupResult:
@@ -63,6 +73,22 @@ def pull(base: Base, lookup: Lookup) -> LookupResult:
             pooled = members.max(axis=0) if lookup.pooling is Pooling.MAX else members.sum(axis=0)
             out[bag] = pooled / (end - begin) if lookup.pooling is Pooling.MEAN else pooled
     return LookupResult(out, missing)
+
+
+def sample_table(base: Base) -> TableSamples:
+    """Return samples of a table: keys spread over the ring, and keys beside them that it lacks.
+
+    The latter tell a table from one with more rows, as of another export.
+    """
+    numbers = np.unique(np.linspace(0, base.rows - 1, min(base.rows, KEYS)).astype(np.int64))
+    positions = base.sections.positions[numbers]
+    keys = keys_of(positions)
+    vectors = decode(base.sections.rows[numbers], base.spec)
+    beside = np.concatenate([keys + np.uint64(1), keys - np.uint64(1), np.arange(LACKED_KEYS, dtype=np.uint64)])
+    lacked = np.unique(beside[base.find(positions_of(beside)) < 0])
+    lacked = lacked[np.linspace(0, len(lacked) - 1, min(len(lacked), LACKED_KEYS)).astype(np.int64)]
+    defaults = np.tile(base.spec.default_vector(), (len(lacked), 1))
+    return TableSamples(np.concatenate([keys, lacked]), vector_checksums(np.concatenate([vectors, defaults])))
 
 
 class SelfCheck:
@@ -116,11 +142,12 @@ class SelfCheck:
         return CheckReport(rows=served.rows, largest_difference=worst, largest_output=largest)
 
     def samples(self, served: Prepared) -> Samples:
-        """Return the first few rows with the outputs that the written version gives."""
+        """Return the first few rows with the outputs that the written version gives, and samples of its tables."""
         rows = part_of(served, 0, min(SAMPLE_ROWS, served.rows))
         inputs = self._inputs(rows)
-        tolerance = SAMPLE_TOLERANCE * self._largest_intermediate(inputs)
-        return Samples(rows, self._program.run(inputs, rows.rows), tolerance)
+        tolerance = RELATIVE_TOLERANCE * self._largest_intermediate(inputs)
+        tables = {name: sample_table(base) for name, base in self._bases.items()}
+        return Samples(rows, self._program.run(inputs, rows.rows), tolerance, tables)
 
     def _inputs(self, served: Prepared) -> list[ProgramTensor]:
         """Do as the head does, with a slow pull."""
@@ -153,14 +180,12 @@ class SelfCheck:
                 raise ExportError(
                     f"self-check: output {name} has the shape {actual[name].shape}; the module's has {values.shape}"
                 )
-            both_nan = np.isnan(values) & np.isnan(actual[name])
-            difference = np.where(both_nan, 0.0, np.abs(actual[name].astype(np.float64) - values))
-            if not (difference <= np.maximum(tolerance, TOLERANCE * np.abs(values))).all():
+            difference = float(differences(actual[name], values).max(initial=0.0))
+            if not agree(actual[name], values, tolerance, TOLERANCE).all():
                 raise ExportError(
-                    f"self-check: output {name}: {problem}, by up to {np.nanmax(difference):.3g}"
-                    f" (tolerance {tolerance:.3g})"
+                    f"self-check: output {name}: {problem}, by up to {difference:.3g} (tolerance {tolerance:.3g})"
                 )
-            worst = max(worst, float(difference.max(initial=0.0)))
+            worst = max(worst, difference)
         return worst
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
+from typing import Final
 
 from ringpull.inference.degrade.control import Thresholds
 from ringpull.inference.degrade.degrader import Degrader
@@ -21,11 +22,13 @@ from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 from ringpull.ps.histogram import Histogram
 
 VersionName = tuple[str, int]
 """Model and version."""
+
+_NOTHING: Final[Mapping[VersionName, str]] = {}
 
 
 class ServedVersion:
@@ -104,6 +107,7 @@ class Catalog:
         self._loaded: dict[VersionName, ServedVersion] = {}
         self._shown: dict[str, dict[int, ServedVersion]] = {}
         self._live: dict[str, int] = {}
+        self._refused: dict[VersionName, str] = {}
         for each in served:
             self.add(each)
         self.show(highest(self._loaded), self._loaded)
@@ -121,18 +125,33 @@ class Catalog:
             raise InvalidInput(f"version {version.loaded.name} is given twice")
         self._loaded[version.key] = version
 
-    def has(self, key: VersionName) -> bool:
-        """Return whether a version is loaded, shown or not."""
-        return key in self._loaded
+    def find(self, key: VersionName) -> ServedVersion | None:
+        """Return a version that is loaded, shown or not; None: it is not."""
+        return self._loaded.get(key)
 
-    def show(self, live: Mapping[str, int], versions: Collection[VersionName]) -> list[ServedVersion]:
+    def remove(self, version: ServedVersion) -> None:
+        """Let go of a version, shown or not, because another content takes its number: requests see it no more."""
+        model, number = version.key
+        del self._loaded[version.key]
+        shown = self._shown.get(model, {})
+        if shown.pop(number, None) is not None:
+            self._refused[version.key] = "it is being exchanged for another content"
+        for each in shown.values():
+            each.stand_in = _stand_in(each, shown)
+
+    def show(
+        self, live: Mapping[str, int], versions: Collection[VersionName], refused: Mapping[VersionName, str] = _NOTHING
+    ) -> list[ServedVersion]:
         """Let requests see exactly these versions from now on; return those that are let go of.
+
+        Args:
+            refused: Versions that could not be loaded, with the reason: whoever asks for one of them is told.
 
         Raises:
             InvalidInput: One is not loaded, or a live one is not among them; nothing has changed.
         """
         for model, number in versions:
-            if (model, number) not in self._loaded:
+            if (model, number) not in self._loaded and (model, number) not in refused:
                 raise InvalidInput(f"{model}/{number} is to be served, but is not loaded")
         for model, number in live.items():
             if (model, number) not in versions:
@@ -143,6 +162,7 @@ class Catalog:
         for (model, number), each in self._loaded.items():
             shown.setdefault(model, {})[number] = each
         self._shown, self._live = shown, dict(live)
+        self._refused = {key: refused[key] for key in versions if key not in self._loaded}
         for each in self._loaded.values():
             each.stand_in = _stand_in(each, shown[each.key[0]])
         return leaving
@@ -152,20 +172,24 @@ class Catalog:
 
         Raises:
             NotFound: The model or version is not served here; the message says which are.
+            Unavailable: It should be, and could not be loaded.
         """
-        versions = self._shown.get(model)
+        versions, wanted = self._shown.get(model), version or self._live.get(model, 0)
+        if (reason := self._refused.get((model, wanted))) is not None:
+            raise Unavailable(f"{model}/{wanted} is not served by this head: {reason}")
         if versions is None:
             known = ", ".join(sorted(self._shown)) or "none"
             raise NotFound(f"model {model!r} is not served here; these are: {known}")
-        found = versions.get(version or self._live[model])
+        found = versions.get(wanted)
         if found is None:
             known = ", ".join(map(str, sorted(versions)))
             raise NotFound(f"model {model} has no version {version} here; it has: {known}")
         return found
 
     def live(self) -> list[ServedVersion]:
-        """Return the live version of every model, by model name."""
-        return [self.get(model) for model in sorted(self._live)]
+        """Return the live version of every model, by model name; those that could not be loaded are left out."""
+        live = [(model, self._shown.get(model, {}).get(number)) for model, number in sorted(self._live.items())]
+        return [each for _, each in live if each is not None]
 
     def served(self) -> list[ServedVersion]:
         """Return every version that requests see, by model name, then ascending."""

@@ -38,9 +38,12 @@ from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import Unavailable
+from ringpull.ps.identity import differ, number_of
+from ringpull.ps.refusals import Refusals
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Hello
 from ringpull.router.client import Router
+from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
 from ringpull.router.control.operations import Operations
 from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -48,7 +51,7 @@ from ringpull.router.shard_map import ShardAddress, ShardMap
 logger: Final = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 30.0
-"""Time for the self-check of a version, whose first pulls may wait for pages from disk."""
+"""Time for each pull of the self-check of a version, which may wait for pages from disk."""
 
 
 class HeadAddress(NamedTuple):
@@ -69,20 +72,29 @@ class Head:
     """One inference head, on the loop that made it."""
 
     def __init__(
-        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+        self,
+        config: HeadConfig,
+        operations: Operations | None = None,
+        *,
+        cache_dir: Path | None = None,
+        deployment: str = "",
     ) -> None:
         """Prepare a head that serves nothing yet.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+            deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
         """
         self.config = config
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
         self._router = Router(
-            self._connect, refresh=None if operations is None else self._newest_map, settings=config.router
+            self._connect,
+            refresh=None if operations is None else self._newest_map,
+            settings=config.router,
+            deployment=deployment,
         )
         self._lease = Lease(self._router.refresh)
         self._keeping = asyncio.create_task(self._lease.keep())
@@ -101,9 +113,12 @@ class Head:
             watch=CallWatch(None if self._metrics is None else self._metrics.calls),
         )
         self._leading = asyncio.Lock()
+        self._refused: dict[VersionName, str] = {}
+        """Versions that could not be loaded, with the reason of each."""
         self._address: HeadAddress | None = None
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
+        self._watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._degrading: asyncio.Task[None] | None = None
 
@@ -112,23 +127,35 @@ class Head:
 
     # -- how it is led -------------------------------------------------------------------------------------------------
 
-    async def load(self, folders: Sequence[str | Path], shard_map: ShardMap) -> None:
-        """Have the versions in these folders here, rehearsed, and checked against the shards.
+    async def load(self, versions: Sequence[PlacedVersion | str | Path], shard_map: ShardMap) -> None:
+        """Have these versions here, rehearsed, and checked against the shards.
+
+        Those that are here already, with the same content, are left as they are, and no file of theirs is needed. One
+        that cannot be loaded holds up no other one.
 
         Args:
-            folders: `NAME/VERSION/` each, or its URL; those that are here already are left as they are.
+            versions: Versions as they are placed, or the folder `NAME/VERSION/` or URL of each.
             shard_map: To check them by, unless the head has a newer one.
 
         Raises:
             InvalidInput: A folder is not there.
+            OtherContent: A version has other content than it was placed with.
             CorruptData: A version is half-written, damaged, or answers wrongly.
             RingpullError: The shards could not be asked.
+            NotOpened: Any of these, for some of several versions.
         """
+        refusals = Refusals()
         async with self._leading:
             # Also where it has one: the shards of that may all have died meanwhile, and be elsewhere.
             self._router.update(shard_map)
-            for folder in folders:
-                await self._load(str(folder))
+            for version in versions:
+                if not isinstance(version, PlacedVersion):
+                    await self._load(str(version), None)
+                    continue
+                with refusals.of(version.model, version.version):
+                    await self._load(version.folder, version)
+        self._refused |= {name: str(error) for name, error in refusals.errors.items()}
+        refusals.check(len(versions))
 
     async def route(
         self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[VersionName]
@@ -144,7 +171,8 @@ class Head:
         """
         async with self._leading:
             if shard_map.stamp >= self._router.stamp:
-                leaving = self._catalog.show(live, versions)
+                leaving = self._catalog.show(live, versions, self._refused)
+                self._refused = {name: reason for name, reason in self._refused.items() if name in versions}
                 for each in leaving:
                     logger.info("version let go", extra={"model": each.key[0], "version": each.key[1]})
                 self._router.update(shard_map)
@@ -154,12 +182,13 @@ class Head:
                 self._address = await self._listen()
                 logger.info("head listens", extra=self._address._asdict())
             await asyncio.to_thread(self._mirror.keep, [each.loaded.source for each in self._catalog.loaded()])
-            await self._watch()
+            await self._begin_watching()
             return self._address
 
-    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
-        """Renew the lease and say how the head is."""
-        self._lease.renew(lease_s)
+    def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
+        """Say how the head is; renew the lease if it is said for how long."""
+        if lease_s is not None:
+            self._lease.renew(lease_s)
         address = self._address or HeadAddress(self.config.host, 0, 0)
         p50_ms, p99_ms = self._predictor.latencies.percentiles_ms()
         return HeadHeartbeat(
@@ -175,7 +204,14 @@ class Head:
             p99_ms=p99_ms,
             traffic=self._traffic(),
             metrics_port=0 if self._metrics is None else self._metrics.port,
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        refused = [
+            f"{model}/{version} is not served: {reason}" for (model, version), reason in sorted(self._refused.items())
+        ]
+        return (*refused, *(() if self._watch is None else self._watch.warnings))
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -212,12 +248,17 @@ class Head:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    async def _load(self, folder: str) -> None:
+    async def _load(self, folder: str, placed: PlacedVersion | None) -> None:
         began_s = time.monotonic()
-        files = await asyncio.to_thread(self._mirror.local, folder)
-        loaded = await asyncio.to_thread(LoadedVersion.load, files, device=self.config.device, source=folder)
+        identity = "" if placed is None else placed.identity
+        if placed is not None and await self._has(placed):
+            return
+        files = await asyncio.to_thread(self._mirror.local, folder, identity)
+        loaded = await asyncio.to_thread(
+            LoadedVersion.load, files, device=self.config.device, source=folder, identity=identity
+        )
         key = (loaded.manifest.model, loaded.manifest.version)
-        if self._catalog.has(key):
+        if self._catalog.find(key) is not None:
             return
         served = await asyncio.to_thread(
             ServedVersion,
@@ -229,16 +270,29 @@ class Head:
             batch_rows=None if self._metrics is None else self._metrics.calls.serves(key[0]).batch_rows,
             thresholds=self.config.degrade_thresholds,
         )
-        self._router.register(*key, loaded.specs())
+        self._router.register(*key, loaded.specs(), identity=loaded.manifest.identity)
         try:
             if loaded.samples is not None:
-                await self_check(served, loaded.samples, self._router.uncounted(), time.monotonic() + CHECK_TIMEOUT_S)
+                await self_check(served, loaded.samples, self._router.uncounted(), CHECK_TIMEOUT_S)
         except BaseException:
             self._router.retire(*key)
             raise
         self._catalog.add(served)
+        self._refused.pop(key, None)
         took_s = time.monotonic() - began_s
         logger.info("version loaded", extra={"model": key[0], "version": key[1], "took_s": round(took_s, 3)})
+
+    async def _has(self, placed: PlacedVersion) -> bool:
+        """Return whether a version is here. One of its number that has another content makes room for it: that was let
+        go of, which this head has not heard, and shards have it no more."""
+        there = self._catalog.find((placed.model, placed.version))
+        if there is None:
+            return False
+        if not differ(number_of(there.loaded.manifest.identity), number_of(placed.identity)):
+            return True
+        self._catalog.remove(there)
+        await self._let_go(there)
+        return False
 
     async def _let_go(self, version: ServedVersion) -> None:
         await version.batcher.close(self.config.max_timeout_s)
@@ -265,13 +319,13 @@ class Head:
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)
 
-    async def _watch(self) -> None:
+    async def _begin_watching(self) -> None:
         """Watch the folders of the models that are served, if that is wanted and has not begun."""
         if self._operations is None or not self.config.watch_s or self._watching is not None:
             return
         folders = {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
-        watch = await asyncio.to_thread(Watch, folders, self._operations)
-        self._watching = asyncio.create_task(watching(watch.look, self.config.watch_s))
+        self._watch = await asyncio.to_thread(Watch, folders, self._operations, loaded=self.loaded)
+        self._watching = asyncio.create_task(watching(self._watch.look, self.config.watch_s))
 
     def _degraders(self) -> list[Degrader]:
         return [each.degrader for each in self._catalog.loaded() if each.degrader.steps]
@@ -282,7 +336,7 @@ class Head:
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
 
     async def _connect(self, address: ShardAddress) -> Connection:
-        return await connect(address, self._router.shard_map.deployment)
+        return await connect(address, self._router.deployment)
 
     def _view(self) -> HeadView:
         return HeadView(

@@ -29,6 +29,9 @@ ASK_SHARE: Final = 0.5
 ASK_AGAIN_S: Final = 1.0
 """Pause before the newest map is asked for again, after an answer or none."""
 
+ANSWER_LEASE_S: Final = 2.0
+"""Lease that an answer is worth: time for the next heartbeat, or the next answer."""
+
 
 class Lease:
     """Time for which a head counts on being led. Owned by the event loop."""
@@ -68,10 +71,10 @@ class Lease:
         A heartbeat that was on its way while this process was stopped says nothing of the map of today.
         """
         now_s = self._heard_s = self._clock()
-        self._alone = False
         self._lease_s = lease_s
         if now_s < self._until_s:
             self._until_s = now_s + lease_s
+            self._alone = False
         self._led.set()
 
     async def keep(self) -> None:
@@ -99,7 +102,6 @@ class Lease:
         else:
             self._heard_s = self._clock()
             self._alone = False
-            # Long enough for the next heartbeat.
-            self._until_s = max(self._until_s, self._clock() + ASK_AGAIN_S)
+            self._until_s = max(self._until_s, self._clock() + ANSWER_LEASE_S)
         finally:
             self._asked_s = self._clock()

@@ -19,8 +19,8 @@ from ringpull.inference.head.catalog import highest
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import Head, HeadAddress
 from ringpull.inference.head.leadership import LeaderView
-from ringpull.ps.garbage import freeze_loaded
-from ringpull.ps.memory import process_memory, reuse_freed_memory
+from ringpull.ps.garbage import forget_frames, freeze_loaded
+from ringpull.ps.memory import give_freed_memory_back, process_memory, reuse_freed_memory
 from ringpull.ps.switch_interval import frequent_switches
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat
@@ -34,13 +34,19 @@ class HeadProcess:
     """One head in this process: led by `load` and `route`, drained once."""
 
     def __init__(
-        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+        self,
+        config: HeadConfig,
+        operations: Operations | None = None,
+        *,
+        cache_dir: Path | None = None,
+        deployment: str = "",
     ) -> None:
         """Start the head's loop.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+            deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
         """
         self._config = config
         reuse_freed_memory()
@@ -48,7 +54,7 @@ class HeadProcess:
         self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
         self._thread.start()
         try:
-            self._head = self._call(_new_head(config, operations, cache_dir))
+            self._head = self._call(_new_head(config, operations, cache_dir, deployment))
         except BaseException:  # such as a folder that cannot be made: nothing stays behind of a head that is not there
             self._end_loop()
             raise
@@ -59,14 +65,17 @@ class HeadProcess:
     def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         """See `Head.load`."""
         with frequent_switches():
-            self._call(self._head.load([version.folder for version in versions], shard_map))
-        freeze_loaded()
+            self._load(versions, shard_map)
 
     def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> HeadAddress:
         """See `Head.route`."""
-        return self._call(self._head.route(shard_map, live, versions))
+        before = len(self._head.loaded())
+        address = self._call(self._head.route(shard_map, live, versions))
+        if len(self._head.loaded()) < before:
+            give_freed_memory_back()
+        return address
 
-    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+    def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
         """See `Head.heartbeat`."""
 
         async def heartbeat() -> HeadHeartbeat:
@@ -87,8 +96,7 @@ class HeadProcess:
 
         For a head that no coordinator leads. Raises what `load` and `route` do.
         """
-        self._call(self._head.load(version_dirs, shard_map))
-        freeze_loaded()
+        self._load(version_dirs, shard_map)
         names = self._head.loaded()
         return self.route(shard_map, highest(names), names)
 
@@ -106,6 +114,18 @@ class HeadProcess:
         """Return this process's memory in bytes: see `ringpull.ps.memory.process_memory`."""
         return process_memory()
 
+    def _load(self, versions: Sequence[PlacedVersion | str | Path], shard_map: ShardMap) -> None:
+        """Load, and leave nothing behind but what was loaded: of a version that is refused, nothing at all."""
+        try:
+            self._call(self._head.load(versions, shard_map))
+        except BaseException as exc:
+            forget_frames(exc)
+            raise
+        finally:
+            freeze_loaded()
+            # A file that was read, and what torch made of it on the way, are several times what stays.
+            give_freed_memory_back()
+
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -115,6 +135,6 @@ class HeadProcess:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None) -> Head:
+async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None, deployment: str) -> Head:
     """Make the head on its loop: everything in it belongs to that loop."""
-    return Head(config, operations, cache_dir=cache_dir)
+    return Head(config, operations, cache_dir=cache_dir, deployment=deployment)

@@ -1,47 +1,106 @@
-"""The self-check of a version: its own sample rows, through the real shards and the dense program, before it goes live.
+"""The self-check of a version: its own samples, through the real shards and the dense program, before it goes live.
 
-A version whose tables, keys or program are not what its exporter had gives other outputs, and is refused. Versions that
-were exported without samples have only their rehearsal behind them.
+A version whose tables, keys or program are not what its exporter had gives other vectors or outputs, and is refused.
+What cannot be asked now is no proof of anything, and is an error that goes by. Versions that were exported without
+samples have only their rehearsal behind them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.pipeline import Puller
-from ringpull.inference.model.samples import Samples
-from ringpull.ps.errors import CorruptData
+from ringpull.inference.model.samples import Samples, TableSamples, agree, vector_checksums
+from ringpull.ps.errors import CorruptData, Unavailable
+from ringpull.ps.spec import Pooling, TableSpec
+from ringpull.router.lookup import Lookup
+
+PULL_BYTES = 4 << 20
+"""Upper bound on the vectors of one pull, but for a table whose one vector is larger: requests wait behind it."""
 
 
-async def self_check(served: ServedVersion, samples: Samples, router: Puller, deadline_s: float) -> None:
-    """Run the samples as one request, and hold the outputs against those of the export.
+async def self_check(served: ServedVersion, samples: Samples, router: Puller, timeout_s: float) -> None:
+    """Hold the vectors of the samples' keys, and the outputs of their rows as one request, against those of the export.
 
     Args:
         router: Pulls for it, so that it is not among what requests cost.
+        timeout_s: Time for each pull.
 
     Raises:
-        CorruptData: They differ; the message names version, output and row.
+        CorruptData: They differ; the message names version, table and key, or output and row.
         RingpullError: The shards could not be asked.
     """
-    pulled = await served.pipeline.with_router(router).pull_samples(samples.prepared, deadline_s)
-    [scores] = (
-        await asyncio.get_running_loop().run_in_executor(served.executor, served.pipeline.compute, pulled)
-    ).values()
-    for name, expected in samples.outputs.items():
-        found = scores.outputs[name]
-        if found.shape != expected.shape:
+    await _check_tables(served, samples.tables, router, timeout_s)
+    await _check_rows(served, samples, router, timeout_s)
+
+
+async def _check_tables(
+    served: ServedVersion, tables: Mapping[str, TableSamples], router: Puller, timeout_s: float
+) -> None:
+    name, specs = served.loaded.name, served.loaded.specs()
+    if unknown := sorted(tables.keys() - specs.keys()):
+        raise CorruptData(f"self-check of {name}: there are samples of table {unknown[0]}, which it does not have")
+    for pull in _pulls(tables, specs):
+        lookups = [Lookup(table, Pooling.NONE, each.keys) for table, each in pull]
+        results = await router.pull(*served.key, lookups, deadline_s=time.monotonic() + timeout_s)
+        for (table, each), result in zip(pull, results, strict=True):
+            if result.lost:
+                raise Unavailable(f"self-check of {name}: no live shard has {result.lost} keys of table {table}")
+            wrong = np.flatnonzero(vector_checksums(result.values) != each.checksums)
+            if len(wrong):
+                key = int(each.keys[wrong[0]])
+                raise CorruptData(
+                    f"self-check of {name}: table {table} is not the one that was exported: {len(wrong)} of"
+                    f" {len(each.keys)} sample keys have another vector, the first is {key}"
+                )
+
+
+def _pulls(
+    tables: Mapping[str, TableSamples], specs: Mapping[str, TableSpec]
+) -> Iterator[list[tuple[str, TableSamples]]]:
+    """Yield the samples of all tables in parts that one pull may ask for."""
+    part: list[tuple[str, TableSamples]] = []
+    left = PULL_BYTES
+    for table, samples in tables.items():
+        begin, vector_bytes = 0, specs[table].dim * 4
+        while begin < len(samples.keys):
+            if part and left < vector_bytes:
+                yield part
+                part, left = [], PULL_BYTES
+            end = begin + max(1, left // vector_bytes)
+            own = TableSamples(samples.keys[begin:end], samples.checksums[begin:end])
+            part.append((table, own))
+            left -= len(own.keys) * vector_bytes
+            begin = end
+    if part:
+        yield part
+
+
+async def _check_rows(served: ServedVersion, samples: Samples, router: Puller, timeout_s: float) -> None:
+    name, pipeline = served.loaded.name, served.pipeline
+    deadline_s = time.monotonic() + timeout_s
+    pulled = await pipeline.with_router(router).pull_samples(samples.prepared, deadline_s)
+    if pulled.unavailable:
+        lost = pulled.unavailable[0]
+        raise Unavailable(f"self-check of {name}: no live shard has {lost.values} keys of feature {lost.feature}")
+    [scores] = (await asyncio.get_running_loop().run_in_executor(served.executor, pipeline.compute, pulled)).values()
+    for output, expected in samples.outputs.items():
+        found = scores.outputs.get(output)
+        shape = None if found is None else found.shape
+        if found is None or shape != expected.shape:
             raise CorruptData(
-                f"self-check of {served.loaded.name}: output {name} has the shape {found.shape},"
-                f" and had {expected.shape} when it was exported"
+                f"self-check of {name}: output {output} has the shape {shape}, and had {expected.shape} when it was"
+                " exported"
             )
-        allowed = samples.tolerance * np.maximum(1.0, np.abs(expected))
-        same = (np.abs(found - expected) <= allowed) | (np.isnan(found) & np.isnan(expected))
+        same = agree(found, expected, samples.tolerance)
         if not same.all():
             worst = np.unravel_index(int(np.argmin(same)), same.shape)
             raise CorruptData(
-                f"self-check of {served.loaded.name}: output {name} of sample row {int(worst[0])} is"
-                f" {float(found[worst]):.6g}, and was {float(expected[worst]):.6g} when it was exported"
+                f"self-check of {name}: output {output} of sample row {int(worst[0])} is {float(found[worst]):.6g}, and"
+                f" was {float(expected[worst]):.6g} when it was exported"
             )

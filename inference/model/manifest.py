@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -24,7 +24,8 @@ import xxhash
 from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
 from ringpull.inference.model.version_files import FileEntry, resolve
 from ringpull.inference.schema.fields import Fields
-from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError
+from ringpull.ps.identity import differ, number_of
 from ringpull.ps.spec import Pooling, TableSpec, check_name
 
 FILE_NAME: Final = "manifest.json"
@@ -37,7 +38,16 @@ MAX_INT64: Final = 2**63 - 1
 
 T = TypeVar("T")
 
-__all__ = ["FileEntry", "LookupSpec", "Manifest", "ProgramInput", "ProgramOutput", "TableEntry", "versions"]
+__all__ = [
+    "FileEntry",
+    "LookupSpec",
+    "Manifest",
+    "ProgramInput",
+    "ProgramOutput",
+    "TableEntry",
+    "version_number",
+    "versions",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +119,9 @@ class Manifest:
     """Rows with their outputs, for the self-check of a head (`ringpull.inference.model.samples`)."""
     degrade: tuple[Step, ...] = ()
     """Degrade steps, in their order; in the file only where there is any."""
+    identity: str = field(default="", compare=False)
+    """Identity of the version: xxh3_64 of the bytes of its manifest, 16 hex digits. Known only of those that were read;
+    not in the file."""
 
     def table(self, name: str) -> TableEntry:
         """Return the entry of the table called `name`; `load` guarantees one for every look-up."""
@@ -148,8 +161,8 @@ class Manifest:
             raise InvalidInput(f"{version_dir}: no such folder; a version is a folder NAME/VERSION with a {FILE_NAME}")
         file = version_dir / FILE_NAME
         manifest = read_manifest(file)
-        folder = version_dir.resolve().name
-        if folder.isdecimal() and folder != str(manifest.version):
+        folder = version_dir.absolute().name  # its own name, also where it is a link
+        if folder.isdecimal() and version_number(folder) != manifest.version:
             raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
         for entry in manifest.tables:
             if not resolve(version_dir, entry.path).is_dir():
@@ -162,6 +175,7 @@ class Manifest:
         fields = asdict(self)
         fields["tables"] = [{**asdict(entry), "spec": entry.spec.to_dict()} for entry in self.tables]
         fields["degrade"] = plain_steps(self.degrade)
+        del fields["identity"]
         if not self.degrade:
             del fields["degrade"]  # So that older builds read it.
         # To plain lists and strings: what will be read back, so that checksums agree.
@@ -169,12 +183,16 @@ class Manifest:
         return plain
 
 
+def version_number(name: str) -> int:
+    """Return the number of a version's folder by its name, zeros before it or not; 0 where it is no such name."""
+    return int(name) if name.isascii() and name.isdecimal() else 0
+
+
 def versions(model_dir: Path) -> list[int]:
     """Return the complete versions in a model's folder, ascending; half-written ones, without a manifest, are not."""
     if not model_dir.is_dir():
         return []
-    names = [path.parent.name for path in model_dir.glob(f"*/{FILE_NAME}")]
-    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)) and int(name) > 0)
+    return sorted({version_number(path.parent.name) for path in model_dir.glob(f"*/{FILE_NAME}")} - {0})
 
 
 def _checksum(body: Any) -> str:
@@ -186,16 +204,31 @@ def read_manifest(file: Path) -> Manifest:
     """Read and check a manifest alone: nothing that it names is looked at.
 
     Raises:
-        CorruptData: It is missing or damaged.
+        CorruptData: It is missing or damaged, or a link that leads out of its folder.
     """
+    resolve(file.parent, file.name)
     try:
         if file.stat().st_size > MAX_BYTES:
             raise CorruptData(f"{file}: larger than {MAX_BYTES} bytes, so not a manifest")
-        document = json.loads(file.read_bytes())
+        content = file.read_bytes()
     except FileNotFoundError as exc:
         raise CorruptData(f"{file}: missing; the version is half-written (its manifest is written last)") from exc
     except OSError as exc:
         raise CorruptData(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+    return parse_manifest(content, file)
+
+
+def parse_manifest(content: bytes, file: Path) -> Manifest:
+    """Check the content of a manifest: nothing that it names is looked at.
+
+    Args:
+        file: Where it was read, for messages.
+
+    Raises:
+        CorruptData: It is damaged.
+    """
+    try:
+        document = json.loads(content)
     except (ValueError, RecursionError) as exc:
         raise CorruptData(f"{file}: not valid JSON: {exc}") from exc
     top = Fields.of(file, "", document, ("format", "xxh3", "manifest"))
@@ -208,7 +241,26 @@ def read_manifest(file: Path) -> Manifest:
         # Versions exported before there were such fields.
         document["manifest"].setdefault("samples", None)
         document["manifest"].setdefault("degrade", [])
-    return _manifest(top.inner("manifest", _names(Manifest)))
+    manifest = _manifest(top.inner("manifest", tuple(name for name in _names(Manifest) if name != "identity")))
+    return replace(manifest, identity=identity_of(content))
+
+
+def check_identity(manifest: Manifest, identity: str, where: Path | str) -> None:
+    """Check the identity of a version that was read at `where`.
+
+    Args:
+        identity: Identity that it must have; empty: any.
+
+    Raises:
+        OtherContent: It has another one.
+    """
+    if differ(number_of(manifest.identity), number_of(identity)):
+        raise OtherContent.found(f"{manifest.model}/{manifest.version} in {where}", manifest.identity, identity)
+
+
+def identity_of(manifest: bytes) -> str:
+    """Return the identity of a version, given the bytes of its manifest."""
+    return xxhash.xxh3_64_hexdigest(manifest)
 
 
 def _names(cls: Any) -> tuple[str, ...]:

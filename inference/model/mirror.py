@@ -19,10 +19,10 @@ from typing import Final
 
 import xxhash
 
-from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, read_manifest
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, identity_of, read_manifest
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.version_files import FileEntry, resolve
-from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, StartupError, Unavailable
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, StartupError, Unavailable
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
 
@@ -46,14 +46,17 @@ class Mirror:
             self._temporary.cleanup()
             self._temporary = self._folder = None
 
-    def local(self, version: str) -> Path:
+    def local(self, version: str, identity: str = "") -> Path:
         """Return a folder of this machine with the small files of a version: its own, or a copy.
 
         Args:
             version: The folder `NAME/VERSION/`, or its URL.
+            identity: Identity that a version at a URL must have: a copy that has it is used without asking there, and
+                never exchanged for another one. Empty: any.
 
         Raises:
             InvalidInput: There is no such version, or the URL is of a kind that cannot be read here.
+            OtherContent: The version at the URL has another identity.
             CorruptData: It is half-written or damaged; the message names the file.
             Unavailable: The URL cannot be read now, and there is no copy.
             StartupError: The copy cannot be written.
@@ -61,15 +64,19 @@ class Mirror:
         if not is_url(version):
             return Path(version)
         remote, copy = RemoteFolder(version), self._place(version)
+        if identity and _identity_of(copy) == identity:
+            return copy
         try:
             manifest = remote.read(FILE_NAME, max_bytes=MAX_BYTES)
         except NotFound as exc:
             raise InvalidInput(f"{remote.url} is no complete version: there is no {FILE_NAME} in it") from exc
         except Unavailable as exc:
-            if not _is_whole(copy):
+            if identity or not _is_whole(copy):
                 raise
             _LOG.warning("%s is loaded from a copy in %s: %s", remote.url, copy, exc)
             return copy
+        if identity and identity_of(manifest) != identity:
+            raise OtherContent.found(remote.url, identity_of(manifest), identity)
         if not (_is_whole(copy) and (copy / FILE_NAME).read_bytes() == manifest):
             try:
                 _make(copy, remote, manifest)
@@ -147,8 +154,12 @@ def _target(folder: Path, path: str) -> Path:
 
 
 def _is_whole(copy: Path) -> bool:
+    return bool(_identity_of(copy))
+
+
+def _identity_of(copy: Path) -> str:
+    """Return the identity of a copy that is whole; empty for any other."""
     try:
-        Manifest.load(copy)
+        return Manifest.load(copy).identity
     except (InvalidInput, CorruptData):
-        return False
-    return True
+        return ""

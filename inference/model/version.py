@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ringpull.inference.degrade.levels import check_steps
 from ringpull.inference.model.dense import DenseProgram
-from ringpull.inference.model.manifest import FILE_NAME, Manifest
+from ringpull.inference.model.manifest import FILE_NAME, Manifest, check_identity
 from ringpull.inference.model.samples import Samples
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, InvalidInput
@@ -32,19 +32,24 @@ class LoadedVersion:
     """Folder or URL of the version, where new versions appear beside it."""
 
     @classmethod
-    def load(cls, version_dir: Path, *, device: str | None = None, source: str = "") -> LoadedVersion:
+    def load(
+        cls, version_dir: Path, *, device: str | None = None, source: str = "", identity: str = ""
+    ) -> LoadedVersion:
         """Read and verify a version.
 
         Args:
             version_dir: The folder `NAME/VERSION/`.
             device: Device of the dense program; None: CUDA when there is one, else the CPU.
             source: Folder or URL that the files in `version_dir` are a copy of.
+            identity: Identity that it must have; empty: any.
 
         Raises:
             InvalidInput: There is no such folder.
+            OtherContent: It has another identity.
             CorruptData: The version is half-written or damaged; the message names the file.
         """
         manifest = Manifest.load(version_dir)
+        check_identity(manifest, identity, source or version_dir)
         try:
             schema = Schema.from_json(manifest.schema.read(version_dir))
         except InvalidInput as exc:

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--timeout", dest="timeout_s", type=float, default=10.0, help="deadline of a request, seconds")
     parser.add_argument("--overload-seconds", dest="overload_s", type=float, default=8.0, help="of overload; 0: none")
     parser.add_argument("--without", action="append", type=Kind, choices=list(Kind), default=[], help="repeatable")
+    parser.add_argument("--only", action="append", type=Kind, choices=list(Kind), default=[], help="repeatable")
     console = Console(stderr=True)
     try:
         findings = run(Options(**vars(parser.parse_args())), console)

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from ringpull.inference.errors import DeadlineExceeded, LimitExceeded
 from ringpull.inference.prediction import Prediction
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
-from ringpull.loadtest.chaos.record import Record
+from ringpull.loadtest.chaos.record import LATE, Record
 from ringpull.loadtest.generator import Load, NotSent, Outcome
 
 MAX_IN_FLIGHT: Final = 2_000
 """Requests in flight beyond which one fails unsent."""
 
-Predict = Callable[[str, Mapping[str, Any], Mapping[str, Any]], Awaitable[Prediction]]
-"""A client's call: model, features, context."""
+HURRY_S: Final = 0.1
+"""Deadline of a request in a hurry."""
+HURRIED_EVERY: Final = 5
+"""Of so many requests one is in a hurry, at times when some are; no multiple of how many models there are."""
+
+
+class Predict(Protocol):
+    """A client's call."""
+
+    def __call__(
+        self,
+        model: str,
+        features: Mapping[str, Any],
+        context: Mapping[str, Any],
+        /,
+        *,
+        timeout_s: float | None = None,
+    ) -> Awaitable[Prediction]: ...
 
 
 class CheckedLoad:
@@ -43,6 +61,8 @@ class CheckedLoad:
         self._load = self._new_load(self.record)
         self._sending: asyncio.Task[None] | None = None
         self._stopping = False
+        self._hurried = False
+        self._in_a_hurry: set[int] = set()
         self.versions: set[int] = set()
         """Versions that answered."""
 
@@ -66,6 +86,15 @@ class CheckedLoad:
         if any(verdict != Verdict.RIGHT for verdict in record.verdicts):
             text = record.troubles[0].text if record.troubles else "default vectors"
             raise RuntimeError(f"before anything was done: {text}")
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Give a share of the requests that are sent within this context a deadline of 100 ms."""
+        self._hurried = True
+        try:
+            yield
+        finally:
+            self._hurried = False
 
     def start(self, arrivals: Iterable[float]) -> None:
         """Begin to ask at these times, whatever the answers do."""
@@ -96,11 +125,18 @@ class CheckedLoad:
         question = self._questions[number % len(self._questions)]
         features, context = self._calls[question.number]
         live = self._live.now(question.model)
-        prediction = await self._predict(question.model, features, context)
+        if self._hurried and number % HURRIED_EVERY == 0:
+            self._in_a_hurry.add(number)
+            self.record.hurried += 1
+            prediction = await self._predict(question.model, features, context, timeout_s=HURRY_S)
+        else:
+            prediction = await self._predict(question.model, features, context)
         self.versions.add(prediction.version)
         return self._oracle.judge(question, prediction, live | self._live.now(question.model))
 
     def _ended(self, record: Record, outcome: Outcome) -> None:
+        hurried = outcome.number in self._in_a_hurry
+        self._in_a_hurry.discard(outcome.number)
         if outcome.error is None:
             verdict, text = outcome.answer
             error = "wrong" if text else ""
@@ -108,4 +144,6 @@ class CheckedLoad:
             model = self._questions[outcome.number % len(self._questions)].model
             verdict, text = Verdict.FAILED, f"{model}: {outcome.error}"
             error = "not sent" if isinstance(outcome.error, NotSent) else outcome.status
+            if hurried and isinstance(outcome.error, (DeadlineExceeded, LimitExceeded)):
+                error = LATE
         record.ended(outcome.due_s, outcome.end_s, verdict, error, text)

@@ -175,14 +175,16 @@ def export_version(
     *,
     name: str = MODEL,
     tables: Mapping[str, TableOptions] | None = None,
+    content: int | None = None,
 ) -> None:
     """Write `folder/VERSION/`.
 
     Args:
         tables: How tables are to be deployed, by name.
+        content: The version whose numbers it has; None: its own.
     """
     export_model(
-        Checked(Weights.of(version, rows)),
+        Checked(Weights.of(version if content is None else content, rows)),
         Schema([Sparse("user"), Sparse("items", many=True), Sparse("genres", many=True)]),
         folder,
         version,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 import psutil
 
+from ringpull.loadtest.chaos.kinds.undoing import stopped
 from ringpull.loadtest.chaos.schedule import Fault
 from ringpull.loadtest.deployment import Deployment
 
@@ -33,23 +33,11 @@ async def inject(process: psutil.Process, fault: Fault) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         case "stop":
-            with _stopped(process):
+            with stopped(process):
                 await asyncio.sleep(fault.seconds)
         case "slow":
             until_s = time.monotonic() + fault.seconds
             while time.monotonic() < until_s:
-                with _stopped(process):
+                with stopped(process):
                     await asyncio.sleep(SLICE_S)
                 await asyncio.sleep(SLICE_S)
-
-
-@contextmanager
-def _stopped(process: psutil.Process) -> Iterator[None]:
-    """Stop a process, and never leave it stopped, whatever ends this program's wait."""
-    with suppress(psutil.NoSuchProcess):
-        process.suspend()
-    try:
-        yield
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            process.resume()

@@ -44,25 +44,26 @@ class Health:
         self._heads = heads
         self._port = int(client.target.rpartition(":")[2])
 
-    async def wait(self, gone: psutil.Process | None = None) -> None:
+    async def wait(self, *gone: psutil.Process) -> None:
         """Return when nothing is missing.
 
         Args:
-            gone: A process that was killed: until it has ended, nothing has been repaired.
+            gone: Processes that were killed: until they have ended, nothing has been repaired.
 
         Raises:
             Broken: Something is still missing after two minutes.
         """
         until_s = time.monotonic() + PATIENCE_S
-        while missing := await self.missing(gone):
+        while missing := await self.missing(*gone):
             if time.monotonic() > until_s:
                 raise Broken(f"{PATIENCE_S:.0f} s after the fault: {missing}")
             await asyncio.sleep(LOOK_S)
 
-    async def missing(self, gone: psutil.Process | None = None) -> str:
+    async def missing(self, *gone: psutil.Process) -> str:
         """Return the first thing that is missing; empty when the deployment is healthy."""
-        if gone is not None and _lives(gone):
-            return f"process {gone.pid} lives on"
+        for process in gone:
+            if _lives(process):
+                return f"process {process.pid} lives on"
         if missing := await asyncio.to_thread(self._missing_processes):
             return missing
         try:

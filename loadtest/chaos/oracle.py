@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final
 
 from ringpull.inference.prediction import Prediction
@@ -62,24 +63,41 @@ class Live:
 class Oracle:
     """Right answers to some requests, all of them, computed beforehand.
 
+    A version's *content* is the number that its rows and weights are made from (`Weights.of`). That is the version's
+    own, but for one that was exported again under its number.
+
     Args:
         versions: Number of versions by model, counted from 1 on.
         rows: Rows by table, as the models were made with.
+        others: Contents, by model, that a version may get besides its own.
+        contents: Content of versions by (model, version), where it is not their own; kept up to date here.
     """
 
     def __init__(
-        self, requests: Sequence[CheckedRequest], versions: Mapping[str, int], rows: Mapping[str, int] = ROWS
+        self,
+        requests: Sequence[CheckedRequest],
+        versions: Mapping[str, int],
+        rows: Mapping[str, int] = ROWS,
+        *,
+        others: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        contents: Mapping[tuple[str, int], int] = MappingProxyType({}),
     ) -> None:
         self.requests = requests
+        self.contents = dict(contents)
+        """Content of versions by (model, version), where it is not their own."""
         self._complete: dict[tuple[str, int], list[Expected]] = {}
         self._filled: dict[tuple[str, int], list[Expected]] = {}
         for model, count in versions.items():
-            for version in range(1, count + 1):
-                weights = Weights.of(version, rows)
-                self._complete[model, version] = [expected(weights, request) for request in requests]
+            for content in (*range(1, count + 1), *others.get(model, ())):
+                weights = Weights.of(content, rows)
+                self._complete[model, content] = [expected(weights, request) for request in requests]
                 if model == SINGLE_COPY:
                     unknown = [replace(request, user=rows["user"]) for request in requests]
-                    self._filled[model, version] = [expected(weights, request) for request in unknown]
+                    self._filled[model, content] = [expected(weights, request) for request in unknown]
+
+    def reexported(self, model: str, version: int, content: int) -> None:
+        """Note that a version, which is not open, has other content from now on."""
+        self.contents[model, version] = content
 
     def judge(self, question: Question, prediction: Prediction, live: frozenset[int]) -> tuple[Verdict, str]:
         """Return what came of a request that was answered, and in words what is wrong with the answer.
@@ -95,10 +113,11 @@ class Oracle:
             named = ", ".join(f"{each.feature} ({each.reason})" for each in prediction.filled)
             return Verdict.WRONG, f"{question.model}/{version}: default vectors for {named}, which has copies"
         (scores,) = prediction.outputs.values()
-        right = self._complete[question.model, version][question.number]
+        content = self.contents.get((question.model, version), version)
+        right = self._complete[question.model, content][question.number]
         if not right.wrong(scores):
             return (Verdict.FILLED if filled else Verdict.RIGHT), ""
-        if filled and not self._filled[question.model, version][question.number].wrong(scores):
+        if filled and not self._filled[question.model, content][question.number].wrong(scores):
             return Verdict.FILLED, ""
         return (
             Verdict.WRONG,

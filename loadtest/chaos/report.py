@@ -6,6 +6,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from ringpull.loadtest.chaos.record import (
     broke_promise,
     cause,
     phases,
+    too_late,
     unexplained_fills,
     unprovoked,
 )
@@ -67,6 +69,12 @@ class Findings:
     """Median time to recovery by kind."""
     goodput: Goodput | None
     """Goodput at three times the top rate; None: the overload was left out, or the run broke off."""
+    hurried: int
+    """Requests in a hurry."""
+    kinds: Mapping[str, int]
+    """How often each kind was done."""
+    not_done: Mapping[str, str]
+    """Reason why a kind was not done, of each that was not."""
 
     @property
     def predicts(self) -> int:
@@ -90,30 +98,49 @@ class Findings:
             "failed_by_cause": dict(self.failed_by_cause),
             "recovery_s": {kind: round(seconds, 2) for kind, seconds in self.recovery_s.items()},
             "goodput_at_3x": None if self.goodput is None else round(self.goodput.ratio, 3),
+            "hurried": self.hurried,
+            "kinds": dict(self.kinds),
+            "not_done": dict(self.not_done),
             "seed": self.seed,
         }
 
 
-def find(record: Record, *, seed: int, heads: int, goodput: Goodput | None, broken: str = "") -> Findings:
+def find(
+    record: Record,
+    *,
+    seed: int,
+    heads: int,
+    goodput: Goodput | None,
+    broken: str = "",
+    not_done: Mapping[Kind, str] = MappingProxyType({}),
+) -> Findings:
     """Return what a run's record says.
 
     Args:
         heads: Number of heads: with one, requests may fail when it goes.
         broken: What did not come back; it counts as one failure.
+        not_done: Reasons why kinds were not done, of those that turn out not to be.
     """
     failed = [trouble for trouble in record.troubles if trouble.verdict is Verdict.FAILED]
     causes = Counter(cause(record.spans, trouble) for trouble in failed)
     others = Counter({UNEXPLAINED: unexplained_fills(record, heads)})
     others.update(f"{span.kind} was not carried through: {span.said}" for span in unprovoked(record.spans))
     others.update([f"not back: {broken}"] if broken else [])
+    others.update(record.broken)
     causes += others
+    done = Counter(str(span.kind) for span in record.spans)
     return Findings(
         seed=seed,
         phases=_phases(record),
         failed_by_cause=dict(causes.most_common()),
-        failed_promised=sum(broke_promise(record.spans, trouble, heads) for trouble in failed) + others.total(),
+        failed_promised=sum(broke_promise(record.spans, trouble, heads) for trouble in failed)
+        + too_late(record)
+        + others.total(),
         recovery_s=_recoveries(record, heads),
         goodput=goodput,
+        hurried=record.hurried,
+        kinds={kind: done[kind] for kind in Kind if done[kind]},
+        not_done={kind: reason for kind, reason in not_done.items() if not done[kind]},
     )
 
 
@@ -215,6 +242,8 @@ def show(
         console.print(_overload(findings.goodput))
     for text, count in findings.failed_by_cause.items():
         _tell(console, f"failed  {count:6,}  {text}")
+    for kind, reason in findings.not_done.items():
+        console.print(f"not done: {kind}: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     shown: Counter[str] = Counter()
     for trouble in record.troubles:
         why = cause(record.spans, trouble)

@@ -6,8 +6,9 @@ A run ends early when the deployment does not come back; what was seen until the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -23,18 +24,23 @@ from ringpull.loadtest.chaos.checked_model import MODEL, make_requests
 from ringpull.loadtest.chaos.driver import Driver
 from ringpull.loadtest.chaos.faults import inject, victim
 from ringpull.loadtest.chaos.health import Broken, Health
+from ringpull.loadtest.chaos.kinds.registry import INJECT, impossible
+from ringpull.loadtest.chaos.kinds.scene import Folders, Scene, swapped
+from ringpull.loadtest.chaos.kinds.surroundings import served_among
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle
 from ringpull.loadtest.chaos.processes import Usage, give_way, usage
 from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.chaos.report import Findings, find, show
-from ringpull.loadtest.chaos.schedule import END_S, Command, Event, Fault, Kind, schedule
-from ringpull.loadtest.chaos.serving import RunCommand, served_models
+from ringpull.loadtest.chaos.schedule import END_S, LONG_RUN_S, Command, Event, Fault, Kind, schedule, too_long
+from ringpull.loadtest.chaos.serving import RunCommand
 from ringpull.loadtest.deployment import Deployment
 from ringpull.loadtest.generator import endless_arrivals
 
 ROWS: Final = {"user": 20_000, "item": 10_000, "genre": 19}
 VERSIONS: Final = {MODEL: 3, SINGLE_COPY: 1}
 """Versions by model; of `checked` one is live, one is kept open, one can be published."""
+OTHERS: Final = {MODEL: [swapped(version, version) for version in range(1, VERSIONS[MODEL] + 1)]}
+"""Contents that a version may get by a re-export."""
 REQUESTS: Final = 100
 LARGE_REQUESTS: Final = 20
 SHARDS: Final = 4
@@ -57,38 +63,43 @@ class Options:
     timeout_s: float
     overload_s: float
     without: Sequence[Kind]
+    only: Sequence[Kind]
 
 
 class Served:
-    """The deployment as the driver sees it: changed by an operator, hit by signals."""
+    """The deployment as the driver sees it: changed by an operator, hit by signals, and by what surrounds it."""
 
-    def __init__(self, operator: Operator, ours: Deployment, health: Health) -> None:
-        self._operator = operator
-        self._ours = ours
-        self._health = health
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
 
     async def carry_out(self, change: Fault | Command) -> str:
         assert isinstance(change, Fault)
-        said = await self._operator.carry_out(change)
-        await self._health.wait()
+        said = await self._scene.operator.carry_out(change)
+        await self._scene.health.wait()
         return said
 
     async def inject(self, fault: Fault, injected: Callable[[], None]) -> None:
-        process = await asyncio.to_thread(victim, self._ours, fault)
+        if surrounding := INJECT.get(fault.kind):
+            await surrounding(self._scene, fault, injected)
+            return
+        process = await asyncio.to_thread(victim, self._scene.ours, fault)
         if process is None:
             return
         injected()
         await inject(process, fault)
-        await self._health.wait(process if fault.kind.verb == "kill" else None)
+        await self._scene.health.wait(*([process] if fault.kind.verb == "kill" else []))
 
 
 class Run:
     """One run against a deployment that is up; what it has seen so far stays in it when it breaks off."""
 
-    def __init__(self, options: Options, ours: Deployment, run_command: RunCommand, console: Console) -> None:
+    def __init__(
+        self, options: Options, ours: Deployment, run_command: RunCommand, folders: Folders, console: Console
+    ) -> None:
         self._options = options
         self._ours = ours
         self._run_command = run_command
+        self._folders = folders
         self._console = console
         self.record = Record()
         self.goodput: goodput.Goodput | None = None
@@ -103,7 +114,7 @@ class Run:
             RuntimeError: An answer was wrong before anything was done.
         """
         options, live = self._options, Live(dict.fromkeys(VERSIONS, 1))
-        oracle = Oracle(make_requests(REQUESTS, seed=options.seed, rows=ROWS), VERSIONS, ROWS)
+        oracle = Oracle(make_requests(REQUESTS, seed=options.seed, rows=ROWS), VERSIONS, ROWS, others=OTHERS)
         arrivals = endless_arrivals(options.rate, np.random.default_rng([options.seed, 0xC405]))
         async with AsyncClient(self._ours.target, timeout_s=options.timeout_s) as client:
             with OperationsClient(self._ours.target) as operations:
@@ -114,7 +125,18 @@ class Run:
                 await load.warm_up()
                 await self._measure("before")
                 load.start(arrivals)
-                driver = Driver(Served(operator, self._ours, health), load.record, load.now_s, self._console)
+                scene = Scene(
+                    self._ours,
+                    self._folders,
+                    health,
+                    operator,
+                    self._run_command,
+                    client.status,
+                    load.record.broken.append,
+                    partial(_reexported, oracle),
+                    load.hurried,
+                )
+                driver = Driver(Served(scene), load.record, load.now_s, self._console)
                 try:
                     await driver.play(events, options.seconds - END_S)
                     await asyncio.sleep(max(options.seconds - load.now_s(), 0))
@@ -125,13 +147,13 @@ class Run:
         self._console.print(f"played {driver.played} of {len(events)} events", highlight=False)
         await self._measure("after")
         if options.overload_s and not self.broken:
-            await self._overload(live)
+            await self._overload(live, oracle.contents)
 
-    async def _overload(self, live: Live) -> None:
+    async def _overload(self, live: Live, contents: Mapping[tuple[str, int], int]) -> None:
         options = self._options
         sizes = {"candidates": goodput.CANDIDATES, "max_items": goodput.MAX_ITEMS}
         requests = make_requests(LARGE_REQUESTS, seed=options.seed, rows=ROWS, **sizes)
-        oracle = Oracle(requests, {MODEL: VERSIONS[MODEL]}, ROWS)
+        oracle = Oracle(requests, {MODEL: VERSIONS[MODEL]}, ROWS, others=OTHERS, contents=contents)
         # In life the load comes from other machines.
         await asyncio.to_thread(lambda: give_way(self._ours.running("head", "shard")))
         self.goodput = await goodput.measure(
@@ -143,21 +165,44 @@ class Run:
         self.usages[when] = await asyncio.to_thread(usage, self._ours)
 
 
+def _reexported(oracle: Oracle, version: int) -> None:
+    oracle.reexported(MODEL, version, swapped(version, oracle.contents.get((MODEL, version), version)))
+
+
 def run(options: Options, console: Console) -> Findings:
     """Make the models, serve them, play the schedule, take everything down; show and return what was found.
 
     Raises:
         RuntimeError: A command failed, or the deployment did not come up.
     """
-    events = schedule(options.seed, options.seconds, options.without)
-    console.print(f"seed {options.seed}, {options.seconds:g} s:", highlight=False)
-    for event in events:
-        console.print(f"  {event}", highlight=False, markup=False)
-    with served_models(VERSIONS, ROWS, SHARDS, ("--heads", str(options.heads), *REPLICAS)) as (ours, run_command):
-        playing = Run(options, ours, run_command, console)
+    replicas = ("--heads", str(options.heads), *REPLICAS)
+    with served_among(VERSIONS, ROWS, SHARDS, replicas) as (ours, run_command, folders):
+        cannot = impossible(folders)
+        events = schedule(options.seed, options.seconds, {*options.without, *cannot}, only=options.only)
+        console.print(f"seed {options.seed}, {options.seconds:g} s:", highlight=False)
+        for event in events:
+            console.print(f"  {event}", highlight=False, markup=False)
+        playing = Run(options, ours, run_command, folders, console)
         uvloop.run(playing.play(events))
     findings = find(
-        playing.record, seed=options.seed, heads=options.heads, goodput=playing.goodput, broken=playing.broken
+        playing.record,
+        seed=options.seed,
+        heads=options.heads,
+        goodput=playing.goodput,
+        broken=playing.broken,
+        not_done=reasons(options, cannot),
     )
     show(console, findings, playing.record, playing.usages)
     return findings
+
+
+def reasons(options: Options, cannot: Mapping[Kind, str]) -> dict[Kind, str]:
+    """Return why a kind was not done, should it turn out that it was not, of each that was to be done.
+
+    Args:
+        cannot: Kinds that cannot be done here, and why.
+    """
+    long = dict.fromkeys(too_long(options.seconds), f"it takes long: only in runs of {LONG_RUN_S:g} s or more")
+    found = {**dict.fromkeys(Kind, "the run was over before its turn"), **({} if options.only else long), **cannot}
+    asked = frozenset(options.only or Kind) - set(options.without)
+    return {kind: reason for kind, reason in found.items() if kind in asked}

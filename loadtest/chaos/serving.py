@@ -35,36 +35,70 @@ def served_models(
         versions: Number of versions by model: `checked`, and `single_copy` if it is asked for.
         options: Further options of `ringpull serve`.
     """
-    with tempfile.TemporaryDirectory(prefix="ringpull-chaos-") as made:
-        folder = Path(made)
-        export_version(folder / MODEL, 1, rows)
-        others = []
-        if SINGLE_COPY in versions:
-            lossy = {"user": TableOptions(on_unavailable="default")}
-            export_version(folder / SINGLE_COPY, 1, rows, name=SINGLE_COPY, tables=lossy)
-            others.append(str(folder / SINGLE_COPY))
-        # A data folder of its own for each shard: so rows are streamed from shard to shard.
-        with deployed(folder / MODEL, shards, *others, "--data-dir", str(folder / "data"), *options) as ours:
-            for version in range(2, versions[MODEL] + 1):
-                export_version(folder / MODEL, version, rows)
-            yield ours, ringpull(ours.target, folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="ringpull-chaos-") as made,
+        served_below(Path(made), versions, rows, shards, options) as ours,
+    ):
+        yield ours, ringpull(ours.target, Path(made))
+
+
+@contextmanager
+def served_below(
+    folder: Path,
+    versions: Mapping[str, int],
+    rows: Mapping[str, int],
+    shards: int,
+    options: Sequence[str],
+    *,
+    prefix: Sequence[str] = (),
+) -> Iterator[Deployment]:
+    """Serve the first version of each model, all of them made below a folder. Arguments are those of `served_models`.
+
+    Args:
+        prefix: Words before the command line of `ringpull serve`.
+    """
+    export_version(folder / MODEL, 1, rows)
+    others = []
+    if SINGLE_COPY in versions:
+        lossy = {"user": TableOptions(on_unavailable="default")}
+        export_version(folder / SINGLE_COPY, 1, rows, name=SINGLE_COPY, tables=lossy)
+        others.append(str(folder / SINGLE_COPY))
+    # A data folder of its own for each shard: so rows are streamed from shard to shard.
+    options = (*others, "--data-dir", str(folder / "data"), *options)
+    with deployed(folder / MODEL, shards, *options, prefix=prefix) as ours:
+        for version in range(2, versions[MODEL] + 1):
+            export_version(folder / MODEL, version, rows)
+        yield ours
 
 
 def ringpull(target: str, folder: Path) -> RunCommand:
     """Return what runs a command line of `ringpull` in a process of its own."""
 
     async def run(*arguments: str) -> dict[str, Any]:
-        process = await asyncio.create_subprocess_exec(
-            # Its start takes a core for most of a second. Operators have machines of their own for that.
-            *("nice", "-n", "19", sys.executable, "-m", "ringpull", *arguments, "--target", target, "--json"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "RINGPULL_STATE_DIR": str(folder / "state")},
-        )
-        out, err = await process.communicate()
-        if process.returncode != 0:
-            raise CommandFailed(f"ringpull {' '.join(arguments)}: {err.decode().strip()}")
-        found: dict[str, Any] = json.loads(out)
-        return found
+        words = (*arguments, "--target", target, "--json")
+        return await run_program("ringpull", *words, environment={"RINGPULL_STATE_DIR": str(folder / "state")})
 
     return run
+
+
+async def run_program(module: str, *arguments: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run a program that prints JSON, in a process of its own; return what it printed.
+
+    Args:
+        environment: Variables that it gets besides ours.
+
+    Raises:
+        CommandFailed: It failed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        # Its start takes a core for most of a second. Operators have machines of their own for that.
+        *("nice", "-n", "19", sys.executable, "-m", module, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    out, err = await process.communicate()
+    if process.returncode != 0:
+        raise CommandFailed(f"{module} {' '.join(arguments)}: {err.decode().strip()}")
+    found: dict[str, Any] = json.loads(out)
+    return found

@@ -1,7 +1,8 @@
 """Protocols by which the coordinator controls shards and heads: implemented over Ray in `deploy`, by fakes in tests.
 
 Every method blocks until it is done, is idempotent, and may be called from any thread. It raises `Unavailable` when the
-member is gone or restarting, and another `RingpullError` when the member refuses.
+member is gone or restarting, `Superseded` when it obeys a higher term than that of the order, and another
+`RingpullError` when the member refuses.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
+from ringpull.ps.fence import Order
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.router.control.deployment_spec import PlacedVersion
@@ -16,7 +18,7 @@ from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardMap
 
 LEASE_S: Final = 10.0
-"""Time a head goes on serving after its last heartbeat."""
+"""Time after its last heartbeat for which a head is waited for, and counts on being led."""
 
 
 class ShardControl(Protocol):
@@ -24,23 +26,33 @@ class ShardControl(Protocol):
 
     def heartbeat(self) -> ShardHeartbeat: ...
 
-    def prepare(self, placements: Sequence[VersionPlacement]) -> None:
+    def obey(self, order: Order) -> None:
+        """Obey the order's term from now on, and no lower one: see `ringpull.ps.fence`."""
+        ...
+
+    def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
         """Store these ranges, by opening files or by streaming; serve no new ones yet."""
         ...
 
-    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
+    def assign(
+        self,
+        order: Order,
+        epoch: int,
+        served_ranges: Sequence[ServedRanges],
+        versions: Collection[tuple[str, int]],
+    ) -> None:
         """Serve the union of these ranges, and close versions that are not named."""
         ...
 
-    def throttle(self, bytes_per_s: float | None) -> None:
+    def throttle(self, order: Order, bytes_per_s: float | None) -> None:
         """Limit how fast rows are streamed to this shard; 0 pauses it, None removes the limit."""
         ...
 
-    def cancel(self) -> None:
+    def cancel(self, order: Order) -> None:
         """Abort the `prepare` under way, which raises `Unavailable`."""
         ...
 
-    def restart(self, drain_s: float) -> None:
+    def restart(self, order: Order, drain_s: float) -> None:
         """Drain requests in flight for at most `drain_s`, then exit to be restarted; return when that has begun."""
         ...
 
@@ -48,19 +60,29 @@ class ShardControl(Protocol):
 class HeadControl(Protocol):
     """Control of one head."""
 
-    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
-        """Return the head's state, and extend its lease: it may serve for `lease_s` more seconds."""
+    def heartbeat(self) -> HeadHeartbeat:
+        """Return the head's state."""
         ...
 
-    def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
-        """Open and check those versions that are not open; use the map only if the head has none yet."""
+    def renew(self, order: Order, lease_s: float) -> HeadHeartbeat:
+        """Return the head's state, and extend its lease: it is waited for, and asks for no map, for so long."""
         ...
 
-    def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
+    def obey(self, order: Order) -> None:
+        """Obey the order's term from now on, and no lower one: see `ringpull.ps.fence`."""
+        ...
+
+    def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
+        """Open and check those versions that are not open; go by the map if it is newer than the head's own."""
+        ...
+
+    def route(
+        self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
+    ) -> None:
         """Route by this map and serve; return when no pull in flight uses an older map."""
         ...
 
-    def restart(self, drain_s: float) -> None:
+    def restart(self, order: Order, drain_s: float) -> None:
         """Drain requests in flight for at most `drain_s`, then exit to be restarted; return when that has begun."""
         ...
 

@@ -18,12 +18,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
-from ringpull.ps.errors import InvalidInput, Retryable, RingpullError
+from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
-from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import (
     Abort,
     Assign,
@@ -47,23 +47,40 @@ from ringpull.router.control.events import (
     StartShard,
     StopShard,
     Throttle,
+    VersionLost,
     member_of,
 )
+from ringpull.router.control.head_steps import UNSEEN, for_head
+from ringpull.router.control.lacking import (
+    asked_for,
+    departed,
+    has_lost,
+    is_hopeless,
+    note_assigned,
+    note_lacking,
+    note_loaded,
+    note_routed,
+    version_names,
+    without,
+)
+from ringpull.router.control.map_renewal import with_renewed_map
 from ringpull.router.control.observed import UNKNOWN, ObservedHead, ObservedShard, SpecIds
 from ringpull.router.control.placements import StreamSources, placements_of
-from ringpull.router.shard_map import ShardAddress
-
-UNSEEN = ""
-"""Incarnation of a head that has not answered since the coordinator was started."""
-
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
 class Coordinator:
-    """State machine of one deployment. Mutated only through `handle`."""
+    """State machine of one deployment. Mutated only through `handle`, or the steps that it is made of.
 
-    def __init__(self, state: CoordinatorState | None = None) -> None:
+    Args:
+        state: State to go on from.
+        deployment: Id of the deployment.
+        term: Number of this coordinator's term: both are in every map.
+    """
+
+    def __init__(self, state: CoordinatorState | None = None, *, deployment: str = "", term: int = 0) -> None:
+        self._deployment, self._term = deployment, term
         self._state = CoordinatorState() if state is None else state
         self.shards: dict[int, ObservedShard] = {}
         """Live shards by id. Read only for others."""
@@ -121,11 +138,12 @@ class Coordinator:
                 self._set_paused(isinstance(event, Pause))
             case Abort(reason):
                 self._give_up(self._reversible("abort"), reason)
-            case ShardSeen(shard, incarnation, address, node, epoch):
+            case ShardSeen(shard, incarnation, address, node, epoch, damaged):
                 known = self.shards.get(shard)
                 if known is None or known.incarnation != incarnation:
                     self._forget(Member("shard", shard))
                     self.shards[shard] = ObservedShard(incarnation, address, node, fresh=epoch == 0)
+                self.shards[shard].damaged = damaged
             case ShardLost(shard):
                 self.shards.pop(shard, None)
                 self._forget(Member("shard", shard))
@@ -140,8 +158,13 @@ class Coordinator:
                 self._done(command)
             case Failed(command, error):
                 self._failed(command, error)
+            case VersionLost(model, version, identity):
+                self._state = without(self._state, (model, version), identity)
             case RetryDue(member):
                 self._resting.discard(member)
+                observed = (self.shards if member.role == "shard" else self.heads).get(member.id)
+                if observed is not None:
+                    observed.tries_again = bool(observed.lacks)
 
     # -- events of operators -------------------------------------------------------------------------------------------
 
@@ -159,6 +182,7 @@ class Coordinator:
             target=event.target,
             bytes_per_s=event.bytes_per_s,
             nodes=dict(event.nodes or {}),
+            trust_files=event.trust_files,
         )
         # A shard of the target that is being stopped is started again once it has stopped.
         leaving = state.leaving - set(change.target.shards)
@@ -205,9 +229,11 @@ class Coordinator:
         match command:
             case Prepare(shard=shard, specs=specs):
                 self.shards[shard].stored |= specs
-            case Assign(shard=shard, specs=specs):
+                self.shards[shard].damaged = False
+                self.shards[shard].lacks -= asked_for(command)
+            case Assign(shard=shard, specs=specs, versions=versions):
                 # An assignment makes the shard drop every other spec.
-                self.shards[shard].served = self.shards[shard].stored = specs
+                note_assigned(self.shards[shard], specs, frozenset(versions))
             case StopShard(shard=shard):
                 self.shards.pop(shard, None)
                 if shard in self._state.leaving:
@@ -215,10 +241,9 @@ class Coordinator:
             case Throttle(shard=shard, bytes_per_s=bytes_per_s):
                 self.shards[shard].throttle = bytes_per_s
             case Load(head=head, versions=versions):
-                self.heads[head].loaded |= version_names(versions)
+                note_loaded(self.heads[head], version_names(versions))
             case Route(head=head, shard_map=shard_map, versions=names):
-                self.heads[head].routed = shard_map.epoch
-                self.heads[head].loaded &= names
+                note_routed(self.heads[head], shard_map.epoch, names)
 
     def _failed(self, command: Command, error: RingpullError) -> None:
         if not self._ended(command):
@@ -227,8 +252,8 @@ class Coordinator:
         if isinstance(command, Throttle):
             self.shards[command.shard].throttle = UNKNOWN
             return
-        change = self._state.change
-        if change is None or isinstance(error, Retryable):
+        change, old = self._state.change, note_lacking(self._state, self.shards, self.heads, command, error)
+        if change is None or not is_hopeless(command, error, old):
             return
         # While nothing serves yet there is no spec to go back to, and no change that must be finished.
         if self._state.spec is None or (change.phase.reversible and self._is_of(command, change)):
@@ -318,7 +343,7 @@ class Coordinator:
         if state.spec is None:
             # At bring-up no head serves yet, and all of them are waited for.
             return all(wanted <= head.loaded for head in self.heads.values())
-        loaded = [wanted <= head.loaded for head in self._serving_heads()]
+        loaded = [wanted <= head.loaded | head.lacks for head in self._serving_heads()]
         return all(loaded) and (bool(loaded) or wanted <= version_names(state.spec.versions))
 
     def _serving_heads(self) -> Iterable[ObservedHead]:
@@ -328,38 +353,11 @@ class Coordinator:
         """Whether no head can have a pull in flight by an older map: each has acknowledged this one or has no lease."""
         return all(head.routed >= self._state.epoch for head in self._serving_heads())
 
-    # -- the map -------------------------------------------------------------------------------------------------------
-
     def renew_map(self) -> bool:
         """Make a map of the next epoch if its content has changed; return whether it has."""
-        state, change = self._state, self._state.change
-        spec, spec_id = state.spec, state.spec_id
-        if change is not None and (not change.phase.reversible or (spec is None and change.phase is Phase.LOADING)):
-            spec, spec_id = change.target, change.id
-        if spec is None:
-            return False
-        addresses = self._addresses(spec, spec_id)
-        if not addresses.keys() >= set(spec.shards):
-            return False
-        before = None
-        if change is not None and change.phase is Phase.ROUTING and state.spec is not None and state.map is not None:
-            old = state.map.previous or state.map
-            before = state.spec.shard_map(old.epoch, self._addresses(state.spec, state.spec_id))
-        content = spec.shard_map(state.epoch + 1, addresses, before)
-        if state.map is not None and content == replace(state.map, epoch=content.epoch):
-            return False
-        self._state = replace(state, epoch=content.epoch, map=content)
-        return True
-
-    def _addresses(self, spec: DeploymentSpec, spec_id: int) -> dict[int, ShardAddress]:
-        """Return the addresses of a spec's shards; a restarted shard gets its new one once it serves again."""
-        known: dict[int, ShardAddress] = {}
-        current = self._state.map
-        if current is not None:
-            maps = [current] if current.previous is None else [current.previous, current]
-            known = {address.shard: address for each in maps for address in each.shards if address.shard in spec.shards}
-        ready = {shard: observed.address for shard, observed in self.shards.items() if spec_id in observed.served}
-        return known | {shard: address for shard, address in ready.items() if shard in spec.shards}
+        before = self._state
+        self._state = with_renewed_map(before, self.shards, deployment=self._deployment, term=self._term)
+        return self._state is not before
 
     # -- missing commands ----------------------------------------------------------------------------------------------
 
@@ -375,7 +373,7 @@ class Coordinator:
             if isinstance(command, Prepare) and not command.specs <= known and command not in self._cancelled
         ]
         self._cancelled = [command for command in self._cancelled if command in self._busy.values()] + given_up
-        commands: list[Command] = [Cancel(command.shard) for command in given_up]
+        commands: list[Command] = [Cancel(command.shard, command.incarnation) for command in given_up]
         wanted = {shard for spec in self._specs().values() for shard in spec.shards}
         for shard in sorted(wanted | self.shards.keys() | self._state.leaving):
             commands += self._throttle(shard)
@@ -383,7 +381,10 @@ class Coordinator:
                 self._busy[Member("shard", shard)] = command
                 commands.append(command)
         for head in sorted(self.heads):
-            if self._free(Member("head", head)) and (command := self._for_head(head)) is not None:
+            if (
+                self._free(Member("head", head))
+                and (command := for_head(self._state, head, self.heads[head])) is not None
+            ):
                 self._busy[Member("head", head)] = command
                 commands.append(command)
         return commands
@@ -407,17 +408,28 @@ class Coordinator:
                 return self._assign(observed, shard, serving)
         if not wanted <= observed.stored:
             return self._prepare(observed, shard, wanted)
-        if wanted != observed.served or wanted != observed.stored:
+        if wanted != observed.served or wanted != observed.stored or has_lost(observed, self._specs(), wanted):
             return self._assign(observed, shard, wanted)
+        if observed.tries_again or (observed.damaged and change is None):
+            observed.tries_again = False
+            return self._prepare(observed, shard, wanted)
         return None
 
     def _prepare(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Prepare:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
-        return Prepare(shard, observed.incarnation, specs, placements_of(shard, wanted, self._stream_sources(shard)))
+        placements = placements_of(shard, wanted, self._stream_sources(shard), unchecked=self._unchecked())
+        return Prepare(shard, observed.incarnation, specs, placements)
+
+    def _unchecked(self) -> frozenset[tuple[str, int]]:
+        """Return the versions whose rows must be checked before they are served: those that a publish makes live."""
+        change, spec = self._state.change, self._state.spec
+        if change is None or spec is None or change.kind is not Kind.PUBLISH or change.trust_files:
+            return frozenset()
+        return frozenset(change.target.live.items() - spec.live.items())
 
     def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
-        versions = frozenset(name for spec in wanted for name in version_names(spec.versions))
+        versions = {(each.model, each.version): each.identity for spec in wanted for each in spec.versions}
         served_ranges = tuple(spec.served_ranges for spec in wanted)
         # The epoch of the coming map, if there will be one: heads that are refused with it fetch that map.
         to_come = self._state.change is not None and self._state.change.phase.reversible
@@ -438,38 +450,13 @@ class Coordinator:
         }
         return StreamSources(spec, live)
 
-    def _for_head(self, head: int) -> Command | None:
-        state, observed, change = self._state, self.heads[head], self._state.change
-        if state.map is None or observed.incarnation == UNSEEN:
-            return None
-        versions, live = self._versions_of_heads()
-        names = version_names(versions)
-        if not names <= observed.loaded:
-            missing = tuple(each for each in versions if (each.model, each.version) not in observed.loaded)
-            return Load(head, observed.incarnation, missing, state.map)
-        if state.spec is None and change is not None and change.phase is Phase.LOADING:
-            return None  # Routing opens a head's ports: at bring-up, all open together when every head is ready.
-        if observed.routed < state.epoch:
-            return Route(head, observed.incarnation, state.map, live, names)
-        return None
-
-    def _versions_of_heads(self) -> tuple[tuple[PlacedVersion, ...], Mapping[str, int]]:
-        """Return the versions that heads should have open, and the live version of each model."""
-        spec, change = self._state.spec, self._state.change
-        if change is None or change.phase in (Phase.PREPARING, Phase.CATCHING_UP, Phase.DUAL_OWNERSHIP):
-            return (spec.versions, spec.live) if spec is not None else ((), {})
-        target = change.target
-        if change.phase is not Phase.LOADING or spec is None:
-            return target.versions, target.live
-        there = version_names(target.versions)
-        leaving = tuple(each for each in spec.versions if (each.model, each.version) not in there)
-        return (*target.versions, *leaving), spec.live
-
     def _throttle(self, shard: int) -> list[Command]:
         observed, change = self.shards.get(shard), self._state.change
         if observed is None or observed.throttling or Member("shard", shard) in self._resting:
             return []
         wanted = None if change is None else 0.0 if change.paused else change.bytes_per_s
+        if observed.fresh and self._state.spec_id not in observed.served and shard in self._shards_that_serve():
+            wanted = None  # It was just started and repairs the present spec, whatever becomes of the change.
         if observed.throttle == wanted:
             return []
         observed.throttling = True
@@ -485,16 +472,9 @@ class Coordinator:
             return specs
         return {change.id: change.target} if change.phase is Phase.CLEANUP else specs | {change.id: change.target}
 
+    def _shards_that_serve(self) -> tuple[int, ...]:
+        return () if self._state.spec is None else self._state.spec.shards
+
     def _wanted_specs(self, shard: int) -> SpecIds:
         """Return the specs whose ranges a shard should store and serve; none when the shard should stop."""
         return frozenset(spec_id for spec_id, spec in self._specs().items() if shard in spec.shards)
-
-
-def departed(before: DeploymentSpec | None, after: DeploymentSpec | None) -> frozenset[int]:
-    """Return the shards of `before` that are not in `after`."""
-    return frozenset(() if before is None else before.shards) - frozenset(() if after is None else after.shards)
-
-
-def version_names(versions: Iterable[PlacedVersion]) -> frozenset[tuple[str, int]]:
-    """Return the names of versions, as (model, version)."""
-    return frozenset((each.model, each.version) for each in versions)

@@ -25,6 +25,7 @@ class Begin:
     target: DeploymentSpec
     bytes_per_s: float | None = None
     nodes: Mapping[int, str] | None = None
+    trust_files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class ShardSeen:
     node: str
     epoch: int = 0
     """Epoch of its last assignment; 0 before the first."""
+    damaged: bool = False
+    """Whether copies of its own are damaged, and it asks for a `Prepare` that copies them anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class HeadSeen:
 
 @dataclass(frozen=True, slots=True)
 class HeadExpired:
-    """Head that is dead, or whose lease has run out: it asks for the map before it serves again."""
+    """Head that is dead, or whose lease has run out: it is not waited for any more."""
 
     head: int
 
@@ -94,13 +97,36 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionLost:
+    """Version whose files are gone, or are other ones now: nobody can open it again."""
+
+    model: str
+    version: int
+    identity: str = ""
+    """Identity of the version that is lost; empty: whichever it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class RetryDue:
     """End of a member's back-off: its failed command may be sent again."""
 
     member: Member
 
 
-Event = Begin | Pause | Resume | Abort | ShardSeen | ShardLost | HeadSeen | HeadExpired | Done | Failed | RetryDue
+Event = (
+    Begin
+    | Pause
+    | Resume
+    | Abort
+    | ShardSeen
+    | ShardLost
+    | HeadSeen
+    | HeadExpired
+    | Done
+    | Failed
+    | RetryDue
+    | VersionLost
+)
 
 OPERATORS_EVENTS: Final = (Begin, Pause, Resume, Abort)
 """Events that somebody asked for and waits for; all others tell how members are."""
@@ -153,7 +179,8 @@ class Assign:
     specs: SpecIds
     epoch: int
     served_ranges: tuple[ServedRanges, ...]
-    versions: frozenset[tuple[str, int]]
+    versions: Mapping[tuple[str, int], str]
+    """Versions to serve, (model, version) -> identity; others are closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +197,7 @@ class Cancel:
     """Make a shard abort its `prepare`."""
 
     shard: int
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ringpull.ps.fence import Order
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.controls import Members
 from ringpull.router.control.events import (
@@ -20,10 +21,21 @@ from ringpull.router.control.events import (
 )
 
 
-def execute(command: Command, members: Members, heard: Callable[[Member, ShardHeartbeat], None]) -> None:
+def execute(
+    command: Command,
+    members: Members,
+    *,
+    order: Callable[[str], Order],
+    check: Callable[[], None],
+    introduce: Callable[[Member, ShardHeartbeat], None],
+    heard: Callable[[Member, ShardHeartbeat], None],
+) -> None:
     """Execute a command, and return when it is done.
 
     Args:
+        order: Returns the order for an incarnation.
+        check: Called before anything is done that no member could refuse; raises `Superseded`.
+        introduce: Called with the heartbeat of a shard that was just started.
         heard: Called with the heartbeats of shards that are asked for on the way.
 
     Raises:
@@ -31,22 +43,24 @@ def execute(command: Command, members: Members, heard: Callable[[Member, ShardHe
     """
     match command:
         case StartShard(shard, node):
+            check()
             members.start_shard(shard, node)
             # The coordinator must see the shard before the command is done, or it would start it once more.
-            heard(Member("shard", shard), members.shard(shard).heartbeat())
+            introduce(Member("shard", shard), members.shard(shard).heartbeat())
         case StopShard(shard):
+            check()
             members.stop_shard(shard)
-        case Prepare(shard=shard, placements=placements):
-            members.shard(shard).prepare(placements)
+        case Prepare(shard=shard, incarnation=incarnation, placements=placements):
+            members.shard(shard).prepare(order(incarnation), placements)
             # The change may end before the next heartbeat; this one tells how much was copied.
             heard(Member("shard", shard), members.shard(shard).heartbeat())
-        case Assign(shard=shard, epoch=epoch, served_ranges=served_ranges, versions=versions):
-            members.shard(shard).assign(epoch, served_ranges, versions)
-        case Throttle(shard=shard, bytes_per_s=bytes_per_s):
-            members.shard(shard).throttle(bytes_per_s)
-        case Cancel(shard):
-            members.shard(shard).cancel()
-        case Load(head=head, versions=placed, shard_map=shard_map):
-            members.head(head).load(placed, shard_map)
-        case Route(head=head, shard_map=shard_map, live=live, versions=versions):
-            members.head(head).route(shard_map, live, versions)
+        case Assign(shard=shard, incarnation=incarnation, epoch=epoch, served_ranges=served_ranges, versions=versions):
+            members.shard(shard).assign(order(incarnation), epoch, served_ranges, versions)
+        case Throttle(shard=shard, incarnation=incarnation, bytes_per_s=bytes_per_s):
+            members.shard(shard).throttle(order(incarnation), bytes_per_s)
+        case Cancel(shard, incarnation):
+            members.shard(shard).cancel(order(incarnation))
+        case Load(head=head, incarnation=incarnation, versions=placed, shard_map=shard_map):
+            members.head(head).load(order(incarnation), placed, shard_map)
+        case Route(head=head, incarnation=incarnation, shard_map=shard_map, live=live, versions=versions):
+            members.head(head).route(order(incarnation), shard_map, live, versions)

@@ -9,7 +9,7 @@ What is saved when:
 * What an operator asks for and every step of a change are saved before anything follows from them. If that fails, the
   operator is refused with the reason and nothing has changed; a phase waits, and is tried again after a growing delay.
 * Maps that only tell new addresses of shards, and shards that have stopped, follow from what members are observed to
-  be. They are acted on at once and saved when it can be: repairs need no disk.
+  be. They are acted on at once and saved when it can be: repairs need no disk. Their epochs are reserved ahead.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
-from ringpull.ps.errors import RingpullError, StartupError, Unavailable
+from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavailable
+from ringpull.ps.fence import Order
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.change_log import log_change
@@ -44,8 +46,10 @@ from ringpull.router.control.events import (
 )
 from ringpull.router.control.execution import execute
 from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S
+from ringpull.router.control.introductions import Introductions
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import ChangeStatus, DeploymentStatus, MemberState
+from ringpull.router.control.reign import Reign
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
 from ringpull.router.shard_map import ShardAddress, ShardMap
@@ -65,6 +69,10 @@ class Timing:
     """Delay after the first failure of a member; doubled with each further one, until a success."""
     longest_retry_s: float = 5.0
     """Upper bound on that delay."""
+    files_s: float = 10.0
+    """Time between two looks at the files of the versions that are open."""
+    watchdog_s: float = 60.0
+    """Longest step: whoever runs the process ends it when one takes longer. A folder that hangs is waited for less."""
 
 
 TIMING: Final = Timing()
@@ -72,12 +80,14 @@ TIMING: Final = Timing()
 
 
 class Leader:
-    """Leads the members of a deployment by one `Coordinator`. Everything but `put` belongs to one thread.
+    """Leads the members of a deployment by one `Coordinator`, for one term.
+
+    Everything belongs to one thread, but for what says otherwise. A leader of a term that is over does nothing more.
 
     Args:
-        state: State to go on from.
-        save: Saves a state; returns when it is safe, raises a `RingpullError` when it is not.
+        reign: The term, and the state to go on from.
         members: The shards and heads.
+        heads: Numbers of the heads, where no state says so yet.
         clock: Returns seconds since any origin.
         spawn: Runs work beside this, under a name.
         wake: Called, from any thread, when something was put into the inbox.
@@ -85,25 +95,30 @@ class Leader:
 
     def __init__(
         self,
-        state: CoordinatorState,
-        save: Callable[[CoordinatorState], None],
+        reign: Reign,
         members: Members,
         *,
+        heads: tuple[int, ...] = (0,),
         timing: Timing = TIMING,
         clock: Callable[[], float] = time.monotonic,
         spawn: Callable[[Work, str], None],
         wake: Work = lambda: None,
     ) -> None:
-        self._save_state = save
+        self._reign = reign
         self._members = members
         self._timing = timing
         self._clock = clock
         self._spawn = spawn
         self._wake = wake
-        self.machine = Coordinator(state)
+        self.over = ""
+        """Why the term is over; empty while it is not."""
+        state = _begun(reign, heads)
+        self.machine = Coordinator(state, deployment=reign.deployment, term=reign.term)
         """State machine. Read only for others."""
         self.saved = state
-        """State as it was saved last."""
+        """State as it was saved last; at first, as it was found."""
+        self._map: ShardMap | None = None
+        self._introductions = Introductions(reign, members, spawn=spawn, done=self.answered, over=self._superseded)
         self._view = ChangeView()
         self.status = self._view.status(self.machine)
         """Status of the change, as of the last event."""
@@ -116,9 +131,15 @@ class Leader:
         self._save_failures = 0
         self._save_due_s = 0.0
         self._save_trouble = ""
+        self._folder_trouble = ""
 
     def __repr__(self) -> str:
-        return f"<Leader {self.machine!r}>"
+        return f"<Leader {self._reign!r} {self.machine!r}>"
+
+    @property
+    def term(self) -> int:
+        """Number of the term."""
+        return self._reign.term
 
     # -- how it is driven ----------------------------------------------------------------------------------------------
 
@@ -132,7 +153,8 @@ class Leader:
         work = self._inbox.popleft() if self._inbox else None
         if work is not None:
             work()
-        self._look_at_the_clock()
+        if not self.over:
+            self._look_at_the_clock()
         return work is not None
 
     def followed(self) -> list[Member]:
@@ -155,7 +177,16 @@ class Leader:
         """
         if member.role == "shard":
             return self._members.shard(member.id).heartbeat()
-        return self._members.head(member.id).heartbeat(self._timing.lease_s)
+        head, incarnation = self._members.head(member.id), self._introductions.of(member)
+        if not incarnation or self.over:
+            return head.heartbeat()
+        try:
+            return head.renew(self.order(incarnation), self._timing.lease_s)
+        except Unavailable:
+            return head.heartbeat()  # It was restarted, and is introduced anew.
+        except Superseded as exc:
+            self._superseded(exc)
+            raise
 
     def answered(self, member: Member, heartbeat: ShardHeartbeat | HeadHeartbeat) -> None:
         """Take in a heartbeat; from any thread."""
@@ -165,6 +196,29 @@ class Leader:
         """Take in that a member has not answered; from any thread."""
         self.put(lambda: self._unseen(member))
 
+    def show_life(self) -> None:
+        """Show in the state's folder that the deployment lives, and look there who leads; from any thread."""
+        trouble = ""
+        try:
+            self._reign.beat()
+        except RingpullError as exc:
+            trouble = str(exc)
+        try:
+            self._reign.check()
+        except Superseded as exc:
+            self._superseded(exc)
+        except RingpullError as exc:
+            trouble = str(exc)
+
+        def note() -> None:
+            self._folder_trouble = trouble
+
+        self.put(note)
+
+    def order(self, incarnation: str) -> Order:
+        """Return the order of this term for an incarnation of a member; from any thread."""
+        return self._reign.order(incarnation)
+
     # -- what is asked of it, on its thread ----------------------------------------------------------------------------
 
     def tell(self, event: Event) -> ChangeStatus:
@@ -173,7 +227,10 @@ class Leader:
         Raises:
             InvalidInput: See `Coordinator.take`.
             StartupError: An operator asked, and it cannot be saved; nothing has changed, and nothing will.
+            Superseded: The term is over; nothing has changed.
         """
+        if self.over:
+            raise Superseded(self.over)
         self._handle(event)
         return self.status
 
@@ -220,8 +277,11 @@ class Leader:
 
         Raises:
             Unavailable: There is none yet.
+            Superseded: The term is over.
         """
-        shard_map = self.machine.state.map
+        shard_map = self._map
+        if self.over:
+            raise Superseded(self.over)
         if shard_map is None:
             raise Unavailable("there is no shard map before the first bring-up")
         return shard_map
@@ -230,31 +290,55 @@ class Leader:
 
     def _handle(self, event: Event) -> None:
         """Step once: the event in, the state saved where it matters, the commands out."""
+        if self.over:
+            return
         machine, asked = self.machine, isinstance(event, OPERATORS_EVENTS)
         before = machine.state
         machine.take(event)
-        observed = before if asked else machine.state
         if asked or self._clock() >= self._save_due_s:
-            machine.advance()
+            self._advance(before if asked else machine.state, asked=asked)
         else:
-            machine.renew_map()
-        try:
-            if machine.state.must_be_saved(self.saved):
+            self._renew_map()
+            self._act()
+
+    def _advance(self, observed: CoordinatorState, *, asked: bool) -> None:
+        """Go as far as can be saved, and act on it.
+
+        Args:
+            observed: State to go back to if it cannot be saved.
+            asked: Whether somebody waits for it, who is told then.
+        """
+        machine = self.machine
+        machine.advance()
+        if machine.state.must_be_saved(self.saved) or machine.state.epoch > self._reign.epochs_to:
+            try:
                 self._save()
-        except RingpullError as exc:
-            # As if nobody had asked, and no phase were through: what members are observed to be is still known.
-            machine.revert(observed)
-            if asked:
-                raise
-            logger.warning("%s", exc)
-            machine.renew_map()
+            except RingpullError as exc:
+                # As if nobody had asked, and no phase were through. What members are observed to be is still known.
+                machine.revert(observed)
+                if asked:
+                    raise
+                logger.warning("%s", exc)
+                self._renew_map()
         self._act()
 
+    def _renew_map(self) -> None:
+        """Tell new addresses without a save, as long as epochs are reserved."""
+        before = self.machine.state
+        self.machine.renew_map()
+        if self.machine.state.epoch > self._reign.epochs_to:
+            self.machine.revert(before)
+
     def _act(self) -> None:
-        for command in self.machine.missing_commands():
-            self._view.sent(command, self.machine.state.change)
-            self._spawn(lambda command=command: self._execute(command), str(member_of(command)))  # type: ignore[misc]
-        before, self.status = self.status, self._view.status(self.machine)
+        """Send what is missing, unless the map has an epoch that is not reserved yet: it has to be saved first."""
+        machine = self.machine
+        if self.over or machine.state.epoch > self._reign.epochs_to:
+            return
+        self._map = machine.state.map
+        for command in machine.missing_commands():
+            self._view.sent(command, machine.state.change)
+            self._spawn(partial(self._execute, command), str(member_of(command)))
+        before, self.status = self.status, self._view.status(machine)
         if self._save_trouble and self.status.under_way:
             self.status = replace(self.status, trouble=self._save_trouble)
         log_change(before, self.status)
@@ -263,11 +347,15 @@ class Leader:
         """Save the machine's state.
 
         Raises:
+            Superseded: The term is over; it was not saved.
             RingpullError: It cannot be saved now; it is tried again later.
         """
         state = self.machine.state
         try:
-            self._save_state(state)
+            leads = self._reign.save(state)
+        except Superseded as exc:
+            self.over = str(exc)
+            raise
         except RingpullError as exc:
             self._save_failures += 1
             self._save_due_s = self._clock() + self._delay_s(self._save_failures)
@@ -275,6 +363,18 @@ class Leader:
             raise
         self.saved = state
         self._save_failures, self._save_due_s, self._save_trouble = 0, 0.0, ""
+        if not leads:
+            # It is saved, so whoever asked for it is told so. To act on it is the business of whoever leads now.
+            self.over = f"term {self.term} is over: a higher one has begun"
+
+    def _superseded(self, exc: Superseded) -> None:
+        """Take in that the term is over; from any thread."""
+        reason = str(exc)
+
+        def end() -> None:
+            self.over = self.over or reason
+
+        self.put(end)
 
     def _look_at_the_clock(self) -> None:
         now_s = self._clock()
@@ -285,13 +385,16 @@ class Leader:
             if now_s - heard_s > self._timing.lease_s and head not in self._expired:
                 self._expired.add(head)
                 self._handle(HeadExpired(head))
-        if self.machine.state is not self.saved or self._save_trouble:
+        state = self.machine.state
+        left = state is not self.saved or state.epoch > self._reign.epochs_to or self._save_trouble
+        if left and self._clock() >= self._save_due_s:
             self._save_what_is_left()
 
     def _save_what_is_left(self) -> None:
-        """Save what repairs have left unsaved, and take the steps that waited for the disk."""
-        if self._clock() < self._save_due_s:
-            return
+        """Save what repairs have left unsaved, and take the steps that waited for the disk.
+
+        After a failure too, if nothing is left: what was refused may have come through to the disk after all.
+        """
         observed = self.machine.state
         self.machine.advance()
         try:
@@ -302,13 +405,22 @@ class Leader:
         self._act()
 
     def _seen(self, member: Member, heartbeat: ShardHeartbeat | HeadHeartbeat) -> None:
+        if heartbeat.term > self.term:
+            self.over = self.over or f"term {self.term} is over: {member} has heard of term {heartbeat.term}"
+        if self.over:
+            return
         self._restarts.answered(member)
         if isinstance(heartbeat, ShardHeartbeat):
             self._view.shard(member.id, heartbeat)
-            address = ShardAddress(member.id, heartbeat.host, heartbeat.port, heartbeat.incarnation)
-            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
         else:
             self._view.head(member.id, heartbeat)
+        if self._introductions.of(member) != heartbeat.incarnation:
+            self._introductions.begin(member, heartbeat)
+        elif isinstance(heartbeat, ShardHeartbeat):
+            address = ShardAddress(member.id, heartbeat.host, heartbeat.port, heartbeat.incarnation)
+            epoch, damaged = heartbeat.epoch, heartbeat.damaged
+            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
+        else:
             self._heard_s[member.id] = self._clock()
             self._expired.discard(member.id)
             self._handle(HeadSeen(member.id, heartbeat.incarnation))
@@ -324,7 +436,16 @@ class Leader:
 
     def _execute(self, command: Command) -> None:
         try:
-            execute(command, self._members, self.answered)
+            execute(
+                command,
+                self._members,
+                order=self.order,
+                check=self._reign.check,
+                introduce=self._introductions.introduce,
+                heard=self.answered,
+            )
+        except Superseded as exc:
+            self._superseded(exc)
         except RingpullError as exc:
             error = exc
             self.put(lambda: self._failed(command, error))
@@ -353,4 +474,20 @@ class Leader:
         return min(self._timing.longest_retry_s, self._timing.first_retry_s * 2.0 ** min(failures - 1, 32))
 
     def _own_warnings(self) -> tuple[str, ...]:
-        return (f"coordinator: {self._save_trouble}",) if self._save_trouble else ()
+        saved = self._reign.saved
+        found = "" if saved is None else saved.warning
+        return tuple(f"coordinator: {each}" for each in (found, self._save_trouble or self._folder_trouble) if each)
+
+
+def _begun(reign: Reign, heads: tuple[int, ...]) -> CoordinatorState:
+    """Return the state that a term begins with: no epoch is used that an earlier one may have used."""
+    saved = reign.saved
+    state = CoordinatorState(heads=heads) if saved is None else saved.state
+    if state.spec is None and state.change is None:
+        state = replace(state, heads=heads)
+    state = replace(state, epoch=max(state.epoch, reign.epochs_to))
+    if state.map is None:
+        return state
+    # The map is this term's from now on, and so another one.
+    epoch, deployment, term = state.epoch + 1, reign.deployment, reign.term
+    return replace(state, epoch=epoch, map=replace(state.map, epoch=epoch, deployment=deployment, term=term))

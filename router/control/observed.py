@@ -31,6 +31,14 @@ class ObservedShard:
     """Specs whose ranges it has stored."""
     served: SpecIds = frozenset()
     """Specs whose slots it serves."""
+    damaged: bool = False
+    """Whether it asked to be prepared again, because copies of its own are damaged."""
+    versions: frozenset[tuple[str, int]] | None = None
+    """Versions that it was assigned last, as (model, version); None: not known."""
+    lacks: frozenset[tuple[str, int]] = frozenset()
+    """Versions of `stored` that it could not open: it has the others."""
+    tries_again: bool = False
+    """Whether what it lacks is due to be asked of it again."""
     throttle: float | None = UNKNOWN
     """Limit on what it streams, in bytes per second; None: no limit."""
     throttling: bool = False
@@ -46,8 +54,12 @@ class ObservedHead:
     """Versions that it has open and checked, as (model, version)."""
     routed: int = 0
     """Newest epoch that it has acknowledged: none of its pulls in flight uses an older map."""
+    lacks: frozenset[tuple[str, int]] = frozenset()
+    """Versions that it could not load: it serves the others."""
+    tries_again: bool = False
+    """Whether what it lacks is due to be asked of it again."""
     expired: bool = False
-    """Whether it is dead, or its lease has run out, so that it asks for the map before it serves again."""
+    """Whether it is dead, or its lease has run out, so that shards refuse what it asks by a map that is history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +94,5 @@ class HeadHeartbeat:
     """Port of its metrics; 0 when it has none, or not yet."""
     warnings: tuple[str, ...] = ()
     """What an operator should know of it now, a sentence each; `status` shows them."""
+    term: int = 0
+    """Highest term of a coordinator that it was introduced to; 0: none yet."""

@@ -13,19 +13,22 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ringpull.ps.errors import CorruptData, RingpullError, StartupError, Unavailable
+from ringpull.ps.errors import InvalidInput, RingpullError, StartupError, Superseded, Unavailable
+from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.changes import Place, begin_of
 from ringpull.router.control.controls import Members
-from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
+from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
-from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, Resume
+from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, Resume, VersionLost
 from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
+from ringpull.router.control.losses import Losses, LossOf
 from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
@@ -46,7 +49,7 @@ from ringpull.router.control.operations import (
     Rollback,
 )
 from ringpull.router.control.scraping import ScrapeTarget
-from ringpull.router.control.state_file import StateFile
+from ringpull.router.control.state_store import Owner, StateStore
 from ringpull.router.control.verbs import Request
 from ringpull.router.shard_map import ShardMap
 
@@ -70,6 +73,8 @@ class Settings:
     """Whether shards keep copies of their own, so that rows have to be streamed to them."""
     rows_in: RowsIn | None = None
     """Counts the rows of a range, for plans; None: taken to lie evenly."""
+    loss_of: LossOf | None = None
+    """Tells why a version that is open cannot be opened again; None: nobody looks."""
     check_startable: Callable[[], None] = lambda: None
     """Raises `Unavailable` while no process can be started, so that nothing can be changed."""
 
@@ -78,55 +83,64 @@ class CoordinatorProcess:
     """Runs one `Coordinator` over the members of a deployment, from construction until `stop`.
 
     Args:
-        state_file: Where the state is saved. What is found there is carried on when it is of the same deployment; of
-            another one only the epoch is kept, so that none is used twice.
+        store: Where the state is saved.
         members: The shards and heads.
-        deployment: Tells this deployment from all others that ever saved their state there.
+        owner: The deployment, which must have the store, or be the first there.
         settings: What does not change while it serves.
+        must_exist: The deployment's state must be there, or it is not the store that it should be.
         failed: Called when the thread has failed; whoever runs the process ends it then, to be started anew.
 
     Raises:
-        CorruptData: The saved state cannot be read.
-        StartupError: The state's folder cannot be read or written.
+        Superseded: Another deployment has the store by now.
+        CorruptData: No saved state can be read.
+        StartupError: The store cannot be read or written, or holds no state.
     """
 
     def __init__(
         self,
-        state_file: StateFile,
+        store: StateStore,
         members: Members,
         *,
-        deployment: str,
+        owner: Owner,
         settings: Settings,
+        must_exist: bool = False,
         timing: Timing = TIMING,
         clock: Callable[[], float] = time.monotonic,
         failed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._file = state_file
         self._members = members
-        self._deployment = deployment
         self._settings = settings
         self._timing = timing
+        self._clock = clock
         self._failed_for_good = failed
         self._work = threading.Event()
+        self._reign = store.claim(owner, must_exist=must_exist)
+        self._beat_s = store.beat_s
         self._leader = Leader(
-            self._restored(tuple(range(settings.heads))),
-            self._save,
+            self._reign,
             members,
+            heads=tuple(range(settings.heads)),
             timing=timing,
             clock=clock,
             spawn=_spawn,
             wake=self._work.set,
         )
+        self._asked = threading.local()
         self._ending = threading.Event()
         self._stopped = ""
         self._monitor: HeartbeatMonitor[Member] = HeartbeatMonitor(
-            self._leader.ask, self._leader.answered, self._leader.lost, every_s=timing.heartbeat_s
+            self._ask, self._leader.answered, self._leader.lost, every_s=timing.heartbeat_s
         )
+        self._losses = Losses(settings.loss_of, self._let_go, clock)
+        self._stepped_s = clock()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
         self._thread.start()
+        _spawn(self._beat, "beat")
+        if settings.loss_of is not None:
+            _spawn(self._watch_files, "files")
 
     def __repr__(self) -> str:
-        return f"<CoordinatorProcess {self._leader!r} {self._file!r}>"
+        return f"<CoordinatorProcess {self._leader!r}>"
 
     # -- what operators and heads ask; from any thread. Verbs are described by their requests --------------------------
 
@@ -139,9 +153,22 @@ class CoordinatorProcess:
         subject = ", ".join(version.name for version in spec.versions)
         return self._tell(lambda: Begin(Kind.BRING_UP, subject, spec))
 
-    def call(self, request: Request[R]) -> R:
+    def call(self, request: Request[R], *, within_s: float | None = None) -> R:
         """Carry out a request: the method that has the name of its verb answers. See `OperatorVerbs.call`."""
-        return VERBS.answer(self, request)
+        self._asked.until_s = None if within_s is None else self._clock() + within_s
+        try:
+            return VERBS.answer(self, request)
+        finally:
+            self._asked.until_s = None
+
+    def release(self) -> None:
+        """Lead no more, and let any other deployment have the folder of the state.
+
+        Raises:
+            StartupError: The folder cannot be written.
+        """
+        self.stop()
+        self._reign.release()
 
     def publish(self, request: Publish) -> ChangeStatus:
         return self._submit(request)
@@ -174,7 +201,8 @@ class CoordinatorProcess:
         return self._leader.status
 
     def status(self, request: GetStatus) -> DeploymentStatus:
-        return self._on_thread(self._leader.deployment_status)
+        status = self._on_thread(self._leader.deployment_status)
+        return replace(status, warnings=(*self._losses.warnings(), *status.warnings))
 
     def members(self, request: ListMembers) -> tuple[MemberState, ...]:
         return self._on_thread(self._leader.member_states)
@@ -183,12 +211,14 @@ class CoordinatorProcess:
         # Without that it would go, and not come back.
         self._settings.check_startable()
         member, incarnation = request.member, request.incarnation
+        if not request.force:
+            self._check_comes_back(member)
         if not self._on_thread(lambda: self._leader.begin_restart(member, incarnation, force=request.force)):
             return
         logger.info("%s is restarted", member)
         control = self._members.shard(member.id) if member.role == "shard" else self._members.head(member.id)
         try:
-            control.restart(request.drain_s)
+            control.restart(self._leader.order(incarnation), request.drain_s)
         except RingpullError:
             self._on_thread(lambda: self._leader.restart_called_off(member))
             raise
@@ -213,13 +243,35 @@ class CoordinatorProcess:
     def stop(self) -> None:
         """End the thread. What is under way is left to itself; the saved state stays."""
         self._ending.set()
+        self._work.set()
         self._thread.join()
         self._monitor.watch(())
 
     def _submit(self, request: ChangeRequest) -> ChangeStatus:
         """Begin a change; return its status as it begins."""
+        # Before it begins, so that it needs nothing that is lost.
+        self._losses.look_in_time(self._leader.saved)
         begin = self._begin_of(request)
-        return self._tell(lambda: begin(self._leader.machine.state))
+        try:
+            return self._tell(lambda: begin(self._leader.machine.state))
+        except InvalidInput as exc:
+            gone = self._losses.let_go_of(request.model) if isinstance(request, Rollback) else ""
+            raise InvalidInput(f"{exc} ({gone})") if gone else exc from exc
+
+    def _check_comes_back(self, member: Member) -> None:
+        """Check that a member that is restarted can open what is live.
+
+        Raises:
+            InvalidInput: Files that it would need are gone, or are other ones.
+        """
+        if member.role == "shard" and self._settings.streamed:
+            return  # It has copies of its own, and of other shards.
+        self._losses.look_in_time(self._leader.saved)
+        if lost := "; ".join(f"{name}: {reason}" for name, reason in self._losses.of_live().items()):
+            raise InvalidInput(f"{member} would not serve after a restart ({lost}); publish a new version, or --force")
+
+    def _let_go(self, version: PlacedVersion, reason: str) -> None:
+        self._tell(lambda: VersionLost(version.model, version.version, version.identity))
 
     def _begin_of(self, request: ChangeRequest) -> Callable[[CoordinatorState], Begin]:
         """Look up all that a request needs of disks and members; return what makes the event of it.
@@ -257,17 +309,27 @@ class CoordinatorProcess:
         return self._on_thread(lambda: self._leader.tell(event()))
 
     def _on_thread(self, work: Callable[[], T]) -> T:
+        """Have work done by the leader's thread; return its result.
+
+        Raises:
+            Unavailable: Its time ran out before it was begun, or another coordinator leads; nothing was done.
+        """
         self._check_runs()
         answer: Future[T] = Future()
+        until_s: float | None = getattr(self._asked, "until_s", None)
 
         def run() -> None:
             try:
+                if until_s is not None and self._clock() >= until_s:
+                    raise Unavailable("the request came too late; nothing was begun")
                 answer.set_result(work())
+            except Superseded as exc:
+                answer.set_exception(Unavailable(f"another coordinator leads by now; ask again ({exc})"))
             except RingpullError as exc:
                 answer.set_exception(exc)
 
         self._leader.put(run)
-        while True:
+        while True:  # A request that is begun may take longer than it has: then it is done, and its caller must know.
             try:
                 return answer.result(timeout=1.0)
             except TimeoutError:
@@ -280,32 +342,49 @@ class CoordinatorProcess:
     # -- the leader's thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        reason = "it was told to"
         try:
             while not self._ending.is_set():
+                self._stepped_s = self._clock()
+                if self._leader.over:
+                    raise Superseded(self._leader.over)
                 self._monitor.watch(self._leader.followed())
                 if not self._leader.step():
                     self._work.wait(self._timing.heartbeat_s)
                     self._work.clear()
-            self._stopped = "it was told to"
         except BaseException as exc:
+            reason = str(exc) if isinstance(exc, Superseded) else f"{type(exc).__name__}: {exc}"
             # A machine that is half a step on must not go further; what is saved is whole.
-            logger.exception("the coordinator has failed")
-            self._stopped = f"{type(exc).__name__}: {exc}"
+            with suppress(Exception):
+                logger.exception("the coordinator has failed")
+            self._stopped = reason
             self._failed_for_good()
+        else:
+            self._stopped = reason
 
-    def _save(self, state: CoordinatorState) -> None:
-        self._file.save({"deployment": self._deployment, "state": state_to_dict(state)})
+    def _beat(self) -> None:
+        """Show that the deployment lives, and watch that the leader's thread does: no lease is renewed without it."""
+        while not self._ending.wait(self._beat_s):
+            if self._hangs():
+                self._stopped = f"its thread has stood still for over {self._timing.watchdog_s:g} s"
+                with suppress(Exception):
+                    logger.error("the coordinator has failed: %s", self._stopped)
+                self._failed_for_good()
+                return
+            self._leader.show_life()
 
-    def _restored(self, heads: tuple[int, ...]) -> CoordinatorState:
-        fields = self._file.load()
-        if fields is None:
-            return CoordinatorState(heads=heads)
-        if not isinstance(fields.get("state"), dict):
-            raise CorruptData(f"{self._file!r} does not hold a state that this build reads")
-        state = state_from_dict(fields["state"])
-        if fields.get("deployment") != self._deployment:
-            return CoordinatorState(heads=heads, epoch=state.epoch)
-        return state
+    def _watch_files(self) -> None:
+        """Look at the files of the versions that are open, again and again."""
+        while not self._ending.wait(self._timing.files_s) and not self._stopped:
+            self._losses.look(self._leader.saved)
+
+    def _hangs(self) -> bool:
+        return not self._thread.is_alive() or self._clock() - self._stepped_s > self._timing.watchdog_s
+
+    def _ask(self, member: Member) -> ShardHeartbeat | HeadHeartbeat:
+        if self._hangs():
+            raise Unavailable("the coordinator's thread stands still")
+        return self._leader.ask(member)
 
 
 def _spawn(work: Work, name: str) -> None:

@@ -3,10 +3,16 @@
     python -m tests.cluster.kill_matrix --rows opened        every cell; shards open the model's files
     python -m tests.cluster.kill_matrix --rows streamed      every cell; each shard keeps a copy of its ranges
     python -m tests.cluster.kill_matrix --phase routing --victim source
+    python -m tests.cluster.kill_matrix --victim everything --victim 'state folder'
 
 Moves go 2 -> 3 -> 2 shards; the phase in which heads load is that of a version being published. All tables have two
 copies or more, so whatever dies, a replica lives: no prediction may fail, but for those of the head's own death. The
 last line is JSON.
+
+Besides who dies there is what else may happen in a phase, which is done when it is named: the coordinator is stopped
+for longer than its lease, Ray's raylet for some seconds, everything is killed at once, the folder of the state goes
+away with the coordinator and comes back, and so does the version's own folder, with other content in its place
+meanwhile and a shard killed that would read it.
 
 A phase is caught by watching the coordinator's saved state, which is written before the phase's commands go out; the
 victim is killed at once. Only while shards prepare is there a knob: rows are streamed slowly.
@@ -16,13 +22,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,6 +41,7 @@ from ringpull.deploy.config import ServeConfig
 from ringpull.deploy.model_folders import choose_versions
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
+from ringpull.loadtest.chaos.kinds.undoing import away, replaced, stopped
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.change import Phase
 from ringpull.router.control.controls import LEASE_S
@@ -50,9 +56,9 @@ from ringpull.router.control.operations import (
     Publish,
     Rebalance,
 )
-from ringpull.router.control.state_file import FILE_NAME
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, actors, until
+from tests.saved_state import newest_state
 
 ROWS: Final = {1: 20_000, 2: 500}
 """Version -> rows of its user table: every answer tells which version it is from."""
@@ -71,6 +77,14 @@ PHASES: Final = (
 """In which something is done: CATCHING_UP passes at once until tables can be written to."""
 
 VICTIMS: Final = ("source", "target", "coordinator", "head", "stopped head")
+
+HELD_S: Final = {"stopped coordinator": 1.2 * LEASE_S, "stopped raylet": 3.0, "state folder": 3.0, "other content": 3.0}
+"""What else may happen, and how long it lasts."""
+
+SURROUNDINGS: Final = ("everything", *HELD_S)
+
+HEADLESS: Final = ("head", "stopped head", "everything")
+"""Requests may fail while no head answers."""
 
 TRIES: Final = 8
 """Of a phase that lasts a millisecond: it may be over before it is seen."""
@@ -96,47 +110,50 @@ class Cell:
     @property
     def good(self) -> bool:
         """Whether it is as it has to be."""
-        headless = "head" in self.victim
-        return self.wrong == 0 and (headless or self.failed == self.filled == 0) and self.right > 0
+        whole = self.victim in HEADLESS or self.failed == self.filled == 0
+        return self.wrong == 0 and whole and self.right > 0
 
 
 class Matrix:
     """One deployment in which things are killed."""
 
-    def __init__(self, cluster: Cluster, operations: Operations, state_dir: Path, *, streamed: bool) -> None:
+    def __init__(self, cluster: Cluster, operations: Operations, folder: Path, *, streamed: bool) -> None:
         self._target = cluster.target
         self._operations = operations
-        self._state = state_dir / FILE_NAME
+        self._folder = folder
+        self._state = _state_dir(folder, streamed=streamed)
         self._streamed = streamed
         self._self = psutil.Process()
 
     def cell(self, victim: str, phase: Phase) -> Cell:
-        """Kill `victim` in `phase` of a change, and see it through.
+        """Kill `victim` in `phase` of a change, or have what it names happen, and see it through.
 
         Raises:
             AssertionError: The phase was always over before it was seen, or the change never ended.
         """
         for _ in range(TRIES):
             request = self._request(victim, phase)
-            process = self._process(victim, request)
-            with Watch(self._target, ROWS, retries=0) as watch:
+            with Watch(self._target, ROWS, retries=0) as watch, ExitStack() as undo:
                 watch.goes_on()
                 before = self._incarnations()
+                strike, killed = self._strike(victim, request, undo)
                 self._operations.call(request)
-                if not self._caught(phase, process, signal.SIGSTOP if victim == "stopped head" else signal.SIGKILL):
+                if not self._caught(phase, strike):
                     self._over()
                     continue
                 begin_s = time.monotonic()
-                if victim == "stopped head" and phase is Phase.LOADING:
+                if victim in HELD_S:
+                    time.sleep(HELD_S[victim])
+                    undo.close()
+                elif victim == "stopped head" and phase is Phase.LOADING:
                     # A version that no head has open cannot go live, and this is the only head.
                     time.sleep(LEASE_S)
-                    process.send_signal(signal.SIGCONT)
+                    undo.close()
                 status = self._over()
                 seconds = time.monotonic() - begin_s
-                if victim == "stopped head":
-                    process.send_signal(signal.SIGCONT)
+                undo.close()
                 watch.goes_on()
-                self._whole(set() if victim == "stopped head" else {before.get(_member(victim, request), "")})
+                self._whole({before.get(member, "") for member in killed})
                 watch.goes_on()
             return Cell(
                 victim,
@@ -166,21 +183,53 @@ class Matrix:
         slow = STREAMED_BYTES_PER_S if self._streamed and phase is Phase.PREPARING else None
         return Rebalance(shards=3 if grows else 2, bytes_per_s=slow)
 
-    def _process(self, victim: str, request: ChangeRequest) -> psutil.Process:
+    def _strike(
+        self, victim: str, request: ChangeRequest, undo: ExitStack
+    ) -> tuple[Callable[[], object], tuple[str, ...]]:
+        """Return what does it at once, once it is called, and the members that are killed by that.
+
+        Args:
+            undo: Takes what undoes it.
+        """
+        match victim:
+            case "everything":
+                members = ("coordinator", *self._incarnations())
+                processes = [self._process(member) for member in members]
+                return lambda: [process.kill() for process in processes], members
+            case "stopped raylet":
+                raylets = [each for each in self._self.children(recursive=True) if each.name().startswith("raylet")]
+                return lambda: undo.enter_context(stopped(*raylets)), ()
+            case "state folder":
+                coordinator = self._process("coordinator")
+                return lambda: (undo.enter_context(away(self._state)), coordinator.kill()), ("coordinator",)
+            case "other content":
+                version = request.version if isinstance(request, Publish) else self._live()
+                own, other = (folder / "ranker" / str(version) for folder in (self._folder, self._folder / "other"))
+                shard = self._process("shard-0")
+                return lambda: (undo.enter_context(replaced(own, other)), shard.kill()), ("shard-0",)
+        member = _member(victim.removeprefix("stopped "), request)
+        process = self._process(member)
+        if victim.startswith("stopped "):
+            return lambda: undo.enter_context(stopped(process)), ()
+        return process.kill, (member,)
+
+    def _process(self, member: str) -> psutil.Process:
         from ringpull.deploy.cluster.calls import RemoteProcess
 
-        return psutil.Process(RemoteProcess(f"ringpull/{_member(victim, request)}").pid())
+        return psutil.Process(RemoteProcess(f"ringpull/{member}").pid())
 
-    def _caught(self, phase: Phase, process: psutil.Process, signum: int) -> bool:
-        """Send the signal when the phase has begun; return whether it was still that phase then."""
-        wanted = f'"phase": "{phase.value}"'.encode()
+    def _live(self) -> int:
+        return self._operations.call(GetStatus()).spec.live["ranker"]
+
+    def _caught(self, phase: Phase, strike: Callable[[], object]) -> bool:
+        """Strike when the phase has begun; return whether it was still that phase then."""
         until_s = time.monotonic() + 60
         while time.monotonic() < until_s:
-            state = self._state.read_bytes()
-            if wanted in state:
-                process.send_signal(signum)
+            change = newest_state(self._state)["state"]["change"]
+            if change is not None and change["phase"] == phase.value:
+                strike()
                 return True
-            if b'"change": null' in state:
+            if change is None:
                 return False
         raise AssertionError(f"{phase.value} never came")
 
@@ -229,6 +278,10 @@ def _member(victim: str, request: ChangeRequest) -> str:
     return {"source": "shard-0", "target": "shard-0", "coordinator": "coordinator"}.get(victim, "head-0")
 
 
+def _state_dir(folder: Path, *, streamed: bool) -> Path:
+    return folder / f"state-{streamed}"
+
+
 @contextmanager
 def deployment(folder: Path, *, streamed: bool) -> Iterator[Matrix]:
     """Serve the model from this process, on a private Ray."""
@@ -236,13 +289,13 @@ def deployment(folder: Path, *, streamed: bool) -> Iterator[Matrix]:
     for version, rows in ROWS.items():
         if not (model / str(version)).exists():
             write_model(model, version, rows=rows, user_replicas=2)
-    state_dir = folder / f"state-{streamed}"
+            write_model(folder / "other" / "ranker", version, rows=rows, user_replicas=2, factor=2.0)
     [newest] = choose_versions([model], ["user=2", "genre=all"])
     config = ServeConfig(
         versions=(newest,),
         shards=2,
         head=HeadConfig(device="cpu"),
-        state_dir=str(state_dir),
+        state_dir=str(_state_dir(folder, streamed=streamed)),
         data_dir=folder / "data" if streamed else None,
         keep=0,
     )
@@ -250,14 +303,14 @@ def deployment(folder: Path, *, streamed: bool) -> Iterator[Matrix]:
         # Ray must not be loaded before its session has set the environment.
         from ringpull.deploy.cluster.actors import operations_of
 
-        yield Matrix(cluster, operations_of(config.name), state_dir, streamed=streamed)
+        yield Matrix(cluster, operations_of(config.name), folder, streamed=streamed)
 
 
 def main() -> None:
     """Run the matrix from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phase", action="append", choices=[phase.value for phase in PHASES])
-    parser.add_argument("--victim", action="append", choices=VICTIMS)
+    parser.add_argument("--victim", action="append", choices=[*VICTIMS, *SURROUNDINGS])
     parser.add_argument("--rows", choices=["opened", "streamed"], default="opened", help="how they come to a shard")
     asked = parser.parse_args()
     table = Table("dies", "while", "rows are", "the change", "after s", "right", "wrong", "failed", "filled")
@@ -282,7 +335,7 @@ def main() -> None:
                 "good": sum(cell.good for cell in cells),
                 "predicts": sum(cell.right + cell.wrong + cell.failed + cell.filled for cell in cells),
                 "wrong": sum(cell.wrong for cell in cells),
-                "failed_while_a_head_lived": sum(cell.failed for cell in cells if "head" not in cell.victim),
+                "failed_while_a_head_lived": sum(cell.failed for cell in cells if cell.victim not in HEADLESS),
             }
         )
     )

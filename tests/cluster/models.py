@@ -34,8 +34,13 @@ def write_model(
     rows: int = 1000,
     user_replicas: Replicas = 1,
     user_on_unavailable: OnUnavailable = OnUnavailable.ERROR,
+    factor: float = 1.0,
 ) -> Path:
-    """Write `model_dir/version/`; return `model_dir`."""
+    """Write `model_dir/version/`; return `model_dir`.
+
+    Args:
+        factor: Of the user's rows: with another one it is other content.
+    """
     folder = model_dir / str(version)
     folder.mkdir(parents=True)
     schema = Schema([Sparse("user_id"), Sparse("genres", dtype="string", many=True, missing=())])
@@ -48,7 +53,7 @@ def write_model(
     user = TableSpec(name="user", dim=DIM, replicas=user_replicas, on_unavailable=user_on_unavailable)
     genre = TableSpec(name="genre", dim=DIM, key_type=KeyType.STRING)
     with TableWriter(folder / "user", user) as writer:
-        writer.add(np.arange(rows), np.repeat(np.arange(rows, dtype=np.float32) / 8, DIM).reshape(rows, DIM))
+        writer.add(np.arange(rows), np.repeat(np.arange(rows, dtype=np.float32) / 8 * factor, DIM).reshape(rows, DIM))
         writer.finish()
     with TableWriter(folder / "genre", genre) as writer:
         writer.add(list(GENRES), np.repeat(np.array(list(GENRES.values()), np.float32), DIM).reshape(-1, DIM))

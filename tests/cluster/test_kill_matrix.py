@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from ringpull.deploy.cluster.ray_session import CODE_ROOT
-from tests.cluster.kill_matrix import PHASES, VICTIMS
+from ringpull.router.control.change import Phase
+from tests.cluster.kill_matrix import PHASES, SURROUNDINGS, VICTIMS
 
 pytestmark = pytest.mark.ray
+
+MOVE_AND_PUBLISH = ("--phase", Phase.DUAL_OWNERSHIP.value, "--phase", Phase.LOADING.value)
 
 
 def matrix(*arguments: str) -> dict[str, Any]:
@@ -28,6 +31,14 @@ def test_a_coordinator_killed_in_the_middle_of_a_move_finishes_it() -> None:
     """Rows are streamed, a client predicts all the while."""
     last = matrix("--rows", "streamed", "--phase", "routing", "--victim", "coordinator")
     assert (last["cells"], last["good"], last["wrong"], last["failed_while_a_head_lived"]) == (1, 1, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", SURROUNDINGS)
+def test_what_surrounds_a_deployment_in_the_middle_of_a_move(victim: str) -> None:
+    """Whatever happens to it: a folder, Ray, the coordinator's time, all processes at once."""
+    last = matrix("--rows", "streamed", *MOVE_AND_PUBLISH, "--victim", victim)
+    assert (last["cells"], last["good"], last["wrong"], last["failed_while_a_head_lived"]) == (2, 2, 0, 0)
 
 
 @pytest.mark.slow

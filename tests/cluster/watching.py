@@ -60,6 +60,7 @@ class Watch:
         threads: That predict side by side.
         retries: Of the client; 0 shows every failure that there is.
         channels: Of the client.
+        timeout_s: Deadline of each request.
     """
 
     def __init__(
@@ -70,8 +71,9 @@ class Watch:
         threads: int = 1,
         retries: int = DEFAULT_RETRIES,
         channels: int = DEFAULT_CHANNELS,
+        timeout_s: float = 10.0,
     ) -> None:
-        self._client = Client(target, timeout_s=10.0, retries=retries, channels=channels)
+        self._client = Client(target, timeout_s=timeout_s, retries=retries, channels=channels)
         self._expected = {
             version: np.array([score(user, ["drama"], rows=count) for user in USERS]) for version, count in rows.items()
         }

@@ -86,7 +86,7 @@ class FakeOperations:
     restarted: list[tuple[Member, float, bool]] = field(default_factory=list)
     """Member, time to drain, whether forced: of all that were sent away."""
 
-    def call(self, request: Request[R]) -> R:
+    def call(self, request: Request[R], *, within_s: float | None = None) -> R:
         return VERBS.answer(self, request)
 
     def publish(self, request: ChangeRequest) -> ChangeStatus:

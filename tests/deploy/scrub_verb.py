@@ -70,12 +70,16 @@ def serve(folder: str) -> None:
     from ringpull.inference.head.config import HeadConfig
     from ringpull.inference.head.process import HeadProcess
     from ringpull.ps.ring import Ring
-    from ringpull.router.control.state_file import StateFile
+    from ringpull.router.control.state_files import open_files
+    from ringpull.router.control.state_store import Owner, StateStore
     from ringpull.router.shard_map import ShardAddress, ShardMap
     from tests.router.members import FakeMembers
 
     coordinator = ScrubbingCoordinator(
-        StateFile(folder), FakeMembers(heads=1), deployment="this one", settings=Settings(place=find_version)
+        StateStore(open_files(folder)),
+        FakeMembers(heads=1),
+        owner=Owner("this one"),
+        settings=Settings(place=find_version),
     )
     head = HeadProcess(HeadConfig(), coordinator)
     address = head.route(ShardMap(1, (ShardAddress(0, "127.0.0.1", 1),), Ring.even([0]), {}), {}, ())

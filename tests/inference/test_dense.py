@@ -184,7 +184,7 @@ class Counted(nn.Module):
 @pytest.mark.parametrize(("module", "is_scripted"), [(Doubled(), True), (Counted(), False)])
 def test_a_script_is_used_only_where_it_repeats_the_program(module: nn.Module, is_scripted: bool) -> None:
     run = scripted(module, [torch.empty(3, DIM)], torch.device("cpu"))
-    assert isinstance(run, torch.jit.ScriptModule) == is_scripted
+    assert isinstance(run, torch.jit.ScriptFunction) == is_scripted
     for rows in (1, 2, 70):
         x = torch.ones(rows, DIM)
         assert torch.equal(run(x)[0], module(x)[0])

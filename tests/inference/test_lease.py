@@ -1,92 +1,147 @@
-"""A head whose lease has run out asks once for all requests, and serves on when nobody answers."""
+"""A head that nobody leads asks for the newest map by itself, beside its requests, and serves on if nobody answers."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import suppress
+
+import pytest
 
 from ringpull.inference.head.latency import SAMPLES, WINDOW_S, RecentLatencies
-from ringpull.inference.head.lease import ASK_AGAIN_S, Lease
+from ringpull.inference.head.lease import ASK_AGAIN_S, ASK_SHARE, Lease
 from ringpull.ps.errors import Unavailable
 from tests.clock import Clock
+from tests.router.virtual_time import run, virtual_now
+
+LEASE_S = 10.0
 
 
-async def test_a_head_that_nobody_pulses_never_asks():
-    assert not Lease(asks([])).expired
+class Leader:
+    """What a head asks, and what it gets."""
+
+    def __init__(self) -> None:
+        self.asked_s: list[float] = []
+        self.error: Exception | None = None
+        self.hangs = False
+        """Whether it answers nothing, as by SIGSTOP."""
+        self.lease = Lease(self.ask, virtual_now)
+
+    async def ask(self) -> None:
+        self.asked_s.append(virtual_now())
+        if self.hangs:
+            await asyncio.sleep(3600)
+        if self.error is not None:
+            raise self.error
 
 
-def asks(asked: list[str], error: Exception | None = None):
-    async def ask() -> None:
-        asked.append("asked")
-        await asyncio.sleep(0)
-        if error is not None:
-            raise error
-
-    return ask
-
-
-async def test_it_expires_when_it_is_not_renewed_and_all_requests_share_one_question():
-    asked: list[str] = []
-    clock = Clock(100.0)
-    lease = Lease(asks(asked), clock)
-    lease.renew(10)
-    clock.now_s += 9.9
-    assert not lease.expired
-    clock.now_s += 0.2
-    assert lease.expired
-    await asyncio.gather(*[lease.refresh() for _ in range(5)])
-    assert asked == ["asked"]
-    assert not lease.expired
-    clock.now_s += ASK_AGAIN_S
-    assert lease.expired, "an answer is not a lease"
+async def keeping(leader: Leader, seconds: float, *, heartbeats_s: float = 0.0) -> None:
+    """Let a lease be kept for some time, and be renewed as often as a coordinator would."""
+    keep = asyncio.create_task(leader.lease.keep())
+    until_s = virtual_now() + seconds
+    while virtual_now() < until_s:
+        if heartbeats_s:
+            leader.lease.renew(LEASE_S)
+        await asyncio.sleep(heartbeats_s or seconds)
+    keep.cancel()
+    with suppress(asyncio.CancelledError):
+        await keep
 
 
-async def test_nobody_answering_is_no_reason_not_to_serve():
-    asked: list[str] = []
-    clock = Clock(100.0)
-    lease = Lease(asks(asked, Unavailable("the coordinator is gone")), clock)
-    lease.renew(0)
-    await lease.refresh()
-    assert not lease.expired
-    clock.now_s += ASK_AGAIN_S
-    await lease.refresh()
-    assert len(asked) == 2
+def test_a_head_that_was_never_led_never_asks():
+    async def main() -> None:
+        leader = Leader()
+        await keeping(leader, 1000.0)
+        assert leader.asked_s == []
+        assert not leader.lease.expired
+        assert leader.lease.heard_s is None
+
+    run(main())
 
 
-async def test_a_late_pulse_does_not_renew_what_has_expired():
-    """It may have been asked before the head was stopped: the map that was the newest then is history now."""
-    asked: list[str] = []
-    clock = Clock(100.0)
-    lease = Lease(asks(asked), clock)
-    lease.renew(10)
-    clock.now_s += 60
-    lease.renew(10)
-    assert lease.expired
-    await lease.refresh()
-    lease.renew(10)
-    clock.now_s += 9.9
-    assert not lease.expired
+def test_a_head_that_is_led_never_asks():
+    async def main() -> None:
+        leader = Leader()
+        await keeping(leader, 1000.0, heartbeats_s=0.5)
+        assert leader.asked_s == []
+        assert leader.lease.heard_s is not None
+        assert leader.lease.heard_s <= 0.5
+
+    run(main())
 
 
-async def test_a_pulse_is_no_lease_while_nobody_answers():
-    clock = Clock(100.0)
-    lease = Lease(asks([], Unavailable("the coordinator is gone")), clock)
-    lease.renew(10)
-    clock.now_s += 60
-    await lease.refresh()
-    lease.renew(10)
-    assert not lease.expired
-    clock.now_s += ASK_AGAIN_S
-    assert lease.expired
+@pytest.mark.parametrize("error", [None, Unavailable("it is gone"), RuntimeError("a bug")])
+def test_before_its_end_it_asks_again_and_again_until_it_is_renewed(error):
+    async def main() -> None:
+        leader, began_s = Leader(), virtual_now()
+        leader.error = error
+        leader.lease.renew(LEASE_S)
+        await keeping(leader, 3 * LEASE_S)
+        first_s = began_s + (1 - ASK_SHARE) * LEASE_S
+        due_s = [first_s + n * ASK_AGAIN_S for n in range(25)]
+        assert leader.asked_s == pytest.approx(due_s)
+        assert leader.lease.expired is (error is not None)
+        asked = len(leader.asked_s)
+        leader.lease.renew(LEASE_S)
+        await keeping(leader, 1000.0, heartbeats_s=0.5)
+        # What has run out is renewed by a map only: one that a leader gives, not by a heartbeat.
+        assert (len(leader.asked_s) > asked + 100) is (error is not None)
+
+    run(main())
 
 
-async def test_a_request_that_gives_up_does_not_take_the_question_with_it():
-    asked: list[str] = []
-    lease = Lease(asks(asked))
-    first = asyncio.create_task(lease.refresh())
-    await asyncio.sleep(0)
-    first.cancel()
-    await lease.refresh()
-    assert asked == ["asked"]
+def test_one_that_hangs_is_asked_once_and_holds_nobody_up():
+    async def main() -> None:
+        leader = Leader()
+        leader.hangs = True
+        leader.lease.renew(LEASE_S)
+        await keeping(leader, 600.0)
+        assert len(leader.asked_s) == 1
+        assert leader.lease.expired
+        assert leader.lease.heard_s == pytest.approx(600.0)
+
+    run(main())
+
+
+def test_a_head_that_was_stopped_asks_at_once_whatever_heartbeat_was_on_its_way():
+    """It may have been sent before: the map that was the newest then is history now."""
+
+    async def main() -> None:
+        leader = Leader()
+        leader.lease.renew(LEASE_S)
+        keep = asyncio.create_task(leader.lease.keep())
+        await asyncio.sleep(0.5)
+        asyncio.get_running_loop().jump(60.0)  # type: ignore[attr-defined]
+        woke_s = virtual_now()
+        leader.lease.renew(LEASE_S)
+        assert leader.lease.expired
+        await asyncio.sleep(0.1)
+        assert leader.asked_s == pytest.approx([woke_s], abs=0.01)
+        assert not leader.lease.expired
+        leader.lease.renew(LEASE_S)
+        await asyncio.sleep(4.0)
+        assert len(leader.asked_s) == 1
+        keep.cancel()
+
+    run(main())
+
+
+def test_that_nobody_leads_is_said_once(caplog: pytest.LogCaptureFixture):
+    async def main() -> None:
+        leader = Leader()
+        leader.error = Unavailable("it is gone")
+        leader.lease.renew(LEASE_S)
+        with caplog.at_level(logging.WARNING):
+            await keeping(leader, 100.0)
+        assert ["nobody leads this head" in record.getMessage() for record in caplog.records] == [True]
+        leader.error = None
+        await keeping(leader, 5.0)
+        leader.error = Unavailable("it is gone again")
+        with caplog.at_level(logging.WARNING):
+            await keeping(leader, 100.0)
+        assert len(caplog.records) == 2
+
+    run(main())
 
 
 def test_percentiles_are_of_the_last_seconds_only():

@@ -98,7 +98,7 @@ class FakeOperations:
         self.asked: list[object] = []
         self.error: Exception | None = None
 
-    def call(self, request: Any) -> Any:
+    def call(self, request: Any, *, within_s: float | None = None) -> Any:
         self.asked.append(request)
         if self.error is not None:
             raise self.error

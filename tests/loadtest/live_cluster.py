@@ -10,13 +10,16 @@ from pathlib import Path
 
 from ringpull.deploy.model_folders import choose_versions, find_version, rows_in
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.fenced import FencedHead
 from ringpull.inference.head.process import HeadProcess
 from ringpull.ps.errors import Unavailable
+from ringpull.ps.fenced import FencedShard
 from ringpull.ps.process import ShardProcess
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.operations import ChangeStatus, GetChange
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
-from ringpull.router.control.state_file import StateFile
+from ringpull.router.control.state_files import open_files
+from ringpull.router.control.state_store import Owner, StateStore
 
 GRACE_S = 5.0
 POLL_S = 0.05
@@ -27,17 +30,17 @@ class LocalMembers:
 
     def __init__(self, data_dir: Path, head: HeadProcess) -> None:
         self._data_dir = data_dir
-        self._head = head
-        self._shards: dict[int, ShardProcess] = {}
+        self._head = FencedHead(head)
+        self._shards: dict[int, FencedShard] = {}
         self._lock = threading.Lock()
 
-    def shard(self, shard: int) -> ShardProcess:
+    def shard(self, shard: int) -> FencedShard:
         with self._lock:
             if shard not in self._shards:
                 raise Unavailable(f"there is no shard {shard}")
             return self._shards[shard]
 
-    def head(self, head: int) -> HeadProcess:
+    def head(self, head: int) -> FencedHead:
         assert head == 0
         return self._head
 
@@ -47,7 +50,7 @@ class LocalMembers:
     def start_shard(self, shard: int, node: str | None) -> None:
         with self._lock:
             if shard not in self._shards:
-                self._shards[shard] = ShardProcess(shard, node="here", data_dir=self._data_dir)
+                self._shards[shard] = FencedShard(ShardProcess(shard, node="here", data_dir=self._data_dir))
 
     def stop_shard(self, shard: int) -> None:
         with self._lock:
@@ -83,10 +86,11 @@ def live_cluster(model_dir: Path, folder: Path, *, shards: int, replicas: list[s
     """Bring a model up; take everything down at the end."""
     head = HeadProcess(HeadConfig(grpc_port=0, http_port=0, default_timeout_s=60))
     members = LocalMembers(folder / "data", head)
+    (folder / "state").mkdir()
     coordinator = CoordinatorProcess(
-        StateFile(str(folder / "state")),
+        StateStore(open_files(str(folder / "state"))),
         members,
-        deployment="test",
+        owner=Owner("test"),
         settings=Settings(place=find_version, streamed=True, rows_in=rows_in),
         timing=Timing(heartbeat_s=POLL_S),
     )

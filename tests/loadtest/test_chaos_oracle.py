@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.inference.errors import Unavailable
+from ringpull.inference.errors import DeadlineExceeded, Unavailable
 from ringpull.inference.prediction import Filled, Prediction
 from ringpull.loadtest.chaos import goodput
-from ringpull.loadtest.chaos.checked_load import CheckedLoad
+from ringpull.loadtest.chaos.checked_load import HURRY_S, CheckedLoad
 from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, make_requests
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle, Question, Verdict
+from ringpull.loadtest.chaos.record import LATE
 from ringpull.loadtest.generator import endless_arrivals
 from tests.integration.local import local_cluster
 
@@ -65,6 +66,18 @@ def test_the_oracle_knows_every_score(oracle: Oracle) -> None:
     assert oracle.judge(single, neither, frozenset({1}))[0] is Verdict.WRONG
 
 
+def test_a_version_has_the_content_that_was_exported_last(oracle: Oracle) -> None:
+    known = Question(MODEL, 0)
+    again = Oracle(REQUESTS, {MODEL: 2}, ROWS, others={MODEL: [7]})
+    assert again.judge(known, answer(MODEL, 1, 0), frozenset({1}))[0] is Verdict.RIGHT
+    again.reexported(MODEL, 1, 7)
+    assert again.judge(known, answer(MODEL, 1, 0), frozenset({1}))[0] is Verdict.WRONG
+    scores = expected(Weights.of(7, ROWS), REQUESTS[0]).scores
+    new = replace(answer(MODEL, 1, 0), outputs={"output": scores.astype(np.float32)})
+    assert again.judge(known, new, frozenset({1}))[0] is Verdict.RIGHT
+    assert oracle.judge(known, new, frozenset({1}))[0] is Verdict.WRONG
+
+
 async def test_the_load_checks_every_answer(oracle: Oracle) -> None:
     """One answer of `checked` in three is off, one of `single_copy` in three fails."""
     asked = Counter[str]()
@@ -89,6 +102,28 @@ async def test_the_load_checks_every_answer(oracle: Oracle) -> None:
     due, took, _ = load.record.arrays()
     assert (np.diff(due) >= 0).all()
     assert (took > 0).all()
+
+
+async def test_some_requests_are_in_a_hurry(oracle: Oracle) -> None:
+    deadlines = Counter[tuple[str, float | None]]()
+
+    async def predict(
+        model: str, features: Mapping[str, Any], context: Mapping[str, Any], /, *, timeout_s: float | None = None
+    ) -> Prediction:
+        deadlines[model, timeout_s] += 1
+        raise Unavailable("no head") if timeout_s is None else DeadlineExceeded("Deadline Exceeded")
+
+    load = CheckedLoad(predict, (MODEL, SINGLE_COPY), oracle, Live({MODEL: 1, SINGLE_COPY: 1}))
+    await load.ask_all()
+    assert {deadline for _, deadline in deadlines} == {None}
+    with load.hurried():
+        record = await load.ask_all()
+    assert Counter(trouble.error for trouble in record.troubles)[LATE] == load.record.hurried > 0
+    assert deadlines[MODEL, HURRY_S] > 0
+    assert deadlines[SINGLE_COPY, HURRY_S] > 0
+    hurried = deadlines.total()
+    await load.ask_all()
+    assert sum(count for (_, deadline), count in deadlines.items() if deadline == HURRY_S) < hurried / 4
 
 
 async def test_it_does_not_begin_with_a_wrong_answer(oracle: Oracle) -> None:

@@ -27,15 +27,22 @@ from ringpull.loadtest.chaos.record import Record
 from ringpull.loadtest.chaos.schedule import (
     CALM_S,
     CHANGES,
+    COMMANDING,
     END_S,
     FAULTS,
+    HOLD_S,
     INTERRUPTED_CHANGES,
+    LASTING,
+    LONG,
+    LONG_RUN_S,
+    SURROUNDINGS,
     Command,
     Event,
     Fault,
     Kind,
     promise,
     schedule,
+    too_long,
 )
 from ringpull.loadtest.deployment import Deployment
 
@@ -49,7 +56,8 @@ QUIET = Console(quiet=True)
 def test_a_schedule_is_a_function_of_its_seed(seed: int, seconds: float, more: float, without: set[Kind]) -> None:
     events = schedule(seed, seconds, without)
     assert events == schedule(seed, seconds, without)
-    assert schedule(seed, seconds + more, without)[: len(events)] == events
+    if seconds >= LONG_RUN_S or seconds + more < LONG_RUN_S:
+        assert schedule(seed, seconds + more, without)[: len(events)] == events
     times = [event.at_s for event in events]
     assert times == sorted(times)
     assert all(CALM_S <= at_s < seconds - END_S for at_s in times)
@@ -63,10 +71,11 @@ def test_an_event_is_a_fault_or_a_change_or_a_fault_in_a_change(seed: int) -> No
         assert event.fault is not None or event.change is not None
         if event.fault is not None:
             assert event.fault.kind in FAULTS
-            assert (event.fault.seconds > 0) == (event.fault.kind.verb in ("stop", "slow"))
+            assert (event.fault.seconds > 0) == (event.fault.kind.verb in LASTING)
         if event.change is not None:
             assert event.change.kind in CHANGES
             assert event.fault is None or event.change.kind in INTERRUPTED_CHANGES
+            assert event.fault is None or event.fault.kind not in COMMANDING
         assert (event.delay_s > 0) == (event.fault is not None and event.change is not None)
     first = [(event.change or event.fault) for event in events[: len(Kind)]]
     assert {fault.kind for fault in first if fault is not None} == set(Kind), "a round has every kind"
@@ -83,11 +92,42 @@ def test_other_seeds_and_kinds_left_out() -> None:
     assert kinds == set(Kind) - {Kind.KILL_HEAD, Kind.RESTART}
     assert schedule(3, 1_000, list(Kind)) == []
     assert "kill-" in " ".join(map(str, schedule(3, 100)))
+    held = schedule(3, 40, [Kind.STOP_RAYLET], only=[Kind.HOLD_COORDINATOR, Kind.STOP_RAYLET])
+    assert {event.fault for event in held} == {
+        Fault(Kind.HOLD_COORDINATOR, event.fault.pick, HOLD_S) for event in held if event.fault
+    }
+
+
+def surroundings(events: list[Event]) -> list[Kind]:
+    return [
+        event.fault.kind for event in events if event.fault and event.fault.kind in SURROUNDINGS and not event.change
+    ]
+
+
+@given(seed=SEEDS)
+def test_a_run_of_three_minutes_has_every_kind_of_surroundings_first(seed: int) -> None:
+    """With a few of the others between them, and no rolling restart before all have had a turn."""
+    first = schedule(seed, 180)[: len(SURROUNDINGS) + 3]
+    assert set(surroundings(first)) == set(SURROUNDINGS)
+    others = [event for event in first if event.change or (event.fault and event.fault.kind not in SURROUNDINGS)]
+    assert len(others) == 3
+    assert not any(event.change and event.change.kind is Kind.RESTART for event in others)
+
+
+@given(seed=SEEDS)
+def test_a_run_of_a_minute_is_without_what_takes_long(seed: int) -> None:
+    kinds = set(surroundings(schedule(seed, 60)))
+    assert kinds
+    assert not kinds & LONG
+    assert too_long(60) == LONG
+    assert too_long(180) == set()
 
 
 def test_what_is_promised() -> None:
-    assert not any(promise(kind, heads=2).fails for kind in Kind)
+    assert {kind for kind in Kind if promise(kind, heads=2).fails} == {Kind.KILL_ALL}
     assert {kind for kind in Kind if promise(kind, heads=1).fails} == {
+        Kind.KILL_ALL,
+        Kind.REMOVE_VERSION,
         Kind.KILL_HEAD,
         Kind.STOP_HEAD,
         Kind.SLOW_HEAD,
@@ -98,6 +138,13 @@ def test_what_is_promised() -> None:
         Kind.STOP_SHARD,
         Kind.SLOW_SHARD,
         Kind.RESTART,
+        Kind.KILL_ALL,
+        Kind.IMPERSONATE_SHARD,
+        Kind.AWAY_LOGS,
+        Kind.AWAY_VERSION,
+        Kind.FILL_DISK,
+        Kind.REEXPORT_VERSION,
+        Kind.REMOVE_VERSION,
     }
 
 

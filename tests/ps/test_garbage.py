@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringpull.ps.garbage import YOUNG_OBJECTS, freeze_loaded
+from ringpull.ps.garbage import YOUNG_OBJECTS, forget_frames, freeze_loaded
 
 
 class Node:
@@ -50,3 +50,30 @@ def test_what_was_made_since_the_last_time_is_collected_and_what_was_spared_is_n
     freeze_loaded()
     assert second() is None
     assert first() is not None
+
+
+class Loaded:
+    """What a call that fails has half loaded."""
+
+
+def test_an_error_that_is_kept_keeps_nothing_of_the_calls_it_came_through() -> None:
+    gone: list[weakref.ref[Loaded]] = []
+
+    def fails() -> None:
+        half = Loaded()
+        gone.append(weakref.ref(half))
+        raise ValueError("no")
+
+    def fails_anew() -> None:
+        loaded = Loaded()
+        gone.append(weakref.ref(loaded))
+        try:
+            fails()
+        except ValueError as exc:
+            raise KeyError("so") from exc
+
+    with pytest.raises(KeyError) as told:
+        fails_anew()
+    assert all(each() is not None for each in gone)
+    forget_frames(told.value)
+    assert [each() for each in gone] == [None, None]

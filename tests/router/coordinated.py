@@ -18,7 +18,7 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
-from ringpull.router.control.coordinator import Coordinator, version_names
+from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
 from ringpull.router.control.events import (
     Abort,
@@ -45,6 +45,7 @@ from ringpull.router.control.events import (
     Throttle,
     member_of,
 )
+from ringpull.router.control.lacking import version_names
 from ringpull.router.control.placements import owned_mask
 from ringpull.router.shard_map import ShardAddress, ShardMap
 

@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.fence import Fence, Order
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.refusals import Refusals
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardMap
@@ -28,11 +30,13 @@ class FakeShard:
         self.shard = shard
         self.incarnation = f"shard-{shard}-{next(_incarnations)}"
         self.stored: set[tuple[str, int]] = set()
+        self.refused: set[tuple[str, int]] = set()
         self.epoch = 0
         self.served_ranges: tuple[ServedRanges, ...] = ()
         self.versions: frozenset[tuple[str, int]] = frozenset()
         self.bytes_per_s: float | None = None
         self.cancelled = threading.Event()
+        self.fence = Fence(members.deployment, self.incarnation)
 
     def heartbeat(self) -> ShardHeartbeat:
         self.members.meet(f"heartbeat shard {self.shard}")
@@ -46,30 +50,48 @@ class FakeShard:
             copied_bytes=10 * len(self.stored),
             bytes_to_copy=10 * len(self.stored),
             resident_bytes=100,
+            term=self.fence.term,
         )
 
-    def prepare(self, placements: Sequence[VersionPlacement]) -> None:
-        self.members.meet(f"prepare shard {self.shard}")
-        self.stored |= {(placement.model, placement.version) for placement in placements}
+    def obey(self, order: Order) -> None:
+        self.members.meet(f"obey shard {self.shard}")
+        self.fence.obey(order)
 
-    def assign(self, epoch: int, served_ranges: Sequence[ServedRanges], versions: Collection[tuple[str, int]]) -> None:
+    def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
+        self.members.meet(f"prepare shard {self.shard}")
+        self.fence.check(order)
+        names = [(placement.model, placement.version) for placement in placements]
+        self.refused = set(names) & self.members.lost.keys()
+        self.members.open(names, self.stored)
+
+    def assign(
+        self,
+        order: Order,
+        epoch: int,
+        served_ranges: Sequence[ServedRanges],
+        versions: Collection[tuple[str, int]],
+    ) -> None:
         self.members.meet(f"assign shard {self.shard}")
-        if not set(versions) <= self.stored:
+        self.fence.check(order)
+        if not set(versions) <= self.stored | self.refused:
             raise Unavailable(f"shard {self.shard} holds {self.stored}, not all of {versions}")
         if epoch >= self.epoch:
             self.epoch, self.served_ranges, self.versions = epoch, tuple(served_ranges), frozenset(versions)
             self.stored &= set(versions)
 
-    def throttle(self, bytes_per_s: float | None) -> None:
+    def throttle(self, order: Order, bytes_per_s: float | None) -> None:
         self.members.meet(f"throttle shard {self.shard}")
+        self.fence.check(order)
         self.bytes_per_s = bytes_per_s
 
-    def cancel(self) -> None:
+    def cancel(self, order: Order) -> None:
         self.members.meet(f"cancel shard {self.shard}")
+        self.fence.check(order)
         self.cancelled.set()
 
-    def restart(self, drain_s: float) -> None:
+    def restart(self, order: Order, drain_s: float) -> None:
         self.members.meet(f"restart shard {self.shard}")
+        self.fence.check(order)
 
 
 class FakeHead:
@@ -80,49 +102,94 @@ class FakeHead:
         self.head = head
         self.incarnation = f"head-{head}-{next(_incarnations)}"
         self.loaded: set[tuple[str, int]] = set()
+        self.refused: set[tuple[str, int]] = set()
         self.map: ShardMap | None = None
         self.live: dict[str, int] = {}
+        self.fence = Fence(members.deployment, self.incarnation)
+        self.leases = 0
+        """How often its lease was renewed."""
 
-    def heartbeat(self, lease_s: float) -> HeadHeartbeat:
+    def heartbeat(self) -> HeadHeartbeat:
         self.members.meet(f"heartbeat head {self.head}")
         epoch = 0 if self.map is None else self.map.epoch
         port = 8500 if epoch else 0
         return HeadHeartbeat(
-            self.incarnation, "127.0.0.1", port, port, epoch, tuple(sorted(self.loaded)), p50_ms=1.0, p99_ms=2.0
+            self.incarnation,
+            "127.0.0.1",
+            port,
+            port,
+            epoch,
+            tuple(sorted(self.loaded)),
+            p50_ms=1.0,
+            p99_ms=2.0,
+            term=self.fence.term,
         )
 
-    def load(self, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
-        self.members.meet(f"load head {self.head}")
-        self.loaded |= {(version.model, version.version) for version in versions}
+    def renew(self, order: Order, lease_s: float) -> HeadHeartbeat:
+        self.fence.check(order)
+        self.leases += 1
+        return self.heartbeat()
 
-    def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> None:
+    def obey(self, order: Order) -> None:
+        self.members.meet(f"obey head {self.head}")
+        self.fence.obey(order)
+
+    def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
+        self.members.meet(f"load head {self.head}")
+        self.fence.check(order)
+        names = [(version.model, version.version) for version in versions]
+        self.refused |= set(names) & self.members.lost.keys()
+        self.members.open(names, self.loaded)
+
+    def route(
+        self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
+    ) -> None:
         self.members.meet(f"route head {self.head}")
-        if not set(versions) <= self.loaded:
+        self.fence.check(order)
+        if not set(versions) <= self.loaded | self.refused:
             raise Unavailable(f"head {self.head} has {self.loaded}, not all of {versions}")
         if self.map is None or shard_map.epoch >= self.map.epoch:
             self.map, self.live = shard_map, dict(live)
             self.loaded &= set(versions)
 
-    def restart(self, drain_s: float) -> None:
+    def restart(self, order: Order, drain_s: float) -> None:
         self.members.meet(f"restart head {self.head}")
+        self.fence.check(order)
 
 
 class FakeMembers:
     """`ringpull.router.control.controls.Members`."""
 
-    def __init__(self, heads: int = 1) -> None:
+    def __init__(self, heads: int = 1, deployment: str = "this one") -> None:
+        self.deployment = deployment
         self.shards: dict[int, FakeShard] = {}
         self.heads = {head: FakeHead(self, head) for head in range(heads)}
         self.said: list[str] = []
-        """`VERB ROLE NUMBER` of everything but heartbeats, in the order it began."""
+        """`VERB ROLE NUMBER` of everything but heartbeats and introductions, in the order it began."""
         self.on: dict[str, Callable[[], None]] = {}
         """`VERB ROLE NUMBER` -> what happens first: it may raise, wait, or look."""
+        self.lost: dict[tuple[str, int], RingpullError] = {}
+        """Versions that nobody can open who has not opened them, and why."""
         self.lock = threading.Lock()
+
+    def open(self, names: Sequence[tuple[str, int]], there: set[tuple[str, int]]) -> None:
+        """Open versions, `there`, but for those that are lost.
+
+        Raises:
+            RingpullError: As a member does that could not open all of them.
+        """
+        refusals = Refusals()
+        for model, version in names:
+            with refusals.of(model, version):
+                if (model, version) in self.lost and (model, version) not in there:
+                    raise self.lost[model, version]
+                there.add((model, version))
+        refusals.check(len(names))
 
     def meet(self, what: str) -> None:
         """Write down that something begins, and let the test have its way with it."""
         with self.lock:
-            if not what.startswith("heartbeat"):
+            if not what.startswith(("heartbeat", "obey")):
                 self.said.append(what)
         if what in self.on:
             self.on[what]()

@@ -6,13 +6,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Superseded, Unavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
@@ -28,8 +29,11 @@ from ringpull.router.control.operations import (
     Rollback,
 )
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
-from ringpull.router.control.state_file import FILE_NAME, StateFile
-from tests.router.members import FakeMembers
+from ringpull.router.control.reign import Reign
+from ringpull.router.control.saved_files import generations, state_name
+from ringpull.router.control.state_files import LocalFiles
+from ringpull.router.control.state_store import Owner, StateStore
+from tests.router.members import FakeMembers, FakeShard
 
 FAST = Timing(heartbeat_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)
 
@@ -62,11 +66,54 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.002)
 
 
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Disk(LocalFiles):
+    """Folder whose disk may be full, away, or the last thing that its process sees."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.full = False
+        self.away = False
+        self.dies_at = -1
+        """Number of states that are saved before the process dies; negative: it lives."""
+        self.dies_after = False
+        """Whether the one at which it dies is saved."""
+        self.bug: Exception | None = None
+
+    def names(self) -> list[str]:
+        if self.away:
+            raise OSError(5, "Input/output error")
+        return super().names()
+
+    def read(self, name: str) -> bytes:
+        if self.away:
+            raise OSError(5, "Input/output error")
+        return super().read(name)
+
+    def create(self, name: str, content: bytes) -> None:
+        if self.bug is not None:
+            raise self.bug
+        if self.away or self.full:
+            raise OSError(28, "No space left on device") if self.full else OSError(5, "Input/output error")
+        if name.startswith("state-") and self.dies_at >= 0:
+            if self.dies_at == 0:
+                if self.dies_after:
+                    super().create(name, content)
+                raise Killed
+            self.dies_at -= 1
+        super().create(name, content)
+
+
 class Deployment:
     """Members, and the coordinator that is in charge of them now."""
 
     def __init__(self, folder: Path, heads: int = 1) -> None:
         self.folder = folder
+        self.files = Disk(folder)
         self.members = FakeMembers(heads)
         self.coordinators: list[CoordinatorProcess] = []
 
@@ -74,15 +121,19 @@ class Deployment:
         """Start a coordinator; one that runs is killed first."""
         self.kill()
         coordinator = CoordinatorProcess(
-            StateFile(str(self.folder)),
+            StateStore(self.files),
             self.members,
-            deployment=deployment,
+            owner=Owner(deployment),
             settings=settings(len(self.members.heads)),
             timing=timing,
             failed=failed or (lambda: None),
         )
         self.coordinators.append(coordinator)
         return coordinator
+
+    def reign(self) -> Reign:
+        """Return the reign of the coordinator that is in charge, or was last."""
+        return self.coordinators[-1]._reign
 
     def kill(self) -> None:
         """End the coordinator where it is: nothing is saved or said any more."""
@@ -112,8 +163,10 @@ class Deployment:
         )
 
     def saved(self) -> dict[str, Any]:
-        fields: dict[str, Any] = json.loads((self.folder / FILE_NAME).read_text())
-        return fields
+        """Return what is in the newest state."""
+        there = sorted(generations([path.name for path in self.folder.iterdir()]), reverse=True)
+        files: list[dict[str, Any]] = [json.loads((self.folder / state_name(*each)).read_text()) for each in there]
+        return next(file["saved"] for file in files if "state" in file["saved"])
 
 
 @pytest.fixture
@@ -144,7 +197,8 @@ def test_it_brings_a_deployment_up(deployment: Deployment) -> None:
     assert deployment.serves(spec(3))
     assert coordinator.map() == deployment.members.heads[0].map
     assert coordinator.call(GetStatus()).spec == spec(3)
-    assert list(deployment.folder.iterdir()) == [deployment.folder / FILE_NAME]
+    states = generations([path.name for path in deployment.folder.iterdir()])
+    assert len(states) == 2, "the last two generations are kept"
 
 
 def test_before_a_bring_up_there_is_nothing(deployment: Deployment) -> None:
@@ -232,6 +286,28 @@ def test_a_crashed_shard_is_told_again(deployment: Deployment) -> None:
     deployment.members.crash_shard(1)
     until(lambda: deployment.serves(spec(2)))
     assert coordinator.map().epoch > epoch, "it listens elsewhere now"
+
+
+def test_a_shard_that_is_back_on_the_port_it_had_is_another_address(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads ask for the process that they mean, so they have to be told of the next one."""
+    heartbeat = FakeShard.heartbeat
+    monkeypatch.setattr(FakeShard, "heartbeat", lambda shard: replace(heartbeat(shard), port=7000 + shard.shard))
+    coordinator = deployment.start()
+    coordinator.bring_up(spec(2))
+    over(coordinator)
+    before = coordinator.map()
+    deployment.members.crash_shard(1)
+    until(lambda: deployment.serves(spec(2)) and coordinator.map().epoch > before.epoch)
+    after = coordinator.map()
+    assert [(each.host, each.port) for each in after.shards] == [(each.host, each.port) for each in before.shards]
+    assert after.shards[0] == before.shards[0]
+    assert [each.incarnation for each in after.shards] == [
+        deployment.members.shards[shard].incarnation for shard in range(2)
+    ]
+    assert after.shards[1] != before.shards[1]
+    until(lambda: deployment.members.heads[0].map == after)
 
 
 def test_a_crashed_head_is_told_again(deployment: Deployment) -> None:
@@ -356,27 +432,6 @@ def test_a_node_can_be_named_by_its_address(deployment: Deployment) -> None:
 # -- crashes of the coordinator ----------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class DyingFile(StateFile):
-    """Kills the coordinator at its n-th save: before it is on disk, or right after."""
-
-    def __init__(self, folder: str, at: int, *, saved: bool) -> None:
-        super().__init__(folder)
-        self.left = at
-        self.saved = saved
-
-    def save(self, fields: Any) -> None:
-        if self.left == 0:
-            if self.saved:
-                super().save(fields)
-            raise Killed
-        self.left -= 1
-        super().save(fields)
-
-
 @pytest.mark.medium
 @pytest.mark.parametrize("saved", [False, True], ids=["before it is saved", "after"])
 @pytest.mark.parametrize("target", [spec(1), spec(3), spec(2, number=2)], ids=["shrink", "grow", "publish"])
@@ -389,20 +444,18 @@ def test_a_change_survives_a_crash_at_every_save(tmp_path: Path, target: Deploym
 
 
 def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, saved: bool) -> bool:
-    """Kill the coordinator at one save of a change, and see the next one through; return whether it came to that."""
+    """Kill the coordinator at one save, and see the next one through with what was saved; return whether it came to it.
+
+    Among the saves are those of a change, from its beginning on.
+    """
     coordinator = deployment.start()
     coordinator.bring_up(spec(2))
     assert over(coordinator).error == ""
     deployment.kill()
     gone = threading.Event()
-    dying = CoordinatorProcess(
-        DyingFile(str(deployment.folder), at, saved=saved),
-        deployment.members,
-        deployment="this one",
-        settings=settings(),
-        timing=FAST,
-        failed=gone.set,
-    )
+    dying = deployment.start(failed=gone.set)
+    until(lambda: deployment.serves(spec(2)))
+    deployment.files.dies_at, deployment.files.dies_after = at, saved
     try:
         move(dying, target)
         until(lambda: gone.is_set() or not dying.call(GetChange()).under_way)
@@ -410,8 +463,9 @@ def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, sa
         pass  # It says that it is dead.
     died = gone.is_set()
     dying.stop()
+    deployment.files.dies_at = -1
+    wanted = target if deployment.saved()["state"]["last_id"] == 2 else spec(2)
     coordinator = deployment.start()
-    wanted = spec(2) if at == 0 and not saved else target
     until(lambda: deployment.serves(wanted))
     assert over(coordinator).error == ""
     deployment.kill()
@@ -424,10 +478,11 @@ def test_a_coordinator_that_comes_back_changes_nothing_at_rest(deployment: Deplo
     over(coordinator)
     epoch = coordinator.map().epoch
     coordinator = deployment.start()
-    until(lambda: coordinator.heads())
+    until(lambda: deployment.members.heads[0].fence.term == coordinator._leader.term)
     until(lambda: deployment.members.said.count("assign shard 1") == 2)
-    assert coordinator.map().epoch == epoch
-    assert deployment.serves(spec(2))
+    until(lambda: deployment.serves(spec(2)))
+    until(lambda: coordinator.map() == deployment.members.heads[0].map)
+    assert coordinator.map().epoch > epoch, "the map is another one's, of a higher term"
 
 
 def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) -> None:
@@ -436,7 +491,11 @@ def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) ->
     over(coordinator)
     epoch = coordinator.map().epoch
     deployment.kill()
-    deployment.members = FakeMembers()
+    with pytest.raises(Superseded, match="belongs to deployment this one"):
+        deployment.start(deployment="another")
+    deployment.reign().release()
+    StateStore(deployment.files).take_over(Owner("another"))
+    deployment.members = FakeMembers(deployment="another")
     coordinator = deployment.start(deployment="another")
     assert coordinator.call(GetChange()) == ChangeStatus()
     coordinator.bring_up(spec(1))
@@ -444,105 +503,16 @@ def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) ->
     assert coordinator.map().epoch > epoch
 
 
-class FullDisk(StateFile):
-    """Has no space left while `full`."""
-
-    full = False
-
-    def save(self, fields: Any) -> None:
-        if self.full:
-            raise StartupError("no space left")
-        super().save(fields)
-
-
-@pytest.fixture
-def full_disk(deployment: Deployment) -> tuple[FullDisk, CoordinatorProcess]:
-    """A deployment of two shards whose coordinator's disk can be filled."""
-    disk = FullDisk(str(deployment.folder))
-    coordinator = CoordinatorProcess(disk, deployment.members, deployment="this one", settings=settings(), timing=FAST)
-    deployment.coordinators.append(coordinator)
-    coordinator.bring_up(spec(2))
-    over(coordinator)
-    return disk, coordinator
-
-
-def test_what_cannot_be_saved_is_refused_and_not_carried_out_later(
-    deployment: Deployment, full_disk: tuple[FullDisk, CoordinatorProcess]
-) -> None:
-    disk, coordinator = full_disk
-    disk.full = True
-    for request in (Publish(model="ranker", version=2), Rebalance(shards=3)):
-        with pytest.raises(StartupError, match="no space left"):
-            coordinator.call(request)
-    warned = "coordinator: no space left"
-    assert warned in coordinator.call(GetStatus()).warnings
-    disk.full = False
-    until(lambda: warned not in coordinator.call(GetStatus()).warnings)
-    assert not coordinator.call(GetChange()).under_way
-    assert deployment.serves(spec(2))
-    coordinator = deployment.start()
-    assert not coordinator.call(GetChange()).under_way
-    assert coordinator.call(Publish(model="ranker", version=2)).subject == "ranker/2"
-    assert over(coordinator).error == ""
-
-
-def test_repairs_need_no_disk(deployment: Deployment, full_disk: tuple[FullDisk, CoordinatorProcess]) -> None:
-    disk, coordinator = full_disk
-    disk.full = True
-    epoch = coordinator.map().epoch
-    for shard in (0, 1, 0):
-        deployment.members.crash_shard(shard)
-        until(lambda: deployment.serves(spec(2)))
-    deployment.members.crash_head(0)
-    until(lambda: deployment.serves(spec(2)))
-    assert coordinator.map().epoch > epoch
-    disk.full = False
-    until(lambda: deployment.saved()["state"]["epoch"] == coordinator.map().epoch)
-
-
-def test_a_change_waits_for_the_disk_and_says_so(
-    deployment: Deployment, full_disk: tuple[FullDisk, CoordinatorProcess]
-) -> None:
-    disk, coordinator = full_disk
-
-    def fill() -> None:
-        disk.full = True
-
-    deployment.members.on["load head 0"] = fill
-    move(coordinator, spec(2, number=2))
-    until(lambda: coordinator.call(GetChange()).trouble == "no space left")
-    assert deployment.members.heads[0].live == {"ranker": 1}, "nothing follows from what is not saved"
-    deployment.members.crash_shard(1)
-    until(lambda: deployment.members.shards[1].versions == {("ranker", 1), ("ranker", 2)})
-    disk.full = False
-    assert over(coordinator).error == ""
-    assert deployment.serves(spec(2, number=2))
-
-
 @pytest.mark.medium
 def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
     """A half-done step is nothing to go on from: whoever runs the process is told, and every verb says why."""
 
-    class Broken(StateFile):
-        def save(self, fields: Any) -> None:
-            raise ZeroDivisionError("a bug")
+    def broken(state: Any) -> bool:
+        raise ZeroDivisionError("a bug")
 
     gone = threading.Event()
-    coordinator = CoordinatorProcess(
-        Broken(str(deployment.folder)),
-        deployment.members,
-        deployment="this one",
-        settings=settings(),
-        timing=FAST,
-        failed=gone.set,
-    )
+    coordinator = deployment.start(failed=gone.set)
+    coordinator._reign.save = broken  # type: ignore[method-assign]
     with pytest.raises(StartupError, match="the coordinator has stopped: ZeroDivisionError: a bug"):
         coordinator.bring_up(spec(1))
     assert gone.is_set()
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', '{"state": {"format": 99}}'])
-def test_a_damaged_state_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE_NAME).write_text(content)
-    with pytest.raises(CorruptData):
-        CoordinatorProcess(StateFile(str(tmp_path)), FakeMembers(), deployment="this one", settings=settings())

@@ -28,6 +28,29 @@ def test_a_map_survives_json():
     assert ShardMap.from_dict(json.loads(json.dumps(shard_map.to_dict()))) == shard_map
 
 
+def test_a_map_says_whose_it_is_and_how_old():
+    shards = (ShardAddress(0, "127.0.0.1", 9000, "one life"), ShardAddress(1, "127.0.0.1", 9001))
+    before = ShardMap(6, addresses(2), Ring.even(range(2)), {}, deployment="d", term=2)
+    shard_map = ShardMap(7, shards, Ring.even(range(2)), {}, before, "d", 3)
+    assert ShardMap.from_dict(json.loads(json.dumps(shard_map.to_dict()))) == shard_map
+    assert shard_map.stamp == (3, 7) > before.stamp
+    assert ShardAddress(0, "127.0.0.1", 9000, "another") != shards[0], "on the same port, and yet another"
+
+
+def test_a_map_of_an_earlier_build_is_anybodys():
+    fields = {
+        "epoch": 4,
+        "shards": [[0, "host", 1], [1, "host", 2, "a life"]],
+        "ring": Ring.even(range(2)).to_dict(),
+        "replicas": [],
+        "previous": None,
+    }
+    read = ShardMap.from_dict(fields)
+    assert (read.deployment, read.term, read.stamp) == ("", 0, (0, 4))
+    assert [each.incarnation for each in read.shards] == ["", "a life"]
+    assert read.to_dict() == fields
+
+
 def test_addresses_and_ring_must_name_the_same_shards_in_order():
     with pytest.raises(InvalidInput, match=r"shard map 3: addresses of shards \(0, 1\), a ring of shards \(0, 1, 2\)"):
         ShardMap(3, addresses(2), Ring.even(range(3)), {})
@@ -46,6 +69,8 @@ def test_replicas_are_a_count_or_all(replicas):
     [
         ({"epoch": None}, "shard map: "),
         ({"shards": [[0, "host"]]}, "shard map: "),
+        ({"shards": [[0, "host", 1, "a life", 0]]}, "shard map: "),
+        ({"term": None}, "shard map: "),
         ({"shards": []}, "addresses of shards"),
         ({"ring": {}}, "'ranges' is missing"),
         ({"replicas": [["m", "t", 0]]}, "0 replicas"),

@@ -413,7 +413,7 @@ def test_rows_of_two_exports_are_never_mixed(crew: Crew, tmp_path: Path, users: 
     other = write_table(tmp_path / "other" / "users", rows=1500, dim=5, seed=9)
     [member] = crew.bring_up(1, TWO, users)
     everything = [SlotRange(0, SLOTS)]
-    with pytest.raises(CorruptData, match="other content now than when it was opened.*; export under a new number"):
+    with pytest.raises(CorruptData, match=r"other content now than when it was opened.*; export under a new number"):
         member.prepare(placement([other.folder], everything))
     answers(member, users)
     member.restart()

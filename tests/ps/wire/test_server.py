@@ -21,7 +21,6 @@ from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Decoder, Frame, Kind,
 from ringpull.ps.wire.messages import (
     ANYONE,
     ErrorReply,
-    Hello,
     PullReply,
     RangePullReply,
     RangePullRequest,

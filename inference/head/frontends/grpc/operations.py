@@ -6,8 +6,10 @@ The coordinator is asked in threads of its own, few, so that one that hangs hold
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NoReturn
+from functools import partial
+from typing import Final, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -16,9 +18,12 @@ from google.protobuf.message import Message
 from ringpull import __version__
 from ringpull.inference.head.frontends.grpc.methods import parse
 from ringpull.inference.proto import operations_pb2 as pb
-from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, Unavailable
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, OperatorVerbs
+from ringpull.router.control.verbs import Request
+
+R = TypeVar("R")
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Operations"]
 
@@ -46,8 +51,20 @@ class OperationsService:
         request = VALUES.from_json(verb.request, message.request)
         if self._operations is None:
             raise Unavailable("this head was started without a coordinator; nothing can be changed through it")
-        reply = await asyncio.get_running_loop().run_in_executor(self._threads, self._operations.call, request)
+        left_s = context.time_remaining()
+        call = partial(self._call, self._operations, request, None if left_s is None else time.monotonic() + left_s)
+        reply = await asyncio.get_running_loop().run_in_executor(self._threads, call)
         return pb.OperationReply(reply=VALUES.to_json(verb.reply, reply))
+
+    @staticmethod
+    def _call(operations: OperatorVerbs, request: Request[R], until_s: float | None) -> R:
+        """Ask the coordinator, unless whoever asks has given up meanwhile, while the threads were busy."""
+        if until_s is None:
+            return operations.call(request)
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the operators' threads of this head are busy; nothing was begun")
+        return operations.call(request, within_s=left_s)
 
     def close(self) -> None:
         """End the threads once they are idle."""

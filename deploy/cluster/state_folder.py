@@ -1,0 +1,115 @@
+"""The folder of a deployment's state, from before its actors are made until it has stopped: taken over, and released.
+
+The process that brings a deployment up takes the folder over, writes the first state there, and shows that it lives for
+as long as it does. So the coordinator is always made with a state that must be there, and a folder that is empty or not
+mounted when it restarts is never taken for a first start.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, Final, Self
+
+from ringpull.deploy.process_identity import ProcessIdentity, own_identity
+from ringpull.ps.errors import RingpullError
+from ringpull.router.control.change import CoordinatorState
+from ringpull.router.control.reign import Reign
+from ringpull.router.control.state_files import open_files, probe
+from ringpull.router.control.state_store import Owner, StateStore
+
+logger: Final = logging.getLogger(__name__)
+
+
+class OwnedStateFolder:
+    """State folder of a deployment that this process brings up, as a context; leaving it releases the folder."""
+
+    def __init__(self, reign: Reign, beat_s: float) -> None:
+        """Use `OwnedStateFolder.take`."""
+        self._reign = reign
+        self._left = False
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._beat, args=(beat_s,), name="beat", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<OwnedStateFolder {self._reign!r}>"
+
+    @classmethod
+    def take(cls, folder: str, owner: Owner, *, heads: int, say: Callable[[str], None]) -> Self:
+        """Take a folder over for a deployment, and write its first state there.
+
+        Args:
+            folder: Path, or URL.
+            heads: Number of heads.
+            say: Called with what is waited for.
+
+        Raises:
+            InvalidInput: The folder cannot make a file only where there is none.
+            StartupError: It belongs to a deployment that lives, or cannot be read or written.
+            CorruptData: No state in it can be read.
+            Superseded: Somebody else takes it over at the same time.
+        """
+        files = open_files(folder)
+        probe(files, folder)
+        store = StateStore(files)
+        reign = store.take_over(owner, lives=lives, say=say)
+        reign.save(CoordinatorState(heads=tuple(range(heads)), epoch=reign.epochs_to))
+        reign.beat()
+        return cls(reign, store.beat_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop_beating()
+        if self._left:
+            return
+        try:
+            self._reign.release()
+        except RingpullError as exc:
+            # Whoever comes next watches for a while whether this one lives.
+            logger.warning("%s was not released: %s", self._reign, exc)
+
+    def leave_to_coordinator(self) -> None:
+        """Leave the folder to the deployment's coordinator, which lives on when this context is left."""
+        self._left = True
+
+    def _stop_beating(self) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _beat(self, beat_s: float) -> None:
+        while not self._ending.wait(beat_s):
+            with suppress(RingpullError):
+                self._reign.beat()
+
+
+def owner_of(deployment: str, name: str, *, private: bool) -> Owner:
+    """Return a deployment as the owner of a state folder, brought up by this process.
+
+    Args:
+        deployment: Its id.
+        name: Its name.
+        private: Whether its actors end with this process.
+    """
+    who: dict[str, Any] = {"host": socket.gethostname()}
+    if private:
+        who["process"] = asdict(own_identity())
+    return Owner(deployment, name, who)
+
+
+def lives(owner: Owner) -> bool | None:
+    """Return whether the owner of a state folder lives, or None if that cannot be told from here.
+
+    A deployment on a private Ray ends with its `serve`.
+    """
+    try:
+        identity = ProcessIdentity(**owner.who["process"])
+    except (KeyError, TypeError):
+        return None
+    return identity.alive()

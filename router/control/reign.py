@@ -1,0 +1,201 @@
+"""Reign: one term of a coordinator, in which it alone saves the state. See `ringpull.router.control.state_store`."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from ringpull.ps.errors import StartupError, Superseded
+from ringpull.ps.fence import Order
+from ringpull.router.control.change import CoordinatorState
+from ringpull.router.control.coordinator_state import state_to_dict
+from ringpull.router.control.saved_files import (
+    LEGACY,
+    encode,
+    generations,
+    is_seal,
+    state_name,
+    term_name,
+    terms,
+)
+from ringpull.router.control.state_files import StateFiles
+
+logger: Final = logging.getLogger(__name__)
+
+EPOCHS_AHEAD: Final = 1000
+"""Epochs that a saved state reserves: so many maps of new addresses need no save."""
+
+SEALS_KEPT: Final = 16
+"""Terms whose seals are kept. A leader that slept through more of them writes into a term that was cleared away; it
+finds the newer terms and takes nothing for saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """State as it was found."""
+
+    deployment: str
+    epochs_to: int
+    """Last epoch that may have been used."""
+    state: CoordinatorState
+    warning: str = ""
+    """What an operator should know about it."""
+
+
+class Reign:
+    """One term: whoever has it leads, until a higher one begins. Made by `StateStore.claim` and `take_over`."""
+
+    def __init__(
+        self, files: StateFiles, deployment: str, term: int, saved: SavedState | None, newest: tuple[int, int]
+    ) -> None:
+        """Use `StateStore.claim`.
+
+        Args:
+            saved: State to go on from.
+            newest: Its term and generation.
+        """
+        self._files = files
+        self.deployment = deployment
+        self.term = term
+        self.saved = saved
+        """State to go on from; None: there never was one."""
+        self.epochs_to = 0 if saved is None else saved.epochs_to
+        """Last epoch that may be used before a state is saved again."""
+        self._kept = {newest}
+        self._generation = 0
+        self._beats = 0
+        self._nonce = secrets.token_hex(8)
+
+    def __repr__(self) -> str:
+        return f"<Reign term={self.term} generation={self._generation} {self._files!r}>"
+
+    def save(self, state: CoordinatorState) -> bool:
+        """Save the next generation. When this returns, whoever leads next goes on from it, or from a later one.
+
+        Returns:
+            Whether this term leads still, as far as can be seen. If not, the state is safe, but others act on it.
+
+        Raises:
+            Superseded: A higher term has begun; this state was not saved, and nobody will go on from it.
+            StartupError: It cannot be saved now. It is not certain that it was not: save again what holds.
+        """
+        epochs_to = state.epoch + EPOCHS_AHEAD
+        fields = {"deployment": self.deployment, "term": self.term, "epochs_to": epochs_to}
+        content = encode(fields | {"state": state_to_dict(state)})
+        while True:
+            name = state_name(self.term, self._generation + 1)
+            try:
+                self._files.create(name, content)
+                break
+            except FileExistsError:
+                there = self._read(name)
+                if there == content:
+                    break  # Made by an attempt whose answer was lost.
+                if is_seal(there):
+                    raise Superseded(f"term {self.term} is over: a higher one has begun") from None
+                self._generation += 1  # An attempt that was given up has come through after all: this one is newer.
+            except Exception as exc:
+                raise StartupError(f"the coordinator's state cannot be saved to {self._files!r}: {exc}") from exc
+        names = self._names_after_save()
+        self._generation += 1
+        self.epochs_to = epochs_to
+        self._clear_away(names)
+        return max(terms(names), default=0) <= self.term
+
+    def order(self, incarnation: str) -> Order:
+        """Return the order of this term for an incarnation of a member."""
+        return Order(self.deployment, self.term, incarnation)
+
+    def check(self) -> None:
+        """Check that this term is the highest still.
+
+        Raises:
+            Superseded: It is not.
+            StartupError: The folder cannot be read, or is another one, as where nothing is mounted any more.
+        """
+        try:
+            names = self._files.names()
+        except Exception as exc:
+            raise StartupError(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
+        highest = max(terms(names), default=0)
+        if highest > self.term:
+            raise Superseded(f"term {self.term} is over: term {highest} leads")
+        self._check_is_there(names)
+
+    def beat(self) -> None:
+        """Show that the deployment lives.
+
+        Raises:
+            StartupError: It cannot be shown.
+        """
+        self._beats += 1
+        try:
+            self._files.replace(
+                f"beat-{self.deployment}", f"{self.term:010d} {self._nonce} {self._beats:010d}\n".encode()
+            )
+        except Exception as exc:
+            raise StartupError(f"{self._files!r} cannot be written: {exc}") from exc
+
+    def release(self) -> None:
+        """Let any other deployment have the folder from now on.
+
+        Raises:
+            StartupError: The folder cannot be written.
+        """
+        try:
+            self._files.create(f"released-{self.deployment}", b"")
+            self._files.delete(f"beat-{self.deployment}")
+        except FileExistsError:
+            return
+        except Exception as exc:
+            raise StartupError(f"{self._files!r} cannot be written: {exc}") from exc
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._files.read(name)
+        except Exception as exc:
+            raise StartupError(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
+
+    def _names_after_save(self) -> list[str]:
+        """Return the names of all files, or none if they cannot be listed: a state that is made is saved all the same.
+
+        Raises:
+            Superseded: The term is so long over that its seal may be gone, and with it the proof that this was in time.
+            StartupError: The file of this term is not there: it is another folder, as where nothing is mounted any more.
+        """
+        try:
+            names = self._files.names()
+        except Exception:
+            return []
+        highest = max(terms(names), default=0)
+        if highest - self.term > SEALS_KEPT:
+            raise Superseded(f"term {self.term} is over: term {highest} leads")
+        self._check_is_there(names)
+        return names
+
+    def _check_is_there(self, names: list[str]) -> None:
+        if self.term not in terms(names):
+            raise StartupError(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
+
+    def _clear_away(self, names: list[str]) -> None:
+        """Delete what nobody will read: all but the last two generations, and the seals of the last terms."""
+        self._kept = set(sorted(self._kept | {(self.term, self._generation)})[-2:])
+        last: dict[int, int] = {}
+        for term, generation in generations(names):
+            last[term] = max(last.get(term, 0), generation)
+        keep = self._kept | {(term, of) for term, of in last.items() if self.term - SEALS_KEPT <= term < self.term}
+        old = [
+            state_name(*each)
+            for each in generations(names)
+            if each < (self.term, self._generation) and each not in keep
+        ]
+        old += [term_name(term) for term in terms(names) if term < self.term - SEALS_KEPT]
+        if min(self._kept) > (0, 0) and LEGACY in names:
+            old.append(LEGACY)
+        for name in old:
+            try:
+                self._files.delete(name)
+            except Exception as exc:
+                logger.warning("%s cannot be deleted: %s", name, exc)

@@ -1,0 +1,113 @@
+"""What samples hold, what a self-check makes of them, and which of them a head takes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ringpull import TableOptions
+from ringpull.inference.export.selfcheck import KEYS, LACKED_KEYS
+from ringpull.inference.head import selfcheck
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.samples import FILE, Samples, agree
+from ringpull.ps.errors import CorruptData, Unavailable
+from ringpull.ps.hashing import positions_of
+from ringpull.ps.spec import RowType
+from tests.integration.local import local_cluster, open_versions
+from tests.integration.test_selfcheck_tables import Two, export_two, refused, samples_of, with_samples
+
+pytestmark = [pytest.mark.net, pytest.mark.medium]
+
+LOSABLE = TableOptions(on_unavailable="default")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_two(tmp_path_factory.mktemp("models"), Two())
+
+
+@pytest.mark.parametrize("row_type", list(RowType))
+def test_every_row_type_passes_bit_for_bit(tmp_path: Path, row_type: RowType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a table takes many pulls, and what has no rows at a place has unknown keys there."""
+    monkeypatch.setattr(selfcheck, "PULL_BYTES", 1000)
+    special = torch.tensor([-0.0, 1e-30, 3.0, 0.1])
+    if row_type is not RowType.INT8:
+        special[1] = float("inf")
+    module = Two(lambda rows: torch.cat([special[None], rows[1:]]))
+    options = {
+        name: TableOptions(row_type=row_type.value, default=np.full(dim, 0.5, np.float32))
+        for name, dim in (("large", 4), ("small", 3))
+    }
+    version = export_two(tmp_path, module, **options)
+    samples = samples_of(version)
+    assert KEYS < len(samples.tables["large"].keys) <= KEYS + LACKED_KEYS
+    assert 5 < len(samples.tables["small"].keys) <= 5 + LACKED_KEYS
+    with local_cluster([version], shards=3):
+        pass
+
+
+def test_samples_are_spread_over_the_ring(two: Path) -> None:
+    positions = np.sort(positions_of(samples_of(two).tables["large"].keys))
+    assert int(np.diff(positions).max()) < 2**64 // 300
+
+
+def test_a_version_whose_samples_have_no_tables_serves(two: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(two, tmp_path / "two" / "1")
+    with_samples(old, replace(samples_of(two), tables={}))
+    with local_cluster([old]) as cluster, cluster.client() as client:
+        assert client.predict("two", {"large": [1], "small": [1]}).version == 1
+
+
+def test_builds_from_before_skip_the_samples_of_tables(two: Path) -> None:
+    """They take every array whose name has a slash for a feature's or an output's."""
+    with np.load(two / FILE) as arrays:
+        new = {name for name in arrays.files if name.startswith("table:")}
+        assert new == {"table:large", "table:small"}
+        assert not any("/" in name for name in new)
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 2)), np.zeros((3, 3), np.uint64), np.zeros(3, np.uint64)])
+def test_damaged_samples_of_a_table_are_told(two: Path, tmp_path: Path, array: np.ndarray) -> None:
+    with np.load(two / FILE) as arrays:
+        np.savez(tmp_path / FILE, **{**arrays, "table:large": array})
+    with pytest.raises(CorruptData, match=r"there: no samples can be read from it: .*must be uint64"):
+        Samples.from_bytes((tmp_path / FILE).read_bytes(), "there")
+
+
+@pytest.mark.parametrize("tolerance", [np.nan, np.inf, -1.0])
+def test_a_tolerance_that_is_none_is_told(two: Path, tolerance: float) -> None:
+    with pytest.raises(CorruptData, match="tolerance is"):
+        Samples.from_bytes(replace(samples_of(two), tolerance=tolerance).to_bytes(), "there")
+
+
+def test_samples_of_a_table_that_is_not_there(two: Path, tmp_path: Path) -> None:
+    spoilt = shutil.copytree(two, tmp_path / "two" / "1")
+    samples = samples_of(two)
+    with_samples(spoilt, replace(samples, tables={**samples.tables, "more": samples.tables["large"]}))
+    refused(spoilt, "self-check of two/1: there are samples of table more, which it does not have")
+
+
+def test_keys_that_no_live_shard_has_are_no_proof(tmp_path: Path) -> None:
+    """A table that may be lost is answered with defaults; that is no other table."""
+    version = export_two(tmp_path, Two(), large=LOSABLE, small=LOSABLE)
+    with local_cluster([version], shards=2) as cluster:
+        again = shutil.copytree(version, version.with_name("2"))
+        replace(Manifest.load(version), version=2).save(again)
+        open_versions(cluster.shards, [version, again], 1)
+        cluster.shards[1].stop(grace_s=0)
+        with pytest.raises(Unavailable, match=r"self-check of two/2: no live shard has \d+ keys of table large"):
+            cluster.head.start(cluster.shard_map, [again])
+
+
+def test_what_agrees() -> None:
+    nan, inf = np.nan, np.inf
+    expected = np.array([1.0, 1.0, 7000.0, 7000.0, nan, nan, inf, inf, inf, 1.0, -7000.0], np.float32)
+    found = np.array([1.01, 1.2, 7000.6, 7001.0, nan, 1.0, inf, -inf, 1e38, inf, -7000.6], np.float32)
+    assert agree(found, expected, 0.1).tolist() == [
+        *(True, False, True, False, True, False, True, False, False, False, True)
+    ]

@@ -1,0 +1,174 @@
+"""Rules of the product that can be taken out, one at a time, to see that the simulation notices.
+
+Each is a function or method that is replaced for a while, by what somebody might have written who did not know better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final
+from unittest.mock import patch
+
+from ringpull.ps.errors import Superseded, Unavailable
+from ringpull.ps.fence import Fence, Order
+from ringpull.router.control import leader, reign
+from ringpull.router.control.change import CoordinatorState
+from ringpull.router.control.coordinator import Coordinator
+from ringpull.router.control.events import HeadExpired
+from ringpull.router.control.introductions import Introductions
+from ringpull.router.control.leader import Leader
+from ringpull.router.control.reign import Reign
+from ringpull.router.control.state_store import StateStore
+
+Rule = Callable[[], AbstractContextManager[Any]]
+
+
+def members_obey_whoever_comes() -> AbstractContextManager[Any]:
+    def check(fence: Fence, order: Order) -> None:
+        if order.incarnation != fence._incarnation:
+            raise Unavailable("another life")
+        fence._term = max(fence._term, order.term)
+
+    return patch.multiple(Fence, check=check, obey=check)
+
+
+def members_do_not_look_at_the_incarnation() -> AbstractContextManager[Any]:
+    def check(fence: Fence, order: Order) -> None:
+        if order.term < fence._term:
+            raise Superseded("a higher one leads")
+
+    def obey(fence: Fence, order: Order) -> None:
+        check(fence, order)
+        fence._term = order.term
+
+    return patch.multiple(Fence, check=check, obey=obey)
+
+
+def terms_before_are_not_sealed() -> AbstractContextManager[Any]:
+    return patch.object(StateStore, "_seal", lambda *_: None)
+
+
+def introductions_do_not_look_who_leads() -> AbstractContextManager[Any]:
+    def introduce(self: Introductions, member: Any, heartbeat: Any) -> None:
+        with patch.object(Reign, "check", lambda _: None):
+            plain(self, member, heartbeat)
+
+    plain = Introductions.introduce
+    return patch.object(Introductions, "introduce", introduce)
+
+
+def shards_are_started_and_stopped_by_whoever_led_once() -> AbstractContextManager[Any]:
+    plain = leader.execute
+    return patch.object(leader, "execute", lambda *args, **options: plain(*args, **{**options, "check": lambda: None}))
+
+
+def state_is_not_saved_before_it_is_acted_on() -> AbstractContextManager[Any]:
+    return patch.object(CoordinatorState, "must_be_saved", lambda *_: False)
+
+
+def what_could_not_be_saved_is_carried_out() -> AbstractContextManager[Any]:
+    return patch.object(Coordinator, "revert", lambda *_: None)
+
+
+def what_was_refused_is_not_saved_over() -> AbstractContextManager[Any]:
+    """What had not been answered by the folder may have come through all the same."""
+    plain = Leader._save_what_is_left
+
+    def save_what_is_left(self: Leader) -> None:
+        if self.machine.state is self.saved:
+            self._save_trouble = ""
+        else:
+            plain(self)
+
+    return patch.object(Leader, "_save_what_is_left", save_what_is_left)
+
+
+def epochs_are_not_reserved() -> AbstractContextManager[Any]:
+    return patch.object(reign, "EPOCHS_AHEAD", 0)
+
+
+def a_new_term_goes_on_with_the_epochs_of_the_last() -> AbstractContextManager[Any]:
+    def begun(of: Reign, heads: tuple[int, ...]) -> CoordinatorState:
+        return CoordinatorState(heads=heads) if of.saved is None else of.saved.state
+
+    return patch.object(leader, "_begun", begun)
+
+
+def slots_are_dropped_before_heads_have_acknowledged() -> AbstractContextManager[Any]:
+    return patch.object(Coordinator, "_all_routed", lambda _: True)
+
+
+def leases_are_not_waited_for() -> AbstractContextManager[Any]:
+    plain = Coordinator.take
+
+    def take(self: Coordinator, event: Any) -> None:
+        plain(self, event)
+        for head in self.heads:
+            plain(self, HeadExpired(head))
+
+    return patch.object(Coordinator, "take", take)
+
+
+def heads_not_seen_yet_do_not_count() -> AbstractContextManager[Any]:
+    return patch.object(
+        Coordinator, "_serving_heads", lambda self: (head for head in self.heads.values() if head.incarnation)
+    )
+
+
+def shards_need_not_serve_before_heads_route() -> AbstractContextManager[Any]:
+    return patch.object(Coordinator, "_all_serve", lambda *_: True)
+
+
+def heads_need_not_load_before_they_route() -> AbstractContextManager[Any]:
+    return patch.object(Coordinator, "_all_loaded", lambda *_: True)
+
+
+def paused_changes_go_on() -> AbstractContextManager[Any]:
+    plain = Coordinator._advance
+
+    def advance(self: Coordinator) -> bool:
+        change = self._state.change
+        if change is not None and change.paused:
+            object.__setattr__(change, "paused", False)
+            try:
+                return plain(self)
+            finally:
+                object.__setattr__(change, "paused", True)
+        return plain(self)
+
+    return patch.object(Coordinator, "_advance", advance)
+
+
+def a_restarted_shard_is_taken_for_the_one_before() -> AbstractContextManager[Any]:
+    plain = Coordinator.take
+
+    def take(self: Coordinator, event: Any) -> None:
+        shard = getattr(event, "shard", None)
+        if hasattr(event, "address") and shard in self.shards:
+            self.shards[shard].incarnation = event.incarnation
+            return
+        plain(self, event)
+
+    return patch.object(Coordinator, "take", take)
+
+
+RULES: Final[list[Rule]] = [
+    members_obey_whoever_comes,
+    members_do_not_look_at_the_incarnation,
+    terms_before_are_not_sealed,
+    introductions_do_not_look_who_leads,
+    shards_are_started_and_stopped_by_whoever_led_once,
+    state_is_not_saved_before_it_is_acted_on,
+    what_could_not_be_saved_is_carried_out,
+    what_was_refused_is_not_saved_over,
+    epochs_are_not_reserved,
+    a_new_term_goes_on_with_the_epochs_of_the_last,
+    slots_are_dropped_before_heads_have_acknowledged,
+    leases_are_not_waited_for,
+    heads_not_seen_yet_do_not_count,
+    shards_need_not_serve_before_heads_route,
+    heads_need_not_load_before_they_route,
+    paused_changes_go_on,
+    a_restarted_shard_is_taken_for_the_one_before,
+]
