@@ -202,6 +202,21 @@ def test_a_folder_that_is_gone_matters_only_to_who_has_nothing(
             again.prepare(wanted)
 
 
+@pytest.mark.net
+@pytest.mark.medium
+def test_what_was_let_go_is_closed_where_the_next_content_cannot_be_opened(
+    start: Callable[..., ShardProcess], users: WrittenTable, other: WrittenTable
+) -> None:
+    """Also where both versions have one manifest: then only their tables tell them apart."""
+    process = start()
+    process.prepare([placed(users, VERSION, OLD)])
+    assigned(process, VERSION)
+    with pytest.raises(OtherContent):
+        process.prepare([placed(users, VERSION, OLD, other)])
+    with pytest.raises(Unavailable, match="other content"):
+        rows_of(process._shard, users, int(OLD, 16))
+
+
 # -- links -------------------------------------------------------------------------------------------------------------
 
 
