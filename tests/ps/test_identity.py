@@ -90,6 +90,13 @@ def test_files_of_another_content_are_not_opened(users: WrittenTable, other: Wri
         Shard(0).open(MODEL, VERSION, {"users": other.folder}, identity=OLD, tables={"users": identity(users)})
 
 
+def test_the_header_alone_tells_another_content(users: WrittenTable, other: WrittenTable) -> None:
+    """Who is told to open it again and again reads a few kilobytes each time, not all keys."""
+    (other.folder / "positions").unlink()
+    with pytest.raises(OtherContent):
+        Base.open(other.folder, identity=identity(users))
+
+
 def test_what_is_open_needs_no_file(users: WrittenTable, other: WrittenTable) -> None:
     """Neither its folder's absence nor other files in it matter to who serves."""
     shard, tables = opened(users), {"users": identity(users)}
