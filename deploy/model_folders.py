@@ -19,7 +19,7 @@ from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.model_dir import complete_versions, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
-from ringpull.ps.identity import UNKNOWN, differ, number_of, text_of
+from ringpull.ps.identity import differ, number_of, text_of
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES, Header
@@ -122,7 +122,7 @@ def loss_of(version: PlacedVersion) -> str:
         if differ(number_of(version.identity), number_of(found)):
             return str(OtherContent.found(f"{version.name} in {where}", found, version.identity))
         for name, table in version.tables.items():
-            there = UNKNOWN if is_url(where) else _table_identity(table.folder)
+            there = table.identity if is_url(where) else _table_identity(table.folder)
             if differ(there, table.identity):
                 what = f"table {name} of {version.name} in {table.folder}"
                 return str(OtherContent.found(what, text_of(there), text_of(table.identity)))
@@ -138,16 +138,15 @@ def loss_of(version: PlacedVersion) -> str:
 
 
 def _table_identity(folder: str | Path) -> int:
-    """Return the identity of a table by its header; 0 where that is damaged or cannot be read.
+    """Return the identity of a table by its header.
 
     Raises:
         NotFound: It has none.
+        CorruptData: It is damaged.
+        Unavailable: It cannot be read now.
     """
-    try:
-        files = RemoteFolder(str(folder))
-        return Header.from_bytes(files.read(HEADER, max_bytes=MAX_HEADER_BYTES), files.where(HEADER)).identity
-    except (CorruptData, Unavailable):
-        return UNKNOWN
+    files = RemoteFolder(str(folder))
+    return Header.from_bytes(files.read(HEADER, max_bytes=MAX_HEADER_BYTES), files.where(HEADER)).identity
 
 
 def rows_in(table: PlacedTable, slots: SlotRange) -> int:
@@ -182,7 +181,8 @@ def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVers
         url: That URL, if there is one.
 
     Raises:
-        CorruptData: A file of a table is a link that leads out of the version.
+        CorruptData: The header of a table is damaged or missing, or a file is a link that leads out of the version.
+        Unavailable: The header of a table cannot be read now.
     """
     for entry in manifest.tables:
         check_links(manifest.table_folder(version_dir, entry.spec.name), version_dir)
@@ -201,11 +201,11 @@ def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVers
 
 
 def _identity_of(folder: Path) -> int:
-    """Return the identity of a table; 0 where its header cannot be read here: whoever opens it says what is wrong."""
+    """Return the identity of a table of a version: nothing is placed without knowing what it is."""
     try:
         return _table_identity(folder)
-    except NotFound:
-        return UNKNOWN
+    except NotFound as exc:
+        raise CorruptData(f"{exc}; the manifest names its table") from exc
 
 
 def _newest_at(url: str) -> PlacedVersion:

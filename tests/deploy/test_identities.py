@@ -47,10 +47,14 @@ def test_a_version_is_placed_with_what_it_is(folder: Path) -> None:
         assert table.identity == Base.open(folder / "1" / "tables" / name).identity != 0
 
 
-def test_a_header_that_cannot_be_read_is_told_by_whoever_opens_it(folder: Path) -> None:
-    flip_byte(folder / "1" / "tables" / "user" / "header")
-    placed = place(folder)
-    assert (placed.tables["user"].identity, placed.tables["item"].identity != 0) == (0, True)
+def test_nothing_is_placed_without_knowing_what_it_is(folder: Path) -> None:
+    header = folder / "1" / "tables" / "user" / "header"
+    flip_byte(header)
+    with pytest.raises(CorruptData, match=rf"{header}: the checksum does not match"):
+        place(folder)
+    header.unlink()
+    with pytest.raises(CorruptData, match=rf"{header}: there is no such file; the manifest names its table"):
+        place(folder)
 
 
 @pytest.mark.parametrize("how", [{"rows": 90}, {"value": 0.25}], ids=["another manifest", "only other rows"])

@@ -90,6 +90,13 @@ def test_files_of_another_content_are_not_opened(users: WrittenTable, other: Wri
         Shard(0).open(MODEL, VERSION, {"users": other.folder}, identity=OLD, tables={"users": identity(users)})
 
 
+def test_the_header_alone_tells_another_content(users: WrittenTable, other: WrittenTable) -> None:
+    """Who is told to open it again and again reads a few kilobytes each time, not all keys."""
+    (other.folder / "positions").unlink()
+    with pytest.raises(OtherContent):
+        Base.open(other.folder, identity=identity(users))
+
+
 def test_what_is_open_needs_no_file(users: WrittenTable, other: WrittenTable) -> None:
     """Neither its folder's absence nor other files in it matter to who serves."""
     shard, tables = opened(users), {"users": identity(users)}
@@ -200,6 +207,21 @@ def test_a_folder_that_is_gone_matters_only_to_who_has_nothing(
     else:
         with pytest.raises(NotFound, match="cannot be opened on this machine"):
             again.prepare(wanted)
+
+
+@pytest.mark.net
+@pytest.mark.medium
+def test_what_was_let_go_is_closed_where_the_next_content_cannot_be_opened(
+    start: Callable[..., ShardProcess], users: WrittenTable, other: WrittenTable
+) -> None:
+    """Also where both versions have one manifest: then only their tables tell them apart."""
+    process = start()
+    process.prepare([placed(users, VERSION, OLD)])
+    assigned(process, VERSION)
+    with pytest.raises(OtherContent):
+        process.prepare([placed(users, VERSION, OLD, other)])
+    with pytest.raises(Unavailable, match="other content"):
+        rows_of(process._shard, users, int(OLD, 16))
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

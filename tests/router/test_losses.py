@@ -262,6 +262,18 @@ def test_storage_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> 
     until(lambda: len(losses.of_live()) == 2)
 
 
+def test_storage_that_is_away_is_told_and_what_was_known_of_it_is_not_kept() -> None:
+    storage, dropped = Storage(), []
+    losses = Losses(storage.loss_of, lambda placed, reason: dropped.append(placed.name))
+    storage.lost["ranker/1"] = REMOVED
+    losses.look(CoordinatorState(spec=SPEC))
+    assert losses.of_live() == {"ranker/1": REMOVED}
+    storage.away = True
+    losses.look(CoordinatorState(spec=SPEC))
+    said = "serves on with what is open; its files cannot be looked at now: the disk is not there"
+    assert (losses.warnings(), losses.of_live(), dropped) == ((f"other/7 {said}", f"ranker/1 {said}"), {}, [])
+
+
 def test_what_was_let_go_is_told_for_an_hour() -> None:
     now_s = [0.0]
     spec = replace(SPEC, live={"other": 7})
