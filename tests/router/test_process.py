@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from ringpull.router.control.reign import Reign
 from ringpull.router.control.saved_files import generations, state_name
 from ringpull.router.control.state_files import LocalFiles
 from ringpull.router.control.state_store import Owner, StateStore
-from tests.router.members import FakeMembers, FakeShard
+from tests.router.members import FakeMembers
 
 FAST = Timing(heartbeat_s=0.01, lease_s=0.3, first_retry_s=0.01, longest_retry_s=0.05)
 
@@ -286,28 +285,6 @@ def test_a_crashed_shard_is_told_again(deployment: Deployment) -> None:
     deployment.members.crash_shard(1)
     until(lambda: deployment.serves(spec(2)))
     assert coordinator.map().epoch > epoch, "it listens elsewhere now"
-
-
-def test_a_shard_that_is_back_on_the_port_it_had_is_another_address(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Heads ask for the process that they mean, so they have to be told of the next one."""
-    heartbeat = FakeShard.heartbeat
-    monkeypatch.setattr(FakeShard, "heartbeat", lambda shard: replace(heartbeat(shard), port=7000 + shard.shard))
-    coordinator = deployment.start()
-    coordinator.bring_up(spec(2))
-    over(coordinator)
-    before = coordinator.map()
-    deployment.members.crash_shard(1)
-    until(lambda: deployment.serves(spec(2)) and coordinator.map().epoch > before.epoch)
-    after = coordinator.map()
-    assert [(each.host, each.port) for each in after.shards] == [(each.host, each.port) for each in before.shards]
-    assert after.shards[0] == before.shards[0]
-    assert [each.incarnation for each in after.shards] == [
-        deployment.members.shards[shard].incarnation for shard in range(2)
-    ]
-    assert after.shards[1] != before.shards[1]
-    until(lambda: deployment.members.heads[0].map == after)
 
 
 def test_a_crashed_head_is_told_again(deployment: Deployment) -> None:
