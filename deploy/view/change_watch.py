@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from ringpull.deploy.view.progress import LINE_EVERY_S
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import Retryable, RingpullError, Unavailable
 from ringpull.router.control.change import Phase
@@ -154,6 +155,7 @@ class _View:
         self._phase: Phase | None = None
         self._begin_s = clock()
         self._trouble = ""
+        self._told_s = self._begin_s
         self._status: ChangeStatus | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -181,6 +183,7 @@ class _View:
         if status.trouble and status.trouble != self._trouble:
             self._console.print(f"trying again: {status.trouble}", style="yellow", highlight=False, markup=False)
         self._trouble, self._status = status.trouble, status
+        self._tell_amount(status)
         if status.phase is not None:
             self._move_bar(status, status.phase)
 
@@ -192,9 +195,18 @@ class _View:
             took = f"[dim]{now_s - self._begin_s:.1f} s[/]"
             self._console.print(f"[green]✓[/] {self._phase.value} {took} {details}".rstrip(), highlight=False)
         self._phase, self._begin_s = status.phase, now_s
+        self._told_s = now_s
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+
+    def _tell_amount(self, status: ChangeStatus) -> None:
+        """Where there is no bar, tell now and then how far it is."""
+        amount, now_s = _amount(status), self._clock()
+        if self._console.is_terminal or status.phase is not Phase.PREPARING or now_s - self._told_s < LINE_EVERY_S:
+            return
+        self._told_s = now_s
+        self._console.print(f"{status.phase.value}: {amount}", highlight=False)
 
     def _move_bar(self, status: ChangeStatus, phase: Phase) -> None:
         done, total = status.copied_bytes + status.checked_bytes, status.bytes_to_copy + status.bytes_to_check
