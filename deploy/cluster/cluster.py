@@ -170,8 +170,12 @@ class Cluster:
             raise StartupError("; ".join(gone))
         if time.monotonic() - self._answered_s > HEAD_GONE_S:
             raise StartupError(f"no head has answered for {HEAD_GONE_S:g} s")
+        return "; ".join(filter(None, (self._without_control_store(), self._without_leader())))
+
+    def _without_control_store(self) -> str:
+        """Return a warning while Ray's control store is gone."""
         if control_store.is_there():
-            return self._leadership()
+            return ""
         ends = (
             f"{control_store.reconnect_text()} s"
             if self._config.private
@@ -182,7 +186,7 @@ class Cluster:
             f" {ends} after it went Ray ends everything"
         )
 
-    def _leadership(self) -> str:
+    def _without_leader(self) -> str:
         """Return a warning when no head that answers hears the coordinator."""
         from ringpull.deploy.cluster.calls import result
 
