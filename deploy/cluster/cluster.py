@@ -190,11 +190,12 @@ class Cluster:
         """Return a warning when no head that answers hears the coordinator."""
         from ringpull.deploy.cluster.calls import result
 
-        views: list[LeaderView] = []
+        views: list[LeaderView | None] = []
         for call in [handle.invoke.remote("leader") for handle in self._actors.heads.values()]:
             with suppress(StartupError, TimeoutError, Unavailable):
                 views.append(result(call, timeout_s=PING_TIMEOUT_S))
-        return "" if not views or any(view.leads for view in views) else f"nobody leads: {CONSEQUENCE}"
+        known = [view for view in views if view is not None]  # None of a head that nobody is to lead
+        return "" if not known or any(view.leads for view in known) else f"nobody leads: {CONSEQUENCE}"
 
     def drain(self) -> None:
         """Make the heads refuse new requests and answer those in flight, within the configured time."""
