@@ -170,8 +170,12 @@ class Cluster:
             raise StartupError("; ".join(gone))
         if time.monotonic() - self._answered_s > HEAD_GONE_S:
             raise StartupError(f"no head has answered for {HEAD_GONE_S:g} s")
+        return "; ".join(filter(None, (self._without_control_store(), self._without_leader())))
+
+    def _without_control_store(self) -> str:
+        """Return a warning while Ray's control store is gone."""
         if control_store.is_there():
-            return self._leadership()
+            return ""
         ends = (
             f"{control_store.reconnect_text()} s"
             if self._config.private
@@ -182,15 +186,16 @@ class Cluster:
             f" {ends} after it went Ray ends everything"
         )
 
-    def _leadership(self) -> str:
+    def _without_leader(self) -> str:
         """Return a warning when no head that answers hears the coordinator."""
         from ringpull.deploy.cluster.calls import result
 
-        views: list[LeaderView] = []
+        views: list[LeaderView | None] = []
         for call in [handle.invoke.remote("leader") for handle in self._actors.heads.values()]:
             with suppress(StartupError, TimeoutError, Unavailable):
                 views.append(result(call, timeout_s=PING_TIMEOUT_S))
-        return "" if not views or any(view.leads for view in views) else f"nobody leads: {CONSEQUENCE}"
+        known = [view for view in views if view is not None]  # None of a head that nobody is to lead
+        return "" if not known or any(view.leads for view in known) else f"nobody leads: {CONSEQUENCE}"
 
     def drain(self) -> None:
         """Make the heads refuse new requests and answer those in flight, within the configured time."""

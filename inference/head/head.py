@@ -345,6 +345,7 @@ class Head:
             shard_map=self._router.shard_map,
             counts=self._predictor.counts,
             leader=self.leader(),
+            warnings=self._warnings(),
         )
 
     def _traffic(self) -> dict[str, TableTraffic]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -111,6 +113,47 @@ def test_a_stopped_coordinator_is_told_of_and_nothing_else(
     said = serving.log.read_text()
     assert "warning: nobody leads" in said
     until("serve says that it is over", lambda: "over: nobody leads" in serving.log.read_text())
+
+
+UNSHARE = [shutil.which("unshare") or "unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+
+CLOCK_STEPPED = """
+import psutil, sys, time
+start, now = psutil.Process.create_time, time.time
+psutil.Process.create_time = lambda process: start(process) + 2
+time.time = lambda: now() + 2
+from ringpull.deploy.cli import main
+main()
+"""
+"""`ringpull` where the wall clock was stepped by two seconds, and with it every time that is derived from it."""
+
+
+def test_looking_removes_nothing(
+    serving: Serving, environment: dict[str, str], status: Callable[[], dict[str, Any]]
+) -> None:
+    """Not from another PID namespace, where the ids of its processes are others', nor after a step of the clock."""
+    [path] = (Path(environment["RINGPULL_STATE_DIR"]) / "served").glob("*.json")
+    record = json.loads(path.read_text())
+    stepped = [sys.executable, "-c", CLOCK_STEPPED, "status", "--json"]
+    looked = subprocess.run(stepped, capture_output=True, text=True, env=environment, check=False)
+    assert looked.returncode == 0, looked.stderr
+    assert json.loads(looked.stdout)["target"] == serving.ready["grpc"]
+    assert all(Path(each).exists() for each in (path, record["made_folder"], record["ray_folder"]))
+
+    if subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine makes no PID namespaces for its users")
+
+    def there(*command: str) -> subprocess.CompletedProcess[str]:
+        whole = [*UNSHARE, sys.executable, "-m", "ringpull", *command]
+        return subprocess.run(whole, capture_output=True, text=True, env=environment, check=False)
+
+    looked = there("status", "--json")
+    assert looked.returncode == 0, looked.stderr
+    assert json.loads(looked.stdout)["target"] == serving.ready["grpc"]
+    ended = there("stop")
+    assert (ended.returncode, "run `ringpull stop` there" in ended.stderr) == (1, True)
+    assert all(Path(each).exists() for each in (path, record["made_folder"], record["ray_folder"]))
+    assert status()["target"] == serving.ready["grpc"]
 
 
 def test_a_log_folder_that_is_away_costs_lines_only(

@@ -144,6 +144,30 @@ def test_a_thread_that_stands_still_renews_no_lease_and_ends_the_process(tmp_pat
     deployment.kill()
 
 
+def test_a_thread_that_stands_still_for_a_while_leads_nobody_meanwhile(tmp_path: Path) -> None:
+    """As on a disk that hangs: heads, whose leases are not renewed, say within seconds that nobody leads."""
+    deployment = Deployment(tmp_path)
+    coordinator = deployment.start(timing=replace(FAST, lease_s=60.0, still_s=0.05))
+    coordinator.bring_up(spec(1))
+    over(coordinator)
+    head, stands, stood = deployment.members.heads[0], threading.Event(), threading.Event()
+    until(lambda: head.leases)
+
+    def stand() -> None:
+        stood.set()
+        stands.wait()
+
+    coordinator._leader.put(stand)
+    stood.wait()
+    until(lambda: coordinator._clock() - coordinator._stepped_s > 0.05)
+    leases = head.leases
+    coordinator._ask(Member("head", 0))
+    assert head.leases <= leases + 1, "one may have been on its way"
+    stands.set()
+    until(lambda: head.leases > leases + 1)
+    deployment.kill()
+
+
 def test_one_that_is_restarted_without_its_state_does_not_begin_anew(deployment: Deployment) -> None:
     with pytest.raises(StartupError, match="holds no state of deployment this one"):
         CoordinatorProcess(

@@ -41,6 +41,8 @@ class HeadView:
     counts: CallCounts
     leader: LeaderView | None = None
     """The coordinator; None where the head was started without one."""
+    warnings: tuple[str, ...] = ()
+    """What an operator should know of the head itself."""
 
 
 async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: Catalog) -> pb.ClusterStatus:
@@ -71,7 +73,7 @@ async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: 
         degrade=degrade_statuses(each.degrader for each in served),
         server_version=__version__,
         leader=None if leader is None else pb.Leader(term=leader.term, leads=leader.leads, heard_s=leader.heard_s),
-        warnings=[leader.warning] if leader is not None and leader.warning else [],
+        warnings=[*([leader.warning] if leader is not None and leader.warning else []), *view.warnings],
     )
 
 
