@@ -26,6 +26,7 @@ from ringpull.deploy.config import LOCALHOST, ServeConfig
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.leadership import CONSEQUENCE, LeaderView
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import StartupError, Unavailable
 from ringpull.router.control.deployment_spec import initial_spec
@@ -170,7 +171,7 @@ class Cluster:
         if time.monotonic() - self._answered_s > HEAD_GONE_S:
             raise StartupError(f"no head has answered for {HEAD_GONE_S:g} s")
         if control_store.is_there():
-            return ""
+            return self._leadership()
         ends = (
             f"{control_store.reconnect_text()} s"
             if self._config.private
@@ -180,6 +181,16 @@ class Cluster:
             "Ray's control store (GCS) is gone: predictions go on, but nothing that dies comes back until it does;"
             f" {ends} after it went Ray ends everything"
         )
+
+    def _leadership(self) -> str:
+        """Return a warning when no head that answers hears the coordinator."""
+        from ringpull.deploy.cluster.calls import result
+
+        views: list[LeaderView] = []
+        for call in [handle.invoke.remote("leader") for handle in self._actors.heads.values()]:
+            with suppress(StartupError, TimeoutError, Unavailable):
+                views.append(result(call, timeout_s=PING_TIMEOUT_S))
+        return "" if not views or any(view.leads for view in views) else f"nobody leads: {CONSEQUENCE}"
 
     def drain(self) -> None:
         """Make the heads refuse new requests and answer those in flight, within the configured time."""
@@ -265,6 +276,7 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
             data_limit_bytes=config.data_limit_bytes,
             metrics=config.head.metrics,
             admission=config.shard_admission,
+            scrub_bytes_per_s=config.scrub_bytes_per_s,
         ),
         head=config.head,
         heads=config.heads,

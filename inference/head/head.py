@@ -27,6 +27,7 @@ from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.http.server import HttpServer, application
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.frontends.status import HeadView, cluster_status
+from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
@@ -71,20 +72,29 @@ class Head:
     """One inference head, on the loop that made it."""
 
     def __init__(
-        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+        self,
+        config: HeadConfig,
+        operations: Operations | None = None,
+        *,
+        cache_dir: Path | None = None,
+        deployment: str = "",
     ) -> None:
         """Prepare a head that serves nothing yet.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+            deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
         """
         self.config = config
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
         self._router = Router(
-            self._connect, refresh=None if operations is None else self._newest_map, settings=config.router
+            self._connect,
+            refresh=None if operations is None else self._newest_map,
+            settings=config.router,
+            deployment=deployment,
         )
         self._lease = Lease(self._router.refresh)
         self._keeping = asyncio.create_task(self._lease.keep())
@@ -94,7 +104,9 @@ class Head:
         # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
-        self._metrics = HeadMetrics(config, self._catalog, self._router, operations) if config.metrics else None
+        self._metrics = (
+            HeadMetrics(config, self._catalog, self._router, operations, self.leader) if config.metrics else None
+        )
         self._predictor = Predictor(
             self._catalog,
             config,
@@ -201,15 +213,15 @@ class Head:
         ]
         return (*refused, *(() if self._watch is None else self._watch.warnings))
 
-    @property
-    def heard_s(self) -> float | None:
-        """Seconds since the coordinator was last heard; None: never."""
-        return self._lease.heard_s
-
-    @property
-    def term(self) -> int:
-        """Term of the coordinator whose map this head goes by; -1 before there is one."""
-        return self._router.stamp.term
+    def leader(self) -> LeaderView | None:
+        """Return the coordinator as this head hears it; None where nobody is to lead it."""
+        heard_s = self._lease.heard_s
+        if heard_s is None and self._operations is None:
+            return None
+        term = max(0, self._router.stamp.term)
+        if heard_s is None:
+            return LeaderView(term, time.monotonic() - self._started_s, ever_heard=False)
+        return LeaderView(term, heard_s)
 
     def loaded(self) -> list[VersionName]:
         """Return every version that is here."""
@@ -301,7 +313,9 @@ class Head:
             await grpc.stop(0)
             raise
         self._grpc = grpc
-        self._http = HttpServer(application(lambda: grpc.serving, status, predictor.models, metrics), bound)
+        self._http = HttpServer(
+            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader), bound
+        )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)
 
@@ -322,7 +336,7 @@ class Head:
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
 
     async def _connect(self, address: ShardAddress) -> Connection:
-        return await connect(address, self._router.shard_map.deployment)
+        return await connect(address, self._router.deployment)
 
     def _view(self) -> HeadView:
         return HeadView(
@@ -330,6 +344,7 @@ class Head:
             uptime_s=time.monotonic() - self._started_s,
             shard_map=self._router.shard_map,
             counts=self._predictor.counts,
+            leader=self.leader(),
         )
 
     def _traffic(self) -> dict[str, TableTraffic]:

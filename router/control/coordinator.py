@@ -63,17 +63,24 @@ from ringpull.router.control.lacking import (
     version_names,
     without,
 )
+from ringpull.router.control.map_renewal import with_renewed_map
 from ringpull.router.control.observed import UNKNOWN, ObservedHead, ObservedShard, SpecIds
 from ringpull.router.control.placements import StreamSources, placements_of
-from ringpull.router.shard_map import ShardAddress
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
 class Coordinator:
-    """State machine of one deployment. Mutated only through `handle`."""
+    """State machine of one deployment. Mutated only through `handle`, or the steps that it is made of.
 
-    def __init__(self, state: CoordinatorState | None = None) -> None:
+    Args:
+        state: State to go on from.
+        deployment: Id of the deployment.
+        term: Number of this coordinator's term: both are in every map.
+    """
+
+    def __init__(self, state: CoordinatorState | None = None, *, deployment: str = "", term: int = 0) -> None:
+        self._deployment, self._term = deployment, term
         self._state = CoordinatorState() if state is None else state
         self.shards: dict[int, ObservedShard] = {}
         """Live shards by id. Read only for others."""
@@ -131,11 +138,12 @@ class Coordinator:
                 self._set_paused(isinstance(event, Pause))
             case Abort(reason):
                 self._give_up(self._reversible("abort"), reason)
-            case ShardSeen(shard, incarnation, address, node, epoch):
+            case ShardSeen(shard, incarnation, address, node, epoch, damaged):
                 known = self.shards.get(shard)
                 if known is None or known.incarnation != incarnation:
                     self._forget(Member("shard", shard))
                     self.shards[shard] = ObservedShard(incarnation, address, node, fresh=epoch == 0)
+                self.shards[shard].damaged = damaged
             case ShardLost(shard):
                 self.shards.pop(shard, None)
                 self._forget(Member("shard", shard))
@@ -150,8 +158,8 @@ class Coordinator:
                 self._done(command)
             case Failed(command, error):
                 self._failed(command, error)
-            case VersionLost(model, version):
-                self._state = without(self._state, (model, version))
+            case VersionLost(model, version, identity):
+                self._state = without(self._state, (model, version), identity)
             case RetryDue(member):
                 self._resting.discard(member)
                 observed = (self.shards if member.role == "shard" else self.heads).get(member.id)
@@ -174,6 +182,7 @@ class Coordinator:
             target=event.target,
             bytes_per_s=event.bytes_per_s,
             nodes=dict(event.nodes or {}),
+            trust_files=event.trust_files,
         )
         # A shard of the target that is being stopped is started again once it has stopped.
         leaving = state.leaving - set(change.target.shards)
@@ -220,6 +229,7 @@ class Coordinator:
         match command:
             case Prepare(shard=shard, specs=specs):
                 self.shards[shard].stored |= specs
+                self.shards[shard].damaged = False
                 self.shards[shard].lacks -= asked_for(command)
             case Assign(shard=shard, specs=specs, versions=versions):
                 # An assignment makes the shard drop every other spec.
@@ -343,38 +353,11 @@ class Coordinator:
         """Whether no head can have a pull in flight by an older map: each has acknowledged this one or has no lease."""
         return all(head.routed >= self._state.epoch for head in self._serving_heads())
 
-    # -- the map -------------------------------------------------------------------------------------------------------
-
     def renew_map(self) -> bool:
         """Make a map of the next epoch if its content has changed; return whether it has."""
-        state, change = self._state, self._state.change
-        spec, spec_id = state.spec, state.spec_id
-        if change is not None and (not change.phase.reversible or (spec is None and change.phase is Phase.LOADING)):
-            spec, spec_id = change.target, change.id
-        if spec is None:
-            return False
-        addresses = self._addresses(spec, spec_id)
-        if not addresses.keys() >= set(spec.shards):
-            return False
-        before = None
-        if change is not None and change.phase is Phase.ROUTING and state.spec is not None and state.map is not None:
-            old = state.map.previous or state.map
-            before = state.spec.shard_map(old.epoch, self._addresses(state.spec, state.spec_id))
-        content = spec.shard_map(state.epoch + 1, addresses, before)
-        if state.map is not None and content == replace(state.map, epoch=content.epoch):
-            return False
-        self._state = replace(state, epoch=content.epoch, map=content)
-        return True
-
-    def _addresses(self, spec: DeploymentSpec, spec_id: int) -> dict[int, ShardAddress]:
-        """Return the addresses of a spec's shards; a restarted shard gets its new one once it serves again."""
-        known: dict[int, ShardAddress] = {}
-        current = self._state.map
-        if current is not None:
-            maps = [current] if current.previous is None else [current.previous, current]
-            known = {address.shard: address for each in maps for address in each.shards if address.shard in spec.shards}
-        ready = {shard: observed.address for shard, observed in self.shards.items() if spec_id in observed.served}
-        return known | {shard: address for shard, address in ready.items() if shard in spec.shards}
+        before = self._state
+        self._state = with_renewed_map(before, self.shards, deployment=self._deployment, term=self._term)
+        return self._state is not before
 
     # -- missing commands ----------------------------------------------------------------------------------------------
 
@@ -427,14 +410,22 @@ class Coordinator:
             return self._prepare(observed, shard, wanted)
         if wanted != observed.served or wanted != observed.stored or has_lost(observed, self._specs(), wanted):
             return self._assign(observed, shard, wanted)
-        if observed.tries_again:
+        if observed.tries_again or (observed.damaged and change is None):
             observed.tries_again = False
             return self._prepare(observed, shard, wanted)
         return None
 
     def _prepare(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Prepare:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
-        return Prepare(shard, observed.incarnation, specs, placements_of(shard, wanted, self._stream_sources(shard)))
+        placements = placements_of(shard, wanted, self._stream_sources(shard), unchecked=self._unchecked())
+        return Prepare(shard, observed.incarnation, specs, placements)
+
+    def _unchecked(self) -> frozenset[tuple[str, int]]:
+        """Return the versions whose rows must be checked before they are served: those that a publish makes live."""
+        change, spec = self._state.change, self._state.spec
+        if change is None or spec is None or change.kind is not Kind.PUBLISH or change.trust_files:
+            return frozenset()
+        return frozenset(change.target.live.items() - spec.live.items())
 
     def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
@@ -464,6 +455,8 @@ class Coordinator:
         if observed is None or observed.throttling or Member("shard", shard) in self._resting:
             return []
         wanted = None if change is None else 0.0 if change.paused else change.bytes_per_s
+        if observed.fresh and self._state.spec_id not in observed.served and shard in self._shards_that_serve():
+            wanted = None  # It was just started and repairs the present spec, whatever becomes of the change.
         if observed.throttle == wanted:
             return []
         observed.throttling = True
@@ -478,6 +471,9 @@ class Coordinator:
         if change is None:
             return specs
         return {change.id: change.target} if change.phase is Phase.CLEANUP else specs | {change.id: change.target}
+
+    def _shards_that_serve(self) -> tuple[int, ...]:
+        return () if self._state.spec is None else self._state.spec.shards
 
     def _wanted_specs(self, shard: int) -> SpecIds:
         """Return the specs whose ranges a shard should store and serve; none when the shard should stop."""

@@ -69,6 +69,8 @@ class Timing:
     """Delay after the first failure of a member; doubled with each further one, until a success."""
     longest_retry_s: float = 5.0
     """Upper bound on that delay."""
+    files_s: float = 10.0
+    """Time between two looks at the files of the versions that are open."""
     watchdog_s: float = 60.0
     """Longest step: whoever runs the process ends it when one takes longer. A folder that hangs is waited for less."""
 
@@ -111,7 +113,7 @@ class Leader:
         self.over = ""
         """Why the term is over; empty while it is not."""
         state = _begun(reign, heads)
-        self.machine = Coordinator(state)
+        self.machine = Coordinator(state, deployment=reign.deployment, term=reign.term)
         """State machine. Read only for others."""
         self.saved = state
         """State as it was saved last; at first, as it was found."""
@@ -416,7 +418,8 @@ class Leader:
             self._introductions.begin(member, heartbeat)
         elif isinstance(heartbeat, ShardHeartbeat):
             address = ShardAddress(member.id, heartbeat.host, heartbeat.port, heartbeat.incarnation)
-            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
+            epoch, damaged = heartbeat.epoch, heartbeat.damaged
+            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
         else:
             self._heard_s[member.id] = self._clock()
             self._expired.discard(member.id)
@@ -486,4 +489,5 @@ def _begun(reign: Reign, heads: tuple[int, ...]) -> CoordinatorState:
     if state.map is None:
         return state
     # The map is this term's from now on, and so another one.
-    return replace(state, epoch=state.epoch + 1, map=replace(state.map, epoch=state.epoch + 1))
+    epoch, deployment, term = state.epoch + 1, reign.deployment, reign.term
+    return replace(state, epoch=epoch, map=replace(state.map, epoch=epoch, deployment=deployment, term=term))

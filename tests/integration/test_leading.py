@@ -233,3 +233,18 @@ def test_a_head_means_the_shards_of_its_map(version: Path, wrong: str) -> None:
         assert [shard.statistics().requests for shard in made.shards] == [0, 0]
         with made.client(version, replace(made.map, epoch=2, shards=right)) as client:
             assert_close(client.predict("tiny", COLUMNS).outputs["score"], offline())
+
+
+@pytest.mark.medium
+def test_a_head_takes_no_map_and_no_row_of_another_deployment(version: Path) -> None:
+    """Whose name may be ours by now: the way to the coordinator is by name."""
+    with led(version, "ours") as made:
+        head = HeadProcess(HeadConfig(), made.coordinator, deployment="theirs")
+        try:
+            with pytest.raises(Unavailable, match="no shard map yet"):
+                head.start(made.map, [version])
+            with pytest.raises(Unavailable, match=r"this is shard .*deployment ours.*deployment theirs.* was meant"):
+                head.start(replace(made.map, deployment=""), [version])
+        finally:
+            head.drain(0)
+        assert [shard.statistics().requests for shard in made.shards] == [0, 0]
