@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,6 +37,7 @@ from ringpull.inference.head.watch import Watch, watching
 from ringpull.inference.model.dense import pin_threads
 from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
+from ringpull.inference.model.samples import Samples
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.identity import differ, number_of
@@ -52,6 +54,8 @@ logger: Final = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 30.0
 """Time for each pull of the self-check of a version, which may wait for pages from disk."""
+CHECK_TRIES: Final = 3
+"""Number of tries of a head that serves nothing yet to ask the shards for a version's samples."""
 
 
 class HeadAddress(NamedTuple):
@@ -113,6 +117,8 @@ class Head:
             watch=CallWatch(None if self._metrics is None else self._metrics.calls),
         )
         self._leading = asyncio.Lock()
+        self._unasked: Counter[VersionName] = Counter()
+        """Self-checks of each version that could not be made, as rows could not be had."""
         self._refused: dict[VersionName, str] = {}
         """Versions that could not be loaded, with the reason of each."""
         self._address: HeadAddress | None = None
@@ -273,7 +279,7 @@ class Head:
         self._router.register(*key, loaded.specs(), identity=loaded.manifest.identity)
         try:
             if loaded.samples is not None:
-                await self_check(served, loaded.samples, self._router.uncounted(), CHECK_TIMEOUT_S)
+                await self._check(served, loaded.samples)
         except BaseException:
             self._router.retire(*key)
             raise
@@ -293,6 +299,20 @@ class Head:
         self._catalog.remove(there)
         await self._let_go(there)
         return False
+
+    async def _check(self, served: ServedVersion, samples: Samples) -> None:
+        """Hold a version against its samples.
+
+        A head that has just been started may find rows lost for good, of a version that is live: after some tries it
+        serves what is left, as the other heads do. A version that is published is not live before all can be asked.
+        """
+        try:
+            await self_check(served, samples, self._router.uncounted(), CHECK_TIMEOUT_S)
+        except Unavailable as exc:
+            self._unasked[served.key] += 1
+            if self._address is not None or self._unasked[served.key] < CHECK_TRIES:
+                raise
+            logger.warning("%s is served without its self-check: %s", served.loaded.name, exc)
 
     async def _let_go(self, version: ServedVersion) -> None:
         await version.batcher.close(self.config.max_timeout_s)

@@ -158,6 +158,8 @@ def test_folders_that_are_links_are_followed(folder: Path, tmp_path: Path) -> No
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "ranker").mkdir()
     (tmp_path / "models" / "ranker" / "1").symlink_to(folder / "1")
-    assert place(tmp_path / "current").identity == place(folder).identity
-    assert place(tmp_path / "models" / "ranker").identity == place(folder).identity
+    for linked in (tmp_path / "current", tmp_path / "models" / "ranker"):
+        assert place(linked).identity == place(folder).identity
+        assert place(linked).tables["user"].identity == place(folder).tables["user"].identity
+        assert place(linked).folder == str(linked / "1"), "by its name, to be followed anew"
     assert loss_of(place(tmp_path / "models" / "ranker")) == ""
