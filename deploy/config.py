@@ -107,7 +107,7 @@ class ServeConfig:
     state_dir: Annotated[
         str,
         Option(
-            "Folder of the coordinator's state, or its URL (any that fsspec knows); kept."
+            "Folder of the coordinator's state, or its URL (s3://, gs://, abfs://); kept."
             " Default: one below the user's state folder, removed at the end.",
             Group.DEPLOYMENT,
             metavar="FOLDER",

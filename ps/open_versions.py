@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ringpull.ps.errors import CorruptData, OtherContent
-from ringpull.ps.identity import differ, number_of, text_of
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.identity import differ, number_of
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store.base import BadBlock, Base
@@ -80,11 +80,9 @@ def open_base(name: str, folder: Path, identity: int, within: Path | None, *, ve
         CorruptData: It is damaged, or holds another table.
         OtherContent: It has another identity.
     """
-    base = Base.open(folder, verify_rows=verify, within=within)
+    base = Base.open(folder, verify_rows=verify, within=within, identity=identity)
     if base.spec.name != name:
         raise CorruptData(f"{folder}: holds the table {base.spec.name!r}, where {name!r} should be")
-    if differ(base.identity, identity):
-        raise OtherContent.found(f"table {name} in {folder}", text_of(base.identity), text_of(identity))
     return base
 
 

@@ -212,9 +212,7 @@ class ShardProcess:
                 freeze_loaded()
         except BaseException as exc:
             if isinstance(exc, RingpullError) and not isinstance(exc, Cancelled):
-                names = [(placement.model, placement.version) for placement in placements]
-                for (model, version), error in refused(exc, names).items():
-                    self._refuse(model, version, error)
+                self._note_refused(placements, exc)
             # A prepare that succeeds is followed by an assignment, which tidies. After a failure none may come, so the
             # tidying that this prepare cancelled is scheduled again.
             with self._control:
@@ -328,6 +326,14 @@ class ShardProcess:
                     self._open(placement, job)
         refusals.check(len(placements))
 
+    def _note_refused(self, placements: Sequence[VersionPlacement], error: RingpullError) -> None:
+        """Note which versions are not open as they should be. One that is open so serves on with what it has."""
+        errors = refused(error, [(placement.model, placement.version) for placement in placements])
+        for placement in placements:
+            reason = errors.get((placement.model, placement.version))
+            if reason is not None and not self._shard.holds(placement):
+                self._shard.refuse(placement.model, placement.version, str(reason))
+
     def _check_rows(self, placement: VersionPlacement, bases: Mapping[str, Base], job: Job) -> None:
         """Check the rows of the ranges that are placed here, if that is asked for."""
         if not placement.check_rows:
@@ -336,11 +342,6 @@ class ShardProcess:
         blocks = {name: self._row_check.unchecked(base, slots[name], job) for name, base in bases.items()}
         for name, base in bases.items():
             self._row_check.check(base, blocks[name], job)
-
-    def _refuse(self, model: str, version: int, error: RingpullError) -> None:
-        """Note why a version is not open, where it is not: one that is serves on, with what it was opened with."""
-        if not self._shard.is_open(model, version):
-            self._shard.refuse(model, version, str(error))
 
     def _open(self, placement: VersionPlacement, job: Job) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}

@@ -210,7 +210,7 @@ class Scrubber:
             moved = any(not stamp.is_file_of((base.folder / name).stat()) for name, stamp in base.stamps.items())
             if self.damage.copied or not moved:
                 return base
-            again = Base.open(base.folder)
+            again = Base.open(base.folder, identity=base.identity)
         except (CorruptData, OSError):
             return base
         same = (again.identity, again.spec, again.held) == (base.identity, base.spec, base.held)

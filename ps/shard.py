@@ -151,9 +151,14 @@ class Shard:
                 self._install(model, version, bases, before.tables, told or before.identity)
 
     def refuse(self, model: str, version: int, reason: str) -> None:
-        """Note that a version cannot be opened, for those who ask for it; until it is open, or not assigned."""
+        """Note that a version cannot be opened as it should be, for those who ask for it, until it is.
+
+        If it is open, with another content then, it is closed.
+        """
         with self._control:
-            self._state = replace(self._state, refusals={**self._state.refusals, (model, version): reason})
+            state, name = self._state, (model, version)
+            versions = {each: opened for each, opened in state.versions.items() if each != name}
+            self._state = replace(state, versions=versions, refusals={**state.refusals, name: reason})
 
     @property
     def refusals(self) -> Mapping[tuple[str, int], str]:

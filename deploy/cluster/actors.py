@@ -172,6 +172,7 @@ def _head_process(head: int, actor_spec: ActorSpec) -> FencedHead:
         with_ports_before(config, head, actor_spec),
         operations_of(actor_spec.name),
         cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",
+        deployment=actor_spec.deployment,
     )
     return FencedHead(process, actor_spec.deployment)
 

@@ -14,7 +14,7 @@ from ringpull.deploy.cluster.actors import ProcessActor, node_id, was_restarted
 from ringpull.deploy.cluster.calls import RemoteProcess, find
 from ringpull.deploy.cluster.logs import configure
 from ringpull.deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
-from ringpull.deploy.model_folders import find_version, rows_in
+from ringpull.deploy.model_folders import find_version, loss_of, rows_in
 from ringpull.ps.errors import Unavailable
 from ringpull.router.control.controls import HeadControl, ShardControl
 from ringpull.router.control.process import CoordinatorProcess, Settings
@@ -57,6 +57,7 @@ def _coordinator_process(actor_spec: ActorSpec, state_dir: str, owner: Owner) ->
             keep=actor_spec.keep,
             streamed=actor_spec.shard.data_dir is not None,
             rows_in=rows_in,
+            loss_of=loss_of,
             check_startable=control_store.check,
         ),
         # Ray starts the process anew, which goes on from what is saved.

@@ -130,6 +130,7 @@ class Run:
                     self._folders,
                     health,
                     operator,
+                    self._run_command,
                     client.status,
                     load.record.broken.append,
                     partial(_reexported, oracle),

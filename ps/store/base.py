@@ -23,8 +23,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.identity import UNKNOWN, differ, text_of
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
@@ -90,20 +91,27 @@ class Base:
         self._sections: Sections | None = sections
 
     @classmethod
-    def open(cls, folder: Path, *, verify_rows: bool = False, within: Path | None = None) -> Base:
+    def open(
+        cls, folder: Path, *, verify_rows: bool = False, within: Path | None = None, identity: int = UNKNOWN
+    ) -> Base:
         """Map a table's folder after checking everything but the rows; those too with `verify_rows`.
 
         Args:
             within: Folder that no file may lead out of through a link; None: the table's own.
+            identity: Identity that the table must have, which is looked at before anything is read; 0: any.
 
         Raises:
             CorruptData: A file is missing, damaged, truncated, of another format, or a link that leads out; the message
             names it and what is wrong.
+            OtherContent: It has another identity.
         """
         check_links(folder, within)
         header_path = folder / fmt.HEADER
         header_data, stamp = _read_header(header_path)
         header = Header.from_bytes(header_data, header_path)
+        if differ(header.identity, identity):
+            what = f"table {header.spec.name} in {folder}"
+            raise OtherContent.found(what, text_of(header.identity), text_of(identity))
         stamps, mapped = {fmt.HEADER: stamp}, {}
         for name, section in header.sections.items():
             mapped[name], stamps[name] = _map(folder / name, section.bytes)

@@ -107,4 +107,4 @@ class CoordinatorState:
 
         Not where it differs in what follows from observing members: addresses in the map, shards that have stopped.
         """
-        return replace(self, epoch=saved.epoch, map=saved.map, leaving=saved.leaving) != saved
+        return self is not saved and replace(self, epoch=saved.epoch, map=saved.map, leaving=saved.leaving) != saved

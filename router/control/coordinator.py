@@ -63,17 +63,24 @@ from ringpull.router.control.lacking import (
     version_names,
     without,
 )
+from ringpull.router.control.map_renewal import with_renewed_map
 from ringpull.router.control.observed import UNKNOWN, ObservedHead, ObservedShard, SpecIds
 from ringpull.router.control.placements import StreamSources, placements_of
-from ringpull.router.shard_map import ShardAddress
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
 class Coordinator:
-    """State machine of one deployment. Mutated only through `handle`."""
+    """State machine of one deployment. Mutated only through `handle`, or the steps that it is made of.
 
-    def __init__(self, state: CoordinatorState | None = None) -> None:
+    Args:
+        state: State to go on from.
+        deployment: Id of the deployment.
+        term: Number of this coordinator's term: both are in every map.
+    """
+
+    def __init__(self, state: CoordinatorState | None = None, *, deployment: str = "", term: int = 0) -> None:
+        self._deployment, self._term = deployment, term
         self._state = CoordinatorState() if state is None else state
         self.shards: dict[int, ObservedShard] = {}
         """Live shards by id. Read only for others."""
@@ -151,8 +158,8 @@ class Coordinator:
                 self._done(command)
             case Failed(command, error):
                 self._failed(command, error)
-            case VersionLost(model, version):
-                self._state = without(self._state, (model, version))
+            case VersionLost(model, version, identity):
+                self._state = without(self._state, (model, version), identity)
             case RetryDue(member):
                 self._resting.discard(member)
                 observed = (self.shards if member.role == "shard" else self.heads).get(member.id)
@@ -346,38 +353,11 @@ class Coordinator:
         """Whether no head can have a pull in flight by an older map: each has acknowledged this one or has no lease."""
         return all(head.routed >= self._state.epoch for head in self._serving_heads())
 
-    # -- the map -------------------------------------------------------------------------------------------------------
-
     def renew_map(self) -> bool:
         """Make a map of the next epoch if its content has changed; return whether it has."""
-        state, change = self._state, self._state.change
-        spec, spec_id = state.spec, state.spec_id
-        if change is not None and (not change.phase.reversible or (spec is None and change.phase is Phase.LOADING)):
-            spec, spec_id = change.target, change.id
-        if spec is None:
-            return False
-        addresses = self._addresses(spec, spec_id)
-        if not addresses.keys() >= set(spec.shards):
-            return False
-        before = None
-        if change is not None and change.phase is Phase.ROUTING and state.spec is not None and state.map is not None:
-            old = state.map.previous or state.map
-            before = state.spec.shard_map(old.epoch, self._addresses(state.spec, state.spec_id))
-        content = spec.shard_map(state.epoch + 1, addresses, before)
-        if state.map is not None and content == replace(state.map, epoch=content.epoch):
-            return False
-        self._state = replace(state, epoch=content.epoch, map=content)
-        return True
-
-    def _addresses(self, spec: DeploymentSpec, spec_id: int) -> dict[int, ShardAddress]:
-        """Return the addresses of a spec's shards; a restarted shard gets its new one once it serves again."""
-        known: dict[int, ShardAddress] = {}
-        current = self._state.map
-        if current is not None:
-            maps = [current] if current.previous is None else [current.previous, current]
-            known = {address.shard: address for each in maps for address in each.shards if address.shard in spec.shards}
-        ready = {shard: observed.address for shard, observed in self.shards.items() if spec_id in observed.served}
-        return known | {shard: address for shard, address in ready.items() if shard in spec.shards}
+        before = self._state
+        self._state = with_renewed_map(before, self.shards, deployment=self._deployment, term=self._term)
+        return self._state is not before
 
     # -- missing commands ----------------------------------------------------------------------------------------------
 
@@ -475,6 +455,8 @@ class Coordinator:
         if observed is None or observed.throttling or Member("shard", shard) in self._resting:
             return []
         wanted = None if change is None else 0.0 if change.paused else change.bytes_per_s
+        if observed.fresh and self._state.spec_id not in observed.served and shard in self._shards_that_serve():
+            wanted = None  # It was just started and repairs the present spec, whatever becomes of the change.
         if observed.throttle == wanted:
             return []
         observed.throttling = True
@@ -489,6 +471,9 @@ class Coordinator:
         if change is None:
             return specs
         return {change.id: change.target} if change.phase is Phase.CLEANUP else specs | {change.id: change.target}
+
+    def _shards_that_serve(self) -> tuple[int, ...]:
+        return () if self._state.spec is None else self._state.spec.shards
 
     def _wanted_specs(self, shard: int) -> SpecIds:
         """Return the specs whose ranges a shard should store and serve; none when the shard should stop."""

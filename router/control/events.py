@@ -76,7 +76,7 @@ class HeadSeen:
 
 @dataclass(frozen=True, slots=True)
 class HeadExpired:
-    """Head that is dead, or whose lease has run out: it asks for the map before it serves again."""
+    """Head that is dead, or whose lease has run out: it is not waited for any more."""
 
     head: int
 
@@ -102,6 +102,8 @@ class VersionLost:
 
     model: str
     version: int
+    identity: str = ""
+    """Identity of the version that is lost; empty: whichever it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, NotFound, Retryable, RingpullError
+from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import NotOpened
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion, wanted_replicas
@@ -69,13 +70,19 @@ def _may_pass(error: RingpullError, but: VersionNames = frozenset()) -> bool:
     return isinstance(error, Retryable)
 
 
-def without(state: CoordinatorState, name: tuple[str, int]) -> CoordinatorState:
+def without(state: CoordinatorState, name: tuple[str, int], identity: str = "") -> CoordinatorState:
     """Return the state in which a version that is lost is open no more, with a new map that makes heads let go of it.
 
     One that is live, or is to be, stays: those who have it open serve on with it.
+
+    Args:
+        identity: Identity of what is lost: another content that has its number by now stays. Empty: any.
     """
     spec, change = state.spec, state.change
     specs = [spec, None if change is None else change.target]
+    placed = [version for each in specs if each is not None and (version := each.version(*name)) is not None]
+    if any(differ(number_of(version.identity), number_of(identity)) for version in placed):
+        return state
     if any(each is not None and name in each.live.items() for each in specs):
         return state
     if not any(name in names_in(each) for each in specs):

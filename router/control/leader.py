@@ -69,6 +69,10 @@ class Timing:
     """Delay after the first failure of a member; doubled with each further one, until a success."""
     longest_retry_s: float = 5.0
     """Upper bound on that delay."""
+    files_s: float = 10.0
+    """Time between two looks at the files of the versions that are open."""
+    still_s: float = 1.5
+    """Longest step of a coordinator that leads: while one takes longer, no lease is renewed, and heads say so."""
     watchdog_s: float = 60.0
     """Longest step: whoever runs the process ends it when one takes longer. A folder that hangs is waited for less."""
 
@@ -111,7 +115,7 @@ class Leader:
         self.over = ""
         """Why the term is over; empty while it is not."""
         state = _begun(reign, heads)
-        self.machine = Coordinator(state)
+        self.machine = Coordinator(state, deployment=reign.deployment, term=reign.term)
         """State machine. Read only for others."""
         self.saved = state
         """State as it was saved last; at first, as it was found."""
@@ -167,8 +171,11 @@ class Leader:
             del self._view.shards[gone]
         return [Member("shard", shard) for shard in sorted(shards)] + [Member("head", head) for head in state.heads]
 
-    def ask(self, member: Member) -> ShardHeartbeat | HeadHeartbeat:
+    def ask(self, member: Member, *, renew: bool = True) -> ShardHeartbeat | HeadHeartbeat:
         """Ask a member for its heartbeat; from any thread. The answer belongs into `answered`, a failure into `lost`.
+
+        Args:
+            renew: Whether a head's lease is renewed, by which it knows that somebody leads.
 
         Raises:
             RingpullError: It does not answer.
@@ -176,7 +183,7 @@ class Leader:
         if member.role == "shard":
             return self._members.shard(member.id).heartbeat()
         head, incarnation = self._members.head(member.id), self._introductions.of(member)
-        if not incarnation or self.over:
+        if not incarnation or self.over or not renew:
             return head.heartbeat()
         try:
             return head.renew(self.order(incarnation), self._timing.lease_s)
@@ -487,4 +494,5 @@ def _begun(reign: Reign, heads: tuple[int, ...]) -> CoordinatorState:
     if state.map is None:
         return state
     # The map is this term's from now on, and so another one.
-    return replace(state, epoch=state.epoch + 1, map=replace(state.map, epoch=state.epoch + 1))
+    epoch, deployment, term = state.epoch + 1, reign.deployment, reign.term
+    return replace(state, epoch=epoch, map=replace(state.map, epoch=epoch, deployment=deployment, term=term))

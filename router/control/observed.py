@@ -59,7 +59,7 @@ class ObservedHead:
     tries_again: bool = False
     """Whether what it lacks is due to be asked of it again."""
     expired: bool = False
-    """Whether it is dead, or its lease has run out, so that it asks for the map before it serves again."""
+    """Whether it is dead, or its lease has run out, so that shards refuse what it asks by a map that is history."""
 
 
 @dataclass(frozen=True, slots=True)

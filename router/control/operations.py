@@ -255,7 +255,7 @@ class Operations(OperatorVerbs, Protocol):
     """The way from a head to the coordinator: for operators, and for the head itself."""
 
     def map(self) -> ShardMap:
-        """Return the map to route by: what an expired head asks for before it serves again."""
+        """Return the map to route by: what a head asks for that nobody leads, or whose map shards refuse."""
         ...
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:

@@ -18,16 +18,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavailable
+from ringpull.ps.errors import InvalidInput, RingpullError, StartupError, Superseded, Unavailable
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.changes import Place, begin_of
 from ringpull.router.control.controls import Members
 from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
-from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, Resume
+from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, Resume, VersionLost
 from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
+from ringpull.router.control.losses import Losses, LossOf
 from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
@@ -72,6 +73,8 @@ class Settings:
     """Whether shards keep copies of their own, so that rows have to be streamed to them."""
     rows_in: RowsIn | None = None
     """Counts the rows of a range, for plans; None: taken to lie evenly."""
+    loss_of: LossOf | None = None
+    """Tells why a version that is open cannot be opened again; None: nobody looks."""
     check_startable: Callable[[], None] = lambda: None
     """Raises `Unavailable` while no process can be started, so that nothing can be changed."""
 
@@ -128,10 +131,13 @@ class CoordinatorProcess:
         self._monitor: HeartbeatMonitor[Member] = HeartbeatMonitor(
             self._ask, self._leader.answered, self._leader.lost, every_s=timing.heartbeat_s
         )
+        self._losses = Losses(settings.loss_of, self._let_go, clock)
         self._stepped_s = clock()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
         self._thread.start()
         _spawn(self._beat, "beat")
+        if settings.loss_of is not None:
+            _spawn(self._watch_files, "files")
 
     def __repr__(self) -> str:
         return f"<CoordinatorProcess {self._leader!r}>"
@@ -195,7 +201,8 @@ class CoordinatorProcess:
         return self._leader.status
 
     def status(self, request: GetStatus) -> DeploymentStatus:
-        return self._on_thread(self._leader.deployment_status)
+        status = self._on_thread(self._leader.deployment_status)
+        return replace(status, warnings=(*self._losses.warnings(), *status.warnings))
 
     def members(self, request: ListMembers) -> tuple[MemberState, ...]:
         return self._on_thread(self._leader.member_states)
@@ -204,6 +211,8 @@ class CoordinatorProcess:
         # Without that it would go, and not come back.
         self._settings.check_startable()
         member, incarnation = request.member, request.incarnation
+        if not request.force:
+            self._check_comes_back(member)
         if not self._on_thread(lambda: self._leader.begin_restart(member, incarnation, force=request.force)):
             return
         logger.info("%s is restarted", member)
@@ -240,8 +249,29 @@ class CoordinatorProcess:
 
     def _submit(self, request: ChangeRequest) -> ChangeStatus:
         """Begin a change; return its status as it begins."""
+        # Before it begins, so that it needs nothing that is lost.
+        self._losses.look_in_time(self._leader.saved)
         begin = self._begin_of(request)
-        return self._tell(lambda: begin(self._leader.machine.state))
+        try:
+            return self._tell(lambda: begin(self._leader.machine.state))
+        except InvalidInput as exc:
+            gone = self._losses.let_go_of(request.model) if isinstance(request, Rollback) else ""
+            raise InvalidInput(f"{exc} ({gone})") if gone else exc from exc
+
+    def _check_comes_back(self, member: Member) -> None:
+        """Check that a member that is restarted can open what is live.
+
+        Raises:
+            InvalidInput: Files that it would need are gone, or are other ones.
+        """
+        if member.role == "shard" and self._settings.streamed:
+            return  # It has copies of its own, and of other shards.
+        self._losses.look_in_time(self._leader.saved)
+        if lost := "; ".join(f"{name}: {reason}" for name, reason in self._losses.of_live().items()):
+            raise InvalidInput(f"{member} would not serve after a restart ({lost}); publish a new version, or --force")
+
+    def _let_go(self, version: PlacedVersion, reason: str) -> None:
+        self._tell(lambda: VersionLost(version.model, version.version, version.identity))
 
     def _begin_of(self, request: ChangeRequest) -> Callable[[CoordinatorState], Begin]:
         """Look up all that a request needs of disks and members; return what makes the event of it.
@@ -343,13 +373,18 @@ class CoordinatorProcess:
                 return
             self._leader.show_life()
 
+    def _watch_files(self) -> None:
+        """Look at the files of the versions that are open, again and again."""
+        while not self._ending.wait(self._timing.files_s) and not self._stopped:
+            self._losses.look(self._leader.saved)
+
     def _hangs(self) -> bool:
         return not self._thread.is_alive() or self._clock() - self._stepped_s > self._timing.watchdog_s
 
     def _ask(self, member: Member) -> ShardHeartbeat | HeadHeartbeat:
         if self._hangs():
             raise Unavailable("the coordinator's thread stands still")
-        return self._leader.ask(member)
+        return self._leader.ask(member, renew=self._clock() - self._stepped_s <= self._timing.still_s)
 
 
 def _spawn(work: Work, name: str) -> None:

@@ -163,7 +163,7 @@ class Reign:
 
         Raises:
             Superseded: The term is so long over that its seal may be gone, and with it the proof that this was in time.
-            StartupError: The file of this term is not there: it is another folder, as where nothing is mounted any more.
+            StartupError: The file of this term is not there: another folder, as where nothing is mounted any more.
         """
         try:
             names = self._files.names()

@@ -221,6 +221,26 @@ def test_a_shard_that_was_out_of_reach_while_a_change_was_resumed_streams_again(
     assert spec_of(deployment).shards == (0, 1, 2)
 
 
+def test_a_pause_holds_up_no_repair() -> None:
+    """Of 608 of the simulation: a shard that died while a change was paused stored nothing until it was resumed."""
+    deployment = up(Random(15))
+    deployment.begin(Kind.REBALANCE, moved(spec_of(deployment), [0, 1, 2]))
+    deployment.tell(Pause())
+    answer_all(deployment)
+    deployment.tell(ShardLost(0))
+    deployment._replace_shard(0)
+    deployment.heartbeat()
+    answer_all(deployment)
+    assert deployment.shards[0].settled, "it serves the present spec"
+    assert deployment.shards[0].bytes_per_s == 0.0, "and streams nothing of the next one"
+    assert deployment.saved.change is not None
+    assert deployment.saved.change.phase is Phase.PREPARING
+    deployment.tell(Resume())
+    deployment.settle()
+    deployment.check_rest()
+    assert spec_of(deployment).shards == (0, 1, 2)
+
+
 def test_a_next_coordinator_lifts_the_limit_of_a_change_that_has_ended() -> None:
     """The one before it died before it could."""
     deployment = up(Random(8))

@@ -32,10 +32,11 @@ class Process:
         self.name = name
         self.alive = True
         self.stopped = False
-        self.tasks: set[greenlet] = set()
+        # Dictionaries, since they have an order, and histories are to be the same whenever they are run.
+        self.tasks: dict[greenlet, None] = {}
         self.parked: list[tuple[Callable[[], None], Callable[[], None] | None]] = []
         """What came due while it was stopped, and what is done instead if it never does."""
-        self.asked: set[Waiting] = set()
+        self.asked: dict[Waiting, None] = {}
         """Who waits for an answer of it, and is let go when it dies."""
 
     def __repr__(self) -> str:
@@ -129,12 +130,12 @@ class Kernel:
             except BaseException as exc:  # a task that fails is a bug, of the product or of the simulation
                 self._failed.append(exc)
             finally:
-                process.tasks.discard(task)
+                process.tasks.pop(task, None)
                 self._of.pop(task, None)
 
         task = greenlet(run, parent=self._hub)
         self._of[task] = process
-        process.tasks.add(task)
+        process.tasks[task] = None
         self.later(delay_s, lambda: self._go_on(task), process)
 
     def kill(self, process: Process) -> None:
@@ -146,13 +147,13 @@ class Kernel:
             if instead is not None:
                 self.later(0.0, instead)
         process.parked.clear()
-        for waiting in process.asked:
+        for waiting in list(process.asked):
             self.open(waiting)
         here = getcurrent()
         for task in list(process.tasks):
             if task is not here:
                 self._of.pop(task, None)
-                process.tasks.discard(task)
+                process.tasks.pop(task, None)
                 if task:  # it has begun
                     # Its end must come back here, not to the hub.
                     task.parent = here
@@ -174,7 +175,7 @@ class Kernel:
 
     def end(self) -> None:
         """End every task, so that nothing of this history is left in memory."""
-        for process in {*self._of.values()}:
+        for process in list(self._of.values()):
             self.kill(process)
 
     def _by(

@@ -230,11 +230,14 @@ class SimHead:
         while any(pull.shard_map.stamp < shard_map.stamp for pull in self.pulls):
             self.world.kernel.sleep(LOOK_S)
 
-    def keep_lease(self) -> None:
-        """Ask for the newest map when the lease nears its end: see `ringpull.inference.head.lease`."""
+    @property
+    def should_ask(self) -> bool:
+        """Whether to ask for the newest map, since the lease nears its end: see `ringpull.inference.head.lease`."""
+        return not self.asking and self.world.kernel.now_s > self.leased_until_s - self.world.timing.lease_s / 2
+
+    def ask_for_the_map(self) -> None:
+        """Ask for the newest map, and go by it."""
         world = self.world
-        if self.asking or world.kernel.now_s < self.leased_until_s - world.timing.lease_s / 2:
-            return
         self.asking = True
         try:
             self._take(world.newest_map(self))

@@ -127,7 +127,7 @@ class Network:
                 self.kernel.open(answer.waiting)
                 return
             self.kernel.spawn(target.process, lambda: self._answer(answer, target, work))
-            target.process.asked.add(answer.waiting)
+            target.process.asked[answer.waiting] = None
 
         if delay_s:
             self.kernel.later(delay_s, arrive)
@@ -140,5 +140,5 @@ class Network:
             answer.value, answer.error = work(target), None
         except RingpullError as exc:
             answer.error = exc
-        target.process.asked.discard(answer.waiting)
+        target.process.asked.pop(answer.waiting, None)
         self.kernel.open(answer.waiting)

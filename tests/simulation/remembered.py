@@ -12,12 +12,14 @@ from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import xxhash
 
 from ringpull.ps.placement import VersionPlacement
-from ringpull.ps.ring import Ring
+from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.slot_mask import SlotMask, runs
 from ringpull.ps.spec import Replicas
-from ringpull.router.control import coordinator, reign, state_store
+from ringpull.router.control import coordinator, placements, reign, state_store
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.placements import StreamSources, placements_of
 
@@ -50,6 +52,8 @@ def remembered() -> Iterator[None]:
         patch.object(Ring, "with_shards", _with_shards),
         patch.object(Ring, "with_ranks", _with_ranks),
         patch.object(coordinator, "placements_of", _placements_of),
+        patch.object(placements, "np", _Union),
+        patch.object(placements, "runs", _runs),
         patch.object(reign, "encode", _encode),
         patch.object(state_store, "encode", _encode),
     ):
@@ -98,6 +102,29 @@ def _placements_of(
     found = _kept.get(key)
     if found is None:
         found = _kept[key] = (None, placements_of(shard, specs, sources))
+    return found[1]  # type: ignore[no-any-return]
+
+
+class _Union:
+    """`np.bitwise_or.reduce` of masks that are remembered themselves."""
+
+    class bitwise_or:  # noqa: N801
+        @staticmethod
+        def reduce(masks: Sequence[SlotMask]) -> SlotMask:
+            different = {id(mask): mask for mask in masks}
+            if len(different) == 1:
+                return masks[0]
+            key = ("union", *sorted(different))
+            found = _kept.get(key)
+            if found is None:
+                found = _kept[key] = (different, np.bitwise_or.reduce(list(different.values())))
+            return found[1]  # type: ignore[no-any-return]
+
+
+def _runs(mask: SlotMask) -> list[SlotRange]:
+    found = _kept.get(("runs", id(mask)))
+    if found is None:
+        found = _kept["runs", id(mask)] = (mask, runs(mask))
     return found[1]  # type: ignore[no-any-return]
 
 

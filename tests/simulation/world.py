@@ -33,7 +33,7 @@ class World:
         self.network = Network(self.kernel)
         self.log: list[str] = []
         self.deployment = "d1"
-        self.timing = Timing(heartbeat_s=2.0)
+        self.timing = Timing(heartbeat_s=2.5)
         self.copy_s = 1.0
         self.pull_s = 0.5
         self.restart_s = 3.0
@@ -213,8 +213,9 @@ class World:
         found = self.heads[head]
         if found.runs:
             self.kernel.spawn(found.process, found.request)
-            self.kernel.spawn(found.process, found.keep_lease)
-        self.kernel.later(self.random.random() * 4, partial(self._requests, head))
+            if found.should_ask:
+                self.kernel.spawn(found.process, found.ask_for_the_map)
+        self.kernel.later(self.random.random() * 5, partial(self._requests, head))
 
     # -- coordinators --------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,8 @@ class Scene:
     folders: Folders
     health: Healing
     operator: Operating
+    look: Callable[..., Awaitable[dict[str, Any]]]
+    """Runs a command that only looks, given word by word, and returns its JSON; raises `CommandFailed`."""
     status: Callable[[], Awaitable[pb.ClusterStatus]]
     """Asks a head for its status."""
     broke: Callable[[str], None]
