@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.slot_mask import SlotMask
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import SlotMask, minus, runs
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
@@ -61,6 +64,12 @@ class Table:
     def answers(self, slot: int) -> bool:
         """Whether keys of this slot can be answered: it is stored here, and not quarantined."""
         return self._answered is None or bool(self._answered[slot])
+
+    def unanswered(self, mask: SlotMask | None = None) -> list[SlotRange]:
+        """Return the slots that cannot be answered, of those in the mask; None: of all."""
+        if self._answered is None:
+            return []
+        return runs(minus(np.ones(SLOTS, np.uint8) if mask is None else mask, self._answered))
 
     def with_quarantine(self, slots: Iterable[int]) -> Table:
         """Return the same table with more slots quarantined."""
