@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Reign:
         """State to go on from; None: there never was one."""
         self.epochs_to = 0 if saved is None else saved.epochs_to
         """Last epoch that may be used before a state is saved again."""
+        self._orders = itertools.count(1)
         self._kept = {newest}
         self._generation = 0
         self._beats = 0
@@ -105,8 +107,8 @@ class Reign:
         return max(terms(names), default=0) <= self.term
 
     def order(self, incarnation: str) -> Order:
-        """Return the order of this term for an incarnation of a member."""
-        return Order(self.deployment, self.term, incarnation)
+        """Return the next order of this term, for an incarnation of a member; from any thread."""
+        return Order(self.deployment, self.term, incarnation, next(self._orders))
 
     def check(self) -> None:
         """Check that this term is the highest still.
@@ -163,7 +165,7 @@ class Reign:
 
         Raises:
             Superseded: The term is so long over that its seal may be gone, and with it the proof that this was in time.
-            StartupError: The file of this term is not there: another folder, as where nothing is mounted any more.
+            StartupError: The file of this term is not there: it is another folder, as where nothing is mounted now.
         """
         try:
             names = self._files.names()

@@ -18,7 +18,7 @@ from tests.simulation.checks import Violation
 from tests.simulation.remembered import remembered
 from tests.simulation.world import World
 
-LASTS_S: Final = 25.0
+LASTS_S: Final = 20.0
 """Time in which things go wrong."""
 
 REST_S: Final = 120.0
