@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from ringpull.deploy.cluster.logs import LogSettings
-from ringpull.deploy.view.size_text import parse_size
+from ringpull.deploy.view.size_text import parse_rate, parse_size
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
@@ -87,6 +87,19 @@ class ServeConfig:
     ] = 1
     prefault: Annotated[bool, Option("Touch every page of every table before going live.", Group.DATA)] = False
     verify: Annotated[bool, Option("Check every row's checksum before going live.", Group.DATA)] = False
+    scrub_bytes_per_s: Annotated[
+        int,
+        Option(
+            "Bytes per second at which each shard looks through what it serves for damage; 0: it does not.",
+            Group.DATA,
+            "scrub-rate",
+            "SIZE",
+            default="8MiB",
+            given_as=str,
+            parse=parse_rate,
+        ),
+    ] = 8 << 20
+    """Bytes per second; 0: none is read."""
     ship_code: Annotated[
         bool, Option("With --address: send ringpull's packages to nodes that lack them.", Group.DEPLOYMENT)
     ] = False
@@ -94,7 +107,7 @@ class ServeConfig:
     state_dir: Annotated[
         str,
         Option(
-            "Folder of the coordinator's state, or its URL (any that fsspec knows); kept."
+            "Folder of the coordinator's state, or its URL (s3://, gs://, abfs://); kept."
             " Default: one below the user's state folder, removed at the end.",
             Group.DEPLOYMENT,
             metavar="FOLDER",

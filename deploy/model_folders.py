@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, identity_of, versions
 from ringpull.inference.model.mirror import local_files
-from ringpull.inference.model.model_dir import complete_versions, numbered, parent_of
+from ringpull.inference.model.model_dir import complete_versions, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
-from ringpull.ps.identity import UNKNOWN, differ, number_of, text_of
+from ringpull.ps.identity import differ, number_of, text_of
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES, Header
@@ -68,17 +68,17 @@ def newest_version(model_dir: str | Path) -> PlacedVersion:
         raise InvalidInput(f"{folder} is one version of a model; give the model's folder, {folder.parent}")
     complete = versions(folder)
     if not complete:
-        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
-        raise InvalidInput(_none_complete(str(folder), found))
-    version_dir = folder / str(complete[-1])
-    manifest = Manifest.load(version_dir)
-    return place(manifest, version_dir)
+        raise InvalidInput(_none_complete(where, numbered(RemoteFolder(where))))
+    return _place_at(version_at(where, complete[-1]))
 
 
 def absolute(folder: str | Path) -> str:
-    """Return a folder in a form that other processes understand: a URL as it is, a path made absolute."""
+    """Return a folder in a form that other processes understand: a URL as it is, a path made absolute.
+
+    Links in it stay what they are: where they lead to is asked anew each time, as they may be flipped to a new release.
+    """
     where = as_path(str(folder))
-    return where if is_url(where) else str(Path(where).resolve())
+    return where if is_url(where) else str(Path(where).absolute())
 
 
 def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
@@ -95,16 +95,13 @@ def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
     live = spec.version(model, spec.live[model])
     assert live is not None
     where = as_path(request.folder) if request.folder else parent_of(live.folder)
-    folder = Path(where)
     if not request.version:
         found = newest_version(where)
-    elif is_url(where):
-        found = _place_at(f"{where}/{request.version}")
     else:
-        version_dir = folder / str(request.version)
-        if request.version not in (versions(folder) if folder.is_dir() else ()):
-            raise InvalidInput(f"{version_dir} is no complete version: there is no {FILE_NAME} in it")
-        found = place(Manifest.load(version_dir), version_dir)
+        try:
+            found = _place_at(version_at(where, request.version))
+        except NotFound as exc:
+            raise InvalidInput(str(exc)) from exc
     if found.model != model:
         raise InvalidInput(f"{found.folder} holds a version of model {found.model}, not of {model}")
     return found
@@ -125,7 +122,7 @@ def loss_of(version: PlacedVersion) -> str:
         if differ(number_of(version.identity), number_of(found)):
             return str(OtherContent.found(f"{version.name} in {where}", found, version.identity))
         for name, table in version.tables.items():
-            there = UNKNOWN if is_url(where) else _table_identity(table.folder)
+            there = table.identity if is_url(where) else _table_identity(table.folder)
             if differ(there, table.identity):
                 what = f"table {name} of {version.name} in {table.folder}"
                 return str(OtherContent.found(what, text_of(there), text_of(table.identity)))
@@ -141,16 +138,15 @@ def loss_of(version: PlacedVersion) -> str:
 
 
 def _table_identity(folder: str | Path) -> int:
-    """Return the identity of a table by its header; 0 where that is damaged or cannot be read.
+    """Return the identity of a table by its header.
 
     Raises:
         NotFound: It has none.
+        CorruptData: It is damaged.
+        Unavailable: It cannot be read now.
     """
-    try:
-        files = RemoteFolder(str(folder))
-        return Header.from_bytes(files.read(HEADER, max_bytes=MAX_HEADER_BYTES), files.where(HEADER)).identity
-    except (CorruptData, Unavailable):
-        return UNKNOWN
+    files = RemoteFolder(str(folder))
+    return Header.from_bytes(files.read(HEADER, max_bytes=MAX_HEADER_BYTES), files.where(HEADER)).identity
 
 
 def rows_in(table: PlacedTable, slots: SlotRange) -> int:
@@ -185,13 +181,14 @@ def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVers
         url: That URL, if there is one.
 
     Raises:
-        CorruptData: A file of a table is a link that leads out of the version.
+        CorruptData: The header of a table is damaged or missing, or a file is a link that leads out of the version.
+        Unavailable: The header of a table cannot be read now.
     """
     for entry in manifest.tables:
         check_links(manifest.table_folder(version_dir, entry.spec.name), version_dir)
     tables = {
         entry.spec.name: PlacedTable(
-            folder=f"{url}/{entry.path}" if url else str(manifest.table_folder(version_dir, entry.spec.name)),
+            folder=f"{url or version_dir}/{entry.path}",
             replicas=entry.spec.replicas,
             rows=entry.rows,
             row_bytes=entry.spec.row_bytes,
@@ -204,11 +201,11 @@ def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVers
 
 
 def _identity_of(folder: Path) -> int:
-    """Return the identity of a table; 0 where its header cannot be read here: whoever opens it says what is wrong."""
+    """Return the identity of a table of a version: nothing is placed without knowing what it is."""
     try:
         return _table_identity(folder)
-    except NotFound:
-        return UNKNOWN
+    except NotFound as exc:
+        raise CorruptData(f"{exc}; the manifest names its table") from exc
 
 
 def _newest_at(url: str) -> PlacedVersion:
@@ -217,13 +214,15 @@ def _newest_at(url: str) -> PlacedVersion:
         raise InvalidInput(f"{url} is one version of a model; give the model's folder, {parent_of(url)}")
     newest = next(complete_versions(url), None)
     if newest is None:
-        raise InvalidInput(_none_complete(url, [str(number) for number in sorted(numbered(files))]))
-    return _place_at(f"{url}/{newest}")
+        raise InvalidInput(_none_complete(url, numbered(files)))
+    return _place_at(version_at(url, newest))
 
 
-def _place_at(url: str) -> PlacedVersion:
-    with local_files(url) as files:
-        return place(Manifest.load(files), files, url=url)
+def _place_at(version: str) -> PlacedVersion:
+    if not is_url(version):
+        return place(Manifest.load(Path(version)), Path(version))
+    with local_files(version) as files:
+        return place(Manifest.load(files), files, url=version)
 
 
 def _none_complete(where: str, found: Sequence[str]) -> str:

@@ -97,6 +97,20 @@ class Unavailable(Retryable):
     """Raised when no live shard or head could answer. The message names the table or address."""
 
 
+class NotAnswered(Unavailable):
+    """Raised by a shard for slots that it owns and does not answer for: they are damaged here, or not stored yet.
+
+    Attributes:
+        table: Table that they are of.
+        slots: Ranges [begin, end) of slots that it does not answer for; one of them it was asked for.
+    """
+
+    def __init__(self, message: str, *, table: str = "", slots: tuple[tuple[int, int], ...] = ()) -> None:
+        super().__init__(message)
+        self.table = table
+        self.slots = slots
+
+
 class ConnectionLost(Unavailable):
     """Raised for every request in flight on a connection that broke; the connection is never reused."""
 

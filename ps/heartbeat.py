@@ -28,6 +28,12 @@ class ShardHeartbeat:
     """Resident memory of the process. A page that several shards map counts in each."""
     metrics_port: int = 0
     """Port of its metrics; 0 when it has none."""
+    checked_bytes: int = 0
+    """Bytes of rows that the `prepare` under way, or the last one, has held against their checksums."""
+    bytes_to_check: int = 0
+    """Bytes of rows that it has to check in total; 0 when it checks none."""
+    damaged: bool = False
+    """Whether copies of its own are damaged, and it is time to `prepare` it again, which copies them anew."""
     warnings: tuple[str, ...] = ()
     """What an operator should know of it now, a sentence each; `status` shows them."""
     term: int = 0

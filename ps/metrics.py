@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from prometheus_client.registry import Collector
 
 from ringpull.ps.metric_families import ALONE, Family, counter, gauge, histogram
+from ringpull.ps.scrub import Scrubber
 from ringpull.ps.shard import Shard
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.tally import ServerTally
@@ -103,3 +104,48 @@ class ShardCollector(Collector):
             TABLE,
             {labels: table.bytes for labels, table in tables.items()},
         )
+
+
+class ScrubCollector(Collector):
+    """A shard's scrub, as families; `collect` may be called from any thread."""
+
+    def __init__(self, scrubber: Scrubber) -> None:
+        self._scrubber = scrubber
+
+    def collect(self) -> Iterator[Family]:
+        """Return all families as of now."""
+        scrubber, damage = self._scrubber, self._scrubber.damage
+        yield counter(
+            "ringpull_shard_scrubbed_bytes_total",
+            "Bytes of rows that the scrub has held against their checksums.",
+            (),
+            {ALONE: scrubber.bytes},
+        )
+        yield counter(
+            "ringpull_shard_scrub_rounds_total",
+            "Times that the scrub has looked at everything that is served.",
+            (),
+            {ALONE: scrubber.rounds},
+        )
+        yield counter(
+            "ringpull_shard_damaged_blocks_total",
+            "Blocks of served tables that were found damaged.",
+            (),
+            {ALONE: damage.counts.damaged},
+        )
+        yield counter(
+            "ringpull_shard_repaired_blocks_total",
+            "Of these, those that are whole again, or were copied anew.",
+            (),
+            {ALONE: damage.counts.repaired},
+        )
+        yield gauge(
+            "ringpull_shard_quarantined_blocks",
+            "Damaged blocks whose slots are not answered for now.",
+            (),
+            {ALONE: damage.blocks},
+        )
+
+    def describe(self) -> list[Family]:
+        """Return nothing, as `ShardCollector` does."""
+        return []

@@ -52,6 +52,8 @@ class VersionPlacement:
     """Identity of the version, by which pulls of it are told from those of another content; empty: not known."""
     folder: str = ""
     """Folder of the version, which no file of its tables may lead out of; empty: that of each table."""
+    check_rows: bool = False
+    """Whether the rows of these slots are held against their checksums before they are served."""
 
 
 @dataclass(frozen=True, slots=True)

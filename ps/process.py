@@ -16,27 +16,32 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import uvloop
 
+from ringpull.ps.checked_rows import CheckedRows
+from ringpull.ps.damage import Damage
 from ringpull.ps.errors import NotFound, RingpullError
 from ringpull.ps.garbage import freeze_loaded
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
 from ringpull.ps.metric_families import registry_of
-from ringpull.ps.metrics import ShardCollector
+from ringpull.ps.metrics import ScrubCollector, ShardCollector
 from ringpull.ps.metrics_server import MetricsServer
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.refusals import Refusals, refused
+from ringpull.ps.scrub import Scrubber
 from ringpull.ps.shard import Shard
 from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import Base
 from ringpull.ps.switch_interval import frequent_switches
 from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.peer import Peers
+from ringpull.ps.transfer.row_check import RowCheck
 from ringpull.ps.transfer.throttle import Throttle
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.ps.wire.messages import Hello, ShardStatistics
@@ -66,6 +71,8 @@ class ShardProcess:
         data_limit_bytes: int | None = None,
         prefault: bool = False,
         verify: bool = False,
+        checked: Path | None = None,
+        scrub_bytes_per_s: float | None = None,
         tidy_after_s: float = TIDY_AFTER_S,
         metrics: bool = True,
         admission: AdmissionLimits | None = None,
@@ -80,6 +87,8 @@ class ShardProcess:
             data_limit_bytes: Upper bound on the size of these copies, including those in progress.
             prefault: Bring every page of a table into memory before it is served.
             verify: Check all rows of opened files against their checksums.
+            checked: File in which the shards of this machine remember which rows were checked; None: in memory only.
+            scrub_bytes_per_s: Rate at which what is served is looked through for damage; None or 0: it is not.
             tidy_after_s: Time for which copies that are no longer served stay.
             metrics: Count requests, and serve metrics on a free port of `host`.
             admission: Limits on connections and bytes; None: the defaults.
@@ -89,12 +98,15 @@ class ShardProcess:
             StartupError: `host` cannot be listened on, or the data folder cannot be used.
         """
         reuse_freed_memory()
-        self._shard = Shard(shard)
+        memory = CheckedRows(checked)
+        self._damage = Damage(memory, copied=data_dir is not None)
+        self._shard = Shard(shard, self._damage.known)
         self._node = node
         self._hello = Hello(deployment, shard, secrets.token_hex(8))
         self._prefault, self._verify = prefault, verify
         self._tidy_after_s = tidy_after_s
         self._throttle = Throttle()
+        self._row_check = RowCheck(memory, self._throttle, self._is_pulling)
         self._control = threading.Condition()  # guards the six below; notified when a prepare ends
         self._stopping = False
         self._prepares: set[Job] = set()
@@ -109,7 +121,18 @@ class ShardProcess:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"shard-{shard}", daemon=True)
         self._thread.start()
         tally = ServerTally() if metrics else None
-        self._server = ShardServer(
+        self._server = self._new_server(admission, tally)
+        rate = scrub_bytes_per_s
+        self._scrubber = Scrubber(self._shard, self._damage, memory, bytes_per_s=rate, busy=self._is_pulling)
+        self._metrics: MetricsServer | None = None
+        self._address = self._listen(host, tally)
+        if scrub_bytes_per_s:
+            self._scrubber.start()
+        where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
+        _LOG.info("shard listens", extra=where)
+
+    def _new_server(self, admission: AdmissionLimits | None, tally: ServerTally | None) -> ShardServer:
+        return ShardServer(
             self._shard,
             self._lookups,
             hello=self._hello,
@@ -117,18 +140,18 @@ class ShardProcess:
             admission_limits=admission,
             tally=tally,
         )
-        self._metrics: MetricsServer | None = None
+
+    def _listen(self, host: str, tally: ServerTally | None) -> tuple[str, int]:
         try:
             if tally is not None:
-                self._metrics = MetricsServer(registry_of([ShardCollector(self._shard, self._server, tally)]), host)
-            self._address = self._on_loop(self._server.start(host))
+                collectors = [ShardCollector(self._shard, self._server, tally), ScrubCollector(self._scrubber)]
+                self._metrics = MetricsServer(registry_of(collectors), host)
+            return self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()
             if self._copies is not None:
                 self._copies.close()
             raise
-        where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
-        _LOG.info("shard listens", extra=where)
 
     def __repr__(self) -> str:
         return f"<ShardProcess {self._shard!r} {self._server!r}>"
@@ -151,10 +174,10 @@ class ShardProcess:
             bytes_to_copy=job.bytes_to_copy,
             resident_bytes=resident_bytes(),
             metrics_port=self._metrics_port,
-            warnings=tuple(
-                f"{model}/{version} is not served: {reason}"
-                for (model, version), reason in sorted(self._shard.refusals.items())
-            ),
+            checked_bytes=job.checked_bytes,
+            bytes_to_check=job.bytes_to_check,
+            damaged=self._damage.wants_repair(self._shard),
+            warnings=(*self._refusals(), *self._damage.warnings(self._shard)),
         )
 
     def prepare(self, placements: Sequence[VersionPlacement]) -> None:
@@ -169,7 +192,7 @@ class ShardProcess:
             NotFound: A table's folder cannot be read here, and there is no data folder to copy it to.
             OtherContent: What is found under a version's number is not what the placement says.
             NotOpened: Some of several versions could not be stored; the others are.
-            CorruptData: Files are damaged, or are not the tables they should be.
+            CorruptData: Files are damaged, or are not the tables they should be; or rows are, which were to be checked.
             LimitExceeded: The data folder would grow over its limit; nothing was copied.
             ExportError: The disk is full.
             Unavailable: Some rows could not be copied, or the call was cancelled; try again.
@@ -178,19 +201,18 @@ class ShardProcess:
         with self._control:
             self._prepares.add(job)
             self._tidy_job.cancel()
+            self._last_prepare = job
         try:
             with frequent_switches():
                 if self._copies is None:
-                    self._open_all(placements)
+                    self._open_all(placements, job)
                 else:
                     self._copy(self._copies, placements, job)
                     give_freed_memory_back()  # the buffers that rows were copied through
                 freeze_loaded()
         except BaseException as exc:
             if isinstance(exc, RingpullError) and not isinstance(exc, Cancelled):
-                names = [(placement.model, placement.version) for placement in placements]
-                for (model, version), error in refused(exc, names).items():
-                    self._refuse(model, version, error)
+                self._note_refused(placements, exc)
             # A prepare that succeeds is followed by an assignment, which tidies. After a failure none may come, so the
             # tidying that this prepare cancelled is scheduled again.
             with self._control:
@@ -198,9 +220,11 @@ class ShardProcess:
                     self._tidy_later(drop_pieces=True)
             raise
         finally:
+            self._damage.repair_tried()
             with self._control:
                 self._prepares.discard(job)
                 self._control.notify_all()
+            self._let_go()
         of = [(placement.model, placement.version) for placement in placements]
         _LOG.info("shard prepared", extra={"versions": _named(of), "copied_bytes": job.copied_bytes})
 
@@ -212,6 +236,7 @@ class ShardProcess:
             _LOG.info("shard assigned", extra={"epoch": epoch, "versions": _named(versions)})
             with self._control:
                 self._versions = frozenset(versions)
+            self._let_go()
             self._tidy_later()
 
     def throttle(self, bytes_per_s: float | None) -> None:
@@ -251,6 +276,7 @@ class ShardProcess:
                 jobs, tidying = [*self._prepares, self._tidy_job], self._tidying
             for job in jobs:
                 job.cancel()
+            self._scrubber.stop()
             self._on_loop(self._server.close(grace_s=grace_s))
             if tidying is not None:
                 tidying.join()
@@ -267,23 +293,57 @@ class ShardProcess:
     def _open_copies(self, data_dir: Path, limit_bytes: int | None) -> LocalCopies:
         folder = data_dir / f"shard-{self._shard.shard}"
         return LocalCopies(
-            folder, self._throttle, limit_bytes=limit_bytes, prefault=self._prefault, verify=self._verify
+            folder,
+            self._throttle,
+            limit_bytes=limit_bytes,
+            prefault=self._prefault,
+            verify=self._verify,
+            row_check=self._row_check,
+            damage=self._damage,
         )
 
-    def _open_all(self, placements: Sequence[VersionPlacement]) -> None:
+    def _is_pulling(self) -> bool:
+        return self._server.pulls_in_flight
+
+    def _let_go(self) -> None:
+        """Close copies of versions that are not served any more."""
+        if self._copies is not None and self._versions is not None:
+            self._copies.let_go(self._versions, self._shard)
+
+    def _refusals(self) -> list[str]:
+        return [
+            f"{model}/{version} is not served: {reason}"
+            for (model, version), reason in sorted(self._shard.refusals.items())
+        ]
+
+    def _open_all(self, placements: Sequence[VersionPlacement], job: Job) -> None:
         refusals = Refusals()
         for placement in placements:
             with refusals.of(placement.model, placement.version):
-                if not self._shard.holds(placement):
-                    self._open(placement)
+                if self._shard.holds(placement):
+                    self._check_rows(placement, self._shard.bases(placement.model, placement.version), job)
+                else:
+                    self._open(placement, job)
         refusals.check(len(placements))
 
-    def _refuse(self, model: str, version: int, error: RingpullError) -> None:
-        """Note why a version is not open, where it is not: one that is serves on, with what it was opened with."""
-        if not self._shard.is_open(model, version):
-            self._shard.refuse(model, version, str(error))
+    def _note_refused(self, placements: Sequence[VersionPlacement], error: RingpullError) -> None:
+        """Note which versions are not open as they should be. One that is open so serves on with what it has."""
+        errors = refused(error, [(placement.model, placement.version) for placement in placements])
+        for placement in placements:
+            reason = errors.get((placement.model, placement.version))
+            if reason is not None and not self._shard.holds(placement):
+                self._shard.refuse(placement.model, placement.version, str(reason))
 
-    def _open(self, placement: VersionPlacement) -> None:
+    def _check_rows(self, placement: VersionPlacement, bases: Mapping[str, Base], job: Job) -> None:
+        """Check the rows of the ranges that are placed here, if that is asked for."""
+        if not placement.check_rows:
+            return
+        slots = {name: table.slots for name, table in placement.tables.items()}
+        blocks = {name: self._row_check.unchecked(base, slots[name], job) for name, base in bases.items()}
+        for name, base in bases.items():
+            self._row_check.check(base, blocks[name], job)
+
+    def _open(self, placement: VersionPlacement, job: Job) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}
         for name, folder in folders.items():
             if not (folder / fmt.HEADER).exists():
@@ -301,11 +361,11 @@ class ShardProcess:
             within=Path(placement.folder) if placement.folder else None,
             prefault=self._prefault,
             verify=self._verify,
+            check=lambda bases: self._check_rows(placement, bases, job),
         )
 
     def _copy(self, copies: LocalCopies, placements: Sequence[VersionPlacement], job: Job) -> None:
         peers = Peers(self._loop, self._hello.deployment)
-        self._last_prepare = job
         try:
             copies.prepare(placements, self._shard, peers, job)
         finally:

@@ -38,7 +38,8 @@ class Refusals:
         except Cancelled:
             raise
         except RingpullError as exc:
-            self.errors[model, version] = exc
+            # Without the frames that it came through: these keep it in turn, and with it all tables open then.
+            self.errors[model, version] = exc.with_traceback(None)
 
     def check(self, asked: int) -> None:
         """Raise if a version was refused.

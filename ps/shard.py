@@ -13,20 +13,33 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
 import numpy as np
 
-from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
+from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import UNKNOWN, differ, identity_in, number_of, text_of
+from ringpull.ps.open_versions import (
+    Counts,
+    KnownDamage,
+    OpenVersion,
+    ServedTable,
+    ShardState,
+    TableKey,
+    check_keys,
+    is_content_of,
+    mixes,
+    open_base,
+)
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, runs
-from ringpull.ps.store.base import Base
+from ringpull.ps.spec import ALL
+from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.pull import SlotNotOwned
 from ringpull.ps.store.pull import pull as pull_tables
 from ringpull.ps.store.table import Table
@@ -43,54 +56,13 @@ from ringpull.ps.wire.messages import (
 )
 
 
-@dataclass(slots=True)
-class _Counts:
-    """Counts of one table since it was opened. Written under the shard's lock."""
-
-    keys: int = 0
-    missing: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _ServedTable:
-    """Open table, and the slots of it that this shard serves."""
-
-    table: Table
-    mask: SlotMask | None
-    """Slots served; None: every slot."""
-    owned_rows: int
-    counts: _Counts
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenVersion:
-    """Open version: what it is, and its tables."""
-
-    identity: int
-    """Identity of the version; 0: not known."""
-    tables: Mapping[str, _ServedTable]
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """State that verbs read."""
-
-    epoch: int = 0
-    served_ranges: tuple[ServedRanges, ...] | None = None
-    """Assigned rings, two while a move is under way; None before the first assignment, when nothing is owned."""
-    versions: Mapping[tuple[str, int], _OpenVersion] = field(default_factory=dict)
-    assigned: Collection[tuple[str, int]] = ()
-    """Versions that should be open, as (model, version)."""
-    refusals: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    """Versions that could not be opened when that was asked for, each with the reason."""
-
-
 class Shard:
     """The verbs of one shard. All methods may be called from any thread; verbs never wait for control calls."""
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, known_damage: KnownDamage = lambda base: ()) -> None:
         self._shard = shard
-        self._state = _State()
+        self._known_damage = known_damage
+        self._state = ShardState()
         self._control = threading.Lock()  # orders open, retire and assign; taken before _counting, never inside it
         self._counting = threading.Lock()
         self._requests = 0
@@ -123,6 +95,7 @@ class Shard:
         within: Path | None = None,
         prefault: bool = False,
         verify: bool = False,
+        check: Callable[[Mapping[str, Base]], None] = lambda bases: None,
     ) -> None:
         """Open the tables of one model version, all or none, and serve them from now on.
 
@@ -136,6 +109,7 @@ class Shard:
             within: Folder that no file may lead out of; None: that of each table.
             prefault: Bring every page into memory before returning.
             verify: Read all rows and hold them against their checksums.
+            check: Called with the tables, opened and not served yet, or served already; may refuse them.
 
         Raises:
             CorruptData: A table is damaged, or is not the table it should be.
@@ -143,21 +117,21 @@ class Shard:
             InvalidInput: The version is open from other folders, and it is not known what it should be.
         """
         wanted = tables or {}
+        if self._holds(model, version, folders, identity, wanted):
+            check(self.bases(model, version))
+            return
+        # Not under the lock: it may take long, and other versions are assigned, quarantined and retired meanwhile.
+        bases = {
+            name: open_base(name, folder, wanted.get(name, UNKNOWN), within, verify=verify)
+            for name, folder in folders.items()
+        }
+        check(bases)
+        if prefault:
+            for base in bases.values():
+                base.prefault()
         with self._control:
-            served = self._state.versions.get((model, version))
-            if served is not None and _is(served, identity, wanted):
-                now = {name: each.table.base.folder for name, each in served.tables.items()}
-                if not identity and not any(wanted.values()) and now != dict(folders):
-                    raise InvalidInput(f"model {model}: version {version} is open already, from other folders")
-                return
-            bases = {
-                name: _open_base(name, folder, wanted.get(name, UNKNOWN), within, verify=verify)
-                for name, folder in folders.items()
-            }
-            if prefault:
-                for base in bases.values():
-                    base.prefault()
-            self._install(model, version, bases, {}, number_of(identity))
+            if not self._holds(model, version, folders, identity, wanted):
+                self._install(model, version, bases, {}, number_of(identity))
 
     def install(self, model: str, version: int, bases: Mapping[str, Base], *, identity: str = "") -> None:
         """Serve these bases from now on: a version's tables, or others in place of those of the same names.
@@ -171,21 +145,65 @@ class Shard:
         with self._control:
             before = self._state.versions.get((model, version))
             told = number_of(identity)
-            if before is None or differ(before.identity, told) or _mixes(before.tables, bases):
+            if before is None or differ(before.identity, told) or mixes(before.tables, bases):
                 self._install(model, version, bases, {}, told)
             else:
                 self._install(model, version, bases, before.tables, told or before.identity)
 
     def refuse(self, model: str, version: int, reason: str) -> None:
-        """Note that a version cannot be opened, for those who ask for it; until it is open, or not assigned."""
+        """Note that a version cannot be opened as it should be, for those who ask for it, until it is.
+
+        If it is open, with another content then, it is closed.
+        """
         with self._control:
-            self._state = replace(self._state, refusals={**self._state.refusals, (model, version): reason})
+            state, name = self._state, (model, version)
+            versions = {each: opened for each, opened in state.versions.items() if each != name}
+            self._state = replace(state, versions=versions, refusals={**state.refusals, name: reason})
 
     @property
     def refusals(self) -> Mapping[tuple[str, int], str]:
         """Versions that should be served and could not be opened, each with the reason."""
         state = self._state
         return {name: reason for name, reason in state.refusals.items() if name in state.assigned}
+
+    def quarantine(self, key: TableKey, base: Base, bad: Collection[BadBlock]) -> bool:
+        """Refuse pulls of the slots of these blocks of a table, and of no others, from now on.
+
+        Returns:
+            Whether the table is still served from this base; if not, nothing was done.
+        """
+        return self._replace_table(key, base, Table.without(base, bad))
+
+    def exchange(self, key: TableKey, before: Base, base: Base) -> bool:
+        """Serve a table from another base with the same rows; return whether it was served from `before` until now."""
+        return self._replace_table(key, before, self._view(base))
+
+    def tables(self) -> list[TableKey]:
+        """Return the tables that are served, in the order in which they were opened."""
+        return [(*version, name) for version, opened in self._state.versions.items() for name in opened.tables]
+
+    def bases(self, model: str, version: int) -> dict[str, Base]:
+        """Return the bases that a version's tables are served from; none if it is not open."""
+        opened = self._state.versions.get((model, version))
+        return {} if opened is None else {name: each.table.base for name, each in opened.tables.items()}
+
+    def base(self, key: TableKey) -> Base | None:
+        """Return the base that a table is served from; None if it is not served."""
+        served = self._served_table(key)
+        return None if served is None else served.table.base
+
+    def served(self, key: TableKey) -> tuple[Base, list[SlotRange]] | None:
+        """Return the base of a table and the slots of it that are served; None if it is not served any more."""
+        served = self._served_table(key)
+        if served is None:
+            return None
+        return served.table.base, [SlotRange(0, SLOTS)] if served.mask is None else runs(served.mask)
+
+    def has_copies(self, key: TableKey) -> bool:
+        """Return whether other shards have the ranges of a table that this one serves."""
+        model, _, name = key
+        counts = [each.replicas.get((model, name), 1) for each in self._state.served_ranges or ()]
+        return any(count == ALL or count > 1 for count in counts)
 
     def is_open(self, model: str, version: int) -> bool:
         """Return whether a version is served here."""
@@ -195,7 +213,7 @@ class Shard:
         """Return whether a version is served here with the content that a placement asks for."""
         served = self._state.versions.get((placement.model, placement.version))
         wanted = {name: table.identity for name, table in placement.tables.items()}
-        return served is not None and _is(served, placement.identity, wanted)
+        return served is not None and is_content_of(served, placement.identity, wanted)
 
     def owned(self, model: str, table: str) -> SlotMask | None:
         """Return the slots of a table that are answered for, or None before the first assignment."""
@@ -235,7 +253,7 @@ class Shard:
                 self._state, epoch=epoch, served_ranges=tuple(served_ranges), assigned=named, refusals=refusals
             )
             served = {
-                (model, version): _OpenVersion(
+                (model, version): OpenVersion(
                     opened.identity,
                     {
                         name: self._serve(state, model, name, each.table, each.counts)
@@ -298,9 +316,10 @@ class Shard:
             NotOwner: Part of the range is not owned here.
             InvalidInput: The slots are no range, or the cursor lies outside it.
             Unavailable: The range is owned, but not all of it is stored here.
-            CorruptData: Rows of this block are damaged here; another replica has them.
+            CorruptData: Rows of this block, or keys of the table, are damaged here; another replica has them.
         """
         served, slots = self._owned_range("range_pull", request)
+        check_keys(served.table)
         reply = read_block(served.table.base, slots, request.cursor, request.max_bytes)
         with self._counting:
             self._requests += 1
@@ -313,8 +332,10 @@ class Shard:
             NotFound: The model version is not open here, or has no such table.
             NotOwner: Part of the range is not owned here.
             InvalidInput: The slots are no range.
+            CorruptData: Keys of the table are damaged here; another replica has them.
         """
         served, slots = self._owned_range("describe", request)
+        check_keys(served.table)
         base = served.table.base
         first, last = base.row_range(slots.begin, slots.end)
         spec = np.frombuffer(msgpack.packb(base.spec.to_dict()), np.uint8)
@@ -352,38 +373,73 @@ class Shard:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    def _holds(
+        self, model: str, version: int, folders: Mapping[str, Path], identity: str, tables: Mapping[str, int]
+    ) -> bool:
+        """Return whether a version is open with this content.
+
+        Raises:
+            InvalidInput: It is open from other folders, and it is not known what it should be.
+        """
+        served = self._state.versions.get((model, version))
+        if served is None or not is_content_of(served, identity, tables):
+            return False
+        now = {name: each.table.base.folder for name, each in served.tables.items()}
+        if not identity and not any(tables.values()) and now != dict(folders):
+            raise InvalidInput(f"model {model}: version {version} is open already, from other folders")
+        return True
+
+    def _replace_table(self, key: TableKey, before: Base, table: Table) -> bool:
+        model, version, name = key
+        with self._control:
+            opened = self._state.versions.get((model, version))
+            served = None if opened is None else opened.tables.get(name)
+            if opened is None or served is None or served.table.base is not before:
+                return False
+            tables = {**opened.tables, name: replace(served, table=table)}
+            versions = {**self._state.versions, (model, version): replace(opened, tables=tables)}
+            self._state = replace(self._state, versions=versions)
+            return True
+
+    def _served_table(self, key: TableKey) -> ServedTable | None:
+        opened = self._state.versions.get(key[:2])
+        return None if opened is None else opened.tables.get(key[2])
+
+    def _view(self, base: Base) -> Table:
+        return Table.without(base, self._known_damage(base))
+
     def _install(
         self,
         model: str,
         version: int,
         bases: Mapping[str, Base],
-        before: Mapping[str, _ServedTable],
+        before: Mapping[str, ServedTable],
         identity: int,
     ) -> None:
         """Serve these bases, and those of `before` that have other names."""
         tables = dict(before)
         for name, base in bases.items():
-            counts = before[name].counts if name in before else _Counts()
-            tables[name] = self._serve(self._state, model, name, Table(base), counts)
-        versions = {**self._state.versions, (model, version): _OpenVersion(identity, tables)}
+            counts = before[name].counts if name in before else Counts()
+            tables[name] = self._serve(self._state, model, name, self._view(base), counts)
+        versions = {**self._state.versions, (model, version): OpenVersion(identity, tables)}
         refusals = {name: reason for name, reason in self._state.refusals.items() if name != (model, version)}
         self._state = replace(self._state, versions=versions, refusals=refusals)
 
-    def _serve(self, state: _State, model: str, name: str, table: Table, counts: _Counts) -> _ServedTable:
+    def _serve(self, state: ShardState, model: str, name: str, table: Table, counts: Counts) -> ServedTable:
         mask = self._owned(state, model, name)
         owned_rows = 0
         for slots in runs(mask):
             first, last = table.base.row_range(slots.begin, slots.end)
             owned_rows += last - first
-        return _ServedTable(table, None if mask.all() else mask, owned_rows, counts)
+        return ServedTable(table, None if mask.all() else mask, owned_rows, counts)
 
-    def _owned(self, state: _State, model: str, table: str) -> SlotMask:
+    def _owned(self, state: ShardState, model: str, table: str) -> SlotMask:
         mask = np.zeros(SLOTS, np.uint8)
         for served_ranges in state.served_ranges or ():
             mask |= served_ranges.ring.owned_mask(self._shard, served_ranges.replicas.get((model, table), 1))
         return mask
 
-    def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[_ServedTable, SlotRange]:
+    def _owned_range(self, verb: str, request: RangePullRequest | DescribeRequest) -> tuple[ServedTable, SlotRange]:
         """Return the table and the slots that a request about a range names, all of them owned here."""
         state = self._state
         opened = self._opened(state, request.model, request.version)
@@ -400,50 +456,25 @@ class Shard:
             raise self._not_owner(state, request.table, slot)
         return served, SlotRange(begin, end)
 
-    def _opened(self, state: _State, model: str, version: int) -> _OpenVersion:
+    def _opened(self, state: ShardState, model: str, version: int) -> OpenVersion:
         opened = state.versions.get((model, version))
         if opened is None:
             raise self._not_open(state, model, version)
         return opened
 
-    def _table(self, tables: Mapping[str, _ServedTable], model: str, version: int, name: str) -> _ServedTable:
+    def _table(self, tables: Mapping[str, ServedTable], model: str, version: int, name: str) -> ServedTable:
         served = tables.get(name)
         if served is None:
             raise NotFound(f"model {model}, version {version}: there is no table {name!r}; it has {sorted(tables)}")
         return served
 
-    def _not_open(self, state: _State, model: str, version: int) -> RingpullError:
+    def _not_open(self, state: ShardState, model: str, version: int) -> RingpullError:
         message = f"model {model!r}, version {version} is not open on shard {self._shard}"
         reason = state.refusals.get((model, version))
         if reason is not None and (model, version) in state.assigned:
             return Unavailable(f"{message}: {reason}")  # Another replica may have it.
         return NotFound(message)
 
-    def _not_owner(self, state: _State, table: str, slot: int) -> NotOwner:
+    def _not_owner(self, state: ShardState, table: str, slot: int) -> NotOwner:
         message = f"shard {self._shard} does not own slot {slot} of table {table} at epoch {state.epoch}"
         return NotOwner(message, epoch=state.epoch)
-
-
-def _open_base(name: str, folder: Path, identity: int, within: Path | None, *, verify: bool) -> Base:
-    base = Base.open(folder, verify_rows=verify, within=within)
-    if base.spec.name != name:
-        raise CorruptData(f"{folder}: holds the table {base.spec.name!r}, where {name!r} should be")
-    if differ(base.identity, identity):
-        raise OtherContent.found(f"table {name} in {folder}", text_of(base.identity), text_of(identity))
-    return base
-
-
-def _is(served: _OpenVersion, identity: str, tables: Mapping[str, int]) -> bool:
-    """Return whether an open version has the content that is asked for."""
-    return not differ(served.identity, number_of(identity)) and not any(
-        differ(served.tables[name].table.base.identity, wanted)
-        for name, wanted in tables.items()
-        if name in served.tables
-    )
-
-
-def _mixes(before: Mapping[str, _ServedTable], bases: Mapping[str, Base]) -> bool:
-    """Return whether one of these bases has another content than the table of its name has."""
-    return any(
-        name in before and differ(before[name].table.base.identity, base.identity) for name, base in bases.items()
-    )

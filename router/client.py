@@ -46,6 +46,7 @@ class Router:
         refresh: Fetches the newest map; called when a shard says that ours is out of date, or is not where it should
             be. None: maps come by `update` only.
         settings: How patient it is.
+        deployment: Id of the deployment whose maps it takes; empty: any.
         clock: Seconds; deadlines are on this clock. Waits are the event loop's.
         rng: Where the jitter of waits comes from.
     """
@@ -56,6 +57,7 @@ class Router:
         *,
         refresh: Refresh | None = None,
         settings: RouterSettings | None = None,
+        deployment: str = "",
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -66,7 +68,7 @@ class Router:
         self._connections = Connections(connect, backoff, clock=clock)
         self._health = Health(chosen, self._connections, backoff, self._tally, clock=clock)
         self._calls = ShardCalls(self._connections, self._health, self._tally, chosen, clock=clock)
-        self._routes = Routes(refresh, self._want, clock=clock)
+        self._routes = Routes(refresh, self._want, deployment=deployment, clock=clock)
         self._planner = RoutePlanner(self._routes, self._health, self._calls.loads)
         self._in_flight = InFlightByEpoch()
         self._served: dict[tuple[str, int], ServedVersion] = {}
@@ -104,6 +106,11 @@ class Router:
             Unavailable: There is none yet.
         """
         return self._routes.current().shard_map
+
+    @property
+    def deployment(self) -> str:
+        """Id of the deployment whose shards are meant: its own, or else that of the map; empty: any."""
+        return self._routes.deployment
 
     @property
     def stamp(self) -> Stamp:

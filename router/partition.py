@@ -10,6 +10,7 @@ look-ups, their sub-bags and the keys of these keep the order of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput, ProtocolError
 from ringpull.ps.hash_kernels import fmix64
-from ringpull.ps.hashing import SLOT_SHIFT
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
@@ -113,6 +114,21 @@ class Part:
             weights=self.weights,
             targets=self.targets,
         )
+
+
+def divide(part: Part, table: str, slots: Sequence[tuple[int, int]]) -> tuple[Batch | None, Batch | None]:
+    """Return the keys of a part as two batches: those in these slots of a table, and all others; None: there are none.
+
+    Args:
+        slots: Ranges [begin, end).
+    """
+    batch = part.as_batch()
+    owners = np.zeros((SLOTS, 1), np.uint16)
+    for begin, end in slots:
+        owners[begin:end] = 1
+    replicas = np.array([int(name == table) for name in batch.tables], np.int64)
+    made = {each.shard: each.as_batch() for each in partition(batch, replicas, 0, owners, np.zeros(3, np.int64))}
+    return made.get(1), made.get(0)
 
 
 def partition(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.errors import NotAnswered, RingpullError, Unavailable
 from ringpull.ps.spec import Float32Array, OnUnavailable, TableSpec
 from ringpull.router.batch import Batch, Int64Array
 from ringpull.router.partition import Part
@@ -61,9 +61,12 @@ class Pull:
         """Check that the policies of their tables allow to lose these parts.
 
         Raises:
-            Unavailable: They do not; names the tables, and why each shard of `excluded` was not asked.
+            Unavailable: They do not; names the tables, and why each shard of `excluded` was not asked. It is
+                `NotAnswered` where only some keys of the pull are to blame, which are damaged.
         """
         strict = self.strict_tables(parts)
         if strict:
             why = "; ".join(f"shard {address.shard}: {error}" for address, error in excluded.items())
-            raise Unavailable(f"no live shard could answer for keys of {', '.join(strict)} ({why})")
+            damaged = any(isinstance(error, NotAnswered) for error in excluded.values())
+            kind = NotAnswered if damaged else Unavailable
+            raise kind(f"no live shard could answer for keys of {', '.join(strict)} ({why})")

@@ -33,6 +33,7 @@ class Routes:
     Args:
         refresh: Fetches the newest map. None: maps come by `update` only.
         want: Called with all addresses of every new map, those before a move that drains included.
+        deployment: Id of the deployment whose maps these are; empty: any.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Routes:
         refresh: Refresh | None,
         want: Callable[[frozenset[ShardAddress]], None],
         *,
+        deployment: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._refresh = refresh
         self._want = want
+        self._deployment = deployment
         self._clock = clock
         self._placement: Placement | None = None
         self._fetch: asyncio.Task[None] | None = None
@@ -57,9 +60,17 @@ class Routes:
         """The stamp of the map; `NO_MAP` before there is one."""
         return NO_MAP if self._placement is None else self._placement.shard_map.stamp
 
+    @property
+    def deployment(self) -> str:
+        """Id of the deployment whose shards are meant: its own, or else that of the map; empty: any."""
+        return self._deployment or ("" if self._placement is None else self._placement.shard_map.deployment)
+
     def update(self, shard_map: ShardMap) -> bool:
-        """Take a newer map; return whether it is one."""
+        """Take a newer map; return whether it is one. A map of another deployment never is."""
         if shard_map.stamp <= self.stamp:
+            return False
+        if self._deployment and shard_map.deployment not in ("", self._deployment):
+            logger.warning("shard map of another deployment not taken", extra={"epoch": shard_map.epoch})
             return False
         self._placement = placement = Placement(shard_map)
         before = () if placement.previous is None else placement.previous.shard_map.shards

@@ -3,6 +3,8 @@
 A pull goes in rounds. A round takes keys, plans which shard to ask for which, and asks all of them at once.
 
 * A part whose shard refused, failed or is gone goes through a round of its own: over a newer map, or other owners.
+* A part whose shard refuses some of its slots, damaged there, is divided: these go over other owners, all else is asked
+  anew, of the same shard too.
 * A part whose shard is slow does so too, over its other owners, while the shard goes on: a *hedge*. The first complete
   answer wins: the shard's own, or all of those in its stead. The loser is cancelled, and its answers are dropped.
 * Keys that no other shard has are waited for: until the time is up, or until its shard is given up.
@@ -15,15 +17,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
-from ringpull.ps.errors import DeadlineExceeded, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
+from ringpull.ps.errors import (
+    DeadlineExceeded,
+    NotAnswered,
+    NotFound,
+    NotOwner,
+    OtherContent,
+    RingpullError,
+    Unavailable,
+)
 from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import Batch
 from ringpull.router.event_loop import let_answers_in, wake
 from ringpull.router.health import Condition
 from ringpull.router.in_flight import InFlightByEpoch
-from ringpull.router.partition import Part
+from ringpull.router.partition import Part, divide
 from ringpull.router.pull import Exclusions, Pull
 from ringpull.router.route_planning import RoutePlan, RoutePlanner
 from ringpull.router.shard_calls import ShardCalls
@@ -98,7 +108,8 @@ class ScatterGather:
                     failed.append((call, outcome))
             if failed or slow:
                 coming = [self._answer_slow(call, slow_shards) for call in slow]
-                if failed:
+                coming += [self._divide(call, error, slow_shards) for call, error in failed if _in_part(error)]
+                if failed := [(call, error) for call, error in failed if not _in_part(error)]:
                     coming.append(self._retry(failed, slow_shards))
                 for some in await _all(coming):
                     answers += some
@@ -185,6 +196,20 @@ class ScatterGather:
             self._calls.count_retries(len(retries))
         return lost + await self._round(plan, slow_shards)
 
+    async def _divide(self, call: _Call, error: NotAnswered, slow_shards: Exclusions) -> list[Answer]:
+        """Return answers to a part whose shard does not answer for some slots of a table: for these, damaged there,
+        from other owners, and for all other keys from whomever they are asked of best, which may be this shard."""
+        refused, others = divide(call.part, error.table, error.slots)
+        if refused is None:  # It was not asked for any of them: it is not to be believed.
+            return await self._retry([(call, Unavailable(str(error)))], slow_shards)
+        self._calls.count_retries(1)
+        coming = []
+        for batch, excluded in ((refused, {**slow_shards, call.address: error}), (others, slow_shards)):
+            if batch is not None:
+                plan = self._planner.plan(self._pull, [batch], {**self._down, **excluded})
+                coming.append(self._round(plan, excluded))
+        return [answer for some in await _all(coming) for answer in some]
+
     async def _renew_map(self, stamp: Stamp, *, sparingly: bool = False) -> bool:
         """Try to get a newer map in half of the time left: the rest is for other owners, should none come."""
         now_s = self._calls.clock()
@@ -243,10 +268,17 @@ class ScatterGather:
         """Return the answer that a shard gave in the end, or answers to its part from elsewhere."""
         if isinstance(outcome, PullReply):
             return [(call.part, outcome)]
+        if _in_part(outcome):
+            return await self._divide(call, outcome, slow_shards)
         return await self._retry([(call, outcome)], slow_shards)
 
     def _elapsed_s(self, call: _Call) -> float:
         return self._calls.clock() - call.asked_s
+
+
+def _in_part(error: RingpullError) -> TypeGuard[NotAnswered]:
+    """Return whether a shard refused some slots of a part, and named them."""
+    return isinstance(error, NotAnswered) and bool(error.slots)
 
 
 async def _first_complete(

@@ -33,6 +33,8 @@ class ShardSettings:
     """Whether each shard counts its requests, and serves metrics on a port of its own."""
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
     """Limits on the connections and requests that each shard holds."""
+    scrub_bytes_per_s: int = 0
+    """Rate at which each shard looks through what it serves for damage; 0: it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

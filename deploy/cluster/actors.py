@@ -22,6 +22,7 @@ from ringpull.deploy.cluster.exits import Exit
 from ringpull.deploy.cluster.in_time import Clock, Ticket
 from ringpull.deploy.cluster.late_process import LateProcess
 from ringpull.deploy.cluster.logs import configure, silence
+from ringpull.deploy.state import state_folder
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.fence import Order
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ringpull.router.control.operations import Operations
 
 logger: Final = logging.getLogger(__name__)
+
+CHECKED_ROWS: Final = "checked-rows"
+"""File in which the shards of a node remember which rows were checked."""
 
 PORTS_TIMEOUT_S: Final = 2.0
 
@@ -146,6 +150,8 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
         data_limit_bytes=settings.data_limit_bytes,
         prefault=settings.prefault,
         verify=settings.verify,
+        checked=(state_folder() if settings.data_dir is None else Path(settings.data_dir)) / CHECKED_ROWS,
+        scrub_bytes_per_s=settings.scrub_bytes_per_s,
         metrics=settings.metrics,
         admission=settings.admission,
         deployment=actor_spec.deployment,
@@ -166,6 +172,7 @@ def _head_process(head: int, actor_spec: ActorSpec) -> FencedHead:
         with_ports_before(config, head, actor_spec),
         operations_of(actor_spec.name),
         cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",
+        deployment=actor_spec.deployment,
     )
     return FencedHead(process, actor_spec.deployment)
 

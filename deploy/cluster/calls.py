@@ -111,7 +111,8 @@ class RemoteProcess:
         try:
             if method not in self._in_time:
                 return result(handle.invoke.remote(method, *args), timeout_s=timeout_s)
-            timeout_s = min(self._in_time[method], *([] if within_s is None else [within_s]))
+            longest_s = self._in_time[method]
+            timeout_s = longest_s if within_s is None else min(longest_s, within_s)
             until_s = time.monotonic() + timeout_s
             ticket = result(handle.ticket.remote(), timeout_s=timeout_s)
             left_s = until_s - time.monotonic()

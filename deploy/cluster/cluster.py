@@ -26,6 +26,7 @@ from ringpull.deploy.config import LOCALHOST, ServeConfig
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.leadership import CONSEQUENCE, LeaderView
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import StartupError, Unavailable
 from ringpull.router.control.deployment_spec import initial_spec
@@ -169,6 +170,10 @@ class Cluster:
             raise StartupError("; ".join(gone))
         if time.monotonic() - self._answered_s > HEAD_GONE_S:
             raise StartupError(f"no head has answered for {HEAD_GONE_S:g} s")
+        return "; ".join(filter(None, (self._without_control_store(), self._without_leader())))
+
+    def _without_control_store(self) -> str:
+        """Return a warning while Ray's control store is gone."""
         if control_store.is_there():
             return ""
         ends = (
@@ -180,6 +185,17 @@ class Cluster:
             "Ray's control store (GCS) is gone: predictions go on, but nothing that dies comes back until it does;"
             f" {ends} after it went Ray ends everything"
         )
+
+    def _without_leader(self) -> str:
+        """Return a warning when no head that answers hears the coordinator."""
+        from ringpull.deploy.cluster.calls import result
+
+        views: list[LeaderView | None] = []
+        for call in [handle.invoke.remote("leader") for handle in self._actors.heads.values()]:
+            with suppress(StartupError, TimeoutError, Unavailable):
+                views.append(result(call, timeout_s=PING_TIMEOUT_S))
+        known = [view for view in views if view is not None]  # None of a head that nobody is to lead
+        return "" if not known or any(view.leads for view in known) else f"nobody leads: {CONSEQUENCE}"
 
     def drain(self) -> None:
         """Make the heads refuse new requests and answer those in flight, within the configured time."""
@@ -265,6 +281,7 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
             data_limit_bytes=config.data_limit_bytes,
             metrics=config.head.metrics,
             admission=config.shard_admission,
+            scrub_bytes_per_s=config.scrub_bytes_per_s,
         ),
         head=config.head,
         heads=config.heads,

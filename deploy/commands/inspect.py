@@ -31,7 +31,7 @@ def inspect(
     with needing("export", "ringpull inspect"):
         from ringpull.deploy.view.folder_summary import read_table, read_version
     from ringpull.inference.model.manifest import FILE_NAME
-    from ringpull.inference.model.model_dir import complete_versions
+    from ringpull.inference.model.model_dir import complete_versions, version_at
     from ringpull.ps.store.format import HEADER
     from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
 
@@ -49,7 +49,7 @@ def inspect(
         tables, plain = list(summary.tables), summary.plain()
         shown = _show_version(summary)
     elif numbers := sorted(complete_versions(folder)):
-        summaries = [read_version(f"{folder}/{number}", verify=verify) for number in numbers]
+        summaries = [read_version(version_at(folder, number), verify=verify) for number in numbers]
         tables = [table for summary in summaries for table in summary.tables]
         plain = {"versions": [summary.plain() for summary in summaries]}
         shown = [part for summary in summaries for part in _show_version(summary)]

@@ -28,13 +28,17 @@ def publish(
         int | None,
         typer.Option(metavar="K", help="Versions that stay open behind the live one. Default: as `serve` was told."),
     ] = None,
+    trust_files: Annotated[
+        bool, typer.Option("--trust-files", help="Go live without reading the rows against their checksums.")
+    ] = False,
     target: Target = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a version of a model the live one, on all heads and shards at once.
 
     It is opened and checked everywhere first; if anything is wrong with it, it never goes live, and the old version
-    serves on. Requests in flight finish on the old one, which stays open for `ringpull rollback`.
+    serves on. Each shard reads the rows that it is to own, unless they were read before and their files are the same.
+    Requests in flight finish on the old one, which stays open for `ringpull rollback`.
     """
     from ringpull.deploy.coordinator_client import connect
     from ringpull.deploy.model_folders import absolute
@@ -44,7 +48,13 @@ def publish(
     model, number = parse_version(version)
     if keep is not None and keep < 0:
         raise InvalidInput(f"--keep is {keep}; it must be 0 or more")
-    request = Publish(model=model, version=number, folder="" if folder is None else absolute(folder), keep=keep)
+    request = Publish(
+        model=model,
+        version=number,
+        folder="" if folder is None else absolute(folder),
+        keep=keep,
+        trust_files=trust_files,
+    )
     with StopSignals(), connect(served.resolve_target(target)) as operations:
         done = follow(operations, operations.call(request), err)
     if as_json:

@@ -21,7 +21,7 @@ from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.state import state_folder
-from ringpull.deploy.view.console import err, print_line, say_line, standard_error, warn
+from ringpull.deploy.view.console import err, print_line, say, say_line, standard_error, warn
 from ringpull.deploy.view.progress import Progress
 from ringpull.extras import needing
 from ringpull.inference.degrade.control import MAX_PRESSURE
@@ -32,8 +32,8 @@ from ringpull.ps.settings import Group
 if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
 
-CHECK_INTERVAL_S: Final = 2.0
-"""Interval at which a foreground `serve` looks whether its heads live."""
+CHECK_INTERVAL_S: Final = 1.0
+"""Interval at which a foreground `serve` looks whether its heads live, and whether somebody leads."""
 
 Models = Annotated[
     list[str],
@@ -107,8 +107,8 @@ def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> Non
             known = ""
             while not signals.wait(CHECK_INTERVAL_S):
                 trouble = cluster.check()
-                if trouble and not known:
-                    warn(trouble)
+                if trouble != known:
+                    warn(trouble) if trouble else say(f"over: {known}")
                 known = trouble
             with progress.step("answered the requests in flight"):
                 cluster.drain()

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from ringpull.deploy import served
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.view.console import out, print_json
-from ringpull.ps.errors import NotFound, RingpullError
+from ringpull.ps.errors import InvalidInput, NotFound, RingpullError
 from ringpull.ps.memory import process_memory
 from ringpull.ps.settings import above
 
 if TYPE_CHECKING:
     from ringpull.inference.proto import ringpull_pb2 as pb
     from ringpull.router.control.operations import ChangeStatus
+
+
+MIN_WAIT_S: Final = 0.1
+
+COORDINATOR_WAIT_S: Final = 2.0
+"""Longest wait for the coordinator's part: one that is stopped is something to tell of, not to wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FromCoordinator:
+    """What the coordinator tells of the deployment."""
+
+    change: ChangeStatus | None = None
+    """Change under way, or the last one."""
+    warnings: tuple[str, ...] = ()
+    """What an operator should know, of the members too; or why it tells nothing."""
+    silent: bool = False
+    """Whether it does not answer, or has stopped."""
 
 
 def status(
@@ -33,31 +53,52 @@ def status(
     address = served.resolve_target(target)
     with Client(address, timeout_s=timeout) as client:
         answer = client.status()
-    change = _change(address, timeout)
+    told = _ask_coordinator(address, min(timeout, COORDINATOR_WAIT_S))
+    warnings = _warnings(answer, told)
     here = _runs_here(address)
 
     def memory(pid: int) -> int | None:
         return process_memory(pid).get("Pss") if here else None
 
     if as_json:
-        fields = None if isinstance(change, RingpullError) else change_fields(change)
-        print_json({**_plain(address, answer, memory), "change": fields})
-    elif isinstance(change, RingpullError):
-        out.print(status_view(address, answer, memory, f"the coordinator does not answer: {change}"))
+        change = None if told.change is None else change_fields(told.change)
+        plain = _plain(address, answer, memory) | {"leader": _leader(answer, told), "warnings": warnings}
+        print_json({**plain, "change": change})
     else:
-        out.print(status_view(address, answer, memory, change_line(change) if change.under_way else ""))
+        line = change_line(told.change) if told.change is not None and told.change.under_way else ""
+        out.print(status_view(address, answer, memory, line, warnings))
 
 
-def _change(address: str, timeout_s: float) -> ChangeStatus | RingpullError:
-    """Return the change under way, or why nobody can tell: predictions outlive the coordinator, and so does this."""
+def _ask_coordinator(address: str, timeout_s: float) -> _FromCoordinator:
+    """Return what the coordinator tells, or that it does not: predictions outlive it, and so does this."""
     from ringpull.deploy.coordinator_client import connect
-    from ringpull.router.control.operations import GetChange
+    from ringpull.router.control.operations import GetChange, GetStatus
 
+    until_s = time.monotonic() + timeout_s
+    change = None
     try:
         with connect(address, timeout_s=timeout_s) as operations:
-            return operations.call(GetChange())
+            change = operations.call(GetChange())
+        with connect(address, timeout_s=max(MIN_WAIT_S, until_s - time.monotonic())) as operations:
+            return _FromCoordinator(change, operations.call(GetStatus()).warnings)
+    except InvalidInput as exc:  # it is of another build, and may lead
+        return _FromCoordinator(change, (f"the coordinator does not tell how the deployment is: {exc}",))
     except RingpullError as exc:
-        return exc
+        return _FromCoordinator(change, (f"the coordinator does not answer: {exc}",), silent=True)
+
+
+def _warnings(answer: pb.ClusterStatus, told: _FromCoordinator) -> list[str]:
+    """Return the warnings of the head that answered, and those that the coordinator knows, which may be the same."""
+    others = [warning for warning in told.warnings if warning not in answer.warnings]
+    return [own for own in answer.warnings if not any(other.endswith(f": {own}") for other in others)] + others
+
+
+def _leader(answer: pb.ClusterStatus, told: _FromCoordinator) -> dict[str, Any] | None:
+    """Return who leads: the head has heard the coordinator, and it answers. None of a head that nobody is to lead."""
+    if not answer.HasField("leader"):
+        return None
+    leader = answer.leader
+    return {"term": leader.term, "leads": leader.leads and not told.silent, "heard_s": leader.heard_s}
 
 
 def _runs_here(address: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from ringpull.deploy.view.progress import LINE_EVERY_S
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import Retryable, RingpullError, Unavailable
 from ringpull.router.control.change import Phase
@@ -88,6 +89,8 @@ def change_fields(status: ChangeStatus) -> dict[str, Any]:
         "members": status.members,
         "copied_bytes": status.copied_bytes,
         "bytes_to_copy": status.bytes_to_copy,
+        "checked_bytes": status.checked_bytes,
+        "bytes_to_check": status.bytes_to_check,
         "before": _latency_fields(status.before),
         "now": _latency_fields(status.now),
         "trouble": status.trouble,
@@ -100,9 +103,12 @@ def change_line(status: ChangeStatus) -> str:
     if status.id == 0:
         return "nothing has been changed yet"
     what = f"{status.kind.value} {status.subject}"
-    copied = f", {size(status.copied_bytes)} copied" if status.copied_bytes else ""
     if status.phase is None:
-        return f"{what}: given up: {status.error}" if status.error else f"{what}: done{copied}"
+        return (
+            f"{what}: given up: {status.error}"
+            if status.error
+            else ", ".join(filter(None, (f"{what}: done", _read(status))))
+        )
     parts = [f"{what}: {'paused, ' if status.paused else ''}{status.phase.value}"]
     parts.append(_amount(status))
     parts.append(latency_text(status.before, status.now))
@@ -123,9 +129,20 @@ def _latency_fields(latency: Latency) -> dict[str, float]:
     return {"p50_ms": latency.p50_ms, "p99_ms": latency.p99_ms}
 
 
+def _read(status: ChangeStatus) -> str:
+    """Return what shards have copied and checked; empty if that was nothing."""
+    amounts = (status.copied_bytes, "copied"), (status.checked_bytes, "checked")
+    return ", ".join(f"{size(count)} {what}" for count, what in amounts if count)
+
+
 def _amount(status: ChangeStatus) -> str:
-    if status.phase is Phase.PREPARING and status.bytes_to_copy:
-        return f"{size(status.copied_bytes)} of {size(status.bytes_to_copy)}"
+    if status.phase is Phase.PREPARING and (status.bytes_to_copy or status.bytes_to_check):
+        parts = []
+        if status.bytes_to_copy:
+            parts.append(f"{size(status.copied_bytes)} of {size(status.bytes_to_copy)}")
+        if status.bytes_to_check:
+            parts.append(f"{size(status.checked_bytes)} of {size(status.bytes_to_check)} checked")
+        return ", ".join(parts)
     return f"{status.members_done} of {status.members}" if status.members else ""
 
 
@@ -138,6 +155,7 @@ class _View:
         self._phase: Phase | None = None
         self._begin_s = clock()
         self._trouble = ""
+        self._told_s = self._begin_s
         self._status: ChangeStatus | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -165,30 +183,39 @@ class _View:
         if status.trouble and status.trouble != self._trouble:
             self._console.print(f"trying again: {status.trouble}", style="yellow", highlight=False, markup=False)
         self._trouble, self._status = status.trouble, status
+        self._tell_amount(status)
         if status.phase is not None:
             self._move_bar(status, status.phase)
 
     def _tell_phase(self, status: ChangeStatus) -> None:
         now_s = self._clock()
         if self._phase is not None and not status.error:
-            copied = (
-                size(status.copied_bytes) + " copied" if self._phase is Phase.PREPARING and status.copied_bytes else ""
-            )
-            details = ", ".join(filter(None, (copied, latency_text(status.before, status.now))))
+            read = _read(status) if self._phase is Phase.PREPARING else ""
+            details = ", ".join(filter(None, (read, latency_text(status.before, status.now))))
             took = f"[dim]{now_s - self._begin_s:.1f} s[/]"
             self._console.print(f"[green]✓[/] {self._phase.value} {took} {details}".rstrip(), highlight=False)
         self._phase, self._begin_s = status.phase, now_s
+        self._told_s = now_s
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
 
+    def _tell_amount(self, status: ChangeStatus) -> None:
+        """Where there is no bar, tell now and then how far it is."""
+        amount, now_s = _amount(status), self._clock()
+        if self._console.is_terminal or status.phase is not Phase.PREPARING or now_s - self._told_s < LINE_EVERY_S:
+            return
+        self._told_s = now_s
+        self._console.print(f"{status.phase.value}: {amount}", highlight=False)
+
     def _move_bar(self, status: ChangeStatus, phase: Phase) -> None:
-        by_bytes = phase is Phase.PREPARING and status.bytes_to_copy > 0
-        done, total = (
-            (status.copied_bytes, status.bytes_to_copy) if by_bytes else (status.members_done, status.members or None)
-        )
+        done, total = status.copied_bytes + status.checked_bytes, status.bytes_to_copy + status.bytes_to_check
+        if phase is not Phase.PREPARING or not total:
+            done, total = status.members_done, status.members
         amount, latency = _amount(status), latency_text(status.before, status.now)
         name = f"{phase.value}, paused" if status.paused else phase.value
         if self._task is None:
             self._task = self._bar.add_task(name, amount=amount, latency=latency)
-        self._bar.update(self._task, description=name, total=total, completed=done, amount=amount, latency=latency)
+        self._bar.update(
+            self._task, description=name, total=total or None, completed=done, amount=amount, latency=latency
+        )

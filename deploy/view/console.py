@@ -79,6 +79,11 @@ def warn(text: str) -> None:
     err.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """Print a line for people."""
+    err.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def say_line(text: str) -> None:
     """Print one line on standard output, if anybody reads it: for who goes on whether or not."""
     try:

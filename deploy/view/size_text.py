@@ -17,6 +17,15 @@ UNITS: Final = {"": 1, "B": 1} | {
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
+def parse_rate(option: str, text: str) -> int:
+    """Return the bytes per second that `text` stands for, a size or 0.
+
+    Raises:
+        InvalidInput: `text` is neither.
+    """
+    return 0 if text.strip() == "0" else parse_size(option, text)
+
+
 def parse_size(option: str, text: str) -> int:
     """Return the size in bytes that `text` stands for.
 

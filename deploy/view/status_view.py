@@ -25,7 +25,11 @@ SHOWN_FEATURES: Final = 4
 
 
 def status_view(
-    target: str, status: pb.ClusterStatus, memory: Callable[[int], int | None], change: str = ""
+    target: str,
+    status: pb.ClusterStatus,
+    memory: Callable[[int], int | None],
+    change: str = "",
+    told: Iterable[str] = (),
 ) -> RenderableType:
     """Return the state of a deployment for printing.
 
@@ -34,6 +38,7 @@ def status_view(
         status: Its answer.
         memory: Returns the memory in bytes of a shard, given its pid; None if that is not known here.
         change: Change under way, in one line; empty if there is none.
+        told: Warnings that the head and the coordinator tell of.
     """
     parts: list[RenderableType] = [_headline(target, status)]
     if status.requests:
@@ -44,7 +49,7 @@ def status_view(
     if status.degrade:
         parts.append(degrade_table(status.degrade))
     parts += [shards_table(status.shards, memory), tables_table(status.tables)]
-    parts += [Text(f"! {warning}", style="yellow") for warning in warnings(status)]
+    parts += [Text(f"! {warning}", style="yellow") for warning in (*told, *warnings(status))]
     return Group(*parts)
 
 

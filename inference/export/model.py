@@ -36,7 +36,7 @@ from ringpull.inference.export.rows import make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
 from ringpull.inference.export.serving import Serving, plan_serving
 from ringpull.inference.export.tables import TableOptions, TablePlan, write_table
-from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry
+from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry, version_number
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.columns import Column
@@ -164,10 +164,10 @@ def _new_version(folder: Path, name: str, version: int) -> Path:
     check_name("model", name)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise InvalidInput(f"version is {version!r}; it must be a whole number from 1")
-    target = folder / str(version)
-    if target.exists():
-        raise ExportError(f"{target} exists; a version is never written over: choose another, or delete it")
-    return target
+    for there in folder.iterdir() if folder.is_dir() else ():
+        if version_number(there.name) == version:
+            raise ExportError(f"{there} exists; a version is never written over: choose another, or delete it")
+    return folder / str(version)
 
 
 def _write(

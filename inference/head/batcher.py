@@ -15,6 +15,9 @@ Invariants:
 - A pull that takes much longer than usual is passed: the next batch is pulled beside it, so a shard that hangs delays
   those it has to answer and not everyone. There are at most `max_pulls`; else the above holds as if the slow one were
   not there, so batches stay as large as ever.
+- A pull that fails because of some damaged rows fails those who asked for them: the batch is halved, and each half is
+  pulled by itself, down to one request. At most `MAX_HALVINGS` times: damage that everybody asks for must not cost a
+  pull for each.
 - Requests are taken in order of arrival, up to `max_rows` rows; a larger request rides alone. Each gets one answer or
   one error.
 - A request whose caller went away, or whose deadline passed, is answered at once and leaves the queue unserved. The
@@ -33,7 +36,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from ringpull.ps.errors import DeadlineExceeded, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, NotAnswered, Unavailable
 from ringpull.ps.histogram import Histogram
 
 Item = TypeVar("Item")
@@ -54,6 +57,11 @@ LET_IN_S: Final = 0.005
 """Longest time that a batch waits for more: other models on the loop make its turns long, a crowd makes them many."""
 SMALL_ROWS: Final = 64
 """Rows below which a batch is worth waiting for more: besides its rows, a batch costs as much as about so many."""
+
+
+MAX_HALVINGS: Final = 16
+"""Halvings of a batch whose pull failed because of some rows, in all: enough for two requests among 256. Whoever shares
+a part with damage then fails with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,20 @@ class _Batch(Generic[Item, Answer]):
     def abandoned(self) -> bool:
         """Whether no caller waits for the answer any more."""
         return all(entry.answer.done() for entry in self.entries)
+
+    halvings: list[None] = field(default_factory=list)
+    """Halvings so far, of the whole batch that this is a part of: they share the list."""
+
+    def halves(self) -> list[_Batch[Item, Answer]]:
+        """Return the live requests as two batches."""
+        self.halvings.append(None)
+        live = [entry for entry in self.entries if not entry.answer.done()]
+        middle = len(live) // 2
+        return [
+            _Batch(entries, sum(entry.rows for entry in entries), self.taken_s, halvings=self.halvings)
+            for entries in (live[:middle], live[middle:])
+            if entries
+        ]
 
     def fail(self, error: BaseException) -> None:
         for entry in self.entries:
@@ -307,7 +329,12 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 return
             computing = asyncio.get_running_loop().run_in_executor(self._executor, self._timed_compute, work)
         except Exception as exc:
-            batch.fail(exc)
+            may_halve = isinstance(exc, NotAnswered) and len(batch.halvings) < MAX_HALVINGS
+            if may_halve and len(halves := batch.halves()) > 1:
+                for half in halves:
+                    await self._pull_and_hand_over(half)
+            else:
+                batch.fail(exc)
             return
         self._computing, self._worthwhile_rows = computing, min(batch.rows, self._max_rows)
         computing.add_done_callback(lambda done: self._answer(batch, done))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,6 +28,7 @@ from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.http.server import HttpServer, application
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.frontends.status import HeadView, cluster_status
+from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
@@ -35,6 +37,7 @@ from ringpull.inference.head.watch import Watch, watching
 from ringpull.inference.model.dense import pin_threads
 from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
+from ringpull.inference.model.samples import Samples
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.identity import differ, number_of
@@ -51,6 +54,8 @@ logger: Final = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 30.0
 """Time for each pull of the self-check of a version, which may wait for pages from disk."""
+CHECK_TRIES: Final = 3
+"""Number of tries of a head that serves nothing yet to ask the shards for a version's samples."""
 
 
 class HeadAddress(NamedTuple):
@@ -71,20 +76,29 @@ class Head:
     """One inference head, on the loop that made it."""
 
     def __init__(
-        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+        self,
+        config: HeadConfig,
+        operations: Operations | None = None,
+        *,
+        cache_dir: Path | None = None,
+        deployment: str = "",
     ) -> None:
         """Prepare a head that serves nothing yet.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+            deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
         """
         self.config = config
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
         self._router = Router(
-            self._connect, refresh=None if operations is None else self._newest_map, settings=config.router
+            self._connect,
+            refresh=None if operations is None else self._newest_map,
+            settings=config.router,
+            deployment=deployment,
         )
         self._lease = Lease(self._router.refresh)
         self._keeping = asyncio.create_task(self._lease.keep())
@@ -94,18 +108,23 @@ class Head:
         # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
-        self._metrics = HeadMetrics(config, self._catalog, self._router, operations) if config.metrics else None
+        self._metrics = (
+            HeadMetrics(config, self._catalog, self._router, operations, self.leader) if config.metrics else None
+        )
         self._predictor = Predictor(
             self._catalog,
             config,
             watch=CallWatch(None if self._metrics is None else self._metrics.calls),
         )
         self._leading = asyncio.Lock()
+        self._unasked: Counter[VersionName] = Counter()
+        """Self-checks of each version that could not be made, as rows could not be had."""
         self._refused: dict[VersionName, str] = {}
         """Versions that could not be loaded, with the reason of each."""
         self._address: HeadAddress | None = None
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
+        self._watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._degrading: asyncio.Task[None] | None = None
 
@@ -169,7 +188,7 @@ class Head:
                 self._address = await self._listen()
                 logger.info("head listens", extra=self._address._asdict())
             await asyncio.to_thread(self._mirror.keep, [each.loaded.source for each in self._catalog.loaded()])
-            await self._watch()
+            await self._begin_watching()
             return self._address
 
     def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
@@ -191,21 +210,24 @@ class Head:
             p99_ms=p99_ms,
             traffic=self._traffic(),
             metrics_port=0 if self._metrics is None else self._metrics.port,
-            warnings=tuple(
-                f"{model}/{version} is not served: {reason}"
-                for (model, version), reason in sorted(self._refused.items())
-            ),
+            warnings=self._warnings(),
         )
 
-    @property
-    def heard_s(self) -> float | None:
-        """Seconds since the coordinator was last heard; None: never."""
-        return self._lease.heard_s
+    def _warnings(self) -> tuple[str, ...]:
+        refused = [
+            f"{model}/{version} is not served: {reason}" for (model, version), reason in sorted(self._refused.items())
+        ]
+        return (*refused, *(() if self._watch is None else self._watch.warnings))
 
-    @property
-    def term(self) -> int:
-        """Term of the coordinator whose map this head goes by; -1 before there is one."""
-        return self._router.stamp.term
+    def leader(self) -> LeaderView | None:
+        """Return the coordinator as this head hears it; None where nobody is to lead it."""
+        heard_s = self._lease.heard_s
+        if heard_s is None and self._operations is None:
+            return None
+        term = max(0, self._router.stamp.term)
+        if heard_s is None:
+            return LeaderView(term, time.monotonic() - self._started_s, ever_heard=False)
+        return LeaderView(term, heard_s)
 
     def loaded(self) -> list[VersionName]:
         """Return every version that is here."""
@@ -257,7 +279,7 @@ class Head:
         self._router.register(*key, loaded.specs(), identity=loaded.manifest.identity)
         try:
             if loaded.samples is not None:
-                await self_check(served, loaded.samples, self._router.uncounted(), CHECK_TIMEOUT_S)
+                await self._check(served, loaded.samples)
         except BaseException:
             self._router.retire(*key)
             raise
@@ -278,6 +300,20 @@ class Head:
         await self._let_go(there)
         return False
 
+    async def _check(self, served: ServedVersion, samples: Samples) -> None:
+        """Hold a version against its samples.
+
+        A head that has just been started may find rows lost for good, of a version that is live: after some tries it
+        serves what is left, as the other heads do. A version that is published is not live before all can be asked.
+        """
+        try:
+            await self_check(served, samples, self._router.uncounted(), CHECK_TIMEOUT_S)
+        except Unavailable as exc:
+            self._unasked[served.key] += 1
+            if self._address is not None or self._unasked[served.key] < CHECK_TRIES:
+                raise
+            logger.warning("%s is served without its self-check: %s", served.loaded.name, exc)
+
     async def _let_go(self, version: ServedVersion) -> None:
         await version.batcher.close(self.config.max_timeout_s)
         self._router.retire(*version.key)
@@ -297,17 +333,19 @@ class Head:
             await grpc.stop(0)
             raise
         self._grpc = grpc
-        self._http = HttpServer(application(lambda: grpc.serving, status, predictor.models, metrics), bound)
+        self._http = HttpServer(
+            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader), bound
+        )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)
 
-    async def _watch(self) -> None:
+    async def _begin_watching(self) -> None:
         """Watch the folders of the models that are served, if that is wanted and has not begun."""
         if self._operations is None or not self.config.watch_s or self._watching is not None:
             return
         folders = {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
-        watch = await asyncio.to_thread(Watch, folders, self._operations)
-        self._watching = asyncio.create_task(watching(watch.look, self.config.watch_s))
+        self._watch = await asyncio.to_thread(Watch, folders, self._operations, loaded=self.loaded)
+        self._watching = asyncio.create_task(watching(self._watch.look, self.config.watch_s))
 
     def _degraders(self) -> list[Degrader]:
         return [each.degrader for each in self._catalog.loaded() if each.degrader.steps]
@@ -318,7 +356,7 @@ class Head:
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
 
     async def _connect(self, address: ShardAddress) -> Connection:
-        return await connect(address, self._router.shard_map.deployment)
+        return await connect(address, self._router.deployment)
 
     def _view(self) -> HeadView:
         return HeadView(
@@ -326,6 +364,8 @@ class Head:
             uptime_s=time.monotonic() - self._started_s,
             shard_map=self._router.shard_map,
             counts=self._predictor.counts,
+            leader=self.leader(),
+            warnings=self._warnings(),
         )
 
     def _traffic(self) -> dict[str, TableTraffic]:

@@ -62,7 +62,10 @@ class Lease:
 
     @property
     def heard_s(self) -> float | None:
-        """Seconds since the coordinator was last heard; None: never."""
+        """Seconds since a leader last renewed the lease; None: never.
+
+        A map that it gives is no sign of a leader: any thread of its process hands that out.
+        """
         return None if self._heard_s is None else self._clock() - self._heard_s
 
     def renew(self, lease_s: float) -> None:
@@ -100,7 +103,6 @@ class Lease:
                 logger.warning("nobody leads this head, it serves on by the map it has: %s", exc, exc_info=unforeseen)
             self._alone = True
         else:
-            self._heard_s = self._clock()
             self._alone = False
             self._until_s = max(self._until_s, self._clock() + ANSWER_LEASE_S)
         finally:

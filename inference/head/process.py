@@ -18,6 +18,7 @@ import uvloop
 from ringpull.inference.head.catalog import highest
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import Head, HeadAddress
+from ringpull.inference.head.leadership import LeaderView
 from ringpull.ps.garbage import forget_frames, freeze_loaded
 from ringpull.ps.memory import give_freed_memory_back, process_memory, reuse_freed_memory
 from ringpull.ps.switch_interval import frequent_switches
@@ -33,13 +34,19 @@ class HeadProcess:
     """One head in this process: led by `load` and `route`, drained once."""
 
     def __init__(
-        self, config: HeadConfig, operations: Operations | None = None, *, cache_dir: Path | None = None
+        self,
+        config: HeadConfig,
+        operations: Operations | None = None,
+        *,
+        cache_dir: Path | None = None,
+        deployment: str = "",
     ) -> None:
         """Start the head's loop.
 
         Args:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
+            deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
         """
         self._config = config
         reuse_freed_memory()
@@ -47,7 +54,7 @@ class HeadProcess:
         self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
         self._thread.start()
         try:
-            self._head = self._call(_new_head(config, operations, cache_dir))
+            self._head = self._call(_new_head(config, operations, cache_dir, deployment))
         except BaseException:  # such as a folder that cannot be made: nothing stays behind of a head that is not there
             self._end_loop()
             raise
@@ -75,6 +82,14 @@ class HeadProcess:
             return self._head.heartbeat(lease_s)
 
         return self._call(heartbeat())
+
+    def leader(self) -> LeaderView | None:
+        """See `Head.leader`."""
+
+        async def leader() -> LeaderView | None:
+            return self._head.leader()
+
+        return self._call(leader())
 
     def start(self, shard_map: ShardMap, version_dirs: Sequence[str | Path]) -> HeadAddress:
         """Load the versions in these folders and serve them by this map, the highest of each model live.
@@ -120,6 +135,6 @@ class HeadProcess:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None) -> Head:
+async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None, deployment: str) -> Head:
     """Make the head on its loop: everything in it belongs to that loop."""
-    return Head(config, operations, cache_dir=cache_dir)
+    return Head(config, operations, cache_dir=cache_dir, deployment=deployment)

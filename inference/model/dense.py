@@ -152,7 +152,7 @@ def _let_go_of(tensors: Sequence[Tensor]) -> None:
     """Free the memory of tensors that are never used again."""
     with torch.no_grad():
         for tensor in tensors:
-            tensor.set_(torch.UntypedStorage())
+            tensor.set_(torch.UntypedStorage())  # type: ignore[no-untyped-call]
 
 
 def pin_threads(threads: int) -> None:

@@ -38,7 +38,16 @@ MAX_INT64: Final = 2**63 - 1
 
 T = TypeVar("T")
 
-__all__ = ["FileEntry", "LookupSpec", "Manifest", "ProgramInput", "ProgramOutput", "TableEntry", "versions"]
+__all__ = [
+    "FileEntry",
+    "LookupSpec",
+    "Manifest",
+    "ProgramInput",
+    "ProgramOutput",
+    "TableEntry",
+    "version_number",
+    "versions",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +161,8 @@ class Manifest:
             raise InvalidInput(f"{version_dir}: no such folder; a version is a folder NAME/VERSION with a {FILE_NAME}")
         file = version_dir / FILE_NAME
         manifest = read_manifest(file)
-        folder = version_dir.resolve().name
-        if folder.isdecimal() and folder != str(manifest.version):
+        folder = version_dir.absolute().name  # its own name, also where it is a link
+        if folder.isdecimal() and version_number(folder) != manifest.version:
             raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
         for entry in manifest.tables:
             if not resolve(version_dir, entry.path).is_dir():
@@ -174,12 +183,16 @@ class Manifest:
         return plain
 
 
+def version_number(name: str) -> int:
+    """Return the number of a version's folder by its name, zeros before it or not; 0 where it is no such name."""
+    return int(name) if name.isascii() and name.isdecimal() else 0
+
+
 def versions(model_dir: Path) -> list[int]:
     """Return the complete versions in a model's folder, ascending; half-written ones, without a manifest, are not."""
     if not model_dir.is_dir():
         return []
-    names = [path.parent.name for path in model_dir.glob(f"*/{FILE_NAME}")]
-    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)) and int(name) > 0)
+    return sorted({version_number(path.parent.name) for path in model_dir.glob(f"*/{FILE_NAME}")} - {0})
 
 
 def _checksum(body: Any) -> str:
@@ -198,11 +211,24 @@ def read_manifest(file: Path) -> Manifest:
         if file.stat().st_size > MAX_BYTES:
             raise CorruptData(f"{file}: larger than {MAX_BYTES} bytes, so not a manifest")
         content = file.read_bytes()
-        document = json.loads(content)
     except FileNotFoundError as exc:
         raise CorruptData(f"{file}: missing; the version is half-written (its manifest is written last)") from exc
     except OSError as exc:
         raise CorruptData(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+    return parse_manifest(content, file)
+
+
+def parse_manifest(content: bytes, file: Path) -> Manifest:
+    """Check the content of a manifest: nothing that it names is looked at.
+
+    Args:
+        file: Where it was read, for messages.
+
+    Raises:
+        CorruptData: It is damaged.
+    """
+    try:
+        document = json.loads(content)
     except (ValueError, RecursionError) as exc:
         raise CorruptData(f"{file}: not valid JSON: {exc}") from exc
     top = Fields.of(file, "", document, ("format", "xxh3", "manifest"))

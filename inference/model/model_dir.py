@@ -1,6 +1,7 @@
 """A model's folder, `NAME/` with `NAME/VERSION/` in it, at a path or a URL: which complete versions it has.
 
-A version is complete when its manifest is there: whoever uploads one puts that there last.
+A version is complete when its manifest is there: whoever uploads one puts that there last. Its folder is called by its
+number, perhaps with zeros before it (`007` is version 7).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import xxhash
 
-from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, parse_manifest, version_number
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
 
 
@@ -22,32 +24,85 @@ def complete_versions(folder: str) -> Iterator[int]:
         Unavailable: The folder cannot be listed now.
     """
     files = RemoteFolder(folder)
-    for number in numbered(files):
-        if has_version(files, number):
+    names = _numbered(files)
+    for number in sorted(names, reverse=True):
+        if any(files.exists(f"{name}/{FILE_NAME}") for name in names[number]):
             yield number
 
 
-def numbered(files: RemoteFolder) -> list[int]:
-    """Return the versions that a model's folder has a folder for, complete or not, the highest first."""
-    names = [name for name in files.names() if name.isascii() and name.isdecimal() and name == str(int(name))]
-    return sorted((int(name) for name in names if int(name) > 0), reverse=True)
+def numbered(files: RemoteFolder) -> list[str]:
+    """Return the folders of versions that a model's folder has, complete or not, by ascending number."""
+    names = _numbered(files)
+    return [name for number in sorted(names) for name in names[number]]
 
 
-def has_version(files: RemoteFolder, number: int) -> bool:
-    """Return whether a model's folder has this version, complete."""
-    return files.exists(f"{number}/{FILE_NAME}")
+def version_at(folder: str, number: int) -> str:
+    """Return the folder or URL of a version, which is complete.
+
+    Args:
+        folder: The model's folder, or its URL.
+
+    Raises:
+        NotFound: It is not there, or not complete.
+        InvalidInput: Two complete versions have this number.
+        Unavailable: The folder cannot be read now.
+    """
+    files = RemoteFolder(folder)
+    names = [name for name in _numbered(files).get(number, ()) if files.exists(f"{name}/{FILE_NAME}")]
+    if not names:
+        raise NotFound(f"{files.where(str(number))} is no complete version: there is no {FILE_NAME} in it")
+    if len(names) > 1:
+        raise InvalidInput(f"{files.url} has version {number} twice, as {' and '.join(names)}; remove one of them")
+    return files.where(names[0])
 
 
 def manifest_mark(folder: str, number: int) -> int:
     """Return what tells a version's manifest from a later one under the same number.
 
     Raises:
+        InvalidInput: Two complete versions have this number.
         NotFound: It is not there.
         Unavailable: It cannot be read now.
     """
-    return xxhash.xxh3_64_intdigest(RemoteFolder(folder).read(f"{number}/{FILE_NAME}", max_bytes=MAX_BYTES))
+    return xxhash.xxh3_64_intdigest(RemoteFolder(version_at(folder, number)).read(FILE_NAME, max_bytes=MAX_BYTES))
+
+
+def is_half_copied(folder: str, number: int) -> bool:
+    """Return whether a version with a manifest visibly lacks something that this names: whoever copies it goes on.
+
+    Raises:
+        InvalidInput: Two complete versions have this number.
+        NotFound: It has no manifest.
+        Unavailable: It cannot be read now.
+    """
+    files = RemoteFolder(version_at(folder, number))
+    content = files.read(FILE_NAME, max_bytes=MAX_BYTES)
+    try:
+        manifest = parse_manifest(content, Path(files.where(FILE_NAME)))
+    except CorruptData:
+        return not content.rstrip().endswith(b"}")
+    try:
+        single = [each for each in (manifest.schema, manifest.program, manifest.samples) if each is not None]
+        if any(files.size(each.path) < each.bytes for each in single):
+            return True
+        for table in manifest.tables:
+            within = files.below(table.path)
+            if sum(within.size(name) for name in within.names()) < table.bytes:
+                return True
+    except NotFound:
+        return True
+    return False
 
 
 def parent_of(version: str) -> str:
     """Return the model's folder of a version's path or URL."""
     return version.rstrip("/").rpartition("/")[0] if is_url(version) else str(Path(version).parent)
+
+
+def _numbered(files: RemoteFolder) -> dict[int, list[str]]:
+    """Return the folders of versions by their numbers, complete or not."""
+    found: dict[int, list[str]] = {}
+    for name in files.names():
+        if number := version_number(name):
+            found.setdefault(number, []).append(name)
+    return found

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Protocol
 
+from ringpull.inference.errors import DeadlineExceeded, LimitExceeded
 from ringpull.inference.prediction import Prediction
 from ringpull.loadtest.chaos.oracle import Live, Oracle, Question, Verdict
-from ringpull.loadtest.chaos.record import Record
+from ringpull.loadtest.chaos.record import LATE, Record
 from ringpull.loadtest.generator import Load, NotSent, Outcome
 
 MAX_IN_FLIGHT: Final = 2_000
@@ -61,6 +62,7 @@ class CheckedLoad:
         self._sending: asyncio.Task[None] | None = None
         self._stopping = False
         self._hurried = False
+        self._in_a_hurry: set[int] = set()
         self.versions: set[int] = set()
         """Versions that answered."""
 
@@ -124,6 +126,8 @@ class CheckedLoad:
         features, context = self._calls[question.number]
         live = self._live.now(question.model)
         if self._hurried and number % HURRIED_EVERY == 0:
+            self._in_a_hurry.add(number)
+            self.record.hurried += 1
             prediction = await self._predict(question.model, features, context, timeout_s=HURRY_S)
         else:
             prediction = await self._predict(question.model, features, context)
@@ -131,6 +135,8 @@ class CheckedLoad:
         return self._oracle.judge(question, prediction, live | self._live.now(question.model))
 
     def _ended(self, record: Record, outcome: Outcome) -> None:
+        hurried = outcome.number in self._in_a_hurry
+        self._in_a_hurry.discard(outcome.number)
         if outcome.error is None:
             verdict, text = outcome.answer
             error = "wrong" if text else ""
@@ -138,4 +144,6 @@ class CheckedLoad:
             model = self._questions[outcome.number % len(self._questions)].model
             verdict, text = Verdict.FAILED, f"{model}: {outcome.error}"
             error = "not sent" if isinstance(outcome.error, NotSent) else outcome.status
+            if hurried and isinstance(outcome.error, (DeadlineExceeded, LimitExceeded)):
+                error = LATE
         record.ended(outcome.due_s, outcome.end_s, verdict, error, text)

@@ -21,6 +21,11 @@ from ringpull.loadtest.chaos.schedule import Kind, promise
 
 CALM: Final = "calm"
 
+LATE: Final = "late"
+"""Error of a request in a hurry that was not answered in its time, or refused for lack of it."""
+LATE_SHARE: Final = 0.01
+"""Share of the requests in a hurry that may be late: two cores that run the load besides miss some by themselves."""
+
 FILL_GRACE_S: Final = 5.0
 """Time for which answers may still be filled in: a shard that is back is asked again when a head next tries it. That
 counts as its recovery."""
@@ -54,7 +59,7 @@ class Trouble:
     end_s: float
     verdict: Verdict
     error: str
-    """Class of the error; `wrong` for a wrong answer."""
+    """Class of the error; `wrong` for a wrong answer, `late` for a request in a hurry."""
     text: str
 
 
@@ -70,6 +75,8 @@ class Record:
     spans: list[Span] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """Promises that were broken other than by an answer, in words."""
+    hurried: int = 0
+    """Requests in a hurry."""
 
     def ended(self, due_s: float, now_s: float, verdict: Verdict, error: str = "", text: str = "") -> None:
         """Count one request that ended just now."""
@@ -107,8 +114,14 @@ def cause(spans: Sequence[Span], trouble: Trouble) -> str:
 
 
 def broke_promise(spans: Sequence[Span], trouble: Trouble, heads: int) -> bool:
-    """Whether a failed request met nothing on its way that may fail one."""
-    return not any(span.meets(trouble) and promise(span.kind, heads).fails for span in spans)
+    """Whether a failed request met nothing on its way that may fail one; those that were late are counted together."""
+    return trouble.error != LATE and not any(span.meets(trouble) and promise(span.kind, heads).fails for span in spans)
+
+
+def too_late(record: Record) -> int:
+    """Return how many requests in a hurry were late, if that is more than may be; else 0."""
+    late = sum(trouble.error == LATE for trouble in record.troubles)
+    return late if late > LATE_SHARE * record.hurried else 0
 
 
 def unexplained_fills(record: Record, heads: int) -> int:

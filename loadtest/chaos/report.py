@@ -26,6 +26,7 @@ from ringpull.loadtest.chaos.record import (
     broke_promise,
     cause,
     phases,
+    too_late,
     unexplained_fills,
     unprovoked,
 )
@@ -68,6 +69,8 @@ class Findings:
     """Median time to recovery by kind."""
     goodput: Goodput | None
     """Goodput at three times the top rate; None: the overload was left out, or the run broke off."""
+    hurried: int
+    """Requests in a hurry."""
     kinds: Mapping[str, int]
     """How often each kind was done."""
     not_done: Mapping[str, str]
@@ -95,6 +98,7 @@ class Findings:
             "failed_by_cause": dict(self.failed_by_cause),
             "recovery_s": {kind: round(seconds, 2) for kind, seconds in self.recovery_s.items()},
             "goodput_at_3x": None if self.goodput is None else round(self.goodput.ratio, 3),
+            "hurried": self.hurried,
             "kinds": dict(self.kinds),
             "not_done": dict(self.not_done),
             "seed": self.seed,
@@ -129,9 +133,12 @@ def find(
         seed=seed,
         phases=_phases(record),
         failed_by_cause=dict(causes.most_common()),
-        failed_promised=sum(broke_promise(record.spans, trouble, heads) for trouble in failed) + others.total(),
+        failed_promised=sum(broke_promise(record.spans, trouble, heads) for trouble in failed)
+        + too_late(record)
+        + others.total(),
         recovery_s=_recoveries(record, heads),
         goodput=goodput,
+        hurried=record.hurried,
         kinds={kind: done[kind] for kind in Kind if done[kind]},
         not_done={kind: reason for kind, reason in not_done.items() if not done[kind]},
     )

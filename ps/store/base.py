@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +23,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.identity import UNKNOWN, differ, text_of
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store import kernels
+from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
 from ringpull.ps.store.links import check_links
 from ringpull.ps.store.row_codec import decode
@@ -45,13 +47,15 @@ _PAGE_BYTES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class BadBlock:
-    """A block of rows whose bytes are not those that were written."""
+    """A block of rows that has bytes which are not those that were written."""
 
     block: int
     first_row: int
     rows: int
     slots: tuple[int, int]
     """Slots [begin, end) that have a row in the block."""
+    file: str = fmt.ROWS
+    """File in which these bytes are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +75,46 @@ class Sections:
 class Base:
     """Opened table folder; all methods may be called from any thread."""
 
-    def __init__(self, folder: Path, header: Header, header_bytes: int, sections: Sections) -> None:
+    def __init__(self, folder: Path, header: Header, stamps: Mapping[str, FileStamp], sections: Sections) -> None:
         """Use `Base.open`."""
         self.folder = folder
         self.spec: TableSpec = header.spec
         self.rows: int = header.rows
-        self.bytes: int = header.section_bytes + header_bytes
+        self.bytes: int = header.section_bytes + stamps[fmt.HEADER].size
         self.held: SlotRanges = header.held
         self.index_bits: int = header.index_bits
         self.identity: int = header.identity
+        self.checksums: Mapping[str, int | None] = {name: each.checksum for name, each in header.sections.items()}
+        """Checksum of each file, by its name; None for the rows."""
+        self.stamps = stamps
+        """Stamp of each file as it was when it was opened, by its name."""
         self._sections: Sections | None = sections
 
     @classmethod
-    def open(cls, folder: Path, *, verify_rows: bool = False, within: Path | None = None) -> Base:
+    def open(
+        cls, folder: Path, *, verify_rows: bool = False, within: Path | None = None, identity: int = UNKNOWN
+    ) -> Base:
         """Map a table's folder after checking everything but the rows; those too with `verify_rows`.
 
         Args:
             within: Folder that no file may lead out of through a link; None: the table's own.
+            identity: Identity that the table must have, which is looked at before anything is read; 0: any.
 
         Raises:
             CorruptData: A file is missing, damaged, truncated, of another format, or a link that leads out; the message
             names it and what is wrong.
+            OtherContent: It has another identity.
         """
         check_links(folder, within)
         header_path = folder / fmt.HEADER
-        header_data = _read_header(header_path)
+        header_data, stamp = _read_header(header_path)
         header = Header.from_bytes(header_data, header_path)
-        mapped = {name: _map(folder / name, header.sections[name].bytes) for name in header.sections}
+        if differ(header.identity, identity):
+            what = f"table {header.spec.name} in {folder}"
+            raise OtherContent.found(what, text_of(header.identity), text_of(identity))
+        stamps, mapped = {fmt.HEADER: stamp}, {}
+        for name, section in header.sections.items():
+            mapped[name], stamps[name] = _map(folder / name, section.bytes)
         for array in mapped.values():
             if 0 < array.size <= _physical_bytes() * _HUGE_PAGES_SHARE:
                 _prefer_huge_pages(_mapping_of(array))
@@ -111,7 +128,7 @@ class Base:
             blocks=mapped[fmt.BLOCKS].view(np.uint64).reshape(-1, 2),
         )
         _check_numbers(folder, header, sections)
-        base = cls(folder, header, len(header_data), sections)
+        base = cls(folder, header, stamps, sections)
         if verify_rows and (bad := base.verify()):
             first, last = bad[0].first_row, bad[0].first_row + bad[0].rows
             raise CorruptData(
@@ -210,29 +227,31 @@ class Base:
         return f"<Base {self.spec.name} rows={self.rows} dim={self.spec.dim} bytes={self.bytes} {state}>"
 
 
-def _read_header(path: Path) -> bytes:
+def _read_header(path: Path) -> tuple[bytes, FileStamp]:
     try:
         with path.open("rb") as file:
+            stamp = FileStamp.of(os.fstat(file.fileno()))
             data = file.read(fmt.MAX_HEADER_BYTES + 1)
     except OSError as exc:
         raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
     if len(data) > fmt.MAX_HEADER_BYTES:
         raise CorruptData(f"{path}: larger than a header may be, {fmt.MAX_HEADER_BYTES} bytes")
-    return data
+    return data, stamp
 
 
-def _map(path: Path, due_bytes: int) -> NDArray[np.uint8]:
+def _map(path: Path, due_bytes: int) -> tuple[NDArray[np.uint8], FileStamp]:
     """Map a file that must have exactly `due_bytes`."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
+            stamp = FileStamp.of(os.fstat(file.fileno()))
+            size = stamp.size
             if size != due_bytes:
                 raise CorruptData(
                     f"{path}: {size} bytes, but the header says {due_bytes}; the file is truncated or foreign"
                 )
             if size == 0:  # an empty file cannot be mapped
-                return np.empty(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), np.uint8)
+                return np.empty(0, np.uint8), stamp
+            return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), np.uint8), stamp
     except OSError as exc:
         raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
 

@@ -147,8 +147,11 @@ class Header:
             raise CorruptData(f"{path}: field {exc} is missing") from exc
         except (InvalidInput, TypeError, ValueError, AttributeError) as exc:
             raise CorruptData(f"{path}: {exc}") from exc
-        if version < format_version(header.spec):
+        due = format_version(header.spec)
+        if version < due:
             raise CorruptData(f"{path}: format version {version} has no rows of type {header.spec.row_type.value}")
+        if version > due:  # no build writes that, so the number is damaged: no checksum covers it
+            raise CorruptData(f"{path}: format version {version}, where rows of this type have {due}")
         return replace(header, identity=checksum if header.copied_from is None else header.copied_from)
 
     @classmethod

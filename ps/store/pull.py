@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
+from ringpull.ps.errors import InvalidInput, LimitExceeded, NotAnswered
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store import kernels
@@ -38,7 +38,7 @@ class SlotNotOwned(Exception):
         self.slot = slot
 
 
-class SlotNotAnswered(Unavailable):
+class SlotNotAnswered(NotAnswered):
     """Raised by `pull` for an owned slot that is not in the folder, or is quarantined. Other replicas may answer."""
 
 
@@ -84,7 +84,7 @@ def pull(
         descriptors, address(positions), address(lengths), address(weights), address(values), missing, found
     )
     if outcome != kernels.DONE:
-        _refuse(outcome, request.lookups[at].table, slot)
+        _refuse(outcome, request.lookups[at].table, slot, tables[at], masks[at])
     return PullReply(values=values, missing=missing, found=found)
 
 
@@ -134,11 +134,15 @@ def _mask_address(mask: SlotMask | None) -> int:
     return address(mask)
 
 
-def _refuse(outcome: int, table: str, slot: int) -> None:
+def _refuse(outcome: int, name: str, slot: int, table: Table, mask: SlotMask | None) -> None:
     if outcome == kernels.NOT_OWNED:
-        raise SlotNotOwned(table, slot)
+        raise SlotNotOwned(name, slot)
     if outcome == kernels.NOT_ANSWERED:
+        # Its own range first: where there are too many for an error, the others are told when they are asked for.
+        ranges = sorted(table.unanswered(mask), key=lambda each: slot not in each)
         raise SlotNotAnswered(
-            f"table {table}: slot {slot} is not held here, or quarantined because its rows are damaged"
+            f"table {name}: slot {slot} is not held here, or quarantined because its rows are damaged",
+            table=name,
+            slots=tuple((each.begin, each.end) for each in ranges),
         )
-    raise InvalidInput(f"pull: table {table}: lengths must be at least 1 each and add up to the number of keys")
+    raise InvalidInput(f"pull: table {name}: lengths must be at least 1 each and add up to the number of keys")

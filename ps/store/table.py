@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.slot_mask import SlotMask
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.slot_mask import SlotMask, minus, runs
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.store import format as fmt
-from ringpull.ps.store.base import Base
+from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.kernels import TABLE, TableDescriptor, address
 from ringpull.ps.store.reducers import ROW_TYPES
 
@@ -20,10 +23,12 @@ from ringpull.ps.store.reducers import ROW_TYPES
 class Table:
     """An immutable view of one table, ready for kernels. It keeps what it reads mapped."""
 
-    def __init__(self, base: Base, *, quarantined: Iterable[int] = ()) -> None:
-        """View `base`, refusing to answer for the `quarantined` slots (those of damaged blocks, see `Base.verify`)."""
+    def __init__(self, base: Base, *, quarantined: Iterable[int] = (), keys_damaged: bool = False) -> None:
+        """View `base`, refusing to answer for the `quarantined` slots (those of damaged blocks, see `BadBlock`)."""
         self.base = base
         self.quarantined: frozenset[int] = frozenset(quarantined)
+        self.keys_damaged = keys_damaged
+        """Whether positions or index have damage: keys of other slots are found, but no range can be cut out."""
         self._default = base.spec.default_vector()
         self._answered: SlotMask | None = None
         if base.held != fmt.FULL or self.quarantined:
@@ -60,9 +65,24 @@ class Table:
         """Whether keys of this slot can be answered: it is stored here, and not quarantined."""
         return self._answered is None or bool(self._answered[slot])
 
+    def unanswered(self, mask: SlotMask | None = None) -> list[SlotRange]:
+        """Return the slots that cannot be answered, of those in the mask; None: of all."""
+        if self._answered is None:
+            return []
+        return runs(minus(np.ones(SLOTS, np.uint8) if mask is None else mask, self._answered))
+
     def with_quarantine(self, slots: Iterable[int]) -> Table:
         """Return the same table with more slots quarantined."""
-        return Table(self.base, quarantined=self.quarantined | {slot for slot in slots if 0 <= slot < SLOTS})
+        quarantined = self.quarantined | {slot for slot in slots if 0 <= slot < SLOTS}
+        return Table(self.base, quarantined=quarantined, keys_damaged=self.keys_damaged)
+
+    @classmethod
+    def without(cls, base: Base, bad: Iterable[BadBlock]) -> Table:
+        """Return a view of a base that refuses to answer for the slots of its bad blocks."""
+        bad = tuple(bad)
+        keys_damaged = any(each.file in (fmt.POSITIONS, fmt.INDEX) for each in bad)
+        table = cls(base, keys_damaged=keys_damaged)
+        return table.with_quarantine(slot for each in bad for slot in range(*each.slots)) if bad else table
 
     def __repr__(self) -> str:
         return (

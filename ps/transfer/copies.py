@@ -10,6 +10,7 @@ however the last attempt ended.
 from __future__ import annotations
 
 import fcntl
+import logging
 import shutil
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +21,8 @@ from typing import IO, Final, Protocol
 
 import numpy as np
 
+from ringpull.ps.checked_rows import CheckedRows
+from ringpull.ps.damage import Damage
 from ringpull.ps.errors import CorruptData, LimitExceeded, OtherContent, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import UNKNOWN, text_of
@@ -28,13 +31,14 @@ from ringpull.ps.refusals import Refusals
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
 from ringpull.ps.store import format as fmt
-from ringpull.ps.store.base import Base
+from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
-from ringpull.ps.transfer.job import Job
+from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.merge import DamagedBase, Part, base_bytes, merge
 from ringpull.ps.transfer.peer import Peers, PeerSource
 from ringpull.ps.transfer.plan import Plan, plan_table, split_ranges
 from ringpull.ps.transfer.remote import is_url
+from ringpull.ps.transfer.row_check import DamagedRows, RowCheck
 from ringpull.ps.transfer.source import RowSource, TableContent
 from ringpull.ps.transfer.stored_source import StoredSource
 from ringpull.ps.transfer.table_copy import TableCopy
@@ -47,6 +51,11 @@ MIN_SHARE_TO_REWRITE: Final = 0.1
 
 TableKey = tuple[str, int, str]
 """Key of a copy: model, version, table."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+_Planned = tuple[VersionPlacement, Sequence[Plan]]
 
 
 class Serving(Protocol):
@@ -68,6 +77,10 @@ class Serving(Protocol):
         """Serve these bases from now on, in place of those of the same names, and of any other content."""
         ...
 
+    def quarantine(self, key: TableKey, base: Base, bad: Collection[BadBlock]) -> bool:
+        """Refuse pulls of the slots of these blocks, if the table is served from this base; return whether it is."""
+        ...
+
 
 class LocalCopies:
     """Data folder of one shard, with all of its copies."""
@@ -81,6 +94,8 @@ class LocalCopies:
         prefault: bool = False,
         verify: bool = False,
         block_bytes: int = BLOCK_BYTES,
+        row_check: RowCheck | None = None,
+        damage: Damage | None = None,
     ) -> None:
         """Lock the folder, and create it when absent.
 
@@ -89,6 +104,8 @@ class LocalCopies:
             prefault: Bring every page of a copy into memory before it is served.
             verify: Check all rows of copies that are found against their checksums.
             block_bytes: Size of rows to request at a time.
+            row_check: Checks the rows of copies that are found, where a placement asks for that.
+            damage: Knows the bad blocks of copies, and is told of those that are found; None: one of its own.
 
         Raises:
             StartupError: The folder cannot be written, or another process uses it.
@@ -99,8 +116,9 @@ class LocalCopies:
         self._prefault = prefault
         self._verify = verify
         self._block_bytes = block_bytes
+        self._row_check = row_check
+        self._damage = Damage(CheckedRows(), copied=True) if damage is None else damage
         self._copies: dict[TableKey, TableCopy] = {}
-        self._damaged: dict[TableKey, SlotMask] = {}
         self._work = threading.Lock()
         self._lock_file = _lock(folder)
 
@@ -128,15 +146,15 @@ class LocalCopies:
         """
         refusals = Refusals()
         with self._work, job.interrupting(peers.interrupt):
-            plans = []
+            plans: list[_Planned] = []
             for placement in placements:
                 with refusals.of(placement.model, placement.version):
                     tables = placement.tables.items()
                     plans.append(
                         (placement, [self._plan(placement, name, table, serving, peers) for name, table in tables])
                     )
+            plans = self._within_limit(plans)
             every = [plan for _, of_version in plans for plan in of_version]
-            self._check_limit(every)
             job.bytes_to_copy = sum(plan.bytes_fetched + plan.bytes_to_fetch for plan in every)
             job.copied_bytes = sum(plan.bytes_fetched for plan in every)
             with Fetcher(job, self._throttle, block_bytes=self._block_bytes) as fetcher:
@@ -144,6 +162,19 @@ class LocalCopies:
                     with refusals.of(placement.model, placement.version):
                         self._execute(placement, of_version, serving, fetcher, job)
         refusals.check(len(placements))
+
+    def let_go(self, versions: Collection[tuple[str, int]], serving: Serving) -> None:
+        """Close the copies of versions that are not in `versions`, and not served; they stay on disk until `tidy`.
+
+        While a `prepare` is under way nothing is done: whoever ends it calls this again.
+        """
+        if not self._work.acquire(blocking=False):
+            return
+        try:
+            for key in [key for key in self._copies if key[:2] not in versions and not serving.is_open(*key[:2])]:
+                del self._copies[key]
+        finally:
+            self._work.release()
 
     def tidy(
         self, versions: Collection[tuple[str, int]] | None, serving: Serving, job: Job, *, drop_pieces: bool = False
@@ -208,9 +239,14 @@ class LocalCopies:
             # Before the first assignment any stored range may still be wanted.
             wanted = mask_of(table.slots) | (held if owned is None else held & owned)
             missing = split_ranges(runs(minus(wanted, usable)), edges)
-            if not missing or content is not None:
-                return plan_table(name, copy, wanted, usable, sources_of, edges, content)
-            content = describe(name, missing[0], sources_of(missing[0]), identity)
+            try:
+                if not missing or content is not None:
+                    return plan_table(name, copy, wanted, usable, sources_of, edges, content)
+                content = describe(name, missing[0], sources_of(missing[0]), identity)
+            except (Unavailable, CorruptData) as exc:
+                if isinstance(exc, Cancelled) or minus(wanted, held).any():
+                    raise
+                return _unrepaired(Plan(name, copy, wanted, usable), exc)
             if content.spec.name != name:
                 raise CorruptData(
                     f"{placement.model}/{placement.version}: table {name} is {content.spec.name} at its source"
@@ -221,16 +257,18 @@ class LocalCopies:
         self, placement: VersionPlacement, plans: Sequence[Plan], serving: Serving, fetcher: Fetcher, job: Job
     ) -> None:
         is_open = serving.holds(placement)
+        to_check = self._to_check(placement, plans, job)
         ready: dict[str, Base] = {}
         for plan in plans:
-            base = plan.copy.base
+            key = placement.model, placement.version, plan.table
+            before = base = plan.copy.base
             if plan.content is not None:
-                base = self._copy_table(
-                    (placement.model, placement.version, plan.table), plan, plan.content, fetcher, job
-                )
+                base = self._copy_table(key, plan, plan.content, serving, fetcher, job)
+            elif plan.table in to_check and base is not None:
+                self._check_rows(key, base, to_check[plan.table], serving, job)
             if base is None:
                 continue  # no slot of it belongs here
-            if plan.content is not None or not is_open:
+            if base is not before or not is_open:
                 self._prepare_base(base)
                 ready[plan.table] = base
             if is_open and ready:
@@ -239,24 +277,65 @@ class LocalCopies:
         if not is_open:
             serving.install(placement.model, placement.version, ready, identity=placement.identity)
 
-    def _copy_table(self, key: TableKey, plan: Plan, content: TableContent, fetcher: Fetcher, job: Job) -> Base:
+    def _to_check(self, placement: VersionPlacement, plans: Sequence[Plan], job: Job) -> dict[str, list[int]]:
+        """Return the blocks to read of the copies that were found: those that are made now are verified on the way."""
+        if self._row_check is None or not placement.check_rows:
+            return {}
+        return {
+            plan.table: self._row_check.unchecked(plan.copy.base, runs(plan.wanted & plan.usable), job)
+            for plan in plans
+            if plan.content is None and plan.copy.base is not None
+        }
+
+    def _check_rows(self, key: TableKey, base: Base, blocks: Sequence[int], serving: Serving, job: Job) -> None:
+        assert self._row_check is not None
+        try:
+            self._row_check.check(base, blocks, job)
+        except DamagedRows as exc:
+            self._found_damage(key, base, [exc.bad], serving)
+            raise Unavailable(f"{exc}: prepare again, and they are copied anew") from exc
+
+    def _found_damage(self, key: TableKey, base: Base, bad: Sequence[BadBlock], serving: Serving) -> None:
+        self._damage.add(base, bad)
+        serving.quarantine(key, base, self._damage.known(base))
+
+    def _copy_table(
+        self, key: TableKey, plan: Plan, content: TableContent, serving: Serving, fetcher: Fetcher, job: Job
+    ) -> Base:
+        try:
+            return self._copied(key, plan, content, serving, fetcher, job)
+        except (Unavailable, CorruptData) as exc:
+            if isinstance(exc, Cancelled) or not plan.repairs or plan.copy.base is None:
+                raise
+            _unrepaired(plan, exc)
+            return plan.copy.base
+
+    def _copied(
+        self, key: TableKey, plan: Plan, content: TableContent, serving: Serving, fetcher: Fetcher, job: Job
+    ) -> Base:
         copy = plan.copy
         for fetch in plan.fetches:
             begin = fetch.slots.begin
             piece = copy.piece_at(begin) or copy.new_piece(begin, content.spec.row_bytes, content.identity)
             fetcher.fetch(fetch, piece)
-        base = self._merge(key, copy, content, plan.parts(), job)
+        base = self._merge(key, copy, content, plan.parts(), serving, job)
         copy.drop_pieces()
         return base
 
-    def _merge(self, key: TableKey, copy: TableCopy, content: TableContent, parts: Sequence[Part], job: Job) -> Base:
+    def _merge(
+        self,
+        key: TableKey,
+        copy: TableCopy,
+        content: TableContent,
+        parts: Sequence[Part],
+        serving: Serving,
+        job: Job,
+    ) -> Base:
         try:
             base = merge(copy.new_base_folder(), content.spec, content.identity, parts, job)
         except DamagedBase as exc:
-            damaged = self._damaged.setdefault(key, np.zeros(SLOTS, np.uint8))
-            damaged |= mask_of(exc.slots)
+            self._found_damage(key, exc.base, exc.bad, serving)
             raise Unavailable(f"{exc}: prepare again, and they are copied anew") from exc
-        self._damaged.pop(key, None)
         copy.replace(base)
         return base
 
@@ -272,16 +351,18 @@ class LocalCopies:
         if self._limit_bytes is not None and self._bytes() + base_bytes(kept_rows, base.spec) > self._limit_bytes:
             return
         content = TableContent(base.spec, base.identity, kept_rows)
-        narrow = self._merge(key, copy, content, parts, job)
+        narrow = self._merge(key, copy, content, parts, serving, job)
         self._prepare_base(narrow)
         serving.install(key[0], key[1], {key[2]: narrow})
 
     def _held(self, key: TableKey) -> tuple[SlotMask, SlotMask]:
         """Return the slots that a copy's base has, and those of them that are not known to be damaged."""
         base = self._copies[key].base
-        held = np.zeros(SLOTS, np.uint8) if base is None else base.held_mask()
-        damaged = self._damaged.get(key)
-        return held, held if damaged is None else minus(held, damaged)
+        if base is None:
+            held = np.zeros(SLOTS, np.uint8)
+            return held, held
+        held = base.held_mask()
+        return held, minus(held, self._damage.unusable(base))
 
     def _copy(self, key: TableKey) -> TableCopy:
         copy = self._copies.get(key)
@@ -293,7 +374,6 @@ class LocalCopies:
     def _drop_version(self, folder: Path) -> None:
         for key in [key for key in self._copies if (key[0], str(key[1])) == (folder.parent.name, folder.name)]:
             del self._copies[key]
-            self._damaged.pop(key, None)
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # other versions are in it
             folder.parent.rmdir()
@@ -304,6 +384,23 @@ class LocalCopies:
 
     def _bytes(self) -> int:
         return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+
+    def _within_limit(self, plans: list[_Planned]) -> list[_Planned]:
+        """Return the plans; where they do not fit under the limit, without those that can be done without.
+
+        Raises:
+            LimitExceeded: The others do not fit.
+        """
+        try:
+            self._check_limit([plan for _, of_version in plans for plan in of_version])
+        except LimitExceeded as exc:
+            left: list[_Planned] = [
+                (placement, [_unrepaired(plan, exc) if plan.repairs else plan for plan in of_version])
+                for placement, of_version in plans
+            ]
+            self._check_limit([plan for _, of_version in left for plan in of_version])
+            return left
+        return plans
 
     def _check_limit(self, plans: Sequence[Plan]) -> None:
         """Check the peak size over the plans, in order: a table's old base, pieces and new base exist at once."""
@@ -320,6 +417,12 @@ class LocalCopies:
             raise LimitExceeded(
                 f"data folder {self._folder}: this would take up to {peak} bytes; the limit is {self._limit_bytes}"
             )
+
+
+def _unrepaired(plan: Plan, why: Exception) -> Plan:
+    """Return the plan that leaves a damaged copy as it is: what is whole of it is served, and it is tried again."""
+    _LOG.warning("a damaged copy stays in quarantine: %s", why, extra={"table": plan.table})
+    return plan.given_up()
 
 
 def _drop_foreign(copy: TableCopy, identity: int, is_open: bool) -> None:

@@ -73,7 +73,7 @@ def describe(table: str, slots: SlotRange, sources: Sequence[RowSource], identit
         except Cancelled:
             raise
         except _SOURCE_ERRORS as exc:
-            failures.append((source, exc))
+            failures.append((source, _untraced(exc)))
     raise no_source(table, slots, failures)
 
 
@@ -83,6 +83,14 @@ def no_source(table: str, slots: SlotRange, failures: Failures) -> RingpullError
     kinds = (OtherContent, CorruptData) if failures else ()
     kind = next((each for each in kinds if all(isinstance(error, each) for _, error in failures)), Unavailable)
     return kind(f"table {table}: slots {slots.begin} to {slots.end} cannot be copied: {reasons}")
+
+
+def _untraced(error: RingpullError) -> RingpullError:
+    """Return an error that is kept, without the frames that it came through.
+
+    They would keep it in turn, a cycle with every table that was open then, which only a garbage collection ends.
+    """
+    return error.with_traceback(None)
 
 
 def check_content(content: TableContent, identity: int) -> None:
@@ -126,7 +134,7 @@ class Fetcher:
             except Cancelled:
                 raise
             except _SOURCE_ERRORS as exc:
-                failures.append((source, exc))
+                failures.append((source, _untraced(exc)))
             else:
                 return
         raise no_source(fetch.content.spec.name, fetch.slots, failures)
@@ -151,6 +159,7 @@ class Fetcher:
                     return
         finally:
             wait([coming])  # A source is used by one thread at a time.
+            del coming  # see `_untraced`
 
     def _read(self, source: RowSource, slots: SlotRange, cursor: int) -> Block:
         self._throttle.take(self._block_bytes, self._job)

@@ -20,6 +20,9 @@ class Job:
         self.copied_bytes = 0
         """Bytes of rows and keys copied, including what an interrupted job had left on disk."""
         self.bytes_to_copy = 0
+        self.checked_bytes = 0
+        """Bytes of rows that were read and held against their checksums."""
+        self.bytes_to_check = 0
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._interrupts: list[Callable[[], None]] = []

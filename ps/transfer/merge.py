@@ -18,22 +18,23 @@ from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of, runs
 from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
-from ringpull.ps.store.base import Base
+from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.base_writer import BaseWriter
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
-from ringpull.ps.transfer.source import damaged_slots
+from ringpull.ps.transfer.source import damaged_blocks
 
 STEP_BYTES: Final = 4 << 20
 """Size of rows read at a time from the older base."""
 
 
 class DamagedBase(RingpullError):
-    """Raised when rows of the older base do not match their checksum; `slots` must be copied from elsewhere."""
+    """Raised when rows of the older base do not match their checksum; they must be copied from elsewhere."""
 
-    def __init__(self, base: Base, slots: Sequence[SlotRange]) -> None:
-        super().__init__(f"{base.folder}: rows of the slots {slots[0].begin} to {slots[-1].end} are damaged")
-        self.slots = tuple(slots)
+    def __init__(self, base: Base, bad: Sequence[BadBlock]) -> None:
+        super().__init__(f"{base.folder}: rows of the slots {bad[0].slots[0]} to {bad[-1].slots[1]} are damaged")
+        self.base = base
+        self.bad = tuple(bad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,6 @@ def _rows_of(part: Part) -> Iterator[tuple[UInt64Array, NDArray[np.uint8]]]:
     step = max(1, STEP_BYTES // base.spec.row_bytes)
     for first in range(begin, end, step):
         last = min(end, first + step)
-        if bad := damaged_slots(base, first, last):
+        if bad := damaged_blocks(base, first, last):
             raise DamagedBase(base, bad)
         yield base.positions_slice(first, last), base.raw_rows(first, last)

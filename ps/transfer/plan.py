@@ -43,6 +43,16 @@ class Plan:
     fetches: tuple[Fetch, ...] = ()
 
     @property
+    def repairs(self) -> bool:
+        """Whether all that is missing is damaged: the shard can do without."""
+        base = self.copy.base
+        return self.content is not None and base is not None and not minus(self.wanted, base.held_mask()).any()
+
+    def given_up(self) -> Plan:
+        """Return the plan that leaves the copy as it is."""
+        return Plan(self.table, self.copy, self.wanted, self.usable)
+
+    @property
     def bytes_to_fetch(self) -> int:
         return sum(fetch.bytes for fetch in self.fetches)
 

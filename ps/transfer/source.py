@@ -15,7 +15,7 @@ from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.spec import TableSpec
-from ringpull.ps.store.base import Base
+from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.wire.messages import RangePullReply, range_checksum
 
 MAX_BLOCK_BYTES: Final = 64 << 20
@@ -66,8 +66,9 @@ def read_block(base: Base, slots: SlotRange, cursor: int, max_bytes: int) -> Blo
         raise InvalidInput(f"range_pull: the cursor is {cursor}; the range has {range_last - range_first} rows")
     last = first + max(1, min(max_bytes, MAX_BLOCK_BYTES) // base.spec.row_bytes)
     last = range_last if last >= range_last else _end_of_stored_block(base, first, last)
-    if bad := damaged_slots(base, first, last):
-        raise CorruptData(f"range_pull: {base.folder}: rows of the slots {bad[0].begin} to {bad[-1].end} are damaged")
+    if bad := damaged_blocks(base, first, last):
+        begin, end = bad[0].slots[0], bad[-1].slots[1]
+        raise CorruptData(f"range_pull: {base.folder}: rows of the slots {begin} to {end} are damaged")
     positions, rows = base.positions_slice(first, last), base.raw_rows(first, last).reshape(-1)
     return Block(
         positions=positions,
@@ -78,14 +79,14 @@ def read_block(base: Base, slots: SlotRange, cursor: int, max_bytes: int) -> Blo
     )
 
 
-def damaged_slots(base: Base, first: int, last: int) -> list[SlotRange]:
-    """Read the stored blocks of rows [first, last), and return the slots of those that do not match their checksum."""
+def damaged_blocks(base: Base, first: int, last: int) -> list[BadBlock]:
+    """Read the stored blocks of rows [first, last), and return those that do not match their checksum."""
     if first == last:
         return []
     firsts = base.sections.blocks[:, 0]
     begin = int(np.searchsorted(firsts, np.uint64(first), side="right")) - 1
     end = int(np.searchsorted(firsts, np.uint64(last)))
-    return [SlotRange(*bad.slots) for bad in base.verify(range(begin, end))]
+    return base.verify(range(begin, end))
 
 
 def _end_of_stored_block(base: Base, first: int, last: int) -> int:

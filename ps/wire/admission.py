@@ -52,6 +52,11 @@ class Admission:
         self._rate = ServiceRate(clock)
         self._bytes = 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether no pull is in flight."""
+        return self._rate.idle
+
     def begin(self, size: int, deadline_s: float) -> Work:
         """Admit a pull with arrays of `size` bytes; give what is returned to `end`.
 

@@ -7,6 +7,7 @@ mean (does the table exist, do the lengths of a look-up's bags add up to its key
 
 from __future__ import annotations
 
+from dataclasses import replace
 from reprlib import repr as brief
 from typing import Any, Final, NoReturn
 
@@ -122,7 +123,10 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
         case ErrorReply():
             # A message may quote bytes that are no text; it must still arrive.
             message = reply.message.encode("utf-8", "replace").decode()
-            return encode(Kind.ERROR, request_id, [reply.code, message, reply.epoch], limits=limits)
+            fields = [reply.code, message, reply.epoch]
+            if reply.table:
+                fields += [reply.table, [list(slots) for slots in reply.slots]]
+            return encode(Kind.ERROR, request_id, fields, limits=limits)
 
 
 def decode_request(frame: Frame) -> Request:
@@ -193,6 +197,9 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
             reply = DescribeReply(frame.arrays[0], fields.number("identity", _MAX_UINT), fields.number("rows"))
         case Kind.ERROR:
             reply = ErrorReply(fields.text("code"), fields.text("message"), fields.number("epoch"))
+            if fields.left:
+                table = fields.text("table")
+                reply = replace(reply, table=table, slots=tuple(map(_slots, fields.items("slots"))))
         case _:
             raise ProtocolError(f"{frame.kind.name} is not a reply")
     fields.end()
@@ -228,6 +235,10 @@ class _Fields:
         if type(value) is not list:
             self._refuse(name, value, "an array")
         return value
+
+    @property
+    def left(self) -> bool:
+        return self._next < len(self._values)
 
     def end(self) -> None:
         if self._next != len(self._values):
@@ -269,6 +280,15 @@ def _lookups(items: list[Any], positions: int, lengths: int, weights: int) -> tu
             f"the buffers have {positions}, {lengths} and {weights}"
         )
     return tuple(lookups)
+
+
+def _slots(item: Any) -> tuple[int, int]:
+    """Read a range of slots."""
+    if type(item) is list and len(item) == 2:
+        begin, end = item
+        if type(begin) is int and type(end) is int and 0 <= begin < end <= SLOTS:
+            return begin, end
+    raise ProtocolError(f"ERROR: slots are {brief(item)}; they must be [begin, end) within 0..{SLOTS}")
 
 
 def _table_statistics(frame: Frame, item: Any) -> TableStatistics:

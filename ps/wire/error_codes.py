@@ -13,6 +13,7 @@ from ringpull.ps.errors import (
     DeadlineExceeded,
     InvalidInput,
     LimitExceeded,
+    NotAnswered,
     NotFound,
     NotOwner,
     OtherContent,
@@ -41,12 +42,17 @@ INTERNAL: Final = "INTERNAL"
 
 MAX_MESSAGE_CHARS: Final = 4096
 
+MAX_RANGES: Final = 1024
+"""Ranges of slots that an error names; what is left over is named when it is asked for again."""
+
 _CODES: Final = {error: code for code, error in ERROR_CODES.items()}
 
 
 def error_reply(error: Exception) -> ErrorReply:
     """Return what a shard answers when a verb raised `error`."""
     message = str(error)
+    if isinstance(error, NotAnswered):
+        return ErrorReply("UNAVAILABLE", message[:MAX_MESSAGE_CHARS], 0, error.table, error.slots[:MAX_RANGES])
     epoch = error.epoch if isinstance(error, NotOwner) else 0
     for ancestor in type(error).__mro__:
         code = _CODES.get(ancestor)
@@ -58,6 +64,8 @@ def error_reply(error: Exception) -> ErrorReply:
 def error_of(reply: ErrorReply) -> RingpullError:
     """Return the error to raise at the caller for an `ErrorReply`."""
     error = ERROR_CODES.get(reply.code)
+    if error is Unavailable and reply.table:
+        return NotAnswered(reply.message, table=reply.table, slots=reply.slots)
     if error is NotOwner:
         return NotOwner(reply.message, epoch=reply.epoch)
     if error is None:

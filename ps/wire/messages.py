@@ -219,6 +219,10 @@ class ErrorReply:
     code: str
     message: str
     epoch: int = 0
+    table: str = ""
+    """Table whose `slots` are not answered for; empty for any other error."""
+    slots: tuple[tuple[int, int], ...] = ()
+    """Ranges [begin, end) of slots."""
 
 
 Request = PullRequest | RangePullRequest | StatisticsRequest | DescribeRequest

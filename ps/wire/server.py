@@ -114,6 +114,11 @@ class ShardServer:
         return sum(connection.in_flight for connection in tuple(self._connections))
 
     @property
+    def pulls_in_flight(self) -> bool:
+        """Whether a pull waits or runs; from any thread."""
+        return not self._admission.idle
+
+    @property
     def connections(self) -> int:
         """Connections that are open."""
         return len(self._connections)

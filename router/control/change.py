@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ringpull.router.control.deployment_spec import DeploymentSpec
-from ringpull.router.control.plain_values import plain_name
+from ringpull.router.control.plain_values import left_out, plain_name
 from ringpull.router.shard_map import ShardMap
 
 
@@ -65,6 +65,8 @@ class Change:
     paused: bool = False
     bytes_per_s: float | None = None
     """Limit on what each shard streams; None: no limit."""
+    trust_files: bool = field(default=False, metadata=left_out())
+    """Whether the rows of a version that is published are not checked."""
     nodes: Mapping[int, str] = field(default_factory=dict)
     """Shard -> node it has to be started on; a new shard that is not named goes to any node."""
 

@@ -6,6 +6,7 @@ It is kept in memory only, and nothing is decided by it. Only the coordinator's 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import Change, Outcome, Phase
@@ -28,20 +29,25 @@ class ChangeView:
         """Last failure; empty once a command has succeeded after it."""
         self._id = 0
         self._before = Latency()
-        self._copies: dict[int, tuple[int, int]] = {}
-        """Shard -> (bytes copied, bytes to copy) of its `prepare` for the change."""
+        self._prepares: dict[int, tuple[int, int, int, int]] = {}
+        """Shard -> (bytes copied, bytes to copy, bytes checked, bytes to check) of its `prepare` for the change."""
 
     def sent(self, command: Command, change: Change | None) -> None:
         """Take note of a command that is sent."""
         self._follow(change)
         if isinstance(command, Prepare) and change is not None and change.id in command.specs:
-            self._copies[command.shard] = (0, 0)
+            self._prepares[command.shard] = (0, 0, 0, 0)
 
     def shard(self, shard: int, heartbeat: ShardHeartbeat) -> None:
         """Take note of a shard's heartbeat."""
         self.shards[shard] = heartbeat
-        if shard in self._copies:
-            self._copies[shard] = (heartbeat.copied_bytes, heartbeat.bytes_to_copy)
+        if shard in self._prepares:
+            self._prepares[shard] = (
+                heartbeat.copied_bytes,
+                heartbeat.bytes_to_copy,
+                heartbeat.checked_bytes,
+                heartbeat.bytes_to_check,
+            )
 
     def head(self, head: int, heartbeat: HeadHeartbeat) -> None:
         """Take note of a head's heartbeat."""
@@ -62,7 +68,7 @@ class ChangeView:
         if change is None:
             return ChangeStatus() if outcome is None else self._ended(outcome)
         done, members = _progress(machine, change)
-        return ChangeStatus(
+        status = ChangeStatus(
             id=change.id,
             kind=change.kind,
             subject=change.subject,
@@ -70,38 +76,39 @@ class ChangeView:
             paused=change.paused,
             members_done=done,
             members=members,
-            copied_bytes=self._copied(),
-            bytes_to_copy=self._to_copy(),
             before=self._before,
             now=worst(self.heads.values()),
             trouble=self.trouble,
         )
+        return self._with_bytes(status)
 
     def _ended(self, outcome: Outcome) -> ChangeStatus:
         # Bytes and latencies are known only if this process saw the change itself, not an earlier coordinator.
         seen = outcome.id == self._id
-        return ChangeStatus(
+        status = ChangeStatus(
             id=outcome.id,
             kind=outcome.kind,
             subject=outcome.subject,
-            copied_bytes=self._copied() if seen else 0,
-            bytes_to_copy=self._to_copy() if seen else 0,
             before=self._before if seen else Latency(),
             now=worst(self.heads.values()),
             error=outcome.error,
         )
+        return self._with_bytes(status) if seen else status
 
     def _follow(self, change: Change | None) -> None:
         if change is not None and change.id != self._id:
             self._id = change.id
             self._before = worst(self.heads.values())
-            self._copies.clear()
+            self._prepares.clear()
 
-    def _copied(self) -> int:
-        return sum(copied for copied, _ in self._copies.values())
-
-    def _to_copy(self) -> int:
-        return sum(to_copy for _, to_copy in self._copies.values())
+    def _with_bytes(self, status: ChangeStatus) -> ChangeStatus:
+        """Return the status with the bytes of all shards together."""
+        copied, to_copy, checked, to_check = (
+            sum(each) for each in zip((0, 0, 0, 0), *self._prepares.values(), strict=True)
+        )
+        return replace(
+            status, copied_bytes=copied, bytes_to_copy=to_copy, checked_bytes=checked, bytes_to_check=to_check
+        )
 
 
 def worst(heads: Iterable[HeadHeartbeat]) -> Latency:

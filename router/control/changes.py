@@ -55,7 +55,8 @@ def begin_of(
     match request:
         case Publish():
             target = published(spec, place(request, spec), keep=keep if request.keep is None else request.keep)
-            return Begin(Kind.PUBLISH, f"{request.model}/{target.live[request.model]}", target)
+            subject = f"{request.model}/{target.live[request.model]}"
+            return Begin(Kind.PUBLISH, subject, target, trust_files=request.trust_files)
         case Rollback():
             target = rolled_back(spec, request)
             return Begin(Kind.ROLLBACK, f"{request.model}/{target.live[request.model]}", target)

@@ -18,7 +18,7 @@ from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardMap
 
 LEASE_S: Final = 10.0
-"""Time a head goes on serving after its last heartbeat."""
+"""Time after its last heartbeat for which a head is waited for, and counts on being led."""
 
 
 class ShardControl(Protocol):
@@ -65,7 +65,7 @@ class HeadControl(Protocol):
         ...
 
     def renew(self, order: Order, lease_s: float) -> HeadHeartbeat:
-        """Return the head's state, and extend its lease: it may serve for `lease_s` more seconds."""
+        """Return the head's state, and extend its lease: it is waited for, and asks for no map, for so long."""
         ...
 
     def obey(self, order: Order) -> None:

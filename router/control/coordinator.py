@@ -138,11 +138,12 @@ class Coordinator:
                 self._set_paused(isinstance(event, Pause))
             case Abort(reason):
                 self._give_up(self._reversible("abort"), reason)
-            case ShardSeen(shard, incarnation, address, node, epoch):
+            case ShardSeen(shard, incarnation, address, node, epoch, damaged):
                 known = self.shards.get(shard)
                 if known is None or known.incarnation != incarnation:
                     self._forget(Member("shard", shard))
                     self.shards[shard] = ObservedShard(incarnation, address, node, fresh=epoch == 0)
+                self.shards[shard].damaged = damaged
             case ShardLost(shard):
                 self.shards.pop(shard, None)
                 self._forget(Member("shard", shard))
@@ -181,6 +182,7 @@ class Coordinator:
             target=event.target,
             bytes_per_s=event.bytes_per_s,
             nodes=dict(event.nodes or {}),
+            trust_files=event.trust_files,
         )
         # A shard of the target that is being stopped is started again once it has stopped.
         leaving = state.leaving - set(change.target.shards)
@@ -227,6 +229,7 @@ class Coordinator:
         match command:
             case Prepare(shard=shard, specs=specs):
                 self.shards[shard].stored |= specs
+                self.shards[shard].damaged = False
                 self.shards[shard].lacks -= asked_for(command)
             case Assign(shard=shard, specs=specs, versions=versions):
                 # An assignment makes the shard drop every other spec.
@@ -407,14 +410,22 @@ class Coordinator:
             return self._prepare(observed, shard, wanted)
         if wanted != observed.served or wanted != observed.stored or has_lost(observed, self._specs(), wanted):
             return self._assign(observed, shard, wanted)
-        if observed.tries_again:
+        if observed.tries_again or (observed.damaged and change is None):
             observed.tries_again = False
             return self._prepare(observed, shard, wanted)
         return None
 
     def _prepare(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Prepare:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]
-        return Prepare(shard, observed.incarnation, specs, placements_of(shard, wanted, self._stream_sources(shard)))
+        placements = placements_of(shard, wanted, self._stream_sources(shard), unchecked=self._unchecked())
+        return Prepare(shard, observed.incarnation, specs, placements)
+
+    def _unchecked(self) -> frozenset[tuple[str, int]]:
+        """Return the versions whose rows must be checked before they are served: those that a publish makes live."""
+        change, spec = self._state.change, self._state.spec
+        if change is None or spec is None or change.kind is not Kind.PUBLISH or change.trust_files:
+            return frozenset()
+        return frozenset(change.target.live.items() - spec.live.items())
 
     def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]

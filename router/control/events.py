@@ -25,6 +25,7 @@ class Begin:
     target: DeploymentSpec
     bytes_per_s: float | None = None
     nodes: Mapping[int, str] | None = None
+    trust_files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class ShardSeen:
     node: str
     epoch: int = 0
     """Epoch of its last assignment; 0 before the first."""
+    damaged: bool = False
+    """Whether copies of its own are damaged, and it asks for a `Prepare` that copies them anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class HeadSeen:
 
 @dataclass(frozen=True, slots=True)
 class HeadExpired:
-    """Head that is dead, or whose lease has run out: it asks for the map before it serves again."""
+    """Head that is dead, or whose lease has run out: it is not waited for any more."""
 
     head: int
 

@@ -71,6 +71,8 @@ class Timing:
     """Upper bound on that delay."""
     files_s: float = 10.0
     """Time between two looks at the files of the versions that are open."""
+    still_s: float = 1.5
+    """Longest step of a coordinator that leads: while one takes longer, no lease is renewed, and heads say so."""
     watchdog_s: float = 60.0
     """Longest step: whoever runs the process ends it when one takes longer. A folder that hangs is waited for less."""
 
@@ -169,8 +171,11 @@ class Leader:
             del self._view.shards[gone]
         return [Member("shard", shard) for shard in sorted(shards)] + [Member("head", head) for head in state.heads]
 
-    def ask(self, member: Member) -> ShardHeartbeat | HeadHeartbeat:
+    def ask(self, member: Member, *, renew: bool = True) -> ShardHeartbeat | HeadHeartbeat:
         """Ask a member for its heartbeat; from any thread. The answer belongs into `answered`, a failure into `lost`.
+
+        Args:
+            renew: Whether a head's lease is renewed, by which it knows that somebody leads.
 
         Raises:
             RingpullError: It does not answer.
@@ -178,7 +183,7 @@ class Leader:
         if member.role == "shard":
             return self._members.shard(member.id).heartbeat()
         head, incarnation = self._members.head(member.id), self._introductions.of(member)
-        if not incarnation or self.over:
+        if not incarnation or self.over or not renew:
             return head.heartbeat()
         try:
             return head.renew(self.order(incarnation), self._timing.lease_s)
@@ -418,7 +423,8 @@ class Leader:
             self._introductions.begin(member, heartbeat)
         elif isinstance(heartbeat, ShardHeartbeat):
             address = ShardAddress(member.id, heartbeat.host, heartbeat.port, heartbeat.incarnation)
-            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, heartbeat.epoch))
+            epoch, damaged = heartbeat.epoch, heartbeat.damaged
+            self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
         else:
             self._heard_s[member.id] = self._clock()
             self._expired.discard(member.id)

@@ -49,6 +49,7 @@ class Losses:
         self._clock = clock
         self._looking = threading.Lock()
         self._live: dict[tuple[str, int], str] = {}
+        self._away: dict[str, str] = {}
         self._gone: dict[tuple[str, int], tuple[float, str]] = {}
 
     def __repr__(self) -> str:
@@ -60,9 +61,15 @@ class Losses:
             return
         with self._looking:
             live: dict[tuple[str, int], str] = {}
+            away: dict[str, str] = {}
             for version in _versions(state):
                 name = version.model, version.version
-                if not (reason := self._loss(version)):
+                try:
+                    reason = self._loss_of(version)
+                except RingpullError as exc:
+                    away[version.name] = str(exc)
+                    continue
+                if not reason:
                     continue
                 if _is_live(state, version):
                     live[name] = reason
@@ -70,7 +77,7 @@ class Losses:
                         logger.warning("%s serves on without its files: %s", version.name, reason)
                 else:
                     self._drop(version, reason)
-            self._live = live
+            self._live, self._away = live, away
 
     def look_in_time(self, state: CoordinatorState) -> None:
         """Look, and return when that is done or has taken too long; then it goes on beside."""
@@ -96,16 +103,12 @@ class Losses:
             f"{name} serves on with what is open, but cannot be opened again: {reason}; publish it under a new number"
             for name, reason in self.of_live().items()
         ]
+        away = [
+            f"{name} serves on with what is open; its files cannot be looked at now: {reason}"
+            for name, reason in sorted(self._away.items())
+        ]
         gone = [f"{model}/{version} was let go: {reason}" for (model, version), reason in self._recent()]
-        return (*live, *gone)
-
-    def _loss(self, version: PlacedVersion) -> str:
-        assert self._loss_of is not None
-        try:
-            return self._loss_of(version)
-        except RingpullError as exc:
-            logger.debug("%s: its files cannot be looked at now: %s", version.name, exc)
-            return self._live.get((version.model, version.version), "")
+        return (*live, *away, *gone)
 
     def _drop(self, version: PlacedVersion, reason: str) -> None:
         try:

@@ -31,6 +31,8 @@ class ObservedShard:
     """Specs whose ranges it has stored."""
     served: SpecIds = frozenset()
     """Specs whose slots it serves."""
+    damaged: bool = False
+    """Whether it asked to be prepared again, because copies of its own are damaged."""
     versions: frozenset[tuple[str, int]] | None = None
     """Versions that it was assigned last, as (model, version); None: not known."""
     lacks: frozenset[tuple[str, int]] = frozenset()
@@ -57,7 +59,7 @@ class ObservedHead:
     tries_again: bool = False
     """Whether what it lacks is due to be asked of it again."""
     expired: bool = False
-    """Whether it is dead, or its lease has run out, so that it asks for the map before it serves again."""
+    """Whether it is dead, or its lease has run out, so that shards refuse what it asks by a map that is history."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,10 @@ class ChangeStatus:
     """Bytes that all shards together have streamed for this change so far."""
     bytes_to_copy: int = 0
     """Bytes to stream in all; known once the shards have begun."""
+    checked_bytes: int = 0
+    """Bytes of rows that all shards together have held against their checksums so far."""
+    bytes_to_check: int = 0
+    """Bytes of rows to check in all; known once the shards have begun, and 0 when none are."""
     before: Latency = Latency()
     """Latency when the change began."""
     now: Latency = Latency()
@@ -120,6 +124,8 @@ class Publish(Request[ChangeStatus]):
     """Folder of the model, with `VERSION/` in it, as the actors see it; empty: where the live version's is."""
     keep: int | None = None
     """Versions that stay open behind the live one; None: what the deployment was started with."""
+    trust_files: bool = False
+    """Whether rows go live without being read and held against their checksums."""
 
     def __post_init__(self) -> None:
         _check_model(self.model)
@@ -249,7 +255,7 @@ class Operations(OperatorVerbs, Protocol):
     """The way from a head to the coordinator: for operators, and for the head itself."""
 
     def map(self) -> ShardMap:
-        """Return the map to route by: what an expired head asks for before it serves again."""
+        """Return the map to route by: what a head asks for that nobody leads, or whose map shards refuse."""
         ...
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,17 @@ class StreamSources:
 
 
 def placements_of(
-    shard: int, specs: Sequence[DeploymentSpec], sources: StreamSources | None
+    shard: int,
+    specs: Sequence[DeploymentSpec],
+    sources: StreamSources | None,
+    *,
+    unchecked: Collection[tuple[str, int]] = (),
 ) -> tuple[VersionPlacement, ...]:
-    """Return what a shard has to store to serve its slots of all these specs, version by version."""
+    """Return what a shard has to store to serve its slots of all these specs, version by version.
+
+    Args:
+        unchecked: Versions whose rows it has to check, as (model, version).
+    """
     placed = {(version.model, version.version): version for spec in specs for version in spec.versions}
     return tuple(
         VersionPlacement(
@@ -46,6 +54,7 @@ def placements_of(
             },
             identity=version.identity,
             folder=version.folder,
+            check_rows=(model, number) in unchecked,
         )
         for (model, number), version in placed.items()
     )

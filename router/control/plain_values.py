@@ -41,6 +41,7 @@ MAX_SHOWN: Final = 80
 """Characters of a wrong value that an error shows."""
 
 _PLAIN_NAME: Final = "plain_name"
+_LEFT_OUT: Final = "left_out"
 
 _SCALARS: Final[Mapping[type, str]] = {
     bool: "true or false",
@@ -54,6 +55,14 @@ _SCALARS: Final[Mapping[type, str]] = {
 def plain_name(name: str) -> dict[str, str]:
     """Return the metadata of a dataclass field whose plain form goes by another name."""
     return {_PLAIN_NAME: name}
+
+
+def left_out() -> dict[str, bool]:
+    """Return the metadata of a dataclass field that is left out of the plain form while it has its default.
+
+    So what an earlier build has written is read, and written as it was.
+    """
+    return {_LEFT_OUT: True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,9 @@ class _Field:
     name: str
     plain: str
     form: _Form
+    default: Any = None
+    left_out: bool = False
+    """Whether it is left out while it has its default."""
 
 
 class PlainValues:
@@ -194,7 +206,13 @@ class PlainValues:
     def _fields(self, kind: Any) -> list[_Field]:
         hints = get_type_hints(kind, include_extras=True)
         return [
-            _Field(each.name, each.metadata.get(_PLAIN_NAME, each.name), self._form(hints[each.name]))
+            _Field(
+                each.name,
+                each.metadata.get(_PLAIN_NAME, each.name),
+                self._form(hints[each.name]),
+                each.default,
+                each.metadata.get(_LEFT_OUT, False),
+            )
             for each in dataclasses.fields(kind)
         ]
 
@@ -206,17 +224,27 @@ class PlainValues:
             if not isinstance(plain, dict):
                 raise _wrong(at, plain, "an object")
             for each in fields:
-                if each.plain not in plain:
+                if each.plain not in plain and not each.left_out:
                     raise InvalidInput(f"{_inside(at, each.plain)} is missing")
             if unknown := plain.keys() - names:
                 known = f"the fields are {', '.join(sorted(names))}" if names else "there are no fields"
                 raise InvalidInput(f"{_inside(at, min(unknown))} is unknown; {known}")
             return _made(
-                kind, {each.name: each.form.read(plain[each.plain], _inside(at, each.plain)) for each in fields}, at
+                kind,
+                {
+                    each.name: each.form.read(plain[each.plain], _inside(at, each.plain))
+                    for each in fields
+                    if each.plain in plain
+                },
+                at,
             )
 
         def write(value: Any) -> dict[str, Any]:
-            return {each.plain: each.form.write(getattr(value, each.name)) for each in fields}
+            return {
+                each.plain: each.form.write(found)
+                for each in fields
+                if (found := getattr(value, each.name)) != each.default or not each.left_out
+            }
 
         return _Form("an object", write, read)
 

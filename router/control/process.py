@@ -384,7 +384,7 @@ class CoordinatorProcess:
     def _ask(self, member: Member) -> ShardHeartbeat | HeadHeartbeat:
         if self._hangs():
             raise Unavailable("the coordinator's thread stands still")
-        return self._leader.ask(member)
+        return self._leader.ask(member, renew=self._clock() - self._stepped_s <= self._timing.still_s)
 
 
 def _spawn(work: Work, name: str) -> None:

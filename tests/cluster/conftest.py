@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -23,6 +24,8 @@ class Serving(NamedTuple):
     process: subprocess.Popen[str]
     ready: dict[str, str]
     """`name=value` of the ready line."""
+    log: Path
+    """What it says on standard error."""
 
     def end(self, signum: int = signal.SIGTERM) -> int:
         """Signal the whole process group, as a terminal does, and return the exit status."""
@@ -52,9 +55,10 @@ def ringpull(environment: dict[str, str]) -> RingpullRun:
 def serve(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Serving]]:
     """Start a foreground `serve` on free ports and wait for its ready line; whatever is left at the end is killed."""
     started: list[subprocess.Popen[str]] = []
-    log = tmp_path_factory.mktemp("log") / "stderr"
+    logs = tmp_path_factory.mktemp("log")
 
     def start(*arguments: object) -> Serving:
+        log = logs / f"stderr-{len(started)}"
         command = [sys.executable, "-m", "ringpull", "serve", *map(str, arguments)]
         with log.open("w") as sink:
             process = subprocess.Popen(
@@ -69,7 +73,7 @@ def serve(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("ringpull ready "), f"not ready: {line!r}\n{log.read_text()}"
-        return Serving(process, dict(word.split("=", 1) for word in line.split()[2:]))
+        return Serving(process, dict(word.split("=", 1) for word in line.split()[2:]), log)
 
     yield start
     for process in started:

@@ -57,7 +57,8 @@ from ringpull.router.control.operations import (
     Rebalance,
 )
 from tests.cluster.models import write_model
-from tests.cluster.watching import Watch, actors, newest_state, until
+from tests.cluster.watching import Watch, actors, until
+from tests.saved_state import newest_state
 
 ROWS: Final = {1: 20_000, 2: 500}
 """Version -> rows of its user table: every answer tells which version it is from."""
@@ -222,14 +223,13 @@ class Matrix:
 
     def _caught(self, phase: Phase, strike: Callable[[], object]) -> bool:
         """Strike when the phase has begun; return whether it was still that phase then."""
-        wanted = f'"phase": "{phase.value}"'.encode()
         until_s = time.monotonic() + 60
         while time.monotonic() < until_s:
-            state = newest_state(self._state)
-            if wanted in state:
+            change = newest_state(self._state)["state"]["change"]
+            if change is not None and change["phase"] == phase.value:
                 strike()
                 return True
-            if b'"change": null' in state:
+            if change is None:
                 return False
         raise AssertionError(f"{phase.value} never came")
 

@@ -13,6 +13,7 @@ from ringpull import Client
 from tests.cluster.conftest import RingpullRun, Serving
 from tests.cluster.models import write_model
 from tests.cluster.watching import Watch, until
+from tests.saved_state import newest_state
 
 pytestmark = pytest.mark.ray
 
@@ -44,10 +45,10 @@ def test_no_epoch_of_an_older_deployment_is_used_twice(
     serving: Serving, state_dir: Path, ringpull: RingpullRun
 ) -> None:
     """Heads and shards tell old maps from new ones by it."""
-    before, after = (json.loads(path.read_text()) for path in (OLD_STATE, state_dir / OLD_STATE.name))
+    before, after = json.loads(OLD_STATE.read_text()), newest_state(state_dir)
     status = json.loads(ringpull("status", "--json", "--target", serving.ready["grpc"]).stdout)
     assert after["deployment"] != before["deployment"]
-    assert status["epoch"] == after["state"]["epoch"] == before["state"]["epoch"] + 1
+    assert status["epoch"] == after["state"]["epoch"] > before["state"]["epoch"]
 
 
 def test_a_new_version_goes_live_everywhere(serving: Serving, folder: Path) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from ringpull import Client, Prediction
 from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.ps.spec import OnUnavailable
+from ringpull.router.control.controls import LEASE_S
 from tests.cluster.conftest import RingpullRun, Serving, alive
 from tests.cluster.models import score, write_model
 from tests.cluster.watching import USERS, Watch, actors, gcs_of, until
@@ -31,6 +33,9 @@ ROWS: Final = {1: 1000, 2: 500}
 
 STOPPED_S: Final = 5.0
 """For how long a shard is stopped: many times as long as any delay of ours."""
+
+SOON_S: Final = 0.4
+"""Deadline that nothing misses here unless it waits for something that does not come."""
 
 AWAY_S: Final = 20.0
 """For how long Ray is without its control store: the design says that it is tested at so many seconds."""
@@ -140,6 +145,27 @@ def test_a_stopped_shard_costs_no_request_that_has_another_copy(serving: Serving
         watch.goes_on()
     print(f"{answered} predictions while a shard was stopped for {STOPPED_S:.0f} s")
     assert (watch.wrong, watch.failed, watch.filled) == ([], [], 0)
+
+
+def test_a_coordinator_stopped_for_longer_than_a_lease_costs_no_request(
+    serving: Serving, process: psutil.Process, ringpull: RingpullRun
+) -> None:
+    """A request that waits for it, be it for half a second, is late; when it goes on, it leads as before."""
+    [coordinator] = actors(process, "Coordinator")
+    with Watch(serving.ready["grpc"], ROWS, retries=0, threads=2, timeout_s=SOON_S) as watch:
+        watch.goes_on()
+        with stopped(coordinator):
+            until_s = time.monotonic() + LEASE_S + 3
+            while time.monotonic() < until_s:
+                watch.goes_on()
+            answered = watch.right
+            health = httpx.get(f"http://{serving.ready['http']}/healthz").json()
+        watch.goes_on()
+    print(f"{answered} predictions while the coordinator was stopped for {LEASE_S + 3:.0f} s")
+    assert (watch.wrong, watch.failed, watch.filled) == ([], [], 0)
+    assert health["status"] == "SERVING"
+    until("it answers", lambda: ringpull("status", "--target", serving.ready["grpc"]).returncode == 0)
+    assert actors(process, "Coordinator") == [coordinator]
 
 
 def test_a_killed_coordinator_costs_no_request_and_the_next_one_publishes(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
@@ -52,16 +51,6 @@ def gcs_of(processes: Iterable[psutil.Process]) -> psutil.Process:
     return found
 
 
-def newest_state(folder: Path) -> bytes:
-    """What a coordinator that starts now would go on from: the state of the highest term and generation in a folder."""
-    while True:
-        names = [path.name for path in folder.iterdir() if path.name.startswith("state-")]
-        try:
-            return (folder / max(names, default="coordinator.json")).read_bytes()
-        except FileNotFoundError:
-            continue  # There is a newer one by now.
-
-
 class Watch:
     """Predicts from entering this context to leaving it.
 
@@ -71,6 +60,7 @@ class Watch:
         threads: That predict side by side.
         retries: Of the client; 0 shows every failure that there is.
         channels: Of the client.
+        timeout_s: Deadline of each request.
     """
 
     def __init__(
@@ -81,8 +71,9 @@ class Watch:
         threads: int = 1,
         retries: int = DEFAULT_RETRIES,
         channels: int = DEFAULT_CHANNELS,
+        timeout_s: float = 10.0,
     ) -> None:
-        self._client = Client(target, timeout_s=10.0, retries=retries, channels=channels)
+        self._client = Client(target, timeout_s=timeout_s, retries=retries, channels=channels)
         self._expected = {
             version: np.array([score(user, ["drama"], rows=count) for user in USERS]) for version, count in rows.items()
         }

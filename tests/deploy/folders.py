@@ -18,8 +18,9 @@ def write_version(
     tables: Mapping[str, Replicas] = {"user": 1},
     *,
     rows: int = 100,
+    value: float = 0.5,
 ) -> Path:
-    """Write `model_dir/number/` with tables of dim 4, keys 0 to `rows`; return it."""
+    """Write `model_dir/number/` with tables of dim 4, keys 0 to `rows`, all of them `value`; return it."""
     folder = model_dir / str(number)
     (folder / "tables").mkdir(parents=True)
     (folder / "schema.json").write_text("{}")
@@ -28,7 +29,7 @@ def write_version(
     for name, replicas in tables.items():
         spec = TableSpec(name=name, dim=4, replicas=replicas)
         with TableWriter(folder / "tables" / name, spec) as writer:
-            writer.add(np.arange(rows), np.full((rows, 4), 0.5, np.float32))
+            writer.add(np.arange(rows), np.full((rows, 4), value, np.float32))
             writer.finish()
         size = sum(path.stat().st_size for path in (folder / "tables" / name).iterdir())
         entries.append(TableEntry(spec=spec, path=f"tables/{name}", rows=rows, bytes=size))

@@ -171,6 +171,17 @@ def test_publish_tells_the_phases_and_what_is_live(ringpull: Run, operations: Fa
     assert "p50 2.0 ms, p99 8.0 ms" in ran.err
 
 
+def test_publish_shows_how_much_was_checked(ringpull: Run, operations: FakeOperations) -> None:
+    begun = ChangeStatus(id=1, kind=Kind.PUBLISH, subject="ranker/4", phase=Phase.PREPARING)
+    operations.looks = [
+        replace(begun, checked_bytes=1 << 30, bytes_to_check=3 << 30),
+        replace(begun, checked_bytes=3 << 30, bytes_to_check=3 << 30, phase=Phase.LOADING),
+    ]
+    ran = ringpull("publish", "ranker/4", "--trust-files", *TARGET)
+    assert "3.0 GiB checked" in ran.err
+    assert operations.submitted == [Publish(model="ranker", version=4, trust_files=True)]
+
+
 def test_publish_as_json(ringpull: Run, operations: FakeOperations) -> None:
     fields = json.loads(ringpull("publish", "ranker", *TARGET, "--json").out)
     assert (fields["kind"], fields["under_way"], fields["error"]) == ("publish", False, "")
@@ -348,6 +359,21 @@ def test_a_coordinator_that_stays_silent_is_an_error() -> None:
     fake, console, _ = watched([Unavailable("nobody")] * 10)
     with pytest.raises(Unavailable, match="has not answered for 60 s: nobody"):
         follow(fake, BEGUN, console, sleep=lambda _: None, clock=lambda: float(next(times)))
+
+
+def test_without_a_terminal_it_tells_now_and_then_how_far_it_is() -> None:
+    now_s = 0.0
+
+    def sleep(_: float) -> None:
+        nonlocal now_s
+        now_s += 4.0
+
+    looks = [replace(BEGUN, checked_bytes=i << 30, bytes_to_check=12 << 30) for i in range(12)]
+    fake, console, text = watched([*looks, replace(BEGUN, phase=None)])
+    follow(fake, BEGUN, console, sleep=sleep, clock=lambda: now_s)
+    told = [line for line in text.getvalue().splitlines() if line.startswith("preparing")]
+    assert told[0] == "preparing: 2.0 GiB of 12.0 GiB checked"
+    assert len(told) == 4
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:

@@ -128,3 +128,20 @@ def test_what_warms_up_is_silent(root: logging.Logger, capsys: pytest.CaptureFix
         logging.getLogger("ringpull.ps.process").warning("shard listens")
     logging.getLogger("ringpull.ps.process").warning("shard prepared")
     assert capsys.readouterr().err.endswith("shard-3 shard prepared\n")
+
+
+def test_who_logs_goes_on_while_the_folder_is_away(
+    root: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A thread that logged ended with the error; what it led was led no more."""
+    monkeypatch.setattr("ringpull.deploy.cluster.log_file.REOPEN_S", 0.0)
+    folder, elsewhere = tmp_path / "logs", tmp_path / "elsewhere"
+    configure(LogSettings(folder=str(folder)), "mine", "coordinator")
+    folder.rename(elsewhere)
+    folder.write_text("")
+    logging.getLogger("ringpull.router.control.process").info("change under way")
+    assert capsys.readouterr().err.endswith("info coordinator change under way\n")
+    folder.unlink()
+    elsewhere.rename(folder)
+    logging.getLogger("ringpull.router.control.process").info("change done")
+    assert (folder / "mine-coordinator.log").read_text().endswith("info coordinator change done\n")

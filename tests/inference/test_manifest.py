@@ -97,7 +97,7 @@ def test_versions_are_complete_ones(tmp_path: Path) -> None:
     for version in (10, 9, 2):
         write_version(tmp_path / "movies" / str(version), version)
     (tmp_path / "movies" / "11" / "tables").mkdir(parents=True)
-    for name in ("old", "-1", "0", "01", ".3.77"):
+    for name in ("old", "-1", "0", "00", ".3.77"):
         (tmp_path / "movies" / name).mkdir()
         (tmp_path / "movies" / name / "manifest.json").write_text("{}")
     assert versions(tmp_path / "movies") == [2, 9, 10]

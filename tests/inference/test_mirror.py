@@ -13,7 +13,7 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.mirror import Mirror, local_files
 from ringpull.inference.model.model_dir import complete_versions, manifest_mark, parent_of
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, StartupError, Unavailable
 from tests.inference.test_watch import FakeOperations
 from tests.inference.tiny import export_tiny
 
@@ -163,3 +163,28 @@ def test_a_version_that_appears_at_a_url_is_published(storage: Storage, tiny: Pa
 )
 def test_a_versions_model(version: str, model: str) -> None:
     assert parent_of(version) == model
+
+
+def test_a_copy_of_the_right_content_is_used_without_asking(storage: Storage, tiny: Path, tmp_path: Path) -> None:
+    """A restarted head goes on with what it has, whatever is at the URL by now, and never exchanges it."""
+    url, identity = storage.put(tiny, 1), Manifest.load(tiny).identity
+    copy = Mirror(tmp_path).local(url, identity)
+    content = (copy / "manifest.json").read_bytes()
+    storage.change("1/manifest.json", content.replace(b'"created": "20', b'"created": "19'))
+    storage.read.clear()
+    assert Mirror(tmp_path).local(url, identity) == copy
+    assert (storage.read, Manifest.load(copy).identity) == ([], identity)
+    with pytest.raises(OtherContent, match=rf"{url} has other content now .*, the deployment serves {identity}"):
+        Mirror(tmp_path / "empty").local(url, identity)
+    assert not list((tmp_path / "empty").rglob("manifest.json"))
+
+
+def test_a_copy_of_another_content_does_not_stand_in_for_a_url_out_of_reach(
+    storage: Storage, tiny: Path, tmp_path: Path
+) -> None:
+    url = storage.put(tiny, 1)
+    Mirror(tmp_path).local(url)
+    storage.away = True
+    assert Mirror(tmp_path).local(url, Manifest.load(tiny).identity)
+    with pytest.raises(Unavailable):
+        Mirror(tmp_path).local(url, "00000000000000b2")

@@ -194,14 +194,15 @@ def test_any_rebalance_comes_back_as_it_was(request: Rebalance) -> None:
     assert VALUES.from_json(Rebalance, VALUES.to_json(Rebalance, request)) == request
 
 
+PUBLISH = {"model": "m", "version": 0, "folder": "", "keep": None, "trust_files": False}
 REBALANCE = {"shards": None, "replicas": {}, "drain_node": "", "bytes_per_s": None}
 
 
 @pytest.mark.parametrize(
     ("verb", "fields", "error"),
     [
-        ("publish", {"model": "", "version": 0, "folder": "", "keep": None}, "model is empty"),
-        ("publish", {"model": "m", "version": 0, "folder": "", "keep": "2"}, "keep is '2'; it must be a whole number"),
+        ("publish", {**PUBLISH, "model": ""}, "model is empty"),
+        ("publish", {**PUBLISH, "keep": "2"}, "keep is '2'; it must be a whole number"),
         ("publish", {"model": "m"}, "version is missing"),
         ("rollback", {"model": "m", "version": -1}, "version is -1"),
         ("rollback", {"model": "m", "version": 1, "force": True}, "force is unknown; the fields are model, version"),

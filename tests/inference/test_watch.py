@@ -3,42 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from ringpull.inference.head.watch import Watch, watching
-from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
-from ringpull.router.control.change import Phase
+from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError, Unavailable
+from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.operations import VERBS, ChangeStatus, GetChange, Publish
 from ringpull.router.control.verbs import Request
+from tests.clock import Clock
+from tests.deploy.folders import write_version
 
 R = TypeVar("R")
 
 
 class FakeOperations:
+    """Coordinator that carries a change through, or fails it, before it is asked again."""
+
     def __init__(self) -> None:
         self.published: list[tuple[str, int, str]] = []
+        self.loaded: list[tuple[str, int]] = []
+        """Versions that heads have."""
         self.busy = False
+        self.faster = False
+        """Whether another head's change begins before one that is asked for."""
         self.error: RingpullError | None = None
+        """Refusal of what is asked for."""
+        self.fails = ""
+        """Reason why a change that has begun is given up."""
+        self.status = ChangeStatus()
 
-    def call(self, request: Request[R], *, within_s: float | None = None) -> R:
+    def call(self, request: Request[R]) -> R:
         return VERBS.answer(self, request)
 
     def change(self, request: GetChange) -> ChangeStatus:
-        return ChangeStatus(phase=Phase.LOADING if self.busy else None)
+        return replace(self.status, phase=Phase.LOADING if self.busy else None)
 
     def publish(self, request: Publish) -> ChangeStatus:
         self.published.append((request.model, request.version, request.folder))
+        if self.faster:
+            self.busy = True
+            raise InvalidInput("publish ranker/2 is under way (loading); wait for it, or abort it")
         if self.error is not None:
             raise self.error
-        return self.change(GetChange())
+        subject = f"{request.model}/{request.version}"
+        self.status = ChangeStatus(id=self.status.id + 1, kind=Kind.PUBLISH, subject=subject, error=self.fails)
+        if not self.fails:
+            self.loaded.append((request.model, request.version))
+        return replace(self.status, phase=Phase.LOADING, error="")
 
 
 @pytest.fixture
 def operations() -> FakeOperations:
     return FakeOperations()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(0.0)
 
 
 @pytest.fixture
@@ -112,6 +139,207 @@ async def test_it_looks_until_it_is_cancelled() -> None:
     looked = asyncio.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(watching(lambda: loop.call_soon_threadsafe(looked.set) and None, 0.001))
+    await looked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+# -- what was refused is offered again ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watch(folder: Path, operations: FakeOperations, clock: Clock) -> Watch:
+    return Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock)
+
+
+def numbers(operations: FakeOperations) -> list[int]:
+    return [version for _, version, _ in operations.published]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["refused when it is asked for", "refused by a shard"])
+def test_one_that_was_refused_is_offered_again_with_patience_and_told_until_it_is_live(
+    folder: Path, operations: FakeOperations, watch: Watch, clock: Clock, at_once: bool
+) -> None:
+    """A disk that was full, a file that could not be read, a shard that was away: its manifest stays what it is."""
+    complete(folder, 2)
+
+    def refuse() -> None:
+        if at_once:
+            operations.error = InvalidInput("the disk is full")
+        else:
+            operations.fails = "shard 1: the disk is full"
+
+    refuse()
+    offered_s = []
+    for _ in range(2000):
+        before = len(operations.published)
+        watch.look()
+        if len(operations.published) > before:
+            offered_s.append(clock.now_s)
+        clock.now_s += 0.5
+    gaps = [round(b - a, 1) for a, b in itertools.pairwise(offered_s)]
+    assert gaps[:4] == sorted(gaps[:4])
+    assert gaps[0] <= 3
+    assert 60 <= gaps[-1] <= 200
+    [warning] = watch.warnings
+    assert warning.startswith(f"ranker/2 in {folder} is not published: ")
+    assert warning.endswith("the disk is full")
+    operations.error, operations.fails = None, ""
+    clock.now_s += 1000
+    watch.look()
+    watch.look()
+    assert watch.warnings == ()
+    offered = len(operations.published)
+    clock.now_s += 1000
+    watch.look()
+    assert len(operations.published) == offered
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "a higher one is there"])
+def test_what_is_gone_or_overtaken_is_told_no_more(
+    folder: Path, operations: FakeOperations, watch: Watch, gone: bool
+) -> None:
+    complete(folder, 2)
+    operations.error = CorruptData("half-copied")
+    watch.look()
+    assert len(watch.warnings) == 1
+    operations.error = None
+    if gone:
+        shutil.rmtree(folder / "2")
+    else:
+        complete(folder, 3)
+    watch.look()
+    assert watch.warnings == ()
+    assert numbers(operations) == ([2] if gone else [2, 3])
+
+
+def test_a_version_that_was_half_copied_when_the_watch_began_is_published(
+    tmp_path: Path, operations: FakeOperations
+) -> None:
+    folder = tmp_path / "models" / "ranker"
+    whole = write_version(tmp_path / "store" / "ranker", 2)
+    write_version(folder, 1)
+    for cut in ("tables/user/rows", "dense.pt2", "manifest.json"):
+        shutil.copytree(whole, folder / "2")
+        content = (whole / cut).read_bytes()
+        (folder / "2" / cut).write_bytes(content[: len(content) // 2])
+        operations.published.clear()
+        watch = Watch({"ranker": folder}, operations)
+        shutil.copytree(whole, folder / "2", dirs_exist_ok=True)
+        watch.look()
+        assert numbers(operations) == [2], cut
+        shutil.rmtree(folder / "2")
+
+
+def test_a_version_that_is_whole_when_the_watch_begins_is_known(tmp_path: Path, operations: FakeOperations) -> None:
+    """It is another one's that is live: an operator has gone back."""
+    write_version(tmp_path / "ranker", 1)
+    write_version(tmp_path / "ranker", 2)
+    Watch({"ranker": tmp_path / "ranker"}, operations).look()
+    assert operations.published == []
+
+
+def test_a_folder_that_was_away_when_the_watch_began(folder: Path, operations: FakeOperations) -> None:
+    operations.loaded = [("ranker", 1)]
+    folder.rename(folder.parent / "away")
+    watch = Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded)
+    watch.look()
+    (folder.parent / "away").rename(folder)
+    watch.look()
+    assert operations.published == [], "this one serves"
+    complete(folder, 2)
+    watch.look()
+    assert numbers(operations) == [2]
+
+
+def test_two_folders_of_one_number_are_told(folder: Path, operations: FakeOperations, watch: Watch) -> None:
+    complete(folder, 2)
+    (folder / "2").rename(folder / "02")
+    complete(folder, 2)
+    watch.look()
+    [warning] = watch.warnings
+    assert "has version 2 twice, as 02 and 2" in warning
+    shutil.rmtree(folder / "2")
+    watch.look()
+    assert (watch.warnings, numbers(operations)) == ((), [2])
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_that_is_flipped_is_followed(tmp_path: Path, operations: FakeOperations) -> None:
+    """As git-sync and `releases/current` do it; what it led to before may be deleted."""
+    for release, versions in (("a", (1,)), ("b", (1, 2)), ("c", (3,))):
+        for version in versions:
+            complete(tmp_path / release / "ranker", version)
+    link = tmp_path / "current"
+    link.symlink_to(tmp_path / "a")
+    watch = Watch({"ranker": link / "ranker"}, operations)
+    for release in ("b", "c"):
+        (tmp_path / "next").symlink_to(tmp_path / release)
+        (tmp_path / "next").rename(link)
+        watch.look()
+    assert operations.published == [("ranker", version, str(link / "ranker")) for version in (2, 3)]
+
+
+# -- several heads -----------------------------------------------------------------------------------------------------
+
+
+def test_several_heads_publish_a_version_once(folder: Path, operations: FakeOperations, clock: Clock) -> None:
+    watches = [Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock) for _ in range(3)]
+    complete(folder, 2)
+    for watch in watches:
+        watch.look()
+        clock.now_s += 1
+    for watch in watches:
+        watch.look()
+    assert (numbers(operations), [watch.warnings for watch in watches]) == ([2], [()] * 3)
+
+
+def test_several_heads_are_patient_together(folder: Path, operations: FakeOperations, clock: Clock) -> None:
+    watches = [Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock) for _ in range(3)]
+    complete(folder, 2)
+    operations.fails = "shard 0: the file is damaged"
+    for _ in range(120):
+        for watch in watches:
+            watch.look()
+        clock.now_s += 1
+    assert len(operations.published) < 10
+    assert all("the file is damaged" in warning for watch in watches for warning in watch.warnings)
+
+
+def test_one_that_was_rolled_back_stays_so(folder: Path, operations: FakeOperations, clock: Clock) -> None:
+    """Also on a head that never saw it published."""
+    late = Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock)
+    complete(folder, 2)
+    operations.loaded = [("ranker", 1), ("ranker", 2)]
+    operations.status = ChangeStatus(id=7, kind=Kind.ROLLBACK, subject="ranker/1")
+    late.look()
+    assert operations.published == []
+
+
+def test_a_faster_head_is_no_refusal(folder: Path, operations: FakeOperations, watch: Watch) -> None:
+    """Between the question and the offer another one's change began."""
+    complete(folder, 2)
+    operations.faster = True
+    watch.look()
+    assert (numbers(operations), watch.warnings) == ([2], ())
+
+
+async def test_a_look_that_fails_is_not_the_last() -> None:
+    looked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("a bug")
+        loop.call_soon_threadsafe(looked.set)
+
+    task = asyncio.create_task(watching(look, 0.001))
     await looked.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

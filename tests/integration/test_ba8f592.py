@@ -144,10 +144,24 @@ def change_of(path: Path) -> dict[str, Any]:
 CARRIED_ON = [path for path in STATES if change_of(path).get("kind") != Kind.BRING_UP]
 
 
+BEFORE_ROUTING = [path for path in CARRIED_ON if Phase(change_of(path).get("phase") or Phase.CLEANUP).reversible]
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("path", CARRIED_ON, ids=lambda path: path.stem)
 def test_its_deployment_is_carried_on_from_where_it_was(path: Path, tmp_path: Path) -> None:
     """In whichever phase the coordinator of ba8f592 fell, this build's ends the change, and serves what was wanted."""
+    carry_on(path, tmp_path, elsewhere=False)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("path", BEFORE_ROUTING, ids=lambda path: path.stem)
+def test_a_change_goes_on_where_all_died_and_shards_are_elsewhere_now(path: Path, tmp_path: Path) -> None:
+    """The map that is saved names ports at which nobody listens any more, and the new head has no other one."""
+    carry_on(path, tmp_path, elsewhere=True)
+
+
+def carry_on(path: Path, tmp_path: Path, *, elsewhere: bool) -> None:
     models = tmp_path / "models"
     shutil.copytree(FOLDER / "models", models)
     content = path.read_text().replace("/srv/models", str(models))
@@ -162,7 +176,7 @@ def test_its_deployment_is_carried_on_from_where_it_was(path: Path, tmp_path: Pa
     members = LocalMembers(tmp_path / "data", head)
     for shard in {address.shard for address in before.map.shards} | set(wanted.ring.shards):
         members.start_shard(shard, None)
-    for address in before.map.shards:
+    for address in () if elsewhere else before.map.shards:
         # Nobody listens where the shards of then did; these stand in for them.
         content = re.sub(rf"\b{address.port}\b", str(members.shard(address.shard).address()[1]), content)
     state_folder = tmp_path / "state"

@@ -68,10 +68,17 @@ def test_damaged_version_is_refused(version: Path, damage: str):
 
 
 @pytest.mark.medium
-def test_flipped_byte_in_rows_is_found_by_verify_and_harms_nothing_else(version: Path):
+def test_flipped_byte_in_rows_is_found_by_verify_and_by_the_self_check_and_harms_nothing_else(version: Path):
+    """A self-check meets all rows of a small table."""
     flip(table_file(version, "rows"))
     with pytest.raises(CorruptData, match="rows"), local_cluster([version], verify=True):
         pytest.fail("it serves")
+    with (
+        pytest.raises(CorruptData, match="table user is not the one that was exported: 1 of"),
+        local_cluster([version]),
+    ):
+        pytest.fail("it serves")
+    edited(version, samples=None)
     with local_cluster([version]) as cluster, cluster.client() as client:
         assert client.predict("ranker", random_columns(np.random.default_rng(0), 50)).version == 1
 

@@ -34,7 +34,7 @@ from tests.reference import assert_close
 pytestmark = pytest.mark.net
 
 COLUMNS = {"item": [1, 2, 3], "price": [1.0, 2.0, 3.0]}
-LONG_S = 20.0
+LONG_S = 60.0
 """Deadline of requests: nothing takes so long unless it waits for the coordinator."""
 
 
@@ -135,9 +135,9 @@ def test_no_request_waits_for_a_coordinator_that_hangs(version: Path, monkeypatc
         for _ in range(20):
             assert_close(client.predict("tiny", COLUMNS).outputs["score"], offline())
         http = f"http://127.0.0.1:{made.address.http_port}"
-        assert httpx.get(f"{http}/healthz").json()["status"] == "SERVING"
-        assert httpx.get(f"{http}/status").json()["epoch"] == "1"
-        assert "ringpull_epoch 1.0" in httpx.get(f"{http}/metrics").text
+        assert httpx.get(f"{http}/healthz", timeout=LONG_S).json()["status"] == "SERVING"
+        assert httpx.get(f"{http}/status", timeout=LONG_S).json()["epoch"] == "1"
+        assert "ringpull_epoch 1.0" in httpx.get(f"{http}/metrics", timeout=LONG_S).text
         assert [shard.alive for shard in client.status().shards] == [True, True]
         assert not made.coordinator.runs.is_set()
         assert made.coordinator.at_once == 1, "one question for the map, whoever needs it"
@@ -233,3 +233,18 @@ def test_a_head_means_the_shards_of_its_map(version: Path, wrong: str) -> None:
         assert [shard.statistics().requests for shard in made.shards] == [0, 0]
         with made.client(version, replace(made.map, epoch=2, shards=right)) as client:
             assert_close(client.predict("tiny", COLUMNS).outputs["score"], offline())
+
+
+@pytest.mark.medium
+def test_a_head_takes_no_map_and_no_row_of_another_deployment(version: Path) -> None:
+    """Whose name may be ours by now: the way to the coordinator is by name."""
+    with led(version, "ours") as made:
+        head = HeadProcess(HeadConfig(), made.coordinator, deployment="theirs")
+        try:
+            with pytest.raises(Unavailable, match="no shard map yet"):
+                head.start(made.map, [version])
+            with pytest.raises(Unavailable, match=r"this is shard .*deployment ours.*deployment theirs.* was meant"):
+                head.start(replace(made.map, deployment=""), [version])
+        finally:
+            head.drain(0)
+        assert [shard.statistics().requests for shard in made.shards] == [0, 0]

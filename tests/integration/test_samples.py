@@ -13,6 +13,9 @@ import torch
 from ringpull import TableOptions
 from ringpull.inference.export.selfcheck import KEYS, LACKED_KEYS
 from ringpull.inference.head import selfcheck
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.head import CHECK_TRIES
+from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import FILE, Samples, agree
 from ringpull.ps.errors import CorruptData, Unavailable
@@ -102,6 +105,22 @@ def test_keys_that_no_live_shard_has_are_no_proof(tmp_path: Path) -> None:
         cluster.shards[1].stop(grace_s=0)
         with pytest.raises(Unavailable, match=r"self-check of two/2: no live shard has \d+ keys of table large"):
             cluster.head.start(cluster.shard_map, [again])
+
+
+def test_a_head_that_is_started_while_rows_are_lost_serves_the_rest(tmp_path: Path) -> None:
+    """They may be lost for good, and the other heads serve on. After some tries: a shard may only be slow to come."""
+    version = export_two(tmp_path, Two(), large=LOSABLE)
+    with local_cluster([version], shards=2) as cluster:
+        cluster.shards[1].stop(grace_s=0)
+        head = HeadProcess(HeadConfig())
+        try:
+            for _ in range(CHECK_TRIES - 1):
+                with pytest.raises(Unavailable, match="keys of small"):
+                    head.start(cluster.shard_map, [version])
+            head.start(cluster.shard_map, [version])
+            assert head.heartbeat().versions == (("two", 1),)
+        finally:
+            head.drain(5.0)
 
 
 def test_what_agrees() -> None:

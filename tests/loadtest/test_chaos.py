@@ -17,7 +17,17 @@ from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from ringpull.loadtest.chaos.goodput import Goodput
 from ringpull.loadtest.chaos.oracle import Verdict
 from ringpull.loadtest.chaos.processes import Usage
-from ringpull.loadtest.chaos.record import CALM, FILL_GRACE_S, Record, Span, Trouble, broke_promise, cause, phases
+from ringpull.loadtest.chaos.record import (
+    CALM,
+    FILL_GRACE_S,
+    LATE,
+    Record,
+    Span,
+    Trouble,
+    broke_promise,
+    cause,
+    phases,
+)
 from ringpull.loadtest.chaos.report import UNEXPLAINED, find, recovery_s, show
 from ringpull.loadtest.chaos.schedule import Kind
 
@@ -73,6 +83,7 @@ def test_findings() -> None:
         "failed_by_cause": {"kill-head: Unavailable": 1, UNEXPLAINED: 1},
         "recovery_s": {"kill-head": 5.0, "kill-shard": 3.0, "publish": 10.0},
         "goodput_at_3x": 0.9,
+        "hurried": 0,
         "kinds": {"kill-shard": 1, "kill-head": 1, "publish": 1},
         "not_done": {},
         "seed": 7,
@@ -110,6 +121,17 @@ def test_promises_that_are_broken_otherwise_and_kinds_that_were_not_done() -> No
     out = io.StringIO()
     show(Console(file=out, width=160), found, record, {})
     assert "not done: fill-disk: no namespace" in out.getvalue()
+
+
+@pytest.mark.parametrize(("late", "failed_promised"), [(3, 0), (4, 4)])
+def test_one_in_a_hundred_may_be_late(late: int, failed_promised: int) -> None:
+    record = Record(spans=[Span(Kind.HOLD_COORDINATOR, 0.0, 30.0)], hurried=300)
+    for number in range(late):
+        record.ended(number, number + 0.1, Verdict.FAILED, LATE)
+    found = find(record, seed=7, heads=2, goodput=None)
+    assert found.failed_promised == failed_promised
+    assert found.failed_by_cause == {"hold-coordinator: late": late}
+    assert found.last_line()["hurried"] == 300
 
 
 def test_a_run_without_requests_has_findings() -> None:
@@ -152,6 +174,7 @@ def test_a_short_run() -> None:
         "failed_by_cause",
         "recovery_s",
         "goodput_at_3x",
+        "hurried",
         "kinds",
         "not_done",
         "seed",

@@ -18,7 +18,7 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.loadtest.chaos.changes import Deployed
 from ringpull.loadtest.chaos.checked_model import MODEL, export_version
 from ringpull.loadtest.chaos.health import Broken
-from ringpull.loadtest.chaos.kinds import clock_stepped, disk_full, stranger_on_port
+from ringpull.loadtest.chaos.kinds import clock_stepped, disk_full, stranger_on_port, version_reexported
 from ringpull.loadtest.chaos.kinds.registry import INJECT, impossible
 from ringpull.loadtest.chaos.kinds.scene import Folders, Scene, swapped
 from ringpull.loadtest.chaos.kinds.stranger import Stranger, strange_shard
@@ -69,6 +69,7 @@ class FakeDeployment:
         self.heals: Callable[[], Awaitable[None]] | None = None
         self.in_a_hurry = 0
         self.reexported: list[int] = []
+        self.told: dict[str, Any] | CommandFailed = {"leader": {"leads": False}, "warnings": ["nobody leads"]}
         self.shard = NO_PROCESS, "127.0.0.1:1"
 
     def running(self, *roles: str) -> list[FakeProcess]:
@@ -94,6 +95,12 @@ class FakeDeployment:
     async def deployed(self) -> Deployed:
         return self.now
 
+    async def look(self, *words: str) -> dict[str, Any]:
+        self.commands.append(words)
+        if isinstance(self.told, CommandFailed):
+            raise self.told
+        return self.told
+
     async def status(self) -> pb.ClusterStatus:
         pid, address = self.shard
         return pb.ClusterStatus(shards=[pb.ShardStatus(shard=1, alive=True, pid=pid, address=address)])
@@ -108,7 +115,9 @@ class FakeDeployment:
         at = self.folder
         folders = Folders(at / MODEL, at / "others", at / "disk" / "state", at / "logs", at / "data", at / "records")
         ours = cast(Deployment, self)
-        return Scene(ours, folders, self, self, self.status, self.broke.append, self.reexported.append, self.hurried)
+        return Scene(
+            ours, folders, self, self, self.look, self.status, self.broke.append, self.reexported.append, self.hurried
+        )
 
     def signals(self) -> dict[str, list[str]]:
         return {process.role: process.signals for process in self.processes if process.signals}
@@ -207,6 +216,26 @@ async def test_what_is_killed_and_stopped(deployment: FakeDeployment) -> None:
     await inject(deployment, Kind.HOLD_COORDINATOR, 0.5)
     await inject(deployment, Kind.STOP_RAYLET, 0.5)
     assert deployment.signals() == {"coordinator": ["stop", "continue"], "raylet": ["stop", "continue"]}
+
+
+@pytest.mark.parametrize(
+    ("told", "broke"),
+    [
+        ({"leader": {"leads": False}, "warnings": ["nobody leads"]}, ""),
+        ({"leader": {"leads": True}, "warnings": ["shard 1: scrubbed"]}, "status warns of nothing"),
+        ({"leader": {"leads": False}, "warnings": []}, "status warns of nothing"),
+        ({}, "status warns of nothing"),
+        (CommandFailed("error: the coordinator does not answer"), "while the coordinator is stopped: error: the"),
+    ],
+)
+async def test_somebody_says_that_nobody_leads(
+    deployment: FakeDeployment, told: dict[str, Any] | CommandFailed, broke: str
+) -> None:
+    deployment.told = told
+    await inject(deployment, Kind.HOLD_COORDINATOR, 0.5)
+    assert deployment.commands == [("status",)]
+    assert len(deployment.broke) == bool(broke)
+    assert broke in "".join(deployment.broke)
 
 
 @pytest.mark.parametrize(("pick", "killed"), [(0.1, True), (0.9, False)])
@@ -340,6 +369,18 @@ async def test_other_content_under_the_number_of_the_live_version(
     assert {f"{MODEL}/2/rows: other", f"{MODEL}/1/rows: own"} <= deployment.seen[0]
     assert f"{MODEL}/2/rows: own" in deployment.seen[1]
     assert deployment.commands == []
+
+
+async def test_other_content_where_shards_open_files_in_place(
+    deployment: FakeDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard cannot come back by what is there meanwhile: it has to when the first content is."""
+    monkeypatch.setattr(version_reexported, "OPENED_S", 0.0)
+    scene = deployment.scene()
+    scene = replace(scene, folders=replace(scene.folders, data=None))
+    await INJECT[Kind.REEXPORT_VERSION](scene, Fault(Kind.REEXPORT_VERSION, 0.2), lambda: None)
+    [seen] = deployment.seen
+    assert f"{MODEL}/2/rows: own" in seen
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.inference.errors import Unavailable
+from ringpull.inference.errors import DeadlineExceeded, Unavailable
 from ringpull.inference.prediction import Filled, Prediction
 from ringpull.loadtest.chaos import goodput
 from ringpull.loadtest.chaos.checked_load import HURRY_S, CheckedLoad
 from ringpull.loadtest.chaos.checked_model import MODEL, Weights, expected, export_version, make_requests
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY, Live, Oracle, Question, Verdict
+from ringpull.loadtest.chaos.record import LATE
 from ringpull.loadtest.generator import endless_arrivals
 from tests.integration.local import local_cluster
 
@@ -110,13 +111,14 @@ async def test_some_requests_are_in_a_hurry(oracle: Oracle) -> None:
         model: str, features: Mapping[str, Any], context: Mapping[str, Any], /, *, timeout_s: float | None = None
     ) -> Prediction:
         deadlines[model, timeout_s] += 1
-        raise Unavailable("no head")
+        raise Unavailable("no head") if timeout_s is None else DeadlineExceeded("Deadline Exceeded")
 
     load = CheckedLoad(predict, (MODEL, SINGLE_COPY), oracle, Live({MODEL: 1, SINGLE_COPY: 1}))
     await load.ask_all()
     assert {deadline for _, deadline in deadlines} == {None}
     with load.hurried():
-        await load.ask_all()
+        record = await load.ask_all()
+    assert Counter(trouble.error for trouble in record.troubles)[LATE] == load.record.hurried > 0
     assert deadlines[MODEL, HURRY_S] > 0
     assert deadlines[SINGLE_COPY, HURRY_S] > 0
     hurried = deadlines.total()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ringpull.ps import scrub as scrub_module
 from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
@@ -17,6 +19,8 @@ from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
+from tests.metrics_page import Page
+from tests.ps.damaging import flip
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
 from tests.ps.wire.fake_shard import soon
 
@@ -36,6 +40,11 @@ def table(tmp_path: Path, actor: ShardProcess) -> WrittenTable:
     actor.prepare([whole(written.folder)])
     actor.assign(1, [ServedRanges(Ring.even([0]), {})], [(MODEL, VERSION)])
     return written
+
+
+@pytest.fixture
+def table_folder(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "users", rows=100, dim=8).folder
 
 
 def whole(folder: Path) -> VersionPlacement:
@@ -103,3 +112,50 @@ def test_memory_tells_what_the_process_takes(actor: ShardProcess, table: Written
     actor.touch()
     ballast = np.ones(8 << 20, np.uint8)
     assert actor.memory()["Rss"] >= actor.memory()["Pss"] > ballast.nbytes
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what the scrub brings about in its own time."""
+    while not condition():
+        time.sleep(0.01)
+
+
+@pytest.mark.medium
+def test_the_scrub_of_a_process_is_told_in_its_heartbeat(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub_module, "MIN_ROUND_S", 0.01)
+    scrubbed = ShardProcess(0, scrub_bytes_per_s=1 << 30)
+    scrubbed.prepare([whole(table_folder)])
+    scrubbed.assign(1, [ServedRanges(Ring.even([0]), {})], [(MODEL, VERSION)])
+    assert scrubbed.heartbeat().warnings == ()
+    flip(table_folder / "rows", 0)
+    until(lambda: scrubbed.heartbeat().warnings)
+    [warning] = scrubbed.heartbeat().warnings
+    assert f"{table_folder}/rows" in warning
+    assert not scrubbed.heartbeat().damaged, "files in place are nothing that a prepare could mend"
+    page = Page.of("127.0.0.1", scrubbed.heartbeat().metrics_port)
+    assert page.value("ringpull_shard_quarantined_blocks") == 1
+    assert page.value("ringpull_shard_damaged_blocks_total") == 1
+    flip(table_folder / "rows", 0)
+    until(lambda: not scrubbed.heartbeat().warnings)
+    scrubbed.stop()
+
+
+@pytest.mark.medium
+def test_a_process_asks_for_its_damaged_copies_to_be_copied_anew(
+    table_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrub_module, "MIN_ROUND_S", 0.01)
+    copying = ShardProcess(0, data_dir=tmp_path / "data", scrub_bytes_per_s=1 << 30)
+    copying.prepare([whole(table_folder)])
+    copying.assign(1, [ServedRanges(Ring.even([0]), {})], [(MODEL, VERSION)])
+    assert not copying.heartbeat().damaged
+    [rows] = (tmp_path / "data").rglob("rows")
+    flip(rows, 0)
+    until(lambda: copying.heartbeat().damaged)
+    copying.prepare([whole(table_folder)])
+    heartbeat = copying.heartbeat()
+    assert (heartbeat.damaged, heartbeat.warnings) == (False, ())
+    copying.stop()

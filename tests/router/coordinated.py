@@ -193,13 +193,13 @@ class MiniDeployment:
                 self.tell(HeadExpired(head))
 
     def continue_heads(self) -> None:
-        """SIGCONT: a head whose lease has run out asks for the map before it serves."""
+        """SIGCONT: what a head whose lease has run out asks by a map that is history is refused, and asked anew."""
         for mini in self.heads.values():
             if mini.stopped:
                 mini.stopped = False
                 if mini.expired:
                     mini.expired = False
-                    mini.serving = False  # Until it is routed anew: asking gives it nothing but the newest map.
+                    mini.serving = False  # Until it is routed anew, nobody answers for what it asks.
                 elif mini.map is not None:
                     mini.serving = True
         self.heartbeat()

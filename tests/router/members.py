@@ -14,6 +14,7 @@ from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.ps.fence import Fence, Order
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.placement import ServedRanges, VersionPlacement
+from ringpull.ps.refusals import Refusals
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.shard_map import ShardMap
@@ -29,6 +30,7 @@ class FakeShard:
         self.shard = shard
         self.incarnation = f"shard-{shard}-{next(_incarnations)}"
         self.stored: set[tuple[str, int]] = set()
+        self.refused: set[tuple[str, int]] = set()
         self.epoch = 0
         self.served_ranges: tuple[ServedRanges, ...] = ()
         self.versions: frozenset[tuple[str, int]] = frozenset()
@@ -58,7 +60,9 @@ class FakeShard:
     def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
         self.members.meet(f"prepare shard {self.shard}")
         self.fence.check(order)
-        self.stored |= {(placement.model, placement.version) for placement in placements}
+        names = [(placement.model, placement.version) for placement in placements]
+        self.refused = set(names) & self.members.lost.keys()
+        self.members.open(names, self.stored)
 
     def assign(
         self,
@@ -69,7 +73,7 @@ class FakeShard:
     ) -> None:
         self.members.meet(f"assign shard {self.shard}")
         self.fence.check(order)
-        if not set(versions) <= self.stored:
+        if not set(versions) <= self.stored | self.refused:
             raise Unavailable(f"shard {self.shard} holds {self.stored}, not all of {versions}")
         if epoch >= self.epoch:
             self.epoch, self.served_ranges, self.versions = epoch, tuple(served_ranges), frozenset(versions)
@@ -98,6 +102,7 @@ class FakeHead:
         self.head = head
         self.incarnation = f"head-{head}-{next(_incarnations)}"
         self.loaded: set[tuple[str, int]] = set()
+        self.refused: set[tuple[str, int]] = set()
         self.map: ShardMap | None = None
         self.live: dict[str, int] = {}
         self.fence = Fence(members.deployment, self.incarnation)
@@ -132,14 +137,16 @@ class FakeHead:
     def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         self.members.meet(f"load head {self.head}")
         self.fence.check(order)
-        self.loaded |= {(version.model, version.version) for version in versions}
+        names = [(version.model, version.version) for version in versions]
+        self.refused |= set(names) & self.members.lost.keys()
+        self.members.open(names, self.loaded)
 
     def route(
         self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
     ) -> None:
         self.members.meet(f"route head {self.head}")
         self.fence.check(order)
-        if not set(versions) <= self.loaded:
+        if not set(versions) <= self.loaded | self.refused:
             raise Unavailable(f"head {self.head} has {self.loaded}, not all of {versions}")
         if self.map is None or shard_map.epoch >= self.map.epoch:
             self.map, self.live = shard_map, dict(live)
@@ -161,7 +168,23 @@ class FakeMembers:
         """`VERB ROLE NUMBER` of everything but heartbeats and introductions, in the order it began."""
         self.on: dict[str, Callable[[], None]] = {}
         """`VERB ROLE NUMBER` -> what happens first: it may raise, wait, or look."""
+        self.lost: dict[tuple[str, int], RingpullError] = {}
+        """Versions that nobody can open who has not opened them, and why."""
         self.lock = threading.Lock()
+
+    def open(self, names: Sequence[tuple[str, int]], there: set[tuple[str, int]]) -> None:
+        """Open versions, `there`, but for those that are lost.
+
+        Raises:
+            RingpullError: As a member does that could not open all of them.
+        """
+        refusals = Refusals()
+        for model, version in names:
+            with refusals.of(model, version):
+                if (model, version) in self.lost and (model, version) not in there:
+                    raise self.lost[model, version]
+                there.add((model, version))
+        refusals.check(len(names))
 
     def meet(self, what: str) -> None:
         """Write down that something begins, and let the test have its way with it."""

@@ -15,6 +15,7 @@ from ringpull.ps.errors import (
     InvalidInput,
     NotFound,
     NotOwner,
+    OtherContent,
     RingpullError,
     Unavailable,
 )
@@ -189,6 +190,41 @@ async def test_a_shard_that_answers_nonsense_is_not_believed():
     cluster.shards[1].up = False
     with pytest.raises(Unavailable, match="were due"):
         await pull(cluster, asked)
+
+
+# -- another content under the number ----------------------------------------------------------------------------------
+
+
+IDENTITY = "00000000000000a1"
+
+
+async def test_every_pull_names_the_content_that_its_version_was_registered_with():
+    cluster = FakeCluster(Ring.even(range(2), 2), made := tables(DIMS), dict.fromkeys(NAMES, 2))
+    specs = {name: spec for name, (spec, _) in made.items()}
+    for identity, number in (("", 0), (IDENTITY, 0xA1)):
+        cluster.router.register(MODEL, VERSION, specs, identity=identity)
+        await pull(cluster, some_lookups(NAMES, 100))
+        for shard in cluster.shards.values():
+            assert {request.identity for request in shard.requests[-1:]} <= {number}
+
+
+async def test_a_shard_of_another_content_is_none_and_its_replicas_answer():
+    """Not an error of the request: it is one shard's, and its rows are in no answer."""
+    cluster = FakeCluster(Ring.even(range(3), 2), made := tables(DIMS), dict.fromkeys(NAMES, 2))
+    cluster.shards[1].failures = [OtherContent.found("model/3 on shard 1", "b2", IDENTITY)] * 9
+    asked = some_lookups(NAMES, 300)
+    assert_reference(made, asked, await pull(cluster, asked))
+
+
+@pytest.mark.parametrize("policy", list(OnUnavailable))
+async def test_without_a_replica_the_policy_holds_and_the_error_says_what_to_do(policy):
+    cluster = FakeCluster(Ring.even(range(2)), tables(DIMS, policy))
+    cluster.shards[1].failures = [OtherContent.found("model/3 on shard 1", "b2", IDENTITY)] * 9
+    if policy is OnUnavailable.ERROR:
+        with pytest.raises(Unavailable, match=r"shard 1: model/3 on shard 1 has other content.*export under a new num"):
+            await pull(cluster, some_lookups(NAMES, 300))
+    else:
+        assert all(result.lost for result in await pull(cluster, some_lookups(NAMES, 300)))
 
 
 # -- time, errors, numbers ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Superseded, Unavailable
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
@@ -29,7 +29,7 @@ from ringpull.router.control.operations import (
 )
 from ringpull.router.control.process import CoordinatorProcess, Settings, Timing
 from ringpull.router.control.reign import Reign
-from ringpull.router.control.saved_files import LEGACY, generations, state_name
+from ringpull.router.control.saved_files import generations, state_name
 from ringpull.router.control.state_files import LocalFiles
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.router.members import FakeMembers
@@ -449,99 +449,6 @@ def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, sa
     return died
 
 
-def test_a_coordinator_that_comes_back_changes_nothing_at_rest(deployment: Deployment) -> None:
-    coordinator = deployment.start()
-    coordinator.bring_up(spec(2))
-    over(coordinator)
-    epoch = coordinator.map().epoch
-    coordinator = deployment.start()
-    until(lambda: deployment.members.heads[0].fence.term == coordinator._leader.term)
-    until(lambda: deployment.members.said.count("assign shard 1") == 2)
-    until(lambda: deployment.serves(spec(2)))
-    assert coordinator.map() == deployment.members.heads[0].map
-    assert coordinator.map().epoch > epoch, "the map is another one's, of a higher term"
-
-
-def test_of_another_deployment_only_the_epoch_is_kept(deployment: Deployment) -> None:
-    coordinator = deployment.start()
-    coordinator.bring_up(spec(2))
-    over(coordinator)
-    epoch = coordinator.map().epoch
-    deployment.kill()
-    with pytest.raises(Superseded, match="belongs to deployment this one"):
-        deployment.start(deployment="another")
-    deployment.reign().release()
-    StateStore(deployment.files).take_over(Owner("another"))
-    deployment.members = FakeMembers(deployment="another")
-    coordinator = deployment.start(deployment="another")
-    assert coordinator.call(GetChange()) == ChangeStatus()
-    coordinator.bring_up(spec(1))
-    over(coordinator)
-    assert coordinator.map().epoch > epoch
-
-
-@pytest.fixture
-def full_disk(deployment: Deployment) -> tuple[Disk, CoordinatorProcess]:
-    """A deployment of two shards whose coordinator's disk can be filled."""
-    coordinator = deployment.start()
-    coordinator.bring_up(spec(2))
-    over(coordinator)
-    return deployment.files, coordinator
-
-
-def test_what_cannot_be_saved_is_refused_and_not_carried_out_later(
-    deployment: Deployment, full_disk: tuple[Disk, CoordinatorProcess]
-) -> None:
-    disk, coordinator = full_disk
-    disk.full = True
-    for request in (Publish(model="ranker", version=2), Rebalance(shards=3)):
-        with pytest.raises(StartupError, match="No space left"):
-            coordinator.call(request)
-    [warning] = coordinator.call(GetStatus()).warnings
-    assert warning.startswith("coordinator: the coordinator's state cannot be saved to")
-    disk.full = False
-    until(lambda: not coordinator.call(GetStatus()).warnings)
-    assert not coordinator.call(GetChange()).under_way
-    assert deployment.serves(spec(2))
-    coordinator = deployment.start()
-    assert not coordinator.call(GetChange()).under_way
-    assert coordinator.call(Publish(model="ranker", version=2)).subject == "ranker/2"
-    assert over(coordinator).error == ""
-
-
-def test_repairs_need_no_disk(deployment: Deployment, full_disk: tuple[Disk, CoordinatorProcess]) -> None:
-    disk, coordinator = full_disk
-    disk.full = True
-    epoch = coordinator.map().epoch
-    for shard in (0, 1, 0):
-        deployment.members.crash_shard(shard)
-        until(lambda: deployment.serves(spec(2)))
-    deployment.members.crash_head(0)
-    until(lambda: deployment.serves(spec(2)))
-    assert coordinator.map().epoch > epoch
-    disk.full = False
-    until(lambda: deployment.saved()["state"]["epoch"] == coordinator.map().epoch)
-
-
-def test_a_change_waits_for_the_disk_and_says_so(
-    deployment: Deployment, full_disk: tuple[Disk, CoordinatorProcess]
-) -> None:
-    disk, coordinator = full_disk
-
-    def fill() -> None:
-        disk.full = True
-
-    deployment.members.on["load head 0"] = fill
-    move(coordinator, spec(2, number=2))
-    until(lambda: coordinator.call(GetChange()).trouble.endswith("No space left on device"))
-    assert deployment.members.heads[0].live == {"ranker": 1}, "nothing follows from what is not saved"
-    deployment.members.crash_shard(1)
-    until(lambda: deployment.members.shards[1].versions == {("ranker", 1), ("ranker", 2)})
-    disk.full = False
-    assert over(coordinator).error == ""
-    assert deployment.serves(spec(2, number=2))
-
-
 @pytest.mark.medium
 def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
     """A half-done step is nothing to go on from: whoever runs the process is told, and every verb says why."""
@@ -555,10 +462,3 @@ def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
     with pytest.raises(StartupError, match="the coordinator has stopped: ZeroDivisionError: a bug"):
         coordinator.bring_up(spec(1))
     assert gone.is_set()
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', '{"state": {"format": 99}}'])
-def test_a_damaged_state_of_an_earlier_build_is_named(deployment: Deployment, content: str) -> None:
-    (deployment.folder / LEGACY).write_text(content)
-    with pytest.raises(CorruptData, match=LEGACY):
-        deployment.start()

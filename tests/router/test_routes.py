@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,17 @@ def test_a_map_is_newer_by_its_term_then_by_its_epoch():
     for stale in (map_of(6, term=4), map_of(99, term=3), map_of(5, term=4)):
         assert not routes.update(stale)
     assert routes.current().shard_map == map_of(6, term=4)
+
+
+def test_a_map_of_another_deployment_is_none_of_ours():
+    """Somebody may serve under the name that ours had."""
+    routes = Routes(None, lambda _: None, deployment="ours")
+    assert not routes.update(replace(map_of(99), deployment="theirs"))
+    assert routes.stamp == NO_MAP
+    for epoch, deployment in enumerate(("", "ours"), 1):
+        assert routes.update(replace(map_of(epoch), deployment=deployment))
+    assert not routes.update(replace(map_of(99, term=9), deployment="theirs"))
+    assert routes.stamp == Stamp(0, 2)
 
 
 def test_pulls_share_one_fetch():

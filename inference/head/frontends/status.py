@@ -14,6 +14,7 @@ from ringpull import __version__
 from ringpull.inference.degrade.degrader import Degrader
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.frontends.metadata import describe
+from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.predictor import CallCounts
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
@@ -38,6 +39,10 @@ class HeadView:
     uptime_s: float
     shard_map: ShardMap
     counts: CallCounts
+    leader: LeaderView | None = None
+    """The coordinator; None where the head was started without one."""
+    warnings: tuple[str, ...] = ()
+    """What an operator should know of the head itself."""
 
 
 async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: Catalog) -> pb.ClusterStatus:
@@ -47,6 +52,7 @@ async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: 
         Unavailable: The head has no shard map yet.
     """
     view = look()
+    leader = view.leader
     statistics = await router.statistics(deadline_s=time.monotonic() + STATUS_TIMEOUT_S)
     served = catalog.served()
     counted = router.counters()
@@ -66,6 +72,8 @@ async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: 
         received_bytes=counted.received_bytes,
         degrade=degrade_statuses(each.degrader for each in served),
         server_version=__version__,
+        leader=None if leader is None else pb.Leader(term=leader.term, leads=leader.leads, heard_s=leader.heard_s),
+        warnings=[*([leader.warning] if leader is not None and leader.warning else []), *view.warnings],
     )
 
 

@@ -7,12 +7,13 @@ that publishing adds none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.registry import Collector
 
 from ringpull.inference.head.admission import Admission
 from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.metrics.call_metrics import STAGES, CallMetrics
 from ringpull.ps.metric_families import ALONE, Family, counter, gauge, histogram
 from ringpull.router.client import Router
@@ -24,17 +25,26 @@ TABLE = ("model", "table")
 class HeadCollector(Collector):
     """Families of a head's metrics. To be collected on the head's event loop, which owns all it reads."""
 
-    def __init__(self, catalog: Catalog, router: Router, calls: CallMetrics, admission: Admission) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        router: Router,
+        calls: CallMetrics,
+        admission: Admission,
+        leader: Callable[[], LeaderView | None] = lambda: None,
+    ) -> None:
         self._catalog = catalog
         self._router = router
         self._calls = calls
         self._admission = admission
+        self._leader = leader
 
     def collect(self) -> Iterator[Family]:
         """Return all families as of now."""
         yield from self._of_calls()
         yield from self._of_admission()
         yield from self._of_versions()
+        yield from self._of_leader()
         yield from self._of_degrading()
         yield from _of_router(self._router.counters())
 
@@ -114,6 +124,21 @@ class HeadCollector(Collector):
                 for each in declared
                 for step, count in each.degrader.replies.items()
             },
+        )
+
+    def _of_leader(self) -> Iterator[Family]:
+        leader = self._leader()
+        yield gauge(
+            "ringpull_led",
+            "1 while the coordinator is heard, 0 when nobody leads.",
+            (),
+            {} if leader is None else {ALONE: int(leader.leads)},
+        )
+        yield gauge(
+            "ringpull_leader_heard_seconds",
+            "How long ago the coordinator was heard.",
+            (),
+            {} if leader is None else {ALONE: leader.heard_s},
         )
 
     def _of_versions(self) -> Iterator[Family]:

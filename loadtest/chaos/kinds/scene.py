@@ -36,8 +36,8 @@ class Folders:
     """Its `--state-dir`."""
     logs: Path
     """Its `--log-dir`."""
-    data: Path
-    """Its `--data-dir`."""
+    data: Path | None
+    """Its `--data-dir`; None: shards open the models' files in place."""
     records: Path
     """Its `RINGPULL_STATE_DIR`, where it is recorded as served."""
     no_small_disk: str = ""
@@ -84,6 +84,8 @@ class Scene:
     folders: Folders
     health: Healing
     operator: Operating
+    look: Callable[..., Awaitable[dict[str, Any]]]
+    """Runs a command that only looks, given word by word, and returns its JSON; raises `CommandFailed`."""
     status: Callable[[], Awaitable[pb.ClusterStatus]]
     """Asks a head for its status."""
     broke: Callable[[str], None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sys
 from contextlib import suppress
 from enum import StrEnum
@@ -21,11 +22,14 @@ from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import Replicas
+from ringpull.ps.wire.messages import Hello
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 
 EPOCH: Final = 1_000_000
 """Epoch of the stranger's own shard map: newer than any that the deployment under test has reached."""
+DEPLOYMENT: Final = "somebody-elses"
+"""Id of the stranger's deployment."""
 TRY_AGAIN_S: Final = 0.01
 """Time between two tries to listen, while the killed shard's port is not free yet."""
 
@@ -99,8 +103,9 @@ async def _run(kind: Stranger, server: ShardServer) -> None:
 def main() -> None:
     kind, number, *folders = sys.argv[1:]
     shard = strange_shard(int(number), [Path(folder) for folder in folders])
+    hello = Hello(DEPLOYMENT, int(number), secrets.token_hex(8))
     with LookupThreads() as threads:
-        asyncio.run(_run(Stranger(kind), ShardServer(shard, threads)))
+        asyncio.run(_run(Stranger(kind), ShardServer(shard, threads, hello=hello)))
         os._exit(0)  # connections of a deployment that it has nothing to do with keep nobody waiting
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ringpull.ps.checked_rows import CheckedRows
+from ringpull.ps.damage import Damage
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.placement import RangeSource, ServedRanges, VersionPlacement
 from ringpull.ps.ring import Ring
+from ringpull.ps.scrub import Scrubber
 from ringpull.ps.shard import Shard
 from ringpull.ps.store.base import Base
 from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Job
+from ringpull.ps.transfer.row_check import RowCheck
 from ringpull.ps.transfer.throttle import Throttle
 from ringpull.ps.wire.messages import DescribeReply, DescribeRequest, RangePullReply, RangePullRequest
 from tests.ps.tables import MODEL, VERSION, WrittenTable
@@ -55,9 +59,19 @@ class Member:
         self._start()
 
     def _start(self) -> None:
-        self.shard = self._shards[self.id] = Shard(self.id)
+        memory = CheckedRows(self._data_dir / "checked-rows")
+        self.damage = Damage(memory, copied=True)
+        self.shard = self._shards[self.id] = Shard(self.id, self.damage.known)
+        self.scrub = Scrubber(self.shard, self.damage, memory)
         self.folder = self._data_dir / f"shard-{self.id}"
-        self.copies = LocalCopies(self.folder, Throttle(), limit_bytes=self._limit_bytes, block_bytes=BLOCK_BYTES)
+        self.copies = LocalCopies(
+            self.folder,
+            Throttle(),
+            limit_bytes=self._limit_bytes,
+            block_bytes=BLOCK_BYTES,
+            row_check=RowCheck(memory, Throttle()),
+            damage=self.damage,
+        )
         self.peers = DirectPeers(self._shards)
         self.job = Job()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.routing import Route
@@ -13,6 +14,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.http.metrics import metrics_application, metrics_routes
 from ringpull.inference.head.frontends.http.server import HttpServer
 from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.metrics import HeadCollector
 from ringpull.ps.errors import Unavailable
@@ -26,18 +28,25 @@ class HeadMetrics:
     """The metrics of one head. Owned by the event loop."""
 
     def __init__(
-        self, config: HeadConfig, catalog: Catalog, router: Router, operations: Operations | None = None
+        self,
+        config: HeadConfig,
+        catalog: Catalog,
+        router: Router,
+        operations: Operations | None = None,
+        leader: Callable[[], LeaderView | None] = lambda: None,
     ) -> None:
         """Begin to count; nothing is listened on yet.
 
         Args:
             operations: The way to the coordinator, which knows of all processes; None: nobody does.
+            leader: The coordinator as this head hears it.
         """
         self.calls = CallMetrics()
         self._config = config
         self._operations = operations
         self._catalog = catalog
         self._router = router
+        self._leader = leader
         # Of its own: a coordinator that hangs holds up nobody else who asks it.
         self._asking = ThreadPoolExecutor(1, "targets")
         self._own: HttpServer | None = None
@@ -58,7 +67,7 @@ class HeadMetrics:
         Raises:
             StartupError: No port is to be had.
         """
-        registry = registry_of([HeadCollector(self._catalog, self._router, self.calls, admission)])
+        registry = registry_of([HeadCollector(self._catalog, self._router, self.calls, admission, self._leader)])
         shared = self._config.share_port
         self._port = http_port
         if shared:

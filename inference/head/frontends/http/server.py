@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import uvicorn
 from google.protobuf.json_format import MessageToDict
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.wire.status_codes import public_text, status_of
 from ringpull.ps.errors import RingpullError
 
@@ -27,16 +29,21 @@ def application(
     status: Callable[[], Awaitable[Message]],
     models: Callable[[], Awaitable[Message]],
     metrics: Iterable[Route] = (),
+    leader: Callable[[], LeaderView | None] = lambda: None,
 ) -> Starlette:
     """Return the ASGI application over three questions to the head.
 
     Args:
         metrics: Routes of `ringpull.inference.head.frontends.http.metrics`; none when none are kept.
+        leader: Who leads, for the body of `/healthz`: predictions go on when nobody does, and so does its 200.
     """
 
     async def healthz(request: Request) -> JSONResponse:
-        serving = healthy()
-        return JSONResponse({"status": "SERVING" if serving else "NOT_SERVING"}, 200 if serving else 503)
+        serving, led = healthy(), leader()
+        body: dict[str, Any] = {"status": "SERVING" if serving else "NOT_SERVING"}
+        if led is not None:
+            body |= {"leader": led.leads} | ({} if led.leads else {"warning": led.warning})
+        return JSONResponse(body, 200 if serving else 503)
 
     def answer(question: Callable[[], Awaitable[Message]]) -> Callable[[Request], Awaitable[JSONResponse]]:
         async def endpoint(request: Request) -> JSONResponse:

@@ -1,0 +1,196 @@
+"""Block check: reads stored blocks of an open base from its files, and holds them against their checksums.
+
+It reads beside the map and not through it, without the interpreter's lock: what is read takes no memory of this
+process, other threads go on meanwhile, and a file that was cut short or cannot be read is damage, where the map would
+end the process (SIGBUS). Only where another file has taken the mapped one's place, the map is read.
+
+Keys are checked to the slot: positions by the checksums in `position_blocks`, the index by what these positions make.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.ring import SlotRange
+from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store import format as fmt
+from ringpull.ps.store.base import BadBlock, Base
+
+POSITION_BYTES: Final = 8
+
+SCAN_BYTES: Final = 1 << 20
+"""Size of a read where a whole file has to be read."""
+
+Bytes = NDArray[np.uint8]
+Pause = Callable[[int], None]
+"""Function that is called before so many bytes are read; it may wait, or raise."""
+
+
+def block_rows(base: Base, block: int) -> tuple[int, int]:
+    """Return the rows [first, last) of a block."""
+    firsts = base.sections.blocks[:, 0]
+    return int(firsts[block]), base.rows if block + 1 == len(firsts) else int(firsts[block + 1])
+
+
+def block_bytes(base: Base, block: int) -> int:
+    """Return the bytes of a block's rows."""
+    first, last = block_rows(base, block)
+    return (last - first) * base.spec.row_bytes
+
+
+def blocks_with(base: Base, ranges: Iterable[SlotRange]) -> list[int]:
+    """Return the blocks that have rows of these slots, ascending."""
+    firsts = base.sections.blocks[:, 0]
+    touched = np.zeros(len(firsts), bool)
+    for slots in ranges:
+        first, last = base.row_range(slots.begin, slots.end)
+        if first < last:
+            begin = int(np.searchsorted(firsts, np.uint64(first), side="right")) - 1
+            touched[begin : int(np.searchsorted(firsts, np.uint64(last)))] = True
+    return np.flatnonzero(touched).tolist()
+
+
+def bad_rows(base: Base, block: int) -> BadBlock | None:
+    """Read the rows of a block; return the block if they are not what was written."""
+    first, last = block_rows(base, block)
+    row_bytes = base.spec.row_bytes
+    data = _read(base, fmt.ROWS, base.sections.rows, first * row_bytes, last * row_bytes)
+    if data is None or _checksum(data) == int(base.sections.blocks[block, 1]):
+        return None
+    begin, end = base.sections.positions[[first, last - 1]] >> np.uint64(SLOT_SHIFT)
+    return BadBlock(block, first, last - first, (int(min(begin, end)), int(max(begin, end)) + 1))
+
+
+def key_blocks(base: Base, pause: Pause) -> UInt64Array:
+    """Return the first position and the checksum of the positions of every block: uint64 (blocks, 2).
+
+    A table of an earlier build has no such file: all of its positions are read.
+
+    Raises:
+        CorruptData: The file that they are in is damaged.
+    """
+    name = fmt.POSITION_BLOCKS
+    if name not in base.stamps:
+        return _scanned(base, pause)
+    data = _read(base, name, None, 0, base.stamps[name].size)
+    if data is None or _checksum(data) != base.checksums[name]:
+        raise CorruptData(f"{base.folder / name}: the checksum does not match; the file is damaged")
+    return data.view(np.uint64).reshape(-1, 2)
+
+
+def bad_keys(base: Base, block: int, entries: UInt64Array) -> BadBlock | None:
+    """Read the positions of a block and its part of the index; return the block if they are not what was written.
+
+    Args:
+        entries: As `key_blocks` returns them.
+    """
+    first, last = block_rows(base, block)
+    own = int(entries[block, 0])
+    after = int(entries[block + 1, 0]) if block + 1 < len(entries) else None
+    data = _read(base, fmt.POSITIONS, base.sections.positions, first * POSITION_BYTES, last * POSITION_BYTES)
+    if data is None:
+        return None
+    if _checksum(data) != int(entries[block, 1]):
+        end = SLOTS if after is None else (after >> SLOT_SHIFT) + 1
+        return BadBlock(block, first, last - first, (own >> SLOT_SHIFT, end), fmt.POSITIONS)
+    return _bad_index(base, block, data.view(np.uint64), after)
+
+
+def _bad_index(base: Base, block: int, positions: UInt64Array, after: int | None) -> BadBlock | None:
+    """Check the index entries from the bucket after a block's first position to that of the next block's."""
+    first, last = block_rows(base, block)
+    shift = 64 - base.index_bits
+    begin = 0 if block == 0 else (int(positions[0]) >> shift) + 1
+    end = (1 << base.index_bits) + 1 if after is None else (after >> shift) + 1
+    width = base.sections.index.itemsize
+    data = _read(base, fmt.INDEX, base.sections.index, begin * width, end * width)
+    if data is None:
+        return None
+    # The last entry of all stands for the end of the ring, which no position reaches.
+    bounds = np.arange(begin, min(end, 1 << base.index_bits), dtype=np.uint64) << np.uint64(shift)
+    due = np.full(end - begin, last, np.uint64)
+    due[: len(bounds)] = np.searchsorted(positions, bounds) + first
+    if len(data) == width * len(due):
+        wrong = np.flatnonzero(data.view(base.sections.index.dtype) != due) + begin
+    else:
+        wrong = np.arange(begin, end)
+    if not wrong.size:
+        return None
+    # An entry is where one bucket ends and where the next one begins.
+    low, high = max(0, int(wrong[0]) - 1), min(int(wrong[-1]), (1 << base.index_bits) - 1)
+    slots = (low << shift >> SLOT_SHIFT, (((high + 1) << shift) - 1 >> SLOT_SHIFT) + 1)
+    return BadBlock(block, first, last - first, slots, fmt.INDEX)
+
+
+def _scanned(base: Base, pause: Pause) -> UInt64Array:
+    firsts = np.append(base.sections.blocks[:, 0], np.uint64(base.rows)).astype(np.int64)
+    whole = xxhash.xxh3_64()
+    entries = np.empty((base.block_count, 2), np.uint64)
+    step = max(1, SCAN_BYTES * base.block_count // max(1, POSITION_BYTES * base.rows))
+    for begin in range(0, base.block_count, step):
+        end = min(begin + step, base.block_count)
+        size = int(firsts[end] - firsts[begin]) * POSITION_BYTES
+        pause(size)
+        start = int(firsts[begin]) * POSITION_BYTES
+        data = _read(base, fmt.POSITIONS, base.sections.positions, start, start + size)
+        if data is None or len(data) != size:
+            break
+        whole.update(data.data)
+        positions = data.view(np.uint64)
+        for block in range(begin, end):
+            own = positions[firsts[block] - firsts[begin] : firsts[block + 1] - firsts[begin]]
+            entries[block] = own[0], _checksum(own)
+    if whole.intdigest() != base.checksums[fmt.POSITIONS]:
+        raise CorruptData(f"{base.folder / fmt.POSITIONS}: the checksum does not match; the file is damaged")
+    return entries
+
+
+def _checksum(data: NDArray[Any]) -> int:
+    return xxhash.xxh3_64_intdigest(data.data)
+
+
+def _read(base: Base, name: str, mapped: NDArray[Any] | None, begin: int, end: int) -> Bytes | None:
+    """Return bytes [begin, end) of a file, fewer if it cannot be read on; None if it cannot be told what it has now.
+
+    Args:
+        mapped: Its map, which is read if the file is not there any more.
+    """
+    buffer = np.empty(end - begin, np.uint8)
+    try:
+        file = os.open(base.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        file = -1
+    except OSError:
+        return None
+    try:
+        if file >= 0 and base.stamps[name].is_file_of(os.fstat(file)):
+            return buffer[: _fill(file, buffer, begin)]
+    finally:
+        if file >= 0:
+            os.close(file)
+    if mapped is None:
+        return None
+    np.copyto(buffer, mapped.reshape(-1).view(np.uint8)[begin:end])
+    return buffer
+
+
+def _fill(file: int, buffer: Bytes, begin: int) -> int:
+    """Read into the buffer from a place on; return how many bytes there were."""
+    read = 0
+    while read < len(buffer):
+        try:
+            count = os.preadv(file, [buffer[read:].data], begin + read)
+        except OSError:
+            return read
+        if count == 0:
+            return read
+        read += count
+    return read

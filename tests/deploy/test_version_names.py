@@ -1,0 +1,154 @@
+"""Folders of versions: with zeros before their number they are that number, behind links they are where those lead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ringpull.deploy.cli import app
+from ringpull.deploy.commands.publish import parse_version
+from ringpull.deploy.model_folders import choose_versions, find_version, newest_version
+from ringpull.inference.model.manifest import Manifest, versions
+from ringpull.inference.model.model_dir import complete_versions
+from ringpull.ps.errors import CorruptData, ExportError, InvalidInput
+from ringpull.router.control.deployment_spec import DeploymentSpec, initial_spec
+from ringpull.router.control.operations import Publish
+from tests.deploy.folders import write_version
+from tests.inference.tiny import export_tiny
+
+NO_NUMBERS = ("0", "000", "+7", "-7", "7.0", " 7", "7a", "v7", "\u0667", "\uff17", "\u00b2", "1e1", "0x7", ".7", "1_0")
+"""Names of folders that are no version's: signs, spaces, digits of other scripts, other ways to write a number."""
+
+
+@pytest.fixture(params=["path", "url"])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The folder of a model as `serve` is told it, and the path at which to write what is in it."""
+    if request.param == "path":
+        yield str(tmp_path / "ranker"), tmp_path / "ranker"
+        return
+    yield f"local://{tmp_path}/ranker", tmp_path / "ranker"
+
+
+def padded(folder: Path, number: int, name: str) -> Path:
+    return write_version(folder, number).rename(folder / name)
+
+
+def spec_of(where: str) -> DeploymentSpec:
+    return initial_spec([0], choose_versions([where]))
+
+
+def test_zeros_before_a_number_are_nothing(model: tuple[str, Path]) -> None:
+    where, folder = model
+    padded(folder, 9, "009")
+    padded(folder, 10, "0010")
+    [chosen] = choose_versions([where])
+    assert (chosen.version, chosen.folder) == (10, f"{where}/0010")
+    assert chosen.tables["user"].folder == f"{where}/0010/tables/user"
+    found = find_version(Publish(model="ranker", version=9), spec_of(where))
+    assert (found.version, found.folder) == (9, f"{where}/009")
+    assert list(complete_versions(where)) == [10, 9]
+    assert versions(folder) == [9, 10]
+
+
+def test_two_of_one_number_are_refused_with_both_names(model: tuple[str, Path]) -> None:
+    where, folder = model
+    padded(folder, 6, "6")
+    spec = spec_of(where)
+    padded(folder, 7, "007")
+    padded(folder, 7, "7")
+    match = r"has version 7 twice, as 007 and 7; remove one of them"
+    with pytest.raises(InvalidInput, match=match):
+        newest_version(where)
+    for version in (0, 7):
+        with pytest.raises(InvalidInput, match=match):
+            find_version(Publish(model="ranker", version=version), spec)
+    assert find_version(Publish(model="ranker", version=6), spec).version == 6
+    (folder / "7" / "manifest.json").unlink()
+    assert newest_version(where).folder == f"{where}/007", "only a complete one is a version"
+
+
+def test_other_names_are_no_versions(model: tuple[str, Path]) -> None:
+    where, folder = model
+    for name in NO_NUMBERS:
+        padded(folder, 7, name)
+    assert (versions(folder), list(complete_versions(where))) == ([], [])
+    with pytest.raises(InvalidInput, match="holds no complete version"):
+        newest_version(where)
+    padded(folder, 3, "3")
+    assert newest_version(where).version == 3
+
+
+def test_a_folder_of_another_number_is_told(model: tuple[str, Path]) -> None:
+    where, folder = model
+    padded(folder, 7, "008")
+    with pytest.raises(CorruptData, match="version is 7, but its folder is called 008"):
+        newest_version(where)
+
+
+def test_commands_take_and_show_them(tmp_path: Path) -> None:
+    assert parse_version("ranker/007") == ("ranker", 7)
+    padded(tmp_path / "ranker", 7, "007")
+    padded(tmp_path / "ranker", 8, "08")
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "ranker"), "--json"])
+    assert [each["version"] for each in json.loads(shown.stdout)["versions"]] == [7, 8]
+
+
+@pytest.mark.parametrize("text", [f"ranker/{name}" for name in NO_NUMBERS if name != ".7"])
+def test_commands_refuse_what_is_no_number(text: str) -> None:
+    with pytest.raises(InvalidInput, match="VERSION an integer from 1"):
+        parse_version(text)
+
+
+@pytest.mark.medium
+def test_an_export_does_not_go_beside_a_version_of_its_number(tmp_path: Path) -> None:
+    export_tiny(tmp_path, 7).rename(tmp_path / "tiny" / "007")
+    with pytest.raises(ExportError, match=r"tiny/007 exists; a version is never written over"):
+        export_tiny(tmp_path, 7)
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("linked", ["model", "parent", "version"])
+def test_what_is_behind_a_link_is_found_anew_each_time(tmp_path: Path, linked: str) -> None:
+    """Of a link that is flipped to a new release, the old one may be deleted."""
+    first, second = tmp_path / "a" / "ranker", tmp_path / "b" / "ranker"
+    write_version(first, 1)
+    write_version(second, 1, rows=200)
+    write_version(second, 2)
+    link, target, where = {
+        "model": (tmp_path / "ranker", "ranker", tmp_path / "ranker"),
+        "parent": (tmp_path / "current", "", tmp_path / "current" / "ranker"),
+        "version": (tmp_path / "ranker" / "1", "ranker/1", tmp_path / "ranker"),
+    }[linked]
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "a" / target)
+    chosen = newest_version(where)
+    assert (chosen.folder, chosen.tables["user"].folder) == (str(where / "1"), str(where / "1" / "tables" / "user"))
+    spec = initial_spec([0], [chosen])
+    link.unlink()
+    link.symlink_to(tmp_path / "b" / target)
+    again = find_version(Publish(model="ranker", version=1), spec)
+    assert (again.folder, again.tables["user"].rows) == (str(where / "1"), 200)
+    if linked != "version":
+        assert find_version(Publish(model="ranker"), spec).folder == str(where / "2")
+
+
+def test_a_version_behind_a_link_to_a_folder_of_another_number(tmp_path: Path) -> None:
+    """What it is called in its model's folder counts, and not where its files are."""
+    stored = write_version(tmp_path / "ranker", 5).rename(tmp_path / "20260101")
+    (tmp_path / "ranker" / "5").symlink_to(stored)
+    assert newest_version(tmp_path / "ranker").version == 5
+    assert Manifest.load(tmp_path / "ranker" / "5").version == 5
+
+
+def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_version(tmp_path / "ranker", 1)
+    monkeypatch.chdir(tmp_path)
+    assert newest_version("ranker").folder == str(tmp_path / "ranker" / "1")
+    monkeypatch.chdir(tmp_path / "ranker")
+    assert newest_version(".").folder == str(tmp_path / "ranker" / "1")

@@ -1,0 +1,80 @@
+"""A version that is let go of leaves nothing open: descriptors and maps after many publishes are those after few."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringpull.ps.errors import NotFound
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.process import ShardProcess
+from ringpull.ps.refusals import NotOpened
+from ringpull.ps.ring import Ring, SlotRange
+from tests.ps.damaging import flip
+from tests.ps.tables import MODEL, rows_request, write_table
+
+pytestmark = [pytest.mark.net, pytest.mark.medium]
+
+ONE = [ServedRanges(Ring.even([0]), {})]
+
+
+@pytest.fixture(params=["in place", "copies"])
+def actor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ShardProcess]:
+    """A shard that keeps what it let go of on disk for longer than the test takes."""
+    data_dir = tmp_path / "data" if request.param == "copies" else None
+    running = ShardProcess(0, data_dir=data_dir, tidy_after_s=3600.0, scrub_bytes_per_s=1 << 30)
+    yield running
+    running.stop()
+
+
+def write(folder: Path, version: int) -> VersionPlacement:
+    tables = [write_table(folder / str(version) / name, rows=30, seed=version) for name in ("users", "items")]
+    slots = (SlotRange(0, SLOTS),)
+    return VersionPlacement(
+        MODEL,
+        version,
+        {each.folder.name: TablePlacement(str(each.folder), slots, ()) for each in tables},
+        check_rows=True,
+    )
+
+
+def opened(folder: Path) -> tuple[int, int]:
+    """Return how many descriptors and maps this process has of files below a folder."""
+    files = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return sum(str(folder) in file for file in files), sum(str(folder) in line for line in maps)
+
+
+def test_publishes_leave_no_descriptors_and_no_maps(actor: ShardProcess, tmp_path: Path) -> None:
+    keys = write_table(tmp_path / "asked", rows=3).keys
+    kept: list[VersionPlacement] = []
+    seen = []
+    for version in range(1, 51):
+        kept = [*kept[-1:], write(tmp_path, version)]
+        actor.prepare(kept)
+        actor.assign(version, ONE, [(MODEL, placement.version) for placement in kept])
+        actor._shard.pull(rows_request("users", keys, version=version))
+        with pytest.raises(NotFound):
+            actor._shard.pull(rows_request("users", keys, version=version + 1))
+        if version in (10, 50):
+            seen.append(opened(tmp_path))
+    assert seen[0] == seen[1]
+    assert seen[1][1] == 2 * 2 * 4
+
+
+def test_refused_versions_leave_none(actor: ShardProcess, tmp_path: Path) -> None:
+    first = write(tmp_path, 1)
+    actor.prepare([first])
+    actor.assign(1, ONE, [(MODEL, 1)])
+    before = opened(tmp_path)
+    for version in range(2, 12):
+        bad = write(tmp_path, version)
+        flip(Path(bad.tables["items"].folder) / "rows", 5)
+        with pytest.raises(NotOpened, match="rows: block 0"):
+            actor.prepare([first, bad])
+        actor.assign(version, ONE, [(MODEL, 1)])
+    assert opened(tmp_path) == before

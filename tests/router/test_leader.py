@@ -1,0 +1,262 @@
+"""The leader without threads: who is obeyed, who steps down, and what is not done once its term is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavailable
+from ringpull.ps.fence import Order
+from ringpull.router.control.change import Kind
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
+from ringpull.router.control.events import Begin, Member
+from ringpull.router.control.leader import Leader, Timing
+from ringpull.router.control.state_files import LocalFiles
+from ringpull.router.control.state_store import Owner, StateStore
+from tests.router.members import FakeMembers
+
+OWNER = Owner("this one")
+TIMING = Timing(first_retry_s=1.0, longest_retry_s=8.0)
+
+
+def spec(shards: int) -> DeploymentSpec:
+    version = PlacedVersion("ranker", 1, "/models/ranker/1", {"user": PlacedTable("/user", 2, 100, 16)})
+    return initial_spec(range(shards), [version])
+
+
+class Disk(LocalFiles):
+    """Folder that may be full, or away."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.full = self.away = False
+
+    def names(self) -> list[str]:
+        if self.away:
+            raise OSError(5, "Input/output error")
+        return super().names()
+
+    def create(self, name: str, content: bytes) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        super().create(name, content)
+
+
+class World:
+    """Members, a disk, a clock, and leaders that are stepped by hand. What is spawned runs when it is let."""
+
+    def __init__(self, folder: Path) -> None:
+        self.disk = Disk(folder)
+        self.members = FakeMembers()
+        self.now_s = 0.0
+        self.spawned: list[tuple[str, Callable[[], None]]] = []
+
+    def leader(self) -> Leader:
+        reign = StateStore(self.disk).claim(OWNER, must_exist=False)
+        return Leader(
+            reign,
+            self.members,
+            timing=TIMING,
+            clock=lambda: self.now_s,
+            spawn=lambda work, name: self.spawned.append((name, work)),
+        )
+
+    def run(self, leader: Leader) -> None:
+        """Step until nothing is left to do."""
+        while leader.step() or self.spawned:
+            while self.spawned:
+                self.spawned.pop(0)[1]()
+
+    def round(self, leader: Leader, seconds: float = 0.5) -> None:
+        """Let some time go by, and everybody be asked how they are."""
+        self.now_s += seconds
+        for member in leader.followed():
+            try:
+                leader.answered(member, leader.ask(member))
+            except RingpullError:
+                leader.lost(member)
+        self.run(leader)
+
+    def up(self, shards: int = 2) -> Leader:
+        """A leader of a deployment that is up."""
+        leader = self.leader()
+        leader.tell(Begin(Kind.BRING_UP, "ranker/1", spec(shards)))
+        for _ in range(4):
+            self.round(leader)
+        assert not leader.status.under_way
+        return leader
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def said_since(members: FakeMembers, work: Callable[[], Any]) -> list[str]:
+    before = len(members.said)
+    work()
+    return members.said[before:]
+
+
+def test_a_woken_leader_says_nothing_to_anybody(world: World) -> None:
+    """It was stopped while another one took over; its members have heard of that one."""
+    old = world.up()
+    new = world.leader()
+    world.round(new)
+    world.round(new)
+    assert {shard.fence.term for shard in world.members.shards.values()} == {new.term}
+    world.members.crash_shard(1)
+    assert said_since(world.members, lambda: world.round(old)) == []
+    assert old.over.startswith("term 1 is over")
+    with pytest.raises(Superseded):
+        old.tell(Begin(Kind.REBALANCE, "3", spec(3)))
+    with pytest.raises(Superseded):
+        old.map()
+    world.round(new)
+    assert world.members.shards[1].fence.term == new.term
+
+
+def test_a_restarted_member_obeys_no_term_that_is_over(world: World) -> None:
+    """It has heard of none; the old leader finds out in the folder before it introduces itself."""
+    old = world.up()
+    new = world.leader()
+    world.members.crash_shard(1)
+    said = said_since(world.members, lambda: world.round(old))
+    assert (said, world.members.shards[1].fence.term) == ([], 0)
+    assert old.over
+    world.round(new)
+    assert world.members.shards[1].fence.term == new.term
+
+
+def test_nobody_is_introduced_while_the_folder_is_away(world: World) -> None:
+    leader = world.up()
+    world.disk.away = True
+    world.members.crash_shard(1)
+    said = said_since(world.members, lambda: world.round(leader))
+    assert (said, world.members.shards[1].fence.term) == ([], 0)
+    world.disk.away = False
+    world.round(leader)
+    assert world.members.shards[1].fence.term == leader.term
+
+
+def test_a_leader_that_hears_of_a_higher_term_steps_down(world: World) -> None:
+    leader = world.up()
+    shard = world.members.shards[0]
+    shard.fence.obey(Order("this one", 9, shard.incarnation))
+    world.round(leader)
+    assert leader.over == "term 1 is over: shard 0 has heard of term 9"
+
+
+def test_a_leader_looks_for_a_higher_term_by_itself(world: World) -> None:
+    leader = world.up()
+    leader.show_life()
+    world.run(leader)
+    assert not leader.over
+    world.leader()
+    leader.show_life()
+    world.run(leader)
+    assert leader.over == "term 1 is over: term 2 leads"
+
+
+def test_only_a_leader_renews_a_lease(world: World) -> None:
+    """Whoever asks a head how it is, as the command that brings a deployment up, renews nothing."""
+    leader = world.up()
+    head = world.members.heads[0]
+    before = head.leases
+    head.heartbeat()
+    assert head.leases == before
+    world.round(leader)
+    assert head.leases == before + 1
+    world.leader()
+    new = world.leader()
+    world.round(new)
+    leases = head.leases
+    with pytest.raises(Superseded):
+        leader.ask(Member("head", 0))
+    assert head.leases == leases
+
+
+def test_maps_tell_their_term_and_deployment(world: World) -> None:
+    first = world.up()
+    assert (first.map().term, first.map().deployment) == (1, "this one")
+    second = world.leader()
+    world.round(second)
+    assert second.map().term == 2
+    assert second.map().epoch > first.machine.state.epoch
+    assert world.members.heads[0].map == second.map()
+
+
+def test_an_operator_is_told_of_a_state_that_was_saved_as_the_term_ended(world: World, tmp_path: Path) -> None:
+    """Whoever leads then carries it out, so that it must not be said to be refused."""
+    leader = world.up()
+    create = world.disk.create
+
+    def overtaken(name: str, content: bytes) -> None:
+        create(name, content)
+        world.disk.create = create  # type: ignore[method-assign]
+        StateStore(LocalFiles(tmp_path)).claim(OWNER)
+
+    world.disk.create = overtaken  # type: ignore[method-assign]
+    said = said_since(world.members, lambda: leader.tell(Begin(Kind.REBALANCE, "3", spec(3))))
+    assert (said, world.spawned) == ([], []), "the old one does not act on it"
+    assert leader.over
+    new = world.leader()
+    for _ in range(4):
+        world.round(new)
+    assert set(world.members.shards) == {0, 1, 2}
+
+
+def test_what_was_refused_is_not_carried_out_by_the_next_one_either(world: World) -> None:
+    """The disk took it, and the answer was lost: what holds is saved over it as soon as that is possible."""
+    leader = world.up()
+    create = world.disk.create
+
+    def lossy(name: str, content: bytes) -> None:
+        create(name, content)
+        raise OSError(5, "Input/output error")
+
+    world.disk.create = lossy  # type: ignore[method-assign]
+    with pytest.raises(StartupError, match="Input/output error"):
+        leader.tell(Begin(Kind.REBALANCE, "3", spec(3)))
+    world.disk.create = create  # type: ignore[method-assign]
+    world.round(leader, seconds=2.0)
+    new = world.leader()
+    for _ in range(4):
+        world.round(new)
+    assert set(world.members.shards) == {0, 1}
+
+
+def test_epochs_that_are_not_reserved_are_not_used(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringpull.router.control.reign.EPOCHS_AHEAD", 3)
+    leader = world.up()
+    world.round(leader)
+    world.disk.full = True
+    reserved = leader.map().epoch
+    for _ in range(6):
+        world.members.crash_shard(1)
+        world.round(leader)
+        world.round(leader)
+    assert leader.map().epoch <= reserved + 3
+    assert world.members.shards[1].versions, "but for its address, it is repaired"
+    world.disk.full = False
+    world.round(leader, seconds=10.0)
+    world.round(leader)
+    assert leader.map().epoch > reserved + 3
+    assert {each.port for each in leader.map().shards} == {
+        shard.heartbeat().port for shard in world.members.shards.values()
+    }
+
+
+def test_an_order_for_an_earlier_life_does_not_end_the_term(world: World) -> None:
+    """The member was restarted between a heartbeat and a command."""
+    leader = world.up()
+    head = world.members.heads[0]
+    world.members.crash_head(0)
+    with pytest.raises(Unavailable):
+        world.members.heads[0].renew(leader.order(head.incarnation), 10.0)
+    world.round(leader)
+    assert not leader.over
+    assert world.members.heads[0].fence.term == leader.term
