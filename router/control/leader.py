@@ -325,6 +325,8 @@ class Leader:
                     raise
                 logger.warning("%s", exc)
                 self._renew_map()
+        elif asked:
+            self._reign.check()  # Nothing is saved, so nothing else tells whether this one may say that it is so already.
         self._act()
 
     def _renew_map(self) -> None:
