@@ -73,8 +73,11 @@ class Reign:
     def __repr__(self) -> str:
         return f"<Reign term={self.term} generation={self._generation} {self._files!r}>"
 
-    def save(self, state: CoordinatorState) -> bool:
+    def save(self, state: CoordinatorState, *, ahead: int = EPOCHS_AHEAD) -> bool:
         """Save the next generation. When this returns, whoever leads next goes on from it, or from a later one.
+
+        Args:
+            ahead: Epochs that it reserves.
 
         Returns:
             Whether this term leads still, as far as can be seen. If not, the state is safe, but others act on it.
@@ -83,7 +86,7 @@ class Reign:
             Superseded: A higher term has begun; this state was not saved, and nobody will go on from it.
             StartupError: It cannot be saved now. It is not certain that it was not: save again what holds.
         """
-        epochs_to = state.epoch + EPOCHS_AHEAD
+        epochs_to = state.epoch + ahead
         fields = {"deployment": self.deployment, "term": self.term, "epochs_to": epochs_to}
         content = encode(fields | {"state": state_to_dict(state)})
         while True:
