@@ -73,11 +73,11 @@ class Reign:
     def __repr__(self) -> str:
         return f"<Reign term={self.term} generation={self._generation} {self._files!r}>"
 
-    def save(self, state: CoordinatorState, *, ahead: int = EPOCHS_AHEAD) -> bool:
+    def save(self, state: CoordinatorState, *, ahead: int | None = None) -> bool:
         """Save the next generation. When this returns, whoever leads next goes on from it, or from a later one.
 
         Args:
-            ahead: Epochs that it reserves.
+            ahead: Epochs that it reserves; None: `EPOCHS_AHEAD`.
 
         Returns:
             Whether this term leads still, as far as can be seen. If not, the state is safe, but others act on it.
@@ -86,7 +86,7 @@ class Reign:
             Superseded: A higher term has begun; this state was not saved, and nobody will go on from it.
             StartupError: It cannot be saved now. It is not certain that it was not: save again what holds.
         """
-        epochs_to = state.epoch + ahead
+        epochs_to = state.epoch + (EPOCHS_AHEAD if ahead is None else ahead)
         fields = {"deployment": self.deployment, "term": self.term, "epochs_to": epochs_to}
         content = encode(fields | {"state": state_to_dict(state)})
         while True:
