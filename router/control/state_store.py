@@ -154,6 +154,8 @@ class StateStore:
         except FileExistsError as exc:
             raise Superseded(f"somebody else has begun term {term} at the same time") from exc
         names = self._names()
+        if term > 1 and term - 1 not in terms(names):
+            raise StartupError(f"{self._files!r} holds nothing of term {term - 1} any more; is it mounted here?")
         for earlier in sorted(terms(names)):
             if term - SEALS_KEPT <= earlier < term:
                 self._seal(earlier, names, term)
