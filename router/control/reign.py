@@ -174,12 +174,14 @@ class Reign:
         """
         try:
             names = self._files.names()
+            highest = max(terms(names), default=0)
+            if highest - self.term > SEALS_KEPT:
+                raise Superseded(f"term {self.term} is over: term {highest} leads")
+            self._check_is_there(names)
+        except Superseded:
+            raise
         except Exception as exc:
             raise self._unsure(exc) from exc
-        highest = max(terms(names), default=0)
-        if highest - self.term > SEALS_KEPT:
-            raise Superseded(f"term {self.term} is over: term {highest} leads")
-        self._check_is_there(names)
         return names
 
     def _unsure(self, exc: Exception) -> StartupError:
