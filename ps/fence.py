@@ -23,6 +23,8 @@ class Order:
     deployment: str
     term: int
     incarnation: str
+    number: int = 0
+    """Number of the order in its term: of two, the one with the larger number was given later."""
 
 
 class Fence:
@@ -38,6 +40,8 @@ class Fence:
         self._incarnation = incarnation
         self._lock = threading.Lock()
         self._term = 0
+        self._last: dict[str, tuple[int, int]] = {}
+        """Subject -> term and number of the last order about it."""
 
     def __repr__(self) -> str:
         return f"<Fence {self._deployment!r} term={self._term}>"
@@ -58,17 +62,27 @@ class Fence:
             self._check(order)
             self._term = order.term
 
-    def check(self, order: Order) -> None:
+    def check(self, order: Order, about: str = "") -> None:
         """Check that an order is to be obeyed: it is of the term that the member was introduced to.
+
+        Args:
+            about: What it is about, where the later of two orders holds, in whichever sequence they arrive. A call may
+                be given up by its caller, made again otherwise, and come through after all.
 
         Raises:
             Superseded: A higher term leads, or the member belongs to another deployment.
-            Unavailable: Another life of the member is meant, or this one was not introduced to the term yet.
+            Unavailable: Another life of the member is meant, this one was not introduced to the term yet, or a later
+                order about the same was obeyed already.
         """
         with self._lock:
             self._check(order)
             if order.term > self._term:
                 raise Unavailable(f"the member was not introduced to term {order.term} yet; {self._known()}")
+            if about:
+                given = order.term, order.number
+                if given < self._last.get(about, given):
+                    raise Unavailable(f"order {order.number} of term {order.term} was overtaken by a later one")
+                self._last[about] = given
 
     def _check(self, order: Order) -> None:
         if self._deployment not in ("", order.deployment):

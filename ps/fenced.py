@@ -49,7 +49,7 @@ class FencedShard:
 
     def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
         """See `ShardProcess.prepare`."""
-        self._fence.check(order)
+        self._fence.check(order, "tables")
         self.process.prepare(placements)
 
     def assign(
@@ -60,15 +60,15 @@ class FencedShard:
         versions: Collection[tuple[str, int]],
     ) -> None:
         """See `ShardProcess.assign`."""
-        self._fence.check(order)
+        self._fence.check(order, "tables")
         self.process.assign(epoch, served_ranges, versions)
 
     def throttle(self, order: Order, bytes_per_s: float | None) -> None:
         """See `ShardProcess.throttle`."""
-        self._fence.check(order)
+        self._fence.check(order, "throttle")
         self.process.throttle(bytes_per_s)
 
     def cancel(self, order: Order) -> None:
         """See `ShardProcess.cancel`."""
-        self._fence.check(order)
+        self._fence.check(order, "tables")
         self.process.cancel()

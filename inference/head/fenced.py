@@ -55,12 +55,12 @@ class FencedHead:
 
     def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         """See `HeadProcess.load`."""
-        self._fence.check(order)
+        self._fence.check(order, "versions")
         self.process.load(versions, shard_map)
 
     def route(
         self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
     ) -> None:
         """See `HeadProcess.route`."""
-        self._fence.check(order)
+        self._fence.check(order, "versions")
         self.process.route(shard_map, live, versions)

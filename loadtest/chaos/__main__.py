@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--overload-seconds", dest="overload_s", type=float, default=8.0, help="of overload; 0: none")
     parser.add_argument("--without", action="append", type=Kind, choices=list(Kind), default=[], help="repeatable")
     parser.add_argument("--only", action="append", type=Kind, choices=list(Kind), default=[], help="repeatable")
+    parser.add_argument("--opened", action="store_true", help="shards open files in place: no --data-dir")
     console = Console(stderr=True)
     try:
         findings = run(Options(**vars(parser.parse_args())), console)

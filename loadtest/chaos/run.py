@@ -64,6 +64,8 @@ class Options:
     overload_s: float
     without: Sequence[Kind]
     only: Sequence[Kind]
+    opened: bool = False
+    """Whether shards open the models' files in place."""
 
 
 class Served:
@@ -176,7 +178,7 @@ def run(options: Options, console: Console) -> Findings:
         RuntimeError: A command failed, or the deployment did not come up.
     """
     replicas = ("--heads", str(options.heads), *REPLICAS)
-    with served_among(VERSIONS, ROWS, SHARDS, replicas) as (ours, run_command, folders):
+    with served_among(VERSIONS, ROWS, SHARDS, replicas, opened=options.opened) as (ours, run_command, folders):
         cannot = impossible(folders)
         events = schedule(options.seed, options.seconds, {*options.without, *cannot}, only=options.only)
         console.print(f"seed {options.seed}, {options.seconds:g} s:", highlight=False)

@@ -51,10 +51,13 @@ def served_below(
     options: Sequence[str],
     *,
     prefix: Sequence[str] = (),
+    opened: bool = False,
 ) -> Iterator[Deployment]:
     """Serve the first version of each model, all of them made below a folder. Arguments are those of `served_models`.
 
     Args:
+        opened: Shards open the models' files in place. Else each has a data folder of its own: so rows are streamed
+            from shard to shard.
         prefix: Words before the command line of `ringpull serve`.
     """
     export_version(folder / MODEL, 1, rows)
@@ -63,9 +66,8 @@ def served_below(
         lossy = {"user": TableOptions(on_unavailable="default")}
         export_version(folder / SINGLE_COPY, 1, rows, name=SINGLE_COPY, tables=lossy)
         others.append(str(folder / SINGLE_COPY))
-    # A data folder of its own for each shard: so rows are streamed from shard to shard.
-    options = (*others, "--data-dir", str(folder / "data"), *options)
-    with deployed(folder / MODEL, shards, *options, prefix=prefix) as ours:
+    data = () if opened else ("--data-dir", str(folder / "data"))
+    with deployed(folder / MODEL, shards, *others, *data, *options, prefix=prefix) as ours:
         for version in range(2, versions[MODEL] + 1):
             export_version(folder / MODEL, version, rows)
         yield ours

@@ -95,7 +95,7 @@ def test_exported_anew_under_its_number_no_answer_is_of_both(
             assert asked.answers("other")
         assert type(asked.refused[-1]) is Unavailable
         assert "export under a new number" in str(asked.refused[-1])
-        published = ringpull("publish", "ranker", "--version", 1, "--target", target)
+        published = ringpull("publish", "ranker/1", "--target", target)
         assert published.returncode == 1
         assert "other content now" in published.stderr
         assert "export under a new number" in published.stderr
@@ -124,17 +124,17 @@ def test_the_folder_of_a_version_that_is_kept_is_removed(
         write_model(folder / "ranker", number)
     with Client(target, timeout_s=20.0) as client:
         asked = Asked(client)
-        done("publish", "ranker", "--version", 2)
+        done("publish", "ranker/2")
         shutil.rmtree(folder / "ranker" / "1")
         actors(process, "Shard")[0].kill()
         until("a warning", lambda: warns(ringpull, serving, "ranker/1 was let go", "removed"))
         until("all is well", lambda: asked.answers("ranker"))
-        done("publish", "ranker", "--version", 3)
+        done("publish", "ranker/3")
         shutil.rmtree(folder / "ranker" / "2")
-        done("rebalance", "--shards", 3)
+        done("rebalance", "--shards", 3, "--yes")
         assert warns(ringpull, serving, "ranker/2 was let go", "removed")
         assert asked.answers("ranker")
         assert "ranker/2 was let go" in ringpull("rollback", "ranker", "--target", target).stderr
-        done("restart", "--force")
-        done("publish", "ranker", "--version", 4)
+        done("restart", "--rolling", "--force", "--yes")
+        done("publish", "ranker/4")
         until("all is well", lambda: asked.answers("ranker", 3) and asked.answers("ranker", 4))

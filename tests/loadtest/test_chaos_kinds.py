@@ -18,7 +18,7 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.loadtest.chaos.changes import Deployed
 from ringpull.loadtest.chaos.checked_model import MODEL, export_version
 from ringpull.loadtest.chaos.health import Broken
-from ringpull.loadtest.chaos.kinds import clock_stepped, disk_full, stranger_on_port
+from ringpull.loadtest.chaos.kinds import clock_stepped, disk_full, stranger_on_port, version_reexported
 from ringpull.loadtest.chaos.kinds.registry import INJECT, impossible
 from ringpull.loadtest.chaos.kinds.scene import Folders, Scene, swapped
 from ringpull.loadtest.chaos.kinds.stranger import Stranger, strange_shard
@@ -369,6 +369,18 @@ async def test_other_content_under_the_number_of_the_live_version(
     assert {f"{MODEL}/2/rows: other", f"{MODEL}/1/rows: own"} <= deployment.seen[0]
     assert f"{MODEL}/2/rows: own" in deployment.seen[1]
     assert deployment.commands == []
+
+
+async def test_other_content_where_shards_open_files_in_place(
+    deployment: FakeDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard cannot come back by what is there meanwhile: it has to when the first content is."""
+    monkeypatch.setattr(version_reexported, "OPENED_S", 0.0)
+    scene = deployment.scene()
+    scene = replace(scene, folders=replace(scene.folders, data=None))
+    await INJECT[Kind.REEXPORT_VERSION](scene, Fault(Kind.REEXPORT_VERSION, 0.2), lambda: None)
+    [seen] = deployment.seen
+    assert f"{MODEL}/2/rows: own" in seen
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,21 @@ def test_an_order_for_another_life_says_nothing_about_who_leads(call: object) ->
         call(fence, order(1))  # type: ignore[operator]
 
 
+def test_an_order_that_was_overtaken_is_not_carried_out() -> None:
+    """Of 2520 of the simulation: a pause came through after the resume that had overtaken it, and held for ever."""
+    fence = Fence("mine", "a")
+    fence.obey(order(3))
+    pause, resume = Order("mine", 3, "a", number=1), Order("mine", 3, "a", number=2)
+    fence.check(resume, "throttle")
+    with pytest.raises(Unavailable, match="order 1 of term 3 was overtaken by a later one"):
+        fence.check(pause, "throttle")
+    fence.check(resume, "throttle")
+    fence.check(pause, "tables")
+    fence.check(pause)
+    fence.obey(order(4))
+    fence.check(Order("mine", 4, "a", number=1), "throttle")
+
+
 def test_a_member_of_no_deployment_obeys_any() -> None:
     fence = Fence("", "a")
     fence.obey(order(1, deployment="anybody"))

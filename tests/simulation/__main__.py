@@ -1,4 +1,4 @@
-"""`python -m tests.simulation SEED [SEED]`: tell the history of a seed, or of each from the first to before the second."""
+"""`python -m tests.simulation SEED [SEED]`: the history of a seed, or of all from the first to before the second."""
 
 from __future__ import annotations
 

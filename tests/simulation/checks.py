@@ -1,11 +1,11 @@
 """What must hold after every step of a history, whatever was killed, stopped, cut off, lost or filled up.
 
-1. *No slot without an owner.* As long as a head has its lease, every slot of every live version is answered by a shard
-   that its map names, at the address that the map names, or one of these has died and not been told yet what to serve.
-   While nothing new goes wrong, no head lacks a slot, and no head is out of service, for longer than `UNOWNED_S`.
+1. *No slot without an owner.* As long as a head has its lease, every slot of every live version is answered by a
+   shard that its map names, where the map says, or one of these has died and not been told yet what to serve. While
+   nothing new goes wrong, no head lacks a slot, and no head is out of service, for longer than `UNOWNED_S`.
 2. *No epoch twice.* Two maps of one epoch are equal.
-3. *No two terms at once.* Who has obeyed a term obeys no lower one, and takes no map of a lower one. No leader acts on a
-   state that its successor has not read.
+3. *No two terms at once.* Who has obeyed a term, or was born in it, obeys no lower one, and takes no map of a lower
+   one. No leader acts on a state that its successor has not read.
 4. *A word is kept.* What was accepted ends as it was asked for, or with a reason; what was refused never happens.
 5. *One version per answer.* A request in flight is answered from one content of one version.
 """
@@ -68,8 +68,10 @@ class Checks:
 
     def leads(self, term: int, state: CoordinatorState) -> None:
         """Take note that a leader begins, and from which state."""
-        if term <= self._read[0]:
-            self.violated(f"term {term} begins after term {self._read[0]}")
+        if term < self._read[0]:
+            return  # It was stopped just before, and finds out before it does anything.
+        if term == self._read[0]:
+            self.violated(f"two lead for term {term}")
         if progress(state) < self._acted and not self.lost:
             self.violated(f"term {term} begins at {progress(state)}; an earlier one has acted on {self._acted}")
         self._read = (term, progress(state))
@@ -175,8 +177,8 @@ class Checks:
                 for model, version, table in self.world.tables_of(names)
             }
             served, stored = shard.served, shard.stored
-            if self.world.was_rough or self.world.newest_term > 1:
-                # A prepare that came late, or of a coordinator that is gone, has stored what nobody asks for any more.
+            if self.world.newest_term > 1 or self.world.was_rough:
+                # What was prepared for a coordinator that is gone, or did not hear of it, nobody drops before long.
                 served = {table: bits for table, bits in served.items() if table in wanted}
                 stored = {table: bits & wanted[table] for table, bits in stored.items() if table in wanted}
             if served != wanted or stored != wanted or shard.bytes_per_s is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ringpull.router.control.operations import Control, Rebalance
 from ringpull.router.control.saved_files import is_seal
 from tests.simulation.network import FINE, Weather
 
@@ -31,6 +33,12 @@ def some(world: World, kinds: list[Fault]) -> None:
     if end is not None:
         lasts_s = world.random.choice([1.0, 4.0, 15.0]) * (0.5 + world.random.random())
         world.kernel.later(lasts_s, lambda: over(world, end))
+
+
+def ask_soon(world: World) -> None:
+    """Have something asked while a fault lasts."""
+    for _ in range(2):
+        world.kernel.later(world.random.random() * 4, lambda: world.operators.ask(world.operators.anything()))
 
 
 def over(world: World, end: End) -> None:
@@ -106,6 +114,7 @@ def lose_the_coordinators_node(world: World) -> End:
     how = world.random.choice(["stopped", "cut off from some", "at large"])
     world.told(f"NODE LOST {lost}, which is {how}")
     world.restart_coordinator(lost)
+    ask_soon(world)  # Whoever asks now may reach either.
     if lost is None or how == "at large":
         return lambda: None
     if how == "stopped":
@@ -149,6 +158,10 @@ def rough_weather(world: World) -> End:
     worst = world.random.choice([0.05, 0.2])
     world.told(f"ROUGH {worst}")
     world.was_rough = True
+    begin_s = world.random.random()
+    for request in (Rebalance(shards=world.random.randint(2, 4)), Control.PAUSE, Control.RESUME):
+        begin_s += world.random.random() * 2
+        world.kernel.later(begin_s, partial(world.operators.ask, request))
     world.network.weather = Weather(lost=worst, unanswered=worst, late=worst, twice=worst, delay_s=0.3)
 
     def fine() -> None:
@@ -182,6 +195,7 @@ def folder_slow(world: World) -> End:
 def folder_hangs(world: World) -> End:
     world.told("FOLDER HANGS")
     world.folder.hanging = 0.4
+    ask_soon(world)
     return lambda: _mended(world)
 
 
@@ -192,7 +206,9 @@ def folder_emptied(world: World) -> End:
 
 
 def newest_state_damaged(world: World) -> None:
-    """Flip a bit in the newest state, if there is another one to go on from."""
+    """Flip a bit in the newest state, if there is another one to go on from; once, for that one must stay."""
+    if world.checks.lost:
+        return
     states = sorted(name for name in world.folder.files if name.startswith("state-"))
     whole = [name for name in states if not is_seal(world.folder.files[name])]
     if len(whole) > 1:

@@ -1,4 +1,4 @@
-"""The folder of the coordinator's state, as `ringpull.router.control.state_files.StateFiles`, and all that befalls one."""
+"""The folder of the coordinator's state, as `ringpull.router.control.state_files.StateFiles`, and what befalls one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 HANGS_S = 4.0
 """Time after which a folder that does not answer counts as away; what it was asked may be done later all the same."""
 
-QUICK_S = 0.02
-"""Longest time that an answer takes where it matters who is first."""
+QUICK_S = (0.02, 0.1)
+"""Longest time that an answer takes where it matters who is first: one of these."""
 
 
 class Folder:
@@ -29,6 +29,7 @@ class Folder:
         """Nothing can be made."""
         self.slow_s = 0.0
         """Longest time that an answer takes."""
+        self.quick_s = kernel.random.choice(QUICK_S)
         self.contested = False
         """Whether several coordinators live, so that it matters what happens between two calls."""
         self.hanging = 0.0
@@ -135,7 +136,7 @@ class SimFiles:
             raise StartupError(f"the folder has not answered for {HANGS_S:g} s")
         if not (folder.slow_s or folder.contested):
             return answer()
-        longest_s = folder.slow_s or QUICK_S
+        longest_s = folder.slow_s or folder.quick_s
         kernel.sleep(kernel.random.random() * longest_s)
         answered = answer()
         kernel.sleep(kernel.random.random() * longest_s)

@@ -18,7 +18,7 @@ from tests.simulation.checks import Violation
 from tests.simulation.remembered import remembered
 from tests.simulation.world import World
 
-LASTS_S: Final = 25.0
+LASTS_S: Final = 20.0
 """Time in which things go wrong."""
 
 REST_S: Final = 120.0
@@ -93,6 +93,8 @@ def _at_rest(world: World) -> bool:
     """Whether nothing is left to do, as far as the newest coordinator knows."""
     seat = world.seat
     if seat is None or seat.leader is None or not seat.process.alive or world.operators.busy:
+        return False
+    if sum(leader.process.alive for leader in world.leaders) > 1:
         return False
     machine = seat.leader.machine
     state = machine.state

@@ -1,8 +1,8 @@
 """Virtual time, processes and their threads, with one seed deciding who goes next. Nothing here knows ringpull.
 
-A *process* is alive or dead, and runs or is stopped (SIGSTOP). What it does it does in *tasks*, which are greenlets: they
-block where a thread would, in `sleep` and `wait`, and nowhere else, so that a step is what happens between two of these.
-A stopped process's tasks stay where they are and go on when it is continued; those of a killed one end where they are.
+A *process* is alive or dead, and runs or is stopped (SIGSTOP). What it does it does in *tasks*, which are greenlets:
+they block where a thread would, in `sleep` and `wait`, and nowhere else, so that a step is what happens between two of
+these. A stopped process's tasks stay where they are and go on when it is continued; those of a killed one end there.
 
 Every delay comes from one random generator, and what is due at the same moment comes in an order drawn from it. So a
 history is its seed.
@@ -71,7 +71,7 @@ class Kernel:
         process: Process | None = None,
         instead: Callable[[], None] | None = None,
     ) -> None:
-        """Have something done after a while, by a process if one is given: when that runs, or else `instead` if dead."""
+        """Have something done after a while: by a process, if one is given, once it runs; `instead`, if it is dead."""
         if process is not None:
             action = self._by(process, action, instead)
         heapq.heappush(self._due, (self.now_s + seconds, self.random.random(), next(self._numbers), action))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ringpull.deploy.cluster.late_process import FIRST_RETRY_S, LONGEST_RETRY_S
 from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavailable
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.events import Member
@@ -147,13 +148,15 @@ class SimLeader:
         """Begin a term, as soon as the folder lets it."""
         world = self.world
         store = StateStore(SimFiles(world.folder, self.process, partial(world.moment, self)))
+        delay_s = FIRST_RETRY_S  # As `ringpull.deploy.cluster.late_process` tries again.
         while True:
             try:
                 reign = store.claim(Owner(world.deployment), must_exist=world.was_led)
                 break
             except (StartupError, Superseded) as exc:
                 world.told(f"{self} cannot lead: {exc}")
-                world.kernel.sleep(1.0)
+                world.kernel.sleep(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RETRY_S)
         self.term = reign.term
         leader = Leader(
             reign,

@@ -1,8 +1,8 @@
 """Shards and heads as far as the coordinator's rules concern them: what they store, serve, have loaded and route by.
 
-The fence of each is the product's (`ringpull.ps.fence.Fence`), asked where `ringpull.ps.process` and
-`ringpull.inference.head.process` ask theirs. What a real member refuses, these refuse; what would be wrong of anybody to
-order is a `Violation`.
+The fence of each is the product's (`ringpull.ps.fence.Fence`), asked where `ringpull.ps.fenced` and
+`ringpull.inference.head.fenced` ask theirs. What a real member refuses, these refuse; what would be wrong of anybody
+to order is a `Violation`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class SimShard:
         )
 
     def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "tables")
         with_turn(self, lambda: self._prepare(placements))
 
     def _prepare(self, placements: Sequence[VersionPlacement]) -> None:
@@ -104,7 +104,7 @@ class SimShard:
         served_ranges: Sequence[ServedRanges],
         versions: Collection[tuple[str, int]],
     ) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "tables")
         self.world.checks.obeyed(self, order)
         if epoch < self.epoch:
             return
@@ -119,12 +119,12 @@ class SimShard:
         self.world.touched()
 
     def throttle(self, order: Order, bytes_per_s: float | None) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "throttle")
         self.world.checks.obeyed(self, order)
         self.bytes_per_s = bytes_per_s
 
     def cancel(self, order: Order) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "tables")
         self.cancels += 1
 
     def _owned(self, table: Table) -> Bits:
@@ -193,7 +193,7 @@ class SimHead:
         return self.heartbeat()
 
     def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "versions")
         with_turn(self, lambda: self._load(order, versions, shard_map))
 
     def _load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
@@ -213,7 +213,7 @@ class SimHead:
         live: Mapping[str, int],
         versions: Collection[tuple[str, int]],
     ) -> None:
-        self.fence.check(order)
+        self.fence.check(order, "versions")
         with_turn(self, lambda: self._route(order, shard_map, live, versions))
 
     def _route(
@@ -224,6 +224,9 @@ class SimHead:
             if missing := set(versions) - self.loaded:
                 self.world.checks.violated(f"{self} is to show {missing}, which it has not loaded")
             self.loaded &= set(versions)
+            if not self.serving:
+                # A real one's begins with the next heartbeat.
+                self.leased_until_s = self.world.kernel.now_s + self.world.timing.lease_s
             self.live, self.serving = dict(live), True
             self._take(shard_map)
             self.world.told(f"{self} routes by epoch {shard_map.epoch}, live {self.live}, by term {order.term}")

@@ -1,4 +1,4 @@
-"""Calls from process to process: late, lost on the way there or back, made twice, cut off, or to somebody who is gone."""
+"""Calls from process to process: late, lost on the way there or back, made twice, cut off, or to who is gone."""
 
 from __future__ import annotations
 

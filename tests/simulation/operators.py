@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ringpull.ps.errors import InvalidInput, RingpullError
-from ringpull.router.control.change import CoordinatorState, Phase
+from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.changes import begin_of
 from ringpull.router.control.events import Abort, Event, Pause, Resume
 from ringpull.router.control.leader import Leader
@@ -88,11 +88,14 @@ class Operators:
         try:
             event = self._event(leader, asked.request)
             asked.id = state.last_id if isinstance(asked.request, Control) else state.last_id + 1
+            self.world.ledger.paused.discard(asked.id)
             status = leader.tell(event)
+            if asked.request is Control.PAUSE:
+                self.world.ledger.paused.add(asked.id)
             asked.subject = status.subject
             return status
-        except RingpullError:
-            asked.answer = "refused"
+        except RingpullError as exc:
+            asked.answer = "unknown" if "it is not certain" in str(exc) else "refused"
             raise
 
     def _event(self, leader: Leader, request: ChangeRequest | Control) -> Event:
@@ -115,8 +118,8 @@ class Ledger:
         self.outcomes: dict[int, str] = {}
         """Change -> reason why it was given up, or empty when it was carried through."""
         self._last: dict[int, CoordinatorState] = {}
-        self._paused: dict[int, Phase] = {}
-        """Change -> phase in which it was paused."""
+        self.paused: set[int] = set()
+        """Changes that were paused, and that nobody has tried to resume since."""
 
     def saved(self, leader: SimLeader, state: CoordinatorState) -> None:
         """Take note of a state that was saved."""
@@ -144,9 +147,7 @@ class Ledger:
             self.world.checks.violated(
                 f"{leader} carries out change {change.id}, {change.subject}, that nobody asked for"
             )
-        if not change.paused:
-            self._paused.pop(change.id, None)
-        elif self._paused.setdefault(change.id, change.phase) is not change.phase:
+        if change.id in self.paused and not change.paused and not self.world.checks.lost:
             self.world.checks.violated(f"{leader} goes on with change {change.id}, which is paused")
 
     def ended(self) -> None:

@@ -6,19 +6,20 @@ Nothing but speed. Values are frozen, so what they are keyed by is the identity 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import xxhash
 
+from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import VersionPlacement
 from ringpull.ps.ring import Ring, SlotRange
-from ringpull.ps.slot_mask import SlotMask, runs
-from ringpull.ps.spec import Replicas
+from ringpull.ps.slot_mask import SlotMask, mask_of, runs
+from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control import coordinator, placements, reign, state_store
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.placements import StreamSources, placements_of
@@ -32,21 +33,16 @@ _kept: dict[Any, tuple[Any, Any]] = {}
 @contextmanager
 def remembered() -> Iterator[None]:
     """Have them remember while this lasts."""
-    shards, mask = Ring.shards.fget, Ring.owned_mask
+    shards = Ring.shards.fget
     assert shards is not None
 
-    def read_only(ring: Ring, shard: int, replicas: Replicas) -> Any:
-        found = mask(ring, shard, replicas)
-        found.flags.writeable = False
-        return found
-
     with (
-        patch.object(Ring, "shards", property(lambda ring: by_identity(("shards",), ring, lambda: shards(ring)))),
+        patch.object(Ring, "shards", property(partial(_shards, shards, {}))),
         patch.object(
             Ring,
             "owned_mask",
             lambda ring, shard, replicas: by_identity(
-                ("mask", shard, replicas), ring, lambda: read_only(ring, shard, replicas)
+                ("mask", shard, replicas), ring, lambda: _mask(ring, shard, replicas)
             ),
         ),
         patch.object(Ring, "with_shards", _with_shards),
@@ -58,6 +54,25 @@ def remembered() -> Iterator[None]:
         patch.object(state_store, "encode", _encode),
     ):
         yield
+
+
+def _shards(
+    plain: Callable[[Ring], tuple[int, ...]], known: dict[int, tuple[Any, tuple[int, ...]]], ring: Ring
+) -> tuple[int, ...]:
+    found = known.get(id(ring.ranges))
+    if found is None:
+        found = known[id(ring.ranges)] = (ring.ranges, plain(ring))
+    return found[1]
+
+
+def _mask(ring: Ring, shard: int, replicas: Replicas) -> SlotMask:
+    """What `Ring.owned_mask` returns, range by range, and read only."""
+    if replicas == ALL:
+        mask = np.full(SLOTS, shard in ring.shards, np.uint8)
+    else:
+        mask = mask_of(each.slots for each in ring.ranges if shard in each.owners[:replicas])
+    mask.flags.writeable = False
+    return mask
 
 
 def _encode(fields: Mapping[str, Any]) -> bytes:
@@ -95,20 +110,20 @@ def _with_ranks(ring: Ring, ranks: int) -> Ring:
 
 
 def _placements_of(
-    shard: int, specs: Sequence[DeploymentSpec], sources: StreamSources | None
+    shard: int, specs: Sequence[DeploymentSpec], sources: StreamSources | None, **options: Hashable
 ) -> tuple[VersionPlacement, ...]:
     live = None if sources is None else (_part(sources.spec), tuple(sources.live.items()))
-    key = ("placements", shard, tuple(map(_part, specs)), live)
+    key = ("placements", shard, tuple(map(_part, specs)), live, tuple(options.items()))
     found = _kept.get(key)
     if found is None:
-        found = _kept[key] = (None, placements_of(shard, specs, sources))
+        found = _kept[key] = (None, placements_of(shard, specs, sources, **options))
     return found[1]  # type: ignore[no-any-return]
 
 
 class _Union:
     """`np.bitwise_or.reduce` of masks that are remembered themselves."""
 
-    class bitwise_or:  # noqa: N801
+    class bitwise_or:
         @staticmethod
         def reduce(masks: Sequence[SlotMask]) -> SlotMask:
             different = {id(mask): mask for mask in masks}

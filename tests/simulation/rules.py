@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from ringpull.ps.errors import Superseded, Unavailable
 from ringpull.ps.fence import Fence, Order
-from ringpull.router.control import leader, reign
+from ringpull.router.control import leader
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.events import HeadExpired
@@ -25,7 +25,7 @@ Rule = Callable[[], AbstractContextManager[Any]]
 
 
 def members_obey_whoever_comes() -> AbstractContextManager[Any]:
-    def check(fence: Fence, order: Order) -> None:
+    def check(fence: Fence, order: Order, about: str = "") -> None:
         if order.incarnation != fence._incarnation:
             raise Unavailable("another life")
         fence._term = max(fence._term, order.term)
@@ -34,7 +34,7 @@ def members_obey_whoever_comes() -> AbstractContextManager[Any]:
 
 
 def members_do_not_look_at_the_incarnation() -> AbstractContextManager[Any]:
-    def check(fence: Fence, order: Order) -> None:
+    def check(fence: Fence, order: Order, about: str = "") -> None:
         if order.term < fence._term:
             raise Superseded("a higher one leads")
 
@@ -45,16 +45,26 @@ def members_do_not_look_at_the_incarnation() -> AbstractContextManager[Any]:
     return patch.multiple(Fence, check=check, obey=obey)
 
 
+def orders_that_were_overtaken_are_carried_out() -> AbstractContextManager[Any]:
+    plain = Fence.check
+    return patch.object(Fence, "check", lambda fence, order, about="": plain(fence, order))
+
+
 def terms_before_are_not_sealed() -> AbstractContextManager[Any]:
     return patch.object(StateStore, "_seal", lambda *_: None)
 
 
 def introductions_do_not_look_who_leads() -> AbstractContextManager[Any]:
     def introduce(self: Introductions, member: Any, heartbeat: Any) -> None:
-        with patch.object(Reign, "check", lambda _: None):
-            plain(self, member, heartbeat)
+        control = self._members.shard(member.id) if member.role == "shard" else self._members.head(member.id)
+        try:
+            control.obey(self._reign.order(heartbeat.incarnation))
+        except Superseded as exc:
+            self._tell_over(exc)
+            raise
+        self._done[member] = heartbeat.incarnation
+        self._tell_done(member, heartbeat)
 
-    plain = Introductions.introduce
     return patch.object(Introductions, "introduce", introduce)
 
 
@@ -84,10 +94,6 @@ def what_was_refused_is_not_saved_over() -> AbstractContextManager[Any]:
     return patch.object(Leader, "_save_what_is_left", save_what_is_left)
 
 
-def epochs_are_not_reserved() -> AbstractContextManager[Any]:
-    return patch.object(reign, "EPOCHS_AHEAD", 0)
-
-
 def a_new_term_goes_on_with_the_epochs_of_the_last() -> AbstractContextManager[Any]:
     def begun(of: Reign, heads: tuple[int, ...]) -> CoordinatorState:
         return CoordinatorState(heads=heads) if of.saved is None else of.saved.state
@@ -100,14 +106,17 @@ def slots_are_dropped_before_heads_have_acknowledged() -> AbstractContextManager
 
 
 def leases_are_not_waited_for() -> AbstractContextManager[Any]:
-    plain = Coordinator.take
+    """A head that has not been heard of for a moment counts as if it did not serve."""
+    plain = Leader._look_at_the_clock
 
-    def take(self: Coordinator, event: Any) -> None:
-        plain(self, event)
-        for head in self.heads:
-            plain(self, HeadExpired(head))
+    def look_at_the_clock(self: Leader) -> None:
+        for head, heard_s in self._heard_s.items():
+            if self._clock() - heard_s > self._timing.lease_s / 3 and head not in self._expired:
+                self._expired.add(head)
+                self._handle(HeadExpired(head))
+        plain(self)
 
-    return patch.object(Coordinator, "take", take)
+    return patch.object(Leader, "_look_at_the_clock", look_at_the_clock)
 
 
 def heads_not_seen_yet_do_not_count() -> AbstractContextManager[Any]:
@@ -156,13 +165,13 @@ def a_restarted_shard_is_taken_for_the_one_before() -> AbstractContextManager[An
 RULES: Final[list[Rule]] = [
     members_obey_whoever_comes,
     members_do_not_look_at_the_incarnation,
+    orders_that_were_overtaken_are_carried_out,
     terms_before_are_not_sealed,
     introductions_do_not_look_who_leads,
     shards_are_started_and_stopped_by_whoever_led_once,
     state_is_not_saved_before_it_is_acted_on,
     what_could_not_be_saved_is_carried_out,
     what_was_refused_is_not_saved_over,
-    epochs_are_not_reserved,
     a_new_term_goes_on_with_the_epochs_of_the_last,
     slots_are_dropped_before_heads_have_acknowledged,
     leases_are_not_waited_for,

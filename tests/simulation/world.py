@@ -47,7 +47,7 @@ class World:
         """Moment -> what happens when the coordinator comes to it next."""
         self.calm_since_s = 0.0
         self.was_rough = False
-        """Whether calls may have come late."""
+        """Whether answers may have been lost."""
         self.was_led = False
         """Whether the deployment was ever led, so that a state of it must exist."""
         self._lives = 0

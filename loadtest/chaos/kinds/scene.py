@@ -36,8 +36,8 @@ class Folders:
     """Its `--state-dir`."""
     logs: Path
     """Its `--log-dir`."""
-    data: Path
-    """Its `--data-dir`."""
+    data: Path | None
+    """Its `--data-dir`; None: shards open the models' files in place."""
     records: Path
     """Its `RINGPULL_STATE_DIR`, where it is recorded as served."""
     no_small_disk: str = ""

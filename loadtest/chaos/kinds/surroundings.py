@@ -22,11 +22,11 @@ NAMESPACES: Final = (("--mount",), ("--mount", "--map-root-user"))
 
 @contextmanager
 def served_among(
-    versions: Mapping[str, int], rows: Mapping[str, int], shards: int, options: Sequence[str]
+    versions: Mapping[str, int], rows: Mapping[str, int], shards: int, options: Sequence[str], *, opened: bool = False
 ) -> Iterator[tuple[Deployment, RunCommand, Folders]]:
     """Serve as `served_models` does, with a small disk for the coordinator's state, and with other content beside.
 
-    Arguments are those of `served_models`.
+    Arguments are those of `served_below`.
     """
     with tempfile.TemporaryDirectory(prefix="ringpull-chaos-") as made:
         folder = Path(made)
@@ -36,11 +36,17 @@ def served_among(
             export_version(others, version, rows, content=swapped(version, version))
         prefix, reason = small_disk(disk)
         options = (*options, "--state-dir", str(disk / "state"), "--log-dir", str(folder / "logs"))
-        with served_below(folder, versions, rows, shards, options, prefix=prefix) as ours:
+        with served_below(folder, versions, rows, shards, options, prefix=prefix, opened=opened) as ours:
             # What is mounted for that process alone is seen through its root folder.
             reached = disk if reason else Path(f"/proc/{ours.process.pid}/root{disk}")
             folders = Folders(
-                folder / MODEL, others, reached / "state", folder / "logs", folder / "data", ours.records, reason
+                folder / MODEL,
+                others,
+                reached / "state",
+                folder / "logs",
+                None if opened else folder / "data",
+                ours.records,
+                reason,
             )
             yield ours, ringpull(ours.target, folder), folders
 

@@ -5,15 +5,18 @@ are lost, too; to a version that is kept open behind the live one, and that is p
 open, of which shards may have copies from an earlier time, and that is published.
 
 Promised: every answer, and every one of the content that the deployment has opened. While the folder of an open version
-has other content the shard comes back, by its own copies or by those of other shards, and the publish is refused in
-words that name the version. Undone by putting the first content back: the same files, so that the version is what it
-was. The publish of a version that was not open is carried through, and every answer is of its new content, which stays.
+has other content the shard comes back, by its own copies or by those of other shards (where shards open files in place,
+once the first content is back), and the publish is refused in words that name the version. Undone by putting the first
+content back: the same files, so that the version is what it was. The publish of a version that was not open is carried
+through, and every answer is of its new content, which stays.
 """
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from contextlib import suppress
+from typing import Final
 
 import psutil
 
@@ -22,6 +25,9 @@ from ringpull.loadtest.chaos.kinds.scene import Injected, Scene, publish
 from ringpull.loadtest.chaos.kinds.undoing import exchange, replaced
 from ringpull.loadtest.chaos.schedule import Fault
 from ringpull.loadtest.chaos.serving import CommandFailed
+
+OPENED_S: Final = 8.0
+"""Time for which files that shards open in place are others: a killed shard has looked at them by then."""
 
 
 async def reexport_version(scene: Scene, fault: Fault, injected: Injected) -> None:
@@ -46,11 +52,14 @@ async def _live(scene: Scene, pick: float, injected: Injected, *, copies_lost: b
         with suppress(psutil.NoSuchProcess):
             gone = [psutil.Process(shard.pid)]
             gone[0].kill()
-        if copies_lost:
-            # It does not start again so soon, and what it makes then is its own.
-            shutil.rmtree(scene.folders.data / f"shard-{shard.shard}", ignore_errors=True)
-        await scene.health.wait(*gone)
-    await scene.health.wait()
+        if scene.folders.data is None:
+            await asyncio.sleep(OPENED_S)
+        else:
+            if copies_lost:
+                # It does not start again so soon, and what it makes then is its own.
+                shutil.rmtree(scene.folders.data / f"shard-{shard.shard}", ignore_errors=True)
+            await scene.health.wait(*gone)
+    await scene.health.wait(*gone)
 
 
 async def _kept(scene: Scene, pick: float, injected: Injected) -> None:
