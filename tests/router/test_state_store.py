@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Superseded
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Superseded, Unavailable
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.reign import EPOCHS_AHEAD, SEALS_KEPT, Reign
@@ -213,7 +213,7 @@ def test_an_empty_folder_is_no_first_start(store: StateStore, files: PatientFile
     reign = began(store)
     for name in files.names():
         files.delete(name)
-    with pytest.raises(StartupError, match="is it mounted here"):
+    with pytest.raises(Unavailable, match="is it mounted here"):  # Retryable: it gives up no change.
         reign.check()
 
 
@@ -229,7 +229,7 @@ def test_a_state_is_not_saved_where_its_term_did_not_begin(tmp_path: Path) -> No
         StartupError, match=r"it is not certain .* holds nothing of term 1 any more; is it mounted here"
     ):
         reign.save(state(2))
-    with pytest.raises(StartupError, match="holds nothing of term 1 any more"):
+    with pytest.raises(Unavailable, match="holds nothing of term 1 any more"):
         reign.check()
     folder.rename(tmp_path / "empty")
     away.rename(folder)
