@@ -302,6 +302,7 @@ class Coordinator:
                 change=None,
                 outcome=Outcome(change.id, change.kind, change.subject),
             )
+            self._state = replace(self._state, went_live=tuple(sorted(self._state.highest_live.items())))
             return True
         phase = PHASES[PHASES.index(change.phase) + 1]
         self._state = replace(self._state, change=replace(change, phase=phase))

@@ -255,6 +255,7 @@ class Leader:
             requests=sum(heartbeat.requests for heartbeat in self._view.heads.values()),
             traffic=traffic_of(self._view.heads.values()),
             warnings=(*self._own_warnings(), *self._view.warnings()),
+            highest_live=self.machine.state.highest_live,
         )
 
     def member_states(self) -> tuple[MemberState, ...]:

@@ -97,6 +97,8 @@ class DeploymentStatus:
     """`MODEL/TABLE` -> look-ups of all heads since they started."""
     warnings: tuple[str, ...] = ()
     """What an operator should know now, a sentence each that begins with the member it is about."""
+    highest_live: Mapping[str, int] = field(default_factory=dict)
+    """Highest version of each model that is open or ever went live, also where an operator has gone back since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ DEPLOYMENT = DeploymentStatus(
     nodes={0: "a", 1: "b", 2: "b"},
     requests=1 << 34,
     traffic={"m/one": TableTraffic(5, 2, 1)},
+    highest_live={"m": 3},
 )
 MEMBERS = (MemberState(Member("shard", 3), "abc", ""), MemberState(Member("head", 0), "", "it does not answer"))
 
