@@ -11,9 +11,10 @@ those of its clients to each of them.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
@@ -80,6 +81,17 @@ class ServeLock:
                 return cls(path, descriptor)
             os.close(descriptor)  # Somebody took it for one that was left behind, and removed it, before it was locked.
 
+    def note_folders(self, folders: Iterable[str]) -> None:
+        """Say in its file which folders were made for what is to be served, for whoever finds it free.
+
+        A `serve` that is killed before predictions work has no record that would say so.
+        """
+        if self._descriptor is not None:
+            content = json.dumps({"folders": list(folders)}).encode()
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, content, 0)
+
     def release(self) -> None:
         """Remove the file and free the lock. Idempotent."""
         descriptor, self._descriptor = self._descriptor, None
@@ -113,6 +125,15 @@ def taken(path: Path) -> Iterator[bool]:
                 path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def noted_folders(path: Path) -> list[str]:
+    """Return the folders that the file of a lock names: see `ServeLock.note_folders`."""
+    try:
+        folders = json.loads(path.read_bytes())["folders"]
+        return [each for each in folders if isinstance(each, str) and os.path.isabs(each)]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def is_held(path: Path) -> bool | None:

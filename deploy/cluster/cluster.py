@@ -105,8 +105,11 @@ class Cluster:
         self._cleanup.close()
 
     @classmethod
-    def bring_up(cls, config: ServeConfig, progress: Progress) -> Self:
+    def bring_up(cls, config: ServeConfig, progress: Progress, made: Callable[[Path], None] | None = None) -> Self:
         """Bring everything up and return when predictions work.
+
+        Args:
+            made: Called with the folder of a private Ray as soon as it is there.
 
         Raises:
             StartupError: A port is in use, Ray is not there or lacks resources, or an actor died; nothing is left
@@ -120,7 +123,8 @@ class Cluster:
             with progress.step("took the state folder over") as say:
                 owned = OwnedStateFolder.take(config.state_dir, owner, heads=config.heads, say=say)
             cleanup.enter_context(owned)
-            session = RaySession(config.address, workers=config.shards + config.heads + 1, ship_code=config.ship_code)
+            workers = config.shards + config.heads + 1
+            session = RaySession(config.address, workers=workers, ship_code=config.ship_code, made=made)
             with KernelCompilation() as kernels:
                 with progress.step("started a private Ray" if config.private else f"joined Ray at {config.address}"):
                     cleanup.enter_context(session)

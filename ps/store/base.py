@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, unreadable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.identity import UNKNOWN, differ, text_of
 from ringpull.ps.slot_mask import SlotMask
@@ -233,7 +233,7 @@ def _read_header(path: Path) -> tuple[bytes, FileStamp]:
             stamp = FileStamp.of(os.fstat(file.fileno()))
             data = file.read(fmt.MAX_HEADER_BYTES + 1)
     except OSError as exc:
-        raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
+        raise unreadable(path, exc) from exc
     if len(data) > fmt.MAX_HEADER_BYTES:
         raise CorruptData(f"{path}: larger than a header may be, {fmt.MAX_HEADER_BYTES} bytes")
     return data, stamp
@@ -253,7 +253,7 @@ def _map(path: Path, due_bytes: int) -> tuple[NDArray[np.uint8], FileStamp]:
                 return np.empty(0, np.uint8), stamp
             return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), np.uint8), stamp
     except OSError as exc:
-        raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
+        raise unreadable(path, exc) from exc
 
 
 def _physical_bytes() -> int:
