@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,10 @@ LOCAL_FILE_SYSTEMS: Final = frozenset(
     ["apfs", "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"]
 )
 """File systems on which flock is this kernel's own, for all who see the file."""
+
+TAKE_TIMEOUT_S: Final = 5.0
+"""Longest wait for a lock of one's own, which nobody holds for longer than a look. A file system may not answer."""
+TAKE_AGAIN_S: Final = 0.02
 
 _held: Final[set[int]] = set()
 """Descriptors of the locks of this process."""
@@ -71,7 +76,7 @@ class ServeLock:
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _lock_within(descriptor, TAKE_TIMEOUT_S)
             except OSError:
                 os.close(descriptor)
                 path.unlink(missing_ok=True)
@@ -163,6 +168,23 @@ def is_local(path: Path) -> bool:
             if real.is_relative_to(mount.mountpoint) and len(mount.mountpoint) >= best:
                 best, kind = len(mount.mountpoint), mount.fstype
     return kind in LOCAL_FILE_SYSTEMS
+
+
+def _lock_within(descriptor: int, timeout_s: float) -> None:
+    """Lock a file that nobody but a passer-by holds.
+
+    Raises:
+        OSError: Locks are refused, or somebody holds it for too long.
+    """
+    until_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(TAKE_AGAIN_S)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

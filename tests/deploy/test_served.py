@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -279,6 +280,21 @@ def test_a_lock_that_says_nothing_of_use_is_removed(state: Path, content: bytes)
     left.write_bytes(content)
     served.clean()
     assert not left.exists()
+
+
+def test_a_lock_that_is_never_free_is_not_waited_for(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a server whose lock daemon has forgotten who held it: `serve` goes on without one."""
+    asked = []
+
+    def held(descriptor: int, operation: int) -> None:
+        asked.append(operation)
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(serve_lock.fcntl, "flock", held)
+    monkeypatch.setattr(serve_lock, "TAKE_TIMEOUT_S", 0.0)
+    with served.lock() as lock:
+        assert not lock.held
+    assert all(operation & fcntl.LOCK_NB for operation in asked)
 
 
 def test_on_a_servers_file_system_a_free_lock_tells_nothing(
