@@ -22,9 +22,9 @@ from typing import Any, Final, Literal, TypeVar
 import xxhash
 
 from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
-from ringpull.inference.model.version_files import FileEntry, resolve
+from ringpull.inference.model.version_files import FileEntry, is_folder, resolve
 from ringpull.inference.schema.fields import Fields
-from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError, unreadable
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.spec import Pooling, TableSpec, check_name
 
@@ -156,8 +156,9 @@ class Manifest:
         Raises:
             InvalidInput: `version_dir` is not a folder.
             CorruptData: The version is half-written or damaged. The message names the file and the field.
+            Unavailable: A file cannot be read now.
         """
-        if not version_dir.is_dir():
+        if not is_folder(version_dir):
             raise InvalidInput(f"{version_dir}: no such folder; a version is a folder NAME/VERSION with a {FILE_NAME}")
         file = version_dir / FILE_NAME
         manifest = read_manifest(file)
@@ -165,7 +166,7 @@ class Manifest:
         if folder.isdecimal() and version_number(folder) != manifest.version:
             raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
         for entry in manifest.tables:
-            if not resolve(version_dir, entry.path).is_dir():
+            if not is_folder(resolve(version_dir, entry.path)):
                 raise CorruptData(f"{file}: the folder {entry.path} of table {entry.spec.name} is missing")
         manifest.schema.read(version_dir)
         manifest.program.read(version_dir)
@@ -205,6 +206,7 @@ def read_manifest(file: Path) -> Manifest:
 
     Raises:
         CorruptData: It is missing or damaged, or a link that leads out of its folder.
+        Unavailable: It cannot be read now.
     """
     resolve(file.parent, file.name)
     try:
@@ -214,7 +216,7 @@ def read_manifest(file: Path) -> Manifest:
     except FileNotFoundError as exc:
         raise CorruptData(f"{file}: missing; the version is half-written (its manifest is written last)") from exc
     except OSError as exc:
-        raise CorruptData(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+        raise unreadable(file, exc) from exc
     return parse_manifest(content, file)
 
 

@@ -133,13 +133,30 @@ def test_that_nobody_leads_is_said_once(caplog: pytest.LogCaptureFixture):
         leader.lease.renew(LEASE_S)
         with caplog.at_level(logging.WARNING):
             await keeping(leader, 100.0)
-        assert ["nobody leads this head" in record.getMessage() for record in caplog.records] == [True]
+        [said] = [record.getMessage() for record in caplog.records]
+        assert said == "no heartbeat and no map came for 10 s; this head serves on by the map it has: it is gone"
+        assert leader.lease.expired
         leader.error = None
         await keeping(leader, 5.0)
         leader.error = Unavailable("it is gone again")
         with caplog.at_level(logging.WARNING):
             await keeping(leader, 100.0)
         assert len(caplog.records) == 2
+
+    run(main())
+
+
+def test_an_answer_that_does_not_come_while_heartbeats_do_is_nothing_to_tell(caplog: pytest.LogCaptureFixture):
+    """They are late once; nobody is alone for that."""
+
+    async def main() -> None:
+        leader = Leader()
+        leader.error = Unavailable("it is busy")
+        leader.lease.renew(LEASE_S)
+        with caplog.at_level(logging.WARNING):
+            await keeping(leader, 60.0, heartbeats_s=0.8 * LEASE_S)
+        assert leader.asked_s
+        assert caplog.records == []
 
     run(main())
 
