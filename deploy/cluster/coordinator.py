@@ -58,6 +58,7 @@ def _coordinator_process(actor_spec: ActorSpec, state_dir: str, owner: Owner) ->
             streamed=actor_spec.shard.data_dir is not None,
             rows_in=rows_in,
             loss_of=loss_of,
+            orphans_possible=actor_spec.joined,
             check_startable=control_store.check,
         ),
         # Ray starts the process anew, which goes on from what is saved.

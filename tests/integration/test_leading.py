@@ -20,11 +20,12 @@ from ringpull.inference.client.client import Client
 from ringpull.inference.head import lease
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.process import HeadProcess
-from ringpull.ps.errors import Unavailable
+from ringpull.ps.errors import Replaced, Unavailable
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring
 from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.operations import Asker
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import Tiny, export_tiny
@@ -56,12 +57,16 @@ class Coordinator:
         self.runs.set()
         self.asked = threading.Event()
         self.newest: ShardMap | None = None
+        self.replaced: set[str] = set()
+        """Incarnations of heads that another one has replaced."""
         self.at_once = 0
         """Most questions that were in its hands at a time."""
         self._now = 0
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker) -> ShardMap:
         self._answer()
+        if asker.incarnation in self.replaced:
+            raise Replaced(f"head {asker.head} has been replaced")
         assert self.newest is not None
         return self.newest
 

@@ -10,6 +10,7 @@ from typing import Final
 from ringpull.ps.errors import Unavailable
 from ringpull.router.control.deployment_spec import PlacedTable, PlacedVersion
 from ringpull.router.control.leader import Timing
+from ringpull.router.control.operations import Asker
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.simulation.checks import Checks
 from tests.simulation.folder import Folder
@@ -274,4 +275,5 @@ class World:
 
     def newest_map(self, head: SimHead) -> ShardMap:
         """Return the map that a head gets when it asks."""
-        return self.network.call(head.process, "coordinator", self.any_coordinator, lambda leader: leader.map())
+        asker = Asker(head.head, head.incarnation)
+        return self.network.call(head.process, "coordinator", self.any_coordinator, lambda leader: leader.map(asker))
