@@ -36,7 +36,6 @@ from ringpull.router.control.events import (
     Done,
     Event,
     Failed,
-    HeadSeen,
     Member,
     RetryDue,
     ShardLost,
@@ -429,8 +428,7 @@ class Leader:
             self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
         else:
             ended = self._restarts.was_told(member, self.machine.heads[member.id].incarnation)
-            alone = self._successions.seen(member.id, heartbeat.incarnation, ended=ended)
-            self._handle(HeadSeen(member.id, heartbeat.incarnation, alone))
+            self._handle(self._successions.seen(member.id, heartbeat, ended=ended))
 
     def _unseen(self, member: Member) -> None:
         self._restarts.lost(member)

@@ -2,11 +2,11 @@
 
 A node that Ray takes for dead may only be cut off: its actors are started elsewhere, and the old processes live on. An
 orphan of a head shares the port with its successor, and nobody leads it. It asks for the map once its lease nears its
-end, and is told then that it was replaced, upon which it stops. So a change waits for the time that this takes, where
-there can be orphans: `ObservedHead.alone`.
+end. When its successor serves it is told that it was replaced, upon which it stops. So a change waits for the time that
+this takes, where there can be orphans: `ObservedHead.alone`.
 
 Who of two is the orphan, Ray knows: heartbeats reach only the present process. A stranger that asks is taken for
-replaced when another one has answered a heartbeat since it first asked.
+replaced when another one, which serves, has answered a heartbeat since it first asked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Final
 
 from ringpull.ps.errors import Replaced
 from ringpull.router.control.change import CoordinatorState
-from ringpull.router.control.events import HeadAlone, HeadExpired
+from ringpull.router.control.events import HeadAlone, HeadExpired, HeadSeen
+from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import Asker
 
 STOP_S: Final = 3.0
@@ -29,8 +30,8 @@ STOP_S: Final = 3.0
 class _Head:
     heard_s: float
     """When it was last heard, or before that when the term began."""
-    answered_s: float = float("-inf")
-    """When it last answered a heartbeat."""
+    served_s: float = float("-inf")
+    """When it last answered a heartbeat while it served."""
     incarnation: str = ""
     """Its present process; empty: none has answered yet."""
     expired: bool = False
@@ -61,21 +62,24 @@ class Successions:
     def __repr__(self) -> str:
         return f"<Successions {self._heads}>"
 
-    def seen(self, head: int, incarnation: str, *, ended: bool) -> bool:
-        """Take in that a head has answered a heartbeat; return whether no earlier process of it serves beside it.
+    def seen(self, head: int, heartbeat: HeadHeartbeat, *, ended: bool) -> HeadSeen:
+        """Take in the heartbeat of a head that obeys; return what it means to the machine.
 
         Args:
             ended: Whether the process before it is known to have ended.
         """
         with self._lock:
-            known, now_s = self._heads[head], self._clock()
+            known, now_s, incarnation = self._heads[head], self._clock(), heartbeat.incarnation
             if known.incarnation != incarnation:
                 if self._orphans and not ended and (known.incarnation or self._served):
                     known.alone_s = max(known.alone_s or 0.0, known.heard_s + self._lease_s, now_s) + STOP_S
-                known.incarnation = incarnation
-            known.heard_s = known.answered_s = now_s
-            known.expired = False
-            return known.alone_s is None
+                known.incarnation, known.served_s = incarnation, float("-inf")
+            known.heard_s, known.expired = now_s, False
+            if heartbeat.grpc_port:  # It serves.
+                known.served_s = now_s
+            elif known.alone_s is not None:
+                known.alone_s = max(known.alone_s, now_s + STOP_S)
+            return HeadSeen(head, incarnation, alone=known.alone_s is None)
 
     def check(self, asker: Asker) -> None:
         """Check that a head that asks for the map is not one that was replaced.
@@ -91,7 +95,7 @@ class Successions:
                 # It serves, and the answer is a lease, though it answers nobody: a change has to wait for it.
                 known.heard_s = now_s
                 return
-            if known.answered_s <= known.strangers.setdefault(asker.incarnation, now_s):
+            if known.served_s <= known.strangers.setdefault(asker.incarnation, now_s):
                 if known.alone_s is not None:
                     known.alone_s = max(known.alone_s, now_s + STOP_S)
                 return
