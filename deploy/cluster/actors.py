@@ -111,6 +111,11 @@ class ShardActor(ProcessActor):
         self._process.check(order)
         self._exit.after(lambda: self._process.stop(grace_s=drain_s), within_s=drain_s)
 
+    def leave(self, order: Order) -> None:
+        """End this process for good; Ray does not start it anew."""
+        self._process.check(order)
+        ray.actor.exit_actor()
+
 
 class HeadActor(ProcessActor):
     """Inference head, gRPC and HTTP: a `HeadProcess`, which coordinators call as a `HeadControl`.

@@ -67,6 +67,10 @@ def follow(
     except KeyboardInterrupt:
         console.print(f"{begun.kind.value} {begun.subject}: {AFTERWARDS}", highlight=False, soft_wrap=True)
         raise
+    if status.id < begun.id:
+        raise ChangeGivenUp(
+            f"{begun.kind.value} {begun.subject} is not known to the coordinator that leads now; see `ringpull status`"
+        )
     if status.id != begun.id:
         raise ChangeGivenUp(
             f"{begun.kind.value} {begun.subject} is over; {status.kind.value} {status.subject} came after it"

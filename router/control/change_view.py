@@ -11,10 +11,11 @@ from dataclasses import replace
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import Change, Outcome, Phase
 from ringpull.router.control.coordinator import Coordinator
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Command, Prepare
 from ringpull.router.control.lacking import version_names
 from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
-from ringpull.router.control.operations import ChangeStatus, Latency
+from ringpull.router.control.operations import ChangeStatus, DeploymentStatus, Latency
 
 
 class ChangeView:
@@ -60,6 +61,22 @@ class ChangeView:
             *((f"head {head}", heartbeat.warnings) for head, heartbeat in sorted(self.heads.items())),
         ]
         return tuple(f"{member}: {warning}" for member, warnings in members for warning in warnings)
+
+    def deployment(self, spec: DeploymentSpec, warnings: tuple[str, ...]) -> DeploymentStatus:
+        """Return the state of the deployment that serves.
+
+        Args:
+            spec: Spec that serves.
+            warnings: Warnings of the coordinator itself.
+        """
+        return DeploymentStatus(
+            spec=spec,
+            resident_bytes={shard: heartbeat.resident_bytes for shard, heartbeat in self.shards.items()},
+            nodes={shard: heartbeat.node for shard, heartbeat in self.shards.items()},
+            requests=sum(heartbeat.requests for heartbeat in self.heads.values()),
+            traffic=traffic_of(self.heads.values()),
+            warnings=(*warnings, *self.warnings()),
+        )
 
     def status(self, machine: Coordinator) -> ChangeStatus:
         """Return the status of the change under way, or of the last one."""

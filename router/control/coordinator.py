@@ -403,7 +403,7 @@ class Coordinator:
         change, observed = self._state.change, self.shards.get(shard)
         wanted = self._wanted_specs(shard)
         if not wanted:
-            return StopShard(shard)
+            return StopShard(shard, "" if observed is None else observed.incarnation)
         if observed is None:
             return StartShard(shard, None if change is None else change.nodes.get(shard))
         if change is not None and change.phase.reversible and observed.fresh:

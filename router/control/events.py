@@ -161,6 +161,8 @@ class StartShard:
 
     shard: int
     node: str | None
+    incarnation: str = ""
+    """Nobody's: there is none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ class StopShard:
     """Stop a shard's actor."""
 
     shard: int
+    incarnation: str = ""
+    """Incarnation that is meant; empty: whichever there is, since it does not answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class Losses:
         self._let_go = let_go
         self._clock = clock
         self._looking = threading.Lock()
+        self._thread: threading.Thread | None = None
         self._live: dict[tuple[str, int], str] = {}
         self._away: dict[str, str] = {}
         self._gone: dict[tuple[str, int], tuple[float, str]] = {}
@@ -80,12 +81,22 @@ class Losses:
             self._live, self._away = live, away
 
     def look_in_time(self, state: CoordinatorState) -> None:
-        """Look, and return when that is done or has taken too long; then it goes on beside."""
+        """Look, and return when that is done or has taken too long; then it goes on beside.
+
+        While storage hangs there is one look that waits for it, however often this is called.
+        """
         if self._loss_of is None:
             return
+        until_s = time.monotonic() + LOOK_S
+        before = self._thread
+        if before is not None and before.is_alive():
+            before.join(LOOK_S)
+            if before.is_alive():
+                return
         looking = threading.Thread(target=self.look, args=(state,), name="look at files", daemon=True)
+        self._thread = looking
         looking.start()
-        looking.join(LOOK_S)
+        looking.join(max(0.0, until_s - time.monotonic()))
 
     def of_live(self) -> dict[str, str]:
         """Return the live versions that are lost, `MODEL/VERSION` -> why."""
@@ -116,7 +127,9 @@ class Losses:
         except RingpullError as exc:
             logger.warning("%s is lost, and not let go yet: %s", version.name, exc)
         else:
-            self._gone[version.model, version.version] = self._clock() + TOLD_S, reason
+            # A new one each time, for others read it meanwhile.
+            kept = {name: told for name, told in self._gone.items() if self._clock() < told[0]}
+            self._gone = {**kept, (version.model, version.version): (self._clock() + TOLD_S, reason)}
             logger.warning("%s is let go: %s", version.name, reason)
 
     def _recent(self) -> list[tuple[tuple[str, int], str]]:

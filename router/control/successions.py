@@ -5,7 +5,7 @@ orphan of a head shares the port with its successor, and nobody leads it. It ask
 end. When its successor serves it is told that it was replaced, upon which it stops. So a change waits for the time that
 this takes, where there can be orphans: `ObservedHead.alone`.
 
-Who of two is the orphan, Ray knows: heartbeats reach only the present process. A stranger that asks is taken for
+Who of two is the orphan, Ray knows: heartbeats reach only the present process. One that asks is taken for
 replaced when another one, which serves, has answered a heartbeat since it first asked.
 """
 
@@ -37,8 +37,8 @@ class _Head:
     expired: bool = False
     alone_s: float | None = None
     """When those before it serve no more; None: they do not."""
-    strangers: dict[str, float] = field(default_factory=dict)
-    """Other processes of its number that have asked -> when first."""
+    orphans: dict[str, float] = field(default_factory=dict)
+    """Other processes of its number that have asked, unless it is they who are to come -> when first."""
 
 
 class Successions:
@@ -95,11 +95,11 @@ class Successions:
                 # It serves, and the answer is a lease, though it answers nobody: a change has to wait for it.
                 known.heard_s = now_s
                 return
-            if known.served_s <= known.strangers.setdefault(asker.incarnation, now_s):
+            if known.served_s <= known.orphans.setdefault(asker.incarnation, now_s):
                 if known.alone_s is not None:
                     known.alone_s = max(known.alone_s, now_s + STOP_S)
                 return
-            del known.strangers[asker.incarnation]
+            del known.orphans[asker.incarnation]
             raise Replaced(
                 f"head {asker.head} has been replaced: its process is {known.incarnation} by now, not"
                 f" {asker.incarnation}"

@@ -131,7 +131,7 @@ def test_a_new_leader_waits_for_processes_that_it_never_met(world: World) -> Non
 
 
 @pytest.mark.medium
-def test_a_stranger_that_asks_in_the_meantime_is_waited_for(world: World) -> None:
+def test_an_orphan_that_asks_in_the_meantime_is_waited_for(world: World) -> None:
     """It was answered, and that is a lease."""
     leader = world.up()
     old = asker(world)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ringpull.deploy.cluster.late_process import FIRST_RETRY_S, LONGEST_RETRY_S
 from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavailable
+from ringpull.ps.fence import Order
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.events import Member
 from ringpull.router.control.leader import Leader
@@ -84,7 +85,7 @@ class SimLeader:
     def start_shard(self, shard: int, node: str | None) -> None:
         self.world.start_shard(shard)
 
-    def stop_shard(self, shard: int) -> None:
+    def stop_shard(self, shard: int, order: Order) -> None:
         self.world.end_shard(shard, self)
 
     # -- what operators and heads ask ----------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ class SimLeader:
             self.leader.show_life()
 
     def _spawn(self, work: Callable[[], None], name: str) -> None:
-        if not name.startswith("introduce"):
+        if not name.startswith(("introduce", "clear")):
             assert self.leader is not None
             self.world.checks.acts(self.term, self.leader.machine.state)
             self.world.ledger.acts(self, self.leader.machine.state)
