@@ -87,7 +87,7 @@ class TwoNodes:
         found = []
         for process in self.processes():
             with suppress(psutil.Error):
-                if process.cmdline()[0].startswith(f"ray::{kind}"):
+                if "".join(process.cmdline()).startswith(f"ray::{kind}"):  # Empty of one that ends.
                     found.append(process)
         return found
 

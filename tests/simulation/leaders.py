@@ -164,6 +164,7 @@ class SimLeader:
             reign,
             self,
             heads=tuple(world.heads),
+            orphans_possible=world.several_nodes,
             timing=world.timing,
             clock=lambda: world.kernel.now_s,
             spawn=self._spawn,

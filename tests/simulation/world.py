@@ -34,6 +34,8 @@ class World:
         self.network = Network(self.kernel)
         self.log: list[str] = []
         self.deployment = "d1"
+        self.several_nodes = seed % 2 == 1
+        """Whether leaders wait for processes of heads that may live on, though none does here."""
         self.timing = Timing(heartbeat_s=2.5)
         self.copy_s = 1.0
         self.pull_s = 0.5
