@@ -7,12 +7,6 @@ Foreign errors are translated into these once, where they enter, with `raise ...
 
 from __future__ import annotations
 
-import errno
-from typing import Final
-
-_NO_FILE: Final = frozenset([errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL])
-"""Numbers of system errors that say that there is no such file."""
-
 
 class RingpullError(Exception):
     """Root of all errors of ringpull."""
@@ -65,16 +59,6 @@ class CorruptData(RingpullError):
     """Raised when a stored file is damaged, truncated, half-written, or of a format this build does not read."""
 
 
-def unreadable(path: object, error: OSError) -> RingpullError:
-    """Return the error for a stored file that could not be read.
-
-    `CorruptData` if what is there can never be read as a file; for anything that may pass (a disk or server with
-    trouble, a lack of rights or of descriptors), `Unavailable`, after which it is tried again.
-    """
-    what = f"{path}: cannot be read: {error.strerror or error}"
-    return CorruptData(what) if error.errno in _NO_FILE else Unavailable(what)
-
-
 class OtherContent(CorruptData):
     """Raised when what is found under a version's number is not what the deployment serves under it.
 
@@ -96,6 +80,10 @@ class StartupError(RingpullError):
 
 class Superseded(RingpullError):
     """Raised for whoever leads no longer: a higher term leads, or another deployment has what this one had."""
+
+
+class Replaced(Superseded):
+    """Raised for a process whose actor has another process by now: it is an orphan, and has to stop."""
 
 
 # -- no one did wrong; a retry may succeed -----------------------------------------------------------------------------

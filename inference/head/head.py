@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.samples import Samples
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.ps.errors import CorruptData, RingpullError, Unavailable
+from ringpull.ps.errors import CorruptData, Replaced, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import Refusals
 from ringpull.ps.wire.connection import Connection
@@ -48,7 +48,7 @@ from ringpull.router.client import Router
 from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
-from ringpull.router.control.operations import GetChange, Operations
+from ringpull.router.control.operations import Asker, GetChange, Operations
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
@@ -87,6 +87,8 @@ class Head:
         *,
         cache_dir: Path | None = None,
         deployment: str = "",
+        head: int = 0,
+        replaced: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """Prepare a head that serves nothing yet.
 
@@ -94,11 +96,15 @@ class Head:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
             deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
+            head: Its number.
+            replaced: Called, with the reason, when the coordinator says that another process is this head by now.
         """
         self.config = config
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
+        self._asker = Asker(head, self._incarnation)
+        self._replaced = replaced
         self._router = Router(
             self._connect,
             refresh=None if operations is None else self._newest_map,
@@ -407,7 +413,13 @@ class Head:
     async def _newest_map(self) -> ShardMap:
         if self._operations is None:
             raise Unavailable("this head has no coordinator to ask for a newer map")
-        return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
+        ask = partial(self._operations.map, self._asker)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._asking, ask)
+        except Replaced as exc:
+            # Only upon that: a coordinator that does not answer, or has no map, is no reason not to serve.
+            self._replaced(str(exc))
+            raise
 
     async def _connect(self, address: ShardAddress) -> Connection:
         return await connect(address, self._router.deployment)

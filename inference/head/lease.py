@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ringpull.ps.errors import RingpullError
+from ringpull.ps.errors import Replaced, RingpullError
 
 logger: Final = logging.getLogger(__name__)
 
@@ -81,14 +81,17 @@ class Lease:
         self._led.set()
 
     async def keep(self) -> None:
-        """Ask for the newest map whenever the lease nears its end or has run out, until cancelled."""
+        """Ask for the newest map whenever the lease nears its end or has run out, until cancelled, or replaced."""
         await self._led.wait()
         while True:
             wait_s = self._ask_at_s() - self._clock()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             else:
-                await self._ask_once()
+                try:
+                    await self._ask_once()
+                except Replaced:
+                    return  # Whoever asked has heard it, and stops.
 
     def _ask_at_s(self) -> float:
         return max(self._until_s - ASK_SHARE * self._lease_s, self._asked_s + ASK_AGAIN_S)
@@ -96,6 +99,8 @@ class Lease:
     async def _ask_once(self) -> None:
         try:
             await self._ask()
+        except Replaced:
+            raise
         except Exception as exc:
             # Whatever it is, the next time may be better. Before the lease has run out there may only be no answer now,
             # and of what is said then, once for each time is enough.

@@ -24,9 +24,10 @@ import xxhash
 from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
 from ringpull.inference.model.version_files import FileEntry, is_folder, resolve
 from ringpull.inference.schema.fields import Fields
-from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError, unreadable
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.spec import Pooling, TableSpec, check_name
+from ringpull.ps.store.file_errors import unreadable
 
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1

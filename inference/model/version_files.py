@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
-from ringpull.ps.errors import CorruptData, unreadable
+from ringpull.ps.errors import CorruptData
+from ringpull.ps.store.file_errors import unreadable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, unreadable
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.identity import UNKNOWN, differ, text_of
 from ringpull.ps.slot_mask import SlotMask

@@ -60,6 +60,8 @@ class ObservedHead:
     """Whether what it lacks is due to be asked of it again."""
     expired: bool = False
     """Whether it is dead, or its lease has run out, so that shards refuse what it asks by a map that is history."""
+    alone: bool = True
+    """Whether no earlier process of it can still serve beside it, by a map and versions that are history."""
 
 
 @dataclass(frozen=True, slots=True)

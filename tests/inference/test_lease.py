@@ -10,7 +10,7 @@ import pytest
 
 from ringpull.inference.head.latency import SAMPLES, WINDOW_S, RecentLatencies
 from ringpull.inference.head.lease import ASK_AGAIN_S, ASK_SHARE, Lease
-from ringpull.ps.errors import Unavailable
+from ringpull.ps.errors import Replaced, Superseded, Unavailable
 from tests.clock import Clock
 from tests.router.virtual_time import run, virtual_now
 
@@ -70,7 +70,9 @@ def test_a_head_that_is_led_never_asks():
     run(main())
 
 
-@pytest.mark.parametrize("error", [None, Unavailable("it is gone"), RuntimeError("a bug")])
+@pytest.mark.parametrize(
+    "error", [None, Unavailable("it is gone"), Superseded("the leader's term is over"), RuntimeError("a bug")]
+)
 def test_before_its_end_it_asks_again_and_again_until_it_is_renewed(error):
     async def main() -> None:
         leader, began_s = Leader(), virtual_now()
@@ -176,3 +178,16 @@ def test_percentiles_are_of_the_last_seconds_only():
     for _ in range(SAMPLES):
         recent.add(0.002)
     assert recent.percentiles_ms() == (2.0, 2.0)
+
+
+def test_a_head_that_was_replaced_asks_no_more(caplog):
+    async def main() -> None:
+        leader = Leader()
+        leader.error = Replaced("head 0 has been replaced")
+        leader.lease.renew(LEASE_S)
+        with caplog.at_level(logging.WARNING):
+            await keeping(leader, 10 * LEASE_S)
+        assert len(leader.asked_s) == 1
+        assert caplog.messages == [], "it does not serve on"
+
+    run(main())
