@@ -114,7 +114,7 @@ class ShardActor(ProcessActor):
     def leave(self, order: Order) -> None:
         """End this process for good; Ray does not start it anew."""
         self._process.check(order)
-        ray.actor.exit_actor()
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
 
 class HeadActor(ProcessActor):
