@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ringpull.ps.errors import StartupError, Superseded
+from ringpull.ps.errors import StartupError, Superseded, Unavailable
 from ringpull.ps.fence import Order
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator_state import state_to_dict
@@ -115,12 +115,16 @@ class Reign:
             except Exception as exc:
                 raise StartupError(f"the coordinator's state cannot be saved to {self._files!r}: {exc}") from exc
         names = self._names_after_save()
+        leads = max(terms(names), default=0) <= self.term
+        if name not in names or (not leads and self._read(name) != content):
+            # It went to another folder, or into one that was; in its place is nothing, or the seal.
+            raise self._unsure(StartupError(f"{name} is not what was saved"))
         self._generation += 1
         self.epochs_to = epochs_to
         old = self._outdated(names)
         if old:
             beside(lambda: self._delete(old))
-        return max(terms(names), default=0) <= self.term
+        return leads
 
     def first_state(self, heads: tuple[int, ...]) -> CoordinatorState:
         """Return the state that the term begins with: no epoch is used that an earlier one may have used.
@@ -148,12 +152,12 @@ class Reign:
 
         Raises:
             Superseded: It is not.
-            StartupError: The folder cannot be read, or is another one, as where nothing is mounted any more.
+            Unavailable: The folder cannot be read now, or is another one, as where nothing is mounted any more.
         """
         try:
             names = self._files.names()
         except Exception as exc:
-            raise StartupError(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
+            raise Unavailable(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
         highest = max(terms(names), default=0)
         if highest > self.term:
             raise Superseded(f"term {self.term} is over: term {highest} leads")
@@ -202,12 +206,14 @@ class Reign:
         """
         try:
             names = self._files.names()
+            highest = max(terms(names), default=0)
+            if highest - self.term > SEALS_KEPT:
+                raise Superseded(f"term {self.term} is over: term {highest} leads")
+            self._check_is_there(names)
+        except Superseded:
+            raise
         except Exception as exc:
             raise self._unsure(exc) from exc
-        highest = max(terms(names), default=0)
-        if highest - self.term > SEALS_KEPT:
-            raise Superseded(f"term {self.term} is over: term {highest} leads")
-        self._check_is_there(names)
         return names
 
     def _unsure(self, exc: Exception) -> StartupError:
@@ -218,7 +224,7 @@ class Reign:
 
     def _check_is_there(self, names: list[str]) -> None:
         if self.term not in terms(names):
-            raise StartupError(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
+            raise Unavailable(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
 
     def _outdated(self, names: list[str]) -> list[str]:
         """Return what nobody will read: all but the last two generations, and the seals of the last terms."""

@@ -235,7 +235,10 @@ class StateStore:
         """Return the newest intact state, with its term and generation."""
         damaged: list[str] = []
         names = self._names()
+        begun = set(terms(names))
         for term, generation in sorted(generations(names), reverse=True):
+            if term not in begun:
+                continue  # Made while another folder was in the place of this one, or the other way round.
             name = state_name(term, generation)
             try:
                 fields = decode(name, self._readable(name))

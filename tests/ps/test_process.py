@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.store.links import check_links
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
 from tests.metrics_page import Page
@@ -159,3 +161,38 @@ def test_a_process_asks_for_its_damaged_copies_to_be_copied_anew(
     heartbeat = copying.heartbeat()
     assert (heartbeat.damaged, heartbeat.warnings) == (False, ())
     copying.stop()
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["in place", "copied"])
+def test_a_second_prepare_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: bool) -> None:
+    process = ShardProcess(0, data_dir=tmp_path / "data" if copied else None)
+    folders = [write_table(tmp_path / str(version) / "users", rows=20, dim=3).folder for version in (1, 2)]
+    slots = (SlotRange(0, SLOTS),)
+    first, second = (
+        VersionPlacement(MODEL, version, {"users": TablePlacement(str(folder), slots, ())})
+        for version, folder in zip((1, 2), folders, strict=True)
+    )
+    entered, go_on = threading.Event(), threading.Event()
+    real = check_links
+
+    def slow(folder: Path, within: Path | None = None) -> None:
+        if folder.is_relative_to(tmp_path / "1"):
+            entered.set()
+            go_on.wait()
+        real(folder, within)
+
+    for module in ("ringpull.ps.store.base", "ringpull.ps.transfer.stored_table"):
+        monkeypatch.setattr(f"{module}.check_links", slow)
+    threads = [threading.Thread(target=process.prepare, args=([each],)) for each in (first, second)]
+    try:
+        threads[0].start()
+        entered.wait()
+        threads[1].start()
+        threads[1].join(0.1)
+        assert threads[1].is_alive()
+        assert not process._shard.is_open(MODEL, 2)
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        process.stop()
