@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, TypeVar
 import xxhash
 
 from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
-from ringpull.inference.model.version_files import FileEntry, resolve
+from ringpull.inference.model.version_files import FileEntry, is_folder, resolve
 from ringpull.inference.schema.fields import Fields
 from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError
 from ringpull.ps.identity import differ, number_of
@@ -161,8 +161,9 @@ class Manifest:
         Raises:
             InvalidInput: `version_dir` is not a folder.
             CorruptData: The version is half-written or damaged. The message names the file and the field.
+            Unavailable: A file cannot be read now.
         """
-        if not version_dir.is_dir():
+        if not is_folder(version_dir):
             raise InvalidInput(f"{version_dir}: no such folder; a version is a folder NAME/VERSION with a {FILE_NAME}")
         file = version_dir / FILE_NAME
         manifest = read_manifest(file)
@@ -170,7 +171,7 @@ class Manifest:
         if check_name and folder.isdecimal() and version_number(folder) != manifest.version:
             raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
         for entry in manifest.tables:
-            if not resolve(version_dir, entry.path).is_dir():
+            if not is_folder(resolve(version_dir, entry.path)):
                 raise CorruptData(f"{file}: the folder {entry.path} of table {entry.spec.name} is missing")
         manifest.schema.read(version_dir)
         manifest.program.read(version_dir)

@@ -47,6 +47,7 @@ class LoadedVersion:
             InvalidInput: There is no such folder.
             OtherContent: It has another identity.
             CorruptData: The version is half-written or damaged; the message names the file.
+            Unavailable: A file cannot be read now.
         """
         manifest = Manifest.load(version_dir, check_name=not identity)  # It was checked where it was found.
         check_identity(manifest, identity, source or version_dir)

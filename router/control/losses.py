@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Final
 
 from ringpull.ps.errors import RingpullError
@@ -55,7 +54,7 @@ class Losses:
         self._let_go = let_go
         self._clock = clock
         self._looking = threading.Lock()
-        self._beside: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self._suspects: dict[tuple[str, int], tuple[str, int]] = {}
         """Versions that are not live and were lost at the last look: why, and at how many looks in a row."""
         self._live: dict[tuple[str, int], str] = {}
@@ -95,15 +94,22 @@ class Losses:
             self._live, self._away, self._suspects = live, away, suspects
 
     def look_in_time(self, state: CoordinatorState) -> None:
-        """Look, and return when that is done or has taken too long; then it goes on beside."""
+        """Look, and return when that is done or has taken too long; then it goes on beside.
+
+        While storage hangs there is one look that waits for it, however often this is called.
+        """
         if self._loss_of is None:
             return
-        looking = self._beside
-        if looking is None or not looking.is_alive():  # One at a time: storage that hangs would keep them all.
-            work = partial(self._look_until_sure, state)
-            looking = self._beside = threading.Thread(target=work, name="look at files", daemon=True)
-            looking.start()
-        looking.join(LOOK_S)
+        until_s = time.monotonic() + LOOK_S
+        before = self._thread
+        if before is not None and before.is_alive():
+            before.join(LOOK_S)
+            if before.is_alive():
+                return
+        looking = threading.Thread(target=self._look_until_sure, args=(state,), name="look at files", daemon=True)
+        self._thread = looking
+        looking.start()
+        looking.join(max(0.0, until_s - time.monotonic()))
 
     def _look_until_sure(self, state: CoordinatorState) -> None:
         self.look(state)
@@ -142,8 +148,9 @@ class Losses:
             logger.warning("%s is lost, and not let go yet: %s", version.name, exc)
             return False
         if gone:
-            # Another dict, as others may go through this one.
-            self._gone = {**self._gone, (version.model, version.version): (self._clock() + TOLD_S, reason)}
+            # A new one each time, for others read it meanwhile.
+            kept = {name: told for name, told in self._gone.items() if self._clock() < told[0]}
+            self._gone = {**kept, (version.model, version.version): (self._clock() + TOLD_S, reason)}
             logger.warning("%s is let go: %s", version.name, reason)
         return gone
 

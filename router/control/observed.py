@@ -64,6 +64,8 @@ class ObservedHead:
     """Failures in a row that may pass in a moment, to load some of its versions."""
     expired: bool = False
     """Whether it is dead, or its lease has run out, so that shards refuse what it asks by a map that is history."""
+    alone: bool = True
+    """Whether no earlier process of it can still serve beside it, by a map and versions that are history."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
     VERBS,
+    Asker,
     ChangeRequest,
     ChangeStatus,
     Control,
@@ -75,6 +76,8 @@ class Settings:
     """Counts the rows of a range, for plans; None: taken to lie evenly."""
     loss_of: LossOf | None = None
     """Tells why a version that is open cannot be opened again; None: nobody looks."""
+    orphans_possible: bool = False
+    """Whether a process of a member can live on where Ray takes it for dead: on a Ray of several nodes."""
     check_startable: Callable[[], None] = lambda: None
     """Raises `Unavailable` while no process can be started, so that nothing can be changed."""
 
@@ -124,6 +127,7 @@ class CoordinatorProcess:
             clock=clock,
             spawn=_spawn,
             wake=self._work.set,
+            orphans_possible=settings.orphans_possible,
         )
         self._asked = threading.local()
         self._ending = threading.Event()
@@ -223,10 +227,10 @@ class CoordinatorProcess:
             self._on_thread(lambda: self._leader.restart_called_off(member))
             raise
 
-    def map(self) -> ShardMap:
-        """See `Operations.map`."""
+    def map(self, asker: Asker | None = None) -> ShardMap:
+        """See `Operations.map`. None: whoever asks is no head."""
         self._check_runs()
-        return self._leader.map()
+        return self._leader.map(asker)
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """See `Operations.scrape_targets`."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
-from ringpull.ps.errors import StartupError, Superseded
+from ringpull.ps.errors import StartupError, Superseded, Unavailable
 from ringpull.ps.fence import Order
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator_state import state_to_dict
@@ -16,6 +17,7 @@ from ringpull.router.control.saved_files import (
     LEGACY,
     encode,
     generations,
+    is_left_over,
     is_seal,
     state_name,
     term_name,
@@ -73,11 +75,18 @@ class Reign:
     def __repr__(self) -> str:
         return f"<Reign term={self.term} generation={self._generation} {self._files!r}>"
 
-    def save(self, state: CoordinatorState, *, ahead: int | None = None) -> bool:
+    def save(
+        self,
+        state: CoordinatorState,
+        *,
+        ahead: int | None = None,
+        beside: Callable[[Callable[[], None]], object] = lambda work: work(),
+    ) -> bool:
         """Save the next generation. When this returns, whoever leads next goes on from it, or from a later one.
 
         Args:
             ahead: Epochs that it reserves; None: `EPOCHS_AHEAD`.
+            beside: Runs what nobody has to wait for: that what nobody will read is deleted.
 
         Returns:
             Whether this term leads still, as far as can be seen. If not, the state is safe, but others act on it.
@@ -106,10 +115,33 @@ class Reign:
             except Exception as exc:
                 raise StartupError(f"the coordinator's state cannot be saved to {self._files!r}: {exc}") from exc
         names = self._names_after_save()
+        leads = max(terms(names), default=0) <= self.term
+        if name not in names or (not leads and self._read(name) != content):
+            # It went to another folder, or into one that was; in its place is nothing, or the seal.
+            raise self._unsure(StartupError(f"{name} is not what was saved"))
         self._generation += 1
         self.epochs_to = epochs_to
-        self._clear_away(names)
-        return max(terms(names), default=0) <= self.term
+        old = self._outdated(names)
+        if old:
+            beside(lambda: self._delete(old))
+        return leads
+
+    def first_state(self, heads: tuple[int, ...]) -> CoordinatorState:
+        """Return the state that the term begins with: no epoch is used that an earlier one may have used.
+
+        Args:
+            heads: Numbers of the heads, where no state says so yet.
+        """
+        saved = self.saved
+        state = CoordinatorState(heads=heads) if saved is None else saved.state
+        if state.spec is None and state.change is None:
+            state = replace(state, heads=heads)
+        state = replace(state, epoch=max(state.epoch, self.epochs_to))
+        if state.map is None:
+            return state
+        # The map is this term's from now on, and so another one.
+        epoch, deployment, term = state.epoch + 1, self.deployment, self.term
+        return replace(state, epoch=epoch, map=replace(state.map, epoch=epoch, deployment=deployment, term=term))
 
     def order(self, incarnation: str) -> Order:
         """Return the next order of this term, for an incarnation of a member; from any thread."""
@@ -120,12 +152,12 @@ class Reign:
 
         Raises:
             Superseded: It is not.
-            StartupError: The folder cannot be read, or is another one, as where nothing is mounted any more.
+            Unavailable: The folder cannot be read now, or is another one, as where nothing is mounted any more.
         """
         try:
             names = self._files.names()
         except Exception as exc:
-            raise StartupError(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
+            raise Unavailable(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
         highest = max(terms(names), default=0)
         if highest > self.term:
             raise Superseded(f"term {self.term} is over: term {highest} leads")
@@ -192,10 +224,10 @@ class Reign:
 
     def _check_is_there(self, names: list[str]) -> None:
         if self.term not in terms(names):
-            raise StartupError(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
+            raise Unavailable(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
 
-    def _clear_away(self, names: list[str]) -> None:
-        """Delete what nobody will read: all but the last two generations, and the seals of the last terms."""
+    def _outdated(self, names: list[str]) -> list[str]:
+        """Return what nobody will read: all but the last two generations, and the seals of the last terms."""
         self._kept = set(sorted(self._kept | {(self.term, self._generation)})[-2:])
         last: dict[int, int] = {}
         for term, generation in generations(names):
@@ -209,7 +241,10 @@ class Reign:
         old += [term_name(term) for term in terms(names) if term < self.term - SEALS_KEPT]
         if min(self._kept) > (0, 0) and LEGACY in names:
             old.append(LEGACY)
-        for name in old:
+        return old + [name for name in names if is_left_over(name, self.term)]
+
+    def _delete(self, names: list[str]) -> None:
+        for name in names:
             try:
                 self._files.delete(name)
             except Exception as exc:
