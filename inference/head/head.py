@@ -277,9 +277,11 @@ class Head:
         identity = "" if placed is None else placed.identity
         if placed is not None and await self._has(placed):
             return
+        # Newer versions appear where it was found, not where links have led to.
+        source = f"{placed.found_in}/{placed.version}" if placed is not None and placed.found_in else folder
         files = await asyncio.to_thread(self._mirror.local, folder, identity)
         loaded = await asyncio.to_thread(
-            LoadedVersion.load, files, device=self.config.device, source=folder, identity=identity
+            LoadedVersion.load, files, device=self.config.device, source=source, identity=identity
         )
         key = (loaded.manifest.model, loaded.manifest.version)
         if self._catalog.find(key) is not None:

@@ -148,11 +148,15 @@ class Manifest:
         temporary.replace(version_dir / FILE_NAME)
 
     @classmethod
-    def load(cls, version_dir: Path) -> Manifest:
+    def load(cls, version_dir: Path, *, check_name: bool = True) -> Manifest:
         """Read and verify the manifest of a version, and its schema and dense program against their checksums.
 
         Tables check themselves when they are opened (`ringpull.ps.store.base`); here only that their folders lie
         inside.
+
+        Args:
+            check_name: Whether a folder that is called by a number must be called by that of the version. Where links
+                lead to, it need not.
 
         Raises:
             InvalidInput: `version_dir` is not a folder.
@@ -164,7 +168,7 @@ class Manifest:
         file = version_dir / FILE_NAME
         manifest = read_manifest(file)
         folder = version_dir.absolute().name  # its own name, also where it is a link
-        if folder.isdecimal() and version_number(folder) != manifest.version:
+        if check_name and folder.isdecimal() and version_number(folder) != manifest.version:
             raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
         for entry in manifest.tables:
             if not is_folder(resolve(version_dir, entry.path)):

@@ -274,8 +274,12 @@ class CoordinatorProcess:
         if lost := "; ".join(f"{name}: {reason}" for name, reason in self._losses.of_live().items()):
             raise InvalidInput(f"{member} would not serve after a restart ({lost}); publish a new version, or --force")
 
-    def _let_go(self, version: PlacedVersion, reason: str) -> None:
+    def _let_go(self, version: PlacedVersion, reason: str) -> bool:
+        """Let go of a version that is lost; return whether that was done. One that has become live meanwhile stays."""
         self._tell(lambda: VersionLost(version.model, version.version, version.identity))
+        state = self._leader.saved
+        specs = (state.spec, None if state.change is None else state.change.target)
+        return not any(spec is not None and version in spec.versions for spec in specs)
 
     def _begin_of(self, request: ChangeRequest) -> Callable[[CoordinatorState], Begin]:
         """Look up all that a request needs of disks and members; return what makes the event of it.
@@ -380,7 +384,10 @@ class CoordinatorProcess:
     def _watch_files(self) -> None:
         """Look at the files of the versions that are open, again and again."""
         while not self._ending.wait(self._timing.files_s) and not self._stopped:
-            self._losses.look(self._leader.saved)
+            try:
+                self._losses.look(self._leader.saved)
+            except Exception:  # Of a file system, or a bug: the next look may fare better, and nothing is lost by it.
+                logger.exception("the files of versions cannot be looked at")
 
     def _hangs(self) -> bool:
         return not self._thread.is_alive() or self._clock() - self._stepped_s > self._timing.watchdog_s
