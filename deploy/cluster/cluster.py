@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
 from typing import Any, Final, Self
@@ -116,6 +117,10 @@ class Cluster:
                 running.
             CorruptData: A version's files are damaged; nothing is left running.
         """
+        # Looked for only: Ray must not be loaded before its session has set the environment. And nothing may be begun
+        # that needs it while it is not there.
+        if find_spec("ray") is None:
+            raise ModuleNotFoundError("No module named 'ray'", name="ray")
         with ExitStack() as cleanup:
             if config.private:
                 config = replace(config, head=_choose_ports(config))

@@ -58,7 +58,8 @@ class OwnedStateFolder:
         probe(files, folder)
         store = StateStore(files)
         reign = store.take_over(owner, lives=lives, say=say)
-        reign.save(CoordinatorState(heads=tuple(range(heads)), epoch=reign.epochs_to))
+        # It serves nothing yet, so it needs no epochs ahead: the first map of the deployment has the next one.
+        reign.save(CoordinatorState(heads=tuple(range(heads)), epoch=reign.epochs_to), ahead=0)
         reign.beat()
         return cls(reign, store.beat_s)
 

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-from ringpull.ps.errors import StartupError, Superseded
+from ringpull.ps.errors import StartupError, Superseded, Unavailable
 from ringpull.ps.fence import Order
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator_state import state_to_dict
@@ -73,8 +73,11 @@ class Reign:
     def __repr__(self) -> str:
         return f"<Reign term={self.term} generation={self._generation} {self._files!r}>"
 
-    def save(self, state: CoordinatorState) -> bool:
+    def save(self, state: CoordinatorState, *, ahead: int | None = None) -> bool:
         """Save the next generation. When this returns, whoever leads next goes on from it, or from a later one.
+
+        Args:
+            ahead: Epochs that it reserves; None: `EPOCHS_AHEAD`.
 
         Returns:
             Whether this term leads still, as far as can be seen. If not, the state is safe, but others act on it.
@@ -83,7 +86,7 @@ class Reign:
             Superseded: A higher term has begun; this state was not saved, and nobody will go on from it.
             StartupError: It cannot be saved now. It is not certain that it was not: save again what holds.
         """
-        epochs_to = state.epoch + EPOCHS_AHEAD
+        epochs_to = state.epoch + (EPOCHS_AHEAD if ahead is None else ahead)
         fields = {"deployment": self.deployment, "term": self.term, "epochs_to": epochs_to}
         content = encode(fields | {"state": state_to_dict(state)})
         while True:
@@ -98,13 +101,19 @@ class Reign:
                 if is_seal(there):
                     raise Superseded(f"term {self.term} is over: a higher one has begun") from None
                 self._generation += 1  # An attempt that was given up has come through after all: this one is newer.
+            except StartupError as exc:
+                raise self._unsure(exc) from exc
             except Exception as exc:
                 raise StartupError(f"the coordinator's state cannot be saved to {self._files!r}: {exc}") from exc
         names = self._names_after_save()
+        leads = max(terms(names), default=0) <= self.term
+        if name not in names or (not leads and self._read(name) != content):
+            # It went to another folder, or into one that was; in its place is nothing, or the seal.
+            raise self._unsure(StartupError(f"{name} is not what was saved"))
         self._generation += 1
         self.epochs_to = epochs_to
         self._clear_away(names)
-        return max(terms(names), default=0) <= self.term
+        return leads
 
     def order(self, incarnation: str) -> Order:
         """Return the next order of this term, for an incarnation of a member; from any thread."""
@@ -115,12 +124,12 @@ class Reign:
 
         Raises:
             Superseded: It is not.
-            StartupError: The folder cannot be read, or is another one, as where nothing is mounted any more.
+            Unavailable: The folder cannot be read now, or is another one, as where nothing is mounted any more.
         """
         try:
             names = self._files.names()
         except Exception as exc:
-            raise StartupError(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
+            raise Unavailable(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
         highest = max(terms(names), default=0)
         if highest > self.term:
             raise Superseded(f"term {self.term} is over: term {highest} leads")
@@ -161,25 +170,33 @@ class Reign:
             raise StartupError(f"the coordinator's state cannot be read from {self._files!r}: {exc}") from exc
 
     def _names_after_save(self) -> list[str]:
-        """Return the names of all files, or none if they cannot be listed: a state that is made is saved all the same.
+        """Return the names of all files, the file of this term among them.
 
         Raises:
             Superseded: The term is so long over that its seal may be gone, and with it the proof that this was in time.
-            StartupError: The file of this term is not there: it is another folder, as where nothing is mounted now.
+            StartupError: That is not there: it is another folder, as where nothing is mounted now. Or nobody can tell.
         """
         try:
             names = self._files.names()
-        except Exception:
-            return []
-        highest = max(terms(names), default=0)
-        if highest - self.term > SEALS_KEPT:
-            raise Superseded(f"term {self.term} is over: term {highest} leads")
-        self._check_is_there(names)
+            highest = max(terms(names), default=0)
+            if highest - self.term > SEALS_KEPT:
+                raise Superseded(f"term {self.term} is over: term {highest} leads")
+            self._check_is_there(names)
+        except Superseded:
+            raise
+        except Exception as exc:
+            raise self._unsure(exc) from exc
         return names
+
+    def _unsure(self, exc: Exception) -> StartupError:
+        return StartupError(
+            f"it is not certain that the coordinator's state was saved to {self._files!r}: {exc}; look at the status"
+            " before you ask again"
+        )
 
     def _check_is_there(self, names: list[str]) -> None:
         if self.term not in terms(names):
-            raise StartupError(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
+            raise Unavailable(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
 
     def _clear_away(self, names: list[str]) -> None:
         """Delete what nobody will read: all but the last two generations, and the seals of the last terms."""

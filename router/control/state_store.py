@@ -154,6 +154,8 @@ class StateStore:
         except FileExistsError as exc:
             raise Superseded(f"somebody else has begun term {term} at the same time") from exc
         names = self._names()
+        if term > 1 and term - 1 not in terms(names):
+            raise StartupError(f"{self._files!r} holds nothing of term {term - 1} any more; is it mounted here?")
         for earlier in sorted(terms(names)):
             if term - SEALS_KEPT <= earlier < term:
                 self._seal(earlier, names, term)
@@ -183,7 +185,10 @@ class StateStore:
         """Return the newest intact state, with its term and generation."""
         damaged: list[str] = []
         names = self._names()
+        begun = set(terms(names))
         for term, generation in sorted(generations(names), reverse=True):
+            if term not in begun:
+                continue  # Made while another folder was in the place of this one, or the other way round.
             name = state_name(term, generation)
             try:
                 fields = decode(name, self._content(name))

@@ -12,11 +12,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Superseded
+from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Superseded, Unavailable
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.reign import EPOCHS_AHEAD, SEALS_KEPT, Reign
-from ringpull.router.control.saved_files import LEGACY, generations, state_name, term_name, terms
+from ringpull.router.control.saved_files import LEGACY, encode, generations, state_name, term_name, terms
 from ringpull.router.control.state_files import LocalFiles, PatientFiles, UrlFiles, open_files, probe
 from ringpull.router.control.state_store import BEATS, SKIPPED_EPOCHS, SKIPPED_IDS, Owner, StateStore
 
@@ -213,8 +213,72 @@ def test_an_empty_folder_is_no_first_start(store: StateStore, files: PatientFile
     reign = began(store)
     for name in files.names():
         files.delete(name)
-    with pytest.raises(StartupError, match="is it mounted here"):
+    with pytest.raises(Unavailable, match="is it mounted here"):  # Retryable: it gives up no change.
         reign.check()
+
+
+def test_a_state_is_not_saved_where_its_term_did_not_begin(tmp_path: Path) -> None:
+    """As in the empty folder below a mount that is away, which takes files like any other."""
+    folder, away = tmp_path / "state", tmp_path / "away"
+    files = open_files(str(folder))
+    files.make_folder()
+    reign = began(StateStore(files))
+    folder.rename(away)
+    folder.mkdir()
+    with pytest.raises(
+        StartupError, match=r"it is not certain .* holds nothing of term 1 any more; is it mounted here"
+    ):
+        reign.save(state(2))
+    with pytest.raises(Unavailable, match="holds nothing of term 1 any more"):
+        reign.check()
+    folder.rename(tmp_path / "empty")
+    away.rename(folder)
+    assert reign.save(state(2))
+    assert found(StateStore(files).claim(MINE)) == state(2)
+
+
+def test_a_term_does_not_begin_where_the_one_before_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder went away between the look at it and the making of the term's file."""
+    folder = tmp_path / "state"
+    files = open_files(str(folder))
+    files.make_folder()
+    began(StateStore(files))
+    create = files.create
+
+    def away_first(name: str, content: bytes) -> None:
+        folder.rename(tmp_path / "away")
+        folder.mkdir()
+        create(name, content)
+
+    monkeypatch.setattr(files, "create", away_first)
+    with pytest.raises(StartupError, match="holds nothing of term 1 any more; is it mounted here"):
+        StateStore(files).claim(MINE)
+
+
+def test_a_state_of_a_term_that_did_not_begin_here_does_not_count(store: StateStore, files: PatientFiles) -> None:
+    began(store)
+    fields = {"deployment": "mine", "term": 9, "epochs_to": 1007, "state": state_to_dict(state(7))}
+    files.create(state_name(9, 1), encode(fields))
+    again = store.claim(MINE)
+    assert found(again) == state(1)
+    assert again.saved is not None
+    assert not again.saved.warning
+
+
+def test_what_a_folder_that_hangs_may_have_saved_is_not_told_as_refused(tmp_path: Path) -> None:
+    files = open_files(str(tmp_path))
+    reign = began(StateStore(files))
+    reign._files = _Hanging(files)  # type: ignore[assignment]
+    with pytest.raises(StartupError, match=r"it is not certain .* look at the status before you ask again"):
+        reign.save(state(2))
+
+
+class _Hanging:
+    def __init__(self, files: PatientFiles) -> None:
+        self._files = files
+
+    def create(self, name: str, content: bytes) -> None:
+        raise StartupError(f"{self._files!r} has not answered for 15 s")
 
 
 def test_a_folder_that_is_gone_is_not_made(tmp_path: Path) -> None:

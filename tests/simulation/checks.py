@@ -68,8 +68,10 @@ class Checks:
 
     def leads(self, term: int, state: CoordinatorState) -> None:
         """Take note that a leader begins, and from which state."""
-        if term <= self._read[0]:
-            self.violated(f"term {term} begins after term {self._read[0]}")
+        if term < self._read[0]:
+            return  # It was stopped just before, and finds out before it does anything.
+        if term == self._read[0]:
+            self.violated(f"two lead for term {term}")
         if progress(state) < self._acted and not self.lost:
             self.violated(f"term {term} begins at {progress(state)}; an earlier one has acted on {self._acted}")
         self._read = (term, progress(state))

@@ -94,6 +94,8 @@ def _at_rest(world: World) -> bool:
     seat = world.seat
     if seat is None or seat.leader is None or not seat.process.alive or world.operators.busy:
         return False
+    if sum(leader.process.alive for leader in world.leaders) > 1:
+        return False
     machine = seat.leader.machine
     state = machine.state
     if state.change is not None and state.change.paused:

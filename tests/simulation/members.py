@@ -224,6 +224,9 @@ class SimHead:
             if missing := set(versions) - self.loaded:
                 self.world.checks.violated(f"{self} is to show {missing}, which it has not loaded")
             self.loaded &= set(versions)
+            if not self.serving:
+                # A real one's begins with the next heartbeat.
+                self.leased_until_s = self.world.kernel.now_s + self.world.timing.lease_s
             self.live, self.serving = dict(live), True
             self._take(shard_map)
             self.world.told(f"{self} routes by epoch {shard_map.epoch}, live {self.live}, by term {order.term}")

@@ -94,8 +94,8 @@ class Operators:
                 self.world.ledger.paused.add(asked.id)
             asked.subject = status.subject
             return status
-        except RingpullError:
-            asked.answer = "refused"
+        except RingpullError as exc:
+            asked.answer = "unknown" if "it is not certain" in str(exc) else "refused"
             raise
 
     def _event(self, leader: Leader, request: ChangeRequest | Control) -> Event:

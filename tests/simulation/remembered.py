@@ -6,7 +6,7 @@ Nothing but speed. Values are frozen, so what they are keyed by is the identity 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
@@ -110,13 +110,13 @@ def _with_ranks(ring: Ring, ranks: int) -> Ring:
 
 
 def _placements_of(
-    shard: int, specs: Sequence[DeploymentSpec], sources: StreamSources | None
+    shard: int, specs: Sequence[DeploymentSpec], sources: StreamSources | None, **options: Hashable
 ) -> tuple[VersionPlacement, ...]:
     live = None if sources is None else (_part(sources.spec), tuple(sources.live.items()))
-    key = ("placements", shard, tuple(map(_part, specs)), live)
+    key = ("placements", shard, tuple(map(_part, specs)), live, tuple(options.items()))
     found = _kept.get(key)
     if found is None:
-        found = _kept[key] = (None, placements_of(shard, specs, sources))
+        found = _kept[key] = (None, placements_of(shard, specs, sources, **options))
     return found[1]  # type: ignore[no-any-return]
 
 
