@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ringpull.ps.checked_rows import CheckedRows
+from ringpull.ps.errors import Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.open_versions import TableKey
 from ringpull.ps.ring import SlotRange
@@ -26,16 +27,27 @@ from ringpull.ps.slot_mask import SlotMask, mask_of
 from ringpull.ps.spec import OnUnavailable
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
-from ringpull.ps.store.block_check import bad_rows
+from ringpull.ps.store.block_check import as_bad, bad_rows
 
 FIRST_RETRY_S: Final = 5.0
 """Time from an attempt at a repair to the next; doubled each time."""
 LONGEST_RETRY_S: Final = 300.0
 
+MAX_LOGGED: Final = 10
+"""Blocks of one look that are logged one by one; of the others only the number is."""
+
 _LOG: Final = logging.getLogger(__name__)
 
 Place = tuple[str, int]
 """File and block."""
+
+
+class Quarantining(Protocol):
+    """Shard that refuses to answer from bad blocks, as `ringpull.ps.shard.Shard` does."""
+
+    def quarantine(self, key: TableKey, base: Base, bad: Collection[BadBlock]) -> bool:
+        """Refuse pulls of the slots of these blocks, if the table is served from this base; return whether it is."""
+        ...
 
 
 @dataclass(slots=True)
@@ -64,11 +76,15 @@ class Damage:
         self.copied = copied
         self._memory = memory
         self._clock = clock
+        # Held from reading what is known of a base until that is changed and quarantined: of two threads that find
+        # damage, neither undoes what the other has found. Taken before _lock, and before the locks of a shard.
+        self._changing = threading.Lock()
         self._lock = threading.Lock()  # guards all below
         self._bad: WeakKeyDictionary[Base, dict[Place, BadBlock]] = WeakKeyDictionary()
         self._quarantined: dict[TableKey, int] = {}
         """Number of bad blocks of each damaged table, as of the last look."""
-        self._retry_at_s, self._retry_s = -np.inf, FIRST_RETRY_S
+        self._retries: dict[TableKey, tuple[float, float]] = {}
+        """Of each damaged table that was to be copied anew: when to try next, and the wait after that."""
 
     def __repr__(self) -> str:
         return f"<Damage {self.counts} {len(self._quarantined)} tables>"
@@ -84,12 +100,22 @@ class Damage:
         with self._lock:
             bad = self._bad.get(base)
         if bad is None:
-            again = [bad_rows(base, block) for block in self._memory.damaged(base)]
+            again = [_still_bad(base, block) for block in self._memory.damaged(base)]
             bad = {(each.file, each.block): each for each in again if each is not None}
             with self._lock:
                 self.counts.damaged += len(bad)
                 bad = self._bad.setdefault(base, bad)
         return tuple(bad.values())
+
+    def knows(self, base: Base, place: Place) -> bool:
+        """Return whether a place of a base is known to be bad, of what has been found by now."""
+        with self._lock:
+            return place in self._bad.get(base, ())
+
+    def count(self, base: Base) -> int:
+        """Return the number of bad blocks of a base that have been found by now."""
+        with self._lock:
+            return len(self._bad.get(base, ()))
 
     def unusable(self, base: Base) -> SlotMask:
         """Return the slots of a base whose rows must not be copied into another one."""
@@ -98,40 +124,50 @@ class Damage:
             return np.ones(SLOTS, np.uint8)
         return mask_of(SlotRange(*each.slots) for each in bad)
 
-    def add(self, base: Base, bad: Collection[BadBlock]) -> None:
-        """Take in bad blocks of a base, whether it is served or not."""
-        known = {(each.file, each.block): each for each in self.known(base)}
-        new = {(each.file, each.block): each for each in bad if (each.file, each.block) not in known}
-        with self._lock:
-            self._bad[base] = known | new
-            self.counts.damaged += len(new)
-        self._memory.note(base, bad=[each.block for each in bad if each.file == fmt.ROWS])
+    def add(self, shard: Quarantining, key: TableKey, base: Base, bad: Collection[BadBlock]) -> None:
+        """Take in bad blocks of a base, and quarantine them if it is served."""
+        self.known(base)  # Which may have to read.
+        with self._changing:
+            known = self._known(base)
+            found = {(each.file, each.block): each for each in bad}
+            new = {place: each for place, each in found.items() if place not in known}
+            with self._lock:
+                self._bad[base] = {**known, **new}
+                self.counts.damaged += len(new)
+            shard.quarantine(key, base, (*known.values(), *new.values()))
+            self._memory.note(base, bad=[each.block for each in bad if each.file == fmt.ROWS])
 
     def note(
-        self, shard: Shard, key: TableKey, base: Base, looked_at: Iterable[Place], bad: Iterable[BadBlock]
+        self, shard: Quarantining, key: TableKey, base: Base, looked_at: Iterable[Place], bad: Iterable[BadBlock]
     ) -> None:
         """Take in what a look at some places of a served table has found, and quarantine exactly what is bad now."""
-        before = {(each.file, each.block): each for each in self.known(base)}
-        after = {place: each for place, each in before.items() if place not in set(looked_at)}
-        after |= {(each.file, each.block): each for each in bad}
-        if after == before:
-            return
-        if not shard.quarantine(key, base, after.values()):
-            return
+        self.known(base)  # Which may have to read.
+        looked = set(looked_at)
+        with self._changing:
+            before = self._known(base)
+            after = {place: each for place, each in before.items() if place not in looked}
+            after |= {(each.file, each.block): each for each in bad}
+            if after == before or not shard.quarantine(key, base, after.values()):
+                return
+            with self._lock:
+                self._bad[base] = after
+                self.counts.damaged += len(after.keys() - before.keys())
+                self.counts.repaired += len(before.keys() - after.keys())
+                if after:
+                    self._quarantined[key] = len(after)
+                else:
+                    self._quarantined.pop(key, None)
+            rows = [block for file, block in after if file == fmt.ROWS]
+            whole = [block for file, block in before.keys() - after.keys() if file == fmt.ROWS]
+            self._memory.note(base, bad=rows, good=whole)
+        new = [after[place] for place in sorted(after.keys() - before.keys())]
+        mended = [before[place] for place in sorted(before.keys() - after.keys())]
+        _log(logging.WARNING, "damage is quarantined", key, base, new)
+        _log(logging.INFO, "damage is repaired", key, base, mended)
+
+    def _known(self, base: Base) -> Mapping[Place, BadBlock]:
         with self._lock:
-            self._bad[base] = after
-            self.counts.damaged += len(after.keys() - before.keys())
-            self.counts.repaired += len(before.keys() - after.keys())
-            if after:
-                self._quarantined[key] = len(after)
-            else:
-                self._quarantined.pop(key, None)
-        for place in after.keys() - before.keys():
-            _LOG.warning("damage is quarantined", extra={"table": _named(key), **_fields(base, after[place])})
-        for place in before.keys() - after.keys():
-            _LOG.info("damage is repaired", extra={"table": _named(key), **_fields(base, before[place])})
-        rows = [block for file, block in after if file == fmt.ROWS]
-        self._memory.note(base, bad=rows, good=[block for file, block in before.keys() - after if file == fmt.ROWS])
+            return self._bad.get(base, {})
 
     def current(self, shard: Shard) -> dict[TableKey, tuple[Base, tuple[BadBlock, ...]]]:
         """Return the damaged tables that are served; of those replaced by whole ones, the blocks count as repaired."""
@@ -146,49 +182,78 @@ class Damage:
                 # Retired with its version, it is not repaired.
                 self.counts.repaired += blocks if shard.base(key) is not None else 0
             self._quarantined |= {key: len(bad) for key, (_, bad) in found.items()}
-            if not found:
-                self._retry_at_s, self._retry_s = -np.inf, FIRST_RETRY_S
+            self._retries = {key: retry for key, retry in self._retries.items() if key in found}
         return found
 
     # -- repair --------------------------------------------------------------------------------------------------------
 
     def wants_repair(self, shard: Shard) -> bool:
-        """Return whether copies are damaged, and it is time to copy them anew."""
-        return self.copied and bool(self.current(shard)) and self._clock() >= self._retry_at_s
+        """Return whether copies are damaged, and it is time to copy one of them anew."""
+        if not self.copied or not (damaged := self.current(shard)):
+            return False
+        now_s = self._clock()
+        with self._lock:
+            return any(now_s >= self._retries.get(key, (-np.inf, 0.0))[0] for key in damaged)
 
     def repair_tried(self) -> None:
-        """Note that damaged copies have been copied anew, or could not be; a while passes before the next attempt."""
+        """Note that damaged copies have been copied anew, or could not be; a while passes before the next attempt.
+
+        Each table has a wait of its own: one that cannot be repaired does not hold up one that was damaged since.
+        """
         with self._lock:
-            if self._quarantined:
-                self._retry_at_s = self._clock() + self._retry_s
-                self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s)
+            for key in self._quarantined:
+                _, wait_s = self._retries.get(key, (0.0, FIRST_RETRY_S))
+                self._retries[key] = self._clock() + wait_s, min(LONGEST_RETRY_S, 2 * wait_s)
 
     def warnings(self, shard: Shard) -> tuple[str, ...]:
         """Return a sentence for each damaged table: where the damage is, what answers now, and what repairs it."""
         return tuple(self._warning(shard, key, *found) for key, found in sorted(self.current(shard).items()))
 
     def _warning(self, shard: Shard, key: TableKey, base: Base, bad: Collection[BadBlock]) -> str:
-        slots = [each.slots for each in bad]
-        files = ", ".join(sorted({str(base.folder / each.file) for each in bad}))
-        rows = sum(each.rows for each in bad)
-        if shard.has_copies(key):
-            answer = "other shards' copies answer for them"
-        elif base.spec.on_unavailable is OnUnavailable.DEFAULT:
-            answer = "their keys get the default vector"
-        else:
-            answer = "requests for their keys are UNAVAILABLE"
         if self.copied:
             repair = "they are copied anew from other shards or from the version's folder"
         else:
             repair = "move a good file into its place (a file that is served must not be written to)"
-        return (
-            f"table {_named(key)}: {len(bad)} damaged blocks with {rows} rows, slots {min(slots)[0]} to"
-            f" {max(end for _, end in slots)}, in {files}; {answer}; {repair}"
-        )
+        parts = []
+        if refused := [each for each in bad if each.slots[0] < each.slots[1]]:
+            slots = [each.slots for each in refused]
+            rows = sum(each.rows for each in refused)
+            if shard.has_copies(key):
+                answer = "other shards' copies answer for them"
+            elif base.spec.on_unavailable is OnUnavailable.DEFAULT:
+                answer = "their keys get the default vector"
+            else:
+                answer = "requests for their keys are UNAVAILABLE"
+            parts.append(
+                f"{len(refused)} damaged blocks with {rows} rows, slots {min(slots)[0]} to"
+                f" {max(end for _, end in slots)}, in {_files(base, refused)}; {answer}"
+            )
+        if checksums := [each for each in bad if each.slots[0] >= each.slots[1]]:
+            parts.append(f"{_files(base, checksums)} damaged, checksums only: all keys are answered, until a restart")
+        return f"table {_named(key)}: {'; '.join(parts)}; {repair}"
+
+
+def _files(base: Base, bad: Iterable[BadBlock]) -> str:
+    return ", ".join(sorted({str(base.folder / each.file) for each in bad}))
+
+
+def _still_bad(base: Base, block: int) -> BadBlock | None:
+    """Return a block that was bad if it is still; where that cannot be told, it is."""
+    try:
+        return bad_rows(base, block)
+    except Unavailable:
+        return as_bad(base, block)
 
 
 def _named(key: TableKey) -> str:
     return "/".join(map(str, key))
+
+
+def _log(level: int, text: str, key: TableKey, base: Base, bad: Collection[BadBlock]) -> None:
+    for each in list(bad)[:MAX_LOGGED]:
+        _LOG.log(level, text, extra={"table": _named(key), **_fields(base, each)})
+    if len(bad) > MAX_LOGGED:
+        _LOG.log(level, f"{text}: more of it", extra={"table": _named(key), "blocks": len(bad) - MAX_LOGGED})
 
 
 def _fields(base: Base, bad: BadBlock) -> dict[str, object]:

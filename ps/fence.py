@@ -11,6 +11,8 @@ only after it has seen that incarnation and *then* found its own term to be the 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ringpull.ps.errors import Superseded, Unavailable
@@ -38,7 +40,7 @@ class Fence:
     def __init__(self, deployment: str, incarnation: str) -> None:
         self._deployment = deployment
         self._incarnation = incarnation
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._term = 0
         self._last: dict[str, tuple[int, int]] = {}
         """Subject -> term and number of the last order about it."""
@@ -51,8 +53,8 @@ class Fence:
         """Highest term that the member was introduced to; 0: none yet."""
         return self._term
 
-    def obey(self, order: Order) -> None:
-        """Obey this term from now on, and no lower one.
+    def obey(self, order: Order) -> bool:
+        """Obey this term from now on, and no lower one; return whether a lower one was obeyed before.
 
         Raises:
             Superseded: A higher term leads, or the member belongs to another deployment.
@@ -60,7 +62,19 @@ class Fence:
         """
         with self._lock:
             self._check(order)
-            self._term = order.term
+            before, self._term = self._term, order.term
+            return 0 < before < order.term
+
+    @contextmanager
+    def obeyed(self, order: Order, about: str = "") -> Iterator[None]:
+        """Check an order, and let nobody else be obeyed while the context lasts: for what is done at once.
+
+        Raises:
+            Superseded, Unavailable: See `check`.
+        """
+        with self._lock:
+            self.check(order, about)
+            yield
 
     def check(self, order: Order, about: str = "") -> None:
         """Check that an order is to be obeyed: it is of the term that the member was introduced to.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ class FencedShard:
         self.process = process
         """The process itself, for whoever is no coordinator."""
         self._fence = Fence(deployment, process.heartbeat().incarnation)
+        self._turn = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<FencedShard {self.process!r} {self._fence!r}>"
@@ -40,8 +42,9 @@ class FencedShard:
         return replace(self.process.heartbeat(), term=self._fence.term)
 
     def obey(self, order: Order) -> None:
-        """See `Fence.obey`."""
-        self._fence.obey(order)
+        """See `Fence.obey`. What a lower term has ordered to be prepared is given up: the new one may want less."""
+        if self._fence.obey(order):
+            self.process.cancel()
 
     def check(self, order: Order) -> None:
         """See `Fence.check`."""
@@ -50,7 +53,10 @@ class FencedShard:
     def prepare(self, order: Order, placements: Sequence[VersionPlacement]) -> None:
         """See `ShardProcess.prepare`."""
         self._fence.check(order, "tables")
-        self.process.prepare(placements)
+        with self._turn:
+            # The wait may have been long: by now somebody else may lead, or want something else.
+            self._fence.check(order, "tables")
+            self.process.prepare(placements)
 
     def assign(
         self,
@@ -60,15 +66,15 @@ class FencedShard:
         versions: Collection[tuple[str, int]],
     ) -> None:
         """See `ShardProcess.assign`."""
-        self._fence.check(order, "tables")
-        self.process.assign(epoch, served_ranges, versions)
+        with self._fence.obeyed(order, "tables"):
+            self.process.assign(epoch, served_ranges, versions)
 
     def throttle(self, order: Order, bytes_per_s: float | None) -> None:
         """See `ShardProcess.throttle`."""
-        self._fence.check(order, "throttle")
-        self.process.throttle(bytes_per_s)
+        with self._fence.obeyed(order, "throttle"):
+            self.process.throttle(bytes_per_s)
 
     def cancel(self, order: Order) -> None:
         """See `ShardProcess.cancel`."""
-        self._fence.check(order, "tables")
-        self.process.cancel()
+        with self._fence.obeyed(order, "tables"):
+            self.process.cancel()

@@ -37,6 +37,7 @@ from ringpull.ps.scrub import Scrubber
 from ringpull.ps.shard import Shard
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
+from ringpull.ps.store.file_errors import is_there
 from ringpull.ps.switch_interval import frequent_switches
 from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
@@ -107,6 +108,7 @@ class ShardProcess:
         self._tidy_after_s = tidy_after_s
         self._throttle = Throttle()
         self._row_check = RowCheck(memory, self._throttle, self._is_pulling)
+        self._opening = threading.Lock()  # one prepare at a time opens files in place
         self._control = threading.Condition()  # guards the six below; notified when a prepare ends
         self._stopping = False
         self._prepares: set[Job] = set()
@@ -122,8 +124,7 @@ class ShardProcess:
         self._thread.start()
         tally = ServerTally() if metrics else None
         self._server = self._new_server(admission, tally)
-        rate = scrub_bytes_per_s
-        self._scrubber = Scrubber(self._shard, self._damage, memory, bytes_per_s=rate, busy=self._is_pulling)
+        self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
         self._metrics: MetricsServer | None = None
         self._address = self._listen(host, tally)
         if scrub_bytes_per_s:
@@ -276,8 +277,9 @@ class ShardProcess:
                 jobs, tidying = [*self._prepares, self._tidy_job], self._tidying
             for job in jobs:
                 job.cancel()
-            self._scrubber.stop()
+            self._scrubber.cancel()
             self._on_loop(self._server.close(grace_s=grace_s))
+            self._scrubber.stop(grace_s)
             if tidying is not None:
                 tidying.join()
             with self._control:
@@ -318,12 +320,14 @@ class ShardProcess:
 
     def _open_all(self, placements: Sequence[VersionPlacement], job: Job) -> None:
         refusals = Refusals()
-        for placement in placements:
-            with refusals.of(placement.model, placement.version):
-                if self._shard.holds(placement):
-                    self._check_rows(placement, self._shard.bases(placement.model, placement.version), job)
-                else:
-                    self._open(placement, job)
+        with self._opening:
+            for placement in placements:
+                job.check()
+                with refusals.of(placement.model, placement.version):
+                    if self._shard.holds(placement):
+                        self._check_rows(placement, self._shard.bases(placement.model, placement.version), job)
+                    else:
+                        self._open(placement, job)
         refusals.check(len(placements))
 
     def _note_refused(self, placements: Sequence[VersionPlacement], error: RingpullError) -> None:
@@ -346,7 +350,7 @@ class ShardProcess:
     def _open(self, placement: VersionPlacement, job: Job) -> None:
         folders = {name: Path(table.folder) for name, table in placement.tables.items()}
         for name, folder in folders.items():
-            if not (folder / fmt.HEADER).exists():
+            if not is_there(folder / fmt.HEADER):
                 raise NotFound(
                     f"{placement.model}/{placement.version}: the folder of table {name},"
                     f" {placement.tables[name].folder}, cannot be opened on this machine,"
@@ -387,6 +391,7 @@ class ShardProcess:
         try:
             job.pause(self._tidy_after_s)
             copies.tidy(self._versions, self._shard, job, drop_pieces=drop_pieces)
+            self._let_go()  # Of what was let go meanwhile, when it could not be done.
         except Cancelled:
             return  # A prepare cancelled it: an assignment will follow, or another tidying if the prepare fails.
         except RingpullError as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from ringpull.ps.errors import RingpullError
+from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.ps.transfer.job import Cancelled
 
 VersionName = tuple[str, int]
@@ -40,6 +40,9 @@ class Refusals:
         except RingpullError as exc:
             # Without the frames that it came through: these keep it in turn, and with it all tables open then.
             self.errors[model, version] = exc.with_traceback(None)
+        except OSError as exc:
+            # Of whatever file: it is this version's, and passes or not as that is told by the next attempt.
+            self.errors[model, version] = Unavailable(f"{model}/{version}: a file cannot be used now: {exc}")
 
     def check(self, asked: int) -> None:
         """Raise if a version was refused.

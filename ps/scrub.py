@@ -2,8 +2,8 @@
 
 A round goes through the stored blocks of all served ranges: rows, positions, index (`ringpull.ps.store.block_check`).
 It reads no faster than it is told to, and gives way to pulls. The slots of a bad block are refused at once, so that
-another copy answers, or the table's policy does. What was bad is looked at first in every round: as soon as it is whole
-again its slots are answered for.
+another copy answers, or the table's policy does. What is known to be bad is looked at first in every round, and every
+few seconds during it: as soon as it is whole again its slots are answered for. What cannot be looked at stays as it is.
 
 What repairs it depends on where the files are. A shard's own copy is copied anew: its heartbeat asks for a `prepare`,
 which streams the bad slots from other shards or from the version's folder, and puts a new base in place of the old one.
@@ -18,28 +18,46 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary, ref
 
-import xxhash
-
 from ringpull.ps.checked_rows import CheckedRows
-from ringpull.ps.damage import Damage
-from ringpull.ps.errors import CorruptData, RingpullError
+from ringpull.ps.damage import Damage, Place
+from ringpull.ps.errors import CorruptData, RingpullError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.open_versions import TableKey
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
-from ringpull.ps.store.block_check import bad_keys, bad_rows, block_bytes, blocks_with, key_blocks
+from ringpull.ps.store.block_check import (
+    POSITION_BYTES,
+    bad_keys,
+    bad_rows,
+    block_bytes,
+    block_rows,
+    blocks_with,
+    is_whole,
+    key_blocks,
+)
+from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.row_check import Busy, give_way
 from ringpull.ps.transfer.throttle import Throttle
 
 MIN_ROUND_S: Final = 5.0
 """Time from the begin of one round to that of the next, at least: small tables would be read all the time."""
+
+KNOWN_S: Final = 5.0
+"""Time from one look at what is known to be bad to the next, at least."""
+
+FEW: Final = 8
+"""Share, as one in so many, of the known bad blocks that have to change before that is taken in at once."""
+
+TAKE_IN_S: Final = 1.0
+"""Time after which it is taken in, however little it is."""
 
 MAX_STEPS: Final = 200
 """Waits for pulls before a block is read: some 100 ms. A shard that is always busy is looked through nevertheless."""
@@ -54,6 +72,20 @@ class _Gone(RingpullError):
     """Raised within a round when the table that it looks at is not served from this base any more."""
 
 
+@dataclass(slots=True)
+class _Look:
+    """What was found at some blocks of a table, and not taken in yet."""
+
+    places: list[Place] = field(default_factory=list)
+    bad: list[BadBlock] = field(default_factory=list)
+    changes: int = 0
+    """Places that are bad and were not, or the other way round."""
+    good: list[int] = field(default_factory=list)
+    """Blocks whose rows are whole, of the whole look."""
+    unknown: str = ""
+    """Why some place could not be looked at: nothing is changed for it."""
+
+
 class Scrubber:
     """Scrubs the tables of one shard. Rounds go one after another; the rest may be called from any thread."""
 
@@ -62,8 +94,8 @@ class Scrubber:
         shard: Shard,
         damage: Damage,
         memory: CheckedRows,
-        *,
         bytes_per_s: float | None = None,
+        *,
         busy: Busy = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -89,6 +121,10 @@ class Scrubber:
         self._clock = clock
         self._keys: WeakKeyDictionary[Base, UInt64Array] = WeakKeyDictionary()
         """Checksums of the positions of the tables that are served."""
+        self._no_better: WeakKeyDictionary[Base, dict[str, FileStamp]] = WeakKeyDictionary()
+        """Of a damaged base whose files were moved away: those in their place that were opened, and no better."""
+        self._known_due_s = clock()
+        self._taken_in_s = clock()
         self._job = Job()
         self._thread: threading.Thread | None = None
 
@@ -100,18 +136,27 @@ class Scrubber:
         self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the background thread, if there is one, and wait for it. Idempotent."""
+    def cancel(self) -> None:
+        """Have the background thread end as soon as it can. Idempotent."""
         self._job.cancel()
+
+    def stop(self, within_s: float | None = None) -> None:
+        """End the background thread, if there is one, and wait for it. Idempotent.
+
+        Args:
+            within_s: Longest wait: storage that hangs keeps it. None: no limit.
+        """
+        self.cancel()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(within_s)
 
     def round(self, job: Job) -> None:
-        """Look once at everything that is served.
+        """Look once at everything that is served, and at what is known to be bad before that and during it.
 
         Raises:
             Cancelled: The job was cancelled.
         """
+        self._look_at_known(job)
         for key in self._shard.tables():
             try:
                 self._look_at(key, job)
@@ -134,6 +179,71 @@ class Scrubber:
         except Cancelled:
             return
 
+    # -- what is known to be bad ---------------------------------------------------------------------------------------
+
+    def _look_at_known(self, job: Job) -> None:
+        """Look at the known bad blocks of all tables: what was mended is answered for at once, not a round later."""
+        began_s = self._clock()
+        for key in self._shard.tables():
+            try:
+                self._look_at_known_of(key, job)
+            except _Gone:
+                continue
+        now_s = self._clock()
+        # As long as the last one took, too: where much is bad, half of what may be read is left for all else.
+        self._known_due_s = now_s + max(KNOWN_S, now_s - began_s)
+
+    def _look_at_known_of(self, key: TableKey, job: Job) -> None:
+        base = self._shard.base(key)
+        if base is None or not self.damage.known(base):
+            return
+        which = ref(base)
+        del base
+        which = self._reopened(key, which, job)
+        base = self._base(key, which)
+        known = self.damage.known(base)
+        if not known:
+            return
+        if any(each.file == fmt.BLOCKS for each in known):
+            self._look_at_checksums(key, base)
+        keys = self._key_blocks(key, base, job) if any(each.file != fmt.ROWS for each in known) else None
+        blocks = sorted({each.block for each in known if each.block != WHOLE})
+        del base
+        self._look_at_blocks(key, which, blocks, keys, job)
+
+    def _reopened(self, key: TableKey, which: ref[Base], job: Job) -> ref[Base]:
+        """Return the base to go on with: a new one, now served, if good files have been moved into the place of bad.
+
+        To open one reads all of its keys, so what was no better is not opened again until its files change.
+        """
+        base = self._base(key, which)
+        try:
+            now = {name: FileStamp.of((base.folder / name).stat()) for name in base.stamps}
+        except OSError:
+            return which
+        moved = any(now[name][:2] != stamp[:2] for name, stamp in base.stamps.items())
+        if self.damage.copied or not moved or self._no_better.get(base) == now:
+            return which
+        size = base.bytes - base.rows * base.spec.row_bytes
+        del base
+        self._throttle.take(size, job)
+        base = self._base(key, which)
+        try:
+            again = Base.open(base.folder, within=base.within, identity=base.identity)
+            same = (again.identity, again.spec, again.held) == (base.identity, base.spec, base.held)
+            known = [each.block for each in self.damage.known(base) if each.file == fmt.ROWS]
+            better = same and not any(bad_rows(again, block) for block in known)
+        except (Unavailable, OSError):
+            return which
+        except CorruptData:
+            better = False
+        if not better:
+            self._no_better[base] = now
+        elif self._shard.exchange(key, base, again):
+            _LOG.info("files were moved into the place of damaged ones", extra={"table": "/".join(map(str, key))})
+            return ref(again)
+        return which
+
     # -- one table -----------------------------------------------------------------------------------------------------
 
     def _look_at(self, key: TableKey, job: Job) -> None:
@@ -141,38 +251,87 @@ class Scrubber:
         if served is None:
             return
         base, slots = served
-        if self.damage.known(base):
-            base = self._reopened(key, base)
         which = ref(base)
-        first = [each.block for each in self.damage.known(base) if each.block != WHOLE]
-        blocks = list(dict.fromkeys([*first, *blocks_with(base, slots)]))
-        if not self._look_at_checksums(key, base):
-            return
+        blocks = blocks_with(base, slots)
+        self._look_at_checksums(key, base)
         keys = self._key_blocks(key, base, job)
         del base, served
-        good = []
-        for block in blocks:
-            self._throttle.take(block_bytes(self._base(key, which), block), job)
-            give_way(self._busy, job, max_steps=MAX_STEPS)
-            if self._look_at_block(key, self._base(key, which), block, keys):
-                good.append(block)
-        self._memory.note(self._base(key, which), good=good)
+        self._look_at_blocks(key, which, blocks, keys, job, known_too=True)
 
-    def _look_at_block(self, key: TableKey, base: Base, block: int, keys: UInt64Array | None) -> bool:
-        """Look at one block; return whether its rows are whole."""
-        rows = bad_rows(base, block)
-        found = [rows, None if keys is None else bad_keys(base, block, keys)]
+    def _look_at_blocks(
+        self,
+        key: TableKey,
+        which: ref[Base],
+        blocks: Sequence[int],
+        keys: UInt64Array | None,
+        job: Job,
+        *,
+        known_too: bool = False,
+    ) -> None:
+        """Look at some blocks of a table; with `known_too` at all that is known to be bad, too, when that is due."""
+        look = _Look()
+        try:
+            for block in blocks:
+                if known_too and self._clock() >= self._known_due_s:
+                    self._look_at_known(job)
+                self._throttle.take(_cost(self._base(key, which), block), job)
+                give_way(self._busy, job, max_steps=MAX_STEPS)
+                base = self._base(key, which)
+                self._look_at_block(base, block, keys, look)
+                if look.changes and self._is_due(base, look):
+                    self._take_in(key, base, look)
+                del base
+        finally:
+            if (served := self._shard.base(key)) is not None and served is which():
+                self._take_in(key, served, look)
+                self._memory.note(
+                    served, good=[each for each in look.good if not self.damage.knows(served, (fmt.ROWS, each))]
+                )
+        if look.unknown:
+            _LOG.warning("some blocks cannot be looked at: %s", look.unknown, extra={"table": "/".join(map(str, key))})
+
+    def _look_at_block(self, base: Base, block: int, keys: UInt64Array | None, look: _Look) -> None:
+        """Look at one block: at its rows, and at its keys if they can be held against anything."""
+        found: list[BadBlock | None] = []
+        places: list[Place] = []
+        try:
+            found.append(bad_rows(base, block))
+            places.append((fmt.ROWS, block))
+            if found[0] is None:
+                look.good.append(block)
+        except Unavailable as exc:
+            look.unknown = str(exc)
+        try:
+            if keys is not None:
+                found.append(bad_keys(base, block, keys))
+                places += [(fmt.POSITIONS, block), (fmt.INDEX, block)]
+        except Unavailable as exc:
+            look.unknown = str(exc)
         self.bytes += block_bytes(base, block)
-        looked_at = [(file, block) for file in (fmt.ROWS, fmt.POSITIONS, fmt.INDEX)]
-        self.damage.note(self._shard, key, base, looked_at, [bad for bad in found if bad is not None])
-        return rows is None
+        bad = {(each.file, each.block): each for each in found if each is not None}
+        look.places += places
+        look.bad += bad.values()
+        look.changes += sum((place in bad) != self.damage.knows(base, place) for place in places)
 
-    def _look_at_checksums(self, key: TableKey, base: Base) -> bool:
-        """Look at the checksums that blocks are held against; without them nothing can be told of the rows."""
-        whole = xxhash.xxh3_64_intdigest(base.sections.blocks.data) == base.checksums[fmt.BLOCKS]
-        bad = [] if whole else [BadBlock(WHOLE, 0, 0, (0, 0), fmt.BLOCKS)]
+    def _is_due(self, base: Base, look: _Look) -> bool:
+        """Return whether what was found is to be taken in now: at once where little is bad.
+
+        Each time costs as much as there is bad by then: on a disk that dies it is done less often, and once a second.
+        """
+        return look.changes * FEW >= self.damage.count(base) or self._clock() >= self._taken_in_s + TAKE_IN_S
+
+    def _take_in(self, key: TableKey, base: Base, look: _Look) -> None:
+        self.damage.note(self._shard, key, base, look.places, look.bad)
+        look.places, look.bad, look.changes = [], [], 0
+        self._taken_in_s = self._clock()
+
+    def _look_at_checksums(self, key: TableKey, base: Base) -> None:
+        """Look at the file of the checksums of rows. These are in memory, so rows are looked at all the same."""
+        try:
+            bad = [] if is_whole(base, fmt.BLOCKS) else [BadBlock(WHOLE, 0, 0, (0, 0), fmt.BLOCKS)]
+        except Unavailable:
+            return
         self.damage.note(self._shard, key, base, [(fmt.BLOCKS, WHOLE)], bad)
-        return whole
 
     def _key_blocks(self, key: TableKey, base: Base, job: Job) -> UInt64Array | None:
         """Return the checksums of a table's positions, by block; None if the keys cannot be looked at by blocks."""
@@ -182,12 +341,17 @@ class Scrubber:
         which = ref(base)
 
         def pause(size: int) -> None:
+            self._throttle.take(size, job)
             give_way(self._busy, job, max_steps=MAX_STEPS)
             self._base(key, which)
 
         places = [(file, WHOLE) for file in (fmt.POSITIONS, fmt.POSITION_BLOCKS)]
         try:
             found = self._keys[base] = key_blocks(base, pause)
+        except Cancelled:
+            raise
+        except Unavailable:
+            return None
         except CorruptData:
             if fmt.POSITION_BLOCKS in base.stamps:  # Nobody needs it to answer pulls.
                 bad = BadBlock(WHOLE, 0, 0, (0, 0), fmt.POSITION_BLOCKS)
@@ -204,18 +368,8 @@ class Scrubber:
             raise _Gone
         return base
 
-    def _reopened(self, key: TableKey, base: Base) -> Base:
-        """Return the base to go on with: a new one, now served, if good files have been moved into the place of bad."""
-        try:
-            moved = any(not stamp.is_file_of((base.folder / name).stat()) for name, stamp in base.stamps.items())
-            if self.damage.copied or not moved:
-                return base
-            again = Base.open(base.folder, identity=base.identity)
-        except (CorruptData, OSError):
-            return base
-        same = (again.identity, again.spec, again.held) == (base.identity, base.spec, base.held)
-        known = [each.block for each in self.damage.known(base) if each.file == fmt.ROWS]
-        if not same or any(bad_rows(again, block) for block in known) or not self._shard.exchange(key, base, again):
-            return base
-        _LOG.info("files were moved into the place of damaged ones", extra={"table": "/".join(map(str, key))})
-        return again
+
+def _cost(base: Base, block: int) -> int:
+    """Return the bytes that a look at a block reads: of rows, positions and index."""
+    first, last = block_rows(base, block)
+    return block_bytes(base, block) + (last - first) * POSITION_BYTES + base.sections.index.nbytes // base.block_count

@@ -202,8 +202,12 @@ class Shard:
     def has_copies(self, key: TableKey) -> bool:
         """Return whether other shards have the ranges of a table that this one serves."""
         model, _, name = key
-        counts = [each.replicas.get((model, name), 1) for each in self._state.served_ranges or ()]
-        return any(count == ALL or count > 1 for count in counts)
+        for each in self._state.served_ranges or ():
+            wanted = each.replicas.get((model, name), 1)
+            # A ring of few shards has fewer copies than are wanted.
+            if (len(each.ring.shards) if wanted == ALL else min(wanted, each.ring.ranks)) > 1:
+                return True
+        return False
 
     def is_open(self, model: str, version: int) -> bool:
         """Return whether a version is served here."""

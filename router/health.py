@@ -254,7 +254,7 @@ class Health:
         condition.giving_up = None
         if condition.answered_s != answered_s:
             return  # The next ping tells whether it went silent again: until then it may not have been asked anything.
-        error = Unavailable(f"said nothing for {self._settings.give_up_s:g} s or longer ({condition.ejected})")
+        error = NotReached(f"said nothing for {self._settings.give_up_s:g} s or longer ({condition.ejected})")
         condition.given_up = self._given_up[address] = error
         condition.wake_all()
 

@@ -20,6 +20,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from ringpull.ps.errors import (
+    ConnectionLost,
     DeadlineExceeded,
     NotAnswered,
     NotFound,
@@ -30,6 +31,7 @@ from ringpull.ps.errors import (
 )
 from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import Batch
+from ringpull.router.connections import NotReached
 from ringpull.router.event_loop import let_answers_in, wake
 from ringpull.router.health import Condition
 from ringpull.router.in_flight import InFlightByEpoch
@@ -88,7 +90,8 @@ class ScatterGather:
         """Ask for all parts, and anew for those that fail or are slow; return answers to exactly these keys."""
         answers: list[Answer] = []
         if plan.unowned:
-            self._planner.ask_for_map()
+            if not plan.excluded or any(_is_gone(error) for error in plan.excluded.values()):
+                self._planner.ask_for_map()
             self._pull.check_may_be_lost(plan.unowned, plan.excluded)
             answers += [(part, None) for part in plan.unowned]
         if not plan.parts:
@@ -186,9 +189,9 @@ class ScatterGather:
         if not retries:
             return lost
         plan = self._planner.plan(self._pull, retries, {**self._down, **slow_shards})
-        if len(refused) < len(retries):
-            # A shard that is gone may be elsewhere by now, or another process have its port. Who has other owners does
-            # not wait for that.
+        if any(_is_gone(error) for _, error in failed):
+            # It may be elsewhere by now, or another process have its port. Who has other owners does not wait for that.
+            # One that has too much to do, or other content, is where the map says.
             self._planner.ask_for_map()
             if plan.unowned and await self._renew_map(stamp, sparingly=True):
                 plan = self._planner.plan(self._pull, retries, {**self._down, **slow_shards})
@@ -274,6 +277,11 @@ class ScatterGather:
 
     def _elapsed_s(self, call: _Call) -> float:
         return self._calls.clock() - call.asked_s
+
+
+def _is_gone(error: RingpullError) -> bool:
+    """Return whether a shard is not where the map says, or cannot be reached there: a newer map may know more."""
+    return isinstance(error, NotReached | ConnectionLost)
 
 
 def _in_part(error: RingpullError) -> TypeGuard[NotAnswered]:

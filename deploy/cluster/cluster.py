@@ -2,6 +2,8 @@
 
     ports claimed -> state folder taken over -> Ray -> kernels compiled -> actors started in parallel -> versions live
 
+A Ray that is joined comes before the folder.
+
 If a step fails or is interrupted, everything before it is taken down: a private Ray itself, on a joined Ray our actors
 (`ringpull.deploy.cluster.members`).
 """
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
 from typing import Any, Final, Self
@@ -105,25 +108,39 @@ class Cluster:
         self._cleanup.close()
 
     @classmethod
-    def bring_up(cls, config: ServeConfig, progress: Progress) -> Self:
+    def bring_up(cls, config: ServeConfig, progress: Progress, made: Callable[[Path], None] | None = None) -> Self:
         """Bring everything up and return when predictions work.
+
+        Args:
+            made: Called with the folder of a private Ray as soon as it is there.
 
         Raises:
             StartupError: A port is in use, Ray is not there or lacks resources, or an actor died; nothing is left
                 running.
             CorruptData: A version's files are damaged; nothing is left running.
         """
+        # Looked for only: Ray must not be loaded before its session has set the environment. And nothing may be begun
+        # that needs it while it is not there.
+        if find_spec("ray") is None:
+            raise ModuleNotFoundError("No module named 'ray'", name="ray")
         with ExitStack() as cleanup:
             if config.private:
                 config = replace(config, head=_choose_ports(config))
-            owner = owner_of(secrets.token_hex(8), config.name, private=config.private)
-            with progress.step("took the state folder over") as say:
-                owned = OwnedStateFolder.take(config.state_dir, owner, heads=config.heads, say=say)
-            cleanup.enter_context(owned)
-            session = RaySession(config.address, workers=config.shards + config.heads + 1, ship_code=config.ship_code)
+            workers = config.shards + config.heads + 1
+            session = RaySession(config.address, workers=workers, ship_code=config.ship_code, made=made)
             with KernelCompilation() as kernels:
-                with progress.step("started a private Ray" if config.private else f"joined Ray at {config.address}"):
-                    cleanup.enter_context(session)
+                if not config.private:
+                    # First: whoever wants the folder later has to know where to ask whether this deployment lives.
+                    with progress.step(f"joined Ray at {config.address}"):
+                        cleanup.enter_context(session)
+                ray = None if config.private else control_store.address()
+                owner = owner_of(secrets.token_hex(8), config.name, ray=ray)
+                with progress.step("took the state folder over") as say:
+                    owned = OwnedStateFolder.take(config.state_dir, owner, heads=config.heads, say=say)
+                cleanup.enter_context(owned)
+                if config.private:
+                    with progress.step("started a private Ray"):
+                        cleanup.enter_context(session)
                 # Actors start after the cache is filled, or each would compile the same kernels.
                 with nullcontext() if kernels.done else progress.step("compiled kernels (once; cached from now on)"):
                     kernels.wait()
@@ -234,12 +251,18 @@ def stop_joined(address: str, name: str, *, drain_timeout_s: float) -> tuple[int
         from ringpull.deploy.cluster.members import actors_of, end
 
         named = actors_of(name)
-        # While it lives: the folder may be one of its machine.
+        coordinator, leads = RemoteProcess(coordinator_name(name), timeout_s=RELEASE_TIMEOUT_S), True
         with suppress(Unavailable, StartupError):
-            RemoteProcess(coordinator_name(name), timeout_s=RELEASE_TIMEOUT_S).release()
+            coordinator.stop()  # It would make anew what is ended.
+            leads = False
         drain([handle for full_name, handle in named.items() if "/head-" in full_name], drain_timeout_s)
         # Listed once more, because the coordinator may have started a shard meanwhile.
         named |= actors_of(name)
+        if not leads:
+            end({full_name: handle for full_name, handle in named.items() if full_name != coordinator_name(name)})
+            # By the coordinator, since the folder may be one of its machine, and only now that nothing else is left.
+            with suppress(Unavailable, StartupError):
+                coordinator.release()
         end(named)
         return len(named), control_store.address()
 
@@ -289,6 +312,7 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
         gpus=gpus_wanted(config.head.device, config.heads) if has_gpu() else 0.0,
         keep=config.keep,
         start_timeout_s=config.start_timeout_s,
+        joined=not config.private,
         log=config.log,
     )
 

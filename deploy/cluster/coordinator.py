@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, cast
 
 from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import ActorSpec
 from ringpull.deploy.cluster.actors import ProcessActor, node_id, was_restarted
-from ringpull.deploy.cluster.calls import RemoteProcess, find
+from ringpull.deploy.cluster.calls import ActorGone, RemoteProcess, find, result
 from ringpull.deploy.cluster.logs import configure
 from ringpull.deploy.cluster.members import await_up, end, make, make_shard, node_addresses, preferring
 from ringpull.deploy.model_folders import find_version, loss_of, rows_in
 from ringpull.ps.errors import Unavailable
+from ringpull.ps.fence import Order
 from ringpull.router.control.controls import HeadControl, ShardControl
 from ringpull.router.control.process import CoordinatorProcess, Settings
 from ringpull.router.control.state_files import open_files
@@ -24,6 +27,12 @@ from ringpull.router.control.state_store import Owner, StateStore
 CALLS_AT_ONCE: Final = 64
 """Heads and operators ask side by side; each call is short, but for those that wait for a disk."""
 
+
+LEAVE_TIMEOUT_S: Final = 10.0
+"""Longest wait for a shard that is to end itself, before it is killed."""
+
+ANSWERS_S: Final = 1.0
+"""Time for answers that are on their way, before the process ends."""
 
 RESTART: Final = {"restart": 10.0}
 """Calls of members that are begun within so many seconds or not at all: an operator was told that they failed."""
@@ -41,13 +50,15 @@ class CoordinatorActor(ProcessActor):
     def __init__(self, actor_spec: ActorSpec, state_dir: str, owner: Owner) -> None:
         restarted = was_restarted()
         configure(actor_spec.log, actor_spec.name, "coordinator", restarted=restarted)
-        make = partial(_coordinator_process, actor_spec, state_dir, owner)
+        # One for all tries: it remembers for how long which file could not be read.
+        store = cache(lambda: StateStore(open_files(state_dir)))
+        make = partial(_coordinator_process, actor_spec, store, owner)
         super().__init__("the coordinator", make, restarted=restarted)
 
 
-def _coordinator_process(actor_spec: ActorSpec, state_dir: str, owner: Owner) -> CoordinatorProcess:
+def _coordinator_process(actor_spec: ActorSpec, store: Callable[[], StateStore], owner: Owner) -> CoordinatorProcess:
     return CoordinatorProcess(
-        StateStore(open_files(state_dir)),
+        store(),
         MembersOverRay(actor_spec),
         owner=owner,
         must_exist=True,
@@ -58,11 +69,20 @@ def _coordinator_process(actor_spec: ActorSpec, state_dir: str, owner: Owner) ->
             streamed=actor_spec.shard.data_dir is not None,
             rows_in=rows_in,
             loss_of=loss_of,
+            orphans_possible=actor_spec.joined,
             check_startable=control_store.check,
         ),
-        # Ray starts the process anew, which goes on from what is saved.
-        failed=lambda: os._exit(1),
+        failed=_end_process,
     )
+
+
+def _end_process() -> None:
+    """End this process. Ray starts it anew, and it goes on from what is saved.
+
+    Not at once: an operator whose request was accepted as the term ended has an answer on its way.
+    """
+    time.sleep(ANSWERS_S)
+    os._exit(1)
 
 
 def make_coordinator(actor_spec: ActorSpec, state_dir: str, owner: Owner) -> Any:
@@ -116,7 +136,14 @@ class MembersOverRay:
         handle = make_shard(self._actor_spec, shard, node, found_ok=True)
         await_up(f"shard {shard}", handle.pid.remote(), self._actor_spec.start_timeout_s)
 
-    def stop_shard(self, shard: int) -> None:
+    def stop_shard(self, shard: int, order: Order) -> None:
         name = self._actor_spec.shard_name(shard)
-        with suppress(Unavailable):
-            end({name: find(name)})
+        try:
+            handle = find(name)
+        except Unavailable:
+            return
+        if order.incarnation:
+            # It ends itself, since it knows best whether this is an order of somebody who leads, and meant for it.
+            with suppress(TimeoutError, ActorGone):
+                result(handle.invoke.remote("leave", order), timeout_s=LEAVE_TIMEOUT_S)
+        end({name: handle})

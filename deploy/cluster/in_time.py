@@ -11,8 +11,17 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from ringpull.ps.errors import Unavailable
+
+
+def seconds_since_boot() -> float:
+    """Return the seconds since any origin, those included in which the machine was suspended, where that is known."""
+    return time.clock_gettime(_CLOCK)
+
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +36,7 @@ class Ticket:
 class Clock:
     """Clock of this process, which gives tickets and knows them again."""
 
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = seconds_since_boot
     life: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def ticket(self) -> Ticket:

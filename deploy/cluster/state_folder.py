@@ -15,12 +15,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final, Self
 
+from ringpull.deploy.cluster.ray_actors import count_actors
 from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.state_files import open_files, probe
-from ringpull.router.control.state_store import Owner, StateStore
+from ringpull.router.control.state_store import Life, Owner, StateStore
 
 logger: Final = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class OwnedStateFolder:
         probe(files, folder)
         store = StateStore(files)
         reign = store.take_over(owner, lives=lives, say=say)
-        reign.save(CoordinatorState(heads=tuple(range(heads)), epoch=reign.epochs_to))
+        # It serves nothing yet, so it needs no epochs ahead: the first map of the deployment has the next one.
+        reign.save(CoordinatorState(heads=tuple(range(heads)), epoch=reign.epochs_to), ahead=0)
         reign.beat()
         return cls(reign, store.beat_s)
 
@@ -89,27 +91,43 @@ class OwnedStateFolder:
                 self._reign.beat()
 
 
-def owner_of(deployment: str, name: str, *, private: bool) -> Owner:
+def owner_of(deployment: str, name: str, *, ray: str | None) -> Owner:
     """Return a deployment as the owner of a state folder, brought up by this process.
 
     Args:
         deployment: Its id.
         name: Its name.
-        private: Whether its actors end with this process.
+        ray: Address of the joined Ray that its actors are on; None: they are on a private one, and end with this
+            process.
     """
-    who: dict[str, Any] = {"host": socket.gethostname()}
-    if private:
-        who["process"] = asdict(own_identity())
+    who: dict[str, Any] = {"host": socket.gethostname(), "process": asdict(own_identity())}
+    if ray is not None:
+        who |= {"ray": ray, "actors": name}
     return Owner(deployment, name, who)
 
 
-def lives(owner: Owner) -> bool | None:
-    """Return whether the owner of a state folder lives, or None if that cannot be told from here.
+def lives(owner: Owner, *, count: Callable[[str, str], int | None] = count_actors) -> Life:
+    """Return what is known of the owner of a state folder.
 
-    A deployment on a private Ray ends with its `serve`.
+    A deployment on a private Ray ends with its `serve`. One on a joined Ray lives while its actors do, also where all
+    of its processes are stopped: that Ray is asked. A control store that is gone may come back to them, and a `serve`
+    elsewhere may be about to make them: both are seen by the beat.
+
+    Args:
+        count: Returns how many actors there are on a Ray of a deployment; see `count_actors`.
     """
     try:
-        identity = ProcessIdentity(**owner.who["process"])
+        alive = ProcessIdentity(**owner.who["process"]).alive()
     except (KeyError, TypeError):
-        return None
-    return identity.alive()
+        alive = None
+    if alive:
+        return Life.LIVES
+    if "ray" not in owner.who:
+        return Life.UNKNOWN if alive is None else Life.DEAD
+    try:
+        found = count(str(owner.who["ray"]), str(owner.who.get("actors", "")))
+    except ConnectionRefusedError:
+        return Life.GROUNDLESS
+    if found is None:
+        return Life.UNKNOWN
+    return Life.LIVES if found else Life.GROUNDLESS

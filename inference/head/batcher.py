@@ -16,8 +16,8 @@ Invariants:
   those it has to answer and not everyone. There are at most `max_pulls`; else the above holds as if the slow one were
   not there, so batches stay as large as ever.
 - A pull that fails because of some damaged rows fails those who asked for them: the batch is halved, and each half is
-  pulled by itself, down to one request. At most `MAX_HALVINGS` times: damage that everybody asks for must not cost a
-  pull for each.
+  pulled by itself, down to one request. At most `MAX_HALVINGS` times, no longer than there is time for, and so often a
+  second: damage that everybody asks for must cost neither a pull for each nor the time of those behind.
 - Requests are taken in order of arrival, up to `max_rows` rows; a larger request rides alone. Each gets one answer or
   one error.
 - A request whose caller went away, or whose deadline passed, is answered at once and leaves the queue unserved. The
@@ -33,7 +33,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from ringpull.ps.errors import DeadlineExceeded, NotAnswered, Unavailable
@@ -57,11 +57,12 @@ LET_IN_S: Final = 0.005
 """Longest time that a batch waits for more: other models on the loop make its turns long, a crowd makes them many."""
 SMALL_ROWS: Final = 64
 """Rows below which a batch is worth waiting for more: besides its rows, a batch costs as much as about so many."""
-
-
 MAX_HALVINGS: Final = 16
 """Halvings of a batch whose pull failed because of some rows, in all: enough for two requests among 256. Whoever shares
 a part with damage then fails with it."""
+HALVINGS_PER_S: Final = 64.0
+"""Halvings of all batches in a second, each of which costs two pulls; twice `MAX_HALVINGS` may come at a time. Beyond
+that whole batches fail: rows that are asked for all the time would hold up everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +101,30 @@ class _Batch(Generic[Item, Answer]):
     entries: list[_Waiting[Item, Answer]]
     rows: int
     taken_s: float
-    prepared_s: float = field(default=0.0)
-    pulled_s: float = field(default=0.0)
+    prepared_s: float = 0.0
+    pulled_s: float = 0.0
+    whole: _Batch[Item, Answer] | None = None
+    """Batch, as it was taken, of which this is a part; None: this is it."""
+    halvings: int = 0
+    """Halvings of a whole batch and its parts so far."""
+    pulling_s: float = 0.0
+    """Time for which a whole batch and its parts have been pulled so far."""
 
     def abandoned(self) -> bool:
         """Whether no caller waits for the answer any more."""
         return all(entry.answer.done() for entry in self.entries)
 
-    halvings: list[None] = field(default_factory=list)
-    """Halvings so far, of the whole batch that this is a part of: they share the list."""
+    def live(self) -> list[_Waiting[Item, Answer]]:
+        """Return the requests whose callers still wait."""
+        return [entry for entry in self.entries if not entry.answer.done()]
 
     def halves(self) -> list[_Batch[Item, Answer]]:
         """Return the live requests as two batches."""
-        self.halvings.append(None)
-        live = [entry for entry in self.entries if not entry.answer.done()]
+        live, whole = self.live(), self.whole or self
         middle = len(live) // 2
         return [
-            _Batch(entries, sum(entry.rows for entry in entries), self.taken_s, halvings=self.halvings)
+            _Batch(entries, sum(entry.rows for entry in entries), self.taken_s, whole=whole)
             for entries in (live[:middle], live[middle:])
-            if entries
         ]
 
     def fail(self, error: BaseException) -> None:
@@ -176,6 +182,9 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         self._taker: asyncio.Task[None] | None = None
         """Pump that takes the next batch; None: none does, as nothing waits, or all have slow pulls."""
         self._mean_pull_s = 0.0
+        self._halvings = 2.0 * MAX_HALVINGS
+        """Halvings that may be made now, as of `_halved_s`."""
+        self._halved_s = clock()
         self._held: asyncio.Future[None] | None = None
         """Future that is done when the next batch may be taken; None: nobody waits for that."""
         self._worthwhile_rows = 0
@@ -258,6 +267,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 busy = True
                 await self._pull_and_hand_over(batch)
                 if self._taker is own and self._computing is not None and self._queued_rows < self._worthwhile_rows:
+                    assert self._held is None or self._held.done(), "only the taker waits"
                     self._held = asyncio.get_running_loop().create_future()
                     await self._held
         except asyncio.CancelledError:
@@ -278,8 +288,13 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             await asyncio.sleep(0)
             quiet, waiting = (0 if len(self._queue) > waiting else quiet + 1), len(self._queue)
 
-    def _pass(self) -> None:
-        """Give up the taker, whose pull is slow: someone else takes the next batch, or whoever ends first."""
+    def _pass(self, pump: asyncio.Task[None]) -> None:
+        """Give up a pump as the taker, as its pull is slow: someone else takes the next batch, or whoever ends first.
+
+        One that is not the taker has been passed already, and takes nothing from who is.
+        """
+        if self._taker is not pump:
+            return
         self._taker = None
         if self._queue:
             self._pump()
@@ -321,7 +336,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 batch.entries[place].answer.set_exception(error)
             if batch.abandoned():
                 return
-            work = await self._pull_in_turn(ready.work, max(entry.deadline_s for entry in batch.entries))
+            work = await self._pull_in_turn(batch, ready.work)
             batch.pulled_s = self._clock()
             while self._computing is not None:  # in a loop: a batch whose pull was slow may have come first
                 await asyncio.wait([self._computing])
@@ -329,27 +344,45 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 return
             computing = asyncio.get_running_loop().run_in_executor(self._executor, self._timed_compute, work)
         except Exception as exc:
-            may_halve = isinstance(exc, NotAnswered) and len(batch.halvings) < MAX_HALVINGS
-            if may_halve and len(halves := batch.halves()) > 1:
-                for half in halves:
+            took_s = self._clock() - batch.prepared_s
+            halves = batch.halves() if isinstance(exc, NotAnswered) and self._may_halve(batch) else [batch]
+            for half in halves:
+                if half is not batch and self._clock() + took_s <= max(entry.deadline_s for entry in half.entries):
                     await self._pull_and_hand_over(half)
-            else:
-                batch.fail(exc)
+                else:
+                    half.fail(exc)
             return
         self._computing, self._worthwhile_rows = computing, min(batch.rows, self._max_rows)
         computing.add_done_callback(lambda done: self._answer(batch, done))
 
-    async def _pull_in_turn(self, prepared: Prepared, deadline_s: float) -> Work:
-        """Pull, and be passed when that is slow."""
+    def _may_halve(self, batch: _Batch[Item, Answer]) -> bool:
+        """Whether a batch whose pull failed is to be pulled in halves; counts it if so."""
+        now, whole = self._clock(), batch.whole or batch
+        self._halvings = min(2.0 * MAX_HALVINGS, self._halvings + HALVINGS_PER_S * (now - self._halved_s))
+        self._halved_s = now
+        if len(batch.live()) < 2 or whole.halvings >= MAX_HALVINGS or self._halvings < 1:
+            return False
+        whole.halvings += 1
+        self._halvings -= 1
+        return True
+
+    async def _pull_in_turn(self, batch: _Batch[Item, Answer], prepared: Prepared) -> Work:
+        """Pull, and be passed when that is slow: all parts of a batch together."""
+        own, loop, whole = asyncio.current_task(), asyncio.get_running_loop(), batch.whole or batch
         slow_s = max(self._patience_s, SLOW_FACTOR * self._mean_pull_s)
         began_s = self._clock()
-        timer = asyncio.get_running_loop().call_later(slow_s, self._pass) if self._max_pulls > 1 else None
+        timer: asyncio.TimerHandle | None = None
+        if self._max_pulls > 1 and own is not None and self._taker is own:
+            timer = loop.call_later(max(0.0, slow_s - whole.pulling_s), self._pass, own)
         try:
-            return await self._pull(prepared, deadline_s)
+            return await self._pull(prepared, max(entry.deadline_s for entry in batch.entries))
         finally:
             if timer is not None:
                 timer.cancel()
-            self._mean_pull_s += WEIGHT * (min(self._clock() - began_s, slow_s) - self._mean_pull_s)
+            took_s = self._clock() - began_s
+            whole.pulling_s += took_s
+            if batch is whole:
+                self._mean_pull_s += WEIGHT * (min(took_s, slow_s) - self._mean_pull_s)
 
     def _timed_compute(self, work: Work) -> tuple[Mapping[int, Answer], float, float]:
         started_s = self._clock()

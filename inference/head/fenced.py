@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +29,7 @@ class FencedHead:
         self.process = process
         """The process itself, for whoever is no coordinator."""
         self._fence = Fence(deployment, process.heartbeat().incarnation)
+        self._turn = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<FencedHead {self.process!r} {self._fence!r}>"
@@ -55,12 +58,20 @@ class FencedHead:
 
     def load(self, order: Order, versions: Sequence[PlacedVersion], shard_map: ShardMap) -> None:
         """See `HeadProcess.load`."""
-        self._fence.check(order, "versions")
-        self.process.load(versions, shard_map)
+        with self._own_turn(order):
+            self.process.load(versions, shard_map)
 
     def route(
         self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
     ) -> None:
         """See `HeadProcess.route`."""
+        with self._own_turn(order):
+            self.process.route(shard_map, live, versions)
+
+    @contextmanager
+    def _own_turn(self, order: Order) -> Iterator[None]:
+        """Wait until no other order is being carried out; an order is checked again then, since that may take long."""
         self._fence.check(order, "versions")
-        self.process.route(shard_map, live, versions)
+        with self._turn:
+            self._fence.check(order, "versions")
+            yield

@@ -6,6 +6,10 @@ changed. Until it is published or gone, `warnings` says what was refused and why
 readable at the next, so nothing here is ever fatal. A folder is looked up by its name each time: where that is a link,
 it may lead to another release by then.
 
+What is new is told by the deployment and not by what lay there when a head began to look: a version above all that this
+head has and that ever went live. So a head that is restarted offers again what was refused, and publishes what appeared
+meanwhile, while one that an operator went back from stays so.
+
 Every head watches. Who offers a version first has it published; the others see that a change is under way, and then
 that they have the version, or that it was refused.
 """
@@ -16,15 +20,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ringpull.inference.model.model_dir import complete_versions, is_half_copied, manifest_mark
+from ringpull.inference.model.model_dir import manifest_mark, newest_complete
 from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.router.control.change import Kind
-from ringpull.router.control.operations import ChangeStatus, GetChange, OperatorVerbs, Publish
+from ringpull.router.control.operations import ChangeStatus, GetChange, GetStatus, OperatorVerbs, Publish
 
 logger: Final = logging.getLogger(__name__)
 
@@ -32,6 +35,10 @@ FIRST_RETRY_S: Final = 1.0
 """Delay before a version that was refused is offered again; doubled with each further refusal."""
 LONGEST_RETRY_S: Final = 120.0
 """Upper bound on that delay: opening a version everywhere, only to refuse it, costs something."""
+
+READ_AGAIN_S: Final = 60.0
+"""Time after which the manifest of a version that is known is read again: each may have 64 MiB, and every head looks.
+"""
 
 
 class _Found(NamedTuple):
@@ -62,8 +69,7 @@ class Watch:
         loaded: Callable[[], Collection[tuple[str, int]]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what is there now for known, unless it is half-copied; of a folder that is not there or cannot be read,
-        what this head has. Blocks.
+        """Prepare to look; nothing is read yet.
 
         Args:
             folders: Model -> its folder, with `VERSION/` in it, or that folder's URL.
@@ -76,7 +82,10 @@ class Watch:
         self._loaded = loaded
         self._clock = clock
         self._known: dict[str, _Found] = {}
-        """Version of each model below which nothing is new, and which is not either."""
+        """Version of each model below which nothing is new, and which is not either; from the first look on at which
+        the coordinator answers."""
+        self._read_s: dict[str, float] = {}
+        """Time at which the manifest of each model's newest version was last read."""
         self._begun: dict[str, tuple[_Found, int]] = {}
         """Version offered last and taken, and the change that publishes it."""
         self._ended: dict[str, int] = {}
@@ -84,12 +93,6 @@ class Watch:
         self._refused: dict[str, _Refusal] = {}
         self.warnings: tuple[str, ...] = ()
         """What was refused, or could not be looked at, and why: a sentence each, as of the last look."""
-        for model, folder in self._folders.items():
-            with suppress(RingpullError, OSError):
-                if newest := _newest(folder):
-                    half = is_half_copied(folder, newest)
-                    mark = None if half else manifest_mark(folder, newest)
-                    self._known[model] = _Found(newest - half, mark)
 
     def __repr__(self) -> str:
         return f"<Watch { ({model: found.number for model, found in self._known.items()}) }>"
@@ -110,21 +113,33 @@ class Watch:
         self.warnings = tuple((refused | troubles).values())
 
     def _look(self, model: str, folder: str) -> None:
-        newest = _newest(folder)
+        newest, where = newest_complete(folder)
         if (refused := self._refused.get(model)) is not None and refused.found.number != newest:
             del self._refused[model]
-        if newest and model not in self._known:
-            own = [number for name, number in self._loaded() if name == model]
-            self._known[model] = _Found(max(own, default=newest), None)
-        if not newest or newest < self._known[model].number:
+        if model not in self._known:
+            self._known[model] = _Found(self._highest_known(model), None)
+        known = self._known[model]
+        if not newest or newest < known.number or (newest == known.number and self._has_just_read(model)):
             return
-        known, found = self._known[model], _Found(newest, manifest_mark(folder, newest))
+        found = _Found(newest, manifest_mark(where))
+        self._read_s[model] = self._clock()
         # What this head has was published, by whomever. Under a number that is known, only another manifest is new.
         there = known.mark is None if newest == known.number else (model, newest) in self._loaded()
         if found == known or there:
             self._settle(model, found)
         elif not self._waits(model, found):
             self._offer(model, folder, found)
+
+    def _highest_known(self, model: str) -> int:
+        own = [number for name, number in self._loaded() if name == model]
+        return max([*own, self._operations.call(GetStatus()).highest_live.get(model, 0)])
+
+    def _has_just_read(self, model: str) -> bool:
+        """Whether the manifest of the newest version, which is known, need not be read at this look."""
+        if model in self._refused or model in self._begun:
+            return False
+        read_s = self._read_s.get(model)
+        return read_s is not None and self._clock() - read_s < READ_AGAIN_S
 
     def _settle(self, model: str, found: _Found) -> None:
         self._known[model] = found
@@ -169,10 +184,6 @@ class Watch:
         due_s = self._clock() + (delay_s if again_s is None else again_s)
         self._refused[model] = _Refusal(found, reason, delay_s, due_s)
         logger.warning("%s/%d in %s is not published: %s", model, found.number, self._folders[model], reason)
-
-
-def _newest(folder: str) -> int:
-    return next(complete_versions(folder), 0)
 
 
 async def watching(watch: Callable[[], None], every_s: float) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import xxhash
 
-from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, parse_manifest, version_number
-from ringpull.ps.errors import CorruptData, InvalidInput, NotFound
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, version_number
+from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
 
 
@@ -51,52 +51,44 @@ def version_at(folder: str, number: int) -> str:
     names = [name for name in _numbered(files).get(number, ()) if files.exists(f"{name}/{FILE_NAME}")]
     if not names:
         raise NotFound(f"{files.where(str(number))} is no complete version: there is no {FILE_NAME} in it")
-    if len(names) > 1:
-        raise InvalidInput(f"{files.url} has version {number} twice, as {' and '.join(names)}; remove one of them")
-    return files.where(names[0])
+    return _only(files, number, names)
 
 
-def manifest_mark(folder: str, number: int) -> int:
-    """Return what tells a version's manifest from a later one under the same number.
+def newest_complete(folder: str) -> tuple[int, str]:
+    """Return the highest complete version of a model's folder, and its own folder or URL; 0 and nothing if none is.
 
     Raises:
-        InvalidInput: Two complete versions have this number.
+        InvalidInput: Two complete versions have this number, or the URL is of a kind that cannot be read here.
+        Unavailable: The folder cannot be listed now.
+    """
+    files = RemoteFolder(folder)
+    names = _numbered(files)
+    for number in sorted(names, reverse=True):
+        if whole := [name for name in names[number] if files.exists(f"{name}/{FILE_NAME}")]:
+            return number, _only(files, number, whole)
+    return 0, ""
+
+
+def manifest_mark(version: str) -> int:
+    """Return what tells the manifest of a version, given its folder or URL, from a later one under the same number.
+
+    Raises:
+        CorruptData: It is too large for a manifest.
         NotFound: It is not there.
         Unavailable: It cannot be read now.
     """
-    return xxhash.xxh3_64_intdigest(RemoteFolder(version_at(folder, number)).read(FILE_NAME, max_bytes=MAX_BYTES))
-
-
-def is_half_copied(folder: str, number: int) -> bool:
-    """Return whether a version with a manifest visibly lacks something that this names: whoever copies it goes on.
-
-    Raises:
-        InvalidInput: Two complete versions have this number.
-        NotFound: It has no manifest.
-        Unavailable: It cannot be read now.
-    """
-    files = RemoteFolder(version_at(folder, number))
-    content = files.read(FILE_NAME, max_bytes=MAX_BYTES)
-    try:
-        manifest = parse_manifest(content, Path(files.where(FILE_NAME)))
-    except CorruptData:
-        return not content.rstrip().endswith(b"}")
-    try:
-        single = [each for each in (manifest.schema, manifest.program, manifest.samples) if each is not None]
-        if any(files.size(each.path) < each.bytes for each in single):
-            return True
-        for table in manifest.tables:
-            within = files.below(table.path)
-            if sum(within.size(name) for name in within.names()) < table.bytes:
-                return True
-    except NotFound:
-        return True
-    return False
+    return xxhash.xxh3_64_intdigest(RemoteFolder(version).read(FILE_NAME, max_bytes=MAX_BYTES))
 
 
 def parent_of(version: str) -> str:
     """Return the model's folder of a version's path or URL."""
     return version.rstrip("/").rpartition("/")[0] if is_url(version) else str(Path(version).parent)
+
+
+def _only(files: RemoteFolder, number: int, names: list[str]) -> str:
+    if len(names) > 1:
+        raise InvalidInput(f"{files.url} has version {number} twice, as {' and '.join(names)}; remove one of them")
+    return files.where(names[0])
 
 
 def _numbered(files: RemoteFolder) -> dict[int, list[str]]:

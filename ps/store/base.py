@@ -30,6 +30,7 @@ from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store import kernels
+from ringpull.ps.store.file_errors import unreadable
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
 from ringpull.ps.store.links import check_links
@@ -69,15 +70,25 @@ class Sections:
     rows: NDArray[np.uint8]
     """(rows, row_bytes)."""
     blocks: UInt64Array
-    """(blocks, 2): first row and xxh3_64 of each block."""
+    """(blocks, 2): first row and xxh3_64 of each block. In memory, 16 bytes a MiB: what happens to the file later harms
+    no check."""
 
 
 class Base:
     """Opened table folder; all methods may be called from any thread."""
 
-    def __init__(self, folder: Path, header: Header, stamps: Mapping[str, FileStamp], sections: Sections) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        header: Header,
+        stamps: Mapping[str, FileStamp],
+        sections: Sections,
+        within: Path | None = None,
+    ) -> None:
         """Use `Base.open`."""
         self.folder = folder
+        self.within = within
+        """Folder that no file may lead out of; None: its own."""
         self.spec: TableSpec = header.spec
         self.rows: int = header.rows
         self.bytes: int = header.section_bytes + stamps[fmt.HEADER].size
@@ -88,6 +99,8 @@ class Base:
         """Checksum of each file, by its name; None for the rows."""
         self.stamps = stamps
         """Stamp of each file as it was when it was opened, by its name."""
+        self.block_positions: UInt64Array = _block_positions(header.rows, sections)
+        """(blocks, 2): first and last position of each block, in memory."""
         self._sections: Sections | None = sections
 
     @classmethod
@@ -104,6 +117,7 @@ class Base:
             CorruptData: A file is missing, damaged, truncated, of another format, or a link that leads out; the message
             names it and what is wrong.
             OtherContent: It has another identity.
+            Unavailable: A file cannot be read now, which says nothing of what is in it.
         """
         check_links(folder, within)
         header_path = folder / fmt.HEADER
@@ -125,10 +139,10 @@ class Base:
             index=mapped[fmt.INDEX].view(np.uint32 if fmt.index_entry_bytes(header.rows) == 4 else np.uint64),
             positions=mapped[fmt.POSITIONS].view(np.uint64),
             rows=mapped[fmt.ROWS].reshape(header.rows, header.spec.row_bytes),
-            blocks=mapped[fmt.BLOCKS].view(np.uint64).reshape(-1, 2),
+            blocks=mapped[fmt.BLOCKS].view(np.uint64).reshape(-1, 2).copy(),
         )
         _check_numbers(folder, header, sections)
-        base = cls(folder, header, stamps, sections)
+        base = cls(folder, header, stamps, sections, within)
         if verify_rows and (bad := base.verify()):
             first, last = bad[0].first_row, bad[0].first_row + bad[0].rows
             raise CorruptData(
@@ -233,7 +247,7 @@ def _read_header(path: Path) -> tuple[bytes, FileStamp]:
             stamp = FileStamp.of(os.fstat(file.fileno()))
             data = file.read(fmt.MAX_HEADER_BYTES + 1)
     except OSError as exc:
-        raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
+        raise unreadable(path, exc) from exc
     if len(data) > fmt.MAX_HEADER_BYTES:
         raise CorruptData(f"{path}: larger than a header may be, {fmt.MAX_HEADER_BYTES} bytes")
     return data, stamp
@@ -253,7 +267,7 @@ def _map(path: Path, due_bytes: int) -> tuple[NDArray[np.uint8], FileStamp]:
                 return np.empty(0, np.uint8), stamp
             return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), np.uint8), stamp
     except OSError as exc:
-        raise CorruptData(f"{path}: cannot be read: {exc.strerror}") from exc
+        raise unreadable(path, exc) from exc
 
 
 def _physical_bytes() -> int:
@@ -271,6 +285,12 @@ def _mapping_of(array: NDArray[Any]) -> mmap.mmap:
     while not isinstance(owner, mmap.mmap):
         owner = owner.obj if isinstance(owner, memoryview) else owner.base
     return owner
+
+
+def _block_positions(rows: int, sections: Sections) -> UInt64Array:
+    firsts = sections.blocks[:, 0].astype(np.int64)
+    lasts = np.append(firsts[1:], rows)[: len(firsts)] - 1
+    return np.stack([sections.positions[firsts], sections.positions[lasts]], axis=1)
 
 
 def _check_numbers(folder: Path, header: Header, sections: Sections) -> None:

@@ -2,7 +2,10 @@
 
 It reads beside the map and not through it, without the interpreter's lock: what is read takes no memory of this
 process, other threads go on meanwhile, and a file that was cut short or cannot be read is damage, where the map would
-end the process (SIGBUS). Only where another file has taken the mapped one's place, the map is read.
+end the process (SIGBUS). Only where another file has taken the mapped one's place, the map is read. Which rows a block
+has, and their checksum, is in memory from the opening of the table.
+
+A look has three outcomes: whole, bad, and `Unavailable`: the file cannot be opened now, which says nothing of it.
 
 Keys are checked to the slot: positions by the checksums in `position_blocks`, the index by what these positions make.
 """
@@ -17,12 +20,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ringpull.ps.errors import CorruptData
+from ringpull.ps.errors import CorruptData, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
+from ringpull.ps.store.file_errors import DAMAGED, GONE
 
 POSITION_BYTES: Final = 8
 
@@ -47,41 +51,64 @@ def block_bytes(base: Base, block: int) -> int:
 
 
 def blocks_with(base: Base, ranges: Iterable[SlotRange]) -> list[int]:
-    """Return the blocks that have rows of these slots, ascending."""
-    firsts = base.sections.blocks[:, 0]
-    touched = np.zeros(len(firsts), bool)
-    for slots in ranges:
-        first, last = base.row_range(slots.begin, slots.end)
-        if first < last:
-            begin = int(np.searchsorted(firsts, np.uint64(first), side="right")) - 1
-            touched[begin : int(np.searchsorted(firsts, np.uint64(last)))] = True
+    """Return the blocks that have rows of these slots, ascending; perhaps one that only has rows on either side."""
+    slots = base.block_positions >> np.uint64(SLOT_SHIFT)
+    touched = np.zeros(len(slots), bool)
+    for each in ranges:
+        touched |= (slots[:, 0] < np.uint64(each.end)) & (slots[:, 1] >= np.uint64(each.begin))
     return np.flatnonzero(touched).tolist()
 
 
 def bad_rows(base: Base, block: int) -> BadBlock | None:
-    """Read the rows of a block; return the block if they are not what was written."""
+    """Read the rows of a block; return the block if they are not what was written.
+
+    Raises:
+        Unavailable: They cannot be read now.
+    """
     first, last = block_rows(base, block)
     row_bytes = base.spec.row_bytes
     data = _read(base, fmt.ROWS, base.sections.rows, first * row_bytes, last * row_bytes)
-    if data is None or _checksum(data) == int(base.sections.blocks[block, 1]):
+    if data is not None and _checksum(data) == int(base.sections.blocks[block, 1]):
         return None
-    begin, end = base.sections.positions[[first, last - 1]] >> np.uint64(SLOT_SHIFT)
+    return as_bad(base, block)
+
+
+def as_bad(base: Base, block: int) -> BadBlock:
+    """Return a block as one that has bad rows."""
+    first, last = block_rows(base, block)
+    begin, end = base.block_positions[block] >> np.uint64(SLOT_SHIFT)
     return BadBlock(block, first, last - first, (int(min(begin, end)), int(max(begin, end)) + 1))
+
+
+def is_whole(base: Base, name: str) -> bool:
+    """Read a file that has one checksum; return whether it is what was written.
+
+    Raises:
+        Unavailable: It cannot be read now, or is not the file that was opened.
+    """
+    data = _read(base, name, None, 0, base.stamps[name].size)
+    if data is None:
+        raise Unavailable(f"{base.folder / name}: it is not the file any more that was opened")
+    return _checksum(data) == base.checksums[name]
 
 
 def key_blocks(base: Base, pause: Pause) -> UInt64Array:
     """Return the first position and the checksum of the positions of every block: uint64 (blocks, 2).
 
-    A table of an earlier build has no such file: all of its positions are read.
+    A table of an earlier build has no such file, and one that was moved away is not there any more: all positions are
+    read then.
 
     Raises:
         CorruptData: The file that they are in is damaged.
+        Unavailable: It cannot be read now.
     """
     name = fmt.POSITION_BLOCKS
     if name not in base.stamps:
         return _scanned(base, pause)
     data = _read(base, name, None, 0, base.stamps[name].size)
-    if data is None or _checksum(data) != base.checksums[name]:
+    if data is None:
+        return _scanned(base, pause)
+    if _checksum(data) != base.checksums[name]:
         raise CorruptData(f"{base.folder / name}: the checksum does not match; the file is damaged")
     return data.view(np.uint64).reshape(-1, 2)
 
@@ -91,14 +118,15 @@ def bad_keys(base: Base, block: int, entries: UInt64Array) -> BadBlock | None:
 
     Args:
         entries: As `key_blocks` returns them.
+
+    Raises:
+        Unavailable: They cannot be read now.
     """
     first, last = block_rows(base, block)
     own = int(entries[block, 0])
     after = int(entries[block + 1, 0]) if block + 1 < len(entries) else None
     data = _read(base, fmt.POSITIONS, base.sections.positions, first * POSITION_BYTES, last * POSITION_BYTES)
-    if data is None:
-        return None
-    if _checksum(data) != int(entries[block, 1]):
+    if data is None or _checksum(data) != int(entries[block, 1]):
         end = SLOTS if after is None else (after >> SLOT_SHIFT) + 1
         return BadBlock(block, first, last - first, (own >> SLOT_SHIFT, end), fmt.POSITIONS)
     return _bad_index(base, block, data.view(np.uint64), after)
@@ -112,13 +140,11 @@ def _bad_index(base: Base, block: int, positions: UInt64Array, after: int | None
     end = (1 << base.index_bits) + 1 if after is None else (after >> shift) + 1
     width = base.sections.index.itemsize
     data = _read(base, fmt.INDEX, base.sections.index, begin * width, end * width)
-    if data is None:
-        return None
     # The last entry of all stands for the end of the ring, which no position reaches.
     bounds = np.arange(begin, min(end, 1 << base.index_bits), dtype=np.uint64) << np.uint64(shift)
     due = np.full(end - begin, last, np.uint64)
     due[: len(bounds)] = np.searchsorted(positions, bounds) + first
-    if len(data) == width * len(due):
+    if data is not None and len(data) == width * len(due):
         wrong = np.flatnonzero(data.view(base.sections.index.dtype) != due) + begin
     else:
         wrong = np.arange(begin, end)
@@ -158,21 +184,27 @@ def _checksum(data: NDArray[Any]) -> int:
 
 
 def _read(base: Base, name: str, mapped: NDArray[Any] | None, begin: int, end: int) -> Bytes | None:
-    """Return bytes [begin, end) of a file, fewer if it cannot be read on; None if it cannot be told what it has now.
+    """Return bytes [begin, end) of a file, fewer if the storage has lost the rest.
 
     Args:
-        mapped: Its map, which is read if the file is not there any more.
+        mapped: Its map, which is read if the file is not there any more; without it the answer is None then.
+
+    Raises:
+        Unavailable: It cannot be told what the file has now.
     """
     buffer = np.empty(end - begin, np.uint8)
+    path = base.folder / name
     try:
-        file = os.open(base.folder / name, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno not in GONE:
+            raise Unavailable(f"{path}: cannot be opened now: {exc.strerror or exc}") from exc
         file = -1
-    except OSError:
-        return None
     try:
         if file >= 0 and base.stamps[name].is_file_of(os.fstat(file)):
             return buffer[: _fill(file, buffer, begin)]
+    except OSError as exc:
+        raise Unavailable(f"{path}: cannot be read now: {exc.strerror or exc}") from exc
     finally:
         if file >= 0:
             os.close(file)
@@ -188,7 +220,9 @@ def _fill(file: int, buffer: Bytes, begin: int) -> int:
     while read < len(buffer):
         try:
             count = os.preadv(file, [buffer[read:].data], begin + read)
-        except OSError:
+        except OSError as exc:
+            if exc.errno not in DAMAGED:
+                raise
             return read
         if count == 0:
             return read

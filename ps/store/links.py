@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.store import format as fmt
+from ringpull.ps.store.file_errors import unreadable
 
 
 def check_links(folder: Path, within: Path | None = None) -> None:
@@ -17,15 +18,22 @@ def check_links(folder: Path, within: Path | None = None) -> None:
 
     Raises:
         CorruptData: A file is a link that leads out; the message says where to.
+        Unavailable: It cannot be told now.
     """
-    root = (folder if within is None else within).resolve()
+    root = _resolved(folder if within is None else within)
     for name in (fmt.HEADER, *fmt.SECTIONS):
         file = folder / name
-        try:
-            target = file.resolve()
-        except (OSError, RuntimeError) as exc:  # a link to itself
-            raise CorruptData(f"{file}: cannot be followed: {exc}") from exc
+        target = _resolved(file)
         if root not in target.parents:
             raise CorruptData(
                 f"{file}: leads out of {root}, to {target}; a version holds its own files: copy it, with links followed"
             )
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError as exc:  # a link to itself
+        raise CorruptData(f"{path}: cannot be followed: {exc}") from exc
+    except OSError as exc:
+        raise unreadable(path, exc) from exc

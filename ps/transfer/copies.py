@@ -32,6 +32,7 @@ from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
+from ringpull.ps.store.file_errors import is_there
 from ringpull.ps.transfer.fetch import BLOCK_BYTES, Fetcher, describe
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.merge import DamagedBase, Part, base_bytes, merge
@@ -292,12 +293,8 @@ class LocalCopies:
         try:
             self._row_check.check(base, blocks, job)
         except DamagedRows as exc:
-            self._found_damage(key, base, [exc.bad], serving)
+            self._damage.add(serving, key, base, [exc.bad])
             raise Unavailable(f"{exc}: prepare again, and they are copied anew") from exc
-
-    def _found_damage(self, key: TableKey, base: Base, bad: Sequence[BadBlock], serving: Serving) -> None:
-        self._damage.add(base, bad)
-        serving.quarantine(key, base, self._damage.known(base))
 
     def _copy_table(
         self, key: TableKey, plan: Plan, content: TableContent, serving: Serving, fetcher: Fetcher, job: Job
@@ -334,7 +331,7 @@ class LocalCopies:
         try:
             base = merge(copy.new_base_folder(), content.spec, content.identity, parts, job)
         except DamagedBase as exc:
-            self._found_damage(key, exc.base, exc.bad, serving)
+            self._damage.add(serving, key, exc.base, exc.bad)
             raise Unavailable(f"{exc}: prepare again, and they are copied anew") from exc
         copy.replace(base)
         return base
@@ -433,9 +430,12 @@ def _drop_foreign(copy: TableCopy, identity: int, is_open: bool) -> None:
 
 def _stored_here(folder: str, within: str) -> StoredSource | None:
     """Return the table's files as a source; None if they are in a folder that this machine does not have."""
-    if is_url(folder) or (Path(folder) / fmt.HEADER).exists():
-        return StoredSource(folder, within=within)
-    return None
+    try:
+        if not is_url(folder) and not is_there(Path(folder) / fmt.HEADER):
+            return None
+    except Unavailable:
+        pass  # Where nobody else has them, it says why.
+    return StoredSource(folder, within=within)
 
 
 def _lock(folder: Path) -> IO[bytes]:

@@ -101,6 +101,16 @@ class CoordinatorState:
     outcome: Outcome | None = None
     last_id: int = 0
     """Id of the newest change."""
+    went_live: tuple[tuple[str, int], ...] = field(default=(), metadata=left_out())
+    """Highest version of each model that ever went live: see `highest_live`."""
+
+    @property
+    def highest_live(self) -> dict[str, int]:
+        """Highest version of each model that is open or ever went live: whoever looks for new ones begins above it."""
+        highest = dict(self.went_live)
+        for each in () if self.spec is None else self.spec.versions:
+            highest[each.model] = max(each.version, highest.get(each.model, 0))
+        return highest
 
     def must_be_saved(self, saved: CoordinatorState) -> bool:
         """Whether this state may only be acted on once it is saved, given the one that is.

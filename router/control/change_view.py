@@ -11,10 +11,11 @@ from dataclasses import replace
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import Change, Outcome, Phase
 from ringpull.router.control.coordinator import Coordinator
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Command, Prepare
 from ringpull.router.control.lacking import version_names
 from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
-from ringpull.router.control.operations import ChangeStatus, Latency
+from ringpull.router.control.operations import ChangeStatus, DeploymentStatus, Latency
 
 
 class ChangeView:
@@ -60,6 +61,22 @@ class ChangeView:
             *((f"head {head}", heartbeat.warnings) for head, heartbeat in sorted(self.heads.items())),
         ]
         return tuple(f"{member}: {warning}" for member, warnings in members for warning in warnings)
+
+    def deployment(self, spec: DeploymentSpec, warnings: tuple[str, ...]) -> DeploymentStatus:
+        """Return the state of the deployment that serves.
+
+        Args:
+            spec: Spec that serves.
+            warnings: Warnings of the coordinator itself.
+        """
+        return DeploymentStatus(
+            spec=spec,
+            resident_bytes={shard: heartbeat.resident_bytes for shard, heartbeat in self.shards.items()},
+            nodes={shard: heartbeat.node for shard, heartbeat in self.shards.items()},
+            requests=sum(heartbeat.requests for heartbeat in self.heads.values()),
+            traffic=traffic_of(self.heads.values()),
+            warnings=(*warnings, *self.warnings()),
+        )
 
     def status(self, machine: Coordinator) -> ChangeStatus:
         """Return the status of the change under way, or of the last one."""
@@ -141,7 +158,7 @@ def _progress(machine: Coordinator, change: Change) -> tuple[int, int]:
             wanted = version_names(change.target.versions)
             ready = [wanted <= head.loaded | head.lacks for head in heads]
         case Phase.ROUTING | Phase.DRAINING:
-            ready = [head.routed >= machine.state.epoch for head in heads]
+            ready = [head.routed >= machine.state.epoch and head.alone for head in heads]
         case Phase.CLEANUP:
             ready = [observed.served == observed.stored == {change.id} for observed in shards.values()]
             ready += [False for _ in machine.state.leaving - shards.keys()]

@@ -106,6 +106,13 @@ class Members(Protocol):
         """
         ...
 
-    def stop_shard(self, shard: int) -> None:
-        """Stop the shard's actor, if there is one."""
+    def stop_shard(self, shard: int, order: Order) -> None:
+        """Stop the shard's actor, if there is one: it ends itself, or is killed where it does not answer.
+
+        Args:
+            order: Of the incarnation that is meant; of none: it does not answer.
+
+        Raises:
+            Superseded, Unavailable: It does not obey the order, and lives on.
+        """
         ...

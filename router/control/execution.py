@@ -25,7 +25,7 @@ def execute(
     command: Command,
     members: Members,
     *,
-    order: Callable[[str], Order],
+    order: Order,
     check: Callable[[], None],
     introduce: Callable[[Member, ShardHeartbeat], None],
     heard: Callable[[Member, ShardHeartbeat], None],
@@ -33,7 +33,7 @@ def execute(
     """Execute a command, and return when it is done.
 
     Args:
-        order: Returns the order for an incarnation.
+        order: The order for the incarnation that the command names.
         check: Called before anything is done that no member could refuse; raises `Superseded`.
         introduce: Called with the heartbeat of a shard that was just started.
         heard: Called with the heartbeats of shards that are asked for on the way.
@@ -42,25 +42,25 @@ def execute(
         RingpullError: The command failed.
     """
     match command:
-        case StartShard(shard, node):
+        case StartShard(shard=shard, node=node):
             check()
             members.start_shard(shard, node)
             # The coordinator must see the shard before the command is done, or it would start it once more.
             introduce(Member("shard", shard), members.shard(shard).heartbeat())
-        case StopShard(shard):
+        case StopShard(shard=shard):
             check()
-            members.stop_shard(shard)
-        case Prepare(shard=shard, incarnation=incarnation, placements=placements):
-            members.shard(shard).prepare(order(incarnation), placements)
+            members.stop_shard(shard, order)
+        case Prepare(shard=shard, placements=placements):
+            members.shard(shard).prepare(order, placements)
             # The change may end before the next heartbeat; this one tells how much was copied.
             heard(Member("shard", shard), members.shard(shard).heartbeat())
-        case Assign(shard=shard, incarnation=incarnation, epoch=epoch, served_ranges=served_ranges, versions=versions):
-            members.shard(shard).assign(order(incarnation), epoch, served_ranges, versions)
-        case Throttle(shard=shard, incarnation=incarnation, bytes_per_s=bytes_per_s):
-            members.shard(shard).throttle(order(incarnation), bytes_per_s)
-        case Cancel(shard, incarnation):
-            members.shard(shard).cancel(order(incarnation))
-        case Load(head=head, incarnation=incarnation, versions=placed, shard_map=shard_map):
-            members.head(head).load(order(incarnation), placed, shard_map)
-        case Route(head=head, incarnation=incarnation, shard_map=shard_map, live=live, versions=versions):
-            members.head(head).route(order(incarnation), shard_map, live, versions)
+        case Assign(shard=shard, epoch=epoch, served_ranges=served_ranges, versions=versions):
+            members.shard(shard).assign(order, epoch, served_ranges, versions)
+        case Throttle(shard=shard, bytes_per_s=bytes_per_s):
+            members.shard(shard).throttle(order, bytes_per_s)
+        case Cancel(shard=shard):
+            members.shard(shard).cancel(order)
+        case Load(head=head, versions=placed, shard_map=shard_map):
+            members.head(head).load(order, placed, shard_map)
+        case Route(head=head, shard_map=shard_map, live=live, versions=versions):
+            members.head(head).route(order, shard_map, live, versions)

@@ -13,6 +13,7 @@ from typing import Final
 
 from ringpull.ps.errors import RingpullError, Superseded
 from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.router.control.backoff import Backoff
 from ringpull.router.control.controls import Members
 from ringpull.router.control.events import Member
 from ringpull.router.control.observed import HeadHeartbeat
@@ -32,6 +33,7 @@ class Introductions:
         spawn: Runs work beside this, under a name.
         done: Called with a member that obeys now, and its heartbeat.
         over: Called when the term is found to be over.
+        backoff: Delays after failures, by incarnation.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Introductions:
         spawn: Callable[[Callable[[], None], str], None],
         done: Callable[[Member, Heartbeat], None],
         over: Callable[[Superseded], None],
+        backoff: Backoff[str],
     ) -> None:
         self._reign = reign
         self._members = members
         self._spawn = spawn
         self._tell_done = done
         self._tell_over = over
+        self._backoff = backoff
         self._done: dict[Member, str] = {}
         self._under_way: set[Member] = set()
 
@@ -59,9 +63,11 @@ class Introductions:
         return self._done.get(member, "")
 
     def begin(self, member: Member, heartbeat: Heartbeat) -> None:
-        """Introduce this term to an incarnation of a member, unless that is under way. If it fails, the next heartbeat
-        will begin it again."""
-        if member in self._under_way:
+        """Introduce this term to an incarnation of a member, unless that is under way, or has just failed.
+
+        If it fails, a later heartbeat will begin it again.
+        """
+        if member in self._under_way or self._backoff.waits(heartbeat.incarnation):
             return
         self._under_way.add(member)
 
@@ -69,6 +75,7 @@ class Introductions:
             try:
                 self.introduce(member, heartbeat)
             except RingpullError as exc:
+                self._backoff.failed(heartbeat.incarnation)
                 logger.warning("%s was not introduced to term %d: %s", member, self._reign.term, exc)
             finally:
                 self._under_way.discard(member)
@@ -89,5 +96,6 @@ class Introductions:
         except Superseded as exc:
             self._tell_over(exc)
             raise
+        self._backoff.succeeded(heartbeat.incarnation)
         self._done[member] = heartbeat.incarnation
         self._tell_done(member, heartbeat)

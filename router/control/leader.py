@@ -25,9 +25,10 @@ from typing import Final
 from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavailable
 from ringpull.ps.fence import Order
 from ringpull.ps.heartbeat import ShardHeartbeat
+from ringpull.router.control.backoff import Backoff
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.change_log import log_change
-from ringpull.router.control.change_view import ChangeView, traffic_of
+from ringpull.router.control.change_view import ChangeView
 from ringpull.router.control.controls import LEASE_S, Members
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.events import (
@@ -36,27 +37,33 @@ from ringpull.router.control.events import (
     Done,
     Event,
     Failed,
-    HeadExpired,
-    HeadSeen,
     Member,
     RetryDue,
     ShardLost,
     ShardSeen,
+    VersionLost,
     member_of,
 )
 from ringpull.router.control.execution import execute
 from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S
 from ringpull.router.control.introductions import Introductions
 from ringpull.router.control.observed import HeadHeartbeat
-from ringpull.router.control.operations import ChangeStatus, DeploymentStatus, MemberState
+from ringpull.router.control.operations import Asker, ChangeStatus, DeploymentStatus, MemberState
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
+from ringpull.router.control.successions import Successions
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
 
 Work = Callable[[], None]
+
+SAVED_FIRST: Final = (*OPERATORS_EVENTS, VersionLost)
+"""Events that are as if they had never been if they cannot be saved; whoever tells of them is told so."""
+
+SAVE: Final = None
+"""Key of saves among members, for delays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +100,7 @@ class Leader:
         clock: Returns seconds since any origin.
         spawn: Runs work beside this, under a name.
         wake: Called, from any thread, when something was put into the inbox.
+        orphans_possible: See `ringpull.router.control.successions`.
     """
 
     def __init__(
@@ -105,6 +113,7 @@ class Leader:
         clock: Callable[[], float] = time.monotonic,
         spawn: Callable[[Work, str], None],
         wake: Work = lambda: None,
+        orphans_possible: bool = False,
     ) -> None:
         self._reign = reign
         self._members = members
@@ -114,24 +123,28 @@ class Leader:
         self._wake = wake
         self.over = ""
         """Why the term is over; empty while it is not."""
-        state = _begun(reign, heads)
+        state = reign.first_state(heads)
         self.machine = Coordinator(state, deployment=reign.deployment, term=reign.term)
         """State machine. Read only for others."""
         self.saved = state
         """State as it was saved last; at first, as it was found."""
         self._map: ShardMap | None = None
-        self._introductions = Introductions(reign, members, spawn=spawn, done=self.answered, over=self._superseded)
+        self._backoff: Backoff[Member | None] = Backoff(timing.first_retry_s, timing.longest_retry_s, clock)
+        self._introductions = Introductions(
+            reign,
+            members,
+            spawn=spawn,
+            done=self.answered,
+            over=self._superseded,
+            backoff=Backoff(timing.first_retry_s, timing.longest_retry_s, clock),
+        )
         self._view = ChangeView()
         self.status = self._view.status(self.machine)
         """Status of the change, as of the last event."""
         self._restarts = Restarts(clock)
         self._inbox: deque[Work] = deque()
-        self._failures: dict[Member, int] = {}
         self._due_s: dict[Member, float] = {}
-        self._heard_s = dict.fromkeys(state.heads, clock())
-        self._expired: set[int] = set()
-        self._save_failures = 0
-        self._save_due_s = 0.0
+        self._successions = Successions(state, timing.lease_s, clock, orphans=orphans_possible)
         self._save_trouble = ""
         self._folder_trouble = ""
 
@@ -248,14 +261,7 @@ class Leader:
         spec = self.machine.state.spec
         if spec is None:
             raise Unavailable("nothing serves yet")
-        return DeploymentStatus(
-            spec=spec,
-            resident_bytes={shard: heartbeat.resident_bytes for shard, heartbeat in self._view.shards.items()},
-            nodes={shard: heartbeat.node for shard, heartbeat in self._view.shards.items()},
-            requests=sum(heartbeat.requests for heartbeat in self._view.heads.values()),
-            traffic=traffic_of(self._view.heads.values()),
-            warnings=(*self._own_warnings(), *self._view.warnings()),
-        )
+        return self._view.deployment(spec, self._own_warnings())
 
     def member_states(self) -> tuple[MemberState, ...]:
         """Return how every member is."""
@@ -277,16 +283,19 @@ class Leader:
         """Return where every process tells its metrics."""
         return scrape_targets(self._view.heads, self._view.shards)
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker | None = None) -> ShardMap:
         """Return the map that heads have to route by; from any thread.
 
         Raises:
+            Replaced: The head that asks has another process by now.
             Unavailable: There is none yet.
             Superseded: The term is over.
         """
         shard_map = self._map
         if self.over:
             raise Superseded(self.over)
+        if asker is not None:
+            self._successions.check(asker)
         if shard_map is None:
             raise Unavailable("there is no shard map before the first bring-up")
         return shard_map
@@ -297,10 +306,10 @@ class Leader:
         """Step once: the event in, the state saved where it matters, the commands out."""
         if self.over:
             return
-        machine, asked = self.machine, isinstance(event, OPERATORS_EVENTS)
+        machine, asked = self.machine, isinstance(event, SAVED_FIRST)
         before = machine.state
         machine.take(event)
-        if asked or self._clock() >= self._save_due_s:
+        if asked or not self._backoff.waits(SAVE):
             self._advance(before if asked else machine.state, asked=asked)
         else:
             self._renew_map()
@@ -326,7 +335,7 @@ class Leader:
                 logger.warning("%s", exc)
                 self._renew_map()
         elif asked:
-            self._reign.check()  # Nothing is saved, so nothing else tells whether this one may say that it is so already.
+            self._reign.check()  # Nothing is saved that would tell: only who leads may say that it is so already.
         self._act()
 
     def _renew_map(self) -> None:
@@ -344,8 +353,13 @@ class Leader:
         self._map = machine.state.map
         for command in machine.missing_commands():
             self._view.sent(command, machine.state.change)
-            self._spawn(partial(self._execute, command), str(member_of(command)))
-        before, self.status = self.status, self._view.status(machine)
+            # Numbered here: threads may overtake one another, and the later order is the one that holds.
+            order = self.order(command.incarnation)
+            self._spawn(partial(self._execute, command, order), str(member_of(command)))
+        self._renew_status()
+
+    def _renew_status(self) -> None:
+        before, self.status = self.status, self._view.status(self.machine)
         if self._save_trouble and self.status.under_way:
             self.status = replace(self.status, trouble=self._save_trouble)
         log_change(before, self.status)
@@ -359,26 +373,25 @@ class Leader:
         """
         state = self.machine.state
         try:
-            leads = self._reign.save(state)
+            leads = self._reign.save(state, beside=lambda work: self._spawn(work, "clear away"))
         except Superseded as exc:
             self.over = str(exc)
             raise
         except RingpullError as exc:
-            self._save_failures += 1
-            self._save_due_s = self._clock() + self._delay_s(self._save_failures)
+            self._backoff.failed(SAVE)
             self._save_trouble = str(exc)
             raise
-        self.saved = state
-        self._save_failures, self._save_due_s, self._save_trouble = 0, 0.0, ""
+        self.saved, self._save_trouble = state, ""
+        self._backoff.succeeded(SAVE)
         if not leads:
             # It is saved, so whoever asked for it is told so. To act on it is the business of whoever leads now.
             self.over = f"term {self.term} is over: a higher one has begun"
+            self._renew_status()
 
     def _superseded(self, exc: Superseded) -> None:
         """Take in that the term is over; from any thread."""
-        reason = str(exc)
 
-        def end() -> None:
+        def end(reason: str = str(exc)) -> None:
             self.over = self.over or reason
 
         self.put(end)
@@ -388,13 +401,11 @@ class Leader:
         for member in [member for member, due_s in self._due_s.items() if due_s <= now_s]:
             del self._due_s[member]
             self._handle(RetryDue(member))
-        for head, heard_s in self._heard_s.items():
-            if now_s - heard_s > self._timing.lease_s and head not in self._expired:
-                self._expired.add(head)
-                self._handle(HeadExpired(head))
+        for event in self._successions.due():
+            self._handle(event)
         state = self.machine.state
         left = state is not self.saved or state.epoch > self._reign.epochs_to or self._save_trouble
-        if left and self._clock() >= self._save_due_s:
+        if left and not self._backoff.waits(SAVE):
             self._save_what_is_left()
 
     def _save_what_is_left(self) -> None:
@@ -428,9 +439,8 @@ class Leader:
             epoch, damaged = heartbeat.epoch, heartbeat.damaged
             self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
         else:
-            self._heard_s[member.id] = self._clock()
-            self._expired.discard(member.id)
-            self._handle(HeadSeen(member.id, heartbeat.incarnation))
+            ended = self._restarts.was_told(member, self.machine.heads[member.id].incarnation)
+            self._handle(self._successions.seen(member.id, heartbeat, ended=ended))
 
     def _unseen(self, member: Member) -> None:
         self._restarts.lost(member)
@@ -441,12 +451,12 @@ class Leader:
 
     # -- commands; each beside all others ------------------------------------------------------------------------------
 
-    def _execute(self, command: Command) -> None:
+    def _execute(self, command: Command, order: Order) -> None:
         try:
             execute(
                 command,
                 self._members,
-                order=self.order,
+                order=order,
                 check=self._reign.check,
                 introduce=self._introductions.introduce,
                 heard=self.answered,
@@ -465,36 +475,18 @@ class Leader:
             self.put(lambda: self._done(command))
 
     def _done(self, command: Command) -> None:
-        self._failures.pop(member_of(command), None)
+        self._backoff.succeeded(member_of(command))
         self._view.trouble = ""
         self._handle(Done(command))
 
     def _failed(self, command: Command, error: RingpullError) -> None:
         member = member_of(command)
-        failures = self._failures[member] = self._failures.get(member, 0) + 1
-        self._due_s[member] = self._clock() + self._delay_s(failures)
+        self._due_s[member] = self._backoff.failed(member)
         self._view.trouble = f"{member}: {error}"
         logger.warning("%s: %s failed: %s", member, type(command).__name__, error)
         self._handle(Failed(command, error))
-
-    def _delay_s(self, failures: int) -> float:
-        return min(self._timing.longest_retry_s, self._timing.first_retry_s * 2.0 ** min(failures - 1, 32))
 
     def _own_warnings(self) -> tuple[str, ...]:
         saved = self._reign.saved
         found = "" if saved is None else saved.warning
         return tuple(f"coordinator: {each}" for each in (found, self._save_trouble or self._folder_trouble) if each)
-
-
-def _begun(reign: Reign, heads: tuple[int, ...]) -> CoordinatorState:
-    """Return the state that a term begins with: no epoch is used that an earlier one may have used."""
-    saved = reign.saved
-    state = CoordinatorState(heads=heads) if saved is None else saved.state
-    if state.spec is None and state.change is None:
-        state = replace(state, heads=heads)
-    state = replace(state, epoch=max(state.epoch, reign.epochs_to))
-    if state.map is None:
-        return state
-    # The map is this term's from now on, and so another one.
-    epoch, deployment, term = state.epoch + 1, reign.deployment, reign.term
-    return replace(state, epoch=epoch, map=replace(state.map, epoch=epoch, deployment=deployment, term=term))

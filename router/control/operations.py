@@ -97,6 +97,8 @@ class DeploymentStatus:
     """`MODEL/TABLE` -> look-ups of all heads since they started."""
     warnings: tuple[str, ...] = ()
     """What an operator should know now, a sentence each that begins with the member it is about."""
+    highest_live: Mapping[str, int] = field(default_factory=dict)
+    """Highest version of each model that is open or ever went live, also where an operator has gone back since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,14 @@ VERBS: Final = VerbTable(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The head that asks, and which life of it."""
+
+    head: int
+    incarnation: str
+
+
 # -- who is asked ------------------------------------------------------------------------------------------------------
 
 
@@ -254,8 +264,13 @@ class OperatorVerbs(Protocol):
 class Operations(OperatorVerbs, Protocol):
     """The way from a head to the coordinator: for operators, and for the head itself."""
 
-    def map(self) -> ShardMap:
-        """Return the map to route by: what a head asks for that nobody leads, or whose map shards refuse."""
+    def map(self, asker: Asker) -> ShardMap:
+        """Return the map to route by: what a head asks for that nobody leads, or whose map shards refuse.
+
+        Raises:
+            Replaced: The head has another process by now, so this one has to stop.
+            RingpullError: There is no map, or nobody answers.
+        """
         ...
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:

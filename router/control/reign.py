@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ringpull.ps.errors import StartupError, Superseded, Unavailable
@@ -16,6 +17,7 @@ from ringpull.router.control.saved_files import (
     LEGACY,
     encode,
     generations,
+    is_left_over,
     is_seal,
     state_name,
     term_name,
@@ -73,8 +75,18 @@ class Reign:
     def __repr__(self) -> str:
         return f"<Reign term={self.term} generation={self._generation} {self._files!r}>"
 
-    def save(self, state: CoordinatorState) -> bool:
+    def save(
+        self,
+        state: CoordinatorState,
+        *,
+        ahead: int | None = None,
+        beside: Callable[[Callable[[], None]], object] = lambda work: work(),
+    ) -> bool:
         """Save the next generation. When this returns, whoever leads next goes on from it, or from a later one.
+
+        Args:
+            ahead: Epochs that it reserves; None: `EPOCHS_AHEAD`.
+            beside: Runs what nobody has to wait for: that what nobody will read is deleted.
 
         Returns:
             Whether this term leads still, as far as can be seen. If not, the state is safe, but others act on it.
@@ -83,7 +95,7 @@ class Reign:
             Superseded: A higher term has begun; this state was not saved, and nobody will go on from it.
             StartupError: It cannot be saved now. It is not certain that it was not: save again what holds.
         """
-        epochs_to = state.epoch + EPOCHS_AHEAD
+        epochs_to = state.epoch + (EPOCHS_AHEAD if ahead is None else ahead)
         fields = {"deployment": self.deployment, "term": self.term, "epochs_to": epochs_to}
         content = encode(fields | {"state": state_to_dict(state)})
         while True:
@@ -109,8 +121,27 @@ class Reign:
             raise self._unsure(StartupError(f"{name} is not what was saved"))
         self._generation += 1
         self.epochs_to = epochs_to
-        self._clear_away(names)
+        old = self._outdated(names)
+        if old:
+            beside(lambda: self._delete(old))
         return leads
+
+    def first_state(self, heads: tuple[int, ...]) -> CoordinatorState:
+        """Return the state that the term begins with: no epoch is used that an earlier one may have used.
+
+        Args:
+            heads: Numbers of the heads, where no state says so yet.
+        """
+        saved = self.saved
+        state = CoordinatorState(heads=heads) if saved is None else saved.state
+        if state.spec is None and state.change is None:
+            state = replace(state, heads=heads)
+        state = replace(state, epoch=max(state.epoch, self.epochs_to))
+        if state.map is None:
+            return state
+        # The map is this term's from now on, and so another one.
+        epoch, deployment, term = state.epoch + 1, self.deployment, self.term
+        return replace(state, epoch=epoch, map=replace(state.map, epoch=epoch, deployment=deployment, term=term))
 
     def order(self, incarnation: str) -> Order:
         """Return the next order of this term, for an incarnation of a member; from any thread."""
@@ -195,8 +226,8 @@ class Reign:
         if self.term not in terms(names):
             raise Unavailable(f"{self._files!r} holds nothing of term {self.term} any more; is it mounted here?")
 
-    def _clear_away(self, names: list[str]) -> None:
-        """Delete what nobody will read: all but the last two generations, and the seals of the last terms."""
+    def _outdated(self, names: list[str]) -> list[str]:
+        """Return what nobody will read: all but the last two generations, and the seals of the last terms."""
         self._kept = set(sorted(self._kept | {(self.term, self._generation)})[-2:])
         last: dict[int, int] = {}
         for term, generation in generations(names):
@@ -210,7 +241,10 @@ class Reign:
         old += [term_name(term) for term in terms(names) if term < self.term - SEALS_KEPT]
         if min(self._kept) > (0, 0) and LEGACY in names:
             old.append(LEGACY)
-        for name in old:
+        return old + [name for name in names if is_left_over(name, self.term)]
+
+    def _delete(self, names: list[str]) -> None:
+        for name in names:
             try:
                 self._files.delete(name)
             except Exception as exc:

@@ -4,6 +4,7 @@ term-TTTTTTTTTT.json              made by whoever begins to lead: deployment, an
 state-TTTTTTTTTT-GGGGGGGGGG.json  generation G of term T; or the seal of term T, after which it has no more
 beat-DEPLOYMENT                   replaced every few seconds while the deployment lives
 released-DEPLOYMENT               made when it has stopped
+NAME.PID-RANDOM.tmp               one of these while it is made
 coordinator.json                  state of earlier builds, which had neither terms nor generations
 """
 
@@ -22,6 +23,7 @@ LEGACY: Final = "coordinator.json"
 """File in which earlier builds kept the state."""
 
 _TERM: Final = re.compile(r"term-(\d{10})\.json")
+_TEMPORARY: Final = re.compile(r"(?:term|state)-(\d{10})[-.].*\.tmp")
 _STATE: Final = re.compile(r"state-(\d{10})-(\d{10})\.json")
 
 
@@ -45,6 +47,12 @@ def generations(names: Iterable[str]) -> list[tuple[int, int]]:
     return [(int(found[1]), int(found[2])) for name in names if (found := _STATE.fullmatch(name))]
 
 
+def is_left_over(name: str, term: int) -> bool:
+    """Return whether a file was being made by a leader of a lower term than this, which was killed over it."""
+    found = _TEMPORARY.fullmatch(name)
+    return found is not None and int(found[1]) < term
+
+
 def encode(fields: Mapping[str, Any]) -> bytes:
     """Return the content of a file that holds these fields."""
     plain = json.loads(json.dumps(fields))
@@ -52,7 +60,7 @@ def encode(fields: Mapping[str, Any]) -> bytes:
 
 
 def decode(name: str, content: bytes) -> dict[str, Any]:
-    """Read what `_encode` wrote.
+    """Read what `encode` wrote.
 
     Raises:
         CorruptData: It is damaged.

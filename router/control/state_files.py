@@ -24,15 +24,18 @@ from ringpull.ps.errors import InvalidInput, StartupError
 
 T = TypeVar("T")
 
-EXCLUSIVE: Final = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
+EXCLUSIVE: Final = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 """Kinds of URLs whose packages make a file only where there is none (`pipe_file(mode="create")`): S3 by If-None-Match,
 Google's by generation 0, Azure's by `overwrite=False`. The others of fsspec look first and write then."""
 
-ANSWER_S: Final = 15.0
-"""Longest wait for a file system, local or not, before it counts as away."""
+ANSWER_S: Final = 7.0
+"""Longest wait for a file system, local or not, before it counts as away. A state is saved in two answers, so whoever
+asked for it waits twice as long."""
 
 
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_SURELY_NOT: Final = (errno.EEXIST, errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""Errors after which there is no file. After others of a folder that is on another machine there may be."""
 
 
 class StateFiles(Protocol):
@@ -58,6 +61,8 @@ class StateFiles(Protocol):
 
         Raises:
             FileExistsError: There is one.
+            OSError: There is none, and it was not made.
+            StartupError: It is not known whether it was made.
         """
         ...
 
@@ -101,16 +106,26 @@ class LocalFiles:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            _link(temporary, path, content)
+            made = _link(temporary, path)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+        if not made:
+            # In place, into the space that was just freed. If that fails, the file stays as it is, and readers leave it
+            # out: the next leader may have seen it and sealed the term behind it, so its name must not be free again.
+            with path.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
         # The new name is on disk only once its folder is.
-        folder = os.open(self._folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as exc:
+            raise StartupError(f"{path} is there, and may not outlive its machine: {exc}") from exc
 
     def replace(self, name: str, content: bytes) -> None:
         # In place, which needs no space: a full disk must not make a deployment seem dead.
@@ -132,21 +147,17 @@ class LocalFiles:
         return self._folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def _link(temporary: Path, path: Path, content: bytes) -> None:
-    """Make a file where there is none: by a link, which shows the content whole, or in place if there are no links."""
+def _link(temporary: Path, path: Path) -> bool:
+    """Make a file where there is none by a link, which shows it whole; return whether there are links here."""
     try:
         os.link(temporary, path)
     except OSError as exc:
-        if exc.errno not in _NO_LINKS:
+        if exc.errno in _NO_LINKS:
+            return False
+        if exc.errno in _SURELY_NOT:
             raise
-        with path.open("xb") as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
+        raise StartupError(f"it is not known whether {path} was made: {exc}") from exc
+    return True
 
 
 class UrlFiles:
@@ -178,7 +189,13 @@ class UrlFiles:
         return bytes(self._system.cat_file(f"{self._root}/{name}"))
 
     def create(self, name: str, content: bytes) -> None:
-        self._system.pipe_file(f"{self._root}/{name}", content, mode="create")
+        path = f"{self._root}/{name}"
+        try:
+            self._system.pipe_file(path, content, mode="create")
+        except (FileExistsError, PermissionError, FileNotFoundError):
+            raise
+        except Exception as exc:  # every file system behind fsspec has errors of its own, for a lost answer, too
+            raise StartupError(f"it is not known whether {path} was made: {type(exc).__name__}: {exc}") from exc
 
     def replace(self, name: str, content: bytes) -> None:
         self._system.pipe_file(f"{self._root}/{name}", content)
@@ -266,7 +283,7 @@ def open_files(folder: str) -> PatientFiles:
     if not set(protocols) & set(EXCLUSIVE):
         raise InvalidInput(
             f"--state-dir {folder!r} cannot be used: {protocols[0]} cannot make a file only where there is none, so two"
-            f" coordinators could not be told apart; use a folder, or one of {', '.join(EXCLUSIVE[:-1])}"
+            f" coordinators could not be told apart; use a folder, or one of {', '.join(EXCLUSIVE)}"
         )
     return PatientFiles(UrlFiles(system, root))
 

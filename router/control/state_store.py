@@ -9,19 +9,21 @@ process could hold, and nothing is ever written over. `ringpull.router.control.s
 * The newest intact state is the one of the highest term and generation. The last two are kept. If one that is newer is
   damaged, epochs and numbers of changes go on far ahead, so that none is used twice.
 * A folder belongs to the deployment of its highest term. Another one takes it over once that has released it, or is
-  provably dead, or has shown no beat for a while: no clocks are compared, only whether the beat changes.
+  provably dead, or has shown no beat for minutes: no clocks are compared, only whether the beat changes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any, Final
 
 from ringpull.ps.errors import CorruptData, StartupError, Superseded
@@ -46,8 +48,28 @@ SKIPPED_EPOCHS: Final = 1_000_000
 SKIPPED_IDS: Final = 1000
 """How far epochs and numbers of changes go ahead when the newest state is lost: further than it could have used."""
 
+WATCH_S: Final = 120.0
+"""Time for which no beat must be seen of a deployment before it counts as dead, where nobody can be asked. One that is
+stopped, or whose machine is, does not beat, and goes on afterwards."""
+
 BEATS: Final = 5
-"""Beats for which nothing must be seen of a deployment before it counts as dead."""
+"""Beats for which none must be seen where what the deployment ran on is gone."""
+
+UNREADABLE_S: Final = 60.0
+"""Time for which a file cannot be read, while others can, before it counts as damaged."""
+
+MANY_FILES: Final = 4 * SEALS_KEPT
+"""Files in the folder from which on whoever begins to lead saves at once, so that old ones are deleted."""
+
+
+class Life(Enum):
+    """What is known of the deployment that has a folder, from where another one wants it."""
+
+    LIVES = "lives"
+    DEAD = "dead"
+    GROUNDLESS = "what it ran on is gone"
+    UNKNOWN = "unknown"
+
 
 _OF_DEPLOYMENT: Final = re.compile(r"(?:beat|released)-(.+)")
 
@@ -68,10 +90,14 @@ class StateStore:
 
     Args:
         files: The folder's files.
+        clock: Returns seconds since any origin.
     """
 
-    def __init__(self, files: StateFiles) -> None:
+    def __init__(self, files: StateFiles, clock: Callable[[], float] = time.monotonic) -> None:
         self._files = files
+        self._clock = clock
+        self._unreadable: dict[str, float] = {}
+        """File that cannot be read -> since when."""
 
     def __repr__(self) -> str:
         return f"<StateStore {self._files!r}>"
@@ -112,14 +138,14 @@ class StateStore:
         self,
         owner: Owner,
         *,
-        lives: Callable[[Owner], bool | None] = lambda _: None,
+        lives: Callable[[Owner], Life] = lambda _: Life.UNKNOWN,
         say: Callable[[str], None] = lambda _: None,
         wait: Callable[[float], object] = time.sleep,
     ) -> Reign:
         """Have the folder belong to another deployment, which begins its first term there.
 
         Args:
-            lives: Returns whether the deployment that has it surely lives or is dead; None: its beat is watched.
+            lives: Returns what is known of the deployment that has it. Where that is not sure, its beat is watched.
             say: Called with what is waited for.
             wait: Waits for so many seconds.
 
@@ -146,6 +172,8 @@ class StateStore:
         return reign
 
     def _begin(self, names: Iterable[str], owner: Owner, *, must_exist: bool) -> Reign:
+        # Whatever is wrong for good is found before anything is made: whoever is restarted tries again and again.
+        self._found(owner, must_exist=must_exist)
         term = max(terms(names), default=0) + 1
         nonce = secrets.token_hex(8)
         fields = {"deployment": owner.deployment, "name": owner.name, "who": dict(owner.who), "nonce": nonce}
@@ -159,6 +187,29 @@ class StateStore:
         for earlier in sorted(terms(names)):
             if term - SEALS_KEPT <= earlier < term:
                 self._seal(earlier, names, term)
+        saved, newest = self._found(owner, must_exist=must_exist)
+        reign = Reign(self._files, owner.deployment, term, saved, newest)
+        reign.check()
+        if saved is not None and len(names) > MANY_FILES:
+            self._clear_away(reign, saved)
+        return reign
+
+    def _clear_away(self, reign: Reign, saved: SavedState) -> None:
+        """Save what was found, so that what came before it can be deleted: starts that save nothing pile up files."""
+        try:
+            leads = reign.save(replace(saved.state, epoch=max(saved.state.epoch, saved.epochs_to)))
+        except StartupError as exc:
+            logger.warning("nothing is cleared away: %s", exc)
+            return
+        if not leads:
+            raise Superseded(f"term {reign.term} is over: a higher one has begun")
+
+    def _found(self, owner: Owner, *, must_exist: bool) -> tuple[SavedState | None, tuple[int, int]]:
+        """Return the state that a deployment has to go on from, with its term and generation.
+
+        Raises:
+            StartupError, CorruptData: There is none that it could go on from.
+        """
         saved, newest = self._newest()
         if saved is None and must_exist:
             raise StartupError(f"{self._files!r} holds no state of deployment {owner.deployment}; is it mounted here?")
@@ -166,16 +217,15 @@ class StateStore:
             if must_exist:
                 raise StartupError(f"{self._files!r} holds no state of deployment {owner.deployment}")
             saved = replace(saved, deployment=owner.deployment, state=CoordinatorState(epoch=saved.epochs_to))
-        reign = Reign(self._files, owner.deployment, term, saved, newest)
-        reign.check()
-        return reign
+        return saved, newest
 
     def _seal(self, term: int, names: Iterable[str], by: int) -> None:
         """Take the place of the next state of an earlier term, whatever that is when it is taken."""
         generation = max((of for its, of in generations(names) if its == term), default=0)
         while True:
-            if generation and is_seal(self._content(state_name(term, generation))):
-                return
+            with suppress(StartupError):  # Where it cannot be read, there is one more seal.
+                if generation and is_seal(self._content(state_name(term, generation))):
+                    return
             generation += 1
             with suppress(FileExistsError):
                 self._create(state_name(term, generation), encode({"sealed_by": by}))
@@ -191,7 +241,7 @@ class StateStore:
                 continue  # Made while another folder was in the place of this one, or the other way round.
             name = state_name(term, generation)
             try:
-                fields = decode(name, self._content(name))
+                fields = decode(name, self._readable(name))
                 if "sealed_by" in fields:
                     continue
                 state, epochs_to = state_from_dict(fields["state"]), int(fields["epochs_to"])
@@ -210,7 +260,7 @@ class StateStore:
     def _owner(self, names: Iterable[str]) -> Owner | None:
         for term in sorted(terms(names), reverse=True):
             try:
-                fields = decode(term_name(term), self._content(term_name(term)))
+                fields = decode(term_name(term), self._readable(term_name(term)))
                 return Owner(str(fields["deployment"]), str(fields["name"]), fields["who"])
             except (CorruptData, LookupError) as exc:
                 logger.warning("%s: %s", term_name(term), exc)  # whoever made it fell over that
@@ -223,19 +273,20 @@ class StateStore:
         self,
         owner: Owner,
         names: Iterable[str],
-        lives: Callable[[Owner], bool | None],
+        lives: Callable[[Owner], Life],
         say: Callable[[str], None],
         wait: Callable[[float], object],
     ) -> bool:
         if f"released-{owner.deployment}" in names:
             return False
         known = lives(owner)
-        if known is not None:
-            return known
+        if known in (Life.LIVES, Life.DEAD):
+            return known is Life.LIVES
         if owner.who == {} and LEGACY in names and not terms(names):
             return False  # It has no beat that could be watched.
         beat = self._beat(owner)
-        for left in range(BEATS, 0, -1):
+        beats = BEATS if known is Life.GROUNDLESS else math.ceil(WATCH_S / self.beat_s)
+        for left in range(beats, 0, -1):
             say(f"{_called(owner)} had the folder; watching for {left * self.beat_s:.0f} s whether it lives")
             wait(self.beat_s)
             if self._beat(owner) != beat:
@@ -261,6 +312,37 @@ class StateStore:
             return self._files.read(name)
         except Exception as exc:
             raise self._away(exc) from exc
+
+    def _readable(self, name: str) -> bytes:
+        """Return what a file holds.
+
+        Raises:
+            CorruptData: It has been unreadable for long, while others were not.
+            StartupError: It cannot be read now.
+        """
+        try:
+            content = self._files.read(name)
+        except StartupError as exc:  # The whole folder is away.
+            raise self._away(exc) from exc
+        except Exception as exc:
+            if not self._others_can_be_read(name):
+                self._unreadable.pop(name, None)
+                raise self._away(exc) from exc
+            since_s = self._unreadable.setdefault(name, self._clock())
+            if self._clock() - since_s < UNREADABLE_S:
+                raise self._away(exc) from exc
+            raise CorruptData(f"{name} cannot be read: {exc}") from exc
+        self._unreadable.pop(name, None)
+        return content
+
+    def _others_can_be_read(self, name: str) -> bool:
+        names = self._names()
+        for other in (*map(term_name, terms(names)), *(state_name(*each) for each in generations(names))):
+            if other != name:
+                with suppress(Exception):
+                    self._files.read(other)
+                    return True
+        return False
 
     def _create(self, name: str, content: bytes) -> None:
         try:

@@ -85,7 +85,8 @@ def test_exported_anew_under_its_number_no_answer_is_of_both(
         asked = Asked(client)
         assert asked.answers("ranker")
         (folder / "ranker" / "1").rename(tmp_path / "right")
-        write_model(folder / "ranker", factor=2.0)
+        manifest = write_model(folder / "ranker", factor=2.0) / "1" / "manifest.json"
+        manifest.write_text(manifest.read_text() + "\n")  # So that it is another version to heads, too.
         actors(process, "Shard")[0].kill()
         until("a refusal", lambda: not asked.answers("ranker"))
         until("the other model", lambda: asked.answers("other"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ringpull.deploy.cluster.in_time import Clock
@@ -29,3 +31,19 @@ def test_one_for_an_earlier_process_is_not_begun_whatever_the_clocks_say() -> No
     before, after = Clock(lambda: 100.0), Clock(lambda: 0.0)
     with pytest.raises(Unavailable, match="restarted meanwhile; nothing was begun"):
         after.left_s(before.ticket(), 10.0)
+
+
+def test_time_in_which_the_machine_was_suspended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`time.monotonic` stands still meanwhile."""
+    asleep_s = 0.0
+    gettime = time.clock_gettime
+
+    def with_sleep(clock: int) -> float:
+        return gettime(clock) + (asleep_s if clock == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr("time.clock_gettime", with_sleep)
+    clock = Clock()
+    ticket = clock.ticket()
+    asleep_s = 60.0
+    with pytest.raises(Unavailable, match="too late; nothing was begun"):
+        clock.left_s(ticket, 10.0)

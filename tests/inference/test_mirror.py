@@ -141,14 +141,15 @@ def test_versions_are_listed_highest_first_without_those_half_written(storage: S
     storage.change("11/schema.json", b"{}")
     storage.change("latest/manifest.json", b"{}")
     assert list(complete_versions(URL)) == [10, 9, 2]
-    mark = manifest_mark(URL, 9)
+    mark = manifest_mark(f"{URL}/9")
     storage.change("9/manifest.json", b"{}")
-    assert manifest_mark(URL, 9) != mark
+    assert manifest_mark(f"{URL}/9") != mark
 
 
 def test_a_version_that_appears_at_a_url_is_published(storage: Storage, tiny: Path) -> None:
     storage.put(tiny, 1)
     operations = FakeOperations()
+    operations.highest_live = {"tiny": 1}
     watch = Watch({"tiny": URL, "other": "memory://shelf/other"}, operations)
     watch.look()
     assert operations.published == []

@@ -31,6 +31,7 @@ from ringpull.router.control.moves import MovePlan, TableMove
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
     VERBS,
+    Asker,
     ChangeStatus,
     Control,
     ControlChange,
@@ -76,6 +77,7 @@ DEPLOYMENT = DeploymentStatus(
     nodes={0: "a", 1: "b", 2: "b"},
     requests=1 << 34,
     traffic={"m/one": TableTraffic(5, 2, 1)},
+    highest_live={"m": 3},
 )
 MEMBERS = (MemberState(Member("shard", 3), "abc", ""), MemberState(Member("head", 0), "", "it does not answer"))
 
@@ -104,7 +106,7 @@ class FakeOperations:
             raise self.error
         return ANSWERS[VERBS.of(request).name]
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker) -> ShardMap:
         raise Unavailable("not asked here")
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from ringpull.inference.head.watch import Watch, watching
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError, Unavailable
+from ringpull.ps.transfer.remote import RemoteFolder
 from ringpull.router.control.change import Kind, Phase
-from ringpull.router.control.operations import VERBS, ChangeStatus, GetChange, Publish
+from ringpull.router.control.deployment_spec import initial_spec
+from ringpull.router.control.operations import VERBS, ChangeStatus, DeploymentStatus, GetChange, GetStatus, Publish
 from ringpull.router.control.verbs import Request
 from tests.clock import Clock
 from tests.deploy.folders import write_version
@@ -29,6 +31,7 @@ class FakeOperations:
         self.published: list[tuple[str, int, str]] = []
         self.loaded: list[tuple[str, int]] = []
         """Versions that heads have."""
+        self.highest_live = {"ranker": 1}
         self.busy = False
         self.faster = False
         """Whether another head's change begins before one that is asked for."""
@@ -36,13 +39,21 @@ class FakeOperations:
         """Refusal of what is asked for."""
         self.fails = ""
         """Reason why a change that has begun is given up."""
-        self.status = ChangeStatus()
+        self.last = ChangeStatus()
 
     def call(self, request: Request[R]) -> R:
         return VERBS.answer(self, request)
 
     def change(self, request: GetChange) -> ChangeStatus:
-        return replace(self.status, phase=Phase.LOADING if self.busy else None)
+        return replace(self.last, phase=Phase.LOADING if self.busy else None)
+
+    def status(self, request: GetStatus) -> DeploymentStatus:
+        if isinstance(self.error, Unavailable):
+            raise self.error
+        nothing = initial_spec([0], [])
+        return DeploymentStatus(
+            spec=nothing, resident_bytes={}, nodes={}, requests=0, traffic={}, highest_live=self.highest_live
+        )
 
     def publish(self, request: Publish) -> ChangeStatus:
         self.published.append((request.model, request.version, request.folder))
@@ -52,10 +63,10 @@ class FakeOperations:
         if self.error is not None:
             raise self.error
         subject = f"{request.model}/{request.version}"
-        self.status = ChangeStatus(id=self.status.id + 1, kind=Kind.PUBLISH, subject=subject, error=self.fails)
+        self.last = ChangeStatus(id=self.last.id + 1, kind=Kind.PUBLISH, subject=subject, error=self.fails)
         if not self.fails:
             self.loaded.append((request.model, request.version))
-        return replace(self.status, phase=Phase.LOADING, error="")
+        return replace(self.last, phase=Phase.LOADING, error="")
 
 
 @pytest.fixture
@@ -115,6 +126,7 @@ def test_it_waits_for_a_change_under_way_and_for_the_coordinator(
     folder: Path, operations: FakeOperations, busy: bool
 ) -> None:
     watch = Watch({"ranker": folder}, operations)
+    watch.look()
     complete(folder, 2)
     operations.busy = busy
     operations.error = Unavailable("it is restarted")
@@ -232,12 +244,59 @@ def test_a_version_that_was_half_copied_when_the_watch_began_is_published(
         shutil.rmtree(folder / "2")
 
 
-def test_a_version_that_is_whole_when_the_watch_begins_is_known(tmp_path: Path, operations: FakeOperations) -> None:
-    """It is another one's that is live: an operator has gone back."""
-    write_version(tmp_path / "ranker", 1)
-    write_version(tmp_path / "ranker", 2)
-    Watch({"ranker": tmp_path / "ranker"}, operations).look()
-    assert operations.published == []
+@pytest.mark.parametrize("published", [True, False], ids=["published once", "never"])
+def test_a_version_that_lies_there_when_the_watch_begins_is_known_if_it_went_live_once(
+    folder: Path, operations: FakeOperations, published: bool
+) -> None:
+    """It is another one's that is live: an operator has gone back, or it was never published."""
+    complete(folder, 2)
+    operations.loaded = [("ranker", 1)]
+    operations.highest_live = {"ranker": 2 if published else 1}
+    Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded).look()
+    assert numbers(operations) == ([] if published else [2])
+
+
+def test_what_was_refused_is_told_and_offered_also_by_a_head_that_was_restarted(
+    folder: Path, operations: FakeOperations, watch: Watch
+) -> None:
+    complete(folder, 2)
+    operations.error = InvalidInput("the disk is full")
+    watch.look()
+    restarted = Watch({"ranker": folder}, operations, loaded=lambda: [("ranker", 1)])
+    restarted.look()
+    assert (numbers(operations), restarted.warnings) == ([2, 2], watch.warnings)
+    operations.error = None
+    again = Watch({"ranker": folder}, operations, loaded=lambda: [("ranker", 1)])
+    again.look()
+    assert numbers(operations) == [2, 2, 2]
+
+
+def test_what_is_new_is_not_guessed_while_the_coordinator_is_away(folder: Path, operations: FakeOperations) -> None:
+    complete(folder, 2)
+    operations.error, operations.highest_live = Unavailable("it is restarted"), {"ranker": 2}
+    watch = Watch({"ranker": folder}, operations)
+    watch.look()
+    operations.error = None
+    watch.look()
+    assert (numbers(operations), watch.warnings) == ([], ())
+
+
+def test_the_manifest_of_a_known_version_is_read_rarely(
+    folder: Path, operations: FakeOperations, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have 64 MiB, at a URL, and every head looks every few seconds."""
+    reads, read = [], RemoteFolder.read
+
+    def counted(self: RemoteFolder, name: str, *, max_bytes: int) -> bytes:
+        reads.append(name)
+        return read(self, name, max_bytes=max_bytes)
+
+    monkeypatch.setattr(RemoteFolder, "read", counted)
+    watch = Watch({"ranker": folder}, operations, clock=clock)
+    for _ in range(600):
+        watch.look()
+        clock.now_s += 1
+    assert len(reads) <= 11
 
 
 def test_a_folder_that_was_away_when_the_watch_began(folder: Path, operations: FakeOperations) -> None:
@@ -314,7 +373,7 @@ def test_one_that_was_rolled_back_stays_so(folder: Path, operations: FakeOperati
     late = Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock)
     complete(folder, 2)
     operations.loaded = [("ranker", 1), ("ranker", 2)]
-    operations.status = ChangeStatus(id=7, kind=Kind.ROLLBACK, subject="ranker/1")
+    operations.last = ChangeStatus(id=7, kind=Kind.ROLLBACK, subject="ranker/1")
     late.look()
     assert operations.published == []
 

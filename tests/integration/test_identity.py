@@ -23,6 +23,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.fenced import FencedHead
 from ringpull.inference.head.process import HeadProcess
 from ringpull.ps.errors import InvalidInput, OtherContent, RingpullError, Unavailable
+from ringpull.ps.fence import Order
 from ringpull.ps.fenced import FencedShard
 from ringpull.ps.process import ShardProcess
 from ringpull.router.control.deployment_spec import initial_spec
@@ -79,7 +80,7 @@ class Members:
                 self._shards[shard] = ShardProcess(shard, node="here", data_dir=self._data_dir)
                 self._fenced[shard] = FencedShard(self._shards[shard])
 
-    def stop_shard(self, shard: int) -> None:
+    def stop_shard(self, shard: int, order: Order | None = None) -> None:
         with self._lock:
             process, _ = self._shards.pop(shard, None), self._fenced.pop(shard, None)
         if process is not None:

@@ -13,6 +13,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.fenced import FencedHead
 from ringpull.inference.head.process import HeadProcess
 from ringpull.ps.errors import Unavailable
+from ringpull.ps.fence import Order
 from ringpull.ps.fenced import FencedShard
 from ringpull.ps.process import ShardProcess
 from ringpull.router.control.deployment_spec import initial_spec
@@ -52,7 +53,7 @@ class LocalMembers:
             if shard not in self._shards:
                 self._shards[shard] = FencedShard(ShardProcess(shard, node="here", data_dir=self._data_dir))
 
-    def stop_shard(self, shard: int) -> None:
+    def stop_shard(self, shard: int, order: Order | None = None) -> None:
         with self._lock:
             actor = self._shards.pop(shard, None)
         if actor is not None:

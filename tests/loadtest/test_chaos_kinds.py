@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,13 +20,11 @@ from ringpull.loadtest.chaos.changes import Deployed
 from ringpull.loadtest.chaos.checked_model import MODEL, export_version
 from ringpull.loadtest.chaos.health import Broken
 from ringpull.loadtest.chaos.kinds import clock_stepped, disk_full, stranger_on_port, version_reexported
-from ringpull.loadtest.chaos.kinds.registry import INJECT, impossible
+from ringpull.loadtest.chaos.kinds.registry import INJECT
 from ringpull.loadtest.chaos.kinds.scene import Folders, Scene, swapped
 from ringpull.loadtest.chaos.kinds.stranger import Stranger, strange_shard
-from ringpull.loadtest.chaos.kinds.surroundings import small_disk
 from ringpull.loadtest.chaos.kinds.undoing import away
-from ringpull.loadtest.chaos.run import Options, reasons
-from ringpull.loadtest.chaos.schedule import LONG, SURROUNDINGS, Command, Fault, Kind
+from ringpull.loadtest.chaos.schedule import SURROUNDINGS, Command, Fault, Kind
 from ringpull.loadtest.chaos.serving import CommandFailed
 from ringpull.loadtest.deployment import Deployment
 
@@ -447,7 +446,7 @@ async def test_a_stranger_listens_on_the_port_of_a_dead_shard(
 
     answered: list[bytes] = []
 
-    async def sleep(seconds: float) -> None:
+    async def sleep(_: float) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         if kind is Stranger.NONSENSE:
             answered.append(await reader.read(1))
@@ -463,11 +462,27 @@ async def test_a_stranger_listens_on_the_port_of_a_dead_shard(
     await INJECT[Kind.IMPERSONATE_SHARD](scene, fault, lambda: None)
     assert shard.wait() == -9
     shard.stdout.close()
-    assert len(answered) == (kind is Stranger.NONSENSE)
+    assert (len(answered), deployment.broke) == (kind is Stranger.NONSENSE, [])
     [gone] = deployment.waited_for[0]
     assert cast(psutil.Process, gone).pid == shard.pid
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", port)
+
+
+@pytest.mark.medium
+@pytest.mark.net
+async def test_a_stranger_that_does_not_get_the_port_is_told(
+    deployment: FakeDeployment, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has been tried then, and the run goes on to its last line."""
+    monkeypatch.setattr(stranger_on_port, "LISTEN_S", 0.05)
+    scene = deployment.scene()
+    scene = replace(scene, folders=replace(scene.folders, others=tmp_path_factory.mktemp("strange")))
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        deployment.shard = NO_PROCESS, f"127.0.0.1:{held.getsockname()[1]}"
+        pick = (list(Stranger).index(Stranger.SILENT) + 0.5) / len(Stranger)
+        await INJECT[Kind.IMPERSONATE_SHARD](scene, Fault(Kind.IMPERSONATE_SHARD, pick, 0.0), lambda: None)
+    assert deployment.broke == [f"the stranger has not had {deployment.shard[1]} within 0.05 s, it said b''"]
 
 
 @pytest.mark.medium
@@ -477,47 +492,3 @@ def test_a_strange_shard_has_all_rows_of_tables_of_the_same_names(tmp_path: Path
     assert shard.shard == 3
     assert shard.is_open(MODEL, 1)
     assert sum(table.rows for table in shard.statistics().tables) == 69
-
-
-@pytest.mark.medium
-def test_a_small_disk_is_full_after_it_was_filled(tmp_path: Path) -> None:
-    """In a namespace of its own: nothing else sees it."""
-    words, reason = small_disk(tmp_path)
-    if reason:
-        assert impossible(Folders(*[tmp_path] * 6, reason)) == {Kind.FILL_DISK: reason}
-        pytest.skip(reason)
-    code = """
-import errno, sys
-from pathlib import Path
-from ringpull.loadtest.chaos.kinds.undoing import filled
-folder = Path(sys.argv[1])
-with filled(folder):
-    try:
-        (folder / "one").write_text("1")
-    except OSError as exc:
-        print(errno.errorcode[exc.errno])
-(folder / "one").write_text("1")
-print(*[path.name for path in folder.iterdir()])
-"""
-    ran = subprocess.run(
-        [*words, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert ran.stdout.split() == ["ENOSPC", "one"]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_who_may_not_mount_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(words, 1, "", "unshare: unshare failed: Operation not permitted\n")
-
-    monkeypatch.setattr(subprocess, "run", refuses)
-    reason = "no mount namespace of its own may be made: unshare: unshare failed: Operation not permitted"
-    assert small_disk(tmp_path) == ((), reason)
-    options = Options(180.0, 1, 60.0, 2, 10.0, 0.0, without=[Kind.KILL_HEAD], only=[])
-    cannot = impossible(Folders(*[tmp_path] * 6, reason))
-    found = reasons(options, cannot)
-    assert found[Kind.FILL_DISK] == reason
-    assert Kind.KILL_HEAD not in found
-    assert found[Kind.KILL_ALL] == "the run was over before its turn"
-    short = reasons(Options(60.0, 1, 60.0, 2, 10.0, 0.0, without=[], only=[]), {})
-    assert {kind for kind, said in short.items() if "takes long" in said} == LONG

@@ -63,7 +63,7 @@ def test_publishes_leave_no_descriptors_and_no_maps(actor: ShardProcess, tmp_pat
         if version in (10, 50):
             seen.append(opened(tmp_path))
     assert seen[0] == seen[1]
-    assert seen[1][1] == 2 * 2 * 4
+    assert seen[1][1] == 2 * 2 * 3
 
 
 def test_refused_versions_leave_none(actor: ShardProcess, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.store.links import check_links
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Op, PullReply, RangePullReply, RangePullRequest, StatisticsRequest, range_checksum
 from tests.metrics_page import Page
@@ -159,3 +161,85 @@ def test_a_process_asks_for_its_damaged_copies_to_be_copied_anew(
     heartbeat = copying.heartbeat()
     assert (heartbeat.damaged, heartbeat.warnings) == (False, ())
     copying.stop()
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["in place", "copied"])
+def test_a_second_prepare_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: bool) -> None:
+    process = ShardProcess(0, data_dir=tmp_path / "data" if copied else None)
+    folders = [write_table(tmp_path / str(version) / "users", rows=20, dim=3).folder for version in (1, 2)]
+    slots = (SlotRange(0, SLOTS),)
+    first, second = (
+        VersionPlacement(MODEL, version, {"users": TablePlacement(str(folder), slots, ())})
+        for version, folder in zip((1, 2), folders, strict=True)
+    )
+    entered, go_on = threading.Event(), threading.Event()
+    real = check_links
+
+    def slow(folder: Path, within: Path | None = None) -> None:
+        if folder.is_relative_to(tmp_path / "1"):
+            entered.set()
+            go_on.wait()
+        real(folder, within)
+
+    for module in ("ringpull.ps.store.base", "ringpull.ps.transfer.stored_table"):
+        monkeypatch.setattr(f"{module}.check_links", slow)
+    threads = [threading.Thread(target=process.prepare, args=([each],)) for each in (first, second)]
+    try:
+        threads[0].start()
+        entered.wait()
+        threads[1].start()
+        threads[1].join(0.1)
+        assert threads[1].is_alive()
+        assert not process._shard.is_open(MODEL, 2)
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        process.stop()
+
+
+def test_a_scrub_that_hangs_holds_up_no_stop(tmp_path: Path) -> None:
+    """In a read of storage that does not answer; the server has hung up by then."""
+    process = ShardProcess(0)
+    hangs = threading.Event()
+    process._scrubber._thread = thread = threading.Thread(target=hangs.wait, daemon=True)
+    thread.start()
+    process.stop(grace_s=0.01)
+    assert thread.is_alive()
+    assert not process._thread.is_alive()
+    hangs.set()
+    thread.join()
+
+
+def test_what_could_not_be_let_go_during_a_tidying_is_let_go_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = ShardProcess(0, data_dir=tmp_path / "data", tidy_after_s=0.0)
+    copies = process._copies
+    assert copies is not None
+    entered, go_on = threading.Event(), threading.Event()
+
+    def tidy(*_: object, **__: object) -> None:
+        with copies._work:
+            entered.set()
+            go_on.wait()
+
+    monkeypatch.setattr(copies, "tidy", tidy)
+    folder = write_table(tmp_path / "users", rows=20, dim=3).folder
+    try:
+        process.prepare(
+            [VersionPlacement(MODEL, 1, {"users": TablePlacement(str(folder), (SlotRange(0, SLOTS),), ())})]
+        )
+        process.assign(1, [ServedRanges(Ring.even([0]), {})], [(MODEL, 1)])
+        entered.wait()
+        monkeypatch.setattr(process, "_tidy_later", lambda **_: None)
+        process.assign(2, [ServedRanges(Ring.even([0]), {})], [])
+        assert len(copies._copies) == 1
+        tidying = process._tidying
+        assert tidying is not None
+        go_on.set()
+        tidying.join()
+        assert copies._copies == {}
+    finally:
+        go_on.set()
+        process.stop()

@@ -4,71 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ringpull.ps.checked_rows import CheckedRows
-from ringpull.ps.damage import FIRST_RETRY_S, Damage
-from ringpull.ps.errors import CorruptData, Unavailable
+from ringpull.ps.damage import FIRST_RETRY_S
+from ringpull.ps.errors import CorruptData
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
-from ringpull.ps.scrub import Scrubber
-from ringpull.ps.shard import Shard
 from ringpull.ps.spec import RowType
-from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
 from ringpull.ps.transfer.job import Cancelled, Job
-from tests.clock import Clock
 from tests.ps.damaging import byte_of_block, flip, keys_of_block, zero
-from tests.ps.opened import ONE_SHARD, VERSIONS, range_request
-from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
-
-KEY = (MODEL, VERSION, "users")
-
-
-class Scrubbed:
-    """A shard that has a table open in place, and its scrub; a restart forgets what is only in memory."""
-
-    def __init__(self, table: WrittenTable, memory: Path, ring: Ring = ONE_SHARD, **replicas: int) -> None:
-        self.table = table
-        self.ring, self.replicas = ring, replicas
-        self.memory = memory
-        self.clock = Clock(100.0)
-        self.busy = False
-        self.start()
-
-    def start(self) -> None:
-        memory = CheckedRows(self.memory)
-        self.damage = Damage(memory, clock=self.clock)
-        self.shard = Shard(0, self.damage.known)
-        self.scrub = Scrubber(self.shard, self.damage, memory, busy=lambda: self.busy)
-        self.shard.open(MODEL, VERSION, {"users": self.table.folder})
-        self.shard.assign(1, [ServedRanges(self.ring, {(MODEL, "users"): self.replicas.get("users", 1)})], VERSIONS)
-        self.base = self.served()
-
-    def served(self) -> Base:
-        base = self.shard.base(KEY)
-        assert base is not None
-        return base
-
-    def round(self) -> None:
-        self.scrub.round(Job())
-
-    def answered(self) -> np.ndarray:
-        """Return which keys are answered, each asked for alone, and that those are answered right: bool (N,)."""
-        answered = np.zeros(len(self.table.keys), bool)
-        for i in range(len(self.table.keys)):
-            try:
-                reply = self.shard.pull(rows_request("users", self.table.keys[i : i + 1]))
-            except Unavailable:
-                continue
-            assert reply.values.tobytes() == self.table.rows[i].tobytes()
-            answered[i] = True
-        return answered
+from tests.ps.opened import VERSIONS, range_request
+from tests.ps.scrubbed import Scrubbed, without_position_blocks
+from tests.ps.tables import MODEL, VERSION, WrittenTable, write_table
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +123,6 @@ def test_positions_of_an_earlier_build_that_are_bad_from_the_start_close_the_tab
     assert scrubbed.answered().all()
 
 
-def without_position_blocks(folder: Path) -> None:
-    """Make a table what an earlier build would have written."""
-    header = fmt.Header.from_bytes((folder / "header").read_bytes(), folder)
-    sections = {name: each for name, each in header.sections.items() if name != fmt.POSITION_BLOCKS}
-    (folder / "header").write_bytes(replace(header, sections=sections).to_bytes())
-    (folder / fmt.POSITION_BLOCKS).unlink()
-
-
 @pytest.mark.parametrize("entry", [0, 1, -2, -1])
 def test_a_bad_index_entry_is_refused(tmp_path: Path, entry: int) -> None:
     table = write_table(tmp_path / "users", rows=3000, dim=300)
@@ -209,7 +153,7 @@ def test_damaged_checksums_are_told_and_close_nothing(scrubbed: Scrubbed, name: 
 
 
 def test_only_what_is_served_is_read(table: WrittenTable, tmp_path: Path) -> None:
-    scrubbed = Scrubbed(table, tmp_path / "checked", Ring.even([0, 1, 2, 3]))
+    scrubbed = Scrubbed(table, tmp_path / "checked", ring=Ring.even([0, 1, 2, 3]))
     own = scrubbed.ring.owned_mask(0, 1)
     last = scrubbed.base.block_count - 1
     assert not own[int(scrubbed.base.sections.positions[-1]) >> 48]
@@ -301,9 +245,9 @@ def test_a_table_that_goes_during_a_round_is_unmapped_and_left(scrubbed: Scrubbe
         return False
 
     scrubbed.scrub._busy = busy
-    assert maps_of(scrubbed.table.folder) == 4
+    assert maps_of(scrubbed.table.folder) == 3
     scrubbed.round()
-    assert asked == [0 if what == "retired" else 4], "while it waits, it keeps nothing mapped"
+    assert asked == [0 if what == "retired" else 3], "while it waits, it keeps nothing mapped"
     assert scrubbed.scrub.bytes == 0
 
 
@@ -356,6 +300,10 @@ def test_warnings_say_what_answers_and_what_repairs(table: WrittenTable, tmp_pat
     scrubbed.shard.assign(2, [ServedRanges(Ring.even([0, 1], 2), {(MODEL, "users"): 2})], VERSIONS)
     [warning] = scrubbed.damage.warnings(scrubbed.shard)
     assert "other shards' copies answer" in warning
+    # Two are wanted, and there is one shard.
+    for wanted in (2, "all"):
+        scrubbed.shard.assign(3, [ServedRanges(Ring.even([0], 2), {(MODEL, "users"): wanted})], VERSIONS)
+        assert "UNAVAILABLE" in scrubbed.damage.warnings(scrubbed.shard)[0]
 
 
 def test_copies_ask_to_be_copied_anew_less_and_less_often(scrubbed: Scrubbed) -> None:

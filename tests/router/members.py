@@ -81,7 +81,7 @@ class FakeShard:
 
     def throttle(self, order: Order, bytes_per_s: float | None) -> None:
         self.members.meet(f"throttle shard {self.shard}")
-        self.fence.check(order)
+        self.fence.check(order, "throttle")
         self.bytes_per_s = bytes_per_s
 
     def cancel(self, order: Order) -> None:
@@ -226,6 +226,8 @@ class FakeMembers:
         self.meet(f"start shard {shard}")
         self.shards.setdefault(shard, FakeShard(self, shard))
 
-    def stop_shard(self, shard: int) -> None:
+    def stop_shard(self, shard: int, order: Order) -> None:
         self.meet(f"stop shard {shard}")
+        if order.incarnation:
+            self.shards[shard].fence.check(order)
         self.shards.pop(shard, None)

@@ -12,8 +12,9 @@ from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavaila
 from ringpull.ps.fence import Order
 from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
-from ringpull.router.control.events import Begin, Member, Pause, Resume
+from ringpull.router.control.events import Begin, Member, Pause, Resume, VersionLost
 from ringpull.router.control.leader import Leader, Timing
+from ringpull.router.control.operations import ChangeStatus
 from ringpull.router.control.state_files import LocalFiles
 from ringpull.router.control.state_store import Owner, StateStore
 from tests.router.members import FakeMembers
@@ -48,7 +49,8 @@ class Disk(LocalFiles):
 class World:
     """Members, a disk, a clock, and leaders that are stepped by hand. What is spawned runs when it is let."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, orphans_possible: bool = False) -> None:
+        self.orphans_possible = orphans_possible
         self.disk = Disk(folder)
         self.members = FakeMembers()
         self.now_s = 0.0
@@ -62,6 +64,7 @@ class World:
             timing=TIMING,
             clock=lambda: self.now_s,
             spawn=lambda work, name: self.spawned.append((name, work)),
+            orphans_possible=self.orphans_possible,
         )
 
     def run(self, leader: Leader) -> None:
@@ -149,8 +152,25 @@ def test_nobody_is_introduced_while_the_folder_is_away(world: World) -> None:
     said = said_since(world.members, lambda: world.round(leader))
     assert (said, world.members.shards[1].fence.term) == ([], 0)
     world.disk.away = False
-    world.round(leader)
+    world.round(leader, seconds=2.0)
     assert world.members.shards[1].fence.term == leader.term
+
+
+def test_while_the_folder_is_away_introductions_are_tried_ever_more_rarely(world: World) -> None:
+    leader = world.up()
+    world.disk.away = True
+    world.members.crash_shard(1)
+    tried = 0
+    for _ in range(60):
+        world.now_s += 0.5
+        for member in leader.followed():
+            leader.answered(member, leader.ask(member))
+        while leader.step():
+            pass
+        tried += sum(name.startswith("introduce") for name, _ in world.spawned)
+        while world.spawned:
+            world.spawned.pop(0)[1]()
+    assert 1 < tried <= 6, "in half a minute, with delays from one second to eight"
 
 
 def test_a_leader_that_hears_of_a_higher_term_steps_down(world: World) -> None:
@@ -211,9 +231,13 @@ def test_an_operator_is_told_of_a_state_that_was_saved_as_the_term_ended(world: 
         StateStore(LocalFiles(tmp_path)).claim(OWNER)
 
     world.disk.create = overtaken  # type: ignore[method-assign]
-    said = said_since(world.members, lambda: leader.tell(Begin(Kind.REBALANCE, "3", spec(3))))
-    assert (said, world.spawned) == ([], []), "the old one does not act on it"
+    told: list[ChangeStatus] = []
+    said = said_since(world.members, lambda: told.append(leader.tell(Begin(Kind.REBALANCE, "3", spec(3)))))
+    assert (said, [name for name, _ in world.spawned]) == ([], ["clear away"]), "the old one does not act on it"
     assert leader.over
+    [status] = told
+    assert (status.id, status.kind, status.subject) == (2, Kind.REBALANCE, "3")
+    assert status.under_way, "who watches it waits for the end of this change, not of the one before"
     new = world.leader()
     for _ in range(4):
         world.round(new)
@@ -271,3 +295,77 @@ def test_an_order_for_an_earlier_life_does_not_end_the_term(world: World) -> Non
     world.round(leader)
     assert not leader.over
     assert world.members.heads[0].fence.term == leader.term
+
+
+def test_orders_are_numbered_as_they_are_decided_whichever_thread_is_faster(world: World) -> None:
+    """A pause whose thread was held up comes after the resume: it must not hold the change for ever."""
+    leader = world.up()
+    leader.tell(Begin(Kind.REBALANCE, "3", spec(3)))
+    started, world.spawned = world.spawned, []
+    leader.tell(Pause())
+    late, world.spawned = world.spawned, []
+    assert {name for name, _ in late} >= {"shard 0", "shard 1"}
+    for shard in (0, 1):  # One heartbeat is missed, so that nobody waits for the pause any more.
+        leader.lost(Member("shard", shard))
+    while leader.step():
+        pass
+    leader.tell(Resume())
+    world.spawned += started
+    world.round(leader)
+    for _, work in late:
+        work()
+    for _ in range(8):
+        world.round(leader, seconds=2.0)
+    assert {shard.bytes_per_s for shard in world.members.shards.values()} == {None}
+    assert not leader.status.under_way
+
+
+def test_a_version_that_is_lost_is_let_go_only_once_that_is_saved(world: World) -> None:
+    """What nobody could read back is not acted on: the next leader would ask for the version again."""
+    leader = world.up()
+    two = PlacedVersion("ranker", 2, "/models/ranker/2", {"user": PlacedTable("/user", 2, 100, 16)})
+    both = initial_spec(range(2), [PlacedVersion("ranker", 1, "/models/ranker/1", dict(two.tables)), two])
+    leader.tell(Begin(Kind.PUBLISH, "ranker/2", both))
+    for _ in range(8):
+        world.round(leader)
+    before = leader.machine.state
+    assert before.spec is not None
+    assert len(before.spec.versions) == 2
+    world.disk.full = True
+    with pytest.raises(StartupError, match="No space left"):
+        leader.tell(VersionLost("ranker", 1, ""))
+    assert leader.machine.state == before
+    world.disk.full = False
+    leader.tell(VersionLost("ranker", 1, ""))
+    assert leader.machine.state.spec is not None
+    assert [each.version for each in leader.machine.state.spec.versions] == [2]
+
+
+@pytest.mark.medium
+def test_a_shard_that_leaves_refuses_whoever_leads_no_longer(world: World) -> None:
+    leader = world.up(shards=3)
+    stops: list[Order] = []
+    world.members.on["stop shard 2"] = lambda: None
+    stop = world.members.stop_shard
+
+    def named(shard: int, order: Order) -> None:
+        stops.append(order)
+        stop(shard, order)
+
+    world.members.stop_shard = named  # type: ignore[method-assign]
+    leaving = world.members.shards[2].incarnation
+    leader.tell(Begin(Kind.REBALANCE, "2", spec(2)))
+    for _ in range(8):
+        world.round(leader)
+    assert [order.incarnation for order in stops] == [leaving]
+    assert set(world.members.shards) == {0, 1}
+
+
+def test_what_is_deleted_holds_up_no_answer(world: World) -> None:
+    leader = world.up()
+    delete, deleted = world.disk.delete, []
+    world.disk.delete = lambda name: (deleted.append(name), delete(name))[1]  # type: ignore[method-assign,func-returns-value]
+    leader.tell(Begin(Kind.REBALANCE, "3", spec(3)))
+    assert deleted == []
+    world.run(leader)
+    assert deleted

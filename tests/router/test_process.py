@@ -453,7 +453,7 @@ def crash_at_save(deployment: Deployment, at: int, target: DeploymentSpec, *, sa
 def test_a_failed_machine_says_so_and_ends(deployment: Deployment) -> None:
     """A half-done step is nothing to go on from: whoever runs the process is told, and every verb says why."""
 
-    def broken(state: Any) -> bool:
+    def broken(state: Any, **_: Any) -> bool:
         raise ZeroDivisionError("a bug")
 
     gone = threading.Event()

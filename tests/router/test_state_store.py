@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +20,17 @@ from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.reign import EPOCHS_AHEAD, SEALS_KEPT, Reign
 from ringpull.router.control.saved_files import LEGACY, encode, generations, state_name, term_name, terms
 from ringpull.router.control.state_files import LocalFiles, PatientFiles, UrlFiles, open_files, probe
-from ringpull.router.control.state_store import BEATS, SKIPPED_EPOCHS, SKIPPED_IDS, Owner, StateStore
+from ringpull.router.control.state_store import (
+    BEATS,
+    MANY_FILES,
+    SKIPPED_EPOCHS,
+    SKIPPED_IDS,
+    UNREADABLE_S,
+    WATCH_S,
+    Life,
+    Owner,
+    StateStore,
+)
 
 MINE = Owner("mine", "ringpull", {"host": "here"})
 THEIRS = Owner("theirs", "other")
@@ -27,7 +39,10 @@ THEIRS = Owner("theirs", "other")
 @pytest.fixture(params=["folder", "file:", "memory:"])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> PatientFiles:
     below = f"{tmp_path}/state/of/mine"
-    found = open_files({"folder": below, "file:": f"file://{below}", "memory:": f"memory:/{below}"}[request.param])
+    if request.param == "memory:":
+        found = PatientFiles(UrlFiles(fsspec.filesystem("memory"), below))
+    else:
+        found = open_files({"folder": below, "file:": f"file://{below}"}[request.param])
     found.make_folder()
     return found
 
@@ -203,6 +218,95 @@ def test_damage_of_all_states_is_named(tmp_path: Path) -> None:
         store.claim(MINE)
 
 
+def test_nothing_is_made_where_no_state_can_be_gone_on_from(tmp_path: Path) -> None:
+    """Whoever is restarted tries every few seconds, for as long as it takes: days, with damage."""
+    store = StateStore(LocalFiles(tmp_path))
+    began(store).save(state(2))
+    for path in tmp_path.glob("state-*"):
+        path.write_bytes(b"")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for attempt in (store.claim, store.take_over):
+        with pytest.raises(CorruptData):
+            attempt(MINE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_nothing_is_made_where_there_is_no_state_of_the_deployment(tmp_path: Path) -> None:
+    store = StateStore(LocalFiles(tmp_path))
+    store.take_over(MINE)  # and nothing is saved
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(StartupError, match="holds no state of deployment mine"):
+        store.claim(MINE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.medium
+def test_starts_that_save_nothing_pile_up_no_files(store: StateStore, files: PatientFiles) -> None:
+    began(store)
+    sleeper = store.claim(MINE)
+    for _ in range(3 * MANY_FILES):
+        store.claim(MINE)
+        assert len(files.names()) <= MANY_FILES + 4
+    last = store.claim(MINE)
+    assert replace(found(last), epoch=1) == state(1)
+    assert last.epochs_to > EPOCHS_AHEAD, "no epoch is used twice"
+    with pytest.raises(Superseded):
+        sleeper.save(state(100))
+    assert replace(found(store.claim(MINE)), epoch=1) == state(1)
+
+
+class Failing(LocalFiles):
+    """Folder of which some files cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.broken: tuple[str, ...] = ()
+
+    def read(self, name: str) -> bytes:
+        if name.startswith(self.broken):
+            raise OSError(5, "Input/output error")
+        return super().read(name)
+
+
+def test_a_state_that_alone_cannot_be_read_is_waited_for_and_then_taken_for_damaged(tmp_path: Path) -> None:
+    now_s, files = 0.0, Failing(tmp_path)
+    store = StateStore(files, clock=lambda: now_s)
+    began(store).save(state(2))
+    files.broken = (state_name(1, 2),)
+    for now_s in (0.0, UNREADABLE_S - 1.0):  # noqa: B007 - the clock reads it
+        with pytest.raises(StartupError, match="Input/output error"):
+            store.claim(MINE)
+    now_s = UNREADABLE_S
+    reign = store.claim(MINE)
+    assert reign.epochs_to == 1 + EPOCHS_AHEAD + SKIPPED_EPOCHS
+    assert reign.saved is not None
+    assert state_name(1, 2) in reign.saved.warning
+
+
+def test_where_nothing_can_be_read_nothing_is_taken_for_damaged(tmp_path: Path) -> None:
+    now_s, files = 0.0, Failing(tmp_path)
+    store = StateStore(files, clock=lambda: now_s)
+    began(store).save(state(2))
+    files.broken = ("",)
+    for now_s in (0.0, 10 * UNREADABLE_S, 20 * UNREADABLE_S):  # noqa: B007 - the clock reads it
+        with pytest.raises(StartupError, match="Input/output error"):
+            store.claim(MINE)
+    files.broken = ()
+    assert found(store.claim(MINE)) == state(2)
+
+
+def test_a_term_file_that_alone_cannot_be_read_keeps_nobody_away(tmp_path: Path) -> None:
+    now_s, files = 0.0, Failing(tmp_path)
+    store = StateStore(files, clock=lambda: now_s)
+    began(store)
+    store.claim(MINE)
+    files.broken = (term_name(2),)
+    with pytest.raises(StartupError, match="Input/output error"):
+        store.claim(MINE)
+    now_s = UNREADABLE_S
+    assert store.claim(MINE).term == 3
+
+
 # -- the folder is not what it should be -------------------------------------------------------------------------------
 
 
@@ -332,7 +436,72 @@ def test_where_there_are_no_links_a_file_is_still_made_once(tmp_path: Path, monk
     assert (files.read("a"), files.names()) == (b"1", ["a"])
 
 
-@pytest.mark.parametrize("url", ["http://there/state", "ftp://there/state", "zip://state"])
+def test_a_name_that_a_later_leader_may_have_seen_is_never_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without links, a save fails half-way; a later leader seals the term behind what it saw. The next save of the
+    earlier one must not come before that seal."""
+
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    store = StateStore(LocalFiles(tmp_path))
+    reign = began(store)
+    sync, syncs = os.fsync, 0
+
+    def fails_in_place(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs == 2:  # of the file itself; the first one was of what is beside it
+            store.claim(MINE)
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fails_in_place)
+        with pytest.raises(StartupError, match="No space left"):
+            reign.save(state(2))
+    with pytest.raises(Superseded):
+        reign.save(state(3))
+
+
+@pytest.mark.parametrize("step", ["link", "folder"])
+def test_what_may_have_been_saved_is_not_said_to_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    reign = began(StateStore(LocalFiles(tmp_path)))
+    link, sync = os.link, os.fsync
+
+    def lost_answer(*names: Any) -> None:
+        link(*names)
+        raise OSError(5, "Input/output error")
+
+    def no_folder(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link" if step == "link" else "os.fsync", lost_answer if step == "link" else no_folder)
+        with pytest.raises(StartupError, match=r"it is not certain that the coordinator's state was saved"):
+            reign.save(state(2))
+    assert reign.save(state(3))
+    assert found(StateStore(LocalFiles(tmp_path)).claim(MINE)) == state(3)
+
+
+def test_what_a_killed_leader_was_making_is_deleted(tmp_path: Path) -> None:
+    store = StateStore(LocalFiles(tmp_path))
+    began(store)
+    left = [f"{state_name(1, 7)}.123-abcdef01.tmp", f"{term_name(1)}.123-abcdef01.tmp"]
+    kept = f"{state_name(2, 7)}.124-abcdef01.tmp"
+    for name in (*left, kept):
+        (tmp_path / name).write_bytes(b"{")
+    store.claim(MINE).save(state(2))
+    assert [path.name for path in tmp_path.glob("*.tmp")] == [kept]
+
+
+@pytest.mark.parametrize("url", ["http://there/state", "ftp://there/state", "zip://state", "memory://state"])
 def test_a_url_that_cannot_make_a_file_exclusively_is_refused_by_name(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,11 +556,16 @@ def test_another_deployment_is_refused_while_the_first_beats(store: StateStore) 
     assert store.claim(MINE).term == 2
 
 
-def test_a_deployment_without_a_beat_is_watched_and_then_taken_for_dead(store: StateStore) -> None:
+def test_a_deployment_without_a_beat_is_watched_for_minutes_and_then_taken_for_dead(store: StateStore) -> None:
+    """It may be stopped, or its machine: five beats say nothing of that."""
     began(store, epoch=5).beat()
     waits: list[float] = []
-    reign = store.take_over(THEIRS, wait=waits.append)
-    assert waits == [store.beat_s] * BEATS
+    said: list[str] = []
+    reign = store.take_over(THEIRS, wait=waits.append, say=said.append)
+    assert sum(waits) >= WATCH_S
+    assert set(waits) == {store.beat_s}
+    assert said[0].endswith(f"watching for {WATCH_S:.0f} s whether it lives")
+    assert said[-1].endswith(f"watching for {store.beat_s:.0f} s whether it lives")
     assert (reign.term, reign.epochs_to) == (2, 5 + EPOCHS_AHEAD), "epochs and terms go on"
     assert found(reign) == CoordinatorState(epoch=5 + EPOCHS_AHEAD), "and nothing else does"
 
@@ -402,11 +576,29 @@ def test_one_that_beats_seldom_is_alive(store: StateStore) -> None:
     def wait(_: float) -> None:
         nonlocal waits
         waits += 1
-        if waits == BEATS:
+        if waits == 4 * BEATS:
             reign.beat()
 
     with pytest.raises(StartupError, match="which lives"):
         store.take_over(THEIRS, wait=wait)
+
+
+@pytest.mark.parametrize("beats_on", [True, False])
+def test_where_what_it_ran_on_is_gone_a_few_beats_are_enough(store: StateStore, beats_on: bool) -> None:
+    reign = began(store)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if beats_on and len(waits) == BEATS:
+            reign.beat()
+
+    if beats_on:
+        with pytest.raises(StartupError, match="which lives"):
+            store.take_over(THEIRS, lives=lambda _: Life.GROUNDLESS, wait=wait)
+    else:
+        assert store.take_over(THEIRS, lives=lambda _: Life.GROUNDLESS, wait=wait).term == 2
+    assert waits == [store.beat_s] * BEATS
 
 
 @pytest.mark.parametrize("lives", [True, False])
@@ -416,8 +608,10 @@ def test_what_is_known_for_sure_is_not_watched(store: StateStore, lives: bool) -
     def wait(_: float) -> None:
         raise AssertionError("it is known")
 
+    known = Life.LIVES if lives else Life.DEAD
+
     def take() -> Reign:
-        return store.take_over(THEIRS, lives=lambda owner: lives if owner == MINE else None, wait=wait)
+        return store.take_over(THEIRS, lives=lambda owner: known if owner == MINE else Life.UNKNOWN, wait=wait)
 
     if lives:
         with pytest.raises(StartupError, match="which lives"):
@@ -431,7 +625,7 @@ def test_after_it_has_stopped_another_one_takes_it_over(store: StateStore, files
     reign.beat()
     reign.release()
     reign.release()
-    again = store.take_over(THEIRS, lives=lambda _: True)
+    again = store.take_over(THEIRS, lives=lambda _: Life.LIVES)
     assert again.term == 2
     with pytest.raises(Superseded, match="term 1 is over"):
         reign.save(state(2))

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringpull.ps.errors import DeadlineExceeded, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, OtherContent, RingpullError, Unavailable
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import OnUnavailable, Pooling, TableSpec
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.messages import Hello
+from ringpull.ps.wire.messages import Hello, PullReply, PullRequest
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 from ringpull.router.client import Router
@@ -247,3 +247,24 @@ async def test_a_stranger_is_ejected_and_its_shards_next_life_on_that_port_is_no
         assert "ejected: []" in repr(router)
         assert is_ours(await pull(router))
         assert anew.connections == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable("too much to do"), OtherContent("other content")], ids=["busy", "other"])
+async def test_a_shard_that_answers_is_where_the_map_says(
+    tables: dict[float, Path], monkeypatch: pytest.MonkeyPatch, error: RingpullError
+) -> None:
+    """Overload is not made worse by asking for maps, and no pull waits for one."""
+    async with place(tables) as (made, _, _):
+        router = made.router(OnUnavailable.ERROR)
+        assert is_ours(await pull(router))
+        real = Shard.pull
+
+        def refusing(shard: Shard, request: PullRequest) -> PullReply:
+            if shard.shard == 1:
+                raise error
+            return real(shard, request)
+
+        monkeypatch.setattr(Shard, "pull", refusing)
+        with pytest.raises(Unavailable):
+            await pull(router)
+        assert made.refreshes == 0

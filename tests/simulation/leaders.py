@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ringpull.deploy.cluster.late_process import FIRST_RETRY_S, LONGEST_RETRY_S
 from ringpull.ps.errors import RingpullError, Unavailable
+from ringpull.ps.fence import Order
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.events import Member
 from ringpull.router.control.leader import Leader
+from ringpull.router.control.operations import Asker
 from ringpull.router.control.state_store import Owner, StateStore
 from ringpull.router.shard_map import ShardMap
 from tests.simulation.checks import progress
@@ -83,7 +85,7 @@ class SimLeader:
     def start_shard(self, shard: int, node: str | None) -> None:
         self.world.start_shard(shard)
 
-    def stop_shard(self, shard: int) -> None:
+    def stop_shard(self, shard: int, order: Order) -> None:
         self.world.end_shard(shard, self)
 
     # -- what operators and heads ask ----------------------------------------------------------------------------------
@@ -110,11 +112,11 @@ class SimLeader:
             raise error
         return value  # type: ignore[no-any-return]
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker) -> ShardMap:
         """Return the newest map that this one knows."""
         if self.leader is None:
             raise Unavailable("the coordinator is not up yet")
-        return self.leader.map()
+        return self.leader.map(asker)
 
     # -- the process ---------------------------------------------------------------------------------------------------
 
@@ -162,6 +164,7 @@ class SimLeader:
             reign,
             self,
             heads=tuple(world.heads),
+            orphans_possible=world.several_nodes,
             timing=world.timing,
             clock=lambda: world.kernel.now_s,
             spawn=self._spawn,
@@ -183,7 +186,7 @@ class SimLeader:
             self.leader.show_life()
 
     def _spawn(self, work: Callable[[], None], name: str) -> None:
-        if not name.startswith("introduce"):
+        if not name.startswith(("introduce", "clear")):
             assert self.leader is not None
             self.world.checks.acts(self.term, self.leader.machine.state)
             self.world.ledger.acts(self, self.leader.machine.state)
