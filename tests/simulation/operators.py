@@ -90,7 +90,7 @@ class Operators:
             asked.id = state.last_id if isinstance(asked.request, Control) else state.last_id + 1
             self.world.ledger.paused.discard(asked.id)
             status = leader.tell(event)
-            if asked.request is Control.PAUSE:
+            if asked.request is Control.PAUSE and not leader.over:
                 self.world.ledger.paused.add(asked.id)
             asked.subject = status.subject
             return status

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import pytest
 
 from tests.simulation.checks import Violation
 from tests.simulation.history import run
 from tests.simulation.rules import RULES, Rule
 
-SEEDS = 400
-"""Histories that are tried at most."""
+SEEDS = 1000
+"""Histories that are tried at most. The first one does, until delays are drawn in another order."""
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("rule", RULES, ids=[rule.__name__ for rule in RULES])
 def test_without_it_a_history_fails(rule: Rule) -> None:
-    with rule(), pytest.raises(Violation):
-        run_all([RULES[rule], *range(SEEDS)])
+    words, seed = RULES[rule]
+    with rule():
+        assert found(words, [seed, *range(SEEDS)]) is not None
 
 
-def run_all(seeds: list[int]) -> None:
+def found(words: str, seeds: Iterable[int]) -> int | None:
+    """The first seed of a history that fails with these words."""
     for seed in seeds:
-        run(seed)
+        try:
+            run(seed)
+        except Violation as exc:
+            if re.search(words, str(exc).splitlines()[0]):
+                return seed
+    return None
