@@ -98,7 +98,7 @@ def a_new_term_goes_on_with_the_epochs_of_the_last() -> AbstractContextManager[A
     def begun(of: Reign, heads: tuple[int, ...]) -> CoordinatorState:
         return CoordinatorState(heads=heads) if of.saved is None else of.saved.state
 
-    return patch.object(leader, "_begun", begun)
+    return patch.object(Reign, "first_state", begun)
 
 
 def slots_are_dropped_before_heads_have_acknowledged() -> AbstractContextManager[Any]:
