@@ -115,6 +115,8 @@ def lose_the_coordinators_node(world: World) -> End:
     world.told(f"NODE LOST {lost}, which is {how}")
     world.restart_coordinator(lost)
     ask_soon(world)  # Whoever asks now may reach either.
+    # What was on that node comes back elsewhere, and hears of either coordinator first.
+    world.kernel.later(world.random.random() * 3, partial(world.random.choice([kill_a_shard, kill_a_head]), world))
     if lost is None or how == "at large":
         return lambda: None
     if how == "stopped":

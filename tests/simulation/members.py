@@ -61,6 +61,7 @@ class SimShard:
 
     def obey(self, order: Order) -> None:
         self.fence.obey(order)
+        self.world.checks.obeyed(self, order)
 
     def heartbeat(self) -> ShardHeartbeat:
         return ShardHeartbeat(
@@ -177,6 +178,7 @@ class SimHead:
 
     def obey(self, order: Order) -> None:
         self.fence.obey(order)
+        self.world.checks.obeyed(self, order)
 
     def heartbeat(self) -> HeadHeartbeat:
         epoch = 0 if self.map is None else self.map.epoch

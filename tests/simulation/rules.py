@@ -81,19 +81,6 @@ def what_could_not_be_saved_is_carried_out() -> AbstractContextManager[Any]:
     return patch.object(Coordinator, "revert", lambda *_: None)
 
 
-def what_was_refused_is_not_saved_over() -> AbstractContextManager[Any]:
-    """What had not been answered by the folder may have come through all the same."""
-    plain = Leader._save_what_is_left
-
-    def save_what_is_left(self: Leader) -> None:
-        if self.machine.state is self.saved:
-            self._save_trouble = ""
-        else:
-            plain(self)
-
-    return patch.object(Leader, "_save_what_is_left", save_what_is_left)
-
-
 def a_new_term_goes_on_with_the_epochs_of_the_last() -> AbstractContextManager[Any]:
     def begun(of: Reign, heads: tuple[int, ...]) -> CoordinatorState:
         return CoordinatorState(heads=heads) if of.saved is None else of.saved.state
@@ -171,7 +158,6 @@ RULES: Final[list[Rule]] = [
     shards_are_started_and_stopped_by_whoever_led_once,
     state_is_not_saved_before_it_is_acted_on,
     what_could_not_be_saved_is_carried_out,
-    what_was_refused_is_not_saved_over,
     a_new_term_goes_on_with_the_epochs_of_the_last,
     slots_are_dropped_before_heads_have_acknowledged,
     leases_are_not_waited_for,
