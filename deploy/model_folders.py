@@ -6,15 +6,18 @@ folder without a manifest is not complete, and is ignored. URLs are those that f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, identity_of, versions
+from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, identity_of, parse_manifest, versions
 from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.model_dir import complete_versions, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
@@ -28,6 +31,9 @@ from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
 from ringpull.router.control.moves import evenly
 from ringpull.router.control.operations import Publish
+
+FLIPS: Final = 5
+"""Times a version is looked at anew, when a link on the way to it was flipped meanwhile."""
 
 
 def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ()) -> tuple[PlacedVersion, ...]:
@@ -62,11 +68,12 @@ def newest_version(model_dir: str | Path) -> PlacedVersion:
     if is_url(where):
         return _newest_at(where)
     folder = Path(where)
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a folder; give a model's folder NAME/, with NAME/VERSION/ in it")
-    if (folder / FILE_NAME).is_file():
-        raise InvalidInput(f"{folder} is one version of a model; give the model's folder, {folder.parent}")
-    complete = versions(folder)
+    with _translated(folder):
+        if not folder.is_dir():
+            raise InvalidInput(f"{folder} is not a folder; give a model's folder NAME/, with NAME/VERSION/ in it")
+        if (folder / FILE_NAME).is_file():
+            raise InvalidInput(f"{folder} is one version of a model; give the model's folder, {folder.parent}")
+        complete = versions(folder)
     if not complete:
         raise InvalidInput(_none_complete(where, numbered(RemoteFolder(where))))
     return _place_at(version_at(where, complete[-1]))
@@ -75,7 +82,8 @@ def newest_version(model_dir: str | Path) -> PlacedVersion:
 def absolute(folder: str | Path) -> str:
     """Return a folder in a form that other processes understand: a URL as it is, a path made absolute.
 
-    Links in it stay what they are: where they lead to is asked anew each time, as they may be flipped to a new release.
+    Links in it stay what they are: new versions are looked for where they lead to then, as they may be flipped to a new
+    release. What is opened is where they led to when it was found.
     """
     where = as_path(str(folder))
     return where if is_url(where) else str(Path(where).absolute())
@@ -94,7 +102,7 @@ def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
         raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
     live = spec.version(model, spec.live[model])
     assert live is not None
-    where = as_path(request.folder) if request.folder else parent_of(live.folder)
+    where = as_path(request.folder) if request.folder else live.found_in or parent_of(live.folder)
     if not request.version:
         found = newest_version(where)
     else:
@@ -111,13 +119,17 @@ def loss_of(version: PlacedVersion) -> str:
     """Return why a version cannot be opened again, however often that is tried; empty where it can be.
 
     It cannot when its folder, or one of its tables', has been removed from the model's folder, or has other content.
+    That the model's folder is there is told by a complete version in it: what is at a mount point while nothing is
+    mounted there has none.
 
     Raises:
-        Unavailable: It cannot be told now: the model's folder itself is not there, or cannot be read.
+        Unavailable: It cannot be told now: the model's folder itself is not there, or cannot be read, or the manifest
+            is half written.
     """
     where = version.folder
     try:
         manifest = RemoteFolder(where).read(FILE_NAME, max_bytes=MAX_BYTES)
+        _check_finished(manifest, where)
         found = identity_of(manifest)
         if differ(number_of(version.identity), number_of(found)):
             return str(OtherContent.found(f"{version.name} in {where}", found, version.identity))
@@ -127,14 +139,30 @@ def loss_of(version: PlacedVersion) -> str:
                 what = f"table {name} of {version.name} in {table.folder}"
                 return str(OtherContent.found(what, text_of(there), text_of(table.identity)))
     except NotFound as exc:
-        if not RemoteFolder(parent_of(where)).names():
-            raise Unavailable(f"{parent_of(where)}: it is not there now, or empty") from exc
+        _check_mounted(where, exc)
         return f"its files have been removed: {exc}"
     except InvalidInput as exc:
         raise Unavailable(str(exc)) from exc
     except CorruptData as exc:
         return str(exc)
     return ""
+
+
+def _check_finished(manifest: bytes, where: str) -> None:
+    """Raise if a manifest is no whole one: whoever writes it goes on, or will have to write it anew."""
+    try:
+        parse_manifest(manifest, Path(where) / FILE_NAME)
+    except CorruptData as exc:
+        raise Unavailable(f"{exc} (half written?)") from exc
+
+
+def _check_mounted(version: str, missing: NotFound) -> None:
+    """Raise if a version may be missing because its storage is away."""
+    if not is_url(version) and os.path.islink(version) and not os.path.exists(version):
+        raise Unavailable(f"{version}: leads to what is not there now") from missing
+    folder = parent_of(version)
+    if not RemoteFolder(version).exists(FILE_NAME) and next(complete_versions(folder), None) is None:
+        raise Unavailable(f"{folder}: it is not there now, or has no complete version (not mounted?)") from missing
 
 
 def _table_identity(folder: str | Path) -> int:
@@ -165,7 +193,7 @@ def _rows_below(folder: str, identity: int) -> NDArray[np.int64] | None:
 
     try:
         base = Base.open(Path(folder))
-    except (CorruptData, OSError):
+    except (CorruptData, Unavailable):
         return None
     if differ(base.identity, identity):
         return None
@@ -173,12 +201,13 @@ def _rows_below(folder: str, identity: int) -> NDArray[np.int64] | None:
     return np.append(np.searchsorted(base.positions_slice(0, base.rows), firsts), base.rows).astype(np.int64)
 
 
-def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVersion:
+def place(manifest: Manifest, version_dir: Path, *, url: str = "", found_in: str = "") -> PlacedVersion:
     """Return a version with its identities, the folders of its tables, and the copies it was exported with.
 
     Args:
         version_dir: The version's folder, or the local copy of its URL made by `local_files`.
         url: That URL, if there is one.
+        found_in: See `PlacedVersion`.
 
     Raises:
         CorruptData: The header of a table is damaged or missing, or a file is a link that leads out of the version.
@@ -197,7 +226,8 @@ def place(manifest: Manifest, version_dir: Path, *, url: str = "") -> PlacedVers
         )
         for entry in manifest.tables
     }
-    return PlacedVersion(manifest.model, manifest.version, url or str(version_dir), tables, manifest.identity)
+    folder = url or str(version_dir)
+    return PlacedVersion(manifest.model, manifest.version, folder, tables, manifest.identity, found_in)
 
 
 def _identity_of(folder: Path) -> int:
@@ -219,10 +249,26 @@ def _newest_at(url: str) -> PlacedVersion:
 
 
 def _place_at(version: str) -> PlacedVersion:
-    if not is_url(version):
-        return place(Manifest.load(Path(version)), Path(version))
-    with local_files(version) as files:
-        return place(Manifest.load(files), files, url=version)
+    if is_url(version):
+        with local_files(version) as files:
+            return place(Manifest.load(files), files, url=version)
+    named = Path(version)
+    with _translated(version):
+        for _ in range(FLIPS):
+            folder = named.resolve()
+            manifest = Manifest.load(named)
+            if named.resolve() == folder:
+                return place(manifest, folder, found_in="" if folder == named else str(named.parent))
+    raise Unavailable(f"{version}: links on the way to it are flipped again and again; try again")
+
+
+@contextmanager
+def _translated(folder: str | Path) -> Iterator[None]:
+    """Raise `Unavailable` for what the system says of a folder that it does not read."""
+    try:
+        yield
+    except (OSError, RuntimeError) as exc:
+        raise Unavailable(f"{folder}: cannot be read now: {exc}") from exc
 
 
 def _none_complete(where: str, found: Sequence[str]) -> str:

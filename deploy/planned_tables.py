@@ -51,7 +51,7 @@ def planned_tables(
     """
     with ExitStack() as copies:
         folders = [copies.enter_context(local_files(version.folder)) for version in versions]
-        manifests = [Manifest.load(folder) for folder in folders]
+        manifests = [Manifest.load(folder, check_name=False) for folder in folders]
         loads = _assumed(folders, manifests) if traffic is None else _named(manifests, traffic, others)
     return [
         PlannedTable(

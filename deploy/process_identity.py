@@ -32,11 +32,12 @@ _START_FIELD: Final = 22
 class ProcessIdentity:
     """Process among all of them; plain values, so that it can be kept as JSON.
 
-    Two identities are equal exactly if they are the same process.
+    Where the boot and the namespaces are known, they tell which host is meant and not its name, which may change while
+    it serves.
     """
 
     host: str
-    """Name of the host, or of its container."""
+    """Name of the host, or of its container, for people, and where nothing else tells it."""
     boot_id: str
     """The kernel's id of this boot; empty where there is none, and nothing is sure."""
     pid_namespace: str
@@ -50,7 +51,9 @@ class ProcessIdentity:
         here = own_identity()
         if self == here:
             return True
-        if (self.host, self.boot_id, self.pid_namespace) != (here.host, here.boot_id, here.pid_namespace):
+        if (self.boot_id, self.pid_namespace) != (here.boot_id, here.pid_namespace):
+            return None
+        if not self.boot_id and self.host != here.host:
             return None
         if not self.boot_id:
             return _seen_by_psutil(self)

@@ -11,9 +11,11 @@ those of its clients to each of them.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
@@ -26,6 +28,10 @@ LOCAL_FILE_SYSTEMS: Final = frozenset(
     ["apfs", "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"]
 )
 """File systems on which flock is this kernel's own, for all who see the file."""
+
+TAKE_TIMEOUT_S: Final = 5.0
+"""Longest wait for a lock of one's own, which nobody holds for longer than a look. A file system may not answer."""
+TAKE_AGAIN_S: Final = 0.02
 
 _held: Final[set[int]] = set()
 """Descriptors of the locks of this process."""
@@ -70,7 +76,7 @@ class ServeLock:
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _lock_within(descriptor, TAKE_TIMEOUT_S)
             except OSError:
                 os.close(descriptor)
                 path.unlink(missing_ok=True)
@@ -79,6 +85,17 @@ class ServeLock:
                 _held.add(descriptor)
                 return cls(path, descriptor)
             os.close(descriptor)  # Somebody took it for one that was left behind, and removed it, before it was locked.
+
+    def note_folders(self, folders: Iterable[str]) -> None:
+        """Say in its file which folders were made for what is to be served, for whoever finds it free.
+
+        A `serve` that is killed before predictions work has no record that would say so.
+        """
+        if self._descriptor is not None:
+            content = json.dumps({"folders": list(folders)}).encode()
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, content, 0)
 
     def release(self) -> None:
         """Remove the file and free the lock. Idempotent."""
@@ -115,6 +132,15 @@ def taken(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def noted_folders(path: Path) -> list[str]:
+    """Return the folders that the file of a lock names: see `ServeLock.note_folders`."""
+    try:
+        folders = json.loads(path.read_bytes())["folders"]
+        return [each for each in folders if isinstance(each, str) and os.path.isabs(each)]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
 def is_held(path: Path) -> bool | None:
     """Return whether some process holds the lock; None if nobody can tell. Changes nothing."""
     try:
@@ -142,6 +168,23 @@ def is_local(path: Path) -> bool:
             if real.is_relative_to(mount.mountpoint) and len(mount.mountpoint) >= best:
                 best, kind = len(mount.mountpoint), mount.fstype
     return kind in LOCAL_FILE_SYSTEMS
+
+
+def _lock_within(descriptor: int, timeout_s: float) -> None:
+    """Lock a file that nobody but a passer-by holds.
+
+    Raises:
+        OSError: Locks are refused, or somebody holds it for too long.
+    """
+    until_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(TAKE_AGAIN_S)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

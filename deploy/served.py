@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,10 +201,12 @@ def discard(record: ServedRecord, *, seen_ended: bool = False) -> bool:
     if not seen_ended and not record.void:
         return False
     path = None if record.lock is None else _folder() / record.lock
-    if path is None or (seen_ended and not path.exists()):  # An orderly end removes it.
-        if seen_ended:
+    if path is None or not path.exists():
+        # An orderly end removes it; and a process that has surely ended holds none.
+        ended = seen_ended or (path is not None and record.lives() is False)
+        if ended:
             _remove(record)
-        return seen_ended
+        return ended
     with serve_lock.taken(path) as mine:
         if mine:
             _remove(record)
@@ -220,8 +222,9 @@ def clean() -> None:
     # Of those that were killed before predictions worked there is no record.
     for path in _folder().glob(f"*{serve_lock.LOCK_SUFFIX}"):
         if path.name not in known and serve_lock.is_local(path):
-            with serve_lock.taken(path):
-                pass
+            with serve_lock.taken(path) as mine:
+                if mine:
+                    _remove_folders(serve_lock.noted_folders(path))
 
 
 def of_child(pid: int) -> ServedRecord | None:
@@ -299,10 +302,13 @@ def _whose(record: ServedRecord) -> tuple[object, ...]:
 
 
 def _remove(record: ServedRecord) -> None:
-    for folder in (record.made_folder, record.ray_folder):
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    _remove_folders(folder for folder in (record.made_folder, record.ray_folder) if folder is not None)
     forget(record)
+
+
+def _remove_folders(folders: Iterable[str]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _all() -> Iterator[ServedRecord]:

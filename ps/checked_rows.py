@@ -31,12 +31,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ringpull.ps.errors import Unavailable
 from ringpull.ps.store.base import Base
+from ringpull.ps.store.file_errors import is_there
 
 FORMAT: Final = 1
 
 MAX_TABLES: Final = 512
-"""Tables that are remembered; beyond that the one noted longest ago is forgotten."""
+"""Tables that are remembered; beyond that those that are gone are forgotten, and those noted longest ago."""
 
 LOCK_WAIT_S: Final = 0.005
 LOCK_WAITS: Final = 200
@@ -112,8 +114,7 @@ class CheckedRows:
                 self._tables = found["tables"]
 
     def _save(self, path: Path) -> None:
-        for key in list(self._tables)[: max(0, len(self._tables) - MAX_TABLES)]:
-            del self._tables[key]
+        self._forget(len(self._tables) - MAX_TABLES)
         body = json.dumps({"format": FORMAT, "tables": self._tables}).encode()
         beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
@@ -126,6 +127,18 @@ class CheckedRows:
             if not self._told:
                 _LOG.warning("what was checked is not remembered beyond this process: %s", exc)
             self._told = True
+
+    def _forget(self, excess: int) -> None:
+        """Forget so many tables: those whose folder is gone, then those noted longest ago. None that has damage and is
+        still there: it would be served after a restart."""
+        if excess <= 0:
+            return
+        gone = {folder for folder in self._tables if _is_gone(Path(folder))}
+        damaged = {folder for folder, known in self._tables.items() if known.get("damaged")}
+        # Sorting keeps the order of those that are equal, which is that of their notes.
+        order = sorted(self._tables.keys() - (damaged - gone), key=list(self._tables).index)
+        for folder in sorted(order, key=lambda folder: (folder in damaged, folder not in gone))[:excess]:
+            del self._tables[folder]
 
 
 @contextmanager
@@ -146,6 +159,13 @@ def _locked(path: Path | None) -> Iterator[None]:
 
 def _key(base: Base) -> str:
     return str(base.folder.resolve())
+
+
+def _is_gone(folder: Path) -> bool:
+    try:
+        return not is_there(folder)
+    except Unavailable:
+        return False
 
 
 def _files(base: Base) -> dict[str, list[int]]:

@@ -82,6 +82,10 @@ class Superseded(RingpullError):
     """Raised for whoever leads no longer: a higher term leads, or another deployment has what this one had."""
 
 
+class Replaced(Superseded):
+    """Raised for a process whose actor has another process by now: it is an orphan, and has to stop."""
+
+
 # -- no one did wrong; a retry may succeed -----------------------------------------------------------------------------
 
 

@@ -124,8 +124,7 @@ class ShardProcess:
         self._thread.start()
         tally = ServerTally() if metrics else None
         self._server = self._new_server(admission, tally)
-        rate = scrub_bytes_per_s
-        self._scrubber = Scrubber(self._shard, self._damage, memory, bytes_per_s=rate, busy=self._is_pulling)
+        self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
         self._metrics: MetricsServer | None = None
         self._address = self._listen(host, tally)
         if scrub_bytes_per_s:

@@ -94,8 +94,8 @@ class Scrubber:
         shard: Shard,
         damage: Damage,
         memory: CheckedRows,
-        *,
         bytes_per_s: float | None = None,
+        *,
         busy: Busy = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -59,6 +59,8 @@ class ActorSpec:
     """Number of versions of a model that stay open behind the live one."""
     start_timeout_s: float
     """Time within which an actor has to be up."""
+    joined: bool = False
+    """Whether Ray is somebody else's, of several nodes: one may be cut off, and its processes live on."""
     log: LogSettings = field(default_factory=LogSettings)
     """Settings of every process's log."""
 

@@ -128,13 +128,18 @@ class HeadActor(ProcessActor):
     def __init__(self, head: int, actor_spec: ActorSpec) -> None:
         restarted = was_restarted()
         self._exit = Exit()
+        self._longest_s = actor_spec.head.max_timeout_s
         configure(actor_spec.log, actor_spec.name, f"head-{head}", restarted=restarted)
-        super().__init__(f"head {head}", partial(_head_process, head, actor_spec), restarted=restarted)
+        super().__init__(f"head {head}", partial(_head_process, head, actor_spec, self._replaced), restarted=restarted)
 
     def restart(self, order: Order, drain_s: float, *, within_s: float | None = None) -> None:
         """End this process once what is in flight is answered; Ray starts it anew."""
         self._process.check(order)
         self._exit.after(lambda: self._process.drain(drain_s), within_s=drain_s)
+
+    def _replaced(self, reason: str) -> None:
+        """End this process as well: the actor has another one by now, which shares its ports."""
+        self._exit.after(lambda: self._process.drain(self._longest_s), within_s=self._longest_s)
 
 
 def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
@@ -164,7 +169,7 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
     return FencedShard(process, actor_spec.deployment)
 
 
-def _head_process(head: int, actor_spec: ActorSpec) -> FencedHead:
+def _head_process(head: int, actor_spec: ActorSpec, replaced: Callable[[str], None]) -> FencedHead:
     from ringpull.deploy.cluster.kernels import warm_up
     from ringpull.inference.head.fenced import FencedHead
     from ringpull.inference.head.process import HeadProcess
@@ -178,6 +183,8 @@ def _head_process(head: int, actor_spec: ActorSpec) -> FencedHead:
         operations_of(actor_spec.name),
         cache_dir=None if data_dir is None else Path(data_dir) / f"head-{head}",
         deployment=actor_spec.deployment,
+        head=head,
+        replaced=replaced,
     )
     return FencedHead(process, actor_spec.deployment)
 

@@ -108,8 +108,11 @@ class Cluster:
         self._cleanup.close()
 
     @classmethod
-    def bring_up(cls, config: ServeConfig, progress: Progress) -> Self:
+    def bring_up(cls, config: ServeConfig, progress: Progress, made: Callable[[Path], None] | None = None) -> Self:
         """Bring everything up and return when predictions work.
+
+        Args:
+            made: Called with the folder of a private Ray as soon as it is there.
 
         Raises:
             StartupError: A port is in use, Ray is not there or lacks resources, or an actor died; nothing is left
@@ -123,7 +126,8 @@ class Cluster:
         with ExitStack() as cleanup:
             if config.private:
                 config = replace(config, head=_choose_ports(config))
-            session = RaySession(config.address, workers=config.shards + config.heads + 1, ship_code=config.ship_code)
+            workers = config.shards + config.heads + 1
+            session = RaySession(config.address, workers=workers, ship_code=config.ship_code, made=made)
             with KernelCompilation() as kernels:
                 if not config.private:
                     # First: whoever wants the folder later has to know where to ask whether this deployment lives.
@@ -308,6 +312,7 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
         gpus=gpus_wanted(config.head.device, config.heads) if has_gpu() else 0.0,
         keep=config.keep,
         start_timeout_s=config.start_timeout_s,
+        joined=not config.private,
         log=config.log,
     )
 

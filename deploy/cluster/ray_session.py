@@ -18,6 +18,7 @@ import signal
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -51,12 +52,21 @@ class RaySession:
         address: Cluster to join; None starts a private one.
         workers: Number of worker processes that a private Ray starts in advance, in parallel.
         ship_code: Send our package to the other nodes of a joined cluster.
+        made: Called with the folder of a private Ray as soon as it is there.
     """
 
-    def __init__(self, address: str | None, *, workers: int = 1, ship_code: bool = False) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        workers: int = 1,
+        ship_code: bool = False,
+        made: Callable[[Path], None] | None = None,
+    ) -> None:
         self._address = address
         self._workers = workers
         self._ship_code = ship_code
+        self._made = made
         self._folder: Path | None = None
         self._begun = False
 
@@ -93,6 +103,8 @@ class RaySession:
             PYTHONPATH=os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         )
         self._folder = Path(tempfile.mkdtemp(prefix="ringpull-", dir=_short_folder()))
+        if self._made is not None:
+            self._made(self._folder)
         # Ray makes its own folder world-readable; the folder above it is private.
         ray_folder = self._folder / "r"
         self._init(

@@ -98,7 +98,7 @@ def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> Non
     from ringpull.deploy.cluster.cluster import Cluster
 
     progress = Progress(err)
-    with Cluster.bring_up(config, progress) as cluster:
+    with Cluster.bring_up(config, progress, state.note) as cluster:
         signals.hold()
         record = _record(config, cluster, made_folder=state.made, **served.by_this_process(state.lock))
         served.save(record)
@@ -130,6 +130,7 @@ def _leave_on_ray(config: ServeConfig, state: _State) -> None:
 
     with Cluster.bring_up(config, Progress(err)) as cluster:
         record = _record(config, cluster, made_folder=state.made, **served.from_this_host())
+        state.lock.note_folders([])  # From now on the record says what was made, and nothing ends with this process.
         served.save(record)
         cluster.leave_up()
         state.keep = True
@@ -161,6 +162,10 @@ class _State:
     keep: bool = False
     """Whether the deployment outlives this process."""
 
+    def note(self, *folders: Path) -> None:
+        """Say in the lock what was made for this deployment, which a `serve` that is killed leaves behind."""
+        self.lock.note_folders([each for each in (self.made, *map(str, folders)) if each is not None])
+
 
 @contextmanager
 def _state(given: str | None, name: str, *, serves: bool) -> Iterator[_State]:
@@ -180,6 +185,7 @@ def _state(given: str | None, name: str, *, serves: bool) -> Iterator[_State]:
         # Of its own name, whoever else shares the folder of all states: process ids of two containers may be equal.
         folder = str(state_folder() / "coordinators" / f"{name}-{secrets.token_hex(8)}")
         state = _State(folder=folder, made=folder, lock=lock)
+        state.note()
         try:
             yield state
         finally:

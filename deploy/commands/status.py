@@ -12,7 +12,7 @@ import typer
 from ringpull.deploy import served
 from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.view.console import out, print_json
-from ringpull.ps.errors import InvalidInput, NotFound, RingpullError
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, NotFound, RingpullError
 from ringpull.ps.memory import process_memory
 from ringpull.ps.settings import above
 
@@ -26,6 +26,9 @@ MIN_WAIT_S: Final = 0.1
 COORDINATOR_WAIT_S: Final = 2.0
 """Longest wait for the coordinator's part: one that is stopped is something to tell of, not to wait for."""
 
+HEARD_LATELY_S: Final = 1.5
+"""Silence after which a coordinator that does not answer either leads no more, as the head will say in a moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class _FromCoordinator:
@@ -36,7 +39,9 @@ class _FromCoordinator:
     warnings: tuple[str, ...] = ()
     """What an operator should know, of the members too; or why it tells nothing."""
     silent: bool = False
-    """Whether it does not answer, or has stopped."""
+    """Whether it has not answered in time."""
+    stopped: bool = False
+    """Whether it has said that it does not lead, or cannot be reached."""
 
 
 def status(
@@ -47,6 +52,7 @@ def status(
     """Show a deployment: a change under way; models; shards with rows, bytes, requests; tables with copies and keys."""
     from ringpull.deploy.view.change_watch import change_fields, change_line
     from ringpull.deploy.view.status_view import status_view
+    from ringpull.deploy.view.status_view import warnings as seen_in
     from ringpull.inference.client.client import Client
 
     above(0).check("--timeout", timeout)
@@ -62,7 +68,10 @@ def status(
 
     if as_json:
         change = None if told.change is None else change_fields(told.change)
-        plain = _plain(address, answer, memory) | {"leader": _leader(answer, told), "warnings": warnings}
+        plain = _plain(address, answer, memory) | {
+            "leader": _leader(answer, told),
+            "warnings": [*warnings, *seen_in(answer)],
+        }
         print_json({**plain, "change": change})
     else:
         line = change_line(told.change) if told.change is not None and told.change.under_way else ""
@@ -84,7 +93,9 @@ def _ask_coordinator(address: str, timeout_s: float) -> _FromCoordinator:
     except InvalidInput as exc:  # it is of another build, and may lead
         return _FromCoordinator(change, (f"the coordinator does not tell how the deployment is: {exc}",))
     except RingpullError as exc:
-        return _FromCoordinator(change, (f"the coordinator does not answer: {exc}",), silent=True)
+        silent = isinstance(exc, DeadlineExceeded)
+        told = (f"the coordinator does not answer: {exc}",)
+        return _FromCoordinator(change, told, silent=silent, stopped=not silent)
 
 
 def _warnings(answer: pb.ClusterStatus, told: _FromCoordinator) -> list[str]:
@@ -94,11 +105,17 @@ def _warnings(answer: pb.ClusterStatus, told: _FromCoordinator) -> list[str]:
 
 
 def _leader(answer: pb.ClusterStatus, told: _FromCoordinator) -> dict[str, Any] | None:
-    """Return who leads: the head has heard the coordinator, and it answers. None of a head that nobody is to lead."""
+    """Return who leads, as the head hears it and the coordinator says; None of a head that nobody is to lead.
+
+    That the coordinator does not answer in time is no more than a warning where it has just been heard: a busy one
+    needs longer than this waits.
+    """
     if not answer.HasField("leader"):
         return None
     leader = answer.leader
-    return {"term": leader.term, "leads": leader.leads and not told.silent, "heard_s": leader.heard_s}
+    lost = told.stopped or (told.silent and leader.heard_s > HEARD_LATELY_S)
+    leads = leader.leads and not lost
+    return {"term": leader.term, "leads": leads, "heard_s": leader.heard_s}
 
 
 def _runs_here(address: str) -> bool:

@@ -143,11 +143,24 @@ def _amount(status: ChangeStatus) -> str:
     if status.phase is Phase.PREPARING and (status.bytes_to_copy or status.bytes_to_check):
         parts = []
         if status.bytes_to_copy:
-            parts.append(f"{size(status.copied_bytes)} of {size(status.bytes_to_copy)}")
+            what = " copied" if status.bytes_to_check else ""
+            parts.append(f"{size(status.copied_bytes)} of {size(status.bytes_to_copy)}{what}")
         if status.bytes_to_check:
             parts.append(f"{size(status.checked_bytes)} of {size(status.bytes_to_check)} checked")
         return ", ".join(parts)
     return f"{status.members_done} of {status.members}" if status.members else ""
+
+
+def done_and_total(status: ChangeStatus, phase: Phase) -> tuple[int, int]:
+    """Return how far the bar is, and how far it goes: by bytes copied, else by bytes checked, else by members.
+
+    Copying is the longer way, and rows that are copied are checked on it: of both together the bar would say nothing.
+    """
+    if phase is Phase.PREPARING and status.bytes_to_copy:
+        return status.copied_bytes, status.bytes_to_copy
+    if phase is Phase.PREPARING and status.bytes_to_check:
+        return status.checked_bytes, status.bytes_to_check
+    return status.members_done, status.members
 
 
 class _View:
@@ -213,9 +226,7 @@ class _View:
         self._console.print(f"{status.phase.value}: {amount}", highlight=False)
 
     def _move_bar(self, status: ChangeStatus, phase: Phase) -> None:
-        done, total = status.copied_bytes + status.checked_bytes, status.bytes_to_copy + status.bytes_to_check
-        if phase is not Phase.PREPARING or not total:
-            done, total = status.members_done, status.members
+        done, total = done_and_total(status, phase)
         amount, latency = _amount(status), latency_text(status.before, status.now)
         name = f"{phase.value}, paused" if status.paused else phase.value
         if self._task is None:

@@ -14,6 +14,8 @@ UNITS: Final = {"": 1, "B": 1} | {
 }
 """Number of bytes by unit. A bare letter means a power of 1024, as in `dd`, `ls` and `du`."""
 
+_FACTORS: Final = {unit.lower(): factor for unit, factor in UNITS.items()}
+
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
@@ -23,7 +25,10 @@ def parse_rate(option: str, text: str) -> int:
     Raises:
         InvalidInput: `text` is neither.
     """
-    return 0 if text.strip() == "0" else parse_size(option, text)
+    found = _SIZE.fullmatch(text.strip())
+    if found is not None and not float(found[1]) and found[2].lower() in _FACTORS:
+        return 0
+    return parse_size(option, text)
 
 
 def parse_size(option: str, text: str) -> int:
@@ -36,8 +41,7 @@ def parse_size(option: str, text: str) -> int:
         InvalidInput: `text` is not a size above 0.
     """
     found = _SIZE.fullmatch(text.strip())
-    units = {unit.lower(): factor for unit, factor in UNITS.items()}
-    factor = None if found is None else units.get(found[2].lower())
+    factor = None if found is None else _FACTORS.get(found[2].lower())
     if found is None or factor is None or (value := int(float(found[1]) * factor)) < 1:
         raise InvalidInput(f"{option} {text!r}: write an amount of bytes above 0, such as 500MB or 16GiB")
     return value

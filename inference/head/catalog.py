@@ -129,13 +129,13 @@ class Catalog:
         """Return a version that is loaded, shown or not; None: it is not."""
         return self._loaded.get(key)
 
-    def remove(self, version: ServedVersion) -> None:
-        """Let go of a version, shown or not, because another content takes its number: requests see it no more."""
+    def remove(self, version: ServedVersion, reason: str) -> None:
+        """Let go of a version, shown or not: requests see it no more, and are told the reason."""
         model, number = version.key
         del self._loaded[version.key]
         shown = self._shown.get(model, {})
         if shown.pop(number, None) is not None:
-            self._refused[version.key] = "it is being exchanged for another content"
+            self._refused[version.key] = reason
         for each in shown.values():
             each.stand_in = _stand_in(each, shown)
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,15 +39,16 @@ from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.samples import Samples
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.ps.errors import Unavailable
+from ringpull.ps.errors import CorruptData, Replaced, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import Refusals
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Hello
 from ringpull.router.client import Router
+from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat, TableTraffic
-from ringpull.router.control.operations import Operations
+from ringpull.router.control.operations import Asker, GetChange, Operations
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
@@ -56,6 +57,10 @@ CHECK_TIMEOUT_S = 30.0
 """Time for each pull of the self-check of a version, which may wait for pages from disk."""
 CHECK_TRIES: Final = 3
 """Number of tries of a head that serves nothing yet to ask the shards for a version's samples."""
+ASK_TIMEOUT_S: Final = 2.0
+"""Time for the coordinator to say what is under way."""
+CHECK_AGAIN_S = 30.0
+"""Pause before the self-check of a version that is served without it is tried again."""
 
 
 class HeadAddress(NamedTuple):
@@ -82,6 +87,8 @@ class Head:
         *,
         cache_dir: Path | None = None,
         deployment: str = "",
+        head: int = 0,
+        replaced: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """Prepare a head that serves nothing yet.
 
@@ -89,11 +96,15 @@ class Head:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
             deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
+            head: Its number.
+            replaced: Called, with the reason, when the coordinator says that another process is this head by now.
         """
         self.config = config
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
+        self._asker = Asker(head, self._incarnation)
+        self._replaced = replaced
         self._router = Router(
             self._connect,
             refresh=None if operations is None else self._newest_map,
@@ -119,6 +130,9 @@ class Head:
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
         """Self-checks of each version that could not be made, as rows could not be had."""
+        self._unchecked: dict[VersionName, str] = {}
+        """Versions that are served without their self-check, with the reason of each."""
+        self._checking: asyncio.Task[None] | None = None
         self._refused: dict[VersionName, str] = {}
         """Versions that could not be loaded, with the reason of each."""
         self._address: HeadAddress | None = None
@@ -217,7 +231,11 @@ class Head:
         refused = [
             f"{model}/{version} is not served: {reason}" for (model, version), reason in sorted(self._refused.items())
         ]
-        return (*refused, *(() if self._watch is None else self._watch.warnings))
+        unchecked = [
+            f"{model}/{version} is served without its self-check, which is tried again: {reason}"
+            for (model, version), reason in sorted(self._unchecked.items())
+        ]
+        return (*refused, *unchecked, *(() if self._watch is None else self._watch.warnings))
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -236,7 +254,7 @@ class Head:
     async def stop(self, timeout_s: float) -> None:
         """Take no new calls, answer those in flight within `timeout_s`, and close everything."""
         logger.info("head stops", extra={"within_s": timeout_s})
-        for task in (self._keeping, self._watching, self._degrading):
+        for task in (self._keeping, self._watching, self._degrading, self._checking):
             if task is not None:
                 task.cancel()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
@@ -259,9 +277,11 @@ class Head:
         identity = "" if placed is None else placed.identity
         if placed is not None and await self._has(placed):
             return
+        # Newer versions appear where it was found, not where links have led to.
+        source = f"{placed.found_in}/{placed.version}" if placed is not None and placed.found_in else folder
         files = await asyncio.to_thread(self._mirror.local, folder, identity)
         loaded = await asyncio.to_thread(
-            LoadedVersion.load, files, device=self.config.device, source=folder, identity=identity
+            LoadedVersion.load, files, device=self.config.device, source=source, identity=identity
         )
         key = (loaded.manifest.model, loaded.manifest.version)
         if self._catalog.find(key) is not None:
@@ -296,7 +316,7 @@ class Head:
             return False
         if not differ(number_of(there.loaded.manifest.identity), number_of(placed.identity)):
             return True
-        self._catalog.remove(there)
+        self._catalog.remove(there, "it is being exchanged for another content")
         await self._let_go(there)
         return False
 
@@ -304,15 +324,57 @@ class Head:
         """Hold a version against its samples.
 
         A head that has just been started may find rows lost for good, of a version that is live: after some tries it
-        serves what is left, as the other heads do. A version that is published is not live before all can be asked.
+        serves what is left, as the other heads do, says so, and tries again. A version that is published is not live
+        before all can be asked, and neither is the first one of a deployment.
         """
         try:
             await self_check(served, samples, self._router.uncounted(), CHECK_TIMEOUT_S)
         except Unavailable as exc:
             self._unasked[served.key] += 1
-            if self._address is not None or self._unasked[served.key] < CHECK_TRIES:
+            if self._address is not None or self._unasked[served.key] < CHECK_TRIES or await self._is_brought_up():
                 raise
             logger.warning("%s is served without its self-check: %s", served.loaded.name, exc)
+            self._unchecked[served.key] = str(exc)
+            if self._checking is None or self._checking.done():
+                self._checking = asyncio.create_task(self._check_again())
+        self._unasked.pop(served.key, None)
+
+    async def _is_brought_up(self) -> bool:
+        """Whether this deployment serves nothing yet, as far as the coordinator can be asked."""
+        if self._operations is None:
+            return False
+        ask = partial(self._operations.call, GetChange(), within_s=ASK_TIMEOUT_S)
+        try:
+            change = await asyncio.get_running_loop().run_in_executor(self._asking, ask)
+        except RingpullError:
+            return False
+        return change.under_way and change.kind is Kind.BRING_UP
+
+    async def _check_again(self) -> None:
+        """Make up for the self-checks that could not be made, again and again until all are."""
+        while self._unchecked:
+            await asyncio.sleep(CHECK_AGAIN_S)
+            for key in list(self._unchecked):
+                served = self._catalog.find(key)
+                try:
+                    if served is not None and served.loaded.samples is not None:
+                        await self_check(served, served.loaded.samples, self._router.uncounted(), CHECK_TIMEOUT_S)
+                except CorruptData as exc:
+                    assert served is not None
+                    await self._refuse(served, str(exc))
+                except RingpullError as exc:
+                    self._unchecked[key] = str(exc)
+                    continue
+                self._unchecked.pop(key, None)
+
+    async def _refuse(self, served: ServedVersion, reason: str) -> None:
+        """Let go of a version that answers wrongly, as if it had never been loaded."""
+        logger.error("%s is served no more: %s", served.loaded.name, reason)
+        async with self._leading:
+            if self._catalog.find(served.key) is served:
+                self._refused[served.key] = reason
+                self._catalog.remove(served, reason)
+                await self._let_go(served)
 
     async def _let_go(self, version: ServedVersion) -> None:
         await version.batcher.close(self.config.max_timeout_s)
@@ -353,7 +415,13 @@ class Head:
     async def _newest_map(self) -> ShardMap:
         if self._operations is None:
             raise Unavailable("this head has no coordinator to ask for a newer map")
-        return await asyncio.get_running_loop().run_in_executor(self._asking, self._operations.map)
+        ask = partial(self._operations.map, self._asker)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._asking, ask)
+        except Replaced as exc:
+            # Only upon that: a coordinator that does not answer, or has no map, is no reason not to serve.
+            self._replaced(str(exc))
+            raise
 
     async def _connect(self, address: ShardAddress) -> Connection:
         return await connect(address, self._router.deployment)

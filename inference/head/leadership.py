@@ -1,7 +1,8 @@
 """Whether somebody leads, as a head sees it: by when it last heard the coordinator.
 
 Predictions go on without a coordinator, so a head that hears of none says so and serves: in its status, in the body of
-`/healthz`, and in its metrics. What it hears are heartbeats, and answers to what it asks by itself.
+`/healthz`, and in its metrics. What it hears are heartbeats that renew its lease. A map is no sign of a leader: any
+thread of the coordinator's process hands that out, also while the one that leads stands still.
 """
 
 from __future__ import annotations

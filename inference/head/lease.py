@@ -1,4 +1,4 @@
-"""The lease of a head: by which it notices that nobody has led it for a while, and asks for the newest map by itself.
+"""The lease of a head: by which it notices that no heartbeat has come for a while, and asks for the newest map itself.
 
 It asks beside its requests, never in them: a request that has a map is served by it, however old that is. That is safe,
 since an old map costs a detour and never a wrong answer:
@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ringpull.ps.errors import RingpullError
+from ringpull.ps.errors import Replaced, RingpullError
 
 logger: Final = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Lease:
 
     @property
     def expired(self) -> bool:
-        """Whether the coordinator may have gone on without this head, whose map may be history."""
+        """Whether neither a heartbeat nor a map came in time, so that this head's map may be history."""
         return self._clock() >= self._until_s
 
     @property
@@ -81,14 +81,17 @@ class Lease:
         self._led.set()
 
     async def keep(self) -> None:
-        """Ask for the newest map whenever the lease nears its end or has run out, until cancelled."""
+        """Ask for the newest map whenever the lease nears its end or has run out, until cancelled, or replaced."""
         await self._led.wait()
         while True:
             wait_s = self._ask_at_s() - self._clock()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             else:
-                await self._ask_once()
+                try:
+                    await self._ask_once()
+                except Replaced:
+                    return  # Whoever asked has heard it, and stops.
 
     def _ask_at_s(self) -> float:
         return max(self._until_s - ASK_SHARE * self._lease_s, self._asked_s + ASK_AGAIN_S)
@@ -96,12 +99,20 @@ class Lease:
     async def _ask_once(self) -> None:
         try:
             await self._ask()
+        except Replaced:
+            raise
         except Exception as exc:
-            # Whatever it is, the next time may be better. Once for each time that nobody leads is enough of it.
-            if not self._alone:
+            # Whatever it is, the next time may be better. Before the lease has run out there may only be no answer now,
+            # and of what is said then, once for each time is enough.
+            if self.expired and not self._alone:
                 unforeseen = None if isinstance(exc, RingpullError) else exc
-                logger.warning("nobody leads this head, it serves on by the map it has: %s", exc, exc_info=unforeseen)
-            self._alone = True
+                logger.warning(
+                    "no heartbeat and no map came for %.0f s; this head serves on by the map it has: %s",
+                    self.heard_s or 0.0,
+                    exc,
+                    exc_info=unforeseen,
+                )
+                self._alone = True
         else:
             self._alone = False
             self._until_s = max(self._until_s, self._clock() + ANSWER_LEASE_S)

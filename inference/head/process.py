@@ -7,11 +7,12 @@ applied in `deploy`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import uvloop
 
@@ -27,6 +28,8 @@ from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import Operations
 from ringpull.router.shard_map import ShardMap
 
+logger: Final = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -40,6 +43,8 @@ class HeadProcess:
         *,
         cache_dir: Path | None = None,
         deployment: str = "",
+        head: int = 0,
+        replaced: Callable[[str], None] | None = None,
     ) -> None:
         """Start the head's loop.
 
@@ -47,14 +52,18 @@ class HeadProcess:
             operations: The way to the coordinator; None: whoever made the head leads it.
             cache_dir: This head's own folder for what it reads of versions at URLs; None: a temporary one.
             deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
+            head: Its number.
+            replaced: Called, with the reason, when another process is this head by now; None: it drains then.
         """
         self._config = config
+        self._tell_replaced = replaced or self._drain_beside
+        self._was_replaced = False
         reuse_freed_memory()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
         self._thread.start()
         try:
-            self._head = self._call(_new_head(config, operations, cache_dir, deployment))
+            self._head = self._call(self._new_head(operations, cache_dir, deployment, head))
         except BaseException:  # such as a folder that cannot be made: nothing stays behind of a head that is not there
             self._end_loop()
             raise
@@ -126,6 +135,29 @@ class HeadProcess:
             # A file that was read, and what torch made of it on the way, are several times what stays.
             give_freed_memory_back()
 
+    async def _new_head(
+        self, operations: Operations | None, cache_dir: Path | None, deployment: str, head: int
+    ) -> Head:
+        """Make the head on its loop: everything in it belongs to that loop."""
+        return Head(
+            self._config,
+            operations,
+            cache_dir=cache_dir,
+            deployment=deployment,
+            head=head,
+            replaced=self._replaced,
+        )
+
+    def _replaced(self, reason: str) -> None:
+        """Have the head stop, once, however often it asks; on its loop."""
+        if not self._was_replaced:
+            self._was_replaced = True
+            logger.warning("this head stops: %s", reason)
+            self._tell_replaced(reason)
+
+    def _drain_beside(self, reason: str) -> None:
+        threading.Thread(target=self.drain, args=(self._config.max_timeout_s,), name="replaced", daemon=True).start()
+
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -133,8 +165,3 @@ class HeadProcess:
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-
-async def _new_head(config: HeadConfig, operations: Operations | None, cache_dir: Path | None, deployment: str) -> Head:
-    """Make the head on its loop: everything in it belongs to that loop."""
-    return Head(config, operations, cache_dir=cache_dir, deployment=deployment)

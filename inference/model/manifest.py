@@ -22,11 +22,12 @@ from typing import Any, Final, Literal, TypeVar
 import xxhash
 
 from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
-from ringpull.inference.model.version_files import FileEntry, resolve
+from ringpull.inference.model.version_files import FileEntry, is_folder, resolve
 from ringpull.inference.schema.fields import Fields
 from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.spec import Pooling, TableSpec, check_name
+from ringpull.ps.store.file_errors import unreadable
 
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1
@@ -147,25 +148,30 @@ class Manifest:
         temporary.replace(version_dir / FILE_NAME)
 
     @classmethod
-    def load(cls, version_dir: Path) -> Manifest:
+    def load(cls, version_dir: Path, *, check_name: bool = True) -> Manifest:
         """Read and verify the manifest of a version, and its schema and dense program against their checksums.
 
         Tables check themselves when they are opened (`ringpull.ps.store.base`); here only that their folders lie
         inside.
 
+        Args:
+            check_name: Whether a folder that is called by a number must be called by that of the version. Where links
+                lead to, it need not.
+
         Raises:
             InvalidInput: `version_dir` is not a folder.
             CorruptData: The version is half-written or damaged. The message names the file and the field.
+            Unavailable: A file cannot be read now.
         """
-        if not version_dir.is_dir():
+        if not is_folder(version_dir):
             raise InvalidInput(f"{version_dir}: no such folder; a version is a folder NAME/VERSION with a {FILE_NAME}")
         file = version_dir / FILE_NAME
         manifest = read_manifest(file)
         folder = version_dir.absolute().name  # its own name, also where it is a link
-        if folder.isdecimal() and version_number(folder) != manifest.version:
+        if check_name and folder.isdecimal() and version_number(folder) != manifest.version:
             raise CorruptData(f"{file}: version is {manifest.version}, but its folder is called {folder}")
         for entry in manifest.tables:
-            if not resolve(version_dir, entry.path).is_dir():
+            if not is_folder(resolve(version_dir, entry.path)):
                 raise CorruptData(f"{file}: the folder {entry.path} of table {entry.spec.name} is missing")
         manifest.schema.read(version_dir)
         manifest.program.read(version_dir)
@@ -205,6 +211,7 @@ def read_manifest(file: Path) -> Manifest:
 
     Raises:
         CorruptData: It is missing or damaged, or a link that leads out of its folder.
+        Unavailable: It cannot be read now.
     """
     resolve(file.parent, file.name)
     try:
@@ -214,7 +221,7 @@ def read_manifest(file: Path) -> Manifest:
     except FileNotFoundError as exc:
         raise CorruptData(f"{file}: missing; the version is half-written (its manifest is written last)") from exc
     except OSError as exc:
-        raise CorruptData(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+        raise unreadable(file, exc) from exc
     return parse_manifest(content, file)
 
 

@@ -47,8 +47,9 @@ class LoadedVersion:
             InvalidInput: There is no such folder.
             OtherContent: It has another identity.
             CorruptData: The version is half-written or damaged; the message names the file.
+            Unavailable: A file cannot be read now.
         """
-        manifest = Manifest.load(version_dir)
+        manifest = Manifest.load(version_dir, check_name=not identity)  # It was checked where it was found.
         check_identity(manifest, identity, source or version_dir)
         try:
             schema = Schema.from_json(manifest.schema.read(version_dir))

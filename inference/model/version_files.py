@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import xxhash
 
 from ringpull.ps.errors import CorruptData
+from ringpull.ps.store.file_errors import unreadable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class FileEntry:
 
         Raises:
             CorruptData: The file is missing, leaves the folder, or has another size or checksum.
+            Unavailable: It cannot be read now.
         """
         file = resolve(version_dir, self.path)
         try:
@@ -40,11 +43,26 @@ class FileEntry:
                 raise CorruptData(f"{file}: {size} bytes; the manifest says {self.bytes}")
             content = file.read_bytes()
         except OSError as exc:
-            raise CorruptData(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+            raise unreadable(file, exc) from exc
         found = xxhash.xxh3_64_hexdigest(content)
         if found != self.xxh3:
             raise CorruptData(f"{file}: the checksum of its content is {found}; the manifest says {self.xxh3}")
         return content
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder at a path.
+
+    Raises:
+        Unavailable: It cannot be told now.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as exc:
+        error = unreadable(path, exc)
+        if isinstance(error, CorruptData):
+            return False
+        raise error from exc
 
 
 def resolve(version_dir: Path, path: str) -> Path:

@@ -52,7 +52,8 @@ def command(fault: Fault, now: Deployed, versions: int, shards: Sequence[int] = 
             version = _picked(kept, fault.pick)
             return Command(("rollback", MODEL, str(version)), version)
         case Kind.PUBLISH | Kind.ROLLBACK:
-            closed = [version for version in range(1, versions + 1) if version not in now.open]
+            left_out = {*now.open, fault.without}
+            closed = [version for version in range(1, versions + 1) if version not in left_out]
             version = _picked(closed, fault.pick)
             return Command(("publish", f"{MODEL}/{version}"), version)
         case _:

@@ -141,6 +141,8 @@ class Fault:
     """Number in [0, 1) that picks one of its possible victims, versions, numbers of shards."""
     seconds: float = 0.0
     """Time that it lasts; 0: it is over at once, or when it has seen what it looks for."""
+    without: int = 0
+    """Version that is not to be published, as its folder is away; 0: any may be."""
 
 
 @dataclass(frozen=True, slots=True)

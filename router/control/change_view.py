@@ -158,7 +158,7 @@ def _progress(machine: Coordinator, change: Change) -> tuple[int, int]:
             wanted = version_names(change.target.versions)
             ready = [wanted <= head.loaded | head.lacks for head in heads]
         case Phase.ROUTING | Phase.DRAINING:
-            ready = [head.routed >= machine.state.epoch for head in heads]
+            ready = [head.routed >= machine.state.epoch and head.alone for head in heads]
         case Phase.CLEANUP:
             ready = [observed.served == observed.stored == {change.id} for observed in shards.values()]
             ready += [False for _ in machine.state.leaving - shards.keys()]

@@ -11,7 +11,8 @@ is sent everything again, and after a restart of the coordinator so is every mem
 Invariants:
 * One change at a time. Until ROUTING the old spec serves alone and the change can be aborted; from then on it cannot.
 * A head routes to an owner only after that owner stores and serves the slots; an owner drops slots only after no head
-  routes to it: every head has acknowledged the map without it, or its lease has run out.
+  routes to it: every head has acknowledged the map without it, or its lease has run out. A process that it has replaced
+  counts until it has stopped.
 * A version is live on a head only after it is loaded there and stored by every shard.
 * Every map with new content has a new epoch.
 """
@@ -33,6 +34,7 @@ from ringpull.router.control.events import (
     Done,
     Event,
     Failed,
+    HeadAlone,
     HeadExpired,
     HeadSeen,
     Load,
@@ -147,13 +149,15 @@ class Coordinator:
             case ShardLost(shard):
                 self.shards.pop(shard, None)
                 self._forget(Member("shard", shard))
-            case HeadSeen(head, incarnation):
+            case HeadSeen(head, incarnation, alone):
                 if self.heads[head].incarnation != incarnation:
                     self._forget(Member("head", head))
                     self.heads[head] = ObservedHead(incarnation)
-                self.heads[head].expired = False
+                self.heads[head].expired, self.heads[head].alone = False, alone
             case HeadExpired(head):
                 self.heads[head].expired = True
+            case HeadAlone(head):
+                self.heads[head].alone = True
             case Done(command):
                 self._done(command)
             case Failed(command, error):
@@ -351,8 +355,10 @@ class Coordinator:
         return (head for head in self.heads.values() if not head.expired)
 
     def _all_routed(self) -> bool:
-        """Whether no head can have a pull in flight by an older map: each has acknowledged this one or has no lease."""
-        return all(head.routed >= self._state.epoch for head in self._serving_heads())
+        """Whether no head can have a pull in flight by an older map: each has acknowledged this one or has no lease,
+        and no process serves on that a head has replaced."""
+        acknowledged = all(head.routed >= self._state.epoch for head in self._serving_heads())
+        return acknowledged and all(head.alone for head in self.heads.values())
 
     def renew_map(self) -> bool:
         """Make a map of the next epoch if its content has changed; return whether it has."""

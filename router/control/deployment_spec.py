@@ -17,6 +17,7 @@ from ringpull.ps.identity import differ, number_of, text_of
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Replicas
+from ringpull.router.control.plain_values import left_out
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 MAX_SHARDS: Final = 1024
@@ -50,6 +51,9 @@ class PlacedVersion:
     tables: Mapping[str, PlacedTable]
     identity: str = ""
     """Identity of the version, the checksum of its manifest: 16 hex digits; empty: not known."""
+    found_in: str = field(default="", metadata=left_out())
+    """Model's folder as it was named, where that leads to `folder` through links: in it, as it is then, newer versions
+    are looked for. What is open stays where it is when the links are flipped. Empty: the folder that `folder` is in."""
 
     @property
     def name(self) -> str:

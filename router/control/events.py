@@ -72,11 +72,20 @@ class HeadSeen:
 
     head: int
     incarnation: str
+    alone: bool = True
+    """Whether no earlier process of it can still serve beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadExpired:
     """Head that is dead, or whose lease has run out: it is not waited for any more."""
+
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadAlone:
+    """Head beside which an earlier process of it served, and does not any more."""
 
     head: int
 
@@ -122,6 +131,7 @@ Event = (
     | ShardLost
     | HeadSeen
     | HeadExpired
+    | HeadAlone
     | Done
     | Failed
     | RetryDue

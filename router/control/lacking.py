@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, NotFound, Retryable, RingpullError
 from ringpull.ps.identity import differ, number_of
@@ -20,6 +21,10 @@ from ringpull.router.control.observed import ObservedHead, ObservedShard, SpecId
 
 VersionNames = frozenset[tuple[str, int]]
 """Versions, as (model, version)."""
+
+PATIENCE: Final = 5
+"""Failures in a row after which a version is lacked whose failure may pass in a moment: some 3 s. Longer than that the
+others of the member do not wait for it."""
 
 _OF_ONE_VERSION = (CorruptData, NotFound, InvalidInput, ExportError)
 """Errors that tell of the only version that was to be opened, and not of the member."""
@@ -106,7 +111,8 @@ def note_lacking(
 ) -> VersionNames:
     """Note what a member could not open; return what of it is no reason to give up the change under way.
 
-    That is what the member lacks already, or would lack without the change: it serves the rest meanwhile.
+    That is what the member lacks already, or would lack without the change: it serves the rest meanwhile. A failure
+    that may pass in a moment is not noted before it has come a few times in a row: until then the member is told again.
     """
     refused = refused_by(command, error)
     if state.spec is None or not refused:
@@ -114,9 +120,10 @@ def note_lacking(
     reversible = state.change is not None and state.change.phase.reversible
     if isinstance(command, Prepare):
         shard = shards[command.shard]
+        shard.passing = _passes(shard.passing, error, shard.lacks)
         for_the_change = reversible and command.specs != {state.spec_id}
         old = refused & shard.lacks if for_the_change else refused
-        if refused <= old:
+        if refused <= old and not 0 < shard.passing < PATIENCE:
             shard.stored |= command.specs
             shard.lacks = (shard.lacks - asked_for(command)) | refused
         return old
@@ -124,14 +131,28 @@ def note_lacking(
         head = heads[command.head]
         old = refused & names_in(state.spec) if reversible else refused
         head.loaded |= asked_for(command) - refused
-        head.lacks = (head.lacks - asked_for(command)) | old
+        head.passing = _passes(head.passing, error, head.lacks)
+        waited_for = _passing(error) - head.lacks if head.passing < PATIENCE else frozenset()
+        head.lacks = (head.lacks - asked_for(command)) | (old - waited_for)
         return old
     return frozenset()
+
+
+def _passing(error: RingpullError) -> VersionNames:
+    """Return the versions whose failure may pass in a moment."""
+    errors = error.errors if isinstance(error, NotOpened) else {}
+    return frozenset(name for name, each in errors.items() if isinstance(each, Retryable))
+
+
+def _passes(before: int, error: RingpullError, lacks: VersionNames) -> int:
+    """Return how many failures in a row may pass, of versions that are not known to be lacked; none: 0."""
+    return before + 1 if _passing(error) - lacks else 0
 
 
 def note_loaded(head: ObservedHead, names: VersionNames) -> None:
     """Note that a head has loaded all of these versions."""
     head.loaded |= names
+    head.passing = 0
     if head.lacks & names:
         head.lacks -= names
         head.routed = 0  # Once more, so that requests see them.
@@ -148,6 +169,7 @@ def note_assigned(shard: ObservedShard, specs: SpecIds, names: VersionNames) -> 
     """Note that a shard serves these versions by these specs, and has dropped everything else."""
     shard.served = shard.stored = specs
     shard.versions = names
+    shard.passing = 0
     shard.lacks &= names
 
 

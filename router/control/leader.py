@@ -37,8 +37,6 @@ from ringpull.router.control.events import (
     Done,
     Event,
     Failed,
-    HeadExpired,
-    HeadSeen,
     Member,
     RetryDue,
     ShardLost,
@@ -50,10 +48,11 @@ from ringpull.router.control.execution import execute
 from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S
 from ringpull.router.control.introductions import Introductions
 from ringpull.router.control.observed import HeadHeartbeat
-from ringpull.router.control.operations import ChangeStatus, DeploymentStatus, MemberState
+from ringpull.router.control.operations import Asker, ChangeStatus, DeploymentStatus, MemberState
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
+from ringpull.router.control.successions import Successions
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 logger: Final = logging.getLogger(__name__)
@@ -101,6 +100,7 @@ class Leader:
         clock: Returns seconds since any origin.
         spawn: Runs work beside this, under a name.
         wake: Called, from any thread, when something was put into the inbox.
+        orphans_possible: See `ringpull.router.control.successions`.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class Leader:
         clock: Callable[[], float] = time.monotonic,
         spawn: Callable[[Work, str], None],
         wake: Work = lambda: None,
+        orphans_possible: bool = False,
     ) -> None:
         self._reign = reign
         self._members = members
@@ -143,8 +144,7 @@ class Leader:
         self._restarts = Restarts(clock)
         self._inbox: deque[Work] = deque()
         self._due_s: dict[Member, float] = {}
-        self._heard_s = dict.fromkeys(state.heads, clock())
-        self._expired: set[int] = set()
+        self._successions = Successions(state, timing.lease_s, clock, orphans=orphans_possible)
         self._save_trouble = ""
         self._folder_trouble = ""
 
@@ -283,16 +283,19 @@ class Leader:
         """Return where every process tells its metrics."""
         return scrape_targets(self._view.heads, self._view.shards)
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker | None = None) -> ShardMap:
         """Return the map that heads have to route by; from any thread.
 
         Raises:
+            Replaced: The head that asks has another process by now.
             Unavailable: There is none yet.
             Superseded: The term is over.
         """
         shard_map = self._map
         if self.over:
             raise Superseded(self.over)
+        if asker is not None:
+            self._successions.check(asker)
         if shard_map is None:
             raise Unavailable("there is no shard map before the first bring-up")
         return shard_map
@@ -385,9 +388,8 @@ class Leader:
 
     def _superseded(self, exc: Superseded) -> None:
         """Take in that the term is over; from any thread."""
-        reason = str(exc)
 
-        def end() -> None:
+        def end(reason: str = str(exc)) -> None:
             self.over = self.over or reason
 
         self.put(end)
@@ -397,10 +399,8 @@ class Leader:
         for member in [member for member, due_s in self._due_s.items() if due_s <= now_s]:
             del self._due_s[member]
             self._handle(RetryDue(member))
-        for head, heard_s in self._heard_s.items():
-            if now_s - heard_s > self._timing.lease_s and head not in self._expired:
-                self._expired.add(head)
-                self._handle(HeadExpired(head))
+        for event in self._successions.due():
+            self._handle(event)
         state = self.machine.state
         left = state is not self.saved or state.epoch > self._reign.epochs_to or self._save_trouble
         if left and not self._backoff.waits(SAVE):
@@ -437,9 +437,8 @@ class Leader:
             epoch, damaged = heartbeat.epoch, heartbeat.damaged
             self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
         else:
-            self._heard_s[member.id] = self._clock()
-            self._expired.discard(member.id)
-            self._handle(HeadSeen(member.id, heartbeat.incarnation))
+            ended = self._restarts.was_told(member, self.machine.heads[member.id].incarnation)
+            self._handle(self._successions.seen(member.id, heartbeat, ended=ended))
 
     def _unseen(self, member: Member) -> None:
         self._restarts.lost(member)

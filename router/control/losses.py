@@ -2,7 +2,7 @@
 
 Who has a version open serves on with it, and needs no file. So the files are looked at beside everything else, every
 few seconds and before a change begins. Storage that cannot be read loses nothing: what cannot be told is left as it
-was.
+was. What is let go cannot be had back, so it takes several looks in a row that say the same.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ LossOf = Callable[[PlacedVersion], str]
 TOLD_S: Final = 3600.0
 """Time for which operators are told of a version that was let go."""
 
+LOOKS: Final = 3
+"""Looks in a row that must find a version lost for the same reason."""
+
+AGAIN_S: Final = 0.5
+"""Time between these, where a change waits for them; the others are seconds apart."""
+
 LOOK_S: Final = 5.0
 """Longest wait for a look. Storage that hangs holds up no rollback."""
 
@@ -34,14 +40,14 @@ class Losses:
 
     Args:
         loss_of: Looks at the files of one version; None: nothing is ever lost.
-        let_go: Called with a version that is lost and not live, and why; it is open no more when that returns.
+        let_go: Called with a version that is lost and not live, and why; returns whether it is open no more.
         clock: Returns seconds since any origin.
     """
 
     def __init__(
         self,
         loss_of: LossOf | None,
-        let_go: Callable[[PlacedVersion, str], None],
+        let_go: Callable[[PlacedVersion, str], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loss_of = loss_of
@@ -49,6 +55,8 @@ class Losses:
         self._clock = clock
         self._looking = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._suspects: dict[tuple[str, int], tuple[str, int]] = {}
+        """Versions that are not live and were lost at the last look: why, and at how many looks in a row."""
         self._live: dict[tuple[str, int], str] = {}
         self._away: dict[str, str] = {}
         self._gone: dict[tuple[str, int], tuple[float, str]] = {}
@@ -63,6 +71,7 @@ class Losses:
         with self._looking:
             live: dict[tuple[str, int], str] = {}
             away: dict[str, str] = {}
+            suspects: dict[tuple[str, int], tuple[str, int]] = {}
             for version in _versions(state):
                 name = version.model, version.version
                 try:
@@ -76,9 +85,13 @@ class Losses:
                     live[name] = reason
                     if name not in self._live:
                         logger.warning("%s serves on without its files: %s", version.name, reason)
-                else:
-                    self._drop(version, reason)
-            self._live, self._away = live, away
+                    continue
+                before, looks = self._suspects.get(name, (reason, 0))
+                looks = 1 + (looks if before == reason else 0)
+                suspects[name] = reason, looks
+                if looks >= LOOKS and self._drop(version, reason):
+                    del suspects[name]
+            self._live, self._away, self._suspects = live, away, suspects
 
     def look_in_time(self, state: CoordinatorState) -> None:
         """Look, and return when that is done or has taken too long; then it goes on beside.
@@ -93,10 +106,17 @@ class Losses:
             before.join(LOOK_S)
             if before.is_alive():
                 return
-        looking = threading.Thread(target=self.look, args=(state,), name="look at files", daemon=True)
+        looking = threading.Thread(target=self._look_until_sure, args=(state,), name="look at files", daemon=True)
         self._thread = looking
         looking.start()
         looking.join(max(0.0, until_s - time.monotonic()))
+
+    def _look_until_sure(self, state: CoordinatorState) -> None:
+        self.look(state)
+        for _ in range(LOOKS - 1):
+            if self._suspects:
+                time.sleep(AGAIN_S)
+                self.look(state)
 
     def of_live(self) -> dict[str, str]:
         """Return the live versions that are lost, `MODEL/VERSION` -> why."""
@@ -121,16 +141,18 @@ class Losses:
         gone = [f"{model}/{version} was let go: {reason}" for (model, version), reason in self._recent()]
         return (*live, *away, *gone)
 
-    def _drop(self, version: PlacedVersion, reason: str) -> None:
+    def _drop(self, version: PlacedVersion, reason: str) -> bool:
         try:
-            self._let_go(version, reason)
+            gone = self._let_go(version, reason)
         except RingpullError as exc:
             logger.warning("%s is lost, and not let go yet: %s", version.name, exc)
-        else:
+            return False
+        if gone:
             # A new one each time, for others read it meanwhile.
             kept = {name: told for name, told in self._gone.items() if self._clock() < told[0]}
             self._gone = {**kept, (version.model, version.version): (self._clock() + TOLD_S, reason)}
             logger.warning("%s is let go: %s", version.name, reason)
+        return gone
 
     def _recent(self) -> list[tuple[tuple[str, int], str]]:
         now_s = self._clock()

@@ -39,6 +39,8 @@ class ObservedShard:
     """Versions of `stored` that it could not open: it has the others."""
     tries_again: bool = False
     """Whether what it lacks is due to be asked of it again."""
+    passing: int = 0
+    """Failures in a row that may pass in a moment, to open some of its versions."""
     throttle: float | None = UNKNOWN
     """Limit on what it streams, in bytes per second; None: no limit."""
     throttling: bool = False
@@ -58,8 +60,12 @@ class ObservedHead:
     """Versions that it could not load: it serves the others."""
     tries_again: bool = False
     """Whether what it lacks is due to be asked of it again."""
+    passing: int = 0
+    """Failures in a row that may pass in a moment, to load some of its versions."""
     expired: bool = False
     """Whether it is dead, or its lease has run out, so that shards refuse what it asks by a map that is history."""
+    alone: bool = True
+    """Whether no earlier process of it can still serve beside it, by a map and versions that are history."""
 
 
 @dataclass(frozen=True, slots=True)

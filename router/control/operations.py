@@ -234,6 +234,14 @@ VERBS: Final = VerbTable(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The head that asks, and which life of it."""
+
+    head: int
+    incarnation: str
+
+
 # -- who is asked ------------------------------------------------------------------------------------------------------
 
 
@@ -256,8 +264,13 @@ class OperatorVerbs(Protocol):
 class Operations(OperatorVerbs, Protocol):
     """The way from a head to the coordinator: for operators, and for the head itself."""
 
-    def map(self) -> ShardMap:
-        """Return the map to route by: what a head asks for that nobody leads, or whose map shards refuse."""
+    def map(self, asker: Asker) -> ShardMap:
+        """Return the map to route by: what a head asks for that nobody leads, or whose map shards refuse.
+
+        Raises:
+            Replaced: The head has another process by now, so this one has to stop.
+            RingpullError: There is no map, or nobody answers.
+        """
         ...
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:

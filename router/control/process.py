@@ -33,6 +33,7 @@ from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
     VERBS,
+    Asker,
     ChangeRequest,
     ChangeStatus,
     Control,
@@ -75,6 +76,8 @@ class Settings:
     """Counts the rows of a range, for plans; None: taken to lie evenly."""
     loss_of: LossOf | None = None
     """Tells why a version that is open cannot be opened again; None: nobody looks."""
+    orphans_possible: bool = False
+    """Whether a process of a member can live on where Ray takes it for dead: on a Ray of several nodes."""
     check_startable: Callable[[], None] = lambda: None
     """Raises `Unavailable` while no process can be started, so that nothing can be changed."""
 
@@ -124,6 +127,7 @@ class CoordinatorProcess:
             clock=clock,
             spawn=_spawn,
             wake=self._work.set,
+            orphans_possible=settings.orphans_possible,
         )
         self._asked = threading.local()
         self._ending = threading.Event()
@@ -223,10 +227,10 @@ class CoordinatorProcess:
             self._on_thread(lambda: self._leader.restart_called_off(member))
             raise
 
-    def map(self) -> ShardMap:
-        """See `Operations.map`."""
+    def map(self, asker: Asker | None = None) -> ShardMap:
+        """See `Operations.map`. None: whoever asks is no head."""
         self._check_runs()
-        return self._leader.map()
+        return self._leader.map(asker)
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """See `Operations.scrape_targets`."""
@@ -270,8 +274,12 @@ class CoordinatorProcess:
         if lost := "; ".join(f"{name}: {reason}" for name, reason in self._losses.of_live().items()):
             raise InvalidInput(f"{member} would not serve after a restart ({lost}); publish a new version, or --force")
 
-    def _let_go(self, version: PlacedVersion, reason: str) -> None:
+    def _let_go(self, version: PlacedVersion, reason: str) -> bool:
+        """Let go of a version that is lost; return whether that was done. One that has become live meanwhile stays."""
         self._tell(lambda: VersionLost(version.model, version.version, version.identity))
+        state = self._leader.saved
+        specs = (state.spec, None if state.change is None else state.change.target)
+        return not any(spec is not None and version in spec.versions for spec in specs)
 
     def _begin_of(self, request: ChangeRequest) -> Callable[[CoordinatorState], Begin]:
         """Look up all that a request needs of disks and members; return what makes the event of it.
@@ -376,7 +384,10 @@ class CoordinatorProcess:
     def _watch_files(self) -> None:
         """Look at the files of the versions that are open, again and again."""
         while not self._ending.wait(self._timing.files_s) and not self._stopped:
-            self._losses.look(self._leader.saved)
+            try:
+                self._losses.look(self._leader.saved)
+            except Exception:  # Of a file system, or a bug: the next look may fare better, and nothing is lost by it.
+                logger.exception("the files of versions cannot be looked at")
 
     def _hangs(self) -> bool:
         return not self._thread.is_alive() or self._clock() - self._stepped_s > self._timing.watchdog_s

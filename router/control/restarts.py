@@ -58,6 +58,10 @@ class Restarts:
         """Take note of a restart that could not be sent to its member."""
         self._leaving.pop(member, None)
 
+    def was_told(self, member: Member, incarnation: str) -> bool:
+        """Return whether this process of a member was told to exit, so that Ray starts another when it has ended."""
+        return self._leaving.get(member) == incarnation
+
     def states(self, machine: Coordinator) -> tuple[MemberState, ...]:
         """Return the state of every member of the spec that serves: shards first, by number."""
         spec = machine.state.spec

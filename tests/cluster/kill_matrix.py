@@ -12,7 +12,10 @@ last line is JSON.
 Besides who dies there is what else may happen in a phase, which is done when it is named: the coordinator is stopped
 for longer than its lease, Ray's raylet for some seconds, everything is killed at once, the folder of the state goes
 away with the coordinator and comes back, and so does the version's own folder, with other content in its place
-meanwhile and a shard killed that would read it.
+meanwhile and a shard killed that would read it. The coordinator is stopped for 12 s, which is longer than a lease:
+whether that is 12 or 30 makes no difference to a phase. A full disk, a stepped clock, a version that is removed and a
+stranger on a shard's port are no rows here: `make chaos` (`ringpull.loadtest.chaos.kinds`) does them at any time, with
+the coordinator stopped for 30 s too.
 
 A phase is caught by watching the coordinator's saved state, which is written before the phase's commands go out; the
 victim is killed at once. Only while shards prepare is there a knob: rows are streamed slowly.

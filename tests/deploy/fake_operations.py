@@ -16,6 +16,7 @@ from ringpull.router.control.moves import MovePlan, move_plan
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
     VERBS,
+    Asker,
     ChangeRequest,
     ChangeStatus,
     Control,
@@ -144,7 +145,7 @@ class FakeOperations:
         self.processes[member] += 1
         self.away[member] = list(self.comes_back_after)
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker) -> ShardMap:
         raise AssertionError("commands have no use for the map")
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from ringpull.deploy import cli, coordinator_client
 from ringpull.deploy.planned_tables import PROCESS_BYTES
 from ringpull.deploy.view import change_watch
-from ringpull.deploy.view.change_watch import AFTERWARDS, change_line, follow
+from ringpull.deploy.view.change_watch import AFTERWARDS, change_line, done_and_total, follow
 from ringpull.ps.errors import Unavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.operations import ChangeStatus, Control, Latency, Publish, Rebalance, Rollback
@@ -374,6 +374,15 @@ def test_without_a_terminal_it_tells_now_and_then_how_far_it_is() -> None:
     told = [line for line in text.getvalue().splitlines() if line.startswith("preparing")]
     assert told[0] == "preparing: 2.0 GiB of 12.0 GiB checked"
     assert len(told) == 4
+
+
+def test_what_is_copied_and_what_is_checked_are_told_apart() -> None:
+    both = replace(BEGUN, copied_bytes=3 << 30, bytes_to_copy=12 << 30, checked_bytes=1 << 30, bytes_to_check=12 << 30)
+    assert "3.0 GiB of 12.0 GiB copied, 1.0 GiB of 12.0 GiB checked" in change_line(both)
+    assert done_and_total(both, Phase.PREPARING) == (3 << 30, 12 << 30)
+    checked = replace(both, copied_bytes=0, bytes_to_copy=0)
+    assert "; 1.0 GiB of 12.0 GiB checked" in change_line(checked)
+    assert done_and_total(checked, Phase.PREPARING) == (1 << 30, 12 << 30)
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:

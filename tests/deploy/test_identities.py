@@ -34,6 +34,11 @@ def place(folder: Path) -> PlacedVersion:
     return placed
 
 
+def place_version(folder: Path, number: int) -> PlacedVersion:
+    """Place a version as a publish of its number does."""
+    return find_version(Publish(model="ranker", version=number), initial_spec([0], [place(folder)]))
+
+
 def export_anew(folder: Path, **how: float) -> None:
     """Delete version 1 and export another content under its number."""
     shutil.rmtree(folder / "1")
@@ -114,10 +119,46 @@ def test_what_cannot_be_told_now_is_not_lost(folder: Path, monkeypatch: pytest.M
     """A disk that is not mounted, or storage out of reach, is waited for."""
     placed = place(folder)
     folder.rename(folder.parent / "away")
-    with pytest.raises(Unavailable, match="ranker: it is not there now, or empty"):
+    with pytest.raises(Unavailable, match="ranker: it is not there now, or has no complete version"):
         loss_of(placed)
     with pytest.raises(Unavailable):
         loss_of(replace(placed, folder="nowhere://x/ranker/1"))
+
+
+@pytest.mark.parametrize("left", ["lost+found", "2"])
+def test_a_mount_point_with_something_in_it_is_no_model_folder(folder: Path, left: str) -> None:
+    """Only a complete version tells that the versions which are missing have been removed."""
+    placed = place(folder)
+    folder.rename(folder.parent / "away")
+    (folder / left).mkdir(parents=True)
+    with pytest.raises(Unavailable, match="no complete version"):
+        loss_of(placed)
+    write_version(folder, 3)
+    assert "1/manifest.json: there is no such file" in loss_of(placed)
+
+
+def test_a_link_to_what_is_not_mounted_is_waited_for(folder: Path, tmp_path: Path) -> None:
+    """A state of an earlier build names the link, a newer one what it leads to."""
+    placed = place(folder)
+    write_version(folder, 2)
+    (folder / "1").rename(tmp_path / "stored")
+    (folder / "1").symlink_to(tmp_path / "stored")
+    moved = place_version(folder, 1)
+    assert moved.folder == str(tmp_path / "stored")
+    assert (loss_of(moved), loss_of(placed)) == ("", "")
+    (tmp_path / "stored").rename(tmp_path / "away")
+    for each in (moved, placed):
+        with pytest.raises(Unavailable, match="not there now"):
+            loss_of(each)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_manifest_that_is_half_written_is_no_other_content(folder: Path, share: float) -> None:
+    placed = place(folder)
+    manifest = folder / "1" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[: int(manifest.stat().st_size * share)])
+    with pytest.raises(Unavailable, match="half written"):
+        loss_of(placed)
 
 
 def test_plans_count_the_rows_of_what_serves(folder: Path) -> None:
@@ -161,5 +202,7 @@ def test_folders_that_are_links_are_followed(folder: Path, tmp_path: Path) -> No
     for linked in (tmp_path / "current", tmp_path / "models" / "ranker"):
         assert place(linked).identity == place(folder).identity
         assert place(linked).tables["user"].identity == place(folder).tables["user"].identity
-        assert place(linked).folder == str(linked / "1"), "by its name, to be followed anew"
+        assert place(linked).folder == str(folder / "1"), "whatever the links lead to later"
+        assert place(linked).found_in == str(linked), "where newer versions are looked for"
+    assert place(folder).found_in == ""
     assert loss_of(place(tmp_path / "models" / "ranker")) == ""

@@ -62,12 +62,24 @@ def test_another_process_from_its_life_to_its_end() -> None:
     assert identity.alive() is False
 
 
-@pytest.mark.parametrize("field", ["host", "boot_id", "pid_namespace"])
+@pytest.mark.parametrize("field", ["boot_id", "pid_namespace"])
 @pytest.mark.parametrize("gone", [False, True])
 def test_elsewhere_it_is_unknown(field: str, gone: bool) -> None:
     """Whether or not a process here has the same id."""
     there = replace(own_identity(), **{field: "elsewhere"})
     assert (replace(there, pid=2**22 + 1) if gone else there).alive() is None
+
+
+def test_a_host_that_was_renamed_is_the_same_one() -> None:
+    """By DHCP, or by hand: boot and namespaces tell which host is meant."""
+    renamed = replace(own_identity(), host="before")
+    assert renamed.alive() is True
+    assert replace(renamed, pid=2**22 + 1).alive() is False
+
+
+def test_without_a_boot_id_the_name_of_the_host_tells() -> None:
+    there = replace(own_identity(), boot_id="", pid_namespace="", host="elsewhere")
+    assert there.alive() is None
 
 
 def test_a_step_of_the_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

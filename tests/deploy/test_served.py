@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -222,9 +223,9 @@ def test_hosts_that_serve_at_equal_addresses_keep_their_records() -> None:
     assert served.records() == [mine]
 
 
-@pytest.mark.parametrize("field", ["pid_namespace", "host", "boot_id"])
+@pytest.mark.parametrize("field", ["pid_namespace", "boot_id"])
 def test_on_this_machine_the_lock_tells(lock: ServeLock, state: Path, tmp_path: Path, field: str) -> None:
-    """In another PID namespace, in a container, and after a boot of this host."""
+    """In another PID namespace, as in a container, and after a boot of this host."""
     living = with_folders(record(lock=lock, pid=GONE_PID, **{field: "another"}), tmp_path)
     served.save(living)
     before = everything(state) | everything(tmp_path)
@@ -237,6 +238,63 @@ def test_on_this_machine_the_lock_tells(lock: ServeLock, state: Path, tmp_path: 
     assert served.records() == []
     served.clean()
     assert everything(state) | everything(tmp_path) == {state / "served"}
+
+
+def test_a_record_whose_lock_is_gone_goes_once_its_process_has_surely_ended(
+    lock: ServeLock, state: Path, tmp_path: Path
+) -> None:
+    """A `serve` that was killed after it freed its lock."""
+    dead = with_folders(record(lock=lock, pid=GONE_PID), tmp_path)
+    living = record("127.0.0.1:8600", lock=lock)
+    for each in (dead, living):
+        served.save(each)
+    lock.release()
+    served.clean()
+    assert everything(tmp_path) & set(map(Path, (dead.made_folder or "", dead.ray_folder or ""))) == set()
+    assert served.records() == [living]
+    assert {path.suffix for path in (state / "served").iterdir()} == {".json"}
+
+
+def test_what_a_serve_made_that_was_killed_before_it_was_ready_goes(state: Path, tmp_path: Path) -> None:
+    """There is no record of it yet; its lock says what it made."""
+    made = [state / "coordinators" / "ringpull-1", tmp_path / "ray"]
+    for folder in made:
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("")
+    with served.lock() as lock:
+        lock.note_folders(map(str, made))
+        served.clean()
+        assert all(folder.exists() for folder in made), "it lives"
+        [path] = (state / "served").glob("*.lock")
+        left = path.with_name("left.lock")
+        left.write_bytes(path.read_bytes())
+    served.clean()
+    assert [folder for folder in made if folder.exists()] == []
+    assert list((state / "served").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"folders": 3}', b'{"folders": [3, null]}', b"\xff"])
+def test_a_lock_that_says_nothing_of_use_is_removed(state: Path, content: bytes) -> None:
+    left = state / "served" / "left.lock"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(content)
+    served.clean()
+    assert not left.exists()
+
+
+def test_a_lock_that_is_never_free_is_not_waited_for(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a server whose lock daemon has forgotten who held it: `serve` goes on without one."""
+    asked = []
+
+    def held(descriptor: int, operation: int) -> None:
+        asked.append(operation)
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(serve_lock.fcntl, "flock", held)
+    monkeypatch.setattr(serve_lock, "TAKE_TIMEOUT_S", 0.0)
+    with served.lock() as lock:
+        assert not lock.held
+    assert all(operation & fcntl.LOCK_NB for operation in asked)
 
 
 def test_on_a_servers_file_system_a_free_lock_tells_nothing(

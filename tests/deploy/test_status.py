@@ -98,7 +98,6 @@ def test_nobody_leads(ringpull, head: pb.ClusterStatus, coordinator: Coordinator
     "error",
     [
         Unavailable("the coordinator is back, and waits for its folder"),
-        DeadlineExceeded(""),
         StartupError("the coordinator has stopped: it was told to"),
     ],
 )
@@ -111,6 +110,27 @@ def test_a_coordinator_that_is_heard_and_cannot_lead(
     assert told["leader"]["leads"] is False
     assert told["warnings"] == [f"the coordinator does not answer: {error}"]
     assert told["change"] is not None
+
+
+@pytest.mark.parametrize(("heard_s", "leads"), [(0.25, True), (2.5, False)])
+def test_a_coordinator_that_needs_longer_than_the_command_waits_leads_while_it_is_heard(
+    ringpull, head: pb.ClusterStatus, coordinator: Coordinator, heard_s: float, leads: bool
+) -> None:
+    head.leader.heard_s = heard_s
+    coordinator.fails = DeadlineExceeded("no answer within 2 s")
+    told = json.loads(ringpull("--json"))
+    assert told["leader"] == {"term": 3, "leads": leads, "heard_s": heard_s}
+    assert told["warnings"] == ["the coordinator does not answer: no answer within 2 s"]
+
+
+def test_both_forms_have_the_same_warnings(ringpull, head: pb.ClusterStatus, coordinator: Coordinator) -> None:
+    """Also those that the command sees for itself."""
+    head.shards.add(shard=3, address="127.0.0.1:7003", alive=False, error="connection refused")
+    head.tables.add(model="ranker", table="item", replicas_wanted="2", replicas_effective=1)
+    head.warnings.append("ranker/4 is not published: damaged")
+    told = json.loads(ringpull("--json"))["warnings"]
+    assert len(told) == 3
+    assert [line.removeprefix("! ") for line in ringpull().splitlines() if line.startswith("! ")] == told
 
 
 def test_what_the_coordinator_warns_of_is_told_once(ringpull, head: pb.ClusterStatus, coordinator: Coordinator) -> None:

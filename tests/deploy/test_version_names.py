@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ringpull.deploy.cli import app
 from ringpull.deploy.commands.publish import parse_version
-from ringpull.deploy.model_folders import choose_versions, find_version, newest_version
+from ringpull.deploy.model_folders import choose_versions, find_version, loss_of, newest_version
 from ringpull.inference.model.manifest import Manifest, versions
 from ringpull.inference.model.model_dir import complete_versions
 from ringpull.ps.errors import CorruptData, ExportError, InvalidInput
@@ -114,8 +114,8 @@ def test_an_export_does_not_go_beside_a_version_of_its_number(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("linked", ["model", "parent", "version"])
-def test_what_is_behind_a_link_is_found_anew_each_time(tmp_path: Path, linked: str) -> None:
-    """Of a link that is flipped to a new release, the old one may be deleted."""
+def test_versions_are_found_behind_links_anew_and_opened_where_they_were_found(tmp_path: Path, linked: str) -> None:
+    """A shard that restarts opens what is live again, though the link was flipped to a release without it."""
     first, second = tmp_path / "a" / "ranker", tmp_path / "b" / "ranker"
     write_version(first, 1)
     write_version(second, 1, rows=200)
@@ -128,21 +128,27 @@ def test_what_is_behind_a_link_is_found_anew_each_time(tmp_path: Path, linked: s
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(tmp_path / "a" / target)
     chosen = newest_version(where)
-    assert (chosen.folder, chosen.tables["user"].folder) == (str(where / "1"), str(where / "1" / "tables" / "user"))
+    assert (chosen.folder, chosen.tables["user"].folder) == (str(first / "1"), str(first / "1" / "tables" / "user"))
+    assert chosen.found_in == str(where)
     spec = initial_spec([0], [chosen])
     link.unlink()
     link.symlink_to(tmp_path / "b" / target)
     again = find_version(Publish(model="ranker", version=1), spec)
-    assert (again.folder, again.tables["user"].rows) == (str(where / "1"), 200)
+    assert (again.folder, again.tables["user"].rows) == (str(second / "1"), 200)
+    assert loss_of(chosen) == "", "what is open is where it was"
     if linked != "version":
-        assert find_version(Publish(model="ranker"), spec).folder == str(where / "2")
+        assert find_version(Publish(model="ranker"), spec).folder == str(second / "2")
 
 
 def test_a_version_behind_a_link_to_a_folder_of_another_number(tmp_path: Path) -> None:
     """What it is called in its model's folder counts, and not where its files are."""
     stored = write_version(tmp_path / "ranker", 5).rename(tmp_path / "20260101")
     (tmp_path / "ranker" / "5").symlink_to(stored)
-    assert newest_version(tmp_path / "ranker").version == 5
+    placed = newest_version(tmp_path / "ranker")
+    assert (placed.version, placed.folder, placed.found_in) == (5, str(stored), str(tmp_path / "ranker"))
+    assert Manifest.load(stored, check_name=False).version == 5
+    with pytest.raises(CorruptData, match="its folder is called 20260101"):
+        Manifest.load(stored)
     assert Manifest.load(tmp_path / "ranker" / "5").version == 5
 
 

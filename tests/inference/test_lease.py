@@ -10,7 +10,7 @@ import pytest
 
 from ringpull.inference.head.latency import SAMPLES, WINDOW_S, RecentLatencies
 from ringpull.inference.head.lease import ASK_AGAIN_S, ASK_SHARE, Lease
-from ringpull.ps.errors import Unavailable
+from ringpull.ps.errors import Replaced, Superseded, Unavailable
 from tests.clock import Clock
 from tests.router.virtual_time import run, virtual_now
 
@@ -70,7 +70,9 @@ def test_a_head_that_is_led_never_asks():
     run(main())
 
 
-@pytest.mark.parametrize("error", [None, Unavailable("it is gone"), RuntimeError("a bug")])
+@pytest.mark.parametrize(
+    "error", [None, Unavailable("it is gone"), Superseded("the leader's term is over"), RuntimeError("a bug")]
+)
 def test_before_its_end_it_asks_again_and_again_until_it_is_renewed(error):
     async def main() -> None:
         leader, began_s = Leader(), virtual_now()
@@ -133,13 +135,30 @@ def test_that_nobody_leads_is_said_once(caplog: pytest.LogCaptureFixture):
         leader.lease.renew(LEASE_S)
         with caplog.at_level(logging.WARNING):
             await keeping(leader, 100.0)
-        assert ["nobody leads this head" in record.getMessage() for record in caplog.records] == [True]
+        [said] = [record.getMessage() for record in caplog.records]
+        assert said == "no heartbeat and no map came for 10 s; this head serves on by the map it has: it is gone"
+        assert leader.lease.expired
         leader.error = None
         await keeping(leader, 5.0)
         leader.error = Unavailable("it is gone again")
         with caplog.at_level(logging.WARNING):
             await keeping(leader, 100.0)
         assert len(caplog.records) == 2
+
+    run(main())
+
+
+def test_an_answer_that_does_not_come_while_heartbeats_do_is_nothing_to_tell(caplog: pytest.LogCaptureFixture):
+    """They are late once; nobody is alone for that."""
+
+    async def main() -> None:
+        leader = Leader()
+        leader.error = Unavailable("it is busy")
+        leader.lease.renew(LEASE_S)
+        with caplog.at_level(logging.WARNING):
+            await keeping(leader, 60.0, heartbeats_s=0.8 * LEASE_S)
+        assert leader.asked_s
+        assert caplog.records == []
 
     run(main())
 
@@ -159,3 +178,16 @@ def test_percentiles_are_of_the_last_seconds_only():
     for _ in range(SAMPLES):
         recent.add(0.002)
     assert recent.percentiles_ms() == (2.0, 2.0)
+
+
+def test_a_head_that_was_replaced_asks_no_more(caplog):
+    async def main() -> None:
+        leader = Leader()
+        leader.error = Replaced("head 0 has been replaced")
+        leader.lease.renew(LEASE_S)
+        with caplog.at_level(logging.WARNING):
+            await keeping(leader, 10 * LEASE_S)
+        assert len(leader.asked_s) == 1
+        assert caplog.messages == [], "it does not serve on"
+
+    run(main())

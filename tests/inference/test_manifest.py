@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from ringpull.inference.model.manifest import (
     TableEntry,
     versions,
 )
-from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError
+from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError, Unavailable
 from ringpull.ps.spec import Pooling, TableSpec
 
 Body = dict[str, Any]
@@ -341,3 +343,32 @@ def test_a_link_that_stays_inside_is_fine(folder: Path) -> None:
     (folder / "schema.json").rename(folder / "real.json")
     (folder / "schema.json").symlink_to("real.json")
     assert Manifest.load(folder).schema.path == "schema.json"
+
+
+# -- what cannot be read now -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("name", ["manifest.json", "schema.json", "dense.pt2", "user", "version"])
+def test_trouble_with_reading_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    """It passes, and a version that is published meanwhile is not given up."""
+    folder = tmp_path / "version"
+    write_version(folder)
+    read, stat = Path.read_bytes, Path.stat
+
+    def failing_read(path: Path) -> bytes:
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return read(path)
+
+    def failing_stat(path: Path, **how: Any) -> os.stat_result:
+        if path.name == name and name in ("user", "version"):
+            raise OSError(number, os.strerror(number), str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "read_bytes", failing_read)
+    monkeypatch.setattr(Path, "stat", failing_stat)
+    with pytest.raises(Unavailable, match=f"{name}: cannot be read: {os.strerror(number)}"):
+        Manifest.load(folder)

@@ -31,6 +31,7 @@ from ringpull.router.control.moves import MovePlan, TableMove
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
     VERBS,
+    Asker,
     ChangeStatus,
     Control,
     ControlChange,
@@ -105,7 +106,7 @@ class FakeOperations:
             raise self.error
         return ANSWERS[VERBS.of(request).name]
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker) -> ShardMap:
         raise Unavailable("not asked here")
 
 

@@ -5,9 +5,10 @@ Over real TCP, shards and head in this process; the coordinator is the test's.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from ringpull.inference.client.client import Client
 from ringpull.inference.head import lease
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.process import HeadProcess
-from ringpull.ps.errors import Unavailable
+from ringpull.ps.errors import Replaced, RingpullError, Unavailable
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring
 from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.operations import Asker
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import Tiny, export_tiny
@@ -56,12 +58,16 @@ class Coordinator:
         self.runs.set()
         self.asked = threading.Event()
         self.newest: ShardMap | None = None
+        self.replaced: set[str] = set()
+        """Incarnations of heads that another one has replaced."""
         self.at_once = 0
         """Most questions that were in its hands at a time."""
         self._now = 0
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker) -> ShardMap:
         self._answer()
+        if asker.incarnation in self.replaced:
+            raise Replaced(f"head {asker.head} has been replaced")
         assert self.newest is not None
         return self.newest
 
@@ -248,3 +254,42 @@ def test_a_head_takes_no_map_and_no_row_of_another_deployment(version: Path) -> 
         finally:
             head.drain(0)
         assert [shard.statistics().requests for shard in made.shards] == [0, 0]
+
+
+@pytest.mark.medium
+def test_a_head_that_was_replaced_answers_what_it_has_and_stops(version: Path) -> None:
+    """Only that: a coordinator that hangs, or knows no map, is served without."""
+    with led(version) as made, made.client(version) as client:
+        client.predict("tiny", COLUMNS)
+        made.coordinator.replaced.add(made.head.heartbeat(0.0).incarnation)
+        made.head._thread.join()  # Its loop ends when all is answered and closed.
+        with pytest.raises(Unavailable):
+            client.predict("tiny", COLUMNS)
+        for port in (made.address.grpc_port, made.address.http_port):
+            with pytest.raises(ConnectionRefusedError), socket.create_connection((made.address.host, port)):
+                pass
+
+
+@pytest.mark.medium
+def test_whoever_runs_a_head_is_told_once_that_it_was_replaced(version: Path) -> None:
+    reasons: list[str] = []
+    told = threading.Event()
+
+    def replaced(reason: str) -> None:
+        reasons.append(reason)
+        told.set()
+
+    with led(version) as made:
+        head = HeadProcess(HeadConfig(), made.coordinator, head=3, replaced=replaced)
+        try:
+            head.start(made.map, [version])
+            made.coordinator.replaced.add(head.heartbeat(0.0).incarnation)
+            assert told.wait(LONG_S)
+            own_everything(made.shards, made.map, owner=0)
+            with Client(f"127.0.0.1:{head.heartbeat().grpc_port}", timeout_s=0.5, retries=0) as client:
+                for _ in range(3):
+                    with suppress(RingpullError):
+                        client.predict("tiny", COLUMNS)  # Refused by a shard, it asks again.
+            assert reasons == ["head 3 has been replaced"]
+        finally:
+            head.drain(0)

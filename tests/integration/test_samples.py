@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,11 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import FILE, Samples, agree
 from ringpull.ps.errors import CorruptData, Unavailable
 from ringpull.ps.hashing import positions_of
+from ringpull.ps.process import ShardProcess
 from ringpull.ps.spec import RowType
+from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.shard_map import ShardMap
 from tests.integration.local import local_cluster, open_versions
 from tests.integration.test_selfcheck_tables import Two, export_two, refused, samples_of, with_samples
 
@@ -107,9 +112,14 @@ def test_keys_that_no_live_shard_has_are_no_proof(tmp_path: Path) -> None:
             cluster.head.start(cluster.shard_map, [again])
 
 
-def test_a_head_that_is_started_while_rows_are_lost_serves_the_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("right", [True, False], ids=["what comes back is right", "it is another table"])
+def test_a_head_that_is_started_while_rows_are_lost_serves_the_rest_and_checks_them_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
     """They may be lost for good, and the other heads serve on. After some tries: a shard may only be slow to come."""
+    monkeypatch.setattr("ringpull.inference.head.head.CHECK_AGAIN_S", 0.01)
     version = export_two(tmp_path, Two(), large=LOSABLE)
+    other = export_two(tmp_path / "other", Two(lambda rows: rows + 1.0), large=LOSABLE)
     with local_cluster([version], shards=2) as cluster:
         cluster.shards[1].stop(grace_s=0)
         head = HeadProcess(HeadConfig())
@@ -119,6 +129,41 @@ def test_a_head_that_is_started_while_rows_are_lost_serves_the_rest(tmp_path: Pa
                     head.start(cluster.shard_map, [version])
             head.start(cluster.shard_map, [version])
             assert head.heartbeat().versions == (("two", 1),)
+            [warning] = head.heartbeat().warnings
+            assert warning.startswith("two/1 is served without its self-check, which is tried again: ")
+            back = [ShardProcess(shard) for shard in range(2)]
+            cluster.shards.extend(back)
+            shard_map = replace(open_versions(back, [version if right else other], 1), epoch=2)
+            head.route(shard_map, {"two": 1}, [("two", 1)])
+            while any("tried again" in each for each in head.heartbeat().warnings):
+                time.sleep(0.01)
+            warnings = head.heartbeat().warnings
+            assert head.heartbeat().versions == ((("two", 1),) if right else ())
+            assert [each.partition(": table")[0] for each in warnings] == (
+                [] if right else ["two/1 is not served: self-check of two/1"]
+            )
+        finally:
+            head.drain(5.0)
+
+
+def test_the_first_version_of_a_deployment_is_not_served_unchecked(tmp_path: Path) -> None:
+    """Nothing serves yet that would have to go on."""
+
+    class BringUp:
+        def call(self, request: object, *, within_s: float | None = None) -> ChangeStatus:
+            return ChangeStatus(id=1, kind=Kind.BRING_UP, phase=Phase.LOADING)
+
+        def map(self) -> ShardMap:
+            raise Unavailable("not asked here")
+
+    version = export_two(tmp_path, Two(), large=LOSABLE)
+    with local_cluster([version], shards=2) as cluster:
+        cluster.shards[1].stop(grace_s=0)
+        head = HeadProcess(HeadConfig(), BringUp())  # type: ignore[arg-type]
+        try:
+            for _ in range(2 * CHECK_TRIES):
+                with pytest.raises(Unavailable, match="keys of small"):
+                    head.start(cluster.shard_map, [version])
         finally:
             head.drain(5.0)
 

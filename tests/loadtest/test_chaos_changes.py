@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ringpull import AsyncClient
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.loadtest.chaos.changes import Operator
+from ringpull.loadtest.chaos.changes import Deployed, Operator, command
 from ringpull.loadtest.chaos.checked_load import CheckedLoad
 from ringpull.loadtest.chaos.checked_model import MODEL, export_version, make_requests
 from ringpull.loadtest.chaos.driver import Driver
@@ -88,3 +88,11 @@ async def test_no_request_fails_and_no_score_is_wrong(tmp_path: Path) -> None:
     assert not any(span.said for span in load.record.spans)
     assert found.good, (found.last_line(), load.record.troubles[:3])
     assert found.predicts > 20
+
+
+def test_a_version_whose_folder_is_away_is_not_published() -> None:
+    """It was open when it was removed, and is let go of then."""
+    now = Deployed(3, (3,), 2)
+    for n in range(10):
+        asked = command(Fault(Kind.PUBLISH, n / 10, without=1), now, VERSIONS)
+        assert asked.words == ("publish", f"{MODEL}/2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -445,7 +446,7 @@ async def test_a_stranger_listens_on_the_port_of_a_dead_shard(
 
     answered: list[bytes] = []
 
-    async def sleep(seconds: float) -> None:
+    async def sleep(_: float) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         if kind is Stranger.NONSENSE:
             answered.append(await reader.read(1))
@@ -461,11 +462,27 @@ async def test_a_stranger_listens_on_the_port_of_a_dead_shard(
     await INJECT[Kind.IMPERSONATE_SHARD](scene, fault, lambda: None)
     assert shard.wait() == -9
     shard.stdout.close()
-    assert len(answered) == (kind is Stranger.NONSENSE)
+    assert (len(answered), deployment.broke) == (kind is Stranger.NONSENSE, [])
     [gone] = deployment.waited_for[0]
     assert cast(psutil.Process, gone).pid == shard.pid
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", port)
+
+
+@pytest.mark.medium
+@pytest.mark.net
+async def test_a_stranger_that_does_not_get_the_port_is_told(
+    deployment: FakeDeployment, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has been tried then, and the run goes on to its last line."""
+    monkeypatch.setattr(stranger_on_port, "LISTEN_S", 0.05)
+    scene = deployment.scene()
+    scene = replace(scene, folders=replace(scene.folders, others=tmp_path_factory.mktemp("strange")))
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        deployment.shard = NO_PROCESS, f"127.0.0.1:{held.getsockname()[1]}"
+        pick = (list(Stranger).index(Stranger.SILENT) + 0.5) / len(Stranger)
+        await INJECT[Kind.IMPERSONATE_SHARD](scene, Fault(Kind.IMPERSONATE_SHARD, pick, 0.0), lambda: None)
+    assert deployment.broke == [f"the stranger has not had {deployment.shard[1]} within 0.05 s, it said b''"]
 
 
 @pytest.mark.medium

@@ -143,3 +143,26 @@ def test_the_oldest_is_forgotten(folder: Path, file: Path, tmp_path: Path, monke
     for each in (folder, *others):
         CheckedRows(file).note(Base.open(each), good=[0])
     assert [checked(file, each) for each in (folder, *others)] == [[], [0], [0]]
+
+
+def test_what_is_gone_is_forgotten_first_and_damage_that_is_there_never(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked_rows, "MAX_TABLES", 3)
+    memory = CheckedRows(file)
+    bases = [Base.open(write_table(tmp_path / f"t{i}" / "users", rows=5, dim=2, seed=i).folder) for i in range(7)]
+    memory.note(bases[0], bad=[0])
+    for base in bases[1:3]:
+        memory.note(base, good=[0])
+    shutil.rmtree(bases[2].folder)
+    memory.note(bases[3], good=[0])
+    assert [memory.damaged(bases[0]), *(bool(memory.checked(base)[0]) for base in bases[1:4])] == [
+        [0],
+        True,
+        False,
+        True,
+    ]
+    for base in bases[4:]:
+        memory.note(base, good=[0])
+    assert memory.damaged(bases[0]) == [0]
+    assert [bool(memory.checked(base)[0]) for base in bases[1:]] == [False, False, False, False, True, True]

@@ -196,3 +196,50 @@ def test_a_second_prepare_waits_for_the_first(tmp_path: Path, monkeypatch: pytes
         for thread in threads:
             thread.join()
         process.stop()
+
+
+def test_a_scrub_that_hangs_holds_up_no_stop(tmp_path: Path) -> None:
+    """In a read of storage that does not answer; the server has hung up by then."""
+    process = ShardProcess(0)
+    hangs = threading.Event()
+    process._scrubber._thread = thread = threading.Thread(target=hangs.wait, daemon=True)
+    thread.start()
+    process.stop(grace_s=0.01)
+    assert thread.is_alive()
+    assert not process._thread.is_alive()
+    hangs.set()
+    thread.join()
+
+
+def test_what_could_not_be_let_go_during_a_tidying_is_let_go_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = ShardProcess(0, data_dir=tmp_path / "data", tidy_after_s=0.0)
+    copies = process._copies
+    assert copies is not None
+    entered, go_on = threading.Event(), threading.Event()
+
+    def tidy(*_: object, **__: object) -> None:
+        with copies._work:
+            entered.set()
+            go_on.wait()
+
+    monkeypatch.setattr(copies, "tidy", tidy)
+    folder = write_table(tmp_path / "users", rows=20, dim=3).folder
+    try:
+        process.prepare(
+            [VersionPlacement(MODEL, 1, {"users": TablePlacement(str(folder), (SlotRange(0, SLOTS),), ())})]
+        )
+        process.assign(1, [ServedRanges(Ring.even([0]), {})], [(MODEL, 1)])
+        entered.wait()
+        monkeypatch.setattr(process, "_tidy_later", lambda **_: None)
+        process.assign(2, [ServedRanges(Ring.even([0]), {})], [])
+        assert len(copies._copies) == 1
+        tidying = process._tidying
+        assert tidying is not None
+        go_on.set()
+        tidying.join()
+        assert copies._copies == {}
+    finally:
+        go_on.set()
+        process.stop()

@@ -49,7 +49,8 @@ class Disk(LocalFiles):
 class World:
     """Members, a disk, a clock, and leaders that are stepped by hand. What is spawned runs when it is let."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, orphans_possible: bool = False) -> None:
+        self.orphans_possible = orphans_possible
         self.disk = Disk(folder)
         self.members = FakeMembers()
         self.now_s = 0.0
@@ -63,6 +64,7 @@ class World:
             timing=TIMING,
             clock=lambda: self.now_s,
             spawn=lambda work, name: self.spawned.append((name, work)),
+            orphans_possible=self.orphans_possible,
         )
 
     def run(self, leader: Leader) -> None:

@@ -13,7 +13,7 @@ from ringpull.ps.errors import InvalidInput, NotFound, OtherContent, RingpullErr
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
-from ringpull.router.control.losses import Losses
+from ringpull.router.control.losses import LOOKS, Losses
 from ringpull.router.control.operations import (
     GetStatus,
     ListMembers,
@@ -255,7 +255,7 @@ def test_storage_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> 
         hangs.wait()
         return REMOVED
 
-    losses = Losses(loss_of, lambda placed, reason: None)
+    losses = Losses(loss_of, lambda placed, reason: True)
     losses.look_in_time(CoordinatorState(spec=SPEC))
     assert losses.warnings() == ()
     hangs.set()
@@ -264,7 +264,7 @@ def test_storage_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_storage_that_is_away_is_told_and_what_was_known_of_it_is_not_kept() -> None:
     storage, dropped = Storage(), []
-    losses = Losses(storage.loss_of, lambda placed, reason: dropped.append(placed.name))
+    losses = Losses(storage.loss_of, lambda placed, reason: not dropped.append(placed.name))
     storage.lost["ranker/1"] = REMOVED
     losses.look(CoordinatorState(spec=SPEC))
     assert losses.of_live() == {"ranker/1": REMOVED}
@@ -274,11 +274,77 @@ def test_storage_that_is_away_is_told_and_what_was_known_of_it_is_not_kept() -> 
     assert (losses.warnings(), losses.of_live(), dropped) == ((f"other/7 {said}", f"ranker/1 {said}"), {}, [])
 
 
+KEPT = CoordinatorState(spec=replace(SPEC, live={"other": 7}))
+"""A state in which ranker/1 is open and not live."""
+
+
 def test_what_was_let_go_is_told_for_an_hour() -> None:
     now_s = [0.0]
-    spec = replace(SPEC, live={"other": 7})
-    losses = Losses(lambda placed: REMOVED if placed.model == "ranker" else "", lambda *_: None, lambda: now_s[0])
-    losses.look(CoordinatorState(spec=spec))
+    losses = Losses(lambda placed: REMOVED if placed.model == "ranker" else "", lambda *_: True, lambda: now_s[0])
+    for _ in range(LOOKS):
+        losses.look(KEPT)
     assert losses.warnings() == (f"ranker/1 was let go: {REMOVED}",)
     now_s[0] = 3600.0
     assert losses.warnings() == ()
+
+
+def test_nothing_is_let_go_before_several_looks_in_a_row_say_the_same() -> None:
+    """A folder that is exchanged, or storage that flickers, is there again at the next look."""
+    storage, dropped = Storage(), []
+
+    def let_go(placed: PlacedVersion, reason: str) -> bool:
+        dropped.append((placed.name, reason))
+        return True
+
+    losses = Losses(storage.loss_of, let_go)
+    for reason in (REMOVED, REMOVED, "", REMOVED, REMOVED, "other content", "other content", "away", REMOVED, REMOVED):
+        storage.away = reason == "away"
+        storage.lost["ranker/1"] = reason
+        losses.look(KEPT)
+    assert dropped == []
+    losses.look(KEPT)
+    assert dropped == [("ranker/1", REMOVED)]
+
+
+def test_what_is_kept_after_all_is_not_told_as_let_go() -> None:
+    """It has become live while its files were looked at."""
+    losses = Losses(lambda placed: REMOVED if placed.model == "ranker" else "", lambda *_: False)
+    for _ in range(2 * LOOKS):
+        losses.look(KEPT)
+    assert (losses.warnings(), losses.let_go_of("ranker")) == ((), "")
+
+
+def test_storage_that_hangs_keeps_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringpull.router.control.losses.LOOK_S", 0.001)
+    hangs, looking = threading.Event(), []
+
+    def loss_of(placed: PlacedVersion) -> str:
+        looking.append(threading.current_thread())
+        hangs.wait()
+        return ""
+
+    losses = Losses(loss_of, lambda placed, reason: True)
+    before = threading.active_count()
+    for _ in range(5):
+        losses.look_in_time(CoordinatorState(spec=SPEC))
+    assert threading.active_count() - before == 1
+    hangs.set()
+    looking[0].join()
+
+
+@pytest.mark.medium
+def test_a_look_that_fails_unforeseen_is_not_the_last(deployment: Lossy) -> None:
+    failures = []
+    real = deployment.storage.loss_of
+
+    def failing(placed: PlacedVersion) -> str:
+        if len(failures) < 3:
+            failures.append(placed)
+            raise PermissionError(13, "Permission denied", placed.folder)
+        return real(placed)
+
+    deployment.storage.loss_of = failing  # type: ignore[method-assign]
+    coordinator = deployment.begin()
+    deployment.storage.lost["ranker/1"] = REMOVED
+    until(lambda: "ranker/1 serves on" in warnings(coordinator))
+    assert len(failures) == 3

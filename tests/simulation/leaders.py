@@ -15,6 +15,7 @@ from ringpull.ps.fence import Order
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.events import Member
 from ringpull.router.control.leader import Leader
+from ringpull.router.control.operations import Asker
 from ringpull.router.control.state_store import Owner, StateStore
 from ringpull.router.shard_map import ShardMap
 from tests.simulation.checks import progress
@@ -111,11 +112,11 @@ class SimLeader:
             raise error
         return value  # type: ignore[no-any-return]
 
-    def map(self) -> ShardMap:
+    def map(self, asker: Asker) -> ShardMap:
         """Return the newest map that this one knows."""
         if self.leader is None:
             raise Unavailable("the coordinator is not up yet")
-        return self.leader.map()
+        return self.leader.map(asker)
 
     # -- the process ---------------------------------------------------------------------------------------------------
 
@@ -163,6 +164,7 @@ class SimLeader:
             reign,
             self,
             heads=tuple(world.heads),
+            orphans_possible=world.several_nodes,
             timing=world.timing,
             clock=lambda: world.kernel.now_s,
             spawn=self._spawn,

@@ -97,9 +97,9 @@ def leases_are_not_waited_for() -> AbstractContextManager[Any]:
     plain = Leader._look_at_the_clock
 
     def look_at_the_clock(self: Leader) -> None:
-        for head, heard_s in self._heard_s.items():
-            if self._clock() - heard_s > self._timing.lease_s / 3 and head not in self._expired:
-                self._expired.add(head)
+        for head, known in self._successions._heads.items():
+            if self._clock() - known.heard_s > self._timing.lease_s / 3 and not known.expired:
+                known.expired = True
                 self._handle(HeadExpired(head))
         plain(self)
 

@@ -10,6 +10,7 @@ from typing import Final
 from ringpull.ps.errors import Unavailable
 from ringpull.router.control.deployment_spec import PlacedTable, PlacedVersion
 from ringpull.router.control.leader import Timing
+from ringpull.router.control.operations import Asker
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.simulation.checks import Checks
 from tests.simulation.folder import Folder
@@ -33,6 +34,8 @@ class World:
         self.network = Network(self.kernel)
         self.log: list[str] = []
         self.deployment = "d1"
+        self.several_nodes = seed % 2 == 1
+        """Whether leaders wait for processes of heads that may live on, though none does here."""
         self.timing = Timing(heartbeat_s=2.5)
         self.copy_s = 1.0
         self.pull_s = 0.5
@@ -274,4 +277,5 @@ class World:
 
     def newest_map(self, head: SimHead) -> ShardMap:
         """Return the map that a head gets when it asks."""
-        return self.network.call(head.process, "coordinator", self.any_coordinator, lambda leader: leader.map())
+        asker = Asker(head.head, head.incarnation)
+        return self.network.call(head.process, "coordinator", self.any_coordinator, lambda leader: leader.map(asker))

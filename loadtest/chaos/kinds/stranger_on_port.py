@@ -64,7 +64,11 @@ async def _stranger(scene: Scene, kind: Stranger, shard: int) -> AsyncIterator[C
 
     async def listen(address: str) -> None:
         talking[0].write(f"{address}\n".encode())
-        await asyncio.wait_for(talking[1].readline(), LISTEN_S)
+        said = b""
+        with suppress(TimeoutError):
+            said = await asyncio.wait_for(talking[1].readline(), LISTEN_S)
+        if said != b"listens\n":
+            scene.broke(f"the stranger has not had {address} within {LISTEN_S:g} s, it said {said!r}")
 
     try:
         if (said := await process.stdout.readline()) != b"ready\n":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -13,7 +16,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.store import format as fmt
@@ -52,6 +55,22 @@ def middle(path: Path) -> int:
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("name", [fmt.HEADER, fmt.ROWS])
+def test_trouble_with_reading_is_no_damage(copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """It passes: what was to be opened is tried again, and not given up."""
+    opened = Path.open
+
+    def failing(path: Path, *how: Any, **more: Any) -> Any:
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(Unavailable, match=f"{name}: cannot be read: {os.strerror(number)}"):
+        Base.open(copy)
 
 
 def test_find_gives_rows_or_minus_one(table: WrittenTable) -> None:

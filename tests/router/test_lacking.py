@@ -1,0 +1,57 @@
+"""What members lack: what may pass in a moment is told again, and noted only where it lasts."""
+
+from __future__ import annotations
+
+import pytest
+
+from ringpull.ps.errors import CorruptData, RingpullError, Unavailable
+from ringpull.ps.placement import VersionPlacement
+from ringpull.ps.refusals import NotOpened
+from ringpull.ps.ring import Ring
+from ringpull.router.control.change import CoordinatorState
+from ringpull.router.control.deployment_spec import PlacedVersion, initial_spec
+from ringpull.router.control.events import Load, Prepare
+from ringpull.router.control.lacking import PATIENCE, note_lacking, note_loaded
+from ringpull.router.control.observed import ObservedHead, ObservedShard
+from ringpull.router.shard_map import ShardAddress, ShardMap
+
+ONE, TWO = PlacedVersion("m", 1, "/m/1", {}), PlacedVersion("n", 2, "/n/2", {})
+STATE = CoordinatorState(spec=initial_spec([0], [ONE, TWO]), spec_id=3)
+ADDRESS = ShardAddress(0, "127.0.0.1", 1)
+LOAD = Load(0, "a", (ONE, TWO), ShardMap(1, (ADDRESS,), Ring.even([0]), {}))
+PREPARE = Prepare(0, "a", frozenset({3}), tuple(VersionPlacement(each.model, each.version, {}) for each in (ONE, TWO)))
+BUSY = NotOpened("m/1: busy", {("m", 1): Unavailable("no shard answers yet")})
+LOST = NotOpened("m/1: damaged", {("m", 1): CorruptData("damaged")})
+
+
+def head_after(head: ObservedHead, *errors: RingpullError) -> ObservedHead:
+    for error in errors:
+        note_lacking(STATE, {}, {0: head}, LOAD, error)
+    return head
+
+
+def test_a_head_waits_for_what_may_pass() -> None:
+    head = head_after(ObservedHead("a"), *[BUSY] * (PATIENCE - 1))
+    assert (head.loaded, head.lacks) == ({("n", 2)}, set()), "so it is told to load it again"
+    note_loaded(head, frozenset({("m", 1)}))
+    head_after(head, *[BUSY] * (PATIENCE - 1))
+    assert head.lacks == set(), "and after it was loaded is patient anew"
+
+
+def test_what_lasts_holds_the_others_of_a_head_up_no_longer() -> None:
+    head = head_after(ObservedHead("a"), *[BUSY] * PATIENCE)
+    assert head.lacks == {("m", 1)}
+    assert head_after(head, BUSY, BUSY).lacks == {("m", 1)}, "and stays noted when it is tried again"
+
+
+def test_what_does_not_pass_is_noted_at_once() -> None:
+    assert head_after(ObservedHead("a"), LOST).lacks == {("m", 1)}
+
+
+@pytest.mark.parametrize(("error", "times"), [(BUSY, PATIENCE), (LOST, 1)])
+def test_a_shard_waits_too(error: RingpullError, times: int) -> None:
+    shard = ObservedShard("a", ADDRESS, "node")
+    for i in range(times):
+        assert (shard.stored, shard.lacks) == (set(), set()), i
+        note_lacking(STATE, {0: shard}, {}, PREPARE, error)
+    assert (shard.stored, shard.lacks) == ({3}, {("m", 1)})
