@@ -334,6 +334,8 @@ class Leader:
                     raise
                 logger.warning("%s", exc)
                 self._renew_map()
+        elif asked:
+            self._reign.check()  # Nothing is saved that would tell: only who leads may say that it is so already.
         self._act()
 
     def _renew_map(self) -> None:

@@ -122,6 +122,17 @@ def test_a_woken_leader_says_nothing_to_anybody(world: World) -> None:
     assert world.members.shards[1].fence.term == new.term
 
 
+def test_a_woken_leader_does_not_say_that_something_is_so_already(world: World) -> None:
+    """Of 1021 of the simulation: it took a second pause, which changes nothing, though the change was resumed."""
+    old = world.up()
+    old.tell(Begin(Kind.REBALANCE, "3", spec(3)))
+    old.tell(Pause())
+    new = world.leader()
+    new.tell(Resume())
+    with pytest.raises(Superseded, match="term 1 is over: term 2 leads"):
+        old.tell(Pause())
+
+
 def test_a_restarted_member_obeys_no_term_that_is_over(world: World) -> None:
     """It has heard of none; the old leader finds out in the folder before it introduces itself."""
     old = world.up()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ringpull.deploy.cluster.late_process import FIRST_RETRY_S, LONGEST_RETRY_S
-from ringpull.ps.errors import RingpullError, StartupError, Superseded, Unavailable
+from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.ps.fence import Order
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.events import Member
@@ -155,7 +155,7 @@ class SimLeader:
             try:
                 reign = store.claim(Owner(world.deployment), must_exist=world.was_led)
                 break
-            except (StartupError, Superseded) as exc:
+            except RingpullError as exc:
                 world.told(f"{self} cannot lead: {exc}")
                 world.kernel.sleep(delay_s)
                 delay_s = min(2 * delay_s, LONGEST_RETRY_S)
