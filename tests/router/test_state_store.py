@@ -2,71 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 
-from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Superseded, Unavailable
-from ringpull.router.control.change import CoordinatorState
+from ringpull.ps.errors import InvalidInput, StartupError, Superseded, Unavailable
 from ringpull.router.control.coordinator_state import state_to_dict
-from ringpull.router.control.reign import EPOCHS_AHEAD, SEALS_KEPT, Reign
-from ringpull.router.control.saved_files import LEGACY, encode, generations, state_name, term_name, terms
+from ringpull.router.control.reign import EPOCHS_AHEAD, SEALS_KEPT
+from ringpull.router.control.saved_files import encode, generations, state_name, term_name
 from ringpull.router.control.state_files import LocalFiles, PatientFiles, UrlFiles, open_files, probe
 from ringpull.router.control.state_store import (
-    BEATS,
-    MANY_FILES,
-    SKIPPED_EPOCHS,
-    SKIPPED_IDS,
-    UNREADABLE_S,
-    WATCH_S,
-    Life,
-    Owner,
     StateStore,
 )
-
-MINE = Owner("mine", "ringpull", {"host": "here"})
-THEIRS = Owner("theirs", "other")
-
-
-@pytest.fixture(params=["folder", "file:", "memory:"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> PatientFiles:
-    below = f"{tmp_path}/state/of/mine"
-    if request.param == "memory:":
-        found = PatientFiles(UrlFiles(fsspec.filesystem("memory"), below))
-    else:
-        found = open_files({"folder": below, "file:": f"file://{below}"}[request.param])
-    found.make_folder()
-    return found
-
-
-@pytest.fixture
-def store(files: PatientFiles) -> StateStore:
-    return StateStore(files)
-
-
-def state(epoch: int) -> CoordinatorState:
-    return CoordinatorState(epoch=epoch, last_id=epoch)
-
-
-def began(store: StateStore, epoch: int = 1) -> Reign:
-    """A first term, with a state."""
-    reign = store.take_over(MINE)
-    assert reign.save(state(epoch))
-    return reign
-
-
-def found(reign: Reign) -> CoordinatorState:
-    assert reign.saved is not None
-    return reign.saved.state
-
+from tests.router.reigns import MINE, began, found, state
 
 # -- terms and generations ---------------------------------------------------------------------------------------------
 
@@ -183,128 +137,6 @@ def test_a_save_whose_answer_was_lost_is_saved_again(tmp_path: Path) -> None:
         assert reign.save(again)
         assert found(StateStore(LocalFiles(tmp_path)).claim(MINE)) == again
         reign = store.claim(MINE)
-
-
-# -- damage ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"saved": {}, "checksum": "0"}', "flipped", "short"])
-def test_a_damaged_state_is_left_out_and_nothing_is_used_twice(tmp_path: Path, content: bytes | str) -> None:
-    store = StateStore(LocalFiles(tmp_path))
-    reign = began(store)
-    reign.save(state(2))
-    reign.save(state(3))
-    newest = tmp_path / state_name(1, 3)
-    whole = newest.read_bytes()
-    damaged = {"flipped": whole.replace(b'"epoch": 3', b'"epoch": 2'), "short": whole[:-9]}.get(str(content), content)
-    assert damaged != whole
-    newest.write_bytes(damaged)  # type: ignore[arg-type]
-    again = store.claim(MINE)
-    assert again.saved is not None
-    assert replace(found(again), last_id=2) == state(2)
-    assert found(again).last_id == 2 + SKIPPED_IDS
-    assert again.epochs_to == 2 + EPOCHS_AHEAD + SKIPPED_EPOCHS
-    assert newest.name in again.saved.warning
-    again.save(found(again))
-    assert store.claim(MINE).saved == replace(again.saved, epochs_to=2 + EPOCHS_AHEAD, warning="")
-
-
-def test_damage_of_all_states_is_named(tmp_path: Path) -> None:
-    store = StateStore(LocalFiles(tmp_path))
-    began(store).save(state(2))
-    for path in tmp_path.glob("state-*"):
-        path.write_bytes(b"")
-    with pytest.raises(CorruptData, match=state_name(1, 2)):
-        store.claim(MINE)
-
-
-def test_nothing_is_made_where_no_state_can_be_gone_on_from(tmp_path: Path) -> None:
-    """Whoever is restarted tries every few seconds, for as long as it takes: days, with damage."""
-    store = StateStore(LocalFiles(tmp_path))
-    began(store).save(state(2))
-    for path in tmp_path.glob("state-*"):
-        path.write_bytes(b"")
-    before = sorted(path.name for path in tmp_path.iterdir())
-    for attempt in (store.claim, store.take_over):
-        with pytest.raises(CorruptData):
-            attempt(MINE)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_nothing_is_made_where_there_is_no_state_of_the_deployment(tmp_path: Path) -> None:
-    store = StateStore(LocalFiles(tmp_path))
-    store.take_over(MINE)  # and nothing is saved
-    before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(StartupError, match="holds no state of deployment mine"):
-        store.claim(MINE)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-@pytest.mark.medium
-def test_starts_that_save_nothing_pile_up_no_files(store: StateStore, files: PatientFiles) -> None:
-    began(store)
-    sleeper = store.claim(MINE)
-    for _ in range(3 * MANY_FILES):
-        store.claim(MINE)
-        assert len(files.names()) <= MANY_FILES + 4
-    last = store.claim(MINE)
-    assert replace(found(last), epoch=1) == state(1)
-    assert last.epochs_to > EPOCHS_AHEAD, "no epoch is used twice"
-    with pytest.raises(Superseded):
-        sleeper.save(state(100))
-    assert replace(found(store.claim(MINE)), epoch=1) == state(1)
-
-
-class Failing(LocalFiles):
-    """Folder of which some files cannot be read."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.broken: tuple[str, ...] = ()
-
-    def read(self, name: str) -> bytes:
-        if name.startswith(self.broken):
-            raise OSError(5, "Input/output error")
-        return super().read(name)
-
-
-def test_a_state_that_alone_cannot_be_read_is_waited_for_and_then_taken_for_damaged(tmp_path: Path) -> None:
-    now_s, files = 0.0, Failing(tmp_path)
-    store = StateStore(files, clock=lambda: now_s)
-    began(store).save(state(2))
-    files.broken = (state_name(1, 2),)
-    for now_s in (0.0, UNREADABLE_S - 1.0):  # noqa: B007 - the clock reads it
-        with pytest.raises(StartupError, match="Input/output error"):
-            store.claim(MINE)
-    now_s = UNREADABLE_S
-    reign = store.claim(MINE)
-    assert reign.epochs_to == 1 + EPOCHS_AHEAD + SKIPPED_EPOCHS
-    assert reign.saved is not None
-    assert state_name(1, 2) in reign.saved.warning
-
-
-def test_where_nothing_can_be_read_nothing_is_taken_for_damaged(tmp_path: Path) -> None:
-    now_s, files = 0.0, Failing(tmp_path)
-    store = StateStore(files, clock=lambda: now_s)
-    began(store).save(state(2))
-    files.broken = ("",)
-    for now_s in (0.0, 10 * UNREADABLE_S, 20 * UNREADABLE_S):  # noqa: B007 - the clock reads it
-        with pytest.raises(StartupError, match="Input/output error"):
-            store.claim(MINE)
-    files.broken = ()
-    assert found(store.claim(MINE)) == state(2)
-
-
-def test_a_term_file_that_alone_cannot_be_read_keeps_nobody_away(tmp_path: Path) -> None:
-    now_s, files = 0.0, Failing(tmp_path)
-    store = StateStore(files, clock=lambda: now_s)
-    began(store)
-    store.claim(MINE)
-    files.broken = (term_name(2),)
-    with pytest.raises(StartupError, match="Input/output error"):
-        store.claim(MINE)
-    now_s = UNREADABLE_S
-    assert store.claim(MINE).term == 3
 
 
 # -- the folder is not what it should be -------------------------------------------------------------------------------
@@ -539,123 +371,3 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_an_unknown_kind_of_url_is_refused() -> None:
     with pytest.raises(InvalidInput, match="--state-dir 'gopher://x' cannot be used"):
         open_files("gopher://x")
-
-
-# -- whose it is -------------------------------------------------------------------------------------------------------
-
-
-def test_another_deployment_is_refused_while_the_first_beats(store: StateStore) -> None:
-    reign = began(store)
-    reign.beat()
-    said: list[str] = []
-    with pytest.raises(
-        StartupError, match=r"belongs to deployment ringpull on here \(mine\), which lives; stop it, or"
-    ):
-        store.take_over(THEIRS, say=said.append, wait=lambda _: reign.beat())
-    assert len(said) == 1
-    assert store.claim(MINE).term == 2
-
-
-def test_a_deployment_without_a_beat_is_watched_for_minutes_and_then_taken_for_dead(store: StateStore) -> None:
-    """It may be stopped, or its machine: five beats say nothing of that."""
-    began(store, epoch=5).beat()
-    waits: list[float] = []
-    said: list[str] = []
-    reign = store.take_over(THEIRS, wait=waits.append, say=said.append)
-    assert sum(waits) >= WATCH_S
-    assert set(waits) == {store.beat_s}
-    assert said[0].endswith(f"watching for {WATCH_S:.0f} s whether it lives")
-    assert said[-1].endswith(f"watching for {store.beat_s:.0f} s whether it lives")
-    assert (reign.term, reign.epochs_to) == (2, 5 + EPOCHS_AHEAD), "epochs and terms go on"
-    assert found(reign) == CoordinatorState(epoch=5 + EPOCHS_AHEAD), "and nothing else does"
-
-
-def test_one_that_beats_seldom_is_alive(store: StateStore) -> None:
-    reign, waits = began(store), 0
-
-    def wait(_: float) -> None:
-        nonlocal waits
-        waits += 1
-        if waits == 4 * BEATS:
-            reign.beat()
-
-    with pytest.raises(StartupError, match="which lives"):
-        store.take_over(THEIRS, wait=wait)
-
-
-@pytest.mark.parametrize("beats_on", [True, False])
-def test_where_what_it_ran_on_is_gone_a_few_beats_are_enough(store: StateStore, beats_on: bool) -> None:
-    reign = began(store)
-    waits: list[float] = []
-
-    def wait(seconds: float) -> None:
-        waits.append(seconds)
-        if beats_on and len(waits) == BEATS:
-            reign.beat()
-
-    if beats_on:
-        with pytest.raises(StartupError, match="which lives"):
-            store.take_over(THEIRS, lives=lambda _: Life.GROUNDLESS, wait=wait)
-    else:
-        assert store.take_over(THEIRS, lives=lambda _: Life.GROUNDLESS, wait=wait).term == 2
-    assert waits == [store.beat_s] * BEATS
-
-
-@pytest.mark.parametrize("lives", [True, False])
-def test_what_is_known_for_sure_is_not_watched(store: StateStore, lives: bool) -> None:
-    began(store)
-
-    def wait(_: float) -> None:
-        raise AssertionError("it is known")
-
-    known = Life.LIVES if lives else Life.DEAD
-
-    def take() -> Reign:
-        return store.take_over(THEIRS, lives=lambda owner: known if owner == MINE else Life.UNKNOWN, wait=wait)
-
-    if lives:
-        with pytest.raises(StartupError, match="which lives"):
-            take()
-    else:
-        assert take().term == 2
-
-
-def test_after_it_has_stopped_another_one_takes_it_over(store: StateStore, files: PatientFiles) -> None:
-    reign = began(store)
-    reign.beat()
-    reign.release()
-    reign.release()
-    again = store.take_over(THEIRS, lives=lambda _: Life.LIVES)
-    assert again.term == 2
-    with pytest.raises(Superseded, match="term 1 is over"):
-        reign.save(state(2))
-    with pytest.raises(Superseded, match=r"belongs to deployment other \(theirs\) by now"):
-        store.claim(MINE)
-    assert not [name for name in files.names() if name.startswith(("beat", "released"))]
-
-
-def test_a_term_file_that_its_maker_fell_over_is_nobodys(tmp_path: Path) -> None:
-    store = StateStore(LocalFiles(tmp_path))
-    began(store)
-    (tmp_path / term_name(2)).write_bytes(b"{")
-    assert store.owner() == MINE
-    assert store.claim(MINE).term == 3
-
-
-def test_the_state_of_an_earlier_build_is_carried_on_and_put_away(tmp_path: Path) -> None:
-    (tmp_path / LEGACY).write_text(json.dumps({"deployment": "mine", "state": state_to_dict(state(17))}))
-    store = StateStore(LocalFiles(tmp_path))
-    reign = store.claim(MINE)
-    assert (found(reign), reign.epochs_to) == (state(17), 17)
-    reign.save(state(18))
-    assert (tmp_path / LEGACY).exists(), "it is the last state but one"
-    reign.save(state(19))
-    assert not (tmp_path / LEGACY).exists()
-    assert found(store.claim(MINE)) == state(19)
-
-
-def test_another_deployment_takes_over_from_an_earlier_build(tmp_path: Path) -> None:
-    (tmp_path / LEGACY).write_text(json.dumps({"deployment": "older", "state": state_to_dict(state(17))}))
-    reign = StateStore(LocalFiles(tmp_path)).take_over(MINE)
-    assert (found(reign), reign.term) == (CoordinatorState(epoch=17), 1)
-    assert terms([path.name for path in tmp_path.iterdir()]) == [1]

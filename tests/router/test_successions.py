@@ -205,4 +205,4 @@ def test_the_machine_routes_through_only_when_every_head_is_alone(expired: bool)
     assert deployment.saved.change is not None
     assert deployment.saved.change.phase is Phase.ROUTING
     deployment.tell(HeadAlone(head))
-    assert deployment.saved.change.phase is Phase.DRAINING
+    assert deployment.saved.change.phase.value == Phase.DRAINING.value
