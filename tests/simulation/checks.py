@@ -88,6 +88,11 @@ class Checks:
         """Take note that the newest state is damaged: what it alone told is lost, and told to be."""
         self.lost = True
 
+    @property
+    def highest_epoch(self) -> int:
+        """Highest epoch that anybody ever had a map of."""
+        return max(self._maps, default=0)
+
     # -- maps ----------------------------------------------------------------------------------------------------------
 
     def handed_out(self, shard_map: ShardMap) -> None:

@@ -13,7 +13,7 @@ from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.events import Begin
 from ringpull.router.control.leader import Leader
 from ringpull.router.control.operations import ChangeStatus, Control
-from tests.simulation import faults
+from tests.simulation import faults, succession
 from tests.simulation.checks import Violation
 from tests.simulation.remembered import remembered
 from tests.simulation.world import World
@@ -73,6 +73,8 @@ def _live(world: World) -> None:
         world.checks.violated("it does not stay at rest")
     world.checks.at_rest()
     world.ledger.ended()
+    if random.random() < 0.1:
+        succession.another_deployment(world)
 
 
 def _moments(random: Random, count: int) -> list[float]:
