@@ -17,12 +17,12 @@ that is away answers so too."""
 
 
 def unreadable(path: Path, error: OSError) -> CorruptData | Unavailable:
-    """Return the error for a file that cannot be opened or read: damage only where it is told from a passing failure.
+    """Return the error for a file that cannot be opened or read: damage only where it can never be read as a file.
 
-    No descriptors, no permission or a stale handle of a network mount say nothing of what is in the file.
+    No descriptors, no permission, a disk or server with trouble: that may pass, and says nothing of what is in it.
     """
     text = f"{path}: cannot be read: {error.strerror or error}"
-    return CorruptData(text) if error.errno in GONE | DAMAGED else Unavailable(text)
+    return CorruptData(text) if error.errno in GONE else Unavailable(text)
 
 
 def is_there(path: Path) -> bool:

@@ -94,18 +94,15 @@ def test_a_stopped_coordinator_is_told_of_and_nothing_else(
         [coordinator] = actors(process, "Coordinator")
         with stopped(coordinator):
             time.sleep(TOLD_WITHIN_S - 1)
-            began_s = time.monotonic()
             body = health(serving)
             led = Page.of(*serving.ready["http"].rsplit(":", 1)).value("ringpull_led")
             told = status()
-            took_s = time.monotonic() - began_s
             watch.goes_on()
         assert (body["status"], body["leader"]) == ("SERVING", False)
         assert body["warning"].startswith("nobody leads")
         assert led == 0
         assert told["leader"]["leads"] is False
         assert any(each.startswith("nobody leads") for each in told["warnings"])
-        assert took_s < 10, "of which two seconds are the wait for the coordinator"
         until("it leads again", lambda: status()["leader"]["leads"])
         assert health(serving)["leader"] is True
         assert not any(each.startswith("nobody leads") for each in status()["warnings"])

@@ -106,6 +106,8 @@ def publish(shard_map: ShardMap, folders: Sequence[Path]) -> list[tuple[int, int
 def test_a_head_keeps_nothing_of_what_it_let_go_of_or_refused(versions: Sequence[Path], shard_map: ShardMap) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         left = pool.apply(publish, (shard_map, versions))
-    (settled_bytes, settled_fds), (bytes_, fds) = left[SETTLED - 1 :: PUBLISHES - SETTLED]
-    assert bytes_ - settled_bytes < 1.5 * PROGRAM_BYTES, [size // MIB for size, _ in left]
-    assert fds == settled_fds
+    # What the allocator holds goes up and down by more than a program: what stays shows in the least of several.
+    settled, last = left[SETTLED - 3 : SETTLED], left[-3:]
+    grown_bytes = min(size for size, _ in last) - min(size for size, _ in settled)
+    assert grown_bytes < (PUBLISHES - SETTLED) * PROGRAM_BYTES / 4, [size // MIB for size, _ in left]
+    assert last[-1][1] == settled[-1][1]
