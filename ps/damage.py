@@ -57,7 +57,7 @@ class DamageCounts:
     damaged: int = 0
     """Blocks that were found damaged."""
     repaired: int = 0
-    """Of these, those that were found whole again, or whose table was replaced by a whole one."""
+    """Those of them that were found whole again, or whose table was replaced by a whole one."""
 
 
 class Damage:
@@ -84,7 +84,7 @@ class Damage:
         self._quarantined: dict[TableKey, int] = {}
         """Number of bad blocks of each damaged table, as of the last look."""
         self._retries: dict[TableKey, tuple[float, float]] = {}
-        """Of each damaged table that was to be copied anew: when to try next, and the wait after that."""
+        """Next try of each damaged table that was to be copied anew, and the wait after that."""
 
     def __repr__(self) -> str:
         return f"<Damage {self.counts} {len(self._quarantined)} tables>"

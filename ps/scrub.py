@@ -122,7 +122,7 @@ class Scrubber:
         self._keys: WeakKeyDictionary[Base, UInt64Array] = WeakKeyDictionary()
         """Checksums of the positions of the tables that are served."""
         self._no_better: WeakKeyDictionary[Base, dict[str, FileStamp]] = WeakKeyDictionary()
-        """Of a damaged base whose files were moved away: those in their place that were opened, and no better."""
+        """Files in the place of those of a damaged base, which were moved away: opened, and no better."""
         self._known_due_s = clock()
         self._taken_in_s = clock()
         self._job = Job()

@@ -51,9 +51,9 @@ class Routes:
         self._placement: Placement | None = None
         self._fetch: asyncio.Task[None] | None = None
         self._began_s = 0.0
-        """When the fetch that is under way was begun."""
+        """Begin of the fetch that is under way."""
         self._ended_s = float("-inf")
-        """When the last one ended."""
+        """End of the last one."""
 
     @property
     def stamp(self) -> Stamp:

@@ -21,7 +21,7 @@ MAX_IN_FLIGHT: Final = 2_000
 HURRY_S: Final = 0.1
 """Deadline of a request in a hurry."""
 HURRIED_EVERY: Final = 5
-"""Of so many requests one is in a hurry, at times when some are; no multiple of how many models there are."""
+"""Number of requests of which one is in a hurry, at times when some are; no multiple of how many models there are."""
 
 
 class Predict(Protocol):

@@ -29,14 +29,14 @@ STOP_S: Final = 3.0
 @dataclass(slots=True)
 class _Head:
     heard_s: float
-    """When it was last heard, or before that when the term began."""
+    """Time at which it was last heard, or before that at which the term began."""
     served_s: float = float("-inf")
-    """When it last answered a heartbeat while it served."""
+    """Time at which it last answered a heartbeat while it served."""
     incarnation: str = ""
     """Its present process; empty: none has answered yet."""
     expired: bool = False
     alone_s: float | None = None
-    """When those before it serve no more; None: they do not."""
+    """Time from which on those before it serve no more; None: they do not."""
     orphans: dict[str, float] = field(default_factory=dict)
     """Other processes of its number that have asked, unless it is they who are to come -> when first."""
 

@@ -1,14 +1,19 @@
-"""A served small model and a client of it, and a micro-batcher alone, for the tests that ask for them."""
+"""A served small model and a client of it, a micro-batcher alone, and a head alone, for the tests that ask for them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.batcher import Batcher
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.process import HeadProcess
+from ringpull.ps.ring import Ring
+from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.clock import Clock
 from tests.inference.batcher_stages import Stages
 from tests.inference.served import Served
@@ -70,3 +75,19 @@ async def passing(stages: Stages, clock: Clock) -> AsyncIterator[Batcher[int, di
         for event in stages.stuck.values():
             event.set()
         await batcher.close(timeout_s=60)
+
+
+@pytest.fixture
+def nobody() -> Iterator[ShardMap]:
+    """A map of one shard, at a port that is taken and never listened on."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = ShardAddress(0, "127.0.0.1", silent.getsockname()[1])
+        yield ShardMap(epoch=4, shards=(address,), ring=Ring.even([0]), replicas={})
+
+
+@pytest.fixture
+def head() -> Iterator[HeadProcess]:
+    head = HeadProcess(HeadConfig(default_timeout_s=60))
+    yield head
+    head.drain(timeout_s=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import CorruptData, StartupError, Unavailable
-from ringpull.ps.ring import Ring
-from ringpull.router.shard_map import ShardAddress, ShardMap
+from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import export_tiny
 
 pytestmark = pytest.mark.net
@@ -29,22 +27,6 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Nothing to check it by: no shard would answer.
     replace(Manifest.load(folder), samples=None).save(folder)
     return folder
-
-
-@pytest.fixture
-def nobody() -> Iterator[ShardMap]:
-    """A map of one shard, at a port that is taken and never listened on."""
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        address = ShardAddress(0, "127.0.0.1", silent.getsockname()[1])
-        yield ShardMap(epoch=4, shards=(address,), ring=Ring.even([0]), replicas={})
-
-
-@pytest.fixture
-def head() -> Iterator[HeadProcess]:
-    head = HeadProcess(HeadConfig(default_timeout_s=60))
-    yield head
-    head.drain(timeout_s=0)
 
 
 def free_port() -> int:

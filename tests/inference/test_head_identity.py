@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ringpull.inference.client.client import Client
-from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import InvalidInput, NotFound, OtherContent, Unavailable
 from ringpull.ps.refusals import NotOpened
-from ringpull.ps.ring import Ring
 from ringpull.router.control.deployment_spec import PlacedVersion
-from ringpull.router.shard_map import ShardAddress, ShardMap
+from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import export_tiny
 
 pytestmark = [pytest.mark.net, pytest.mark.medium]
@@ -40,22 +36,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "tiny"))
-
-
-@pytest.fixture
-def nobody() -> Iterator[ShardMap]:
-    """A map of one shard, at a port that is taken and never listened on."""
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        address = ShardAddress(0, "127.0.0.1", silent.getsockname()[1])
-        yield ShardMap(epoch=4, shards=(address,), ring=Ring.even([0]), replicas={})
-
-
-@pytest.fixture
-def head() -> Iterator[HeadProcess]:
-    head = HeadProcess(HeadConfig(default_timeout_s=60))
-    yield head
-    head.drain(timeout_s=0)
 
 
 def placed(folder: Path, number: int) -> PlacedVersion:

@@ -22,24 +22,6 @@ from tests.ps.opened import VERSIONS, range_request
 from tests.ps.scrubbed import Scrubbed, without_position_blocks
 from tests.ps.tables import MODEL, VERSION, WrittenTable, write_table
 
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
-    """A table of several blocks: 5 MiB of rows."""
-    return write_table(tmp_path_factory.mktemp("tables") / "users", rows=320, dim=4096)
-
-
-@pytest.fixture
-def table(written: WrittenTable, tmp_path: Path) -> WrittenTable:
-    folder = shutil.copytree(written.folder, tmp_path / "users")
-    return WrittenTable(folder, written.keys, written.rows, written.reference)
-
-
-@pytest.fixture
-def scrubbed(table: WrittenTable, tmp_path: Path) -> Scrubbed:
-    return Scrubbed(table, tmp_path / "checked")
-
-
 # -- found and quarantined ---------------------------------------------------------------------------------------------
 
 
