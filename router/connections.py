@@ -45,7 +45,7 @@ Connect = Callable[[ShardAddress], Awaitable[ShardConnection]]
 class _Line:
     """The line between this router and one address: its connection, if any, and attempts to open one."""
 
-    __slots__ = ("address", "attempts", "connection", "error", "in_flight", "next_s", "opening", "wanted")
+    __slots__ = ("address", "attempts", "connection", "error", "in_flight", "next_s", "opening", "strange", "wanted")
 
     def __init__(self, address: ShardAddress) -> None:
         self.address = address
@@ -61,6 +61,8 @@ class _Line:
         """Time of the next attempt, at the earliest, on the router's clock."""
         self.error = "the connection broke before anything was answered"
         """Reason why the last attempt failed."""
+        self.strange = False
+        """Whether another one than was meant listened there."""
 
     def __str__(self) -> str:
         return f"{self.address.shard} at {self.address.host}:{self.address.port}"
@@ -95,10 +97,16 @@ class Connections:
         )
 
     def want(self, addresses: Iterable[ShardAddress]) -> None:
-        """Keep connections to these addresses only. Others close when the last request in flight there is answered."""
+        """Keep connections to these addresses only. Others close when the last request in flight there is answered.
+
+        Where a stranger listened, whoever the new map means may be right: it is tried again at once.
+        """
         wanted = frozenset(addresses)
         for address in wanted:
-            self._line(address).wanted = True
+            line = self._line(address)
+            line.wanted = True
+            if line.strange:
+                line.strange, line.attempts = False, 0
         for line in list(self._lines.values()):
             if line.address not in wanted:
                 line.wanted = False
@@ -127,7 +135,7 @@ class Connections:
             line.attempts = 0
             return reply
         except Stranger as exc:
-            line.error = str(exc)
+            line.error, line.strange = str(exc), True
             raise
         finally:
             line.in_flight -= 1

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from ringpull.ps.errors import ConnectionLost, Unavailable
+from ringpull.ps.errors import ConnectionLost, Stranger, Unavailable
 from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
 from ringpull.router.connections import Connections, NotReached
@@ -25,6 +25,7 @@ class Flaky:
     def __init__(self) -> None:
         self.accepts = True
         self.answers = True
+        self.strange = False
         self.attempts_s: list[float] = []
         self.closed = False
 
@@ -36,6 +37,9 @@ class Flaky:
         return self
 
     async def request(self, message: StatisticsRequest, *, deadline_s: float) -> ShardStatistics:
+        if self.strange:
+            self.closed = True
+            raise Stranger("it is another one")
         if not self.answers:
             self.closed = True
             raise ConnectionLost("broke off")
@@ -114,6 +118,23 @@ def test_a_connection_that_has_answered_is_replaced_at_once():
         assert shard.closed
         await ask(connections)
         await connections.close()
+
+    run(main())
+
+
+def test_where_a_stranger_listened_the_next_map_is_tried_at_once():
+    """Whom it means may have been there all the while; what the map before meant is no reason to wait."""
+
+    async def main() -> None:
+        shard = Flaky()
+        connections = connections_to(shard)
+        shard.strange = True
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="another"):
+                await ask(connections)
+        shard.strange = False
+        connections.want([ADDRESS])
+        await ask(connections)
 
     run(main())
 
