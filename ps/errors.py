@@ -37,6 +37,14 @@ class LimitExceeded(RingpullError):
         self.retry_after_s = retry_after_s
 
 
+class Unauthenticated(RingpullError):
+    """Raised when whoever asks has to say who it is, and has not: there is no token, or none that is known here."""
+
+
+class Forbidden(RingpullError):
+    """Raised when whoever asks may not have done what is asked. The message names the role or the door that may."""
+
+
 # -- the exporter must change the data or the model -------------------------------------------------------------------
 
 

@@ -10,11 +10,13 @@ from typing import Final, NamedTuple
 from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     LimitExceeded,
     NotFound,
     Retryable,
     RingpullError,
+    Unauthenticated,
 )
 
 PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -33,6 +35,8 @@ class Status(NamedTuple):
 STATUSES: Final = (
     Status(InvalidInput, "INVALID_ARGUMENT", 400),
     Status(NotFound, "NOT_FOUND", 404),
+    Status(Unauthenticated, "UNAUTHENTICATED", 401),
+    Status(Forbidden, "PERMISSION_DENIED", 403),
     Status(LimitExceeded, "RESOURCE_EXHAUSTED", 429),
     Status(DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     Status(Retryable, "UNAVAILABLE", 503),

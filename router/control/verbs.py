@@ -32,10 +32,15 @@ class Request(Generic[R_co]):
 
 
 class Role(StrEnum):
-    """Right that a verb needs. It is data only: whoever reaches a head's port may call every verb."""
+    """Right that is needed to ask for something; every verb names one. A head asks for it (`Access`)."""
 
     READ = "read"
+    """To look: status, models, metrics, plans."""
+    PREDICT = "predict"
+    WRITE = "write"
+    """To write rows."""
     OPERATE = "operate"
+    """To change the deployment."""
 
 
 @dataclass(frozen=True, slots=True)
