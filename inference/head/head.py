@@ -14,20 +14,24 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
+from ringpull.inference.head.access import AtDoor, Unasked
+from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.door import Door, folders_of
 from ringpull.inference.head.frontends.grpc.operations import OperationsService
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.http.server import HttpServer, application
 from ringpull.inference.head.frontends.ports import claim
-from ringpull.inference.head.frontends.status import HeadView, cluster_status
+from ringpull.inference.head.frontends.status import GetClusterStatus, HeadView, cluster_status, head_status
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
@@ -69,6 +73,8 @@ class HeadAddress(NamedTuple):
     host: str
     grpc_port: int
     http_port: int
+    admin: str = ""
+    """Address of the operators' door, `unix:/PATH` or HOST:PORT; empty: there is none."""
 
 
 async def connect(address: ShardAddress, deployment: str = "") -> Connection:
@@ -89,6 +95,7 @@ class Head:
         deployment: str = "",
         head: int = 0,
         replaced: Callable[[str], None] = lambda reason: None,
+        state: Callable[[], Path] | None = None,
     ) -> None:
         """Prepare a head that serves nothing yet.
 
@@ -98,12 +105,18 @@ class Head:
             deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
             head: Its number.
             replaced: Called, with the reason, when the coordinator says that another process is this head by now.
+            state: Returns the state folder, for the socket of operators; None: it is below the temporary one.
         """
         self.config = config
+        self._audit = AuditLog(None if config.audit_log is None else Path(config.audit_log), head)
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
         self._asker = Asker(head, self._incarnation)
+        self._door_folders = folders_of(deployment or self._incarnation, state)
+        self._door: Door | None = None
+        # Not the id itself, which whoever connects to a shard has to know.
+        self._told_deployment = sha256(deployment.encode()).hexdigest()[:16] if deployment else ""
         self._replaced = replaced
         self._router = Router(
             self._connect,
@@ -225,6 +238,7 @@ class Head:
             traffic=self._traffic(),
             metrics_port=0 if self._metrics is None else self._metrics.port,
             warnings=self._warnings(),
+            admin=address.admin,
         )
 
     def _warnings(self) -> tuple[str, ...]:
@@ -235,7 +249,9 @@ class Head:
             f"{model}/{version} is served without its self-check, which is tried again: {reason}"
             for (model, version), reason in sorted(self._unchecked.items())
         ]
-        return (*refused, *unchecked, *(() if self._watch is None else self._watch.warnings))
+        closed = () if self._door is None or not self._door.warning else (self._door.warning,)
+        watched = () if self._watch is None else self._watch.warnings
+        return (*refused, *unchecked, *watched, *closed, *self._audit.warnings)
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -261,6 +277,9 @@ class Head:
         if self._grpc is not None:
             await self._grpc.stop(timeout_s)
         await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
+        if self._door is not None:
+            await self._door.close(timeout_s)
+        self._audit.close()
         if self._http is not None:
             await self._http.stop()
         if self._metrics is not None:
@@ -384,22 +403,40 @@ class Head:
         predictor = PredictorService(self._predictor, self._catalog)
         status = partial(cluster_status, self._view, self._router, self._catalog)
         bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
-        grpc = GrpcServer(predictor, AdminService(status), self.config, OperationsService(self._operations))
+        door = self._new_door(predictor, status)
+        grpc = None
         try:
+            await door.open()
+            operations = OperationsService(self._operations, Unasked(door.address), self._audit, door="grpc")
+            grpc = GrpcServer(
+                predictor, AdminService(status, head_only=partial(head_status, self._view)), self.config, operations
+            )
             grpc_port = await grpc.start()
             http_port = bound.getsockname()[1]
             metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor.admission)
         except BaseException:
             # It is tried again, and would find its own ports in use.
             bound.close()
-            await grpc.stop(0)
+            await door.close(0)
+            if grpc is not None:
+                await grpc.stop(0)
             raise
-        self._grpc = grpc
+        self._door, self._grpc = door, grpc
         self._http = HttpServer(
             application(lambda: grpc.serving, status, predictor.models, metrics, self.leader), bound
         )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
-        return HeadAddress(self.config.host, grpc_port, http_port)
+        return HeadAddress(self.config.host, grpc_port, http_port, door.address)
+
+    def _new_door(self, predictor: PredictorService, status: GetClusterStatus) -> Door:
+        """Return the operators' door, at which the port's verbs are answered too: it is all that an operator needs."""
+        server = GrpcServer(
+            predictor,
+            AdminService(status, head_only=partial(head_status, self._view), at_door=True),
+            self.config,
+            OperationsService(self._operations, AtDoor(), self._audit),
+        )
+        return Door(server, self.config, self._door_folders, f"head-{self._asker.head}.sock")
 
     async def _begin_watching(self) -> None:
         """Watch the folders of the models that are served, if that is wanted and has not begun."""
@@ -432,6 +469,8 @@ class Head:
             uptime_s=time.monotonic() - self._started_s,
             shard_map=self._router.shard_map,
             counts=self._predictor.counts,
+            admin="" if self._address is None else self._address.admin,
+            deployment=self._told_deployment,
             leader=self.leader(),
             warnings=self._warnings(),
         )

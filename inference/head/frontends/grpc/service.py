@@ -58,10 +58,27 @@ class PredictorService:
 class AdminService:
     """`ringpull.v1.Admin`."""
 
-    def __init__(self, status: Callable[[], Awaitable[pb.ClusterStatus]]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], Awaitable[pb.ClusterStatus]],
+        *,
+        head_only: Callable[[], pb.ClusterStatus] = pb.ClusterStatus,
+        at_door: bool = False,
+    ) -> None:
+        """Prepare the verbs.
+
+        Args:
+            status: Returns the cluster as the head sees it.
+            head_only: Returns what the head knows of itself, at once.
+            at_door: Whether this is the operators' door.
+        """
         self._status = status
+        self._head_only = head_only
+        self._at_door = at_door
 
     async def get_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Describe the cluster."""
-        parse(pb.GetStatusRequest, body)
-        return await self._status()
+        """Describe the cluster, or the head alone."""
+        request = parse(pb.GetStatusRequest, body)
+        status = self._head_only() if request.head_only else await self._status()
+        status.at_door = self._at_door
+        return status
