@@ -68,6 +68,7 @@ class Group(StrEnum):
     """The groups of options in the help, in its order."""
 
     DEPLOYMENT = "The deployment"
+    ACCESS = "Who may"
     DATA = "Versions and rows"
     COMPUTING = "Computing"
     LIMITS = "Limits"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import sys
@@ -26,6 +27,7 @@ from ringpull.deploy.view.progress import Progress
 from ringpull.extras import needing
 from ringpull.inference.degrade.control import MAX_PRESSURE
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.tokens.settings import token_settings
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group
 
@@ -74,7 +76,9 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
             ServeConfig,
             given,
             versions=choose_versions(models, replicas or ()),
-            head=built(HeadConfig, given, share_port=given["heads"] > 1),
+            head=built(
+                HeadConfig, given, share_port=given["heads"] > 1, tokens=token_settings(given["tokens"], os.environ)
+            ),
             state_dir=state.folder,
         )
         with needing("server", "ringpull serve"):
