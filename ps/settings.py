@@ -68,13 +68,13 @@ class Group(StrEnum):
     """The groups of options in the help, in its order."""
 
     DEPLOYMENT = "The deployment"
-    ACCESS = "Who may"
     DATA = "Versions and rows"
     COMPUTING = "Computing"
     LIMITS = "Limits"
     OVERLOAD = "Overload"
     SHARDS = "Slow and lost shards"
     LOGS = "Logs and metrics"
+    SECURITY = "Who may, and over what"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
@@ -30,7 +30,7 @@ class TokenSettings:
         Option(
             "File of tokens with their roles and quotas, read again when it changes. Default: the text in"
             " RINGPULL_TOKENS; without either, nothing is asked of anyone.",
-            Group.ACCESS,
+            Group.SECURITY,
             "tokens",
             "FILE",
             parse=_absolute,
@@ -50,14 +50,17 @@ class TokenSettings:
         return self.file is not None or bool(self.entries)
 
 
-def token_settings(option: str | None, environment: Mapping[str, str]) -> TokenSettings:
+def token_settings(option: str | None, environment: MutableMapping[str, str], *, keep: bool) -> TokenSettings:
     """Return the settings that a command was given: its option, or else the text in the environment.
+
+    Args:
+        keep: Whether to leave the text there, for a process that is started to do the same. Else nobody needs it.
 
     Raises:
         InvalidInput: The option names no file, or the text is not what it must be. A variable that is set and empty is
             refused too: a secret that was to be there would else leave the head open.
     """
+    text = environment.get(VARIABLE) if keep else environment.pop(VARIABLE, None)
     if option is not None:
         return TokenSettings(file=_absolute("--tokens", option))
-    text = environment.get(VARIABLE)
     return TokenSettings() if text is None else TokenSettings(entries=parse_tokens(text, VARIABLE))

@@ -72,8 +72,6 @@ class Tokens:
             self._take(settings.entries)
             return
         self._read(self._file)
-        for warning in self.warnings:
-            logger.warning(warning)
 
     def __repr__(self) -> str:
         return f"<Tokens {self._file or VARIABLE}: {', '.join(sorted(self._quotas))}>"
@@ -105,14 +103,10 @@ class Tokens:
         """Read the file again; what is wrong with it is in `warnings`, and the tokens of before stay in force."""
         if self._file is None:
             return
-        before = self.warnings
         try:
             self._read(self._file)
         except InvalidInput as exc:
-            self.warnings = (f"the tokens of before are in force: {exc}",)
-        for warning in self.warnings:
-            if warning not in before:
-                logger.warning(warning)
+            self._warn(f"the tokens of before are in force: {exc}")
 
     async def follow(self) -> None:
         """Look again and again; for a task that is cancelled at the end."""
@@ -128,8 +122,15 @@ class Tokens:
                 logger.info("tokens were read again", extra={"tokens": ",".join(each.name for each in entries)})
             self._take(entries)
             self._text = text
-        warning = f"tokens file {file} can be read by every user of the machine (mode {mode:04o}); take that: chmod o-r"
-        self.warnings = (warning,) if mode & stat.S_IROTH else ()
+        if mode & stat.S_IROTH:
+            self._warn(f"tokens file {file} can be read by every user of the machine (mode {mode:04o}); chmod o-r it")
+        else:
+            self.warnings = ()
+
+    def _warn(self, warning: str) -> None:
+        if self.warnings != (warning,):
+            logger.warning(warning)
+        self.warnings = (warning,)
 
     def _take(self, entries: tuple[TokenEntry, ...]) -> None:
         quotas = {}
@@ -149,16 +150,18 @@ def read_file(file: str) -> tuple[bytes, int]:
     """
     what = f"tokens file {file}"
     try:
-        # A pipe would be waited for.
-        opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(opened, "rb") as stream:
-            found = os.fstat(opened)
-            if not stat.S_ISREG(found.st_mode):
+        opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a pipe would be waited for
+        try:
+            found = os.fstat(opened).st_mode
+            if not stat.S_ISREG(found):
                 raise InvalidInput(f"{what} is no regular file; it must be one that can be read again")
-            mode = stat.S_IMODE(found.st_mode)
+            mode = stat.S_IMODE(found)
             if mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise InvalidInput(f"{what} can be written by others than its owner (mode {mode:04o}); chmod 600 it")
-            text = stream.read(MAX_BYTES + 1)
+            with open(opened, "rb", closefd=False) as stream:
+                text = stream.read(MAX_BYTES + 1)
+        finally:
+            os.close(opened)
     except (OSError, ValueError) as exc:
         raise InvalidInput(f"{what} cannot be read: {getattr(exc, 'strerror', None) or exc}") from None
     if len(text) > MAX_BYTES:
