@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from ringpull.inference.degrade.control import Thresholds
+from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.tls import TlsFiles
@@ -34,6 +35,8 @@ class HeadConfig:
         int, PORT, Option("Port of health and status as JSON. 0: any free one.", Group.DEPLOYMENT, default=8501)
     ] = 0
     """Port of HTTP; 0: a free one, told by `HeadAddress`."""
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    """Tokens that callers have to show, with their roles and quotas."""
 
     max_message_bytes: Annotated[int, at_least(1), Option("Bytes of one gRPC message.", Group.LIMITS)] = 64 << 20
     """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""

@@ -13,6 +13,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
 from ringpull.inference.head.frontends.grpc.methods import service_handler
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
@@ -69,7 +70,7 @@ class GrpcServer:
             )
         )
         add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(SERVICES, self._server)
+        add_reflection(SERVICES, self._server, predictor.access)
 
     @property
     def serving(self) -> bool:
