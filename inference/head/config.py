@@ -12,6 +12,7 @@ from typing import Annotated, Final
 from ringpull.inference.degrade.control import Thresholds
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
+from ringpull.ps.tls import TlsFiles
 from ringpull.router.settings import RouterSettings
 
 PORT: Final = within(0, 65_535)
@@ -122,6 +123,8 @@ class HeadConfig:
     max_connection_age_s: Annotated[float, above(0)] = 60.0
     """Age of a connection on a shared port at which its client is asked to connect anew, so that a head that came back
     gets its part again."""
+    tls: TlsFiles = field(default_factory=TlsFiles)
+    """Certificate of the deployment, and the CA of its clients; of shards too."""
     router: RouterSettings = field(default_factory=RouterSettings)
     """Settings of its router: how patient it is with shards."""
     metrics: Annotated[bool, Option("Count nothing for /metrics.", Group.LOGS, name="no-metrics")] = True
