@@ -14,9 +14,9 @@ import os
 import ssl
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ringpull.inference.client.targets import is_loopback
 from ringpull.ps.errors import InvalidInput
@@ -50,11 +50,13 @@ class Credentials:
     cert_file: str = ""
     key_file: str = ""
     """Files that they were read from."""
+    channel: Any = field(default=None, repr=False)
+    """`grpc.ChannelCredentials` that are used instead of files."""
 
     @property
     def tls(self) -> bool:
         """Whether connections are to be TLS."""
-        return bool(self.ca or self.cert)
+        return bool(self.ca or self.cert or self.channel is not None)
 
     @property
     def authorization(self) -> str:
@@ -102,6 +104,36 @@ class Credentials:
         if paths["tls_ca"]:
             _check_ca(names["tls_ca"], paths["tls_ca"])
         return cls(ca, cert, key, shown, paths["tls_ca"], paths["tls_cert"], paths["tls_key"])
+
+    @classmethod
+    def of(
+        cls,
+        credentials: object,
+        tls_ca: str | os.PathLike[str] | None,
+        tls_cert: str | os.PathLike[str] | None,
+        tls_key: str | os.PathLike[str] | None,
+        token: str | None,
+    ) -> Credentials:
+        """Return what the arguments of a client come to.
+
+        Args:
+            credentials: Credentials made before, or `grpc.ChannelCredentials`, in place of files; None: neither.
+
+        Raises:
+            InvalidInput: What `given` says; or two arguments say the same thing.
+        """
+        if credentials is None:
+            return cls.given(tls_ca, tls_cert, tls_key, token)
+        files = {"tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
+        both = [name for name, path in files.items() if path]
+        if isinstance(credentials, cls):
+            both += ["token"] if token is not None else []
+            made = credentials
+        else:
+            made = replace(cls.given("", "", "", token), channel=credentials)
+        if both:
+            raise InvalidInput(f"credentials and {both[0]} both say what is shown; give one of them")
+        return made
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return the same trust for HTTP."""

@@ -70,9 +70,7 @@ def parse_target(text: str, name: str = "target", *, port_needed: bool = False) 
             authority, address = _split_authority(text.removeprefix(scheme))
             return f"{scheme}{authority}{_address(address, text, name, port_needed)}"
     if found := _SCHEME.fullmatch(text):
-        raise InvalidInput(
-            f"{name} {text!r}: write HOST:PORT{_such(_without_url(found[2]))}, without {found[1]}://"
-        )
+        raise InvalidInput(f"{name} {text!r}: write HOST:PORT{_such(_without_url(found[2]))}, without {found[1]}://")
     bare = _without_url(text)
     if bare != text:  # a path, as of a URL, or a user
         raise InvalidInput(f"{name} {text!r}: write HOST:PORT{_such(bare)}")
