@@ -7,6 +7,7 @@ encode.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -26,11 +27,13 @@ class PredictorService:
     def __init__(self, predictor: Predictor, catalog: Catalog) -> None:
         self._predictor = predictor
         self._catalog = catalog
+        self.receiving: Final = predictor.receiving
+        """Calls that are being received."""
 
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
         with self._predictor.open(context.time_remaining()) as call:
-            body = await call.within_deadline(receive())
+            body = await call.within_deadline(receive(), context.peer())
             call.received(len(body))
             message = parse(pb.PredictRequest, body)
             prediction = await call.predict(decode_request(message, self._predictor.limits))
