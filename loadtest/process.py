@@ -42,7 +42,11 @@ def server(
     command = [*prefix, sys.executable, "-m", module, *arguments]
     with unwound_by_sigterm():
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env={**os.environ, **(environment or {})}
+            command,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **(environment or {})},
         )
         process = psutil.Process(child.pid)
         try:
