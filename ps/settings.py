@@ -75,7 +75,6 @@ class Group(StrEnum):
     SHARDS = "Slow and lost shards"
     SECURITY = "Who may, and over what"
     LOGS = "Logs and metrics"
-    SECURITY = "Who may, and over what"
 
 
 @dataclass(frozen=True, slots=True)
