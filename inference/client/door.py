@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from typing import Final
+
+from ringpull.inference.client.targets import proxy_of
 
 UNIX: Final = "unix:"
 
@@ -19,7 +22,7 @@ def why_unreachable(address: str, timeout_s: float) -> str:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(timeout_s)
                 probe.connect(address.removeprefix(UNIX))
-        else:
+        elif not proxy_of(address, os.environ):  # else the proxy would be tried, and gRPC says what it says
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
     except FileNotFoundError:

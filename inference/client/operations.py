@@ -10,6 +10,7 @@ says where that is. If it cannot be reached from here, a token may be let in at 
 
 from __future__ import annotations
 
+import os
 import time
 from threading import Lock
 from types import TracebackType
@@ -19,7 +20,11 @@ import grpc
 
 from ringpull import __version__
 from ringpull.inference.client import stubs
+from ringpull.inference.client.channels import open_channel
+from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.door import CONNECT_TIMEOUT_S, UNIX, how_to_open, ways, why_unreachable
+from ringpull.inference.client.numbers import timeout
+from ringpull.inference.client.targets import parse_target
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.inference.proto import ringpull_pb2 as public_pb
 from ringpull.ps.errors import Forbidden, InvalidInput, RingpullError, Unauthenticated
@@ -69,16 +74,31 @@ class OperationsClient:
         timeout_s: Longest wait for each answer.
         admin: Address of the door, where it is known; else the head is asked. Also where the head tells nothing to
             whoever shows no token.
+        tls_ca, tls_cert, tls_key, token, credentials: As of `Client`.
+
+    Raises:
+        InvalidInput: An argument cannot be used; the message names it.
     """
 
-    def __init__(self, target: str, *, timeout_s: float = TIMEOUT_S, admin: str = "") -> None:
-        self.target = target
-        self.timeout_s = timeout_s
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        admin: str = "",
+        tls_ca: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | Credentials | None = None,
+    ) -> None:
+        self.target = parse_target(target)
+        self.timeout_s = timeout("timeout_s", timeout_s)
+        self.credentials = Credentials.of(credentials, tls_ca, tls_cert, tls_key, token)
         self._known = admin
-        self._token = ""
         self._lock = Lock()
         self._channels: dict[str, Any] = {}
-        self._channel(target)
+        self._channel(self.target)
         self._door = ""
         """Address that takes what changes the deployment; empty: not known yet."""
 
@@ -172,7 +192,7 @@ class OperationsClient:
             if not why:
                 return address
             reason = f"the operators' door of {self.target}, {told.admin}, cannot be reached from here: {why}"
-        if self._token:
+        if self.credentials.token:
             return self.target
         raise Forbidden(f"{self.target}: {reason}; {how_to_open(told.head)}")
 
@@ -199,25 +219,26 @@ class OperationsClient:
 
     def _ask_at(self, address: str, rpc: stubs.Rpc, message: Any, until_s: float) -> Any:
         try:
-            return rpc.on(self._channel(address))(message, timeout=self._left_s(until_s))
+            call = rpc.on(self._channel(address))
+            return call(message, timeout=self._left_s(until_s), metadata=self.credentials.metadata)
         except grpc.RpcError as exc:
             if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise InvalidInput(
                     f"{address} is not served by this build of ringpull, {__version__}: {exc.details()};"
                     " operate it with the ringpull that serves it"
                 ) from exc
-            raise stubs.error_of(address, exc) from exc
+            raise stubs.error_of(address, exc, self.credentials) from exc
         except ValueError as exc:  # grpc's answer to a call on a closed channel
             raise RingpullError(f"{address}: {exc}") from exc
 
     def _channel(self, address: str) -> Any:
         with self._lock:
             if address not in self._channels:
-                self._channels[address] = grpc.insecure_channel(address, stubs.CHANNEL_OPTIONS)
+                self._channels[address] = open_channel(grpc, address, self.credentials)
             return self._channels[address]
 
     def _until_s(self, within_s: float | None) -> float:
-        return time.monotonic() + (self.timeout_s if within_s is None else within_s)
+        return time.monotonic() + (self.timeout_s if within_s is None else timeout("within_s", within_s))
 
     @classmethod
     def _connect_s(cls, until_s: float) -> float:

@@ -14,29 +14,28 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
-from ringpull.inference.head.access import AtDoor, Unasked
+from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.door import Door, folders_of
-from ringpull.inference.head.frontends.grpc.operations import OperationsService
+from ringpull.inference.head.frontends.grpc.answers import Answers
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
-from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.http.server import HttpServer, application
 from ringpull.inference.head.frontends.ports import claim
-from ringpull.inference.head.frontends.status import GetClusterStatus, HeadView, cluster_status, head_status
+from ringpull.inference.head.frontends.status import HeadView, cluster_status, head_status, name_of
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.selfcheck import self_check
+from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.inference.head.watch import Watch, watching
 from ringpull.inference.model.dense import pin_threads
 from ringpull.inference.model.mirror import Mirror
@@ -109,14 +108,14 @@ class Head:
         """
         self.config = config
         self._audit = AuditLog(None if config.audit_log is None else Path(config.audit_log), head)
+        self._tokens = Tokens(config.tokens) if config.tokens.asked else None
+        self._access: Access = self._tokens or Unasked()
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
         self._asker = Asker(head, self._incarnation)
         self._door_folders = folders_of(deployment or self._incarnation, state)
         self._door: Door | None = None
-        # Not the id itself, which whoever connects to a shard has to know.
-        self._told_deployment = sha256(deployment.encode()).hexdigest()[:16] if deployment else ""
         self._replaced = replaced
         self._router = Router(
             self._connect,
@@ -126,6 +125,7 @@ class Head:
         )
         self._lease = Lease(self._router.refresh)
         self._keeping = asyncio.create_task(self._lease.keep())
+        self._rereading = None if self._tokens is None else asyncio.create_task(self._tokens.follow())
         self._started_s = time.monotonic()
         # One thread: the dense program is the bottleneck it feeds, and torch brings threads of its own.
         self._dense = ThreadPoolExecutor(1, "dense", initializer=pin_threads, initargs=(config.dense_threads,))
@@ -139,6 +139,7 @@ class Head:
             self._catalog,
             config,
             watch=CallWatch(None if self._metrics is None else self._metrics.calls),
+            access=self._access,
         )
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
@@ -251,7 +252,8 @@ class Head:
         ]
         closed = () if self._door is None or not self._door.warning else (self._door.warning,)
         watched = () if self._watch is None else self._watch.warnings
-        return (*refused, *unchecked, *watched, *closed, *self._audit.warnings)
+        tokens = () if self._tokens is None else self._tokens.warnings
+        return (*refused, *unchecked, *watched, *tokens, *closed, *self._audit.warnings)
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -270,7 +272,7 @@ class Head:
     async def stop(self, timeout_s: float) -> None:
         """Take no new calls, answer those in flight within `timeout_s`, and close everything."""
         logger.info("head stops", extra={"within_s": timeout_s})
-        for task in (self._keeping, self._watching, self._degrading, self._checking):
+        for task in (self._keeping, self._rereading, self._watching, self._degrading, self._checking):
             if task is not None:
                 task.cancel()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
@@ -400,20 +402,18 @@ class Head:
         self._router.retire(*version.key)
 
     async def _listen(self) -> HeadAddress:
-        predictor = PredictorService(self._predictor, self._catalog)
         status = partial(cluster_status, self._view, self._router, self._catalog)
+        alone = partial(head_status, self._view)
+        answers = Answers(self._predictor, self._catalog, status, alone, self._operations, self._audit)
         bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
-        door = self._new_door(predictor, status)
+        door = Door(answers, self.config, self._tokens, self._door_folders, f"head-{self._asker.head}.sock")
         grpc = None
         try:
             await door.open()
-            operations = OperationsService(self._operations, Unasked(door.address), self._audit, door="grpc")
-            grpc = GrpcServer(
-                predictor, AdminService(status, head_only=partial(head_status, self._view)), self.config, operations
-            )
+            grpc = answers.server(self.config, self._tokens or Unasked(door.address))
             grpc_port = await grpc.start()
             http_port = bound.getsockname()[1]
-            metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor.admission)
+            metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor)
         except BaseException:
             # It is tried again, and would find its own ports in use.
             bound.close()
@@ -423,20 +423,10 @@ class Head:
             raise
         self._door, self._grpc = door, grpc
         self._http = HttpServer(
-            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader), bound
+            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._access), bound
         )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port, door.address)
-
-    def _new_door(self, predictor: PredictorService, status: GetClusterStatus) -> Door:
-        """Return the operators' door, at which the port's verbs are answered too: it is all that an operator needs."""
-        server = GrpcServer(
-            predictor,
-            AdminService(status, head_only=partial(head_status, self._view), at_door=True),
-            self.config,
-            OperationsService(self._operations, AtDoor(), self._audit),
-        )
-        return Door(server, self.config, self._door_folders, f"head-{self._asker.head}.sock")
 
     async def _begin_watching(self) -> None:
         """Watch the folders of the models that are served, if that is wanted and has not begun."""
@@ -470,7 +460,7 @@ class Head:
             shard_map=self._router.shard_map,
             counts=self._predictor.counts,
             admin="" if self._address is None else self._address.admin,
-            deployment=self._told_deployment,
+            deployment=name_of(self._router.deployment),
             leader=self.leader(),
             warnings=self._warnings(),
         )

@@ -23,10 +23,12 @@ from ringpull.ps.errors import (
     Unavailable,
 )
 from ringpull.ps.service_rate import Work
+from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_request, encode_hello, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Kind, Limits
+from ringpull.ps.wire.handshakes import Handshakes
 from ringpull.ps.wire.messages import (
     ANYONE,
     DescribeReply,
@@ -89,11 +91,14 @@ class ShardServer:
         reply_limits: Limits = REPLY_LIMITS,
         admission_limits: AdmissionLimits | None = None,
         tally: ServerTally | None = None,
+        tls: LiveTls | None = None,
     ) -> None:
         self.hello: Final = hello
         self._shard = shard
         self._tally = tally
         self._admission = Admission(admission_limits or AdmissionLimits())
+        limit = self._admission.limits.max_connections
+        self._handshakes = None if tls is None else Handshakes(tls, limit, lambda: len(self._connections))
         self._threads = threads
         self._streams = threads if streams is None else streams
         self._request_limits = request_limits
@@ -123,6 +128,11 @@ class ShardServer:
         """Connections that are open."""
         return len(self._connections)
 
+    @property
+    def handshakes_refused(self) -> int:
+        """Connections over TLS that came to nothing: of strangers, or in plain text."""
+        return 0 if self._handshakes is None else self._handshakes.refused
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, and return the address. Port 0 takes any free one.
 
@@ -144,6 +154,8 @@ class ShardServer:
             return
         self._closing = True
         self._server.close()
+        if self._handshakes is not None:
+            self._handshakes.close()
         ends = [connection.drain() for connection in self._connections]
         if ends:
             await asyncio.wait(ends, timeout=grace_s)
@@ -154,15 +166,16 @@ class ShardServer:
 
     # -- on the event loop --------------------------------------------------------------------------------------------
 
-    def _accept(self) -> _ServedConnection:
-        return _ServedConnection(self, self._request_limits)
+    def _accept(self) -> asyncio.BaseProtocol:
+        connection = _ServedConnection(self, self._request_limits)
+        return connection if self._handshakes is None else self._handshakes.over(connection)
 
     def joined(self, connection: _ServedConnection) -> None:
         self._connections.add(connection)
         limit = self._admission.limits.max_connections
         if self._closing:  # it was in the kernel's queue when listening ended
             connection.abort()
-        elif len(self._connections) > limit:
+        elif len(self._connections) + len(self._handshakes or ()) > limit:
             connection.give_up(LimitExceeded(f"this shard has {limit} connections, which is max_connections"))
 
     def left(self, connection: _ServedConnection) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from ringpull.inference.head.access import Access, AtDoor
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.grpc.server import GrpcServer
+from ringpull.inference.head.frontends.grpc.answers import Answers
 from ringpull.inference.head.frontends.ports import joined, told
 from ringpull.inference.head.frontends.unix_socket import FOLDER, SHORTEST, UnixSocket, own_folder
 from ringpull.ps.errors import StartupError
@@ -27,16 +28,23 @@ class Door:
     """Operators' door, from `open` to `close`.
 
     Args:
-        server: Serves there what operators ask.
+        answers: What is answered there: all that the head's port answers too, so an operator needs no other way.
         config: Says where it is.
+        tokens: Access by tokens; None: none are asked for. Whoever opens the socket needs none.
         folders: Functions that return a folder for the socket, in the order of preference; see `folders_of`.
         name: Name of the socket.
     """
 
     def __init__(
-        self, server: GrpcServer, config: HeadConfig, folders: Sequence[Callable[[], Path]], name: str
+        self,
+        answers: Answers,
+        config: HeadConfig,
+        tokens: Access | None,
+        folders: Sequence[Callable[[], Path]],
+        name: str,
     ) -> None:
-        self._server = server
+        access = AtDoor() if tokens is None or config.admin_at is None else tokens
+        self._server = answers.server(config, access, at_door=True)
         self._config = config
         self._folders = folders
         self._name = name

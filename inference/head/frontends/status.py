@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from ringpull import __version__
 from ringpull.inference.degrade.degrader import Degrader
@@ -57,6 +58,11 @@ def head_status(look: Callable[[], HeadView]) -> pb.ClusterStatus:
     """Return what a head knows of itself, at once."""
     view = look()
     return pb.ClusterStatus(head=view.address, admin=view.admin, deployment=view.deployment, server_version=__version__)
+
+
+def name_of(deployment: str) -> str:
+    """Return what tells a deployment from others, of its id; not the id, which whoever asks a shard has to know."""
+    return sha256(deployment.encode()).hexdigest()[:16] if deployment else ""
 
 
 async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: Catalog) -> pb.ClusterStatus:
