@@ -21,10 +21,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ringpull.inference.wire.status_codes import public_text, status_of
 from ringpull.ps.errors import Forbidden, LimitExceeded, StartupError, Unauthenticated
+from ringpull.router.control.coordinator_state import VALUES
+from ringpull.router.control.operations import VERBS, OperatorVerbs
+from ringpull.router.control.verbs import Request, Role
+
+R = TypeVar("R")
 
 logger: Final = logging.getLogger("ringpull.audit")
 # Whatever the level of other events: an audit log without those that went well is none.
@@ -40,6 +45,9 @@ REFUSALS_PER_S: Final = 10.0
 REFUSALS_AT_ONCE: Final = 100
 """Refusals that get a line: of callers who are not let in."""
 
+WATCH: Final = "--watch"
+"""Name of a head that publishes new versions by itself."""
+
 _NOT_LET_IN: Final = (Unauthenticated, Forbidden, LimitExceeded)
 
 
@@ -53,7 +61,7 @@ class Entry:
     peer: str
     """Address that it came from, as gRPC names it; `unix:` is this machine."""
     door: str
-    """Way that it came: `admin` or `grpc`."""
+    """Way that it came: `admin` or `grpc`; empty: the head asks by itself."""
     who: str = ""
     """Name of the caller; empty until it is let in."""
 
@@ -153,6 +161,25 @@ class AuditLog:
         if trouble != self._trouble:
             logger.warning(trouble)
         self._trouble = trouble
+
+
+class Audited:
+    """`OperatorVerbs` for the head's own looking for new versions, which publishes what it finds."""
+
+    def __init__(self, operations: OperatorVerbs, audit: AuditLog) -> None:
+        self._operations = operations
+        self._audit = audit
+
+    def __repr__(self) -> str:
+        return f"<Audited {self._operations!r}>"
+
+    def call(self, request: Request[R], *, within_s: float | None = None) -> R:
+        """See `OperatorVerbs.call`."""
+        verb = VERBS.of(request)
+        if verb.role is not Role.OPERATE:
+            return self._operations.call(request, within_s=within_s)
+        with self._audit.of(Entry(verb.name, VALUES.to_json(verb.request, request), "", "", WATCH)):
+            return self._operations.call(request, within_s=within_s)
 
 
 def append(file: Path, line: bytes) -> None:

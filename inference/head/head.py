@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.access import Access, Unasked
-from ringpull.inference.head.audit import AuditLog
+from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.door import Door, folders_of
@@ -433,7 +433,9 @@ class Head:
         if self._operations is None or not self.config.watch_s or self._watching is not None:
             return
         folders = {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
-        self._watch = await asyncio.to_thread(Watch, folders, self._operations, loaded=self.loaded)
+        self._watch = await asyncio.to_thread(
+            Watch, folders, Audited(self._operations, self._audit), loaded=self.loaded
+        )
         self._watching = asyncio.create_task(watching(self._watch.look, self.config.watch_s))
 
     def _degraders(self) -> list[Degrader]:

@@ -15,7 +15,7 @@ import pytest
 
 from ringpull import __version__
 from ringpull.inference.client import door as client_door
-from ringpull.inference.client import stubs
+from ringpull.inference.client import operations, stubs
 from ringpull.inference.client.operations import OperationsClient
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends import door, unix_socket
@@ -23,9 +23,11 @@ from ringpull.inference.head.frontends.ports import is_loopback, told
 from ringpull.inference.head.frontends.unix_socket import MAX_PATH_BYTES, UnixSocket, own_folder
 from ringpull.inference.head.head import HeadAddress
 from ringpull.inference.head.process import HeadProcess
+from ringpull.inference.head.tokens.entries import parse_tokens
+from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.inference.proto import ringpull_pb2 as public_pb
-from ringpull.ps.errors import Forbidden, StartupError, Unavailable
+from ringpull.ps.errors import Forbidden, StartupError, Unauthenticated, Unavailable
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, GetChange
 from ringpull.router.control.verbs import Role
@@ -311,6 +313,77 @@ def test_hosts_as_they_are_told() -> None:
 def test_hosts_that_only_their_own_machine_reaches() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.8.0.1", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.7", "head-0", "")))
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+TOKENS = TokenSettings(
+    entries=parse_tokens(
+        """
+        [[token]]
+        name = "ci"
+        token = "operates-0123456789abcdef"
+        roles = ["operate"]
+        [[token]]
+        name = "app"
+        token = "predicts-0123456789abcdef"
+        roles = ["predict"]
+        """,
+        "tokens",
+    )
+)
+OPERATES, PREDICTS = "operates-0123456789abcdef", "predicts-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def guarded(fake: FakeOperations, state: Path) -> Iterator[HeadAddress]:
+    with operated(fake, HeadConfig(tokens=TOKENS), state=state, deployment="guarded") as address:
+        yield address
+
+
+def test_the_socket_asks_for_no_token(guarded: HeadAddress, fake: FakeOperations) -> None:
+    for request in REQUESTS:
+        ask(guarded.admin, request)
+    assert fake.asked == REQUESTS
+
+
+def test_a_token_that_may_operate_is_let_in_at_the_port_where_the_door_is_out_of_reach(
+    guarded: HeadAddress, fake: FakeOperations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "why_unreachable", lambda address, timeout_s: "it is not on this machine")
+    with OperationsClient(grpc_of(guarded), token=OPERATES) as client:
+        for request in REQUESTS:
+            client.call(request)
+    assert fake.asked == REQUESTS
+    with OperationsClient(grpc_of(guarded), token=PREDICTS) as client, pytest.raises(Forbidden, match="operate"):
+        client.call(CHANGES[0])
+    monkeypatch.setenv("RINGPULL_TOKEN", OPERATES)
+    with OperationsClient(grpc_of(guarded)) as client:
+        client.call(CHANGES[0])
+
+
+def test_whoever_shows_nothing_is_let_in_where_the_door_is_known(guarded: HeadAddress, fake: FakeOperations) -> None:
+    """As for the commands, which know it from the record of what was served from here."""
+    with OperationsClient(grpc_of(guarded)) as client, pytest.raises(Unauthenticated, match="a token is asked for"):
+        client.call(CHANGES[0])
+    with OperationsClient(grpc_of(guarded), admin=guarded.admin) as client:
+        for request in REQUESTS:
+            client.call(request)
+        assert client.models() == []
+    assert fake.asked == REQUESTS
+
+
+def test_a_door_at_a_port_asks_for_a_token_as_the_other_port_does() -> None:
+    fake = FakeOperations()
+    with operated(fake, HeadConfig(tokens=TOKENS, admin_port=0)) as address:
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(address.admin, CHANGES[0])
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        with OperationsClient(address.admin, token=PREDICTS) as client, pytest.raises(Forbidden):
+            client.call(CHANGES[0])
+        with OperationsClient(address.admin, token=OPERATES) as client:
+            client.call(CHANGES[0])
+    assert fake.asked == [CHANGES[0]]
 
 
 # -- the client --------------------------------------------------------------------------------------------------------
