@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ringpull.deploy import served
+from ringpull.deploy import access, served
 from ringpull.router.control.operations import OperatorVerbs
 
 if TYPE_CHECKING:
@@ -33,6 +33,5 @@ def table_dims(target: str) -> dict[str, int]:
 def _client(target: str, timeout_s: float | None) -> OperationsClient:
     from ringpull.inference.client.operations import TIMEOUT_S, OperationsClient
 
-    return OperationsClient(
-        target, timeout_s=TIMEOUT_S if timeout_s is None else timeout_s, admin=served.door_of(target)
-    )
+    longest_s = TIMEOUT_S if timeout_s is None else timeout_s
+    return OperationsClient(target, timeout_s=longest_s, admin=served.door_of(target), credentials=access.credentials())

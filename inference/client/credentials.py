@@ -77,13 +77,14 @@ class Credentials:
         token: str | None = None,
         *,
         environment: Mapping[str, str] | None = None,
-        options: bool = False,
+        options: str = "",
     ) -> Credentials:
         """Return what was given, and from the environment what was not; an empty text is nothing, whatever is there.
 
         Args:
             environment: Where defaults come from; None: this process's.
-            options: Messages name options of the command line, `--tls-ca`, instead of arguments.
+            options: What the names of options of a command line begin with, such as `--`, where messages are to name
+                those; empty: arguments.
 
         Raises:
             InvalidInput: A file cannot be read or used, a certificate and its key do not belong together, or the token
@@ -92,12 +93,12 @@ class Credentials:
         known = os.environ if environment is None else environment
         paths, names = {}, {}
         for argument, path in {"tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}.items():
-            names[argument] = f"--{argument.replace('_', '-')}" if options else argument
+            names[argument] = f"{options}{argument.replace('_', '-')}" if options else argument
             if path is None:
                 names[argument] = FILES[argument] if known.get(FILES[argument]) else names[argument]
                 path = known.get(FILES[argument], "")
             paths[argument] = _path(names[argument], path)
-        named = TOKEN if token is None else "--token" if options else "token"
+        named = TOKEN if token is None else f"{options}token"
         shown = check_token(named, known.get(TOKEN, "") if token is None else token)
         ca, cert, key = (_read(names[argument], paths[argument]) for argument in FILES)
         _check_pair(names, paths)

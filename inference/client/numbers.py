@@ -1,4 +1,4 @@
-"""Numbers that clients are given, as numpy's or Python's: what is none is refused by its name, before anything is sent."""
+"""Numbers that clients are given, numpy's or Python's: what is none is refused by its name before anything is sent."""
 
 from __future__ import annotations
 

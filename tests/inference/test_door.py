@@ -306,6 +306,8 @@ def test_a_door_on_every_interface_is_told_as_one_that_can_be_connected_to() -> 
 def test_hosts_as_they_are_told() -> None:
     assert told("10.0.0.7") == "10.0.0.7"
     assert told("localhost") == "localhost"
+    assert told("0.0.0.0", "10.0.0.7") == "10.0.0.7"
+    assert told("0.0.0.0", "127.0.0.1") not in ("", "0.0.0.0")
     assert told("0.0.0.0") not in ("", "0.0.0.0")
     assert told("::") not in ("", "::")
 

@@ -66,7 +66,7 @@ class Door:
         at = self._config.admin_at
         if at is not None:
             host, port = at
-            self.address = joined(told(host), await self._server.start_at("admin", host, port))
+            self.address = joined(told(host, self._config.host), await self._server.start_at("admin", host, port))
             return
         try:
             self._socket = UnixSocket.claim(self._folders, self._name)

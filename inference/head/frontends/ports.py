@@ -55,10 +55,16 @@ def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def told(host: str) -> str:
-    """Return a host to connect to for one that is listened on: for every interface, that which leads elsewhere."""
+def told(host: str, own: str = "") -> str:
+    """Return a host to connect to for one that is listened on: for every interface, that which leads elsewhere.
+
+    Args:
+        own: Another host that this process listens on: that will do if other machines reach it.
+    """
     if host not in EVERY_INTERFACE:
         return host
+    if own and own not in EVERY_INTERFACE and not is_loopback(own):
+        return own
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
