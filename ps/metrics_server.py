@@ -9,13 +9,16 @@ import logging
 import socket
 import sys
 import threading
+from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 from ringpull.ps.errors import StartupError
+from ringpull.ps.tls import LiveTls
 
+GOODBYE_S: Final = 1.0
 SCRAPER_TIMEOUT_S: Final = 10.0
 """Time after which a scraper that says nothing, or does not read, is hung up on."""
 
@@ -25,8 +28,11 @@ _LOG: Final = logging.getLogger(__name__)
 class MetricsServer:
     """Serves a registry from construction until `close`."""
 
-    def __init__(self, registry: CollectorRegistry, host: str) -> None:
+    def __init__(self, registry: CollectorRegistry, host: str, *, tls: LiveTls | None = None) -> None:
         """Listen on any free port.
+
+        Args:
+            tls: Speak HTTPS, and ask scrapers for certificates where clients are asked; None: plain HTTP.
 
         Raises:
             StartupError: `host` cannot be listened on.
@@ -39,6 +45,19 @@ class MetricsServer:
 
         class Server(_Server):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+            def finish_request(self, request: Any, client_address: Any) -> None:
+                """Answer one scraper, in its own thread."""
+                if tls is None:
+                    super().finish_request(request, client_address)
+                    return
+                request.settimeout(SCRAPER_TIMEOUT_S)
+                with tls.public.wrap_socket(request, server_side=True) as secured:
+                    super().finish_request(secured, client_address)
+                    # Without its goodbye an answer of no given length looks cut off.
+                    with suppress(OSError):
+                        secured.settimeout(GOODBYE_S)
+                        secured.unwrap()
 
         try:
             self._server = Server((host, 0), Handler)

@@ -165,6 +165,7 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
         metrics=settings.metrics,
         admission=settings.admission,
         deployment=actor_spec.deployment,
+        tls=settings.tls,
     )
     return FencedShard(process, actor_spec.deployment)
 

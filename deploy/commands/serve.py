@@ -28,6 +28,7 @@ from ringpull.inference.degrade.control import MAX_PRESSURE
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group
+from ringpull.ps.tls import check_tls
 
 if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
@@ -77,6 +78,7 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
             head=built(HeadConfig, given, share_port=given["heads"] > 1),
             state_dir=state.folder,
         )
+        check_tls(config.head.tls)
         with needing("server", "ringpull serve"):
             if background:
                 _serve_in_background()

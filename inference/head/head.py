@@ -42,6 +42,7 @@ from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import CorruptData, Replaced, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import Refusals
+from ringpull.ps.tls import LiveTls, warnings_of
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Hello
 from ringpull.router.client import Router
@@ -71,10 +72,10 @@ class HeadAddress(NamedTuple):
     http_port: int
 
 
-async def connect(address: ShardAddress, deployment: str = "") -> Connection:
+async def connect(address: ShardAddress, deployment: str = "", tls: LiveTls | None = None) -> Connection:
     """Open the data plane's connection to a shard of a deployment."""
     hello = Hello(deployment, address.shard, address.incarnation)
-    return await Connection.connect(address.host, address.port, hello=hello)
+    return await Connection.connect(address.host, address.port, hello=hello, tls=tls)
 
 
 class Head:
@@ -100,6 +101,7 @@ class Head:
             replaced: Called, with the reason, when the coordinator says that another process is this head by now.
         """
         self.config = config
+        self._tls = LiveTls.of(config.tls)
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
@@ -120,7 +122,9 @@ class Head:
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
         self._metrics = (
-            HeadMetrics(config, self._catalog, self._router, operations, self.leader) if config.metrics else None
+            HeadMetrics(config, self._catalog, self._router, operations, self.leader, self._tls)
+            if config.metrics
+            else None
         )
         self._predictor = Predictor(
             self._catalog,
@@ -235,7 +239,8 @@ class Head:
             f"{model}/{version} is served without its self-check, which is tried again: {reason}"
             for (model, version), reason in sorted(self._unchecked.items())
         ]
-        return (*refused, *unchecked, *(() if self._watch is None else self._watch.warnings))
+        watched = () if self._watch is None else self._watch.warnings
+        return (*refused, *unchecked, *watched, *warnings_of(self._tls))
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -384,7 +389,7 @@ class Head:
         predictor = PredictorService(self._predictor, self._catalog)
         status = partial(cluster_status, self._view, self._router, self._catalog)
         bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
-        grpc = GrpcServer(predictor, AdminService(status), self.config, OperationsService(self._operations))
+        grpc = GrpcServer(predictor, AdminService(status), self.config, OperationsService(self._operations), self._tls)
         try:
             grpc_port = await grpc.start()
             http_port = bound.getsockname()[1]
@@ -396,7 +401,7 @@ class Head:
             raise
         self._grpc = grpc
         self._http = HttpServer(
-            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader), bound
+            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader), bound, self._tls
         )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)
@@ -424,7 +429,7 @@ class Head:
             raise
 
     async def _connect(self, address: ShardAddress) -> Connection:
-        return await connect(address, self._router.deployment)
+        return await connect(address, self._router.deployment, self._tls)
 
     def _view(self) -> HeadView:
         return HeadView(

@@ -97,8 +97,7 @@ class ShardServer:
         self._shard = shard
         self._tally = tally
         self._admission = Admission(admission_limits or AdmissionLimits())
-        limit = self._admission.limits.max_connections
-        self._handshakes = None if tls is None else Handshakes(tls, limit, lambda: len(self._connections))
+        self._handshakes = None if tls is None else self._new_handshakes(tls)
         self._threads = threads
         self._streams = threads if streams is None else streams
         self._request_limits = request_limits
@@ -165,6 +164,16 @@ class ShardServer:
         await self._server.wait_closed()
 
     # -- on the event loop --------------------------------------------------------------------------------------------
+
+    def _new_handshakes(self, tls: LiveTls) -> Handshakes:
+        # For a head or a shard without TLS, which understands it.
+        said = error_reply(Stranger("this shard speaks TLS only, with certificates (--tls-cert)"))
+        return Handshakes(
+            lambda: tls.members.server,
+            self._admission.limits.max_connections,
+            lambda: len(self._connections),
+            plain_answer=b"".join(encode_reply(said, CONNECTION_ID)),
+        )
 
     def _accept(self) -> asyncio.BaseProtocol:
         connection = _ServedConnection(self, self._request_limits)
