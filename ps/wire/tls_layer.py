@@ -260,8 +260,8 @@ class TlsLayer(asyncio.Protocol):
                         cast(asyncio.Protocol, self._inner).data_received(came)
                         continue
                 else:
-                    buffer = inner.get_buffer(-1)
-                    size = cast(int, tls.read(len(buffer), cast(bytearray, buffer)))
+                    buffer = cast(bytearray, inner.get_buffer(-1))
+                    size = cast(int, tls.read(len(buffer), buffer))
                     if size:
                         inner.buffer_updated(size)
                         continue
