@@ -30,7 +30,7 @@ from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
 from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics import ScrubCollector, ShardCollector
-from ringpull.ps.metrics_server import MetricsServer
+from ringpull.ps.metrics_server import Check, MetricsServer
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.refusals import Refusals, refused
 from ringpull.ps.scrub import Scrubber
@@ -80,6 +80,7 @@ class ShardProcess:
         admission: AdmissionLimits | None = None,
         deployment: str = "",
         tls: TlsFiles = NO_TLS,
+        scrape_check: Check | None = None,
     ) -> None:
         """Start the data plane on any free port of `host`.
 
@@ -97,6 +98,7 @@ class ShardProcess:
             admission: Limits on connections and bytes; None: the defaults.
             deployment: Id of the deployment, which callers and peers must mean; empty: any.
             tls: Certificate that it shows to those, as they do to it, and to whoever scrapes its metrics.
+            scrape_check: Raises for a scraper that may not have the metrics, given its header `authorization`.
 
         Raises:
             StartupError: `host` cannot be listened on, or the data folder cannot be used.
@@ -131,7 +133,7 @@ class ShardProcess:
         self._server = self._new_server(admission, tally)
         self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
         self._metrics: MetricsServer | None = None
-        self._address = self._listen(host, tally)
+        self._address = self._listen(host, tally, scrape_check)
         if scrub_bytes_per_s:
             self._scrubber.start()
         where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
@@ -148,11 +150,11 @@ class ShardProcess:
             tls=self._tls,
         )
 
-    def _listen(self, host: str, tally: ServerTally | None) -> tuple[str, int]:
+    def _listen(self, host: str, tally: ServerTally | None, check: Check | None) -> tuple[str, int]:
         try:
             if tally is not None:
                 collectors = [ShardCollector(self._shard, self._server, tally), ScrubCollector(self._scrubber)]
-                self._metrics = MetricsServer(registry_of(collectors), host, tls=self._tls)
+                self._metrics = MetricsServer(registry_of(collectors), host, check, tls=self._tls)
             return self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()

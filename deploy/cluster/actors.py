@@ -144,6 +144,7 @@ class HeadActor(ProcessActor):
 
 def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
     from ringpull.deploy.cluster.kernels import warm_up
+    from ringpull.inference.head.tokens.scrape_check import scrape_check
     from ringpull.ps.fenced import FencedShard
     from ringpull.ps.process import ShardProcess
 
@@ -166,6 +167,7 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
         admission=settings.admission,
         deployment=actor_spec.deployment,
         tls=settings.tls,
+        scrape_check=scrape_check(actor_spec.head.tokens),
     )
     return FencedShard(process, actor_spec.deployment)
 

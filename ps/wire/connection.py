@@ -14,9 +14,16 @@ import time
 
 from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Stranger, Unavailable
 from ringpull.ps.tls import LiveTls
-from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_reply, encode_hello, encode_request
+from ringpull.ps.wire.codec import (
+    CONNECTION_ID,
+    decode_hello,
+    decode_reply,
+    encode_hello,
+    encode_request,
+    max_reply_bytes,
+)
 from ringpull.ps.wire.error_codes import error_of
-from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Kind, Limits
+from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Kind, Limits, Prelude, Refusal
 from ringpull.ps.wire.messages import ANYONE, ErrorReply, Hello, Reply, Request
 from ringpull.ps.wire.protocol import FrameProtocol
 from ringpull.ps.wire.tls_layer import reason_of, shake_hands
@@ -28,7 +35,7 @@ class Connection(FrameProtocol):
     """A connection to a shard; make one with `Connection.connect`. Not thread-safe: belongs to one event loop."""
 
     def __init__(self, address: str, limits: Limits = REPLY_LIMITS, *, hello: Hello = ANYONE) -> None:
-        super().__init__(REPLIES, limits)
+        super().__init__(REPLIES, limits, self._was_asked_for)
         self._address = address
         self._hello = hello
         self._greeted = False
@@ -159,8 +166,7 @@ class Connection(FrameProtocol):
             return
         if frame.request_id == CONNECTION_ID:
             raise ProtocolError(f"the shard at {self._address} sent a {frame.kind.name}, a reply to no request")
-        if frame.request_id > self._last_id:
-            raise ProtocolError(f"the shard at {self._address} answered request {frame.request_id}: never sent")
+        self._check_sent(frame.request_id)
         request, future = self._waiting.pop(frame.request_id, (None, None))
         if future is None:
             return  # its request gave up: timed out or cancelled
@@ -171,6 +177,35 @@ class Connection(FrameProtocol):
             raise
         if not future.done():
             future.set_result(reply)
+
+    def _was_asked_for(self, prelude: Prelude, more: int) -> bool:
+        """See `ringpull.ps.wire.frames.Room`: no more is kept of a reply than its request can have asked for.
+
+        Raises:
+            ProtocolError: The shard sends more than that.
+        """
+        request, _ = self._waiting.get(prelude.request_id, (None, None))
+        if request is None:
+            return False  # Its request gave up, or was never sent: `frame_refused` says which.
+        if prelude.payload_bytes > (limit := max_reply_bytes(request)):
+            raise ProtocolError(
+                f"the shard at {self._address} sends {prelude.payload_bytes} bytes in reply to request"
+                f" {prelude.request_id}, which asked for {limit} at most"
+            )
+        return True
+
+    def frame_refused(self, refusal: Refusal) -> None:
+        prelude = refusal.prelude
+        if not self._greeted or prelude.request_id == CONNECTION_ID:
+            raise ProtocolError(
+                f"the shard at {self._address} sent a {prelude.kind.name} of {prelude.payload_bytes} bytes,"
+                " a reply to no request"
+            )
+        self._check_sent(prelude.request_id)
+
+    def _check_sent(self, request_id: int) -> None:
+        if request_id > self._last_id:
+            raise ProtocolError(f"the shard at {self._address} answered request {request_id}: never sent")
 
     def poisoned(self, error: ConnectionLost) -> None:
         if not self._greeted and not isinstance(error, Stranger):
