@@ -32,7 +32,7 @@ class Handshakes:
         connections: Callable[[], int],
         *,
         plain_answer: bytes,
-        timeout_s: float = HANDSHAKE_S,
+        timeout_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with none.
@@ -47,7 +47,7 @@ class Handshakes:
         self._plain_answer = plain_answer
         self._limit = limit
         self._connections = connections
-        self._timeout_s = timeout_s
+        self._timeout_s = HANDSHAKE_S if timeout_s is None else timeout_s
         self._clock = clock
         self._pending: set[TlsLayer] = set()
         self._log_from_s = -LOG_INTERVAL_S

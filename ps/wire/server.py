@@ -21,12 +21,13 @@ from ringpull.ps.errors import (
     LimitExceeded,
     RingpullError,
     StartupError,
+    Stranger,
     Unavailable,
 )
 from ringpull.ps.service_rate import Work
 from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
-from ringpull.ps.wire.codec import encode_reply
+from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Kind, Limits
 from ringpull.ps.wire.handshakes import Handshakes

@@ -112,6 +112,7 @@ class TlsLayer(asyncio.Protocol):
         self._stuck = False
         """Whether the socket takes no more for now."""
         self.reading = True
+        self._sending_soon = False
         self._pausing = False
         """Whether the protocol knows of it."""
         self._ending = ""
@@ -281,7 +282,7 @@ class TlsLayer(asyncio.Protocol):
         try:
             while unsent and not self._stuck:
                 view = unsent[0]
-                size = tls.write(view)  # a record, of 16 KiB at most
+                size = tls.write(view[: CHUNK_BYTES - chunk])
                 self.unsent_bytes -= size
                 chunk += size
                 if size < view.nbytes:
@@ -291,12 +292,25 @@ class TlsLayer(asyncio.Protocol):
                 if chunk >= CHUNK_BYTES:
                     chunk = 0
                     self._flush()
+                    if self.socket.get_write_buffer_size() >= CHUNK_BYTES and not self._stuck:
+                        # uvloop gives it to the socket, and says whether it is stuck, when this turn of the loop ends.
+                        self._send_soon()
+                        return
         except ssl.SSLError as exc:
             self.fail(exc)
             return
         self._flush()
         if self._ending and not unsent:
             self._say_goodbye()
+
+    def _send_soon(self) -> None:
+        if not self._sending_soon:
+            self._sending_soon = True
+            self._loop.call_soon(self._send_now)
+
+    def _send_now(self) -> None:
+        self._sending_soon = False
+        self._send()
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self.socket.is_closing():
