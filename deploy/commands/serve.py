@@ -32,6 +32,7 @@ from ringpull.inference.head.tokens.settings import token_settings
 from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group
+from ringpull.ps.tls import check_tls
 
 if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
@@ -86,6 +87,7 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
             head=built(HeadConfig, given, share_port=given["heads"] > 1, tokens=tokens),
             state_dir=state.folder,
         )
+        check_tls(config.head.tls)
         with needing("server", "ringpull serve"):
             if background:
                 _serve_in_background()

@@ -21,11 +21,13 @@ from ringpull.inference.head.frontends.grpc.limits import CallLimits
 from ringpull.inference.head.frontends.grpc.methods import service_handler
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
+from ringpull.inference.head.frontends.grpc.secure_port import HANDSHAKE_OPTIONS, add_port
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.ports import claim, joined
 from ringpull.inference.head.frontends.unix_socket import UnixSocket
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import StartupError
+from ringpull.ps.tls import LiveTls
 
 PREDICTOR: Final = pb.DESCRIPTOR.services_by_name["Predictor"]
 ADMIN: Final = pb.DESCRIPTOR.services_by_name["Admin"]
@@ -47,7 +49,9 @@ class GrpcServer:
         admin: AdminService,
         config: HeadConfig,
         operations: OperationsService | None = None,
+        tls: LiveTls | None = None,
     ) -> None:
+        self._tls = tls
         self._config = config
         self._health = Health(SERVICES)
         self._serving = False
@@ -63,6 +67,7 @@ class GrpcServer:
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
                 ("grpc.so_reuseport", int(config.share_port)),
                 *_renewals(config),
+                *(() if tls is None else HANDSHAKE_OPTIONS),
             ],
         )
         self._operations = operations or OperationsService(None)
@@ -108,7 +113,7 @@ class GrpcServer:
         # gRPC tells no reason when it cannot bind; claiming the port first does.
         claim(what, host, port, shared=self._config.share_port).close()
         try:
-            bound = self._server.add_insecure_port(joined(host, port))
+            bound = add_port(self._server, joined(host, port), self._tls)
         except RuntimeError as exc:
             raise StartupError(f"{what} port {port} on {host} cannot be used: {exc}") from exc
         await self._serve()
