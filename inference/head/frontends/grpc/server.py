@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
-from ringpull.inference.head.frontends.grpc.methods import service_handler
+from ringpull.inference.head.frontends.grpc.methods import keep_headers_out_of_logs, service_handler
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
@@ -44,6 +44,7 @@ class GrpcServer:
         config: HeadConfig,
         operations: OperationsService | None = None,
     ) -> None:
+        keep_headers_out_of_logs()
         self._config = config
         self._health = Health(SERVICES)
         self._serving = False
