@@ -73,8 +73,8 @@ class Group(StrEnum):
     LIMITS = "Limits"
     OVERLOAD = "Overload"
     SHARDS = "Slow and lost shards"
-    LOGS = "Logs and metrics"
     SECURITY = "Who may, and over what"
+    LOGS = "Logs and metrics"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.state import state_folder
-from ringpull.deploy.view.console import err, print_line, say, say_line, standard_error, warn
+from ringpull.deploy.view.console import err, print_line, say, say_line, warn
 from ringpull.deploy.view.progress import Progress
+from ringpull.deploy.view.streams import standard_error
 from ringpull.extras import needing
 from ringpull.inference.degrade.control import MAX_PRESSURE
 from ringpull.inference.head.config import HeadConfig

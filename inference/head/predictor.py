@@ -18,6 +18,7 @@ the head's.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Collection
@@ -36,6 +37,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
 from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.inference.head.receiving import Receiving
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.head.tokens.quotas import Permit
 from ringpull.inference.prediction import Prediction, Timings
@@ -44,12 +46,13 @@ from ringpull.router.control.verbs import Role
 
 T = TypeVar("T")
 
-TICK_S: Final = 0.002
-"""Time before its deadline at which a front-end may end a call: gRPC counts in whole milliseconds."""
-
-CANCEL_SHARE: Final = 0.1
-"""Last part of a call's time in which its caller's cancel is a deadline missed. The caller's clock began when it sent
+EARLY_S: Final = 0.1
+"""Time before a call's deadline in which its caller's cancel is a deadline missed. The caller's time began when it sent
 the request, ours when we took it in: on a busy machine that is tens of milliseconds later."""
+ROUNDED: Final = 0.01
+"""Part of a call's time by which that is longer: gRPC sends it in two to three digits, rounded up."""
+MAX_EARLY: Final = 0.5
+"""Largest part of a call's time in which that is so: who gives up in the first half went away."""
 
 
 @dataclass(slots=True)
@@ -117,6 +120,11 @@ class Predictor:
             standing_queue_s=config.standing_queue_s,
             max_in_flight_bytes=config.max_in_flight_bytes,
         )
+        self.receiving: Final = Receiving(
+            timeout_s=config.receive_timeout_s,
+            max_calls=config.max_receiving_requests,
+            share=config.receiving_share,
+        )
         self.counts: Final = CallCounts()
         self.latencies: Final = RecentLatencies()
         self.limits: Final = Limits(config.max_candidates, config.max_values_per_row, config.max_columns)
@@ -143,9 +151,10 @@ class Predictor:
                 have. `retry_after_s` is set.
             DeadlineExceeded: Its time is up.
         """
+        given_s = timeout_s
         timeout_s = self._default_timeout_s if timeout_s is None else min(timeout_s, self._max_timeout_s)
         self.counts.requests += 1
-        call = OpenCall(self, timeout_s)
+        call = OpenCall(self, timeout_s, given_s)
         try:
             call.admit(length, authorization)
         except BaseException as error:
@@ -195,12 +204,17 @@ class OpenCall:
 
     __slots__ = ("_missed_from_s", "_permit", "_predictor", "_ticket", "answer", "deadline_s", "trace")
 
-    def __init__(self, predictor: Predictor, timeout_s: float) -> None:
-        """Begin a call now; made by `Predictor.open`."""
+    def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None) -> None:
+        """Begin a call now; made by `Predictor.open`.
+
+        Args:
+            timeout_s: Time that it has.
+            given_s: Time that its caller gives it; None: any.
+        """
         self.trace: Final = Call(time.monotonic(), "admission")
         self.deadline_s: Final = self.trace.started_s + timeout_s
         """Deadline on the monotonic clock."""
-        self._missed_from_s: Final = self.deadline_s - max(TICK_S, CANCEL_SHARE * timeout_s)
+        self._missed_from_s: Final = self.trace.started_s + _missed_after_s(given_s)
         self.answer: _Answer | None = None
         self._predictor = predictor
         self._ticket: Ticket | None = None
@@ -220,17 +234,20 @@ class OpenCall:
         if length is not None:
             self.received(length)
 
-    async def within_deadline(self, receiving: Awaitable[T]) -> T:
+    async def within_deadline(self, receiving: Awaitable[T], sender: str = "") -> T:
         """Await the message, which may never come: a caller can vanish while it sends, without a deadline of its own.
 
+        Args:
+            sender: Connection that it comes over, as the protocol names it: one has only its share.
+
         Raises:
-            DeadlineExceeded: The deadline passed first.
+            DeadlineExceeded: The deadline, or the time limit for receiving, passed first.
+            LimitExceeded: Too many calls are without their messages, and this one is to make room.
         """
-        try:
-            async with asyncio.timeout(self.deadline_s - time.monotonic()):
-                return await receiving
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the request had been received") from None
+        assert self._ticket is not None
+        return await self._predictor.receiving.receive(
+            receiving, sender, deadline_s=self.deadline_s, aside=self._ticket.set_aside
+        )
 
     def received(self, length: int) -> None:
         """Tell how many bytes the message has.
@@ -268,15 +285,15 @@ class OpenCall:
         predictor, trace = self._predictor, self.trace
         if trace.stage != "admission":
             predictor.latencies.add(time.monotonic() - trace.started_s)
+        if isinstance(error, asyncio.CancelledError) and time.monotonic() >= self._missed_from_s:
+            # A caller or its front-end may end a call at its deadline by itself, and be first.
+            error = DeadlineExceeded("the deadline passed")
         if self._ticket is not None:
-            self._ticket.done(served=error is None)
+            self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded))
         if self._permit is not None:
             # What is refused, to come again later, has taken nothing.
             self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
         if error is not None:
-            if isinstance(error, asyncio.CancelledError) and time.monotonic() >= self._missed_from_s:
-                # A caller or its front-end may end a call at its deadline by itself, and be first.
-                error = DeadlineExceeded("the deadline passed")
             if isinstance(error, Exception):
                 predictor.counts.failed += 1
             predictor._watch.failed(trace, error)
@@ -291,6 +308,16 @@ class OpenCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(error)
+
+
+def _missed_after_s(given_s: float | None) -> float:
+    """Return the time after which a caller's cancel means its own deadline, given how much time it gave its call.
+
+    Who gave none, or more than the head grants, cannot have missed the head's deadline: it went away.
+    """
+    if given_s is None:
+        return math.inf
+    return given_s - min(EARLY_S + ROUNDED * given_s, MAX_EARLY * given_s)
 
 
 def _wanted_outputs(names: Collection[str], served: ServedVersion) -> Collection[str]:

@@ -10,12 +10,12 @@ from grpc_reflection.v1alpha.reflection import aio
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from ringpull.inference.head.access import ANY_ROLE, Access
-from ringpull.inference.head.frontends.grpc.methods import authorization_of, end
+from ringpull.inference.head.frontends.grpc.methods import authorization_of, end_call
 from ringpull.ps.errors import RingpullError
 
 
-def add_reflection(services: Collection[str], server: grpc.aio.Server, access: Access) -> None:
-    """Add the service to a server.
+def add_reflection(services: Collection[str], server: Any, access: Access) -> None:
+    """Add the service to a server, or to what takes handlers as one does (`CallLimits`).
 
     Args:
         services: Full names of the services that it tells of.
@@ -35,6 +35,6 @@ class _Reflection(aio.ReflectionServicer):  # type: ignore[misc]  # grpc has no 
         try:
             self._access.admit(authorization_of(context), *ANY_ROLE)
         except RingpullError as exc:
-            await end(context, exc)
+            await end_call(context, exc)
         async for answer in super().ServerReflectionInfo(requests, context):
             yield answer

@@ -124,10 +124,10 @@ def _guarded(
         except RingpullError as exc:
             if code_of(exc) is grpc.StatusCode.INTERNAL:
                 logger.error("%s: %s", name, exc, exc_info=exc)
-            await end(context, exc)
+            await end_call(context, exc)
         except Exception as exc:
             logger.exception("%s failed", name)  # a bug here, not the caller's doing
-            await end(context, exc)
+            await end_call(context, exc)
 
     return call
 
@@ -136,8 +136,8 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]}... ({len(text)} characters)"
 
 
-async def end(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
-    """End a call with an error: with its code, its text, and its hint of when to come back."""
+async def end_call(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+    """End a call with an error, as its status, and with the hint when to come back if it has one."""
     retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
     await context.abort(code_of(error), _shortened(public_text(error)), metadata)

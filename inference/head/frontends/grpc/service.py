@@ -32,6 +32,8 @@ class PredictorService:
     def __init__(self, predictor: Predictor, catalog: Catalog) -> None:
         self._predictor = predictor
         self._catalog = catalog
+        self.receiving: Final = predictor.receiving
+        """Calls that are being received."""
 
     @property
     def access(self) -> Access:
@@ -41,7 +43,7 @@ class PredictorService:
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
         with self._predictor.open(context.time_remaining(), authorization=authorization_of(context)) as call:
-            body = await call.within_deadline(receive())
+            body = await call.within_deadline(receive(), context.peer())
             call.received(len(body))
             message = parse(pb.PredictRequest, body)
             prediction = await call.predict(decode_request(message, self._predictor.limits))
