@@ -18,7 +18,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
 from ringpull.inference.head.frontends.grpc.limits import CallLimits
-from ringpull.inference.head.frontends.grpc.methods import service_handler
+from ringpull.inference.head.frontends.grpc.methods import keep_headers_out_of_logs, service_handler
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
 from ringpull.inference.head.frontends.grpc.secure_port import HANDSHAKE_OPTIONS, add_port
@@ -51,6 +51,7 @@ class GrpcServer:
         operations: OperationsService | None = None,
         tls: LiveTls | None = None,
     ) -> None:
+        keep_headers_out_of_logs()
         self._tls = tls
         self._config = config
         self._health = Health(SERVICES)
