@@ -177,7 +177,7 @@ def save(record: ServedRecord) -> Path:
     path = file_of(record)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(record), indent=1))
+    temporary.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
     temporary.replace(path)
     return path
 
@@ -321,7 +321,7 @@ def _all() -> Iterator[ServedRecord]:
 def _read(path: Path) -> ServedRecord | None:
     """Read one record; None if it is damaged or of another build."""
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
         record = ServedRecord(**{**fields, "models": tuple(fields["models"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -80,10 +80,10 @@ def _from_json(source: str, model: str) -> dict[str, Any]:
     from ringpull.inference.wire.request_json import call_from_json
 
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text()
-    except (OSError, UnicodeDecodeError) as exc:
+        content = _standard_input() if source == "-" else Path(source).read_bytes()
+    except (OSError, ValueError) as exc:
         raise InvalidInput(f"--json-request {source}: {exc}") from exc
-    call = call_from_json(text)
+    call = call_from_json(content)
     if call.model not in ("", model):
         raise InvalidInput(f"the request is for model {call.model}, the command line for {model}")
     return {
@@ -94,6 +94,12 @@ def _from_json(source: str, model: str) -> dict[str, Any]:
         "with_timings": call.with_timings,
         "request_id": call.request_id,
     }
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ValueError("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def _from_rows(client: Client, model: str, version: int | None, rows: list[str], context: str | None) -> dict[str, Any]:
