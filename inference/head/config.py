@@ -56,13 +56,6 @@ class HeadConfig:
         Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
     ] = 200
     """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
-    max_streams: Annotated[
-        int,
-        at_least(2),
-        Option("Requests of one connection at a time; its client has the others wait.", Group.LIMITS),
-    ] = 100
-    """Calls of one connection at a time (HTTP/2's SETTINGS_MAX_CONCURRENT_STREAMS); gRPC's clients keep the others back
-    until one has ended."""
     max_receiving_requests: Annotated[
         int,
         at_least(1),
@@ -151,11 +144,6 @@ class HeadConfig:
         Option("Look for new versions this often, and publish them. 0: never.", Group.DATA, "watch", "SECONDS"),
     ] = 0.0
     """Interval at which models' folders are looked at for a new version to publish; 0: never."""
-
-    @property
-    def receiving_share(self) -> int:
-        """Calls of one connection whose messages may be overdue: half of those that it may have."""
-        return self.max_streams // 2
 
     @property
     def degrade_thresholds(self) -> Thresholds:

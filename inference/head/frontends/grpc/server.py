@@ -52,8 +52,6 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 ("grpc.max_allowed_incoming_connections", config.max_connections),
-                # Beyond it a client's own gRPC has calls wait, where they cost nothing, and ends none of them.
-                ("grpc.max_concurrent_streams", config.max_streams),
                 ("grpc.server.max_pending_requests", config.max_pending_requests),
                 ("grpc.server.max_pending_requests_hard_limit", config.max_pending_requests),
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
@@ -64,7 +62,7 @@ class GrpcServer:
         self._operations = operations or OperationsService(None)
         self._limits = CallLimits(
             predictor.receiving,
-            self._server.add_generic_rpc_handlers,
+            self._server,
             max_calls=config.max_concurrent_requests,
             max_streams=config.max_receiving_requests,
         )
