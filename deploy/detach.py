@@ -56,7 +56,7 @@ def serve_detached(arguments: Sequence[str], watch: TextIO) -> ServedRecord:
 
 
 def _await_ready(child: subprocess.Popen[bytes], log: Path, watch: TextIO) -> ServedRecord:
-    with log.open(errors="replace") as said:
+    with log.open(encoding="utf-8", errors="replace") as said:
         while True:
             code = child.poll()
             watch.write(said.read())

@@ -27,7 +27,8 @@ from ringpull.deploy import serve_lock
 from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
-from ringpull.ps.errors import InvalidInput, NotFound, StartupError
+from ringpull.inference.client import targets
+from ringpull.ps.errors import NotFound, StartupError
 
 LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
 
@@ -176,7 +177,7 @@ def save(record: ServedRecord) -> Path:
     path = file_of(record)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(record), indent=1))
+    temporary.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
     temporary.replace(path)
     return path
 
@@ -274,7 +275,7 @@ def resolve_target(target: str | None) -> str:
         InvalidInput: `target` is not HOST:PORT.
         NotFound: No target was given, and nothing is served from here.
     """
-    return find(None).target if target is None else parse_target(target)
+    return find(None).target if target is None else targets.parse_target(target, "--target", port_needed=True)
 
 
 def parse_target(text: str) -> str:
@@ -283,10 +284,9 @@ def parse_target(text: str) -> str:
     Raises:
         InvalidInput: `text` is not HOST:PORT.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65_535:
-        raise InvalidInput(f"--target {text!r}: write HOST:PORT, such as 127.0.0.1:8500")
-    return f"{'127.0.0.1' if host == 'localhost' else host}:{int(port)}"
+    address = targets.parse_target(text, "--target", port_needed=True)
+    host, _, port = address.rpartition(":")
+    return f"127.0.0.1:{port}" if host == "localhost" else address
 
 
 def _folder() -> Path:
@@ -321,7 +321,7 @@ def _all() -> Iterator[ServedRecord]:
 def _read(path: Path) -> ServedRecord | None:
     """Read one record; None if it is damaged or of another build."""
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
         record = ServedRecord(**{**fields, "models": tuple(fields["models"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -44,6 +44,7 @@ ONLY_IN = {
         "tests/",
     ),
     "numba": (
+        "ps/compiled.py",
         "ps/hash_kernels.py",
         "ps/store/kernels.py",
         "ps/store/intrinsics.py",

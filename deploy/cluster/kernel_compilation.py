@@ -24,13 +24,13 @@ class KernelCompilation:
         self._folder = tempfile.TemporaryDirectory(prefix="ringpull-")
         path = os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ringpull.deploy.cluster.kernels"],
+            [sys.executable, "-m", "ringpull.deploy.cluster.kernels", self._folder.name],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             # Ctrl-C must reach only the waiting process, which then kills this one.
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._folder.name},
+            env={**os.environ, "PYTHONPATH": path},
         )
         return self
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from ringpull.inference.degrade.control import Thresholds
+from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
+from ringpull.ps.tls import TlsFiles
 from ringpull.router.settings import RouterSettings
 
 PORT: Final = within(0, 65_535)
@@ -33,6 +35,8 @@ class HeadConfig:
         int, PORT, Option("Port of health and status as JSON. 0: any free one.", Group.DEPLOYMENT, default=8501)
     ] = 0
     """Port of HTTP; 0: a free one, told by `HeadAddress`."""
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    """Tokens that callers have to show, with their roles and quotas."""
 
     max_message_bytes: Annotated[int, at_least(1), Option("Bytes of one gRPC message.", Group.LIMITS)] = 64 << 20
     """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
@@ -134,6 +138,8 @@ class HeadConfig:
     max_connection_age_s: Annotated[float, above(0)] = 60.0
     """Age of a connection on a shared port at which its client is asked to connect anew, so that a head that came back
     gets its part again."""
+    tls: TlsFiles = field(default_factory=TlsFiles)
+    """Certificate of the deployment, and the CA of its clients; of shards too."""
     router: RouterSettings = field(default_factory=RouterSettings)
     """Settings of its router: how patient it is with shards."""
     metrics: Annotated[bool, Option("Count nothing for /metrics.", Group.LOGS, name="no-metrics")] = True

@@ -2,7 +2,8 @@
 
 It knows columns, packed as `ReceivedColumns`, and no protocol's messages.
 
-    with predictor.open(timeout_s) as call:       admits the request, or refuses it, before anything of it is read
+    with predictor.open(timeout_s, authorization=...) as call:
+                                                  admits caller and request, or refuses them, before anything is read
         body = await call.within_deadline(...)    the front-end receives the message,
         call.received(len(body))                  tells its length, which may refuse it yet,
         request = ...                             and decodes it;
@@ -28,6 +29,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.head.access import ANYONE, Access, Unasked
 from ringpull.inference.head.admission import Admission, Ticket
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion
@@ -37,8 +39,10 @@ from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.receiving import Receiving
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.head.tokens.quotas import Permit
 from ringpull.inference.prediction import Prediction, Timings
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded
+from ringpull.router.control.verbs import Role
 
 T = TypeVar("T")
 
@@ -94,14 +98,23 @@ def check_version(version: int) -> None:
 class Predictor:
     """Scores requests for all front-ends of a head. Owned by the event loop."""
 
-    def __init__(self, catalog: Catalog, config: HeadConfig, *, watch: CallWatch | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        config: HeadConfig,
+        *,
+        watch: CallWatch | None = None,
+        access: Access | None = None,
+    ) -> None:
         """Prepare to score.
 
         Args:
             catalog: Versions to score by.
             config: Limits, and bounds of deadlines.
             watch: Told how every call ends; None: calls are logged only.
+            access: Rule of who may predict; None: anyone.
         """
+        self.access: Final = access or Unasked()
         self.admission = Admission(
             max_queue_s=config.max_queue_s,
             standing_queue_s=config.standing_queue_s,
@@ -122,15 +135,19 @@ class Predictor:
     def __repr__(self) -> str:
         return f"<Predictor {self._catalog!r} {self.admission!r} {self.counts}>"
 
-    def open(self, timeout_s: float | None, length: int | None = None) -> OpenCall:
+    def open(self, timeout_s: float | None, length: int | None = None, *, authorization: str | None = None) -> OpenCall:
         """Admit a request of which nothing has been read; to be used as a context manager.
 
         Args:
             timeout_s: Time that its caller gives it, from now; None: the default.
             length: Bytes of its message, where the protocol tells before; else `OpenCall.received` is to be told.
+            authorization: What the caller shows of itself, for `Access.admit`; None: nothing.
 
         Raises:
-            LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
+            Unauthenticated: The caller has to show a token that is known here.
+            Forbidden: The caller's token may not predict.
+            LimitExceeded: It cannot be answered in time, there is no room for it, or its caller has had what it may
+                have. `retry_after_s` is set.
             DeadlineExceeded: Its time is up.
         """
         given_s = timeout_s
@@ -138,7 +155,7 @@ class Predictor:
         self.counts.requests += 1
         call = OpenCall(self, timeout_s, given_s)
         try:
-            call.admit(length)
+            call.admit(length, authorization)
         except BaseException as error:
             call.close(error)
             raise
@@ -149,6 +166,7 @@ class Predictor:
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
         asked = self._catalog.get(request.model, request.version)
         wanted = _wanted_outputs(request.outputs, asked)
+        call.take_rows(request.columns.rows)
         served, columns = asked.degraded(request.columns, named=request.version != 0)
         decoded_s = time.monotonic()
         trace.stage = "batch"
@@ -183,7 +201,7 @@ class _Answer(NamedTuple):
 class OpenCall:
     """One admitted request, from before it is read until its reply is encoded."""
 
-    __slots__ = ("_missed_from_s", "_predictor", "_ticket", "answer", "deadline_s", "trace")
+    __slots__ = ("_missed_from_s", "_permit", "_predictor", "_ticket", "answer", "deadline_s", "trace")
 
     def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None) -> None:
         """Begin a call now; made by `Predictor.open`.
@@ -199,12 +217,18 @@ class OpenCall:
         self.answer: _Answer | None = None
         self._predictor = predictor
         self._ticket: Ticket | None = None
+        self._permit: Permit | None = None
 
-    def admit(self, length: int | None) -> None:
+    def admit(self, length: int | None, authorization: str | None) -> None:
         """Be let in, or refused; called by `Predictor.open`."""
+        caller = self._predictor.access.admit(authorization, Role.PREDICT)
+        if caller is not ANYONE:
+            self.trace.caller = caller.name
         if self.deadline_s <= self.trace.started_s:
             # It waited within the front-end. That must cost as little as a refusal, or all behind it are late, too.
             raise DeadlineExceeded("the deadline had passed before the request was taken in")
+        if caller.quota is not None:
+            self._permit = caller.quota.begin()
         self._ticket = self._predictor.admission.expect(self.deadline_s)
         if length is not None:
             self.received(length)
@@ -234,12 +258,22 @@ class OpenCall:
         self._ticket.received(length)
         self.trace.stage = "decode"
 
+    def take_rows(self, rows: int) -> None:
+        """Take so many rows of what the caller may have.
+
+        Raises:
+            LimitExceeded: They are too many for now. `retry_after_s` is set.
+        """
+        if self._permit is not None:
+            self._permit.take_rows(rows)
+
     async def predict(self, request: InferenceRequest) -> Prediction:
         """Score the rows of the request.
 
         Raises:
             NotFound: The model or version is not served here.
             InvalidInput: An output is unknown, or a column does not fit the schema; the message names it.
+            LimitExceeded: Its rows are more than its caller may have for now. `retry_after_s` is set.
             DeadlineExceeded: The deadline passed before the answer was complete.
             Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
         """
@@ -255,6 +289,9 @@ class OpenCall:
             error = DeadlineExceeded("the deadline passed")
         if self._ticket is not None:
             self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded))
+        if self._permit is not None:
+            # What is refused, to come again later, has taken nothing.
+            self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
         if error is not None:
             if isinstance(error, Exception):
                 predictor.counts.failed += 1

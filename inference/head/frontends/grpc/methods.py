@@ -33,9 +33,22 @@ Receive = Callable[[], Awaitable[bytes]]
 """Function that receives the message of a call, once. Raises InvalidInput where there is none."""
 M = TypeVar("M", bound=Message)
 
+AUTHORIZATION: Final = "authorization"
+
 MAX_ERROR_CHARS: Final = 1_000
 """Characters of an error that are sent. They travel as a header of up to 9 bytes each, and clients take 16 KiB of
 those: beyond it the call would end as RESOURCE_EXHAUSTED, whatever it was."""
+
+
+def authorization_of(context: grpc.aio.ServicerContext) -> str | None:
+    """Return what the caller of a call shows of itself, for `Access.admit`; None: nothing.
+
+    Several headers are as one with all of their values, as in HTTP: no such value is a token.
+    """
+    shown = [value for key, value in context.invocation_metadata() or () if key == AUTHORIZATION]
+    if not shown:
+        return None
+    return ", ".join(value if isinstance(value, str) else value.decode("latin-1") for value in shown)
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:

@@ -10,9 +10,10 @@ from typing import Final
 import grpc.aio
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
 from ringpull.inference.head.frontends.grpc.limits import CallLimits
 from ringpull.inference.head.frontends.grpc.methods import service_handler
@@ -75,9 +76,7 @@ class GrpcServer:
             )
         )
         add_HealthServicer_to_server(self._health, self._limits)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection.aio.ReflectionServicer(SERVICES), self._limits
-        )
+        add_reflection(SERVICES, self._limits, predictor.access)
 
     @property
     def serving(self) -> bool:
