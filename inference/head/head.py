@@ -405,7 +405,10 @@ class Head:
             raise
         self._grpc = grpc
         self._http = HttpServer(
-            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader, self._access), bound
+            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader, self._access),
+            bound,
+            self.config.http_limits,
+            None if self._metrics is None else self._metrics.connections,
         )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)

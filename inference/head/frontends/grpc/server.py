@@ -22,6 +22,7 @@ from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuil
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.descriptors import part_of_descriptors
 from ringpull.ps.errors import StartupError
 
 PREDICTOR: Final = pb.DESCRIPTOR.services_by_name["Predictor"]
@@ -33,6 +34,10 @@ SERVICES: Final = (
     HEALTH,
     reflection.SERVICE_NAME,
 )
+
+
+DESCRIPTOR_SHARE: Final = 5 / 8
+"""Part of the process's descriptors that connections of gRPC take at most; the rest is for HTTP, shards and files."""
 
 
 class GrpcServer:
@@ -52,7 +57,10 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
-                ("grpc.max_allowed_incoming_connections", config.max_connections),
+                (
+                    "grpc.max_allowed_incoming_connections",
+                    part_of_descriptors(DESCRIPTOR_SHARE, config.max_connections),
+                ),
                 ("grpc.server.max_pending_requests", config.max_pending_requests),
                 ("grpc.server.max_pending_requests_hard_limit", config.max_pending_requests),
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.

@@ -20,7 +20,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.config import HttpLimits
 from ringpull.inference.head.frontends.http.gate import asking, failed
+from ringpull.inference.head.frontends.http.limits import (
+    MAX_HEADER_BYTES,
+    ConnectionCounts,
+    LimitedProtocol,
+    LimitedServer,
+)
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.ps.errors import RingpullError
 
@@ -73,13 +80,32 @@ def application(
 class HttpServer:
     """Serves an application on a socket that is already bound, on the running loop."""
 
-    def __init__(self, app: Starlette, bound: socket.socket) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        bound: socket.socket,
+        limits: HttpLimits = HttpLimits(),  # noqa: B008  # frozen
+        counts: ConnectionCounts | None = None,
+    ) -> None:
+        """Begin to serve.
+
+        Args:
+            limits: Limits of its connections.
+            counts: Counts of connections, which several servers may share; None: its own.
+        """
         # Logging, signals and start-up belong to the head's process. (uvicorn touches signals on a main thread only.)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http=LimitedProtocol,
+            ws="none",
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
-        self._server = uvicorn.Server(config)
-        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[bound]))
+        self._server = LimitedServer(config, bound, limits, counts or ConnectionCounts())
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[]))
 
     async def stop(self) -> None:
         """Finish what is in flight, at most a second, and close the socket."""
