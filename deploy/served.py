@@ -28,6 +28,7 @@ from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
 from ringpull.ps.errors import InvalidInput, NotFound, StartupError
+from ringpull.ps.store.file_errors import read_file
 
 LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
 
@@ -321,9 +322,9 @@ def _all() -> Iterator[ServedRecord]:
 def _read(path: Path) -> ServedRecord | None:
     """Read one record; None if it is damaged or of another build."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_file(path))
         record = ServedRecord(**{**fields, "models": tuple(fields["models"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if _well_formed(record) else None
 
