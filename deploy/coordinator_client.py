@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ringpull.deploy import access
 from ringpull.router.control.operations import OperatorVerbs
 
 
@@ -17,7 +18,8 @@ def connect(target: str, *, timeout_s: float | None = None) -> Iterator[Operator
     """
     from ringpull.inference.client.operations import TIMEOUT_S, OperationsClient
 
-    with OperationsClient(target, timeout_s=TIMEOUT_S if timeout_s is None else timeout_s) as operations:
+    longest_s = TIMEOUT_S if timeout_s is None else timeout_s
+    with OperationsClient(target, timeout_s=longest_s, credentials=access.credentials()) as operations:
         yield operations
 
 
@@ -25,5 +27,5 @@ def table_dims(target: str) -> dict[str, int]:
     """Return `MODEL/TABLE` -> numbers per row, of the live versions."""
     from ringpull.inference.client.client import Client
 
-    with Client(target) as client:
+    with Client(target, credentials=access.credentials()) as client:
         return {f"{model.name}/{table.name}": table.dim for model in client.models() for table in model.tables}

@@ -27,7 +27,8 @@ from ringpull.deploy import serve_lock
 from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
-from ringpull.ps.errors import InvalidInput, NotFound, StartupError
+from ringpull.inference.client import targets
+from ringpull.ps.errors import NotFound, StartupError
 from ringpull.ps.store.file_errors import read_file
 
 LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
@@ -275,7 +276,7 @@ def resolve_target(target: str | None) -> str:
         InvalidInput: `target` is not HOST:PORT.
         NotFound: No target was given, and nothing is served from here.
     """
-    return find(None).target if target is None else parse_target(target)
+    return find(None).target if target is None else targets.parse_target(target, "--target", port_needed=True)
 
 
 def parse_target(text: str) -> str:
@@ -284,10 +285,9 @@ def parse_target(text: str) -> str:
     Raises:
         InvalidInput: `text` is not HOST:PORT.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65_535:
-        raise InvalidInput(f"--target {text!r}: write HOST:PORT, such as 127.0.0.1:8500")
-    return f"{'127.0.0.1' if host == 'localhost' else host}:{int(port)}"
+    address = targets.parse_target(text, "--target", port_needed=True)
+    host, _, port = address.rpartition(":")
+    return f"127.0.0.1:{port}" if host == "localhost" else address
 
 
 def _folder() -> Path:

@@ -12,11 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import uvloop
 from hdrh.histogram import HdrHistogram
 
+from ringpull.inference.client.channels import MAX_CHANNELS
+from ringpull.inference.client.credentials import Credentials
+from ringpull.inference.errors import InvalidInput
 from ringpull.loadtest.generator import (
     MAX_IN_FLIGHT,
     Load,
@@ -27,27 +30,43 @@ from ringpull.loadtest.generator import (
     connected,
 )
 from ringpull.loadtest.latencies import Latencies, empty_histogram, milliseconds, stages_of
+from ringpull.loadtest.options import MAX_SEED
 from ringpull.loadtest.report import Moment
+from ringpull.ps.settings import above, check_bounds, within
 
 LATE_MS: Final = 2.0
 """Delay of the 99th send that spoils the tail, when it is more than `LATE_SHARE` of the 99th latency, too."""
 LATE_SHARE: Final = 0.1
+MAX_REQUESTS: Final = 100_000_000
+"""Requests of one run: their times are drawn before it, 8 bytes each."""
 BUSY: Final = 0.9
 """Share of a core at which the generator, one thread of Python, is the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLoopPlan:
-    """Plan of a run, apart from the messages."""
+    """Plan of a run, apart from the messages.
 
-    rate: float
+    Raises:
+        InvalidInput: A number is out of its bounds, or there would be more than `MAX_REQUESTS`.
+    """
+
+    rate: Annotated[float, above(0)]
     """Requests per second."""
-    seconds: float
-    seed: int = 0
+    seconds: Annotated[float, above(0)]
+    seed: Annotated[int, within(0, MAX_SEED)] = 0
     """Seed of the arrival times."""
-    timeout_s: float = 10.0
+    timeout_s: Annotated[float, above(0)] = 10.0
     """Deadline of a request, from when it is sent."""
-    connections: int = 4
+    connections: Annotated[int, within(1, MAX_CHANNELS)] = 4
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.rate * self.seconds > MAX_REQUESTS:
+            raise InvalidInput(
+                f"{self.rate:g} requests/s for {self.seconds:g} s are more than {MAX_REQUESTS:,} requests, whose times"
+                " are drawn before the run"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +124,18 @@ class OpenLoopRun:
         return self.health.warnings(self.latencies.percentile_ms(99))
 
 
-def run_open_loop(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan) -> OpenLoopRun:
+def run_open_loop(
+    target: str, payloads: Sequence[bytes], plan: OpenLoopPlan, credentials: Credentials | None = None
+) -> OpenLoopRun:
     """Send as planned and wait for every answer; blocks. A failed request is counted, not raised.
+
+    Args:
+        credentials: Credentials for TLS, and a token; None: those of the environment.
 
     Raises:
         Unavailable: No connection within the deadline of a request.
     """
-    return uvloop.run(_run(target, payloads, plan))
+    return uvloop.run(_run(target, payloads, plan, Credentials.given() if credentials is None else credentials))
 
 
 class _Recorder:
@@ -144,12 +168,13 @@ class _Recorder:
             self.latencies.failed(outcome.took_s, outcome.why)
 
 
-async def _run(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan) -> OpenLoopRun:
+async def _run(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan, credentials: Credentials) -> OpenLoopRun:
     arrivals = arrival_times(plan.rate, plan.seconds, plan.seed)
     recorder = _Recorder(plan.timeout_s)
-    async with connected(target, plan.connections, plan.timeout_s) as channels:
+    async with connected(target, plan.connections, plan.timeout_s, credentials) as channels:
         started_s, cpu_s = time.time(), _cpu_s()
-        load = Load(PayloadSender(channels, payloads, timeout_s=plan.timeout_s), recorder.add)
+        sender = PayloadSender(channels, payloads, timeout_s=plan.timeout_s, credentials=credentials)
+        load = Load(sender, recorder.add)
         await load.open_loop(arrivals)
         wall_s, cpu_s = load.now_s(), _cpu_s() - cpu_s
     health = GeneratorHealth(

@@ -9,12 +9,18 @@ import logging
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from ringpull.ps.errors import StartupError
+from ringpull.ps.errors import Forbidden, RingpullError, StartupError, Unauthenticated
+
+Check = Callable[[str | None], None]
+
+REFUSALS: Final = {Unauthenticated: 401, Forbidden: 403}
+"""Statuses of scrapers that may not; 503 where that cannot be told."""
 
 SCRAPER_TIMEOUT_S: Final = 10.0
 """Time after which a scraper that says nothing, or does not read, is hung up on."""
@@ -25,8 +31,12 @@ _LOG: Final = logging.getLogger(__name__)
 class MetricsServer:
     """Serves a registry from construction until `close`."""
 
-    def __init__(self, registry: CollectorRegistry, host: str) -> None:
+    def __init__(self, registry: CollectorRegistry, host: str, check: Check | None = None) -> None:
         """Listen on any free port.
+
+        Args:
+            check: Raises for a scraper that may not; given the value of its header `authorization`, or None. Called
+                in any thread.
 
         Raises:
             StartupError: `host` cannot be listened on.
@@ -36,6 +46,10 @@ class MetricsServer:
         class Handler(MetricsHandler):
             registry = served
             timeout = SCRAPER_TIMEOUT_S
+
+            def do_GET(self) -> None:
+                if check is None or _passes(self, check):
+                    super().do_GET()
 
         class Server(_Server):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -67,6 +81,25 @@ class MetricsServer:
     def _serve(self) -> None:
         while not self._closing:
             self._server.handle_request()
+
+
+def _passes(handler: MetricsHandler, check: Check) -> bool:
+    """Return whether a scraper may; one that may not is told so."""
+    shown = handler.headers.get_all("authorization")
+    try:
+        check(", ".join(shown) if shown else None)
+    except RingpullError as exc:
+        status = next((status for kind, status in REFUSALS.items() if isinstance(exc, kind)), 503)
+        body = f"{exc}\n".encode()
+        handler.send_response(status)
+        if status == 401:
+            handler.send_header("WWW-Authenticate", "Bearer")
+        handler.send_header("Content-Type", "text/plain; charset=utf-8")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+        return False
+    return True
 
 
 class _Server(ThreadingMixIn, TCPServer):

@@ -30,7 +30,7 @@ from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
 from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics import ScrubCollector, ShardCollector
-from ringpull.ps.metrics_server import MetricsServer
+from ringpull.ps.metrics_server import Check, MetricsServer
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.refusals import Refusals, refused
 from ringpull.ps.scrub import Scrubber
@@ -78,6 +78,7 @@ class ShardProcess:
         metrics: bool = True,
         admission: AdmissionLimits | None = None,
         deployment: str = "",
+        scrape_check: Check | None = None,
     ) -> None:
         """Start the data plane on any free port of `host`.
 
@@ -94,6 +95,7 @@ class ShardProcess:
             metrics: Count requests, and serve metrics on a free port of `host`.
             admission: Limits on connections and bytes; None: the defaults.
             deployment: Id of the deployment, which callers and peers must mean; empty: any.
+            scrape_check: Raises for a scraper that may not have the metrics, given its header `authorization`.
 
         Raises:
             StartupError: `host` cannot be listened on, or the data folder cannot be used.
@@ -126,7 +128,7 @@ class ShardProcess:
         self._server = self._new_server(admission, tally)
         self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
         self._metrics: MetricsServer | None = None
-        self._address = self._listen(host, tally)
+        self._address = self._listen(host, tally, scrape_check)
         if scrub_bytes_per_s:
             self._scrubber.start()
         where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
@@ -142,11 +144,11 @@ class ShardProcess:
             tally=tally,
         )
 
-    def _listen(self, host: str, tally: ServerTally | None) -> tuple[str, int]:
+    def _listen(self, host: str, tally: ServerTally | None, check: Check | None) -> tuple[str, int]:
         try:
             if tally is not None:
                 collectors = [ShardCollector(self._shard, self._server, tally), ScrubCollector(self._scrubber)]
-                self._metrics = MetricsServer(registry_of(collectors), host)
+                self._metrics = MetricsServer(registry_of(collectors), host, check)
             return self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()

@@ -10,6 +10,7 @@ from typing import Final
 
 from ringpull.deploy.cluster.logs import LogSettings
 from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.tls import TlsFiles
 from ringpull.ps.wire.admission import AdmissionLimits
 
 NAMESPACE: Final = "ringpull"
@@ -35,6 +36,8 @@ class ShardSettings:
     """Limits on the connections and requests that each shard holds."""
     scrub_bytes_per_s: int = 0
     """Rate at which each shard looks through what it serves for damage; 0: it does not."""
+    tls: TlsFiles = field(default_factory=TlsFiles)
+    """Certificate of the deployment, as the head's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

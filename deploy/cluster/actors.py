@@ -144,6 +144,7 @@ class HeadActor(ProcessActor):
 
 def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
     from ringpull.deploy.cluster.kernels import warm_up
+    from ringpull.inference.head.tokens.scrape_check import scrape_check
     from ringpull.ps.fenced import FencedShard
     from ringpull.ps.process import ShardProcess
 
@@ -165,6 +166,7 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
         metrics=settings.metrics,
         admission=settings.admission,
         deployment=actor_spec.deployment,
+        scrape_check=scrape_check(actor_spec.head.tokens),
     )
     return FencedShard(process, actor_spec.deployment)
 

@@ -305,6 +305,7 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
             metrics=config.head.metrics,
             admission=config.shard_admission,
             scrub_bytes_per_s=config.scrub_bytes_per_s,
+            tls=config.head.tls,
         ),
         head=config.head,
         heads=config.heads,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.commands.options import AsJson, with_credentials
 from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import InvalidInput
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ringpull.router.control.traffic import TableLoad
 
 
+@with_credentials
 def plan(
     models: Annotated[
         list[str],

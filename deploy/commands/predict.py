@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy import access, served
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.errors import InvalidInput
@@ -24,6 +24,7 @@ SHOWN_VALUES = 8
 """Number of values shown of one output of one row; the JSON has all."""
 
 
+@with_credentials
 def predict(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     json_request: Annotated[
@@ -56,7 +57,7 @@ def predict(
             "give the rows with --features K=V,..., or a request with --json-request FILE|-; one of the two"
         )
     above(0).check("--timeout", timeout)
-    with Client(served.resolve_target(target), timeout_s=timeout) as client:
+    with Client(served.resolve_target(target), timeout_s=timeout, credentials=access.credentials()) as client:
         if json_request is not None:
             if context is not None:
                 raise InvalidInput("--context goes with --features; a JSON request holds its own")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import agreed, can_ask, err, out, print_json, print_line
 from ringpull.ps.errors import InvalidInput
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ringpull.router.control.operations import Control, OperatorVerbs, Rebalance
 
 
+@with_credentials
 def rebalance(
     shards: Annotated[
         int | None, typer.Option(help="Grow or shrink to so many shards. Default: as many as now.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import Interrupted, StopSignals
 from ringpull.deploy.view.console import agreed, can_ask, err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ringpull.router.control.operations import OperatorVerbs
 
 
+@with_credentials
 def restart(
     rolling: Annotated[
         bool, typer.Option("--rolling", help="One member after the other: the only way there is, and to be said.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import sys
@@ -27,6 +28,8 @@ from ringpull.deploy.view.streams import standard_error
 from ringpull.extras import needing
 from ringpull.inference.degrade.control import MAX_PRESSURE
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.tokens.settings import token_settings
+from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group
 
@@ -71,11 +74,16 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
     _check_pressures(given["degrade_low"], given["degrade_high"])
     background = detach and given["address"] is None
     with StopSignals() as signals, _state(given["state_dir"], given["name"], serves=not background) as state:
+        tokens = token_settings(given["tokens"], os.environ, keep=background)
+        if tokens.file is not None and given["address"] is None:
+            # Which refuses, before anything is started, what the head would refuse.
+            for warning in Tokens(tokens).warnings:
+                warn(warning)
         config = built(
             ServeConfig,
             given,
             versions=choose_versions(models, replicas or ()),
-            head=built(HeadConfig, given, share_port=given["heads"] > 1),
+            head=built(HeadConfig, given, share_port=given["heads"] > 1, tokens=tokens),
             state_dir=state.folder,
         )
         with needing("server", "ringpull serve"):

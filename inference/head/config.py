@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from ringpull.inference.degrade.control import Thresholds
+from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
+from ringpull.ps.tls import TlsFiles
 from ringpull.router.settings import RouterSettings
 
 PORT: Final = within(0, 65_535)
@@ -33,6 +35,8 @@ class HeadConfig:
         int, PORT, Option("Port of health and status as JSON. 0: any free one.", Group.DEPLOYMENT, default=8501)
     ] = 0
     """Port of HTTP; 0: a free one, told by `HeadAddress`."""
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    """Tokens that callers have to show, with their roles and quotas."""
 
     max_message_bytes: Annotated[int, at_least(1), Option("Bytes of one gRPC message.", Group.LIMITS)] = 64 << 20
     """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
@@ -56,6 +60,25 @@ class HeadConfig:
         Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
     ] = 200
     """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
+    max_streams: Annotated[
+        int,
+        at_least(2),
+        Option("Requests of one connection at a time; its client has the others wait.", Group.LIMITS),
+    ] = 100
+    """Calls of one connection at a time (HTTP/2's SETTINGS_MAX_CONCURRENT_STREAMS); gRPC's clients keep the others back
+    until one has ended."""
+    max_receiving_requests: Annotated[
+        int,
+        at_least(1),
+        Option("Requests that one head is receiving: begun, their messages not there.", Group.LIMITS, "max-receiving"),
+    ] = 1_024
+    """Calls whose message is not here yet; one more ends the one that has kept it waiting for longest."""
+    receive_timeout_s: Annotated[
+        float,
+        above(0),
+        Option("The longest that the message of a request may take.", Group.LIMITS, "receive-timeout", "SECONDS"),
+    ] = 10.0
+    """Time in which a call's message must be here, whatever its deadline."""
     max_connections: Annotated[int, at_least(1), Option("Connections of one head.", Group.LIMITS)] = 4_096
     """Open connections; one more is closed at once."""
     max_in_flight_bytes: Annotated[
@@ -122,6 +145,8 @@ class HeadConfig:
     max_connection_age_s: Annotated[float, above(0)] = 60.0
     """Age of a connection on a shared port at which its client is asked to connect anew, so that a head that came back
     gets its part again."""
+    tls: TlsFiles = field(default_factory=TlsFiles)
+    """Certificate of the deployment, and the CA of its clients; of shards too."""
     router: RouterSettings = field(default_factory=RouterSettings)
     """Settings of its router: how patient it is with shards."""
     metrics: Annotated[bool, Option("Count nothing for /metrics.", Group.LOGS, name="no-metrics")] = True
@@ -132,6 +157,11 @@ class HeadConfig:
         Option("Look for new versions this often, and publish them. 0: never.", Group.DATA, "watch", "SECONDS"),
     ] = 0.0
     """Interval at which models' folders are looked at for a new version to publish; 0: never."""
+
+    @property
+    def receiving_share(self) -> int:
+        """Calls of one connection whose messages may be overdue: half of those that it may have."""
+        return self.max_streams // 2
 
     @property
     def degrade_thresholds(self) -> Thresholds:

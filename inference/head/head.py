@@ -19,6 +19,7 @@ from secrets import token_hex
 from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
+from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.operations import OperationsService
@@ -33,6 +34,7 @@ from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.selfcheck import self_check
+from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.inference.head.watch import Watch, watching
 from ringpull.inference.model.dense import pin_threads
 from ringpull.inference.model.mirror import Mirror
@@ -100,6 +102,8 @@ class Head:
             replaced: Called, with the reason, when the coordinator says that another process is this head by now.
         """
         self.config = config
+        self._tokens = Tokens(config.tokens) if config.tokens.asked else None
+        self._access: Access = self._tokens or Unasked()
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
@@ -113,6 +117,7 @@ class Head:
         )
         self._lease = Lease(self._router.refresh)
         self._keeping = asyncio.create_task(self._lease.keep())
+        self._rereading = None if self._tokens is None else asyncio.create_task(self._tokens.follow())
         self._started_s = time.monotonic()
         # One thread: the dense program is the bottleneck it feeds, and torch brings threads of its own.
         self._dense = ThreadPoolExecutor(1, "dense", initializer=pin_threads, initargs=(config.dense_threads,))
@@ -126,6 +131,7 @@ class Head:
             self._catalog,
             config,
             watch=CallWatch(None if self._metrics is None else self._metrics.calls),
+            access=self._access,
         )
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
@@ -235,7 +241,8 @@ class Head:
             f"{model}/{version} is served without its self-check, which is tried again: {reason}"
             for (model, version), reason in sorted(self._unchecked.items())
         ]
-        return (*refused, *unchecked, *(() if self._watch is None else self._watch.warnings))
+        watched = () if self._watch is None else self._watch.warnings
+        return (*refused, *unchecked, *watched, *(() if self._tokens is None else self._tokens.warnings))
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -254,7 +261,7 @@ class Head:
     async def stop(self, timeout_s: float) -> None:
         """Take no new calls, answer those in flight within `timeout_s`, and close everything."""
         logger.info("head stops", extra={"within_s": timeout_s})
-        for task in (self._keeping, self._watching, self._degrading, self._checking):
+        for task in (self._keeping, self._rereading, self._watching, self._degrading, self._checking):
             if task is not None:
                 task.cancel()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
@@ -384,11 +391,13 @@ class Head:
         predictor = PredictorService(self._predictor, self._catalog)
         status = partial(cluster_status, self._view, self._router, self._catalog)
         bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
-        grpc = GrpcServer(predictor, AdminService(status), self.config, OperationsService(self._operations))
+        grpc = GrpcServer(
+            predictor, AdminService(status, self._access), self.config, OperationsService(self._operations)
+        )
         try:
             grpc_port = await grpc.start()
             http_port = bound.getsockname()[1]
-            metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor.admission)
+            metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor)
         except BaseException:
             # It is tried again, and would find its own ports in use.
             bound.close()
@@ -396,7 +405,7 @@ class Head:
             raise
         self._grpc = grpc
         self._http = HttpServer(
-            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader), bound
+            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader, self._access), bound
         )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port)

@@ -34,6 +34,7 @@ from ringpull.ps.store.file_errors import opened, unreadable
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
 from ringpull.ps.store.links import check_links
+from ringpull.ps.store.mapping import mapped
 from ringpull.ps.store.row_codec import decode
 
 _MADV_POPULATE_READ: Final = 22
@@ -265,7 +266,7 @@ def _map(path: Path, due_bytes: int) -> tuple[NDArray[np.uint8], FileStamp]:
                 )
             if size == 0:  # an empty file cannot be mapped
                 return np.empty(0, np.uint8), stamp
-            return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), np.uint8), stamp
+            return np.frombuffer(mapped(file.fileno(), size), np.uint8), stamp
     except OSError as exc:
         raise unreadable(path, exc) from exc
 

@@ -14,6 +14,7 @@ from typing import Annotated, Final
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.service_rate import ServiceRate, Work
 from ringpull.ps.settings import Group, Option, at_least, check_bounds
+from ringpull.ps.wire.ledger import Ledger
 
 PULL_COST_BYTES: Final = 8192
 """Cost of a pull besides its arrays, in bytes of arrays: some 60 us of frames and threads, as for 1,000 keys."""
@@ -30,9 +31,15 @@ class AdmissionLimits:
     max_in_flight_bytes: Annotated[
         int,
         at_least(1),
-        Option("Bytes of the pulls that one shard has in flight.", Group.LIMITS, name="max-pull-bytes"),
+        Option(
+            "Bytes that one shard holds for its peers: of pulls that arrive or are in flight, and of replies that"
+            " were not read.",
+            Group.LIMITS,
+            name="max-pull-bytes",
+        ),
     ] = 256 << 20
-    """Bytes of arrays of the pulls that wait or run; a larger pull is admitted alone."""
+    """Bytes of the pulls that arrive, wait or run, and of replies that were not read; a larger pull is admitted alone.
+    See `ringpull.ps.wire.ledger`."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -49,16 +56,19 @@ class Admission:
         """
         self.limits = limits
         self._clock = clock
+        self.ledger: Final = Ledger(limits.max_in_flight_bytes)
         self._rate = ServiceRate(clock)
-        self._bytes = 0
 
     @property
     def idle(self) -> bool:
         """Whether no pull is in flight."""
         return self._rate.idle
 
-    def begin(self, size: int, deadline_s: float) -> Work:
+    def begin(self, size: int, deadline_s: float, *, overhead: int = 0) -> Work:
         """Admit a pull with arrays of `size` bytes; give what is returned to `end`.
+
+        Args:
+            overhead: Memory that it takes besides.
 
         Raises:
             Unavailable: It would wait beyond its deadline, or there is no room for it.
@@ -70,15 +80,31 @@ class Admission:
                     f"this shard is overloaded: a pull waits {wait_s * 1e3:.1f} ms for others, and this one has"
                     f" {left_s * 1e3:.1f} ms left"
                 )
-            if self._bytes + size > self.limits.max_in_flight_bytes:
-                raise Unavailable(
-                    f"this shard is overloaded: pulls of {self._bytes} bytes are in flight, and this one has {size};"
-                    f" max_in_flight_bytes is {self.limits.max_in_flight_bytes}"
-                )
-        self._bytes += size
+        if not self.ledger.fits(size + overhead):
+            raise self.no_room(size)
+        self.ledger.requests += size + overhead
         return self._rate.begin(size + PULL_COST_BYTES)
 
-    def end(self, work: Work, size: int, *, served: bool) -> None:
+    def end(self, work: Work, size: int, *, served: bool, overhead: int = 0) -> None:
         """Note that a pull was answered, with rows or, not `served`, with an error."""
-        self._bytes -= size
+        self.ledger.requests -= size + overhead
         self._rate.end(work, served=served)
+
+    def park(self, work: Work) -> Work:
+        """Note that a pull waits for its own caller, and holds up no other; return the work to go on with."""
+        return self._rate.reweigh(work, 0.0)
+
+    def unpark(self, work: Work, size: int) -> Work:
+        """Note that a parked pull waits for its turn again; return the work to go on with."""
+        return self._rate.reweigh(work, size + PULL_COST_BYTES)
+
+    def no_room(self, size: int) -> Unavailable:
+        """Return the error for a pull of this size for which there is no room."""
+        held = self.ledger
+        others = ""
+        if held.receiving or held.replies:
+            others = f" besides {held.receiving} bytes that arrive and {held.replies} of replies that were not read"
+        return Unavailable(
+            f"this shard is overloaded: pulls of {held.requests} bytes are in flight{others}, and this one has {size};"
+            f" max_in_flight_bytes is {held.limit}"
+        )

@@ -13,7 +13,8 @@ from typing import Any, Final, NoReturn
 
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode
+from ringpull.ps.spec import MAX_DIM
+from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
 from ringpull.ps.wire.messages import (
     ANY_SHARD,
     DescribeReply,
@@ -37,6 +38,13 @@ _OPS: Final = {int(op): op for op in Op}
 _MAX_INT: Final = 2**63 - 1
 _MAX_UINT: Final = 2**64 - 1
 
+
+_FLOAT_BYTES: Final = 4
+_POSITION_BYTES: Final = 8
+MAX_ROW_BYTES: Final = _FLOAT_BYTES * MAX_DIM + 64
+"""Size that no stored row exceeds, whatever its type: its values as float32, and some for a scale and padding."""
+MAX_SPEC_BYTES: Final = 1 << 20
+"""Size that no description of a table exceeds: a name, and a default vector."""
 
 CONNECTION_ID: Final = 0
 """Request id of what concerns the connection, not one request: the hello, and the error that it ends with."""
@@ -206,6 +214,22 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
     if request is not None:
         _check_answers(request, reply)
     return reply
+
+
+def max_reply_bytes(request: Request) -> int:
+    """Return the largest payload that a reply to `request` can have: what a caller that asks for it lets come."""
+    match request:
+        case PullRequest():
+            rows = sum(lookup.keys for lookup in request.lookups if lookup.op is Op.ROWS)
+            vectors = rows + len(request.lengths)
+            return vectors * MAX_DIM * _FLOAT_BYTES + padded(_FLOAT_BYTES * len(request.lookups)) + padded(rows)
+        case RangePullRequest():
+            rows_bytes = padded(max(request.max_bytes, MAX_ROW_BYTES))
+            return rows_bytes + rows_bytes * _POSITION_BYTES  # no row has fewer bytes than one
+        case StatisticsRequest():
+            return 0
+        case DescribeRequest():
+            return MAX_SPEC_BYTES
 
 
 class _Fields:

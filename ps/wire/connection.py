@@ -9,14 +9,24 @@ broke, or broke the protocol, stays closed: the next request to that shard conne
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 
 from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Stranger, Unavailable
-from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_reply, encode_hello, encode_request
+from ringpull.ps.tls import LiveTls
+from ringpull.ps.wire.codec import (
+    CONNECTION_ID,
+    decode_hello,
+    decode_reply,
+    encode_hello,
+    encode_request,
+    max_reply_bytes,
+)
 from ringpull.ps.wire.error_codes import error_of
-from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Kind, Limits
+from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Kind, Limits, Prelude, Refusal
 from ringpull.ps.wire.messages import ANYONE, ErrorReply, Hello, Reply, Request
 from ringpull.ps.wire.protocol import FrameProtocol
+from ringpull.ps.wire.tls_layer import reason_of, shake_hands
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -25,7 +35,7 @@ class Connection(FrameProtocol):
     """A connection to a shard; make one with `Connection.connect`. Not thread-safe: belongs to one event loop."""
 
     def __init__(self, address: str, limits: Limits = REPLY_LIMITS, *, hello: Hello = ANYONE) -> None:
-        super().__init__(REPLIES, limits)
+        super().__init__(REPLIES, limits, self._was_asked_for)
         self._address = address
         self._hello = hello
         self._greeted = False
@@ -39,7 +49,13 @@ class Connection(FrameProtocol):
 
     @classmethod
     async def connect(
-        cls, host: str, port: int, *, hello: Hello = ANYONE, timeout_s: float = CONNECT_TIMEOUT_S
+        cls,
+        host: str,
+        port: int,
+        *,
+        hello: Hello = ANYONE,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+        tls: LiveTls | None = None,
     ) -> Connection:
         """Open a connection to the shard that listens at `host`:`port`.
 
@@ -47,20 +63,38 @@ class Connection(FrameProtocol):
 
         Args:
             hello: Which shard is meant.
+            tls: What both ends show each other; None: nothing, in plain text.
 
         Raises:
-            Unavailable: Nothing answers there within `timeout_s`.
+            Unavailable: Nothing answers there within `timeout_s`, or in another way: with TLS or without, or of another
+                deployment.
         """
         address = f"{host}:{port}"
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
+                if tls is not None:
+                    return await cls._connect_over(tls, host, port, hello)
                 _, connection = await loop.create_connection(lambda: cls(address, hello=hello), host, port)
         except TimeoutError as exc:
             raise Unavailable(f"no shard answered at {address} within {timeout_s:g} s") from exc
         except OSError as exc:
             raise Unavailable(f"no shard can be reached at {address}: {exc}") from exc
         return connection
+
+    @classmethod
+    async def _connect_over(cls, tls: LiveTls, host: str, port: int, hello: Hello) -> Connection:
+        address = f"{host}:{port}"
+        while True:
+            connection = cls(address, hello=hello)
+            try:
+                await shake_hands(connection, tls.members.client, host, port)
+            except (ssl.SSLError, Unavailable) as exc:
+                # Files may have changed between this end's look at them and the other's.
+                if not tls.refresh():
+                    raise Unavailable(f"no shard can be reached at {address} over TLS: {reason_of(exc)}") from exc
+            else:
+                return connection
 
     def __repr__(self) -> str:
         state = f"closed: {self._lost}" if self._lost else f"{len(self._waiting)} in flight"
@@ -132,8 +166,7 @@ class Connection(FrameProtocol):
             return
         if frame.request_id == CONNECTION_ID:
             raise ProtocolError(f"the shard at {self._address} sent a {frame.kind.name}, a reply to no request")
-        if frame.request_id > self._last_id:
-            raise ProtocolError(f"the shard at {self._address} answered request {frame.request_id}: never sent")
+        self._check_sent(frame.request_id)
         request, future = self._waiting.pop(frame.request_id, (None, None))
         if future is None:
             return  # its request gave up: timed out or cancelled
@@ -144,6 +177,35 @@ class Connection(FrameProtocol):
             raise
         if not future.done():
             future.set_result(reply)
+
+    def _was_asked_for(self, prelude: Prelude, more: int) -> bool:
+        """See `ringpull.ps.wire.frames.Room`: no more is kept of a reply than its request can have asked for.
+
+        Raises:
+            ProtocolError: The shard sends more than that.
+        """
+        request, _ = self._waiting.get(prelude.request_id, (None, None))
+        if request is None:
+            return False  # Its request gave up, or was never sent: `frame_refused` says which.
+        if prelude.payload_bytes > (limit := max_reply_bytes(request)):
+            raise ProtocolError(
+                f"the shard at {self._address} sends {prelude.payload_bytes} bytes in reply to request"
+                f" {prelude.request_id}, which asked for {limit} at most"
+            )
+        return True
+
+    def frame_refused(self, refusal: Refusal) -> None:
+        prelude = refusal.prelude
+        if not self._greeted or prelude.request_id == CONNECTION_ID:
+            raise ProtocolError(
+                f"the shard at {self._address} sent a {prelude.kind.name} of {prelude.payload_bytes} bytes,"
+                " a reply to no request"
+            )
+        self._check_sent(prelude.request_id)
+
+    def _check_sent(self, request_id: int) -> None:
+        if request_id > self._last_id:
+            raise ProtocolError(f"the shard at {self._address} answered request {request_id}: never sent")
 
     def poisoned(self, error: ConnectionLost) -> None:
         if not self._greeted and not isinstance(error, Stranger):

@@ -13,14 +13,16 @@
                  buffers        in the order of `LAYOUT`, each zero-padded to a multiple of 8
 
 Invariants: nothing is allocated from a length before that length was held against a limit, and a payload only after its
-header was found to describe exactly that many bytes; a big payload is received where its arrays will lie, never copied;
-bytes that are no frame raise `ProtocolError`, after which the decoder must not be used any more.
+header was found to describe exactly that many bytes; beyond `FIRST_BYTES` memory grows with what has arrived, whatever
+was announced, and only while its owner has room (a frame for which there is none is read and dropped); up to that a
+payload is received where its arrays will lie, never copied; bytes that are no frame raise `ProtocolError`, after which
+the decoder must not be used any more.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from reprlib import repr as brief
@@ -45,6 +47,12 @@ MAX_ITEMS: Final = 4096
 
 SCRATCH_BYTES: Final = 64 * 1024
 """Receive buffer of a connection. Also the upper bound on bytes of a payload that are copied on their way in."""
+SMALL_BYTES: Final = SCRATCH_BYTES
+"""Size up to which a payload is received without asking for room: no more than a connection takes anyway."""
+FIRST_BYTES: Final = 1 << 20
+"""Memory that a payload is first given; one that is larger gets `GROWTH` times as much whenever that is full."""
+GROWTH: Final = 4
+"""Factor by which memory of a payload grows: of a large one a third is copied once more."""
 JOIN_BYTES: Final = 4 * 1024
 """Size up to which frames leave as one bytes object: a copy is cheaper there than more entries in the writev."""
 
@@ -113,9 +121,13 @@ class Frame(NamedTuple):
     """The header's fields after the counts; their types are not checked yet."""
     arrays: tuple[AnyArray, ...]
     """Buffers in the order of `LAYOUT`; writable views of memory that belongs to this frame alone."""
+    header_bytes: int = 0
+    """Size of the header, of which the fields were made."""
 
 
-class _Prelude(NamedTuple):
+class Prelude(NamedTuple):
+    """Beginning of a frame: what it is, and how much comes."""
+
     kind: Kind
     request_id: int
     header_bytes: int
@@ -123,18 +135,45 @@ class _Prelude(NamedTuple):
     payload_bytes: int
 
 
+class Refusal(NamedTuple):
+    """Frame for which there was no room: the rest of it is read and dropped."""
+
+    prelude: Prelude
+
+
+Room = Callable[[Prelude, int], bool]
+"""Function that says whether there is room for so many bytes more of a frame. It may raise `ProtocolError`."""
+
+
 class _Section:
-    """A stretch of bytes being filled: a header or a payload."""
+    """A stretch of bytes being filled: a header or a payload. Its memory may be less than its size: see `grow`."""
 
-    __slots__ = ("filled", "target")
+    __slots__ = ("filled", "size", "target")
 
-    def __init__(self, target: memoryview) -> None:
+    def __init__(self, target: memoryview, size: int) -> None:
         self.target = target
+        self.size = size
         self.filled = 0
 
     @property
     def complete(self) -> bool:
-        return self.filled == len(self.target)
+        return self.filled == self.size
+
+    @property
+    def full(self) -> bool:
+        """Whether its memory is full and it is not complete."""
+        return self.filled == len(self.target) < self.size
+
+    @property
+    def next_bytes(self) -> int:
+        """Memory that it has after it has grown."""
+        return min(self.size, GROWTH * len(self.target))
+
+    def grow(self) -> None:
+        """Move to more memory."""
+        target = _allocate(self.next_bytes)
+        target[: self.filled] = self.target
+        self.target = target
 
 
 def padded(size_bytes: int) -> int:
@@ -202,12 +241,19 @@ class Decoder:
     `next_frame` until it returns None: the shape of `asyncio.BufferedProtocol`.
     """
 
-    def __init__(self, accepts: Collection[Kind], limits: Limits) -> None:
+    def __init__(self, accepts: Collection[Kind], limits: Limits, room: Room | None = None) -> None:
+        """Begin between two frames.
+
+        Args:
+            room: Asked before a frame is given memory beyond `SMALL_BYTES`; None: there always is.
+        """
         self._accepts = frozenset(accepts)
         self._limits = limits
+        self._room = room
+        self._dropping = 0  # bytes to come of a frame that was refused
         self._scratch = _allocate(SCRATCH_BYTES)
         self._begin = self._end = 0  # unread bytes of the scratch
-        self._prelude: _Prelude | None = None
+        self._prelude: Prelude | None = None
         self._header: _Section | None = None
         self._payload: _Section | None = None
         self._fields: list[Any] = []
@@ -216,7 +262,18 @@ class Decoder:
     @property
     def mid_frame(self) -> bool:
         """Whether the bytes so far end inside a frame."""
-        return self._prelude is not None or self._begin != self._end
+        return self._prelude is not None or self._begin != self._end or self._dropping > 0
+
+    @property
+    def arrived(self) -> int:
+        """Bytes that have arrived of the frame that is being received, without its prelude."""
+        sections = (self._header, self._payload)
+        return sum(section.filled for section in sections if section is not None)
+
+    def forget(self) -> None:
+        """Let go of what has arrived of a frame: the connection is given up."""
+        self._prelude = self._header = self._payload = None
+        self._begin = self._end = self._dropping = 0
 
     def get_buffer(self) -> memoryview:
         """Return where the next bytes are to be written; at least one byte long."""
@@ -238,28 +295,39 @@ class Decoder:
         else:
             self._end += size_bytes
 
-    def next_frame(self) -> Frame | None:
-        """Return the next complete frame, or None when more bytes are needed.
+    def next_frame(self) -> Frame | Refusal | None:
+        """Return the next complete frame, or one that is refused, or None when more bytes are needed.
 
         Raises:
             ProtocolError: The bytes are not a frame, or one that this side does not accept; says why.
         """
         prelude = self._prelude
         if prelude is None:
+            if self._dropping:
+                self._drop()
             if self._end - self._begin < PRELUDE.size:
                 return None
             prelude = self._prelude = self._read_prelude()
-            self._header = _Section(memoryview(bytearray(padded(prelude.header_bytes))))
+            size = padded(prelude.header_bytes)
+            self._header = _Section(memoryview(bytearray(min(size, SMALL_BYTES))), size)
         if self._payload is None:
             assert self._header is not None
             if not self._fill(self._header):
-                return None
+                return self._grown(prelude, self._header) if self._header.full else None
             self._read_header(prelude, bytes(self._header.target[: prelude.header_bytes]))
-            self._payload = _Section(_allocate(prelude.payload_bytes))
+            size, first = prelude.payload_bytes, min(prelude.payload_bytes, FIRST_BYTES)
+            if first > SMALL_BYTES and self._room is not None and not self._room(prelude, first):
+                return self._refuse(prelude)
+            self._payload = _Section(_allocate(first), size)
         if not self._fill(self._payload):
-            return None
+            return self._grown(prelude, self._payload) if self._payload.full else None
         frame = Frame(
-            prelude.kind, prelude.request_id, prelude.remaining_us, self._fields, self._cut(self._payload.target)
+            prelude.kind,
+            prelude.request_id,
+            prelude.remaining_us,
+            self._fields,
+            self._cut(self._payload.target),
+            prelude.header_bytes,
         )
         self._prelude = self._header = self._payload = None
         return frame
@@ -273,7 +341,25 @@ class Decoder:
             self._begin += take
         return section.complete
 
-    def _read_prelude(self) -> _Prelude:
+    def _grown(self, prelude: Prelude, section: _Section) -> Frame | Refusal | None:
+        """Give a section that is full more memory, if there is room, and go on."""
+        if self._room is not None and not self._room(prelude, section.next_bytes - len(section.target)):
+            return self._refuse(prelude)
+        section.grow()
+        return self.next_frame()
+
+    def _refuse(self, prelude: Prelude) -> Refusal:
+        """Let go of what has arrived of a frame, and have the rest of it dropped."""
+        self._dropping = padded(prelude.header_bytes) + prelude.payload_bytes - self.arrived
+        self._prelude = self._header = self._payload = None
+        return Refusal(prelude)
+
+    def _drop(self) -> None:
+        take = min(self._end - self._begin, self._dropping)
+        self._begin += take
+        self._dropping -= take
+
+    def _read_prelude(self) -> Prelude:
         fields = PRELUDE.unpack_from(self._scratch, self._begin)
         self._begin += PRELUDE.size
         magic, version, kind_code, reserved, request_id, header_bytes, remaining_us, payload_bytes = fields
@@ -290,9 +376,9 @@ class Decoder:
             raise ProtocolError(f"the header has {header_bytes} bytes; it must have 1 to {self._limits.header_bytes}")
         if payload_bytes > self._limits.payload_bytes:
             raise ProtocolError(f"the buffers have {payload_bytes} bytes; the limit is {self._limits.payload_bytes}")
-        return _Prelude(kind, request_id, header_bytes, remaining_us, payload_bytes)
+        return Prelude(kind, request_id, header_bytes, remaining_us, payload_bytes)
 
-    def _read_header(self, prelude: _Prelude, header: bytes) -> None:
+    def _read_header(self, prelude: Prelude, header: bytes) -> None:
         """Unpack the header, and hold its counts against the layout and the payload's size."""
         try:
             fields = msgpack.unpackb(header, max_array_len=MAX_ITEMS, max_map_len=0, max_ext_len=0)

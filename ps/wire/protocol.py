@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import cast
 
 from ringpull.ps.errors import ConnectionLost
-from ringpull.ps.wire.frames import Decoder, Frame, Kind, Limits
+from ringpull.ps.wire.frames import Decoder, Frame, Kind, Limits, Refusal, Room
 
 KEEPALIVE_IDLE_S = 5
 KEEPALIVE_INTERVAL_S = 2
@@ -30,15 +30,22 @@ class FrameProtocol(asyncio.BufferedProtocol):
     All methods run on the event loop.
     """
 
-    def __init__(self, accepts: Collection[Kind], limits: Limits) -> None:
-        self._decoder = Decoder(accepts, limits)
+    def __init__(self, accepts: Collection[Kind], limits: Limits, room: Room | None = None) -> None:
+        self._decoder = Decoder(accepts, limits, room)
         self._transport: asyncio.Transport | None = None
         self._poisoned = False
+        self._reading = True
+        """Whether frames are taken. Those that have arrived already wait too while they are not."""
+        self._taking = False
 
     # -- for subclasses to fill in ------------------------------------------------------------------------------------
 
     def frame_received(self, frame: Frame) -> None:
         """Take one complete frame. May raise ConnectionLost, such as ProtocolError, which poisons the connection."""
+        raise NotImplementedError
+
+    def frame_refused(self, refusal: Refusal) -> None:
+        """Take that there was no room for a frame. May raise as `frame_received` does."""
         raise NotImplementedError
 
     def poisoned(self, error: ConnectionLost) -> None:
@@ -59,14 +66,25 @@ class FrameProtocol(asyncio.BufferedProtocol):
         if self._poisoned:
             return
         self._decoder.buffer_updated(nbytes)
-        try:
-            while (frame := self._decoder.next_frame()) is not None:
-                self.frame_received(frame)
-        except ConnectionLost as error:
-            self._poisoned = True
-            self.poisoned(error)
+        self._take_frames()
 
     # -- shared -------------------------------------------------------------------------------------------------------
+
+    def _take_frames(self) -> None:
+        """Take what has arrived, while frames are taken."""
+        self._taking = True
+        try:
+            while self._reading and (frame := self._decoder.next_frame()) is not None:
+                if isinstance(frame, Frame):
+                    self.frame_received(frame)
+                else:
+                    self.frame_refused(frame)
+        except ConnectionLost as error:
+            self._poisoned = True
+            self._decoder.forget()
+            self.poisoned(error)
+        finally:
+            self._taking = False
 
     def send(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Hand one frame to the transport; a connection that is gone drops it."""

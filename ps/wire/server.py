@@ -3,7 +3,9 @@
 Invariants: a look-up never runs on the event loop (a page fault would stall every connection); a request whose time is
 up is answered without work, and one that would wait beyond its time is refused at once (`ringpull.ps.wire.admission`);
 a connection that means another shard, or sends nonsense, gets the reason and is ended, and no other connection notices;
-a peer that sends faster than it is served, or does not read its replies, is not read from meanwhile.
+a peer that sends faster than it is served, or does not read its replies, is not read from meanwhile, and nothing more
+is looked up for it; whatever peers make a shard hold counts against one limit, and who is slow is ended
+(`ringpull.ps.wire.ledger`).
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from ringpull.ps.errors import (
     LimitExceeded,
     RingpullError,
     StartupError,
-    Stranger,
     Unavailable,
 )
 from ringpull.ps.service_rate import Work
+from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
-from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_request, encode_hello, encode_reply
+from ringpull.ps.wire.codec import encode_reply
 from ringpull.ps.wire.error_codes import error_reply
-from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Frame, Kind, Limits
+from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Kind, Limits
+from ringpull.ps.wire.handshakes import Handshakes
+from ringpull.ps.wire.ledger import REQUEST_BYTES, Patience
 from ringpull.ps.wire.messages import (
     ANYONE,
     DescribeReply,
@@ -42,18 +46,13 @@ from ringpull.ps.wire.messages import (
     ShardStatistics,
     StatisticsRequest,
 )
-from ringpull.ps.wire.protocol import FrameProtocol
+from ringpull.ps.wire.served import Job, Pieces, ServedConnection
 from ringpull.ps.wire.tally import ServerTally
 
 MAX_IN_FLIGHT = 1024
 """Upper bound on requests of one connection that wait or run at a time."""
 MAX_IN_FLIGHT_BYTES = 64 << 20
 """Upper bound on the payload of the requests of one connection that wait or run; a larger one is taken alone."""
-
-LINGER_S = 1.0
-"""Time a poisoned connection is kept to let its reason arrive: closing at once with unread bytes would reset it."""
-
-Pieces = list[bytes | memoryview]
 
 
 class Verbs(Protocol):
@@ -89,17 +88,27 @@ class ShardServer:
         reply_limits: Limits = REPLY_LIMITS,
         admission_limits: AdmissionLimits | None = None,
         tally: ServerTally | None = None,
+        tls: LiveTls | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.hello: Final = hello
+        self.patience: Final = patience or Patience()
         self._shard = shard
         self._tally = tally
         self._admission = Admission(admission_limits or AdmissionLimits())
+        self.ledger: Final = self._admission.ledger
+        self._max_requests = max(MAX_IN_FLIGHT, self.ledger.limit // REQUEST_BYTES)
+        self._requests = 0
+        self._room_made_s = 0.0
+        self._check: asyncio.TimerHandle | None = None
+        limit = self._admission.limits.max_connections
+        self._handshakes = None if tls is None else Handshakes(tls, limit, lambda: len(self._connections))
         self._threads = threads
         self._streams = threads if streams is None else streams
         self._request_limits = request_limits
         self._reply_limits = reply_limits
         self._server: asyncio.Server | None = None
-        self._connections: set[_ServedConnection] = set()
+        self._connections: set[ServedConnection] = set()
         self._answered: deque[_Answer] = deque()
         self._flush_scheduled = False
         self._closing = False
@@ -123,6 +132,11 @@ class ShardServer:
         """Connections that are open."""
         return len(self._connections)
 
+    @property
+    def handshakes_refused(self) -> int:
+        """Connections over TLS that came to nothing: of strangers, or in plain text."""
+        return 0 if self._handshakes is None else self._handshakes.refused
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, and return the address. Port 0 takes any free one.
 
@@ -136,6 +150,7 @@ class ShardServer:
             raise StartupError(f"a shard cannot listen on {host}:{port}: {exc}") from exc
         bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         self._address = f"{bound[0]}:{bound[1]}"
+        self._look()
         return bound
 
     async def close(self, *, grace_s: float = 5.0) -> None:
@@ -143,7 +158,11 @@ class ShardServer:
         if self._server is None:
             return
         self._closing = True
+        if self._check is not None:
+            self._check.cancel()
         self._server.close()
+        if self._handshakes is not None:
+            self._handshakes.close()
         ends = [connection.drain() for connection in self._connections]
         if ends:
             await asyncio.wait(ends, timeout=grace_s)
@@ -154,35 +173,90 @@ class ShardServer:
 
     # -- on the event loop --------------------------------------------------------------------------------------------
 
-    def _accept(self) -> _ServedConnection:
-        return _ServedConnection(self, self._request_limits)
+    def _accept(self) -> asyncio.BaseProtocol:
+        connection = ServedConnection(self, self._request_limits)
+        return connection if self._handshakes is None else self._handshakes.over(connection)
 
-    def joined(self, connection: _ServedConnection) -> None:
+    def joined(self, connection: ServedConnection) -> None:
         self._connections.add(connection)
         limit = self._admission.limits.max_connections
         if self._closing:  # it was in the kernel's queue when listening ended
             connection.abort()
-        elif len(self._connections) > limit:
+        elif len(self._connections) + len(self._handshakes or ()) > limit and not self._end_silent():
             connection.give_up(LimitExceeded(f"this shard has {limit} connections, which is max_connections"))
 
-    def left(self, connection: _ServedConnection) -> None:
+    def left(self, connection: ServedConnection) -> None:
         self._connections.discard(connection)
 
-    def submit(
-        self, connection: _ServedConnection, request_id: int, request: Request, deadline_s: float, size: int
-    ) -> None:
-        """Have a thread answer `request`; the answer goes back through `connection.answered`.
+    def is_full(self, in_flight: int, in_flight_bytes: int) -> bool:
+        """Return whether a connection that has so much in flight is to be read from no further."""
+        return in_flight >= MAX_IN_FLIGHT or in_flight_bytes >= MAX_IN_FLIGHT_BYTES
+
+    def submit(self, job: Job) -> None:
+        """Have a thread answer a request; the answer goes back through `answered` of its connection.
 
         Raises:
             Unavailable: There is too much to do.
         """
-        if isinstance(request, StatisticsRequest):
+        if isinstance(job.request, StatisticsRequest):
             # Here and now: routers ask for them to learn whether a slow shard is alive, however busy it is.
-            self._work(connection, request_id, request, deadline_s, size, None, time.monotonic())
+            self._requests += 1
+            self._work(job)
             return
-        work = self._admission.begin(size, deadline_s) if isinstance(request, PullRequest) else None
-        threads = self._streams if isinstance(request, RangePullRequest) else self._threads
-        threads.submit(self._work, connection, request_id, request, deadline_s, size, work, time.monotonic())
+        if self._requests >= self._max_requests:
+            raise Unavailable(f"this shard is overloaded: {self._requests} requests are in flight, the most it takes")
+        if isinstance(job.request, PullRequest):
+            job = job._replace(work=self._admit(job))
+        else:
+            self.ledger.requests += job.overhead
+        self._requests += 1
+        self._start(job)
+
+    def resume(self, job: Job) -> None:
+        """Have a thread answer a request that was parked."""
+        self._start(job if job.work is None else job._replace(work=self._admission.unpark(job.work, job.size)))
+
+    def dropped(self, job: Job) -> None:
+        """Forget a parked request, whose caller is gone."""
+        self._ended(job, served=False)
+
+    def make_room(self) -> bool:
+        """End the peers that are slow, because there is no room for others; return whether there were any."""
+        now = time.monotonic()
+        if now < self._room_made_s + self.patience.short_s / 8:  # a look at all connections for every refusal costs
+            return False
+        self._room_made_s = now
+        slow = [each for each in tuple(self._connections) if each.holds and each.end_if_slow(now, short=True)]
+        return bool(slow)
+
+    def _admit(self, job: Job) -> Work:
+        if not self.ledger.fits(job.size + job.overhead):
+            self.make_room()
+        return self._admission.begin(job.size, job.deadline_s, overhead=job.overhead)
+
+    def _start(self, job: Job) -> None:
+        threads = self._streams if isinstance(job.request, RangePullRequest) else self._threads
+        threads.submit(self._work, job)
+
+    def _ended(self, job: Job, *, served: bool) -> None:
+        self._requests -= 1
+        if job.work is not None:
+            self._admission.end(job.work, job.size, served=served, overhead=job.overhead)
+        elif not isinstance(job.request, StatisticsRequest):
+            self.ledger.requests -= job.overhead
+
+    def _end_silent(self) -> bool:
+        """End the connection that has said nothing for the longest time, if that is long; return whether one was."""
+        now = time.monotonic()
+        silent = min(self._connections, key=lambda each: each.silent_since_s, default=None)
+        return silent is not None and silent.end_if_slow(now, short=True)
+
+    def _look(self) -> None:
+        """Look for peers that are slow, again and again."""
+        now = time.monotonic()
+        for connection in tuple(self._connections):
+            connection.end_if_slow(now, short=False)
+        self._check = self._loop.call_later(self.patience.check_s, self._look)
 
     def refused(self, request: Request, size: int, error: RingpullError) -> ErrorReply:
         """Return what a request gets that was not taken, and count it."""
@@ -191,56 +265,73 @@ class ShardServer:
             self._tally.refused(request, reply, received_bytes=size)
         return reply
 
+    def refused_unread(self, kind: Kind, size: int) -> ErrorReply:
+        """Return what a request gets of which there was no room to read the rest, and count it."""
+        reply = error_reply(self._admission.no_room(size))
+        if self._tally is not None:
+            self._tally.refused_unread(kind, reply)
+        return reply
+
     def _flush(self) -> None:
         # Cleared before the queue is read: an answer that comes later schedules another flush.
         self._flush_scheduled = False
         while self._answered:
             answer = self._answered.popleft()
-            answer.connection.answered(answer.pieces, answer.size)
-            if answer.work is not None:
-                self._admission.end(answer.work, answer.size, served=isinstance(answer.reply, PullReply))
+            job, connection = answer.job, answer.job.connection
+            if answer.reply is None:
+                connection.park(job if job.work is None else job._replace(work=self._admission.park(job.work)))
+                continue
+            self.ledger.handed += answer.sent_bytes
+            connection.answered(job, answer.pieces, answer.sent_bytes)
+            self._ended(job, served=isinstance(answer.reply, PullReply))
             if self._tally is not None:
                 self._tally.answered(
-                    answer.request,
+                    job.request,
                     answer.reply,
                     queue_s=answer.queue_s,
                     took_s=answer.took_s,
-                    received_bytes=answer.size,
-                    sent_bytes=sum(map(len, answer.pieces)),
+                    received_bytes=job.size,
+                    sent_bytes=answer.sent_bytes,
                 )
 
     # -- in one of the threads ------------------------------------------------------------------------------------
 
-    def _work(
-        self,
-        connection: _ServedConnection,
-        request_id: int,
-        request: Request,
-        deadline_s: float,
-        size: int,
-        work: Work | None,
-        received_s: float,
-    ) -> None:
+    def _work(self, job: Job) -> None:
         reply: Reply
         began_s = time.monotonic()
+        if job.connection.replies.unread > self.ledger.unread_limit and not isinstance(job.request, StatisticsRequest):
+            self._give(_Answer(job, [], None, 0.0, 0.0, 0))
+            return
         try:
-            reply = self._answer(request, deadline_s)
+            reply = self._answer(job)
         except Exception as error:  # whatever it is, the caller must hear of it
             reply = error_reply(error)
         took_s = time.monotonic() - began_s
         try:
-            pieces = encode_reply(reply, request_id, self._reply_limits)
+            pieces = encode_reply(reply, job.request_id, self._reply_limits)
         except LimitExceeded as error:
             reply = error_reply(error)
-            pieces = encode_reply(reply, request_id)
-        self._answered.append(_Answer(connection, pieces, size, work, request, reply, began_s - received_s, took_s))
+            pieces = encode_reply(reply, job.request_id)
+        size = sum(map(len, pieces))
+        self.ledger.made(job.connection.replies, size)
+        self._give(_Answer(job, pieces, reply, began_s - job.received_s, took_s, size))
+
+    def _give(self, answer: _Answer) -> None:
+        """Have the event loop take an answer."""
+        self._answered.append(answer)
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon_threadsafe(self._flush)
 
-    def _answer(self, request: Request, deadline_s: float) -> Reply:
-        if time.monotonic() >= deadline_s:
+    def _answer(self, job: Job) -> Reply:
+        request = job.request
+        if time.monotonic() >= job.deadline_s:
             raise DeadlineExceeded("the request's time was up before a look-up began")
+        if self.ledger.replies_full and not isinstance(request, StatisticsRequest):
+            raise Unavailable(
+                f"this shard is overloaded: {self.ledger.replies} bytes of replies were not read;"
+                f" max_in_flight_bytes is {self.ledger.limit}"
+            )
         match request:
             case PullRequest():
                 return self._shard.pull(request)
@@ -255,120 +346,10 @@ class ShardServer:
 class _Answer(NamedTuple):
     """Answer on its way from a look-up thread to the event loop."""
 
-    connection: _ServedConnection
+    job: Job
     pieces: Pieces
-    size: int
-    """Bytes of the request's payload."""
-    work: Work | None
-    """Work of a pull, as admission counts it; None for other verbs."""
-    request: Request
-    reply: Reply
+    reply: Reply | None
+    """None: nothing was looked up, because its caller does not read."""
     queue_s: float
     took_s: float
-
-
-class _ServedConnection(FrameProtocol):
-    """Accepted connection."""
-
-    def __init__(self, server: ShardServer, limits: Limits) -> None:
-        super().__init__(REQUESTS, limits)
-        self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._in_flight_bytes = 0
-        self._replies_stuck = False
-        self._draining = False
-        self._reading = True
-        self._greeted = False
-        self.in_flight = 0
-
-    def drain(self) -> asyncio.Future[None]:
-        """Read no further, close once all is answered; the future is done when the connection has ended."""
-        self._draining = True
-        self._pace()
-        self._close_if_drained()
-        return self._ended
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def answered(self, pieces: Pieces, size: int) -> None:
-        """Send one reply to a request of `size` bytes."""
-        self.in_flight -= 1
-        self._in_flight_bytes -= size
-        if not self._poisoned:
-            self.send(pieces)
-        self._pace()
-        self._close_if_drained()
-
-    # -- from the transport -------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._server.joined(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._server.left(self)
-        if not self._ended.done():
-            self._ended.set_result(None)
-
-    def frame_received(self, frame: Frame) -> None:
-        if not self._greeted:
-            self._greet(frame)
-            return
-        request = decode_request(frame)
-        deadline_s = time.monotonic() + frame.remaining_us * 1e-6
-        size = sum(array.nbytes for array in frame.arrays)
-        try:
-            self._server.submit(self, frame.request_id, request, deadline_s, size)
-        except Unavailable as error:
-            self.send(encode_reply(self._server.refused(request, size, error), frame.request_id))
-            return
-        self.in_flight += 1
-        self._in_flight_bytes += size
-        self._pace()
-
-    def _greet(self, frame: Frame) -> None:
-        meant, who = decode_hello(frame, Kind.HELLO), self._server.hello
-        if not who.fits(meant):
-            raise Stranger(f"this is {who}; {meant} was meant")
-        self.send(encode_hello(who, reply=True))
-        self._greeted = True
-
-    def give_up(self, error: RingpullError) -> None:
-        """Take nothing in, say why, and end."""
-        self._poisoned = True
-        self.poisoned(error)
-
-    def poisoned(self, error: RingpullError) -> None:
-        assert self._transport is not None
-        self._transport.writelines(encode_reply(error_reply(error), CONNECTION_ID))
-        self._transport.write_eof()
-        self._loop.call_later(LINGER_S, self.abort)
-
-    def pause_writing(self) -> None:
-        self._replies_stuck = True
-        self._pace()
-
-    def resume_writing(self) -> None:
-        self._replies_stuck = False
-        self._pace()
-
-    # -- pace ---------------------------------------------------------------------------------------------------------
-
-    def _pace(self) -> None:
-        """Read from the peer exactly while there is room for what it sends."""
-        full = self.in_flight >= MAX_IN_FLIGHT or self._in_flight_bytes >= MAX_IN_FLIGHT_BYTES
-        reading = not (full or self._replies_stuck or self._draining)
-        if reading == self._reading or self._transport is None or self._transport.is_closing():
-            return
-        self._reading = reading
-        if reading:
-            self._transport.resume_reading()
-        else:
-            self._transport.pause_reading()
-
-    def _close_if_drained(self) -> None:
-        if self._draining and self.in_flight == 0 and self._transport is not None:
-            self._transport.close()
+    sent_bytes: int

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ringpull.ps.histogram import SECONDS, Histogram
+from ringpull.ps.wire.frames import Kind
 from ringpull.ps.wire.messages import (
     DescribeRequest,
     ErrorReply,
@@ -25,6 +26,14 @@ VERBS: Final[Mapping[type[Request], str]] = {
     RangePullRequest: "range_pull",
     StatisticsRequest: "statistics",
     DescribeRequest: "describe",
+}
+
+_VERBS_OF_KINDS: Final[Mapping[Kind, str]] = {
+    Kind.PULL: "pull",
+    Kind.RANGE_PULL: "range_pull",
+    Kind.STATISTICS: "statistics",
+    Kind.DESCRIBE: "describe",
+    Kind.HELLO: "hello",
 }
 
 OK: Final = "OK"
@@ -64,3 +73,7 @@ class ServerTally:
         verb = VERBS[type(request)]
         self.requests[verb, reply.code] += 1
         self.received_bytes[verb] += received_bytes
+
+    def refused_unread(self, kind: Kind, reply: ErrorReply) -> None:
+        """Count a request that was not taken before it had arrived."""
+        self.requests[_VERBS_OF_KINDS[kind], reply.code] += 1

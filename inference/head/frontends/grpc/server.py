@@ -13,7 +13,9 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
+from ringpull.inference.head.frontends.grpc.limits import CallLimits
 from ringpull.inference.head.frontends.grpc.methods import service_handler
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
@@ -47,11 +49,12 @@ class GrpcServer:
         self._health = Health(SERVICES)
         self._serving = False
         self._server = grpc.aio.server(
-            maximum_concurrent_rpcs=config.max_concurrent_requests,
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 ("grpc.max_allowed_incoming_connections", config.max_connections),
+                # Beyond it a client's own gRPC has calls wait, where they cost nothing, and ends none of them.
+                ("grpc.max_concurrent_streams", config.max_streams),
                 ("grpc.server.max_pending_requests", config.max_pending_requests),
                 ("grpc.server.max_pending_requests_hard_limit", config.max_pending_requests),
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
@@ -60,7 +63,13 @@ class GrpcServer:
             ],
         )
         self._operations = operations or OperationsService(None)
-        self._server.add_generic_rpc_handlers(
+        self._limits = CallLimits(
+            predictor.receiving,
+            self._server.add_generic_rpc_handlers,
+            max_calls=config.max_concurrent_requests,
+            max_streams=config.max_receiving_requests,
+        )
+        self._limits.add_generic_rpc_handlers(
             (
                 service_handler(PREDICTOR, predictor, receiving=("Predict",)),
                 service_handler(ADMIN, admin),
@@ -68,8 +77,8 @@ class GrpcServer:
                 MethodsOfOtherBuilds(),
             )
         )
-        add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(SERVICES, self._server)
+        add_HealthServicer_to_server(self._health, self._limits)
+        add_reflection(SERVICES, self._limits, predictor.access)
 
     @property
     def serving(self) -> bool:

@@ -7,17 +7,23 @@ encode.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import grpc.aio
 from google.protobuf.message import Message
 
+from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request
-from ringpull.inference.head.frontends.grpc.methods import Receive, parse
+from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
 from ringpull.inference.head.frontends.metadata import describe
 from ringpull.inference.head.predictor import Predictor, check_version
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import encode_response
+from ringpull.router.control.verbs import Role
+
+MAY_DESCRIBE: Final = (Role.READ, Role.PREDICT)
+"""Roles that may ask what a model takes and gives: whoever predicts has to know."""
 
 
 class PredictorService:
@@ -26,11 +32,18 @@ class PredictorService:
     def __init__(self, predictor: Predictor, catalog: Catalog) -> None:
         self._predictor = predictor
         self._catalog = catalog
+        self.receiving: Final = predictor.receiving
+        """Calls that are being received."""
+
+    @property
+    def access(self) -> Access:
+        """Rule of who may predict here."""
+        return self._predictor.access
 
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
-        with self._predictor.open(context.time_remaining()) as call:
-            body = await call.within_deadline(receive())
+        with self._predictor.open(context.time_remaining(), authorization=authorization_of(context)) as call:
+            body = await call.within_deadline(receive(), context.peer())
             call.received(len(body))
             message = parse(pb.PredictRequest, body)
             prediction = await call.predict(decode_request(message, self._predictor.limits))
@@ -38,12 +51,14 @@ class PredictorService:
 
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe one version of a model."""
+        self.access.admit(authorization_of(context), *MAY_DESCRIBE)
         request = parse(pb.GetModelRequest, body)
         check_version(request.version)
         return self._describe(self._catalog.get(request.model, request.version))
 
     async def list_models(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe the live version of every model."""
+        self.access.admit(authorization_of(context), *MAY_DESCRIBE)
         parse(pb.ListModelsRequest, body)
         return await self.models()
 
@@ -58,10 +73,17 @@ class PredictorService:
 class AdminService:
     """`ringpull.v1.Admin`."""
 
-    def __init__(self, status: Callable[[], Awaitable[pb.ClusterStatus]]) -> None:
+    def __init__(self, status: Callable[[], Awaitable[pb.ClusterStatus]], access: Access | None = None) -> None:
+        """Take what tells the status.
+
+        Args:
+            access: Rule of who may ask; None: anyone.
+        """
         self._status = status
+        self._access = access or Unasked()
 
     async def get_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe the cluster."""
+        self._access.admit(authorization_of(context), Role.READ)
         parse(pb.GetStatusRequest, body)
         return await self._status()

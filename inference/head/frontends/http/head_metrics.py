@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from starlette.routing import Route
 
-from ringpull.inference.head.admission import Admission
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.http.metrics import metrics_application, metrics_routes
@@ -17,6 +16,7 @@ from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.metrics import HeadCollector
+from ringpull.inference.head.predictor import Predictor
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.metric_families import registry_of
 from ringpull.router.client import Router
@@ -57,23 +57,25 @@ class HeadMetrics:
         """Port that serves them; 0 before `listen`."""
         return self._port
 
-    def listen(self, http_port: int, admission: Admission) -> list[Route]:
+    def listen(self, http_port: int, predictor: Predictor) -> list[Route]:
         """Open a port of its own where heads share theirs; return what the head's HTTP is to serve besides.
 
         Args:
             http_port: Port of the head's HTTP.
-            admission: Admission of the head.
+            predictor: Predictor of the head.
 
         Raises:
             StartupError: No port is to be had.
         """
-        registry = registry_of([HeadCollector(self._catalog, self._router, self.calls, admission, self._leader)])
+        registry = registry_of(
+            [HeadCollector(self._catalog, self._router, self.calls, predictor.admission, self._leader)]
+        )
         shared = self._config.share_port
         self._port = http_port
         if shared:
             bound = claim("metrics", self._config.host, 0)
             self._port = bound.getsockname()[1]
-            self._own = HttpServer(metrics_application(registry), bound)
+            self._own = HttpServer(metrics_application(registry, predictor.access), bound)
         return metrics_routes(registry, self._targets, shared=shared)
 
     async def stop(self) -> None:

@@ -19,6 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from ringpull.inference.head.access import Access
+from ringpull.inference.head.frontends.http.gate import asking
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.scraping import ScrapeTarget
 
@@ -42,9 +44,9 @@ def metrics_routes(registry: CollectorRegistry, targets: Targets, *, shared: boo
     return [Route("/metrics", _whose) if shared else own, Route("/metrics/targets", _answer(targets))]
 
 
-def metrics_application(registry: CollectorRegistry) -> Starlette:
+def metrics_application(registry: CollectorRegistry, access: Access) -> Starlette:
     """Return the application for a port that is this head's alone."""
-    return Starlette(routes=[Route("/metrics", _Exposition(registry))])
+    return Starlette(routes=[Route("/metrics", _Exposition(registry))], middleware=[asking(access)])
 
 
 class _Exposition:

@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.frontends.http.gate import asking, failed
 from ringpull.inference.head.leadership import LeaderView
-from ringpull.inference.wire.status_codes import public_text, status_of
 from ringpull.ps.errors import RingpullError
 
 
@@ -30,12 +31,14 @@ def application(
     models: Callable[[], Awaitable[Message]],
     metrics: Iterable[Route] = (),
     leader: Callable[[], LeaderView | None] = lambda: None,
+    access: Access | None = None,
 ) -> Starlette:
     """Return the ASGI application over three questions to the head.
 
     Args:
         metrics: Routes of `ringpull.inference.head.frontends.http.metrics`; none when none are kept.
         leader: Who leads, for the body of `/healthz`: predictions go on when nobody does, and so does its 200.
+        access: Rule of who may ask; None: anyone.
     """
 
     async def healthz(request: Request) -> JSONResponse:
@@ -62,13 +65,9 @@ def application(
             *metrics,
         ],
         # Starlette raises an exception on when it has been answered by the handler of them all: uvicorn logs it.
-        exception_handlers={RingpullError: _failed, Exception: _failed},
+        exception_handlers={RingpullError: failed, Exception: failed},
+        middleware=[asking(access or Unasked())],
     )
-
-
-async def _failed(request: Request, error: Exception) -> JSONResponse:
-    status = status_of(error)
-    return JSONResponse({"code": status.grpc, "message": public_text(error)}, status.http)
 
 
 class HttpServer:

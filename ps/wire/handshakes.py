@@ -1,0 +1,102 @@
+"""Handshakes of TLS at a shard: those under way, which count as connections, and those that came to nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ringpull.ps.errors import Stranger
+from ringpull.ps.tls import LiveTls
+from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
+from ringpull.ps.wire.error_codes import error_reply
+from ringpull.ps.wire.tls_layer import PLAIN, Inner, TlsLayer, reason_of
+
+HANDSHAKE_S: Final = 10.0
+"""Time for a handshake; a caller gives up after half of it."""
+
+SPARE: Final = 16
+"""Handshakes over the limit on connections, so that who is one too many can be told so."""
+
+LOG_INTERVAL_S: Final = 60.0
+"""Time between two lines about peers that were refused: strangers do not fill a log."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Handshakes:
+    """Accepts connections over TLS for a server; watches how they begin. Owned by the server's event loop."""
+
+    def __init__(
+        self,
+        tls: LiveTls,
+        limit: int,
+        connections: Callable[[], int],
+        *,
+        timeout_s: float = HANDSHAKE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            limit: Upper bound on connections, with those that shake hands.
+            connections: Number of those that have.
+        """
+        self._tls = tls
+        self._limit = limit
+        self._connections = connections
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._pending: set[TlsLayer] = set()
+        self._log_from_s = -LOG_INTERVAL_S
+        self._unsaid = 0
+        self.refused = 0
+        """Number of those that came to nothing."""
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def over(self, inner: Inner) -> TlsLayer:
+        """Return the protocol of a socket that is accepted, below the protocol of its connection."""
+        return TlsLayer(inner, self._tls.members.server, server_side=True, watcher=self, timeout_s=self._timeout_s)
+
+    def close(self) -> None:
+        """Hang up on whoever is not done."""
+        for layer in tuple(self._pending):
+            layer.socket.abort()
+
+    # -- from the layers -----------------------------------------------------------------------------------------------
+
+    def begun(self, layer: TlsLayer) -> None:
+        """Count a socket."""
+        self._pending.add(layer)
+        if len(self._pending) + self._connections() > self._limit + SPARE:
+            layer.socket.abort()
+            self._refuse(layer, f"this shard has {self._limit} connections, which is max_connections")
+
+    def shaken(self, layer: TlsLayer, error: Exception | None) -> None:
+        """Let a connection begin, or count why it does not."""
+        if error is None:
+            self._pending.discard(layer)
+            return
+        reason = reason_of(error)
+        if reason == PLAIN and not layer.socket.is_closing():
+            # Where the peer is a head or a shard without TLS, this is what it understands.
+            said = Stranger("this shard speaks TLS only, with certificates (--tls-cert)")
+            layer.socket.writelines(encode_reply(error_reply(said), CONNECTION_ID))
+        self._refuse(layer, reason)
+
+    def ended(self, layer: TlsLayer) -> None:
+        """Forget a socket."""
+        self._pending.discard(layer)
+
+    def _refuse(self, layer: TlsLayer, reason: str) -> None:
+        self.refused += 1
+        self._unsaid += 1
+        if self._clock() < self._log_from_s + LOG_INTERVAL_S:
+            return
+        peer = layer.socket.get_extra_info("peername")
+        others = f", {self._unsaid - 1} more since the last such line" if self._unsaid > 1 else ""
+        _LOG.warning("refused a connection from %s: %s%s", peer[0] if peer else "somebody", reason, others)
+        self._log_from_s, self._unsaid = self._clock(), 0

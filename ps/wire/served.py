@@ -1,0 +1,299 @@
+"""Connection to a shard's server, from accepting it to its end: what its peer sends, is owed, and makes the shard hold.
+
+Invariants: a connection that means another shard, or sends nonsense, gets the reason and is ended; one that has as much
+in flight as it may, or does not read its replies, is not read from, and what has arrived of it waits too; one that does
+not read has nothing more looked up for it; what it holds is in the server's ledger until it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ringpull.ps.errors import LimitExceeded, ProtocolError, RingpullError, Stranger, Unavailable
+from ringpull.ps.service_rate import Work
+from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_request, encode_hello, encode_reply
+from ringpull.ps.wire.error_codes import error_reply
+from ringpull.ps.wire.frames import REQUESTS, Frame, Kind, Limits, Prelude, Refusal
+from ringpull.ps.wire.ledger import Replies, overhead
+from ringpull.ps.wire.messages import Request
+from ringpull.ps.wire.protocol import FrameProtocol
+
+if TYPE_CHECKING:
+    from ringpull.ps.wire.server import ShardServer
+
+LINGER_S = 1.0
+"""Time a poisoned connection is kept to let its reason arrive: closing at once with unread bytes would reset it."""
+
+RESUMED: Final = 4
+"""Parked requests that go on together when the peer reads again; each answer has another one follow."""
+
+Pieces = list[bytes | memoryview]
+
+
+class Job(NamedTuple):
+    """Request that was taken."""
+
+    connection: ServedConnection
+    request_id: int
+    request: Request
+    deadline_s: float
+    received_s: float
+    size: int
+    """Bytes of its payload."""
+    overhead: int
+    """Memory that it takes besides."""
+    work: Work | None = None
+    """Work of a pull, as admission counts it; None for other verbs."""
+
+
+class ServedConnection(FrameProtocol):
+    """Accepted connection."""
+
+    def __init__(self, server: ShardServer, limits: Limits) -> None:
+        super().__init__(REQUESTS, limits, self._has_room)
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._in_flight_bytes = 0
+        self._replies_stuck = False
+        self._draining = False
+        self._greeted = False
+        self._gone = False
+        self._joined_s = time.monotonic()
+        self._receiving = 0
+        """Memory of the frame that is coming, as the ledger has it."""
+        self._frame_since_s = 0.0
+        """Time at which that frame was first seen unfinished; 0: there is none."""
+        self._stuck_since_s = 0.0
+        self._stuck_taken = 0
+        """Bytes of replies that the peer had taken then."""
+        self._parked: deque[Job] = deque()
+        """Requests that wait until the peer reads."""
+        self.replies: Final = Replies()
+        self.in_flight = 0
+
+    def drain(self) -> asyncio.Future[None]:
+        """Read no further, close once all is answered; the future is done when the connection has ended."""
+        self._draining = True
+        self._pace()
+        self._close_if_drained()
+        return self._ended
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def answered(self, job: Job, pieces: Pieces, sent_bytes: int) -> None:
+        """Send the reply to a request."""
+        self.in_flight -= 1
+        self._in_flight_bytes -= job.size + job.overhead
+        self.replies.handed += sent_bytes
+        if not self._poisoned:
+            self.send(pieces)
+        if self._replies_stuck:
+            self._note_unsent()
+        if self._parked:
+            self._resume_one()
+        self._pace()
+        self._close_if_drained()
+
+    def park(self, job: Job) -> None:
+        """Keep a request until the peer reads."""
+        if self._gone:
+            self._drop(job)
+            return
+        self._parked.append(job)
+        if not self._replies_stuck:  # it has read meanwhile
+            self._resume_one()
+
+    # -- from the transport -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.joined(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
+        self._server.left(self)
+        self._release()
+        self._decoder.forget()
+        self._set_unsent(0)
+        while self._parked:
+            self._drop(self._parked.popleft())
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def frame_received(self, frame: Frame) -> None:
+        if self._frame_since_s:
+            self._release()
+        if not self._greeted:
+            self._greet(frame)
+            return
+        request = decode_request(frame)
+        now = time.monotonic()
+        size = sum(array.nbytes for array in frame.arrays)
+        more = overhead(frame.header_bytes)
+        job = Job(self, frame.request_id, request, now + frame.remaining_us * 1e-6, now, size, more)
+        try:
+            self._server.submit(job)
+        except Unavailable as error:
+            self.send(encode_reply(self._server.refused(request, size, error), frame.request_id))
+            return
+        self.in_flight += 1
+        self._in_flight_bytes += size + more
+        self._pace()
+
+    def frame_refused(self, refusal: Refusal) -> None:
+        self._release()
+        prelude = refusal.prelude
+        if self._poisoned:  # it was slow itself
+            return
+        if not self._greeted:
+            raise ProtocolError(f"a hello has a header of {prelude.header_bytes} bytes; there is no room for it")
+        reply = self._server.refused_unread(prelude.kind, prelude.payload_bytes)
+        self.send(encode_reply(reply, prelude.request_id))
+
+    def _greet(self, frame: Frame) -> None:
+        meant, who = decode_hello(frame, Kind.HELLO), self._server.hello
+        if not who.fits(meant):
+            raise Stranger(f"this is {who}; {meant} was meant")
+        self.send(encode_hello(who, reply=True))
+        self._greeted = True
+
+    def give_up(self, error: RingpullError) -> None:
+        """Take nothing more in, say why, and end."""
+        self._poisoned = True
+        self._decoder.forget()
+        self.poisoned(error)
+
+    def poisoned(self, error: RingpullError) -> None:
+        assert self._transport is not None
+        self._release()
+        self._transport.writelines(encode_reply(error_reply(error), CONNECTION_ID))
+        self._transport.write_eof()
+        self._loop.call_later(LINGER_S, self.abort)
+
+    def pause_writing(self) -> None:
+        self._replies_stuck = True
+        self._stuck_since_s = time.monotonic()
+        self._note_unsent()
+        self._stuck_taken = self._taken
+        self._pace()
+
+    def resume_writing(self) -> None:
+        self._replies_stuck = False
+        self._stuck_since_s = 0.0
+        self._set_unsent(0)
+        for _ in range(min(RESUMED, len(self._parked))):
+            self._resume_one()
+        self._pace()
+
+    # -- pace ---------------------------------------------------------------------------------------------------------
+
+    def _pace(self) -> None:
+        """Read from the peer exactly while there is room for what it sends."""
+        full = self._server.is_full(self.in_flight, self._in_flight_bytes)
+        reading = not (full or self._replies_stuck or self._draining)
+        if reading == self._reading or self._transport is None or self._transport.is_closing():
+            return
+        self._reading = reading
+        if not reading:
+            self._transport.pause_reading()
+        elif not self._taking:
+            # What has arrived already comes first; it may fill the place again.
+            self._take_frames()
+            if self._reading and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _close_if_drained(self) -> None:
+        if self._draining and self.in_flight == 0 and self._transport is not None:
+            self._transport.close()
+
+    # -- what it makes the shard hold ---------------------------------------------------------------------------------
+
+    @property
+    def holds(self) -> bool:
+        """Whether memory is held for what it has not sent, or not read."""
+        return self._receiving > 0 or self.replies.unread > 0
+
+    @property
+    def silent_since_s(self) -> float:
+        """Time since which it has not said whom it means; infinite: it has."""
+        return math.inf if self._greeted or self._poisoned else self._joined_s
+
+    def end_if_slow(self, now: float, *, short: bool) -> bool:
+        """End the connection if its peer is slow; return whether it was.
+
+        Args:
+            short: Whether there is no room for others.
+        """
+        patience = self._server.patience
+        if self._replies_stuck:
+            self._note_unsent()
+            if not patience.is_over(now - self._stuck_since_s, self._taken - self._stuck_taken, short=short):
+                return False
+            self.abort()  # It would not read a reason either.
+            return True
+        if self._poisoned or self._draining:
+            return False
+        if not self._greeted:
+            silent_s = now - self._joined_s
+            if silent_s <= (patience.short_s if short else patience.hello_s):
+                return False
+            if short:
+                self.abort()  # at once: another waits for its place
+            else:
+                self.give_up(LimitExceeded(f"no hello came for {silent_s:.1f} s"))
+            return True
+        if not (self._reading and self._decoder.mid_frame):
+            self._frame_since_s = 0.0 if not self._receiving else now
+            return False
+        self._frame_since_s = self._frame_since_s or now
+        took_s, arrived = now - self._frame_since_s, self._decoder.arrived
+        if not patience.is_over(took_s, arrived, short=short):
+            return False
+        self.give_up(LimitExceeded(f"a frame is not complete after {took_s:.1f} s; {arrived} bytes of it have arrived"))
+        return True
+
+    def _has_room(self, prelude: Prelude, more: int) -> bool:
+        """See `ringpull.ps.wire.frames.Room`."""
+        ledger = self._server.ledger
+        self._frame_since_s = self._frame_since_s or time.monotonic()
+        if not ledger.fits_part(more, self._receiving):
+            self._server.make_room()
+            if self._poisoned or not ledger.fits_part(more, self._receiving):
+                return False
+        self._receiving += more
+        ledger.receiving += more
+        return True
+
+    def _release(self) -> None:
+        """Note that no frame is coming any more."""
+        self._server.ledger.receiving -= self._receiving
+        self._receiving = 0
+        self._frame_since_s = 0.0
+
+    @property
+    def _taken(self) -> int:
+        return self.replies.handed - self.replies.unsent
+
+    def _note_unsent(self) -> None:
+        if self._transport is not None and not self._gone:
+            self._set_unsent(self._transport.get_write_buffer_size())
+
+    def _set_unsent(self, size: int) -> None:
+        self._server.ledger.unsent += size - self.replies.unsent
+        self.replies.unsent = size
+
+    def _resume_one(self) -> None:
+        """Have one request go on that waited, if the peer has read."""
+        if self.replies.unread <= self._server.ledger.unread_limit:
+            self._server.resume(self._parked.popleft())
+
+    def _drop(self, job: Job) -> None:
+        self.in_flight -= 1
+        self._server.dropped(job)
