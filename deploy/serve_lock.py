@@ -164,7 +164,7 @@ def is_held(path: Path) -> bool | None:
 def is_local(path: Path) -> bool:
     """Return whether a path is surely on a file system of this machine."""
     best, kind = -1, ""
-    with suppress(OSError, psutil.Error):
+    with suppress(OSError, RuntimeError, psutil.Error):  # RuntimeError: a link to itself
         real = path.resolve()
         for mount in psutil.disk_partitions(all=True):
             if real.is_relative_to(mount.mountpoint) and len(mount.mountpoint) >= best:
