@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from ringpull.deploy.cluster.logs import LogSettings
+from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.size_text import parse_rate, parse_size
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
@@ -65,7 +66,7 @@ class ServeConfig:
             " Default: files are opened where they lie.",
             Group.DATA,
             metavar="FOLDER",
-            parse=lambda _, given: given.resolve(),
+            parse=as_folder,
         ),
     ] = None
     data_limit_bytes: Annotated[
