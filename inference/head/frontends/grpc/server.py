@@ -31,6 +31,10 @@ from ringpull.ps.tls import LiveTls
 
 PREDICTOR: Final = pb.DESCRIPTOR.services_by_name["Predictor"]
 ADMIN: Final = pb.DESCRIPTOR.services_by_name["Admin"]
+MIN_PING_INTERVAL_S: Final = 5.0
+"""Time between keepalive pings of a client that are welcome. gRPC's clients send none more often than every 10 s; its
+servers take those of an idle one for abuse when they come within 5 minutes, and hang up at the third."""
+
 SERVICES: Final = (
     PREDICTOR.full_name,
     ADMIN.full_name,
@@ -69,6 +73,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", int(config.share_port)),
                 *_renewals(config),
                 *(() if tls is None else HANDSHAKE_OPTIONS),
+                *_pings(),
             ],
         )
         self._operations = operations or OperationsService(None)
@@ -148,6 +153,14 @@ class GrpcServer:
         self._health.stop()
         await self._server.stop(grace_s)
         self._operations.close()
+
+
+def _pings() -> list[tuple[str, int]]:
+    """Return the options that let clients keep an idle connection alive, through whatever forgets quiet ones."""
+    return [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(MIN_PING_INTERVAL_S * 1e3)),
+    ]
 
 
 def _renewals(config: HeadConfig) -> list[tuple[str, int]]:
