@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from ringpull.deploy.cluster.logs import LogSettings
+from ringpull.deploy.folders import as_folder
 from ringpull.deploy.model_folders import absolute
 from ringpull.deploy.view.size_text import parse_rate, parse_size
 from ringpull.inference.head.config import HeadConfig
@@ -67,7 +68,7 @@ class ServeConfig:
             " Default: files are opened where they lie.",
             Group.DATA,
             metavar="FOLDER",
-            parse=lambda _, given: given.resolve(),
+            parse=as_folder,
         ),
     ] = None
     data_limit_bytes: Annotated[
@@ -148,6 +149,10 @@ class ServeConfig:
         check_bounds(self, by_option=True)
         if self.head.grpc_port and self.head.grpc_port == self.head.http_port:
             raise InvalidInput(f"--grpc-port and --http-port are both {self.head.grpc_port}; they must differ")
+        if self.head.admin_port and self.head.admin_port in (self.head.grpc_port, self.head.http_port):
+            raise InvalidInput(
+                f"--admin-port is {self.head.admin_port}, which gRPC or HTTP has; it must be another one"
+            )
         if self.heads > 1 and not self.private and not (self.head.grpc_port and self.head.http_port):
             raise InvalidInput("--heads above 1 with --address needs a --grpc-port and a --http-port that are not 0")
         for version in self.versions:

@@ -105,7 +105,7 @@ class LogFile(logging.Handler):
         if self._descriptor is None or moved:
             self._close()
             make_private_folder(self._path.parent)
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE_MODE)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, FILE_MODE)
             opened = os.fstat(self._descriptor)
             self._identity = opened.st_dev, opened.st_ino
 

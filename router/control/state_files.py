@@ -22,6 +22,7 @@ import fsspec
 
 from ringpull.ps.errors import InvalidInput, StartupError
 from ringpull.ps.private_files import FILE_MODE, make_private_folder, open_private
+from ringpull.ps.store.file_errors import read_file
 
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ class LocalFiles:
             return []
 
     def read(self, name: str) -> bytes:
-        return (self._folder / name).read_bytes()
+        return read_file(self._folder / name)
 
     def create(self, name: str, content: bytes) -> None:
         temporary, path = self._temporary(name), self._folder / name
