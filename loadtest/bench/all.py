@@ -35,6 +35,7 @@ BENCHES = (
     "stage_budget",
     "small",
     "metrics_cost",
+    "token_cost",
     "e2e",
     "overload",
     "growth",
