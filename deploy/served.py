@@ -29,6 +29,7 @@ from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
 from ringpull.inference.client import targets
 from ringpull.ps.errors import NotFound, RingpullError, StartupError
+from ringpull.ps.store.file_errors import read_file
 
 UNIX = "unix:"
 
@@ -342,9 +343,9 @@ def _all() -> Iterator[ServedRecord]:
 def _read(path: Path) -> ServedRecord | None:
     """Read one record; None if it is damaged or of another build."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_file(path))
         record = ServedRecord(**{**fields, "models": tuple(fields["models"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if _well_formed(record) else None
 

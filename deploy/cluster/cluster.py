@@ -330,6 +330,7 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
         # Ray hides GPUs from actors that ask for none.
         gpus=gpus_wanted(config.head.device, config.heads) if has_gpu() else 0.0,
         keep=config.keep,
+        roots=config.roots,
         start_timeout_s=config.start_timeout_s,
         joined=not config.private,
         log=config.log,

@@ -17,6 +17,7 @@ import typer
 from ringpull.deploy import served
 from ringpull.deploy.commands.config_options import built, check_given, taking
 from ringpull.deploy.config import ServeConfig
+from ringpull.deploy.folders import as_folder
 from ringpull.deploy.model_folders import choose_versions
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.served import ServedRecord
@@ -211,7 +212,7 @@ def _state(given: str | None, name: str, *, serves: bool) -> Iterator[_State]:
         served.clean()
     with served.lock() as lock:
         if given is not None:
-            folder = given if "://" in given else str(Path(given).resolve())
+            folder = given if "://" in given else str(as_folder("--state-dir", Path(given)))
             yield _State(folder=folder, lock=lock)
             return
         # Of its own name, whoever else shares the folder of all states: process ids of two containers may be equal.
