@@ -135,6 +135,10 @@ class ServeConfig:
         check_bounds(self, by_option=True)
         if self.head.grpc_port and self.head.grpc_port == self.head.http_port:
             raise InvalidInput(f"--grpc-port and --http-port are both {self.head.grpc_port}; they must differ")
+        if self.head.admin_port and self.head.admin_port in (self.head.grpc_port, self.head.http_port):
+            raise InvalidInput(
+                f"--admin-port is {self.head.admin_port}, which gRPC or HTTP has; it must be another one"
+            )
         if self.heads > 1 and not self.private and not (self.head.grpc_port and self.head.http_port):
             raise InvalidInput("--heads above 1 with --address needs a --grpc-port and a --http-port that are not 0")
         for version in self.versions:

@@ -21,12 +21,13 @@ from ringpull.ps.errors import (
     LimitExceeded,
     RingpullError,
     StartupError,
+    Stranger,
     Unavailable,
 )
 from ringpull.ps.service_rate import Work
 from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
-from ringpull.ps.wire.codec import encode_reply
+from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Kind, Limits
 from ringpull.ps.wire.handshakes import Handshakes
@@ -96,13 +97,12 @@ class ShardServer:
         self._shard = shard
         self._tally = tally
         self._admission = Admission(admission_limits or AdmissionLimits())
+        self._handshakes = None if tls is None else self._new_handshakes(tls)
         self.ledger: Final = self._admission.ledger
         self._max_requests = max(MAX_IN_FLIGHT, self.ledger.limit // REQUEST_BYTES)
         self._requests = 0
         self._room_made_s = 0.0
         self._check: asyncio.TimerHandle | None = None
-        limit = self._admission.limits.max_connections
-        self._handshakes = None if tls is None else Handshakes(tls, limit, lambda: len(self._connections))
         self._threads = threads
         self._streams = threads if streams is None else streams
         self._request_limits = request_limits
@@ -172,6 +172,16 @@ class ShardServer:
         await self._server.wait_closed()
 
     # -- on the event loop --------------------------------------------------------------------------------------------
+
+    def _new_handshakes(self, tls: LiveTls) -> Handshakes:
+        # For a head or a shard without TLS, which understands it.
+        said = error_reply(Stranger("this shard speaks TLS only, with certificates (--tls-cert)"))
+        return Handshakes(
+            lambda: tls.members.server,
+            self._admission.limits.max_connections,
+            lambda: len(self._connections),
+            plain_answer=b"".join(encode_reply(said, CONNECTION_ID)),
+        )
 
     def _accept(self) -> asyncio.BaseProtocol:
         connection = ServedConnection(self, self._request_limits)
