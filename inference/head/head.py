@@ -429,7 +429,9 @@ class Head:
         self._http = HttpServer(
             application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._access),
             bound,
-            self._tls,
+            self.config.http_limits,
+            None if self._metrics is None else self._metrics.connections,
+            tls=self._tls,
         )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port, door.address)

@@ -123,7 +123,6 @@ class Predictor:
         self.receiving: Final = Receiving(
             timeout_s=config.receive_timeout_s,
             max_calls=config.max_receiving_requests,
-            share=config.receiving_share,
         )
         self.counts: Final = CallCounts()
         self.latencies: Final = RecentLatencies()

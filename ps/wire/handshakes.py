@@ -50,6 +50,7 @@ class Handshakes:
         self._timeout_s = HANDSHAKE_S if timeout_s is None else timeout_s
         self._clock = clock
         self._pending: set[TlsLayer] = set()
+        self._ended: dict[TlsLayer, Callable[[], None]] = {}
         self._log_from_s = -LOG_INTERVAL_S
         self._unsaid = 0
         self.refused = 0
@@ -58,9 +59,16 @@ class Handshakes:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def over(self, inner: Inner) -> TlsLayer:
-        """Return the protocol of a socket that is accepted, below the protocol of its connection."""
-        return TlsLayer(inner, self._context(), server_side=True, watcher=self, timeout_s=self._timeout_s)
+    def over(self, inner: Inner, ended: Callable[[], None] | None = None) -> TlsLayer:
+        """Return the protocol of a socket that is accepted, below the protocol of its connection.
+
+        Args:
+            ended: Called when the socket is closed, also where the protocol never heard of it.
+        """
+        layer = TlsLayer(inner, self._context(), server_side=True, watcher=self, timeout_s=self._timeout_s)
+        if ended is not None:
+            self._ended[layer] = ended
+        return layer
 
     def close(self) -> None:
         """Hang up on whoever is not done."""
@@ -89,6 +97,8 @@ class Handshakes:
     def ended(self, layer: TlsLayer) -> None:
         """Forget a socket."""
         self._pending.discard(layer)
+        if (tell := self._ended.pop(layer, None)) is not None:
+            tell()
 
     def _refuse(self, layer: TlsLayer, reason: str) -> None:
         self.refused += 1

@@ -26,6 +26,7 @@ from ringpull.inference.head.frontends.grpc.service import AdminService, Predict
 from ringpull.inference.head.frontends.ports import claim, joined
 from ringpull.inference.head.frontends.unix_socket import UnixSocket
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.descriptors import part_of_descriptors
 from ringpull.ps.errors import StartupError
 from ringpull.ps.tls import LiveTls
 
@@ -42,6 +43,10 @@ SERVICES: Final = (
     HEALTH,
     reflection.SERVICE_NAME,
 )
+
+
+DESCRIPTOR_SHARE: Final = 5 / 8
+"""Part of the process's descriptors that connections of gRPC take at most; the rest is for HTTP, shards and files."""
 
 
 class GrpcServer:
@@ -64,9 +69,10 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
-                ("grpc.max_allowed_incoming_connections", config.max_connections),
-                # Beyond it a client's own gRPC has calls wait, where they cost nothing, and ends none of them.
-                ("grpc.max_concurrent_streams", config.max_streams),
+                (
+                    "grpc.max_allowed_incoming_connections",
+                    part_of_descriptors(DESCRIPTOR_SHARE, config.max_connections),
+                ),
                 ("grpc.server.max_pending_requests", config.max_pending_requests),
                 ("grpc.server.max_pending_requests_hard_limit", config.max_pending_requests),
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
@@ -79,7 +85,7 @@ class GrpcServer:
         self._operations = operations or OperationsService(None)
         self._limits = CallLimits(
             predictor.receiving,
-            self._server.add_generic_rpc_handlers,
+            self._server,
             max_calls=config.max_concurrent_requests,
             max_streams=config.max_receiving_requests,
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from starlette.routing import Route
 
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.http.limits import ConnectionCounts
+from ringpull.inference.head.frontends.http.limits_metrics import LimitsCollector
 from ringpull.inference.head.frontends.http.metrics import metrics_application, metrics_routes
 from ringpull.inference.head.frontends.http.server import HttpServer
 from ringpull.inference.head.frontends.ports import claim
@@ -45,6 +48,8 @@ class HeadMetrics:
             tls: TLS of this head, and of every other process.
         """
         self.calls = CallMetrics()
+        self.connections: Final = ConnectionCounts()
+        """HTTP connections of the head, over all its ports."""
         self._config = config
         self._operations = operations
         self._catalog = catalog
@@ -72,14 +77,23 @@ class HeadMetrics:
             StartupError: No port is to be had.
         """
         registry = registry_of(
-            [HeadCollector(self._catalog, self._router, self.calls, predictor.admission, self._leader)]
+            [
+                HeadCollector(self._catalog, self._router, self.calls, predictor.admission, self._leader),
+                LimitsCollector(predictor.receiving, self.connections),
+            ]
         )
         shared = self._config.share_port
         self._port = http_port
         if shared:
             bound = claim("metrics", self._config.host, 0)
             self._port = bound.getsockname()[1]
-            self._own = HttpServer(metrics_application(registry, predictor.access), bound, self._tls)
+            self._own = HttpServer(
+                metrics_application(registry, predictor.access),
+                bound,
+                self._config.http_limits,
+                self.connections,
+                tls=self._tls,
+            )
         return metrics_routes(registry, self._targets, shared=shared, https=self._tls is not None)
 
     async def stop(self) -> None:
