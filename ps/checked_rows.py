@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.file_errors import is_there
+from ringpull.ps.store.file_errors import is_there, read_file
 
 FORMAT: Final = 1
 
@@ -108,8 +108,8 @@ class CheckedRows:
     def _load(self) -> None:
         if self._path is None:
             return
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            digest, _, body = self._path.read_bytes().partition(b"\n")
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            digest, _, body = read_file(self._path).partition(b"\n")
             if digest == _digest(body) and (found := json.loads(body))["format"] == FORMAT:
                 self._tables = found["tables"]
 

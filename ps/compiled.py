@@ -54,11 +54,12 @@ def _keep(dispatcher: Any) -> None:
 
 def _keep_in_own_folder(dispatcher: Any) -> None:
     # Set for this kernel only: other code of this process, such as a user's own, keeps numba's way.
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(user_folder(FOLDER))
+    config: Any = numba.config
+    before, config.CACHE_DIR = config.CACHE_DIR, str(user_folder(FOLDER))
     try:
         dispatcher.enable_caching()
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 _said: Final[set[str]] = set()

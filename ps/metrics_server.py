@@ -22,12 +22,14 @@ from prometheus_client import CollectorRegistry, MetricsHandler
 
 from ringpull.ps.descriptors import NO_DESCRIPTOR
 from ringpull.ps.errors import Forbidden, RingpullError, StartupError, Unauthenticated
+from ringpull.ps.tls import LiveTls
 
 Check = Callable[[str | None], None]
 
 REFUSALS: Final = {Unauthenticated: 401, Forbidden: 403}
 """Statuses of scrapers that may not; 503 where that cannot be told."""
 
+GOODBYE_S: Final = 1.0
 SCRAPER_TIMEOUT_S: Final = 10.0
 """Time after which a scraper that says nothing, or does not read, is hung up on."""
 
@@ -42,12 +44,15 @@ _LOG: Final = logging.getLogger(__name__)
 class MetricsServer:
     """Serves a registry from construction until `close`."""
 
-    def __init__(self, registry: CollectorRegistry, host: str, check: Check | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, host: str, check: Check | None = None, *, tls: LiveTls | None = None
+    ) -> None:
         """Listen on any free port.
 
         Args:
             check: Raises for a scraper that may not; given the value of its header `authorization`, or None. Called
                 in any thread.
+            tls: Speak HTTPS, and ask scrapers for certificates where clients are asked; None: plain HTTP.
 
         Raises:
             StartupError: `host` cannot be listened on.
@@ -64,6 +69,19 @@ class MetricsServer:
 
         class Server(_Server):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+            def finish_request(self, request: Any, client_address: Any) -> None:
+                """Answer one scraper, in its own thread."""
+                if tls is None:
+                    super().finish_request(request, client_address)
+                    return
+                request.settimeout(SCRAPER_TIMEOUT_S)
+                with tls.public.wrap_socket(request, server_side=True) as secured:
+                    super().finish_request(secured, client_address)
+                    # Without its goodbye an answer of no given length looks cut off.
+                    with suppress(OSError):
+                        secured.settimeout(GOODBYE_S)
+                        secured.unwrap()
 
         try:
             self._server = Server((host, 0), Handler)
@@ -116,7 +134,7 @@ def _passes(handler: MetricsHandler, check: Check) -> bool:
 class _Server(ThreadingMixIn, TCPServer):
     # Not an HTTPServer: that one looks its own name up, which may take seconds where no name server answers.
     daemon_threads = True
-    request_queue_size = 16
+    request_queue_size = 128
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._open: dict[socket.socket, str] = {}

@@ -103,7 +103,7 @@ class LogFile(logging.Handler):
         if self._descriptor is None or moved:
             self._close()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
             opened = os.fstat(self._descriptor)
             self._identity = opened.st_dev, opened.st_ino
 

@@ -135,8 +135,8 @@ def checked_streams() -> Iterator[None]:
     Nothing that is printed on standard error raises.
     """
     before, error_before = sys.stdout, sys.stderr
-    checked, forgiving = StandardOutput(before), StandardError(error_before)
-    sys.stdout, sys.stderr = cast("TextIO", checked), cast("TextIO", forgiving)
+    checked, forgiving = cast("TextIO", StandardOutput(before)), cast("TextIO", StandardError(error_before))
+    sys.stdout, sys.stderr = checked, forgiving
     try:
         try:
             yield

@@ -5,6 +5,7 @@ A frozen value: given once at start, never changed, never read from the environm
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Final
@@ -44,6 +45,31 @@ class HeadConfig:
         int, PORT, Option("Port of health and status as JSON. 0: any free one.", Group.DEPLOYMENT, default=8501)
     ] = 0
     """Port of HTTP; 0: a free one, told by `HeadAddress`."""
+    admin_host: Annotated[
+        str,
+        Option(
+            "Interface of the operators' door, for other machines. Default: a Unix socket of this user.",
+            Group.SECURITY,
+            metavar="HOST",
+        ),
+    ] = ""
+    """Address that the operators' door listens on; empty: see `admin_port`."""
+    admin_port: Annotated[
+        int | None,
+        PORT,
+        Option("Port of the operators' door, on 127.0.0.1 without --admin-host. 0: any free one.", Group.SECURITY),
+    ] = None
+    """Port of the operators' door; 0: a free one; None: any with a host, and a Unix socket without one."""
+    audit_log: Annotated[
+        str | None,
+        Option(
+            "Append every verb of operators to this file, on each head's node, as lines of JSON.",
+            Group.LOGS,
+            metavar="FILE",
+            parse=lambda _, given: os.path.abspath(given),
+        ),
+    ] = None
+    """File that each head appends operators' verbs to; None: they are logged only."""
     tokens: TokenSettings = field(default_factory=TokenSettings)
     """Tokens that callers have to show, with their roles and quotas."""
 
@@ -167,6 +193,13 @@ class HeadConfig:
         Option("Look for new versions this often, and publish them. 0: never.", Group.DATA, "watch", "SECONDS"),
     ] = 0.0
     """Interval at which models' folders are looked at for a new version to publish; 0: never."""
+
+    @property
+    def admin_at(self) -> tuple[str, int] | None:
+        """Host and port of the operators' door; None: it is a Unix socket."""
+        if not self.admin_host and self.admin_port is None:
+            return None
+        return self.admin_host or "127.0.0.1", self.admin_port or 0
 
     @property
     def http_limits(self) -> HttpLimits:

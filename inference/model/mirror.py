@@ -23,6 +23,7 @@ from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, id
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.version_files import FileEntry, resolve
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, StartupError, Unavailable
+from ringpull.ps.store.file_errors import read_file
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
 
@@ -77,7 +78,7 @@ class Mirror:
             return copy
         if identity and identity_of(manifest) != identity:
             raise OtherContent.found(remote.url, identity_of(manifest), identity)
-        if not (_is_whole(copy) and (copy / FILE_NAME).read_bytes() == manifest):
+        if not (_is_whole(copy) and read_file(copy / FILE_NAME) == manifest):
             try:
                 _make(copy, remote, manifest)
             except OSError as exc:

@@ -36,6 +36,7 @@ from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base_writer import translated
+from ringpull.ps.store.file_errors import opened
 from ringpull.ps.transfer.source import Block
 from ringpull.ps.wire.messages import range_checksum
 
@@ -92,7 +93,7 @@ class Piece:
         Raises:
             CorruptData: The file does not have the header of a piece.
         """
-        with path.open("rb") as file:
+        with opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             header = file.read(HEADER.size)

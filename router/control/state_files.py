@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 import fsspec
 
 from ringpull.ps.errors import InvalidInput, StartupError
+from ringpull.ps.store.file_errors import read_file
 
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ class LocalFiles:
             return []
 
     def read(self, name: str) -> bytes:
-        return (self._folder / name).read_bytes()
+        return read_file(self._folder / name)
 
     def create(self, name: str, content: bytes) -> None:
         temporary, path = self._temporary(name), self._folder / name

@@ -22,6 +22,7 @@ from ringpull.inference.head.metrics.metrics import HeadCollector
 from ringpull.inference.head.predictor import Predictor
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.metric_families import registry_of
+from ringpull.ps.tls import LiveTls
 from ringpull.router.client import Router
 from ringpull.router.control.operations import Operations
 from ringpull.router.control.scraping import ScrapeTarget
@@ -37,12 +38,14 @@ class HeadMetrics:
         router: Router,
         operations: Operations | None = None,
         leader: Callable[[], LeaderView | None] = lambda: None,
+        tls: LiveTls | None = None,
     ) -> None:
         """Begin to count; nothing is listened on yet.
 
         Args:
             operations: The way to the coordinator, which knows of all processes; None: nobody does.
             leader: The coordinator as this head hears it.
+            tls: TLS of this head, and of every other process.
         """
         self.calls = CallMetrics()
         self.connections: Final = ConnectionCounts()
@@ -52,6 +55,7 @@ class HeadMetrics:
         self._catalog = catalog
         self._router = router
         self._leader = leader
+        self._tls = tls
         # Of its own: a coordinator that hangs holds up nobody else who asks it.
         self._asking = ThreadPoolExecutor(1, "targets")
         self._own: HttpServer | None = None
@@ -84,9 +88,13 @@ class HeadMetrics:
             bound = claim("metrics", self._config.host, 0)
             self._port = bound.getsockname()[1]
             self._own = HttpServer(
-                metrics_application(registry, predictor.access), bound, self._config.http_limits, self.connections
+                metrics_application(registry, predictor.access),
+                bound,
+                self._config.http_limits,
+                self.connections,
+                tls=self._tls,
             )
-        return metrics_routes(registry, self._targets, shared=shared)
+        return metrics_routes(registry, self._targets, shared=shared, https=self._tls is not None)
 
     async def stop(self) -> None:
         """Close what `listen` opened."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 import time
 from collections import Counter
 from contextlib import suppress
@@ -27,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ringpull.inference.head.config import HttpLimits
 from ringpull.ps.descriptors import NO_DESCRIPTOR, part_of_descriptors
+from ringpull.ps.wire.handshakes import Handshakes
 
 logger = logging.getLogger(__name__)
 
@@ -114,18 +114,25 @@ class LimitedServer(uvicorn.Server):
     """A server that accepts the connections of one bound socket within limits. Owned by the event loop."""
 
     def __init__(
-        self, config: uvicorn.Config, bound: socket.socket, limits: HttpLimits, counts: ConnectionCounts
+        self,
+        config: uvicorn.Config,
+        bound: socket.socket,
+        limits: HttpLimits,
+        counts: ConnectionCounts,
+        handshakes: Handshakes | None = None,
     ) -> None:
         """Accept nothing yet: `serve(sockets=[])` does.
 
         Args:
             bound: Where it listens; closed with it.
+            handshakes: What shakes hands with clients; None: it speaks plain HTTP.
         """
         super().__init__(config)
         self._bound = bound
         self._limits = limits
         self._allowed = part_of_descriptors(DESCRIPTOR_SHARE, limits.max_connections)
         self._counts = counts
+        self._handshakes = handshakes
         self._connections: set[Connection] = set()
         self._accepting = False
         self._resuming: asyncio.TimerHandle | None = None
@@ -204,10 +211,12 @@ class LimitedServer(uvicorn.Server):
     async def _open(self, connection: Connection, accepted: socket.socket) -> None:
         accepted.setblocking(False)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: LimitedProtocol(connection, self), accepted, ssl=self.config.ssl
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self._protocol(connection), accepted
             )
-        except (OSError, ssl.SSLError):  # it went away, or speaks no TLS
+            # Until hands are shaken, that of the socket itself.
+            connection.transport = connection.transport or transport
+        except OSError:  # it went away
             self.left(connection)
         except BaseException:
             self.left(connection)
@@ -216,6 +225,12 @@ class LimitedServer(uvicorn.Server):
             connection.opening = None
             if connection.transport is None:
                 accepted.close()
+
+    def _protocol(self, connection: Connection) -> asyncio.BaseProtocol:
+        own = LimitedProtocol(connection, self)
+        if self._handshakes is None:
+            return own
+        return self._handshakes.over(own, lambda: self.left(connection))
 
     def _give_time(self, connection: Connection, limit_s: float) -> None:
         connection.since_s = time.monotonic()
