@@ -28,8 +28,10 @@ from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
 from ringpull.inference.client import targets
-from ringpull.ps.errors import NotFound, StartupError
+from ringpull.ps.errors import NotFound, RingpullError, StartupError
 from ringpull.ps.store.file_errors import read_file
+
+UNIX = "unix:"
 
 LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
 
@@ -45,6 +47,9 @@ class ServedRecord:
     """Address of its gRPC, HOST:PORT."""
     http: str
     """Address of its HTTP, HOST:PORT."""
+    admin: str = ""
+    """Address of the operators' door of its first head, unix:/PATH or HOST:PORT; empty: there is none, or an earlier
+    build wrote the record."""
     models: tuple[str, ...]
     """Live versions, NAME/VERSION each."""
     shards: int
@@ -73,7 +78,13 @@ class ServedRecord:
     @property
     def ready_line(self) -> str:
         """Line that is printed when predictions work."""
-        return f"ringpull ready grpc={self.target} http={self.http} shards={self.shards} models={','.join(self.models)}"
+        addresses = f"grpc={self.target} http={self.http}{f' admin={self.admin}' if self.admin else ''}"
+        return f"ringpull ready {addresses} shards={self.shards} models={','.join(self.models)}"
+
+    @property
+    def door_folder(self) -> str | None:
+        """Folder of the Unix sockets of its heads; None: operators are let in at a port."""
+        return str(Path(self.admin.removeprefix(UNIX)).parent) if self.admin.startswith(UNIX) else None
 
     @property
     def identity(self) -> ProcessIdentity | None:
@@ -269,6 +280,14 @@ def find(target: str | None) -> ServedRecord:
     )
 
 
+def door_of(target: str) -> str:
+    """Return the address of a deployment's door as it was when it was served from here; empty: that is not known."""
+    try:
+        return find(target).admin
+    except RingpullError:
+        return ""
+
+
 def resolve_target(target: str | None) -> str:
     """Return the HOST:PORT to connect to: the one given, on any machine, or the last one served from here.
 
@@ -303,7 +322,9 @@ def _whose(record: ServedRecord) -> tuple[object, ...]:
 
 
 def _remove(record: ServedRecord) -> None:
-    _remove_folders(folder for folder in (record.made_folder, record.ray_folder) if folder is not None)
+    _remove_folders(
+        folder for folder in (record.made_folder, record.ray_folder, record.door_folder) if folder is not None
+    )
     forget(record)
 
 
@@ -330,7 +351,7 @@ def _read(path: Path) -> ServedRecord | None:
 
 
 def _well_formed(record: ServedRecord) -> bool:
-    texts = (record.target, record.http, record.name, record.host, record.boot_id, record.pid_namespace)
+    texts = (record.target, record.http, record.admin, record.name, record.host, record.boot_id, record.pid_namespace)
     optional = (record.address, record.made_folder, record.ray_folder, record.log, record.lock)
     numbers = (record.pid, record.start_ticks, record.pid_started_s)
     return (

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -33,6 +33,7 @@ from ringpull.inference.head.tokens.settings import token_settings
 from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group
+from ringpull.ps.tls import check_tls
 
 if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
@@ -87,6 +88,7 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
             head=built(HeadConfig, given, share_port=given["heads"] > 1, tokens=tokens),
             state_dir=state.folder,
         )
+        check_tls(config.head.tls)
         with needing("server", "ringpull serve"):
             if background:
                 _serve_in_background()
@@ -108,6 +110,7 @@ def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> Non
     from ringpull.deploy.cluster.cluster import Cluster
 
     progress = Progress(err)
+    _warn_and_check(config)
     with Cluster.bring_up(config, progress, state.note) as cluster:
         signals.hold()
         record = _record(config, cluster, made_folder=state.made, **served.by_this_process(state.lock))
@@ -126,6 +129,21 @@ def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> Non
             served.forget(record)
 
 
+def _warn_and_check(config: ServeConfig) -> None:
+    """Warn of what others can reach, and look at the audit log, before anything is started.
+
+    Raises:
+        StartupError: The audit log cannot be written.
+    """
+    from ringpull.deploy import doors
+    from ringpull.inference.head import audit
+
+    for warning in doors.warnings(config):
+        warn(warning)
+    if config.head.audit_log is not None and config.private:  # Elsewhere it is a file of each head's node.
+        audit.check(Path(config.head.audit_log))
+
+
 def _serve_in_background() -> None:
     """Run this same command line again, as a foreground `serve` in a session of its own."""
     from ringpull.deploy.detach import serve_detached
@@ -138,6 +156,7 @@ def _leave_on_ray(config: ServeConfig, state: _State) -> None:
     """Bring up on a joined Ray, and leave: the actors live there. Whoever stops the deployment removes its state."""
     from ringpull.deploy.cluster.cluster import Cluster
 
+    _warn_and_check(config)
     with Cluster.bring_up(config, Progress(err)) as cluster:
         record = _record(config, cluster, made_folder=state.made, **served.from_this_host())
         state.lock.note_folders([])  # From now on the record says what was made, and nothing ends with this process.
@@ -160,6 +179,7 @@ def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedReco
     return ServedRecord(
         target=cluster.target,
         http=cluster.http,
+        admin=cluster.admin,
         models=config.model_names,
         shards=config.shards,
         name=config.name,
@@ -180,10 +200,13 @@ class _State:
     lock: ServeLock
     keep: bool = False
     """Whether the deployment outlives this process."""
+    noted: list[str] = field(default_factory=list)
+    """Other folders that were made for it."""
 
     def note(self, *folders: Path) -> None:
-        """Say in the lock what was made for this deployment, which a `serve` that is killed leaves behind."""
-        self.lock.note_folders([each for each in (self.made, *map(str, folders)) if each is not None])
+        """Say in the lock what else was made for this deployment, which a `serve` that is killed leaves behind."""
+        self.noted += map(str, folders)
+        self.lock.note_folders([each for each in (self.made, *self.noted) if each is not None])
 
 
 @contextmanager

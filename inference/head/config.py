@@ -5,6 +5,7 @@ A frozen value: given once at start, never changed, never read from the environm
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Final
@@ -22,6 +23,15 @@ _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """Limits of the connections of one HTTP port."""
+
+    max_connections: int = 256
+    timeout_s: float = 10.0
+    """Time in which a connection must have sent a whole request, counted anew after each answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
     """Settings of one head: how it listens, what it refuses, and how it computes."""
 
@@ -35,6 +45,31 @@ class HeadConfig:
         int, PORT, Option("Port of health and status as JSON. 0: any free one.", Group.DEPLOYMENT, default=8501)
     ] = 0
     """Port of HTTP; 0: a free one, told by `HeadAddress`."""
+    admin_host: Annotated[
+        str,
+        Option(
+            "Interface of the operators' door, for other machines. Default: a Unix socket of this user.",
+            Group.SECURITY,
+            metavar="HOST",
+        ),
+    ] = ""
+    """Address that the operators' door listens on; empty: see `admin_port`."""
+    admin_port: Annotated[
+        int | None,
+        PORT,
+        Option("Port of the operators' door, on 127.0.0.1 without --admin-host. 0: any free one.", Group.SECURITY),
+    ] = None
+    """Port of the operators' door; 0: a free one; None: any with a host, and a Unix socket without one."""
+    audit_log: Annotated[
+        str | None,
+        Option(
+            "Append every verb of operators to this file, on each head's node, as lines of JSON.",
+            Group.LOGS,
+            metavar="FILE",
+            parse=lambda _, given: os.path.abspath(given),
+        ),
+    ] = None
+    """File that each head appends operators' verbs to; None: they are logged only."""
     tokens: TokenSettings = field(default_factory=TokenSettings)
     """Tokens that callers have to show, with their roles and quotas."""
 
@@ -60,13 +95,6 @@ class HeadConfig:
         Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
     ] = 200
     """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
-    max_streams: Annotated[
-        int,
-        at_least(2),
-        Option("Requests of one connection at a time; its client has the others wait.", Group.LIMITS),
-    ] = 100
-    """Calls of one connection at a time (HTTP/2's SETTINGS_MAX_CONCURRENT_STREAMS); gRPC's clients keep the others back
-    until one has ended."""
     max_receiving_requests: Annotated[
         int,
         at_least(1),
@@ -80,7 +108,15 @@ class HeadConfig:
     ] = 10.0
     """Time in which a call's message must be here, whatever its deadline."""
     max_connections: Annotated[int, at_least(1), Option("Connections of one head.", Group.LIMITS)] = 4_096
-    """Open connections; one more is closed at once."""
+    """Open connections of gRPC; one more is closed at once. At most 5/8 of the process's descriptors."""
+    max_http_connections: Annotated[int, at_least(1), Option("HTTP connections of one head.", Group.LIMITS)] = 256
+    """Open HTTP connections; one more takes the place of the one that has been asking for longest."""
+    http_timeout_s: Annotated[
+        float,
+        above(0),
+        Option("The longest that an HTTP connection may take to ask.", Group.LIMITS, "http-timeout", "SECONDS"),
+    ] = 10.0
+    """Time in which an HTTP connection must have sent a whole request, counted anew after each answer."""
     max_in_flight_bytes: Annotated[
         int,
         at_least(1),
@@ -159,9 +195,16 @@ class HeadConfig:
     """Interval at which models' folders are looked at for a new version to publish; 0: never."""
 
     @property
-    def receiving_share(self) -> int:
-        """Calls of one connection whose messages may be overdue: half of those that it may have."""
-        return self.max_streams // 2
+    def admin_at(self) -> tuple[str, int] | None:
+        """Host and port of the operators' door; None: it is a Unix socket."""
+        if not self.admin_host and self.admin_port is None:
+            return None
+        return self.admin_host or "127.0.0.1", self.admin_port or 0
+
+    @property
+    def http_limits(self) -> HttpLimits:
+        """Limits of HTTP connections."""
+        return HttpLimits(max_connections=self.max_http_connections, timeout_s=self.http_timeout_s)
 
     @property
     def degrade_thresholds(self) -> Thresholds:

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from ringpull.ps.errors import NotFound, StartupError
+from ringpull.ps.errors import Forbidden, NotFound, StartupError, Unauthenticated, Unavailable
 from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics_server import MetricsServer
 from ringpull.ps.placement import ServedRanges
@@ -132,3 +132,25 @@ def test_a_server_that_is_closed_is_gone() -> None:
 def test_a_host_that_is_not_ours_is_named() -> None:
     with pytest.raises(StartupError, match=r"metrics cannot be served on 192\.0\.2\.1"):
         MetricsServer(registry_of([]), "192.0.2.1")
+
+
+def test_a_scraper_that_may_not_is_told_so() -> None:
+    def check(authorization: str | None) -> None:
+        if authorization is None:
+            raise Unauthenticated("say who you are")
+        if authorization != "Bearer right":
+            raise {"none": Forbidden, "gone": Unavailable}.get(authorization, Unauthenticated)("not you")
+
+    actor = ShardProcess(0, scrape_check=check)
+    try:
+        page = f"http://127.0.0.1:{actor.heartbeat().metrics_port}/metrics"
+        refused = httpx.get(page)
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert refused.text == "say who you are\n"
+        statuses = {
+            shown: httpx.get(page, headers=[("Authorization", each) for each in shown]).status_code
+            for shown in [("Bearer right",), ("Bearer wrong",), ("none",), ("gone",), ("Bearer right", "Bearer right")]
+        }
+        assert list(statuses.values()) == [200, 401, 403, 503, 401]
+    finally:
+        actor.stop()

@@ -29,20 +29,23 @@ MAY_DESCRIBE: Final = (Role.READ, Role.PREDICT)
 class PredictorService:
     """`ringpull.v1.Predictor`."""
 
-    def __init__(self, predictor: Predictor, catalog: Catalog) -> None:
+    def __init__(self, predictor: Predictor, catalog: Catalog, access: Access | None = None) -> None:
+        """Prepare the verbs.
+
+        Args:
+            access: Rule of who may ask here, as at a door; None: the predictor's.
+        """
         self._predictor = predictor
         self._catalog = catalog
+        self.access: Final = access or predictor.access
+        """Rule of who may ask here."""
         self.receiving: Final = predictor.receiving
         """Calls that are being received."""
 
-    @property
-    def access(self) -> Access:
-        """Rule of who may predict here."""
-        return self._predictor.access
-
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
-        with self._predictor.open(context.time_remaining(), authorization=authorization_of(context)) as call:
+        shown = authorization_of(context)
+        with self._predictor.open(context.time_remaining(), authorization=shown, access=self.access) as call:
             body = await call.within_deadline(receive(), context.peer())
             call.received(len(body))
             message = parse(pb.PredictRequest, body)
@@ -73,17 +76,31 @@ class PredictorService:
 class AdminService:
     """`ringpull.v1.Admin`."""
 
-    def __init__(self, status: Callable[[], Awaitable[pb.ClusterStatus]], access: Access | None = None) -> None:
+    def __init__(
+        self,
+        status: Callable[[], Awaitable[pb.ClusterStatus]],
+        access: Access | None = None,
+        *,
+        head_only: Callable[[], pb.ClusterStatus] = pb.ClusterStatus,
+        at_door: bool = False,
+    ) -> None:
         """Take what tells the status.
 
         Args:
+            status: Returns the cluster as the head sees it.
             access: Rule of who may ask; None: anyone.
+            head_only: Returns what the head knows of itself, at once.
+            at_door: Whether this is the operators' door.
         """
         self._status = status
         self._access = access or Unasked()
+        self._head_only = head_only
+        self._at_door = at_door
 
     async def get_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Describe the cluster."""
+        """Describe the cluster, or the head alone."""
         self._access.admit(authorization_of(context), Role.READ)
-        parse(pb.GetStatusRequest, body)
-        return await self._status()
+        request = parse(pb.GetStatusRequest, body)
+        status = self._head_only() if request.head_only else await self._status()
+        status.at_door = self._at_door
+        return status
