@@ -34,7 +34,8 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(nogil=True, **options)(function)
-        _keep(dispatcher)
+        if dispatcher is not function:  # which it is with NUMBA_DISABLE_JIT
+            _keep(dispatcher)
         return dispatcher
 
     return compiled
