@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ringpull.inference.client.channels import open_channel
 from ringpull.inference.client.connecting import through_proxy
 from ringpull.inference.client.credentials import Credentials
+from ringpull.inference.client.numbers import timeout
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
 from ringpull.inference.client.targets import parse_target
 from ringpull.inference.errors import RingpullError, Unavailable
@@ -180,7 +181,7 @@ class PayloadSender:
     ) -> None:
         self._calls = [channel.unary_unary(method) for channel in channels]
         self._payloads = payloads
-        self._timeout_s = timeout_s
+        self._timeout_s = None if timeout_s is None else timeout("timeout_s", timeout_s)
         self._from_due = from_due
         self._metadata = (Credentials.given() if credentials is None else credentials).metadata
 

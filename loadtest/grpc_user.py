@@ -21,6 +21,7 @@ from locust.env import Environment
 
 from ringpull.inference.client.channels import open_channel
 from ringpull.inference.client.credentials import Credentials
+from ringpull.inference.client.numbers import timeout
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
 from ringpull.inference.client.targets import parse_target
 from ringpull.inference.errors import Unavailable
@@ -63,7 +64,7 @@ class PredictUser(User):
         """
         PredictUser.messages = messages
         PredictUser.credentials = Credentials.given() if credentials is None else credentials
-        PredictUser.timeout_s = timeout_s
+        PredictUser.timeout_s = timeout("timeout_s", timeout_s)
         PredictUser.turn = max(getattr(environment.runner, "worker_index", 0), 0) * TURN_STRIDE
 
     def on_start(self) -> None:

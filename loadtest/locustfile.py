@@ -12,6 +12,7 @@ from grpc.experimental.gevent import init_gevent
 init_gevent()
 
 import logging  # noqa: E402
+import math  # noqa: E402
 import sys  # noqa: E402
 from argparse import Namespace  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -167,6 +168,8 @@ class Session:
         options, host = options_of(self.environment), self.environment.host
         if not host:
             raise InvalidInput("no head to ask: give -H HOST:PORT")
+        if not 0 < options.timeout < math.inf:  # every user has to stop
+            raise InvalidInput(f"--timeout is {options.timeout}; it must be above 0, and finite")
         if self._prepared is None or self._prepared[:2] != (host, options):
             shape_of(options)
             workload = parse_options(**{name: getattr(options, name) for name in WORKLOAD})

@@ -7,12 +7,13 @@ traffic would have built never shows. Here it does. What the generator itself se
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import uvloop
 from hdrh.histogram import HdrHistogram
@@ -32,7 +33,6 @@ from ringpull.loadtest.generator import (
 from ringpull.loadtest.latencies import Latencies, empty_histogram, milliseconds, stages_of
 from ringpull.loadtest.options import MAX_SEED
 from ringpull.loadtest.report import Moment
-from ringpull.ps.settings import above, check_bounds, within
 
 LATE_MS: Final = 2.0
 """Delay of the 99th send that spoils the tail, when it is more than `LATE_SHARE` of the 99th latency, too."""
@@ -51,17 +51,23 @@ class OpenLoopPlan:
         InvalidInput: A number is out of its bounds, or there would be more than `MAX_REQUESTS`.
     """
 
-    rate: Annotated[float, above(0)]
+    rate: float
     """Requests per second."""
-    seconds: Annotated[float, above(0)]
-    seed: Annotated[int, within(0, MAX_SEED)] = 0
+    seconds: float
+    seed: int = 0
     """Seed of the arrival times."""
-    timeout_s: Annotated[float, above(0)] = 10.0
+    timeout_s: float = 10.0
     """Deadline of a request, from when it is sent."""
-    connections: Annotated[int, within(1, MAX_CHANNELS)] = 4
+    connections: int = 4
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        for name in ("rate", "seconds", "timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InvalidInput(f"--seed is {self.seed}; it must be from 0 to {MAX_SEED}")
+        if not 1 <= self.connections <= MAX_CHANNELS:
+            raise InvalidInput(f"--connections is {self.connections}; it must be from 1 to {MAX_CHANNELS:,}")
         if self.rate * self.seconds > MAX_REQUESTS:
             raise InvalidInput(
                 f"{self.rate:g} requests/s for {self.seconds:g} s are more than {MAX_REQUESTS:,} requests, whose times"

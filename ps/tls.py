@@ -81,6 +81,14 @@ class TlsFiles:
         return bool(self.cert)
 
 
+NO_TLS: Final = TlsFiles()
+
+
+def warnings_of(tls: LiveTls | None) -> tuple[str, ...]:
+    """Return what an operator should know of the TLS of a process, if it has one."""
+    return () if tls is None else tls.warnings()
+
+
 def check_tls(files: TlsFiles) -> None:
     """Refuse files that cannot be used; nothing is kept of them.
 
@@ -119,7 +127,6 @@ class LiveTls:
         self._tried: TlsText | InvalidInput = self._loaded.text
         """What was read last, or why it could not be."""
         self._trouble = ""
-        self._public = self._following()
 
     @classmethod
     def of(cls, files: TlsFiles) -> LiveTls | None:
@@ -135,8 +142,9 @@ class LiveTls:
 
     @property
     def public(self) -> ssl.SSLContext:
-        """Context of a server that clients see; it follows the files by itself."""
-        return self._public
+        """Context of a server that clients see, for one new connection."""
+        self.refresh()
+        return self._loaded.public
 
     @property
     def members(self) -> Ends:
@@ -200,19 +208,3 @@ class LiveTls:
         self._tried = self._loaded.text
         _LOG.info("TLS goes by new files", extra={"certificate": self._files.cert, "until": int(self._loaded.until_s)})
         return True
-
-    def _following(self) -> ssl.SSLContext:
-        """Return a context that hands every new connection to the one of now."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # A session that was begun under older files would be resumed without a look at the new ones.
-        context.num_tickets = 0
-        context.options |= ssl.OP_NO_TICKET
-        context.verify_mode = ssl.CERT_REQUIRED if self._files.ca else ssl.CERT_NONE
-
-        def hand_over(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
-            self.refresh()
-            connection.context = self._loaded.public
-
-        context.sni_callback = hand_over  # Called for every connection, of a name or not.
-        return context

@@ -129,6 +129,7 @@ def _encrypted(files: TlsFiles) -> InvalidInput:
 def _load(files: TlsFiles, text: TlsText, before: list[bytes]) -> LoadedTls:
     public = _context(files, ssl.PROTOCOL_TLS_SERVER)
     public.minimum_version = ssl.TLSVersion.TLSv1_2
+    public.options |= ssl.OP_NO_RENEGOTIATION
     if text.ca:
         _trust(public, "ca", files.ca, anchors_of(text))
         public.verify_mode = ssl.CERT_REQUIRED

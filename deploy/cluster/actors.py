@@ -166,6 +166,7 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
         metrics=settings.metrics,
         admission=settings.admission,
         deployment=actor_spec.deployment,
+        tls=settings.tls,
         scrape_check=scrape_check(actor_spec.head.tokens),
     )
     return FencedShard(process, actor_spec.deployment)

@@ -12,6 +12,9 @@ from ringpull.inference.client.targets import host_of, proxy_of
 NOT_CONNECTED: Final = "failed to connect"
 """Beginning of gRPC's details where no connection came about."""
 
+NO_GRPC: Final = "Received http2 header with status"
+"""Beginning of gRPC's details where what answered was no gRPC server."""
+
 CLOSED: Final = ("Socket closed", "Connection reset", "recvmsg", "Broken pipe", "GOAWAY")
 """gRPC's words where the other end hung up before it had said anything of HTTP/2."""
 
@@ -51,6 +54,8 @@ def _of_tls(target: str, details: str, credentials: Credentials) -> str:
             "it speaks no TLS: leave out tls_ca and tls_cert (and RINGPULL_TLS_CA, RINGPULL_TLS_CERT), unless the port"
             " is another one"
         )
+    if details.startswith(NO_GRPC):
+        return "what answered there is no gRPC server: look at the port, and at what stands before it"
     if "http1.x server" in details or "HTTP/1" in details:
         return "that is a port of HTTP: give that of gRPC, which the ready line of `ringpull serve` has as grpc="
     if "Tls handshake failed" in details:

@@ -52,7 +52,7 @@ def _real(name: str, value: Any) -> float:
         try:
             return float(value)
         except OverflowError:  # of an int that no float can hold
-            return math.copysign(math.inf, value)
+            return math.inf if value > 0 else -math.inf
     raise InvalidInput(f"{name} is {_shown(value)}; it must be a number of seconds, or inf for no deadline")
 
 

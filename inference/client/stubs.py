@@ -13,7 +13,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from ringpull.inference.client.connecting import NOT_CONNECTED, advice, through_proxy
+from ringpull.inference.client.connecting import NO_GRPC, NOT_CONNECTED, advice, through_proxy
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.retry import BRIEF_CHARS, Failure
 from ringpull.inference.proto import ringpull_pb2 as pb
@@ -121,7 +121,7 @@ def failure_of(target: str, error: Any, credentials: Credentials = NOTHING) -> F
 
 
 def _advice(target: str, kind: type[RingpullError] | None, details: str, credentials: Credentials) -> str:
-    if kind is Unavailable and details.startswith(NOT_CONNECTED):
+    if details.startswith((NOT_CONNECTED, NO_GRPC)):
         return advice(target, details, credentials)
     if kind is DeadlineExceeded:
         return through_proxy(target)

@@ -21,7 +21,7 @@ class Caller:
     name: str
     """Name for logs: of its token, or what else is known of it."""
     quota: Quota | None = None
-    """What it may have, and has had, of this head; None: there is no limit. The predictor holds it to that."""
+    """What it may have, and has had, of this head; the predictor holds it to that. None: it came without a token."""
 
 
 class Access(Protocol):

@@ -122,7 +122,8 @@ class Admission:
         """Requests refused since start."""
 
     def __repr__(self) -> str:
-        return f"<Admission pressure {self.pressure():.2f}, {self.in_flight_bytes} bytes in flight, {self.refused} refused>"
+        state = f"pressure {self.pressure():.2f}, {self.in_flight_bytes} bytes in flight, {self.refused} refused"
+        return f"<Admission {state}>"
 
     @property
     def in_flight_bytes(self) -> int:

@@ -30,6 +30,15 @@ _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """Limits of the connections of one HTTP port."""
+
+    max_connections: int = 256
+    timeout_s: float = 10.0
+    """Time in which a connection must have sent a whole request, counted anew after each answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
     """Settings of one head: how it listens, what it refuses, and how it computes."""
 
@@ -93,13 +102,6 @@ class HeadConfig:
         Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
     ] = 200
     """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
-    max_streams: Annotated[
-        int,
-        at_least(2),
-        Option("Requests of one connection at a time; its client has the others wait.", Group.LIMITS),
-    ] = 100
-    """Calls of one connection at a time (HTTP/2's SETTINGS_MAX_CONCURRENT_STREAMS); gRPC's clients keep the others back
-    until one has ended."""
     max_receiving_requests: Annotated[
         int,
         at_least(1),
@@ -113,7 +115,15 @@ class HeadConfig:
     ] = 10.0
     """Time in which a call's message must be here, whatever its deadline."""
     max_connections: Annotated[int, at_least(1), Option("Connections of one head.", Group.LIMITS)] = 4_096
-    """Open connections; one more is closed at once."""
+    """Open connections of gRPC; one more is closed at once. At most 5/8 of the process's descriptors."""
+    max_http_connections: Annotated[int, at_least(1), Option("HTTP connections of one head.", Group.LIMITS)] = 256
+    """Open HTTP connections; one more takes the place of the one that has been asking for longest."""
+    http_timeout_s: Annotated[
+        float,
+        above(0),
+        Option("The longest that an HTTP connection may take to ask.", Group.LIMITS, "http-timeout", "SECONDS"),
+    ] = 10.0
+    """Time in which an HTTP connection must have sent a whole request, counted anew after each answer."""
     max_in_flight_bytes: Annotated[
         int,
         at_least(1),
@@ -199,9 +209,9 @@ class HeadConfig:
         return self.admin_host or "127.0.0.1", self.admin_port or 0
 
     @property
-    def receiving_share(self) -> int:
-        """Calls of one connection whose messages may be overdue: half of those that it may have."""
-        return self.max_streams // 2
+    def http_limits(self) -> HttpLimits:
+        """Limits of HTTP connections."""
+        return HttpLimits(max_connections=self.max_http_connections, timeout_s=self.http_timeout_s)
 
     @property
     def degrade_thresholds(self) -> Thresholds:

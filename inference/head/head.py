@@ -45,6 +45,7 @@ from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import CorruptData, Replaced, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import Refusals
+from ringpull.ps.tls import LiveTls, warnings_of
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Hello
 from ringpull.router.client import Router
@@ -76,10 +77,10 @@ class HeadAddress(NamedTuple):
     """Address of the operators' door, `unix:/PATH` or HOST:PORT; empty: there is none."""
 
 
-async def connect(address: ShardAddress, deployment: str = "") -> Connection:
+async def connect(address: ShardAddress, deployment: str = "", tls: LiveTls | None = None) -> Connection:
     """Open the data plane's connection to a shard of a deployment."""
     hello = Hello(deployment, address.shard, address.incarnation)
-    return await Connection.connect(address.host, address.port, hello=hello)
+    return await Connection.connect(address.host, address.port, hello=hello, tls=tls)
 
 
 class Head:
@@ -107,6 +108,7 @@ class Head:
             state: Returns the state folder, for the socket of operators; None: it is below the temporary one.
         """
         self.config = config
+        self._tls = LiveTls.of(config.tls)
         self._audit = AuditLog(None if config.audit_log is None else Path(config.audit_log), head)
         self._tokens = Tokens(config.tokens) if config.tokens.asked else None
         self._access: Access = self._tokens or Unasked()
@@ -133,7 +135,9 @@ class Head:
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
         self._metrics = (
-            HeadMetrics(config, self._catalog, self._router, operations, self.leader) if config.metrics else None
+            HeadMetrics(config, self._catalog, self._router, operations, self.leader, self._tls)
+            if config.metrics
+            else None
         )
         self._predictor = Predictor(
             self._catalog,
@@ -252,8 +256,8 @@ class Head:
         ]
         closed = () if self._door is None or not self._door.warning else (self._door.warning,)
         watched = () if self._watch is None else self._watch.warnings
-        tokens = () if self._tokens is None else self._tokens.warnings
-        return (*refused, *unchecked, *watched, *tokens, *closed, *self._audit.warnings)
+        asked = () if self._tokens is None else self._tokens.warnings
+        return (*refused, *unchecked, *watched, *asked, *warnings_of(self._tls), *closed, *self._audit.warnings)
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -404,7 +408,7 @@ class Head:
     async def _listen(self) -> HeadAddress:
         status = partial(cluster_status, self._view, self._router, self._catalog)
         alone = partial(head_status, self._view)
-        answers = Answers(self._predictor, self._catalog, status, alone, self._operations, self._audit)
+        answers = Answers(self._predictor, self._catalog, status, alone, self._operations, self._audit, self._tls)
         bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
         door = Door(answers, self.config, self._tokens, self._door_folders, f"head-{self._asker.head}.sock")
         grpc = None
@@ -423,7 +427,11 @@ class Head:
             raise
         self._door, self._grpc = door, grpc
         self._http = HttpServer(
-            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._access), bound
+            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._access),
+            bound,
+            self.config.http_limits,
+            None if self._metrics is None else self._metrics.connections,
+            tls=self._tls,
         )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, grpc_port, http_port, door.address)
@@ -453,7 +461,7 @@ class Head:
             raise
 
     async def _connect(self, address: ShardAddress) -> Connection:
-        return await connect(address, self._router.deployment)
+        return await connect(address, self._router.deployment, self._tls)
 
     def _view(self) -> HeadView:
         return HeadView(

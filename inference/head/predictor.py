@@ -29,7 +29,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.head.access import ANYONE, Access, Unasked
+from ringpull.inference.head.access import Access, Caller, Unasked
 from ringpull.inference.head.admission import Admission, Ticket
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion
@@ -123,7 +123,6 @@ class Predictor:
         self.receiving: Final = Receiving(
             timeout_s=config.receive_timeout_s,
             max_calls=config.max_receiving_requests,
-            share=config.receiving_share,
         )
         self.counts: Final = CallCounts()
         self.latencies: Final = RecentLatencies()
@@ -136,13 +135,21 @@ class Predictor:
     def __repr__(self) -> str:
         return f"<Predictor {self._catalog!r} {self.admission!r} {self.counts}>"
 
-    def open(self, timeout_s: float | None, length: int | None = None, *, authorization: str | None = None) -> OpenCall:
+    def open(
+        self,
+        timeout_s: float | None,
+        length: int | None = None,
+        *,
+        authorization: str | None = None,
+        access: Access | None = None,
+    ) -> OpenCall:
         """Admit a request of which nothing has been read; to be used as a context manager.
 
         Args:
             timeout_s: Time that its caller gives it, from now; None: the default.
             length: Bytes of its message, where the protocol tells before; else `OpenCall.received` is to be told.
             authorization: What the caller shows of itself, for `Access.admit`; None: nothing.
+            access: Rule of who may predict by this way in; None: the predictor's.
 
         Raises:
             Unauthenticated: The caller has to show a token that is known here.
@@ -156,7 +163,7 @@ class Predictor:
         self.counts.requests += 1
         call = OpenCall(self, timeout_s, given_s)
         try:
-            call.admit(length, authorization)
+            call.admit(length, (access or self.access).admit(authorization, Role.PREDICT))
         except BaseException as error:
             call.close(error)
             raise
@@ -220,10 +227,9 @@ class OpenCall:
         self._ticket: Ticket | None = None
         self._permit: Permit | None = None
 
-    def admit(self, length: int | None, authorization: str | None) -> None:
+    def admit(self, length: int | None, caller: Caller) -> None:
         """Be let in, or refused; called by `Predictor.open`."""
-        caller = self._predictor.access.admit(authorization, Role.PREDICT)
-        if caller is not ANYONE:
+        if caller.quota is not None:
             self.trace.caller = caller.name
         if self.deadline_s <= self.trace.started_s:
             # It waited within the front-end. That must cost as little as a refusal, or all behind it are late, too.

@@ -5,10 +5,10 @@ at first: messages usually follow at once, and admission counts on it. A message
 what messages take of late is *overdue*. An overdue call
 
 - is work to nobody any more until its message comes (`aside` is called);
-- ends when its sender, a connection, has more than its share of them, the oldest first: behind a proxy all clients are
-  one connection, and those whose messages come are hardly ever the oldest;
-- makes room when there are too many calls altogether: the oldest of the sender that has most of them;
-- ends when the time limit has passed.
+- ends when the time limit has passed;
+- makes room when there are too many calls: the oldest one of the sender, a connection, that has most of them. So one
+  connection takes no place that another needs, and behind a proxy, where all clients are one connection, those whose
+  messages come are hardly ever the oldest.
 
 A sender with many overdue calls is not counted on with new ones either.
 """
@@ -16,6 +16,7 @@ A sender with many overdue calls is not counted on with new ones either.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
@@ -36,16 +37,15 @@ DISTRUSTED: Final = 8
 """Overdue calls of one sender from which on its new calls are overdue from the start."""
 
 TIMEOUT: Final = "timeout"
-SHARE: Final = "share"
 FULL: Final = "full"
-REASONS: Final = (TIMEOUT, SHARE, FULL)
-"""Why calls ended before their message was here: the time limit; the share of one connection; no room for more."""
+REASONS: Final = (TIMEOUT, FULL)
+"""Why calls ended before their message was here: the time limit, or no room for so many."""
 
 
 class Incoming:
     """One call that is being received."""
 
-    __slots__ = ("aside", "began_s", "limit", "overdue", "pushed_out", "sender")
+    __slots__ = ("aside", "began_s", "limit", "overdue", "pushed_out", "sender", "until_s")
 
     def __init__(self, sender: str, began_s: float, limit: asyncio.Timeout, aside: Callable[[], None] | None) -> None:
         """Hold what `Receiving` notes of the call; the attributes are its own."""
@@ -53,9 +53,11 @@ class Incoming:
         self.began_s = began_s
         self.limit = limit
         self.aside = aside
+        self.until_s = math.inf
+        """Time at which `limit` ends it."""
         self.overdue = False
-        self.pushed_out = ""
-        """Reason for which it ends before its time; empty: it does not."""
+        self.pushed_out = False
+        """Whether it ends before its time, to make room."""
 
 
 class Receiving:
@@ -66,7 +68,6 @@ class Receiving:
         *,
         timeout_s: float,
         max_calls: int,
-        share: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with none.
@@ -74,12 +75,10 @@ class Receiving:
         Args:
             timeout_s: The longest that a message may take.
             max_calls: Calls that may be received at a time.
-            share: Overdue calls that one sender may have.
             clock: Seconds, never going back.
         """
         self._timeout_s = timeout_s
         self._max_calls = max_calls
-        self._share = share
         self._clock = clock
         self._fresh: OrderedDict[Incoming, None] = OrderedDict()
         """Calls whose message may come any moment, in order of arrival."""
@@ -135,6 +134,7 @@ class Receiving:
         try:
             async with asyncio.timeout(until_s - now) as limit:
                 incoming = self.enter(sender, limit, aside)
+                incoming.until_s = until_s
                 received = await message
                 arrived = True
                 return received
@@ -205,24 +205,18 @@ class Receiving:
         self._overdue_count += 1
         if incoming.aside is not None:
             incoming.aside()
-        if len(theirs) > self._share:
-            self._push_out(next(iter(theirs)), SHARE)
 
     def _make_room(self) -> bool:
-        """End one overdue call; return whether there was one."""
+        """End one overdue call; return whether there was one. Its place is free at once, though it leaves later."""
         if not self._overdue:
             return False
-        most = max(self._overdue.values(), key=len)
-        self._push_out(next(iter(most)), FULL)
-        return True
-
-    def _push_out(self, incoming: Incoming, reason: str) -> None:
-        """End a call that is overdue: its place is free from now on, though it takes a turn of the loop to leave."""
-        incoming.pushed_out = reason
-        self.ended[reason] += 1
+        incoming = next(iter(max(self._overdue.values(), key=len)))
+        incoming.pushed_out = True
+        self.ended[FULL] += 1
         self._forget(incoming)
         if not incoming.limit.expired():
             incoming.limit.reschedule(-1.0)
+        return True
 
     def _forget(self, incoming: Incoming) -> None:
         theirs = self._overdue[incoming.sender]
@@ -242,17 +236,12 @@ class Receiving:
             self._look_later()
 
     def _error(self, incoming: Incoming, deadline_s: float | None) -> Exception:
-        if incoming.pushed_out == SHARE:
-            return self._refusal(
-                f"more than {self._share} calls of this connection were without their messages, this one for longest",
-                self.overdue_s,
-            )
-        if incoming.pushed_out == FULL:
+        if incoming.pushed_out:
             return self._refusal(
                 f"{self._max_calls} calls were being received (max_receiving_requests), this one for longest",
                 self.overdue_s,
             )
-        if deadline_s is not None and deadline_s <= time.monotonic():
+        if deadline_s is not None and deadline_s <= incoming.until_s:
             return DeadlineExceeded("the deadline passed before the request had been received")
         self.ended[TIMEOUT] += 1
         return DeadlineExceeded(

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.spec import MAX_DIM
-from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
+from ringpull.ps.wire.frames import ALIGNMENT, REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
 from ringpull.ps.wire.messages import (
     ANY_SHARD,
     DescribeReply,
@@ -220,9 +220,9 @@ def max_reply_bytes(request: Request) -> int:
     """Return the largest payload that a reply to `request` can have: what a caller that asks for it lets come."""
     match request:
         case PullRequest():
-            rows = sum(lookup.keys for lookup in request.lookups if lookup.op is Op.ROWS)
-            vectors = rows + len(request.lengths)
-            return vectors * MAX_DIM * _FLOAT_BYTES + padded(_FLOAT_BYTES * len(request.lookups)) + padded(rows)
+            keys, lookups = len(request.positions), len(request.lookups)
+            # A key is a row, or one of those of a bag. Not by look-up: this is asked for every reply that is not small.
+            return (keys * MAX_DIM + lookups) * _FLOAT_BYTES + keys + 3 * ALIGNMENT
         case RangePullRequest():
             rows_bytes = padded(max(request.max_bytes, MAX_ROW_BYTES))
             return rows_bytes + rows_bytes * _POSITION_BYTES  # no row has fewer bytes than one

@@ -166,7 +166,8 @@ class Connection(FrameProtocol):
             return
         if frame.request_id == CONNECTION_ID:
             raise ProtocolError(f"the shard at {self._address} sent a {frame.kind.name}, a reply to no request")
-        self._check_sent(frame.request_id)
+        if frame.request_id > self._last_id:
+            raise self._never_sent(frame.request_id)
         request, future = self._waiting.pop(frame.request_id, (None, None))
         if future is None:
             return  # its request gave up: timed out or cancelled
@@ -201,11 +202,11 @@ class Connection(FrameProtocol):
                 f"the shard at {self._address} sent a {prelude.kind.name} of {prelude.payload_bytes} bytes,"
                 " a reply to no request"
             )
-        self._check_sent(prelude.request_id)
+        if prelude.request_id > self._last_id:
+            raise self._never_sent(prelude.request_id)
 
-    def _check_sent(self, request_id: int) -> None:
-        if request_id > self._last_id:
-            raise ProtocolError(f"the shard at {self._address} answered request {request_id}: never sent")
+    def _never_sent(self, request_id: int) -> ProtocolError:
+        return ProtocolError(f"the shard at {self._address} answered request {request_id}: never sent")
 
     def poisoned(self, error: ConnectionLost) -> None:
         if not self._greeted and not isinstance(error, Stranger):

@@ -266,9 +266,9 @@ class Decoder:
 
     @property
     def arrived(self) -> int:
-        """Bytes that have arrived of the frame that is being received, without its prelude."""
-        sections = (self._header, self._payload)
-        return sum(section.filled for section in sections if section is not None)
+        """Bytes that have arrived of the header or the payload that is being received."""
+        section = self._payload or self._header
+        return 0 if section is None else section.filled
 
     def forget(self) -> None:
         """Let go of what has arrived of a frame: the connection is given up."""
@@ -308,29 +308,37 @@ class Decoder:
             if self._end - self._begin < PRELUDE.size:
                 return None
             prelude = self._prelude = self._read_prelude()
-            size = padded(prelude.header_bytes)
-            self._header = _Section(memoryview(bytearray(min(size, SMALL_BYTES))), size)
-        if self._payload is None:
-            assert self._header is not None
-            if not self._fill(self._header):
-                return self._grown(prelude, self._header) if self._header.full else None
-            self._read_header(prelude, bytes(self._header.target[: prelude.header_bytes]))
-            size, first = prelude.payload_bytes, min(prelude.payload_bytes, FIRST_BYTES)
+            size, begin = padded(prelude.header_bytes), self._begin
+            if self._end - begin >= size:  # mostly: it needs no memory of its own then
+                self._begin += size
+                self._read_header(prelude, bytes(self._scratch[begin : begin + prelude.header_bytes]))
+            else:
+                self._header = _Section(memoryview(bytearray(min(size, SMALL_BYTES))), size)
+        if (header := self._header) is not None:
+            if not self._fill(header):
+                return self._grown(prelude, header) if header.full else None
+            self._read_header(prelude, bytes(header.target[: prelude.header_bytes]))
+            self._header = None
+        payload = self._payload
+        if payload is None:
+            size, begin = prelude.payload_bytes, self._begin
+            first = min(size, FIRST_BYTES)
             if first > SMALL_BYTES and self._room is not None and not self._room(prelude, first):
                 return self._refuse(prelude)
-            self._payload = _Section(_allocate(first), size)
-        if not self._fill(self._payload):
-            return self._grown(prelude, self._payload) if self._payload.full else None
-        frame = Frame(
-            prelude.kind,
-            prelude.request_id,
-            prelude.remaining_us,
-            self._fields,
-            self._cut(self._payload.target),
-            prelude.header_bytes,
-        )
-        self._prelude = self._header = self._payload = None
-        return frame
+            target = _allocate(first)
+            if self._end - begin >= size:  # mostly: all of it is there
+                target[:] = self._scratch[begin : begin + size]
+                self._begin += size
+                return self._complete(prelude, target)
+            payload = self._payload = _Section(target, size)
+        if not self._fill(payload):
+            return self._grown(prelude, payload) if payload.full else None
+        return self._complete(prelude, payload.target)
+
+    def _complete(self, prelude: Prelude, payload: memoryview) -> Frame:
+        self._prelude = self._payload = None
+        kind, request_id, header_bytes, remaining_us, _ = prelude
+        return Frame(kind, request_id, remaining_us, self._fields, self._cut(payload), header_bytes)
 
     def _fill(self, section: _Section) -> bool:
         """Move what the scratch has of `section` into it; return whether it is complete."""
@@ -350,7 +358,9 @@ class Decoder:
 
     def _refuse(self, prelude: Prelude) -> Refusal:
         """Let go of what has arrived of a frame, and have the rest of it dropped."""
-        self._dropping = padded(prelude.header_bytes) + prelude.payload_bytes - self.arrived
+        header = self._header
+        ahead = 0 if header is None else header.size
+        self._dropping = ahead + prelude.payload_bytes - self.arrived
         self._prelude = self._header = self._payload = None
         return Refusal(prelude)
 

@@ -1,16 +1,13 @@
-"""Handshakes of TLS at a shard: those under way, which count as connections, and those that came to nothing."""
+"""Handshakes of TLS at a server: those under way, which count as connections, and those that came to nothing."""
 
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable
 from typing import Final
 
-from ringpull.ps.errors import Stranger
-from ringpull.ps.tls import LiveTls
-from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
-from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.tls_layer import PLAIN, Inner, TlsLayer, reason_of
 
 HANDSHAKE_S: Final = 10.0
@@ -30,25 +27,30 @@ class Handshakes:
 
     def __init__(
         self,
-        tls: LiveTls,
+        context: Callable[[], ssl.SSLContext],
         limit: int,
         connections: Callable[[], int],
         *,
-        timeout_s: float = HANDSHAKE_S,
+        plain_answer: bytes,
+        timeout_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with none.
 
         Args:
+            context: Returns that of the next connection.
             limit: Upper bound on connections, with those that shake hands.
             connections: Number of those that have.
+            plain_answer: Bytes for a peer that does not speak TLS: why it is hung up on, as it understands it.
         """
-        self._tls = tls
+        self._context = context
+        self._plain_answer = plain_answer
         self._limit = limit
         self._connections = connections
-        self._timeout_s = timeout_s
+        self._timeout_s = HANDSHAKE_S if timeout_s is None else timeout_s
         self._clock = clock
         self._pending: set[TlsLayer] = set()
+        self._ended: dict[TlsLayer, Callable[[], None]] = {}
         self._log_from_s = -LOG_INTERVAL_S
         self._unsaid = 0
         self.refused = 0
@@ -57,9 +59,16 @@ class Handshakes:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def over(self, inner: Inner) -> TlsLayer:
-        """Return the protocol of a socket that is accepted, below the protocol of its connection."""
-        return TlsLayer(inner, self._tls.members.server, server_side=True, watcher=self, timeout_s=self._timeout_s)
+    def over(self, inner: Inner, ended: Callable[[], None] | None = None) -> TlsLayer:
+        """Return the protocol of a socket that is accepted, below the protocol of its connection.
+
+        Args:
+            ended: Called when the socket is closed, also where the protocol never heard of it.
+        """
+        layer = TlsLayer(inner, self._context(), server_side=True, watcher=self, timeout_s=self._timeout_s)
+        if ended is not None:
+            self._ended[layer] = ended
+        return layer
 
     def close(self) -> None:
         """Hang up on whoever is not done."""
@@ -73,7 +82,7 @@ class Handshakes:
         self._pending.add(layer)
         if len(self._pending) + self._connections() > self._limit + SPARE:
             layer.socket.abort()
-            self._refuse(layer, f"this shard has {self._limit} connections, which is max_connections")
+            self._refuse(layer, f"there are {self._limit} connections, which is the limit")
 
     def shaken(self, layer: TlsLayer, error: Exception | None) -> None:
         """Let a connection begin, or count why it does not."""
@@ -82,14 +91,14 @@ class Handshakes:
             return
         reason = reason_of(error)
         if reason == PLAIN and not layer.socket.is_closing():
-            # Where the peer is a head or a shard without TLS, this is what it understands.
-            said = Stranger("this shard speaks TLS only, with certificates (--tls-cert)")
-            layer.socket.writelines(encode_reply(error_reply(said), CONNECTION_ID))
+            layer.socket.write(self._plain_answer)
         self._refuse(layer, reason)
 
     def ended(self, layer: TlsLayer) -> None:
         """Forget a socket."""
         self._pending.discard(layer)
+        if (tell := self._ended.pop(layer, None)) is not None:
+            tell()
 
     def _refuse(self, layer: TlsLayer, reason: str) -> None:
         self.refused += 1

@@ -76,6 +76,7 @@ class Ledger:
         """Limit of what is not complete and of what is not read."""
         self.unread_limit: Final = max(SMALL_BYTES, min(UNREAD_BYTES, limit // KEPT_SHARE))
         """Limit of what one connection has not read while more is made for it."""
+        self._replies_limit = max(SMALL_BYTES, self.for_parts)
         self._made = 0
         self._making = threading.Lock()
 
@@ -95,7 +96,7 @@ class Ledger:
     @property
     def replies_full(self) -> bool:
         """Whether no more replies are to be made for others than those who read."""
-        return self.replies >= max(self.for_parts, SMALL_BYTES)
+        return self.unsent + self._made - self.handed >= self._replies_limit
 
     def fits_part(self, more: int, own: int) -> bool:
         """Return whether a frame that has `own` bytes may get more before it is complete."""

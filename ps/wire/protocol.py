@@ -34,8 +34,8 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._decoder = Decoder(accepts, limits, room)
         self._transport: asyncio.Transport | None = None
         self._poisoned = False
-        self._reading = True
-        """Whether frames are taken. Those that have arrived already wait too while they are not."""
+        self._held_back = False
+        """Whether frames that have arrived already wait."""
         self._taking = False
 
     # -- for subclasses to fill in ------------------------------------------------------------------------------------
@@ -71,10 +71,10 @@ class FrameProtocol(asyncio.BufferedProtocol):
     # -- shared -------------------------------------------------------------------------------------------------------
 
     def _take_frames(self) -> None:
-        """Take what has arrived, while frames are taken."""
+        """Take what has arrived, until it is held back."""
         self._taking = True
         try:
-            while self._reading and (frame := self._decoder.next_frame()) is not None:
+            while not self._held_back and (frame := self._decoder.next_frame()) is not None:
                 if isinstance(frame, Frame):
                     self.frame_received(frame)
                 else:

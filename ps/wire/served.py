@@ -11,14 +11,14 @@ import asyncio
 import math
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ringpull.ps.errors import LimitExceeded, ProtocolError, RingpullError, Stranger, Unavailable
 from ringpull.ps.service_rate import Work
 from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_request, encode_hello, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REQUESTS, Frame, Kind, Limits, Prelude, Refusal
-from ringpull.ps.wire.ledger import Replies, overhead
+from ringpull.ps.wire.ledger import FREE_HEADER_BYTES, Replies, overhead
 from ringpull.ps.wire.messages import Request
 from ringpull.ps.wire.protocol import FrameProtocol
 
@@ -34,33 +34,51 @@ RESUMED: Final = 4
 Pieces = list[bytes | memoryview]
 
 
-class Job(NamedTuple):
+class Job:
     """Request that was taken."""
 
-    connection: ServedConnection
-    request_id: int
-    request: Request
-    deadline_s: float
-    received_s: float
-    size: int
-    """Bytes of its payload."""
-    overhead: int
-    """Memory that it takes besides."""
-    work: Work | None = None
-    """Work of a pull, as admission counts it; None for other verbs."""
+    __slots__ = ("connection", "deadline_s", "overhead", "received_s", "request", "request_id", "size", "work")
+
+    def __init__(
+        self,
+        connection: ServedConnection,
+        request_id: int,
+        request: Request,
+        received_s: float,
+        deadline_s: float,
+        size: int,
+        overhead: int,
+    ) -> None:
+        """Take a request in.
+
+        Args:
+            size: Bytes of its payload.
+            overhead: Memory that it takes besides.
+        """
+        self.connection = connection
+        self.request_id = request_id
+        self.request = request
+        self.received_s = received_s
+        self.deadline_s = deadline_s
+        self.size = size
+        self.overhead = overhead
+        self.work: Work | None = None
+        """Work of a pull, as admission counts it; None for other verbs."""
 
 
 class ServedConnection(FrameProtocol):
     """Accepted connection."""
 
-    def __init__(self, server: ShardServer, limits: Limits) -> None:
+    def __init__(self, server: ShardServer, limits: Limits, max_in_flight: int, max_in_flight_bytes: int) -> None:
         super().__init__(REQUESTS, limits, self._has_room)
         self._server = server
+        self._max_in_flight, self._max_in_flight_bytes = max_in_flight, max_in_flight_bytes
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._in_flight_bytes = 0
         self._replies_stuck = False
         self._draining = False
+        self._reading = True
         self._greeted = False
         self._gone = False
         self._joined_s = time.monotonic()
@@ -136,8 +154,8 @@ class ServedConnection(FrameProtocol):
         request = decode_request(frame)
         now = time.monotonic()
         size = sum(array.nbytes for array in frame.arrays)
-        more = overhead(frame.header_bytes)
-        job = Job(self, frame.request_id, request, now + frame.remaining_us * 1e-6, now, size, more)
+        more = 0 if frame.header_bytes <= FREE_HEADER_BYTES else overhead(frame.header_bytes)
+        job = Job(self, frame.request_id, request, now, now + frame.remaining_us * 1e-6, size, more)
         try:
             self._server.submit(job)
         except Unavailable as error:
@@ -196,18 +214,22 @@ class ServedConnection(FrameProtocol):
 
     def _pace(self) -> None:
         """Read from the peer exactly while there is room for what it sends."""
-        full = self._server.is_full(self.in_flight, self._in_flight_bytes)
-        reading = not (full or self._replies_stuck or self._draining)
+        full = self.in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes
+        held_back = full or self._draining
+        if self._replies_stuck:
+            held_back = held_back or self.replies.unread > self._server.ledger.unread_limit
+        if held_back != self._held_back:
+            self._held_back = held_back
+            if not (held_back or self._taking):
+                self._take_frames()  # It may be full again after that.
+        reading = not (self._held_back or self._replies_stuck)
         if reading == self._reading or self._transport is None or self._transport.is_closing():
             return
         self._reading = reading
-        if not reading:
+        if reading:
+            self._transport.resume_reading()
+        else:
             self._transport.pause_reading()
-        elif not self._taking:
-            # What has arrived already comes first; it may fill the place again.
-            self._take_frames()
-            if self._reading and not self._transport.is_closing():
-                self._transport.resume_reading()
 
     def _close_if_drained(self) -> None:
         if self._draining and self.in_flight == 0 and self._transport is not None:

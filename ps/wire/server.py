@@ -21,12 +21,12 @@ from ringpull.ps.errors import (
     LimitExceeded,
     RingpullError,
     StartupError,
+    Stranger,
     Unavailable,
 )
-from ringpull.ps.service_rate import Work
 from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
-from ringpull.ps.wire.codec import encode_reply
+from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Kind, Limits
 from ringpull.ps.wire.handshakes import Handshakes
@@ -96,13 +96,12 @@ class ShardServer:
         self._shard = shard
         self._tally = tally
         self._admission = Admission(admission_limits or AdmissionLimits())
+        self._handshakes = None if tls is None else self._new_handshakes(tls)
         self.ledger: Final = self._admission.ledger
         self._max_requests = max(MAX_IN_FLIGHT, self.ledger.limit // REQUEST_BYTES)
         self._requests = 0
         self._room_made_s = 0.0
         self._check: asyncio.TimerHandle | None = None
-        limit = self._admission.limits.max_connections
-        self._handshakes = None if tls is None else Handshakes(tls, limit, lambda: len(self._connections))
         self._threads = threads
         self._streams = threads if streams is None else streams
         self._request_limits = request_limits
@@ -173,8 +172,18 @@ class ShardServer:
 
     # -- on the event loop --------------------------------------------------------------------------------------------
 
+    def _new_handshakes(self, tls: LiveTls) -> Handshakes:
+        # For a head or a shard without TLS, which understands it.
+        said = error_reply(Stranger("this shard speaks TLS only, with certificates (--tls-cert)"))
+        return Handshakes(
+            lambda: tls.members.server,
+            self._admission.limits.max_connections,
+            lambda: len(self._connections),
+            plain_answer=b"".join(encode_reply(said, CONNECTION_ID)),
+        )
+
     def _accept(self) -> asyncio.BaseProtocol:
-        connection = ServedConnection(self, self._request_limits)
+        connection = ServedConnection(self, self._request_limits, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES)
         return connection if self._handshakes is None else self._handshakes.over(connection)
 
     def joined(self, connection: ServedConnection) -> None:
@@ -188,33 +197,37 @@ class ShardServer:
     def left(self, connection: ServedConnection) -> None:
         self._connections.discard(connection)
 
-    def is_full(self, in_flight: int, in_flight_bytes: int) -> bool:
-        """Return whether a connection that has so much in flight is to be read from no further."""
-        return in_flight >= MAX_IN_FLIGHT or in_flight_bytes >= MAX_IN_FLIGHT_BYTES
-
     def submit(self, job: Job) -> None:
         """Have a thread answer a request; the answer goes back through `answered` of its connection.
 
         Raises:
             Unavailable: There is too much to do.
         """
-        if isinstance(job.request, StatisticsRequest):
+        request = job.request
+        if isinstance(request, StatisticsRequest):
             # Here and now: routers ask for them to learn whether a slow shard is alive, however busy it is.
             self._requests += 1
             self._work(job)
             return
         if self._requests >= self._max_requests:
             raise Unavailable(f"this shard is overloaded: {self._requests} requests are in flight, the most it takes")
-        if isinstance(job.request, PullRequest):
-            job = job._replace(work=self._admit(job))
+        if isinstance(request, PullRequest):
+            try:
+                job.work = self._admission.begin(job.size, job.deadline_s, overhead=job.overhead)
+            except Unavailable:
+                if not self.make_room():
+                    raise
+                job.work = self._admission.begin(job.size, job.deadline_s, overhead=job.overhead)
         else:
             self.ledger.requests += job.overhead
         self._requests += 1
-        self._start(job)
+        (self._streams if isinstance(request, RangePullRequest) else self._threads).submit(self._work, job)
 
     def resume(self, job: Job) -> None:
         """Have a thread answer a request that was parked."""
-        self._start(job if job.work is None else job._replace(work=self._admission.unpark(job.work, job.size)))
+        if job.work is not None:
+            job.work = self._admission.unpark(job.work, job.size)
+        (self._streams if isinstance(job.request, RangePullRequest) else self._threads).submit(self._work, job)
 
     def dropped(self, job: Job) -> None:
         """Forget a parked request, whose caller is gone."""
@@ -228,15 +241,6 @@ class ShardServer:
         self._room_made_s = now
         slow = [each for each in tuple(self._connections) if each.holds and each.end_if_slow(now, short=True)]
         return bool(slow)
-
-    def _admit(self, job: Job) -> Work:
-        if not self.ledger.fits(job.size + job.overhead):
-            self.make_room()
-        return self._admission.begin(job.size, job.deadline_s, overhead=job.overhead)
-
-    def _start(self, job: Job) -> None:
-        threads = self._streams if isinstance(job.request, RangePullRequest) else self._threads
-        threads.submit(self._work, job)
 
     def _ended(self, job: Job, *, served: bool) -> None:
         self._requests -= 1
@@ -279,7 +283,9 @@ class ShardServer:
             answer = self._answered.popleft()
             job, connection = answer.job, answer.job.connection
             if answer.reply is None:
-                connection.park(job if job.work is None else job._replace(work=self._admission.park(job.work)))
+                if job.work is not None:
+                    job.work = self._admission.park(job.work)
+                connection.park(job)
                 continue
             self.ledger.handed += answer.sent_bytes
             connection.answered(job, answer.pieces, answer.sent_bytes)

@@ -43,15 +43,8 @@ REASONS: Final = {
 }
 
 
-class Inner(Protocol):
-    """What a protocol has to have: a `ringpull.ps.wire.protocol.FrameProtocol`."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
-    def connection_lost(self, exc: Exception | None) -> None: ...
-    def get_buffer(self, sizehint: int) -> memoryview: ...
-    def buffer_updated(self, nbytes: int) -> None: ...
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
+Inner = asyncio.Protocol | asyncio.BufferedProtocol
+"""Protocol of a connection, above."""
 
 
 class Watcher(Protocol):
@@ -98,8 +91,9 @@ class TlsLayer(asyncio.Protocol):
             timeout_s: Time for the handshake; None: no limit.
         """
         self._inner = inner
+        self._buffered = inner if isinstance(inner, asyncio.BufferedProtocol) else None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._server_side = server_side
         self._watcher = watcher
         self._timeout_s = timeout_s
@@ -118,6 +112,7 @@ class TlsLayer(asyncio.Protocol):
         self._stuck = False
         """Whether the socket takes no more for now."""
         self.reading = True
+        self._sending_soon = False
         self._pausing = False
         """Whether the protocol knows of it."""
         self._ending = ""
@@ -152,7 +147,7 @@ class TlsLayer(asyncio.Protocol):
         self._incoming.write(data)
         if not self._is_shaken:
             self._shake_hands()
-        if self._is_shaken:
+        if self._told:
             self._read()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -211,7 +206,7 @@ class TlsLayer(asyncio.Protocol):
 
     def _shake_hands(self) -> None:
         try:
-            self._tls.do_handshake()
+            self.tls.do_handshake()
         except ssl.SSLWantReadError:
             self._flush()
             return
@@ -257,16 +252,24 @@ class TlsLayer(asyncio.Protocol):
 
     def _read(self) -> None:
         """Decrypt what has come, while the protocol takes it."""
-        tls, inner = self._tls, self._inner
+        tls, inner = self.tls, self._buffered
         try:
-            while self.reading and not self._deaf and self._told:
-                buffer = inner.get_buffer(-1)
-                size = tls.read(len(buffer), buffer)  # type: ignore[arg-type]
-                if not size:  # the peer has said that nothing follows
-                    self._deaf = True
-                    self.socket.close()
-                    break
-                inner.buffer_updated(size)
+            # Looked at first: to be told by an exception that there is nothing costs as much as to decrypt a record.
+            while (self._incoming.pending or tls.pending()) and self.reading and not self._deaf:
+                if inner is None:
+                    came = tls.read(CHUNK_BYTES)
+                    if came:
+                        cast(asyncio.Protocol, self._inner).data_received(came)
+                        continue
+                else:
+                    buffer = cast(bytearray, inner.get_buffer(-1))
+                    size = cast(int, tls.read(len(buffer), buffer))
+                    if size:
+                        inner.buffer_updated(size)
+                        continue
+                self._deaf = True  # the peer has said that nothing follows
+                self.socket.close()
+                return
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as exc:
@@ -276,11 +279,11 @@ class TlsLayer(asyncio.Protocol):
 
     def _send(self) -> None:
         """Encrypt what is to be sent, while the socket takes it."""
-        unsent, tls, chunk = self._unsent, self._tls, 0
+        unsent, tls, chunk = self._unsent, self.tls, 0
         try:
             while unsent and not self._stuck:
                 view = unsent[0]
-                size = tls.write(view)  # a record, of 16 KiB at most
+                size = tls.write(view[: CHUNK_BYTES - chunk])
                 self.unsent_bytes -= size
                 chunk += size
                 if size < view.nbytes:
@@ -290,12 +293,25 @@ class TlsLayer(asyncio.Protocol):
                 if chunk >= CHUNK_BYTES:
                     chunk = 0
                     self._flush()
+                    if self.socket.get_write_buffer_size() >= CHUNK_BYTES and not self._stuck:
+                        # uvloop gives it to the socket, and says whether it is stuck, when this turn of the loop ends.
+                        self._send_soon()
+                        return
         except ssl.SSLError as exc:
             self.fail(exc)
             return
         self._flush()
         if self._ending and not unsent:
             self._say_goodbye()
+
+    def _send_soon(self) -> None:
+        if not self._sending_soon:
+            self._sending_soon = True
+            self._loop.call_soon(self._send_now)
+
+    def _send_now(self) -> None:
+        self._sending_soon = False
+        self._send()
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self.socket.is_closing():
@@ -305,7 +321,7 @@ class TlsLayer(asyncio.Protocol):
         if not self._said_goodbye:
             self._said_goodbye = True
             with suppress(ssl.SSLError):  # It would wait for the peer's own goodbye, which nobody else does.
-                self._tls.unwrap()
+                self.tls.unwrap()
             self._flush()
         if self._ending == "close":
             self.socket.close()
@@ -359,6 +375,10 @@ class TlsTransport(asyncio.Transport):
         self._layer = layer
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "ssl_object":
+            return self._layer.tls
+        if name == "sslcontext":
+            return self._layer.tls.context
         return self._layer.socket.get_extra_info(name, default)
 
     def is_closing(self) -> bool:

@@ -15,6 +15,7 @@ from ringpull.inference.head.frontends.grpc.service import AdminService, Predict
 from ringpull.inference.head.frontends.status import GetClusterStatus
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.tls import LiveTls
 from ringpull.router.control.operations import OperatorVerbs
 
 
@@ -30,6 +31,8 @@ class Answers:
     operations: OperatorVerbs | None
     """The way to the coordinator; None: there is none."""
     audit: AuditLog
+    tls: LiveTls | None = None
+    """Certificate of its ports; None: they are not encrypted. A Unix socket never is."""
 
     def server(self, config: HeadConfig, access: Access, *, at_door: bool = False) -> GrpcServer:
         """Return a server that listens nowhere yet.
@@ -44,6 +47,7 @@ class Answers:
             AdminService(self.status, access, head_only=self.head_only, at_door=at_door),
             config,
             operations,
+            self.tls,
         )
 
     async def models(self) -> pb.ListModelsResponse:

@@ -32,24 +32,17 @@ class CallLimits:
     It takes handlers as a server does, for code that adds its own to one.
     """
 
-    def __init__(
-        self,
-        receiving: Receiving,
-        add: Callable[[Collection[grpc.GenericRpcHandler]], None],
-        *,
-        max_calls: int,
-        max_streams: int,
-    ) -> None:
+    def __init__(self, receiving: Receiving, server: grpc.aio.Server, *, max_calls: int, max_streams: int) -> None:
         """Begin with no call.
 
         Args:
             receiving: Limits of calls whose message is not here.
-            add: The server's own `add_generic_rpc_handlers`.
+            server: What serves them.
             max_calls: Calls in flight, but those that wait for an overdue message.
             max_streams: Calls that answer with a stream.
         """
         self._receiving = receiving
-        self._add = add
+        self._server = server
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._calls = 0
@@ -60,10 +53,13 @@ class CallLimits:
 
     def add_generic_rpc_handlers(self, handlers: Collection[grpc.GenericRpcHandler]) -> None:
         """Serve these, limited."""
-        self._add([_Limited(self, each) for each in handlers])
+        self._server.add_generic_rpc_handlers([_Limited(self, each) for each in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        """Do nothing: they came as generic handlers, too, and those would be passed over."""
+        """Serve these, limited, each with a queue of its own within gRPC."""
+        self._server.add_registered_method_handlers(
+            service, {name: self.limited(each) for name, each in handlers.items()}
+        )
 
     def limited(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         """Return a method that is the same within the limits."""

@@ -51,6 +51,15 @@ def authorization_of(context: grpc.aio.ServicerContext) -> str | None:
     return ", ".join(value if isinstance(value, str) else value.decode("latin-1") for value in shown)
 
 
+def keep_headers_out_of_logs() -> None:
+    """Have gRPC log no header that is not UTF-8: it would, whole, for every call, and a header may hold a secret."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_of_no_header)
+
+
+def _is_of_no_header(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
+
+
 def code_of(error: BaseException) -> grpc.StatusCode:
     """Return the status code that a call ends with when `error` is raised."""
     return grpc.StatusCode[status_of(error).grpc]

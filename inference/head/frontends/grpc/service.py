@@ -30,25 +30,22 @@ class PredictorService:
     """`ringpull.v1.Predictor`."""
 
     def __init__(self, predictor: Predictor, catalog: Catalog, access: Access | None = None) -> None:
-        """Take what scores.
+        """Prepare the verbs.
 
         Args:
-            access: Rule of who may ask for descriptions; None: as for predictions, which the predictor has.
+            access: Rule of who may ask here, as at a door; None: the predictor's.
         """
         self._predictor = predictor
         self._catalog = catalog
-        self._access = access
+        self.access: Final = access or predictor.access
+        """Rule of who may ask here."""
         self.receiving: Final = predictor.receiving
         """Calls that are being received."""
 
-    @property
-    def access(self) -> Access:
-        """Rule of who may ask for descriptions here."""
-        return self._access or self._predictor.access
-
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
-        with self._predictor.open(context.time_remaining(), authorization=authorization_of(context)) as call:
+        shown = authorization_of(context)
+        with self._predictor.open(context.time_remaining(), authorization=shown, access=self.access) as call:
             body = await call.within_deadline(receive(), context.peer())
             call.received(len(body))
             message = parse(pb.PredictRequest, body)
