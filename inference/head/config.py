@@ -17,6 +17,13 @@ from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, w
 from ringpull.ps.tls import TlsFiles
 from ringpull.router.settings import RouterSettings
 
+
+def _audit_file(option: str, given: str) -> str:
+    if not given:
+        raise InvalidInput(f"{option} names no file; leave it out, and verbs of operators are logged only")
+    return os.path.abspath(given)
+
+
 PORT: Final = within(0, 65_535)
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
@@ -66,7 +73,7 @@ class HeadConfig:
             "Append every verb of operators to this file, on each head's node, as lines of JSON.",
             Group.LOGS,
             metavar="FILE",
-            parse=lambda _, given: os.path.abspath(given),
+            parse=_audit_file,
         ),
     ] = None
     """File that each head appends operators' verbs to; None: they are logged only."""
