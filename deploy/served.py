@@ -161,7 +161,9 @@ def lock() -> ServeLock:
     try:
         return ServeLock.take(folder)
     except OSError as exc:
-        raise StartupError(f"state folder {folder} cannot be written: {exc.strerror or exc}") from exc
+        raise StartupError(
+            f"state folder {folder} cannot be written: {exc.strerror or exc}; RINGPULL_STATE_DIR names another"
+        ) from exc
 
 
 def by_this_process(lock: ServeLock) -> dict[str, Any]:
