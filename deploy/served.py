@@ -29,6 +29,8 @@ from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
 from ringpull.inference.client import targets
 from ringpull.ps.errors import NotFound, RingpullError, StartupError
+from ringpull.ps.private_files import make_private_folder, write_private
+from ringpull.ps.store.file_errors import read_file
 
 UNIX = "unix:"
 
@@ -159,7 +161,9 @@ def lock() -> ServeLock:
     try:
         return ServeLock.take(folder)
     except OSError as exc:
-        raise StartupError(f"state folder {folder} cannot be written: {exc.strerror or exc}") from exc
+        raise StartupError(
+            f"state folder {folder} cannot be written: {exc.strerror or exc}; RINGPULL_STATE_DIR names another"
+        ) from exc
 
 
 def by_this_process(lock: ServeLock) -> dict[str, Any]:
@@ -186,9 +190,9 @@ def file_of(record: ServedRecord) -> Path:
 def save(record: ServedRecord) -> Path:
     """Write or replace the record of a deployment; return its file."""
     path = file_of(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent, ours=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+    write_private(temporary, json.dumps(asdict(record), indent=1).encode())
     temporary.replace(path)
     return path
 
@@ -342,9 +346,9 @@ def _all() -> Iterator[ServedRecord]:
 def _read(path: Path) -> ServedRecord | None:
     """Read one record; None if it is damaged or of another build."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_file(path))
         record = ServedRecord(**{**fields, "models": tuple(fields["models"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if _well_formed(record) else None
 

@@ -86,7 +86,7 @@ def parse_ids(feature: str, text: str) -> Ids:
         if path.suffix == ".npy":
             values: NDArray[Any] = np.load(path, allow_pickle=False)
         else:
-            values = np.array([line for line in path.read_text(encoding="utf-8").splitlines() if line], object)
+            values = np.array([line for line in path.read_text(encoding="utf-8-sig").splitlines() if line], object)
     except (OSError, ValueError) as exc:
         raise InvalidInput(f"--ids {feature}={text}: neither FIRST..LAST nor a file of ids: {exc}") from exc
     if values.ndim != 1 or not len(values):

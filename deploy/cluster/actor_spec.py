@@ -12,6 +12,7 @@ from ringpull.deploy.cluster.logs import LogSettings
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.tls import TlsFiles
 from ringpull.ps.wire.admission import AdmissionLimits
+from ringpull.router.control.model_roots import ModelRoots
 
 NAMESPACE: Final = "ringpull"
 
@@ -60,6 +61,8 @@ class ActorSpec:
     """Number of GPUs that each head asks Ray for."""
     keep: int
     """Number of versions of a model that stay open behind the live one."""
+    roots: ModelRoots | None = None
+    """Where versions may lie that are published; None: anywhere."""
     start_timeout_s: float
     """Time within which an actor has to be up."""
     joined: bool = False

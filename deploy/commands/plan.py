@@ -107,7 +107,7 @@ def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] |
 
     if traffic is not None:
         try:
-            return traffic_from_json(traffic.read_text(encoding="utf-8"))
+            return traffic_from_json(traffic.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as exc:
             raise InvalidInput(f"--traffic {traffic}: {exc}") from exc
     return None if target is None else _served_traffic(served.resolve_target(target))

@@ -17,6 +17,7 @@ import typer
 from ringpull.deploy import served
 from ringpull.deploy.commands.config_options import built, check_given, taking
 from ringpull.deploy.config import ServeConfig
+from ringpull.deploy.folders import as_folder
 from ringpull.deploy.model_folders import choose_versions
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.served import ServedRecord
@@ -24,7 +25,7 @@ from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.state import state_folder
 from ringpull.deploy.view.console import err, print_line, say, say_line, warn
 from ringpull.deploy.view.progress import Progress
-from ringpull.deploy.view.streams import standard_error
+from ringpull.deploy.view.streams import OutputLost, standard_error
 from ringpull.extras import needing
 from ringpull.inference.degrade.control import MAX_PRESSURE
 from ringpull.inference.head.config import HeadConfig
@@ -148,7 +149,7 @@ def _serve_in_background() -> None:
     from ringpull.deploy.detach import serve_detached
 
     record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], standard_error)
-    print_line(record.ready_line)
+    _tell(record)
 
 
 def _leave_on_ray(config: ServeConfig, state: _State) -> None:
@@ -162,7 +163,16 @@ def _leave_on_ray(config: ServeConfig, state: _State) -> None:
         served.save(record)
         cluster.leave_up()
         state.keep = True
-    print_line(record.ready_line)
+    _tell(record)
+
+
+def _tell(record: ServedRecord) -> None:
+    """Print the ready line of what goes on without this process, and fail if nobody can have it."""
+    try:
+        print_line(record.ready_line)
+    except OutputLost:
+        warn(f"it serves all the same, until `ringpull stop`: {record.ready_line}")
+        raise
 
 
 def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedRecord:
@@ -211,7 +221,7 @@ def _state(given: str | None, name: str, *, serves: bool) -> Iterator[_State]:
         served.clean()
     with served.lock() as lock:
         if given is not None:
-            folder = given if "://" in given else str(Path(given).resolve())
+            folder = given if "://" in given else str(as_folder("--state-dir", Path(given)))
             yield _State(folder=folder, lock=lock)
             return
         # Of its own name, whoever else shares the folder of all states: process ids of two containers may be equal.

@@ -80,6 +80,9 @@ class StandardOutput(io.TextIOBase):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._stream.fileno()
 
+    def close(self) -> None:
+        """Do nothing: the stream is the process's, and outlives this object."""
+
     @property
     def encoding(self) -> str:  # type: ignore[override]
         return getattr(self._stream, "encoding", None) or "utf-8"
@@ -114,6 +117,9 @@ class StandardError(io.TextIOBase):
     def fileno(self) -> int:
         return self._stream().fileno()
 
+    def close(self) -> None:
+        """Do nothing: the stream is the process's, and outlives this object."""
+
     @property
     def encoding(self) -> str:  # type: ignore[override]
         return getattr(self._stream(), "encoding", None) or "utf-8"
@@ -135,8 +141,8 @@ def checked_streams() -> Iterator[None]:
     Nothing that is printed on standard error raises.
     """
     before, error_before = sys.stdout, sys.stderr
-    checked, forgiving = StandardOutput(before), StandardError(error_before)
-    sys.stdout, sys.stderr = cast("TextIO", checked), cast("TextIO", forgiving)
+    checked, forgiving = cast("TextIO", StandardOutput(before)), cast("TextIO", StandardError(error_before))
+    sys.stdout, sys.stderr = checked, forgiving
     try:
         try:
             yield

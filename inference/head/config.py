@@ -202,11 +202,6 @@ class HeadConfig:
         return self.admin_host or "127.0.0.1", self.admin_port or 0
 
     @property
-    def receiving_share(self) -> int:
-        """Calls of one connection whose messages may be overdue: half of those that it may have."""
-        return self.max_streams // 2
-
-    @property
     def http_limits(self) -> HttpLimits:
         """Limits of HTTP connections."""
         return HttpLimits(max_connections=self.max_http_connections, timeout_s=self.http_timeout_s)

@@ -36,6 +36,7 @@ BENCHES = (
     "small",
     "metrics_cost",
     "token_cost",
+    "tls_cost",
     "e2e",
     "overload",
     "growth",
