@@ -123,8 +123,7 @@ class ShardProcess:
         self._tidy_job = Job()
         self._versions: frozenset[tuple[str, int]] | None = None
         self._copies = None if data_dir is None else self._open_copies(data_dir, data_limit_bytes)
-        self._lookups = LookupThreads(threads)
-        self._streams = LookupThreads(1, name="stream")
+        self._lookups, self._streams = LookupThreads(threads), LookupThreads(1, name="stream")
         self._loop, self._thread = _running_loop(f"shard-{shard}")
         self._server = self._new_server(admission, tally := ServerTally() if metrics else None)
         self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)

@@ -19,7 +19,7 @@ from secrets import token_hex
 from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
-from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.access import Unasked
 from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
@@ -111,7 +111,6 @@ class Head:
         self._tls = LiveTls.of(config.tls)
         self._audit = AuditLog(None if config.audit_log is None else Path(config.audit_log), head)
         self._tokens = Tokens(config.tokens) if config.tokens.asked else None
-        self._access: Access = self._tokens or Unasked()
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
@@ -135,12 +134,8 @@ class Head:
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
         self._metrics = self._new_metrics() if config.metrics else None
-        self._predictor = Predictor(
-            self._catalog,
-            config,
-            watch=CallWatch(None if self._metrics is None else self._metrics.calls),
-            access=self._access,
-        )
+        calls = None if self._metrics is None else self._metrics.calls
+        self._predictor = Predictor(self._catalog, config, watch=CallWatch(calls), access=self._tokens)
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
         """Self-checks of each version that could not be made, as rows could not be had."""
@@ -426,7 +421,7 @@ class Head:
             raise
         self._door, self._grpc = door, grpc
         self._http = HttpServer(
-            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._access),
+            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._predictor.access),
             bound,
             self.config.http_limits,
             None if self._metrics is None else self._metrics.connections,

@@ -95,7 +95,7 @@ class GrpcServer:
                 service_handler(PREDICTOR, predictor, receiving=("Predict",)),
                 service_handler(ADMIN, admin),
                 service_handler(OPERATIONS, self._operations),
-                MethodsOfOtherBuilds(),
+                MethodsOfOtherBuilds(predictor.access),
             )
         )
         add_HealthServicer_to_server(self._health, self._limits)
