@@ -58,11 +58,13 @@ def _home() -> Path | None:
 
 
 def _can_be_used(folder: Path) -> bool:
-    """Whether a folder is there, or this user could make it: the nearest one above it that exists takes files."""
+    """Whether a folder is this user's or takes files; so the nearest one above it where it is not there yet.
+
+    One that is this user's and takes none, as when its disk is read-only, is not passed over in silence.
+    """
     try:
-        if folder.exists():
-            return True
-        above = next(each for each in folder.parents if each.exists())
+        found = next(each for each in (folder, *folder.parents) if each.exists())
+        own = found == folder and found.stat().st_uid == os.geteuid()
     except OSError:  # somebody else's home
         return False
-    return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+    return own or (found.is_dir() and os.access(found, os.W_OK | os.X_OK))

@@ -9,6 +9,7 @@ compiled for the process alone, and a line of the log says so. `NUMBA_CACHE_DIR`
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -33,7 +34,8 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(nogil=True, **options)(function)
-        _keep(dispatcher)
+        if dispatcher is not function:  # which it is with NUMBA_DISABLE_JIT
+            _keep(dispatcher)
         return dispatcher
 
     return compiled
@@ -41,15 +43,31 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 def _keep(dispatcher: Any) -> None:
     """Give a kernel its cache."""
-    try:
-        dispatcher.enable_caching()
-    except (RuntimeError, OSError) as exc:  # numba's word for having no place to write to
+    for keep in _ways():
         try:
-            _keep_in_own_folder(dispatcher)
-        except (RuntimeError, OSError, StartupError) as own:
-            _say_once(f"{own}" if isinstance(own, StartupError) else f"{exc}")
+            keep(dispatcher)
+        except (RuntimeError, OSError, StartupError) as exc:  # RuntimeError: numba has no place to write to
+            why = str(exc)
+        else:
+            dispatcher._cache = _Cache(dispatcher._cache)
             return
-    dispatcher._cache = _Cache(dispatcher._cache)
+    _say_once(why)
+
+
+def _ways() -> list[Callable[[Any], None]]:
+    """Return what to try, in this order: numba's own way, but for a user without a home, and the user's own folder.
+
+    For numba the home of such a user is the folder `~` of whatever folder the process works in, and the code in it
+    whoever's.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    config: Any = numba.config
+    at_home = bool(config.CACHE_DIR) or os.path.isabs(home)
+    return [_keep_as_numba_does, _keep_in_own_folder] if at_home else [_keep_in_own_folder]
+
+
+def _keep_as_numba_does(dispatcher: Any) -> None:
+    dispatcher.enable_caching()
 
 
 def _keep_in_own_folder(dispatcher: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ OWNER_ONLY: Final = 0o700
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 _VARIABLES: Final = ("TMPDIR", "TEMP", "TMP")
+_USUAL: Final = ("/tmp", "/var/tmp", "/usr/tmp")
+_REMEDY: Final = "set TMPDIR to a folder that can be written"
 
 
 def user_folder(name: str) -> Path:
@@ -29,21 +32,28 @@ def user_folder(name: str) -> Path:
     Raises:
         StartupError: There is no temporary folder that can be written, or what lies there is not this user's alone.
     """
-    above = _temporary() / f"{PREFIX}{os.geteuid()}"
+    above = temporary_folder() / f"{PREFIX}{os.geteuid()}"
     for folder in (above, above / name):
         _make_own(folder)
     return above / name
 
 
-def _temporary() -> Path:
-    """Return the temporary folder; Python would take the working folder as the last one, where nobody looks for it."""
+def temporary_folder() -> Path:
+    """Return the temporary folder; Python would take the working folder as the last one, where nobody looks for it.
+
+    Raises:
+        StartupError: None can be written.
+    """
     try:
         found = tempfile.gettempdir()
-    except FileNotFoundError as exc:
-        raise StartupError(f"no temporary folder can be written: {exc.strerror}; set TMPDIR to one that can") from exc
+    except OSError as exc:
+        raise StartupError(f"no temporary folder can be written; {_REMEDY}") from exc
+    here = ""
+    with suppress(OSError):  # a working folder that was removed
+        here = os.getcwd()
     named = {os.path.abspath(os.environ[name]) for name in _VARIABLES if os.environ.get(name)}
-    if found == os.getcwd() and found not in {*named, "/tmp", "/var/tmp", "/usr/tmp"}:
-        raise StartupError("no temporary folder can be written; set TMPDIR to one that can")
+    if found == here and found not in {*named, *_USUAL}:
+        raise StartupError(f"no temporary folder can be written; {_REMEDY}")
     return Path(found)
 
 
@@ -53,9 +63,7 @@ def _make_own(folder: Path) -> None:
     except FileExistsError:
         pass
     except OSError as exc:
-        raise StartupError(
-            f"{folder} cannot be made: {exc.strerror or exc}; set TMPDIR to a folder that can be written"
-        ) from exc
+        raise StartupError(f"{folder} cannot be made: {exc.strerror or exc}; {_REMEDY}") from exc
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise StartupError(f"{folder} is no folder, or a link: it is not used; remove it, or set TMPDIR")

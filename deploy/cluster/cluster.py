@@ -28,6 +28,7 @@ from ringpull.deploy.cluster.kernel_compilation import KernelCompilation
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
 from ringpull.deploy.cluster.state_folder import OwnedStateFolder, owner_of
 from ringpull.deploy.config import LOCALHOST, ServeConfig
+from ringpull.deploy.view.console import warn
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.ports import EVERY_INTERFACE, claim
@@ -158,7 +159,9 @@ class Cluster:
                         cleanup.enter_context(session)
                 # Actors start after the cache is filled, or each would compile the same kernels.
                 with nullcontext() if kernels.done else progress.step("compiled kernels (once; cached from now on)"):
-                    kernels.wait()
+                    unkept = kernels.wait()
+                if unkept:
+                    warn(unkept)
             kills = cleanup.enter_context(ExitStack())
             who = f"{_counted(config.shards, 'shard')}, {_counted(config.heads, 'head')} and coordinator"
             with progress.step(f"started {who}"):

@@ -28,6 +28,7 @@ from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import NAMESPACE
 from ringpull.deploy.signals import Interrupted
 from ringpull.ps.errors import InvalidInput, StartupError
+from ringpull.ps.user_folder import temporary_folder
 
 OBJECT_STORE_BYTES: Final = 80 << 20
 """Size of a private Ray's object store; Ray's minimum is 75 MiB."""
@@ -200,7 +201,7 @@ def _new_folder() -> Path:
 
 
 def _short_folder() -> str:
-    folder = tempfile.gettempdir()
+    folder = str(temporary_folder())
     return folder if len(os.fsencode(folder) + _RAY_FOLDER) <= MAX_TEMPORARY_FOLDER else "/tmp"
 
 

@@ -25,7 +25,7 @@ from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.state import state_folder
 from ringpull.deploy.view.console import err, print_line, say, say_line, warn
 from ringpull.deploy.view.progress import Progress
-from ringpull.deploy.view.streams import standard_error
+from ringpull.deploy.view.streams import OutputLost, standard_error
 from ringpull.extras import needing
 from ringpull.inference.degrade.control import MAX_PRESSURE
 from ringpull.inference.head.config import HeadConfig
@@ -149,7 +149,7 @@ def _serve_in_background() -> None:
     from ringpull.deploy.detach import serve_detached
 
     record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], standard_error)
-    print_line(record.ready_line)
+    _tell(record)
 
 
 def _leave_on_ray(config: ServeConfig, state: _State) -> None:
@@ -163,7 +163,16 @@ def _leave_on_ray(config: ServeConfig, state: _State) -> None:
         served.save(record)
         cluster.leave_up()
         state.keep = True
-    print_line(record.ready_line)
+    _tell(record)
+
+
+def _tell(record: ServedRecord) -> None:
+    """Print the ready line of what goes on without this process, and fail if nobody can have it."""
+    try:
+        print_line(record.ready_line)
+    except OutputLost:
+        warn(f"it serves all the same, until `ringpull stop`: {record.ready_line}")
+        raise
 
 
 def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedRecord:

@@ -80,6 +80,9 @@ class StandardOutput(io.TextIOBase):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._stream.fileno()
 
+    def close(self) -> None:
+        """Do nothing: the stream is the process's, and outlives this object."""
+
     @property
     def encoding(self) -> str:  # type: ignore[override]
         return getattr(self._stream, "encoding", None) or "utf-8"
@@ -113,6 +116,9 @@ class StandardError(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._stream().fileno()
+
+    def close(self) -> None:
+        """Do nothing: the stream is the process's, and outlives this object."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
