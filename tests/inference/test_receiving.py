@@ -391,3 +391,13 @@ async def test_the_errors_of_a_message_that_does_not_come() -> None:
         await receiving.receive(asyncio.Event().wait(), "a", deadline_s=0.0)
     assert receiving.ended["timeout"] == 0
     receiving.close()
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("sent", [b"", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n"])
+async def test_a_connection_that_does_not_begin_ends(served: Served, sent: bytes) -> None:
+    async with limited(served, receive_timeout_s=0.05) as (target, _):
+        reader, writer = await asyncio.open_connection(*target.split(":"))
+        writer.write(sent)
+        await reader.read()
+        writer.close()
