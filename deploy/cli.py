@@ -3,14 +3,15 @@
 A command's module is imported when the command is asked for, so `ringpull status` does not wait for what `serve` needs.
 
 Exit status: 0 it worked; 1 it did not, and one line on standard error says why; 2 the command line is wrong; 130 or 143
-interrupted before it was done.
+interrupted before it was done; 141 nobody read its output to the end.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 import ringpull
 from ringpull.deploy.signals import Interrupted
 from ringpull.deploy.view.console import err, print_line
+from ringpull.deploy.view.streams import OutputLost, checked_streams
 from ringpull.ps.errors import RingpullError
 
 COMMANDS: Final = {
@@ -35,6 +37,9 @@ COMMANDS: Final = {
     "rebalance": "A change while it serves",
 }
 """Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`."""
+
+
+UNREAD: Final = 128 + signal.SIGPIPE
 
 
 class LazyCommands(TyperGroup):
@@ -88,10 +93,28 @@ def _ringpull(
 def main() -> None:
     """Run the command line of this process and exit."""
     try:
-        app()
+        with checked_streams():
+            app()
+    except OutputLost as exc:
+        if exc.unread:
+            sys.exit(UNREAD)
+        _fail(str(exc))
     except RingpullError as exc:
-        err.print(f"error: {exc}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(exc))
+    except OSError as exc:
+        _fail(_in_words(exc))
     except Interrupted as exc:
         err.print(str(exc), highlight=False, markup=False)
         sys.exit(128 + exc.signum)
+
+
+def _fail(why: str) -> NoReturn:
+    err.print(f"error: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(1)
+
+
+def _in_words(exc: OSError) -> str:
+    """Say what the surroundings refused: a file in the way, a full disk, a folder that may not be written."""
+    names = ", ".join(str(name) for name in (exc.filename, exc.filename2) if name is not None)
+    why = exc.strerror or str(exc) or type(exc).__name__
+    return f"{names}: {why}" if names else why

@@ -1,8 +1,9 @@
 """Settings of a deployment, as one frozen value that is built once, at the command line, and handed down.
 
-Nothing below reads environment variables or files for its behaviour; the three places that do are the state folder
-(`ringpull.deploy.state`), Ray's own authentication settings (`ringpull.deploy.cluster.ray_session`) and how long Ray
-lives without its control store (`ringpull.deploy.cluster.control_store`).
+Nothing below reads environment variables or files for its behaviour; the places that do are the state folder
+(`ringpull.deploy.state`), the tokens of `serve` (`ringpull.inference.head.tokens.settings`), Ray's own authentication
+settings (`ringpull.deploy.cluster.ray_session`) and how long Ray lives without its control store
+(`ringpull.deploy.cluster.control_store`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from ringpull.deploy.cluster.logs import LogSettings
+from ringpull.deploy.folders import as_folder
+from ringpull.deploy.model_folders import absolute
 from ringpull.deploy.view.size_text import parse_rate, parse_size
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
@@ -20,6 +23,7 @@ from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, w
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.router.control.deployment_spec import MAX_SHARDS, PlacedVersion
+from ringpull.router.control.model_roots import ModelRoots
 
 LOCALHOST: Final = "127.0.0.1"
 
@@ -65,7 +69,7 @@ class ServeConfig:
             " Default: files are opened where they lie.",
             Group.DATA,
             metavar="FOLDER",
-            parse=lambda _, given: given.resolve(),
+            parse=as_folder,
         ),
     ] = None
     data_limit_bytes: Annotated[
@@ -85,6 +89,18 @@ class ServeConfig:
         at_least(0),
         Option("Versions of a model that stay open behind the live one: for rollback and pins.", Group.DATA),
     ] = 1
+    models_root: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "Folder or URL below which versions may lie that are published. Repeatable."
+            " Default: the folders that each MODEL_DIR lies in.",
+            Group.DATA,
+            metavar="FOLDER|URL",
+            given_as=list[str] | None,
+            parse=lambda _, given: tuple(map(absolute, given)) or None,
+        ),
+    ] = None
+    """Roots of the models that may be published; None: the parents of what is served."""
     prefault: Annotated[bool, Option("Touch every page of every table before going live.", Group.DATA)] = False
     verify: Annotated[bool, Option("Check every row's checksum before going live.", Group.DATA)] = False
     scrub_bytes_per_s: Annotated[
@@ -134,6 +150,10 @@ class ServeConfig:
         check_bounds(self, by_option=True)
         if self.head.grpc_port and self.head.grpc_port == self.head.http_port:
             raise InvalidInput(f"--grpc-port and --http-port are both {self.head.grpc_port}; they must differ")
+        if self.head.admin_port and self.head.admin_port in (self.head.grpc_port, self.head.http_port):
+            raise InvalidInput(
+                f"--admin-port is {self.head.admin_port}, which gRPC or HTTP has; it must be another one"
+            )
         if self.heads > 1 and not self.private and not (self.head.grpc_port and self.head.http_port):
             raise InvalidInput("--heads above 1 with --address needs a --grpc-port and a --http-port that are not 0")
         for version in self.versions:
@@ -141,12 +161,20 @@ class ServeConfig:
                 raise InvalidInput(
                     f"{version.folder} is a URL: give --data-dir, each node's folder for the rows that its shards own"
                 )
+        self.roots  # noqa: B018 - refuses what is no folder's name
         if self.data_limit_bytes is not None and self.data_dir is None:
             raise InvalidInput("--data-limit goes with --data-dir: without it shards keep no copies")
         if CLUSTER_NAME.fullmatch(self.name) is None:
             raise InvalidInput(f"--name {self.name!r} is not valid: use letters, digits, '_' and '-', at most 63")
         if self.ship_code and self.address is None:
             raise InvalidInput("--ship-code goes with --address: a private Ray runs on this machine only")
+
+    @property
+    def roots(self) -> ModelRoots:
+        """Where versions may lie that are published."""
+        if self.models_root is not None:
+            return ModelRoots.of(self.models_root)
+        return ModelRoots.around(version.models_folder for version in self.versions)
 
     @property
     def private(self) -> bool:

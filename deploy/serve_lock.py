@@ -22,6 +22,9 @@ from typing import Final, Self
 
 import psutil
 
+from ringpull.ps.private_files import make_private_folder
+from ringpull.ps.store.file_errors import read_file
+
 LOCK_SUFFIX: Final = ".lock"
 
 LOCAL_FILE_SYSTEMS: Final = frozenset(
@@ -71,7 +74,7 @@ class ServeLock:
         Raises:
             OSError: The folder cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder, ours=True)
         path = folder / f"{secrets.token_hex(8)}{LOCK_SUFFIX}"
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -114,7 +117,7 @@ def taken(path: Path) -> Iterator[bool]:
     Its file goes at the end, unless an error came first.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:  # It is not there, or not ours.
         yield False
         return
@@ -135,16 +138,16 @@ def taken(path: Path) -> Iterator[bool]:
 def noted_folders(path: Path) -> list[str]:
     """Return the folders that the file of a lock names: see `ServeLock.note_folders`."""
     try:
-        folders = json.loads(path.read_bytes())["folders"]
+        folders = json.loads(read_file(path))["folders"]
         return [each for each in folders if isinstance(each, str) and os.path.isabs(each)]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
 
 
 def is_held(path: Path) -> bool | None:
     """Return whether some process holds the lock; None if nobody can tell. Changes nothing."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
@@ -162,7 +165,7 @@ def is_held(path: Path) -> bool | None:
 def is_local(path: Path) -> bool:
     """Return whether a path is surely on a file system of this machine."""
     best, kind = -1, ""
-    with suppress(OSError, psutil.Error):
+    with suppress(OSError, RuntimeError, psutil.Error):  # RuntimeError: a link to itself
         real = path.resolve()
         for mount in psutil.disk_partitions(all=True):
             if real.is_relative_to(mount.mountpoint) and len(mount.mountpoint) >= best:

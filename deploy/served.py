@@ -27,7 +27,12 @@ from ringpull.deploy import serve_lock
 from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
-from ringpull.ps.errors import InvalidInput, NotFound, StartupError
+from ringpull.inference.client import targets
+from ringpull.ps.errors import NotFound, RingpullError, StartupError
+from ringpull.ps.private_files import make_private_folder, write_private
+from ringpull.ps.store.file_errors import read_file
+
+UNIX = "unix:"
 
 LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
 
@@ -43,6 +48,9 @@ class ServedRecord:
     """Address of its gRPC, HOST:PORT."""
     http: str
     """Address of its HTTP, HOST:PORT."""
+    admin: str = ""
+    """Address of the operators' door of its first head, unix:/PATH or HOST:PORT; empty: there is none, or an earlier
+    build wrote the record."""
     models: tuple[str, ...]
     """Live versions, NAME/VERSION each."""
     shards: int
@@ -71,7 +79,13 @@ class ServedRecord:
     @property
     def ready_line(self) -> str:
         """Line that is printed when predictions work."""
-        return f"ringpull ready grpc={self.target} http={self.http} shards={self.shards} models={','.join(self.models)}"
+        addresses = f"grpc={self.target} http={self.http}{f' admin={self.admin}' if self.admin else ''}"
+        return f"ringpull ready {addresses} shards={self.shards} models={','.join(self.models)}"
+
+    @property
+    def door_folder(self) -> str | None:
+        """Folder of the Unix sockets of its heads; None: operators are let in at a port."""
+        return str(Path(self.admin.removeprefix(UNIX)).parent) if self.admin.startswith(UNIX) else None
 
     @property
     def identity(self) -> ProcessIdentity | None:
@@ -147,7 +161,9 @@ def lock() -> ServeLock:
     try:
         return ServeLock.take(folder)
     except OSError as exc:
-        raise StartupError(f"state folder {folder} cannot be written: {exc.strerror or exc}") from exc
+        raise StartupError(
+            f"state folder {folder} cannot be written: {exc.strerror or exc}; RINGPULL_STATE_DIR names another"
+        ) from exc
 
 
 def by_this_process(lock: ServeLock) -> dict[str, Any]:
@@ -174,9 +190,9 @@ def file_of(record: ServedRecord) -> Path:
 def save(record: ServedRecord) -> Path:
     """Write or replace the record of a deployment; return its file."""
     path = file_of(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent, ours=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(record), indent=1))
+    write_private(temporary, json.dumps(asdict(record), indent=1).encode())
     temporary.replace(path)
     return path
 
@@ -267,6 +283,14 @@ def find(target: str | None) -> ServedRecord:
     )
 
 
+def door_of(target: str) -> str:
+    """Return the address of a deployment's door as it was when it was served from here; empty: that is not known."""
+    try:
+        return find(target).admin
+    except RingpullError:
+        return ""
+
+
 def resolve_target(target: str | None) -> str:
     """Return the HOST:PORT to connect to: the one given, on any machine, or the last one served from here.
 
@@ -274,7 +298,7 @@ def resolve_target(target: str | None) -> str:
         InvalidInput: `target` is not HOST:PORT.
         NotFound: No target was given, and nothing is served from here.
     """
-    return find(None).target if target is None else parse_target(target)
+    return find(None).target if target is None else targets.parse_target(target, "--target", port_needed=True)
 
 
 def parse_target(text: str) -> str:
@@ -283,10 +307,9 @@ def parse_target(text: str) -> str:
     Raises:
         InvalidInput: `text` is not HOST:PORT.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65_535:
-        raise InvalidInput(f"--target {text!r}: write HOST:PORT, such as 127.0.0.1:8500")
-    return f"{'127.0.0.1' if host == 'localhost' else host}:{int(port)}"
+    address = targets.parse_target(text, "--target", port_needed=True)
+    host, _, port = address.rpartition(":")
+    return f"127.0.0.1:{port}" if host == "localhost" else address
 
 
 def _folder() -> Path:
@@ -302,7 +325,9 @@ def _whose(record: ServedRecord) -> tuple[object, ...]:
 
 
 def _remove(record: ServedRecord) -> None:
-    _remove_folders(folder for folder in (record.made_folder, record.ray_folder) if folder is not None)
+    _remove_folders(
+        folder for folder in (record.made_folder, record.ray_folder, record.door_folder) if folder is not None
+    )
     forget(record)
 
 
@@ -321,15 +346,15 @@ def _all() -> Iterator[ServedRecord]:
 def _read(path: Path) -> ServedRecord | None:
     """Read one record; None if it is damaged or of another build."""
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(read_file(path))
         record = ServedRecord(**{**fields, "models": tuple(fields["models"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if _well_formed(record) else None
 
 
 def _well_formed(record: ServedRecord) -> bool:
-    texts = (record.target, record.http, record.name, record.host, record.boot_id, record.pid_namespace)
+    texts = (record.target, record.http, record.admin, record.name, record.host, record.boot_id, record.pid_namespace)
     optional = (record.address, record.made_folder, record.ray_folder, record.log, record.lock)
     numbers = (record.pid, record.start_ticks, record.pid_started_s)
     return (

@@ -5,19 +5,23 @@ from __future__ import annotations
 from ringpull.ps.errors import (
     CorruptData,
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     LimitExceeded,
     NotFound,
     RingpullError,
+    Unauthenticated,
     Unavailable,
 )
 
 __all__ = [
     "CorruptData",
     "DeadlineExceeded",
+    "Forbidden",
     "InvalidInput",
     "LimitExceeded",
     "NotFound",
     "RingpullError",
+    "Unauthenticated",
     "Unavailable",
 ]

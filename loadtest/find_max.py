@@ -12,6 +12,7 @@ a pause of the machine fails a rate that holds, and a lucky moment passes one th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -77,10 +78,11 @@ def find_max(
     Raises:
         InvalidInput: An argument makes no sense.
     """
-    if start < lowest or bound_ms <= 0 or votes < 1 or votes % 2 == 0 or precision <= 1:
+    measures = lowest <= start <= MAX_RATE and 0 < bound_ms < math.inf and 1 < precision < math.inf  # none is NaN
+    if not measures or votes < 1 or votes % 2 == 0:
         raise InvalidInput(
-            f"find-max: start {start} must be {lowest} or more, the bound ({bound_ms} ms) above 0,"
-            f" votes ({votes}) odd, precision ({precision}) above 1"
+            f"find-max: start {start} must be from {lowest} to {MAX_RATE:g}, the bound ({bound_ms} ms) above 0,"
+            f" votes ({votes}) odd, precision ({precision}) above 1; all of them finite"
         )
     search = _Search(measure, bound_ms, votes, lowest)
     low, high = search.around(start, FIRST_STEP)

@@ -21,7 +21,12 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.client.channels import open_channel
+from ringpull.inference.client.connecting import through_proxy
+from ringpull.inference.client.credentials import Credentials
+from ringpull.inference.client.numbers import timeout
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
+from ringpull.inference.client.targets import parse_target
 from ringpull.inference.errors import RingpullError, Unavailable
 
 MAX_IN_FLIGHT: Final = 10_000
@@ -161,6 +166,7 @@ class PayloadSender:
     Args:
         timeout_s: Deadline of a request from when it is sent; None: none.
         from_due: Count the deadline from when the request was due instead.
+        credentials: Credentials with the token; None: those of the environment.
     """
 
     def __init__(
@@ -171,41 +177,58 @@ class PayloadSender:
         method: str = PREDICT.path,
         timeout_s: float | None = None,
         from_due: bool = False,
+        credentials: Credentials | None = None,
     ) -> None:
         self._calls = [channel.unary_unary(method) for channel in channels]
         self._payloads = payloads
-        self._timeout_s = timeout_s
+        self._timeout_s = None if timeout_s is None else timeout("timeout_s", timeout_s)
         self._from_due = from_due
+        self._metadata = (Credentials.given() if credentials is None else credentials).metadata
 
     async def __call__(self, number: int, late_s: float) -> Any:
         timeout_s = self._timeout_s
         if timeout_s is not None and self._from_due:
             timeout_s = max(timeout_s - late_s, 0.0)
         call = self._calls[number % len(self._calls)]
-        return await call(self._payloads[number % len(self._payloads)], timeout=timeout_s)
+        return await call(self._payloads[number % len(self._payloads)], timeout=timeout_s, metadata=self._metadata)
 
 
 @asynccontextmanager
 async def connected(
-    target: str, connections: int = 1, timeout_s: float = CONNECT_TIMEOUT_S
+    target: str,
+    connections: int = 1,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[list[grpc.aio.Channel]]:
     """Open connections and close them at the end: clients connect once and stay, so that is not part of any request.
 
+    Args:
+        credentials: Credentials for TLS; None: those of the environment.
+
     Raises:
+        InvalidInput: `target` is no address, or the credentials of the environment cannot be used.
         Unavailable: They did not come about within `timeout_s`.
     """
-    options = [*CHANNEL_OPTIONS, *CLIENT_OF_ITS_OWN]
-    channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(connections)]
+    shown = Credentials.given() if credentials is None else credentials
+    address, options = parse_target(target), (*CHANNEL_OPTIONS, *CLIENT_OF_ITS_OWN)
+    channels = [open_channel(grpc.aio, address, shown, options) for _ in range(connections)]
     try:
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.gather(*(channel.channel_ready() for channel in channels))
         except TimeoutError as exc:
-            raise Unavailable(f"{target}: no connection within {timeout_s:g} s") from exc
+            raise Unavailable(not_connected(target, timeout_s, shown)) from exc
         yield channels
     finally:
         for channel in channels:
             await channel.close()
+
+
+def not_connected(target: str, timeout_s: float, credentials: Credentials) -> str:
+    """Return the message of a connection that did not come about; gRPC does not tell why while it keeps trying."""
+    proxy = through_proxy(parse_target(target))
+    over = "TLS" if credentials.tls else "plain text"
+    return f"{target}: no connection over {over} within {timeout_s:g} s{f' ({proxy})' if proxy else ''}"
 
 
 def arrival_times(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:

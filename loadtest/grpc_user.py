@@ -12,14 +12,20 @@ Three things have to be right, or a run loses requests or never ends:
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import ClassVar, Final
 
 import grpc
 from locust import User, task
 from locust.env import Environment
 
+from ringpull.inference.client.channels import open_channel
+from ringpull.inference.client.credentials import Credentials
+from ringpull.inference.client.numbers import timeout
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS, PREDICT
-from ringpull.loadtest.generator import CLIENT_OF_ITS_OWN, why_failed
+from ringpull.inference.client.targets import parse_target
+from ringpull.inference.errors import Unavailable
+from ringpull.loadtest.generator import CLIENT_OF_ITS_OWN, not_connected, why_failed
 from ringpull.loadtest.latencies import stages_of
 from ringpull.loadtest.locust_record import RunRecord
 from ringpull.loadtest.messages import Messages
@@ -43,21 +49,33 @@ class PredictUser(User):
     """Record of this process; beside locust's own numbers, which it rounds to two digits."""
     messages: ClassVar[Messages]
     timeout_s: ClassVar[float] = 10.0
+    credentials: ClassVar[Credentials] = Credentials()
     turn: ClassVar[int] = 0
     """Number of the next message, of all users of this process together."""
 
     @staticmethod
-    def begin(environment: Environment, messages: Messages, timeout_s: float) -> None:
-        """Make all users of this process send these messages; another process begins elsewhere in them."""
+    def begin(
+        environment: Environment, messages: Messages, timeout_s: float, credentials: Credentials | None = None
+    ) -> None:
+        """Make all users of this process send these messages; another process begins elsewhere in them.
+
+        Args:
+            credentials: Credentials for TLS, and a token; None: those of the environment.
+        """
         PredictUser.messages = messages
-        PredictUser.timeout_s = timeout_s
+        PredictUser.credentials = Credentials.given() if credentials is None else credentials
+        PredictUser.timeout_s = timeout("timeout_s", timeout_s)
         PredictUser.turn = max(getattr(environment.runner, "worker_index", 0), 0) * TURN_STRIDE
 
     def on_start(self) -> None:
-        self._channel = grpc.insecure_channel(self.host, (*CHANNEL_OPTIONS, *CLIENT_OF_ITS_OWN))
-        self._send = self._channel.unary_unary(PREDICT.path)
+        target, options = parse_target(self.host or ""), (*CHANNEL_OPTIONS, *CLIENT_OF_ITS_OWN)
+        self._channel = open_channel(grpc, target, self.credentials, options)
+        self._send = partial(self._channel.unary_unary(PREDICT.path), metadata=self.credentials.metadata)
         # Connecting is not part of the first request: a client connects once and stays.
-        grpc.channel_ready_future(self._channel).result(timeout=self.timeout_s)
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=self.timeout_s)
+        except grpc.FutureTimeoutError as exc:
+            raise Unavailable(not_connected(target, self.timeout_s, self.credentials)) from exc
 
     def on_stop(self) -> None:
         self._channel.close()

@@ -26,7 +26,7 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 UNKNOWN_FIRST: Final = 1 << 61
 """Unknown integers are drawn from here to 2^62: no table has as many rows, and few systems hand out such ids."""
 
-_RANGE: Final = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_RANGE: Final = re.compile(r"(-?[0-9]{1,19})\.\.(-?[0-9]{1,19})")
 
 
 class Ids(Protocol):
@@ -78,13 +78,15 @@ def parse_ids(feature: str, text: str) -> Ids:
         first, last = int(found[1]), int(found[2])
         if last < first:
             raise InvalidInput(f"--ids {feature}={text}: the last id is before the first")
+        if first < -(2**63) or last >= 2**63 or last - first >= 2**63 - 1:
+            raise InvalidInput(f"--ids {feature}={text}: ids are drawn as int64, and these are more than it has")
         return IdRange(first, last - first + 1)
     path = Path(text)
     try:
         if path.suffix == ".npy":
             values: NDArray[Any] = np.load(path, allow_pickle=False)
         else:
-            values = np.array([line for line in path.read_text(encoding="utf-8").splitlines() if line], object)
+            values = np.array([line for line in path.read_text(encoding="utf-8-sig").splitlines() if line], object)
     except (OSError, ValueError) as exc:
         raise InvalidInput(f"--ids {feature}={text}: neither FIRST..LAST nor a file of ids: {exc}") from exc
     if values.ndim != 1 or not len(values):

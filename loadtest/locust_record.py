@@ -21,6 +21,7 @@ from locust.env import Environment
 from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, Runner, WorkerRunner
 
 from ringpull.inference.client.client import Client
+from ringpull.inference.client.credentials import Credentials
 from ringpull.loadtest.latencies import Latencies
 from ringpull.loadtest.report import Moment, ServerCounts, Summary, summarize, write_report
 
@@ -34,10 +35,15 @@ SAMPLE_S: Final = 0.1
 
 
 class RunRecord:
-    """One process's record of the run it is in."""
+    """One process's record of the run it is in.
 
-    def __init__(self, environment: Environment) -> None:
+    Args:
+        credentials: Credentials for asking the head; None: those of the environment.
+    """
+
+    def __init__(self, environment: Environment, credentials: Credentials | None = None) -> None:
         self.environment = environment
+        self._credentials = credentials
         self.latencies = Latencies()
         self._before: ServerCounts | None = None
         self._users: dict[int, int] = {}
@@ -78,7 +84,7 @@ class RunRecord:
         return summary
 
     def _counts(self) -> ServerCounts | None:
-        with Client(self._fields["target"]) as client:
+        with Client(self._fields["target"], credentials=self._credentials) as client:
             return ServerCounts.ask(client, self._fields["model"])
 
     def _stop_sampling(self) -> None:

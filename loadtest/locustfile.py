@@ -12,6 +12,7 @@ from grpc.experimental.gevent import init_gevent
 init_gevent()
 
 import logging  # noqa: E402
+import math  # noqa: E402
 import sys  # noqa: E402
 from argparse import Namespace  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -24,6 +25,7 @@ from locust.env import Environment  # noqa: E402
 from locust.runners import WorkerRunner  # noqa: E402
 
 from ringpull.inference.client.client import Client  # noqa: E402
+from ringpull.inference.client.credentials import Credentials  # noqa: E402
 from ringpull.inference.errors import InvalidInput, RingpullError  # noqa: E402
 from ringpull.loadtest.grpc_user import PredictUser, finish_requests  # noqa: E402
 from ringpull.loadtest.locust_record import RunRecord, end_run, report_delay_s  # noqa: E402
@@ -37,6 +39,14 @@ DEFAULT_SECONDS = 60.0
 """Time of a shape that has to end, without `-t`."""
 _NEVER_S = 1_000_000
 WORKLOAD = ("seed", "requests", "candidates", "context", "zipf", "bag", "unknown", "ids", "replay", "replay_columns")
+PREFIX = "--ringpull-"
+CREDENTIALS = {
+    "tls_ca": "CA that the deployment's certificate has to be of: speak TLS. Default: RINGPULL_TLS_CA.",
+    "tls_cert": "Certificate to show, where the deployment demands one. Default: RINGPULL_TLS_CERT.",
+    "tls_key": "Its key, not encrypted. Default: RINGPULL_TLS_KEY.",
+    "token": "Token that says who asks; others see it in the list of processes. Default: RINGPULL_TOKEN.",
+}
+"""Options of the credentials, which are named by their variables."""
 SETTINGS = ("shape", "num_users", "run_time", "timeout", *WORKLOAD)
 """Options that a report shows."""
 
@@ -111,14 +121,35 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--ids", "Known ids, as FEATURE=FIRST..LAST or FEATURE=FILE, with commas; default: row numbers.")
     add("--replay", "Recorded requests: .jsonl, .csv or .parquet.")
     add("--replay-columns", "Columns of a recording, as FEATURE=COLUMN,...; default: the features' names.")
+    # Locust has a --tls-cert and a --tls-key itself, for its web UI. Each process has its own of ours: none is sent.
+    for name, text in CREDENTIALS.items():
+        parser.add_argument(f"{PREFIX}{name.replace('_', '-')}", help=text, include_in_web_ui=False)
+
+
+def take_credentials(options: Namespace) -> Credentials:
+    """Return the credentials that the options give, and take them out: locust sends options to workers.
+
+    Raises:
+        InvalidInput: They cannot be used; the message names the option or the variable.
+    """
+    given: dict[str, str | None] = {}
+    for name in CREDENTIALS:
+        given[name] = getattr(options, f"ringpull_{name}", None)
+        setattr(options, f"ringpull_{name}", None)
+    return Credentials.given(**given, options=PREFIX)
 
 
 class Session:
-    """One locust process around its runs: messages before, a report after."""
+    """One locust process around its runs: messages before, a report after.
+
+    Raises:
+        InvalidInput: The credentials cannot be used.
+    """
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self.record = RunRecord(environment)
+        self.credentials = take_credentials(options_of(environment))
+        self.record = RunRecord(environment, self.credentials)
         self._prepared: tuple[str, Namespace, Messages] | None = None
         self._unwritten = False
         PredictUser.record = self.record
@@ -137,10 +168,12 @@ class Session:
         options, host = options_of(self.environment), self.environment.host
         if not host:
             raise InvalidInput("no head to ask: give -H HOST:PORT")
+        if not 0 < options.timeout < math.inf:  # every user has to stop
+            raise InvalidInput(f"--timeout is {options.timeout}; it must be above 0, and finite")
         if self._prepared is None or self._prepared[:2] != (host, options):
             shape_of(options)
             workload = parse_options(**{name: getattr(options, name) for name in WORKLOAD})
-            with Client(host, timeout_s=options.timeout) as client:
+            with Client(host, timeout_s=options.timeout, credentials=self.credentials) as client:
                 messages = prepare_messages(client, options.model or None, workload, with_timings=True)
                 if not isinstance(self.environment.runner, WorkerRunner):  # the master has done so for its workers
                     messages.rehearse(client)
@@ -156,7 +189,7 @@ class Session:
             return
         assert self._prepared is not None
         host, _options, messages = self._prepared
-        PredictUser.begin(self.environment, messages, options.timeout)
+        PredictUser.begin(self.environment, messages, options.timeout, self.credentials)
         self.record.start(host, messages.model, {name: getattr(options, name) for name in SETTINGS})
         self._unwritten = True
 
@@ -196,7 +229,12 @@ class Session:
 @events.init.add_listener
 def on_init(environment: Environment, **_: Any) -> None:
     """Look at the head before anything starts; a worker gets host and options from its master later."""
-    session, options = Session(environment), options_of(environment)
+    options = options_of(environment)
+    try:
+        session = Session(environment)
+    except RingpullError as exc:
+        logger.error("%s", exc)
+        sys.exit(1)
     if options.spawn_rate is None:
         # All at once: locust's own default of one user a second would round the corners of every shape.
         options.spawn_rate = options.num_users

@@ -7,6 +7,7 @@ traffic would have built never shows. Here it does. What the generator itself se
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections import Counter
@@ -17,6 +18,9 @@ from typing import Final
 import uvloop
 from hdrh.histogram import HdrHistogram
 
+from ringpull.inference.client.channels import MAX_CHANNELS
+from ringpull.inference.client.credentials import Credentials
+from ringpull.inference.errors import InvalidInput
 from ringpull.loadtest.generator import (
     MAX_IN_FLIGHT,
     Load,
@@ -27,18 +31,25 @@ from ringpull.loadtest.generator import (
     connected,
 )
 from ringpull.loadtest.latencies import Latencies, empty_histogram, milliseconds, stages_of
+from ringpull.loadtest.options import MAX_SEED
 from ringpull.loadtest.report import Moment
 
 LATE_MS: Final = 2.0
 """Delay of the 99th send that spoils the tail, when it is more than `LATE_SHARE` of the 99th latency, too."""
 LATE_SHARE: Final = 0.1
+MAX_REQUESTS: Final = 100_000_000
+"""Requests of one run: their times are drawn before it, 8 bytes each."""
 BUSY: Final = 0.9
 """Share of a core at which the generator, one thread of Python, is the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLoopPlan:
-    """Plan of a run, apart from the messages."""
+    """Plan of a run, apart from the messages.
+
+    Raises:
+        InvalidInput: A number is out of its bounds, or there would be more than `MAX_REQUESTS`.
+    """
 
     rate: float
     """Requests per second."""
@@ -48,6 +59,20 @@ class OpenLoopPlan:
     timeout_s: float = 10.0
     """Deadline of a request, from when it is sent."""
     connections: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "seconds", "timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InvalidInput(f"--seed is {self.seed}; it must be from 0 to {MAX_SEED}")
+        if not 1 <= self.connections <= MAX_CHANNELS:
+            raise InvalidInput(f"--connections is {self.connections}; it must be from 1 to {MAX_CHANNELS:,}")
+        if self.rate * self.seconds > MAX_REQUESTS:
+            raise InvalidInput(
+                f"{self.rate:g} requests/s for {self.seconds:g} s are more than {MAX_REQUESTS:,} requests, whose times"
+                " are drawn before the run"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +130,18 @@ class OpenLoopRun:
         return self.health.warnings(self.latencies.percentile_ms(99))
 
 
-def run_open_loop(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan) -> OpenLoopRun:
+def run_open_loop(
+    target: str, payloads: Sequence[bytes], plan: OpenLoopPlan, credentials: Credentials | None = None
+) -> OpenLoopRun:
     """Send as planned and wait for every answer; blocks. A failed request is counted, not raised.
+
+    Args:
+        credentials: Credentials for TLS, and a token; None: those of the environment.
 
     Raises:
         Unavailable: No connection within the deadline of a request.
     """
-    return uvloop.run(_run(target, payloads, plan))
+    return uvloop.run(_run(target, payloads, plan, Credentials.given() if credentials is None else credentials))
 
 
 class _Recorder:
@@ -144,12 +174,13 @@ class _Recorder:
             self.latencies.failed(outcome.took_s, outcome.why)
 
 
-async def _run(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan) -> OpenLoopRun:
+async def _run(target: str, payloads: Sequence[bytes], plan: OpenLoopPlan, credentials: Credentials) -> OpenLoopRun:
     arrivals = arrival_times(plan.rate, plan.seconds, plan.seed)
     recorder = _Recorder(plan.timeout_s)
-    async with connected(target, plan.connections, plan.timeout_s) as channels:
+    async with connected(target, plan.connections, plan.timeout_s, credentials) as channels:
         started_s, cpu_s = time.time(), _cpu_s()
-        load = Load(PayloadSender(channels, payloads, timeout_s=plan.timeout_s), recorder.add)
+        sender = PayloadSender(channels, payloads, timeout_s=plan.timeout_s, credentials=credentials)
+        load = Load(sender, recorder.add)
         await load.open_loop(arrivals)
         wall_s, cpu_s = load.now_s(), _cpu_s() - cpu_s
     health = GeneratorHealth(

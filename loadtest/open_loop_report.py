@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 from ringpull.inference.client.client import Client
+from ringpull.inference.client.credentials import Credentials
 from ringpull.loadtest.find_max import Found, Trial, find_max
 from ringpull.loadtest.messages import Messages
 from ringpull.loadtest.open_loop import OpenLoopPlan, OpenLoopRun, run_open_loop
@@ -37,7 +39,7 @@ def measure_rate(
         settings: What the summary says was asked for.
     """
     before = ServerCounts.ask(client, messages.model)
-    run = run_open_loop(client.target, messages.payloads, plan)
+    run = run_open_loop(client.target, messages.payloads, plan, client.credentials)
     summary = summarize(
         run.latencies,
         before=before,
@@ -55,24 +57,32 @@ def measure_rate(
 
 
 def search_rate(
-    target: str, messages: Messages, plan: OpenLoopPlan, *, p99_ms: float, on_trial: Callable[[Trial], None]
+    target: str,
+    messages: Messages,
+    plan: OpenLoopPlan,
+    *,
+    p99_ms: float,
+    on_trial: Callable[[Trial], None],
+    credentials: Credentials | None = None,
 ) -> Found:
     """Search for the highest rate with a p99 of at most `p99_ms`, after a short run that is not counted.
 
     Args:
         plan: Plan of every trial, but for rate, seed and deadline; its rate is where the search begins.
         on_trial: Called after each.
+        credentials: Credentials for TLS, and a token; None: those of the environment.
     """
     plan = replace(plan, timeout_s=max(MIN_DEADLINE_S, TRIAL_DEADLINE * p99_ms / 1000))
     seeds = count(plan.seed)
+    measured = partial(run_open_loop, target, messages.payloads, credentials=credentials)
 
     def measure(rate: float) -> Trial:
         # Other arrivals each time: one unlucky burst must not fail its rate for ever.
-        trial = trial_of(run_open_loop(target, messages.payloads, replace(plan, rate=rate, seed=next(seeds))))
+        trial = trial_of(measured(replace(plan, rate=rate, seed=next(seeds))))
         on_trial(trial)
         return trial
 
-    run_open_loop(target, messages.payloads, replace(plan, seconds=min(WARM_UP_S, plan.seconds)))
+    measured(replace(plan, seconds=min(WARM_UP_S, plan.seconds)))
     lowest = MIN_REQUESTS / plan.seconds
     return find_max(measure, bound_ms=p99_ms, start=max(plan.rate, lowest), lowest=lowest)
 

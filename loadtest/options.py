@@ -15,6 +15,10 @@ from ringpull.loadtest.ids import Ids, parse_ids
 
 T = TypeVar("T")
 
+MAX_SEED: Final = 2**63 - 1
+MAX_MADE: Final = 1_000_000
+"""Requests that are made, and rows of one: more than any memory, or head, takes."""
+
 DEFAULT_CONTEXT: Final = ("user*", "context*")
 
 
@@ -57,6 +61,10 @@ class WorkloadOptions:
         for name in ("requests", "candidates"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
+            if getattr(self, name) > MAX_MADE:
+                raise InvalidInput(f"--{name} is {getattr(self, name)}; it must be {MAX_MADE:,} or less")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InvalidInput(f"--seed is {self.seed}; it must be from 0 to {MAX_SEED}")
         for feature, share in [("", self.unknown.default), *self.unknown.by_name.items()]:
             if not 0 <= share <= 1:
                 raise InvalidInput(f"--unknown {feature}: {share} is no share; it must be from 0 to 1")

@@ -41,7 +41,13 @@ def server(
     """
     command = [*prefix, sys.executable, "-m", module, *arguments]
     with unwound_by_sigterm():
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **(environment or {})},
+        )
         process = psutil.Process(child.pid)
         try:
             assert child.stdout is not None
@@ -89,7 +95,8 @@ def _end(child: subprocess.Popen[str]) -> None:
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left)
+    # Not for ever: in a container nobody may reap them, and they count as there.
+    psutil.wait_procs(left, timeout=LEFT_TIMEOUT_S)
     child.wait()
     assert child.stdout is not None
     child.stdout.close()

@@ -40,7 +40,7 @@ def recorded_calls(path: Path, workload: Workload) -> Iterator[PredictCall]:
             case ".jsonl":
                 yield from _requests(path, workload)
             case ".csv":
-                with path.open(newline="", encoding="utf-8") as file:
+                with path.open(newline="", encoding="utf-8-sig") as file:
                     yield from _pairs(path, csv.DictReader(file), workload)
             case ".parquet":
                 yield from _pairs(path, _parquet_rows(path), workload)
@@ -52,7 +52,7 @@ def recorded_calls(path: Path, workload: Workload) -> Iterator[PredictCall]:
 
 def _requests(path: Path, workload: Workload) -> Iterator[PredictCall]:
     model = workload.model.name
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from ringpull.ps.compiled import kernel
 from ringpull.ps.hashing import UInt64Array
 
 
@@ -32,14 +33,14 @@ def unfmix64(position: np.uint64) -> np.uint64:
     return h
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def map_positions(keys: UInt64Array, out: UInt64Array) -> None:
     """Write the position of each key to `out`, both uint64 (N,)."""
     for i in range(keys.size):
         out[i] = fmix64(keys[i])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def map_keys(positions: UInt64Array, out: UInt64Array) -> None:
     """Write the key of each position to `out`, both uint64 (N,)."""
     for i in range(positions.size):

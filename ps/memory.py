@@ -28,7 +28,7 @@ def process_memory(pid: int | None = None) -> dict[str, int]:
         An empty mapping where the kernel gives none: the process is gone or another user's, or this is not Linux.
     """
     try:
-        text = Path(f"/proc/{'self' if pid is None else pid}/smaps_rollup").read_text()
+        text = Path(f"/proc/{'self' if pid is None else pid}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
         return {}
     sizes = {}
@@ -40,7 +40,7 @@ def process_memory(pid: int | None = None) -> dict[str, int]:
 
 def resident_bytes() -> int:
     """Return what this process has in memory, at once; pages that it shares count in full."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def give_freed_memory_back() -> None:

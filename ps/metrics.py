@@ -64,6 +64,12 @@ class ShardCollector(Collector):
             {(verb,): count for verb, count in dict(tally.sent_bytes).items()},
         )
         yield gauge("ringpull_shard_connections", "Connections that are open.", (), {ALONE: server.connections})
+        yield counter(
+            "ringpull_shard_handshakes_refused_total",
+            "Connections over TLS that came to nothing: strangers, plain text, no end in time.",
+            (),
+            {ALONE: server.handshakes_refused},
+        )
         yield gauge(
             "ringpull_shard_requests_in_flight", "Requests taken in and not answered.", (), {ALONE: server.in_flight}
         )

@@ -1,6 +1,8 @@
 """The port on which a process serves its metrics: `GET /metrics`, as Prometheus scrapes it. All paths are the same.
 
 It has threads of its own, so that it answers even when an event loop hangs, and a scraper that stalls delays no other.
+They are few: whoever connects and asks nothing takes no descriptor from what the process is there for. One more than
+may be takes the place of the oldest connection of the address that has most.
 """
 
 from __future__ import annotations
@@ -9,15 +11,32 @@ import logging
 import socket
 import sys
 import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from ringpull.ps.errors import StartupError
+from ringpull.ps.descriptors import NO_DESCRIPTOR
+from ringpull.ps.errors import Forbidden, RingpullError, StartupError, Unauthenticated
+from ringpull.ps.tls import LiveTls
 
+Check = Callable[[str | None], None]
+
+REFUSALS: Final = {Unauthenticated: 401, Forbidden: 403}
+"""Statuses of scrapers that may not; 503 where that cannot be told."""
+
+GOODBYE_S: Final = 1.0
 SCRAPER_TIMEOUT_S: Final = 10.0
 """Time after which a scraper that says nothing, or does not read, is hung up on."""
+
+PAUSE_S: Final = 0.2
+"""Time for which no connection is taken where the process has no descriptor left."""
+MAX_SCRAPERS: Final = 32
+"""Connections at a time."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -25,8 +44,15 @@ _LOG: Final = logging.getLogger(__name__)
 class MetricsServer:
     """Serves a registry from construction until `close`."""
 
-    def __init__(self, registry: CollectorRegistry, host: str) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, host: str, check: Check | None = None, *, tls: LiveTls | None = None
+    ) -> None:
         """Listen on any free port.
+
+        Args:
+            check: Raises for a scraper that may not; given the value of its header `authorization`, or None. Called
+                in any thread.
+            tls: Speak HTTPS, and ask scrapers for certificates where clients are asked; None: plain HTTP.
 
         Raises:
             StartupError: `host` cannot be listened on.
@@ -37,8 +63,25 @@ class MetricsServer:
             registry = served
             timeout = SCRAPER_TIMEOUT_S
 
+            def do_GET(self) -> None:
+                if check is None or _passes(self, check):
+                    super().do_GET()
+
         class Server(_Server):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+            def finish_request(self, request: Any, client_address: Any) -> None:
+                """Answer one scraper, in its own thread."""
+                if tls is None:
+                    super().finish_request(request, client_address)
+                    return
+                request.settimeout(SCRAPER_TIMEOUT_S)
+                with tls.public.wrap_socket(request, server_side=True) as secured:
+                    super().finish_request(secured, client_address)
+                    # Without its goodbye an answer of no given length looks cut off.
+                    with suppress(OSError):
+                        secured.settimeout(GOODBYE_S)
+                        secured.unwrap()
 
         try:
             self._server = Server((host, 0), Handler)
@@ -69,10 +112,59 @@ class MetricsServer:
             self._server.handle_request()
 
 
+def _passes(handler: MetricsHandler, check: Check) -> bool:
+    """Return whether a scraper may; one that may not is told so."""
+    shown = handler.headers.get_all("authorization")
+    try:
+        check(", ".join(shown) if shown else None)
+    except RingpullError as exc:
+        status = next((status for kind, status in REFUSALS.items() if isinstance(exc, kind)), 503)
+        body = f"{exc}\n".encode()
+        handler.send_response(status)
+        if status == 401:
+            handler.send_header("WWW-Authenticate", "Bearer")
+        handler.send_header("Content-Type", "text/plain; charset=utf-8")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+        return False
+    return True
+
+
 class _Server(ThreadingMixIn, TCPServer):
     # Not an HTTPServer: that one looks its own name up, which may take seconds where no name server answers.
     daemon_threads = True
-    request_queue_size = 16
+    request_queue_size = 128
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._open: dict[socket.socket, str] = {}
+        """Connections and their addresses, in order of arrival."""
+        self._guard = threading.Lock()
+        super().__init__(*arguments, **options)
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError as exc:
+            if exc.errno in NO_DESCRIPTOR:
+                time.sleep(PAUSE_S)  # it would else be tried again and again, at a core's expense
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._guard:
+            if len(self._open) >= MAX_SCRAPERS:
+                of_address = Counter(self._open.values())
+                oldest = max(self._open, key=lambda each: of_address[self._open[each]])
+                del self._open[oldest]
+                with suppress(OSError):  # it went away
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread closes it
+            self._open[request] = str(client_address[0])
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._guard:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _LOG.debug("a scraper of metrics went away", exc_info=sys.exc_info())

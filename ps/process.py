@@ -30,7 +30,7 @@ from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.ps.memory import give_freed_memory_back, process_memory, resident_bytes, reuse_freed_memory
 from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics import ScrubCollector, ShardCollector
-from ringpull.ps.metrics_server import MetricsServer
+from ringpull.ps.metrics_server import Check, MetricsServer
 from ringpull.ps.placement import ServedRanges, VersionPlacement
 from ringpull.ps.refusals import Refusals, refused
 from ringpull.ps.scrub import Scrubber
@@ -39,6 +39,7 @@ from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.file_errors import is_there
 from ringpull.ps.switch_interval import frequent_switches
+from ringpull.ps.tls import NO_TLS, LiveTls, TlsFiles, warnings_of
 from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.peer import Peers
@@ -78,6 +79,8 @@ class ShardProcess:
         metrics: bool = True,
         admission: AdmissionLimits | None = None,
         deployment: str = "",
+        tls: TlsFiles = NO_TLS,
+        scrape_check: Check | None = None,
     ) -> None:
         """Start the data plane on any free port of `host`.
 
@@ -94,10 +97,14 @@ class ShardProcess:
             metrics: Count requests, and serve metrics on a free port of `host`.
             admission: Limits on connections and bytes; None: the defaults.
             deployment: Id of the deployment, which callers and peers must mean; empty: any.
+            tls: Certificate that it shows to those, as they do to it, and to whoever scrapes its metrics.
+            scrape_check: Raises for a scraper that may not have the metrics, given its header `authorization`.
 
         Raises:
             StartupError: `host` cannot be listened on, or the data folder cannot be used.
+            InvalidInput: A file of `tls` cannot be used.
         """
+        self._tls = LiveTls.of(tls)
         reuse_freed_memory()
         memory = CheckedRows(checked)
         self._damage = Damage(memory, copied=data_dir is not None)
@@ -126,7 +133,7 @@ class ShardProcess:
         self._server = self._new_server(admission, tally)
         self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
         self._metrics: MetricsServer | None = None
-        self._address = self._listen(host, tally)
+        self._address = self._listen(host, tally, scrape_check)
         if scrub_bytes_per_s:
             self._scrubber.start()
         where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
@@ -140,13 +147,14 @@ class ShardProcess:
             streams=self._streams,
             admission_limits=admission,
             tally=tally,
+            tls=self._tls,
         )
 
-    def _listen(self, host: str, tally: ServerTally | None) -> tuple[str, int]:
+    def _listen(self, host: str, tally: ServerTally | None, check: Check | None) -> tuple[str, int]:
         try:
             if tally is not None:
                 collectors = [ShardCollector(self._shard, self._server, tally), ScrubCollector(self._scrubber)]
-                self._metrics = MetricsServer(registry_of(collectors), host)
+                self._metrics = MetricsServer(registry_of(collectors), host, check, tls=self._tls)
             return self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()
@@ -178,7 +186,7 @@ class ShardProcess:
             checked_bytes=job.checked_bytes,
             bytes_to_check=job.bytes_to_check,
             damaged=self._damage.wants_repair(self._shard),
-            warnings=(*self._refusals(), *self._damage.warnings(self._shard)),
+            warnings=(*self._refusals(), *self._damage.warnings(self._shard), *warnings_of(self._tls)),
         )
 
     def prepare(self, placements: Sequence[VersionPlacement]) -> None:
@@ -369,7 +377,7 @@ class ShardProcess:
         )
 
     def _copy(self, copies: LocalCopies, placements: Sequence[VersionPlacement], job: Job) -> None:
-        peers = Peers(self._loop, self._hello.deployment)
+        peers = Peers(self._loop, self._hello.deployment, self._tls)
         try:
             copies.prepare(placements, self._shard, peers, job)
         finally:

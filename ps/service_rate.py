@@ -131,6 +131,17 @@ class ServiceRate:
         self._in_flight += cost - work.cost
         return replace(work, cost=cost)
 
+    def withdraw(self, work: Work) -> None:
+        """Take back work that was begun and is none, as if it had never been; it is not to be ended.
+
+        While it was counted it looked like a queue, which is none of the window's from now on.
+        """
+        self._count -= 1
+        self._in_flight = self._in_flight - work.cost if self._count else 0.0
+        self._min_in_flight = min(self._min_in_flight, self._in_flight)
+        if self._count == 0:
+            self._busy_s = self._ended_busy_s
+
     def end(self, work: Work, *, served: bool = True) -> float:
         """Note that work is done, or, not `served`, given up; return how long it was here, in seconds."""
         now = self._clock()

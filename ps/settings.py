@@ -73,6 +73,7 @@ class Group(StrEnum):
     LIMITS = "Limits"
     OVERLOAD = "Overload"
     SHARDS = "Slow and lost shards"
+    SECURITY = "Who may, and over what"
     LOGS = "Logs and metrics"
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.compiled import kernel
 from ringpull.ps.spec import Float32Array
 from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import BAGS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
@@ -134,7 +134,7 @@ def _default_reply(part: Part, defaults: Sequence[Float32Array]) -> PullReply:
     return PullReply(np.concatenate(values), np.zeros(len(asked), np.uint32), np.zeros(found, np.uint8))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _add(
     shape: Int64Array,
     keys: Int64Array,
@@ -179,7 +179,7 @@ def _add(
 
 
 # numpy's error model: a check for division by zero in the loop would keep it from being vectorised.
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _finish(
     shape: Int64Array,
     offsets: Int64Array,

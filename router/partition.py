@@ -18,6 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.compiled import kernel
 from ringpull.ps.errors import InvalidInput, ProtocolError
 from ringpull.ps.hash_kernels import fmix64
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
@@ -182,7 +183,7 @@ def partition(
     return parts
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _choose(
     shape: Int64Array,
     keys: UInt64Array,
@@ -227,7 +228,7 @@ def _ascend(offsets: Int64Array, first: int, bags: int, keys: int) -> bool:
     return bool(right)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _place(
     shape: Int64Array,
     offsets: Int64Array,

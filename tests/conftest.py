@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from examples.movielens import data
+from tests.certificates import Certificates
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -53,6 +54,12 @@ def movielens_folder() -> Path:
             f"{data.FOLDER_VARIABLE} is not set: it names the folder that holds {data.RATINGS_FILE}, or its parent"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Return certificates of a CA, of what it has signed, and of a stranger; made once."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,8 +24,8 @@ class Page:
     families: Mapping[str, Metric]
 
     @classmethod
-    def of(cls, host: str, port: int | str) -> Page:
-        answer = httpx.get(f"http://{host}:{port}/metrics", headers=OPEN_METRICS, timeout=60)
+    def of(cls, host: str, port: int | str, **headers: str) -> Page:
+        answer = httpx.get(f"http://{host}:{port}/metrics", headers={**OPEN_METRICS, **headers}, timeout=60)
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         return cls({family.name: family for family in text_string_to_metric_families(answer.text)})

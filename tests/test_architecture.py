@@ -36,6 +36,7 @@ ONLY_IN = {
     "ray": ("deploy/", "loadtest/bench/baselines/", "tests/cluster/"),
     "torch": (
         "inference/model/dense.py",
+        "inference/model/pickles.py",
         "inference/export/",
         "examples/",
         "loadtest/dlrm.py",
@@ -44,6 +45,7 @@ ONLY_IN = {
         "tests/",
     ),
     "numba": (
+        "ps/compiled.py",
         "ps/hash_kernels.py",
         "ps/store/kernels.py",
         "ps/store/intrinsics.py",

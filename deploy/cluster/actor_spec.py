@@ -10,7 +10,9 @@ from typing import Final
 
 from ringpull.deploy.cluster.logs import LogSettings
 from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.tls import TlsFiles
 from ringpull.ps.wire.admission import AdmissionLimits
+from ringpull.router.control.model_roots import ModelRoots
 
 NAMESPACE: Final = "ringpull"
 
@@ -35,6 +37,8 @@ class ShardSettings:
     """Limits on the connections and requests that each shard holds."""
     scrub_bytes_per_s: int = 0
     """Rate at which each shard looks through what it serves for damage; 0: it does not."""
+    tls: TlsFiles = field(default_factory=TlsFiles)
+    """Certificate of the deployment, as the head's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class ActorSpec:
     """Number of GPUs that each head asks Ray for."""
     keep: int
     """Number of versions of a model that stay open behind the live one."""
+    roots: ModelRoots | None = None
+    """Where versions may lie that are published; None: anywhere."""
     start_timeout_s: float
     """Time within which an actor has to be up."""
     joined: bool = False

@@ -144,6 +144,7 @@ class HeadActor(ProcessActor):
 
 def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
     from ringpull.deploy.cluster.kernels import warm_up
+    from ringpull.inference.head.tokens.scrape_check import scrape_check
     from ringpull.ps.fenced import FencedShard
     from ringpull.ps.process import ShardProcess
 
@@ -165,6 +166,8 @@ def _shard_process(shard: int, actor_spec: ActorSpec) -> FencedShard:
         metrics=settings.metrics,
         admission=settings.admission,
         deployment=actor_spec.deployment,
+        tls=settings.tls,
+        scrape_check=scrape_check(actor_spec.head.tokens),
     )
     return FencedShard(process, actor_spec.deployment)
 
@@ -185,6 +188,7 @@ def _head_process(head: int, actor_spec: ActorSpec, replaced: Callable[[str], No
         deployment=actor_spec.deployment,
         head=head,
         replaced=replaced,
+        state=state_folder,
     )
     return FencedHead(process, actor_spec.deployment)
 
@@ -200,7 +204,8 @@ def operations_of(deployment: str) -> Operations:
 
 def with_ports_before(config: HeadConfig, head: int, actor_spec: ActorSpec) -> HeadConfig:
     """Return the settings with the ports that a head had before it was restarted, where any would do."""
-    if config.grpc_port and config.http_port:
+    any_admin = config.admin_at is not None and not config.admin_port
+    if config.grpc_port and config.http_port and not any_admin:
         return config
     try:
         before = RemoteProcess(actor_spec.coordinator_name, timeout_s=PORTS_TIMEOUT_S).heads().get(head)
@@ -208,7 +213,9 @@ def with_ports_before(config: HeadConfig, head: int, actor_spec: ActorSpec) -> H
         return config  # It serves on other ports then, and is found by whoever asks where.
     if before is None or before.host != config.host or not before.grpc_port:
         return config
-    return replace(config, grpc_port=before.grpc_port, http_port=before.http_port)
+    _, _, port = before.admin.rpartition(":")
+    admin_port = int(port) if any_admin and port.isdecimal() else config.admin_port
+    return replace(config, grpc_port=before.grpc_port, http_port=before.http_port, admin_port=admin_port)
 
 
 def was_restarted() -> bool:

@@ -11,6 +11,7 @@ If a step fails or is interrupted, everything before it is taken down: a private
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, nullcontext, suppress
@@ -18,17 +19,19 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
+from ringpull.deploy import doors
 from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import ActorSpec, ShardSettings, coordinator_name, gpus_wanted
 from ringpull.deploy.cluster.kernel_compilation import KernelCompilation
 from ringpull.deploy.cluster.ray_session import RaySession, has_gpu
 from ringpull.deploy.cluster.state_folder import OwnedStateFolder, owner_of
 from ringpull.deploy.config import LOCALHOST, ServeConfig
+from ringpull.deploy.view.console import warn
 from ringpull.deploy.view.progress import Progress
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.frontends.ports import EVERY_INTERFACE, claim
 from ringpull.inference.head.leadership import CONSEQUENCE, LeaderView
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import StartupError, Unavailable
@@ -55,8 +58,6 @@ connection might take one before the head is up or while it restarts, and above 
 
 PORT_TRIES: Final = 20
 
-EVERY_INTERFACE: Final = ("0.0.0.0", "::")
-
 
 @dataclass(frozen=True, slots=True)
 class _Actors:
@@ -67,6 +68,14 @@ class _Actors:
     coordinator: Any
 
 
+class _Addresses(NamedTuple):
+    """Addresses of the first head."""
+
+    grpc: str
+    http: str
+    admin: str
+
+
 class Cluster:
     """Serving deployment, made by `bring_up`. Leaving its context takes it down, unless `leave_up` was called."""
 
@@ -74,8 +83,7 @@ class Cluster:
         self,
         config: ServeConfig,
         actors: _Actors,
-        target: str,
-        http: str,
+        addresses: _Addresses,
         *,
         owned: OwnedStateFolder,
         ray_folder: Path | None,
@@ -91,10 +99,12 @@ class Cluster:
         self._kills = kills
         self._cleanup = cleanup
         self._answered_s = time.monotonic()
-        self.target = target
+        self.target = addresses.grpc
         """Address of gRPC, HOST:PORT."""
-        self.http = http
+        self.http = addresses.http
         """Address of HTTP, HOST:PORT."""
+        self.admin = addresses.admin
+        """Address of the operators' door of the first head, unix:/PATH or HOST:PORT; empty: it has none."""
         self.ray_folder = ray_folder
         """Folder of a private Ray's files. It is removed with Ray, but not if this process is killed."""
 
@@ -112,7 +122,8 @@ class Cluster:
         """Bring everything up and return when predictions work.
 
         Args:
-            made: Called with the folder of a private Ray as soon as it is there.
+            made: Called with every folder that is made for this deployment and is left behind by a `serve` that is
+                killed: that of a private Ray, and those of the operators' sockets.
 
         Raises:
             StartupError: A port is in use, Ray is not there or lacks resources, or an actor died; nothing is left
@@ -135,6 +146,11 @@ class Cluster:
                         cleanup.enter_context(session)
                 ray = None if config.private else control_store.address()
                 owner = owner_of(secrets.token_hex(8), config.name, ray=ray)
+                if config.private:
+                    for folder in doors.folders(owner.deployment):
+                        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+                        if made is not None:
+                            made(folder)
                 with progress.step("took the state folder over") as say:
                     owned = OwnedStateFolder.take(config.state_dir, owner, heads=config.heads, say=say)
                 cleanup.enter_context(owned)
@@ -143,18 +159,19 @@ class Cluster:
                         cleanup.enter_context(session)
                 # Actors start after the cache is filled, or each would compile the same kernels.
                 with nullcontext() if kernels.done else progress.step("compiled kernels (once; cached from now on)"):
-                    kernels.wait()
+                    unkept = kernels.wait()
+                if unkept:
+                    warn(unkept)
             kills = cleanup.enter_context(ExitStack())
             who = f"{_counted(config.shards, 'shard')}, {_counted(config.heads, 'head')} and coordinator"
             with progress.step(f"started {who}"):
                 actors = _make_actors(config, owner, kills)
             with progress.step(f"opened {', '.join(config.model_names)}") as say:
-                target, http = _go_live(config, actors, say)
+                addresses = _go_live(config, actors, say)
             return cls(
                 config,
                 actors,
-                target,
-                http,
+                addresses,
                 owned=owned,
                 ray_folder=session.folder,
                 kills=kills,
@@ -277,7 +294,11 @@ def _choose_ports(config: ServeConfig) -> HeadConfig:
         closing(_claim("grpc", host, config.head.grpc_port)) as grpc,
         closing(_claim("http", host, config.head.http_port)) as http,
     ):
-        return replace(config.head, grpc_port=grpc.getsockname()[1], http_port=http.getsockname()[1])
+        head = replace(config.head, grpc_port=grpc.getsockname()[1], http_port=http.getsockname()[1])
+        if config.head.admin_at is None:
+            return head
+        with closing(_claim("admin", *config.head.admin_at)) as admin:
+            return replace(head, admin_port=admin.getsockname()[1])
 
 
 def _claim(what: str, host: str, port: int) -> socket:
@@ -305,12 +326,14 @@ def _actor_spec(config: ServeConfig, deployment: str) -> ActorSpec:
             metrics=config.head.metrics,
             admission=config.shard_admission,
             scrub_bytes_per_s=config.scrub_bytes_per_s,
+            tls=config.head.tls,
         ),
         head=config.head,
         heads=config.heads,
         # Ray hides GPUs from actors that ask for none.
         gpus=gpus_wanted(config.head.device, config.heads) if has_gpu() else 0.0,
         keep=config.keep,
+        roots=config.roots,
         start_timeout_s=config.start_timeout_s,
         joined=not config.private,
         log=config.log,
@@ -354,8 +377,8 @@ def _make_actors(config: ServeConfig, owner: Owner, kills: ExitStack) -> _Actors
     return _Actors(shards, heads, coordinator)
 
 
-def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -> tuple[str, str]:
-    """Make the coordinator bring the versions live; return the addresses of gRPC and HTTP.
+def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -> _Addresses:
+    """Make the coordinator bring the versions live; return where the first head serves.
 
     Args:
         say: Called with the progress of copying.
@@ -383,7 +406,7 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
     host = bound.host
     if host in EVERY_INTERFACE:  # It can be listened on, but not connected to.
         host = LOCALHOST if config.private else result(actors.heads[0].node_address.remote())
-    return f"{host}:{bound.grpc_port}", f"{host}:{bound.http_port}"
+    return _Addresses(f"{host}:{bound.grpc_port}", f"{host}:{bound.http_port}", bound.admin)
 
 
 def _counted(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ import os
 import socket
 from typing import Final
 
-from ringpull.ps.errors import Unavailable
+from ringpull.ps.errors import InvalidInput, Unavailable
 
 RECONNECT_VARIABLE: Final = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Environment variable of Ray's setting, read by each of its processes."""
@@ -18,12 +18,23 @@ RECONNECT_VARIABLE: Final = "RAY_gcs_rpc_server_reconnect_timeout_s"
 RECONNECT_S: Final = 600
 """Time that the processes of a private Ray, and ours with them, survive without it; Ray's own default is 60."""
 
+MAX_RECONNECT_S: Final = 1_000_000
+
 TIMEOUT_S: Final = 1.0
 
 
 def reconnect_text() -> str:
-    """Return the seconds that a private Ray survives without it: from the environment, or `RECONNECT_S`."""
-    return os.environ.get(RECONNECT_VARIABLE, str(RECONNECT_S))
+    """Return the seconds that a private Ray survives without it: from the environment, or `RECONNECT_S`.
+
+    Raises:
+        InvalidInput: The environment has no such number.
+    """
+    text = os.environ.get(RECONNECT_VARIABLE) or str(RECONNECT_S)
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:10]) <= MAX_RECONNECT_S):
+        raise InvalidInput(
+            f"{RECONNECT_VARIABLE} is {text!r}; it must be a number of seconds from 1 to {MAX_RECONNECT_S}"
+        )
+    return text
 
 
 def address() -> str:

@@ -11,26 +11,34 @@ import subprocess
 import sys
 import tempfile
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from ringpull.ps.errors import StartupError
+from ringpull.ps.user_folder import temporary_folder
+
+UNKEPT: Final = "kernels are compiled anew"
+"""How the line begins by which a process says that it has no cache: see `ringpull.ps.compiled`."""
 
 
 class KernelCompilation:
-    """Compiling process, started on entering the context; leaving the context kills it if it still runs."""
+    """Compiling process, started on entering the context; leaving the context kills it if it still runs.
+
+    Raises:
+        StartupError: On entering: there is no temporary folder.
+    """
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="ringpull-")
+        self._folder = tempfile.TemporaryDirectory(prefix="ringpull-", dir=temporary_folder())
         path = os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ringpull.deploy.cluster.kernels"],
+            [sys.executable, "-m", "ringpull.deploy.cluster.kernels", self._folder.name],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             # Ctrl-C must reach only the waiting process, which then kills this one.
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._folder.name},
+            env={**os.environ, "PYTHONPATH": path},
         )
         return self
 
@@ -48,8 +56,8 @@ class KernelCompilation:
         """Whether the process has ended."""
         return self._process.poll() is not None
 
-    def wait(self) -> None:
-        """Wait until every kernel is in the cache.
+    def wait(self) -> str:
+        """Wait until every kernel is in the cache, and return what the process has to say of it, if anything.
 
         Raises:
             StartupError: The process failed; the message is the last line of its output.
@@ -58,3 +66,4 @@ class KernelCompilation:
         if self._process.returncode != 0:
             reason = said.splitlines()[-1] if said else f"exit status {self._process.returncode}"
             raise StartupError(f"the kernels could not be compiled: {reason}")
+        return next((line for line in said.splitlines() if line.startswith(UNKEPT)), "")

@@ -8,6 +8,7 @@ joined as in the head.
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -38,9 +39,13 @@ COMPILE_TIMEOUT_S: Final = 300.0
 SPEC: Final = TableSpec(name=TABLE, dim=4)
 
 
-def warm_up() -> None:
-    """Compile every kernel of shards, router and head into the cache, or load it from there."""
-    with tempfile.TemporaryDirectory(prefix="ringpull-") as folder:
+def warm_up(within: str | None = None) -> None:
+    """Compile every kernel of shards, router and head into the cache, or load it from there.
+
+    Args:
+        within: Folder for a tiny table; default: the temporary one.
+    """
+    with tempfile.TemporaryDirectory(prefix="ringpull-", dir=within) as folder:
         _write_table(Path(folder) / TABLE)
         shards = [ShardProcess(i, metrics=False) for i in (0, 1)]
         try:
@@ -95,4 +100,4 @@ async def _pull_everything(shard_map: ShardMap) -> None:
 
 
 if __name__ == "__main__":
-    warm_up()
+    warm_up(*sys.argv[1:])

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from ringpull.deploy.cluster.log_file import LogFile, StderrHandler
+from ringpull.deploy.folders import as_folder_text
 from ringpull.ps.errors import StartupError
 from ringpull.ps.settings import Group, Option
 
@@ -62,7 +63,7 @@ class LogSettings:
             "log-dir",
             "FOLDER",
             given_as=Path | None,
-            parse=lambda _, given: str(given.resolve()),
+            parse=as_folder_text,
         ),
     ] = None
     """Folder in which each process writes `NAME-MEMBER.log`; None: standard error, which Ray keeps."""

@@ -35,7 +35,9 @@ def count_actors(address: str, name: str) -> int | None:
         return None
     command = [sys.executable, "-m", __name__, address, name]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_S, check=True)
+        ran = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=LOOK_S, check=True
+        )
         return int(ran.stdout.split()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None

@@ -28,12 +28,16 @@ from ringpull.deploy.cluster import control_store
 from ringpull.deploy.cluster.actor_spec import NAMESPACE
 from ringpull.deploy.signals import Interrupted
 from ringpull.ps.errors import InvalidInput, StartupError
+from ringpull.ps.user_folder import temporary_folder
 
 OBJECT_STORE_BYTES: Final = 80 << 20
 """Size of a private Ray's object store; Ray's minimum is 75 MiB."""
 
 MAX_TEMPORARY_FOLDER: Final = 45
-"""Upper bound on the length of its path, in characters: Ray adds up to 62 for its sockets, whose paths may have 107."""
+"""Upper bound on the length of its path, in bytes: Ray adds up to 62 for its sockets, whose paths may have 107."""
+
+_RAY_FOLDER: Final = b"/ringpull-12345678/r"
+"""What is added to the path of the temporary folder."""
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
@@ -102,7 +106,7 @@ class RaySession:
             # Worker processes inherit it, so they find the package even in a checkout that is not installed.
             PYTHONPATH=os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         )
-        self._folder = Path(tempfile.mkdtemp(prefix="ringpull-", dir=_short_folder()))
+        self._folder = _new_folder()
         if self._made is not None:
             self._made(self._folder)
         # Ray makes its own folder world-readable; the folder above it is private.
@@ -179,18 +183,38 @@ def _check_listens(address: str) -> None:
         raise NoRay(f"Ray at {address} cannot be joined: {exc.strerror or exc}") from exc
 
 
+def _new_folder() -> Path:
+    """Make the folder of a private Ray, whose path is short enough for its sockets.
+
+    Raises:
+        StartupError: None can be made.
+    """
+    try:
+        within = _short_folder()
+        return Path(tempfile.mkdtemp(prefix="ringpull-", dir=within))
+    except OSError as exc:
+        longest = MAX_TEMPORARY_FOLDER - len(_RAY_FOLDER)
+        raise StartupError(
+            f"there is no place for the files of Ray: {exc.filename or tempfile.tempdir or ''}: {exc.strerror or exc};"
+            f" set TMPDIR to a folder that can be written, with a path of at most {longest} bytes"
+        ) from exc
+
+
 def _short_folder() -> str:
-    folder = tempfile.gettempdir()
-    return folder if len(folder) + len("/ringpull-12345678/r") <= MAX_TEMPORARY_FOLDER else "/tmp"
+    folder = str(temporary_folder())
+    return folder if len(os.fsencode(folder) + _RAY_FOLDER) <= MAX_TEMPORARY_FOLDER else "/tmp"
 
 
 def _has_token() -> bool:
     """Whether the operator has put a token where Ray looks for one."""
-    return bool(
-        os.environ.get("RAY_AUTH_TOKEN")
-        or os.environ.get("RAY_AUTH_TOKEN_PATH")
-        or (Path.home() / ".ray" / "auth_token").is_file()
-    )
+    return bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or _has_token_file())
+
+
+def _has_token_file() -> bool:
+    try:
+        return (Path.home() / ".ray" / "auth_token").is_file()
+    except (RuntimeError, OSError):  # no home, or somebody else's
+        return False
 
 
 def _runtime_env(ship_code: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
@@ -66,6 +67,7 @@ def export(
 
     MODULE is imported with the working directory on the path.
     """
+    as_folder("OUT_DIR", out_dir)  # Before the function, which may take hours to train.
     with needing("export", "ringpull export"):
         from ringpull.inference.export import TableOptions, export_model
     from ringpull.inference.model.manifest import versions

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy import access, served
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json, warn
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.extras import needing
@@ -27,6 +27,7 @@ SEARCH_FOLDER: Final = Path("runs/find-max")
 PER_FEATURE: Final = "VALUE,FEATURE=VALUE,..."
 
 
+@with_credentials
 def loadtest(
     model: Annotated[str | None, typer.Argument(help="Name of the model; default: the only one served.")] = None,
     target: Target = None,
@@ -119,12 +120,18 @@ def _run(
 
     plan = OpenLoopPlan(**pace)
     options = parse_options(**workload)
-    with Client(served.resolve_target(target), timeout_s=plan.timeout_s) as client:
+    address, credentials = served.resolve_target(target), access.credentials()
+    with Client(address, timeout_s=plan.timeout_s, credentials=credentials) as client:
         messages = prepare_messages(client, model, options, with_timings=bound_ms is None)
         messages.rehearse(client)
         if bound_ms is not None:
             found = search_rate(
-                client.target, messages, plan, p99_ms=bound_ms, on_trial=lambda trial: _tell_trial(trial, bound_ms)
+                client.target,
+                messages,
+                plan,
+                p99_ms=bound_ms,
+                on_trial=lambda trial: _tell_trial(trial, bound_ms),
+                credentials=credentials,
             )
             _tell_search(found, report or SEARCH_FOLDER, as_json)
             if not found.rate:

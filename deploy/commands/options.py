@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
+
+from ringpull.deploy import access
+from ringpull.inference.client.credentials import Credentials
+from ringpull.ps.settings import Group
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 Target = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="gRPC of the deployment; default: the last one served from here."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, for programs.")]
+
+
+def _option(name: str, text: str, metavar: str) -> Any:
+    variable = f"RINGPULL_{name.upper()}"
+    shown = typer.Option(
+        f"--{name.replace('_', '-')}",
+        metavar=metavar,
+        help=f"{text} Default: {variable}.",
+        rich_help_panel=Group.SECURITY,
+    )
+    return Annotated[str | None, shown]
+
+
+CREDENTIALS: Final = {
+    "tls_ca": _option("tls_ca", "CA that the deployment's certificate has to be of: speak TLS.", "FILE"),
+    "tls_cert": _option("tls_cert", "Certificate to show, where the deployment demands one.", "FILE"),
+    "tls_key": _option("tls_key", "Its key, not encrypted.", "FILE"),
+    "token": _option(
+        "token", "Token that says who asks. Others here see it in the list of processes: prefer the variable.", "TOKEN"
+    ),
+}
+"""Parameter -> type of the options by which commands with `--target` say who they are."""
+
+
+def with_credentials(command: Command) -> Command:
+    """Return a command that also takes the options of `CREDENTIALS`; `access.credentials` has what they come to."""
+    own = inspect.signature(command, eval_str=True)
+
+    @wraps(command)
+    def run(*arguments: Any, **given: Any) -> None:
+        shown = Credentials.given(**{name: given.pop(name, None) for name in CREDENTIALS}, options="--")
+        with access.using(shown):
+            command(*arguments, **given)
+
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in CREDENTIALS.items()
+    ]
+    parameters = [*own.parameters.values(), *added]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson
+from ringpull.deploy.commands.options import AsJson, with_credentials
 from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import InvalidInput
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ringpull.router.control.traffic import TableLoad
 
 
+@with_credentials
 def plan(
     models: Annotated[
         list[str],
@@ -106,7 +107,7 @@ def _counted(traffic: Path | None, target: str | None) -> dict[str, TableLoad] |
 
     if traffic is not None:
         try:
-            return traffic_from_json(traffic.read_text(encoding="utf-8"))
+            return traffic_from_json(traffic.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as exc:
             raise InvalidInput(f"--traffic {traffic}: {exc}") from exc
     return None if target is None else _served_traffic(served.resolve_target(target))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy import access, served
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import err, out, print_json
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.errors import InvalidInput
@@ -24,6 +24,7 @@ SHOWN_VALUES = 8
 """Number of values shown of one output of one row; the JSON has all."""
 
 
+@with_credentials
 def predict(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     json_request: Annotated[
@@ -56,7 +57,7 @@ def predict(
             "give the rows with --features K=V,..., or a request with --json-request FILE|-; one of the two"
         )
     above(0).check("--timeout", timeout)
-    with Client(served.resolve_target(target), timeout_s=timeout) as client:
+    with Client(served.resolve_target(target), timeout_s=timeout, credentials=access.credentials()) as client:
         if json_request is not None:
             if context is not None:
                 raise InvalidInput("--context goes with --features; a JSON request holds its own")
@@ -79,10 +80,10 @@ def _from_json(source: str, model: str) -> dict[str, Any]:
     from ringpull.inference.wire.request_json import call_from_json
 
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text()
-    except (OSError, UnicodeDecodeError) as exc:
+        content = _standard_input() if source == "-" else Path(source).read_bytes()
+    except (OSError, ValueError) as exc:
         raise InvalidInput(f"--json-request {source}: {exc}") from exc
-    call = call_from_json(text)
+    call = call_from_json(content)
     if call.model not in ("", model):
         raise InvalidInput(f"the request is for model {call.model}, the command line for {model}")
     return {
@@ -93,6 +94,12 @@ def _from_json(source: str, model: str) -> dict[str, Any]:
         "with_timings": call.with_timings,
         "request_id": call.request_id,
     }
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ValueError("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def _from_rows(client: Client, model: str, version: int | None, rows: list[str], context: str | None) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
 
 
+@with_credentials
 def publish(
     version: Annotated[
         str, typer.Argument(metavar="NAME/VERSION", help="NAME alone: the highest complete version of the model.")

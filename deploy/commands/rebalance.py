@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import StopSignals
-from ringpull.deploy.view.console import err, out, print_json, print_line
+from ringpull.deploy.view.console import agreed, can_ask, err, out, print_json, print_line
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import above, at_least
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from ringpull.router.control.operations import Control, OperatorVerbs, Rebalance
 
 
+@with_credentials
 def rebalance(
     shards: Annotated[
         int | None, typer.Option(help="Grow or shrink to so many shards. Default: as many as now.")
@@ -154,14 +154,14 @@ def _execute(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *
     from ringpull.deploy.view.move_view import move_fields, move_view
     from ringpull.router.control.operations import GetChange
 
-    if not yes and (as_json or not sys.stdin.isatty()):
+    if not yes and (as_json or not can_ask()):
         raise InvalidInput("nobody can be asked here; look at the plan with --dry-run, then say --yes")
     now = operations.call(GetChange())
     if now.under_way:
         raise InvalidInput(f"{now.kind.value} {now.subject} is under way; --status shows it, --abort gives it up")
     if not as_json:
         out.print(move_view(move))
-    if not yes and not _agreed():
+    if not yes and not agreed("Begin?"):
         print_line("nothing was changed")
         return
     done = follow(operations, operations.call(request), err)
@@ -169,11 +169,6 @@ def _execute(operations: OperatorVerbs, move: PlannedMove, request: Rebalance, *
         print_json({"plan": move_fields(move), **change_fields(done)})
     else:
         print_line(change_line(done))
-
-
-def _agreed() -> bool:
-    err.print("Begin? [y/N] ", end="", markup=False)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _show_status(operations: OperatorVerbs, as_json: bool) -> None:

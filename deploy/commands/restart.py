@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import Interrupted, StopSignals
-from ringpull.deploy.view.console import err, print_json, print_line
+from ringpull.deploy.view.console import agreed, can_ask, err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import above, at_least
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from ringpull.router.control.operations import OperatorVerbs
 
 
+@with_credentials
 def restart(
     rolling: Annotated[
         bool, typer.Option("--rolling", help="One member after the other: the only way there is, and to be said.")
@@ -73,10 +73,9 @@ def _agreed(effects: Effects, *, yes: bool, as_json: bool) -> bool:
         err.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
     if yes or not effects.lines:
         return True
-    if as_json or not sys.stdin.isatty():
+    if as_json or not can_ask():
         raise InvalidInput("nobody can be asked here whether that is wanted; say --yes")
-    err.print("Begin? [y/N] ", end="", markup=False)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return agreed("Begin?")
 
 
 def _execute(

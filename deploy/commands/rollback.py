@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
 
 
+@with_credentials
 def rollback(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     version: Annotated[int | None, typer.Argument(help="Default: the newest open version below the live one.")] = None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -16,18 +17,23 @@ import typer
 from ringpull.deploy import served
 from ringpull.deploy.commands.config_options import built, check_given, taking
 from ringpull.deploy.config import ServeConfig
+from ringpull.deploy.folders import as_folder
 from ringpull.deploy.model_folders import choose_versions
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.state import state_folder
-from ringpull.deploy.view.console import err, print_line, say, say_line, standard_error, warn
+from ringpull.deploy.view.console import err, print_line, say, say_line, warn
 from ringpull.deploy.view.progress import Progress
+from ringpull.deploy.view.streams import OutputLost, standard_error
 from ringpull.extras import needing
 from ringpull.inference.degrade.control import MAX_PRESSURE
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.tokens.settings import token_settings
+from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group
+from ringpull.ps.tls import check_tls
 
 if TYPE_CHECKING:
     from ringpull.deploy.cluster.cluster import Cluster
@@ -70,13 +76,19 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
     _check_pressures(given["degrade_low"], given["degrade_high"])
     background = detach and given["address"] is None
     with StopSignals() as signals, _state(given["state_dir"], given["name"], serves=not background) as state:
+        tokens = token_settings(given["tokens"], os.environ, keep=background)
+        if tokens.file is not None and given["address"] is None:
+            # Which refuses, before anything is started, what the head would refuse.
+            for warning in Tokens(tokens).warnings:
+                warn(warning)
         config = built(
             ServeConfig,
             given,
             versions=choose_versions(models, replicas or ()),
-            head=built(HeadConfig, given, share_port=given["heads"] > 1),
+            head=built(HeadConfig, given, share_port=given["heads"] > 1, tokens=tokens),
             state_dir=state.folder,
         )
+        check_tls(config.head.tls)
         with needing("server", "ringpull serve"):
             if background:
                 _serve_in_background()
@@ -98,6 +110,7 @@ def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> Non
     from ringpull.deploy.cluster.cluster import Cluster
 
     progress = Progress(err)
+    _warn_and_check(config)
     with Cluster.bring_up(config, progress, state.note) as cluster:
         signals.hold()
         record = _record(config, cluster, made_folder=state.made, **served.by_this_process(state.lock))
@@ -116,31 +129,57 @@ def _serve_here(config: ServeConfig, signals: StopSignals, state: _State) -> Non
             served.forget(record)
 
 
+def _warn_and_check(config: ServeConfig) -> None:
+    """Warn of what others can reach, and look at the audit log, before anything is started.
+
+    Raises:
+        StartupError: The audit log cannot be written.
+    """
+    from ringpull.deploy import doors
+    from ringpull.inference.head import audit
+
+    for warning in doors.warnings(config):
+        warn(warning)
+    if config.head.audit_log is not None and config.private:  # Elsewhere it is a file of each head's node.
+        audit.check(Path(config.head.audit_log))
+
+
 def _serve_in_background() -> None:
     """Run this same command line again, as a foreground `serve` in a session of its own."""
     from ringpull.deploy.detach import serve_detached
 
     record = serve_detached([argument for argument in sys.argv[1:] if argument != "--detach"], standard_error)
-    print_line(record.ready_line)
+    _tell(record)
 
 
 def _leave_on_ray(config: ServeConfig, state: _State) -> None:
     """Bring up on a joined Ray, and leave: the actors live there. Whoever stops the deployment removes its state."""
     from ringpull.deploy.cluster.cluster import Cluster
 
+    _warn_and_check(config)
     with Cluster.bring_up(config, Progress(err)) as cluster:
         record = _record(config, cluster, made_folder=state.made, **served.from_this_host())
         state.lock.note_folders([])  # From now on the record says what was made, and nothing ends with this process.
         served.save(record)
         cluster.leave_up()
         state.keep = True
-    print_line(record.ready_line)
+    _tell(record)
+
+
+def _tell(record: ServedRecord) -> None:
+    """Print the ready line of what goes on without this process, and fail if nobody can have it."""
+    try:
+        print_line(record.ready_line)
+    except OutputLost:
+        warn(f"it serves all the same, until `ringpull stop`: {record.ready_line}")
+        raise
 
 
 def _record(config: ServeConfig, cluster: Cluster, **by_whom: Any) -> ServedRecord:
     return ServedRecord(
         target=cluster.target,
         http=cluster.http,
+        admin=cluster.admin,
         models=config.model_names,
         shards=config.shards,
         name=config.name,
@@ -161,10 +200,13 @@ class _State:
     lock: ServeLock
     keep: bool = False
     """Whether the deployment outlives this process."""
+    noted: list[str] = field(default_factory=list)
+    """Other folders that were made for it."""
 
     def note(self, *folders: Path) -> None:
-        """Say in the lock what was made for this deployment, which a `serve` that is killed leaves behind."""
-        self.lock.note_folders([each for each in (self.made, *map(str, folders)) if each is not None])
+        """Say in the lock what else was made for this deployment, which a `serve` that is killed leaves behind."""
+        self.noted += map(str, folders)
+        self.lock.note_folders([each for each in (self.made, *self.noted) if each is not None])
 
 
 @contextmanager
@@ -179,7 +221,7 @@ def _state(given: str | None, name: str, *, serves: bool) -> Iterator[_State]:
         served.clean()
     with served.lock() as lock:
         if given is not None:
-            folder = given if "://" in given else str(Path(given).resolve())
+            folder = given if "://" in given else str(as_folder("--state-dir", Path(given)))
             yield _State(folder=folder, lock=lock)
             return
         # Of its own name, whoever else shares the folder of all states: process ids of two containers may be equal.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target
+from ringpull.deploy import access, served
+from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import out, print_json
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, NotFound, RingpullError
 from ringpull.ps.memory import process_memory
@@ -44,6 +44,7 @@ class _FromCoordinator:
     """Whether it has said that it does not lead, or cannot be reached."""
 
 
+@with_credentials
 def status(
     target: Target = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Deadline of the call.")] = 10.0,
@@ -57,7 +58,7 @@ def status(
 
     above(0).check("--timeout", timeout)
     address = served.resolve_target(target)
-    with Client(address, timeout_s=timeout) as client:
+    with Client(address, timeout_s=timeout, credentials=access.credentials()) as client:
         answer = client.status()
     told = _ask_coordinator(address, min(timeout, COORDINATOR_WAIT_S))
     warnings = _warnings(answer, told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Final
 
 import psutil
@@ -12,6 +13,7 @@ from ringpull.deploy.commands.options import AsJson, Target
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.view.console import err, print_json, print_line, warn
 from ringpull.extras import needing
+from ringpull.ps.ended import wait_ended
 from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 from ringpull.ps.settings import at_least
 
@@ -106,20 +108,23 @@ def _stop_its_actors(record: ServedRecord, address: str, timeout_s: float) -> No
 
 
 def _end(process: psutil.Process, timeout_s: float) -> bool:
-    """Ask a `serve` process to end, and kill it and its children after a time; return whether asking was enough."""
+    """Ask a `serve` process to end, and kill it and its children after a time; return whether asking was enough.
+
+    Raises:
+        Unavailable: It is another user's.
+    """
     try:
         below = process.children(recursive=True)
         process.terminate()
-        process.wait(timeout_s)
-        return True
     except psutil.NoSuchProcess:
         return False
-    except psutil.TimeoutExpired:
-        err.print(f"process {process.pid} did not end in time; killing it", style="yellow", highlight=False)
-        for victim in (process, *below):
-            try:
-                victim.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs([process, *below], timeout=KILL_WAIT_S)
-        return False
+    except psutil.AccessDenied as exc:
+        raise Unavailable(f"process {process.pid}, which serves, is another user's: stop it as that user") from exc
+    if not wait_ended([process], timeout_s):
+        return True
+    err.print(f"process {process.pid} did not end in time; killing it", style="yellow", highlight=False)
+    for victim in (process, *below):
+        with suppress(psutil.Error):
+            victim.kill()
+    wait_ended([process, *below], KILL_WAIT_S)
+    return False

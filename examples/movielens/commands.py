@@ -24,7 +24,7 @@ def run(*arguments: str | Path) -> str:
     """
     # The module rather than the script: both work in a checkout that is not installed.
     command = [sys.executable, "-m", "ringpull", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
 
 
 def serve(model_folder: Path, *, shards: int) -> str:

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     step(f"Serve from {SHARDS} shards")
     target = commands.serve(folder, shards=SHARDS)
-    (FOLDER / "target").write_text(target)
+    (FOLDER / "target").write_text(target, encoding="utf-8")
     try:
         step("Predict the held-out set over gRPC")
         served = predict_shown(target, held_out)
@@ -174,7 +174,7 @@ def write_request(examples: Examples) -> None:
         "features": {name: plain(column) for name, column in items.columns.items() if name not in USER_FEATURES},
     }
     request["context"]["recent_items"] = [request["context"]["recent_items"]]
-    (FOLDER / "request.json").write_text(json.dumps(request, indent=1))
+    (FOLDER / "request.json").write_text(json.dumps(request, indent=1), encoding="utf-8")
 
 
 def plain(column: Any) -> list[Any]:
@@ -203,7 +203,7 @@ def end_last_demo() -> None:
     if not record.is_file():
         return
     try:
-        commands.stop(record.read_text())
+        commands.stop(record.read_text(encoding="utf-8"))
     except subprocess.CalledProcessError:
         console.print("(it was stopped already)")
     record.unlink()

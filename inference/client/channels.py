@@ -8,13 +8,20 @@ address and options share one connection, and never leaves it for another while 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from types import ModuleType
+from typing import Any, Final
 
+import grpc
+
+from ringpull.inference.client.credentials import Credentials
+from ringpull.inference.client.numbers import whole
 from ringpull.inference.client.stubs import CHANNEL_OPTIONS
-from ringpull.ps.errors import InvalidInput
+from ringpull.inference.client.targets import is_loopback
 
 DEFAULT_CHANNELS: Final = 2
 """Connections to each target, so that there is always another one."""
+
+MAX_CHANNELS: Final = 1_000
 
 OWN_CONNECTION: Final[tuple[tuple[str, int], ...]] = (
     *CHANNEL_OPTIONS,
@@ -25,26 +32,43 @@ OWN_CONNECTION: Final[tuple[tuple[str, int], ...]] = (
 )
 """Options of a client's channel."""
 
-
-def parse_targets(target: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses in `"a:1,b:2"` or `["a:1", "b:2"]`, each once, in their order.
-
-    Raises:
-        InvalidInput: There is none, or an empty one.
-    """
-    addresses = target.split(",") if isinstance(target, str) else list(target)
-    stripped = [address.strip() for address in addresses]
-    if not stripped or not all(stripped):
-        raise InvalidInput(f"target is {target!r}; it must be HOST:PORT, or several of them")
-    return tuple(dict.fromkeys(stripped))
+NO_PROXY: Final = ("grpc.enable_http_proxy", 0)
+"""Option of a channel to this machine: gRPC would ask the proxy of `http_proxy` even for that."""
 
 
 def channel_targets(targets: Sequence[str], channels: int) -> list[str]:
     """Return the target of each channel, `channels` for every target, by turns: neighbours differ where they can.
 
     Raises:
-        InvalidInput: `channels` is not positive.
+        InvalidInput: `channels` is no positive number, or a huge one.
     """
-    if channels < 1:
-        raise InvalidInput(f"channels is {channels}; it must be 1 or more")
-    return list(targets) * channels
+    return list(targets) * whole("channels", channels, 1, MAX_CHANNELS)
+
+
+def open_channel(
+    kind: ModuleType,
+    target: str,
+    credentials: Credentials,
+    options: Sequence[tuple[str, int]] = CHANNEL_OPTIONS,
+) -> Any:
+    """Return a channel to a target, TLS or plain text as the credentials have it.
+
+    A Unix socket is plain text always: its file's mode says who is let in.
+
+    Args:
+        kind: `grpc`, or `grpc.aio`.
+        target: Address as `parse_target` gives it.
+    """
+    if is_loopback(target):
+        options = (*options, NO_PROXY)
+    credentials.warn_of_plain_text(target)
+    if not credentials.tls or target.startswith(("unix:", "unix-abstract:")):
+        return kind.insecure_channel(target, options)
+    return kind.secure_channel(target, grpc_credentials(credentials), options)
+
+
+def grpc_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
+    """Return credentials of TLS as gRPC takes them."""
+    if credentials.channel is not None:
+        return credentials.channel
+    return grpc.ssl_channel_credentials(credentials.ca or None, credentials.key or None, credentials.cert or None)

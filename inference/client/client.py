@@ -7,12 +7,15 @@ Both send raw buffers, and raise the errors of `ringpull.ps.errors` with the ser
 and LimitExceeded ask for another request; Unavailable and DeadlineExceeded may go away by themselves.
 
 What could not be answered goes out again on another channel, within its deadline (`ringpull.inference.client.retry`):
-every verb only reads.
+every verb only reads. Of each channel `IN_FLIGHT` calls are out at once; others wait for their turn, within their
+deadlines: heads let fewer wait at their door than a program may ask at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import ModuleType, TracebackType
@@ -22,15 +25,23 @@ import grpc
 import grpc.aio
 
 from ringpull.inference.client import stubs
-from ringpull.inference.client.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, parse_targets
+from ringpull.inference.client.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, open_channel
+from ringpull.inference.client.credentials import Credentials
+from ringpull.inference.client.numbers import timeout
 from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts, Failure, Retrying
 from ringpull.inference.client.rotation import Rotation
+from ringpull.inference.client.targets import parse_targets
 from ringpull.inference.prediction import Prediction
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import as_call, checked_version, decode_response, encode_request
 from ringpull.ps.errors import RingpullError
 
 DEFAULT_TIMEOUT_S: Final = 10.0
+
+IN_FLIGHT: Final = 100
+"""Calls of one channel that are out at once. A head lets 200 wait within gRPC (`--max-pending`), and cancels more."""
+
+PathLike = str | os.PathLike[str]
 
 
 class _Connections:
@@ -43,19 +54,17 @@ class _Connections:
         timeout_s: float,
         retries: int,
         channels: int,
-        credentials: grpc.ChannelCredentials | None,
+        credentials: Credentials,
     ) -> None:
         targets = parse_targets(target)
+        timeout("timeout_s", timeout_s)
         self.target = ",".join(targets)
         self.timeout_s = timeout_s
+        self.credentials = credentials
+        self._metadata = credentials.metadata
         self._rotation = Rotation(channel_targets(targets, channels))
         self._retrying = Retrying(self._rotation, retries)
-        self._channels = [
-            kind.insecure_channel(each, OWN_CONNECTION)
-            if credentials is None
-            else kind.secure_channel(each, credentials, OWN_CONNECTION)
-            for each in self._rotation.targets
-        ]
+        self._channels = [open_channel(kind, each, credentials, OWN_CONNECTION) for each in self._rotation.targets]
         self._predict = self._method(stubs.PREDICT)
         self._get_model = self._method(stubs.GET_MODEL)
         self._list_models = self._method(stubs.LIST_MODELS)
@@ -69,7 +78,7 @@ class _Connections:
         return self._retrying.begin(self.timeout_s if timeout_s is None else timeout_s)
 
     def _failure(self, attempts: Attempts, error: grpc.RpcError) -> Failure:
-        return stubs.failure_of(self._rotation.targets[attempts.channel], error)
+        return stubs.failure_of(self._rotation.targets[attempts.channel], error, self.credentials)
 
     def _closed(self, why: Exception | str) -> RingpullError:
         """Return the error of a call on a closed channel; `why` is grpc's own error, or what it means."""
@@ -83,12 +92,19 @@ class Client(_Connections):
     """Connections to the heads of one deployment. Thread-safe: threads share it, and its calls run side by side.
 
     Args:
-        target: HOST:PORT of a head's gRPC port; or several, as "a:1,b:2" or a list.
-        timeout_s: Time for calls that do not give their own.
+        target: HOST:PORT of a head's gRPC port, 8500 where there is none; or several, as "a:1,b:2" or a list.
+        timeout_s: Time for calls that do not give their own; `inf`: as long as a head grants.
         retries: Times that a call which could not be answered goes out again, within its time; 0: never.
         channels: Connections per target, made when they are first used. Calls take them in turn. Heads that share one
             port are reached by several.
-        credentials: For TLS; None: plain text.
+        tls_ca: PEM file of the CA that a head's certificate has to be of; with it, connections are TLS.
+        tls_cert: PEM file of a certificate to show, and `tls_key` its key, where heads demand one.
+        token: Token that says who asks. These four have defaults in the environment: RINGPULL_TLS_CA,
+            RINGPULL_TLS_CERT, RINGPULL_TLS_KEY, RINGPULL_TOKEN; an empty text is none.
+        credentials: `grpc.ChannelCredentials` for TLS, in place of files; or `Credentials`, in place of all four.
+
+    Raises:
+        InvalidInput: An argument cannot be used; the message names it.
     """
 
     def __init__(
@@ -98,9 +114,15 @@ class Client(_Connections):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         channels: int = DEFAULT_CHANNELS,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls_ca: PathLike | None = None,
+        tls_cert: PathLike | None = None,
+        tls_key: PathLike | None = None,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | Credentials | None = None,
     ) -> None:
-        super().__init__(grpc, target, timeout_s, retries, channels, credentials)
+        shown = Credentials.of(credentials, tls_ca, tls_cert, tls_key, token)
+        super().__init__(grpc, target, timeout_s, retries, channels, shown)
+        self._turns = [threading.Semaphore(IN_FLIGHT) for _ in self._channels]
 
     def predict(
         self,
@@ -167,16 +189,36 @@ class Client(_Connections):
     def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
         attempts = self._begin(timeout_s)
         while True:
+            turn = self._take_turn(attempts)
             try:
-                return method[attempts.channel](request, timeout=attempts.left_s)
+                return method[attempts.channel](request, timeout=attempts.left_s, metadata=self._metadata)
             except grpc.RpcError as exc:
                 pause_s = attempts.failed(self._failure(attempts, exc))
                 if pause_s is None:
                     raise attempts.error() from exc
             except ValueError as exc:  # grpc's answer to a call on a closed channel
                 raise self._closed(exc) from exc
+            finally:
+                turn.release()
             time.sleep(pause_s)
             attempts.resume()
+
+    def _take_turn(self, attempts: Attempts) -> threading.Semaphore:
+        """Wait until the attempt may go out; return what is released after it.
+
+        Raises:
+            DeadlineExceeded: Its time went by.
+        """
+        turn = self._turns[attempts.channel]
+        if not turn.acquire(blocking=False):
+            if not turn.acquire(timeout=attempts.left_s):
+                raise attempts.crowded()
+            try:
+                attempts.waited()
+            except BaseException:
+                turn.release()
+                raise
+        return turn
 
     def __enter__(self) -> Self:
         return self
@@ -200,9 +242,15 @@ class AsyncClient(_Connections):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         channels: int = DEFAULT_CHANNELS,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls_ca: PathLike | None = None,
+        tls_cert: PathLike | None = None,
+        tls_key: PathLike | None = None,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | Credentials | None = None,
     ) -> None:
-        super().__init__(grpc.aio, target, timeout_s, retries, channels, credentials)
+        shown = Credentials.of(credentials, tls_ca, tls_cert, tls_key, token)
+        super().__init__(grpc.aio, target, timeout_s, retries, channels, shown)
+        self._turns = [asyncio.Semaphore(IN_FLIGHT) for _ in self._channels]
 
     async def predict(
         self,
@@ -250,8 +298,9 @@ class AsyncClient(_Connections):
     async def _call(self, method: list[Any], request: Any, timeout_s: float | None) -> Any:
         attempts = self._begin(timeout_s)
         while True:
+            turn = await self._take_turn(attempts)
             try:
-                return await method[attempts.channel](request, timeout=attempts.left_s)
+                return await method[attempts.channel](request, timeout=attempts.left_s, metadata=self._metadata)
             except grpc.RpcError as exc:
                 pause_s = attempts.failed(self._failure(attempts, exc))
                 if pause_s is None:
@@ -264,8 +313,32 @@ class AsyncClient(_Connections):
                     raise
                 # Nobody cancelled it: it is grpc's answer to closing the channel of a call in flight.
                 raise self._closed("the client was closed") from exc
+            finally:
+                turn.release()
             await asyncio.sleep(pause_s)
             attempts.resume()
+
+    async def _take_turn(self, attempts: Attempts) -> asyncio.Semaphore:
+        """Wait until the attempt may go out; return what is released after it.
+
+        Raises:
+            DeadlineExceeded: Its time went by.
+        """
+        turn = self._turns[attempts.channel]
+        if not turn.locked():
+            await turn.acquire()  # at once
+            return turn
+        try:
+            async with asyncio.timeout(attempts.left_s):
+                await turn.acquire()
+        except TimeoutError:
+            raise attempts.crowded() from None
+        try:
+            attempts.waited()
+        except BaseException:
+            turn.release()
+            raise
+        return turn
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,6 +8,8 @@ long to pause, or that this is the end. Invariants:
 - Retries stay below `BUDGET_RATIO` of the calls, beyond a small reserve: a cluster that fails everything is not also
   asked several times as much. (A bucket of tokens, as in gRFC A6; but it is filled by calls, not by successes, and
   holds enough for all that is in flight when one head of several dies.)
+- A call that was turned away before anybody looked at it (gRPC's bare CANCELLED: too many waited there) costs neither
+  budget nor one of the retries; it comes back until its time is up, at growing pauses.
 - Pauses grow and are random, so that clients that failed together do not come back together. A server that says when
   to come back (`grpc-retry-pushback-ms`, gRFC A6) is obeyed.
 """
@@ -22,8 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ringpull.inference.client.numbers import timeout, whole
 from ringpull.inference.client.rotation import Rotation
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, RingpullError
+from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, RingpullError
 
 DEFAULT_RETRIES: Final = 4
 
@@ -50,6 +53,16 @@ BUDGET_RESERVE: Final = 100.0
 MAX_BUDGET: Final = 1000.0
 """Retries that can be saved up: calls in flight at a head that dies."""
 
+TICK_S: Final = 0.01
+"""Time before its deadline in which a call that the server cancels has missed it: clocks tick in milliseconds, and the
+server's may be first."""
+
+MAX_RETRIES: Final = 1_000_000
+
+MAX_TURNED_AWAY: Final = 100
+"""Times that a call comes back which is turned away unseen: of a server that ends all of them something else is wrong,
+and who waits for its deadline should hear it then."""
+
 BRIEF_CHARS: Final = 100
 
 
@@ -66,6 +79,10 @@ class Failure:
     may_retry: bool
     retry_after_s: float | None = None
     """Pause that the server asked for; None: it asked for none."""
+    cancelled: bool = False
+    """Whether the server has cancelled it."""
+    turned_away: bool = False
+    """Whether it was cancelled unseen: nothing of it has been done."""
 
 
 class RetryBudget:
@@ -103,7 +120,7 @@ class Retrying:
         retries: Most retries of one call; 0: none.
 
     Raises:
-        InvalidInput: `retries` is negative.
+        InvalidInput: `retries` is no number, or negative.
     """
 
     def __init__(
@@ -114,10 +131,8 @@ class Retrying:
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        if retries < 0:
-            raise InvalidInput(f"retries is {retries}; it must be 0 or more")
         self.rotation = rotation
-        self.retries = retries
+        self.retries = whole("retries", retries, 0, MAX_RETRIES)
         self.budget = RetryBudget(BUDGET_RATIO, BUDGET_RESERVE, MAX_BUDGET)
         self.clock = clock
         self.uniform = uniform
@@ -130,6 +145,7 @@ class Retrying:
 
         Raises:
             DeadlineExceeded: `timeout_s` is not positive.
+            InvalidInput: It is no number, or NaN.
         """
         return Attempts(self, timeout_s)
 
@@ -142,9 +158,10 @@ class Attempts:
         left_s: The timeout of this attempt.
     """
 
-    __slots__ = ("_deadline_s", "_end", "_failures", "_late", "_shared", "channel", "left_s")
+    __slots__ = ("_deadline_s", "_end", "_failures", "_late", "_shared", "_turned_away", "channel", "left_s")
 
     def __init__(self, shared: Retrying, timeout_s: float) -> None:
+        timeout_s = timeout("timeout_s", timeout_s)
         if timeout_s <= 0:
             raise DeadlineExceeded(f"timeout_s is {timeout_s}: there is no time left for the call")
         now_s = shared.clock()
@@ -154,6 +171,7 @@ class Attempts:
         self._failures: tuple[tuple[int, Failure], ...] = ()
         self._end = ""
         self._late = False
+        self._turned_away = 0
         self.left_s = timeout_s
         self.channel = shared.rotation.take(now_s)
 
@@ -168,17 +186,39 @@ class Attempts:
         shared.rotation.avoid(self.channel, now_s + (AVOID_S if asked_s is None else asked_s))
         count, left_s = len(self._failures), self._deadline_s - now_s
         # A server that ends a call as late may be heard before gRPC's own clock strikes: it says CANCELLED then.
-        self._late = left_s <= 0
-        pause_s = self._pause_s(asked_s, count, left_s)
-        if count > shared.retries:
-            self._end = f"{count} attempts failed" if shared.retries else ""
-        elif pause_s >= left_s:
+        self._late = left_s <= (TICK_S if failure.cancelled else 0)
+        if failure.turned_away and shared.retries:
+            self._turned_away += 1
+            pause_s = self._pause_s(asked_s, self._turned_away, left_s)
+            spent = self._turned_away > MAX_TURNED_AWAY
+        else:
+            count -= self._turned_away
+            pause_s = self._pause_s(asked_s, count, left_s)
+            spent = count > shared.retries
+        if spent:
+            self._end = f"{len(self._failures)} attempts failed" if shared.retries else ""
+        elif self._late or pause_s >= left_s:
             self._end = "no time is left to try again"
-        elif not shared.budget.spend():
+        elif not failure.turned_away and not shared.budget.spend():
             self._end = "too many calls fail to try again"
         else:
             return pause_s
         return None
+
+    def waited(self) -> None:
+        """Take the time off that went by before the attempt could go out.
+
+        Raises:
+            DeadlineExceeded: All of it did.
+        """
+        self.left_s = self._deadline_s - self._shared.clock()
+        if self.left_s <= 0:
+            raise self.crowded()
+
+    def crowded(self) -> DeadlineExceeded:
+        """Return the error of a call whose time went by while others of its client were in flight."""
+        target = self._shared.rotation.targets[self.channel]
+        return DeadlineExceeded(f"{target}: the deadline passed while other calls of this client were in flight")
 
     def resume(self) -> None:
         """Choose the next attempt's channel and timeout, once its pause is over."""

@@ -13,10 +13,12 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from ringpull.inference.client.connecting import NO_GRPC, NOT_CONNECTED, advice, through_proxy
+from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.retry import BRIEF_CHARS, Failure
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.status_codes import PUSHBACK, STATUSES
-from ringpull.ps.errors import LimitExceeded, RingpullError, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, Unauthenticated, Unavailable
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # The server's limits decide, and answer by name; gRPC's own default would cut replies off at 4 MiB.
@@ -64,31 +66,68 @@ LIST_MODELS: Final = Rpc.named("Predictor", "ListModels")
 GET_STATUS: Final = Rpc.named("Admin", "GetStatus")
 
 
+NOTHING: Final = Credentials()
+"""Credentials of a client that has none."""
+
+BARE: Final = ("CANCELLED", "RST_STREAM", "Received RST_STREAM with error code 8", "no details")
+"""gRPC's words for a call that was ended without a status: so do servers that have too many waiting, before they look
+at it, and those that stop."""
+
 PUSHBACK_DIGITS: Final = 9
 """Digits of a pause in milliseconds that is believed: up to 11 days."""
 
 
-def error_of(target: str, error: Any) -> RingpullError:
+def error_of(target: str, error: Any, credentials: Credentials = NOTHING) -> RingpullError:
     """Return our error for a failed call (`grpc.RpcError` with code and details), with the server's message."""
-    failure = failure_of(target, error)
+    failure = failure_of(target, error, credentials)
+    if failure.kind is LimitExceeded:
+        return LimitExceeded(failure.text, retry_after_s=failure.retry_after_s)
     return failure.kind(failure.text)
 
 
-def failure_of(target: str, error: Any) -> Failure:
-    """Return what a failed call (`grpc.RpcError`) means, to a client that may send it again."""
+def failure_of(target: str, error: Any, credentials: Credentials = NOTHING) -> Failure:
+    """Return what a failed call (`grpc.RpcError`) means, to a client that may send it again.
+
+    Args:
+        credentials: Credentials of the client, for what to do about a connection that does not come about.
+    """
     code, details = error.code(), error.details() or "no details"
     kind = _ERRORS.get(code)
+    cancelled = code is grpc.StatusCode.CANCELLED
+    turned_away = cancelled and details in BARE
     if kind is None:
         text = f"{target}: {code.name}: {details}"
     else:
         text = f"{target}: {details}" if kind is Unavailable else details
+    if turned_away:
+        text += ": it took no more calls, or was stopping"
+    elif more := _advice(target, kind, details, credentials):
+        text += f" ({more})"
     may_retry = kind is Unavailable
     retry_after_s = None
     if kind in (Unavailable, LimitExceeded) and (asked := _pushback(error)) is not None:
         retry_after_s = _seconds(asked)
         may_retry = retry_after_s is not None
     brief = details if len(details) <= BRIEF_CHARS else f"{details[:BRIEF_CHARS]}..."
-    return Failure(kind or RingpullError, text, f"{code.name} ({brief})", may_retry, retry_after_s)
+    return Failure(
+        kind or RingpullError,
+        text,
+        f"{code.name} ({brief})",
+        may_retry,
+        retry_after_s,
+        cancelled=cancelled,
+        turned_away=turned_away,
+    )
+
+
+def _advice(target: str, kind: type[RingpullError] | None, details: str, credentials: Credentials) -> str:
+    if details.startswith((NOT_CONNECTED, NO_GRPC)):
+        return advice(target, details, credentials)
+    if kind is DeadlineExceeded:
+        return through_proxy(target)
+    if kind is Unauthenticated and not credentials.token:
+        return "this client shows no token: token=, --token or RINGPULL_TOKEN give it one"
+    return ""
 
 
 def _pushback(error: Any) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ringpull.inference.head.tokens.quotas import Quota
 from ringpull.ps.errors import Forbidden
 from ringpull.router.control.verbs import Role
 
@@ -19,17 +20,19 @@ class Caller:
 
     name: str
     """Name for logs: of its token, or what else is known of it."""
+    quota: Quota | None = None
+    """What it may have, and has had, of this head; the predictor holds it to that. None: it came without a token."""
 
 
 class Access(Protocol):
     """Rule of who may do what."""
 
-    def admit(self, authorization: str | None, role: Role) -> Caller:
+    def admit(self, authorization: str | None, *roles: Role) -> Caller:
         """Let a caller in.
 
         Args:
             authorization: What it shows, such as `Bearer TOKEN`; None: nothing.
-            role: Right that is needed for what it asks.
+            roles: Right that is needed for what it asks; of several, any one is enough.
 
         Raises:
             Unauthenticated: It has to show a token that is known here.
@@ -40,6 +43,10 @@ class Access(Protocol):
 
 ANYONE: Final = Caller("anyone")
 OPERATOR: Final = Caller("operator")
+
+
+ANY_ROLE: Final = tuple(Role)
+"""Roles of which any is enough: for what everyone may who is known."""
 
 
 class Unasked:
@@ -56,9 +63,9 @@ class Unasked:
     def __repr__(self) -> str:
         return f"Unasked(door {self._door!r})"
 
-    def admit(self, authorization: str | None, role: Role) -> Caller:
+    def admit(self, authorization: str | None, *roles: Role) -> Caller:
         """See `Access.admit`."""
-        if role is Role.OPERATE:
+        if roles == (Role.OPERATE,):
             raise Forbidden(f"operators are not let in here; their door is {self._door or 'not open'}")
         return ANYONE
 
@@ -66,6 +73,6 @@ class Unasked:
 class AtDoor:
     """Access of the operators' own door: whoever came that far may do everything."""
 
-    def admit(self, authorization: str | None, role: Role) -> Caller:
+    def admit(self, authorization: str | None, *roles: Role) -> Caller:
         """See `Access.admit`."""
         return OPERATOR

@@ -9,7 +9,8 @@ What is in flight, over the rate at which it is being answered, is how long a ne
 - when the bytes in flight would be more than `max_in_flight_bytes`.
 
 Until its length is known, a request counts as much as requests of late: those that are being received are work, too,
-and enough of them are an overload of their own. With its length it is judged again.
+and enough of them are an overload of their own. With its length it is judged again. One whose message is overdue is set
+aside (`ringpull.inference.head.receiving`): until it comes it is no work, and only its bytes count.
 
 An idle head refuses nothing: who asks alone is tried. A refusal says when to ask again: when what is here now will
 have been answered.
@@ -32,6 +33,8 @@ MARGIN: Final = 2.0
 """Mean deviations that a prediction is taken to be short by."""
 WEIGHT: Final = 0.05
 """Weight of the newest sample in the moving averages of deviations, lengths and times that requests may wait."""
+ASIDE_SHARE: Final = 0.5
+"""Part of `max_in_flight_bytes` that requests which are set aside take at most: who sends nothing fills no head."""
 STANDING_LONE: Final = 8.0
 """Lone requests' worth of queue that may stand, if that is more: slow models have large batches."""
 MIN_HINT_S: Final = 0.001
@@ -46,7 +49,8 @@ class Ticket:
     def __init__(self, admission: Admission, work: Work, nbytes: int, predicted_s: float, deadline_s: float) -> None:
         """Hold what `Admission` notes of the request; the attributes are its own."""
         self._admission = admission
-        self.work = work
+        self.work: Work | None = work
+        """Its work; None: it is set aside."""
         self.nbytes = nbytes
         self.predicted_s = predicted_s
         self.deadline_s = deadline_s
@@ -59,9 +63,17 @@ class Ticket:
         """
         self._admission._weigh(self, nbytes)
 
-    def done(self, *, served: bool = True) -> None:
-        """Note that the request was answered, or, not `served`, that it ended otherwise. To be called once."""
-        self._admission._leave(self, served)
+    def set_aside(self) -> None:
+        """Note that its message is overdue; to be called before `received`, if at all."""
+        self._admission._set_aside(self)
+
+    def done(self, *, served: bool = True, missed: bool = False) -> None:
+        """Note that the request was answered, or, not `served`, that it ended otherwise. To be called once.
+
+        Args:
+            missed: It ended as its deadline was missed, though perhaps a moment before that by this clock.
+        """
+        self._admission._leave(self, served, missed)
 
     def __enter__(self) -> Ticket:
         return self
@@ -97,6 +109,8 @@ class Admission:
         self._clock = clock
         self._rate = ServiceRate(clock)
         self._bytes = 0
+        """Bytes of requests in flight, but those that are set aside."""
+        self._aside_bytes = 0
         self._mean_bytes = 0.0
         """Moving average of the lengths of requests."""
         self._unqueued_s = -math.inf
@@ -108,12 +122,13 @@ class Admission:
         """Requests refused since start."""
 
     def __repr__(self) -> str:
-        return f"<Admission pressure {self.pressure():.2f}, {self._bytes} bytes in flight, {self.refused} refused>"
+        state = f"pressure {self.pressure():.2f}, {self.in_flight_bytes} bytes in flight, {self.refused} refused"
+        return f"<Admission {state}>"
 
     @property
     def in_flight_bytes(self) -> int:
         """Bytes of the requests that were let in and have not left."""
-        return self._bytes
+        return self._bytes + self._aside_bytes
 
     def queue_s(self) -> float:
         """Return how long a request that comes now is predicted to wait for others."""
@@ -145,21 +160,44 @@ class Admission:
         predicted_s = max(self._rate.lone_s, self._rate.wait_s(cost))
         if not self._rate.idle:
             self._refuse_hopeless(predicted_s, deadline_s)
-            self._refuse_large(nbytes, self._bytes)
+            self._refuse_large(nbytes, self._held_bytes())
         self._bytes += nbytes
         return Ticket(self, self._rate.begin(cost), nbytes, predicted_s, deadline_s)
 
     def _weigh(self, ticket: Ticket, nbytes: int) -> None:
         self._mean_bytes += WEIGHT * (nbytes - self._mean_bytes)
-        others = self._bytes - ticket.nbytes
-        ticket.predicted_s += (nbytes - ticket.nbytes) / self._rate.rate
-        ticket.work = self._rate.reweigh(ticket.work, nbytes + REQUEST_COST_BYTES)
-        self._bytes, ticket.nbytes = others + nbytes, nbytes
-        if not ticket.work.lone:
-            min_s = max(self._rate.lone_s, ticket.work.cost / self._rate.rate)
-            here_s = self._clock() - ticket.work.began_s
+        cost = nbytes + REQUEST_COST_BYTES
+        if ticket.work is None:
+            work = self._take_back(ticket, cost)
+        else:
+            ticket.predicted_s += (nbytes - ticket.nbytes) / self._rate.rate
+            work = self._rate.reweigh(ticket.work, cost)
+        self._bytes += nbytes - ticket.nbytes
+        ticket.work, ticket.nbytes = work, nbytes
+        if not work.lone:
+            min_s = max(self._rate.lone_s, work.cost / self._rate.rate)
+            here_s = self._clock() - work.began_s
             self._refuse_hopeless(max(min_s, ticket.predicted_s - here_s), ticket.deadline_s)
-            self._refuse_large(nbytes, others)
+            self._refuse_large(nbytes, self._held_bytes() - nbytes)
+
+    def _set_aside(self, ticket: Ticket) -> None:
+        if ticket.work is not None:
+            self._rate.withdraw(ticket.work)
+            ticket.work = None
+            self._bytes -= ticket.nbytes
+            self._aside_bytes += ticket.nbytes
+            self._longest_s(self._clock())
+
+    def _take_back(self, ticket: Ticket, cost: float) -> Work:
+        """Return the work of a request that was set aside, and has come."""
+        self._aside_bytes -= ticket.nbytes
+        self._bytes += ticket.nbytes
+        ticket.predicted_s = max(self._rate.lone_s, self._rate.wait_s(cost))
+        return self._rate.begin(cost)
+
+    def _held_bytes(self) -> int:
+        """Return the bytes for which there is no room any more."""
+        return self._bytes + min(self._aside_bytes, int(ASIDE_SHARE * self._max_in_flight_bytes))
 
     def _refuse_hopeless(self, predicted_s: float, deadline_s: float) -> None:
         """Refuse what would be answered after its deadline."""
@@ -180,12 +218,15 @@ class Admission:
                 f" max_in_flight_bytes is {self._max_in_flight_bytes}"
             )
 
-    def _leave(self, ticket: Ticket, served: bool) -> None:
+    def _leave(self, ticket: Ticket, served: bool, missed: bool) -> None:
+        if ticket.work is None:
+            self._aside_bytes -= ticket.nbytes
+            return
         self._bytes -= ticket.nbytes
         took_s = self._rate.end(ticket.work, served=served)
         ended_s = ticket.work.began_s + took_s
         # What was given up early says nothing of how long it would have taken.
-        if served or ended_s >= ticket.deadline_s:
+        if served or missed or ended_s >= ticket.deadline_s:
             self._deviation_s += WEIGHT * (abs(took_s - ticket.predicted_s) - self._deviation_s)
         self._longest_s(ended_s)
 

@@ -5,18 +5,30 @@ A frozen value: given once at start, never changed, never read from the environm
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from ringpull.inference.degrade.control import Thresholds
+from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
+from ringpull.ps.tls import TlsFiles
 from ringpull.router.settings import RouterSettings
 
 PORT: Final = within(0, 65_535)
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """Limits of the connections of one HTTP port."""
+
+    max_connections: int = 256
+    timeout_s: float = 10.0
+    """Time in which a connection must have sent a whole request, counted anew after each answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +45,33 @@ class HeadConfig:
         int, PORT, Option("Port of health and status as JSON. 0: any free one.", Group.DEPLOYMENT, default=8501)
     ] = 0
     """Port of HTTP; 0: a free one, told by `HeadAddress`."""
+    admin_host: Annotated[
+        str,
+        Option(
+            "Interface of the operators' door, for other machines. Default: a Unix socket of this user.",
+            Group.SECURITY,
+            metavar="HOST",
+        ),
+    ] = ""
+    """Address that the operators' door listens on; empty: see `admin_port`."""
+    admin_port: Annotated[
+        int | None,
+        PORT,
+        Option("Port of the operators' door, on 127.0.0.1 without --admin-host. 0: any free one.", Group.SECURITY),
+    ] = None
+    """Port of the operators' door; 0: a free one; None: any with a host, and a Unix socket without one."""
+    audit_log: Annotated[
+        str | None,
+        Option(
+            "Append every verb of operators to this file, on each head's node, as lines of JSON.",
+            Group.LOGS,
+            metavar="FILE",
+            parse=lambda _, given: os.path.abspath(given),
+        ),
+    ] = None
+    """File that each head appends operators' verbs to; None: they are logged only."""
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    """Tokens that callers have to show, with their roles and quotas."""
 
     max_message_bytes: Annotated[int, at_least(1), Option("Bytes of one gRPC message.", Group.LIMITS)] = 64 << 20
     """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
@@ -56,8 +95,28 @@ class HeadConfig:
         Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
     ] = 200
     """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
+    max_receiving_requests: Annotated[
+        int,
+        at_least(1),
+        Option("Requests that one head is receiving: begun, their messages not there.", Group.LIMITS, "max-receiving"),
+    ] = 1_024
+    """Calls whose message is not here yet; one more ends the one that has kept it waiting for longest."""
+    receive_timeout_s: Annotated[
+        float,
+        above(0),
+        Option("The longest that the message of a request may take.", Group.LIMITS, "receive-timeout", "SECONDS"),
+    ] = 10.0
+    """Time in which a call's message must be here, whatever its deadline."""
     max_connections: Annotated[int, at_least(1), Option("Connections of one head.", Group.LIMITS)] = 4_096
-    """Open connections; one more is closed at once."""
+    """Open connections of gRPC; one more is closed at once. At most 5/8 of the process's descriptors."""
+    max_http_connections: Annotated[int, at_least(1), Option("HTTP connections of one head.", Group.LIMITS)] = 256
+    """Open HTTP connections; one more takes the place of the one that has been asking for longest."""
+    http_timeout_s: Annotated[
+        float,
+        above(0),
+        Option("The longest that an HTTP connection may take to ask.", Group.LIMITS, "http-timeout", "SECONDS"),
+    ] = 10.0
+    """Time in which an HTTP connection must have sent a whole request, counted anew after each answer."""
     max_in_flight_bytes: Annotated[
         int,
         at_least(1),
@@ -122,6 +181,8 @@ class HeadConfig:
     max_connection_age_s: Annotated[float, above(0)] = 60.0
     """Age of a connection on a shared port at which its client is asked to connect anew, so that a head that came back
     gets its part again."""
+    tls: TlsFiles = field(default_factory=TlsFiles)
+    """Certificate of the deployment, and the CA of its clients; of shards too."""
     router: RouterSettings = field(default_factory=RouterSettings)
     """Settings of its router: how patient it is with shards."""
     metrics: Annotated[bool, Option("Count nothing for /metrics.", Group.LOGS, name="no-metrics")] = True
@@ -132,6 +193,18 @@ class HeadConfig:
         Option("Look for new versions this often, and publish them. 0: never.", Group.DATA, "watch", "SECONDS"),
     ] = 0.0
     """Interval at which models' folders are looked at for a new version to publish; 0: never."""
+
+    @property
+    def admin_at(self) -> tuple[str, int] | None:
+        """Host and port of the operators' door; None: it is a Unix socket."""
+        if not self.admin_host and self.admin_port is None:
+            return None
+        return self.admin_host or "127.0.0.1", self.admin_port or 0
+
+    @property
+    def http_limits(self) -> HttpLimits:
+        """Limits of HTTP connections."""
+        return HttpLimits(max_connections=self.max_http_connections, timeout_s=self.http_timeout_s)
 
     @property
     def degrade_thresholds(self) -> Thresholds:

@@ -19,20 +19,23 @@ from secrets import token_hex
 from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
+from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.grpc.operations import OperationsService
+from ringpull.inference.head.frontends.door import Door, folders_of
+from ringpull.inference.head.frontends.grpc.answers import Answers
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
-from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.http.server import HttpServer, application
 from ringpull.inference.head.frontends.ports import claim
-from ringpull.inference.head.frontends.status import HeadView, cluster_status
+from ringpull.inference.head.frontends.status import HeadView, cluster_status, head_status, name_of
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.selfcheck import self_check
+from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.inference.head.watch import Watch, watching
 from ringpull.inference.model.dense import pin_threads
 from ringpull.inference.model.mirror import Mirror
@@ -42,6 +45,7 @@ from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import CorruptData, Replaced, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import Refusals
+from ringpull.ps.tls import LiveTls, warnings_of
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import Hello
 from ringpull.router.client import Router
@@ -69,12 +73,14 @@ class HeadAddress(NamedTuple):
     host: str
     grpc_port: int
     http_port: int
+    admin: str = ""
+    """Address of the operators' door, `unix:/PATH` or HOST:PORT; empty: there is none."""
 
 
-async def connect(address: ShardAddress, deployment: str = "") -> Connection:
+async def connect(address: ShardAddress, deployment: str = "", tls: LiveTls | None = None) -> Connection:
     """Open the data plane's connection to a shard of a deployment."""
     hello = Hello(deployment, address.shard, address.incarnation)
-    return await Connection.connect(address.host, address.port, hello=hello)
+    return await Connection.connect(address.host, address.port, hello=hello, tls=tls)
 
 
 class Head:
@@ -89,6 +95,7 @@ class Head:
         deployment: str = "",
         head: int = 0,
         replaced: Callable[[str], None] = lambda reason: None,
+        state: Callable[[], Path] | None = None,
     ) -> None:
         """Prepare a head that serves nothing yet.
 
@@ -98,12 +105,19 @@ class Head:
             deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
             head: Its number.
             replaced: Called, with the reason, when the coordinator says that another process is this head by now.
+            state: Returns the state folder, for the socket of operators; None: it is below the temporary one.
         """
         self.config = config
+        self._tls = LiveTls.of(config.tls)
+        self._audit = AuditLog(None if config.audit_log is None else Path(config.audit_log), head)
+        self._tokens = Tokens(config.tokens) if config.tokens.asked else None
+        self._access: Access = self._tokens or Unasked()
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
         self._asker = Asker(head, self._incarnation)
+        self._door_folders = folders_of(deployment or self._incarnation, state)
+        self._door: Door | None = None
         self._replaced = replaced
         self._router = Router(
             self._connect,
@@ -113,6 +127,7 @@ class Head:
         )
         self._lease = Lease(self._router.refresh)
         self._keeping = asyncio.create_task(self._lease.keep())
+        self._rereading = None if self._tokens is None else asyncio.create_task(self._tokens.follow())
         self._started_s = time.monotonic()
         # One thread: the dense program is the bottleneck it feeds, and torch brings threads of its own.
         self._dense = ThreadPoolExecutor(1, "dense", initializer=pin_threads, initargs=(config.dense_threads,))
@@ -120,12 +135,15 @@ class Head:
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
         self._metrics = (
-            HeadMetrics(config, self._catalog, self._router, operations, self.leader) if config.metrics else None
+            HeadMetrics(config, self._catalog, self._router, operations, self.leader, self._tls)
+            if config.metrics
+            else None
         )
         self._predictor = Predictor(
             self._catalog,
             config,
             watch=CallWatch(None if self._metrics is None else self._metrics.calls),
+            access=self._access,
         )
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
@@ -225,6 +243,7 @@ class Head:
             traffic=self._traffic(),
             metrics_port=0 if self._metrics is None else self._metrics.port,
             warnings=self._warnings(),
+            admin=address.admin,
         )
 
     def _warnings(self) -> tuple[str, ...]:
@@ -235,7 +254,10 @@ class Head:
             f"{model}/{version} is served without its self-check, which is tried again: {reason}"
             for (model, version), reason in sorted(self._unchecked.items())
         ]
-        return (*refused, *unchecked, *(() if self._watch is None else self._watch.warnings))
+        closed = () if self._door is None or not self._door.warning else (self._door.warning,)
+        watched = () if self._watch is None else self._watch.warnings
+        asked = () if self._tokens is None else self._tokens.warnings
+        return (*refused, *unchecked, *watched, *asked, *warnings_of(self._tls), *closed, *self._audit.warnings)
 
     def leader(self) -> LeaderView | None:
         """Return the coordinator as this head hears it; None where nobody is to lead it."""
@@ -254,13 +276,16 @@ class Head:
     async def stop(self, timeout_s: float) -> None:
         """Take no new calls, answer those in flight within `timeout_s`, and close everything."""
         logger.info("head stops", extra={"within_s": timeout_s})
-        for task in (self._keeping, self._watching, self._degrading, self._checking):
+        for task in (self._keeping, self._rereading, self._watching, self._degrading, self._checking):
             if task is not None:
                 task.cancel()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
         if self._grpc is not None:
             await self._grpc.stop(timeout_s)
         await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
+        if self._door is not None:
+            await self._door.close(timeout_s)
+        self._audit.close()
         if self._http is not None:
             await self._http.stop()
         if self._metrics is not None:
@@ -381,32 +406,44 @@ class Head:
         self._router.retire(*version.key)
 
     async def _listen(self) -> HeadAddress:
-        predictor = PredictorService(self._predictor, self._catalog)
         status = partial(cluster_status, self._view, self._router, self._catalog)
+        alone = partial(head_status, self._view)
+        answers = Answers(self._predictor, self._catalog, status, alone, self._operations, self._audit, self._tls)
         bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
-        grpc = GrpcServer(predictor, AdminService(status), self.config, OperationsService(self._operations))
+        door = Door(answers, self.config, self._tokens, self._door_folders, f"head-{self._asker.head}.sock")
+        grpc = None
         try:
+            await door.open()
+            grpc = answers.server(self.config, self._tokens or Unasked(door.address))
             grpc_port = await grpc.start()
             http_port = bound.getsockname()[1]
-            metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor.admission)
+            metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor)
         except BaseException:
             # It is tried again, and would find its own ports in use.
             bound.close()
-            await grpc.stop(0)
+            await door.close(0)
+            if grpc is not None:
+                await grpc.stop(0)
             raise
-        self._grpc = grpc
+        self._door, self._grpc = door, grpc
         self._http = HttpServer(
-            application(lambda: grpc.serving, status, predictor.models, metrics, self.leader), bound
+            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._access),
+            bound,
+            self.config.http_limits,
+            None if self._metrics is None else self._metrics.connections,
+            tls=self._tls,
         )
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
-        return HeadAddress(self.config.host, grpc_port, http_port)
+        return HeadAddress(self.config.host, grpc_port, http_port, door.address)
 
     async def _begin_watching(self) -> None:
         """Watch the folders of the models that are served, if that is wanted and has not begun."""
         if self._operations is None or not self.config.watch_s or self._watching is not None:
             return
         folders = {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
-        self._watch = await asyncio.to_thread(Watch, folders, self._operations, loaded=self.loaded)
+        self._watch = await asyncio.to_thread(
+            Watch, folders, Audited(self._operations, self._audit), loaded=self.loaded
+        )
         self._watching = asyncio.create_task(watching(self._watch.look, self.config.watch_s))
 
     def _degraders(self) -> list[Degrader]:
@@ -424,7 +461,7 @@ class Head:
             raise
 
     async def _connect(self, address: ShardAddress) -> Connection:
-        return await connect(address, self._router.deployment)
+        return await connect(address, self._router.deployment, self._tls)
 
     def _view(self) -> HeadView:
         return HeadView(
@@ -432,6 +469,8 @@ class Head:
             uptime_s=time.monotonic() - self._started_s,
             shard_map=self._router.shard_map,
             counts=self._predictor.counts,
+            admin="" if self._address is None else self._address.admin,
+            deployment=name_of(self._router.deployment),
             leader=self.leader(),
             warnings=self._warnings(),
         )

@@ -2,7 +2,8 @@
 
 It knows columns, packed as `ReceivedColumns`, and no protocol's messages.
 
-    with predictor.open(timeout_s) as call:       admits the request, or refuses it, before anything of it is read
+    with predictor.open(timeout_s, authorization=...) as call:
+                                                  admits caller and request, or refuses them, before anything is read
         body = await call.within_deadline(...)    the front-end receives the message,
         call.received(len(body))                  tells its length, which may refuse it yet,
         request = ...                             and decodes it;
@@ -17,6 +18,7 @@ the head's.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Collection
@@ -27,6 +29,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.head.access import Access, Caller, Unasked
 from ringpull.inference.head.admission import Admission, Ticket
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion
@@ -34,18 +37,22 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
 from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_watch import CallWatch
+from ringpull.inference.head.receiving import Receiving
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.head.tokens.quotas import Permit
 from ringpull.inference.prediction import Prediction, Timings
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded
+from ringpull.router.control.verbs import Role
 
 T = TypeVar("T")
 
-TICK_S: Final = 0.002
-"""Time before its deadline at which a front-end may end a call: gRPC counts in whole milliseconds."""
-
-CANCEL_SHARE: Final = 0.1
-"""Last part of a call's time in which its caller's cancel is a deadline missed. The caller's clock began when it sent
+EARLY_S: Final = 0.1
+"""Time before a call's deadline in which its caller's cancel is a deadline missed. The caller's time began when it sent
 the request, ours when we took it in: on a busy machine that is tens of milliseconds later."""
+ROUNDED: Final = 0.01
+"""Part of a call's time by which that is longer: gRPC sends it in two to three digits, rounded up."""
+MAX_EARLY: Final = 0.5
+"""Largest part of a call's time in which that is so: who gives up in the first half went away."""
 
 
 @dataclass(slots=True)
@@ -91,18 +98,31 @@ def check_version(version: int) -> None:
 class Predictor:
     """Scores requests for all front-ends of a head. Owned by the event loop."""
 
-    def __init__(self, catalog: Catalog, config: HeadConfig, *, watch: CallWatch | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        config: HeadConfig,
+        *,
+        watch: CallWatch | None = None,
+        access: Access | None = None,
+    ) -> None:
         """Prepare to score.
 
         Args:
             catalog: Versions to score by.
             config: Limits, and bounds of deadlines.
             watch: Told how every call ends; None: calls are logged only.
+            access: Rule of who may predict; None: anyone.
         """
+        self.access: Final = access or Unasked()
         self.admission = Admission(
             max_queue_s=config.max_queue_s,
             standing_queue_s=config.standing_queue_s,
             max_in_flight_bytes=config.max_in_flight_bytes,
+        )
+        self.receiving: Final = Receiving(
+            timeout_s=config.receive_timeout_s,
+            max_calls=config.max_receiving_requests,
         )
         self.counts: Final = CallCounts()
         self.latencies: Final = RecentLatencies()
@@ -115,22 +135,35 @@ class Predictor:
     def __repr__(self) -> str:
         return f"<Predictor {self._catalog!r} {self.admission!r} {self.counts}>"
 
-    def open(self, timeout_s: float | None, length: int | None = None) -> OpenCall:
+    def open(
+        self,
+        timeout_s: float | None,
+        length: int | None = None,
+        *,
+        authorization: str | None = None,
+        access: Access | None = None,
+    ) -> OpenCall:
         """Admit a request of which nothing has been read; to be used as a context manager.
 
         Args:
             timeout_s: Time that its caller gives it, from now; None: the default.
             length: Bytes of its message, where the protocol tells before; else `OpenCall.received` is to be told.
+            authorization: What the caller shows of itself, for `Access.admit`; None: nothing.
+            access: Rule of who may predict by this way in; None: the predictor's.
 
         Raises:
-            LimitExceeded: It cannot be answered in time, or there is no room for it. `retry_after_s` is set.
+            Unauthenticated: The caller has to show a token that is known here.
+            Forbidden: The caller's token may not predict.
+            LimitExceeded: It cannot be answered in time, there is no room for it, or its caller has had what it may
+                have. `retry_after_s` is set.
             DeadlineExceeded: Its time is up.
         """
+        given_s = timeout_s
         timeout_s = self._default_timeout_s if timeout_s is None else min(timeout_s, self._max_timeout_s)
         self.counts.requests += 1
-        call = OpenCall(self, timeout_s)
+        call = OpenCall(self, timeout_s, given_s)
         try:
-            call.admit(length)
+            call.admit(length, (access or self.access).admit(authorization, Role.PREDICT))
         except BaseException as error:
             call.close(error)
             raise
@@ -141,6 +174,7 @@ class Predictor:
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
         asked = self._catalog.get(request.model, request.version)
         wanted = _wanted_outputs(request.outputs, asked)
+        call.take_rows(request.columns.rows)
         served, columns = asked.degraded(request.columns, named=request.version != 0)
         decoded_s = time.monotonic()
         trace.stage = "batch"
@@ -175,38 +209,51 @@ class _Answer(NamedTuple):
 class OpenCall:
     """One admitted request, from before it is read until its reply is encoded."""
 
-    __slots__ = ("_missed_from_s", "_predictor", "_ticket", "answer", "deadline_s", "trace")
+    __slots__ = ("_missed_from_s", "_permit", "_predictor", "_ticket", "answer", "deadline_s", "trace")
 
-    def __init__(self, predictor: Predictor, timeout_s: float) -> None:
-        """Begin a call now; made by `Predictor.open`."""
+    def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None) -> None:
+        """Begin a call now; made by `Predictor.open`.
+
+        Args:
+            timeout_s: Time that it has.
+            given_s: Time that its caller gives it; None: any.
+        """
         self.trace: Final = Call(time.monotonic(), "admission")
         self.deadline_s: Final = self.trace.started_s + timeout_s
         """Deadline on the monotonic clock."""
-        self._missed_from_s: Final = self.deadline_s - max(TICK_S, CANCEL_SHARE * timeout_s)
+        self._missed_from_s: Final = self.trace.started_s + _missed_after_s(given_s)
         self.answer: _Answer | None = None
         self._predictor = predictor
         self._ticket: Ticket | None = None
+        self._permit: Permit | None = None
 
-    def admit(self, length: int | None) -> None:
+    def admit(self, length: int | None, caller: Caller) -> None:
         """Be let in, or refused; called by `Predictor.open`."""
+        if caller.quota is not None:
+            self.trace.caller = caller.name
         if self.deadline_s <= self.trace.started_s:
             # It waited within the front-end. That must cost as little as a refusal, or all behind it are late, too.
             raise DeadlineExceeded("the deadline had passed before the request was taken in")
+        if caller.quota is not None:
+            self._permit = caller.quota.begin()
         self._ticket = self._predictor.admission.expect(self.deadline_s)
         if length is not None:
             self.received(length)
 
-    async def within_deadline(self, receiving: Awaitable[T]) -> T:
+    async def within_deadline(self, receiving: Awaitable[T], sender: str = "") -> T:
         """Await the message, which may never come: a caller can vanish while it sends, without a deadline of its own.
 
+        Args:
+            sender: Connection that it comes over, as the protocol names it: one has only its share.
+
         Raises:
-            DeadlineExceeded: The deadline passed first.
+            DeadlineExceeded: The deadline, or the time limit for receiving, passed first.
+            LimitExceeded: Too many calls are without their messages, and this one is to make room.
         """
-        try:
-            async with asyncio.timeout(self.deadline_s - time.monotonic()):
-                return await receiving
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the request had been received") from None
+        assert self._ticket is not None
+        return await self._predictor.receiving.receive(
+            receiving, sender, deadline_s=self.deadline_s, aside=self._ticket.set_aside
+        )
 
     def received(self, length: int) -> None:
         """Tell how many bytes the message has.
@@ -218,12 +265,22 @@ class OpenCall:
         self._ticket.received(length)
         self.trace.stage = "decode"
 
+    def take_rows(self, rows: int) -> None:
+        """Take so many rows of what the caller may have.
+
+        Raises:
+            LimitExceeded: They are too many for now. `retry_after_s` is set.
+        """
+        if self._permit is not None:
+            self._permit.take_rows(rows)
+
     async def predict(self, request: InferenceRequest) -> Prediction:
         """Score the rows of the request.
 
         Raises:
             NotFound: The model or version is not served here.
             InvalidInput: An output is unknown, or a column does not fit the schema; the message names it.
+            LimitExceeded: Its rows are more than its caller may have for now. `retry_after_s` is set.
             DeadlineExceeded: The deadline passed before the answer was complete.
             Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
         """
@@ -234,12 +291,15 @@ class OpenCall:
         predictor, trace = self._predictor, self.trace
         if trace.stage != "admission":
             predictor.latencies.add(time.monotonic() - trace.started_s)
+        if isinstance(error, asyncio.CancelledError) and time.monotonic() >= self._missed_from_s:
+            # A caller or its front-end may end a call at its deadline by itself, and be first.
+            error = DeadlineExceeded("the deadline passed")
         if self._ticket is not None:
-            self._ticket.done(served=error is None)
+            self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded))
+        if self._permit is not None:
+            # What is refused, to come again later, has taken nothing.
+            self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
         if error is not None:
-            if isinstance(error, asyncio.CancelledError) and time.monotonic() >= self._missed_from_s:
-                # A caller or its front-end may end a call at its deadline by itself, and be first.
-                error = DeadlineExceeded("the deadline passed")
             if isinstance(error, Exception):
                 predictor.counts.failed += 1
             predictor._watch.failed(trace, error)
@@ -254,6 +314,16 @@ class OpenCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(error)
+
+
+def _missed_after_s(given_s: float | None) -> float:
+    """Return the time after which a caller's cancel means its own deadline, given how much time it gave its call.
+
+    Who gave none, or more than the head grants, cannot have missed the head's deadline: it went away.
+    """
+    if given_s is None:
+        return math.inf
+    return given_s - min(EARLY_S + ROUNDED * given_s, MAX_EARLY * given_s)
 
 
 def _wanted_outputs(names: Collection[str], served: ServedVersion) -> Collection[str]:

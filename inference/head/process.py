@@ -45,6 +45,7 @@ class HeadProcess:
         deployment: str = "",
         head: int = 0,
         replaced: Callable[[str], None] | None = None,
+        state: Callable[[], Path] | None = None,
     ) -> None:
         """Start the head's loop.
 
@@ -54,6 +55,7 @@ class HeadProcess:
             deployment: Id of the deployment, whose maps it takes and whose shards it means; empty: any.
             head: Its number.
             replaced: Called, with the reason, when another process is this head by now; None: it drains then.
+            state: Returns the state folder, for the socket of operators; None: it is below the temporary one.
         """
         self._config = config
         self._tell_replaced = replaced or self._drain_beside
@@ -63,7 +65,7 @@ class HeadProcess:
         self._thread = threading.Thread(target=self._loop.run_forever, name="head", daemon=True)
         self._thread.start()
         try:
-            self._head = self._call(self._new_head(operations, cache_dir, deployment, head))
+            self._head = self._call(self._new_head(operations, cache_dir, deployment, head, state))
         except BaseException:  # such as a folder that cannot be made: nothing stays behind of a head that is not there
             self._end_loop()
             raise
@@ -136,7 +138,12 @@ class HeadProcess:
             give_freed_memory_back()
 
     async def _new_head(
-        self, operations: Operations | None, cache_dir: Path | None, deployment: str, head: int
+        self,
+        operations: Operations | None,
+        cache_dir: Path | None,
+        deployment: str,
+        head: int,
+        state: Callable[[], Path] | None,
     ) -> Head:
         """Make the head on its loop: everything in it belongs to that loop."""
         return Head(
@@ -146,6 +153,7 @@ class HeadProcess:
             deployment=deployment,
             head=head,
             replaced=self._replaced,
+            state=state,
         )
 
     def _replaced(self, reason: str) -> None:

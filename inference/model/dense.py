@@ -1,8 +1,8 @@
 """The dense program: what is left of a model when its look-ups are pulls, run by torch on CUDA when there is one.
 
-Loading trusts nothing: the file's checksum, the number and widths of its inputs against the manifest's tables, and
-its outputs are checked before the first request. torch.export specialises programs that saw one row, so programs are
-exported with more, and a single row is run as two.
+Loading trusts nothing: the file's checksum, what its archive holds (`program_check`), the number and widths of its
+inputs against the manifest's tables, and its outputs are checked before the first request. torch.export specialises
+programs that saw one row, so programs are exported with more, and a single row is run as two.
 
 An exported program runs operator by operator from Python, and takes the interpreter's lock back after each, which the
 event loop holds while it decodes. So the program is scripted when it is loaded: one call, no lock until it returns.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import io
 import warnings
 import weakref
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.passes import move_to_device_pass
 
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
+from ringpull.inference.model.program_check import check_program
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import Pooling
 
@@ -161,19 +163,23 @@ def pin_threads(threads: int) -> None:
 
 
 def read_program(version_dir: Path, entry: FileEntry) -> ExportedProgram:
-    """Read an exported program after verifying its bytes.
+    """Read an exported program after verifying its bytes, and that reading them runs nothing.
 
     Raises:
-        CorruptData: The bytes are not those of the manifest, or no program that this torch reads.
+        CorruptData: The bytes are not those of the manifest, no program that this torch reads, or an archive of which
+            torch might run something (`program_check`).
     """
     content = entry.read(version_dir)
+    file = version_dir / entry.path
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise CorruptData(f"{file}: not a program that torch {torch.__version__} reads: no zip archive")
+    check_program(content, str(file))  # of the same bytes that torch gets
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
             return torch.export.load(io.BytesIO(content))
     except Exception as exc:  # torch raises errors of many roots for bytes it does not understand
         raise CorruptData(
-            f"{version_dir / entry.path}: not a program that torch {torch.__version__} reads:"
-            f" {type(exc).__name__}: {exc}"
+            f"{file}: not a program that torch {torch.__version__} reads: {type(exc).__name__}: {exc}"
         ) from exc
 
 

@@ -27,7 +27,7 @@ from ringpull.inference.schema.fields import Fields
 from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.spec import Pooling, TableSpec, check_name
-from ringpull.ps.store.file_errors import unreadable
+from ringpull.ps.store.file_errors import read_file, unreadable
 
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1
@@ -217,7 +217,7 @@ def read_manifest(file: Path) -> Manifest:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise CorruptData(f"{file}: larger than {MAX_BYTES} bytes, so not a manifest")
-        content = file.read_bytes()
+        content = read_file(file)
     except FileNotFoundError as exc:
         raise CorruptData(f"{file}: missing; the version is half-written (its manifest is written last)") from exc
     except OSError as exc:

@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ringpull.inference.model.archive import members
 from ringpull.inference.schema.features import Prepared, PreparedFeature
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.spec import Float32Array, UInt64Array
@@ -112,6 +113,7 @@ class Samples:
         Raises:
             CorruptData: It is no such file.
         """
+        members(memoryview(content), where)  # as they are stored, so that nothing grows when it is read
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 rows = int(arrays["rows"])

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import xxhash
 
 from ringpull.ps.errors import CorruptData
-from ringpull.ps.store.file_errors import unreadable
+from ringpull.ps.store.file_errors import read_file, unreadable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class FileEntry:
             size = file.stat().st_size
             if size != self.bytes:
                 raise CorruptData(f"{file}: {size} bytes; the manifest says {self.bytes}")
-            content = file.read_bytes()
+            content = read_file(file)
         except OSError as exc:
             raise unreadable(file, exc) from exc
         found = xxhash.xxh3_64_hexdigest(content)
@@ -72,10 +72,19 @@ def resolve(version_dir: Path, path: str) -> Path:
         CorruptData: `path` is absolute, goes up, or leads out of the folder through a link.
     """
     parts = PurePosixPath(path).parts
-    root = version_dir.resolve()
+    root = _followed(version_dir)
     if not parts or "\\" in path or "\0" in path or path.startswith("/") or ".." in parts:
         raise CorruptData(f"{root}: path {path!r} must be relative and stay inside the version's folder")
-    target = root.joinpath(*parts).resolve()
+    target = _followed(root.joinpath(*parts))
     if root not in target.parents:
         raise CorruptData(f"{root}: path {path!r} leads out of the version's folder, to {target}")
     return target
+
+
+def _followed(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError as exc:  # a link to itself
+        raise CorruptData(f"{path}: cannot be followed: {exc}") from exc
+    except OSError as exc:
+        raise unreadable(path, exc) from exc

@@ -302,8 +302,10 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("head_only",)
+    HEAD_ONLY_FIELD_NUMBER: _ClassVar[int]
+    head_only: bool
+    def __init__(self, head_only: bool = ...) -> None: ...
 
 class ShardTable(_message.Message):
     __slots__ = ("model", "version", "table", "rows", "bytes", "keys", "missing")
@@ -402,7 +404,7 @@ class Leader(_message.Message):
     def __init__(self, term: _Optional[int] = ..., leads: bool = ..., heard_s: _Optional[float] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings")
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -420,6 +422,9 @@ class ClusterStatus(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_FIELD_NUMBER: _ClassVar[int]
+    AT_DOOR_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
     head: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -437,4 +442,7 @@ class ClusterStatus(_message.Message):
     server_version: str
     leader: Leader
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    admin: str
+    at_door: bool
+    deployment: str
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ...) -> None: ...

@@ -38,7 +38,7 @@ def read_schema(text: str | bytes) -> tuple[list[Feature], dict[str, list[str]]]
     """
     try:
         body = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"schema: not JSON: {exc}") from exc
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise InvalidInput(f"schema: must be a JSON object of format {FORMAT}")

@@ -95,8 +95,15 @@ def encode_request(call: PredictCall) -> pb.PredictRequest:
     """Return the call as a message, its columns packed.
 
     Raises:
-        InvalidInput: A column cannot be sent; the message names the feature.
+        InvalidInput: A column cannot be sent; the message names the feature. Or a name is no text.
     """
+    try:
+        return _encode_request(call)
+    except UnicodeEncodeError as exc:
+        raise InvalidInput(f"request: {exc.object!r} is no text: it holds half a character") from exc
+
+
+def _encode_request(call: PredictCall) -> pb.PredictRequest:
     return pb.PredictRequest(
         model=call.model,
         version=call.version or 0,

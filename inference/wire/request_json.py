@@ -25,14 +25,14 @@ _PARTS: Final = ("features", "context")
 
 
 def call_from_json(text: str | bytes) -> PredictCall:
-    """Read a whole request.
+    """Read a whole request. Bytes are UTF-8, as JSON that travels is, whatever the language of this machine.
 
     Raises:
         InvalidInput: It is not JSON, has an unknown field, or a column is no column; the message names it.
     """
     try:
-        body = json.loads(text)
-    except ValueError as exc:
+        body = json.loads(_text(text))
+    except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"request: not JSON: {exc}") from exc
     if not isinstance(body, dict):
         raise InvalidInput("request: must be a JSON object")
@@ -51,6 +51,18 @@ def call_from_json(text: str | bytes) -> PredictCall:
         with_timings=message.with_timings,
         request_id=message.request_id,
     )
+
+
+def _text(text: str | bytes) -> str:
+    """Return a text without the mark that some editors put before it."""
+    if isinstance(text, str):
+        return text.removeprefix("\ufeff")
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(
+            f"request: not UTF-8: byte 0x{exc.object[exc.start]:02x} at {exc.start}; JSON is written in UTF-8"
+        ) from exc
 
 
 def columns_from_json(columns: Mapping[str, Any]) -> dict[str, Column]:

@@ -5,6 +5,7 @@ Metrics and log lines of calls go by gRPC's names, whichever protocol a call cam
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 from ringpull.ps.errors import (
@@ -51,6 +52,16 @@ STATUSES: Final = (
 def status_of(error: BaseException) -> Status:
     """Return how a call ends that raised `error`."""
     return next(status for status in STATUSES if isinstance(error, status.error))
+
+
+def http_headers(error: BaseException) -> dict[str, str]:
+    """Return the headers that go with an error over HTTP: how to say who one is, or when to come back."""
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, LimitExceeded) and error.retry_after_s is not None:
+        # In whole seconds, and never at once: RFC 9110, 10.2.3.
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    return {}
 
 
 def public_text(error: Exception) -> str:

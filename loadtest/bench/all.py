@@ -35,6 +35,8 @@ BENCHES = (
     "stage_budget",
     "small",
     "metrics_cost",
+    "token_cost",
+    "tls_cost",
     "e2e",
     "overload",
     "growth",
@@ -74,7 +76,7 @@ def run(bench: str) -> dict[str, Any]:
     environment = {**os.environ, "COLUMNS": "140"}
     with (
         unwound_by_sigterm(),
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=environment) as process,
     ):
         assert process.stdout is not None
         try:

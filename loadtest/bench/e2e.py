@@ -19,7 +19,8 @@ import torch
 from google.protobuf.wrappers_pb2 import BytesValue
 from numpy.typing import NDArray
 
-from ringpull.inference.client.stubs import CHANNEL_OPTIONS
+from ringpull.inference.client.channels import open_channel
+from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.proto import ringpull_pb2
 from ringpull.inference.wire.codec import decode_response
 from ringpull.loadtest.bench import redis_server
@@ -62,8 +63,9 @@ class Contender:
 
 def one_reply(asked: Server, payload: bytes) -> bytes:
     """Send one request, and return its reply."""
-    with grpc.insecure_channel(asked.target, options=CHANNEL_OPTIONS) as channel:
-        reply: bytes = channel.unary_unary(asked.method)(payload)
+    credentials = Credentials.given()
+    with open_channel(grpc, asked.target, credentials) as channel:
+        reply: bytes = channel.unary_unary(asked.method)(payload, metadata=credentials.metadata)
         return reply
 
 

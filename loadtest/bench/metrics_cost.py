@@ -10,12 +10,12 @@ import json
 import threading
 import time
 import timeit
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 
+from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
@@ -25,6 +25,7 @@ from ringpull.loadtest.bench.harness import QUICK, Report, Samples, interleave
 from ringpull.loadtest.bench.load import Server
 from ringpull.loadtest.deployment import Deployment, deployed
 from ringpull.loadtest.dlrm import MODEL, dlrm_folder
+from ringpull.loadtest.http_read import read
 from ringpull.ps.wire.messages import PullReply, PullRequest
 from ringpull.ps.wire.tally import ServerTally
 
@@ -109,10 +110,12 @@ def scraped(http: str | None) -> Iterator[None]:
     done = threading.Event()
 
     def scrape() -> None:
-        targets = json.loads(_read(f"http://{http}/metrics/targets"))
+        assert http is not None
+        credentials = Credentials.given()
+        targets = json.loads(read(http, "/metrics/targets", credentials))
         while not done.wait(SCRAPE_S):
             for each in targets:
-                _read(f"http://{each['targets'][0]}/metrics")
+                read(each["targets"][0], "/metrics", credentials)
 
     scraper = threading.Thread(target=scrape)
     if http is not None:
@@ -123,12 +126,6 @@ def scraped(http: str | None) -> Iterator[None]:
         done.set()
         if http is not None:
             scraper.join()
-
-
-def _read(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        body: bytes = answer.read()
-        return body
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def locust_us(target: str) -> float:
         [sys.executable, "-m", "ringpull.loadtest.bench.own_cost_locust", target, str(USERS), str(SECONDS)],
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     return float(done.stdout.split()[-1])
 

@@ -18,6 +18,7 @@ from ringpull.inference.errors import RingpullError
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.loadtest.chaos.processes import listening
 from ringpull.loadtest.deployment import Deployment
+from ringpull.ps.ended import has_ended
 
 LOOK_S: Final = 0.2
 """Time between two looks, which cost processor time that the deployment could use."""
@@ -62,7 +63,7 @@ class Health:
     async def missing(self, *gone: psutil.Process) -> str:
         """Return the first thing that is missing; empty when the deployment is healthy."""
         for process in gone:
-            if _lives(process):
+            if not has_ended(process):
                 return f"process {process.pid} lives on"
         if missing := await asyncio.to_thread(self._missing_processes):
             return missing
@@ -105,10 +106,3 @@ def missing_rows(status: pb.ClusterStatus) -> str:
         if held < wanted:
             return f"{table.model}/{table.version}: {held} of {wanted} rows of {table.table}, all copies together"
     return ""
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -30,7 +30,7 @@ from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store import kernels
-from ringpull.ps.store.file_errors import unreadable
+from ringpull.ps.store.file_errors import opened, unreadable
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
 from ringpull.ps.store.links import check_links
@@ -244,7 +244,7 @@ class Base:
 
 def _read_header(path: Path) -> tuple[bytes, FileStamp]:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             stamp = FileStamp.of(os.fstat(file.fileno()))
             data = file.read(fmt.MAX_HEADER_BYTES + 1)
     except OSError as exc:
@@ -257,7 +257,7 @@ def _read_header(path: Path) -> tuple[bytes, FileStamp]:
 def _map(path: Path, due_bytes: int) -> tuple[NDArray[np.uint8], FileStamp]:
     """Map a file that must have exactly `due_bytes`."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             stamp = FileStamp.of(os.fstat(file.fileno()))
             size = stamp.size
             if size != due_bytes:

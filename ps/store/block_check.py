@@ -195,7 +195,7 @@ def _read(base: Base, name: str, mapped: NDArray[Any] | None, begin: int, end: i
     buffer = np.empty(end - begin, np.uint8)
     path = base.folder / name
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         if exc.errno not in GONE:
             raise Unavailable(f"{path}: cannot be opened now: {exc.strerror or exc}") from exc

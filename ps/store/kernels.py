@@ -21,6 +21,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.compiled import kernel
 from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.spec import RowType, UInt64Array
 from ringpull.ps.store import reducers
@@ -123,7 +124,7 @@ def _search(positions_at, first, last, row, position):  # type: ignore[no-untype
     return row if row < last and u64(positions_at + 8 * row) == position else -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _find(index_at, entry_bytes, shift, positions_at, wanted_at, count, out):  # type: ignore[no-untyped-def]
     for k in range(count):
         position = u64(wanted_at + 8 * k)
@@ -335,7 +336,7 @@ def _pull_lookup(d, wanted_at, lengths_at, weights_at, out_at, found, found_pos,
     return DONE, 0, absent
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def pull_frame(descriptors, wanted_at, lengths_at, weights_at, values_at, missing, found):  # type: ignore[no-untyped-def]
     """Do all look-ups of a frame.
 

@@ -19,6 +19,7 @@ from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.placement import RangeSource
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import TableSpec
+from ringpull.ps.tls import LiveTls
 from ringpull.ps.transfer.job import Cancelled
 from ringpull.ps.transfer.source import Block, TableContent
 from ringpull.ps.wire.connection import Connection
@@ -33,14 +34,16 @@ Result = TypeVar("Result")
 class Peers:
     """Connections to other shards for the length of one job; `close` when it ends."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deployment: str = "") -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, deployment: str = "", tls: LiveTls | None = None) -> None:
         """Use a loop that runs in another thread.
 
         Args:
             deployment: Id of the deployment that all of them are of.
+            tls: What its shards show each other; None: nothing, in plain text.
         """
         self._loop = loop
         self._deployment = deployment
+        self._tls = tls
         self._connections: dict[tuple[str, int, Hello], Connection] = {}
         self._lock = threading.Lock()
         self._waiting: set[Future[Any]] = set()
@@ -71,7 +74,7 @@ class Peers:
         connection = self._connections.get(address)
         if connection is None or connection.closed:
             host, port, hello = address
-            connection = self._connections[address] = await Connection.connect(host, port, hello=hello)
+            connection = self._connections[address] = await Connection.connect(host, port, hello=hello, tls=self._tls)
         return await connection.request(message, deadline_s=time.monotonic() + ANSWER_S)
 
     async def _close(self) -> None:

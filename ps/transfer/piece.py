@@ -33,9 +33,11 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.private_files import write_private
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base_writer import translated
+from ringpull.ps.store.file_errors import opened
 from ringpull.ps.transfer.source import Block
 from ringpull.ps.wire.messages import range_checksum
 
@@ -82,7 +84,7 @@ class Piece:
             ExportError: The file cannot be written.
         """
         with translated(path.parent.name, path):
-            path.write_bytes(HEADER.pack(MAGIC, FORMAT_VERSION, row_bytes, identity, begin))
+            write_private(path, HEADER.pack(MAGIC, FORMAT_VERSION, row_bytes, identity, begin))
         return cls(path, begin, row_bytes, identity)
 
     @classmethod
@@ -92,7 +94,7 @@ class Piece:
         Raises:
             CorruptData: The file does not have the header of a piece.
         """
-        with path.open("rb") as file:
+        with opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             header = file.read(HEADER.size)

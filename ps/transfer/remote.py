@@ -70,11 +70,15 @@ class RemoteFolder:
         """Return the bytes of a file.
 
         Raises:
+            CorruptData: It is a pipe, a socket or a device.
             NotFound: The file does not exist.
             Unavailable: The storage cannot be reached now.
         """
         with self._translated(name):
-            return int(self._system.info(self._path(name))["size"])
+            found = self._system.info(self._path(name))
+            if found.get("type") == "other":
+                raise CorruptData(f"{self.where(name)}: it is a pipe, a socket or a device, not a file")
+            return int(found["size"])
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
         """Return a whole file.

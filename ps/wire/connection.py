@@ -9,9 +9,11 @@ broke, or broke the protocol, stays closed: the next request to that shard conne
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 
 from ringpull.ps.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RingpullError, Stranger, Unavailable
+from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.codec import (
     CONNECTION_ID,
     decode_hello,
@@ -24,6 +26,7 @@ from ringpull.ps.wire.error_codes import error_of
 from ringpull.ps.wire.frames import REPLIES, REPLY_LIMITS, Frame, Kind, Limits, Prelude, Refusal
 from ringpull.ps.wire.messages import ANYONE, ErrorReply, Hello, Reply, Request
 from ringpull.ps.wire.protocol import FrameProtocol
+from ringpull.ps.wire.tls_layer import reason_of, shake_hands
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -46,7 +49,13 @@ class Connection(FrameProtocol):
 
     @classmethod
     async def connect(
-        cls, host: str, port: int, *, hello: Hello = ANYONE, timeout_s: float = CONNECT_TIMEOUT_S
+        cls,
+        host: str,
+        port: int,
+        *,
+        hello: Hello = ANYONE,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+        tls: LiveTls | None = None,
     ) -> Connection:
         """Open a connection to the shard that listens at `host`:`port`.
 
@@ -54,20 +63,38 @@ class Connection(FrameProtocol):
 
         Args:
             hello: Which shard is meant.
+            tls: What both ends show each other; None: nothing, in plain text.
 
         Raises:
-            Unavailable: Nothing answers there within `timeout_s`.
+            Unavailable: Nothing answers there within `timeout_s`, or in another way: with TLS or without, or of another
+                deployment.
         """
         address = f"{host}:{port}"
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
+                if tls is not None:
+                    return await cls._connect_over(tls, host, port, hello)
                 _, connection = await loop.create_connection(lambda: cls(address, hello=hello), host, port)
         except TimeoutError as exc:
             raise Unavailable(f"no shard answered at {address} within {timeout_s:g} s") from exc
         except OSError as exc:
             raise Unavailable(f"no shard can be reached at {address}: {exc}") from exc
         return connection
+
+    @classmethod
+    async def _connect_over(cls, tls: LiveTls, host: str, port: int, hello: Hello) -> Connection:
+        address = f"{host}:{port}"
+        while True:
+            connection = cls(address, hello=hello)
+            try:
+                await shake_hands(connection, tls.members.client, host, port)
+            except (ssl.SSLError, Unavailable) as exc:
+                # Files may have changed between this end's look at them and the other's.
+                if not tls.refresh():
+                    raise Unavailable(f"no shard can be reached at {address} over TLS: {reason_of(exc)}") from exc
+            else:
+                return connection
 
     def __repr__(self) -> str:
         state = f"closed: {self._lost}" if self._lost else f"{len(self._waiting)} in flight"

@@ -21,12 +21,15 @@ from ringpull.ps.errors import (
     LimitExceeded,
     RingpullError,
     StartupError,
+    Stranger,
     Unavailable,
 )
+from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.admission import Admission, AdmissionLimits
-from ringpull.ps.wire.codec import encode_reply
+from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Kind, Limits
+from ringpull.ps.wire.handshakes import Handshakes
 from ringpull.ps.wire.ledger import REQUEST_BYTES, Patience
 from ringpull.ps.wire.messages import (
     ANYONE,
@@ -85,6 +88,7 @@ class ShardServer:
         reply_limits: Limits = REPLY_LIMITS,
         admission_limits: AdmissionLimits | None = None,
         tally: ServerTally | None = None,
+        tls: LiveTls | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.hello: Final = hello
@@ -92,6 +96,7 @@ class ShardServer:
         self._shard = shard
         self._tally = tally
         self._admission = Admission(admission_limits or AdmissionLimits())
+        self._handshakes = None if tls is None else self._new_handshakes(tls)
         self.ledger: Final = self._admission.ledger
         self._max_requests = max(MAX_IN_FLIGHT, self.ledger.limit // REQUEST_BYTES)
         self._requests = 0
@@ -126,6 +131,11 @@ class ShardServer:
         """Connections that are open."""
         return len(self._connections)
 
+    @property
+    def handshakes_refused(self) -> int:
+        """Connections over TLS that came to nothing: of strangers, or in plain text."""
+        return 0 if self._handshakes is None else self._handshakes.refused
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, and return the address. Port 0 takes any free one.
 
@@ -150,6 +160,8 @@ class ShardServer:
         if self._check is not None:
             self._check.cancel()
         self._server.close()
+        if self._handshakes is not None:
+            self._handshakes.close()
         ends = [connection.drain() for connection in self._connections]
         if ends:
             await asyncio.wait(ends, timeout=grace_s)
@@ -160,15 +172,26 @@ class ShardServer:
 
     # -- on the event loop --------------------------------------------------------------------------------------------
 
-    def _accept(self) -> ServedConnection:
-        return ServedConnection(self, self._request_limits, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES)
+    def _new_handshakes(self, tls: LiveTls) -> Handshakes:
+        # For a head or a shard without TLS, which understands it.
+        said = error_reply(Stranger("this shard speaks TLS only, with certificates (--tls-cert)"))
+        return Handshakes(
+            lambda: tls.members.server,
+            self._admission.limits.max_connections,
+            lambda: len(self._connections),
+            plain_answer=b"".join(encode_reply(said, CONNECTION_ID)),
+        )
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        connection = ServedConnection(self, self._request_limits, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES)
+        return connection if self._handshakes is None else self._handshakes.over(connection)
 
     def joined(self, connection: ServedConnection) -> None:
         self._connections.add(connection)
         limit = self._admission.limits.max_connections
         if self._closing:  # it was in the kernel's queue when listening ended
             connection.abort()
-        elif len(self._connections) > limit and not self._end_silent():
+        elif len(self._connections) + len(self._handshakes or ()) > limit and not self._end_silent():
             connection.give_up(LimitExceeded(f"this shard has {limit} connections, which is max_connections"))
 
     def left(self, connection: ServedConnection) -> None:

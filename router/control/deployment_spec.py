@@ -60,6 +60,11 @@ class PlacedVersion:
         """Name for messages, `MODEL/VERSION`."""
         return f"{self.model}/{self.version}"
 
+    @property
+    def models_folder(self) -> str:
+        """The model's folder, or its URL: where its other versions are looked for."""
+        return self.found_in or self.folder.rstrip("/").rpartition("/")[0]
+
     def check_same(self, found: PlacedVersion) -> None:
         """Check that what was found now under this version's number has this version's content.
 

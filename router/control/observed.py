@@ -102,3 +102,5 @@ class HeadHeartbeat:
     """What an operator should know of it now, a sentence each; `status` shows them."""
     term: int = 0
     """Highest term of a coordinator that it was introduced to; 0: none yet."""
+    admin: str = ""
+    """Address of its operators' door, `unix:/PATH` or HOST:PORT; empty: there is none, or not yet."""

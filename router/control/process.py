@@ -29,6 +29,7 @@ from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, R
 from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
 from ringpull.router.control.losses import Losses, LossOf
+from ringpull.router.control.model_roots import ModelRoots
 from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
@@ -78,6 +79,8 @@ class Settings:
     """Tells why a version that is open cannot be opened again; None: nobody looks."""
     orphans_possible: bool = False
     """Whether a process of a member can live on where Ray takes it for dead: on a Ray of several nodes."""
+    roots: ModelRoots | None = None
+    """Where versions may lie that are published; None: anywhere. What a saved state has open is served in any case."""
     check_startable: Callable[[], None] = lambda: None
     """Raises `Unavailable` while no process can be started, so that nothing can be changed."""
 
@@ -290,7 +293,7 @@ class CoordinatorProcess:
         spec = self._leader.saved.spec
         if spec is None:
             raise Unavailable("nothing serves yet; wait until the deployment is up")
-        found = self._settings.place(request, spec) if isinstance(request, Publish) else None
+        found = self._settings.place(self._admitted(request, spec), spec) if isinstance(request, Publish) else None
         addresses = self._members.nodes()
         if isinstance(request, Rebalance):
             named = {address: node for node, address in addresses.items()}
@@ -310,6 +313,21 @@ class CoordinatorProcess:
             ),
             free_nodes=sorted(addresses),
         )
+
+    def _admitted(self, request: Publish, spec: DeploymentSpec) -> Publish:
+        """Return a request for a version that lies where versions may lie; nothing is read for that.
+
+        Raises:
+            Forbidden: It does not.
+            InvalidInput: Its folder is no folder's name.
+        """
+        live = spec.version(request.model, spec.live.get(request.model, 0))
+        if self._settings.roots is None or live is None:
+            return request
+        admitted = self._settings.roots.admit(request.folder or live.models_folder)
+        if request.folder in ("", live.models_folder):
+            return request  # As it is named in the state, links and all.
+        return replace(request, folder=admitted)
 
     def _tell(self, event: Callable[[], Event]) -> ChangeStatus:
         """Hand an event of an operator to the machine; return the status once it is saved and acted on."""

@@ -68,7 +68,7 @@ def decode(name: str, content: bytes) -> dict[str, Any]:
     try:
         file = json.loads(content)
         fields, checksum = file["saved"], file["checksum"]
-    except (LookupError, TypeError, ValueError) as exc:
+    except (LookupError, TypeError, ValueError, RecursionError) as exc:
         raise CorruptData(f"{name} is not whole: {exc}") from exc
     if not isinstance(fields, dict) or checksum != _checksum(fields):
         raise CorruptData(f"{name}: the checksum does not match")

@@ -368,7 +368,7 @@ def _legacy(content: bytes) -> SavedState:
         deployment, state = str(fields["deployment"]), state_from_dict(fields["state"])
     except CorruptData as exc:
         raise CorruptData(f"{LEGACY}: {exc}") from exc
-    except (LookupError, TypeError, ValueError) as exc:
+    except (LookupError, TypeError, ValueError, RecursionError) as exc:
         raise CorruptData(f"{LEGACY} does not hold a state that this build reads: {exc}") from exc
     return SavedState(deployment, state.epoch, state)
 

@@ -59,7 +59,7 @@ def traffic_from_json(text: str) -> dict[str, TableLoad]:
     """
     try:
         body = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"traffic: not JSON: {exc}") from exc
     if not isinstance(body, dict) or not isinstance(body.get("tables"), dict):
         raise InvalidInput('traffic: must be {"requests": N, "tables": {TABLE: {"keys": K, "bags": B}}}')

@@ -90,6 +90,11 @@ class VerbTable:
             raise NotFound(f"there is no verb {name!r:.80}; there is {', '.join(self._by_name)}")
         return verb
 
+    def changes(self, name: str) -> bool:
+        """Return whether there is a verb of that name, and it changes the deployment."""
+        verb = self._by_name.get(name)
+        return verb is not None and verb.role is Role.OPERATE
+
     def of(self, request: Request[R]) -> Verb[R]:
         """Return the verb that a request asks for."""
         return self._by_request[type(request)]

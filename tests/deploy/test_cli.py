@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 
 from ringpull.deploy import cli, served
@@ -229,6 +230,36 @@ def test_stop_forces_what_does_not_end(ringpull, serve_process) -> None:
     assert (ran.status, json.loads(ran.out)) == (0, {"stopped": "127.0.0.1:8500"})
     assert "killing it" in ran.err
     assert record.process() is None
+
+
+def test_stop_takes_who_is_never_reaped_for_ended(ringpull, serve_process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose first process asks for nobody's exit status: `serve` has ended, and stays listed."""
+    monkeypatch.setattr(psutil, "wait_procs", None)
+    monkeypatch.setattr(psutil.Process, "wait", never_reaped)
+    record = serve_process("import time")
+    assert ringpull("stop", "--timeout", "600") == Ran(0, "stopped 127.0.0.1:8500\n", "")
+    assert psutil.Process(record.pid).status() == psutil.STATUS_ZOMBIE
+    assert served.records() == []
+
+
+def never_reaped(process: psutil.Process, timeout: float | None = None) -> None:
+    """What psutil does with a child of others: it waits for the id to go."""
+    raise psutil.TimeoutExpired(timeout or 0, process.pid)
+
+
+def test_stop_says_whose_the_process_is(ringpull, serve_process, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    record = serve_process("import time")
+    with monkeypatch.context() as patched:
+        patched.setattr(psutil.Process, "terminate", denied)
+        ran = ringpull("stop")
+    assert (ran.status, ran.err) == (
+        1,
+        f"error: process {record.pid}, which serves, is another user's: stop it as that user\n",
+    )
+    assert served.records() == [record]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,15 @@ def test_a_private_ray_is_the_default() -> None:
     assert config().model_names == ("ranker/3",)
 
 
+def test_models_come_from_beside_those_that_are_served_or_from_the_roots_given() -> None:
+    assert config().roots.roots == ("/models",)
+    linked = PlacedVersion("ranker", 3, "/store/r1/3", {}, found_in="/releases/current")
+    assert config(versions=(VERSION, linked)).roots.roots == ("/models", "/releases")
+    assert config(models_root=("/a", "s3://bucket/b/")).roots.roots == ("/a", "s3://bucket/b")
+    with pytest.raises(InvalidInput, match="--models-root is 'a'"):
+        config(models_root=("a",))
+
+
 def test_two_free_ports_do_not_clash() -> None:
     assert config(head=HeadConfig(grpc_port=0, http_port=0)).head.grpc_port == 0
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from ringpull.deploy.cluster import control_store
-from ringpull.ps.errors import Unavailable
+from ringpull.ps.errors import InvalidInput, Unavailable
 
 
 def test_how_long_a_private_ray_lives_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,6 +18,13 @@ def test_how_long_a_private_ray_lives_without_it(monkeypatch: pytest.MonkeyPatch
     assert control_store.reconnect_text() == str(control_store.RECONNECT_S) == "600"
     monkeypatch.setenv(control_store.RECONNECT_VARIABLE, "30")
     assert control_store.reconnect_text() == "30"
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "abc", "1e3", "9" * 5000, "²"])
+def test_a_time_that_is_none_is_refused_before_ray_starts(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(control_store.RECONNECT_VARIABLE, text)
+    with pytest.raises(InvalidInput, match=f"{control_store.RECONNECT_VARIABLE} is .*from 1 to 1000000"):
+        control_store.reconnect_text()
 
 
 @pytest.mark.net

@@ -22,7 +22,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.net
 def test_it_compiles_and_leaves_nothing(temporary: Path) -> None:
     with KernelCompilation() as kernels:
-        kernels.wait()
+        assert kernels.wait() == ""
         assert kernels.done
     assert list(temporary.iterdir()) == []
 

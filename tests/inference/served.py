@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import grpc.aio
 
 from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.access import Access
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.metrics.call_metrics import CallMetrics
+from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
@@ -51,23 +55,27 @@ class Served:
         *,
         program: EchoProgram | None = None,
         max_batch_rows: int = 64,
+        access: Access | None = None,
     ) -> None:
         self.router = HangingRouter()
         loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, program or EchoProgram())
         self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=max_batch_rows)
         self.catalog = Catalog([self.version])
-        self.predictor = Predictor(self.catalog, config)
+        self.calls = CallMetrics()
+        self.predictor = Predictor(self.catalog, config, watch=CallWatch(self.calls), access=access)
         self.counts = self.predictor.counts
         self.service = PredictorService(self.predictor, self.catalog)
-        self.server = GrpcServer(self.service, AdminService(self.status), config)
+        self.server = GrpcServer(self.service, AdminService(self.status, access), config)
         self.target = ""
 
     async def status(self) -> pb.ClusterStatus:
         return pb.ClusterStatus(head=self.target, requests=self.counts.requests, failed=self.counts.failed)
 
-    async def raw(self, path: str, body: bytes, timeout_s: float = 60) -> bytes:
+    async def raw(
+        self, path: str, body: bytes, timeout_s: float = 60, *, metadata: Sequence[tuple[str, str]] = ()
+    ) -> bytes:
         async with grpc.aio.insecure_channel(self.target) as channel:
-            return await channel.unary_unary(path)(body, timeout=timeout_s)
+            return await channel.unary_unary(path)(body, timeout=timeout_s, metadata=metadata)
 
 
 ROWS = [plain_row(1, item) for item in range(3)]

@@ -180,6 +180,11 @@ async def test_a_call_that_is_late_when_it_is_taken_in_is_not_decoded(served: Se
         def time_remaining(self) -> float:
             return 0.0
 
+        def invocation_metadata(self) -> None: ...
+
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:1"
+
     with pytest.raises(DeadlineExceeded, match="taken in"):
         await served.service.predict(never, LateContext())  # type: ignore[arg-type]
     assert served.counts.failed == 1

@@ -64,3 +64,44 @@ def test_columns_may_mix_both_forms() -> None:
 def test_errors_name_the_place(text, message) -> None:
     with pytest.raises(InvalidInput, match=message):
         call_from_json(text)
+
+
+def test_bytes_are_utf_8_with_a_mark_before_them_or_not() -> None:
+    """Whatever the language of the machine is: read as ISO-8859-1, another id would be looked up."""
+    text = '{"model": "ranker", "features": {"town": ["Köln", "東京"]}}'
+    for given in (text, "\ufeff" + text, text.encode(), text.encode("utf-8-sig")):
+        assert list(call_from_json(given).features["town"]) == ["Köln", "東京"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"model": "\xff"}', "request: not UTF-8: byte 0xff at 11"),
+        ('{"model": "Köln"}'.encode("iso-8859-1"), "request: not UTF-8: byte 0xf6 at 12"),
+        ('{"model": "ranker"}'.encode("utf-16"), "request: not UTF-8: byte 0xff at 0"),
+        (b'{"model": "\xed\xa0\x80"}', "request: not UTF-8: byte 0xed at 11"),
+        (b"[" * 100_000, "request: not JSON: "),
+        (b'{"a":' * 100_000, "request: not JSON: "),
+        (b"9" * 10_000, "request: not JSON: "),
+        (b"", "request: not JSON: "),
+    ],
+)
+def test_what_is_no_request_is_refused_by_name(content: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        call_from_json(content)
+    assert str(raised.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model": "\\ud800"}',
+        '{"model": "ranker", "features": {"town": ["\\ud800"]}}',
+        '{"model": "ranker", "features": {"\\ud800": [1]}}',
+        '{"model": "ranker", "features": {"town": {"strings": {"values": ["\\ud800"]}}}}',
+    ],
+)
+def test_half_a_character_is_refused(text: str) -> None:
+    """JSON can name one, UTF-8 cannot hold it."""
+    with pytest.raises(InvalidInput):
+        encode_request(call_from_json(text)).SerializeToString()

@@ -15,6 +15,7 @@ from ringpull.inference.client.retry import (
     FIRST_PAUSE_S,
     LATER_BY,
     LONGEST_PAUSE_S,
+    MAX_TURNED_AWAY,
     Attempts,
     Failure,
     RetryBudget,
@@ -112,6 +113,48 @@ def test_a_call_whose_time_is_over_is_late_whatever_it_was_told_last(clock: Cloc
     clock.now_s += 1.0
     assert attempts.failed(LOST) is None
     assert type(attempts.error()) is DeadlineExceeded
+
+
+CANCELLED = Failure(Unavailable, "a:1: CANCELLED", "CANCELLED (CANCELLED)", True, cancelled=True, turned_away=True)
+
+
+@pytest.mark.parametrize("retries", [0, 4])
+@pytest.mark.parametrize("left_s", [0.009, 0.002, 0.0, -0.5])
+def test_a_cancel_just_before_the_deadline_is_a_deadline_missed(clock: Clock, retries: int, left_s: float) -> None:
+    """Clocks tick in milliseconds: the server's may be first."""
+    attempts = retrying(clock, retries=retries).begin(1.0)
+    clock.now_s += 1.0 - left_s
+    assert attempts.failed(CANCELLED) is None
+    assert type(attempts.error()) is DeadlineExceeded
+
+
+def test_a_cancel_long_before_the_deadline_is_none(clock: Clock) -> None:
+    attempts = retrying(clock, retries=0).begin(1.0)
+    clock.now_s += 0.9
+    assert attempts.failed(CANCELLED) is None
+    assert type(attempts.error()) is Unavailable
+
+
+def test_a_connection_that_is_lost_just_before_the_deadline_is_told_as_such(clock: Clock) -> None:
+    attempts = retrying(clock, retries=0).begin(1.0)
+    clock.now_s += 0.998
+    assert attempts.failed(LOST) is None
+    assert type(attempts.error()) is Unavailable
+
+
+def test_who_is_turned_away_comes_back_until_its_time_is_up_and_takes_no_budget(clock: Clock) -> None:
+    shared = retrying(clock, retries=1)
+    while shared.budget.spend():
+        pass
+    attempts = shared.begin(30.0)
+    pauses = [go_on(clock, attempts, CANCELLED) for _ in range(20)]
+    assert pauses[:3] == pytest.approx([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S])
+    assert pauses[-1] == LONGEST_PAUSE_S
+    attempts = shared.begin(1e6)
+    for _ in range(MAX_TURNED_AWAY):
+        go_on(clock, attempts, CANCELLED)
+    assert attempts.failed(CANCELLED) is None, "but not for ever"
+    assert f"{MAX_TURNED_AWAY + 1} attempts failed" in str(attempts.error())
 
 
 def test_without_retries_an_error_is_as_the_server_gave_it(clock: Clock) -> None:

@@ -1,7 +1,7 @@
 """A front-end of a protocol of its own over TCP: the proof that a second one needs nothing but the predictor.
 
-A request is a line of JSON, `{"timeout_s": ..., "length": ...}`, then so many bytes of JSON: the request itself. The
-reply is a line of JSON. One request per connection.
+A request is a line of JSON, `{"timeout_s": ..., "length": ..., "authorization": ...}`, then so many bytes of JSON: the
+request itself. The reply is a line of JSON. One request per connection.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ class ToyFrontEnd:
         writer.write(json.dumps(reply).encode() + b"\n")
         writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, timeout_s: float, length: int) -> dict[str, Any]:
-        with self.predictor.open(timeout_s, length) as call:
+    async def _answer(
+        self, reader: asyncio.StreamReader, timeout_s: float, length: int, authorization: str | None = None
+    ) -> dict[str, Any]:
+        with self.predictor.open(timeout_s, length, authorization=authorization) as call:
             body = json.loads(await call.within_deadline(reader.readexactly(length)))
             self.bodies_read += 1
             columns = [{name: as_column(name, each) for name, each in body.pop(part).items()} for part in PARTS]
@@ -51,10 +53,18 @@ class ToyFrontEnd:
 PARTS = ("features", "context")
 
 
-async def ask(port: int, body: bytes | None, length: int | None = None, timeout_s: float = 60.0) -> dict[str, Any]:
+async def ask(
+    port: int,
+    body: bytes | None,
+    length: int | None = None,
+    timeout_s: float = 60.0,
+    authorization: str | None = None,
+) -> dict[str, Any]:
     """Send a request and return the reply; without a body only what comes before it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     header = {"timeout_s": timeout_s, "length": len(body or b"") if length is None else length}
+    if authorization is not None:
+        header["authorization"] = authorization
     writer.write(json.dumps(header).encode() + b"\n" + (body or b""))
     reply = json.loads(await reader.readline())
     writer.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringpull.inference.client.client import Client
+from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import HeadAddress
 from ringpull.inference.head.process import HeadProcess
@@ -35,8 +36,8 @@ class LocalCluster:
     def target(self) -> str:
         return f"{self.address.host}:{self.address.grpc_port}"
 
-    def client(self) -> Client:
-        return Client(self.target, timeout_s=60, retries=0)
+    def client(self, credentials: Credentials | None = None) -> Client:
+        return Client(self.target, timeout_s=60, retries=0, credentials=credentials)
 
 
 @contextmanager
@@ -49,8 +50,9 @@ def local_cluster(
     verify: bool = False,
 ) -> Iterator[LocalCluster]:
     """Bring up shards, then the head; stop all of it at the end, also when bring-up fails."""
-    actors = [ShardProcess(shard, verify=verify) for shard in range(shards)]
-    head = HeadProcess(config or HeadConfig(default_timeout_s=60))
+    config = config or HeadConfig(default_timeout_s=60)
+    actors = [ShardProcess(shard, verify=verify, tls=config.tls) for shard in range(shards)]
+    head = HeadProcess(config)
     try:
         shard_map = open_versions(actors, version_dirs, replicas)
         address = head.start(shard_map, [str(folder) for folder in version_dirs])

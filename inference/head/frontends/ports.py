@@ -6,9 +6,17 @@ connections between both silently. So a port is claimed without that option.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+from typing import Final
 
 from ringpull.ps.errors import StartupError
+
+EVERY_INTERFACE: Final = ("0.0.0.0", "::")
+"""Addresses that can be listened on, but not connected to."""
+
+_SOMEWHERE_ELSE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+"""Addresses that are nobody's (RFC 5737, RFC 3849); nothing is sent there."""
 
 
 def claim(what: str, host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -40,3 +48,35 @@ def claim(what: str, host: str, port: int, *, shared: bool = False) -> socket.so
         bound.close()
         raise StartupError(f"{what} port {port} on {host} cannot be used: {exc.strerror or exc}") from exc
     return bound
+
+
+def joined(host: str, port: int) -> str:
+    """Return HOST:PORT, with the brackets that an IPv6 address needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def told(host: str, own: str = "") -> str:
+    """Return a host to connect to for one that is listened on: for every interface, that which leads elsewhere.
+
+    Args:
+        own: Another host that this process listens on: that will do if other machines reach it.
+    """
+    if host not in EVERY_INTERFACE:
+        return host
+    if own and own not in EVERY_INTERFACE and not is_loopback(own):
+        return own
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((_SOMEWHERE_ELSE[family], 9))  # of UDP: the kernel looks where it would go, and waits
+            return str(probe.getsockname()[0])
+    except OSError:  # There is no way out of this machine.
+        return "::1" if family is socket.AF_INET6 else "127.0.0.1"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is reached from its own machine only, as far as its name tells."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from ringpull import __version__
 from ringpull.inference.degrade.degrader import Degrader
@@ -39,10 +40,29 @@ class HeadView:
     uptime_s: float
     shard_map: ShardMap
     counts: CallCounts
+    admin: str = ""
+    """Address of the operators' door; empty: there is none."""
+    deployment: str = ""
+    """What tells its deployment from any other one; empty: nobody is to lead it."""
     leader: LeaderView | None = None
     """The coordinator; None where the head was started without one."""
     warnings: tuple[str, ...] = ()
     """What an operator should know of the head itself."""
+
+
+GetClusterStatus = Callable[[], Awaitable[pb.ClusterStatus]]
+"""Function that returns the cluster as a head sees it."""
+
+
+def head_status(look: Callable[[], HeadView]) -> pb.ClusterStatus:
+    """Return what a head knows of itself, at once."""
+    view = look()
+    return pb.ClusterStatus(head=view.address, admin=view.admin, deployment=view.deployment, server_version=__version__)
+
+
+def name_of(deployment: str) -> str:
+    """Return what tells a deployment from others, of its id; not the id, which whoever asks a shard has to know."""
+    return sha256(deployment.encode()).hexdigest()[:16] if deployment else ""
 
 
 async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: Catalog) -> pb.ClusterStatus:
@@ -74,6 +94,8 @@ async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: 
         server_version=__version__,
         leader=None if leader is None else pb.Leader(term=leader.term, leads=leader.leads, heard_s=leader.heard_s),
         warnings=[*([leader.warning] if leader is not None and leader.warning else []), *view.warnings],
+        admin=view.admin,
+        deployment=view.deployment,
     )
 
 

@@ -42,6 +42,8 @@ class Call:
     """Name that the caller gave; empty until the request is decoded."""
     request_id: str = ""
     """The caller's own, or one made here when it gave none; empty until the request is decoded."""
+    caller: str = ""
+    """Name of the caller's token; empty where none is asked for, or it is not known."""
 
 
 class CallLog:
@@ -70,7 +72,9 @@ class CallLog:
         logger.log(level, "predict failed", extra=facts)
 
     def _facts(self, call: Call) -> dict[str, object]:
+        caller = {"caller": call.caller} if call.caller else {}
         return {
+            **caller,
             "request_id": call.request_id[:LONGEST],
             "model": call.model[:LONGEST],
             "elapsed_ms": round((self._clock() - call.started_s) * 1e3, 3),

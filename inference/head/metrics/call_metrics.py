@@ -39,6 +39,10 @@ class CallMetrics:
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         """Calls that ended, by model and gRPC's name of the status code."""
+        self.callers: Counter[tuple[str, str]] = Counter()
+        """Calls that ended, by the name of the caller's token and gRPC's name of the status code."""
+        self.over_quota: Counter[tuple[str, str]] = Counter()
+        """Of these, those refused for a quota, by name and limit."""
         self._models: dict[str, ModelMetrics] = {}
 
     def serves(self, model: str) -> ModelMetrics:
@@ -61,6 +65,17 @@ class CallMetrics:
         lookup.observe(times.lookup_s)
         dense.observe(times.dense_s)
         encode.observe(encode_s)
+
+    def called(self, caller: str, code: str, limit: str = "") -> None:
+        """Count a call for its caller.
+
+        Args:
+            caller: Name of its token: one that is known here.
+            limit: Quota that it was refused for; empty: none.
+        """
+        self.callers[caller, code] += 1
+        if limit:
+            self.over_quota[caller, limit] += 1
 
     def failed(self, model: str, code: str) -> None:
         """Count a call that ended with an error; a model that is not known is not named."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.metrics.call_log import Call, CallLog
-from ringpull.inference.head.metrics.call_metrics import CallMetrics
+from ringpull.inference.head.metrics.call_metrics import OK, CallMetrics
+from ringpull.inference.head.tokens.quotas import QuotaExceeded
 from ringpull.inference.wire.status_codes import status_of
 
 
@@ -51,6 +52,8 @@ class CallWatch:
                 encode_s=now - scored_s,
                 total_s=now - call.started_s,
             )
+            if call.caller:
+                self._metrics.called(call.caller, OK)
         self._log.answered(call, version)
 
     def failed(self, call: Call, error: BaseException) -> None:
@@ -58,4 +61,6 @@ class CallWatch:
         code = status_of(error).grpc
         if self._metrics is not None:
             self._metrics.failed(call.model, code)
+            if call.caller:
+                self._metrics.called(call.caller, code, error.limit if isinstance(error, QuotaExceeded) else "")
         self._log.failed(call, code, error)

@@ -1,8 +1,8 @@
 """The metrics of a head, read from its own counts at every scrape; `deploy/METRICS.md` says what each one means.
 
-Label values are names of what is loaded here and of fixed sets, never of what a request asks for: there are as many
-series as the models that are served call for, whatever is sent. Sums over versions are labelled by model alone, so
-that publishing adds none.
+Label values are names of what is loaded here, of tokens that are known here and of fixed sets, never of what a request
+asks for: there are as many series as those call for, whatever is sent. Sums over versions are labelled by model alone,
+so that publishing adds none.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class HeadCollector(Collector):
     def collect(self) -> Iterator[Family]:
         """Return all families as of now."""
         yield from self._of_calls()
+        yield from self._of_callers()
         yield from self._of_admission()
         yield from self._of_versions()
         yield from self._of_leader()
@@ -78,6 +79,22 @@ class HeadCollector(Collector):
             "Rows of micro-batches.",
             ("model",),
             {(model,): each.batch_rows for model, each in models.items()},
+        )
+
+    def _of_callers(self) -> Iterator[Family]:
+        if not self._calls.callers:
+            return  # as where no tokens are asked for
+        yield counter(
+            "ringpull_token_requests_total",
+            "Predict calls that ended, by the caller's token.",
+            ("token", "code"),
+            dict(self._calls.callers),
+        )
+        yield counter(
+            "ringpull_quota_refused_total",
+            "Of these, those refused because the token had had what it may have.",
+            ("token", "limit"),
+            dict(self._calls.over_quota),
         )
 
     def _of_admission(self) -> Iterator[Family]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from ringpull.ps.compiled import kernel
 
 Int64Array = NDArray[np.int64]
 UInt64Array = NDArray[np.uint64]
@@ -53,7 +54,7 @@ CONTEXT_ROWS: Final = 8
 LEFT_OVER: Final = 9
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _longest_row(words: UInt64Array, begin: np.int64, rows: np.int64, values: np.int64) -> np.int64:
     """Return the most values in a row by the `rows + 1` offsets from `begin` on; -1 when those are no offsets."""
     # Neighbours are compared, not subtracted: differences of hostile offsets can wrap around to look right.
@@ -70,7 +71,7 @@ def _longest_row(words: UInt64Array, begin: np.int64, rows: np.int64, values: np
     return longest if before == values else np.int64(-1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def measure(
     words: UInt64Array, sizes: Int64Array, descriptions: Int64Array, max_rows: int, max_values: int
 ) -> tuple[int, int, int, Int64Array]:
@@ -140,7 +141,7 @@ def measure(
     return FITS, -1, candidates, places
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _end_to_end(
     sizes: Int64Array, places: Int64Array, descriptions: Int64Array
 ) -> tuple[Int64Array, Int64Array, np.int64]:
@@ -168,7 +169,7 @@ def _end_to_end(
     return all_sizes, all_places, end
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def gather(
     words: UInt64Array, starts: Int64Array, sizes: Int64Array, places: Int64Array, descriptions: Int64Array
 ) -> tuple[UInt64Array, Int64Array, Int64Array]:

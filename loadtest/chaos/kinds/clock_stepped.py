@@ -39,6 +39,6 @@ def remains(records: Path) -> set[Path]:
     """Return what a deployment's records name, and the records themselves, as far as it is there."""
     found = set[Path]()
     for record in records.glob("served/*.json"):
-        named = json.loads(record.read_text()).values()
+        named = json.loads(record.read_text(encoding="utf-8")).values()
         found |= {record, *(Path(value) for value in named if isinstance(value, str) and value.startswith("/"))}
     return {path for path in found if path.exists()}

@@ -62,7 +62,9 @@ def small_disk(folder: Path) -> tuple[tuple[str, ...], str]:
     for options in NAMESPACES:
         words = ("unshare", *options, "sh", "-c", script, str(folder))
         try:
-            tried = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
+            tried = subprocess.run(
+                [*words, "true"], capture_output=True, encoding="utf-8", errors="replace", check=False
+            )
         except OSError as exc:
             return (), f"there is no program `unshare`: {exc.strerror}"
         if tried.returncode == 0:

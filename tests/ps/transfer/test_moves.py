@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.ps.errors import ExportError, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
+from ringpull.ps.errors import CorruptData, ExportError, LimitExceeded, NotFound, NotOwner, StartupError, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import RangeSource, ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.store.base import Base
+from ringpull.ps.tls import NO_TLS
 from ringpull.ps.transfer.piece import Piece
 from ringpull.ps.wire.messages import Op
+from tests.certificates import Certificates
 from tests.ps.tables import MODEL, VERSION, WrittenTable, pull_request, rows_request, write_table
 from tests.ps.transfer.placements import (
     NOWHERE,
@@ -49,9 +51,16 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
 
 
 @pytest.fixture
-def actors(tmp_path: Path, users: WrittenTable) -> Iterator[dict[int, ShardProcess]]:
-    """Shards 0 to 2, each with a data folder; the first two have their ranges and answer for them."""
-    made = {shard: ShardProcess(shard, data_dir=tmp_path / "data", tidy_after_s=0, node="here") for shard in range(3)}
+def actors(
+    tmp_path: Path, users: WrittenTable, certificates: Certificates, request: pytest.FixtureRequest
+) -> Iterator[dict[int, ShardProcess]]:
+    """Shards 0 to 2, each with a data folder; the first two have their ranges and answer for them. In plain text, where
+    no test says otherwise."""
+    tls = certificates.tls if getattr(request, "param", "") == "tls" else NO_TLS
+    made = {
+        shard: ShardProcess(shard, data_dir=tmp_path / "data", tidy_after_s=0, node="here", tls=tls)
+        for shard in range(3)
+    }
     try:
         for shard in TWO.shards:
             made[shard].prepare([placement([users.folder], owned_slots(TWO, shard))])
@@ -83,6 +92,7 @@ def move(actors: dict[int, ShardProcess], before: Ring, after: Ring, epoch: int)
         assign(actors[shard], epoch + 1, after)
 
 
+@pytest.mark.parametrize("actors", ["plain", "tls"], indirect=True)
 def test_two_to_three_to_two_over_tcp(actors: dict[int, ShardProcess], tmp_path: Path, users: WrittenTable) -> None:
     for epoch, before, after in ((2, TWO, THREE), (4, THREE, TWO)):
         move(actors, before, after, epoch)
@@ -148,7 +158,10 @@ def test_a_prepare_that_fails_on_the_way_leaves_no_pieces_for_good(
 def held_is(tmp_path: Path, shard: int, mask: np.ndarray) -> bool:
     """Whether a shard has dropped what it does not own: that happens beside everything else."""
     folders = list((tmp_path / "data" / f"shard-{shard}" / MODEL / str(VERSION) / "users").glob("base-*"))
-    return len(folders) == 1 and bool((Base.open(folders[0]).held_mask() == mask).all())
+    try:
+        return len(folders) == 1 and bool((Base.open(folders[0]).held_mask() == mask).all())
+    except CorruptData:
+        return False  # it is being removed, just now
 
 
 @pytest.mark.medium
@@ -308,6 +321,29 @@ def test_a_stranger_at_the_port_of_a_source_is_no_source(
     finally:
         for member in (source, stranger, target):
             member.stop()
+
+
+def test_shards_of_two_deployments_have_nothing_of_each_other(
+    certificates: Certificates, users: WrittenTable, tmp_path: Path
+) -> None:
+    """Whoever has another certificate, or none, copies no rows: it hears why, and so does whoever reads its error."""
+    source = ShardProcess(0, tls=certificates.mutual)
+    others = {
+        "its certificate is not taken": certificates.stranger.files(certificates.stranger_ca.cert),
+        "this shard speaks TLS only": NO_TLS,
+    }
+    try:
+        source.prepare([placement([users.folder], [SlotRange(0, SLOTS)])])
+        for number, (reason, files) in enumerate(others.items(), 1):
+            target = ShardProcess(number, data_dir=tmp_path, tls=files)
+            sources = (RangeSource(SlotRange(0, SLOTS), *source.address()),)
+            try:
+                with pytest.raises(Unavailable, match=reason):
+                    target.prepare([placement([NOWHERE], [SlotRange(0, SLOTS)], sources)])
+            finally:
+                target.stop()
+    finally:
+        source.stop()
 
 
 def test_without_a_data_folder_files_are_opened_where_they_lie(users: WrittenTable) -> None:

@@ -33,9 +33,31 @@ Receive = Callable[[], Awaitable[bytes]]
 """Function that receives the message of a call, once. Raises InvalidInput where there is none."""
 M = TypeVar("M", bound=Message)
 
+AUTHORIZATION: Final = "authorization"
+
 MAX_ERROR_CHARS: Final = 1_000
 """Characters of an error that are sent. They travel as a header of up to 9 bytes each, and clients take 16 KiB of
 those: beyond it the call would end as RESOURCE_EXHAUSTED, whatever it was."""
+
+
+def authorization_of(context: grpc.aio.ServicerContext) -> str | None:
+    """Return what the caller of a call shows of itself, for `Access.admit`; None: nothing.
+
+    Several headers are as one with all of their values, as in HTTP: no such value is a token.
+    """
+    shown = [value for key, value in context.invocation_metadata() or () if key == AUTHORIZATION]
+    if not shown:
+        return None
+    return ", ".join(value if isinstance(value, str) else value.decode("latin-1") for value in shown)
+
+
+def keep_headers_out_of_logs() -> None:
+    """Have gRPC log no header that is not UTF-8: it would, whole, for every call, and a header may hold a secret."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_of_no_header)
+
+
+def _is_of_no_header(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
@@ -102,10 +124,10 @@ def _guarded(
         except RingpullError as exc:
             if code_of(exc) is grpc.StatusCode.INTERNAL:
                 logger.error("%s: %s", name, exc, exc_info=exc)
-            await _end(context, exc)
+            await end_call(context, exc)
         except Exception as exc:
             logger.exception("%s failed", name)  # a bug here, not the caller's doing
-            await _end(context, exc)
+            await end_call(context, exc)
 
     return call
 
@@ -114,7 +136,8 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]}... ({len(text)} characters)"
 
 
-async def _end(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+async def end_call(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+    """End a call with an error, as its status, and with the hint when to come back if it has one."""
     retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
     await context.abort(code_of(error), _shortened(public_text(error)), metadata)

@@ -1,5 +1,7 @@
 """`ringpull.v1.Operations` on a head: what operators ask is handed on to the coordinator.
 
+It is served twice: at the operators' door, and on the port of predictions, where whoever may only look may only look.
+
 The coordinator is asked in threads of its own, few, so that one that hangs holds up operators and nobody else.
 """
 
@@ -16,7 +18,9 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from ringpull import __version__
-from ringpull.inference.head.frontends.grpc.methods import parse
+from ringpull.inference.head.access import Access, AtDoor
+from ringpull.inference.head.audit import AuditLog, Entry
+from ringpull.inference.head.frontends.grpc.methods import authorization_of, parse
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, Unavailable
 from ringpull.router.control.coordinator_state import VALUES
@@ -33,21 +37,49 @@ THREADS: Final = 4
 class OperationsService:
     """The verbs, as one coroutine for `ringpull.inference.head.frontends.grpc.methods`."""
 
-    def __init__(self, operations: OperatorVerbs | None) -> None:
+    def __init__(
+        self,
+        operations: OperatorVerbs | None,
+        access: Access | None = None,
+        audit: AuditLog | None = None,
+        *,
+        door: str = "admin",
+    ) -> None:
         """Prepare the verbs.
 
         Args:
             operations: The way to the coordinator; None: there is none, and every verb says so.
+            access: Who may ask what; None: whoever gets here, everything.
+            audit: Where those that change something are told; None: as events only.
+            door: Name of this way in, for the audit log.
         """
         self._operations = operations
+        self._access = access or AtDoor()
+        self._audit = audit or AuditLog()
+        self._door = door
         self._threads = ThreadPoolExecutor(THREADS, "operations")
 
     async def call(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Have the coordinator carry out one verb."""
         message = parse(pb.OperationRequest, body)
+        if not VERBS.changes(message.verb):
+            return await self._carry_out(message, context)
+        entry = Entry(message.verb, message.request, context.peer(), self._door)
+        try:
+            with self._audit.of(entry):
+                return await self._carry_out(message, context, entry)
+        finally:
+            await self._audit.written()
+
+    async def _carry_out(
+        self, message: pb.OperationRequest, context: grpc.aio.ServicerContext, entry: Entry | None = None
+    ) -> Message:
         if message.build != __version__:
             raise InvalidInput(_another_build(message.build))
         verb = VERBS.named(message.verb)
+        caller = self._access.admit(authorization_of(context), verb.role)
+        if entry is not None:
+            entry.who = caller.name
         request = VALUES.from_json(verb.request, message.request)
         if self._operations is None:
             raise Unavailable("this head was started without a coordinator; nothing can be changed through it")

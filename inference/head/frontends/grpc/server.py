@@ -1,4 +1,6 @@
-"""The gRPC server of a head: services, health and reflection on one port, on the running event loop.
+"""The gRPC server of a head: services, health and reflection on one port or Unix socket, on the running event loop.
+
+A head has two: one for everybody, and one at the operators' door.
 
 Health is `grpc.health.v1`, per service and for the whole server (""): SERVING once started, NOT_SERVING while stopping.
 """
@@ -13,17 +15,27 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
-from ringpull.inference.head.frontends.grpc.methods import service_handler
+from ringpull.inference.head.frontends.grpc.limits import CallLimits
+from ringpull.inference.head.frontends.grpc.methods import keep_headers_out_of_logs, service_handler
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
+from ringpull.inference.head.frontends.grpc.secure_port import HANDSHAKE_OPTIONS, add_port
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
-from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.frontends.ports import claim, joined
+from ringpull.inference.head.frontends.unix_socket import UnixSocket
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.ps.descriptors import part_of_descriptors
 from ringpull.ps.errors import StartupError
+from ringpull.ps.tls import LiveTls
 
 PREDICTOR: Final = pb.DESCRIPTOR.services_by_name["Predictor"]
 ADMIN: Final = pb.DESCRIPTOR.services_by_name["Admin"]
+MIN_PING_INTERVAL_S: Final = 5.0
+"""Time between keepalive pings of a client that are welcome. gRPC's clients send none more often than every 10 s; its
+servers take those of an idle one for abuse when they come within 5 minutes, and hang up at the third."""
+
 SERVICES: Final = (
     PREDICTOR.full_name,
     ADMIN.full_name,
@@ -31,6 +43,10 @@ SERVICES: Final = (
     HEALTH,
     reflection.SERVICE_NAME,
 )
+
+
+DESCRIPTOR_SHARE: Final = 5 / 8
+"""Part of the process's descriptors that connections of gRPC take at most; the rest is for HTTP, shards and files."""
 
 
 class GrpcServer:
@@ -42,25 +58,39 @@ class GrpcServer:
         admin: AdminService,
         config: HeadConfig,
         operations: OperationsService | None = None,
+        tls: LiveTls | None = None,
     ) -> None:
+        keep_headers_out_of_logs()
+        self._tls = tls
         self._config = config
         self._health = Health(SERVICES)
         self._serving = False
         self._server = grpc.aio.server(
-            maximum_concurrent_rpcs=config.max_concurrent_requests,
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
-                ("grpc.max_allowed_incoming_connections", config.max_connections),
+                (
+                    "grpc.max_allowed_incoming_connections",
+                    part_of_descriptors(DESCRIPTOR_SHARE, config.max_connections),
+                ),
                 ("grpc.server.max_pending_requests", config.max_pending_requests),
                 ("grpc.server.max_pending_requests_hard_limit", config.max_pending_requests),
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
                 ("grpc.so_reuseport", int(config.share_port)),
                 *_renewals(config),
+                *(() if tls is None else HANDSHAKE_OPTIONS),
+                *_pings(),
             ],
         )
         self._operations = operations or OperationsService(None)
-        self._server.add_generic_rpc_handlers(
+        self._receiving = predictor.receiving
+        self._limits = CallLimits(
+            predictor.receiving,
+            self._server,
+            max_calls=config.max_concurrent_requests,
+            max_streams=config.max_receiving_requests,
+        )
+        self._limits.add_generic_rpc_handlers(
             (
                 service_handler(PREDICTOR, predictor, receiving=("Predict",)),
                 service_handler(ADMIN, admin),
@@ -68,8 +98,8 @@ class GrpcServer:
                 MethodsOfOtherBuilds(),
             )
         )
-        add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(SERVICES, self._server)
+        add_HealthServicer_to_server(self._health, self._limits)
+        add_reflection(SERVICES, self._limits, predictor.access)
 
     @property
     def serving(self) -> bool:
@@ -82,16 +112,43 @@ class GrpcServer:
         Raises:
             StartupError: The port cannot be used; the message names it.
         """
-        host, port = self._config.host, self._config.grpc_port
+        return await self.start_at("grpc", self._config.host, self._config.grpc_port)
+
+    async def start_at(self, what: str, host: str, port: int) -> int:
+        """Listen on an address and serve; return the port.
+
+        Args:
+            what: Name of the port, for messages.
+
+        Raises:
+            StartupError: The port cannot be used; the message names it.
+        """
         # gRPC tells no reason when it cannot bind; claiming the port first does.
-        claim("grpc", host, port, shared=self._config.share_port).close()
+        claim(what, host, port, shared=self._config.share_port).close()
         try:
-            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            bound = add_port(self._server, joined(host, port), self._tls)
         except RuntimeError as exc:
-            raise StartupError(f"grpc port {port} on {host} cannot be used: {exc}") from exc
+            raise StartupError(f"{what} port {port} on {host} cannot be used: {exc}") from exc
+        await self._serve()
+        return int(bound)
+
+    async def start_on(self, socket: UnixSocket) -> str:
+        """Listen on a Unix socket and serve; return its address.
+
+        Raises:
+            StartupError: It cannot be used; the message names it.
+        """
+        try:
+            self._server.add_insecure_port(socket.address_to_bind)
+        except RuntimeError as exc:
+            raise StartupError(f"{socket.path} cannot be used: {exc}") from exc
+        await self._serve()
+        socket.show()
+        return socket.address
+
+    async def _serve(self) -> None:
         await self._server.start()
         self._serving = True
-        return int(bound)
 
     async def stop(self, grace_s: float) -> None:
         """Turn health to NOT_SERVING, take no new calls, and end those in flight within `grace_s`.
@@ -102,7 +159,16 @@ class GrpcServer:
         self._serving = False
         self._health.stop()
         await self._server.stop(grace_s)
+        self._receiving.close()
         self._operations.close()
+
+
+def _pings() -> list[tuple[str, int]]:
+    """Return the options that let clients keep an idle connection alive, through whatever forgets quiet ones."""
+    return [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(MIN_PING_INTERVAL_S * 1e3)),
+    ]
 
 
 def _renewals(config: HeadConfig) -> list[tuple[str, int]]:

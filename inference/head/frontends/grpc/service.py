@@ -7,30 +7,46 @@ encode.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import grpc.aio
 from google.protobuf.message import Message
 
+from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request
-from ringpull.inference.head.frontends.grpc.methods import Receive, parse
+from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
 from ringpull.inference.head.frontends.metadata import describe
 from ringpull.inference.head.predictor import Predictor, check_version
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import encode_response
+from ringpull.router.control.verbs import Role
+
+MAY_DESCRIBE: Final = (Role.READ, Role.PREDICT)
+"""Roles that may ask what a model takes and gives: whoever predicts has to know."""
 
 
 class PredictorService:
     """`ringpull.v1.Predictor`."""
 
-    def __init__(self, predictor: Predictor, catalog: Catalog) -> None:
+    def __init__(self, predictor: Predictor, catalog: Catalog, access: Access | None = None) -> None:
+        """Prepare the verbs.
+
+        Args:
+            access: Rule of who may ask here, as at a door; None: the predictor's.
+        """
         self._predictor = predictor
         self._catalog = catalog
+        self.access: Final = access or predictor.access
+        """Rule of who may ask here."""
+        self.receiving: Final = predictor.receiving
+        """Calls that are being received."""
 
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
-        with self._predictor.open(context.time_remaining()) as call:
-            body = await call.within_deadline(receive())
+        shown = authorization_of(context)
+        with self._predictor.open(context.time_remaining(), authorization=shown, access=self.access) as call:
+            body = await call.within_deadline(receive(), context.peer())
             call.received(len(body))
             message = parse(pb.PredictRequest, body)
             prediction = await call.predict(decode_request(message, self._predictor.limits))
@@ -38,12 +54,14 @@ class PredictorService:
 
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe one version of a model."""
+        self.access.admit(authorization_of(context), *MAY_DESCRIBE)
         request = parse(pb.GetModelRequest, body)
         check_version(request.version)
         return self._describe(self._catalog.get(request.model, request.version))
 
     async def list_models(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe the live version of every model."""
+        self.access.admit(authorization_of(context), *MAY_DESCRIBE)
         parse(pb.ListModelsRequest, body)
         return await self.models()
 
@@ -58,10 +76,31 @@ class PredictorService:
 class AdminService:
     """`ringpull.v1.Admin`."""
 
-    def __init__(self, status: Callable[[], Awaitable[pb.ClusterStatus]]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], Awaitable[pb.ClusterStatus]],
+        access: Access | None = None,
+        *,
+        head_only: Callable[[], pb.ClusterStatus] = pb.ClusterStatus,
+        at_door: bool = False,
+    ) -> None:
+        """Take what tells the status.
+
+        Args:
+            status: Returns the cluster as the head sees it.
+            access: Rule of who may ask; None: anyone.
+            head_only: Returns what the head knows of itself, at once.
+            at_door: Whether this is the operators' door.
+        """
         self._status = status
+        self._access = access or Unasked()
+        self._head_only = head_only
+        self._at_door = at_door
 
     async def get_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
-        """Describe the cluster."""
-        parse(pb.GetStatusRequest, body)
-        return await self._status()
+        """Describe the cluster, or the head alone."""
+        self._access.admit(authorization_of(context), Role.READ)
+        request = parse(pb.GetStatusRequest, body)
+        status = self._head_only() if request.head_only else await self._status()
+        status.at_door = self._at_door
+        return status

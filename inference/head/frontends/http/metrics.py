@@ -19,6 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from ringpull.inference.head.access import Access
+from ringpull.inference.head.frontends.http.gate import asking
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.scraping import ScrapeTarget
 
@@ -30,21 +32,22 @@ TARGETS_TIMEOUT_S: Final = 5.0
 WILDCARDS: Final = ("0.0.0.0", "::")
 
 
-def metrics_routes(registry: CollectorRegistry, targets: Targets, *, shared: bool) -> list[Route]:
+def metrics_routes(registry: CollectorRegistry, targets: Targets, *, shared: bool, https: bool = False) -> list[Route]:
     """Return the routes for the port that all of a head's HTTP is on.
 
     Args:
         registry: Registry of this head.
         targets: Asks for all processes there are; raises a `RingpullError` when nobody answers.
         shared: Other heads serve on that port too.
+        https: All processes serve their metrics over TLS.
     """
     own = Route("/metrics", _Exposition(registry))
-    return [Route("/metrics", _whose) if shared else own, Route("/metrics/targets", _answer(targets))]
+    return [Route("/metrics", _whose) if shared else own, Route("/metrics/targets", _answer(targets, https))]
 
 
-def metrics_application(registry: CollectorRegistry) -> Starlette:
+def metrics_application(registry: CollectorRegistry, access: Access) -> Starlette:
     """Return the application for a port that is this head's alone."""
-    return Starlette(routes=[Route("/metrics", _Exposition(registry))])
+    return Starlette(routes=[Route("/metrics", _Exposition(registry))], middleware=[asking(access)])
 
 
 class _Exposition:
@@ -64,7 +67,7 @@ async def _whose(request: Request) -> Response:
     )
 
 
-def _answer(targets: Targets) -> Callable[[Request], Awaitable[Response]]:
+def _answer(targets: Targets, https: bool) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
             async with asyncio.timeout(TARGETS_TIMEOUT_S):
@@ -73,11 +76,12 @@ def _answer(targets: Targets) -> Callable[[Request], Awaitable[Response]]:
             return PlainTextResponse(f"the coordinator does not say: {str(exc) or 'no answer in time'}\n", 503)
         # Who listens on every interface is reached where this request came to.
         here = request.url.hostname or ""
+        scheme = {"__scheme__": "https"} if https else {}
         return JSONResponse(
             [
                 {
                     "targets": [_address(here if each.host in WILDCARDS else each.host, each.port)],
-                    "labels": {"role": each.role, "member": each.member},
+                    "labels": {"role": each.role, "member": each.member} | scheme,
                 }
                 for each in found
             ]

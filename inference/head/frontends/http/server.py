@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from google.protobuf.json_format import MessageToDict
@@ -19,9 +19,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.config import HttpLimits
+from ringpull.inference.head.frontends.http.gate import asking, failed
+from ringpull.inference.head.frontends.http.limits import (
+    MAX_HEADER_BYTES,
+    ConnectionCounts,
+    LimitedProtocol,
+    LimitedServer,
+)
 from ringpull.inference.head.leadership import LeaderView
-from ringpull.inference.wire.status_codes import public_text, status_of
 from ringpull.ps.errors import RingpullError
+from ringpull.ps.tls import LiveTls
+from ringpull.ps.wire.handshakes import Handshakes
+
+MAX_HANDSHAKES: Final = 128
+"""Clients that shake hands at a time, about; one more is hung up on."""
+
+NOT_HTTPS: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 28\r\n\r\n"
+    b"This port speaks HTTPS only\n"
+)
 
 
 def application(
@@ -30,12 +48,14 @@ def application(
     models: Callable[[], Awaitable[Message]],
     metrics: Iterable[Route] = (),
     leader: Callable[[], LeaderView | None] = lambda: None,
+    access: Access | None = None,
 ) -> Starlette:
     """Return the ASGI application over three questions to the head.
 
     Args:
         metrics: Routes of `ringpull.inference.head.frontends.http.metrics`; none when none are kept.
         leader: Who leads, for the body of `/healthz`: predictions go on when nobody does, and so does its 200.
+        access: Rule of who may ask; None: anyone.
     """
 
     async def healthz(request: Request) -> JSONResponse:
@@ -62,27 +82,53 @@ def application(
             *metrics,
         ],
         # Starlette raises an exception on when it has been answered by the handler of them all: uvicorn logs it.
-        exception_handlers={RingpullError: _failed, Exception: _failed},
+        exception_handlers={RingpullError: failed, Exception: failed},
+        middleware=[asking(access or Unasked())],
     )
-
-
-async def _failed(request: Request, error: Exception) -> JSONResponse:
-    status = status_of(error)
-    return JSONResponse({"code": status.grpc, "message": public_text(error)}, status.http)
 
 
 class HttpServer:
     """Serves an application on a socket that is already bound, on the running loop."""
 
-    def __init__(self, app: Starlette, bound: socket.socket) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        bound: socket.socket,
+        limits: HttpLimits = HttpLimits(),  # noqa: B008  # frozen
+        counts: ConnectionCounts | None = None,
+        *,
+        tls: LiveTls | None = None,
+    ) -> None:
+        """Begin to serve.
+
+        Args:
+            limits: Limits of its connections.
+            counts: Counts of connections, which several servers may share; None: its own.
+            tls: Certificate to show; None: it speaks plain HTTP.
+        """
+        self._handshakes = None if tls is None else _handshakes(tls)
         # Logging, signals and start-up belong to the head's process. (uvicorn touches signals on a main thread only.)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http=LimitedProtocol,
+            ws="none",
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
-        self._server = uvicorn.Server(config)
-        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[bound]))
+        self._server = LimitedServer(config, bound, limits, counts or ConnectionCounts(), self._handshakes)
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[]))
 
     async def stop(self) -> None:
         """Finish what is in flight, at most a second, and close the socket."""
         self._server.should_exit = True
+        if self._handshakes is not None:
+            self._handshakes.close()
         await self._task
+
+
+def _handshakes(tls: LiveTls) -> Handshakes:
+    """Return what shakes hands with clients."""
+    return Handshakes(lambda: tls.public, MAX_HANDSHAKES, lambda: 0, plain_answer=NOT_HTTPS)

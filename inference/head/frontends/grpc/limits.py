@@ -1,0 +1,180 @@
+"""The limits of calls over gRPC, whatever service they are of: how many there may be, and how their messages come.
+
+gRPC itself gives a call of one message to its method once that message is here, waits for it for ever, and counts the
+call meanwhile as one of those in flight. Here every method receives its message itself, within
+`ringpull.inference.head.receiving`, and calls that wait for an overdue message are no calls in flight.
+
+Calls that answer with a stream (watches of health, reflection) may stay for as long as they like, so they have a number
+of their own: however many there are, there is room for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from ringpull.inference.head.frontends.grpc.methods import end_call
+from ringpull.inference.head.receiving import Receiving
+from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
+
+RETRY_AFTER_S: Final = 0.05
+"""Hint to whoever is one too many: by then some of so many calls have ended."""
+
+Behavior = Callable[[Any, grpc.aio.ServicerContext], Any]
+
+
+class CallLimits:
+    """Counts calls, and makes limited methods of what gRPC is to serve. Owned by the event loop.
+
+    It takes handlers as a server does, for code that adds its own to one.
+    """
+
+    def __init__(self, receiving: Receiving, server: grpc.aio.Server, *, max_calls: int, max_streams: int) -> None:
+        """Begin with no call.
+
+        Args:
+            receiving: Limits of calls whose message is not here.
+            server: What serves them.
+            max_calls: Calls in flight, but those that wait for an overdue message.
+            max_streams: Calls that answer with a stream.
+        """
+        self._receiving = receiving
+        self._server = server
+        self._max_calls = max_calls
+        self._max_streams = max_streams
+        self._calls = 0
+        self._streams = 0
+
+    def __repr__(self) -> str:
+        return f"<CallLimits {self._calls} calls, {self._streams} streams, {self._receiving!r}>"
+
+    def add_generic_rpc_handlers(self, handlers: Collection[grpc.GenericRpcHandler]) -> None:
+        """Serve these, limited."""
+        self._server.add_generic_rpc_handlers([_Limited(self, each) for each in handlers])
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+        """Serve these, limited, each with a queue of its own within gRPC."""
+        self._server.add_registered_method_handlers(
+            service, {name: self.limited(each) for name, each in handlers.items()}
+        )
+
+    def limited(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+        """Return a method that is the same within the limits."""
+        if handler.response_streaming:
+            inner = self._streaming(handler) if handler.request_streaming else self._one_message(handler)
+            return grpc.stream_stream_rpc_method_handler(
+                self._among_streams(inner),
+                request_deserializer=handler.request_deserializer if handler.request_streaming else None,
+                response_serializer=handler.response_serializer,
+            )
+        # A stream of requests receives within the limits by itself: see `ringpull.inference.head.predictor`.
+        inner = handler.stream_unary if handler.request_streaming else self._one_message(handler)
+        return grpc.stream_unary_rpc_method_handler(
+            self._among_calls(inner), response_serializer=handler.response_serializer
+        )
+
+    def _among_calls(self, behavior: Behavior) -> Behavior:
+        async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
+            if self._calls - self._receiving.overdue >= self._max_calls:
+                await end_call(context, _refusal("calls are in flight", self._max_calls, "max_concurrent_requests"))
+            self._calls += 1
+            try:
+                return await behavior(messages, context)
+            finally:
+                self._calls -= 1
+
+        return call
+
+    def _among_streams(self, behavior: Behavior) -> Behavior:
+        async def call(messages: Any, context: grpc.aio.ServicerContext) -> None:
+            if self._streams >= self._max_streams:
+                await end_call(context, _refusal("streams are open", self._max_streams, "max_receiving_requests"))
+            self._streams += 1
+            try:
+                await behavior(messages, context)
+            finally:
+                self._streams -= 1
+
+        return call
+
+    def _one_message(self, handler: grpc.RpcMethodHandler) -> Behavior:
+        """Return a method of one message that receives it within the limits."""
+        behavior = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        parse = handler.request_deserializer or bytes
+
+        async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
+            try:
+                body = await self._receiving.receive(context.read(), context.peer())
+                if body is grpc.aio.EOF:
+                    raise InvalidInput("the call ended without a request message")
+            except RingpullError as exc:
+                await end_call(context, exc)
+            try:
+                request = parse(body)
+            except Exception as exc:  # whatever a service parses with
+                await end_call(context, InvalidInput(f"the request is no message of this method: {exc}"))
+            if handler.response_streaming:
+                return await _write(behavior(request, context), context)
+            return await behavior(request, context)
+
+        return call
+
+    def _streaming(self, handler: grpc.RpcMethodHandler) -> Behavior:
+        """Return a method of many messages, each received within the limits, and answers."""
+
+        async def each(messages: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            try:
+                while True:
+                    yield await self._receiving.receive(anext(messages), context.peer())
+            except StopAsyncIteration:
+                return
+
+        async def call(messages: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:
+            try:
+                await _write(handler.stream_stream(each(messages, context), context), context)
+            except RingpullError as exc:
+                await end_call(context, exc)
+
+        return call
+
+
+class _Limited(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Methods of another handler, each made limited when it is first called."""
+
+    def __init__(self, limits: CallLimits, handler: grpc.GenericRpcHandler) -> None:
+        self._limits = limits
+        self._handler = handler
+        self._made: dict[str, grpc.RpcMethodHandler] = {}
+        """Limited methods by name. The other handler's own names only: callers may send any."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Return the limited method that a call is for; None: it has none of that name."""
+        made = self._made.get(details.method)
+        if made is not None:
+            return made
+        handler = self._handler.service(details)
+        if handler is None:
+            return None
+        made = self._limits.limited(handler)
+        if self._handler.service(details) is handler:
+            self._made[details.method] = made
+        return made
+
+
+async def _write(replies: Any, context: grpc.aio.ServicerContext) -> None:
+    """Write the replies of a method: it yields them, or writes them by itself."""
+    if not isinstance(replies, AsyncIterator):
+        await replies
+        return
+    async for reply in replies:
+        await context.write(reply)
+
+
+def _refusal(what: str, limit: int, name: str) -> LimitExceeded:
+    return LimitExceeded(
+        f"{limit} {what}, the most there may be ({name}); ask again in {round(RETRY_AFTER_S * 1e3)} ms",
+        retry_after_s=RETRY_AFTER_S,
+    )

@@ -1,0 +1,65 @@
+"""The gate of a head's HTTP: who may ask is decided before it is looked at what for.
+
+What nobody is asked for is in `FREE`. A path that is not here is asked for like one that is, so that whoever may ask
+for nothing learns nothing, not even that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ringpull.inference.head.access import ANY_ROLE, Access
+from ringpull.inference.wire.status_codes import http_headers, public_text, status_of
+from ringpull.ps.errors import RingpullError
+from ringpull.router.control.verbs import Role
+
+FREE: Final = frozenset({"/healthz"})
+"""Paths that are free for everyone: probes have no token."""
+ROLES: Final[Mapping[str, tuple[Role, ...]]] = {
+    "/status": (Role.READ,),
+    "/v1/models": (Role.READ, Role.PREDICT),
+    "/metrics": (Role.READ,),
+    "/metrics/targets": (Role.READ,),
+}
+"""Roles of which one is needed, by path; any will do for a path that is not here."""
+
+
+def asking(access: Access) -> Middleware:
+    """Return the middleware that holds every request against a rule."""
+    return Middleware(_Gate, access)
+
+
+async def failed(request: Request, error: Exception) -> JSONResponse:
+    """Answer a request that ended with an error."""
+    status = status_of(error)
+    return JSONResponse({"code": status.grpc, "message": public_text(error)}, status.http, http_headers(error))
+
+
+def authorization_of(scope: Scope) -> str | None:
+    """Return what the caller of a request shows of itself, for `Access.admit`; None: nothing.
+
+    Several headers are as one with all of their values: no such value is a token.
+    """
+    shown = [value for name, value in scope["headers"] if name == b"authorization"]
+    return b", ".join(shown).decode("latin-1") if shown else None
+
+
+class _Gate:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in FREE:
+            try:
+                self._access.admit(authorization_of(scope), *ROLES.get(scope["path"], ANY_ROLE))
+            except RingpullError as exc:
+                await (await failed(Request(scope), exc))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

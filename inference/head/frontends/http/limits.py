@@ -1,0 +1,262 @@
+"""The limits of HTTP connections: how many there may be, and how long each may take to ask and to be answered.
+
+A connection that sends half a request, or nothing, costs a descriptor of the process, and gRPC and shards need those,
+too. So connections are few, however many descriptors there are, and each has `timeout_s` from when it is taken, or was
+answered the last time, until a whole request has come; TLS's handshake and an idle keep-alive are part of that. When
+there are too many, the one that has been asking for longest makes room, of the address that has most of them: a probe
+gets through, also where all come from one address. Where all are being answered, one more is hung up on at once.
+
+Uvicorn accepts whatever comes and waits for it without a limit, so connections are accepted here and handed to its
+protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ringpull.inference.head.config import HttpLimits
+from ringpull.ps.descriptors import NO_DESCRIPTOR, part_of_descriptors
+from ringpull.ps.wire.handshakes import Handshakes
+
+logger = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES: Final = 16 << 10
+"""Bytes of a request's header; one more is answered by 400 and hung up on."""
+ANSWER_S: Final = 30.0
+"""Time in which an answer must be made and read."""
+DESCRIPTOR_SHARE: Final = 1 / 8
+"""Part of the process's descriptors that connections of one HTTP port take at most."""
+MAX_ACCEPTED: Final = 16
+"""Connections taken in one turn of the loop."""
+PAUSE_S: Final = 0.2
+"""Time for which none is taken where the process has no descriptor left."""
+
+TIMEOUT: Final = "timeout"
+FULL: Final = "full"
+REFUSED: Final = "refused"
+REASONS: Final = (TIMEOUT, FULL, REFUSED)
+"""Why connections were ended: the time limit; room for another one; there was none to make room."""
+
+
+@dataclass(slots=True)
+class ConnectionCounts:
+    """HTTP connections of a process, over all its ports."""
+
+    open: int = 0
+    ended: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
+    """Connections that were ended by the limits since start, by reason."""
+
+
+class Connection:
+    """One connection that was accepted."""
+
+    __slots__ = ("address", "answering", "opening", "since_s", "timer", "transport")
+
+    def __init__(self, address: str) -> None:
+        """Hold what `LimitedServer` notes of the connection; the attributes are its own."""
+        self.address = address
+        self.answering = False
+        """Whether a whole header is here, and its answer is not all made."""
+        self.since_s = 0.0
+        """Time since which it has been asking, or is being answered."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.opening: asyncio.Task[None] | None = None
+        self.transport: asyncio.BaseTransport | None = None
+        """Its transport; None before it has one, which with TLS takes a handshake."""
+
+
+class LimitedProtocol(H11Protocol):
+    """Uvicorn's protocol, which tells its server when it begins to answer and when it has answered."""
+
+    def __init__(self, connection: Connection, server: LimitedServer) -> None:
+        """Serve one connection of `server`."""
+        super().__init__(server.config, server.server_state, server.lifespan.state)
+        self._connection = connection
+        self._server = server
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        self._connection.transport = transport
+        super().connection_made(transport)
+
+    def handle_events(self) -> None:
+        """Take what has come."""
+        super().handle_events()
+        self._tell()
+
+    def on_response_complete(self) -> None:
+        """Go on after an answer."""
+        super().on_response_complete()
+        self._tell(again=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self._server.left(self._connection)
+
+    def _tell(self, *, again: bool = False) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if again or answering != self._connection.answering:
+            self._server.turned(self._connection, answering=answering)
+
+
+class LimitedServer(uvicorn.Server):
+    """A server that accepts the connections of one bound socket within limits. Owned by the event loop."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        bound: socket.socket,
+        limits: HttpLimits,
+        counts: ConnectionCounts,
+        handshakes: Handshakes | None = None,
+    ) -> None:
+        """Accept nothing yet: `serve(sockets=[])` does.
+
+        Args:
+            bound: Where it listens; closed with it.
+            handshakes: What shakes hands with clients; None: it speaks plain HTTP.
+        """
+        super().__init__(config)
+        self._bound = bound
+        self._limits = limits
+        self._allowed = part_of_descriptors(DESCRIPTOR_SHARE, limits.max_connections)
+        self._counts = counts
+        self._handshakes = handshakes
+        self._connections: set[Connection] = set()
+        self._accepting = False
+        self._resuming: asyncio.TimerHandle | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        await super().startup(sockets=[])
+        self._bound.setblocking(False)
+        self._accept_more()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and end what is left."""
+        self._pause()
+        self._bound.close()
+        await super().shutdown(sockets=[])
+        for connection in list(self._connections):
+            self._end(connection)
+
+    def turned(self, connection: Connection, *, answering: bool) -> None:
+        """Note that a connection is being answered, or asks again; its time begins anew."""
+        if connection in self._connections:
+            connection.answering = answering
+            self._give_time(connection, ANSWER_S if answering else self._limits.timeout_s)
+
+    def left(self, connection: Connection) -> None:
+        """Note that a connection is gone."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._counts.open -= 1
+        if connection.timer is not None:
+            connection.timer.cancel()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _accept_more(self) -> None:
+        self._resuming = None
+        self._accepting = True
+        asyncio.get_running_loop().add_reader(self._bound.fileno(), self._accept)
+
+    def _pause(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            asyncio.get_running_loop().remove_reader(self._bound.fileno())
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
+
+    def _accept(self) -> None:
+        for _ in range(MAX_ACCEPTED):
+            try:
+                accepted, address = self._bound.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:
+                if exc.errno not in NO_DESCRIPTOR:
+                    raise
+                # Whoever connects waits in the socket's backlog; a descriptor of ours helps nobody meanwhile.
+                if not self._make_room():
+                    logger.warning("no HTTP connection can be taken: %s", exc.strerror)
+                self._pause()
+                self._resuming = asyncio.get_running_loop().call_later(PAUSE_S, self._accept_more)
+                return
+            self._take(accepted, str(address[0]) if isinstance(address, tuple) else "")
+
+    def _take(self, accepted: socket.socket, address: str) -> None:
+        if len(self._connections) >= self._allowed and not self._make_room():
+            self._counts.ended[REFUSED] += 1
+            accepted.close()
+            return
+        connection = Connection(address)
+        self._connections.add(connection)
+        self._counts.open += 1
+        self._give_time(connection, self._limits.timeout_s)
+        connection.opening = asyncio.get_running_loop().create_task(self._open(connection, accepted))
+
+    async def _open(self, connection: Connection, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self._protocol(connection), accepted
+            )
+            # Until hands are shaken, that of the socket itself.
+            connection.transport = connection.transport or transport
+        except OSError:  # it went away
+            self.left(connection)
+        except BaseException:
+            self.left(connection)
+            raise
+        finally:
+            connection.opening = None
+            if connection.transport is None:
+                accepted.close()
+
+    def _protocol(self, connection: Connection) -> asyncio.BaseProtocol:
+        own = LimitedProtocol(connection, self)
+        if self._handshakes is None:
+            return own
+        return self._handshakes.over(own, lambda: self.left(connection))
+
+    def _give_time(self, connection: Connection, limit_s: float) -> None:
+        connection.since_s = time.monotonic()
+        if connection.timer is not None:
+            connection.timer.cancel()
+        connection.timer = asyncio.get_running_loop().call_later(limit_s, self._time_is_up, connection)
+
+    def _time_is_up(self, connection: Connection) -> None:
+        self._counts.ended[TIMEOUT] += 1
+        self._end(connection)
+
+    def _make_room(self) -> bool:
+        """End the connection that others need most; return whether there was one."""
+        asking = [each for each in self._connections if not each.answering]
+        if not asking:
+            return False
+        of_address = Counter(each.address for each in self._connections)
+        self._counts.ended[FULL] += 1
+        self._end(max(asking, key=lambda each: (of_address[each.address], -each.since_s)))
+        return True
+
+    def _end(self, connection: Connection) -> None:
+        self.left(connection)
+        if connection.opening is not None:
+            connection.opening.cancel()
+        transport: Any = connection.transport
+        if transport is not None:
+            with suppress(Exception):  # a transport that is closing by itself
+                transport.abort()

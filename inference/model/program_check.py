@@ -1,0 +1,114 @@
+"""The archive of an exported program, looked through before torch reads it: nothing in it may run when it is read.
+
+torch's reader of programs unpickles whatever it finds in some members, and where its `weights_only` reader refuses, it
+unpickles without. So the same bytes are read here first. Each member must be one that `torch.export.save` writes, in
+the layout of today or in that before torch 2.8:
+
+    archive_format archive_version byteorder version .data/* .format_version     a few bytes of text
+    models/NAME.json  serialized_exported_program.json                           the graph (`program_graph`)
+    data/weights/ and data/constants/:  weight_N  tensor_N                       numbers, or a pickled tensor
+                                        *_config.json                            their names and shapes
+    data/**/NAME.pt  serialized_*.pt  serialized_*.json                          pickles (`pickles`)
+    extra/*  extra_files/*                                                       text of the exporter
+
+Compiled code (`data/aotinductor/`), objects that are no tensors and whatever else lies there are refused. A program
+still computes, and the operators of torch are not made against hostile graphs: publish only what you would run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from ringpull.inference.model.archive import members
+from ringpull.inference.model.pickles import check_bytes, check_torch_file
+from ringpull.inference.model.program_graph import check_graph
+from ringpull.ps.errors import CorruptData
+
+MAX_TEXT_BYTES: Final = 4096
+"""Largest size of a member that is a few words, as a number of a format."""
+
+MAX_GRAPH_BYTES: Final = 256 << 20
+"""Largest size of a graph; one of a thousand operators has 2 MiB."""
+
+
+def check_program(content: bytes, where: str) -> None:
+    """Check the archive of an exported program.
+
+    Args:
+        content: The whole file, which is what torch must be given afterwards.
+        where: Its name, for messages.
+
+    Raises:
+        CorruptData: It is no such archive, or reading it might run code; the message names the member.
+    """
+    found = members(memoryview(content), where)
+    named = {_without_root(name, found): each for name, each in found.items()}
+    if len(named) != len(found):
+        raise CorruptData(f"{where}: its members lie below several folders")
+    for name, each in named.items():
+        _check_of(name, where)(each, f"{where}: {name}")
+    for name, each in named.items():
+        if _CONFIG.fullmatch(name):
+            _check_payloads(name, each, named, where)
+
+
+_Check = Callable[[memoryview, str], None]
+
+
+def _without_root(name: str, found: dict[str, memoryview]) -> str:
+    """Return a member's name below the one folder that all lie in, as torch has it; archives of old have none."""
+    root = next(iter(found)).partition("/")[0] + "/"
+    return name.removeprefix(root) if all(each.startswith(root) for each in found) else name
+
+
+def _check_text(content: memoryview, where: str) -> None:
+    if len(content) > MAX_TEXT_BYTES:
+        raise CorruptData(f"{where}: {len(content)} bytes; it may have {MAX_TEXT_BYTES}")
+    check_bytes(content, where)
+
+
+def _check_json(content: memoryview, where: str) -> None:
+    if len(content) > MAX_GRAPH_BYTES:
+        raise CorruptData(f"{where}: {len(content)} bytes; a graph may have {MAX_GRAPH_BYTES}")
+    check_graph(content, where)
+
+
+_CONFIG: Final = re.compile(r"data/(?:weights/.+_weights|constants/.+_constants)_config\.json")
+_KINDS: Final[tuple[tuple[re.Pattern[str], _Check], ...]] = (
+    (re.compile(r"archive_format|archive_version|byteorder|version|\.format_version|\.storage_alignment"), _check_text),
+    (re.compile(r"\.data/(?:version|serialization_id)"), _check_text),
+    (re.compile(r"models/[^/]+\.json|serialized_exported_program\.json"), _check_json),
+    (_CONFIG, _check_json),
+    (re.compile(r"data/(?:weights|constants|sample_inputs)/[^/]+\.pt"), check_torch_file),
+    (re.compile(r"serialized_(?:state_dict|constants|example_inputs)\.(?:pt|json)"), check_torch_file),
+    (re.compile(r"data/weights/weight_[0-9]+|data/constants/tensor_[0-9]+"), check_bytes),
+    (re.compile(r"(?:extra|extra_files)/.+"), check_bytes),
+)
+
+
+def _check_of(name: str, where: str) -> _Check:
+    for form, check in _KINDS:
+        if form.fullmatch(name):
+            return check
+    raise CorruptData(
+        f"{where}: {name}: refused: a program has no such member, or one that holds code, as compiled programs and"
+        " objects that are no tensors do"
+    )
+
+
+def _check_payloads(name: str, content: memoryview, named: dict[str, memoryview], where: str) -> None:
+    """Check what the names and shapes of weights lead to: members in the same folder; pickles where they say so."""
+    config: Any = json.loads(bytes(content)).get("config")
+    folder = name.rpartition("/")[0]
+    if not isinstance(config, dict):
+        raise CorruptData(f"{where}: {name}: names no weights")
+    for weight, payload in config.items():
+        path = payload.get("path_name") if isinstance(payload, dict) else None
+        member = f"{folder}/{path}"
+        if not isinstance(path, str) or member not in named or not re.fullmatch(r"(?:weight|tensor)_[0-9]+", path):
+            raise CorruptData(f"{where}: {name}: refused: {weight!r} is {path!r}, which is no tensor of the archive")
+        if payload.get("use_pickle") is not False:
+            check_torch_file(named[member], f"{where}: {member}")

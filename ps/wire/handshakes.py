@@ -1,0 +1,111 @@
+"""Handshakes of TLS at a server: those under way, which count as connections, and those that came to nothing."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ringpull.ps.wire.tls_layer import PLAIN, Inner, TlsLayer, reason_of
+
+HANDSHAKE_S: Final = 10.0
+"""Time for a handshake; a caller gives up after half of it."""
+
+SPARE: Final = 16
+"""Handshakes over the limit on connections, so that who is one too many can be told so."""
+
+LOG_INTERVAL_S: Final = 60.0
+"""Time between two lines about peers that were refused: strangers do not fill a log."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Handshakes:
+    """Accepts connections over TLS for a server; watches how they begin. Owned by the server's event loop."""
+
+    def __init__(
+        self,
+        context: Callable[[], ssl.SSLContext],
+        limit: int,
+        connections: Callable[[], int],
+        *,
+        plain_answer: bytes,
+        timeout_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            context: Returns that of the next connection.
+            limit: Upper bound on connections, with those that shake hands.
+            connections: Number of those that have.
+            plain_answer: Bytes for a peer that does not speak TLS: why it is hung up on, as it understands it.
+        """
+        self._context = context
+        self._plain_answer = plain_answer
+        self._limit = limit
+        self._connections = connections
+        self._timeout_s = HANDSHAKE_S if timeout_s is None else timeout_s
+        self._clock = clock
+        self._pending: set[TlsLayer] = set()
+        self._ended: dict[TlsLayer, Callable[[], None]] = {}
+        self._log_from_s = -LOG_INTERVAL_S
+        self._unsaid = 0
+        self.refused = 0
+        """Number of those that came to nothing."""
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def over(self, inner: Inner, ended: Callable[[], None] | None = None) -> TlsLayer:
+        """Return the protocol of a socket that is accepted, below the protocol of its connection.
+
+        Args:
+            ended: Called when the socket is closed, also where the protocol never heard of it.
+        """
+        layer = TlsLayer(inner, self._context(), server_side=True, watcher=self, timeout_s=self._timeout_s)
+        if ended is not None:
+            self._ended[layer] = ended
+        return layer
+
+    def close(self) -> None:
+        """Hang up on whoever is not done."""
+        for layer in tuple(self._pending):
+            layer.socket.abort()
+
+    # -- from the layers -----------------------------------------------------------------------------------------------
+
+    def begun(self, layer: TlsLayer) -> None:
+        """Count a socket."""
+        self._pending.add(layer)
+        if len(self._pending) + self._connections() > self._limit + SPARE:
+            layer.socket.abort()
+            self._refuse(layer, f"there are {self._limit} connections, which is the limit")
+
+    def shaken(self, layer: TlsLayer, error: Exception | None) -> None:
+        """Let a connection begin, or count why it does not."""
+        if error is None:
+            self._pending.discard(layer)
+            return
+        reason = reason_of(error)
+        if reason == PLAIN and not layer.socket.is_closing():
+            layer.socket.write(self._plain_answer)
+        self._refuse(layer, reason)
+
+    def ended(self, layer: TlsLayer) -> None:
+        """Forget a socket."""
+        self._pending.discard(layer)
+        if (tell := self._ended.pop(layer, None)) is not None:
+            tell()
+
+    def _refuse(self, layer: TlsLayer, reason: str) -> None:
+        self.refused += 1
+        self._unsaid += 1
+        if self._clock() < self._log_from_s + LOG_INTERVAL_S:
+            return
+        peer = layer.socket.get_extra_info("peername")
+        others = f", {self._unsaid - 1} more since the last such line" if self._unsaid > 1 else ""
+        _LOG.warning("refused a connection from %s: %s%s", peer[0] if peer else "somebody", reason, others)
+        self._log_from_s, self._unsaid = self._clock(), 0

@@ -1,0 +1,50 @@
+"""Folders that options name, and what may be in their place."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from ringpull.deploy.folders import as_folder
+from ringpull.ps.errors import InvalidInput
+
+
+def test_it_is_a_whole_path_whether_or_not_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "there").mkdir()
+    assert as_folder("--data-dir", Path("a/b")) == tmp_path / "a/b"
+    assert as_folder("--data-dir", Path("link")) == tmp_path / "there"
+    assert as_folder("--data-dir", Path("~/data")) == tmp_path / "home/data"
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "socket", "link to a file", "link to itself", "below a file"])
+def test_what_is_in_the_way_is_named_with_the_option(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "way"
+    if kind in ("file", "below a file"):
+        path.touch()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    else:
+        (tmp_path / "file").touch()
+        path.symlink_to(tmp_path / "file")
+    given = path / "more" if kind == "below a file" else path
+    with pytest.raises(InvalidInput) as raised:
+        as_folder("--data-dir", given)
+    assert str(raised.value).startswith(f"--data-dir '{given}': ")
+    assert "no folder" in str(raised.value) or "path of a folder" in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "~no-such-user-of-this-machine/data"])
+def test_what_is_no_path_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^--log-dir .*; write the path of a folder$"):
+        as_folder("--log-dir", Path(text))

@@ -1,0 +1,167 @@
+"""A head that lets nobody in without TLS, or without a token: a fake that answers what clients and commands ask."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final
+
+import grpc
+
+from ringpull.inference.proto import operations_pb2, ringpull_pb2
+from ringpull.router.control.coordinator_state import VALUES
+from ringpull.router.control.operations import VERBS
+from tests.certificates import Certificates, Pair
+from tests.deploy.fake_operations import FakeOperations
+
+TOKEN: Final = "a-token-of-tests"
+MODEL: Final = ringpull_pb2.Model(
+    name="ranker",
+    version=3,
+    features=[
+        ringpull_pb2.FeatureInfo(name="user", kind="sparse", dtype=ringpull_pb2.INT64),
+        ringpull_pb2.FeatureInfo(name="item", kind="sparse", dtype=ringpull_pb2.INT64),
+    ],
+)
+
+
+@dataclass
+class GuardedHead:
+    """Head, and what it has seen."""
+
+    target: str = ""
+    token: str = TOKEN
+    """Token that everyone has to show; empty: none."""
+    shown: list[str | None] = field(default_factory=list)
+    """`authorization` of each call."""
+    predictions: int = 0
+    operations: FakeOperations = field(default_factory=FakeOperations)
+
+    def get_status(self, body: bytes) -> Any:
+        status = ringpull_pb2.ClusterStatus(head=self.target, requests=self.predictions)
+        if "admin" in status.DESCRIPTOR.fields_by_name:
+            status.admin = self.target  # type: ignore[attr-defined]
+        return status
+
+    def get_model(self, body: bytes) -> Any:
+        return MODEL
+
+    def list_models(self, body: bytes) -> Any:
+        return ringpull_pb2.ListModelsResponse(models=[MODEL])
+
+    def predict(self, body: bytes) -> Any:
+        self.predictions += 1
+        return ringpull_pb2.PredictResponse(model="ranker", version=3)
+
+    def call(self, body: bytes) -> Any:
+        message = operations_pb2.OperationRequest.FromString(body)
+        verb = VERBS.named(message.verb)
+        reply = self.operations.call(VALUES.from_json(verb.request, message.request))
+        return operations_pb2.OperationReply(reply=VALUES.to_json(verb.reply, reply))
+
+    def guarded(self, method: Callable[[bytes], Any]) -> grpc.RpcMethodHandler:
+        def answer(body: bytes, context: grpc.ServicerContext) -> bytes:
+            shown = dict(context.invocation_metadata()).get("authorization")
+            self.shown.append(shown)
+            if self.token and shown != f"Bearer {self.token}":
+                code = grpc.StatusCode.UNAUTHENTICATED if shown is None else grpc.StatusCode.PERMISSION_DENIED
+                context.abort(code, "a token is asked for" if shown is None else "that token may not")
+            return bytes(method(body).SerializeToString())
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def server_credentials(pair: Pair, ca: Path | None = None) -> grpc.ServerCredentials:
+    """What a server shows; with a CA it demands certificates of it."""
+    of_clients = None if ca is None else ca.read_bytes()
+    return grpc.ssl_server_credentials([(pair.key.read_bytes(), pair.cert.read_bytes())], of_clients, ca is not None)
+
+
+@contextmanager
+def guarded_head(credentials: grpc.ServerCredentials | None = None, *, token: str = TOKEN) -> Iterator[GuardedHead]:
+    """Serve over TLS, or with no credentials over plain text."""
+    head = GuardedHead(token=token)
+    methods = {
+        "ringpull.v1.Predictor": {
+            "Predict": head.predict,
+            "GetModel": head.get_model,
+            "ListModels": head.list_models,
+        },
+        "ringpull.v1.Admin": {"GetStatus": head.get_status},
+        "ringpull.v1.Operations": {"Call": head.call},
+    }
+    with ThreadPoolExecutor(8) as threads:
+        server = grpc.server(threads)
+        for service, handlers in methods.items():
+            handler = {name: head.guarded(method) for name, method in handlers.items()}
+            server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handler)])
+        address = "127.0.0.1:0"
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        head.target = f"127.0.0.1:{port}"
+        server.start()
+        try:
+            yield head
+        finally:
+            server.stop(0).wait()
+
+
+@contextmanager
+def guarded_http(certificates: Certificates | None) -> Iterator[tuple[str, list[str | None]]]:
+    """Serve HTTP, over TLS where there are certificates; yield its address and each request's `authorization`."""
+    shown: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            shown.append(self.headers["Authorization"])
+            self.send_response(200 if self.headers["Authorization"] == f"Bearer {TOKEN}" else 401)
+            self.end_headers()
+            self.wfile.write(b"healthy")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    if certificates is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.server.cert, certificates.server.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", shown
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def proxy_that_refuses() -> Iterator[tuple[str, list[bytes]]]:
+    """Listen as a proxy of HTTP would, and answer 503; yield its address, and the first line of all it was asked."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    asked.append(connection.recv(4096).split(b"\r\n")[0])
+                    connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+
+        thread = Thread(target=answer)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}", asked
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()

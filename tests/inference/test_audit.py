@@ -1,0 +1,241 @@
+"""Every verb of operators is told of in the audit log, with who, from where and what came of it; refused ones too."""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from ringpull import __version__
+from ringpull.inference.client.operations import OperationsClient
+from ringpull.inference.head import audit
+from ringpull.inference.head.audit import REFUSALS_AT_ONCE, REFUSALS_PER_S, Audited, AuditLog, Entry
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.head import HeadAddress
+from ringpull.inference.proto import operations_pb2 as pb
+from ringpull.ps.errors import Forbidden, InvalidInput, RingpullError, StartupError, Unauthenticated
+from ringpull.router.control.operations import VERBS, Control, ControlChange, GetChange, Publish
+from ringpull.router.control.verbs import Role
+from tests.clock import Clock
+from tests.inference.operated import grpc_of, operated
+from tests.inference.test_door import CHANGES, LOOKS, ask
+from tests.inference.test_operations import FakeOperations
+
+net = pytest.mark.net
+
+PUBLISH = Publish(model="m", version=3)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+@pytest.fixture
+def fake() -> FakeOperations:
+    return FakeOperations()
+
+
+@pytest.fixture
+def head(fake: FakeOperations, file: Path, tmp_path: Path) -> Iterator[HeadAddress]:
+    with operated(fake, HeadConfig(audit_log=str(file)), state=tmp_path, head=3) as address:
+        yield address
+
+
+@net
+def test_who_did_what_from_where_and_what_came_of_it(
+    head: HeadAddress, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with OperationsClient(grpc_of(head)) as client:
+        client.call(PUBLISH)
+    [line] = read(file)
+    assert line.pop("time").endswith("Z")
+    assert line.pop("took_s") >= 0
+    assert json.loads(line.pop("request"))["version"] == 3
+    assert line == {
+        "head": 3,
+        "who": "operator",
+        "verb": "publish",
+        "peer": "unix:",
+        "door": "admin",
+        "outcome": "ok",
+    }
+    told = next(each for each in caplog.records if each.name == "ringpull.audit")
+    assert (told.verb, told.who, told.outcome) == ("publish", "operator", "ok")  # type: ignore[attr-defined]
+
+
+@net
+def test_every_verb_that_changes_something_is_told_and_no_other(head: HeadAddress, file: Path) -> None:
+    for request in (*CHANGES, *LOOKS):
+        ask(head.admin, request)
+    assert [line["verb"] for line in read(file)] == [VERBS.of(request).name for request in CHANGES]
+
+
+@net
+def test_whoever_is_not_let_in_is_told_with_its_address(head: HeadAddress, file: Path) -> None:
+    for request in CHANGES:
+        with pytest.raises(grpc.RpcError):
+            ask(grpc_of(head), request)
+    lines = read(file)
+    assert [line["verb"] for line in lines] == [VERBS.of(request).name for request in CHANGES]
+    for line in lines:
+        assert (line["outcome"], line["door"], line["who"]) == ("PERMISSION_DENIED", "grpc", "")
+        assert line["peer"].startswith("ipv4:127.0.0.1:")
+        assert "operators are not let in here" in line["error"]
+
+
+@net
+def test_what_fails_is_told_with_its_error(head: HeadAddress, fake: FakeOperations, file: Path) -> None:
+    fake.error = InvalidInput("there is no change under way")
+    with OperationsClient(grpc_of(head)) as client, pytest.raises(InvalidInput):
+        client.call(ControlChange(Control.ABORT))
+    [line] = read(file)
+    assert (line["who"], line["outcome"]) == ("operator", "INVALID_ARGUMENT")
+    assert line["error"] == "there is no change under way"
+
+
+@net
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [
+        (pb.OperationRequest(build="0.0.1", verb="publish", request="{}"), "INVALID_ARGUMENT"),
+        (pb.OperationRequest(build=__version__, verb="publish", request="no JSON"), "INVALID_ARGUMENT"),
+        (pb.OperationRequest(build=__version__, verb="publish", request="x" * 100_000), "INVALID_ARGUMENT"),
+    ],
+)
+def test_requests_that_make_no_sense_are_told_and_cut(
+    head: HeadAddress, file: Path, message: pb.OperationRequest, outcome: str
+) -> None:
+    with grpc.insecure_channel(head.admin) as channel, pytest.raises(grpc.RpcError):
+        channel.unary_unary("/ringpull.v1.Operations/Call")(message.SerializeToString(), timeout=10)
+    [line] = read(file)
+    assert (line["verb"], line["outcome"]) == ("publish", outcome)
+    assert len(line["request"]) < 2 * audit.MAX_TEXT
+
+
+@net
+def test_the_file_is_its_owners_alone_and_appended_to(head: HeadAddress, file: Path) -> None:
+    ask(head.admin, PUBLISH)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    moved = file.rename(file.with_suffix(".1"))
+    ask(head.admin, PUBLISH)
+    ask(head.admin, PUBLISH)
+    assert (len(read(moved)), len(read(file))) == (1, 2)
+
+
+@net
+def test_a_file_that_cannot_be_written_fails_no_verb_and_is_warned_of(
+    head: HeadAddress, fake: FakeOperations, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.mkdir()
+    with OperationsClient(grpc_of(head)) as client:
+        client.call(PUBLISH)
+    assert fake.asked == [PUBLISH]
+    assert f"the audit log {file} cannot be written: Is a directory" in caplog.text
+
+
+# -- the log by itself -------------------------------------------------------------------------------------------------
+
+
+def entry(verb: str = "publish") -> Entry:
+    return Entry(verb, "{}", "ipv4:10.0.0.7:1", "grpc")
+
+
+def refuse(log: AuditLog, error: RingpullError) -> None:
+    with pytest.raises(type(error)), log.of(entry()):
+        raise error
+
+
+async def test_a_trouble_is_over_when_a_line_is_written_again(file: Path) -> None:
+    log = AuditLog(file)
+    file.mkdir()
+    with log.of(entry()):
+        pass
+    await log.written()
+    assert log.warnings == (f"the audit log {file} cannot be written: Is a directory",)
+    file.rmdir()
+    with log.of(entry()):
+        pass
+    await log.written()
+    assert log.warnings == ()
+    log.close()
+
+
+async def test_a_disk_that_hangs_holds_up_no_verb_for_long(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comes_back = threading.Event()
+    monkeypatch.setattr(audit, "append", lambda file, line: comes_back.wait())
+    monkeypatch.setattr(audit, "WRITE_WAIT_S", 0.01)
+    log = AuditLog(file)
+    with log.of(entry()):
+        pass
+    await log.written()
+    assert "has not been written for" in log.warnings[0]
+    comes_back.set()
+    log.close()
+
+
+@pytest.mark.parametrize("error", [Forbidden("no"), Unauthenticated("who")])
+async def test_callers_who_are_not_let_in_cannot_fill_the_disk(file: Path, error: RingpullError) -> None:
+    clock = Clock(0.0)
+    log = AuditLog(file, clock=clock)
+    for _ in range(10 * REFUSALS_AT_ONCE):
+        refuse(log, error)
+    with log.of(entry("rollback")):  # of an operator
+        pass
+    await log.written()
+    *refused, own = read(file)
+    assert len(refused) == REFUSALS_AT_ONCE
+    assert (own["verb"], own["outcome"], own["refusals_untold"]) == ("rollback", "ok", 9 * REFUSALS_AT_ONCE)
+    clock.now_s += 2
+    for _ in range(10 * REFUSALS_AT_ONCE):
+        refuse(log, error)
+    await log.written()
+    assert len(read(file)) == REFUSALS_AT_ONCE + 1 + 2 * REFUSALS_PER_S
+    log.close()
+
+
+def test_what_cannot_be_written_is_found_out_before_anything_is_started(tmp_path: Path) -> None:
+    audit.check(tmp_path / "new")
+    assert (tmp_path / "new").read_bytes() == b""
+    with pytest.raises(StartupError, match=r"--audit-log: .*none/audit cannot be written: No such file or directory"):
+        audit.check(tmp_path / "none" / "audit")
+
+
+def test_the_log_tells_what_went_well_whatever_the_level_of_other_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
+    assert logging.getLogger("ringpull.audit").isEnabledFor(logging.INFO)
+
+
+async def test_what_a_head_publishes_by_itself_is_told_too(fake: FakeOperations, file: Path) -> None:
+    log = AuditLog(file)
+    operations = Audited(fake, log)
+    operations.call(GetChange())
+    operations.call(PUBLISH)
+    await log.written()
+    [line] = read(file)
+    assert (line["who"], line["verb"], line["door"], line["outcome"]) == ("--watch", "publish", "", "ok")
+    assert fake.asked == [GetChange(), PUBLISH]
+    log.close()
+
+
+def test_roles_of_the_verbs() -> None:
+    """Whatever changes a deployment is the operators'; what only tells is not."""
+    assert {verb.name for verb in VERBS if verb.role is Role.OPERATE} >= {
+        "publish",
+        "rollback",
+        "rebalance",
+        "control",
+        "restart",
+    }
+    assert {verb.name for verb in VERBS if verb.role is Role.READ} == {"change", "plan", "status", "members"}

@@ -1,0 +1,214 @@
+"""Dense programs that would run something when they are read: refused before torch sees them, by file and member."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringpull.inference.model.dense import read_program
+from ringpull.inference.model.pickles import check_bytes
+from ringpull.inference.model.program_check import check_program
+from ringpull.inference.model.program_graph import is_operator
+from ringpull.inference.model.samples import Samples
+from ringpull.inference.model.version_files import FileEntry
+from ringpull.ps.errors import CorruptData
+from tests.inference.hostile_programs import (
+    AMBIGUOUS,
+    CONSTANTS,
+    GRAPH,
+    HOSTILE,
+    WEIGHTS,
+    Opens,
+    exported,
+    members_of,
+    packed,
+)
+from tests.mangling import mangled
+
+pytestmark = pytest.mark.medium  # a program is exported
+
+REPOSITORY = Path(__file__).parents[2]
+PRODUCT = ("ps", "router", "inference", "deploy", "loadtest", "ringpull")
+
+
+@pytest.fixture(scope="module")
+def good() -> bytes:
+    return exported()
+
+
+def read(folder: Path, content: bytes) -> torch.export.ExportedProgram:
+    (folder / "dense.pt2").write_bytes(content)
+    return read_program(folder, FileEntry.of(folder, "dense.pt2"))
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_would_run_when_it_is_read_is_refused(tmp_path: Path, good: bytes, kind: str) -> None:
+    marker = tmp_path / "marker"
+    hostile = HOSTILE[kind](members_of(good), marker)
+    with pytest.raises(CorruptData, match=r"dense\.pt2") as refused:
+        read(tmp_path, hostile).module()(torch.rand(3, 4), torch.rand(3, 2))
+    assert not marker.exists()
+    assert "not a program that torch" not in str(refused.value)  # torch has not seen it
+
+
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+def test_an_archive_that_readers_may_take_for_two_is_refused(tmp_path: Path, good: bytes, kind: str) -> None:
+    marker = tmp_path / "marker"
+    evil = HOSTILE["sample inputs"](members_of(good), marker)
+    with pytest.raises(CorruptData, match=r"dense\.pt2") as refused:
+        read(tmp_path, AMBIGUOUS[kind](good, evil))
+    assert not marker.exists()
+    if kind not in ("nothing", "cut short"):
+        assert "not a program that torch" not in str(refused.value)
+
+
+def test_the_error_names_the_member_and_the_reason(tmp_path: Path, good: bytes) -> None:
+    hostile = HOSTILE["sample inputs"](members_of(good), tmp_path / "marker")
+    with pytest.raises(CorruptData, match=r"dense\.pt2: data/sample_inputs/model\.pt: .*weights_only"):
+        read(tmp_path, hostile)
+
+
+def saved(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def test_programs_are_read_as_before(tmp_path: Path, good: bytes) -> None:
+    """As torch wrote it, packed by something else, with a tensor more, and in the layouts of torch 2.8 and before."""
+    inputs = torch.ones(3, 4), torch.ones(3, 2)
+    program = read(tmp_path, good)
+    expected = program.module()(*inputs)[0]
+    weights, constants = saved(dict(program.state_dict)), saved(dict(program.constants))
+    members = members_of(good)
+    graph = json.loads(members[GRAPH])
+    of_old = {
+        "version": "{major}.{minor}".format(**graph["schema_version"]).encode(),
+        "serialized_exported_program.json": members[GRAPH],
+        "serialized_state_dict.pt": weights,
+        "serialized_constants.pt": constants,
+        "serialized_example_inputs.pt": saved((inputs, {})),
+    }
+    for content in (
+        packed(members),
+        packed({**members, WEIGHTS + "weight_77": saved({"w": torch.rand(3), "n": [1, None, "x"]})}),
+        packed({**members, WEIGHTS + "model.pt": weights, CONSTANTS + "model.pt": constants}),
+        packed(of_old),
+    ):
+        assert torch.equal(read(tmp_path, content).module()(*inputs)[0], expected)
+
+
+@pytest.mark.parametrize("version", sorted(REPOSITORY.glob("tests/golden/*/models/*/*/dense.pt2")), ids=str)
+def test_programs_of_older_builds_are_taken(version: Path) -> None:
+    check_program(version.read_bytes(), str(version))
+
+
+def test_models_with_words_of_the_format_as_names_are_taken(tmp_path: Path) -> None:
+    """Names of a model's own are keys in the graph, beside those of the format."""
+
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.target = torch.nn.Parameter(torch.rand(2))
+            self.towers = torch.nn.ModuleDict({"user id-1": torch.nn.Linear(2, 2), "as_int": torch.nn.Linear(2, 2)})
+
+        def forward(self, name: torch.Tensor, as_int: torch.Tensor) -> torch.Tensor:
+            rows = name.shape[0] * 2
+            both = torch.cat([self.towers["user id-1"](name), self.towers["as_int"](as_int)]).reshape(rows, 2)
+            return (both + self.target)[:rows:2].clamp(max=3.0)
+
+    rows = torch.export.Dim("rows", min=2)
+    given = (torch.rand(4, 2), torch.rand(4, 2))
+    program = torch.export.export(Named(), given, dynamic_shapes=({0: rows}, {0: rows}))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    assert read(tmp_path, file.getvalue()).module()(*given).shape == (4, 2)
+
+
+@given(content=st.data())
+def test_mangled_programs_run_nothing(
+    tmp_path_factory: pytest.TempPathFactory, good: bytes, content: st.DataObject
+) -> None:
+    """Accidents in a hostile archive make it no less refused, and none ends in another error."""
+    marker = tmp_path_factory.getbasetemp() / "mangled-marker"
+    kind = content.draw(
+        st.sampled_from(["sample inputs", "a pickled weight", "weights before 2.8", "an opaque object"])
+    )
+    bytes_ = content.draw(mangled(HOSTILE[kind](members_of(good), marker)))
+    with pytest.raises(CorruptData):
+        check_program(bytes_, "dense.pt2")
+    assert not marker.exists()
+
+
+def test_numbers_are_no_pickles() -> None:
+    """Bytes of a tensor may look like operations of a pickle: they are refused only if they import something."""
+    random = np.random.default_rng(0)
+    for _ in range(2000):
+        check_bytes(memoryview(random.bytes(300)), "weight_0")
+        check_bytes(memoryview(random.integers(0, 110, 40).tobytes()), "weight_0")
+    check_bytes(memoryview(np.array([99, 10, 10, 46]).tobytes()), "weight_0")  # `c`, two ends of lines, `.`
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_are_found_by_what_they_are(tmp_path: Path, protocol: int) -> None:
+    content = pickle.dumps({"a": [Opens(tmp_path / "marker")]}, protocol)
+    with pytest.raises(CorruptData, match="weights_only"):
+        check_bytes(memoryview(content), "x")
+    with pytest.raises(CorruptData, match="weights_only"):  # and behind harmless ones
+        check_bytes(memoryview(pickle.dumps(1, 0) + pickle.dumps("text", 1) + content), "x")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_operators_compute() -> None:
+    assert all(map(is_operator, ("torch.ops.aten.add.Tensor", "_operator.getitem", "torch.sym_max", "math.ceil")))
+    for target in (
+        *("torch.os.system", "torch.ops.load_library", "torch.ops.aten.save.default", "torch.ops.aten.from_file.out"),
+        *("_operator.attrgetter", "_operator.methodcaller", "torch.hub.load", "torch.ops.aten.add.Tensor.__call__"),
+        *("torch.ops.higher_order.call_torchbind", "#custom:x", "os.system", "math.__loader__.load_module", "", None),
+    ):
+        assert not is_operator(target), target
+
+
+def test_samples_do_not_grow_when_they_are_read() -> None:
+    """`np.load` inflates whatever it is given; samples are stored as they are."""
+    file = io.BytesIO()
+    np.savez_compressed(file, rows=np.zeros(1 << 20))
+    with pytest.raises(CorruptData, match="compressed"):
+        Samples.from_bytes(file.getvalue(), "samples.npz")
+
+
+def _calls(file: Path) -> list[tuple[str, ast.Call]]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def test_no_product_code_unpickles() -> None:
+    """`torch.load` with `weights_only=True`, `np.load` with `allow_pickle=False`, and no reader of pickles."""
+    for folder in PRODUCT:
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            if file.is_symlink() or (REPOSITORY / folder).is_symlink():
+                continue
+            for name, call in _calls(file):
+                told = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                where = f"{file}:{call.lineno}: {name}"
+                last = name.rpartition(".")[2]
+                assert not name.startswith(("pickle.", "cloudpickle.", "dill.", "joblib.", "marshal.", "shelve.")), (
+                    where
+                )
+                assert "Unpickler" not in name, where
+                assert name not in ("torch.jit.load", "torch.package.PackageImporter", "pandas.read_pickle"), where
+                if name in ("torch.load", "load") and last == "load":
+                    assert told.get("weights_only") == "True", where
+                if name in ("np.load", "numpy.load"):
+                    assert told.get("allow_pickle") == "False", where
+                if name.endswith("export.load"):
+                    assert file.name == "dense.py", f"{where}: programs are read by `read_program`, which checks them"

@@ -1,0 +1,45 @@
+"""Things that lie where files should: made for tests, without a hang where something opens them after all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+KINDS = ("pipe", "socket", "device", "link to itself")
+
+
+@contextmanager
+def in_the_way(path: Path, kind: str) -> Iterator[None]:
+    """Context in which a pipe, a socket, a device or a link to itself is at a path.
+
+    Whoever opens the pipe, and waits for somebody at its other end, finds that at its end at once.
+    """
+    if kind == "pipe":
+        os.mkfifo(path)
+        pipe = os.open(path, os.O_PATH)  # which may be removed meanwhile
+        other_end = threading.Thread(target=_open_and_close, args=(f"/proc/self/fd/{pipe}",))
+        other_end.start()
+        try:
+            yield
+        finally:
+            while other_end.is_alive():
+                os.close(os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK))
+            other_end.join()
+            os.close(pipe)
+        return
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(os.path.relpath(path))  # the path of a socket is short
+    elif kind == "device":
+        path.symlink_to("/dev/null")
+    else:
+        path.symlink_to(path)
+    yield
+
+
+def _open_and_close(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY))
