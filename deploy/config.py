@@ -1,8 +1,9 @@
 """Settings of a deployment, as one frozen value that is built once, at the command line, and handed down.
 
-Nothing below reads environment variables or files for its behaviour; the three places that do are the state folder
-(`ringpull.deploy.state`), Ray's own authentication settings (`ringpull.deploy.cluster.ray_session`) and how long Ray
-lives without its control store (`ringpull.deploy.cluster.control_store`).
+Nothing below reads environment variables or files for its behaviour; the places that do are the state folder
+(`ringpull.deploy.state`), the tokens of `serve` (`ringpull.inference.head.tokens.settings`), Ray's own authentication
+settings (`ringpull.deploy.cluster.ray_session`) and how long Ray lives without its control store
+(`ringpull.deploy.cluster.control_store`).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from ringpull.deploy.cluster.ray_session import CODE_ROOT
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.state import state_folder
 from ringpull.ps.errors import StartupError
+from ringpull.ps.private_files import make_private_folder, open_private
 
 POLL_S: Final = 0.05
 
@@ -37,7 +38,7 @@ def serve_detached(arguments: Sequence[str], watch: TextIO) -> ServedRecord:
     """
     log = _new_log()
     path = os.pathsep.join([str(CODE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with log.open("wb") as sink:
+    with open_private(log, "wb") as sink:
         child = subprocess.Popen(
             [sys.executable, "-m", "ringpull", *arguments],
             stdin=subprocess.DEVNULL,
@@ -81,5 +82,5 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _new_log() -> Path:
     folder = state_folder() / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder, ours=True)
     return folder / f"serve-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"

@@ -22,6 +22,7 @@ from typing import Final, Self
 
 import psutil
 
+from ringpull.ps.private_files import make_private_folder
 from ringpull.ps.store.file_errors import read_file
 
 LOCK_SUFFIX: Final = ".lock"
@@ -73,7 +74,7 @@ class ServeLock:
         Raises:
             OSError: The folder cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder, ours=True)
         path = folder / f"{secrets.token_hex(8)}{LOCK_SUFFIX}"
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

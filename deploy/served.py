@@ -29,6 +29,7 @@ from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
 from ringpull.inference.client import targets
 from ringpull.ps.errors import NotFound, RingpullError, StartupError
+from ringpull.ps.private_files import make_private_folder, write_private
 from ringpull.ps.store.file_errors import read_file
 
 UNIX = "unix:"
@@ -189,9 +190,9 @@ def file_of(record: ServedRecord) -> Path:
 def save(record: ServedRecord) -> Path:
     """Write or replace the record of a deployment; return its file."""
     path = file_of(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent, ours=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+    write_private(temporary, json.dumps(asdict(record), indent=1).encode())
     temporary.replace(path)
     return path
 

@@ -32,6 +32,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import Unavailable
+from ringpull.ps.private_files import make_private_folder, open_private, write_private
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.file_errors import is_there, read_file
 
@@ -118,8 +119,8 @@ class CheckedRows:
         body = json.dumps({"format": FORMAT, "tables": self._tables}).encode()
         beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(_digest(body) + b"\n" + body)
+            make_private_folder(path.parent)
+            write_private(beside, _digest(body) + b"\n" + body)
             beside.replace(path)
         except OSError as exc:
             with suppress(OSError):
@@ -147,8 +148,8 @@ def _locked(path: Path | None) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("ab"))
+                make_private_folder(path.parent)
+                lock = stack.enter_context(open_private(path.with_name(f".{path.name}.lock"), "ab"))
                 for _ in range(LOCK_WAITS):
                     with suppress(BlockingIOError):
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

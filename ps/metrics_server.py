@@ -134,7 +134,7 @@ def _passes(handler: MetricsHandler, check: Check) -> bool:
 class _Server(ThreadingMixIn, TCPServer):
     # Not an HTTPServer: that one looks its own name up, which may take seconds where no name server answers.
     daemon_threads = True
-    request_queue_size = 16
+    request_queue_size = 128
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._open: dict[socket.socket, str] = {}

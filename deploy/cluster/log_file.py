@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ringpull.ps.private_files import FILE_MODE, make_private_folder
+
 REOPEN_S: Final = 1.0
 """Pause after the file could not be written: a folder on a server that is gone may take seconds to say so."""
 
@@ -102,8 +104,8 @@ class LogFile(logging.Handler):
             moved = True
         if self._descriptor is None or moved:
             self._close()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+            make_private_folder(self._path.parent)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, FILE_MODE)
             opened = os.fstat(self._descriptor)
             self._identity = opened.st_dev, opened.st_ino
 

@@ -23,6 +23,7 @@ from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, id
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.version_files import FileEntry, resolve
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, StartupError, Unavailable
+from ringpull.ps.private_files import make_private_folder, write_private
 from ringpull.ps.store.file_errors import read_file
 from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
@@ -113,17 +114,17 @@ def local_files(version: str) -> Iterator[Path]:
 
 
 def _make(copy: Path, remote: RemoteFolder, manifest_bytes: bytes) -> None:
-    copy.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(copy.parent)
     hidden = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
     try:
-        (hidden / FILE_NAME).write_bytes(manifest_bytes)
+        write_private(hidden / FILE_NAME, manifest_bytes)
         manifest = read_manifest(hidden / FILE_NAME)
         for entry in (manifest.schema, manifest.program, manifest.samples):
             if entry is not None:
-                _target(hidden, entry.path).write_bytes(_checked(remote, entry))
+                write_private(_target(hidden, entry.path), _checked(remote, entry))
         for table in manifest.tables:
             header = f"{table.path}/{HEADER}"
-            _target(hidden, header).write_bytes(_read(remote, header, MAX_HEADER_BYTES))
+            write_private(_target(hidden, header), _read(remote, header, MAX_HEADER_BYTES))
         shutil.rmtree(copy, ignore_errors=True)
         hidden.rename(copy)
     finally:
@@ -150,7 +151,7 @@ def _read(remote: RemoteFolder, path: str, max_bytes: int) -> bytes:
 def _target(folder: Path, path: str) -> Path:
     """Return where a file named in the manifest goes, which is inside the folder; what it lies in is made."""
     target = resolve(folder, path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(target.parent)
     return target
 
 

@@ -35,6 +35,8 @@ BENCHES = (
     "stage_budget",
     "small",
     "metrics_cost",
+    "token_cost",
+    "tls_cost",
     "e2e",
     "overload",
     "growth",

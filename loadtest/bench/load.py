@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import uvloop
 
+from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.stubs import PREDICT
 from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected
 from ringpull.loadtest.process import cpu_seconds
@@ -82,6 +83,8 @@ class Server:
     connections: int = 1
     timeout_s: float | None = None
     """Deadline of a request, from when it is sent."""
+    credentials: Credentials | None = None
+    """Credentials that are shown and trusted; None: those of the environment."""
 
     def closed_loop(self, payloads: Sequence[bytes], *, in_flight: int, seconds: float) -> Run:
         """Keep `in_flight` calls going for `seconds`.
@@ -110,8 +113,10 @@ class Server:
     def _run(self, payloads: Sequence[bytes], loop: Callable[[Load], Awaitable[None]]) -> Run:
         async def go() -> Run:
             run = Run()
-            async with connected(self.target, self.connections) as channels:
-                sender = PayloadSender(channels, payloads, method=self.method, timeout_s=self.timeout_s)
+            async with connected(self.target, self.connections, credentials=self.credentials) as channels:
+                sender = PayloadSender(
+                    channels, payloads, method=self.method, timeout_s=self.timeout_s, credentials=self.credentials
+                )
                 server_cpu_s, cpu_s = cpu_seconds(self.processes), time.process_time()
                 load = Load(sender, run.add)
                 await loop(load)

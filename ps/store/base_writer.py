@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import ExportError
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.private_files import make_private_folder, opener
 from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.format import Header, Section, SlotRanges
@@ -57,6 +58,7 @@ class BaseWriter:
         *,
         held: SlotRanges = fmt.FULL,
         copied_from: int | None = None,
+        private: bool = False,
     ) -> None:
         """Begin a base of exactly `rows` rows.
 
@@ -66,6 +68,7 @@ class BaseWriter:
             rows: How many rows will be appended.
             held: The slot ranges it has all rows of.
             copied_from: Of a copy: the `identity` of the base whose rows these are.
+            private: It is its user's alone; else as the umask has it: another user may serve an export.
 
         Raises:
             ExportError: The folder exists or cannot be made.
@@ -80,9 +83,10 @@ class BaseWriter:
         self._next_bucket = 0
         self._last_position = -1
         self._blocks = _BlockCutter(spec.row_bytes)
-        self._hidden = hidden_folder(folder)
+        self._private = private
+        self._hidden = hidden_folder(folder, private=private)
         with translated(spec.name, folder):
-            self._files = {name: _File(self._hidden / name, checksum=name != fmt.ROWS) for name in fmt.SECTIONS}
+            self._files = {name: self._file(name, checksum=name != fmt.ROWS) for name in fmt.SECTIONS}
 
     def append(self, positions: UInt64Array, rows: NDArray[np.uint8]) -> None:
         """Write the next rows.
@@ -133,7 +137,7 @@ class BaseWriter:
                 sections={name: file.close() for name, file in self._files.items()},
                 copied_from=self._copied_from,
             )
-            header_file = _File(self._hidden / fmt.HEADER, checksum=False)
+            header_file = self._file(fmt.HEADER, checksum=False)
             header_file.write(np.frombuffer(header.to_bytes(), np.uint8))
             header_bytes = header_file.close().bytes
             _sync_folder(self._hidden)
@@ -158,6 +162,9 @@ class BaseWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.abort()
+
+    def _file(self, name: str, *, checksum: bool) -> _File:
+        return _File(self._hidden / name, checksum=checksum, private=self._private)
 
     def _check_held(self, positions: UInt64Array) -> None:
         if self._held == fmt.FULL:
@@ -194,8 +201,8 @@ class _File:
     can (ext4 and xfs of Linux 6.16 and later), and a mapped table costs the processor far fewer page walks.
     """
 
-    def __init__(self, path: Path, *, checksum: bool) -> None:
-        self._file = path.open("xb", buffering=0)
+    def __init__(self, path: Path, *, checksum: bool, private: bool) -> None:
+        self._file = open(path, "xb", buffering=0, opener=opener if private else None)  # noqa: SIM115 - see `close`
         self._hash = xxhash.xxh3_64() if checksum else None
         self._bytes = 0
         self._pending = np.empty(_WRITE_BYTES, np.uint8)
@@ -296,8 +303,11 @@ class _BlockCutter:
         return np.array(self._position_entries, np.uint64)
 
 
-def hidden_folder(folder: Path) -> Path:
+def hidden_folder(folder: Path, *, private: bool = False) -> Path:
     """Make and return a new hidden folder beside `folder`, on the same file system, for files not complete yet.
+
+    Args:
+        private: It is its user's alone, as is what it lies in if that is missing; else as the umask has it.
 
     Raises:
         ExportError: `folder` exists, or nothing can be made beside it.
@@ -306,7 +316,10 @@ def hidden_folder(folder: Path) -> Path:
         raise ExportError(f"table folder {folder} exists already; an export never overwrites")
     hidden = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
-        hidden.mkdir(parents=True)
+        if private:
+            make_private_folder(hidden)
+        else:
+            hidden.mkdir(parents=True)
     except OSError as exc:
         raise ExportError(f"cannot make {hidden}: {exc}") from exc
     return hidden

@@ -27,6 +27,7 @@ from ringpull.ps.errors import CorruptData, LimitExceeded, OtherContent, Startup
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.identity import UNKNOWN, text_of
 from ringpull.ps.placement import TablePlacement, VersionPlacement
+from ringpull.ps.private_files import make_private_folder, open_private
 from ringpull.ps.refusals import Refusals
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
@@ -440,8 +441,8 @@ def _stored_here(folder: str, within: str) -> StoredSource | None:
 
 def _lock(folder: Path) -> IO[bytes]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_FILE).open("ab")
+        make_private_folder(folder)
+        file = open_private(folder / LOCK_FILE, "ab")
     except OSError as exc:
         raise StartupError(f"data folder {folder} cannot be written: {exc}") from exc
     try:

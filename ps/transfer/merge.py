@@ -67,7 +67,7 @@ def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], j
     """
     held = tuple((slots.begin, slots.end) for slots in runs(mask_of(part.slots for part in parts)))
     rows = sum(part.rows for part in parts)
-    with BaseWriter(folder, spec, rows, held=held, copied_from=identity) as writer:
+    with BaseWriter(folder, spec, rows, held=held, copied_from=identity, private=True) as writer:
         for part in parts:
             for positions, raw in _rows_of(part):
                 job.check()

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.private_files import write_private
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store.base_writer import translated
@@ -83,7 +84,7 @@ class Piece:
             ExportError: The file cannot be written.
         """
         with translated(path.parent.name, path):
-            path.write_bytes(HEADER.pack(MAGIC, FORMAT_VERSION, row_bytes, identity, begin))
+            write_private(path, HEADER.pack(MAGIC, FORMAT_VERSION, row_bytes, identity, begin))
         return cls(path, begin, row_bytes, identity)
 
     @classmethod

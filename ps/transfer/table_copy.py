@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ringpull.ps.errors import CorruptData
+from ringpull.ps.private_files import make_private_folder
 from ringpull.ps.store.base import Base
 from ringpull.ps.transfer.piece import Piece
 
@@ -51,7 +52,7 @@ class TableCopy:
         Raises:
             ExportError: The file cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         piece = Piece.create(self.folder / f"piece-{begin:05d}", begin, row_bytes, identity)
         self.pieces.append(piece)
         return piece

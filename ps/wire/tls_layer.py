@@ -147,7 +147,7 @@ class TlsLayer(asyncio.Protocol):
         self._incoming.write(data)
         if not self._is_shaken:
             self._shake_hands()
-        if self._is_shaken:
+        if self._told:
             self._read()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -254,7 +254,8 @@ class TlsLayer(asyncio.Protocol):
         """Decrypt what has come, while the protocol takes it."""
         tls, inner = self.tls, self._buffered
         try:
-            while self.reading and not self._deaf and self._told:
+            # Looked at first: to be told by an exception that there is nothing costs as much as to decrypt a record.
+            while (self._incoming.pending or tls.pending()) and self.reading and not self._deaf:
                 if inner is None:
                     came = tls.read(CHUNK_BYTES)
                     if came:

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 import fsspec
 
 from ringpull.ps.errors import InvalidInput, StartupError
+from ringpull.ps.private_files import FILE_MODE, make_private_folder, open_private
 from ringpull.ps.store.file_errors import read_file
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class LocalFiles:
     def create(self, name: str, content: bytes) -> None:
         temporary, path = self._temporary(name), self._folder / name
         try:
-            with temporary.open("xb") as file:
+            with open_private(temporary, "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -114,7 +115,7 @@ class LocalFiles:
         if not made:
             # In place, into the space that was just freed. If that fails, the file stays as it is, and readers leave it
             # out: the next leader may have seen it and sealed the term behind it, so its name must not be free again.
-            with path.open("xb") as file:
+            with open_private(path, "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -130,7 +131,7 @@ class LocalFiles:
 
     def replace(self, name: str, content: bytes) -> None:
         # In place, which needs no space: a full disk must not make a deployment seem dead.
-        file = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT, 0o666)
+        file = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT, FILE_MODE)
         try:
             os.pwrite(file, content, 0)
             os.ftruncate(file, len(content))
@@ -142,7 +143,7 @@ class LocalFiles:
 
     def make_folder(self) -> None:
         """Make the folder; only for whoever takes it over, or one that is not mounted would be made up."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._folder)
 
     def _temporary(self, name: str) -> Path:
         return self._folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"

@@ -18,7 +18,7 @@ from ringpull.ps.errors import DeadlineExceeded, InvalidInput
 from tests.guarded import GuardedHead, guarded_head
 
 HUGE = [math.inf, 1e8, 1e9, 9e9, 1e10, 1e18, 1e300, 10**400, np.float32("inf"), np.float64(1e10), np.int64(2**62)]
-NO_TIME = [math.nan, np.float32("nan"), True, np.True_, "5", b"5", [5], 1j, Decimal(5), object()]
+NO_TIME = [math.nan, np.float32("nan"), True, np.True_, "5", b"5", [5], 1j, Decimal(5), {}]
 
 ITEM = {"item": [1]}
 

@@ -56,6 +56,12 @@ def test_everything_that_a_token_may_have() -> None:
     assert entry.limits == QuotaLimits(requests_per_s=0.5, rows_per_s=50_000.0, in_flight=3)
 
 
+def test_the_example_of_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "inference" / "README.md").read_text(encoding="utf-8")
+    (entry,) = parse_tokens(readme.split("```toml\n")[1].split("```")[0], "README.md")
+    assert entry.limits == QuotaLimits(requests_per_s=500, rows_per_s=50_000, in_flight=64)
+
+
 def test_what_is_left_out_is_not_limited() -> None:
     (entry,) = parse_tokens(table(), "here")
     assert entry.limits == QuotaLimits()
@@ -64,11 +70,11 @@ def test_what_is_left_out_is_not_limited() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"token": '""'}, "token web: token must be 16 to 1024 characters of ASCII"),
-        ({"token": f'"{SECRET[:15]}"'}, "token web: token must be 16 to 1024"),
-        ({"token": f'"{SECRET * 60}"'}, "token web: token must be 16 to 1024"),
-        ({"token": f'"{SECRET}ä"'}, "token web: token must be 16 to 1024 characters of ASCII"),
-        ({"token": f'"{SECRET} {SECRET}"'}, "token web: token must be 16 to 1024 characters of ASCII, without spaces"),
+        ({"token": '""'}, "token web: token must be 16 to 4096 characters of ASCII"),
+        ({"token": f'"{SECRET[:15]}"'}, "token web: token must be 16 to 4096"),
+        ({"token": f'"{SECRET * 200}"'}, "token web: token must be 16 to 4096"),
+        ({"token": f'"{SECRET}ä"'}, "token web: token must be 16 to 4096 characters of ASCII"),
+        ({"token": f'"{SECRET} {SECRET}"'}, "token web: token must be 16 to 4096 characters of ASCII, without spaces"),
         ({"token": f'"{SECRET}\\n"'}, "token web: token must be 16"),
         ({"token": f'"{SECRET}\\u0000"'}, "token web: token must be 16"),
         ({"token": "5"}, "token web: token must be a string"),

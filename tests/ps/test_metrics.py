@@ -12,7 +12,7 @@ import pytest
 
 from ringpull.ps.errors import Forbidden, NotFound, StartupError, Unauthenticated, Unavailable
 from ringpull.ps.metric_families import registry_of
-from ringpull.ps.metrics_server import MetricsServer
+from ringpull.ps.metrics_server import MAX_SCRAPERS, MetricsServer
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring
@@ -132,6 +132,20 @@ def test_a_server_that_is_closed_is_gone() -> None:
 def test_a_host_that_is_not_ours_is_named() -> None:
     with pytest.raises(StartupError, match=r"metrics cannot be served on 192\.0\.2\.1"):
         MetricsServer(registry_of([]), "192.0.2.1")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost"], ids=["nothing", "half a request"])
+def test_scrapers_that_ask_nothing_take_few_descriptors_and_keep_nobody_out(sent: bytes) -> None:
+    server = MetricsServer(registry_of([]), "127.0.0.1")
+    strangers = []
+    for _ in range(3 * MAX_SCRAPERS):
+        strangers.append(socket.create_connection(("127.0.0.1", server.port)))
+        strangers[-1].sendall(sent)
+    assert httpx.get(f"http://127.0.0.1:{server.port}/metrics", timeout=600).status_code == 200
+    assert strangers[0].recv(1) == b"", "the oldest made room"
+    for each in strangers:
+        each.close()
+    server.close()
 
 
 def test_a_scraper_that_may_not_is_told_so() -> None:

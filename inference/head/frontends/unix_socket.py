@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from ringpull.ps.errors import RingpullError, StartupError
+from ringpull.ps.private_files import make_private_folder
 
 MAX_PATH_BYTES: Final = 107
 """Bytes of a socket's path on Linux (`sun_path`, unix(7)), without the zero that ends it."""
@@ -125,7 +126,7 @@ def own_folder(folder: Path) -> Path:
         StartupError: It cannot be made, or is another user's.
     """
     try:
-        folder.mkdir(OWNER_ONLY, parents=True, exist_ok=True)
+        make_private_folder(folder)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode):
             raise StartupError(f"{folder} is no folder, or a link: it is not used")

@@ -26,7 +26,7 @@ from ringpull.router.control.verbs import Role
 
 MIN_CHARS: Final = 16
 """Characters of the shortest token. Whoever makes one up should take 32 random ones."""
-MAX_CHARS: Final = 1024
+MAX_CHARS: Final = 4_096
 """Characters of the longest token: a header has to hold it."""
 MAX_SECRETS: Final = 256
 """Secrets of all tokens together: each is compared with, for every request."""

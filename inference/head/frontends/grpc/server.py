@@ -83,6 +83,7 @@ class GrpcServer:
             ],
         )
         self._operations = operations or OperationsService(None)
+        self._receiving = predictor.receiving
         self._limits = CallLimits(
             predictor.receiving,
             self._server,
@@ -158,6 +159,7 @@ class GrpcServer:
         self._serving = False
         self._health.stop()
         await self._server.stop(grace_s)
+        self._receiving.close()
         self._operations.close()
 
 

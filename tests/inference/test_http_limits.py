@@ -1,0 +1,228 @@
+"""HTTP connections that ask little or nothing: how many there may be, how long, and what is left to everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from ringpull.inference.head.config import HttpLimits
+from ringpull.inference.head.frontends.grpc.server import DESCRIPTOR_SHARE as GRPC_SHARE
+from ringpull.inference.head.frontends.http import limits
+from ringpull.inference.head.frontends.http.limits import DESCRIPTOR_SHARE, MAX_HEADER_BYTES, ConnectionCounts
+from ringpull.inference.head.frontends.http.server import HttpServer
+from ringpull.inference.head.frontends.ports import claim
+from ringpull.ps.descriptors import part_of_descriptors
+
+pytestmark = pytest.mark.net
+
+WHOLE = b"GET /quick HTTP/1.1\r\nHost: a\r\n\r\n"
+HALF = WHOLE[:-4]
+
+
+class Served:
+    """A server of few connections."""
+
+    def __init__(self, max_connections: int, timeout_s: float) -> None:
+        self.counts = ConnectionCounts()
+        self.gate = asyncio.Event()
+        self.asked = 0
+        self.peers: list[Peer] = []
+        bound = claim("http", "127.0.0.1", 0)
+        self.port = bound.getsockname()[1]
+        app = Starlette(routes=[Route("/quick", self._quick, methods=["GET", "POST"]), Route("/slow", self._slow)])
+        self.server = HttpServer(
+            app, bound, HttpLimits(max_connections=max_connections, timeout_s=timeout_s), self.counts
+        )
+
+    async def _quick(self, request: Request) -> Response:
+        return PlainTextResponse("here")
+
+    async def _slow(self, request: Request) -> Response:
+        self.asked += 1
+        await self.gate.wait()
+        return PlainTextResponse("at last")
+
+    async def send(self, data: bytes) -> Peer:
+        peer = Peer(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.peers.append(peer)
+        peer.writer.write(data)
+        await peer.writer.drain()
+        return peer
+
+    async def ask(self) -> str:
+        async with httpx.AsyncClient(trust_env=False, timeout=600) as http:
+            return (await http.get(f"http://127.0.0.1:{self.port}/quick")).text
+
+    async def stop(self) -> None:
+        self.gate.set()
+        for peer in self.peers:
+            peer.writer.close()
+        await self.server.stop()
+
+    async def opened(self, count: int) -> None:
+        while self.counts.open != count:
+            await asyncio.sleep(0.001)
+
+
+class Peer:
+    """One connection of a stranger."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def rest(self) -> bytes:
+        """Return what comes until the server hangs up."""
+        try:
+            return await self.reader.read()
+        except ConnectionError:
+            return b""
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served(max_connections=4, timeout_s=600)
+    yield served
+    await served.stop()
+
+
+@pytest.fixture
+async def hurried() -> AsyncIterator[Served]:
+    hurried = Served(max_connections=4, timeout_s=0.05)
+    yield hurried
+    await hurried.stop()
+
+
+@pytest.mark.parametrize("sent", [b"", HALF, b"GET"], ids=["nothing", "half a request", "a word"])
+async def test_half_sent_requests_keep_nobody_out(served: Served, sent: bytes) -> None:
+    strangers = [await served.send(sent) for _ in range(20)]
+    for _ in range(10):
+        assert await served.ask() == "here"
+    assert served.counts.open <= 4
+    assert served.counts.ended["full"] >= 16
+    assert await strangers[0].rest() == b""
+
+
+async def test_idle_connections_make_room_too(served: Served) -> None:
+    idle = [await served.send(WHOLE) for _ in range(4)]
+    for peer in idle:
+        assert await peer.reader.readuntil(b"here")
+    assert await served.ask() == "here"
+
+
+async def test_who_is_being_answered_is_not_ended_and_one_more_is_hung_up_on(served: Served) -> None:
+    asked = WHOLE.replace(b"quick", b"slow")
+    peers = [await served.send(asked) for _ in range(4)]
+    while served.asked < 4:
+        await asyncio.sleep(0.001)
+    assert await (await served.send(WHOLE)).rest() == b""
+    assert served.counts.ended["refused"] == 1
+    served.gate.set()
+    for peer in peers:
+        assert b"at last" in await peer.reader.readuntil(b"at last")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", HALF, WHOLE, b"POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nhalf"],
+    ids=["nothing", "half a header", "idle", "half a body"],
+)
+async def test_time_is_limited_whatever_is_left_out(hurried: Served, sent: bytes) -> None:
+    await (await hurried.send(sent)).rest()
+    assert hurried.counts.ended["timeout"] == 1
+    assert hurried.counts.open == 0
+
+
+@pytest.mark.parametrize(
+    "begun", [b"GET /quick HTTP/1.1\r\nX: ", b"POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"]
+)
+async def test_bytes_that_drip_buy_no_time(hurried: Served, begun: bytes) -> None:
+    peer = await hurried.send(begun)
+
+    async def drip() -> None:
+        while True:
+            peer.writer.write(b"x")
+            await asyncio.sleep(0.005)
+
+    dripping = asyncio.create_task(drip())
+    await peer.rest()
+    dripping.cancel()
+    assert hurried.counts.ended["timeout"] == 1
+
+
+async def test_who_asks_again_in_time_stays(served: Served) -> None:
+    peer = await served.send(WHOLE)
+    for _ in range(5):
+        await peer.reader.readuntil(b"here")
+        peer.writer.write(WHOLE)
+    assert served.counts.open == 1
+
+
+async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch, served: Served) -> None:
+    monkeypatch.setattr(limits, "ANSWER_S", 0.05)
+    peer = await served.send(WHOLE.replace(b"quick", b"slow"))
+    assert await peer.rest() == b""
+    assert served.counts.ended["timeout"] == 1
+
+
+async def test_an_endless_header_is_refused(served: Served) -> None:
+    peer = await served.send(b"GET /quick HTTP/1.1\r\nX: " + b"x" * (2 * MAX_HEADER_BYTES))
+    assert (await peer.rest()).startswith(b"HTTP/1.1 400")
+
+
+async def test_who_goes_away_leaves_no_trace(served: Served) -> None:
+    peers = [await served.send(HALF) for _ in range(3)]
+    await served.opened(3)
+    for peer in peers:
+        peer.writer.close()
+    await served.opened(0)
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[int]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    yield 256
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_http_leaves_descriptors_to_the_others(few_descriptors: int) -> None:
+    assert part_of_descriptors(GRPC_SHARE, 4096) == 160
+    assert part_of_descriptors(DESCRIPTOR_SHARE, 256) == 32
+    assert part_of_descriptors(DESCRIPTOR_SHARE, 5) == 5
+    served = Served(max_connections=256, timeout_s=600)
+    for _ in range(70):
+        await served.send(HALF)
+    assert await served.ask() == "here"
+    assert served.counts.open <= 32
+    await served.stop()
+
+
+async def test_a_process_without_a_descriptor_takes_connections_when_it_has_one(few_descriptors: int) -> None:
+    served = Served(max_connections=256, timeout_s=600)
+    peer = socket.socket()
+    peer.setblocking(False)
+    taken = []
+    try:
+        while True:
+            taken.append(socket.socket())
+    except OSError:
+        pass
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(peer, ("127.0.0.1", served.port))
+    await loop.sock_sendall(peer, WHOLE)
+    await asyncio.sleep(0.01)
+    assert served.counts.open == 0
+    for each in taken:
+        each.close()
+    assert b"here" in await loop.sock_recv(peer, 10_000)
+    peer.close()
+    await served.stop()
