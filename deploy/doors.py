@@ -30,6 +30,16 @@ def folders(deployment: str) -> list[Path]:
     return [folder / FOLDER / deployment for folder in dict.fromkeys([*found, SHORTEST / own])]
 
 
+def warnings_of_shards(config: ServeConfig) -> list[str]:
+    """Return the warning of shards that other machines reach, and that ask nobody who it is."""
+    if config.private or config.head.tls:
+        return []
+    return [
+        "shards listen on the addresses of their nodes in plain text (--tls-cert, --tls-key): whoever reaches them can"
+        " read every row"
+    ]
+
+
 def warnings(config: ServeConfig) -> list[str]:
     """Return what an operator should know of a deployment that others can reach: a sentence each."""
     missing = []
