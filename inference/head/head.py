@@ -274,11 +274,9 @@ class Head:
             if task is not None:
                 task.cancel()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
-        if self._grpc is not None:
-            await self._grpc.stop(timeout_s)
+        if self._grpc is not None and self._door is not None:
+            await asyncio.gather(self._grpc.stop(timeout_s), self._door.close(timeout_s))
         await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
-        if self._door is not None:
-            await self._door.close(timeout_s)
         self._audit.close()
         if self._http is not None:
             await self._http.stop()

@@ -154,6 +154,20 @@ def test_every_verb_reaches_the_coordinator_and_its_answer_comes_back(
 
 
 @pytest.mark.net
+@pytest.mark.parametrize("request_", [each for each in REQUESTS if VERBS.of(each).role.value == "operate"], ids=repr)
+def test_the_port_of_predictions_lets_nobody_change_anything(
+    client: OperationsClient, fake: FakeOperations, request_: Any
+) -> None:
+    """Whoever may predict is no operator: `tests/inference/test_door.py` has who is."""
+    verb = VERBS.of(request_)
+    message = pb.OperationRequest(build=__version__, verb=verb.name, request=VALUES.to_json(verb.request, request_))
+    with grpc.insecure_channel(client.target) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/ringpull.v1.Operations/Call")(message.SerializeToString(), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert fake.asked == []
+
+
+@pytest.mark.net
 def test_a_process_drains_for_a_time_that_can_be(client: OperationsClient, fake: FakeOperations) -> None:
     for drain_s in (-1.0, float("nan"), 1e9):
         with pytest.raises(InvalidInput, match="drain_s is"):

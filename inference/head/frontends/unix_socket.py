@@ -43,7 +43,8 @@ class UnixSocket:
     def __init__(self, path: Path) -> None:
         """Use `UnixSocket.claim`."""
         self.path = path
-        self._made = path.with_name(f".{secrets.token_hex(2)}")
+        # No longer than the name itself, and no other head's.
+        self._made = path.with_name(f"{path.stem}.{secrets.token_hex(2)}")
         self._identity = (-1, -1)
 
     def __repr__(self) -> str:
