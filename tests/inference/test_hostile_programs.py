@@ -32,6 +32,7 @@ from tests.inference.hostile_programs import (
     CONSTANTS,
     GRAPH,
     HOSTILE,
+    ROOT,
     WEIGHTS,
     Opens,
     exported,
@@ -141,7 +142,7 @@ def test_models_with_words_of_the_format_as_names_are_taken(tmp_path: Path) -> N
     assert read(tmp_path, file.getvalue()).module()(*given).shape == (4, 2)
 
 
-@pytest.mark.parametrize("kind", ["sample inputs", "a pickled weight", "a guard that opens a file"])
+@pytest.mark.parametrize("kind", ["sample inputs", "all weights, as torch 2.8 had them", "a guard that opens a file"])
 def test_a_published_url_runs_nothing(tmp_path: Path, kind: str) -> None:
     """A version at a URL, as whoever may write there would make it: sizes and checksums fit."""
     version, marker = export_tiny(tmp_path), tmp_path / "marker"
@@ -195,7 +196,18 @@ def test_pickles_are_found_by_what_they_are(tmp_path: Path, protocol: int) -> No
 
 
 def test_operators_compute() -> None:
-    assert all(map(is_operator, ("torch.ops.aten.add.Tensor", "_operator.getitem", "torch.sym_max", "math.ceil", "torch.ops.higher_order.cond")))
+    assert all(
+        map(
+            is_operator,
+            (
+                "torch.ops.aten.add.Tensor",
+                "_operator.getitem",
+                "torch.sym_max",
+                "math.ceil",
+                "torch.ops.higher_order.cond",
+            ),
+        )
+    )
     for target in (
         *("torch.os.system", "torch.ops.load_library", "torch.ops.aten.save.default", "torch.ops.aten.from_file.out"),
         *("_operator.attrgetter", "_operator.methodcaller", "torch.hub.load", "torch.ops.aten.add.Tensor.__call__"),
