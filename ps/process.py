@@ -124,11 +124,8 @@ class ShardProcess:
         self._versions: frozenset[tuple[str, int]] | None = None
         self._copies = None if data_dir is None else self._open_copies(data_dir, data_limit_bytes)
         self._lookups, self._streams = LookupThreads(threads), LookupThreads(1, name="stream")
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"shard-{shard}", daemon=True)
-        self._thread.start()
-        tally = ServerTally() if metrics else None
-        self._server = self._new_server(admission, tally)
+        self._loop, self._thread = _running_loop(f"shard-{shard}")
+        self._server = self._new_server(admission, tally := ServerTally() if metrics else None)
         self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
         self._metrics: MetricsServer | None = None
         self._address = self._listen(host, tally, scrape_check)
@@ -421,3 +418,11 @@ class ShardProcess:
 def _named(versions: Collection[tuple[str, int]]) -> str:
     """Return versions as text for the log."""
     return ",".join(sorted(f"{model}/{version}" for model, version in versions))
+
+
+def _running_loop(name: str) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+    """Return an event loop and the thread of this name that it runs in."""
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name=name, daemon=True)
+    thread.start()
+    return loop, thread

@@ -133,11 +133,7 @@ class Head:
         # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
-        self._metrics = (
-            HeadMetrics(config, self._catalog, self._router, operations, self.leader, self._tls)
-            if config.metrics
-            else None
-        )
+        self._metrics = self._new_metrics() if config.metrics else None
         calls = None if self._metrics is None else self._metrics.calls
         self._predictor = Predictor(self._catalog, config, watch=CallWatch(calls), access=self._tokens)
         self._leading = asyncio.Lock()
@@ -154,6 +150,9 @@ class Head:
         self._watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._degrading: asyncio.Task[None] | None = None
+
+    def _new_metrics(self) -> HeadMetrics:
+        return HeadMetrics(self.config, self._catalog, self._router, self._operations, self.leader, self._tls)
 
     def __repr__(self) -> str:
         return f"Head({self._address}, epoch {self._router.epoch}, {self._catalog!r}, {self._predictor.counts})"
