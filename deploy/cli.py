@@ -8,6 +8,7 @@ interrupted before it was done; 141 nobody read its output to the end.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -117,4 +118,8 @@ def _in_words(exc: OSError) -> str:
     """Say what the surroundings refused: a file in the way, a full disk, a folder that may not be written."""
     names = ", ".join(str(name) for name in (exc.filename, exc.filename2) if name is not None)
     why = exc.strerror or str(exc) or type(exc).__name__
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        why = f"{why}; the folder that this was started in is gone"
     return f"{names}: {why}" if names else why

@@ -53,6 +53,7 @@ ONLY_IN = {
         "router/partition.py",
         "router/merge.py",
         "inference/head/request/kernels.py",
+        "tests/ps/test_compiled.py",
     ),
     "llvmlite": ("ps/store/intrinsics.py", "ps/store/reducers.py"),
     "rich": ("deploy/", "inference/export/", "loadtest/", "examples/", "tests/"),

@@ -9,7 +9,7 @@ import pytest
 
 from ringpull.deploy import cli
 from tests.deploy.folders import write_version
-from tests.pipes import KINDS, in_the_way
+from tests.in_the_way import KINDS, in_the_way
 
 
 @pytest.fixture

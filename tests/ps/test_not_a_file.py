@@ -10,7 +10,7 @@ from ringpull.ps.errors import CorruptData, Unavailable
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.file_errors import opened, read_file, unreadable
 from ringpull.ps.transfer.remote import RemoteFolder
-from tests.pipes import KINDS, in_the_way
+from tests.in_the_way import KINDS, in_the_way
 from tests.ps.tables import WrittenTable
 
 
