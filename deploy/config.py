@@ -19,7 +19,7 @@ from ringpull.deploy.model_folders import absolute
 from ringpull.deploy.view.size_text import parse_rate, parse_size
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
+from ringpull.ps.settings import MAX_WAIT_S, Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.transfer.remote import is_url
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.router.control.deployment_spec import MAX_SHARDS, PlacedVersion
@@ -132,13 +132,13 @@ class ServeConfig:
     ]
     start_timeout_s: Annotated[
         float,
-        above(0, "seconds"),
+        above(0, "seconds", ceiling=MAX_WAIT_S),
         Option("Actors must be up by then.", Group.DEPLOYMENT, "start-timeout", "SECONDS"),
     ] = 120.0
     """Time after which actors that are not up are an error, which names them."""
     drain_timeout_s: Annotated[
         float,
-        at_least(0, "seconds"),
+        at_least(0, "seconds", ceiling=MAX_WAIT_S),
         Option("Requests in flight get this long at the end.", Group.DEPLOYMENT, "drain-timeout", "SECONDS"),
     ] = 10.0
     log: LogSettings = field(default_factory=LogSettings)

@@ -30,18 +30,37 @@ def folders(deployment: str) -> list[Path]:
     return [folder / FOLDER / deployment for folder in dict.fromkeys([*found, SHORTEST / own])]
 
 
+def warnings_of_shards(config: ServeConfig) -> list[str]:
+    """Return the warning of shards that other machines reach, and that ask nobody who it is."""
+    if config.private or config.head.tls:
+        return []
+    return [
+        "shards listen on the addresses of their nodes in plain text (--tls-cert, --tls-key): whoever reaches them can"
+        " read every row"
+    ]
+
+
 def warnings(config: ServeConfig) -> list[str]:
     """Return what an operator should know of a deployment that others can reach: a sentence each."""
-    found = []
-    host = config.host or (LOCALHOST if config.private else "its node's address")
+    missing = []
+    if not config.head.tls:
+        missing.append("in plain text (--tls-cert, --tls-key)")
+    if not config.head.tokens.asked:
+        missing.append("without tokens (--tokens)")
+    if not missing:
+        return []
+    how, found = " and ".join(missing), []
+    host = config.host or (LOCALHOST if config.private else "the address of its node")
     if not is_loopback(host):
-        found.append(
-            f"gRPC and HTTP listen on {host}, to whoever reaches it, in plain text: anyone there may predict and look"
-        )
+        found.append(f"gRPC and HTTP listen on {host}, {how}: {_who(config)} can predict, and look at everything")
     at = config.head.admin_at
     if at is not None and not is_loopback(at[0]):
         found.append(
-            f"the operators' door listens on {joined(*at)}, to whoever reaches it, in plain text: anyone there may"
-            " publish, move shards and restart members"
+            f"the operators' door listens on {joined(*at)}, {how}: {_who(config)} can publish, move shards and restart"
+            " members"
         )
     return found
+
+
+def _who(config: ServeConfig) -> str:
+    return "whoever is on the way there" if config.head.tokens.asked else "whoever reaches it"

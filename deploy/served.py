@@ -28,11 +28,10 @@ from ringpull.deploy.process_identity import ProcessIdentity, own_identity
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.state import state_folder
 from ringpull.inference.client import targets
+from ringpull.inference.head.frontends.unix_socket import FOLDER, SCHEME
 from ringpull.ps.errors import NotFound, RingpullError, StartupError
 from ringpull.ps.private_files import make_private_folder, write_private
 from ringpull.ps.store.file_errors import read_file
-
-UNIX = "unix:"
 
 LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
 
@@ -85,7 +84,10 @@ class ServedRecord:
     @property
     def door_folder(self) -> str | None:
         """Folder of the Unix sockets of its heads; None: operators are let in at a port."""
-        return str(Path(self.admin.removeprefix(UNIX)).parent) if self.admin.startswith(UNIX) else None
+        folder = Path(self.admin.removeprefix(SCHEME)).parent
+        # It is removed with all that is in it: so it has to be one that heads make.
+        is_one = self.admin.startswith(SCHEME) and folder.is_absolute() and folder.parent.name == FOLDER
+        return str(folder) if is_one else None
 
     @property
     def identity(self) -> ProcessIdentity | None:

@@ -1,4 +1,4 @@
-"""What a deployment tells over HTTP, read as its scrapers and health checks do: with TLS and a token, where it has them."""
+"""What a deployment tells over HTTP, read as scrapers and health checks do: with TLS and a token, where it has them."""
 
 from __future__ import annotations
 

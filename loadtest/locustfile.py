@@ -132,11 +132,11 @@ def take_credentials(options: Namespace) -> Credentials:
     Raises:
         InvalidInput: They cannot be used; the message names the option or the variable.
     """
-    given: dict[str, str | None] = {}
+    given: list[str | None] = []
     for name in CREDENTIALS:
-        given[name] = getattr(options, f"ringpull_{name}", None)
+        given.append(getattr(options, f"ringpull_{name}", None))
         setattr(options, f"ringpull_{name}", None)
-    return Credentials.given(**given, options=PREFIX)
+    return Credentials.given(*given, options=PREFIX)
 
 
 class Session:

@@ -111,8 +111,7 @@ class ShardProcess:
         self._shard = Shard(shard, self._damage.known)
         self._node = node
         self._hello = Hello(deployment, shard, secrets.token_hex(8))
-        self._prefault, self._verify = prefault, verify
-        self._tidy_after_s = tidy_after_s
+        self._prefault, self._verify, self._tidy_after_s = prefault, verify, tidy_after_s
         self._throttle = Throttle()
         self._row_check = RowCheck(memory, self._throttle, self._is_pulling)
         self._opening = threading.Lock()  # one prepare at a time opens files in place
@@ -124,20 +123,14 @@ class ShardProcess:
         self._tidy_job = Job()
         self._versions: frozenset[tuple[str, int]] | None = None
         self._copies = None if data_dir is None else self._open_copies(data_dir, data_limit_bytes)
-        self._lookups = LookupThreads(threads)
-        self._streams = LookupThreads(1, name="stream")
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"shard-{shard}", daemon=True)
-        self._thread.start()
-        tally = ServerTally() if metrics else None
-        self._server = self._new_server(admission, tally)
+        self._lookups, self._streams = LookupThreads(threads), LookupThreads(1, name="stream")
+        self._loop, self._thread = _running_loop(f"shard-{shard}")
+        self._server = self._new_server(admission, tally := ServerTally() if metrics else None)
         self._scrubber = Scrubber(self._shard, self._damage, memory, scrub_bytes_per_s, busy=self._is_pulling)
         self._metrics: MetricsServer | None = None
         self._address = self._listen(host, tally, scrape_check)
         if scrub_bytes_per_s:
             self._scrubber.start()
-        where = {"host": self._address[0], "port": self._address[1], "metrics_port": self._metrics_port}
-        _LOG.info("shard listens", extra=where)
 
     def _new_server(self, admission: AdmissionLimits | None, tally: ServerTally | None) -> ShardServer:
         return ShardServer(
@@ -155,12 +148,15 @@ class ShardProcess:
             if tally is not None:
                 collectors = [ShardCollector(self._shard, self._server, tally), ScrubCollector(self._scrubber)]
                 self._metrics = MetricsServer(registry_of(collectors), host, check, tls=self._tls)
-            return self._on_loop(self._server.start(host))
+            address = self._on_loop(self._server.start(host))
         except BaseException:
             self._stop_threads()
             if self._copies is not None:
                 self._copies.close()
             raise
+        where = {"host": address[0], "port": address[1], "metrics_port": self._metrics_port}
+        _LOG.info("shard listens", extra=where)
+        return address
 
     def __repr__(self) -> str:
         return f"<ShardProcess {self._shard!r} {self._server!r}>"
@@ -422,3 +418,11 @@ class ShardProcess:
 def _named(versions: Collection[tuple[str, int]]) -> str:
     """Return versions as text for the log."""
     return ",".join(sorted(f"{model}/{version}" for model, version in versions))
+
+
+def _running_loop(name: str) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+    """Return an event loop and the thread of this name that it runs in."""
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name=name, daemon=True)
+    thread.start()
+    return loop, thread

@@ -13,9 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from ringpull.ps.errors import InvalidInput
+
+MAX_INT32: Final = 2**31 - 1
+MAX_INT64: Final = 2**63 - 1
+
+MAX_WAIT_S: Final = 1e6
+"""Eleven days: the system's waits, and gRPC's, count milliseconds in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +33,13 @@ class Bounds:
     above: bool = False
     """Whether `minimum` itself is out of bounds."""
     unit: str = ""
+    ceiling: float = math.inf
+    """Number over which what takes the setting would overflow; far over what anybody wants."""
 
     def allows(self, value: float) -> bool:
         """Return whether a number is within them."""
         enough = value > self.minimum if self.above else value >= self.minimum
-        return enough and value <= self.maximum and value < math.inf
+        return enough and value <= min(self.maximum, self.ceiling) and value < math.inf
 
     def check(self, name: str, value: float) -> None:
         """Refuse what is out of bounds.
@@ -43,20 +51,22 @@ class Bounds:
             return
         if math.isfinite(self.maximum):
             raise InvalidInput(f"{name} is {value}; it must be from {self.minimum} to {self.maximum}")
+        if self.ceiling < value < math.inf:
+            raise InvalidInput(f"{name} is {value}; it must be {self.ceiling:,.0f} or less")
         unit = f" {self.unit}" if self.unit else ""
         allowed = f"above {self.minimum}{unit}" if self.above else f"{self.minimum}{unit} or more"
         finite = ", and finite" if unit or not abs(value) < math.inf else ""
         raise InvalidInput(f"{name} is {value}; it must be {allowed}{finite}")
 
 
-def at_least(minimum: float, unit: str = "") -> Bounds:
-    """Return bounds that allow `minimum` and everything over it."""
-    return Bounds(minimum, unit=unit)
+def at_least(minimum: float, unit: str = "", *, ceiling: float = math.inf) -> Bounds:
+    """Return bounds that allow `minimum` and everything over it, up to a ceiling."""
+    return Bounds(minimum, unit=unit, ceiling=ceiling)
 
 
-def above(bound: float, unit: str = "") -> Bounds:
-    """Return bounds that allow everything over `bound`."""
-    return Bounds(bound, above=True, unit=unit)
+def above(bound: float, unit: str = "", *, ceiling: float = math.inf) -> Bounds:
+    """Return bounds that allow everything over `bound`, up to a ceiling."""
+    return Bounds(bound, above=True, unit=unit, ceiling=ceiling)
 
 
 def within(minimum: float, maximum: float) -> Bounds:

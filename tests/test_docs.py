@@ -14,6 +14,7 @@ import pytest
 from examples.movielens import generated
 from examples.movielens.model import make_schema
 from ringpull.inference.wire.request_json import call_from_json
+from ringpull.router.control.verbs import Role
 from tests.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -94,6 +95,20 @@ def test_every_environment_variable_is_documented() -> None:
     read = {name for path in sources for name in re.findall(r"\bRINGPULL_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
     unnamed = sorted(name for name in read if name not in written)
     assert not unnamed, f"in no README: {unnamed}"
+
+
+def test_what_security_says_is_there() -> None:
+    """Its options are ringpull's, its roles are all there are, and it has no commands that nobody runs."""
+    written = text_of(Path("SECURITY.md"))
+    assert written.count("\n") <= 150
+    assert "](SECURITY.md)" in text_of(Path("README.md"))
+    assert not FENCE.search(written)
+    known = {name for command in COMMANDS.values() for parameter in command.params for name in parameter.opts}
+    named = {name for code in SPAN.findall(written) for name in re.findall(r"--[a-z][a-z-]+", code)}
+    assert len(named) > 10
+    assert named - known <= {"--version"}
+    told = re.findall(r"^\| `(\w+)` \|", written, re.MULTILINE)
+    assert told == [role.value for role in Role]
 
 
 def anchors_of(page: Path) -> set[str]:

@@ -11,7 +11,7 @@ from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import Interrupted, StopSignals
 from ringpull.deploy.view.console import agreed, can_ask, err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.settings import above, at_least
+from ringpull.ps.settings import MAX_WAIT_S, above, at_least
 
 if TYPE_CHECKING:
     from ringpull.deploy.rolling import Effects
@@ -50,8 +50,8 @@ def restart(
 
     if not rolling:
         raise InvalidInput("say --rolling: members are restarted one after the other")
-    at_least(0).check("--drain-timeout", drain_timeout)
-    above(0).check("--timeout", timeout)
+    at_least(0, ceiling=MAX_WAIT_S).check("--drain-timeout", drain_timeout)
+    above(0, ceiling=MAX_WAIT_S).check("--timeout", timeout)
     with StopSignals() as signals, connect(served.resolve_target(target)) as operations:
         now = operations.call(GetChange())
         if now.under_way:

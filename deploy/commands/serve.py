@@ -88,7 +88,8 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
             head=built(HeadConfig, given, share_port=given["heads"] > 1, tokens=tokens),
             state_dir=state.folder,
         )
-        check_tls(config.head.tls)
+        if config.private or Path(config.head.tls.cert).exists():  # Elsewhere they may be on the nodes only.
+            check_tls(config.head.tls)
         with needing("server", "ringpull serve"):
             if background:
                 _serve_in_background()
@@ -138,7 +139,7 @@ def _warn_and_check(config: ServeConfig) -> None:
     from ringpull.deploy import doors
     from ringpull.inference.head import audit
 
-    for warning in doors.warnings(config):
+    for warning in (*doors.warnings(config), *doors.warnings_of_shards(config)):
         warn(warning)
     if config.head.audit_log is not None and config.private:  # Elsewhere it is a file of each head's node.
         audit.check(Path(config.head.audit_log))

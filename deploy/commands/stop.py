@@ -15,7 +15,7 @@ from ringpull.deploy.view.console import err, print_json, print_line, warn
 from ringpull.extras import needing
 from ringpull.ps.ended import wait_ended
 from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
-from ringpull.ps.settings import at_least
+from ringpull.ps.settings import MAX_WAIT_S, at_least
 
 KILL_WAIT_S: Final = 10.0
 
@@ -33,7 +33,7 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop a deployment: requests in flight finish, then everything it started ends. Waits until it is gone."""
-    at_least(0).check("--timeout", timeout)
+    at_least(0, ceiling=MAX_WAIT_S).check("--timeout", timeout)
     served.clean()
     if address is not None:
         if target is not None:

@@ -21,11 +21,10 @@ def timeout(name: str, value: Any) -> float:
     Raises:
         InvalidInput: It is no number, or NaN.
     """
-    if type(value) is not float:
-        value = _real(name, value)
-    if value != value:
+    seconds: float = value if type(value) is float else _real(name, value)
+    if seconds != seconds:
         raise InvalidInput(f"{name} is nan; it must be seconds, or inf for no deadline")
-    return min(value, MAX_TIMEOUT_S)
+    return min(seconds, MAX_TIMEOUT_S)
 
 
 def whole(name: str, value: Any, least: int, most: int) -> int:

@@ -13,9 +13,16 @@ from typing import Annotated, Final
 from ringpull.inference.degrade.control import Thresholds
 from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.settings import Group, Option, above, at_least, check_bounds, within
+from ringpull.ps.settings import MAX_INT32, MAX_INT64, MAX_WAIT_S, Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.tls import TlsFiles
 from ringpull.router.settings import RouterSettings
+
+
+def _audit_file(option: str, given: str) -> str:
+    if not given:
+        raise InvalidInput(f"{option} names no file; leave it out, and verbs of operators are logged only")
+    return os.path.abspath(given)
+
 
 PORT: Final = within(0, 65_535)
 
@@ -66,20 +73,22 @@ class HeadConfig:
             "Append every verb of operators to this file, on each head's node, as lines of JSON.",
             Group.LOGS,
             metavar="FILE",
-            parse=lambda _, given: os.path.abspath(given),
+            parse=_audit_file,
         ),
     ] = None
     """File that each head appends operators' verbs to; None: they are logged only."""
     tokens: TokenSettings = field(default_factory=TokenSettings)
     """Tokens that callers have to show, with their roles and quotas."""
 
-    max_message_bytes: Annotated[int, at_least(1), Option("Bytes of one gRPC message.", Group.LIMITS)] = 64 << 20
+    max_message_bytes: Annotated[
+        int, at_least(1, ceiling=MAX_INT32), Option("Bytes of one gRPC message.", Group.LIMITS)
+    ] = 64 << 20
     """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
     max_candidates: Annotated[int, at_least(1), Option("Rows of one request.", Group.LIMITS)] = 16_384
     """Rows of one request; one of more gets RESOURCE_EXHAUSTED."""
-    max_values_per_row: Annotated[int, at_least(1), Option("Values of one row of a list feature.", Group.LIMITS)] = (
-        65_536
-    )
+    max_values_per_row: Annotated[
+        int, at_least(1, ceiling=MAX_INT64), Option("Values of one row of a list feature.", Group.LIMITS)
+    ] = 65_536
     """Values of one row of a ragged column."""
     max_columns: Annotated[int, at_least(1)] = 4_096
     """Columns of one request, context included."""
@@ -91,7 +100,7 @@ class HeadConfig:
     """Calls in flight; one more gets RESOURCE_EXHAUSTED."""
     max_pending_requests: Annotated[
         int,
-        at_least(1),
+        at_least(1, ceiling=MAX_INT32),
         Option("Requests that wait for a head within gRPC.", Group.LIMITS, name="max-pending"),
     ] = 200
     """Calls that wait within gRPC for the event loop; one more ends as CANCELLED, before it costs anything."""
@@ -178,7 +187,7 @@ class HeadConfig:
 
     share_port: bool = False
     """Whether several heads of one machine serve on the same ports, which the first of them has claimed."""
-    max_connection_age_s: Annotated[float, above(0)] = 60.0
+    max_connection_age_s: Annotated[float, above(0, ceiling=MAX_WAIT_S)] = 60.0
     """Age of a connection on a shared port at which its client is asked to connect anew, so that a head that came back
     gets its part again."""
     tls: TlsFiles = field(default_factory=TlsFiles)

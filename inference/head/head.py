@@ -19,7 +19,7 @@ from secrets import token_hex
 from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
-from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.access import Unasked
 from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
@@ -111,7 +111,6 @@ class Head:
         self._tls = LiveTls.of(config.tls)
         self._audit = AuditLog(None if config.audit_log is None else Path(config.audit_log), head)
         self._tokens = Tokens(config.tokens) if config.tokens.asked else None
-        self._access: Access = self._tokens or Unasked()
         self._mirror = Mirror(cache_dir)
         self._operations = operations
         self._incarnation = token_hex(8)
@@ -134,17 +133,9 @@ class Head:
         # Of its own, so that a coordinator that hangs holds up nobody who waits for a file.
         self._asking = ThreadPoolExecutor(1, "coordinator")
         self._catalog = Catalog()
-        self._metrics = (
-            HeadMetrics(config, self._catalog, self._router, operations, self.leader, self._tls)
-            if config.metrics
-            else None
-        )
-        self._predictor = Predictor(
-            self._catalog,
-            config,
-            watch=CallWatch(None if self._metrics is None else self._metrics.calls),
-            access=self._access,
-        )
+        self._metrics = self._new_metrics() if config.metrics else None
+        calls = None if self._metrics is None else self._metrics.calls
+        self._predictor = Predictor(self._catalog, config, watch=CallWatch(calls), access=self._tokens)
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
         """Self-checks of each version that could not be made, as rows could not be had."""
@@ -159,6 +150,9 @@ class Head:
         self._watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._degrading: asyncio.Task[None] | None = None
+
+    def _new_metrics(self) -> HeadMetrics:
+        return HeadMetrics(self.config, self._catalog, self._router, self._operations, self.leader, self._tls)
 
     def __repr__(self) -> str:
         return f"Head({self._address}, epoch {self._router.epoch}, {self._catalog!r}, {self._predictor.counts})"
@@ -427,7 +421,7 @@ class Head:
             raise
         self._door, self._grpc = door, grpc
         self._http = HttpServer(
-            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._access),
+            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._predictor.access),
             bound,
             self.config.http_limits,
             None if self._metrics is None else self._metrics.connections,

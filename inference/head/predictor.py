@@ -123,6 +123,7 @@ class Predictor:
         self.receiving: Final = Receiving(
             timeout_s=config.receive_timeout_s,
             max_calls=config.max_receiving_requests,
+            max_bytes=config.max_in_flight_bytes,
         )
         self.counts: Final = CallCounts()
         self.latencies: Final = RecentLatencies()

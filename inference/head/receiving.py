@@ -11,6 +11,9 @@ what messages take of late is *overdue*. An overdue call
   messages come are hardly ever the oldest.
 
 A sender with many overdue calls is not counted on with new ones either.
+
+Half a message lies within gRPC, which tells nobody how much of it has come. So while calls are overdue, the memory of
+the process is watched: once it has grown by `max_bytes`, the overdue calls of the sender that has most end.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded
+from ringpull.ps.memory import resident_bytes
 
 T = TypeVar("T")
 
@@ -36,10 +40,14 @@ WEIGHT: Final = 0.05
 DISTRUSTED: Final = 8
 """Overdue calls of one sender from which on its new calls are overdue from the start."""
 
+LOOK_S: Final = 0.1
+"""Interval of looking at the memory."""
+
 TIMEOUT: Final = "timeout"
 FULL: Final = "full"
-REASONS: Final = (TIMEOUT, FULL)
-"""Why calls ended before their message was here: the time limit, or no room for so many."""
+MEMORY: Final = "memory"
+REASONS: Final = (TIMEOUT, FULL, MEMORY)
+"""Why calls ended before their message was here: the time limit, no room for so many, or for so much of them."""
 
 
 class Incoming:
@@ -56,8 +64,8 @@ class Incoming:
         self.until_s = math.inf
         """Time at which `limit` ends it."""
         self.overdue = False
-        self.pushed_out = False
-        """Whether it ends before its time, to make room."""
+        self.pushed_out = ""
+        """Reason for which it ends before its time, to make room; empty: it does not."""
 
 
 class Receiving:
@@ -68,6 +76,8 @@ class Receiving:
         *,
         timeout_s: float,
         max_calls: int,
+        max_bytes: int = 256 << 20,
+        memory: Callable[[], int] = resident_bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with none.
@@ -75,8 +85,14 @@ class Receiving:
         Args:
             timeout_s: The longest that a message may take.
             max_calls: Calls that may be received at a time.
+            max_bytes: Bytes by which the memory of the process may grow while calls are overdue.
+            memory: Function that returns that memory.
             clock: Seconds, never going back.
         """
+        self._max_bytes = max_bytes
+        self._memory = memory
+        self._before_bytes = 0
+        """Memory when the first of the calls that are overdue became so."""
         self._timeout_s = timeout_s
         self._max_calls = max_calls
         self._clock = clock
@@ -88,7 +104,7 @@ class Receiving:
         self._usual_s = 0.0
         """Moving average of the time that messages take."""
         self._timer: asyncio.TimerHandle | None = None
-        """Timer of the next look; None: no call is fresh."""
+        """Timer of the next look; None: there is no call."""
         self.ended: Final[Counter[str]] = Counter(dict.fromkeys(REASONS, 0))
         """Calls that ended before their message was here, by reason."""
 
@@ -190,6 +206,12 @@ class Receiving:
             del self._fresh[incoming]
             self._is_overdue(incoming)
 
+    def look_at_memory(self) -> None:
+        """End calls if what has come of messages takes too much."""
+        if self._overdue and self._memory() - self._before_bytes > self._max_bytes:
+            for incoming in list(max(self._overdue.values(), key=len)):
+                self._push_out(incoming, MEMORY)
+
     def close(self) -> None:
         """Look no more."""
         if self._timer is not None:
@@ -202,6 +224,8 @@ class Receiving:
         incoming.overdue = True
         theirs = self._overdue.setdefault(incoming.sender, OrderedDict())
         theirs[incoming] = None
+        if not self._overdue_count:
+            self._before_bytes = self._memory()
         self._overdue_count += 1
         if incoming.aside is not None:
             incoming.aside()
@@ -210,13 +234,15 @@ class Receiving:
         """End one overdue call; return whether there was one. Its place is free at once, though it leaves later."""
         if not self._overdue:
             return False
-        incoming = next(iter(max(self._overdue.values(), key=len)))
-        incoming.pushed_out = True
-        self.ended[FULL] += 1
+        self._push_out(next(iter(max(self._overdue.values(), key=len))), FULL)
+        return True
+
+    def _push_out(self, incoming: Incoming, reason: str) -> None:
+        incoming.pushed_out = reason
+        self.ended[reason] += 1
         self._forget(incoming)
         if not incoming.limit.expired():
             incoming.limit.reschedule(-1.0)
-        return True
 
     def _forget(self, incoming: Incoming) -> None:
         theirs = self._overdue[incoming.sender]
@@ -227,15 +253,23 @@ class Receiving:
 
     def _look_later(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.overdue_s, self._look_again)
+            after_s = self.overdue_s if self._fresh else LOOK_S
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._look_again)
 
     def _look_again(self) -> None:
         self._timer = None
         self.look()
-        if self._fresh:
+        self.look_at_memory()
+        if self._fresh or self._overdue:
             self._look_later()
 
     def _error(self, incoming: Incoming, deadline_s: float | None) -> Exception:
+        if incoming.pushed_out == MEMORY:
+            return self._refusal(
+                f"what has come of messages that are not whole takes more than {self._max_bytes} bytes"
+                " (max_in_flight_bytes)",
+                self.overdue_s,
+            )
         if incoming.pushed_out:
             return self._refusal(
                 f"{self._max_calls} calls were being received (max_receiving_requests), this one for longest",

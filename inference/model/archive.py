@@ -35,7 +35,7 @@ _LINK: Final = 0xA
 
 def is_archive(content: memoryview) -> bool:
     """Return whether bytes are a zip file for any reader: they begin as one, or end as one, behind other bytes."""
-    if content[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK\x00\x00PK"):
+    if bytes(content[:4]) in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK\x00\x00PK"):
         return True
     tail = bytes(content[-(0xFFFF + _END.size) :])
     place = tail.rfind(b"PK\x05\x06")

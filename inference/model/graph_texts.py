@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeGuard
 
 MAX_CHARACTERS: Final = 20_000
 """Longest text of a size or a guard; exported programs have some hundreds."""
@@ -67,8 +67,7 @@ def _fault(text: str, is_part: Callable[[ast.AST], bool]) -> str | None:
             node, ast.Is | ast.IsNot | ast.In | ast.NotIn
         ):
             return f"{type(node).__name__} at character {getattr(node, 'col_offset', 0)}"
-        is_power = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift)
-        if is_power and not _is_small(node.left, node.right):
+        if _is_power(node) and not _is_small(node.left, node.right):
             return f"a large power at character {node.col_offset}"
     return None
 
@@ -92,18 +91,16 @@ def _walk(tree: ast.AST) -> list[ast.AST]:
     return nodes
 
 
+def _is_power(node: ast.AST) -> TypeGuard[ast.BinOp]:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift)
+
+
 def _is_small(base: ast.AST, exponent: ast.AST) -> bool:
     """Return whether a power is of a symbol, or small: no power of a power, no exponent beyond the largest."""
-    powers = [
-        node
-        for node in ast.walk(base)
-        if (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift))
-        or (isinstance(node, ast.Name) and node.id in _POWERS)
-    ]
-    numbers = [node.value for node in ast.walk(exponent) if isinstance(node, ast.Constant)]
-    return (
-        not powers and len(numbers) <= 4 and all(isinstance(each, str) or abs(each) <= MAX_EXPONENT for each in numbers)
-    )
+    powers = [node for node in ast.walk(base) if _is_power(node) or (isinstance(node, ast.Name) and node.id in _POWERS)]
+    constants = [node.value for node in ast.walk(exponent) if isinstance(node, ast.Constant)]
+    numbers = [each for each in constants if isinstance(each, int | float)]
+    return not powers and len(constants) <= 4 and all(abs(each) <= MAX_EXPONENT for each in numbers)
 
 
 def _size_part(node: ast.AST) -> bool:

@@ -45,23 +45,17 @@ def check_program(content: bytes, where: str) -> None:
         CorruptData: It is no such archive, or reading it might run code; the message names the member.
     """
     found = members(memoryview(content), where)
-    named = {_without_root(name, found): each for name, each in found.items()}
-    if len(named) != len(found):
-        raise CorruptData(f"{where}: its members lie below several folders")
+    root = next(iter(found), "").partition("/")[0] + "/"
+    whole = all(name.startswith(root) for name in found)
+    named = {name.removeprefix(root) if whole else name: each for name, each in found.items()}
     for name, each in named.items():
-        _check_of(name, where)(each, f"{where}: {name}")
+        _check_of(name, _KINDS if whole else _OLD_KINDS, where)(each, f"{where}: {name}")
     for name, each in named.items():
         if _CONFIG.fullmatch(name):
             _check_payloads(name, each, named, where)
 
 
 _Check = Callable[[memoryview, str], None]
-
-
-def _without_root(name: str, found: dict[str, memoryview]) -> str:
-    """Return a member's name below the one folder that all lie in, as torch has it; archives of old have none."""
-    root = next(iter(found)).partition("/")[0] + "/"
-    return name.removeprefix(root) if all(each.startswith(root) for each in found) else name
 
 
 def _check_text(content: memoryview, where: str) -> None:
@@ -76,21 +70,32 @@ def _check_json(content: memoryview, where: str) -> None:
     check_graph(content, where)
 
 
-_CONFIG: Final = re.compile(r"data/(?:weights/.+_weights|constants/.+_constants)_config\.json")
-_KINDS: Final[tuple[tuple[re.Pattern[str], _Check], ...]] = (
+_CONFIG: Final = re.compile(r"data/(?:weights/[^/]+_weights|constants/[^/]+_constants)_config\.json")
+_Kinds = tuple[tuple[re.Pattern[str], _Check], ...]
+
+_KINDS: Final[_Kinds] = (
     (re.compile(r"archive_format|archive_version|byteorder|version|\.format_version|\.storage_alignment"), _check_text),
     (re.compile(r"\.data/(?:version|serialization_id)"), _check_text),
-    (re.compile(r"models/[^/]+\.json|serialized_exported_program\.json"), _check_json),
+    (re.compile(r"models/[^/]+\.json"), _check_json),
     (_CONFIG, _check_json),
     (re.compile(r"data/(?:weights|constants|sample_inputs)/[^/]+\.pt"), check_torch_file),
-    (re.compile(r"serialized_(?:state_dict|constants|example_inputs)\.(?:pt|json)"), check_torch_file),
     (re.compile(r"data/weights/weight_[0-9]+|data/constants/tensor_[0-9]+"), check_bytes),
-    (re.compile(r"(?:extra|extra_files)/.+"), check_bytes),
+    (re.compile(r"extra/.+"), check_bytes),
 )
+"""Members of a program that all lie in one folder, which torch takes for nothing but its name."""
+
+_OLD_KINDS: Final[_Kinds] = (
+    (re.compile(r"version"), _check_text),
+    (re.compile(r"serialized_exported_program\.json"), _check_json),
+    (re.compile(r"serialized_(?:state_dict|constants|example_inputs)\.(?:pt|json)"), check_torch_file),
+    # In no folder below: torch tries the layout of today first, and would take the first member's folder for the root.
+    (re.compile(r"extra_files/(?!archive_format)[^/]+"), check_bytes),
+)
+"""Members of a program of torch before 2.8, which lie in none."""
 
 
-def _check_of(name: str, where: str) -> _Check:
-    for form, check in _KINDS:
+def _check_of(name: str, kinds: _Kinds, where: str) -> _Check:
+    for form, check in kinds:
         if form.fullmatch(name):
             return check
     raise CorruptData(

@@ -20,11 +20,16 @@ from ringpull.ps.errors import CorruptData
 _Check = Callable[[Any], bool]
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}", re.ASCII)
-_ATEN: Final = re.compile(r"torch\.ops\.(?:aten|prims|quantized_decomposed)\.([A-Za-z_]\w*)\.[A-Za-z_]\w*", re.ASCII)
+_ATEN: Final = re.compile(
+    r"torch\.ops\.(?:aten|prims|quantized_decomposed)\."
+    r"((?!__)[A-Za-z_]\w*|__[ir]?(?:and|or|xor|lshift|rshift)__)\.(?!__)[A-Za-z_]\w*",
+    re.ASCII,
+)
 _OTHER: Final = re.compile(
     r"_operator\.(?:abs|add|and_|eq|floordiv|ge|getitem|gt|inv|invert|le|lshift|lt|mod|mul|ne|neg|not_|or_|pos|pow|rshift"
     r"|sub|truediv|xor)"
-    r"|math\.[a-z0-9]+"
+    r"|math\.(?:acos|asin|atan|atan2|ceil|cos|cosh|exp|fabs|floor|isfinite|isinf|isnan|log|log10|log1p|log2|pow|sin|sinh"
+    r"|sqrt|tan|tanh|trunc)"
     r"|torch\.(?:_sym_[a-z0-9]+|sym_(?:float|fresh_size|int|ite|max|min|not|sqrt|sum))"
     r"|torch\._functorch\.predispatch\._(?:add|remove)_batch_dim"
     r"|torch\._functorch\.predispatch\._vmap_(?:in|de)crement_nesting"

@@ -3,7 +3,7 @@
 All three count together against one limit, over all connections, so that no peer fills the memory by sending half of
 something, or by not reading what it asked for. An eighth of the limit is kept for requests that are complete: frames
 that never end and replies that nobody reads hold up no pull that arrives whole. Whatever is larger than its limit is
-let in while nothing else is held.
+let in while nothing else is held; the largest of the unread replies holds up no other.
 
 What is slow is ended by its time (`Patience`), sooner while there is no room. So neither kind waits for the other.
 """
@@ -45,8 +45,8 @@ class Patience:
     """Time that a frame takes to arrive, or replies to be read, besides what its bytes take."""
     short_s: float = 1.0
     """The same while there is no room for others."""
-    bytes_per_s: float = 1 << 20
-    """Rate of a peer that is not slow."""
+    bytes_per_s: float = 8 << 20
+    """Least rate of a peer that is not slow."""
     check_s: float = 1.0
     """Time between two looks."""
 
@@ -72,10 +72,13 @@ class Ledger:
         """Bytes of replies that peers are slow to take."""
         self.handed = 0
         """Bytes of replies that were handed to transports, ever."""
+        self.largest_unsent = 0
+        """The most of these that one peer is slow to take, or less; 0: not known."""
         self.for_parts: Final = limit - limit // KEPT_SHARE
         """Limit of what is not complete and of what is not read."""
         self.unread_limit: Final = max(SMALL_BYTES, min(UNREAD_BYTES, limit // KEPT_SHARE))
         """Limit of what one connection has not read while more is made for it."""
+        self._kept = limit // KEPT_SHARE
         self._replies_limit = max(SMALL_BYTES, self.for_parts)
         self._made = 0
         self._making = threading.Lock()
@@ -95,8 +98,13 @@ class Ledger:
 
     @property
     def replies_full(self) -> bool:
-        """Whether no more replies are to be made for others than those who read."""
-        return self.unsent + self._made - self.handed >= self._replies_limit
+        """Whether no more replies are to be made. The largest does not count: it is let in alone."""
+        return self.unsent - self.largest_unsent + self._made - self.handed >= self._replies_limit
+
+    @property
+    def short(self) -> bool:
+        """Whether little room is left."""
+        return self.held >= self.for_parts
 
     def fits_part(self, more: int, own: int) -> bool:
         """Return whether a frame that has `own` bytes may get more before it is complete."""
@@ -107,7 +115,7 @@ class Ledger:
     def fits(self, size: int) -> bool:
         """Return whether a complete request of this size may be taken."""
         held = self.receiving + self.requests + self.unsent + self._made - self.handed
-        return held == 0 or held + size <= self.limit
+        return held == 0 or held + size <= self.limit or self.requests + size <= self._kept
 
     def made(self, reply: Replies, size: int) -> None:
         """Note a reply to a connection, before it is handed to that; from any thread."""

@@ -308,8 +308,13 @@ class ServedConnection(FrameProtocol):
             self._set_unsent(self._transport.get_write_buffer_size())
 
     def _set_unsent(self, size: int) -> None:
-        self._server.ledger.unsent += size - self.replies.unsent
+        ledger, before = self._server.ledger, self.replies.unsent
+        ledger.unsent += size - before
         self.replies.unsent = size
+        if size > ledger.largest_unsent:
+            ledger.largest_unsent = size
+        elif before >= ledger.largest_unsent:
+            ledger.largest_unsent = size  # or another's, which is noted when that is looked at
 
     def _resume_one(self) -> None:
         """Have one request go on that waited, if the peer has read."""

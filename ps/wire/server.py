@@ -257,9 +257,9 @@ class ShardServer:
 
     def _look(self) -> None:
         """Look for peers that are slow, again and again."""
-        now = time.monotonic()
+        now, short = time.monotonic(), self.ledger.short
         for connection in tuple(self._connections):
-            connection.end_if_slow(now, short=False)
+            connection.end_if_slow(now, short=short and connection.holds)
         self._check = self._loop.call_later(self.patience.check_s, self._look)
 
     def refused(self, request: Request, size: int, error: RingpullError) -> ErrorReply:

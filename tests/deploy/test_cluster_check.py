@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from ringpull.deploy.cluster import calls, control_store
-from ringpull.deploy.cluster.cluster import Cluster, _Actors
+from ringpull.deploy.cluster.cluster import Cluster, _Actors, _Addresses
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.ps.errors import StartupError, Unavailable
 
@@ -48,8 +48,7 @@ def cluster(*views: LeaderView | Exception | None) -> Cluster:
     return Cluster(
         cast("Any", config),
         actors,
-        "127.0.0.1:8500",
-        "127.0.0.1:8501",
+        _Addresses("127.0.0.1:8500", "127.0.0.1:8501", ""),
         owned=cast("Any", None),
         ray_folder=None,
         kills=ExitStack(),

@@ -4,46 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ringpull.deploy import cli
-from ringpull.deploy.cluster import cluster
-from tests.deploy.folders import write_version
-
 SECRET = "s3cret-of-the-web-0123456789"
 TEXT = f'[[token]]\nname = "web"\ntoken = "{SECRET}"\nroles = ["predict"]\n'
-
-
-@pytest.fixture
-def serve(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., SimpleNamespace]:
-    """Run `ringpull serve` up to where it would start anything; `config` is what that would be of."""
-    write_version(tmp_path / "ranker", 1)
-    monkeypatch.setenv("RINGPULL_STATE_DIR", str(tmp_path / "state"))
-
-    def bring_up(config: Any, *others: Any) -> Any:
-        said.config = config
-        raise KeyboardInterrupt
-
-    said = SimpleNamespace(config=None, err="")
-    monkeypatch.setattr(cluster.Cluster, "bring_up", bring_up)
-
-    def run(*options: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["ringpull", "serve", str(tmp_path / "ranker"), *map(str, options)])
-        monkeypatch.setenv("COLUMNS", "300")
-        with pytest.raises((SystemExit, KeyboardInterrupt)):
-            cli.main()
-        said.err = capsys.readouterr().err
-        return said
-
-    return run
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ def test_a_model_is_served_across_hosts_that_come_and_go(tmp_path: Path) -> None
     with ray_hosts(3, tmp_path, [tmp_path]) as cluster:
         cluster.hosts[1].run("bash", "-c", "echo --num-gpus=1 > ~/resources")
         cluster.up(workers=1)
-        served = cluster.ringpull("serve", model, "--address", "auto", "--shards", 2, "--detach")
+        door = ("--admin-host", "0.0.0.0", "--admin-port", 8502)
+        served = cluster.ringpull("serve", model, "--address", "auto", "--shards", 2, "--detach", *door)
         assert f"ringpull ready grpc={cluster.hosts[1].address}:8500" in served.stdout, served.stdout + served.stderr
         assert shard_hosts(cluster) == {host.address for host in cluster.hosts[:2]}
         check_predictions(cluster)

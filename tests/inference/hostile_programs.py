@@ -186,6 +186,18 @@ def _nested(depth: int) -> Hostile:
     return make
 
 
+def _two_layouts(folder: str) -> Hostile:
+    """An old program that is harmless, with one of today's in a folder of it, which torch tries first."""
+
+    def make(members: Members, marker: Path) -> bytes:
+        old = members_of(_old_layout("extra_files/x")(members, marker))
+        del old["extra_files/x"]
+        hostile = members_of(HOSTILE["a guard that opens a file"](members, marker))
+        return packed({**{name.replace(ROOT, folder): each for name, each in hostile.items()}, **old})
+
+    return make
+
+
 HOSTILE: Final[dict[str, Hostile]] = {
     "sample inputs": _with(SAMPLES, _torch_file),
     "sample inputs, of torch's old format": _with(
@@ -207,6 +219,9 @@ HOSTILE: Final[dict[str, Hostile]] = {
     "a weight that nothing names": _with(WEIGHTS + "weight_77", _torch_file),
     "two archives around a pickle": _nested(2),
     "archives without end": _nested(20),
+    "a program in the extra files": _two_layouts("extra/"),
+    "a program in the extra files of an old one": _two_layouts("extra_files/"),
+    "an operator that is a method": _graph(_call("torch.ops.aten.__class__.__init__", "{}")),
     "a compiled library": _with(ROOT + "data/aotinductor/model/model.so", lambda marker: b"\x7fELF" + bytes(60)),
     "a compiled library that is called text": _with(ROOT + "extra/note.txt", lambda marker: b"\x7fELF" + bytes(60)),
     "a size that opens a file": _graph(_expression("open({}, 'w')")),

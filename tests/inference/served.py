@@ -14,6 +14,7 @@ from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.access import Access
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.operations import OperationsService
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
@@ -65,7 +66,9 @@ class Served:
         self.predictor = Predictor(self.catalog, config, watch=CallWatch(self.calls), access=access)
         self.counts = self.predictor.counts
         self.service = PredictorService(self.predictor, self.catalog)
-        self.server = GrpcServer(self.service, AdminService(self.status, access), config)
+        self.server = GrpcServer(
+            self.service, AdminService(self.status, access), config, OperationsService(None, access)
+        )
         self.target = ""
 
     async def status(self) -> pb.ClusterStatus:

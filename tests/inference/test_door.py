@@ -227,6 +227,7 @@ def test_a_head_without_a_door_serves_and_says_so(tmp_path: Path, monkeypatch: p
     assert any("operators have no door" in each and "--admin-host" in each for each in warnings)
 
 
+@pytest.mark.medium
 def test_a_head_that_is_restarted_has_the_same_door(tmp_path: Path) -> None:
     """Also beside the process that it replaces, which takes its own socket away and not the new one's."""
     fake = FakeOperations()
@@ -432,6 +433,7 @@ def test_a_door_that_is_another_machines_or_users_is_named_with_what_to_do(
     assert fake.asked == []
 
 
+@pytest.mark.medium
 def test_a_head_that_came_back_elsewhere_is_found_again(tmp_path: Path) -> None:
     """What the client knew of the door is asked for anew where nobody is there any more."""
     fake = FakeOperations()
@@ -450,6 +452,7 @@ def test_a_head_that_came_back_elsewhere_is_found_again(tmp_path: Path) -> None:
     assert fake.asked == [CHANGES[0]] * 2
 
 
+@pytest.mark.medium
 def test_another_deployments_door_at_the_same_address_is_not_taken_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

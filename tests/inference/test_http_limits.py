@@ -14,13 +14,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from ringpull.inference.client.client import Client
 from ringpull.inference.head.config import HttpLimits
 from ringpull.inference.head.frontends.grpc.server import DESCRIPTOR_SHARE as GRPC_SHARE
 from ringpull.inference.head.frontends.http import limits
 from ringpull.inference.head.frontends.http.limits import DESCRIPTOR_SHARE, MAX_HEADER_BYTES, ConnectionCounts
 from ringpull.inference.head.frontends.http.server import HttpServer
 from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.process import HeadProcess
 from ringpull.ps.descriptors import part_of_descriptors
+from ringpull.router.shard_map import ShardMap
 
 pytestmark = pytest.mark.net
 
@@ -204,6 +207,28 @@ async def test_http_leaves_descriptors_to_the_others(few_descriptors: int) -> No
     assert await served.ask() == "here"
     assert served.counts.open <= 32
     await served.stop()
+
+
+@pytest.mark.medium
+def test_half_sent_requests_leave_grpc_its_descriptors(head: HeadProcess, nobody: ShardMap) -> None:
+    """On the head's own loop; strangers and head share this process's descriptors, so that the strangers' are had
+    before."""
+    address = head.route(nobody, {}, [])
+    strangers = [socket.socket() for _ in range(380)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(each.fileno() for each in strangers) + 300, hard))
+    try:
+        for each in strangers:
+            each.connect((address.host, address.http_port))
+            each.sendall(HALF)
+        for _ in range(3):
+            with Client(f"{address.host}:{address.grpc_port}", timeout_s=600, retries=0) as client:
+                assert client.status().epoch == nobody.epoch
+            assert httpx.get(f"http://{address.host}:{address.http_port}/healthz", timeout=600).status_code == 200
+    finally:
+        for each in strangers:
+            each.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_process_without_a_descriptor_takes_connections_when_it_has_one(few_descriptors: int) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import xxhash
@@ -25,6 +25,7 @@ from ringpull.inference.model.manifest import (
 )
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError, Unavailable
 from ringpull.ps.spec import Pooling, TableSpec
+from ringpull.ps.store import file_errors
 
 Body = dict[str, Any]
 
@@ -356,9 +357,9 @@ def test_trouble_with_reading_is_no_damage(
     """It passes, and a version that is published meanwhile is not given up."""
     folder = tmp_path / "version"
     write_version(folder)
-    read, stat = Path.read_bytes, Path.stat
+    read, stat = file_errors.opened, Path.stat
 
-    def failing_read(path: Path) -> bytes:
+    def failing_read(path: Path) -> BinaryIO:
         if path.name == name:
             raise OSError(number, os.strerror(number), str(path))
         return read(path)
@@ -368,7 +369,7 @@ def test_trouble_with_reading_is_no_damage(
             raise OSError(number, os.strerror(number), str(path))
         return stat(path, **how)
 
-    monkeypatch.setattr(Path, "read_bytes", failing_read)
+    monkeypatch.setattr(file_errors, "opened", failing_read)
     monkeypatch.setattr(Path, "stat", failing_stat)
     with pytest.raises(Unavailable, match=f"{name}: cannot be read: {os.strerror(number)}"):
         Manifest.load(folder)

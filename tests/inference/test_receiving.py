@@ -51,7 +51,10 @@ class Calls:
 
     def __init__(self, clock: Clock, max_calls: int = 4) -> None:
         self.clock = clock
-        self.receiving = Receiving(timeout_s=10.0, max_calls=max_calls, clock=clock)
+        self.memory = 1 << 30
+        self.receiving = Receiving(
+            timeout_s=10.0, max_calls=max_calls, max_bytes=1000, memory=lambda: self.memory, clock=clock
+        )
         self.aside: list[str] = []
 
     def enter(self, sender: str, name: str = "") -> Incoming:
@@ -104,7 +107,7 @@ async def test_the_oldest_of_whoever_has_most_makes_room(calls: Calls, clock: Cl
     crowd = [calls.enter("crowd") for _ in range(3)]
     clock.now_s += 1.0
     newcomer = calls.enter("new")
-    assert [each.pushed_out for each in crowd] == [True, False, False]
+    assert [each.pushed_out for each in crowd] == ["full", "", ""]
     assert not honest.pushed_out
     assert not newcomer.pushed_out
     assert len(calls.receiving) == 4
@@ -118,7 +121,29 @@ async def test_who_is_not_overdue_is_not_ended_for_one_more(calls: Calls) -> Non
     with pytest.raises(LimitExceeded, match="max_receiving_requests") as caught:
         calls.enter("new")
     assert caught.value.retry_after_s == MIN_OVERDUE_S
-    assert calls.receiving.ended == {"timeout": 0, "full": 1}
+    assert calls.receiving.ended == {"timeout": 0, "full": 1, "memory": 0}
+
+
+async def test_halves_of_messages_take_memory_within_bounds(calls: Calls, clock: Clock) -> None:
+    calls.memory += 10_000
+    honest = calls.enter("honest")
+    crowd = [calls.enter("crowd") for _ in range(3)]
+    clock.now_s += 1.0
+    calls.receiving.look()
+    calls.memory += 1000
+    calls.receiving.look_at_memory()
+    assert not any(each.pushed_out for each in (honest, *crowd))
+    calls.memory += 1
+    calls.receiving.look_at_memory()
+    assert [each.pushed_out for each in (honest, *crowd)] == ["", "memory", "memory", "memory"]
+    assert len(calls.receiving) == 1
+
+
+async def test_memory_is_not_looked_at_for_calls_whose_messages_come(calls: Calls) -> None:
+    call = calls.enter("a")
+    calls.memory += 1 << 30
+    calls.receiving.look_at_memory()
+    assert not call.pushed_out
 
 
 async def test_whoever_keeps_many_waiting_is_not_counted_on(clock: Clock) -> None:
@@ -366,3 +391,13 @@ async def test_the_errors_of_a_message_that_does_not_come() -> None:
         await receiving.receive(asyncio.Event().wait(), "a", deadline_s=0.0)
     assert receiving.ended["timeout"] == 0
     receiving.close()
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("sent", [b"", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n"])
+async def test_a_connection_that_does_not_begin_ends(served: Served, sent: bytes) -> None:
+    async with limited(served, receive_timeout_s=0.05) as (target, _):
+        reader, writer = await asyncio.open_connection(*target.split(":"))
+        writer.write(sent)
+        await reader.read()
+        writer.close()

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from ringpull import __version__
 from ringpull.inference.client import stubs
 from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.frontends.http.gate import ROLES
@@ -23,6 +24,7 @@ from ringpull.inference.head.frontends.http.server import application
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.inference.head.tokens.tokens import Tokens
+from ringpull.inference.proto import operations_pb2
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.inference.wire.status_codes import PUSHBACK, http_headers
@@ -427,3 +429,12 @@ async def test_callers_are_counted_and_logged_by_name_and_no_secret_is_told(
     told = [str(vars(record)) for record in caplog.records]
     everything = "\n".join([*said, *told, caplog.text, repr(doors.predictor.access), repr(doors.predictor)])
     assert "s3cret" not in everything
+
+
+async def test_a_stranger_is_not_told_which_build_this_is(doors: Doors) -> None:
+    of_another_build = operations_pb2.OperationRequest(verb="no_such_verb", build="9.9").SerializeToString()
+    for method in ("Call", "Publish"):
+        path = f"/ringpull.v1.Operations/{method}"
+        code, message = await doors.ask(path, of_another_build)
+        assert (code, __version__ in message) == ("UNAUTHENTICATED", False)
+        assert __version__ in (await doors.ask(path, of_another_build, shown("read")))[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +66,7 @@ def test_publishes_leave_no_descriptors_and_no_maps(actor: ShardProcess, tmp_pat
             seen.append(opened(tmp_path))
     assert seen[0] == seen[1]
     assert seen[1][1] == 2 * 2 * 3
+    assert seen[1][0] == (actor._copies is not None), "a map keeps no descriptor; a data folder has one that locks it"
 
 
 def test_refused_versions_leave_none(actor: ShardProcess, tmp_path: Path) -> None:
@@ -78,3 +81,37 @@ def test_refused_versions_leave_none(actor: ShardProcess, tmp_path: Path) -> Non
             actor.prepare([first, bad])
         actor.assign(version, ONE, [(MODEL, 1)])
     assert opened(tmp_path) == before
+
+
+FEW_DESCRIPTORS = """
+import resource, sys
+from pathlib import Path
+from ringpull.ps.hashing import SLOTS
+from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
+from ringpull.ps.process import ShardProcess
+from ringpull.ps.ring import Ring, SlotRange
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+tables = {"table": TablePlacement(sys.argv[1], (SlotRange(0, SLOTS),), ())}
+actor = ShardProcess(0, scrub_bytes_per_s=1 << 30)
+kept = []
+for version in (1, 2):
+    kept += [VersionPlacement(f"model_{number}", version, tables) for number in range(150)]
+    actor.prepare(kept)
+    actor.assign(version, [ServedRanges(Ring.even([0]), {})], [(each.model, each.version) for each in kept])
+assert len(actor.statistics().tables) == 300
+maps = sum(sys.argv[1] in line for line in Path("/proc/self/maps").read_text().splitlines())
+assert maps == 300 * 3, maps
+actor.stop()
+print("published twice")
+"""
+
+
+def test_tables_by_the_hundred_fit_few_descriptors(tmp_path: Path) -> None:
+    """Two versions of 150 tables, with less than one descriptor for each: they had three, each for as long as it was
+    open."""
+    table = write_table(tmp_path / "table", rows=30).folder
+    ran = subprocess.run(
+        [sys.executable, "-c", FEW_DESCRIPTORS, str(table)], capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == "published twice\n", ran.stderr

@@ -52,3 +52,14 @@ def test_numbers_that_no_float_holds() -> None:
         within(0, 1).check("--a", HUGE)
     with pytest.raises(InvalidInput, match=r"^--a is -10+; it must be 0 or more$"):
         at_least(0).check("--a", -HUGE)
+
+
+def test_a_ceiling_is_told_by_itself() -> None:
+    at_least(1, ceiling=9_000).check("--a", 9_000)
+    for value in (9_001, 1e300, HUGE):
+        with pytest.raises(InvalidInput, match=r"^--a is [0-9e+]+; it must be 9,000 or less$"):
+            at_least(1, ceiling=9_000).check("--a", value)
+    with pytest.raises(InvalidInput, match=r"^--a is 0; it must be above 0$"):
+        above(0, ceiling=9).check("--a", 0)
+    with pytest.raises(InvalidInput, match=r"^--a is inf; it must be above 0, and finite$"):
+        above(0, ceiling=9).check("--a", inf)

@@ -18,11 +18,11 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from ringpull import __version__
-from ringpull.inference.head.access import Access, AtDoor
+from ringpull.inference.head.access import ANY_ROLE, Access, AtDoor
 from ringpull.inference.head.audit import AuditLog, Entry
-from ringpull.inference.head.frontends.grpc.methods import authorization_of, parse
+from ringpull.inference.head.frontends.grpc.methods import authorization_of, end_call, parse
 from ringpull.inference.proto import operations_pb2 as pb
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, RingpullError, Unavailable
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, OperatorVerbs
 from ringpull.router.control.verbs import Request
@@ -74,6 +74,7 @@ class OperationsService:
     async def _carry_out(
         self, message: pb.OperationRequest, context: grpc.aio.ServicerContext, entry: Entry | None = None
     ) -> Message:
+        self._access.admit(authorization_of(context), *ANY_ROLE)  # which build this is, a stranger need not know
         if message.build != __version__:
             raise InvalidInput(_another_build(message.build))
         verb = VERBS.named(message.verb)
@@ -104,18 +105,28 @@ class OperationsService:
 
 
 class MethodsOfOtherBuilds(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """Answers calls of methods that the service had in earlier builds, or has in later ones, by saying so."""
+    """Answers calls of methods that the service had in earlier builds, or has in later ones, by saying so.
+
+    Args:
+        access: Rule of who is told; any role will do.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """Return the handler of a method of the service that has no other one."""
         if not details.method.startswith(f"/{SERVICE.full_name}/"):
             return None
-        return grpc.unary_unary_rpc_method_handler(_refuse)
+        return grpc.unary_unary_rpc_method_handler(self._refuse)
 
-
-async def _refuse(request: bytes, context: grpc.aio.ServicerContext) -> NoReturn:
-    await context.abort(grpc.StatusCode.UNIMPLEMENTED, _another_build(""))
-    raise AssertionError("abort always raises")
+    async def _refuse(self, request: bytes, context: grpc.aio.ServicerContext) -> NoReturn:
+        try:
+            self._access.admit(authorization_of(context), *ANY_ROLE)
+        except RingpullError as exc:
+            await end_call(context, exc)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, _another_build(""))
+        raise AssertionError("abort always raises")
 
 
 def _another_build(theirs: str) -> str:

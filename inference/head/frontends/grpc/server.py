@@ -7,6 +7,7 @@ Health is `grpc.health.v1`, per service and for the whole server (""): SERVING o
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import grpc.aio
@@ -73,6 +74,8 @@ class GrpcServer:
                     "grpc.max_allowed_incoming_connections",
                     part_of_descriptors(DESCRIPTOR_SHARE, config.max_connections),
                 ),
+                # A connection that does not begin, which costs a descriptor all the same.
+                ("grpc.server_handshake_timeout_ms", math.ceil(config.receive_timeout_s * 1e3)),
                 ("grpc.server.max_pending_requests", config.max_pending_requests),
                 ("grpc.server.max_pending_requests_hard_limit", config.max_pending_requests),
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
@@ -95,7 +98,7 @@ class GrpcServer:
                 service_handler(PREDICTOR, predictor, receiving=("Predict",)),
                 service_handler(ADMIN, admin),
                 service_handler(OPERATIONS, self._operations),
-                MethodsOfOtherBuilds(),
+                MethodsOfOtherBuilds(predictor.access),
             )
         )
         add_HealthServicer_to_server(self._health, self._limits)

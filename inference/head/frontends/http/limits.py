@@ -130,7 +130,6 @@ class LimitedServer(uvicorn.Server):
         super().__init__(config)
         self._bound = bound
         self._limits = limits
-        self._allowed = part_of_descriptors(DESCRIPTOR_SHARE, limits.max_connections)
         self._counts = counts
         self._handshakes = handshakes
         self._connections: set[Connection] = set()
@@ -198,7 +197,8 @@ class LimitedServer(uvicorn.Server):
             self._take(accepted, str(address[0]) if isinstance(address, tuple) else "")
 
     def _take(self, accepted: socket.socket, address: str) -> None:
-        if len(self._connections) >= self._allowed and not self._make_room():
+        allowed = part_of_descriptors(DESCRIPTOR_SHARE, self._limits.max_connections)
+        if len(self._connections) >= allowed and not self._make_room():
             self._counts.ended[REFUSED] += 1
             accepted.close()
             return
