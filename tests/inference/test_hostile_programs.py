@@ -146,11 +146,12 @@ def test_models_with_words_of_the_format_as_names_are_taken(tmp_path: Path) -> N
 def test_a_published_url_runs_nothing(tmp_path: Path, kind: str) -> None:
     """A version at a URL, as whoever may write there would make it: sizes and checksums fit."""
     version, marker = export_tiny(tmp_path), tmp_path / "marker"
+    manifest = Manifest.load(version)
     program = members_of((version / "dense.pt2").read_bytes())
     root = next(iter(program)).partition("/")[0] + "/"
     renamed = {name.replace(root, ROOT, 1): content for name, content in program.items()}
     (version / "dense.pt2").write_bytes(HOSTILE[kind](renamed, marker))
-    replace(Manifest.load(version), program=FileEntry.of(version, "dense.pt2")).save(version)
+    replace(manifest, program=FileEntry.of(version, "dense.pt2")).save(version)
     system = fsspec.filesystem("memory")
     system.put(f"{version}/", "/hostile/tiny/1/", recursive=True)
     try:
