@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -30,6 +31,10 @@ REFUSALS: Final = {Unauthenticated: 401, Forbidden: 403}
 """Statuses of scrapers that may not; 503 where that cannot be told."""
 
 GOODBYE_S: Final = 1.0
+"""Time for the goodbye of TLS, and for a scraper that is refused to read why."""
+MAX_UNREAD: Final = 16
+"""Pieces that are read, and thrown away, of what one sends that is refused."""
+
 SCRAPER_TIMEOUT_S: Final = 10.0
 """Time after which a scraper that says nothing, or does not read, is hung up on."""
 
@@ -76,7 +81,8 @@ class MetricsServer:
                     super().finish_request(request, client_address)
                     return
                 request.settimeout(SCRAPER_TIMEOUT_S)
-                with tls.public.wrap_socket(request, server_side=True) as secured:
+                with tls.public.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
+                    _shake_hands(secured)
                     super().finish_request(secured, client_address)
                     # Without its goodbye an answer of no given length looks cut off.
                     with suppress(OSError):
@@ -129,6 +135,20 @@ def _passes(handler: MetricsHandler, check: Check) -> bool:
         handler.wfile.write(body)
         return False
     return True
+
+
+def _shake_hands(secured: ssl.SSLSocket) -> None:
+    try:
+        secured.do_handshake()
+    except OSError:
+        # Closed at once, with unread bytes, the connection would be reset, and whoever is refused not hear why.
+        with suppress(OSError):
+            secured.settimeout(GOODBYE_S)
+            secured.shutdown(socket.SHUT_WR)
+            for _ in range(MAX_UNREAD):
+                if not secured.recv(1 << 16):
+                    break
+        raise
 
 
 class _Server(ThreadingMixIn, TCPServer):

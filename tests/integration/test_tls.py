@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +19,7 @@ import grpc
 import numpy as np
 import pytest
 
+from ringpull.deploy import cli
 from ringpull.inference.client.client import Client
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.head.config import HeadConfig
@@ -192,6 +194,34 @@ def test_files_that_cannot_be_used_start_no_process(certificates: Certificates) 
     for make in (lambda tls: HeadProcess(head_of(tls)), lambda tls: ShardProcess(0, tls=tls)):
         with pytest.raises(InvalidInput, match=r"--tls-cert .* has expired"):
             make(certificates.expired.files())
+
+
+def test_the_operators_door_at_a_port_is_within_tls(exported: Exported, certificates: Certificates) -> None:
+    ca, client = certificates.ca.read_bytes(), certificates.client
+    config = replace(head_of(certificates.mutual), admin_host="127.0.0.1")
+    with local_cluster([exported[1]], shards=1, config=config) as cluster:
+        models_of(
+            cluster.address.admin,
+            grpc.ssl_channel_credentials(ca, client.key.read_bytes(), client.cert.read_bytes()),
+        )
+        for wrong in (None, grpc.ssl_channel_credentials(ca)):
+            with pytest.raises(grpc.RpcError):
+                models_of(cluster.address.admin, wrong)
+
+
+def test_commands_ask_over_tls(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = deployment.shown
+    files = {"--tls-ca": shown.ca_file, "--tls-cert": shown.cert_file, "--tls-key": shown.key_file}
+    given = [word for name, path in files.items() if path for word in (name, path)]
+    for more, status in ((given, 0), ([], 1)):
+        monkeypatch.setattr(sys, "argv", ["ringpull", "status", "--json", "--target", deployment.cluster.target, *more])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert (ended.value.code or 0) == status
+        said = capsys.readouterr()
+        assert json.loads(said.out)["head"] == deployment.cluster.target if given == more else "TLS" in said.err
 
 
 def write(pair: Pair, to: Pair) -> None:
