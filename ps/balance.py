@@ -12,7 +12,6 @@ histories, are tests: tests/ps/test_ring.py.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -49,7 +48,7 @@ def with_ranks(table: OwnerTable, ranks: int) -> OwnerTable:
 def join(table: OwnerTable, newcomer: int, ranks: int) -> OwnerTable:
     """Return the table in which a newcomer has its even part of every rank; `ranks` may be one more than before."""
     out = table.copy()
-    share = SLOTS / (len(np.unique(table)) + 1)
+    share = SLOTS / (np.count_nonzero(np.bincount(table.ravel())) + 1)
     for rank in range(table.shape[1]):
         _take(out, rank, newcomer, share)
     if ranks > table.shape[1]:
@@ -76,20 +75,27 @@ def leave(table: OwnerTable, leaver: int, ranks: int) -> OwnerTable:
 def _take(out: OwnerTable, rank: int, newcomer: int, share: float) -> None:
     """Give the newcomer its share of a rank, from the fullest shards, where it is not an owner at another rank."""
     column = np.where((out == newcomer).any(axis=1), np.uint16(UNOWNED), out[:, rank])
-    bounds = [*run_starts(column[:, None]).tolist(), SLOTS]
-    runs: dict[int, list[Run]] = {}
-    for begin, end in pairwise(bounds):
-        runs.setdefault(int(column[begin]), []).append((begin, end))
-    donors, counts = np.unique(out[:, rank], return_counts=True)
+    begins = run_starts(column[:, None])
+    ends = np.append(begins[1:], SLOTS)
+    by_owner = np.argsort(column[begins], kind="stable")
+    owners = column[begins][by_owner]
+    counts = np.bincount(out[:, rank])
+    donors = np.flatnonzero(counts)
+    counts = counts[donors]
     level = _level(counts, share)
+    slack = SLACK * share / 4
     pieces = max(1, round(JOIN_PIECES / len(donors)))
     co_owners: CoOwners = Counter()
     # What rounding to whole runs leaves over at one donor is taken from, or left to, the next.
     due = 0.0
     for count, donor in sorted(zip(counts.tolist(), donors.tolist(), strict=True), reverse=True):
         due += max(0.0, count - level)
-        parts = split_runs(runs.get(donor, []), count / pieces)
-        for begin, end in _pick(out, parts, due, pieces, SLACK * share / 4, co_owners):
+        if due <= _least(slack):  # of many donors, most give nothing
+            continue
+        own = by_owner[slice(*np.searchsorted(owners, (donor, donor + 1)))]
+        runs = list(zip(begins[own].tolist(), ends[own].tolist(), strict=True))
+        parts = split_runs(runs, count / pieces)
+        for begin, end in _pick(out, parts, due, pieces, slack, co_owners):
             out[begin:end, rank] = newcomer
             due -= end - begin
 
@@ -108,7 +114,7 @@ def _pick(out: OwnerTable, runs: list[Run], amount: float, pieces: int, slack: f
     suit, the one whose owners occur least in what was picked before, as counted in `co_owners`.
     """
     picked: list[Run] = []
-    while runs and amount > max(slack, 0.5):
+    while runs and amount > _least(slack):
         piece = amount / max(1, pieces - len(picked))
         suits = [run for run in runs if piece / 2 <= run[1] - run[0] <= min(1.5 * piece, amount + slack)]
         if not suits:
@@ -117,8 +123,12 @@ def _pick(out: OwnerTable, runs: list[Run], amount: float, pieces: int, slack: f
             long = [run for run in runs if run[1] - run[0] >= min(longest, 2 * length)]
             suits = [(begin, min(end, begin + length)) for begin, end in long]
             suits += [(max(begin, end - length), end) for begin, end in long]
-        begin, end = min(suits, key=lambda run: sum(co_owners[at] for at in _owners_amid(out, run)))
-        for at in _owners_amid(out, (begin, end)):
+        # The owners in the middle of a run stand for all of it.
+        amid = out[[(begin + end) // 2 for begin, end in suits]].tolist()
+        met = [sum(co_owners.get(at, 0) for at in enumerate(owners)) for owners in amid]
+        chosen = met.index(min(met))
+        begin, end = suits[chosen]
+        for at in enumerate(amid[chosen]):
             co_owners[at] += end - begin
         runs = [rest for run in runs for rest in _without(run, begin, end)]
         picked.append((begin, end))
@@ -126,9 +136,9 @@ def _pick(out: OwnerTable, runs: list[Run], amount: float, pieces: int, slack: f
     return picked
 
 
-def _owners_amid(out: OwnerTable, run: Run) -> list[tuple[int, int]]:
-    """Return (rank, shard) of the owners in the middle of a run, which stand for all of it."""
-    return list(enumerate(out[(run[0] + run[1]) // 2].tolist()))
+def _least(slack: float) -> float:
+    """Return the number of slots up to which nothing is taken."""
+    return max(slack, 0.5)
 
 
 def _without(run: Run, begin: int, end: int) -> list[Run]:

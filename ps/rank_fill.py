@@ -10,7 +10,7 @@ of shards, from the fuller end to the emptier one, each step a piece that the ne
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from itertools import pairwise
 from math import ceil
 from typing import Final
@@ -57,7 +57,11 @@ class RankFill:
         self._shards = shards
         self._even = SLOTS / len(shards)
         counts = np.bincount(out[:, rank], minlength=UNOWNED + 1)
+        self._ids = np.array(shards)
         self._counts = {shard: int(counts[shard]) for shard in shards}
+        self._loads = counts[self._ids]
+        """The same counts, in the order of the shards."""
+        self._places = {shard: place for place, shard in enumerate(shards)}
         bounds = [*run_starts(out[:, : rank + 1]).tolist(), SLOTS]
         self._empty = [run for run in pairwise(bounds) if out[run[0], rank] == UNOWNED]
         self._given: list[tuple[int, int, int]] = []
@@ -70,7 +74,7 @@ class RankFill:
             while begin < end:
                 shard = self._neighbour(begin, end, slack)
                 if shard is None:
-                    shard = min(self._allowed(begin), key=lambda s: (self._counts[s], s))
+                    shard = self._first(self._loads, self._earlier(begin))
                 room = int(self._even - self._counts[shard])
                 # If no allowed shard has room, the piece is not split: levelling passes parts on where needed.
                 stop = begin + room if slack < room < end - begin - slack else end
@@ -80,15 +84,26 @@ class RankFill:
 
     def fill_mixed(self, pieces: int) -> None:
         """Fill the places, about this many pieces for each shard, so that it shares slots evenly with all others."""
-        shared: Counter[tuple[int, int]] = Counter()
+        shared = np.zeros((len(self._shards), len(self._shards)), np.int64)
         for begin, end in split_runs(self._empty, self._even / pieces):
-            earlier, allowed = self._earlier(begin), self._allowed(begin)
-            roomy = [shard for shard in allowed if self._counts[shard] + (end - begin) / 2 <= self._even]
-            shard = min(roomy or allowed, key=lambda s: (sum(shared[a, s] for a in earlier), self._counts[s]))
+            earlier = self._earlier(begin)
+            allowed = np.ones(len(self._shards), bool)
+            allowed[[self._places[other] for other in earlier]] = False
+            roomy = allowed & (self._loads + (end - begin) / 2 <= self._even)
+            where = np.flatnonzero(roomy if roomy.any() else allowed)
+            met = shared[[self._places[other] for other in earlier]].sum(axis=0)[where]
+            where = where[met == met.min()]
+            place = int(where[np.argmin(self._loads[where])])
             for other in earlier:
-                shared[other, shard] += end - begin
-            self._give(begin, end, shard)
+                shared[self._places[other], place] += end - begin
+            self._give(begin, end, self._shards[place])
         self._finish()
+
+    def _first(self, loads: NDArray[np.int64], earlier: list[int]) -> int:
+        """Return the first of the least loaded shards that are not among those."""
+        loads = loads.copy()
+        loads[[self._places[shard] for shard in earlier]] = SLOTS + 1
+        return self._shards[int(np.argmin(loads))]
 
     def _earlier(self, slot: int) -> list[int]:
         owners: list[int] = self._out[slot, : self._rank].tolist()
@@ -110,8 +125,12 @@ class RankFill:
 
     def _give(self, begin: int, end: int, shard: int) -> None:
         self._out[begin:end, self._rank] = shard
-        self._counts[shard] += end - begin
+        self._note(shard, end - begin)
         self._given.append((begin, end, shard))
+
+    def _note(self, shard: int, more: int) -> None:
+        self._counts[shard] += more
+        self._loads[self._places[shard]] += more
 
     def _finish(self) -> None:
         """Level the rank, then empty the later places of owners that moved up."""
@@ -142,7 +161,7 @@ class RankFill:
         """
         steps: dict[int, tuple[int, int]] = {}
         queue = deque([start])
-        while queue:
+        while queue and len(steps) < len(self._shards) - 1:  # what is reached is reached by the first who reaches it
             here = queue.popleft()
             for index, (begin, end, owner) in enumerate(self._given):
                 if begin == end:
@@ -169,6 +188,6 @@ class RankFill:
         for index, receiver in chain:
             begin, end, giver = self._given[index]
             self._given[index] = (begin, end - amount, giver)
-            self._counts[giver] -= amount
+            self._note(giver, -amount)
             self._give(end - amount, end, receiver)
         return True

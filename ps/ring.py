@@ -128,12 +128,15 @@ class Ring:
         newcomers = [shard for shard in sorted(shards) if shard not in self.shards]
         for old, new in zip(leavers, newcomers, strict=False):
             table[table == old] = new
-        ring = Ring._of(table, self.wanted)
+        # On the table from end to end: a ring of each step would cost as much as the step.
+        count = len(self.shards)
         for shard in newcomers[len(leavers) :]:
-            ring = ring.join(shard)
+            count += 1
+            table = balance.join(table, shard, min(self.wanted, count))
         for shard in leavers[len(newcomers) :]:
-            ring = ring.leave(shard)
-        return ring
+            count -= 1
+            table = balance.leave(table, shard, min(self.wanted, count))
+        return Ring._of(table, self.wanted)
 
     def with_ranks(self, ranks: int) -> Ring:
         """Return the ring that wants this many owners per range: later ranks are dropped or added, the others stay."""
