@@ -209,7 +209,7 @@ class Receiving:
     def look_at_memory(self) -> None:
         """End calls if what has come of messages takes too much."""
         if self._overdue and self._memory() - self._before_bytes > self._max_bytes:
-            for incoming in list(max(self._overdue.values(), key=len)):
+            for incoming in list(self._most()):
                 self._push_out(incoming, MEMORY)
 
     def close(self) -> None:
@@ -234,8 +234,12 @@ class Receiving:
         """End one overdue call; return whether there was one. Its place is free at once, though it leaves later."""
         if not self._overdue:
             return False
-        self._push_out(next(iter(max(self._overdue.values(), key=len))), FULL)
+        self._push_out(next(iter(self._most())), FULL)
         return True
+
+    def _most(self) -> OrderedDict[Incoming, None]:
+        """Return the overdue calls of the sender that has most of them."""
+        return max(self._overdue.values(), key=lambda calls: len(calls))
 
     def _push_out(self, incoming: Incoming, reason: str) -> None:
         incoming.pushed_out = reason
