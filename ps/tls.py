@@ -25,9 +25,6 @@ from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import Group, Option
 from ringpull.ps.tls_contexts import Ends, TlsText, load, read
 
-OVERLAP_S: Final = 600.0
-"""Time for which processes still take each other by the certificate, or CA, of before: nodes change theirs by turns."""
-
 LAST_PART: Final = 0.1
 """Part of a certificate's life in which its end is warned of."""
 
@@ -102,28 +99,19 @@ def check_tls(files: TlsFiles) -> None:
 class LiveTls:
     """TLS of one process: the certificate in use, which follows the files. May be used from any thread."""
 
-    def __init__(
-        self,
-        files: TlsFiles,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, files: TlsFiles, *, now: Callable[[], float] = time.time) -> None:
         """Read the files.
 
         Args:
-            clock: Seconds, for how long the certificate of before is taken.
             now: Seconds since 1970, by which certificates expire.
 
         Raises:
             InvalidInput: They cannot be used; names the option.
         """
         self._files = files
-        self._clock = clock
         self._now = now
         self._lock = threading.Lock()
         self._loaded = load(files)
-        self._overlap_until_s = 0.0
         self._tried: TlsText | InvalidInput = self._loaded.text
         """What was read last, or why it could not be."""
         self._trouble = ""
@@ -150,8 +138,7 @@ class LiveTls:
     def members(self) -> Ends:
         """Contexts between processes of the deployment, for one new connection."""
         self.refresh()
-        with self._lock:
-            return self._loaded.overlapping if self._clock() < self._overlap_until_s else self._loaded.members
+        return self._loaded.members
 
     @property
     def text(self) -> TlsText:
@@ -203,8 +190,7 @@ class LiveTls:
         self._trouble = ""
         if text == self._loaded.text:
             return False  # They are as they were before something was wrong with them.
-        self._loaded = load(self._files, self._loaded)
-        self._overlap_until_s = self._clock() + OVERLAP_S
+        self._loaded = load(self._files)
         self._tried = self._loaded.text
         _LOG.info("TLS goes by new files", extra={"certificate": self._files.cert, "until": int(self._loaded.until_s)})
         return True

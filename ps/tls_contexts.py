@@ -55,30 +55,20 @@ class LoadedTls:
     public: ssl.SSLContext
     """Context of a server that clients see, of HTTP; gRPC makes its own of `text`."""
     members: Ends
-    overlapping: Ends
-    """The same, for the time in which those of the files before are taken too."""
     since_s: float
     until_s: float
     """Times from which, and to which, the certificate is valid."""
 
-    @property
-    def anchors(self) -> list[bytes]:
-        """Certificates by which a process of the deployment knows another."""
-        return anchors_of(self.text)
 
-
-def load(files: TlsFiles, before: LoadedTls | None = None) -> LoadedTls:
+def load(files: TlsFiles) -> LoadedTls:
     """Read the files, and make the contexts.
-
-    Args:
-        before: What was in use before: what knows its processes is known for a while longer.
 
     Raises:
         InvalidInput: A file cannot be used; names its option.
     """
     for _ in range(READS):
         text = read(files)
-        loaded = _load(files, text, [] if before is None else before.anchors)
+        loaded = _load(files, text)
         if read(files) == text:  # contexts are made of files, not of what was read
             return loaded
     raise InvalidInput(f"--tls-cert {files.cert} changes while it is read")
@@ -126,7 +116,7 @@ def _encrypted(files: TlsFiles) -> InvalidInput:
     return InvalidInput(f"--tls-key {files.key} is encrypted; nobody is there to type its password: decrypt it")
 
 
-def _load(files: TlsFiles, text: TlsText, before: list[bytes]) -> LoadedTls:
+def _load(files: TlsFiles, text: TlsText) -> LoadedTls:
     public = _context(files, ssl.PROTOCOL_TLS_SERVER)
     public.minimum_version = ssl.TLSVersion.TLSv1_2
     public.options |= ssl.OP_NO_RENEGOTIATION
@@ -134,10 +124,7 @@ def _load(files: TlsFiles, text: TlsText, before: list[bytes]) -> LoadedTls:
         _trust(public, "ca", files.ca, anchors_of(text))
         public.verify_mode = ssl.CERT_REQUIRED
     members = _ends(files, anchors_of(text), text)
-    since_s, until_s = _meet(files, text, members)
-    extra = [each for each in before if each not in anchors_of(text)]
-    overlapping = _ends(files, [*anchors_of(text), *extra], text) if extra else members
-    return LoadedTls(text, public, members, overlapping, since_s, until_s)
+    return LoadedTls(text, public, members, *_meet(files, text, members))
 
 
 def _ends(files: TlsFiles, anchors: list[bytes], text: TlsText) -> Ends:

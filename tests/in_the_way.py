@@ -16,19 +16,20 @@ KINDS = ("pipe", "socket", "device", "link to itself")
 def in_the_way(path: Path, kind: str) -> Iterator[None]:
     """Context in which a pipe, a socket, a device or a link to itself is at a path.
 
-    Whoever opens the pipe, and waits for somebody at its other end, finds that at its end at once.
+    Whoever opens the pipe all the same, and waits for somebody at its other end, finds it empty.
     """
     if kind == "pipe":
         os.mkfifo(path)
         pipe = os.open(path, os.O_PATH)  # which may be removed meanwhile
-        other_end = threading.Thread(target=_open_and_close, args=(f"/proc/self/fd/{pipe}",))
+        over = threading.Event()
+        other_end = threading.Thread(target=_open_and_close, args=(f"/proc/self/fd/{pipe}", over))
         other_end.start()
         try:
             yield
         finally:
+            over.set()
             while other_end.is_alive():
                 os.close(os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK))
-            other_end.join()
             os.close(pipe)
         return
     if kind == "socket":
@@ -41,5 +42,6 @@ def in_the_way(path: Path, kind: str) -> Iterator[None]:
     yield
 
 
-def _open_and_close(path: str) -> None:
-    os.close(os.open(path, os.O_WRONLY))
+def _open_and_close(path: str, over: threading.Event) -> None:
+    while not over.is_set():
+        os.close(os.open(path, os.O_WRONLY))

@@ -112,7 +112,7 @@ class HeadConfig:
     """Calls whose message is not here yet; one more ends the one that has kept it waiting for longest."""
     receive_timeout_s: Annotated[
         float,
-        above(0),
+        above(0, ceiling=MAX_WAIT_S),
         Option("The longest that the message of a request may take.", Group.LIMITS, "receive-timeout", "SECONDS"),
     ] = 10.0
     """Time in which a call's message must be here, whatever its deadline."""
@@ -122,7 +122,7 @@ class HeadConfig:
     """Open HTTP connections; one more takes the place of the one that has been asking for longest."""
     http_timeout_s: Annotated[
         float,
-        above(0),
+        above(0, ceiling=MAX_WAIT_S),
         Option("The longest that an HTTP connection may take to ask.", Group.LIMITS, "http-timeout", "SECONDS"),
     ] = 10.0
     """Time in which an HTTP connection must have sent a whole request, counted anew after each answer."""

@@ -31,7 +31,7 @@ _OTHER: Final = re.compile(
     r"|math\.(?:acos|asin|atan|atan2|ceil|cos|cosh|exp|fabs|floor|isfinite|isinf|isnan|log|log10|log1p|log2|pow|sin|sinh"
     r"|sqrt|tan|tanh|trunc)"
     r"|torch\.(?:_sym_[a-z0-9]+|sym_(?:float|fresh_size|int|ite|max|min|not|sqrt|sum))"
-    r"|torch\._functorch\.predispatch\._(?:add|remove)_batch_dim"
+    r"|torch\._functorch\.predispatch\.(?:_(?:add|remove)_batch_dim|lazy_load_decompositions)"
     r"|torch\._functorch\.predispatch\._vmap_(?:in|de)crement_nesting"
     r"|torch\.ops\.higher_order\.(?:associative_scan|cond|map_impl|scan|while_loop|wrap_with_autocast"
     r"|wrap_with_set_grad_enabled)",

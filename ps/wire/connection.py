@@ -86,12 +86,12 @@ class Connection(FrameProtocol):
     async def _connect_over(cls, tls: LiveTls, host: str, port: int, hello: Hello) -> Connection:
         address = f"{host}:{port}"
         while True:
-            connection = cls(address, hello=hello)
+            connection, context = cls(address, hello=hello), tls.members.client
             try:
-                await shake_hands(connection, tls.members.client, host, port)
+                await shake_hands(connection, context, host, port)
             except (ssl.SSLError, Unavailable) as exc:
-                # Files may have changed between this end's look at them and the other's.
-                if not tls.refresh():
+                # Files may have changed between this end's look at them and the other's, which comes later.
+                if tls.members.client is context:
                     raise Unavailable(f"no shard can be reached at {address} over TLS: {reason_of(exc)}") from exc
             else:
                 return connection

@@ -183,13 +183,15 @@ class TlsLayer(asyncio.Protocol):
             if view.nbytes:
                 self._unsent.append(view)
                 self.unsent_bytes += view.nbytes
-        self._send()
+        if not self._sending_soon:
+            self._send()
 
     def end(self, how: str) -> None:
         """Send what is left, then an end: `eof`, after which the socket stays, or `close`."""
         if self._ending != "close":
             self._ending, self._deaf = how, True
-            self._send()
+            if not self._sending_soon:
+                self._send()
 
     def read_on(self, reading: bool) -> None:
         """Take bytes from the socket, or leave them there."""
@@ -351,6 +353,7 @@ class _Waiter:
 
     def __init__(self, done: asyncio.Future[None]) -> None:
         self.done = done
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())  # who gave up does not ask
 
     def begun(self, layer: TlsLayer) -> None:
         pass

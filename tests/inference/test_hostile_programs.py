@@ -7,8 +7,10 @@ import io
 import json
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -16,10 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringpull.inference.model.dense import read_program
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.pickles import check_bytes
 from ringpull.inference.model.program_check import check_program
 from ringpull.inference.model.program_graph import is_operator
 from ringpull.inference.model.samples import Samples
+from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.model.version_files import FileEntry
 from ringpull.ps.errors import CorruptData
 from tests.inference.hostile_programs import (
@@ -27,12 +32,14 @@ from tests.inference.hostile_programs import (
     CONSTANTS,
     GRAPH,
     HOSTILE,
+    ROOT,
     WEIGHTS,
     Opens,
     exported,
     members_of,
     packed,
 )
+from tests.inference.tiny import export_tiny
 from tests.mangling import mangled
 
 pytestmark = pytest.mark.medium  # a program is exported
@@ -135,6 +142,25 @@ def test_models_with_words_of_the_format_as_names_are_taken(tmp_path: Path) -> N
     assert read(tmp_path, file.getvalue()).module()(*given).shape == (4, 2)
 
 
+@pytest.mark.parametrize("kind", ["sample inputs", "all weights, as torch 2.8 had them", "a guard that opens a file"])
+def test_a_published_url_runs_nothing(tmp_path: Path, kind: str) -> None:
+    """A version at a URL, as whoever may write there would make it: sizes and checksums fit."""
+    version, marker = export_tiny(tmp_path), tmp_path / "marker"
+    program = members_of((version / "dense.pt2").read_bytes())
+    root = next(iter(program)).partition("/")[0] + "/"
+    renamed = {name.replace(root, ROOT, 1): content for name, content in program.items()}
+    (version / "dense.pt2").write_bytes(HOSTILE[kind](renamed, marker))
+    replace(Manifest.load(version), program=FileEntry.of(version, "dense.pt2")).save(version)
+    system = fsspec.filesystem("memory")
+    system.put(f"{version}/", "/hostile/tiny/1/", recursive=True)
+    try:
+        with local_files("memory://hostile/tiny/1") as copy, pytest.raises(CorruptData, match=r"dense\.pt2: .*refused"):
+            LoadedVersion.load(copy, device="cpu")
+    finally:
+        system.rm("/hostile", recursive=True)
+    assert not marker.exists()
+
+
 @given(content=st.data())
 def test_mangled_programs_run_nothing(
     tmp_path_factory: pytest.TempPathFactory, good: bytes, content: st.DataObject
@@ -170,7 +196,18 @@ def test_pickles_are_found_by_what_they_are(tmp_path: Path, protocol: int) -> No
 
 
 def test_operators_compute() -> None:
-    assert all(map(is_operator, ("torch.ops.aten.add.Tensor", "_operator.getitem", "torch.sym_max", "math.ceil")))
+    assert all(
+        map(
+            is_operator,
+            (
+                "torch.ops.aten.add.Tensor",
+                "_operator.getitem",
+                "torch.sym_max",
+                "math.ceil",
+                "torch.ops.higher_order.cond",
+            ),
+        )
+    )
     for target in (
         *("torch.os.system", "torch.ops.load_library", "torch.ops.aten.save.default", "torch.ops.aten.from_file.out"),
         *("_operator.attrgetter", "_operator.methodcaller", "torch.hub.load", "torch.ops.aten.add.Tensor.__call__"),

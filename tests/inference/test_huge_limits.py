@@ -17,6 +17,8 @@ CEILINGS = {
     "max_pending_requests": MAX_INT32,
     "max_values_per_row": MAX_INT64,
     "max_connection_age_s": MAX_WAIT_S,
+    "receive_timeout_s": MAX_WAIT_S,
+    "http_timeout_s": MAX_WAIT_S,
 }
 """Those that gRPC, or a kernel, takes as C's integers."""
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 
 from ringpull import CapCandidates, Client
 from ringpull.inference.head.admission import Admission
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.http.metrics import metrics_routes
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.metrics import HeadCollector
 from ringpull.inference.head.process import HeadProcess
@@ -224,6 +227,17 @@ def test_targets_are_those_that_the_coordinator_knows(cluster: LocalCluster, ver
         head.drain(timeout_s=0)
     alone = httpx.get(f"http://127.0.0.1:{cluster.address.http_port}/metrics/targets")
     assert (alone.status_code, "started without" in alone.text) == (503, True)
+
+
+@pytest.mark.parametrize("https", [False, True])
+async def test_targets_say_how_they_are_scraped(https: bool) -> None:
+    async def targets() -> tuple[ScrapeTarget, ...]:
+        return Targets().scrape_targets()
+
+    app = Starlette(routes=metrics_routes(CollectorRegistry(), targets, shared=False, https=https))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://head") as client:
+        found = (await client.get("/metrics/targets")).json()
+    assert [each["labels"].get("__scheme__") for each in found] == ["https" if https else None] * 2
 
 
 def test_every_process_that_tells_metrics_is_a_target(cluster: LocalCluster) -> None:

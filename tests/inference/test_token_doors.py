@@ -20,6 +20,7 @@ from ringpull import __version__
 from ringpull.inference.client import stubs
 from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.frontends.http.gate import ROLES
+from ringpull.inference.head.frontends.http.metrics import metrics_application
 from ringpull.inference.head.frontends.http.server import application
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.settings import TokenSettings
@@ -29,6 +30,7 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.inference.wire.status_codes import PUSHBACK, http_headers
 from ringpull.ps.errors import LimitExceeded
+from ringpull.ps.metric_families import registry_of
 from ringpull.router.control.verbs import Role
 from tests.clock import Clock
 from tests.inference.served import CONFIG, ROWS, Served
@@ -130,7 +132,7 @@ MALFORMED: Sequence[tuple[str, ...]] = (
     (shown("nobody"),),
     ("",),
     ("Bearer",),
-    ("Bearer " + "x" * 8000,),
+    ("Bearer " + "x" * 5000,),  # from 8 KiB on gRPC refuses metadata by chance, from 16 KiB on always
 )
 
 
@@ -304,6 +306,14 @@ async def test_http_asks_nobody_where_there_are_no_tokens() -> None:
         for headers in ({}, {"Authorization": "nonsense"}):
             assert (await http.get("/status", headers=headers)).json()["head"] == "here"
         assert (await http.get("/nothing")).status_code == 404
+
+
+async def test_a_port_for_metrics_alone_asks_too(doors: Doors) -> None:
+    app = metrics_application(registry_of([]), doors.predictor.access)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://head") as http:
+        assert (await http.get("/metrics")).status_code == 401
+        assert (await http.get("/metrics", headers={"Authorization": shown("predict")})).status_code == 403
+        assert (await http.get("/metrics", headers={"Authorization": shown("read")})).status_code == 200
 
 
 async def test_a_refusal_says_when_to_come_back(http: httpx.AsyncClient) -> None:

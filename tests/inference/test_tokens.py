@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import logging
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ringpull.inference.head.access import ANY_ROLE, Unasked
+from ringpull.inference.head.tokens import tokens as tokens_module
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.scrape_check import ScrapeCheck, scrape_check
 from ringpull.inference.head.tokens.settings import TokenSettings
@@ -312,3 +314,26 @@ def test_scrapers_come_in_any_thread(file: File) -> None:
     for each in threads:
         each.join()
     assert not failed
+
+
+# -- the task that reads it --------------------------------------------------------------------------------------------
+
+
+async def test_whatever_happens_the_file_is_looked_at_again(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "LOOK_S", 0)
+    looked = iter([RuntimeError("can't start new thread"), None])
+    again = asyncio.Event()
+
+    async def to_thread(look: Callable[[], None]) -> None:
+        error = next(looked, None)
+        if error is not None:
+            raise error
+        look()
+        again.set()
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    file.put(NEW)
+    following = asyncio.create_task(file.tokens.follow())
+    await again.wait()
+    following.cancel()
+    assert file.tokens.admit("Bearer new-secret-0123456789", Role.READ).name == "new"

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.tls import OVERLAP_S, LiveTls, TlsFiles, check_tls
+from ringpull.ps.tls import LiveTls, TlsFiles, check_tls
 from ringpull.ps.tls_contexts import anchors_of, read
 from tests.certificates import Certificates, Pair
-from tests.clock import Clock
 
 BAD: dict[str, tuple[Callable[[Certificates, Path], TlsFiles], str]] = {
     "a missing certificate": (lambda all, _: files(all.server, cert="/no/such.pem"), "--tls-cert /no/such.pem cannot"),
@@ -114,8 +113,7 @@ class Changing:
         self.write(first)
         if ca is not None:
             shutil.copy(ca, self.ca)
-        self.clock = Clock(0.0)
-        self.live = LiveTls(self.pair.files(None if ca is None else self.ca), clock=self.clock)
+        self.live = LiveTls(self.pair.files(None if ca is None else self.ca))
 
     def write(self, pair: Pair) -> None:
         shutil.copy(pair.cert, self.pair.cert)
@@ -146,15 +144,6 @@ def test_broken_files_leave_the_old_ones_in_use_with_a_warning(certificates: Cer
     changing.write(certificates.server)
     assert changing.live.warnings() == ()
     assert changing.live.public is before
-
-
-def test_who_shows_the_certificate_of_before_is_taken_for_a_while(certificates: Certificates, tmp_path: Path) -> None:
-    changing = Changing(tmp_path, certificates.server)
-    changing.write(certificates.renewed)
-    assert len(changing.live.members.client.get_ca_certs(binary_form=True)) == 0  # they are no CAs
-    assert changing.live.members.client.cert_store_stats()["x509"] == 2
-    changing.clock.now_s += OVERLAP_S
-    assert changing.live.members.client.cert_store_stats()["x509"] == 1
 
 
 def test_a_certificate_that_ends_is_warned_of(certificates: Certificates) -> None:

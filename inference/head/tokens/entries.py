@@ -53,7 +53,8 @@ class TokenEntry:
 
 def digest_of(secret: str) -> bytes:
     """Return what is kept and compared of a token."""
-    return hashlib.sha256(secret.encode()).digest()
+    # Whatever a stranger sends has one, though only ASCII is ever known.
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
 
 def parse_tokens(text: str | bytes, where: str) -> tuple[TokenEntry, ...]:

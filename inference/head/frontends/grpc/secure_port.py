@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import grpc
 
 from ringpull.ps.tls import LiveTls
 from ringpull.ps.tls_contexts import TlsText, anchors_of
-
-HANDSHAKE_OPTIONS: Final = (("grpc.server_handshake_timeout_ms", 10_000),)
-"""Options of a server with TLS: whoever never ends a handshake has a connection for so long, of two minutes by default.
-"""
 
 
 def add_port(server: grpc.aio.Server, address: str, tls: LiveTls | None) -> int:

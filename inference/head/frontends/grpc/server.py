@@ -22,7 +22,7 @@ from ringpull.inference.head.frontends.grpc.limits import CallLimits
 from ringpull.inference.head.frontends.grpc.methods import keep_headers_out_of_logs, service_handler
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
-from ringpull.inference.head.frontends.grpc.secure_port import HANDSHAKE_OPTIONS, add_port
+from ringpull.inference.head.frontends.grpc.secure_port import add_port
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.ports import claim, joined
 from ringpull.inference.head.frontends.unix_socket import UnixSocket
@@ -74,14 +74,13 @@ class GrpcServer:
                     "grpc.max_allowed_incoming_connections",
                     part_of_descriptors(DESCRIPTOR_SHARE, config.max_connections),
                 ),
-                # A connection that does not begin, which costs a descriptor all the same.
+                # A connection that does not begin, or shake hands, has a descriptor; by default for two minutes.
                 ("grpc.server_handshake_timeout_ms", math.ceil(config.receive_timeout_s * 1e3)),
                 ("grpc.server.max_pending_requests", config.max_pending_requests),
                 ("grpc.server.max_pending_requests_hard_limit", config.max_pending_requests),
                 # With it the kernel silently shares the port with whoever else sets it: wanted among our own only.
                 ("grpc.so_reuseport", int(config.share_port)),
                 *_renewals(config),
-                *(() if tls is None else HANDSHAKE_OPTIONS),
                 *_pings(),
             ],
         )
