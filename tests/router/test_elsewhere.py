@@ -154,7 +154,7 @@ def coordinator(gate: Path) -> Iterator[CoordinatorProcess]:
     store = StateStore(LocalFiles(gate / "state"))
     members = FakeMembers()
     settings = Settings(place=lambda request, spec: version(2), rows_in=rows_held)
-    running = CoordinatorProcess(store, members, owner=Owner("d"), settings=settings, timing=FAST)
+    running = CoordinatorProcess(store, members, owner=Owner("this one"), settings=settings, timing=FAST)
     placed = version(1)
     table = PlacedTable(str(gate), 1, 100, 16)
     running.bring_up(initial_spec(range(4), [type(placed)("ranker", 1, "/m", {"user": table})]))
