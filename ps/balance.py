@@ -123,13 +123,15 @@ def _pick(out: OwnerTable, runs: list[Run], amount: float, pieces: int, slack: f
             long = [run for run in runs if run[1] - run[0] >= min(longest, 2 * length)]
             suits = [(begin, min(end, begin + length)) for begin, end in long]
             suits += [(max(begin, end - length), end) for begin, end in long]
-        # The owners in the middle of a run stand for all of it.
-        amid = out[[(begin + end) // 2 for begin, end in suits]].tolist()
-        met = [sum(co_owners.get(at, 0) for at in enumerate(owners)) for owners in amid]
-        chosen = met.index(min(met))
+        chosen = 0
+        if out.shape[1] > 1:  # with one rank their only owner is the donor
+            # The owners in the middle of a run stand for all of it.
+            amid = out[[(begin + end) // 2 for begin, end in suits]].tolist()
+            met = [sum(co_owners.get(at, 0) for at in enumerate(owners)) for owners in amid]
+            chosen = met.index(min(met))
+            for at in enumerate(amid[chosen]):
+                co_owners[at] += suits[chosen][1] - suits[chosen][0]
         begin, end = suits[chosen]
-        for at in enumerate(amid[chosen]):
-            co_owners[at] += end - begin
         runs = [rest for run in runs for rest in _without(run, begin, end)]
         picked.append((begin, end))
         amount -= end - begin

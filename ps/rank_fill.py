@@ -41,6 +41,8 @@ def run_starts(table: OwnerTable) -> NDArray[np.int64]:
 
 def split_runs(runs: list[Run], longest: float) -> list[Run]:
     """Cut each run into equal parts no longer than `longest`."""
+    if max((end - begin for begin, end in runs), default=0) <= longest:
+        return runs
     parts: list[Run] = []
     for begin, end in runs:
         count = max(1, ceil((end - begin) / longest))

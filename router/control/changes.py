@@ -61,9 +61,7 @@ def begin_of(
             target = rolled_back(spec, request)
             return Begin(Kind.ROLLBACK, f"{request.model}/{target.live[request.model]}", target)
         case Rebalance():
-            target, moved = rebalanced(spec, request, nodes=nodes or {}, free_nodes=free_nodes)
-            subject = _subject(spec, target, request)
-            return Begin(Kind.REBALANCE, subject, target, bytes_per_s=request.bytes_per_s, nodes=moved)
+            return rebalance_of(spec, request, nodes=nodes or {}, free_nodes=free_nodes)
 
 
 def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> DeploymentSpec:
@@ -142,6 +140,15 @@ def rebalanced(
     new = [shard for shard in shards if shard not in spec.shards]
     staying = [nodes[shard] for shard in shards if shard in spec.shards and shard in nodes]
     return target, _spread(new, staying, open_nodes)
+
+
+def rebalance_of(
+    spec: DeploymentSpec, request: Rebalance, *, nodes: Mapping[int, str], free_nodes: Sequence[str]
+) -> Begin:
+    """Return the event that begins a rebalance. Raises what `rebalanced` does."""
+    target, moved = rebalanced(spec, request, nodes=nodes, free_nodes=free_nodes)
+    subject = _subject(spec, target, request)
+    return Begin(Kind.REBALANCE, subject, target, bytes_per_s=request.bytes_per_s, nodes=moved)
 
 
 def _check_served(spec: DeploymentSpec, model: str) -> None:

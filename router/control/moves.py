@@ -5,16 +5,21 @@ Masks of slots are compared table by table, so the numbers hold for any two spec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ringpull.ps.hashing import SLOTS
+from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.ring import SlotRange
-from ringpull.ps.slot_mask import minus, runs
-from ringpull.ps.spec import ALL
+from ringpull.ps.slot_mask import SlotMask, minus, runs
+from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
-from ringpull.router.control.placements import owned_mask
 
 KEY_BYTES: Final = 8
 """Size of a row's ring position, which travels with it."""
@@ -67,6 +72,43 @@ class MovePlan:
         return self.assigned_bytes if self.streamed else 0
 
 
+class PackedMoves(Sequence[TableMove]):
+    """Moves as bytes until somebody looks at them: whoever only hands them on does not make a hundred thousand ranges
+    of them first."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    @cached_property
+    def _moves(self) -> tuple[TableMove, ...]:
+        moves: tuple[TableMove, ...] = pickle.loads(self._packed)
+        return moves
+
+    def __len__(self) -> int:
+        return len(self._moves)
+
+    @overload
+    def __getitem__(self, index: int) -> TableMove: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TableMove, ...]: ...
+    def __getitem__(self, index: int | slice) -> TableMove | tuple[TableMove, ...]:
+        return self._moves[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedMoves | tuple) and self._moves == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._moves)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedMoves, (self._packed,)
+
+
+def packed(plan: MovePlan) -> MovePlan:
+    """Return a plan whose moves travel as bytes."""
+    return replace(plan, moves=cast("tuple[TableMove, ...]", PackedMoves(pickle.dumps(plan.moves))))
+
+
 def move_plan(
     before: DeploymentSpec, after: DeploymentSpec, *, streamed: bool, rows_in: RowsIn | None = None
 ) -> MovePlan:
@@ -100,11 +142,16 @@ def _tables(before: DeploymentSpec, after: DeploymentSpec) -> Iterator[tuple[Pla
 
 
 def _moves(before: DeploymentSpec, after: DeploymentSpec, rows_in: RowsIn) -> Iterator[TableMove]:
+    had, wants = _Owners(before), _Owners(after)
+    gains: dict[tuple[int, Replicas, Replicas], tuple[SlotRange, ...]] = {}
     for version, name in _tables(before, after):
         table = version.tables[name]
+        copies = had.copies(version.model, name), wants.copies(version.model, name)
         for shard in after.shards:
-            had = owned_mask(before, shard, version.model, name)
-            ranges = tuple(runs(minus(owned_mask(after, shard, version.model, name), had)))
+            ranges = gains.get((shard, *copies))
+            if ranges is None:
+                gained = minus(wants.mask(shard, copies[1]), had.mask(shard, copies[0]))
+                ranges = gains[shard, *copies] = tuple(runs(gained))
             if ranges:
                 rows = sum(rows_in(table, slots) for slots in ranges)
                 yield TableMove(
@@ -125,12 +172,44 @@ def _share(spec: DeploymentSpec, model: str, name: str) -> float:
 
 
 def _shard_bytes(spec: DeploymentSpec, rows_in: RowsIn) -> dict[int, int]:
+    owners = _Owners(spec)
     return {
         shard: sum(
             rows_in(table, slots) * (KEY_BYTES + table.row_bytes)
             for version in spec.versions
             for name, table in version.tables.items()
-            for slots in runs(owned_mask(spec, shard, version.model, name))
+            for slots in owners.ranges(shard, owners.copies(version.model, name))
         )
         for shard in spec.shards
     }
+
+
+class _Owners:
+    """Slots of the shards of a spec. Tables with as many copies have the same, which are looked up once."""
+
+    def __init__(self, spec: DeploymentSpec) -> None:
+        self._spec = spec
+        self._shards = frozenset(spec.shards)
+        self._tables: dict[int, OwnerTable] = {}
+        self._ranges: dict[tuple[int, Replicas], tuple[SlotRange, ...]] = {}
+
+    def copies(self, model: str, table: str) -> Replicas:
+        """Return how many copies a table has."""
+        return self._spec.replicas.get((model, table), 1)
+
+    def mask(self, shard: int, copies: Replicas) -> SlotMask:
+        """Return which slots a shard owns of a table with so many copies: see `Ring.owned_mask`."""
+        if copies == ALL:
+            return np.full(SLOTS, shard in self._shards, np.uint8)
+        table = self._tables.get(copies)
+        if table is None:
+            table = self._tables[copies] = self._spec.ring.owner_table(copies)
+        owned: NDArray[np.bool_] = (table == shard).any(axis=1)
+        return owned.view(np.uint8)
+
+    def ranges(self, shard: int, copies: Replicas) -> tuple[SlotRange, ...]:
+        """Return these slots as ranges."""
+        found = self._ranges.get((shard, copies))
+        if found is None:
+            found = self._ranges[shard, copies] = tuple(runs(self.mask(shard, copies)))
+        return found

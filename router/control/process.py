@@ -25,12 +25,13 @@ from ringpull.router.control.changes import Place, begin_of
 from ringpull.router.control.controls import Members
 from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
+from ringpull.router.control.elsewhere import Elsewhere
 from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, Resume, VersionLost
 from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
 from ringpull.router.control.losses import Losses, LossOf
 from ringpull.router.control.model_roots import ModelRoots
-from ringpull.router.control.moves import MovePlan, RowsIn, move_plan
+from ringpull.router.control.moves import MovePlan, RowsIn
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
     VERBS,
@@ -50,6 +51,7 @@ from ringpull.router.control.operations import (
     RestartMember,
     Rollback,
 )
+from ringpull.router.control.rebalancing import Rebalancing
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.control.state_store import Owner, StateStore
 from ringpull.router.control.verbs import Request
@@ -74,7 +76,8 @@ class Settings:
     streamed: bool = False
     """Whether shards keep copies of their own, so that rows have to be streamed to them."""
     rows_in: RowsIn | None = None
-    """Counts the rows of a range, for plans; None: taken to lie evenly."""
+    """Counts the rows of a range, for plans; None: taken to lie evenly. A function of a module: another process may be
+    given it."""
     loss_of: LossOf | None = None
     """Tells why a version that is open cannot be opened again; None: nobody looks."""
     orphans_possible: bool = False
@@ -133,6 +136,7 @@ class CoordinatorProcess:
             orphans_possible=settings.orphans_possible,
         )
         self._asked = threading.local()
+        self._elsewhere = Elsewhere()
         self._ending = threading.Event()
         self._stopped = ""
         self._monitor: HeartbeatMonitor[Member] = HeartbeatMonitor(
@@ -188,10 +192,9 @@ class CoordinatorProcess:
 
     def plan(self, request: PlanRebalance) -> MovePlan:
         self._check_runs()
-        state = self._leader.saved
-        target = self._begin_of(request.rebalance)(state).target
-        assert state.spec is not None  # Nothing is planned before: see `begin_of`.
-        return move_plan(state.spec, target, streamed=self._settings.streamed, rows_in=self._settings.rows_in)
+        rebalancing = self._rebalancing(request.rebalance)
+        plan = partial(rebalancing.plan, streamed=self._settings.streamed, rows_in=self._settings.rows_in)
+        return self._elsewhere.run(plan, wait=False) if rebalancing.large else plan()
 
     def control(self, request: ControlChange) -> ChangeStatus:
         match request.control:
@@ -250,6 +253,7 @@ class CoordinatorProcess:
     def stop(self) -> None:
         """End the thread. What is under way is left to itself; the saved state stays."""
         self._ending.set()
+        self._elsewhere.stop()
         self._work.set()
         self._thread.join()
         self._monitor.watch(())
@@ -290,14 +294,10 @@ class CoordinatorProcess:
         In the caller's thread: the machine does not wait for a disk.
         """
         self._settings.check_startable()
-        spec = self._leader.saved.spec
-        if spec is None:
-            raise Unavailable("nothing serves yet; wait until the deployment is up")
-        found = self._settings.place(self._admitted(request, spec), spec) if isinstance(request, Publish) else None
-        addresses = self._members.nodes()
         if isinstance(request, Rebalance):
-            named = {address: node for node, address in addresses.items()}
-            request = replace(request, drain_node=named.get(request.drain_node, request.drain_node))
+            return self._begin_of_rebalance(self._rebalancing(request))
+        spec = self._spec()
+        found = self._settings.place(self._admitted(request, spec), spec) if isinstance(request, Publish) else None
 
         def place(publish: Publish, spec: DeploymentSpec) -> PlacedVersion:
             assert found is not None
@@ -308,11 +308,40 @@ class CoordinatorProcess:
             request,
             place=place,
             keep=self._settings.keep,
+        )
+
+    def _begin_of_rebalance(self, asked: Rebalancing) -> Callable[[CoordinatorState], Begin]:
+        """As `_begin_of`; what is large is worked out before, in another process, and not by the machine's thread."""
+        if not asked.large:
+            return lambda state: replace(asked, spec=state.spec or asked.spec).begin()
+        begun = self._elsewhere.run(asked.begin, wait=True)
+
+        def begin(state: CoordinatorState) -> Begin:
+            if state.spec != asked.spec:
+                raise Unavailable("the deployment has changed while this was planned; ask again")
+            return begun
+
+        return begin
+
+    def _rebalancing(self, request: Rebalance) -> Rebalancing:
+        """Look up all that a rebalance needs of members."""
+        self._settings.check_startable()
+        spec, addresses = self._spec(), self._members.nodes()
+        named = {address: node for node, address in addresses.items()}
+        return Rebalancing(
+            spec,
+            replace(request, drain_node=named.get(request.drain_node, request.drain_node)),
             nodes=self._on_thread(
                 lambda: {shard: observed.node for shard, observed in self._leader.machine.shards.items()}
             ),
             free_nodes=sorted(addresses),
         )
+
+    def _spec(self) -> DeploymentSpec:
+        spec = self._leader.saved.spec
+        if spec is None:
+            raise Unavailable("nothing serves yet; wait until the deployment is up")
+        return spec
 
     def _admitted(self, request: Publish, spec: DeploymentSpec) -> Publish:
         """Return a request for a version that lies where versions may lie; nothing is read for that.

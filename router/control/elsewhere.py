@@ -1,0 +1,139 @@
+"""Work for another process, one piece at a time: a plan for a thousand shards takes seconds of Python, in which nothing
+else would be stepped, renewed or answered here.
+
+The process is started for one function and ended after it. It is a plain interpreter that reads a pickle and writes
+one: it starts nothing else, shares nothing, and ends when its standard input does, so also when we are killed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from ringpull.ps.errors import LimitExceeded, RingpullError, Unavailable
+
+T = TypeVar("T")
+
+RETRY_AFTER_S: Final = 2.0
+"""Time after which whoever was refused may ask again."""
+
+_SERVE: Final = "from ringpull.router.control.elsewhere import serve; serve()"
+
+
+class Elsewhere:
+    """Runs functions in a process of their own. All methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._guard = threading.Lock()  # guards what follows; taken inside the turn, never around it
+        self._waiting = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def run(self, function: Callable[[], T], *, wait: bool) -> T:
+        """Return what a function returns in another process.
+
+        Args:
+            function: Picklable, as its result must be.
+            wait: Wait for what runs there; otherwise be refused, also while another waits.
+
+        Raises:
+            LimitExceeded: Something else runs there.
+            Unavailable: The process ended before it was done.
+            RingpullError: What the function raised.
+        """
+        with self._guard:
+            refused = not wait and (self._waiting > 0 or self._turn.locked())
+            self._waiting += wait
+        try:
+            if refused or not self._turn.acquire(blocking=wait):
+                raise LimitExceeded(
+                    "another plan is being made, and only one is at a time; ask again", retry_after_s=RETRY_AFTER_S
+                )
+        finally:
+            with self._guard:
+                self._waiting -= wait
+        try:
+            return self._run(function)
+        finally:
+            self._turn.release()
+
+    def stop(self) -> None:
+        """End what runs, whose caller gets Unavailable; nothing is begun afterwards."""
+        with self._guard:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _run(self, function: Callable[[], T]) -> T:
+        work = pickle.dumps(function)
+        process = self._start()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(len(work).to_bytes(8, "little") + work)
+                process.stdin.flush()
+                answer = process.stdout.read()
+            except OSError:  # it has ended already
+                answer = b""
+            if not answer:
+                process.wait()  # for how it ended
+        finally:
+            with self._guard:
+                self._process = None
+            process.kill()
+            process.communicate()
+        if not answer:
+            raise Unavailable(f"the process that made the plan ended with {process.returncode}; ask again")
+        done, value = pickle.loads(answer)
+        if not done:
+            raise value
+        result: T = value
+        return result
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # What is importable here is importable there, wherever it was shipped to.
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        with self._guard:
+            if self._stopped:
+                raise Unavailable("the coordinator has stopped")
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+                )
+            except OSError as exc:
+                raise Unavailable(f"no process can be started to make the plan: {exc.strerror or exc}") from exc
+            return self._process
+
+
+def serve() -> None:
+    """Run the one function that standard input has, write what it returned, and end."""
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the function prints is no answer
+    work = source.read(int.from_bytes(source.read(8), "little"))
+    threading.Thread(target=_end_with, args=(source,), daemon=True).start()
+    answer: tuple[bool, Any]
+    code = 1
+    try:
+        try:
+            answer = True, pickle.loads(work)()
+        except RingpullError as exc:
+            answer = False, exc
+        sink.write(pickle.dumps(answer))
+        sink.flush()
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    os._exit(code)  # not by the interpreter's end, which waits for the thread that reads
+
+
+def _end_with(source: Any) -> None:
+    source.read()
+    os._exit(1)
