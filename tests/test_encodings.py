@@ -97,6 +97,7 @@ def test_what_is_no_guess_is_left_alone(code: str) -> None:
     assert list(guesses(ast.parse(code))) == []
 
 
+@pytest.mark.medium
 def test_no_text_is_left_to_the_language_of_the_machine() -> None:
     """`LANG` would decide how a request, a record or a report is read: wrongly, and without an error."""
     found = [f"{path}:{line}" for path in SOURCES if path.parts[0] != "tests" for line in guesses(parse(path))]
