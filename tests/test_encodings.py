@@ -49,6 +49,8 @@ def _mode(call: ast.Call, position: int, default: str) -> str:
     given = next((each.value for each in call.keywords if each.arg == "mode"), None)
     if given is None and len(call.args) > position:
         given = call.args[position]
+    if isinstance(given, ast.Name):  # whoever calls says it, and annotations whether it is one of bytes
+        return "b"
     if isinstance(given, ast.Constant) and isinstance(given.value, str) and set(given.value) <= MODES:
         return given.value
     return default
@@ -82,6 +84,7 @@ def test_a_guess_is_seen(code: str) -> None:
         "path.read_text(encoding='utf-8')",
         "path.read_text('utf-8')",
         "open('x', 'rb')",
+        "open('x', mode)",
         "path.open('xb')",
         "Base.open(folder)",
         "handler.open()",
@@ -94,6 +97,7 @@ def test_what_is_no_guess_is_left_alone(code: str) -> None:
     assert list(guesses(ast.parse(code))) == []
 
 
+@pytest.mark.medium
 def test_no_text_is_left_to_the_language_of_the_machine() -> None:
     """`LANG` would decide how a request, a record or a report is read: wrongly, and without an error."""
     found = [f"{path}:{line}" for path in SOURCES if path.parts[0] != "tests" for line in guesses(parse(path))]

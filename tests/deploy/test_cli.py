@@ -234,7 +234,7 @@ def test_stop_forces_what_does_not_end(ringpull, serve_process) -> None:
 
 def test_stop_takes_who_is_never_reaped_for_ended(ringpull, serve_process, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container whose first process asks for nobody's exit status: `serve` has ended, and stays listed."""
-    monkeypatch.setattr(psutil, "wait_procs", None)
+    monkeypatch.setattr(psutil, "wait_procs", lambda processes, timeout=None: ([], list(processes)))
     monkeypatch.setattr(psutil.Process, "wait", never_reaped)
     record = serve_process("import time")
     assert ringpull("stop", "--timeout", "600") == Ran(0, "stopped 127.0.0.1:8500\n", "")
