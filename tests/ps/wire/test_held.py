@@ -419,7 +419,7 @@ def pull_reply_begun(request_id: int, values: int) -> bytes:
     header = msgpack.packb([[values, 2, 0]])
     payload = padded(4 * values) + 8
     prelude = PRELUDE.pack(b"RPL1", 2, Kind.PULL_REPLY, 0, request_id, len(header), 0, payload)
-    return prelude + header.ljust(8, b"\0")
+    return prelude + header.ljust(padded(len(header)), b"\0")
 
 
 @pytest.mark.parametrize("request_", [StatisticsRequest(), RangePullRequest("m", 1, "t", 0, 9, 0, 1000), pull_of(1)])
