@@ -131,4 +131,4 @@ class HttpServer:
 
 def _handshakes(tls: LiveTls) -> Handshakes:
     """Return what shakes hands with clients."""
-    return Handshakes(lambda: tls.public, MAX_HANDSHAKES, lambda: 0, plain_answer=NOT_HTTPS)
+    return Handshakes(lambda: tls.public, limit=MAX_HANDSHAKES, plain_answer=NOT_HTTPS)
