@@ -230,3 +230,16 @@ def test_a_scraper_that_may_not_is_told_so() -> None:
         assert list(statuses.values()) == [200, 401, 403, 503, 401]
     finally:
         actor.stop()
+
+
+def test_a_ca_may_be_one_that_another_has_signed(certificates: Certificates) -> None:
+    """Shards and gRPC take its certificates, and so do the ports of HTTP and metrics, which share their context."""
+    shown = certificates.below
+    context = ssl.create_default_context(cafile=str(certificates.intermediate_ca.cert))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    with serving(LiveTls(shown.files(certificates.intermediate_ca.cert))) as server:
+        page = f"https://127.0.0.1:{server.port}/metrics"
+        with pytest.raises(httpx.TransportError):
+            httpx.get(page, verify=context, trust_env=False, timeout=600)
+        context.load_cert_chain(shown.cert, shown.key)
+        assert httpx.get(page, verify=context, trust_env=False, timeout=600).status_code == 200
