@@ -4,8 +4,8 @@ Each is an event of the logger `ringpull.audit`, and a line of JSON in a file if
 file that is opened for it alone, so heads can share the file, and whoever rotates it need tell nobody. Where it cannot
 be written the verb goes on, and the head warns.
 
-Who may not operate can ask as often as they like, so of refusals only so many a second get a line; the next line says
-how many did not.
+Who may not operate can ask as often as they like, and be refused for whatever reason: of callers who were not let in,
+only so many verbs a second get a line; the next line says how many did not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from ringpull.inference.wire.status_codes import public_text, status_of
-from ringpull.ps.errors import Forbidden, LimitExceeded, StartupError, Unauthenticated
+from ringpull.ps.errors import StartupError
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, OperatorVerbs
 from ringpull.router.control.verbs import Request, Role
@@ -43,12 +43,13 @@ WRITE_WAIT_S: Final = 1.0
 
 REFUSALS_PER_S: Final = 10.0
 REFUSALS_AT_ONCE: Final = 100
-"""Refusals that get a line: of callers who are not let in."""
+"""Refusals that get a line: of callers who are not let in.
+
+A verb that is not known here may be another build's, so whoever asks for it is not let in, whatever its roles.
+"""
 
 WATCH: Final = "--watch"
 """Name of a head that publishes new versions by itself."""
-
-_NOT_LET_IN: Final = (Unauthenticated, Forbidden, LimitExceeded)
 
 
 @dataclass(slots=True)
@@ -119,12 +120,12 @@ class AuditLog:
         self._writing.shutdown(wait=False)
 
     def _tell(self, entry: Entry, error: BaseException | None, took_s: float) -> None:
-        if isinstance(error, _NOT_LET_IN) and not self._may_tell():
+        if not entry.who and not self._may_tell():
             self._untold += 1
             return
         line: dict[str, Any] = {
             "who": entry.who,
-            "verb": entry.verb,
+            "verb": _shortened(entry.verb),
             "request": _shortened(entry.request),
             "peer": entry.peer,
             "door": entry.door,

@@ -125,6 +125,35 @@ def test_requests_that_make_no_sense_are_told_and_cut(
 
 
 @net
+@pytest.mark.parametrize(("verb", "build"), [("publish", "0.0.1"), ("unknown", "0.0.1"), ("unknown", __version__)])
+def test_whoever_is_not_let_in_cannot_fill_the_disk_by_whatever_they_send(
+    head: HeadAddress, file: Path, verb: str, build: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "REFUSALS_PER_S", 0.0)
+    message = pb.OperationRequest(build=build, verb=verb, request="x" * 10_000).SerializeToString()
+    with grpc.insecure_channel(grpc_of(head)) as channel:
+        call = channel.unary_unary("/ringpull.v1.Operations/Call")
+        for _ in range(REFUSALS_AT_ONCE + 20):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(message, timeout=10)
+    codes = {"publish": "PERMISSION_DENIED", "unknown": "INVALID_ARGUMENT" if build != __version__ else "NOT_FOUND"}
+    assert caught.value.code().name == codes[verb]
+    ask(head.admin, PUBLISH)
+    *refused, own = read(file)
+    assert {(line["verb"], line["who"], line["outcome"]) for line in refused} == {(verb, "", codes[verb])}
+    assert (len(refused), own["who"], own["refusals_untold"]) == (REFUSALS_AT_ONCE, "operator", 20)
+
+
+@net
+def test_a_stranger_is_not_told_which_build_this_is(head: HeadAddress) -> None:
+    message = pb.OperationRequest(build="0.0.1", verb="publish", request="{}").SerializeToString()
+    with grpc.insecure_channel(grpc_of(head)) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/ringpull.v1.Operations/Call")(message, timeout=10)
+    assert "operators are not let in here" in caught.value.details()
+    assert __version__ not in caught.value.details()
+
+
+@net
 def test_the_file_is_its_owners_alone_and_appended_to(head: HeadAddress, file: Path) -> None:
     ask(head.admin, PUBLISH)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -148,8 +177,8 @@ def test_a_file_that_cannot_be_written_fails_no_verb_and_is_warned_of(
 # -- the log by itself -------------------------------------------------------------------------------------------------
 
 
-def entry(verb: str = "publish") -> Entry:
-    return Entry(verb, "{}", "ipv4:10.0.0.7:1", "grpc")
+def entry(verb: str = "publish", who: str = "") -> Entry:
+    return Entry(verb, "{}", "ipv4:10.0.0.7:1", "grpc", who)
 
 
 def refuse(log: AuditLog, error: RingpullError) -> None:
@@ -185,13 +214,13 @@ async def test_a_disk_that_hangs_holds_up_no_verb_for_long(file: Path, monkeypat
     log.close()
 
 
-@pytest.mark.parametrize("error", [Forbidden("no"), Unauthenticated("who")])
+@pytest.mark.parametrize("error", [Forbidden("no"), Unauthenticated("who"), InvalidInput("of another build")])
 async def test_callers_who_are_not_let_in_cannot_fill_the_disk(file: Path, error: RingpullError) -> None:
     clock = Clock(0.0)
     log = AuditLog(file, clock=clock)
     for _ in range(10 * REFUSALS_AT_ONCE):
         refuse(log, error)
-    with log.of(entry("rollback")):  # of an operator
+    with log.of(entry("rollback", "operator")):
         pass
     await log.written()
     *refused, own = read(file)

@@ -25,7 +25,7 @@ from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, RingpullError, Unavailable
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, OperatorVerbs
-from ringpull.router.control.verbs import Request
+from ringpull.router.control.verbs import Request, Role
 
 R = TypeVar("R")
 
@@ -62,8 +62,10 @@ class OperationsService:
     async def call(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Have the coordinator carry out one verb."""
         message = parse(pb.OperationRequest, body)
-        if not VERBS.changes(message.verb):
+        verb = VERBS.find(message.verb)
+        if verb is not None and verb.role is not Role.OPERATE:
             return await self._carry_out(message, context)
+        # One that is not known here may be one that changes something, of another build.
         entry = Entry(message.verb, message.request, context.peer(), self._door)
         try:
             with self._audit.of(entry):
@@ -74,13 +76,14 @@ class OperationsService:
     async def _carry_out(
         self, message: pb.OperationRequest, context: grpc.aio.ServicerContext, entry: Entry | None = None
     ) -> Message:
-        self._access.admit(authorization_of(context), *ANY_ROLE)  # which build this is, a stranger need not know
+        known = VERBS.find(message.verb)
+        # First of all: which build this is, a stranger need not know.
+        caller = self._access.admit(authorization_of(context), *(ANY_ROLE if known is None else (known.role,)))
+        if entry is not None and known is not None:
+            entry.who = caller.name
         if message.build != __version__:
             raise InvalidInput(_another_build(message.build))
         verb = VERBS.named(message.verb)
-        caller = self._access.admit(authorization_of(context), verb.role)
-        if entry is not None:
-            entry.who = caller.name
         request = VALUES.from_json(verb.request, message.request)
         if self._operations is None:
             raise Unavailable("this head was started without a coordinator; nothing can be changed through it")
