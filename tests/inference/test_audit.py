@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import stat
@@ -15,12 +16,14 @@ import pytest
 
 from ringpull import __version__
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.inference.head import audit
+from ringpull.inference.head import audit, audit_file
 from ringpull.inference.head.audit import REFUSALS_AT_ONCE, REFUSALS_PER_S, Audited, AuditLog, Entry
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.operations import THREADS, OperationsService
 from ringpull.inference.head.head import HeadAddress
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import Forbidden, InvalidInput, RingpullError, StartupError, Unauthenticated
+from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, Control, ControlChange, GetChange, Publish
 from ringpull.router.control.verbs import Role
 from tests.clock import Clock
@@ -174,6 +177,105 @@ def test_a_file_that_cannot_be_written_fails_no_verb_and_is_warned_of(
     assert f"the audit log {file} cannot be written: Is a directory" in caplog.text
 
 
+class Busy(FakeOperations):
+    """Takes as long as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Semaphore(0)
+        self.goes_on = threading.Event()
+
+    def call(self, request: Any, *, within_s: float | None = None) -> Any:
+        if request == PUBLISH:
+            self.begun.release()
+            self.goes_on.wait()
+        return super().call(request, within_s=within_s)
+
+
+class Told(logging.Handler):
+    """Notes that a verb was told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = threading.Semaphore(0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.release()
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    handler = Told()
+    logging.getLogger("ringpull.audit").addHandler(handler)
+    yield handler
+    logging.getLogger("ringpull.audit").removeHandler(handler)
+
+
+def message_of(request: object) -> pb.OperationRequest:
+    verb = VERBS.of(request)  # type: ignore[arg-type]
+    return pb.OperationRequest(build=__version__, verb=verb.name, request=VALUES.to_json(verb.request, request))
+
+
+def begin(channel: grpc.Channel, request: object) -> Any:
+    body = message_of(request).SerializeToString()
+    return channel.unary_unary("/ringpull.v1.Operations/Call").future(body, timeout=600)
+
+
+@net
+def test_what_is_carried_out_for_a_caller_that_goes_away_is_told_as_it_ended(
+    file: Path, tmp_path: Path, told: Told
+) -> None:
+    fake = Busy()
+    config = HeadConfig(audit_log=str(file))
+    with operated(fake, config, state=tmp_path) as address, grpc.insecure_channel(address.admin) as channel:
+        call = begin(channel, PUBLISH)
+        fake.begun.acquire()
+        call.cancel()
+        begin(channel, GetChange()).result()  # by then the head knows
+        fake.goes_on.set()
+        told.lines.acquire()
+    [line] = read(file)
+    assert (line["verb"], line["who"], line["outcome"]) == ("publish", "operator", "ok")
+    assert fake.asked == [GetChange(), PUBLISH]
+
+
+class Context:
+    """Call over gRPC, as far as the service looks at it."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def peer(self) -> str:
+        return "unix:"
+
+    def time_remaining(self) -> None:
+        return None
+
+
+async def test_what_was_not_begun_for_a_caller_that_went_away_is_told_as_that(file: Path) -> None:
+    fake, log = Busy(), AuditLog(file)
+    service = OperationsService(fake, audit=log)
+
+    def call(request: object) -> asyncio.Task[Any]:
+        return asyncio.create_task(service.call(message_of(request).SerializeToString(), Context()))  # type: ignore[arg-type]
+
+    busy = [call(PUBLISH) for _ in range(THREADS)]
+    left = call(ControlChange(Control.ABORT))
+    await asyncio.sleep(0)  # each is with a thread, or waits for one
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    fake.goes_on.set()
+    await asyncio.gather(*busy)
+    assert [(line["verb"], line["outcome"]) for line in read(file)] == [
+        ("control", "CANCELLED"),
+        *[("publish", "ok")] * THREADS,
+    ]
+    assert fake.asked == [PUBLISH] * THREADS
+    service.close()
+    log.close()
+
+
 # -- the log by itself -------------------------------------------------------------------------------------------------
 
 
@@ -203,8 +305,8 @@ async def test_a_trouble_is_over_when_a_line_is_written_again(file: Path) -> Non
 
 async def test_a_disk_that_hangs_holds_up_no_verb_for_long(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comes_back = threading.Event()
-    monkeypatch.setattr(audit, "append", lambda file, line: comes_back.wait())
-    monkeypatch.setattr(audit, "WRITE_WAIT_S", 0.01)
+    monkeypatch.setattr(audit_file, "append", lambda file, line: comes_back.wait())
+    monkeypatch.setattr(audit_file, "WRITE_WAIT_S", 0.01)
     log = AuditLog(file)
     with log.of(entry()):
         pass
@@ -234,11 +336,47 @@ async def test_callers_who_are_not_let_in_cannot_fill_the_disk(file: Path, error
     log.close()
 
 
+async def test_a_closed_log_fails_no_verb_and_loses_no_line(file: Path, fake: FakeOperations) -> None:
+    """Verbs that are carried out yet, and what `--watch` publishes, may end after the head has."""
+    log = AuditLog(file)
+    for _ in range(2):
+        Audited(fake, log).call(PUBLISH)
+        with pytest.raises(InvalidInput), log.of(entry(who="operator")):
+            raise InvalidInput("its own")
+        log.close()
+    await log.written()
+    assert [line["outcome"] for line in read(file)] == ["ok", "INVALID_ARGUMENT"] * 2
+
+
+async def test_a_disk_that_hangs_takes_no_memory_and_keeps_no_process_from_ending(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comes_back, write = threading.Event(), audit_file.append
+    monkeypatch.setattr(audit_file, "append", lambda file, line: comes_back.wait() and write(file, line))
+    monkeypatch.setattr(audit_file, "MAX_WAITING", 10)
+    monkeypatch.setattr(audit_file, "WRITE_WAIT_S", 0.01)
+    log = AuditLog(file)
+    for _ in range(100):
+        with log.of(entry(who="operator")):
+            pass
+    assert "loses lines: 10 are waiting" in log.warnings[0]
+    [writer] = [each for each in threading.enumerate() if each.name.startswith("audit")]
+    assert writer.daemon
+    log.close()
+    comes_back.set()
+    writer.join()
+    with log.of(entry(who="operator")):
+        pass
+    *told, last = read(file)
+    assert len(told) + last["lines_lost"] == 100
+    assert log.warnings == ()
+
+
 def test_what_cannot_be_written_is_found_out_before_anything_is_started(tmp_path: Path) -> None:
-    audit.check(tmp_path / "new")
+    audit_file.check(tmp_path / "new")
     assert (tmp_path / "new").read_bytes() == b""
     with pytest.raises(StartupError, match=r"--audit-log: .*none/audit cannot be written: No such file or directory"):
-        audit.check(tmp_path / "none" / "audit")
+        audit_file.check(tmp_path / "none" / "audit")
 
 
 def test_the_log_tells_what_went_well_whatever_the_level_of_other_events(monkeypatch: pytest.MonkeyPatch) -> None:
