@@ -7,9 +7,11 @@ The thread is a daemon: a disk that hangs does not keep the process from ending.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -135,14 +137,24 @@ def append(file: Path, line: bytes) -> None:
     """Append a line to a file, which is made for its owner alone.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written, or is no regular file: a pipe would have its writer wait for a reader.
     """
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except OSError as exc:
+        # Of a pipe that nobody reads, and of a socket.
+        raise (_no_regular_file() if exc.errno == errno.ENXIO else exc) from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _no_regular_file()
         while line:
             line = line[os.write(descriptor, line) :]
     finally:
         os.close(descriptor)
+
+
+def _no_regular_file() -> OSError:
+    return OSError(errno.EINVAL, "it is no regular file")
 
 
 def check(file: Path) -> None:

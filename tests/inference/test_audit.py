@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import socket
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +380,22 @@ def test_what_cannot_be_written_is_found_out_before_anything_is_started(tmp_path
     assert (tmp_path / "new").read_bytes() == b""
     with pytest.raises(StartupError, match=r"--audit-log: .*none/audit cannot be written: No such file or directory"):
         audit_file.check(tmp_path / "none" / "audit")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "pipe that is read", "socket", "device"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "audit"
+    with ExitStack() as stack:
+        if kind == "device":
+            file.symlink_to("/dev/null")
+        elif kind == "socket":
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(file))
+        else:
+            os.mkfifo(file)
+        if kind == "pipe that is read":
+            stack.callback(os.close, os.open(file, os.O_RDONLY | os.O_NONBLOCK))
+        with pytest.raises(StartupError, match=r"--audit-log: .*audit cannot be written: it is no regular file"):
+            audit_file.check(file)
 
 
 def test_the_log_tells_what_went_well_whatever_the_level_of_other_events(monkeypatch: pytest.MonkeyPatch) -> None:
