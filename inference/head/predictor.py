@@ -252,9 +252,12 @@ class OpenCall:
             LimitExceeded: Too many calls are without their messages, and this one is to make room.
         """
         assert self._ticket is not None
-        return await self._predictor.receiving.receive(
+        message = await self._predictor.receiving.receive(
             receiving, sender, deadline_s=self.deadline_s, aside=self._ticket.set_aside
         )
+        if self._permit is not None:
+            self._permit.received()
+        return message
 
     def received(self, length: int) -> None:
         """Tell how many bytes the message has.
@@ -298,7 +301,7 @@ class OpenCall:
         if self._ticket is not None:
             self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded))
         if self._permit is not None:
-            # What is refused, to come again later, has taken nothing.
+            # What is refused before it was received, to come again later, has taken nothing.
             self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
         if error is not None:
             if isinstance(error, Exception):

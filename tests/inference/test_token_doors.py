@@ -143,6 +143,16 @@ async def test_what_is_no_authorization(doors: Doors, headers: Sequence[str]) ->
     assert "0123456789" not in message
 
 
+async def test_a_request_that_was_received_is_taken_whatever_its_rows(doors: Doors, clock: Clock) -> None:
+    assert await doors.predict(shown("strict"), rows=8) == ("OK", "")
+    clock.now_s += 1  # now rows are owed no more, and none are there
+    for _ in range(2):
+        code, message = await doors.predict(shown("strict"), rows=1)
+        assert code == "RESOURCE_EXHAUSTED"
+        clock.now_s += 0.25
+    assert "requests_per_s is 1" in message
+
+
 HEADERS_FRAME, END_STREAM_AND_HEADERS = 1, 0x5
 
 
