@@ -29,24 +29,27 @@ MAY_DESCRIBE: Final = (Role.READ, Role.PREDICT)
 class PredictorService:
     """`ringpull.v1.Predictor`."""
 
-    def __init__(self, predictor: Predictor, catalog: Catalog, access: Access | None = None) -> None:
+    def __init__(
+        self, predictor: Predictor, catalog: Catalog, access: Access | None = None, *, at_door: bool = False
+    ) -> None:
         """Prepare the verbs.
 
         Args:
             access: Rule of who may ask here, as at a door; None: the predictor's.
+            at_door: Whether this is the operators' door.
         """
         self._predictor = predictor
         self._catalog = catalog
         self.access: Final = access or predictor.access
         """Rule of who may ask here."""
-        self.receiving: Final = predictor.receiving
-        """Calls that are being received."""
+        self.receiving: Final = predictor.receiving_at_door if at_door else predictor.receiving
+        """Calls that are being received here."""
 
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
         shown = authorization_of(context)
         with self._predictor.open(context.time_remaining(), authorization=shown, access=self.access) as call:
-            body = await call.within_deadline(receive(), context.peer())
+            body = await call.within_deadline(receive(), context.peer(), among=self.receiving)
             call.received(len(body))
             message = parse(pb.PredictRequest, body)
             prediction = await call.predict(decode_request(message, self._predictor.limits))
