@@ -51,6 +51,7 @@ class Entry:
     """Verb that is being carried out, or refused."""
 
     verb: str
+    """Name of the verb; empty of a stranger's, whose message is not received."""
     request: str
     """Fields of its request, as they came."""
     peer: str

@@ -59,6 +59,15 @@ class OperationsService:
         self._door = door
         self._threads = ThreadPoolExecutor(THREADS, "operations")
 
+    def admit(self, context: grpc.aio.ServicerContext) -> None:
+        """Let in whoever is known at all, before a message of theirs is received; whoever is not is told of.
+
+        Raises:
+            Unauthenticated: The caller has to show a token that is known here.
+        """
+        with self._audit.refusals_of(Entry("", "", context.peer(), self._door)):
+            self._access.admit(authorization_of(context), *ANY_ROLE)
+
     async def call(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Have the coordinator carry out one verb."""
         message = parse(pb.OperationRequest, body)

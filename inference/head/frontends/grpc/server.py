@@ -100,9 +100,12 @@ class GrpcServer:
             (
                 service_handler(PREDICTOR, predictor, receiving=("Predict",)),
                 service_handler(ADMIN, admin),
-                service_handler(OPERATIONS, self._operations),
-                MethodsOfOtherBuilds(predictor.access),
-            )
+            ),
+            predictor.admit,
+        )
+        self._limits.add_generic_rpc_handlers(
+            (service_handler(OPERATIONS, self._operations), MethodsOfOtherBuilds(predictor.access)),
+            self._operations.admit,
         )
         add_HealthServicer_to_server(self._health, self._limits)
         add_reflection(SERVICES, self._limits, predictor.access)

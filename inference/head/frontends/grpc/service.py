@@ -12,7 +12,7 @@ from typing import Final
 import grpc.aio
 from google.protobuf.message import Message
 
-from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.access import ANY_ROLE, Access, Unasked
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
@@ -44,6 +44,14 @@ class PredictorService:
         """Rule of who may ask here."""
         self.receiving: Final = predictor.receiving_at_door if at_door else predictor.receiving
         """Calls that are being received here."""
+
+    def admit(self, context: grpc.aio.ServicerContext) -> None:
+        """Let in whoever is known at all, before a message of theirs is received.
+
+        Raises:
+            Unauthenticated: The caller has to show a token that is known here.
+        """
+        self.access.admit(authorization_of(context), *ANY_ROLE)
 
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
