@@ -126,7 +126,6 @@ MALFORMED: Sequence[tuple[str, ...]] = (
     (shown("predict"), shown("predict")),
     (shown("predict"), "Basic x"),
     (shown("predict").replace("Bearer", "Basic"),),
-    (shown("predict").replace(" ", "\t"),),
     (shown("predict").replace("Bearer ", ""),),
     (shown("nobody"),),
     ("",),
