@@ -137,12 +137,12 @@ def _warn_and_check(config: ServeConfig) -> None:
         StartupError: The audit log cannot be written.
     """
     from ringpull.deploy import doors
-    from ringpull.inference.head import audit
+    from ringpull.inference.head import audit_file
 
     for warning in (*doors.warnings(config), *doors.warnings_of_shards(config)):
         warn(warning)
     if config.head.audit_log is not None and config.private:  # Elsewhere it is a file of each head's node.
-        audit.check(Path(config.head.audit_log))
+        audit_file.check(Path(config.head.audit_log))
 
 
 def _serve_in_background() -> None:

@@ -140,9 +140,11 @@ def _address(text: str, whole: str, name: str, port_needed: bool = False) -> str
         raise InvalidInput(f"{name} {whole!r}: {EXAMPLE}")
     if port is None:
         port = str(DEFAULT_PORT)
-    if not port.isascii() or not port.isdecimal() or not 1 <= int(port[:9]) <= MAX_PORT:
+    digits = port.lstrip("0") if port.isascii() and port.isdecimal() else ""
+    # Python refuses to read a number of thousands of digits.
+    if not 1 <= len(digits) <= len(str(MAX_PORT)) or int(digits) > MAX_PORT:
         raise InvalidInput(f"{name} {whole!r}: the port is {port!r}, and must be from 1 to {MAX_PORT}; {EXAMPLE}")
-    return f"{_host(host, whole, name)}:{int(port)}"
+    return f"{_host(host, whole, name)}:{digits}"
 
 
 def _parted(text: str, whole: str, name: str) -> tuple[str, str | None]:

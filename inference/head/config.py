@@ -117,7 +117,8 @@ class HeadConfig:
     ] = 10.0
     """Time in which a call's message must be here, whatever its deadline."""
     max_connections: Annotated[int, at_least(1), Option("Connections of one head.", Group.LIMITS)] = 4_096
-    """Open connections of gRPC; one more is closed at once. At most 5/8 of the process's descriptors."""
+    """Open connections of gRPC; one more is closed at once. At most 5/8 of the process's descriptors.
+    As many at the operators' door, at most 1/32 of them."""
     max_http_connections: Annotated[int, at_least(1), Option("HTTP connections of one head.", Group.LIMITS)] = 256
     """Open HTTP connections; one more takes the place of the one that has been asking for longest."""
     http_timeout_s: Annotated[

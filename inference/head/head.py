@@ -277,7 +277,6 @@ class Head:
         if self._grpc is not None and self._door is not None:
             await asyncio.gather(self._grpc.stop(timeout_s), self._door.close(timeout_s))
         await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
-        self._audit.close()
         if self._http is not None:
             await self._http.stop()
         if self._metrics is not None:
@@ -286,6 +285,9 @@ class Head:
         self._dense.shutdown()
         self._asking.shutdown(wait=False)
         self._mirror.close()
+        # Last: what is carried out yet, or published by a look that has begun, is told of.
+        await self._audit.written()
+        self._audit.close()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

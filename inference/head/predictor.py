@@ -120,11 +120,9 @@ class Predictor:
             standing_queue_s=config.standing_queue_s,
             max_in_flight_bytes=config.max_in_flight_bytes,
         )
-        self.receiving: Final = Receiving(
-            timeout_s=config.receive_timeout_s,
-            max_calls=config.max_receiving_requests,
-            max_bytes=config.max_in_flight_bytes,
-        )
+        self.receiving: Final = _receiving(config)
+        self.receiving_at_door: Final = _receiving(config)
+        """Calls that are received at the operators' door: of its own, so that no crowd at the port takes its places."""
         self.counts: Final = CallCounts()
         self.latencies: Final = RecentLatencies()
         self.limits: Final = Limits(config.max_candidates, config.max_values_per_row, config.max_columns)
@@ -241,20 +239,23 @@ class OpenCall:
         if length is not None:
             self.received(length)
 
-    async def within_deadline(self, receiving: Awaitable[T], sender: str = "") -> T:
+    async def within_deadline(self, receiving: Awaitable[T], sender: str = "", *, among: Receiving | None = None) -> T:
         """Await the message, which may never come: a caller can vanish while it sends, without a deadline of its own.
 
         Args:
             sender: Connection that it comes over, as the protocol names it: one has only its share.
+            among: Calls that are received by the same way in; None: the predictor's.
 
         Raises:
             DeadlineExceeded: The deadline, or the time limit for receiving, passed first.
             LimitExceeded: Too many calls are without their messages, and this one is to make room.
         """
         assert self._ticket is not None
-        return await self._predictor.receiving.receive(
-            receiving, sender, deadline_s=self.deadline_s, aside=self._ticket.set_aside
-        )
+        calls = self._predictor.receiving if among is None else among
+        message = await calls.receive(receiving, sender, deadline_s=self.deadline_s, aside=self._ticket.set_aside)
+        if self._permit is not None:
+            self._permit.received()
+        return message
 
     def received(self, length: int) -> None:
         """Tell how many bytes the message has.
@@ -298,7 +299,7 @@ class OpenCall:
         if self._ticket is not None:
             self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded))
         if self._permit is not None:
-            # What is refused, to come again later, has taken nothing.
+            # What is refused before it was received, to come again later, has taken nothing.
             self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
         if error is not None:
             if isinstance(error, Exception):
@@ -315,6 +316,14 @@ class OpenCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(error)
+
+
+def _receiving(config: HeadConfig) -> Receiving:
+    return Receiving(
+        timeout_s=config.receive_timeout_s,
+        max_calls=config.max_receiving_requests,
+        max_bytes=config.max_in_flight_bytes,
+    )
 
 
 def _missed_after_s(given_s: float | None) -> float:

@@ -90,10 +90,9 @@ class VerbTable:
             raise NotFound(f"there is no verb {name!r:.80}; there is {', '.join(self._by_name)}")
         return verb
 
-    def changes(self, name: str) -> bool:
-        """Return whether there is a verb of that name, and it changes the deployment."""
-        verb = self._by_name.get(name)
-        return verb is not None and verb.role is Role.OPERATE
+    def find(self, name: str) -> Verb[Any] | None:
+        """Return a verb; None: there is none of that name."""
+        return self._by_name.get(name)
 
     def of(self, request: Request[R]) -> Verb[R]:
         """Return the verb that a request asks for."""

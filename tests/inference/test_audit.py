@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
+import socket
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,14 @@ import pytest
 
 from ringpull import __version__
 from ringpull.inference.client.operations import OperationsClient
-from ringpull.inference.head import audit
+from ringpull.inference.head import audit, audit_file
 from ringpull.inference.head.audit import REFUSALS_AT_ONCE, REFUSALS_PER_S, Audited, AuditLog, Entry
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.operations import THREADS, OperationsService
 from ringpull.inference.head.head import HeadAddress
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import Forbidden, InvalidInput, RingpullError, StartupError, Unauthenticated
+from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, Control, ControlChange, GetChange, Publish
 from ringpull.router.control.verbs import Role
 from tests.clock import Clock
@@ -125,6 +131,35 @@ def test_requests_that_make_no_sense_are_told_and_cut(
 
 
 @net
+@pytest.mark.parametrize(("verb", "build"), [("publish", "0.0.1"), ("unknown", "0.0.1"), ("unknown", __version__)])
+def test_whoever_is_not_let_in_cannot_fill_the_disk_by_whatever_they_send(
+    head: HeadAddress, file: Path, verb: str, build: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "REFUSALS_PER_S", 0.0)
+    message = pb.OperationRequest(build=build, verb=verb, request="x" * 10_000).SerializeToString()
+    with grpc.insecure_channel(grpc_of(head)) as channel:
+        call = channel.unary_unary("/ringpull.v1.Operations/Call")
+        for _ in range(REFUSALS_AT_ONCE + 20):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(message, timeout=10)
+    codes = {"publish": "PERMISSION_DENIED", "unknown": "INVALID_ARGUMENT" if build != __version__ else "NOT_FOUND"}
+    assert caught.value.code().name == codes[verb]
+    ask(head.admin, PUBLISH)
+    *refused, own = read(file)
+    assert {(line["verb"], line["who"], line["outcome"]) for line in refused} == {(verb, "", codes[verb])}
+    assert (len(refused), own["who"], own["refusals_untold"]) == (REFUSALS_AT_ONCE, "operator", 20)
+
+
+@net
+def test_a_stranger_is_not_told_which_build_this_is(head: HeadAddress) -> None:
+    message = pb.OperationRequest(build="0.0.1", verb="publish", request="{}").SerializeToString()
+    with grpc.insecure_channel(grpc_of(head)) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/ringpull.v1.Operations/Call")(message, timeout=10)
+    assert "operators are not let in here" in caught.value.details()
+    assert __version__ not in caught.value.details()
+
+
+@net
 def test_the_file_is_its_owners_alone_and_appended_to(head: HeadAddress, file: Path) -> None:
     ask(head.admin, PUBLISH)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -145,11 +180,110 @@ def test_a_file_that_cannot_be_written_fails_no_verb_and_is_warned_of(
     assert f"the audit log {file} cannot be written: Is a directory" in caplog.text
 
 
+class Busy(FakeOperations):
+    """Takes as long as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Semaphore(0)
+        self.goes_on = threading.Event()
+
+    def call(self, request: Any, *, within_s: float | None = None) -> Any:
+        if request == PUBLISH:
+            self.begun.release()
+            self.goes_on.wait()
+        return super().call(request, within_s=within_s)
+
+
+class Told(logging.Handler):
+    """Notes that a verb was told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = threading.Semaphore(0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.release()
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    handler = Told()
+    logging.getLogger("ringpull.audit").addHandler(handler)
+    yield handler
+    logging.getLogger("ringpull.audit").removeHandler(handler)
+
+
+def message_of(request: object) -> pb.OperationRequest:
+    verb = VERBS.of(request)  # type: ignore[arg-type]
+    return pb.OperationRequest(build=__version__, verb=verb.name, request=VALUES.to_json(verb.request, request))
+
+
+def begin(channel: grpc.Channel, request: object) -> Any:
+    body = message_of(request).SerializeToString()
+    return channel.unary_unary("/ringpull.v1.Operations/Call").future(body, timeout=600)
+
+
+@net
+def test_what_is_carried_out_for_a_caller_that_goes_away_is_told_as_it_ended(
+    file: Path, tmp_path: Path, told: Told
+) -> None:
+    fake = Busy()
+    config = HeadConfig(audit_log=str(file))
+    with operated(fake, config, state=tmp_path) as address, grpc.insecure_channel(address.admin) as channel:
+        call = begin(channel, PUBLISH)
+        fake.begun.acquire()
+        call.cancel()
+        begin(channel, GetChange()).result()  # by then the head knows
+        fake.goes_on.set()
+        told.lines.acquire()
+    [line] = read(file)
+    assert (line["verb"], line["who"], line["outcome"]) == ("publish", "operator", "ok")
+    assert fake.asked == [GetChange(), PUBLISH]
+
+
+class Context:
+    """Call over gRPC, as far as the service looks at it."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def peer(self) -> str:
+        return "unix:"
+
+    def time_remaining(self) -> None:
+        return None
+
+
+async def test_what_was_not_begun_for_a_caller_that_went_away_is_told_as_that(file: Path) -> None:
+    fake, log = Busy(), AuditLog(file)
+    service = OperationsService(fake, audit=log)
+
+    def call(request: object) -> asyncio.Task[Any]:
+        return asyncio.create_task(service.call(message_of(request).SerializeToString(), Context()))  # type: ignore[arg-type]
+
+    busy = [call(PUBLISH) for _ in range(THREADS)]
+    left = call(ControlChange(Control.ABORT))
+    await asyncio.sleep(0)  # each is with a thread, or waits for one
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    fake.goes_on.set()
+    await asyncio.gather(*busy)
+    assert [(line["verb"], line["outcome"]) for line in read(file)] == [
+        ("control", "CANCELLED"),
+        *[("publish", "ok")] * THREADS,
+    ]
+    assert fake.asked == [PUBLISH] * THREADS
+    service.close()
+    log.close()
+
+
 # -- the log by itself -------------------------------------------------------------------------------------------------
 
 
-def entry(verb: str = "publish") -> Entry:
-    return Entry(verb, "{}", "ipv4:10.0.0.7:1", "grpc")
+def entry(verb: str = "publish", who: str = "") -> Entry:
+    return Entry(verb, "{}", "ipv4:10.0.0.7:1", "grpc", who)
 
 
 def refuse(log: AuditLog, error: RingpullError) -> None:
@@ -174,8 +308,8 @@ async def test_a_trouble_is_over_when_a_line_is_written_again(file: Path) -> Non
 
 async def test_a_disk_that_hangs_holds_up_no_verb_for_long(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comes_back = threading.Event()
-    monkeypatch.setattr(audit, "append", lambda file, line: comes_back.wait())
-    monkeypatch.setattr(audit, "WRITE_WAIT_S", 0.01)
+    monkeypatch.setattr(audit_file, "append", lambda file, line: comes_back.wait())
+    monkeypatch.setattr(audit_file, "WRITE_WAIT_S", 0.01)
     log = AuditLog(file)
     with log.of(entry()):
         pass
@@ -185,13 +319,13 @@ async def test_a_disk_that_hangs_holds_up_no_verb_for_long(file: Path, monkeypat
     log.close()
 
 
-@pytest.mark.parametrize("error", [Forbidden("no"), Unauthenticated("who")])
+@pytest.mark.parametrize("error", [Forbidden("no"), Unauthenticated("who"), InvalidInput("of another build")])
 async def test_callers_who_are_not_let_in_cannot_fill_the_disk(file: Path, error: RingpullError) -> None:
     clock = Clock(0.0)
     log = AuditLog(file, clock=clock)
     for _ in range(10 * REFUSALS_AT_ONCE):
         refuse(log, error)
-    with log.of(entry("rollback")):  # of an operator
+    with log.of(entry("rollback", "operator")):
         pass
     await log.written()
     *refused, own = read(file)
@@ -205,11 +339,63 @@ async def test_callers_who_are_not_let_in_cannot_fill_the_disk(file: Path, error
     log.close()
 
 
+async def test_a_closed_log_fails_no_verb_and_loses_no_line(file: Path, fake: FakeOperations) -> None:
+    """Verbs that are carried out yet, and what `--watch` publishes, may end after the head has."""
+    log = AuditLog(file)
+    for _ in range(2):
+        Audited(fake, log).call(PUBLISH)
+        with pytest.raises(InvalidInput), log.of(entry(who="operator")):
+            raise InvalidInput("its own")
+        log.close()
+    await log.written()
+    assert [line["outcome"] for line in read(file)] == ["ok", "INVALID_ARGUMENT"] * 2
+
+
+async def test_a_disk_that_hangs_takes_no_memory_and_keeps_no_process_from_ending(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comes_back, write = threading.Event(), audit_file.append
+    monkeypatch.setattr(audit_file, "append", lambda file, line: comes_back.wait() and write(file, line))
+    monkeypatch.setattr(audit_file, "MAX_WAITING", 10)
+    monkeypatch.setattr(audit_file, "WRITE_WAIT_S", 0.01)
+    log = AuditLog(file)
+    for _ in range(100):
+        with log.of(entry(who="operator")):
+            pass
+    assert "loses lines: 10 are waiting" in log.warnings[0]
+    [writer] = [each for each in threading.enumerate() if each.name.startswith("audit")]
+    assert writer.daemon
+    log.close()
+    comes_back.set()
+    writer.join()
+    with log.of(entry(who="operator")):
+        pass
+    *told, last = read(file)
+    assert len(told) + last["lines_lost"] == 100
+    assert log.warnings == ()
+
+
 def test_what_cannot_be_written_is_found_out_before_anything_is_started(tmp_path: Path) -> None:
-    audit.check(tmp_path / "new")
+    audit_file.check(tmp_path / "new")
     assert (tmp_path / "new").read_bytes() == b""
     with pytest.raises(StartupError, match=r"--audit-log: .*none/audit cannot be written: No such file or directory"):
-        audit.check(tmp_path / "none" / "audit")
+        audit_file.check(tmp_path / "none" / "audit")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "pipe that is read", "socket", "device"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "audit"
+    with ExitStack() as stack:
+        if kind == "device":
+            file.symlink_to("/dev/null")
+        elif kind == "socket":
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(file))
+        else:
+            os.mkfifo(file)
+        if kind == "pipe that is read":
+            stack.callback(os.close, os.open(file, os.O_RDONLY | os.O_NONBLOCK))
+        with pytest.raises(StartupError, match=r"--audit-log: .*audit cannot be written: it is no regular file"):
+            audit_file.check(file)
 
 
 def test_the_log_tells_what_went_well_whatever_the_level_of_other_events(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Quotas on a clock that stands: what a second holds, what is in flight, and what a refusal takes: nothing."""
+"""Quotas on a clock that stands: what a second holds, what is in flight, and what a refusal takes."""
 
 from __future__ import annotations
 
@@ -87,6 +87,31 @@ def test_rows_that_fit_no_second_pass_when_nothing_was_taken_and_leave_a_debt(cl
     assert (error.limit, error.retry_after_s) == ("rows_per_s", pytest.approx(9.01))
     clock.now_s += 9.01
     taken(limited, 1)
+
+
+def test_while_rows_are_owed_nothing_is_received(clock: Clock) -> None:
+    limited = quota(clock, rows_per_s=100, requests_per_s=5)
+    taken(limited, 1000)
+    for _ in range(10):
+        with pytest.raises(QuotaExceeded, match="rows_per_s") as caught:
+            limited.begin()
+        assert caught.value.retry_after_s == pytest.approx(9.01)
+    clock.now_s += 9.01
+    taken(limited, 1)
+
+
+def test_what_was_received_has_taken_its_request(clock: Clock) -> None:
+    """Or a token with a quota of rows would have a head receive and decode at any rate."""
+    limited = quota(clock, rows_per_s=100, requests_per_s=5)
+    taken(limited, 100)
+    for _ in range(4):
+        permit = limited.begin()
+        permit.received()
+        with pytest.raises(QuotaExceeded, match="rows_per_s"):
+            permit.take_rows(1)
+        permit.end(taken=False)
+    with pytest.raises(QuotaExceeded, match="requests_per_s"):
+        limited.begin()
 
 
 def test_over_a_long_time_the_rate_is_kept(clock: Clock) -> None:

@@ -16,12 +16,17 @@ from hypothesis import strategies as st
 
 from ringpull.inference.client import stubs
 from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.access import AtDoor, Unasked
 from ringpull.inference.head.admission import REQUEST_COST_BYTES, Admission
+from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.grpc.server import GrpcServer
+from ringpull.inference.head.frontends.grpc.answers import Answers
+from ringpull.inference.head.frontends.grpc.server import DESCRIPTOR_SHARE, DESCRIPTOR_SHARE_OF_DOOR, GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.http.limits import DESCRIPTOR_SHARE as HTTP_SHARE
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.receiving import DISTRUSTED, MAX_OVERDUE_S, MIN_OVERDUE_S, Incoming, Receiving
+from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.inference.wire.status_codes import PUSHBACK
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded
@@ -378,6 +383,60 @@ async def test_streams_that_stay_take_no_place_of_calls(served: Served) -> None:
         await channel.unary_unary(stubs.PREDICT.path)(BODY, timeout=60)
         for watch in watches:
             watch.cancel()
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("path", [stubs.PREDICT.path, "/ringpull.v1.Operations/Call"])
+async def test_a_crowd_at_the_port_takes_no_place_at_the_door_nor_lifts_its_limits(served: Served, path: str) -> None:
+    config = HeadConfig(max_receiving_requests=10, max_concurrent_requests=2)
+    predictor = Predictor(served.catalog, config)
+    answers = Answers(predictor, served.catalog, served.status, pb.ClusterStatus, None, AuditLog())
+    port, door = answers.server(config, Unasked()), answers.server(config, AtDoor(), at_door=True)
+    at_port, at_door = [f"127.0.0.1:{await each.start()}" for each in (port, door)]
+    async with connect(at_port) as crowd, connect(at_door) as operator:
+        mine = operator.stream_unary(path)(timeout=600)
+        await until(lambda: predictor.receiving_at_door.overdue == 1)
+        silent = []
+        for count in range(1, 13):
+            silent.append(crowd.stream_unary(stubs.PREDICT.path)(timeout=600))
+            await until(lambda count=count: predictor.receiving.overdue == min(count, 10))
+            await until(lambda count=count: predictor.receiving.ended["full"] == max(0, count - 10))
+        assert predictor.receiving_at_door.overdue == 1
+        assert not mine.done()
+        assert predictor.receiving_at_door.ended["full"] == 0
+        # What is overdue at the port makes no room at the door: two calls, and no more.
+        served.router.gate.clear()
+        predict, begun = operator.unary_unary(stubs.PREDICT.path), predictor.counts.requests
+        calls = [asyncio.create_task(_answer(predict(BODY, timeout=600))) for _ in range(2)]
+        await until(lambda: predictor.counts.requests == begun + 2)
+        assert await predict(BODY, timeout=600).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        served.router.gate.set()
+        await asyncio.gather(*calls)
+        for each in (mine, *silent):
+            each.cancel()
+    await asyncio.gather(port.stop(0), door.stop(0))
+
+
+def test_the_ports_of_a_head_leave_descriptors_for_shards_and_files() -> None:
+    http_and_metrics = 2 * HTTP_SHARE
+    assert DESCRIPTOR_SHARE + DESCRIPTOR_SHARE_OF_DOOR + http_and_metrics < 1 - 1 / 16
+
+
+@pytest.mark.net
+async def test_the_door_takes_a_share_of_its_own(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+    monkeypatch.setattr(
+        "ringpull.inference.head.frontends.grpc.server.part_of_descriptors",
+        lambda part, at_most: shares.append(part) or at_most,
+    )
+    config = HeadConfig()
+    answers = Answers(
+        Predictor(served.catalog, config), served.catalog, served.status, pb.ClusterStatus, None, AuditLog()
+    )
+    servers = [answers.server(config, Unasked()), answers.server(config, AtDoor(), at_door=True)]
+    assert shares == [DESCRIPTOR_SHARE, DESCRIPTOR_SHARE_OF_DOOR]
+    for each in servers:
+        await each.stop(0)
 
 
 async def _answer(call: grpc.aio.UnaryUnaryCall) -> bytes:

@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -73,11 +74,13 @@ GOOD = SECRETS[Role.READ]
         "Bearer",
         "Bearer ",
         GOOD,
-        f"bearer {GOOD}",
-        f"BEARER {GOOD}",
+        f"bearer{GOOD}",
+        f"Bearers {GOOD}",
+        f"Bearer{' ' * 10_000}{GOOD}",
+        f"Bearer Bearer {GOOD}",
+        f"Bearer \t{GOOD}",
         f"Basic {GOOD}",
         f"Bearer{GOOD}",
-        f"Bearer  {GOOD}",
         f" Bearer {GOOD}",
         f"Bearer {GOOD} ",
         f"Bearer {GOOD}\n",
@@ -101,6 +104,12 @@ def test_what_is_no_token_of_ours(shown: str | None) -> None:
         by_text().admit(shown, Role.READ)
     assert GOOD not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEARER"])
+@pytest.mark.parametrize("spaces", [1, 2, 50])
+def test_a_scheme_is_known_in_any_case(scheme: str, spaces: int) -> None:
+    assert by_text().admit(scheme + " " * spaces + GOOD, Role.READ).name == Role.READ
 
 
 def test_every_secret_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +200,30 @@ def test_a_change_is_found(file: File, change: Callable[[File], None]) -> None:
     assert file.may("new-secret-0123456789")
     assert not file.may("old-secret-0123456789")
     assert file.tokens.warnings == ()
+
+
+@pytest.mark.parametrize(("owner", "taken"), [("own", True), ("root", True), ("another", False)])
+def test_the_file_is_the_own_users_or_roots(
+    tmp_path: Path, owner: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns it can write it, whatever its mode is now."""
+    path = tmp_path / "tokens.toml"
+    path.write_text(NEW)
+    path.chmod(0o600)
+    uid, found = path.stat().st_uid, os.fstat
+    there = {"own": uid, "root": 0, "another": uid + 4321}[owner]
+
+    def owned(descriptor: int) -> os.stat_result:
+        fields = list(found(descriptor))
+        fields[stat.ST_UID] = there
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "fstat", owned)
+    if taken:
+        assert Tokens(TokenSettings(file=str(path)))
+        return
+    with pytest.raises(InvalidInput, match=rf"belongs to another user \({there}\).*chown it to the user that serves"):
+        Tokens(TokenSettings(file=str(path)))
 
 
 def test_links_that_are_exchanged_as_kubernetes_does_it(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 A rate is a bucket that holds what comes in a second, and at least one. A request that is larger than the bucket passes
 when that is full, and leaves a debt, which has to be made up for before the next one passes: so none waits for ever,
-and the mean is kept. What is refused for one limit takes nothing of the others, and neither does what the head itself
-refuses, being overloaded.
+and the mean is kept. While rows are owed, requests are refused before they are received, as their rows are not known.
+
+What is refused before it was received, for one limit or by a head that is overloaded, takes nothing of the others. What
+was received has cost the head that, so it has taken its request whatever comes of it.
 """
 
 from __future__ import annotations
@@ -75,11 +77,16 @@ class Quota:
         """Take one request; whoever takes it ends the permit.
 
         Raises:
-            QuotaExceeded: There are as many in flight as may be, or the rate is used up. `retry_after_s` is set.
+            QuotaExceeded: There are as many in flight as may be, the rate is used up, or rows are owed.
+                `retry_after_s` is set.
         """
         limits, now_s = self.limits, self._clock()
         if limits.in_flight is not None and self._in_flight >= limits.in_flight:
             raise self._refusal("in_flight", limits.in_flight, self._mean_s / limits.in_flight)
+        if limits.rows_per_s is not None:
+            wait_s = self._rows.owed_s(limits.rows_per_s, now_s)
+            if wait_s:
+                raise self._refusal("rows_per_s", limits.rows_per_s, wait_s)
         if limits.requests_per_s is not None:
             wait_s = self._requests.take(1, limits.requests_per_s, now_s)
             if wait_s:
@@ -94,11 +101,11 @@ class Quota:
             if wait_s:
                 raise self._refusal("rows_per_s", rate, wait_s)
 
-    def _end(self, began_s: float, taken: bool) -> None:
+    def _end(self, began_s: float, *, taken: bool, received: bool) -> None:
         self._in_flight -= 1
         if taken:
             self._mean_s += WEIGHT * (self._clock() - began_s - self._mean_s)
-        elif self.limits.requests_per_s is not None:
+        elif not received and self.limits.requests_per_s is not None:
             self._requests.give_back(1)
 
     def _refusal(self, limit: str, value: float, wait_s: float) -> QuotaExceeded:
@@ -114,11 +121,16 @@ class Quota:
 class Permit:
     """One request that a token has in flight."""
 
-    __slots__ = ("_began_s", "_quota")
+    __slots__ = ("_began_s", "_quota", "_received")
 
     def __init__(self, quota: Quota, began_s: float) -> None:
         self._quota = quota
         self._began_s = began_s
+        self._received = False
+
+    def received(self) -> None:
+        """Note that its message is here: from now on it has taken a request, whatever comes of it."""
+        self._received = True
 
     def take_rows(self, rows: int) -> None:
         """Take the rows of the request, once they are known.
@@ -132,9 +144,10 @@ class Permit:
         """Note that the request has left; to be called once.
 
         Args:
-            taken: Whether it was let in; one that was refused, to come again later, takes nothing of the rate.
+            taken: Whether it was let in; one that was refused, to come again later, takes nothing of the rate, unless
+                it had been received by then.
         """
-        self._quota._end(self._began_s, taken)
+        self._quota._end(self._began_s, taken=taken, received=self._received)
 
 
 class _Bucket:
@@ -157,6 +170,11 @@ class _Bucket:
             return short / rate
         self._taken += amount
         return 0.0
+
+    def owed_s(self, rate: float, now_s: float) -> float:
+        """Return the seconds until one can be had, if there is a debt; else 0."""
+        wait_s = self.take(0, rate, now_s)
+        return wait_s + 1 / rate if wait_s else 0.0
 
     def give_back(self, amount: float) -> None:
         """Undo a `take`."""

@@ -2,7 +2,8 @@
 
 A token that is shown is hashed and held against every one that is known, to the last, so that the time it takes tells
 nothing. A file is read again every second, whole: what was written in place, renamed over it or put behind a link is
-found alike. One that is broken, or that others may write, changes nothing; the head warns until it is mended.
+found alike. One that is broken, another user's, or that others may write, changes nothing; the head warns until it is
+mended.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ LOOK_S: Final = 1.0
 MAX_BYTES: Final = 1 << 20
 """Bytes of the largest file."""
 
-BEARER: Final = "Bearer "
-MAX_SHOWN: Final = len(BEARER) + MAX_CHARS
+SCHEME: Final = "bearer"
+"""Scheme of an authorization, in whatever case (RFC 9110, 11.1)."""
+MAX_SHOWN: Final = len(SCHEME) + 2 * MAX_CHARS
+"""Characters of an authorization that is looked at: more than one space may follow the scheme."""
 
 ALSO: Final[Mapping[Role, frozenset[Role]]] = {Role.OPERATE: frozenset({Role.READ})}
 """Roles that a role has besides itself: whoever operates has to look."""
@@ -81,12 +84,7 @@ class Tokens:
         """See `Access.admit`."""
         if authorization is None:
             raise Unauthenticated("a token is asked for here: send the header `authorization: Bearer TOKEN`")
-        if not authorization.startswith(BEARER) or not len(BEARER) < len(authorization) <= MAX_SHOWN:
-            raise Unauthenticated(
-                "the authorization is none that is taken here: send one header `authorization: Bearer TOKEN`,"
-                " with one space and nothing else"
-            )
-        digest, found = digest_of(authorization[len(BEARER) :]), None
+        digest, found = digest_of(_secret_of(authorization)), None
         for each in self._known:  # all of them, always
             if hmac.compare_digest(each.digest, digest):
                 found = each
@@ -150,15 +148,21 @@ def read_file(file: str) -> tuple[bytes, int]:
     """Return what is in a file of tokens, and its mode.
 
     Raises:
-        InvalidInput: It cannot be read, is no file, is too large, or is another's to write.
+        InvalidInput: It cannot be read, is no file, is too large, or is another's, or another's to write.
     """
     what = f"tokens file {file}"
     try:
         opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a pipe would be waited for
         try:
-            found = os.fstat(opened).st_mode
+            there = os.fstat(opened)
+            found = there.st_mode
             if not stat.S_ISREG(found):
                 raise InvalidInput(f"{what} is no regular file; it must be one that can be read again")
+            if there.st_uid not in (0, os.geteuid()):
+                raise InvalidInput(
+                    f"{what} belongs to another user ({there.st_uid}), who can write it; chown it to the user that"
+                    f" serves ({os.geteuid()}), or to root"
+                )
             mode = stat.S_IMODE(found)
             if mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise InvalidInput(f"{what} can be written by others than its owner (mode {mode:04o}); chmod 600 it")
@@ -171,6 +175,22 @@ def read_file(file: str) -> tuple[bytes, int]:
     if len(text) > MAX_BYTES:
         raise InvalidInput(f"{what} has more than {MAX_BYTES} bytes")
     return text, mode
+
+
+def _secret_of(authorization: str) -> str:
+    """Return the token in an authorization.
+
+    Raises:
+        Unauthenticated: It is written in another way.
+    """
+    if len(authorization) <= MAX_SHOWN:
+        scheme, _, rest = authorization.partition(" ")
+        secret = rest.lstrip(" ")
+        if scheme.lower() == SCHEME and 0 < len(secret) <= MAX_CHARS:
+            return secret
+    raise Unauthenticated(
+        "the authorization is none that is taken here: send one header `authorization: Bearer TOKEN`, and nothing else"
+    )
 
 
 def _roles_text(roles: tuple[Role, ...], between: str = ", ") -> str:

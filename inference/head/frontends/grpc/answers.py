@@ -10,7 +10,7 @@ from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.operations import OperationsService
-from ringpull.inference.head.frontends.grpc.server import GrpcServer
+from ringpull.inference.head.frontends.grpc.server import DESCRIPTOR_SHARE, DESCRIPTOR_SHARE_OF_DOOR, GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.status import GetClusterStatus
 from ringpull.inference.head.predictor import Predictor
@@ -43,11 +43,12 @@ class Answers:
         """
         operations = OperationsService(self.operations, access, self.audit, door="admin" if at_door else "grpc")
         return GrpcServer(
-            PredictorService(self.predictor, self.catalog, access),
+            PredictorService(self.predictor, self.catalog, access, at_door=at_door),
             AdminService(self.status, access, head_only=self.head_only, at_door=at_door),
             config,
             operations,
             self.tls,
+            descriptor_share=DESCRIPTOR_SHARE_OF_DOOR if at_door else DESCRIPTOR_SHARE,
         )
 
     async def models(self) -> pb.ListModelsResponse:

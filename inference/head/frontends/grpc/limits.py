@@ -25,6 +25,9 @@ RETRY_AFTER_S: Final = 0.05
 
 Behavior = Callable[[Any, grpc.aio.ServicerContext], Any]
 
+Admit = Callable[[grpc.aio.ServicerContext], object]
+"""Function that lets a caller in. Raises Unauthenticated or Forbidden where it does not."""
+
 
 class CallLimits:
     """Counts calls, and makes limited methods of what gRPC is to serve. Owned by the event loop.
@@ -51,9 +54,16 @@ class CallLimits:
     def __repr__(self) -> str:
         return f"<CallLimits {self._calls} calls, {self._streams} streams, {self._receiving!r}>"
 
-    def add_generic_rpc_handlers(self, handlers: Collection[grpc.GenericRpcHandler]) -> None:
-        """Serve these, limited."""
-        self._server.add_generic_rpc_handlers([_Limited(self, each) for each in handlers])
+    def add_generic_rpc_handlers(
+        self, handlers: Collection[grpc.GenericRpcHandler], admit: Admit | None = None
+    ) -> None:
+        """Serve these, limited.
+
+        Args:
+            admit: Called before the message of a method of one message is received: a stranger's is not. None: they are
+                free, or ask by themselves.
+        """
+        self._server.add_generic_rpc_handlers([_Limited(self, each, admit) for each in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
         """Serve these, limited, each with a queue of its own within gRPC."""
@@ -61,17 +71,21 @@ class CallLimits:
             service, {name: self.limited(each) for name, each in handlers.items()}
         )
 
-    def limited(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        """Return a method that is the same within the limits."""
+    def limited(self, handler: grpc.RpcMethodHandler, admit: Admit | None = None) -> grpc.RpcMethodHandler:
+        """Return a method that is the same within the limits.
+
+        Args:
+            admit: As of `add_generic_rpc_handlers`.
+        """
         if handler.response_streaming:
-            inner = self._streaming(handler) if handler.request_streaming else self._one_message(handler)
+            inner = self._streaming(handler) if handler.request_streaming else self._one_message(handler, admit)
             return grpc.stream_stream_rpc_method_handler(
                 self._among_streams(inner),
                 request_deserializer=handler.request_deserializer if handler.request_streaming else None,
                 response_serializer=handler.response_serializer,
             )
         # A stream of requests receives within the limits by itself: see `ringpull.inference.head.predictor`.
-        inner = handler.stream_unary if handler.request_streaming else self._one_message(handler)
+        inner = handler.stream_unary if handler.request_streaming else self._one_message(handler, admit)
         return grpc.stream_unary_rpc_method_handler(
             self._among_calls(inner), response_serializer=handler.response_serializer
         )
@@ -100,13 +114,15 @@ class CallLimits:
 
         return call
 
-    def _one_message(self, handler: grpc.RpcMethodHandler) -> Behavior:
+    def _one_message(self, handler: grpc.RpcMethodHandler, admit: Admit | None) -> Behavior:
         """Return a method of one message that receives it within the limits."""
         behavior = handler.unary_stream if handler.response_streaming else handler.unary_unary
         parse = handler.request_deserializer or bytes
 
         async def call(messages: Any, context: grpc.aio.ServicerContext) -> Any:
             try:
+                if admit is not None:
+                    admit(context)
                 body = await self._receiving.receive(context.read(), context.peer())
                 if body is grpc.aio.EOF:
                     raise InvalidInput("the call ended without a request message")
@@ -144,8 +160,9 @@ class CallLimits:
 class _Limited(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Methods of another handler, each made limited when it is first called."""
 
-    def __init__(self, limits: CallLimits, handler: grpc.GenericRpcHandler) -> None:
+    def __init__(self, limits: CallLimits, handler: grpc.GenericRpcHandler, admit: Admit | None) -> None:
         self._limits = limits
+        self._admit = admit
         self._handler = handler
         self._made: dict[str, grpc.RpcMethodHandler] = {}
         """Limited methods by name. The other handler's own names only: callers may send any."""
@@ -158,7 +175,7 @@ class _Limited(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         handler = self._handler.service(details)
         if handler is None:
             return None
-        made = self._limits.limited(handler)
+        made = self._limits.limited(handler, self._admit)
         if self._handler.service(details) is handler:
             self._made[details.method] = made
         return made

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -25,7 +25,7 @@ from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, RingpullError, Unavailable
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, OperatorVerbs
-from ringpull.router.control.verbs import Request
+from ringpull.router.control.verbs import Request, Role, Verb
 
 R = TypeVar("R")
 
@@ -59,35 +59,52 @@ class OperationsService:
         self._door = door
         self._threads = ThreadPoolExecutor(THREADS, "operations")
 
+    def admit(self, context: grpc.aio.ServicerContext) -> None:
+        """Let in whoever is known at all, before a message of theirs is received; whoever is not is told of.
+
+        Raises:
+            Unauthenticated: The caller has to show a token that is known here.
+        """
+        with self._audit.refusals_of(Entry("", "", context.peer(), self._door)):
+            self._access.admit(authorization_of(context), *ANY_ROLE)
+
     async def call(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Have the coordinator carry out one verb."""
         message = parse(pb.OperationRequest, body)
-        if not VERBS.changes(message.verb):
-            return await self._carry_out(message, context)
+        verb = VERBS.find(message.verb)
+        if verb is not None and verb.role is not Role.OPERATE:
+            return _reply(verb, await asyncio.wrap_future(self._begin(message, context)))
+        # One that is not known here may be one that changes something, of another build.
         entry = Entry(message.verb, message.request, context.peer(), self._door)
         try:
-            with self._audit.of(entry):
-                return await self._carry_out(message, context, entry)
+            with self._audit.refusals_of(entry):
+                begun = self._begin(message, context, entry)
+            # Told from where it is carried out: that goes on when whoever asked goes away.
+            begun.add_done_callback(partial(self._tell, entry))
+            return _reply(VERBS.named(message.verb), await asyncio.wrap_future(begun))
         finally:
             await self._audit.written()
 
-    async def _carry_out(
+    def _begin(
         self, message: pb.OperationRequest, context: grpc.aio.ServicerContext, entry: Entry | None = None
-    ) -> Message:
-        self._access.admit(authorization_of(context), *ANY_ROLE)  # which build this is, a stranger need not know
+    ) -> Future[Any]:
+        """Let the caller in, and hand the verb to a thread."""
+        known = VERBS.find(message.verb)
+        # First of all: which build this is, a stranger need not know.
+        caller = self._access.admit(authorization_of(context), *(ANY_ROLE if known is None else (known.role,)))
+        if entry is not None and known is not None:
+            entry.who = caller.name
         if message.build != __version__:
             raise InvalidInput(_another_build(message.build))
-        verb = VERBS.named(message.verb)
-        caller = self._access.admit(authorization_of(context), verb.role)
-        if entry is not None:
-            entry.who = caller.name
-        request = VALUES.from_json(verb.request, message.request)
+        request = VALUES.from_json(VERBS.named(message.verb).request, message.request)
         if self._operations is None:
             raise Unavailable("this head was started without a coordinator; nothing can be changed through it")
         left_s = context.time_remaining()
-        call = partial(self._call, self._operations, request, None if left_s is None else time.monotonic() + left_s)
-        reply = await asyncio.get_running_loop().run_in_executor(self._threads, call)
-        return pb.OperationReply(reply=VALUES.to_json(verb.reply, reply))
+        until_s = None if left_s is None else time.monotonic() + left_s
+        return self._threads.submit(self._call, self._operations, request, until_s)
+
+    def _tell(self, entry: Entry, done: Future[Any]) -> None:
+        self._audit.tell(entry, asyncio.CancelledError() if done.cancelled() else done.exception())
 
     @staticmethod
     def _call(operations: OperatorVerbs, request: Request[R], until_s: float | None) -> R:
@@ -127,6 +144,10 @@ class MethodsOfOtherBuilds(grpc.GenericRpcHandler):  # type: ignore[misc]  # grp
             await end_call(context, exc)
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, _another_build(""))
         raise AssertionError("abort always raises")
+
+
+def _reply(verb: Verb[Any], reply: object) -> Message:
+    return pb.OperationReply(reply=VALUES.to_json(verb.reply, reply))
 
 
 def _another_build(theirs: str) -> str:

@@ -48,6 +48,8 @@ SERVICES: Final = (
 
 DESCRIPTOR_SHARE: Final = 5 / 8
 """Part of the process's descriptors that connections of gRPC take at most; the rest is for HTTP, shards and files."""
+DESCRIPTOR_SHARE_OF_DOOR: Final = 1 / 32
+"""Part of them that connections at the operators' door take at most: its own, whoever crowds the port."""
 
 
 class GrpcServer:
@@ -60,6 +62,8 @@ class GrpcServer:
         config: HeadConfig,
         operations: OperationsService | None = None,
         tls: LiveTls | None = None,
+        *,
+        descriptor_share: float = DESCRIPTOR_SHARE,
     ) -> None:
         keep_headers_out_of_logs()
         self._tls = tls
@@ -72,7 +76,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 (
                     "grpc.max_allowed_incoming_connections",
-                    part_of_descriptors(DESCRIPTOR_SHARE, config.max_connections),
+                    part_of_descriptors(descriptor_share, config.max_connections),
                 ),
                 # A connection that does not begin, or shake hands, has a descriptor; by default for two minutes.
                 ("grpc.server_handshake_timeout_ms", math.ceil(config.receive_timeout_s * 1e3)),
@@ -96,9 +100,12 @@ class GrpcServer:
             (
                 service_handler(PREDICTOR, predictor, receiving=("Predict",)),
                 service_handler(ADMIN, admin),
-                service_handler(OPERATIONS, self._operations),
-                MethodsOfOtherBuilds(predictor.access),
-            )
+            ),
+            predictor.admit,
+        )
+        self._limits.add_generic_rpc_handlers(
+            (service_handler(OPERATIONS, self._operations), MethodsOfOtherBuilds(predictor.access)),
+            self._operations.admit,
         )
         add_HealthServicer_to_server(self._health, self._limits)
         add_reflection(SERVICES, self._limits, predictor.access)

@@ -12,7 +12,7 @@ from typing import Final
 import grpc.aio
 from google.protobuf.message import Message
 
-from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.access import ANY_ROLE, Access, Unasked
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
@@ -29,24 +29,35 @@ MAY_DESCRIBE: Final = (Role.READ, Role.PREDICT)
 class PredictorService:
     """`ringpull.v1.Predictor`."""
 
-    def __init__(self, predictor: Predictor, catalog: Catalog, access: Access | None = None) -> None:
+    def __init__(
+        self, predictor: Predictor, catalog: Catalog, access: Access | None = None, *, at_door: bool = False
+    ) -> None:
         """Prepare the verbs.
 
         Args:
             access: Rule of who may ask here, as at a door; None: the predictor's.
+            at_door: Whether this is the operators' door.
         """
         self._predictor = predictor
         self._catalog = catalog
         self.access: Final = access or predictor.access
         """Rule of who may ask here."""
-        self.receiving: Final = predictor.receiving
-        """Calls that are being received."""
+        self.receiving: Final = predictor.receiving_at_door if at_door else predictor.receiving
+        """Calls that are being received here."""
+
+    def admit(self, context: grpc.aio.ServicerContext) -> None:
+        """Let in whoever is known at all, before a message of theirs is received.
+
+        Raises:
+            Unauthenticated: The caller has to show a token that is known here.
+        """
+        self.access.admit(authorization_of(context), *ANY_ROLE)
 
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
         """Score the rows of a request."""
         shown = authorization_of(context)
         with self._predictor.open(context.time_remaining(), authorization=shown, access=self.access) as call:
-            body = await call.within_deadline(receive(), context.peer())
+            body = await call.within_deadline(receive(), context.peer(), among=self.receiving)
             call.received(len(body))
             message = parse(pb.PredictRequest, body)
             prediction = await call.predict(decode_request(message, self._predictor.limits))

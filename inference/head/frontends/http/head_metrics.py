@@ -79,7 +79,7 @@ class HeadMetrics:
         registry = registry_of(
             [
                 HeadCollector(self._catalog, self._router, self.calls, predictor.admission, self._leader),
-                LimitsCollector(predictor.receiving, self.connections),
+                LimitsCollector((predictor.receiving, predictor.receiving_at_door), self.connections),
             ]
         )
         shared = self._config.share_port

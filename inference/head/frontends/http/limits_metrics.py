@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.registry import Collector
 
 from ringpull.inference.head.frontends.http.limits import ConnectionCounts
-from ringpull.inference.head.receiving import Receiving
+from ringpull.inference.head.receiving import REASONS, Receiving
 from ringpull.ps.metric_families import ALONE, Family, counter, gauge
 
 
 class LimitsCollector(Collector):
     """Families of these metrics. To be collected on the head's event loop, which owns all it reads."""
 
-    def __init__(self, receiving: Receiving, connections: ConnectionCounts) -> None:
+    def __init__(self, receiving: Sequence[Receiving], connections: ConnectionCounts) -> None:
+        """Take what is told of.
+
+        Args:
+            receiving: Calls that are being received, by each way in.
+            connections: HTTP connections.
+        """
         self._receiving = receiving
         self._connections = connections
 
@@ -24,19 +30,19 @@ class LimitsCollector(Collector):
             "ringpull_receiving_calls",
             "Calls that were begun and whose message is not there yet.",
             (),
-            {ALONE: len(self._receiving)},
+            {ALONE: sum(len(each) for each in self._receiving)},
         )
         yield gauge(
             "ringpull_overdue_calls",
             "Of these, those whose message should be there: they count as no work.",
             (),
-            {ALONE: self._receiving.overdue},
+            {ALONE: sum(each.overdue for each in self._receiving)},
         )
         yield counter(
             "ringpull_receiving_ended_total",
             "Calls that were ended before their message was there.",
             ("reason",),
-            {(reason,): count for reason, count in self._receiving.ended.items()},
+            {(reason,): sum(each.ended[reason] for each in self._receiving) for reason in REASONS},
         )
         yield gauge("ringpull_http_connections", "Open HTTP connections.", (), {ALONE: self._connections.open})
         yield counter(
