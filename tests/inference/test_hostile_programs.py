@@ -23,10 +23,12 @@ from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.pickles import check_bytes
 from ringpull.inference.model.program_check import check_program
 from ringpull.inference.model.program_graph import is_operator
-from ringpull.inference.model.samples import Samples
+from ringpull.inference.model.samples import Samples, TableSamples
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.model.version_files import FileEntry
+from ringpull.inference.schema.features import Prepared, PreparedFeature
 from ringpull.ps.errors import CorruptData
+from tests.inference.hostile_archives import TWO_READERS, by_hand
 from tests.inference.hostile_programs import (
     AMBIGUOUS,
     CONSTANTS,
@@ -68,12 +70,12 @@ def test_what_would_run_when_it_is_read_is_refused(tmp_path: Path, good: bytes, 
     assert "not a program that torch" not in str(refused.value)  # torch has not seen it
 
 
-@pytest.mark.parametrize("kind", AMBIGUOUS)
+@pytest.mark.parametrize("kind", {**AMBIGUOUS, **TWO_READERS})
 def test_an_archive_that_readers_may_take_for_two_is_refused(tmp_path: Path, good: bytes, kind: str) -> None:
     marker = tmp_path / "marker"
     evil = HOSTILE["sample inputs"](members_of(good), marker)
     with pytest.raises(CorruptData, match=r"dense\.pt2") as refused:
-        read(tmp_path, AMBIGUOUS[kind](good, evil))
+        read(tmp_path, {**AMBIGUOUS, **TWO_READERS}[kind](good, evil))
     assert not marker.exists()
     if kind not in ("nothing", "cut short"):
         assert "not a program that torch" not in str(refused.value)
@@ -108,6 +110,7 @@ def test_programs_are_read_as_before(tmp_path: Path, good: bytes) -> None:
     }
     for content in (
         packed(members),
+        by_hand(members),
         packed({**members, WEIGHTS + "weight_77": saved({"w": torch.rand(3), "n": [1, None, "x"]})}),
         packed({**members, WEIGHTS + "model.pt": weights, CONSTANTS + "model.pt": constants}),
         packed(of_old),
@@ -223,6 +226,38 @@ def test_samples_do_not_grow_when_they_are_read() -> None:
     np.savez_compressed(file, rows=np.zeros(1 << 20))
     with pytest.raises(CorruptData, match="compressed"):
         Samples.from_bytes(file.getvalue(), "samples.npz")
+
+
+@pytest.mark.parametrize(
+    "names", [("User", "user"), ("../x", "a/b"), ("a:b", "a\\b"), ("é", " x", "x.npy", "a\nb"), ("output", "rows")]
+)
+def test_samples_have_the_names_of_the_model(names: tuple[str, ...]) -> None:
+    """Names of features, outputs and tables are names in an archive, and no files: builds before took any."""
+    table = TableSamples(np.ones(1, np.uint64), np.ones(1, np.uint64))
+    samples = Samples(
+        Prepared(
+            2, {name: PreparedFeature(2, dense=np.zeros((2, 1), np.float32)) for name in names if name != "output"}
+        ),
+        {name: np.zeros(2, np.float32) for name in names},
+        1e-4,
+        dict.fromkeys(names, table),
+    )
+    read_again = Samples.from_bytes(samples.to_bytes(), "samples.npz")
+    assert set(read_again.prepared.features) == set(names) - {"output"}
+    assert set(read_again.outputs) == set(read_again.tables) == set(names)
+
+
+def test_samples_have_no_array_twice() -> None:
+    array = members_of(_npz())["rows.npy"]
+    for twice in (by_hand({"rows.npy": array, "rows": array}), by_hand({"rows.npy": array}, {"comment": b"x"})):
+        with pytest.raises(CorruptData, match=r"samples\.npz: member"):
+            Samples.from_bytes(twice, "samples.npz")
+
+
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, rows=np.zeros(3))
+    return file.getvalue()
 
 
 def _calls(file: Path) -> list[tuple[str, ast.Call]]:
