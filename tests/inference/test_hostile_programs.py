@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringpull.inference.model import pickles, program_check
 from ringpull.inference.model.dense import read_program
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.mirror import local_files
@@ -187,6 +189,72 @@ def test_numbers_are_no_pickles() -> None:
         check_bytes(memoryview(random.bytes(300)), "weight_0")
         check_bytes(memoryview(random.integers(0, 110, 40).tobytes()), "weight_0")
     check_bytes(memoryview(np.array([99, 10, 10, 46]).tobytes()), "weight_0")  # `c`, two ends of lines, `.`
+
+
+def raw(dtype: str, value: int, count: int) -> bytes:
+    return np.full(count, value, dtype).tobytes()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        *(raw("i1", value, 1_500_000) for value in (41, -120, ord("("), ord("]"), ord("0"), ord("2"), ord("N"))),
+        raw("i1", 41, 1_500_000) + raw("i1", ord("c"), 9),
+        np.tile(np.array([0x80, 2, ord("("), ord("c"), ord("N")], np.uint8), 300_000).tobytes(),
+        b"\x80\x02K\x01.",  # a pickle from its header to its end, of an integer
+        b"\x80\x04\x8f.",  # and one of a set, which the reader does not take, and which imports nothing
+        np.zeros(1024, "i1").tobytes(),
+        bytes(156) + bytes([0xFF] * 256) + bytes(100),  # a tar's header, by its checksum
+    ],
+    ids=lambda numbers: repr(numbers[:5]),
+)
+def test_numbers_are_numbers_however_they_look(good: bytes, numbers: bytes) -> None:
+    """For as long as one likes: they are looked at for a while, and no more, and the pickle is not far."""
+    check_program(packed({**members_of(good), WEIGHTS + "weight_7": numbers}), "dense.pt2")
+
+
+def test_what_is_read_of_numbers_is_bounded_over_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = raw("i1", ord("N"), pickles.MAX_OPERATIONS + 10) + b"c"
+    budget = pickles.Budget()
+    for _ in range(pickles.MAX_OPERATIONS_OF_ALL // pickles.MAX_OPERATIONS + 2):
+        check_bytes(memoryview(numbers), "weight_0", budget)
+    assert budget.operations == 0
+    monkeypatch.setattr(pickles, "_Reading", None)
+    check_bytes(memoryview(raw("i1", ord("N"), 99)), "weight_0")  # no operation there imports: none is read
+
+
+def test_several_pickles_are_looked_through_one_by_one(tmp_path: Path) -> None:
+    """One that the reader takes hides none behind it."""
+    taken = pickle.dumps(OrderedDict(a=1), 2)
+    check_bytes(memoryview(taken * 3), "x")
+    with pytest.raises(CorruptData, match="weights_only"):
+        check_bytes(memoryview(taken * 3 + pickle.dumps(1, 2) + pickle.dumps(Opens(tmp_path / "marker"), 4)), "x")
+    check_bytes(memoryview(saved_of_old({"a": torch.rand(3)})), "x")
+    with pytest.raises(CorruptData, match="weights_only"):
+        check_bytes(memoryview(saved_of_old({"a": Opens(tmp_path / "marker")})), "x")
+    assert not (tmp_path / "marker").exists()
+
+
+def saved_of_old(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("config", [b"[]", b"1", b'"x"', b"null", b'{"config": []}', b"{}", b'{"config": {"a": 1}}'])
+@pytest.mark.parametrize("file", [WEIGHTS + "model_weights_config.json", CONSTANTS + "model_constants_config.json"])
+def test_names_of_weights_that_are_none(good: bytes, file: str, config: bytes) -> None:
+    with pytest.raises(CorruptData, match=r"dense\.pt2: .*_config\.json"):
+        check_program(packed({**members_of(good), file: config}), "dense.pt2")
+
+
+def test_whatever_cannot_be_looked_through_is_corrupt(good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise AttributeError("what nobody thought of")
+
+    monkeypatch.setattr(program_check, "_check_payloads", fails)
+    with pytest.raises(CorruptData, match=r"dense\.pt2: .*AttributeError: what nobody"):
+        check_program(good, "dense.pt2")
 
 
 @pytest.mark.parametrize("protocol", range(6))
