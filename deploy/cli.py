@@ -2,6 +2,8 @@
 
 A command's module is imported when the command is asked for, so `ringpull status` does not wait for what `serve` needs.
 
+With `--traceback` before the command an error also says where in the code it was.
+
 Exit status: 0 it worked; 1 it did not, and one line on standard error says why; 2 the command line is wrong; 130 or 143
 interrupted before it was done; 141 nobody read its output to the end.
 """
@@ -12,6 +14,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from traceback import format_exception
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -68,6 +71,14 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
+_tracebacks: Final[set[bool]] = set()
+
+
+def _keep_tracebacks(asked: bool) -> None:
+    _tracebacks.clear()
+    _tracebacks.add(asked)
+
+
 app = typer.Typer(
     name="ringpull",
     cls=LazyCommands,
@@ -82,6 +93,15 @@ app = typer.Typer(
 def _ringpull(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    traceback: Annotated[
+        bool,
+        typer.Option(
+            "--traceback",
+            callback=_keep_tracebacks,
+            is_eager=True,
+            help="Before the line that says what failed, print where in the code it did.",
+        ),
     ] = False,
 ) -> None:
     """Serve recommender models whose embedding tables are sharded over a ring of Ray actors.
@@ -101,12 +121,19 @@ def main() -> None:
             sys.exit(UNREAD)
         _fail(str(exc))
     except RingpullError as exc:
+        _trace(exc)
         _fail(str(exc))
     except OSError as exc:
+        _trace(exc)
         _fail(_in_words(exc))
     except Interrupted as exc:
         err.print(str(exc), highlight=False, markup=False)
         sys.exit(128 + exc.signum)
+
+
+def _trace(exc: Exception) -> None:
+    if True in _tracebacks:
+        err.print("".join(format_exception(exc)), end="", highlight=False, markup=False, soft_wrap=True)
 
 
 def _fail(why: str) -> NoReturn:

@@ -8,8 +8,10 @@ folder is back, which is made if it can be.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -107,6 +109,9 @@ class LogFile(logging.Handler):
             make_private_folder(self._path.parent)
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, FILE_MODE)
             opened = os.fstat(self._descriptor)
+            if not stat.S_ISREG(opened.st_mode):  # A pipe takes half a line, or holds up who logs when nobody reads.
+                self._close()
+                raise OSError(errno.EINVAL, "it is no file", os.fspath(self._path))
             self._identity = opened.st_dev, opened.st_ino
 
     def _write(self, line: str) -> None:

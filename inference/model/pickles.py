@@ -80,15 +80,15 @@ def check_bytes(content: memoryview, where: str, budget: Budget | None = None, d
 
 
 def _check_raw(content: memoryview, where: str, budget: Budget) -> None:
-    begin = 0
-    while (at := _importing(content, begin, budget)) is not None:
-        file = io.BufferedReader(_View(content[at:]))
+    behind = 0
+    while (begin := _importing(content, behind, budget)) is not None:
+        file = io.BufferedReader(_View(content[begin:]))
         try:
             with warnings.catch_warnings(action="ignore"):
                 weights_only.load(file, encoding="utf-8")
         except Exception as exc:  # of many roots, by what the pickle says
             raise _refused(where, exc) from exc
-        begin = at + max(1, file.tell())
+        behind = begin + max(1, file.tell())
 
 
 def check_torch_file(content: memoryview, where: str, budget: Budget | None = None, depth: int = 0) -> None:

@@ -47,10 +47,29 @@ def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     return run
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error", "x"), StartupError("x: Input/output error")])
+def test_where_an_error_came_from_can_be_asked_for(ringpull, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A bug may end in an error of the surroundings, too: one line, and no place in the code, would hide it."""
+
+    def app() -> None:
+        cli._keep_tracebacks("--traceback" in sys.argv)
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    line = "error: x: Input/output error\n"
+    assert ringpull("status").err == line
+    traced = ringpull("--traceback", "status")
+    assert traced.status == 1
+    assert traced.err.startswith("Traceback (most recent call last):\n")
+    assert "in app\n" in traced.err
+    assert traced.err.endswith(line)
+
+
 @pytest.mark.medium
 def test_help_names_every_command(ringpull) -> None:
     ran = ringpull("--help")
     assert ran.status == 0
+    assert "--traceback" in ran.out
     for command in ("serve", "predict", "status", "inspect", "export", "stop"):
         assert command in ran.out
         assert ringpull(command, "--help").status == 0

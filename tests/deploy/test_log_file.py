@@ -144,3 +144,29 @@ def test_an_event_that_is_not_a_line(log: logging.Logger, path: Path) -> None:
     first, second = path.read_text().splitlines()
     assert first.startswith("a line of the log could not be made: TypeError")
     assert second == "lone \\udc80 surrogate"
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_what_is_no_file_is_not_written(
+    log: logging.Logger, path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """A pipe whose reader is slow would take half a line and hold up who logs, or lose lines."""
+    path.unlink()
+    if kind == "a pipe":
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    else:
+        path.symlink_to("/dev/null")
+        reader = os.open(path, os.O_RDONLY)
+    try:
+        log.warning("one")
+        assert capsys.readouterr().err == "one\n"
+        with pytest.raises(OSError, match="it is no file"):
+            LogFile(path).open()
+        assert kind == "a device" or os.read(reader, 9) == b""
+    finally:
+        os.close(reader)
+    path.unlink()
+    clock.now_s += REOPEN_S
+    log.warning("two")
+    assert path.read_text().splitlines()[-1] == "two"
