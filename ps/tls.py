@@ -1,8 +1,9 @@
 """TLS: the files that a deployment names, the contexts of both ends made of them, and how they are read again.
 
-Files are paths on each node, and a process reads its own node's. They are looked at before each new connection, and
-whenever a process says how it is: new ones serve the connections that come from then on, and those that cannot be used
-(a key that does not fit yet, half a file) leave what was used before, with a warning.
+Files are paths on each node, and a process reads its own node's. They are looked at before each new connection (of HTTP
+each second, in a thread: anybody connects there, to the loop of predictions), and whenever a process says how it is:
+new ones serve the connections that come from then on, and those that cannot be used (a key that does not fit yet, half
+a file) leave what was used before, with a warning.
 
 Two kinds of ends are made of the same files. What clients see (gRPC, HTTP, metrics) shows the certificate, and with a
 CA demands one of that CA from them. Between the processes of a deployment both ends always show the certificate and
@@ -136,6 +137,11 @@ class LiveTls:
     def public(self) -> ssl.SSLContext:
         """Context of a server that clients see, for one new connection."""
         self.refresh()
+        return self._loaded.public
+
+    @property
+    def public_lately(self) -> ssl.SSLContext:
+        """The same, as of the last look at the files, which somebody else takes: this does not wait for a disk."""
         return self._loaded.public
 
     @property

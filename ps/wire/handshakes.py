@@ -2,7 +2,7 @@
 
 Whoever shakes hands may be anybody, so that no connection ever makes room for one, and none counts as a connection.
 When there are too many, the oldest is ended of the address that has most: a member gets through beside strangers that
-only connect.
+only connect. What a handshake costs is bounded, too: its steps take turns (`ringpull.ps.wire.turns`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Final
 
 from ringpull.ps.errors import Unavailable
 from ringpull.ps.wire.tls_layer import PLAIN, Inner, TlsLayer, reason_of
+from ringpull.ps.wire.turns import Turns
 
 HANDSHAKE_S: Final = 10.0
 """Time for a handshake; a caller gives up after half of it."""
 
-MAX_HANDSHAKES: Final = 128
+MAX_HANDSHAKES: Final = 256
 """Handshakes of a shard at a time."""
+SHARE: Final = 1 / 4
+"""Part of a shard's event loop that they take at most."""
 
 LOG_INTERVAL_S: Final = 60.0
 """Time between two lines about peers that were refused: strangers do not fill a log."""
@@ -36,6 +39,7 @@ class Handshakes:
         context: Callable[[], ssl.SSLContext],
         *,
         limit: int | None = None,
+        share: float = SHARE,
         plain_answer: bytes,
         timeout_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -43,7 +47,8 @@ class Handshakes:
         """Begin with none.
 
         Args:
-            context: Returns that of the next connection.
+            context: Returns that of the next connection, once its peer has said something.
+            share: Part of the loop's time that handshakes take at most, beyond a burst.
             limit: Upper bound on handshakes at a time; None: whoever accepts connections has one.
             plain_answer: Bytes for a peer that does not speak TLS: why it is hung up on, as it understands it.
         """
@@ -54,6 +59,7 @@ class Handshakes:
         self._clock = clock
         self._pending: dict[str, dict[TlsLayer, None]] = {}
         """Those under way, by address, in order of arrival."""
+        self._turns = Turns(share)
         self._addresses: dict[TlsLayer, str] = {}
         """Of each of them."""
         self._ended: dict[TlsLayer, Callable[[], None]] = {}
@@ -71,7 +77,7 @@ class Handshakes:
         Args:
             ended: Called when the socket is closed, also where the protocol never heard of it.
         """
-        layer = TlsLayer(inner, self._context(), server_side=True, watcher=self, timeout_s=self._timeout_s)
+        layer = TlsLayer(inner, self._context, server_side=True, watcher=self, timeout_s=self._timeout_s)
         if ended is not None:
             self._ended[layer] = ended
         return layer
@@ -94,6 +100,11 @@ class Handshakes:
         self._addresses[layer] = address
         self._pending.setdefault(address, {})[layer] = None
 
+    def asks(self, layer: TlsLayer) -> None:
+        """Shake hands with a peer that has said something, when its turn comes; meanwhile it cannot say more."""
+        layer.socket.pause_reading()
+        self._turns.ask(layer, self._addresses.get(layer, ""), lambda: self._shake_hands(layer))
+
     def shaken(self, layer: TlsLayer, error: Exception | None) -> None:
         """Let a connection begin, or count why it does not."""
         if error is None:
@@ -106,9 +117,17 @@ class Handshakes:
 
     def ended(self, layer: TlsLayer) -> None:
         """Forget a socket."""
+        self._turns.forget(layer)
         self._forget(layer)
         if (tell := self._ended.pop(layer, None)) is not None:
             tell()
+
+    def _shake_hands(self, layer: TlsLayer) -> None:
+        if layer.socket.is_closing():
+            return
+        layer.shake_hands()
+        if layer.reading and not layer.socket.is_closing():
+            layer.socket.resume_reading()
 
     def _forget(self, layer: TlsLayer) -> None:
         address = self._addresses.pop(layer, None)

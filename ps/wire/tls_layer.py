@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
@@ -54,6 +54,10 @@ class Watcher(Protocol):
         """Hear that there is a socket."""
         ...
 
+    def asks(self, layer: TlsLayer) -> None:
+        """Hear that the peer has said something before hands are shaken, and call `shake_hands`, now or later."""
+        ...
+
     def shaken(self, layer: TlsLayer, error: Exception | None) -> None:
         """Hear that hands are shaken, before the protocol does, or why they never will be. Once."""
         ...
@@ -78,7 +82,7 @@ class TlsLayer(asyncio.Protocol):
     def __init__(
         self,
         inner: Inner,
-        context: ssl.SSLContext,
+        context: Callable[[], ssl.SSLContext],
         *,
         server_side: bool = False,
         watcher: Watcher,
@@ -88,12 +92,16 @@ class TlsLayer(asyncio.Protocol):
 
         Args:
             inner: The protocol above.
+            context: Returns the context when hands begin to be shaken: for one that only connects nothing is made.
             timeout_s: Time for the handshake; None: no limit.
         """
         self._inner = inner
         self._buffered = inner if isinstance(inner, asyncio.BufferedProtocol) else None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._context = context
+        self.tls: ssl.SSLObject
+        """TLS itself, once hands begin to be shaken."""
+        self._has_begun = False
         self._server_side = server_side
         self._watcher = watcher
         self._timeout_s = timeout_s
@@ -133,8 +141,8 @@ class TlsLayer(asyncio.Protocol):
         if self._timeout_s is not None:
             self._timer = self._loop.call_later(self._timeout_s, self._too_late)
         self._watcher.begun(self)
-        if not self.socket.is_closing():
-            self._shake_hands()
+        if not self._server_side and not self.socket.is_closing():
+            self.shake_hands()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -146,8 +154,8 @@ class TlsLayer(asyncio.Protocol):
                 return
         self._incoming.write(data)
         if not self._is_shaken:
-            self._shake_hands()
-        if self._told:
+            self._watcher.asks(self)
+        elif self._told:
             self._read()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -206,7 +214,13 @@ class TlsLayer(asyncio.Protocol):
 
     # -- hands ---------------------------------------------------------------------------------------------------------
 
-    def _shake_hands(self) -> None:
+    def shake_hands(self) -> None:
+        """Go by what the peer has said, as far as that goes."""
+        if self._deaf or self._is_shaken:
+            return
+        if not self._has_begun:
+            self._has_begun = True
+            self.tls = self._context().wrap_bio(self._incoming, self._outgoing, server_side=self._server_side)
         try:
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -218,6 +232,8 @@ class TlsLayer(asyncio.Protocol):
         self._flush()
         self._is_shaken = True
         self._tell(None)
+        if self._told:
+            self._read()
 
     def _tell(self, error: Exception | None) -> None:
         """Say how the handshake went, once."""
@@ -346,7 +362,7 @@ async def shake_hands(inner: Inner, context: ssl.SSLContext, host: str, port: in
     """
     loop = asyncio.get_running_loop()
     waiter = _Waiter(loop.create_future())
-    transport, _ = await loop.create_connection(lambda: TlsLayer(inner, context, watcher=waiter), host, port)
+    transport, _ = await loop.create_connection(lambda: TlsLayer(inner, lambda: context, watcher=waiter), host, port)
     try:
         await waiter.done
     except BaseException:
@@ -363,6 +379,9 @@ class _Waiter:
 
     def begun(self, layer: TlsLayer) -> None:
         pass
+
+    def asks(self, layer: TlsLayer) -> None:
+        layer.shake_hands()
 
     def shaken(self, layer: TlsLayer, error: Exception | None) -> None:
         if self.done.done():

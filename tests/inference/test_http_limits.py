@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import select
+import shutil
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,14 +24,17 @@ from ringpull.inference.client.client import Client
 from ringpull.inference.head.config import HttpLimits
 from ringpull.inference.head.frontends.grpc.server import DESCRIPTOR_SHARE as GRPC_SHARE
 from ringpull.inference.head.frontends.http import limits
+from ringpull.inference.head.frontends.http import server as http_server
 from ringpull.inference.head.frontends.http.limits import DESCRIPTOR_SHARE, MAX_HEADER_BYTES, ConnectionCounts
 from ringpull.inference.head.frontends.http.server import HttpServer
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.process import HeadProcess
+from ringpull.ps import tls
 from ringpull.ps.descriptors import part_of_descriptors
-from ringpull.ps.tls import LiveTls
+from ringpull.ps.tls import NO_TLS, LiveTls, TlsFiles
+from ringpull.ps.tls_contexts import TlsText
 from ringpull.router.shard_map import ShardMap
-from tests.certificates import Certificates
+from tests.certificates import Certificates, Pair
 
 pytestmark = pytest.mark.net
 
@@ -37,7 +45,13 @@ HALF = WHOLE[:-4]
 class Served:
     """A server of few connections."""
 
-    def __init__(self, max_connections: int, timeout_s: float, secure: Certificates | None = None) -> None:
+    def __init__(
+        self,
+        max_connections: int,
+        timeout_s: float,
+        secure: Certificates | None = None,
+        files: TlsFiles = NO_TLS,
+    ) -> None:
         self._secure = secure
         self.counts = ConnectionCounts()
         self.gate = asyncio.Event()
@@ -51,7 +65,7 @@ class Served:
             bound,
             HttpLimits(max_connections=max_connections, timeout_s=timeout_s),
             self.counts,
-            tls=LiveTls(secure.tls) if secure else None,
+            tls=LiveTls.of(secure.tls if secure else files),
         )
 
     async def _quick(self, request: Request) -> Response:
@@ -137,6 +151,72 @@ async def test_handshakes_that_never_end_keep_nobody_out(
     assert served.counts.ended["full"] >= 150
     assert served.counts.ended["refused"] == 0
     assert await strangers[0].rest() == b""
+    await served.stop()
+
+
+def hello() -> bytes:
+    """Return what a client of TLS begins with."""
+    sent = ssl.MemoryBIO()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
+
+
+async def test_handshakes_are_done_one_in_a_turn_of_the_loop(certificates: Certificates) -> None:
+    """Predictions run on that loop; whoever connects may begin one."""
+    served = Served(max_connections=256, timeout_s=600, secure=certificates)
+    strangers = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(40)]
+    for each in strangers:
+        each.sendall(hello())
+    silent, most = strangers, 0
+    while silent:
+        await asyncio.sleep(0)
+        answered, _, _ = select.select(silent, [], [], 0)
+        silent = [each for each in silent if each not in answered]
+        most = max(most, len(answered))
+    assert most <= 2, "what a turn has made may be sent by the next"
+    assert await served.ask() == "here"
+    for each in strangers:
+        each.close()
+    await served.stop()
+
+
+async def test_connections_have_the_loop_read_no_files(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(max_connections=256, timeout_s=600, secure=certificates)
+    looks: list[int] = []
+    read = tls.read
+
+    def seen(files: TlsFiles) -> TlsText:
+        looks.append(threading.get_ident())
+        return read(files)
+
+    monkeypatch.setattr(tls, "read", seen)
+    for _ in range(5):
+        assert await served.ask() == "here"
+    assert threading.get_ident() not in looks
+    await served.stop()
+
+
+async def test_new_files_are_shown_to_who_connects_then(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(http_server, "LOOK_S", 0.001)
+    pair = Pair(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    def write(now: Pair) -> None:
+        shutil.copy(now.cert, pair.cert)
+        shutil.copy(now.key, pair.key)
+
+    write(certificates.server)
+    served = Served(max_connections=256, timeout_s=600, files=pair.files())
+    for now in (certificates.server, certificates.renewed):
+        write(now)
+        shown = ""
+        while shown != now.cert.read_text():
+            shown = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", served.port))
     await served.stop()
 
 

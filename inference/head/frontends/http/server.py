@@ -33,6 +33,11 @@ from ringpull.ps.errors import RingpullError
 from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.handshakes import Handshakes
 
+HANDSHAKE_SHARE: Final = 1 / 8
+"""Part of the head's event loop, on which predictions run, that handshakes of HTTPS take at most."""
+LOOK_S: Final = 1.0
+"""Time between two looks at the files of TLS."""
+
 NOT_HTTPS: Final = (
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 28\r\n\r\n"
     b"This port speaks HTTPS only\n"
@@ -116,16 +121,27 @@ class HttpServer:
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
         self._server = LimitedServer(config, bound, limits, counts or ConnectionCounts(), self._handshakes)
-        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[]))
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._server.serve(sockets=[]))
+        self._looking = None if tls is None else loop.create_task(_look_at(tls))
 
     async def stop(self) -> None:
         """Finish what is in flight, at most a second, and close the socket."""
         self._server.should_exit = True
         if self._handshakes is not None:
             self._handshakes.close()
+        if self._looking is not None:
+            self._looking.cancel()
         await self._task
 
 
 def _handshakes(tls: LiveTls) -> Handshakes:
     """Return what shakes hands with clients. Their number is the server's to limit: they are connections that ask."""
-    return Handshakes(lambda: tls.public, plain_answer=NOT_HTTPS)
+    return Handshakes(lambda: tls.public_lately, share=HANDSHAKE_SHARE, plain_answer=NOT_HTTPS)
+
+
+async def _look_at(tls: LiveTls) -> None:
+    """Go by new files, again and again. In a thread: a disk may be slow, and strangers can connect often."""
+    while True:
+        await asyncio.to_thread(tls.refresh)
+        await asyncio.sleep(LOOK_S)
