@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -157,6 +158,25 @@ def test_with_tokens_a_command_goes_by_its_token_or_through_the_door_that_was_re
         refused = ringpull("rollback", "ranker", *target, "--token", READS)
         assert (refused.status, "token eyes may not do that" in refused.err) == (1, True)
     assert [type(each).__name__ for each in fake.submitted] == ["Publish", "Publish", "Rebalance", "Rollback"]
+
+
+@pytest.mark.medium
+@pytest.mark.net
+def test_with_tokens_the_user_that_serves_sees_the_status_through_the_door(
+    ringpull: Run, fake: FakeOperations, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with operated(fake, HeadConfig(tokens=TOKENS), state=state, deployment="guarded") as address:
+        target = ("--target", grpc_of(address))
+        assert "a token is asked for here" in ringpull("status", *target).err
+        served.save(record(grpc_of(address), address.admin))
+        for command in (("status", "--json", *target), ("status", "--json")):
+            ran = ringpull(*command)
+            assert ran.status == 0, ran.err
+            told = json.loads(ran.out)
+            assert (told["target"], told["at_door"]) == (grpc_of(address), True)
+        # A door that lets nobody in changes nothing of what is said.
+        served.save(record(grpc_of(address), "unix:/nowhere/doors/guarded/head-0.sock"))
+        assert "a token is asked for here" in ringpull("status", "--timeout", 1, *target).err
 
 
 # -- what is known of it -----------------------------------------------------------------------------------------------
