@@ -271,6 +271,14 @@ def test_tls_and_tokens_together_leave_nothing_to_warn_of() -> None:
     assert doors.warnings(config(both, host="0.0.0.0")) == []
 
 
+def test_with_a_ca_and_no_tokens_whoever_has_a_certificate_is_warned_of() -> None:
+    tls = TlsFiles(cert="/c", key="/k", ca="/ca")
+    found = doors.warnings(config(HeadConfig(admin_host="0.0.0.0", tls=tls), host="0.0.0.0"))
+    assert len(found) == 2
+    for each in found:
+        assert "without tokens (--tokens): whoever has a certificate of --tls-ca can " in each
+
+
 def test_a_door_at_the_port_of_predictions_is_refused() -> None:
     for port in (8500, 8501):
         with pytest.raises(InvalidInput, match=f"--admin-port is {port}"):
