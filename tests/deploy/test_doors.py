@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -86,6 +87,13 @@ def record(target: str, admin: str) -> ServedRecord:
         address=None,
         **asdict(own_identity()),
     )
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Folder whose path is short enough for a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 # -- through the door --------------------------------------------------------------------------------------------------
@@ -177,6 +185,23 @@ def test_with_tokens_the_user_that_serves_sees_the_status_through_the_door(
         # A door that lets nobody in changes nothing of what is said.
         served.save(record(grpc_of(address), "unix:/nowhere/doors/guarded/head-0.sock"))
         assert "a token is asked for here" in ringpull("status", "--timeout", 1, *target).err
+
+
+@pytest.mark.medium
+@pytest.mark.net
+def test_commands_take_a_socket_that_was_brought_here_as_their_target(
+    ringpull: Run, fake: FakeOperations, state: Path, short_folder: Path
+) -> None:
+    """As `ssh -L HERE:THERE HOST` brings it; with tokens too, and none is needed."""
+    here = short_folder / "ringpull.sock"
+    with operated(fake, HeadConfig(tokens=TOKENS), state=state, deployment="guarded") as address:
+        here.symlink_to(address.admin.removeprefix("unix:"))
+        target = ("--target", f"unix:{here}")
+        for command in (("status", "--json"), ("rebalance", "--status"), ("publish", "ranker/4")):
+            ran = ringpull(*command, *target)
+            assert ran.status == 0, ran.err
+        assert ringpull("restart", "--rolling", "--force", "--json", *target).status == 0
+    assert [type(each).__name__ for each in fake.submitted] == ["Publish"]
 
 
 # -- what is known of it -----------------------------------------------------------------------------------------------
