@@ -1,10 +1,4 @@
-"""Settings of a deployment, as one frozen value that is built once, at the command line, and handed down.
-
-Nothing below reads environment variables or files for its behaviour; the places that do are the state folder
-(`ringpull.deploy.state`), the tokens of `serve` (`ringpull.inference.head.tokens.settings`), Ray's own authentication
-settings (`ringpull.deploy.cluster.ray_session`) and how long Ray lives without its control store
-(`ringpull.deploy.cluster.control_store`).
-"""
+"""Settings of a deployment, as one frozen value that is built once, at the command line, and handed down."""
 
 from __future__ import annotations
 
@@ -15,7 +9,7 @@ from typing import Annotated, Final
 
 from ringpull.deploy.cluster.logs import LogSettings
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.model_folders import absolute
+from ringpull.deploy.model_folders import as_roots
 from ringpull.deploy.view.size_text import parse_rate, parse_size
 from ringpull.inference.head.config import HeadConfig
 from ringpull.ps.errors import InvalidInput
@@ -97,7 +91,7 @@ class ServeConfig:
             Group.DATA,
             metavar="FOLDER|URL",
             given_as=list[str] | None,
-            parse=lambda _, given: tuple(map(absolute, given)) or None,
+            parse=as_roots,
         ),
     ] = None
     """Roots of the models that may be published; None: the parents of what is served."""

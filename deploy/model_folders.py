@@ -83,10 +83,32 @@ def absolute(folder: str | Path) -> str:
     """Return a folder in a form that other processes understand: a URL as it is, a path made absolute.
 
     Links in it stay what they are: new versions are looked for where they lead to then, as they may be flipped to a new
-    release. What is opened is where they led to when it was found.
+    release. What is opened is where they led to when it was found. `~` is a home, as in other folders of options.
+
+    Raises:
+        InvalidInput: It is empty, which would be the working folder, or of a home that nobody has.
     """
     where = as_path(str(folder))
-    return where if is_url(where) else str(Path(where).absolute())
+    if is_url(where):
+        return where
+    if not where.strip():
+        raise InvalidInput("a model's folder is empty text; write its path, or `.` for the working folder")
+    try:
+        return str(Path(where).expanduser().absolute())
+    except RuntimeError as exc:
+        raise InvalidInput(f"{where}: {exc}; write the whole path") from exc
+
+
+def as_roots(option: str, given: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the roots of models that an option names, made absolute; None: it names none.
+
+    Raises:
+        InvalidInput: One is empty, or of a home that nobody has; the message names the option.
+    """
+    try:
+        return tuple(map(absolute, given)) or None
+    except InvalidInput as exc:
+        raise InvalidInput(f"{option}: {exc}") from exc
 
 
 def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:

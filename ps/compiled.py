@@ -2,7 +2,8 @@
 
 numba keeps compiled code beside the module, or below the user's home, and refuses a kernel when neither can be written:
 an installed package is read-only, and a container's user may have no home. Then the cache is in the user's own folder
-below the temporary one. Where there is none either, or the cache cannot be read or written later on, kernels are
+below the temporary one. A home that others can write is none: code in it may be anybody's, as with HOME=/tmp in a
+container. Where there is no own folder either, or the cache cannot be read or written later on, kernels are
 compiled for the process alone, and a line of the log says so. `NUMBA_CACHE_DIR` is obeyed before all.
 """
 
@@ -12,12 +13,14 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import numba
+from numba.core.caching import InTreeCacheLocator
 
 from ringpull.ps.errors import StartupError
-from ringpull.ps.user_folder import user_folder
+from ringpull.ps.user_folder import check_path, user_folder
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,16 @@ def _ways() -> list[Callable[[Any], None]]:
 
 
 def _keep_as_numba_does(dispatcher: Any) -> None:
+    before = dispatcher._cache
     dispatcher.enable_caching()
+    config: Any = numba.config
+    # Whoever can write beside the module can write the module; and who names a folder says that it is safe.
+    if not config.CACHE_DIR and not isinstance(dispatcher._cache._impl.locator, InTreeCacheLocator):
+        try:
+            check_path(Path(dispatcher._cache.cache_path))
+        except StartupError:
+            dispatcher._cache = before  # nothing was loaded yet
+            raise
 
 
 def _keep_in_own_folder(dispatcher: Any) -> None:

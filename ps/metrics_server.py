@@ -2,7 +2,8 @@
 
 It has threads of its own, so that it answers even when an event loop hangs, and a scraper that stalls delays no other.
 They are few: whoever connects and asks nothing takes no descriptor from what the process is there for. One more than
-may be takes the place of the oldest connection of the address that has most.
+may be takes the place of the oldest connection of the address that has most, and a page that is not asked for and read
+in time is given up, however its bytes drip. With TLS all this is the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 
@@ -37,6 +39,8 @@ MAX_UNREAD: Final = 16
 
 SCRAPER_TIMEOUT_S: Final = 10.0
 """Time after which a scraper that says nothing, or does not read, is hung up on."""
+TOTAL_S: Final = 30.0
+"""Time for all of it: to shake hands, to ask, and to read the answer."""
 
 PAUSE_S: Final = 0.2
 """Time for which no connection is taken where the process has no descriptor left."""
@@ -81,7 +85,7 @@ class MetricsServer:
                     super().finish_request(request, client_address)
                     return
                 request.settimeout(SCRAPER_TIMEOUT_S)
-                with tls.public.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
+                with self.secured(request, tls.public) as secured:
                     _shake_hands(secured)
                     super().finish_request(secured, client_address)
                     # Without its goodbye an answer of no given length looks cut off.
@@ -115,6 +119,7 @@ class MetricsServer:
 
     def _serve(self) -> None:
         while not self._closing:
+            self._server.timeout = self._server.end_overdue()
             self._server.handle_request()
 
 
@@ -151,16 +156,58 @@ def _shake_hands(secured: ssl.SSLSocket) -> None:
         raise
 
 
+@dataclass(slots=True, eq=False)
+class _Scraper:
+    """One connection, from when it is accepted until its thread has closed it."""
+
+    connection: socket.socket
+    address: str
+    until_s: float
+    """When its time is up."""
+    is_ended: bool = False
+
+    def hang_up(self) -> None:
+        """End it; its thread, which waits for it, closes it."""
+        self.is_ended = True
+        with suppress(OSError):  # it went away
+            # As a plain socket: TLS's own forgets that there is TLS, and its thread would take what comes as it is.
+            socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
+
+
 class _Server(ThreadingMixIn, TCPServer):
     # Not an HTTPServer: that one looks its own name up, which may take seconds where no name server answers.
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._open: dict[socket.socket, str] = {}
-        """Connections and their addresses, in order of arrival."""
+        self._open: dict[socket.socket, _Scraper] = {}
+        """Scrapers by the sockets that were accepted, in order of arrival."""
         self._guard = threading.Lock()
         super().__init__(*arguments, **options)
+
+    def end_overdue(self) -> float | None:
+        """Hang up on those whose time is up; return the seconds until the next one's is, None where there is none."""
+        with self._guard:
+            for scraper in self._open.values():
+                if scraper.is_ended:
+                    continue
+                left_s = scraper.until_s - time.monotonic()
+                if left_s > 0:
+                    return left_s
+                scraper.hang_up()
+        return None
+
+    def secured(self, request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+        """Return the connection of a scraper, within TLS; hands are not shaken yet.
+
+        Raises:
+            OSError: It was hung up on, or went away.
+        """
+        with self._guard:  # the connection moves to another object: who makes room must not be left with the old one
+            scraper = self._open[request]
+            wrapped = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            scraper.connection = wrapped
+            return wrapped
 
     def get_request(self) -> tuple[Any, Any]:
         try:
@@ -172,13 +219,11 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._guard:
-            if len(self._open) >= MAX_SCRAPERS:
-                of_address = Counter(self._open.values())
-                oldest = max(self._open, key=lambda each: of_address[self._open[each]])
-                del self._open[oldest]
-                with suppress(OSError):  # it went away
-                    oldest.shutdown(socket.SHUT_RDWR)  # its thread closes it
-            self._open[request] = str(client_address[0])
+            waiting = [scraper for scraper in self._open.values() if not scraper.is_ended]
+            if len(waiting) >= MAX_SCRAPERS:
+                of_address = Counter(scraper.address for scraper in waiting)
+                max(waiting, key=lambda each: of_address[each.address]).hang_up()  # of several the oldest
+            self._open[request] = _Scraper(request, str(client_address[0]), time.monotonic() + TOTAL_S)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:

@@ -28,6 +28,9 @@ from ringpull.ps.tls_contexts import Ends, TlsText, load, read
 LAST_PART: Final = 0.1
 """Part of a certificate's life in which its end is warned of."""
 
+RETRY_S: Final = 5.0
+"""Time after which files that could not be used are tried again as they are: what was to come may have begun since."""
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -115,6 +118,7 @@ class LiveTls:
         self._tried: TlsText | InvalidInput = self._loaded.text
         """What was read last, or why it could not be."""
         self._trouble = ""
+        self._retry_s = 0.0
 
     @classmethod
     def of(cls, files: TlsFiles) -> LiveTls | None:
@@ -174,7 +178,8 @@ class LiveTls:
                 read_now = read(self._files)
             except InvalidInput as exc:
                 read_now = exc.with_traceback(None)
-            if str(read_now) == str(self._tried) if isinstance(read_now, InvalidInput) else read_now == self._tried:
+            same = str(read_now) == str(self._tried) if isinstance(read_now, InvalidInput) else read_now == self._tried
+            if same and not (self._trouble and time.monotonic() >= self._retry_s):
                 return False
             self._tried = read_now
             try:
@@ -182,15 +187,18 @@ class LiveTls:
                     raise read_now
                 return self._go_by_new_files(read_now)
             except InvalidInput as exc:
+                self._retry_s = time.monotonic() + RETRY_S
+                if str(exc) != self._trouble:
+                    _LOG.warning("the files of before are in use for TLS: %s", exc)
                 self._trouble = str(exc)
-                _LOG.warning("the files of before are in use for TLS: %s", exc)
                 return False
 
     def _go_by_new_files(self, text: TlsText) -> bool:
+        changed = text != self._loaded.text
+        if changed:  # else they are as they were before something was wrong with them
+            self._loaded = load(self._files)
+            self._tried = self._loaded.text
+            until_s = int(self._loaded.until_s)
+            _LOG.info("TLS goes by new files", extra={"certificate": self._files.cert, "until": until_s})
         self._trouble = ""
-        if text == self._loaded.text:
-            return False  # They are as they were before something was wrong with them.
-        self._loaded = load(self._files)
-        self._tried = self._loaded.text
-        _LOG.info("TLS goes by new files", extra={"certificate": self._files.cert, "until": int(self._loaded.until_s)})
-        return True
+        return changed

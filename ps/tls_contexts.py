@@ -123,8 +123,11 @@ def _load(files: TlsFiles, text: TlsText) -> LoadedTls:
     if text.ca:
         _trust(public, "ca", files.ca, anchors_of(text))
         public.verify_mode = ssl.CERT_REQUIRED
+        public.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC has it: a CA may be one that another has signed
     members = _ends(files, anchors_of(text), text)
-    return LoadedTls(text, public, members, *_meet(files, text, members))
+    valid = _meet(files, text, members)
+    _meet(files, text, Ends(public, members.client))
+    return LoadedTls(text, public, members, *valid)
 
 
 def _ends(files: TlsFiles, anchors: list[bytes], text: TlsText) -> Ends:

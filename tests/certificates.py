@@ -35,14 +35,15 @@ class Pair:
 
 
 class Authority:
-    """A CA in a folder; it signs for localhost, 127.0.0.1 and ::1."""
+    """A CA in a folder; it signs for localhost, 127.0.0.1 and ::1. Of its own, or an intermediate one of another's."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    def __init__(self, folder: Path, name: str = "ca", of: Authority | None = None) -> None:
         self.folder = folder
         self.cert = folder / f"{name}.pem"
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} of a test")])
-        self._signed = _build(self._name, self._name, self._key, self._key, -1, 30, authority=True)
+        above = of or self
+        self._signed = _build(self._name, above._name, self._key, above._key, -1, 30, authority=True)
         self.cert.write_bytes(_pem(self._signed))
 
     def sign(
@@ -88,6 +89,9 @@ class Certificates:
         self.only_server = self.authority.sign("only_server", purposes=(SERVER,))
         self.expired = self.authority.sign("expired", since=-10, until=-1)
         self.encrypted = self.authority.sign("encrypted", password=b"secret")
+        self.intermediate_ca = Authority(folder, "intermediate_ca", self.authority)
+        self.below = self.intermediate_ca.sign("below")
+        """By a CA that is signed itself."""
         self.stranger_ca = Authority(folder, "stranger_ca")
         self.stranger = self.stranger_ca.sign("stranger")
         """By a CA that nobody knows."""

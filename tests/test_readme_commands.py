@@ -41,6 +41,7 @@ NOT_HERE = (
     (r"^\$EDITOR ", "it asks a person"),
     (r"HEAD:8500|RAY_HEAD|HOST\b", "it needs other machines"),
     (r"^python3\.11 -m venv ~", "it installs into the home folder of another machine"),
+    (r"/etc/ringpull/", "it needs certificates; tests/cluster/test_secured.py serves with some"),
     (r"s3://", "it needs a bucket; tests/cluster/test_s3.py serves from one"),
     (r"^ringpull publish ranker$", "it needs the version that the command before it would have uploaded"),
     (r"^make bench$", "it takes 20 minutes; the next line is the short one"),

@@ -139,6 +139,8 @@ class Credentials:
     def ssl_context(self) -> ssl.SSLContext:
         """Return the same trust for HTTP."""
         context = ssl.create_default_context(cafile=self.ca_file or None)
+        if self.ca_file:
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC: it may be one that another has signed
         if self.cert_file:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context

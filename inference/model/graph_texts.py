@@ -11,28 +11,50 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from typing import Final, TypeGuard
+from typing import Final
+
+from ringpull.inference.model.graph_growth import POWERS, SHIFTS, growth_fault
 
 MAX_CHARACTERS: Final = 20_000
 """Longest text of a size or a guard; exported programs have some hundreds."""
 
-MAX_EXPONENT: Final = 64
-"""Largest power and shift: larger ones are numbers that fill the memory."""
+MAX_PRECISION: Final = 256
+"""Largest number in a keyword: the bits of a float."""
 
 _SYMBOL: Final = re.compile(r"[A-Za-z_]{1,8}[0-9]{1,6}", re.ASCII)
 _NUMBER: Final = re.compile(r"[-+]?[0-9.]{1,40}(e[-+]?[0-9]{1,3})?", re.ASCII)
 _KEY: Final = re.compile(r"[\w .\-]{1,200}", re.ASCII)
 _LINE: Final = re.compile(r"[\w .\[\]()'<>=!+\-*/%,&|~^]*", re.ASCII)
 _NAMED: Final = ("Symbol", "Float")
-_POWERS: Final = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
-_FUNCTIONS: Final = _POWERS | {
-    *("Add", "Mul", "Integer", "Rational", "Max", "Min", "Abs", "Mod", "floor", "ceiling"),
-    *("And", "Or", "Not", "Equality", "Unequality", "Eq", "Ne", "Ge", "Gt", "Le", "Lt", "GreaterThan", "LessThan"),
-    *("StrictGreaterThan", "StrictLessThan", "Piecewise", "ExprCondPair", "Tuple"),
-    *("FloorDiv", "ModularIndexing", "Where", "PythonMod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv", "RShift"),
-    *("FloatTrueDiv", "IntTrueDiv", "IsNonOverlappingAndDenseIndicator", "TruncToFloat", "TruncToInt", "RoundToInt"),
-    *("RoundDecimal", "ToFloat", "Identity"),
-}
+_FUNCTIONS: Final = (
+    POWERS
+    | SHIFTS
+    | {
+        *("Add", "Mul", "Integer", "Rational", "Max", "Min", "Abs", "Mod", "floor", "ceiling"),
+        *("And", "Or", "Not", "Equality", "Unequality", "Eq", "Ne", "Ge", "Gt", "Le", "Lt", "GreaterThan", "LessThan"),
+        *("StrictGreaterThan", "StrictLessThan", "Piecewise", "ExprCondPair", "Tuple"),
+        *(
+            "FloorDiv",
+            "ModularIndexing",
+            "Where",
+            "PythonMod",
+            "CleanDiv",
+            "CeilToInt",
+            "FloorToInt",
+            "CeilDiv",
+            "RShift",
+        ),
+        *(
+            "FloatTrueDiv",
+            "IntTrueDiv",
+            "IsNonOverlappingAndDenseIndicator",
+            "TruncToFloat",
+            "TruncToInt",
+            "RoundToInt",
+        ),
+        *("RoundDecimal", "ToFloat", "Identity"),
+    }
+)
 _CONSTANTS: Final = frozenset({"true", "false", "oo", "nan", "int_oo"})
 _CALLED: Final = frozenset({"max", "min", "abs", "float", "int", "IsNonOverlappingAndDenseIndicator"})
 _METHODS: Final = frozenset({"size", "stride", "storage_offset", "dim", "numel"})
@@ -67,9 +89,7 @@ def _fault(text: str, is_part: Callable[[ast.AST], bool]) -> str | None:
             node, ast.Is | ast.IsNot | ast.In | ast.NotIn
         ):
             return f"{type(node).__name__} at character {getattr(node, 'col_offset', 0)}"
-        if _is_power(node) and not _is_small(node.left, node.right):
-            return f"a large power at character {node.col_offset}"
-    return None
+    return growth_fault(tree)
 
 
 def _walk(tree: ast.AST) -> list[ast.AST]:
@@ -91,18 +111,6 @@ def _walk(tree: ast.AST) -> list[ast.AST]:
     return nodes
 
 
-def _is_power(node: ast.AST) -> TypeGuard[ast.BinOp]:
-    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift)
-
-
-def _is_small(base: ast.AST, exponent: ast.AST) -> bool:
-    """Return whether a power is of a symbol, or small: no power of a power, no exponent beyond the largest."""
-    powers = [node for node in ast.walk(base) if _is_power(node) or (isinstance(node, ast.Name) and node.id in _POWERS)]
-    constants = [node.value for node in ast.walk(exponent) if isinstance(node, ast.Constant)]
-    numbers = [each for each in constants if isinstance(each, int | float)]
-    return not powers and len(constants) <= 4 and all(abs(each) <= MAX_EXPONENT for each in numbers)
-
-
 def _size_part(node: ast.AST) -> bool:
     match node:
         case ast.Constant(value=value):
@@ -113,7 +121,7 @@ def _size_part(node: ast.AST) -> bool:
             form = _SYMBOL if made == "Symbol" else _NUMBER
             return bool(form.fullmatch(value)) and all(_is_plain(each) for each in node.keywords)
         case ast.Call(func=ast.Name(id=name), args=args):
-            if name in _POWERS and not (len(args) == 2 and _is_small(*args)):
+            if name in POWERS | SHIFTS and len(args) != 2:
                 return False
             return name in _FUNCTIONS and not node.keywords
         case ast.Tuple():
@@ -122,9 +130,8 @@ def _size_part(node: ast.AST) -> bool:
 
 
 def _is_plain(keyword: ast.keyword) -> bool:
-    return (
-        keyword.arg is not None and isinstance(keyword.value, ast.Constant) and type(keyword.value.value) in (bool, int)
-    )
+    value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+    return keyword.arg is not None and type(value) in (bool, int) and 0 <= value <= MAX_PRECISION  # type: ignore[operator]
 
 
 def _guard_part(node: ast.AST) -> bool:

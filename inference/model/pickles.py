@@ -1,9 +1,9 @@
 """Pickles found by what they are, whatever they are called, and whether torch's `weights_only` reader takes them.
 
 A pickle is a program: it can name any function and call it. What the `weights_only` reader takes names tensors and
-containers only. Numbers of a tensor can look like the start of a pickle, and no reader takes them for one; so what is
-not called a pickle is held for one only where reading it would import something, or where it is one from its header to
-its end.
+containers only. What torch unpickles is given to that reader whole. The rest, numbers and texts, nobody unpickles; a
+pickle in it is refused all the same where its beginning imports something. Numbers can look like operations of a
+pickle for as long as one likes, so they are read for a limited number of operations, and are numbers after that.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import copyreg
 import io
 import pickletools
-import tarfile
+import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -25,44 +26,72 @@ from ringpull.ps.errors import CorruptData
 MAX_DEPTH: Final = 4
 """Largest depth of archives in archives; an exported program has a second one."""
 
-MAX_OPERATIONS: Final = 1_000_000
-"""Largest number of operations read of what may be a pickle; torch writes one for some numbers a tensor."""
+MAX_OPERATIONS: Final = 10_000
+"""Largest number of operations read of a member that is not unpickled: one with more and no import is none."""
+
+MAX_OPERATIONS_OF_ALL: Final = 200_000
+"""Largest number of such operations of an archive, with all that lies in it: they take some seconds."""
+
+MAX_PREFIX: Final = 256 << 10
+"""Largest size of the beginning of a member, or of a pickle in it, that is read for them."""
 
 _LIBRARIES: Final = (b"\x7fELF", b"MZ\x90\x00", b"\xcf\xfa\xed\xfe", b"\xfe\xed\xfa\xcf", b"\xca\xfe\xba\xbe")
 _PICKLED: Final = "data.pkl"
+_OLD_TORCH: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_IMPORTS: Final = re.compile(rb"[ci\x82-\x84\x93]")
+_TAR: Final = slice(257, 262), b"ustar"
 
 
-def check_bytes(content: memoryview, where: str, depth: int = 0) -> None:
+@dataclass(slots=True)
+class Budget:
+    """What may be read yet of an archive's members that are not unpickled."""
+
+    operations: int = MAX_OPERATIONS_OF_ALL
+
+
+def check_bytes(content: memoryview, where: str, budget: Budget | None = None, depth: int = 0) -> None:
     """Check bytes of any kind: that no pickle is in them, nor in archives in them, that `weights_only` does not take.
 
     Args:
         content: The bytes; of an archive, the whole of it.
         where: Where they were read, for messages: file and member.
+        budget: What may be read of the archive that they lie in; None: they lie in none.
         depth: How many archives they lie in.
 
     Raises:
         CorruptData: There is one, or code of a compiled library, or an archive that cannot be looked through.
     """
+    budget = budget or Budget()
     if is_archive(content):
         found = _members(content, where, depth)
         if any(name.rpartition("/")[2] == _PICKLED for name in found):
-            check_torch_file(content, where, depth)
+            check_torch_file(content, where, budget, depth)
             return
         for name, each in found.items():
-            check_bytes(each, f"{where}: {name}", depth + 1)
+            check_bytes(each, f"{where}: {name}", budget, depth + 1)
+    elif bytes(content[: len(_OLD_TORCH)]) == _OLD_TORCH:
+        check_torch_file(content, where, budget, depth)
     elif bytes(content[:4]) in _LIBRARIES:
         raise CorruptData(f"{where}: a compiled library; programs are run from their graph only")
-    elif _is_tar(content):
+    elif bytes(content[_TAR[0]]) == _TAR[1]:
         raise CorruptData(f"{where}: a tar archive; torch's weights_only reader takes none")
-    elif _is_pickle(content, where):
+    else:
+        _check_raw(content, where, budget)
+
+
+def _check_raw(content: memoryview, where: str, budget: Budget) -> None:
+    begin: int | None = 0
+    while (begin := _importing(content, begin, budget)) is not None:
+        file = io.BufferedReader(_View(content[begin:]))
         try:
             with warnings.catch_warnings(action="ignore"):
-                weights_only.load(io.BytesIO(content), encoding="utf-8")
+                weights_only.load(file, encoding="utf-8")
         except Exception as exc:  # of many roots, by what the pickle says
             raise _refused(where, exc) from exc
+        begin += max(1, file.tell())
 
 
-def check_torch_file(content: memoryview, where: str, depth: int = 0) -> None:
+def check_torch_file(content: memoryview, where: str, budget: Budget | None = None, depth: int = 0) -> None:
     """Check bytes that torch unpickles: that its `weights_only` reader takes all of them.
 
     Raises:
@@ -70,13 +99,14 @@ def check_torch_file(content: memoryview, where: str, depth: int = 0) -> None:
     """
     if not len(content):
         return
+    budget = budget or Budget()
     if is_archive(content):
         for name, each in _members(content, where, depth).items():
             if name.rpartition("/")[2] != _PICKLED:
-                check_bytes(each, f"{where}: {name}", depth + 1)
+                check_bytes(each, f"{where}: {name}", budget, depth + 1)
     try:
         with warnings.catch_warnings(action="ignore"):
-            torch.load(io.BytesIO(content), weights_only=True)
+            torch.load(io.BufferedReader(_View(content)), weights_only=True)
     except Exception as exc:  # of many roots, by what the file is
         raise _refused(where, exc) from exc
 
@@ -95,35 +125,58 @@ def _refused(where: str, error: Exception) -> CorruptData:
     )
 
 
-def _is_tar(content: memoryview) -> bool:
-    if len(content) < tarfile.BLOCKSIZE:
-        return False
-    try:
-        tarfile.TarInfo.frombuf(bytes(content[: tarfile.BLOCKSIZE]), "utf-8", "surrogateescape")
-    except (tarfile.HeaderError, ValueError):
-        return False
-    return True
+class _View(io.RawIOBase):
+    """Bytes as a file, without a copy of them."""
+
+    def __init__(self, content: memoryview) -> None:
+        super().__init__()
+        self._content = content
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = max(
+            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self._content)}[whence]
+        )
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._content[self._place : self._place + len(buffer)]
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
 
 
-def _is_pickle(content: memoryview, where: str) -> bool:
-    """Return whether a reader of pickles would import something, or reads the bytes from a header to an end."""
-    file = io.BytesIO(content)
-    operations = 0
-    while file.tell() < len(content):  # files of old torch are several, one behind the other
-        reading, header, ended = _Reading(), False, False
+def _importing(content: memoryview, begin: int, budget: Budget) -> int | None:
+    """Return where the first pickle begins that a reader of pickles would import something for; None: there is none.
+
+    Several may lie one behind the other, from `begin` on, as in files of old torch.
+    """
+    prefix = bytes(content[begin : begin + MAX_PREFIX])
+    left = min(MAX_OPERATIONS, budget.operations)
+    file = io.BytesIO(prefix)
+    while _IMPORTS.search(prefix, file.tell()):
+        reading, first = _Reading(), file.tell()
         try:
             for operation, argument, _ in _operations(file):
+                if not left:
+                    return None
+                left -= 1
+                budget.operations -= 1
                 if reading.imports(operation.name, argument):
-                    return True
-                if (operations := operations + 1) > MAX_OPERATIONS:
-                    raise CorruptData(f"{where}: may be a pickle of more than {MAX_OPERATIONS} operations")
-                header, ended = header or operation.name == "PROTO", operation.name == "STOP"
+                    return begin + first
                 reading.step(operation, argument)
         except (IndexError, KeyError, ValueError, OverflowError, MemoryError):  # no operation, or one that cannot be
-            return False
-        if header and ended:
-            return True
-    return False
+            return None
+    return None
 
 
 def _operations(file: io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:

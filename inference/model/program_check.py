@@ -23,15 +23,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ringpull.inference.model.archive import members
-from ringpull.inference.model.pickles import check_bytes, check_torch_file
+from ringpull.inference.model.pickles import Budget, check_bytes, check_torch_file
 from ringpull.inference.model.program_graph import check_graph
 from ringpull.ps.errors import CorruptData
 
 MAX_TEXT_BYTES: Final = 4096
 """Largest size of a member that is a few words, as a number of a format."""
 
-MAX_GRAPH_BYTES: Final = 256 << 20
-"""Largest size of a graph; one of a thousand operators has 2 MiB."""
+MAX_GRAPH_BYTES: Final = 32 << 20
+"""Largest size of a graph; one of a thousand operators has 2 MiB. It is parsed at once, while nothing else runs."""
 
 
 def check_program(content: bytes, where: str) -> None:
@@ -44,27 +44,36 @@ def check_program(content: bytes, where: str) -> None:
     Raises:
         CorruptData: It is no such archive, or reading it might run code; the message names the member.
     """
-    found = members(memoryview(content), where)
+    try:
+        _look_through(memoryview(content), where)
+    except (CorruptData, MemoryError):
+        raise
+    except Exception as exc:  # whatever becomes of what no export writes
+        raise CorruptData(f"{where}: refused: it cannot be looked through: {type(exc).__name__}: {exc}") from exc
+
+
+def _look_through(content: memoryview, where: str) -> None:
+    found, budget = members(content, where), Budget()
     root = next(iter(found), "").partition("/")[0] + "/"
     whole = all(name.startswith(root) for name in found)
     named = {name.removeprefix(root) if whole else name: each for name, each in found.items()}
     for name, each in named.items():
-        _check_of(name, _KINDS if whole else _OLD_KINDS, where)(each, f"{where}: {name}")
-    for name, each in named.items():
+        _check_of(name, _KINDS if whole else _OLD_KINDS, where)(each, f"{where}: {name}", budget)
+    for name in named:
         if _CONFIG.fullmatch(name):
-            _check_payloads(name, each, named, where)
+            _check_payloads(name, named, where, budget)
 
 
-_Check = Callable[[memoryview, str], None]
+_Check = Callable[[memoryview, str, Budget], None]
 
 
-def _check_text(content: memoryview, where: str) -> None:
+def _check_text(content: memoryview, where: str, budget: Budget) -> None:
     if len(content) > MAX_TEXT_BYTES:
         raise CorruptData(f"{where}: {len(content)} bytes; it may have {MAX_TEXT_BYTES}")
-    check_bytes(content, where)
+    check_bytes(content, where, budget)
 
 
-def _check_json(content: memoryview, where: str) -> None:
+def _check_json(content: memoryview, where: str, budget: Budget) -> None:
     if len(content) > MAX_GRAPH_BYTES:
         raise CorruptData(f"{where}: {len(content)} bytes; a graph may have {MAX_GRAPH_BYTES}")
     check_graph(content, where)
@@ -104,9 +113,10 @@ def _check_of(name: str, kinds: _Kinds, where: str) -> _Check:
     )
 
 
-def _check_payloads(name: str, content: memoryview, named: dict[str, memoryview], where: str) -> None:
+def _check_payloads(name: str, named: dict[str, memoryview], where: str, budget: Budget) -> None:
     """Check what the names and shapes of weights lead to: members in the same folder; pickles where they say so."""
-    config: Any = json.loads(bytes(content)).get("config")
+    loaded: Any = json.loads(bytes(named[name]))
+    config = loaded.get("config") if isinstance(loaded, dict) else None
     folder = name.rpartition("/")[0]
     if not isinstance(config, dict):
         raise CorruptData(f"{where}: {name}: names no weights")
@@ -116,4 +126,4 @@ def _check_payloads(name: str, content: memoryview, named: dict[str, memoryview]
         if not isinstance(path, str) or member not in named or not re.fullmatch(r"(?:weight|tensor)_[0-9]+", path):
             raise CorruptData(f"{where}: {name}: refused: {weight!r} is {path!r}, which is no tensor of the archive")
         if payload.get("use_pickle") is not False:
-            check_torch_file(named[member], f"{where}: {member}")
+            check_torch_file(named[member], f"{where}: {member}", budget)

@@ -34,6 +34,7 @@ RELATIVE_TOLERANCE: Final = 1e-4
 """Largest difference of an output on another machine or device, by the output: wrong rows differ by far more."""
 
 _TABLE: Final = "table:"
+_OUTPUT: Final = "output"
 _PARTS: Final = {"ids": np.int64, "offsets": np.int64, "weights": np.float32, "dense": np.float32}
 
 
@@ -96,7 +97,7 @@ class Samples:
                 values = getattr(feature, part)
                 if values is not None:
                     arrays[f"{name}/{part}"] = values
-        arrays |= {f"output/{name}": values for name, values in self.outputs.items()}
+        arrays |= {f"{_OUTPUT}/{name}": values for name, values in self.outputs.items()}
         for name, samples in self.tables.items():
             arrays[f"{_TABLE}{name}"] = np.stack([samples.keys, samples.checksums], axis=1)
         file = io.BytesIO()
@@ -113,7 +114,9 @@ class Samples:
         Raises:
             CorruptData: It is no such file.
         """
-        members(memoryview(content), where)  # as they are stored, so that nothing grows when it is read
+        stored = members(memoryview(content), where, plain_names=False)  # as they are: nothing grows when it is read
+        if not all(name.endswith(".npy") for name in stored):  # `x` and `x.npy` would be one array to numpy
+            raise CorruptData(f"{where}: members that are no arrays; each is called NAME.npy")
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 rows = int(arrays["rows"])
@@ -123,8 +126,8 @@ class Samples:
                     name, slash, part = key.rpartition("/")
                     if key.startswith(_TABLE):
                         tables[key.removeprefix(_TABLE)] = _table_samples(arrays[key])
-                    elif name == "output":
-                        outputs[part] = np.asarray(arrays[key], np.float32)
+                    elif name == _OUTPUT or (key.startswith(f"{_OUTPUT}/") and part not in _PARTS):
+                        outputs[key.removeprefix(f"{_OUTPUT}/")] = np.asarray(arrays[key], np.float32)
                     elif slash:
                         parts.setdefault(name, {})[part] = np.asarray(arrays[key], _PARTS[part])
                 features = {name: PreparedFeature(rows, **each) for name, each in parts.items()}

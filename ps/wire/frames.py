@@ -13,10 +13,11 @@
                  buffers        in the order of `LAYOUT`, each zero-padded to a multiple of 8
 
 Invariants: nothing is allocated from a length before that length was held against a limit, and a payload only after its
-header was found to describe exactly that many bytes; beyond `FIRST_BYTES` memory grows with what has arrived, whatever
-was announced, and only while its owner has room (a frame for which there is none is read and dropped); up to that a
-payload is received where its arrays will lie, never copied; bytes that are no frame raise `ProtocolError`, after which
-the decoder must not be used any more.
+header was found to describe exactly that many bytes; a header that is long becomes objects, which weigh many times as
+much, only once its frame is complete, and no more of them than an honest one has; beyond `FIRST_BYTES` memory grows
+with what has arrived, whatever was announced, and only while its owner has room (a frame for which there is none is
+read and dropped); up to that a payload is received where its arrays will lie, never copied; bytes that are no frame
+raise `ProtocolError`, after which the decoder must not be used any more.
 """
 
 from __future__ import annotations
@@ -44,6 +45,15 @@ MAX_REMAINING_US: Final = 2**32 - 1
 
 MAX_ITEMS: Final = 4096
 """Upper bound on elements of one msgpack array of a header: look-ups of a pull, tables of a statistics reply."""
+
+MAX_ELEMENTS: Final = 10 * MAX_ITEMS
+"""Upper bound on the elements of all arrays of a header, with the arrays: a statistics reply has 9 for a table."""
+SHORT_HEADER_BYTES: Final = 1024
+"""Size up to which a header is unpacked before its payload is there: the objects weigh about as much as the scratch."""
+COUNTS_BYTES: Final = 64
+"""Size that the counts at the beginning of a header do not exceed."""
+HELLO_BYTES: Final = 4096
+"""Upper bound on the header of a hello, which anybody may send."""
 
 SCRATCH_BYTES: Final = 64 * 1024
 """Receive buffer of a connection. Also the upper bound on bytes of a payload that are copied on their way in."""
@@ -241,12 +251,16 @@ class Decoder:
     `next_frame` until it returns None: the shape of `asyncio.BufferedProtocol`.
     """
 
-    def __init__(self, accepts: Collection[Kind], limits: Limits, room: Room | None = None) -> None:
+    def __init__(
+        self, accepts: Collection[Kind], limits: Limits, room: Room | None = None, *, first: Kind | None = None
+    ) -> None:
         """Begin between two frames.
 
         Args:
             room: Asked before a frame is given memory beyond `SMALL_BYTES`; None: there always is.
+            first: Kind of hello that has to come before all others; None: whatever is accepted may come first.
         """
+        self._first = first
         self._accepts = frozenset(accepts)
         self._limits = limits
         self._room = room
@@ -256,6 +270,7 @@ class Decoder:
         self._prelude: Prelude | None = None
         self._header: _Section | None = None
         self._payload: _Section | None = None
+        self._unread = b""  # a long header of a frame that is not complete
         self._fields: list[Any] = []
         self._places: list[tuple[np.dtype[Any], int, int]] = []  # of the payload's arrays: type, count, first byte
 
@@ -272,8 +287,12 @@ class Decoder:
 
     def forget(self) -> None:
         """Let go of what has arrived of a frame: the connection is given up."""
-        self._prelude = self._header = self._payload = None
+        self._let_go()
         self._begin = self._end = self._dropping = 0
+
+    def _let_go(self) -> None:
+        self._prelude = self._header = self._payload = None
+        self._unread, self._fields, self._places = b"", [], []
 
     def get_buffer(self) -> memoryview:
         """Return where the next bytes are to be written; at least one byte long."""
@@ -323,7 +342,8 @@ class Decoder:
         if payload is None:
             size, begin = prelude.payload_bytes, self._begin
             first = min(size, FIRST_BYTES)
-            if first > SMALL_BYTES and self._room is not None and not self._room(prelude, first):
+            kept = first + len(self._unread)
+            if kept > SMALL_BYTES and self._room is not None and not self._room(prelude, kept):
                 return self._refuse(prelude)
             target = _allocate(first)
             if self._end - begin >= size:  # mostly: all of it is there
@@ -336,9 +356,14 @@ class Decoder:
         return self._complete(prelude, payload.target)
 
     def _complete(self, prelude: Prelude, payload: memoryview) -> Frame:
-        self._prelude = self._payload = None
+        if self._unread:
+            self._fields, self._places = self._read(prelude, _unpack(self._unread))
+            self._unread = b""
+        fields, arrays = self._fields, self._cut(payload)
+        self._prelude = self._payload = self._first = None
+        self._fields, self._places = [], []
         kind, request_id, header_bytes, remaining_us, _ = prelude
-        return Frame(kind, request_id, remaining_us, self._fields, self._cut(payload), header_bytes)
+        return Frame(kind, request_id, remaining_us, fields, arrays, header_bytes)
 
     def _fill(self, section: _Section) -> bool:
         """Move what the scratch has of `section` into it; return whether it is complete."""
@@ -361,7 +386,7 @@ class Decoder:
         header = self._header
         ahead = 0 if header is None else header.size
         self._dropping = ahead + prelude.payload_bytes - self.arrived
-        self._prelude = self._header = self._payload = None
+        self._let_go()
         return Refusal(prelude)
 
     def _drop(self) -> None:
@@ -384,16 +409,29 @@ class Decoder:
             raise ProtocolError(f"the prelude's reserved field is {reserved}; it must be 0")
         if not 0 < header_bytes <= self._limits.header_bytes:
             raise ProtocolError(f"the header has {header_bytes} bytes; it must have 1 to {self._limits.header_bytes}")
+        if self._first is not None:
+            if kind is not self._first:
+                raise ProtocolError(
+                    f"a connection begins with {self._first.name} of the request id 0;"
+                    f" this one began with {kind.name} of {request_id}"
+                )
+            if header_bytes > HELLO_BYTES:
+                raise ProtocolError(f"a hello has a header of {header_bytes} bytes; the limit is {HELLO_BYTES}")
         if payload_bytes > self._limits.payload_bytes:
             raise ProtocolError(f"the buffers have {payload_bytes} bytes; the limit is {self._limits.payload_bytes}")
         return Prelude(kind, request_id, header_bytes, remaining_us, payload_bytes)
 
     def _read_header(self, prelude: Prelude, header: bytes) -> None:
-        """Unpack the header, and hold its counts against the layout and the payload's size."""
-        try:
-            fields = msgpack.unpackb(header, max_array_len=MAX_ITEMS, max_map_len=0, max_ext_len=0)
-        except ValueError as exc:  # the root of all of msgpack's errors
-            raise ProtocolError(f"the header is not valid msgpack: {exc or type(exc).__name__}") from exc
+        """Read a header; of a long one only the counts, while its payload is still to come."""
+        if len(header) > SHORT_HEADER_BYTES and self._end - self._begin < prelude.payload_bytes:
+            self._unread = header
+            _, self._places = self._read(prelude, [_counts(header)])
+        else:
+            self._fields, self._places = self._read(prelude, _unpack(header))
+
+    @staticmethod
+    def _read(prelude: Prelude, fields: Any) -> tuple[list[Any], list[tuple[np.dtype[Any], int, int]]]:
+        """Hold a header's counts against the layout and the payload's size; return the other fields, and the places."""
         if type(fields) is not list or not fields or type(fields[0]) is not list:
             raise ProtocolError("the header must be an array that begins with the buffers' counts")
         counts = fields[0]
@@ -409,8 +447,7 @@ class Decoder:
             described += padded(count * dtype.itemsize)
         if described != prelude.payload_bytes:
             raise ProtocolError(f"the header describes {described} payload bytes, the prelude {prelude.payload_bytes}")
-        self._places = places
-        self._fields = fields[1:]
+        return fields[1:], places
 
     def _cut(self, payload: memoryview) -> tuple[AnyArray, ...]:
         """Return the arrays that lie in a complete payload, as views."""
@@ -418,3 +455,44 @@ class Decoder:
             np.frombuffer(payload, dtype, count, begin) if count else np.empty(0, dtype)
             for dtype, count, begin in self._places
         )
+
+
+class _Elements:
+    """Count of the elements of a header as it is unpacked, so that one with too many is given up in the middle."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, items: list[Any]) -> list[Any]:
+        self._count += 1 + len(items)
+        if self._count > MAX_ELEMENTS:
+            raise ValueError(f"it has more than {MAX_ELEMENTS} elements")
+        return items
+
+
+def _unpack(header: bytes) -> Any:
+    # An element has a byte at least: a header that is shorter than the limit cannot be over it, and goes faster.
+    count = None if len(header) <= MAX_ELEMENTS else _Elements()
+    try:
+        return msgpack.unpackb(
+            header, max_array_len=min(MAX_ITEMS, len(header)), max_map_len=0, max_ext_len=0, list_hook=count
+        )
+    except ValueError as exc:  # the root of all of msgpack's errors
+        raise _no_header(exc) from exc
+
+
+def _counts(header: bytes) -> Any:
+    """Return what a header begins with, and read no further."""
+    unpacker = msgpack.Unpacker(max_buffer_size=COUNTS_BYTES, max_array_len=COUNTS_BYTES, max_map_len=0, max_ext_len=0)
+    unpacker.feed(header[:COUNTS_BYTES])
+    try:
+        unpacker.read_array_header()
+        return unpacker.unpack()
+    except (ValueError, msgpack.OutOfData) as exc:
+        raise _no_header(exc) from exc
+
+
+def _no_header(exc: Exception) -> ProtocolError:
+    return ProtocolError(f"the header is not valid msgpack: {exc or type(exc).__name__}")

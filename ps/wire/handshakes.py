@@ -1,4 +1,9 @@
-"""Handshakes of TLS at a server: those under way, which count as connections, and those that came to nothing."""
+"""Handshakes of TLS at a server: those under way, which have a limit of their own, and those that came to nothing.
+
+Whoever shakes hands may be anybody, so that no connection ever makes room for one, and none counts as a connection.
+When there are too many, the oldest is ended of the address that has most: a member gets through beside strangers that
+only connect.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from ringpull.ps.errors import Unavailable
 from ringpull.ps.wire.tls_layer import PLAIN, Inner, TlsLayer, reason_of
 
 HANDSHAKE_S: Final = 10.0
 """Time for a handshake; a caller gives up after half of it."""
 
-SPARE: Final = 16
-"""Handshakes over the limit on connections, so that who is one too many can be told so."""
+MAX_HANDSHAKES: Final = 128
+"""Handshakes of a shard at a time."""
 
 LOG_INTERVAL_S: Final = 60.0
 """Time between two lines about peers that were refused: strangers do not fill a log."""
@@ -28,9 +34,8 @@ class Handshakes:
     def __init__(
         self,
         context: Callable[[], ssl.SSLContext],
-        limit: int,
-        connections: Callable[[], int],
         *,
+        limit: int | None = None,
         plain_answer: bytes,
         timeout_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -39,17 +44,18 @@ class Handshakes:
 
         Args:
             context: Returns that of the next connection.
-            limit: Upper bound on connections, with those that shake hands.
-            connections: Number of those that have.
+            limit: Upper bound on handshakes at a time; None: whoever accepts connections has one.
             plain_answer: Bytes for a peer that does not speak TLS: why it is hung up on, as it understands it.
         """
         self._context = context
         self._plain_answer = plain_answer
         self._limit = limit
-        self._connections = connections
         self._timeout_s = HANDSHAKE_S if timeout_s is None else timeout_s
         self._clock = clock
-        self._pending: set[TlsLayer] = set()
+        self._pending: dict[str, dict[TlsLayer, None]] = {}
+        """Those under way, by address, in order of arrival."""
+        self._addresses: dict[TlsLayer, str] = {}
+        """Of each of them."""
         self._ended: dict[TlsLayer, Callable[[], None]] = {}
         self._log_from_s = -LOG_INTERVAL_S
         self._unsaid = 0
@@ -57,7 +63,7 @@ class Handshakes:
         """Number of those that came to nothing."""
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._addresses)
 
     def over(self, inner: Inner, ended: Callable[[], None] | None = None) -> TlsLayer:
         """Return the protocol of a socket that is accepted, below the protocol of its connection.
@@ -72,22 +78,26 @@ class Handshakes:
 
     def close(self) -> None:
         """Hang up on whoever is not done."""
-        for layer in tuple(self._pending):
+        for layer in tuple(self._addresses):
             layer.socket.abort()
 
     # -- from the layers -----------------------------------------------------------------------------------------------
 
     def begun(self, layer: TlsLayer) -> None:
-        """Count a socket."""
-        self._pending.add(layer)
-        if len(self._pending) + self._connections() > self._limit + SPARE:
-            layer.socket.abort()
-            self._refuse(layer, f"there are {self._limit} connections, which is the limit")
+        """Count a socket; where there are too many, end another."""
+        if self._limit is not None and len(self) >= self._limit:
+            most = max(self._pending.values(), key=len)
+            oldest = next(iter(most))
+            self._forget(oldest)
+            oldest.drop(Unavailable(f"it had not shaken hands when {self._limit} others began to"))
+        address = _address_of(layer)
+        self._addresses[layer] = address
+        self._pending.setdefault(address, {})[layer] = None
 
     def shaken(self, layer: TlsLayer, error: Exception | None) -> None:
         """Let a connection begin, or count why it does not."""
         if error is None:
-            self._pending.discard(layer)
+            self._forget(layer)
             return
         reason = reason_of(error)
         if reason == PLAIN and not layer.socket.is_closing():
@@ -96,16 +106,27 @@ class Handshakes:
 
     def ended(self, layer: TlsLayer) -> None:
         """Forget a socket."""
-        self._pending.discard(layer)
+        self._forget(layer)
         if (tell := self._ended.pop(layer, None)) is not None:
             tell()
+
+    def _forget(self, layer: TlsLayer) -> None:
+        address = self._addresses.pop(layer, None)
+        if address is not None:
+            del self._pending[address][layer]
+            if not self._pending[address]:
+                del self._pending[address]
 
     def _refuse(self, layer: TlsLayer, reason: str) -> None:
         self.refused += 1
         self._unsaid += 1
         if self._clock() < self._log_from_s + LOG_INTERVAL_S:
             return
-        peer = layer.socket.get_extra_info("peername")
         others = f", {self._unsaid - 1} more since the last such line" if self._unsaid > 1 else ""
-        _LOG.warning("refused a connection from %s: %s%s", peer[0] if peer else "somebody", reason, others)
+        _LOG.warning("refused a connection from %s: %s%s", _address_of(layer) or "somebody", reason, others)
         self._log_from_s, self._unsaid = self._clock(), 0
+
+
+def _address_of(layer: TlsLayer) -> str:
+    peer = layer.socket.get_extra_info("peername")
+    return str(peer[0]) if peer else ""

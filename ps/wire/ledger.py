@@ -26,8 +26,9 @@ REQUEST_BYTES: Final = 4096
 """Memory of one request besides its arrays, about: it limits how many are in flight over all connections."""
 
 FREE_HEADER_BYTES: Final = 256
-HEADER_WEIGHT: Final = 16
-"""Memory of the values that a header is read into, by its bytes beyond the free ones: seven bytes make a look-up."""
+HEADER_WEIGHT: Final = 24
+"""Memory of the values of a request, by the bytes of its header beyond the free ones: ten bytes make a look-up of 200.
+What is no request weighs up to 72, but nothing of that is kept (`ringpull.ps.wire.frames`)."""
 
 
 def overhead(header_bytes: int) -> int:

@@ -30,8 +30,10 @@ class FrameProtocol(asyncio.BufferedProtocol):
     All methods run on the event loop.
     """
 
-    def __init__(self, accepts: Collection[Kind], limits: Limits, room: Room | None = None) -> None:
-        self._decoder = Decoder(accepts, limits, room)
+    def __init__(
+        self, accepts: Collection[Kind], limits: Limits, room: Room | None = None, *, first: Kind | None = None
+    ) -> None:
+        self._decoder = Decoder(accepts, limits, room, first=first)
         self._transport: asyncio.Transport | None = None
         self._poisoned = False
         self._held_back = False

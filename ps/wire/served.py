@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from ringpull.ps.errors import LimitExceeded, ProtocolError, RingpullError, Stranger, Unavailable
+from ringpull.ps.errors import LimitExceeded, RingpullError, Stranger, Unavailable
 from ringpull.ps.service_rate import Work
 from ringpull.ps.wire.codec import CONNECTION_ID, decode_hello, decode_request, encode_hello, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
@@ -70,7 +70,7 @@ class ServedConnection(FrameProtocol):
     """Accepted connection."""
 
     def __init__(self, server: ShardServer, limits: Limits, max_in_flight: int, max_in_flight_bytes: int) -> None:
-        super().__init__(REQUESTS, limits, self._has_room)
+        super().__init__(REQUESTS, limits, self._has_room, first=Kind.HELLO)
         self._server = server
         self._max_in_flight, self._max_in_flight_bytes = max_in_flight, max_in_flight_bytes
         self._loop = asyncio.get_running_loop()
@@ -170,8 +170,6 @@ class ServedConnection(FrameProtocol):
         prelude = refusal.prelude
         if self._poisoned:  # it was slow itself
             return
-        if not self._greeted:
-            raise ProtocolError(f"a hello has a header of {prelude.header_bytes} bytes; there is no room for it")
         reply = self._server.refused_unread(prelude.kind, prelude.payload_bytes)
         self.send(encode_reply(reply, prelude.request_id))
 

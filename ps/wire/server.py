@@ -29,7 +29,7 @@ from ringpull.ps.wire.admission import Admission, AdmissionLimits
 from ringpull.ps.wire.codec import CONNECTION_ID, encode_reply
 from ringpull.ps.wire.error_codes import error_reply
 from ringpull.ps.wire.frames import REPLY_LIMITS, REQUEST_LIMITS, Kind, Limits
-from ringpull.ps.wire.handshakes import Handshakes
+from ringpull.ps.wire.handshakes import MAX_HANDSHAKES, Handshakes
 from ringpull.ps.wire.ledger import REQUEST_BYTES, Patience
 from ringpull.ps.wire.messages import (
     ANYONE,
@@ -177,8 +177,7 @@ class ShardServer:
         said = error_reply(Stranger("this shard speaks TLS only, with certificates (--tls-cert)"))
         return Handshakes(
             lambda: tls.members.server,
-            self._admission.limits.max_connections,
-            lambda: len(self._connections),
+            limit=MAX_HANDSHAKES,
             plain_answer=b"".join(encode_reply(said, CONNECTION_ID)),
         )
 
@@ -191,7 +190,7 @@ class ShardServer:
         limit = self._admission.limits.max_connections
         if self._closing:  # it was in the kernel's queue when listening ended
             connection.abort()
-        elif len(self._connections) + len(self._handshakes or ()) > limit and not self._end_silent():
+        elif len(self._connections) > limit and not self._end_silent():
             connection.give_up(LimitExceeded(f"this shard has {limit} connections, which is max_connections"))
 
     def left(self, connection: ServedConnection) -> None:

@@ -250,6 +250,12 @@ class TlsLayer(asyncio.Protocol):
         else:
             self.socket.abort()
 
+    def drop(self, error: Exception) -> None:
+        """End it at once, before hands are shaken, because there is no room for it."""
+        if self._error is None:
+            self._error, self._deaf = error, True
+        self.socket.abort()
+
     # -- bytes ---------------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:

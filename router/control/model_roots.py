@@ -3,7 +3,7 @@
 Whether a folder lies below a root is told by its name alone, before anything is read, and what is read afterwards is
 the name that was compared: `..` and double slashes are gone from paths. Of a URL everything before its path must be
 the root's: protocol, also a chained one (`simplecache::s3`), and host or bucket. Each part of its path must be what it
-is for every server, so none may be `..` once it is decoded.
+is for every server, so none may be `..` to any (`url_parts`).
 
 A link below a root leads where the root's owner lets it: whoever writes there publishes whatever it likes.
 """
@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote
 
 from ringpull.ps.errors import Forbidden, InvalidInput
 from ringpull.ps.transfer.remote import FILE_SCHEME, is_url
+from ringpull.ps.url_parts import leads_elsewhere
 
 OPTION: Final = "--models-root"
 
@@ -99,14 +99,6 @@ def _plain_url(url: str, scheme: str, rest: str, what: str) -> str:
     if not _SCHEME.fullmatch(scheme) or "::" in rest or "://" in rest or "\\" in rest:
         raise InvalidInput(f"{what} is {url!r}; a URL is PROTOCOL://HOST/PATH, and nothing is chained behind it")
     for part in (host, *parts):
-        decoded = _decoded(part)
-        if decoded in (".", "..") or (decoded != part and set(decoded) & set("/\\")):
+        if leads_elsewhere(part):
             raise InvalidInput(f"{what} is {url!r}; no part of it may be {part!r}, which leads elsewhere")
     return f"{scheme.lower()}://{'/'.join((host, *parts))}"
-
-
-def _decoded(part: str) -> str:
-    """Return a part of a path as the most eager of servers would take it: percent signs decoded until none is left."""
-    while (decoded := unquote(part)) != part:
-        part = decoded
-    return part

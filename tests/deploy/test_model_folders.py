@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ringpull.deploy.model_folders import choose_versions, parse_replicas
+from ringpull.deploy.model_folders import absolute, as_roots, choose_versions, parse_replicas
 from ringpull.ps.errors import CorruptData, InvalidInput
 from tests.deploy.folders import flip_byte, write_version
 
@@ -81,3 +81,27 @@ def test_a_damaged_version_is_refused_before_anything_starts(tmp_path: Path, fil
     flip_byte(write_version(tmp_path / "ranker", 1) / file, 1)
     with pytest.raises(CorruptData, match=file):
         choose_versions([tmp_path / "ranker"])
+
+
+@pytest.mark.parametrize("text", ["", " ", "file://"])
+def test_empty_text_is_not_the_working_folder(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"empty text; write its path, or `.`"):
+        absolute(text)
+    with pytest.raises(InvalidInput, match=r"--models-root: .* empty text"):
+        as_roots("--models-root", ["/models", text])
+
+
+def test_a_folder_in_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert as_roots("--models-root", ["~/m", "x", "s3://bucket/~"]) == (
+        f"{tmp_path}/m",
+        f"{tmp_path}/x",
+        "s3://bucket/~",
+    )
+    assert as_roots("--models-root", []) is None
+    with pytest.raises(InvalidInput, match=r"--models-root: ~nobody-of-this-name/m: .*whole path"):
+        as_roots("--models-root", ["~nobody-of-this-name/m"])
+    write_version(tmp_path / "ranker", 1)
+    [chosen] = choose_versions(["~/ranker"])
+    assert chosen.folder == str(tmp_path / "ranker" / "1")

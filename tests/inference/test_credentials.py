@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from ringpull import AsyncClient, Client
@@ -14,6 +15,9 @@ from ringpull.inference.client import credentials as module
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.operations import OperationsClient
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.metric_families import registry_of
+from ringpull.ps.metrics_server import MetricsServer
+from ringpull.ps.tls import LiveTls
 from tests.certificates import Certificates
 
 VARIABLES = ("RINGPULL_TLS_CA", "RINGPULL_TLS_CERT", "RINGPULL_TLS_KEY", "RINGPULL_TOKEN")
@@ -185,3 +189,15 @@ def test_an_unreadable_file_says_why(certificates: Certificates, tmp_path: Path)
         pytest.skip("who is root reads everything")
     with pytest.raises(InvalidInput, match="Permission denied"):
         Credentials.given(unreadable)
+
+
+@pytest.mark.net
+def test_http_trusts_the_ca_that_grpc_does_also_one_that_another_has_signed(certificates: Certificates) -> None:
+    ca, shown = certificates.intermediate_ca.cert, certificates.below
+    server = MetricsServer(registry_of([]), "127.0.0.1", tls=LiveTls(shown.files(ca)))
+    try:
+        trusted = Credentials.given(ca, shown.cert, shown.key).ssl_context()
+        page = httpx.get(f"https://127.0.0.1:{server.port}/", verify=trusted, trust_env=False, timeout=600)
+        assert page.status_code == 200
+    finally:
+        server.close()

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +18,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringpull.inference.model import pickles, program_check
 from ringpull.inference.model.dense import read_program
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.mirror import local_files
 from ringpull.inference.model.pickles import check_bytes
 from ringpull.inference.model.program_check import check_program
 from ringpull.inference.model.program_graph import is_operator
-from ringpull.inference.model.samples import Samples
+from ringpull.inference.model.samples import Samples, TableSamples
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.model.version_files import FileEntry
+from ringpull.inference.schema.features import Prepared, PreparedFeature
 from ringpull.ps.errors import CorruptData
+from tests.inference.hostile_archives import TWO_READERS, by_hand
 from tests.inference.hostile_programs import (
     AMBIGUOUS,
     CONSTANTS,
@@ -68,12 +72,12 @@ def test_what_would_run_when_it_is_read_is_refused(tmp_path: Path, good: bytes, 
     assert "not a program that torch" not in str(refused.value)  # torch has not seen it
 
 
-@pytest.mark.parametrize("kind", AMBIGUOUS)
+@pytest.mark.parametrize("kind", {**AMBIGUOUS, **TWO_READERS})
 def test_an_archive_that_readers_may_take_for_two_is_refused(tmp_path: Path, good: bytes, kind: str) -> None:
     marker = tmp_path / "marker"
     evil = HOSTILE["sample inputs"](members_of(good), marker)
     with pytest.raises(CorruptData, match=r"dense\.pt2") as refused:
-        read(tmp_path, AMBIGUOUS[kind](good, evil))
+        read(tmp_path, {**AMBIGUOUS, **TWO_READERS}[kind](good, evil))
     assert not marker.exists()
     if kind not in ("nothing", "cut short"):
         assert "not a program that torch" not in str(refused.value)
@@ -108,6 +112,7 @@ def test_programs_are_read_as_before(tmp_path: Path, good: bytes) -> None:
     }
     for content in (
         packed(members),
+        by_hand(members),
         packed({**members, WEIGHTS + "weight_77": saved({"w": torch.rand(3), "n": [1, None, "x"]})}),
         packed({**members, WEIGHTS + "model.pt": weights, CONSTANTS + "model.pt": constants}),
         packed(of_old),
@@ -186,6 +191,72 @@ def test_numbers_are_no_pickles() -> None:
     check_bytes(memoryview(np.array([99, 10, 10, 46]).tobytes()), "weight_0")  # `c`, two ends of lines, `.`
 
 
+def raw(dtype: str, value: int, count: int) -> bytes:
+    return np.full(count, value, dtype).tobytes()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        *(raw("i1", value, 1_500_000) for value in (41, -120, ord("("), ord("]"), ord("0"), ord("2"), ord("N"))),
+        raw("i1", 41, 1_500_000) + raw("i1", ord("c"), 9),
+        np.tile(np.array([0x80, 2, ord("("), ord("c"), ord("N")], np.uint8), 300_000).tobytes(),
+        b"\x80\x02K\x01.",  # a pickle from its header to its end, of an integer
+        b"\x80\x04\x8f.",  # and one of a set, which the reader does not take, and which imports nothing
+        np.zeros(1024, "i1").tobytes(),
+        bytes(156) + bytes([0xFF] * 256) + bytes(100),  # a tar's header, by its checksum
+    ],
+    ids=lambda numbers: repr(numbers[:5]),
+)
+def test_numbers_are_numbers_however_they_look(good: bytes, numbers: bytes) -> None:
+    """For as long as one likes: they are looked at for a while, and no more, and the pickle is not far."""
+    check_program(packed({**members_of(good), WEIGHTS + "weight_7": numbers}), "dense.pt2")
+
+
+def test_what_is_read_of_numbers_is_bounded_over_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = raw("i1", ord("N"), pickles.MAX_OPERATIONS + 10) + b"c"
+    budget = pickles.Budget()
+    for _ in range(pickles.MAX_OPERATIONS_OF_ALL // pickles.MAX_OPERATIONS + 2):
+        check_bytes(memoryview(numbers), "weight_0", budget)
+    assert budget.operations == 0
+    monkeypatch.setattr(pickles, "_Reading", None)
+    check_bytes(memoryview(raw("i1", ord("N"), 99)), "weight_0")  # no operation there imports: none is read
+
+
+def test_several_pickles_are_looked_through_one_by_one(tmp_path: Path) -> None:
+    """One that the reader takes hides none behind it."""
+    taken = pickle.dumps(OrderedDict(a=1), 2)
+    check_bytes(memoryview(taken * 3), "x")
+    with pytest.raises(CorruptData, match="weights_only"):
+        check_bytes(memoryview(taken * 3 + pickle.dumps(1, 2) + pickle.dumps(Opens(tmp_path / "marker"), 4)), "x")
+    check_bytes(memoryview(saved_of_old({"a": torch.rand(3)})), "x")
+    with pytest.raises(CorruptData, match="weights_only"):
+        check_bytes(memoryview(saved_of_old({"a": Opens(tmp_path / "marker")})), "x")
+    assert not (tmp_path / "marker").exists()
+
+
+def saved_of_old(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("config", [b"[]", b"1", b'"x"', b"null", b'{"config": []}', b"{}", b'{"config": {"a": 1}}'])
+@pytest.mark.parametrize("file", [WEIGHTS + "model_weights_config.json", CONSTANTS + "model_constants_config.json"])
+def test_names_of_weights_that_are_none(good: bytes, file: str, config: bytes) -> None:
+    with pytest.raises(CorruptData, match=r"dense\.pt2: .*_config\.json"):
+        check_program(packed({**members_of(good), file: config}), "dense.pt2")
+
+
+def test_whatever_cannot_be_looked_through_is_corrupt(good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise AttributeError("what nobody thought of")
+
+    monkeypatch.setattr(program_check, "_check_payloads", fails)
+    with pytest.raises(CorruptData, match=r"dense\.pt2: .*AttributeError: what nobody"):
+        check_program(good, "dense.pt2")
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_pickles_are_found_by_what_they_are(tmp_path: Path, protocol: int) -> None:
     content = pickle.dumps({"a": [Opens(tmp_path / "marker")]}, protocol)
@@ -223,6 +294,38 @@ def test_samples_do_not_grow_when_they_are_read() -> None:
     np.savez_compressed(file, rows=np.zeros(1 << 20))
     with pytest.raises(CorruptData, match="compressed"):
         Samples.from_bytes(file.getvalue(), "samples.npz")
+
+
+@pytest.mark.parametrize(
+    "names", [("User", "user"), ("../x", "a/b"), ("a:b", "a\\b"), ("é", " x", "x.npy", "a\nb"), ("output", "rows")]
+)
+def test_samples_have_the_names_of_the_model(names: tuple[str, ...]) -> None:
+    """Names of features, outputs and tables are names in an archive, and no files: builds before took any."""
+    table = TableSamples(np.ones(1, np.uint64), np.ones(1, np.uint64))
+    samples = Samples(
+        Prepared(
+            2, {name: PreparedFeature(2, dense=np.zeros((2, 1), np.float32)) for name in names if name != "output"}
+        ),
+        {name: np.zeros(2, np.float32) for name in names},
+        1e-4,
+        dict.fromkeys(names, table),
+    )
+    read_again = Samples.from_bytes(samples.to_bytes(), "samples.npz")
+    assert set(read_again.prepared.features) == set(names) - {"output"}
+    assert set(read_again.outputs) == set(read_again.tables) == set(names)
+
+
+def test_samples_have_no_array_twice() -> None:
+    array = members_of(_npz())["rows.npy"]
+    for twice in (by_hand({"rows.npy": array, "rows": array}), by_hand({"rows.npy": array}, {"comment": b"x"})):
+        with pytest.raises(CorruptData, match=r"samples\.npz: member"):
+            Samples.from_bytes(twice, "samples.npz")
+
+
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, rows=np.zeros(3))
+    return file.getvalue()
 
 
 def _calls(file: Path) -> list[tuple[str, ast.Call]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -23,7 +24,9 @@ from ringpull.inference.head.frontends.http.server import HttpServer
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.process import HeadProcess
 from ringpull.ps.descriptors import part_of_descriptors
+from ringpull.ps.tls import LiveTls
 from ringpull.router.shard_map import ShardMap
+from tests.certificates import Certificates
 
 pytestmark = pytest.mark.net
 
@@ -34,7 +37,8 @@ HALF = WHOLE[:-4]
 class Served:
     """A server of few connections."""
 
-    def __init__(self, max_connections: int, timeout_s: float) -> None:
+    def __init__(self, max_connections: int, timeout_s: float, secure: Certificates | None = None) -> None:
+        self._secure = secure
         self.counts = ConnectionCounts()
         self.gate = asyncio.Event()
         self.asked = 0
@@ -43,7 +47,11 @@ class Served:
         self.port = bound.getsockname()[1]
         app = Starlette(routes=[Route("/quick", self._quick, methods=["GET", "POST"]), Route("/slow", self._slow)])
         self.server = HttpServer(
-            app, bound, HttpLimits(max_connections=max_connections, timeout_s=timeout_s), self.counts
+            app,
+            bound,
+            HttpLimits(max_connections=max_connections, timeout_s=timeout_s),
+            self.counts,
+            tls=LiveTls(secure.tls) if secure else None,
         )
 
     async def _quick(self, request: Request) -> Response:
@@ -62,8 +70,9 @@ class Served:
         return peer
 
     async def ask(self) -> str:
-        async with httpx.AsyncClient(trust_env=False, timeout=600) as http:
-            return (await http.get(f"http://127.0.0.1:{self.port}/quick")).text
+        trusted = ssl.create_default_context(cafile=str(self._secure.ca)) if self._secure else False
+        async with httpx.AsyncClient(trust_env=False, timeout=600, verify=trusted) as http:
+            return (await http.get(f"http{'s' if self._secure else ''}://127.0.0.1:{self.port}/quick")).text
 
     async def stop(self) -> None:
         self.gate.set()
@@ -112,6 +121,23 @@ async def test_half_sent_requests_keep_nobody_out(served: Served, sent: bytes) -
     assert served.counts.open <= 4
     assert served.counts.ended["full"] >= 16
     assert await strangers[0].rest() == b""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc"], ids=["nothing", "half a hello"])
+async def test_handshakes_that_never_end_keep_nobody_out(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(limits, "part_of_descriptors", lambda part, at_most: at_most)
+    served = Served(max_connections=150, timeout_s=600, secure=certificates)
+    strangers = [await served.send(sent) for _ in range(300)]
+    for _ in range(3):
+        assert await served.ask() == "here"
+    assert served.counts.open <= 150
+    assert served.counts.ended["full"] >= 150
+    assert served.counts.ended["refused"] == 0
+    assert await strangers[0].rest() == b""
+    await served.stop()
 
 
 async def test_idle_connections_make_room_too(served: Served) -> None:

@@ -23,6 +23,7 @@ from ringpull.inference.model.manifest import (
     TableEntry,
     versions,
 )
+from ringpull.inference.model.version_files import resolve
 from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError, Unavailable
 from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.ps.store import file_errors
@@ -347,6 +348,14 @@ def test_a_link_that_stays_inside_is_fine(folder: Path) -> None:
 
 
 # -- what cannot be read now -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["%2e%2e/x", "a/..;b/x", "a/.. /x", "%252e./x", "a/..%2fx", "\uff0e\uff0e/x", "a\n/x"])
+def test_no_path_leaves_the_folder_for_a_server(tmp_path: Path, path: str) -> None:
+    """Files of a version at a URL are asked for by their path, which some servers decode."""
+    with pytest.raises(CorruptData, match="could leave the version's folder, where it lies at a URL"):
+        resolve(tmp_path, path)
+    assert resolve(tmp_path, "a;b/50%/caf\u00e9 1.bin").name == "caf\u00e9 1.bin"
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ETIMEDOUT])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numba
 import pytest
-from numba.core.caching import CompileResultCacheImpl, UserProvidedCacheLocator
+from numba.core.caching import CompileResultCacheImpl, UserProvidedCacheLocator, UserWideCacheLocator
 
 from ringpull.ps import compiled
 from ringpull.ps.compiled import kernel
@@ -79,6 +79,25 @@ def test_without_a_safe_place_it_is_compiled_all_the_same(
     [said] = caplog.messages
     assert trouble in said
     assert "NUMBA_CACHE_DIR" in said
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("mode", [0o700, 0o777])
+def test_the_cache_in_a_home_is_used_where_it_is_safe(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, mode: int
+) -> None:
+    """With HOME=/tmp whoever comes first makes the folder, and code in it is loaded as it is."""
+    home = tmp_path_factory.mktemp("home")
+    cache = home / ".cache" / "numba"
+    cache.mkdir(parents=True)
+    cache.parent.chmod(mode)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    locators = [UserProvidedCacheLocator, UserWideCacheLocator]
+    monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", locators)
+    assert made()(7) == 21
+    safe = mode == 0o700
+    assert (len(code_below(home)), len(code_below(temporary))) == (safe, not safe)
 
 
 @pytest.mark.medium

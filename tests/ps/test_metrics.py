@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
+from ringpull.ps import metrics_server
 from ringpull.ps.errors import Forbidden, NotFound, StartupError, Unauthenticated, Unavailable
 from ringpull.ps.metric_families import registry_of
 from ringpull.ps.metrics_server import MAX_SCRAPERS, MetricsServer
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring
+from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import StatisticsRequest
+from tests.certificates import Certificates
 from tests.metrics_page import Page, documented
 from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
 from tests.ps.test_process import whole
@@ -26,6 +33,8 @@ from tests.ps.wire.fake_shard import soon
 pytestmark = pytest.mark.net
 
 ROWS = 500
+HALF_HELLO = b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc"
+"""How a handshake of TLS begins, of 16 KiB."""
 
 
 @pytest.fixture
@@ -134,18 +143,70 @@ def test_a_host_that_is_not_ours_is_named() -> None:
         MetricsServer(registry_of([]), "192.0.2.1")
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost"], ids=["nothing", "half a request"])
-def test_scrapers_that_ask_nothing_take_few_descriptors_and_keep_nobody_out(sent: bytes) -> None:
-    server = MetricsServer(registry_of([]), "127.0.0.1")
-    strangers = []
-    for _ in range(3 * MAX_SCRAPERS):
-        strangers.append(socket.create_connection(("127.0.0.1", server.port)))
-        strangers[-1].sendall(sent)
-    assert httpx.get(f"http://127.0.0.1:{server.port}/metrics", timeout=600).status_code == 200
-    assert strangers[0].recv(1) == b"", "the oldest made room"
-    for each in strangers:
-        each.close()
+@contextmanager
+def serving(tls: LiveTls | None) -> Iterator[MetricsServer]:
+    server = MetricsServer(registry_of([]), "127.0.0.1", tls=tls)
+    yield server
     server.close()
+
+
+def page_within(server: MetricsServer, secure: Certificates | None) -> int:
+    """Return the status of one page."""
+    trusted = ssl.create_default_context(cafile=str(secure.ca)) if secure else False
+    address = f"{'https' if secure else 'http'}://127.0.0.1:{server.port}/metrics"
+    return httpx.get(address, timeout=600, verify=trusted, trust_env=False).status_code
+
+
+@pytest.fixture(params=["plain", "tls"])
+def secure(request: pytest.FixtureRequest) -> Certificates | None:
+    if request.param == "plain":
+        return None
+    certificates: Certificates = request.getfixturevalue("certificates")
+    return certificates
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost", HALF_HELLO], ids=["nothing", "half", "hello"])
+def test_scrapers_that_ask_nothing_take_few_descriptors_and_keep_nobody_out(
+    secure: Certificates | None, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_server, "SCRAPER_TIMEOUT_S", 3600.0)  # nobody goes away by himself
+    before = threading.active_count()
+    with serving(LiveTls(secure.tls) if secure else None) as server:
+        strangers = []
+        for _ in range(3 * MAX_SCRAPERS):
+            strangers.append(socket.create_connection(("127.0.0.1", server.port)))
+            with suppress(ConnectionError):  # at TLS's port half a request is none
+                strangers[-1].sendall(sent)
+        assert page_within(server, secure) == 200
+        with suppress(ConnectionError):
+            while strangers[0].recv(100):  # the oldest made room
+                pass
+        while threading.active_count() > before + 1 + MAX_SCRAPERS:  # those that made room are ending
+            time.sleep(0.001)
+        for each in strangers:
+            each.close()
+
+
+@pytest.mark.parametrize("begun", [b"GET /metrics HTTP/1.1\r\nX: ", HALF_HELLO], ids=["request", "hello"])
+def test_bytes_that_drip_buy_a_scraper_no_time(
+    secure: Certificates | None, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_server, "TOTAL_S", 0.1)
+    with (
+        serving(LiveTls(secure.tls) if secure else None) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as peer,
+        suppress(ConnectionError),
+    ):
+        peer.settimeout(0.01)
+        peer.sendall(begun)
+        while True:
+            peer.sendall(b"x")
+            try:
+                if not peer.recv(1000):
+                    break
+            except TimeoutError:
+                pass
 
 
 def test_a_scraper_that_may_not_is_told_so() -> None:
@@ -169,3 +230,16 @@ def test_a_scraper_that_may_not_is_told_so() -> None:
         assert list(statuses.values()) == [200, 401, 403, 503, 401]
     finally:
         actor.stop()
+
+
+def test_a_ca_may_be_one_that_another_has_signed(certificates: Certificates) -> None:
+    """Shards and gRPC take its certificates, and so do the ports of HTTP and metrics, which share their context."""
+    shown = certificates.below
+    context = ssl.create_default_context(cafile=str(certificates.intermediate_ca.cert))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    with serving(LiveTls(shown.files(certificates.intermediate_ca.cert))) as server:
+        page = f"https://127.0.0.1:{server.port}/metrics"
+        with pytest.raises(httpx.TransportError):
+            httpx.get(page, verify=context, trust_env=False, timeout=600)
+        context.load_cert_chain(shown.cert, shown.key)
+        assert httpx.get(page, verify=context, trust_env=False, timeout=600).status_code == 200

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ringpull.ps import tls
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.tls import LiveTls, TlsFiles, check_tls
-from ringpull.ps.tls_contexts import anchors_of, read
+from ringpull.ps.tls_contexts import LoadedTls, anchors_of, read
 from tests.certificates import Certificates, Pair
 
 BAD: dict[str, tuple[Callable[[Certificates, Path], TlsFiles], str]] = {
@@ -144,6 +145,37 @@ def test_broken_files_leave_the_old_ones_in_use_with_a_warning(certificates: Cer
     changing.write(certificates.server)
     assert changing.live.warnings() == ()
     assert changing.live.public is before
+
+
+@pytest.mark.parametrize("reason", ["is not valid yet", "changes while it is read"])
+def test_files_that_could_not_be_used_are_tried_again_as_they_are(
+    certificates: Certificates,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reason: str,
+) -> None:
+    changing = Changing(tmp_path, certificates.server)
+    before, tried = changing.live.public, []
+
+    def too_early(given: TlsFiles) -> LoadedTls:
+        tried.append(given)
+        raise InvalidInput(f"--tls-cert {given.cert} {reason}")
+
+    changing.write(certificates.renewed)
+    with monkeypatch.context() as early:
+        early.setattr(tls, "load", too_early)
+        for _ in range(3):
+            [warning] = changing.live.warnings()
+            assert reason in warning
+        assert len(tried) == 1, "not at every look"
+        early.setattr(tls, "RETRY_S", 0.0, raising=False)
+        changing.live._retry_s = 0.0
+        assert reason in changing.live.warnings()[0]
+        assert len(tried) == 2
+        assert len(caplog.records) == 1, "said once"
+    assert changing.live.public is not before
+    assert changing.live.warnings() == ()
 
 
 def test_a_certificate_that_ends_is_warned_of(certificates: Certificates) -> None:

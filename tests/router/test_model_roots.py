@@ -36,6 +36,8 @@ ROOTS = ModelRoots.of(["/models", "s3://bucket/a", "https://host:8443/m", "simpl
         ("S3://bucket/a/ranker", "s3://bucket/a/ranker"),
         ("s3://bucket/a/my%20model", "s3://bucket/a/my%20model"),
         ("https://host:8443/m/x", "https://host:8443/m/x"),
+        ("https://host:8443/m/a b;v=2/..x/x..", "https://host:8443/m/a b;v=2/..x/x.."),
+        ("s3://bucket/a/caf\u00e9%C3%A9/\u00bd", "s3://bucket/a/caf\u00e9%C3%A9/\u00bd"),
         ("simplecache::s3://bucket/c/x", "simplecache::s3://bucket/c/x"),
     ],
 )
@@ -81,6 +83,26 @@ def test_what_lies_below_a_root_is_read_by_its_plain_name(folder: str, plain: st
             "https://host/m/x",
             "https://host:8443@evil/m",
             "https://evil/#host:8443/m",
+        ),
+        *(
+            "https://host:8443/m/..;x/s",
+            "https://host:8443/m/.. /s",
+            "https://host:8443/m/ ../s",
+            "https://host:8443/m/. ./s",
+        ),
+        *("https://host:8443/m/..%00/s", "https://host:8443/m/%2e%2e%3bx/s", "https://host:8443/m/..%20/s"),
+        *("https://host:8443/m/..%09/s", "https://host:8443/m/..%0d%0a/s", "https://host:8443/m/..%c2%a0/s"),
+        *(
+            "https://host:8443/m/\uff0e\uff0e/s",
+            "https://host:8443/m/%ef%bc%8e%ef%bc%8e/s",
+            "https://host:8443/m/\u2025/s",
+        ),
+        *("https://host:8443/m/..\uff0fs", "https://host:8443/m/..\uff1bx/s", "https://host:8443/m/\uff052e\uff052e/s"),
+        *(
+            "https://host:8443/m/.%e2%80%8b./s",
+            "https://host:8443/m/x%00/s",
+            "https://host:8443/m/..%3fx/s",
+            "s3://bucket/a/..;/b",
         ),
         *("https://host:8443/m/../x", "https://host:8443/m/%2e%2e/x", "https://host:8443/mx"),
         *(

@@ -244,6 +244,24 @@ def test_arrays_of_headers_are_bounded() -> None:
         feed(decoder(), header_frame(Kind.STATISTICS, claim * 100))
 
 
+def test_elements_of_headers_are_bounded_all_together() -> None:
+    with pytest.raises(ProtocolError, match="elements"):
+        feed(decoder(), header_frame(Kind.STATISTICS, msgpack.packb([[], *[[[]] * MAX_ITEMS] * 15])))
+
+
+def test_the_largest_honest_headers_pass() -> None:
+    tables = [["model", 1, f"table {number}", 1, 2, 3, 4] for number in range(MAX_ITEMS)]
+    [frame] = feed(decoder(), joined(encode(Kind.STATISTICS_REPLY, 1, [0, 1, 2, 3, 4, tables])))
+    assert frame.fields[-1] == tables
+    lookups = [[f"table {number}", 1, 2**20, 2**20, False] for number in range(MAX_ITEMS)]
+    arrays = [np.arange(9, dtype=np.uint64), np.ones(1, np.uint32), np.zeros(0, np.float32)]
+    stream = joined(encode(Kind.PULL, 1, ["m", 1, 1, lookups, 0], arrays))
+    for at_most in (1 << 30, 1000):  # so that the payload comes with the header, and after it
+        [frame] = feed(decoder(), stream * 2, at_most=at_most)[1:]
+        assert frame.fields[3] == lookups
+        assert frame.arrays[0].tolist() == list(range(9))
+
+
 def test_what_the_peer_would_refuse_is_not_sent() -> None:
     limits = Limits(header_bytes=100, payload_bytes=80)
     buffers = [np.zeros(11, np.uint64), np.zeros(0, np.uint32), np.zeros(0, np.float32)]

@@ -168,6 +168,41 @@ async def test_halves_of_frames_stay_within_the_limit_and_hold_up_no_other() -> 
         assert "bytes that arrive" in told.message
 
 
+def with_header_of_nothing(header_bytes: int) -> bytes:
+    """Return a pull up to its payload, whose header is full of empty arrays: each is a byte, and 72 in memory."""
+    rows = header_bytes // 4100
+    header = msgpack.packb([[1, 0, 0], "m", 1, 1, [[[]] * 4096] * rows])
+    prelude = PRELUDE.pack(b"RPL1", 2, Kind.PULL, 0, 1, len(header), 60_000_000, 8)
+    return prelude + header.ljust(padded(len(header)), b"\0")
+
+
+async def test_a_header_weighs_no_more_than_its_bytes_before_its_frame_is_complete() -> None:
+    async with held(64 * MIB) as here:
+        healthy = await here.connection()
+        assert isinstance(await healthy.request(pull_of(1), deadline_s=soon()), PullReply)
+        before = resident_bytes()
+        peers = [await here.peer() for _ in range(8)]
+        for peer in peers:
+            peer.send(with_header_of_nothing(MIB))
+            await peer.writer.drain()
+        await until(lambda: here.server.ledger.receiving >= 8 * 0.9 * MIB)
+        assert isinstance(await healthy.request(pull_of(1), deadline_s=soon()), PullReply)
+        assert resident_bytes() - before < 64 * MIB, "as objects they have 500"
+        peers[0].send(bytes(8))
+        assert "elements" in str((await peers[0].replies())[CONNECTION_ID])
+
+
+async def test_before_the_hello_only_a_small_one_is_accepted() -> None:
+    async with held(64 * MIB) as here:
+        early = await here.peer(greets=False)
+        early.send(with_header_of_nothing(MIB)[:32])
+        assert "a connection begins with HELLO" in str((await early.replies())[CONNECTION_ID])
+        large = await here.peer(greets=False)
+        large.send(PRELUDE.pack(b"RPL1", 2, Kind.HELLO, 0, 0, 5000, 0, 0))
+        assert "a hello has a header of 5000 bytes" in str((await large.replies())[CONNECTION_ID])
+        assert here.server.ledger.held == 0
+
+
 async def test_what_was_refused_is_read_to_its_end_and_the_connection_lives_on() -> None:
     async with held(16 * MIB) as here:
         hog = await here.peer()

@@ -7,8 +7,8 @@ import logging
 import shutil
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 
 from ringpull.ps.errors import ConnectionLost, ProtocolError, Stranger, Unavailable
 from ringpull.ps.tls import LiveTls, TlsFiles
-from ringpull.ps.wire import handshakes
+from ringpull.ps.wire import handshakes, server
 from ringpull.ps.wire.admission import AdmissionLimits
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import PullReply, PullRequest
@@ -36,13 +36,13 @@ MIB = 1 << 20
 async def serving(files: TlsFiles, limits: AdmissionLimits | None = None) -> AsyncIterator[Served]:
     shard = FakeShard()
     with LookupThreads(2) as threads:
-        server = ShardServer(shard, threads, tls=LiveTls.of(files), admission_limits=limits)
-        host, port = await server.start()
+        shard_server = ShardServer(shard, threads, tls=LiveTls.of(files), admission_limits=limits)
+        host, port = await shard_server.start()
         try:
-            yield Served(shard, server, host, port)
+            yield Served(shard, shard_server, host, port)
         finally:
             shard.gate.set()
-            await server.close()
+            await shard_server.close()
 
 
 @asynccontextmanager
@@ -176,25 +176,63 @@ async def test_a_handshake_that_never_ends_has_a_time_limit(
         writer.close()
 
 
-async def test_handshakes_count_as_connections(certificates: Certificates) -> None:
-    async with serving(certificates.tls, AdmissionLimits(max_connections=2)) as served, AsyncExitStack() as stack:
-        first = await stack.enter_async_context(connected(served, certificates.tls))
-        silent = [socket.create_connection((served.host, served.port))]
+@pytest.fixture
+def strangers() -> Iterator[list[socket.socket]]:
+    """Connections that a test opens and that say nothing."""
+    opened: list[socket.socket] = []
+    yield opened
+    for each in opened:
+        each.close()
+
+
+async def silence(served: Served, strangers: list[socket.socket], number: int, at: str = "127.0.0.1") -> None:
+    """Open connections from an address, one after the other, as the shard takes them."""
+    for _ in range(number):
+        before = begun(served)
+        strangers.append(socket.create_connection((served.host, served.port), source_address=(at, 0)))
+        while begun(served) == before:
+            await asyncio.sleep(0)
+
+
+def begun(served: Served) -> int:
+    return len(served.server._handshakes or ()) + served.server.handshakes_refused
+
+
+@pytest.mark.medium
+async def test_strangers_that_say_nothing_keep_no_member_out(
+    certificates: Certificates, strangers: list[socket.socket]
+) -> None:
+    async with serving(certificates.tls, AdmissionLimits(max_connections=20)) as served, AsyncExitStack() as stack:
+        await silence(served, strangers, 40)
+        members = [await stack.enter_async_context(connected(served, certificates.tls)) for _ in range(20)]
+        for key, each in enumerate(members):
+            assert (await asked(each, pull_of(key))).values[0] == key
+        assert begun(served) == 40
         assert "max_connections" in await refusal_of_one_too_many(served, certificates)
-        while served.server.handshakes_refused == 0:  # at last nobody is told any more
-            silent.append(socket.create_connection((served.host, served.port)))
-            await asyncio.sleep(0.001)
-        assert len(silent) < 40
-        assert (await asked(first, pull_of(3))).values[0] == 3
-        for each in silent:
-            each.close()
-        while True:
-            try:
-                await stack.enter_async_context(connected(served, certificates.tls))
-            except Unavailable:
-                await asyncio.sleep(0.001)
-            else:
-                return
+
+
+async def test_too_many_handshakes_end_the_oldest_of_the_address_that_has_most(
+    certificates: Certificates, strangers: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_HANDSHAKES", 5)
+    async with serving(certificates.tls) as served:
+        await silence(served, strangers, 2, "127.0.0.2")
+        await silence(served, strangers, 7, "127.0.0.3")
+        while served.server.handshakes_refused < 4:
+            await asyncio.sleep(0)
+        assert len(served.server._handshakes or ()) == 5
+        for each in strangers:
+            each.setblocking(False)
+        loop = asyncio.get_running_loop()
+        for each in strangers[2:6]:
+            with suppress(ConnectionError):
+                assert await loop.sock_recv(each, 1) == b""
+        for each in (*strangers[:2], *strangers[6:]):
+            with pytest.raises(BlockingIOError):
+                each.recv(1)
+        async with connected(served, certificates.tls) as connection:
+            assert (await asked(connection, pull_of(3))).values[0] == 3
+        assert served.server.handshakes_refused == 5, "each is counted once"
 
 
 async def refusal_of_one_too_many(served: Served, certificates: Certificates) -> str:

@@ -33,9 +33,6 @@ from ringpull.ps.errors import RingpullError
 from ringpull.ps.tls import LiveTls
 from ringpull.ps.wire.handshakes import Handshakes
 
-MAX_HANDSHAKES: Final = 128
-"""Clients that shake hands at a time, about; one more is hung up on."""
-
 NOT_HTTPS: Final = (
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 28\r\n\r\n"
     b"This port speaks HTTPS only\n"
@@ -130,5 +127,5 @@ class HttpServer:
 
 
 def _handshakes(tls: LiveTls) -> Handshakes:
-    """Return what shakes hands with clients."""
-    return Handshakes(lambda: tls.public, MAX_HANDSHAKES, lambda: 0, plain_answer=NOT_HTTPS)
+    """Return what shakes hands with clients. Their number is the server's to limit: they are connections that ask."""
+    return Handshakes(lambda: tls.public, plain_answer=NOT_HTTPS)
