@@ -63,4 +63,6 @@ def warnings(config: ServeConfig) -> list[str]:
 
 
 def _who(config: ServeConfig) -> str:
-    return "whoever is on the way there" if config.head.tokens.asked else "whoever reaches it"
+    if config.head.tokens.asked:
+        return "whoever is on the way there"
+    return "whoever has a certificate of --tls-ca" if config.head.tls.ca else "whoever reaches it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -12,7 +13,7 @@ import typer
 from ringpull.deploy import access, served
 from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.view.console import out, print_json
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput, NotFound, RingpullError
+from ringpull.ps.errors import DeadlineExceeded, Forbidden, InvalidInput, NotFound, RingpullError, Unauthenticated
 from ringpull.ps.memory import process_memory
 from ringpull.ps.settings import above
 
@@ -54,12 +55,10 @@ def status(
     from ringpull.deploy.view.change_watch import change_fields, change_line
     from ringpull.deploy.view.status_view import status_view
     from ringpull.deploy.view.status_view import warnings as seen_in
-    from ringpull.inference.client.client import Client
 
     above(0).check("--timeout", timeout)
     address = served.resolve_target(target)
-    with Client(address, timeout_s=timeout, credentials=access.credentials()) as client:
-        answer = client.status()
+    answer = _ask_head(address, timeout)
     told = _ask_coordinator(address, min(timeout, COORDINATOR_WAIT_S))
     warnings = _warnings(answer, told)
     here = _runs_here(address)
@@ -77,6 +76,24 @@ def status(
     else:
         line = change_line(told.change) if told.change is not None and told.change.under_way else ""
         out.print(status_view(address, answer, memory, line, warnings))
+
+
+def _ask_head(address: str, timeout_s: float) -> pb.ClusterStatus:
+    """Return what the head tells: at its port, or to whoever may not look there, at the door that was recorded."""
+    from ringpull.inference.client.client import Client
+
+    def ask(where: str) -> pb.ClusterStatus:
+        with Client(where, timeout_s=timeout_s, credentials=access.credentials()) as client:
+            return client.status()
+
+    try:
+        return ask(address)
+    except (Unauthenticated, Forbidden):
+        door = served.door_of(address)
+        if door:
+            with suppress(RingpullError):  # it is another user's, or asks for the same token
+                return ask(door)
+        raise
 
 
 def _ask_coordinator(address: str, timeout_s: float) -> _FromCoordinator:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -87,6 +89,13 @@ def record(target: str, admin: str) -> ServedRecord:
     )
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Folder whose path is short enough for a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 # -- through the door --------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +166,42 @@ def test_with_tokens_a_command_goes_by_its_token_or_through_the_door_that_was_re
         refused = ringpull("rollback", "ranker", *target, "--token", READS)
         assert (refused.status, "token eyes may not do that" in refused.err) == (1, True)
     assert [type(each).__name__ for each in fake.submitted] == ["Publish", "Publish", "Rebalance", "Rollback"]
+
+
+@pytest.mark.medium
+@pytest.mark.net
+def test_with_tokens_the_user_that_serves_sees_the_status_through_the_door(
+    ringpull: Run, fake: FakeOperations, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with operated(fake, HeadConfig(tokens=TOKENS), state=state, deployment="guarded") as address:
+        target = ("--target", grpc_of(address))
+        assert "a token is asked for here" in ringpull("status", *target).err
+        served.save(record(grpc_of(address), address.admin))
+        for command in (("status", "--json", *target), ("status", "--json")):
+            ran = ringpull(*command)
+            assert ran.status == 0, ran.err
+            told = json.loads(ran.out)
+            assert (told["target"], told["at_door"]) == (grpc_of(address), True)
+        # A door that lets nobody in changes nothing of what is said.
+        served.save(record(grpc_of(address), "unix:/nowhere/doors/guarded/head-0.sock"))
+        assert "a token is asked for here" in ringpull("status", "--timeout", 1, *target).err
+
+
+@pytest.mark.medium
+@pytest.mark.net
+def test_commands_take_a_socket_that_was_brought_here_as_their_target(
+    ringpull: Run, fake: FakeOperations, state: Path, short_folder: Path
+) -> None:
+    """As `ssh -L HERE:THERE HOST` brings it; with tokens too, and none is needed."""
+    here = short_folder / "ringpull.sock"
+    with operated(fake, HeadConfig(tokens=TOKENS), state=state, deployment="guarded") as address:
+        here.symlink_to(address.admin.removeprefix("unix:"))
+        target = ("--target", f"unix:{here}")
+        for command in (("status", "--json"), ("rebalance", "--status"), ("publish", "ranker/4")):
+            ran = ringpull(*command, *target)
+            assert ran.status == 0, ran.err
+        assert ringpull("restart", "--rolling", "--force", "--json", *target).status == 0
+    assert [type(each).__name__ for each in fake.submitted] == ["Publish"]
 
 
 # -- what is known of it -----------------------------------------------------------------------------------------------
@@ -249,6 +294,14 @@ def test_tls_and_tokens_together_leave_nothing_to_warn_of() -> None:
     assert all("in plain text (--tls-cert, --tls-key)" in each for each in plain)
     both = HeadConfig(admin_host="0.0.0.0", tokens=TOKENS, tls=tls)
     assert doors.warnings(config(both, host="0.0.0.0")) == []
+
+
+def test_with_a_ca_and_no_tokens_whoever_has_a_certificate_is_warned_of() -> None:
+    tls = TlsFiles(cert="/c", key="/k", ca="/ca")
+    found = doors.warnings(config(HeadConfig(admin_host="0.0.0.0", tls=tls), host="0.0.0.0"))
+    assert len(found) == 2
+    for each in found:
+        assert "without tokens (--tokens): whoever has a certificate of --tls-ca can " in each
 
 
 def test_a_door_at_the_port_of_predictions_is_refused() -> None:
