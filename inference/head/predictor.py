@@ -37,11 +37,11 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
 from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_watch import CallWatch
-from ringpull.inference.head.receiving import Receiving
+from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.head.tokens.quotas import Permit
 from ringpull.inference.prediction import Prediction, Timings
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound
 from ringpull.router.control.verbs import Role
 
 T = TypeVar("T")
@@ -210,7 +210,7 @@ class _Answer(NamedTuple):
 class OpenCall:
     """One admitted request, from before it is read until its reply is encoded."""
 
-    __slots__ = ("_missed_from_s", "_permit", "_predictor", "_ticket", "answer", "deadline_s", "trace")
+    __slots__ = ("_incoming", "_missed_from_s", "_permit", "_predictor", "_ticket", "answer", "deadline_s", "trace")
 
     def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None) -> None:
         """Begin a call now; made by `Predictor.open`.
@@ -226,6 +226,7 @@ class OpenCall:
         self.answer: _Answer | None = None
         self._predictor = predictor
         self._ticket: Ticket | None = None
+        self._incoming: Incoming | None = None
         self._permit: Permit | None = None
 
     def admit(self, length: int | None, caller: Caller) -> None:
@@ -252,9 +253,8 @@ class OpenCall:
             LimitExceeded: Too many calls are without their messages, and this one is to make room.
         """
         assert self._ticket is not None
-        return await self._predictor.receiving.receive(
-            receiving, sender, deadline_s=self.deadline_s, aside=self._ticket.set_aside
-        )
+        self._incoming = Incoming(sender, self._ticket.set_aside)
+        return await self._predictor.receiving.receive(receiving, self._incoming, deadline_s=self.deadline_s)
 
     def received(self, length: int) -> None:
         """Tell how many bytes the message has.
@@ -295,8 +295,11 @@ class OpenCall:
         if isinstance(error, asyncio.CancelledError) and time.monotonic() >= self._missed_from_s:
             # A caller or its front-end may end a call at its deadline by itself, and be first.
             error = DeadlineExceeded("the deadline passed")
+        if self._incoming is not None and (error is None or _is_no_request(error)):
+            predictor.receiving.judge(self._incoming, brought=error is None)
         if self._ticket is not None:
-            self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded))
+            brought = error is None or not _is_no_request(error)
+            self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded), brought=brought)
         if self._permit is not None:
             # What is refused, to come again later, has taken nothing.
             self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
@@ -315,6 +318,13 @@ class OpenCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(error)
+
+
+def _is_no_request(error: BaseException) -> bool:
+    """Whether a call ended because what it brought can be answered by no head, at no time."""
+    if isinstance(error, LimitExceeded):
+        return error.retry_after_s is None
+    return isinstance(error, InvalidInput | NotFound)
 
 
 def _missed_after_s(given_s: float | None) -> float:
