@@ -2,7 +2,8 @@
 
 It is served twice: at the operators' door, and on the port of predictions, where whoever may only look may only look.
 
-The coordinator is asked in threads of its own, few, so that one that hangs holds up operators and nobody else.
+The coordinator is asked in threads of its own, few, so that one that hangs holds up operators and nobody else. What is
+asked and told is read and written there, too: a deployment of a thousand shards is many numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, RingpullError, Unavailable
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, OperatorVerbs
-from ringpull.router.control.verbs import Request
+from ringpull.router.control.verbs import Request, Verb
 
 R = TypeVar("R")
 
@@ -81,13 +82,16 @@ class OperationsService:
         caller = self._access.admit(authorization_of(context), verb.role)
         if entry is not None:
             entry.who = caller.name
-        request = VALUES.from_json(verb.request, message.request)
         if self._operations is None:
             raise Unavailable("this head was started without a coordinator; nothing can be changed through it")
         left_s = context.time_remaining()
-        call = partial(self._call, self._operations, request, None if left_s is None else time.monotonic() + left_s)
-        reply = await asyncio.get_running_loop().run_in_executor(self._threads, call)
-        return pb.OperationReply(reply=VALUES.to_json(verb.reply, reply))
+        until_s = None if left_s is None else time.monotonic() + left_s
+        call = partial(self._call_in_json, self._operations, verb, message.request, until_s)
+        return pb.OperationReply(reply=await asyncio.get_running_loop().run_in_executor(self._threads, call))
+
+    @classmethod
+    def _call_in_json(cls, operations: OperatorVerbs, verb: Verb[R], request: str, until_s: float | None) -> str:
+        return VALUES.to_json(verb.reply, cls._call(operations, VALUES.from_json(verb.request, request), until_s))
 
     @staticmethod
     def _call(operations: OperatorVerbs, request: Request[R], until_s: float | None) -> R:
