@@ -22,14 +22,12 @@ from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.receiving import DISTRUSTED, MAX_OVERDUE_S, MIN_OVERDUE_S, Incoming, Receiving
-from ringpull.inference.head.senders import FIRST_TRUST
 from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.inference.wire.status_codes import PUSHBACK
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded
 from tests.clock import Clock
 from tests.inference.served import ROWS, Served, still_serves
 from tests.inference.small_model import columns_of
-from tests.inference.test_overload import learnt
 
 BODY = encode_request(as_call("ranker", columns_of(ROWS))).SerializeToString()
 FAR_S = 1e6
@@ -76,44 +74,6 @@ async def calls(clock: Clock) -> AsyncIterator[Calls]:
     calls = Calls(clock)
     yield calls
     calls.receiving.close()
-
-
-async def test_who_brings_no_requests_is_not_counted_on(clock: Clock) -> None:
-    calls = Calls(clock, max_calls=1000)
-    for _ in range(100):
-        calls.come("honest", 0.001)
-        calls.come("bad", 0.001)
-    for _ in range(10):
-        calls.receiving.leave(calls.enter("bad"), arrived=False)
-    calls.aside.clear()
-    for name in ("bad", "honest"):
-        for _ in range(100):
-            calls.enter(name, name)
-    assert calls.aside == ["bad"] * 100
-    calls.receiving.close()
-
-
-async def test_connections_that_are_new_are_counted_on_together(clock: Clock) -> None:
-    calls = Calls(clock, max_calls=1000)
-    for number in range(100):
-        calls.enter(f"new {number}", "aside")
-    assert len(calls.aside) == 100 - FIRST_TRUST
-    calls.receiving.close()
-
-
-async def test_what_was_no_request_teaches_no_lateness_and_takes_trust(calls: Calls, clock: Clock) -> None:
-    calls.come("a", 0.001)
-    for _ in range(300):
-        call = calls.enter("a")
-        clock.now_s += 0.027
-        calls.receiving.leave(call, arrived=True)
-        calls.receiving.judge(call, brought=False)
-    assert calls.receiving.overdue_s == MIN_OVERDUE_S
-    assert calls.receiving.senders.named("a").trust == 0.0
-    calls.come("a", 0.001)
-    calls.aside.clear()
-    calls.enter("a")
-    assert calls.aside == [], "who brings requests again is counted on again"
 
 
 async def test_a_call_is_overdue_after_some_times_what_messages_take(calls: Calls, clock: Clock) -> None:
@@ -182,25 +142,6 @@ async def test_halves_of_messages_take_memory_within_bounds(calls: Calls, clock:
     calls.receiving.look_at_memory()
     assert [each.pushed_out for each in (honest, *crowd)] == ["", "memory", "memory", "memory"]
     assert len(calls.receiving) == 1
-
-
-async def test_a_process_that_grew_by_itself_ends_no_call_twice(calls: Calls, clock: Clock) -> None:
-    first = calls.enter("a")
-    clock.now_s += 1.0
-    calls.receiving.look()
-    other = calls.enter("b")
-    third = calls.enter("b")
-    clock.now_s += 1.0
-    calls.receiving.look()
-    calls.memory += 1001  # a version was published
-    calls.receiving.look_at_memory()
-    calls.receiving.look_at_memory()
-    assert [each.pushed_out for each in (first, other, third)] == ["", "memory", "memory"]
-    calls.memory -= 900
-    calls.receiving.look_at_memory()
-    calls.memory += 1001
-    calls.receiving.look_at_memory()
-    assert first.pushed_out == "memory", "what it grows by counts from where it is"
 
 
 async def test_memory_is_not_looked_at_for_calls_whose_messages_come(calls: Calls) -> None:
@@ -377,38 +318,6 @@ async def test_calls_without_messages_take_the_head_from_nobody(served: Served, 
             call.cancel()
         await until(lambda: not len(served.predictor.receiving))
         assert served.predictor.admission.in_flight_bytes == 0
-
-
-@pytest.mark.net
-@pytest.mark.medium
-@pytest.mark.parametrize("end", ["a byte", "cancelled"])
-async def test_calls_that_end_just_before_they_are_late_take_it_from_nobody(
-    served: Served, monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
-    monkeypatch.setattr("ringpull.inference.head.receiving.MIN_OVERDUE_S", 0.25)
-    served.predictor.admission = learnt(0.1, max_queue_s=1.0, standing_queue_s=0.2)
-    receiving = served.predictor.receiving
-    async with connect(served.target) as channel, connect(served.target) as stranger:
-
-        async def hold_one_after_the_other() -> None:
-            while True:
-                call = stranger.stream_unary(stubs.PREDICT.path)(timeout=600)
-                await asyncio.sleep(0.9 * receiving.overdue_s)
-                if end == "cancelled":
-                    call.cancel()
-                else:
-                    await call.write(b"x")
-                    await call.done_writing()
-                    await call.code()
-
-        holding = [asyncio.create_task(hold_one_after_the_other()) for _ in range(50)]
-        await until(lambda: len(receiving) >= 8)
-        predict = channel.unary_unary(stubs.PREDICT.path)
-        codes = [await predict(BODY, timeout=60).code() for _ in range(240)]
-        for each in holding:
-            each.cancel()
-        await asyncio.gather(*holding, return_exceptions=True)
-    assert codes.count(grpc.StatusCode.OK) > 200
 
 
 @pytest.mark.net

@@ -6,7 +6,8 @@ answered the last time, until a whole request has come; TLS's handshake and an i
 there are too many, the one that has been asking for longest makes room, of the address that has most of them: a probe
 gets through, also where all come from one address. Where all are being answered, one more is hung up on at once.
 Whoever does not read its answers, or asks again before it has the last one, is ended like one that asks, and before it:
-else it would keep all others out for as long as it likes. While an answer is not read its time runs on, however many follow.
+else it would keep all others out for as long as it likes. While an answer is not read its time runs on, however many
+follow.
 
 Uvicorn accepts whatever comes and waits for it without a limit, so connections are accepted here and handed to its
 protocol.
