@@ -10,13 +10,13 @@ from ringpull.deploy.view.move_view import PlannedMove
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import Replicas
-from ringpull.router.control.moves import MovePlan, move_plan
+from ringpull.router.control.moves import MoveSummary, move_plan
 from ringpull.router.control.operations import DeploymentStatus, Rebalance
 from ringpull.router.control.planner import Layout, plan, predicted_cost
 
 
 def planned_move(
-    status: DeploymentStatus, request: Rebalance, moves: MovePlan, dims: Mapping[str, int], *, memory: int | None
+    status: DeploymentStatus, request: Rebalance, moves: MoveSummary, dims: Mapping[str, int], *, memory: int | None
 ) -> PlannedMove:
     """Return the move that a request leads to.
 

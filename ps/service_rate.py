@@ -80,6 +80,8 @@ class ServiceRate:
         """Cost served in the window."""
         self._min_in_flight = 0.0
         """Smallest cost in flight at any moment of the window."""
+        self._min_at_s = 0.0
+        """That moment."""
 
     def __repr__(self) -> str:
         return f"<ServiceRate {self._count} in flight, {self._in_flight:.0f} at {self.rate:.0f}/s>"
@@ -121,7 +123,7 @@ class ServiceRate:
         if lone:
             self._since_s = now
             self._sample(now)
-            self._min_in_flight = 0.0
+            self._min_in_flight, self._min_at_s = 0.0, now
         self._count += 1
         self._in_flight += cost
         return Work(cost, now, lone)
@@ -134,11 +136,13 @@ class ServiceRate:
     def withdraw(self, work: Work) -> None:
         """Take back work that was begun and is none, as if it had never been; it is not to be ended.
 
-        While it was counted it looked like a queue, which is none of the window's from now on.
+        While it was counted it looked like a queue; so it is taken off the window's, if it was part of that.
         """
         self._count -= 1
         self._in_flight = self._in_flight - work.cost if self._count else 0.0
-        self._min_in_flight = min(self._min_in_flight, self._in_flight)
+        if work.began_s <= self._min_at_s:
+            self._min_in_flight = max(0.0, self._min_in_flight - work.cost)
+        self._note_least(self._clock())
         if self._count == 0:
             self._busy_s = self._ended_busy_s
 
@@ -149,7 +153,7 @@ class ServiceRate:
         self._sample(now)
         self._count -= 1
         self._in_flight = self._in_flight - work.cost if self._count else 0.0  # no rounding errors are kept
-        self._min_in_flight = min(self._min_in_flight, self._in_flight)
+        self._note_least(now)
         self._ends += 1
         if served:
             self._served += work.cost
@@ -160,13 +164,18 @@ class ServiceRate:
             self._busy_s = self._ended_busy_s
         return took_s
 
+    def _note_least(self, now: float) -> None:
+        if self._in_flight < self._min_in_flight:
+            self._min_in_flight, self._min_at_s = self._in_flight, now
+
     def _sample(self, now: float) -> None:
         """Close the window with the last end before now, if that makes a sample."""
         busy_s = self._ended_busy_s
         between = now - self._ended_s >= GAP_S or busy_s >= 2 * WINDOW_S
         if busy_s >= WINDOW_S and self._ends >= WINDOW_ENDS and between:
             self._learn_rate(self._served / busy_s, now)
-            self._ends, self._served, self._min_in_flight = 0, 0.0, self._in_flight
+            self._ends, self._served = 0, 0.0
+            self._min_in_flight, self._min_at_s = self._in_flight, now
             self._busy_s, self._ended_busy_s = self._busy_s - busy_s, 0.0
 
     def _learn_rate(self, sample: float, now: float) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.ps.byte_size import size
 from ringpull.ps.spec import Replicas
-from ringpull.router.control.moves import MovePlan
+from ringpull.router.control.moves import MoveSummary
 from ringpull.router.control.planner import Cost
 
 Copies = Mapping[str, Replicas]
@@ -27,7 +27,7 @@ class PlannedMove:
     replicas_before: Copies
     """Number of copies by `MODEL/TABLE`."""
     replicas_after: Copies
-    moves: MovePlan
+    moves: MoveSummary
     cost_before: Cost | None
     """Cost of a request by the planner's formula; None if nothing was looked up yet."""
     cost_after: Cost | None
@@ -106,9 +106,7 @@ def _shards(move: PlannedMove) -> FieldsTable:
     )
     before = move.memory_bytes(move.moves.shard_bytes_before)
     after = move.memory_bytes(move.moves.shard_bytes_after)
-    gains = dict.fromkeys(after, 0)
-    for each in move.moves.moves:
-        gains[each.shard] += each.bytes
+    gains = move.moves.shard_bytes_gained
     for shard in sorted({*before, *after}):
         shown.add(
             str(shard),

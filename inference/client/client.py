@@ -7,8 +7,9 @@ Both send raw buffers, and raise the errors of `ringpull.ps.errors` with the ser
 and LimitExceeded ask for another request; Unavailable and DeadlineExceeded may go away by themselves.
 
 What could not be answered goes out again on another channel, within its deadline (`ringpull.inference.client.retry`):
-every verb only reads. Of each channel `IN_FLIGHT` calls are out at once; others wait for their turn, within their
-deadlines: heads let fewer wait at their door than a program may ask at once.
+every verb only reads. Of each channel `in_flight` calls are out at once; one more goes out on a channel that has a free
+turn, and where none has, it waits for its turn, within its deadline: heads let fewer wait at their door than a program
+may ask at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import grpc.aio
 from ringpull.inference.client import stubs
 from ringpull.inference.client.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, open_channel
 from ringpull.inference.client.credentials import Credentials
-from ringpull.inference.client.numbers import timeout
+from ringpull.inference.client.numbers import timeout, whole
 from ringpull.inference.client.retry import DEFAULT_RETRIES, Attempts, Failure, Retrying
 from ringpull.inference.client.rotation import Rotation
 from ringpull.inference.client.targets import parse_targets
@@ -40,6 +41,7 @@ DEFAULT_TIMEOUT_S: Final = 10.0
 
 IN_FLIGHT: Final = 100
 """Calls of one channel that are out at once. A head lets 200 wait within gRPC (`--max-pending`), and cancels more."""
+MAX_IN_FLIGHT: Final = 1_000_000
 
 PathLike = str | os.PathLike[str]
 
@@ -55,11 +57,13 @@ class _Connections:
         retries: int,
         channels: int,
         credentials: Credentials,
+        in_flight: int,
     ) -> None:
         targets = parse_targets(target)
         timeout("timeout_s", timeout_s)
         self.target = ",".join(targets)
         self.timeout_s = timeout_s
+        self.in_flight = whole("in_flight", in_flight, 1, MAX_IN_FLIGHT)
         self.credentials = credentials
         self._metadata = credentials.metadata
         self._rotation = Rotation(channel_targets(targets, channels))
@@ -97,6 +101,8 @@ class Client(_Connections):
         retries: Times that a call which could not be answered goes out again, within its time; 0: never.
         channels: Connections per target, made when they are first used. Calls take them in turn. Heads that share one
             port are reached by several.
+        in_flight: Calls of one channel that are out at once; more wait for their turn, within their deadlines. What a
+            head has no room for (`serve --max-pending`, `--max-requests`) it turns away.
         tls_ca: PEM file of the CA that a head's certificate has to be of; with it, connections are TLS.
         tls_cert: PEM file of a certificate to show, and `tls_key` its key, where heads demand one.
         token: Token that says who asks. These four have defaults in the environment: RINGPULL_TLS_CA,
@@ -114,6 +120,7 @@ class Client(_Connections):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         channels: int = DEFAULT_CHANNELS,
+        in_flight: int = IN_FLIGHT,
         tls_ca: PathLike | None = None,
         tls_cert: PathLike | None = None,
         tls_key: PathLike | None = None,
@@ -121,8 +128,8 @@ class Client(_Connections):
         credentials: grpc.ChannelCredentials | Credentials | None = None,
     ) -> None:
         shown = Credentials.of(credentials, tls_ca, tls_cert, tls_key, token)
-        super().__init__(grpc, target, timeout_s, retries, channels, shown)
-        self._turns = [threading.Semaphore(IN_FLIGHT) for _ in self._channels]
+        super().__init__(grpc, target, timeout_s, retries, channels, shown, in_flight)
+        self._turns = [threading.Semaphore(self.in_flight) for _ in self._channels]
 
     def predict(
         self,
@@ -211,6 +218,8 @@ class Client(_Connections):
         """
         turn = self._turns[attempts.channel]
         if not turn.acquire(blocking=False):
+            if attempts.elsewhere(lambda channel: self._turns[channel].acquire(blocking=False)):
+                return self._turns[attempts.channel]
             if not turn.acquire(timeout=attempts.left_s):
                 raise attempts.crowded()
             try:
@@ -242,6 +251,7 @@ class AsyncClient(_Connections):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         channels: int = DEFAULT_CHANNELS,
+        in_flight: int = IN_FLIGHT,
         tls_ca: PathLike | None = None,
         tls_cert: PathLike | None = None,
         tls_key: PathLike | None = None,
@@ -249,8 +259,8 @@ class AsyncClient(_Connections):
         credentials: grpc.ChannelCredentials | Credentials | None = None,
     ) -> None:
         shown = Credentials.of(credentials, tls_ca, tls_cert, tls_key, token)
-        super().__init__(grpc.aio, target, timeout_s, retries, channels, shown)
-        self._turns = [asyncio.Semaphore(IN_FLIGHT) for _ in self._channels]
+        super().__init__(grpc.aio, target, timeout_s, retries, channels, shown, in_flight)
+        self._turns = [asyncio.Semaphore(self.in_flight) for _ in self._channels]
 
     async def predict(
         self,
@@ -325,6 +335,8 @@ class AsyncClient(_Connections):
             DeadlineExceeded: Its time went by.
         """
         turn = self._turns[attempts.channel]
+        if turn.locked() and attempts.elsewhere(lambda channel: not self._turns[channel].locked()):
+            turn = self._turns[attempts.channel]
         if not turn.locked():
             await turn.acquire()  # at once
             return turn

@@ -20,7 +20,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -215,10 +215,24 @@ class Attempts:
         if self.left_s <= 0:
             raise self.crowded()
 
+    def elsewhere(self, able: Callable[[int], bool]) -> bool:
+        """Move to another channel that is able to take the attempt; return whether there is one.
+
+        Not to one that has failed this call, nor one that is left out.
+        """
+        failed = {channel for channel, _ in self._failures}
+        found = self._shared.rotation.another(
+            self.channel, self._shared.clock(), lambda channel: channel not in failed and able(channel)
+        )
+        if found is not None:
+            self.channel = found
+        return found is not None
+
     def crowded(self) -> DeadlineExceeded:
         """Return the error of a call whose time went by while others of its client were in flight."""
         target = self._shared.rotation.targets[self.channel]
-        return DeadlineExceeded(f"{target}: the deadline passed while other calls of this client were in flight")
+        text = f"{target}: the deadline passed while other calls of this client were in flight (in_flight)"
+        return DeadlineExceeded(text + _told(self._failures))
 
     def resume(self) -> None:
         """Choose the next attempt's channel and timeout, once its pause is over."""
@@ -232,10 +246,7 @@ class Attempts:
         text = last.text
         if self._end:
             text += f" ({self._end})"
-        if earlier:
-            causes = Counter(failure.brief for _, failure in earlier)
-            told = ", ".join(f"{count} x {brief}" if count > 1 else brief for brief, count in causes.items())
-            text += f"; before that: {told}"
+        text += _told(earlier)
         if last.kind is LimitExceeded:
             return LimitExceeded(text, retry_after_s=last.retry_after_s)
         return DeadlineExceeded(text) if self._late else last.kind(text)
@@ -247,3 +258,12 @@ class Attempts:
         longest_s = min(FIRST_PAUSE_S * 2.0 ** min(count - 1, MAX_DOUBLINGS), LONGEST_PAUSE_S)
         # Never more than half of what is left: the attempt that follows needs time as well.
         return uniform(0.0, max(0.0, min(longest_s, left_s / 2)))
+
+
+def _told(failures: Sequence[tuple[int, Failure]]) -> str:
+    """Return the causes of earlier failures, as the end of a message."""
+    if not failures:
+        return ""
+    causes = Counter(failure.brief for _, failure in failures)
+    told = ", ".join(f"{count} x {brief}" if count > 1 else brief for brief, count in causes.items())
+    return f"; before that: {told}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 class Rotation:
@@ -48,6 +48,15 @@ class Rotation:
             )
 
         return min(range(places), key=rank)
+
+    def another(self, place: int, now_s: float, able: Callable[[int], bool]) -> int | None:
+        """Return the place of the next channel that is able to take an attempt and not avoided; None: there is none."""
+        places = len(self.targets)
+        for step in range(1, places):
+            other = (place + step) % places
+            if self._avoid_until_s[other] <= now_s and able(other):
+                return other
+        return None
 
     def avoid(self, place: int, until_s: float) -> None:
         """Leave a channel out until then, as long as there are others."""

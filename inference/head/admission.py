@@ -9,8 +9,10 @@ What is in flight, over the rate at which it is being answered, is how long a ne
 - when the bytes in flight would be more than `max_in_flight_bytes`.
 
 Until its length is known, a request counts as much as requests of late: those that are being received are work, too,
-and enough of them are an overload of their own. With its length it is judged again. One whose message is overdue is set
-aside (`ringpull.inference.head.receiving`): until it comes it is no work, and only its bytes count.
+and enough of them are an overload of their own. With its length it is judged again. One whose message is overdue, or
+whose sender is not counted on, is set aside (`ringpull.inference.head.receiving`): until it comes it is no work, and
+only its bytes count. A call that ends without having brought a request is taken back as if it had never been: it was no
+work that anybody waited for, and proves no rate.
 
 An idle head refuses nothing: who asks alone is tried. A refusal says when to ask again: when what is here now will
 have been answered.
@@ -44,7 +46,7 @@ MIN_HINT_S: Final = 0.001
 class Ticket:
     """A request that was let in; a context manager that notes when it leaves, and how."""
 
-    __slots__ = ("_admission", "deadline_s", "nbytes", "predicted_s", "work")
+    __slots__ = ("_admission", "deadline_s", "is_here", "nbytes", "predicted_s", "work")
 
     def __init__(self, admission: Admission, work: Work, nbytes: int, predicted_s: float, deadline_s: float) -> None:
         """Hold what `Admission` notes of the request; the attributes are its own."""
@@ -54,6 +56,8 @@ class Ticket:
         self.nbytes = nbytes
         self.predicted_s = predicted_s
         self.deadline_s = deadline_s
+        self.is_here = False
+        """Whether its message is."""
 
     def received(self, nbytes: int) -> None:
         """Note how long the request is.
@@ -67,13 +71,14 @@ class Ticket:
         """Note that its message is overdue; to be called before `received`, if at all."""
         self._admission._set_aside(self)
 
-    def done(self, *, served: bool = True, missed: bool = False) -> None:
+    def done(self, *, served: bool = True, missed: bool = False, brought: bool = True) -> None:
         """Note that the request was answered, or, not `served`, that it ended otherwise. To be called once.
 
         Args:
             missed: It ended as its deadline was missed, though perhaps a moment before that by this clock.
+            brought: Whether its message, if that has come, was a request.
         """
-        self._admission._leave(self, served, missed)
+        self._admission._leave(self, served, missed, brought=served or (brought and self.is_here))
 
     def __enter__(self) -> Ticket:
         return self
@@ -165,6 +170,7 @@ class Admission:
         return Ticket(self, self._rate.begin(cost), nbytes, predicted_s, deadline_s)
 
     def _weigh(self, ticket: Ticket, nbytes: int) -> None:
+        ticket.is_here = True
         self._mean_bytes += WEIGHT * (nbytes - self._mean_bytes)
         cost = nbytes + REQUEST_COST_BYTES
         if ticket.work is None:
@@ -218,11 +224,15 @@ class Admission:
                 f" max_in_flight_bytes is {self._max_in_flight_bytes}"
             )
 
-    def _leave(self, ticket: Ticket, served: bool, missed: bool) -> None:
+    def _leave(self, ticket: Ticket, served: bool, missed: bool, *, brought: bool) -> None:
         if ticket.work is None:
             self._aside_bytes -= ticket.nbytes
             return
         self._bytes -= ticket.nbytes
+        if not brought:
+            self._rate.withdraw(ticket.work)
+            self._longest_s(self._clock())
+            return
         took_s = self._rate.end(ticket.work, served=served)
         ended_s = ticket.work.began_s + took_s
         # What was given up early says nothing of how long it would have taken.

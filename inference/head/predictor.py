@@ -37,11 +37,11 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
 from ringpull.inference.head.metrics.call_log import Call
 from ringpull.inference.head.metrics.call_watch import CallWatch
-from ringpull.inference.head.receiving import Receiving
+from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.head.tokens.quotas import Permit
 from ringpull.inference.prediction import Prediction, Timings
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound
 from ringpull.router.control.verbs import Role
 
 T = TypeVar("T")
@@ -208,7 +208,17 @@ class _Answer(NamedTuple):
 class OpenCall:
     """One admitted request, from before it is read until its reply is encoded."""
 
-    __slots__ = ("_missed_from_s", "_permit", "_predictor", "_ticket", "answer", "deadline_s", "trace")
+    __slots__ = (
+        "_among",
+        "_incoming",
+        "_missed_from_s",
+        "_permit",
+        "_predictor",
+        "_ticket",
+        "answer",
+        "deadline_s",
+        "trace",
+    )
 
     def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None) -> None:
         """Begin a call now; made by `Predictor.open`.
@@ -224,6 +234,8 @@ class OpenCall:
         self.answer: _Answer | None = None
         self._predictor = predictor
         self._ticket: Ticket | None = None
+        self._among = predictor.receiving
+        self._incoming: Incoming | None = None
         self._permit: Permit | None = None
 
     def admit(self, length: int | None, caller: Caller) -> None:
@@ -251,8 +263,9 @@ class OpenCall:
             LimitExceeded: Too many calls are without their messages, and this one is to make room.
         """
         assert self._ticket is not None
-        calls = self._predictor.receiving if among is None else among
-        message = await calls.receive(receiving, sender, deadline_s=self.deadline_s, aside=self._ticket.set_aside)
+        self._among = self._among if among is None else among
+        self._incoming = Incoming(sender, self._ticket.set_aside)
+        message = await self._among.receive(receiving, self._incoming, deadline_s=self.deadline_s)
         if self._permit is not None:
             self._permit.received()
         return message
@@ -296,8 +309,11 @@ class OpenCall:
         if isinstance(error, asyncio.CancelledError) and time.monotonic() >= self._missed_from_s:
             # A caller or its front-end may end a call at its deadline by itself, and be first.
             error = DeadlineExceeded("the deadline passed")
+        if self._incoming is not None and (error is None or _is_no_request(error)):
+            self._among.judge(self._incoming, brought=error is None)
         if self._ticket is not None:
-            self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded))
+            brought = error is None or not _is_no_request(error)
+            self._ticket.done(served=error is None, missed=isinstance(error, DeadlineExceeded), brought=brought)
         if self._permit is not None:
             # What is refused before it was received, to come again later, has taken nothing.
             self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
@@ -324,6 +340,13 @@ def _receiving(config: HeadConfig) -> Receiving:
         max_calls=config.max_receiving_requests,
         max_bytes=config.max_in_flight_bytes,
     )
+
+
+def _is_no_request(error: BaseException) -> bool:
+    """Whether a call ended because what it brought can be answered by no head, at no time."""
+    if isinstance(error, LimitExceeded):
+        return error.retry_after_s is None
+    return isinstance(error, InvalidInput | NotFound)
 
 
 def _missed_after_s(given_s: float | None) -> float:

@@ -1,8 +1,9 @@
 """Calls that are being received: opened by their callers, their messages not here yet.
 
 Such a call costs a place and no work, so it must not count as work for long, nor hold a place for ever. It is *fresh*
-at first: messages usually follow at once, and admission counts on it. A message that is not here after several times
-what messages take of late is *overdue*. An overdue call
+at first: messages usually follow at once, and admission counts on it, as far as its sender is to be trusted
+(`ringpull.inference.head.senders`). A message that is not here after several times what messages take of late is
+*overdue*, and that of a sender that is not counted on from the start. An overdue call
 
 - is work to nobody any more until its message comes (`aside` is called);
 - ends when the time limit has passed;
@@ -12,8 +13,9 @@ what messages take of late is *overdue*. An overdue call
 
 A sender with many overdue calls is not counted on with new ones either.
 
-Half a message lies within gRPC, which tells nobody how much of it has come. So while calls are overdue, the memory of
-the process is watched: once it has grown by `max_bytes`, the overdue calls of the sender that has most end.
+Half a message lies within gRPC, which tells nobody how much of it has come. So while calls are overdue, or a stream
+waits for its next message, the memory of the process is watched: once it has grown by `max_bytes`, those calls of the
+sender that has most end. It may be something else that grew; so what it is then is what counts from there on.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from ringpull.inference.head.senders import Sender, Senders
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded
 from ringpull.ps.memory import resident_bytes
 
@@ -35,8 +38,6 @@ USUAL_FACTOR: Final = 4.0
 MIN_OVERDUE_S: Final = 0.03
 MAX_OVERDUE_S: Final = 0.3
 """Bounds of that: whoever sends slowly on purpose must not make it long, nor a quiet hour short."""
-WEIGHT: Final = 0.05
-"""Weight of the newest message in the moving average of how long they take; none counts for more than twice that."""
 DISTRUSTED: Final = 8
 """Overdue calls of one sender from which on its new calls are overdue from the start."""
 
@@ -53,14 +54,25 @@ REASONS: Final = (TIMEOUT, FULL, MEMORY)
 class Incoming:
     """One call that is being received."""
 
-    __slots__ = ("aside", "began_s", "limit", "overdue", "pushed_out", "sender", "until_s")
+    __slots__ = ("aside", "began_s", "idle", "known", "limit", "overdue", "pushed_out", "sender", "took_s", "until_s")
 
-    def __init__(self, sender: str, began_s: float, limit: asyncio.Timeout, aside: Callable[[], None] | None) -> None:
-        """Hold what `Receiving` notes of the call; the attributes are its own."""
+    def __init__(self, sender: str, aside: Callable[[], None] | None = None, *, idle: bool = False) -> None:
+        """Describe a call; the other attributes are `Receiving`'s own.
+
+        Args:
+            sender: Connection that it comes over; all of them may be one.
+            aside: Called once when the message is overdue, perhaps at once; None: it counts as work to nobody.
+            idle: Whether it is a stream that may wait for its next message for as long as it likes.
+        """
         self.sender = sender
-        self.began_s = began_s
-        self.limit = limit
         self.aside = aside
+        self.idle = idle
+        self.began_s = 0.0
+        self.limit: asyncio.Timeout | None = None
+        self.known: Sender | None = None
+        """Whom it is counted on; None: it is not."""
+        self.took_s = math.inf
+        """Time that its message took."""
         self.until_s = math.inf
         """Time at which `limit` ends it."""
         self.overdue = False
@@ -100,9 +112,11 @@ class Receiving:
         """Calls whose message may come any moment, in order of arrival."""
         self._overdue: dict[str, OrderedDict[Incoming, None]] = {}
         """The other calls by sender, in order of arrival."""
+        self._idle: dict[str, OrderedDict[Incoming, None]] = {}
+        """Streams that wait, by sender; they are not among the calls."""
         self._overdue_count = 0
-        self._usual_s = 0.0
-        """Moving average of the time that messages take."""
+        self.senders: Final = Senders(MIN_OVERDUE_S / USUAL_FACTOR, clock)
+        """What is known of who sends."""
         self._timer: asyncio.TimerHandle | None = None
         """Timer of the next look; None: there is no call."""
         self.ended: Final[Counter[str]] = Counter(dict.fromkeys(REASONS, 0))
@@ -122,79 +136,96 @@ class Receiving:
     @property
     def overdue_s(self) -> float:
         """Time after which a message is overdue."""
-        return min(max(USUAL_FACTOR * self._usual_s, MIN_OVERDUE_S), MAX_OVERDUE_S)
+        return min(max(USUAL_FACTOR * self.senders.usual_s, MIN_OVERDUE_S), MAX_OVERDUE_S)
 
     async def receive(
         self,
         message: Awaitable[T],
-        sender: str,
+        incoming: Incoming,
         *,
         deadline_s: float | None = None,
-        aside: Callable[[], None] | None = None,
     ) -> T:
         """Await the message of a call, which may never come.
 
         Args:
-            sender: Connection that it comes over; all of them may be one.
+            incoming: The call, which is in nobody else's hands.
             deadline_s: Deadline of the call, on the monotonic clock; None: it has none.
-            aside: Called once when the message is overdue, perhaps at once.
 
         Raises:
             DeadlineExceeded: The deadline of the call, or the time limit, passed first.
             LimitExceeded: There is no room for so many calls without their messages. `retry_after_s` is set.
         """
         now = time.monotonic()
-        until_s = now + self._timeout_s if deadline_s is None else min(deadline_s, now + self._timeout_s)
-        incoming: Incoming | None = None
-        arrived = False
+        until_s = math.inf if incoming.idle else now + self._timeout_s
+        if deadline_s is not None:
+            until_s = min(deadline_s, until_s)
+        entered = arrived = False
         try:
-            async with asyncio.timeout(until_s - now) as limit:
-                incoming = self.enter(sender, limit, aside)
+            async with asyncio.timeout(None if until_s == math.inf else until_s - now) as limit:
                 incoming.until_s = until_s
+                self.enter(incoming, limit)
+                entered = True
                 received = await message
                 arrived = True
                 return received
         except TimeoutError:
-            assert incoming is not None
             raise self._error(incoming, deadline_s) from None
         finally:
-            if incoming is None:
-                _never_awaited(message)
-            else:
+            if entered:
                 self.leave(incoming, arrived=arrived)
+            else:
+                _never_awaited(message)
 
-    def enter(self, sender: str, limit: asyncio.Timeout, aside: Callable[[], None] | None = None) -> Incoming:
+    def enter(self, incoming: Incoming, limit: asyncio.Timeout) -> None:
         """Take a call in, to `leave` once; `limit` is what ends it.
 
         Raises:
             LimitExceeded: There are too many, and none of them is overdue.
         """
-        now = self._clock()
+        incoming.began_s = self._clock()
+        incoming.limit = limit
         self.look()
+        if incoming.idle:
+            self._watch_memory()
+            self._idle.setdefault(incoming.sender, OrderedDict())[incoming] = None
+            self._look_later()
+            return
         if len(self) >= self._max_calls and not self._make_room():
             self.ended[FULL] += 1
             raise self._refusal(
                 f"{len(self)} calls are being received, and no more may be (max_receiving_requests)", self.overdue_s
             )
-        incoming = Incoming(sender, now, limit, aside)
-        theirs = self._overdue.get(sender)
-        if theirs is not None and len(theirs) >= DISTRUSTED:
+        known = self.senders.named(incoming.sender) if incoming.aside is not None else None
+        late = len(self._overdue.get(incoming.sender, ()))
+        if known is not None and (late >= DISTRUSTED or known.counted + 1 > known.trust):
             self._is_overdue(incoming)
         else:
+            if known is not None:
+                known.counted += 1
+                incoming.known = known
             self._fresh[incoming] = None
-            self._look_later()
-        return incoming
+        self._look_later()
 
     def leave(self, incoming: Incoming, *, arrived: bool) -> None:
         """Note that the message of a call is here, or that the call ended without it."""
-        if not incoming.overdue:
+        if not incoming.overdue and not incoming.idle:
             self._fresh.pop(incoming, None)
+            self._count_no_more(incoming)
         elif not incoming.pushed_out:
             self._forget(incoming)
         if arrived:
-            took_s = self._clock() - incoming.began_s
-            usual_s = max(self._usual_s, MIN_OVERDUE_S / USUAL_FACTOR)
-            self._usual_s += WEIGHT * (min(took_s, 2 * usual_s) - self._usual_s)
+            incoming.took_s = self._clock() - incoming.began_s
+        elif incoming.aside is not None:
+            self.senders.failed(incoming.sender)
+
+    def judge(self, incoming: Incoming, *, brought: bool) -> None:
+        """Note whether what a call brought was a request. To be called once at most, after it left."""
+        if incoming.took_s == math.inf:
+            return  # It brought nothing, which is known.
+        if brought:
+            self.senders.brought(incoming.sender, incoming.took_s, in_time=incoming.took_s <= self.overdue_s)
+        else:
+            self.senders.failed(incoming.sender)
 
     def look(self) -> None:
         """Find calls that are overdue by now."""
@@ -208,9 +239,14 @@ class Receiving:
 
     def look_at_memory(self) -> None:
         """End calls if what has come of messages takes too much."""
-        if self._overdue and self._memory() - self._before_bytes > self._max_bytes:
-            for incoming in list(self._most()):
+        if not (self._overdue or self._idle):
+            return
+        memory = self._memory()
+        if memory - self._before_bytes > self._max_bytes:
+            for incoming in list(self._most(self._overdue, self._idle)):
                 self._push_out(incoming, MEMORY)
+            self._before_bytes = memory
+        self._before_bytes = min(self._before_bytes, memory)
 
     def close(self) -> None:
         """Look no more."""
@@ -221,39 +257,57 @@ class Receiving:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _is_overdue(self, incoming: Incoming) -> None:
+        self._watch_memory()
         incoming.overdue = True
+        self._count_no_more(incoming)
         theirs = self._overdue.setdefault(incoming.sender, OrderedDict())
         theirs[incoming] = None
-        if not self._overdue_count:
-            self._before_bytes = self._memory()
         self._overdue_count += 1
         if incoming.aside is not None:
             incoming.aside()
+
+    def _watch_memory(self) -> None:
+        if not (self._overdue or self._idle):
+            self._before_bytes = self._memory()
 
     def _make_room(self) -> bool:
         """End one overdue call; return whether there was one. Its place is free at once, though it leaves later."""
         if not self._overdue:
             return False
-        self._push_out(next(iter(self._most())), FULL)
+        self._push_out(next(iter(self._most(self._overdue))), FULL)
         return True
 
-    def _most(self) -> OrderedDict[Incoming, None]:
-        """Return the overdue calls of the sender that has most of them."""
-        return max(self._overdue.values(), key=lambda calls: len(calls))
+    @staticmethod
+    def _most(*kinds: dict[str, OrderedDict[Incoming, None]]) -> list[Incoming]:
+        """Return the calls of these kinds of the sender that has most of them."""
+        of_sender = Counter[str]()
+        for kind in kinds:
+            of_sender.update({sender: len(calls) for sender, calls in kind.items()})
+        sender = max(of_sender, key=lambda each: of_sender[each])
+        return [call for kind in kinds for call in kind.get(sender, ())]
 
     def _push_out(self, incoming: Incoming, reason: str) -> None:
         incoming.pushed_out = reason
         self.ended[reason] += 1
         self._forget(incoming)
+        assert incoming.limit is not None
         if not incoming.limit.expired():
             incoming.limit.reschedule(-1.0)
 
     def _forget(self, incoming: Incoming) -> None:
-        theirs = self._overdue[incoming.sender]
+        kind = self._idle if incoming.idle else self._overdue
+        theirs = kind[incoming.sender]
         del theirs[incoming]
-        self._overdue_count -= 1
         if not theirs:
-            del self._overdue[incoming.sender]
+            del kind[incoming.sender]
+        if not incoming.idle:
+            self._overdue_count -= 1
+
+    @staticmethod
+    def _count_no_more(incoming: Incoming) -> None:
+        if incoming.known is not None:
+            incoming.known.counted -= 1
+            incoming.known = None
 
     def _look_later(self) -> None:
         if self._timer is None:
@@ -264,14 +318,14 @@ class Receiving:
         self._timer = None
         self.look()
         self.look_at_memory()
-        if self._fresh or self._overdue:
+        if self._fresh or self._overdue or self._idle:
             self._look_later()
 
     def _error(self, incoming: Incoming, deadline_s: float | None) -> Exception:
         if incoming.pushed_out == MEMORY:
             return self._refusal(
-                f"what has come of messages that are not whole takes more than {self._max_bytes} bytes"
-                " (max_in_flight_bytes)",
+                f"the process has grown by more than {self._max_bytes} bytes (max_in_flight_bytes) while messages were"
+                " not whole, and of those this connection has most",
                 self.overdue_s,
             )
         if incoming.pushed_out:

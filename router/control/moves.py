@@ -5,11 +5,9 @@ Masks of slots are compared table by table, so the numbers hold for any two spec
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Final, cast, overload
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,42 +69,42 @@ class MovePlan:
         """Bytes that cross the wire."""
         return self.assigned_bytes if self.streamed else 0
 
-
-class PackedMoves(Sequence[TableMove]):
-    """Moves as bytes until somebody looks at them: whoever only hands them on does not make a hundred thousand ranges
-    of them first."""
-
-    def __init__(self, packed: bytes) -> None:
-        self._packed = packed
-
-    @cached_property
-    def _moves(self) -> tuple[TableMove, ...]:
-        moves: tuple[TableMove, ...] = pickle.loads(self._packed)
-        return moves
-
-    def __len__(self) -> int:
-        return len(self._moves)
-
-    @overload
-    def __getitem__(self, index: int) -> TableMove: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[TableMove, ...]: ...
-    def __getitem__(self, index: int | slice) -> TableMove | tuple[TableMove, ...]:
-        return self._moves[index]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PackedMoves | tuple) and self._moves == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(self._moves)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PackedMoves, (self._packed,)
+    def summary(self) -> MoveSummary:
+        """Return what an operator is told."""
+        gained = dict.fromkeys(self.shard_bytes_after, 0)
+        for move in self.moves:
+            gained[move.shard] += move.bytes
+        return MoveSummary(
+            ranges=self.ranges,
+            assigned_bytes=self.assigned_bytes,
+            copied_bytes=self.copied_bytes,
+            streamed=self.streamed,
+            min_bytes=self.min_bytes,
+            shard_bytes_before=self.shard_bytes_before,
+            shard_bytes_after=self.shard_bytes_after,
+            shard_bytes_gained=gained,
+        )
 
 
-def packed(plan: MovePlan) -> MovePlan:
-    """Return a plan whose moves travel as bytes."""
-    return replace(plan, moves=cast("tuple[TableMove, ...]", PackedMoves(pickle.dumps(plan.moves))))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveSummary:
+    """Move plan as an operator is told it: some numbers for each shard, however many tables and ranges there are."""
+
+    ranges: int
+    """Number of ranges that get a new owner."""
+    assigned_bytes: int
+    """Size of the rows that get a new owner, with their keys."""
+    copied_bytes: int
+    """Bytes that cross the wire."""
+    streamed: bool
+    """See `MovePlan.streamed`."""
+    min_bytes: int
+    """See `MovePlan.min_bytes`."""
+    shard_bytes_before: Mapping[int, int]
+    """Size of rows and keys by shard."""
+    shard_bytes_after: Mapping[int, int]
+    shard_bytes_gained: Mapping[int, int]
+    """Size of the rows, with their keys, that a shard gains."""
 
 
 def move_plan(

@@ -18,7 +18,7 @@ from ringpull.ps.settings import at_least, within
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
-from ringpull.router.control.moves import MovePlan
+from ringpull.router.control.moves import MoveSummary
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.control.verbs import Request, Role, Verb, VerbTable
@@ -183,7 +183,7 @@ class ControlChange(Request[ChangeStatus]):
 
 
 @dataclass(frozen=True, slots=True)
-class PlanRebalance(Request[MovePlan]):
+class PlanRebalance(Request[MoveSummary]):
     """Tell what a rebalance would move. Nothing moves."""
 
     rebalance: Rebalance
@@ -228,7 +228,7 @@ VERBS: Final = VerbTable(
     Verb("control", ControlChange, ChangeStatus, Role.OPERATE),
     Verb("restart", RestartMember, NoneType, Role.OPERATE),
     Verb("change", GetChange, ChangeStatus, Role.READ),
-    Verb("plan", PlanRebalance, MovePlan, Role.READ),
+    Verb("plan", PlanRebalance, MoveSummary, Role.READ),
     Verb("status", GetStatus, DeploymentStatus, Role.READ),
     Verb("members", ListMembers, tuple[MemberState, ...], Role.READ),
 )

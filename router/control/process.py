@@ -31,7 +31,7 @@ from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
 from ringpull.router.control.losses import Losses, LossOf
 from ringpull.router.control.model_roots import ModelRoots
-from ringpull.router.control.moves import MovePlan, RowsIn
+from ringpull.router.control.moves import MoveSummary, RowsIn
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
     VERBS,
@@ -190,7 +190,7 @@ class CoordinatorProcess:
     def rebalance(self, request: Rebalance) -> ChangeStatus:
         return self._submit(request)
 
-    def plan(self, request: PlanRebalance) -> MovePlan:
+    def plan(self, request: PlanRebalance) -> MoveSummary:
         self._check_runs()
         rebalancing = self._rebalancing(request.rebalance)
         plan = partial(rebalancing.plan, streamed=self._settings.streamed, rows_in=self._settings.rows_in)

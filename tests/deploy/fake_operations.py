@@ -12,7 +12,7 @@ from ringpull.router.control.change import PHASES, Kind, Phase
 from ringpull.router.control.changes import rebalanced
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
-from ringpull.router.control.moves import MovePlan, move_plan
+from ringpull.router.control.moves import MoveSummary, move_plan
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
     VERBS,
@@ -117,10 +117,10 @@ class FakeOperations:
         self.controlled.append(request.control)
         return self.now
 
-    def plan(self, request: PlanRebalance) -> MovePlan:
+    def plan(self, request: PlanRebalance) -> MoveSummary:
         status, free_nodes = self.status_now, sorted(set(self.status_now.nodes.values()))
         target, _ = rebalanced(status.spec, request.rebalance, nodes=status.nodes, free_nodes=free_nodes)
-        return move_plan(status.spec, target, streamed=self.streamed)
+        return move_plan(status.spec, target, streamed=self.streamed).summary()
 
     def status(self, request: GetStatus) -> DeploymentStatus:
         return self.status_now

@@ -13,7 +13,7 @@ from ringpull import AsyncClient, Client
 from ringpull.inference.client.client import IN_FLIGHT
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.prediction import Prediction
-from ringpull.ps.errors import DeadlineExceeded
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput
 from tests.inference.served import CONFIG, ROWS, Served
 from tests.inference.small_model import columns_of
 from tests.inference.test_client_retries import Head
@@ -104,3 +104,46 @@ async def test_so_does_one_of_a_thread(head: Head) -> None:
         await asyncio.gather(*map(asyncio.wrap_future, first))
         assert (await asyncio.to_thread(ask, "ranker", {"item": [1]})).version == 7
     await head.server.stop(None)
+
+
+async def test_a_call_takes_a_channel_that_has_a_free_turn(head: Head) -> None:
+    other = Head()
+    await other.server.start()
+    async with AsyncClient([head.target, other.target], timeout_s=PATIENT_S, channels=1, in_flight=1) as client:
+        held = asyncio.create_task(client.predict("ranker", {"item": [1]}))
+        while not head.peers:  # whichever came first
+            await client.predict("ranker", {"item": [1]}) if other.peers else await asyncio.sleep(0)
+        for _ in range(4):
+            assert (await client.predict("ranker", {"item": [1]})).version == 7, "each second turn is the held one's"
+        assert len(head.peers) == 1
+        head.held.set()
+        await held
+    await head.server.stop(None)
+    await other.server.stop(None)
+
+
+async def test_so_does_one_of_a_thread_and_in_flight_may_be_another_number(head: Head) -> None:
+    other = Head()
+    await other.server.start()
+    with (
+        Client([head.target, other.target], timeout_s=PATIENT_S, channels=1, in_flight=2) as client,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        ask: Callable[..., Prediction] = client.predict
+        held = []
+        while len(head.peers) < 2:
+            held.append(threads.submit(ask, "ranker", {"item": [1]}))
+            await asyncio.sleep(0.001)
+        for _ in range(4):
+            assert (await asyncio.to_thread(ask, "ranker", {"item": [1]})).version == 7
+        assert len(head.peers) == 2
+        head.held.set()
+        await asyncio.gather(*map(asyncio.wrap_future, held))
+    await head.server.stop(None)
+    await other.server.stop(None)
+
+
+def test_in_flight_is_a_number() -> None:
+    for wrong in (0, -1, 1.5, True):
+        with pytest.raises(InvalidInput, match="in_flight"):
+            Client("localhost", in_flight=wrong)  # type: ignore[arg-type]

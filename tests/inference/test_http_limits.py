@@ -59,7 +59,13 @@ class Served:
         self.peers: list[Peer] = []
         bound = claim("http", "127.0.0.1", 0)
         self.port = bound.getsockname()[1]
-        app = Starlette(routes=[Route("/quick", self._quick, methods=["GET", "POST"]), Route("/slow", self._slow)])
+        app = Starlette(
+            routes=[
+                Route("/quick", self._quick, methods=["GET", "POST"]),
+                Route("/slow", self._slow),
+                Route("/large", self._large),
+            ]
+        )
         self.server = HttpServer(
             app,
             bound,
@@ -75,6 +81,10 @@ class Served:
         self.asked += 1
         await self.gate.wait()
         return PlainTextResponse("at last")
+
+    async def _large(self, request: Request) -> Response:
+        self.asked += 1
+        return PlainTextResponse("x" * (16 << 20))
 
     async def send(self, data: bytes) -> Peer:
         peer = Peer(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -280,6 +290,37 @@ async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch, 
     peer = await served.send(WHOLE.replace(b"quick", b"slow"))
     assert await peer.rest() == b""
     assert served.counts.ended["timeout"] == 1
+
+
+@pytest.mark.medium
+async def test_answers_that_are_not_read_keep_nobody_out(served: Served) -> None:
+    strangers = [await served.send(WHOLE) for _ in range(4)]
+    asking = [asyncio.create_task(ask_for_ever(peer)) for peer in strangers]
+    for _ in range(10):
+        assert await served.ask() == "here"
+    for each in asking:
+        each.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert served.counts.ended["refused"] == 0
+
+
+async def ask_for_ever(peer: Peer) -> None:
+    while True:
+        peer.writer.write(WHOLE * 100)
+        await peer.writer.drain()
+
+
+@pytest.mark.medium
+async def test_however_many_answers_are_not_read_they_have_one_time(
+    monkeypatch: pytest.MonkeyPatch, served: Served
+) -> None:
+    monkeypatch.setattr(limits, "ANSWER_S", 0.05)
+    peer = await served.send(WHOLE.replace(b"quick", b"large") * 20)
+    while not served.counts.ended["timeout"]:
+        await asyncio.sleep(0.001)
+    assert served.counts.open == 0
+    assert served.asked < 20, "it was ended while the rest waited"
+    peer.writer.close()
 
 
 async def test_an_endless_header_is_refused(served: Served) -> None:

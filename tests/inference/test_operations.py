@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,13 +22,13 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.process import HeadProcess
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import InvalidInput, Unavailable
-from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.events import Member
-from ringpull.router.control.moves import MovePlan, TableMove
+from ringpull.router.control.moves import MoveSummary
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
     VERBS,
@@ -47,6 +48,7 @@ from ringpull.router.control.operations import (
     RestartMember,
     Rollback,
 )
+from ringpull.router.control.plain_values import PlainValues
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.router.coordinated import MiniDeployment, version
 
@@ -64,12 +66,15 @@ STATUS = ChangeStatus(
     now=Latency(2.0, 11.0),
     trouble="shard 3: gone",
 )
-PLAN = MovePlan(
-    (TableMove(3, "m", 1, "t", (SlotRange(0, 10), SlotRange(65_000, 65_536)), 12, 768),),
-    True,
-    700,
-    {0: 5},
-    {0: 3, 3: 2},
+PLAN = MoveSummary(
+    ranges=2,
+    assigned_bytes=768,
+    copied_bytes=768,
+    streamed=True,
+    min_bytes=700,
+    shard_bytes_before={0: 5},
+    shard_bytes_after={0: 3, 3: 2},
+    shard_bytes_gained={0: 0, 3: 768},
 )
 DEPLOYMENT = DeploymentStatus(
     spec=initial_spec(range(3), [version(1), version(4, "other")]),
@@ -151,6 +156,32 @@ def test_every_verb_reaches_the_coordinator_and_its_answer_comes_back(
         assert client.call(request) == ANSWERS[VERBS.of(request).name]
     assert fake.asked == REQUESTS
     assert {VERBS.of(request).name for request in REQUESTS} == set(ANSWERS)
+
+
+@pytest.mark.net
+def test_what_is_asked_and_told_is_read_and_written_beside_the_loop(
+    client: OperationsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, str] = {}
+    for name in ("to_json", "from_json"):
+        of_all = getattr(PlainValues, name)
+
+        def noted(self: PlainValues, *arguments: Any, of_all: Any = of_all) -> Any:
+            threads.setdefault(arguments[0].__name__, threading.current_thread().name)
+            return of_all(self, *arguments)
+
+        monkeypatch.setattr(PlainValues, name, noted)
+    here = VERBS.named("plan")
+    message = pb.OperationRequest(
+        build=__version__, verb="plan", request=VALUES.to_json(here.request, PlanRebalance(Rebalance(shards=3)))
+    )
+    threads.clear()
+    with grpc.insecure_channel(client.target) as channel:
+        channel.unary_unary("/ringpull.v1.Operations/Call")(message.SerializeToString(), timeout=60)
+    assert {kind: name.startswith("operations") for kind, name in threads.items()} == {
+        "PlanRebalance": True,
+        "MoveSummary": True,
+    }
 
 
 @pytest.mark.net

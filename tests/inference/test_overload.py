@@ -41,11 +41,13 @@ class PastClock:
         return time.monotonic() - self.behind_s
 
 
-def learnt(request_s: float) -> Admission:
+def learnt(request_s: float, *, max_queue_s: float = 5.5, standing_queue_s: float = 5.5) -> Admission:
     """An admission that has seen every request take `request_s`, just now."""
     aheads = [0] * 20 + [3] * 300 + [0] * 4
     clock = PastClock(len(aheads) * request_s)
-    admission = Admission(max_queue_s=5.5, standing_queue_s=5.5, max_in_flight_bytes=1 << 20, clock=clock)
+    admission = Admission(
+        max_queue_s=max_queue_s, standing_queue_s=standing_queue_s, max_in_flight_bytes=1 << 20, clock=clock
+    )
     waiting: list[Ticket] = []
     for ahead in aheads:
         waiting += [admission.expect(time.monotonic()) for _ in range(ahead + 1 - len(waiting))]

@@ -172,3 +172,31 @@ def test_new_limits_hold_at_once_and_keep_what_was_taken(clock: Clock) -> None:
     assert refused(limited).limit == "in_flight"
     permit.end(taken=True)
     taken(limited)
+
+
+@pytest.mark.parametrize("lowered", [10.0, 0.5])
+def test_a_quota_that_is_lowered_locks_nobody_out(clock: Clock, lowered: float) -> None:
+    limited = quota(clock, requests_per_s=1000)
+    for _ in range(1000):
+        taken(limited)
+    limited.limits = QuotaLimits(requests_per_s=lowered)
+    assert refused(limited).retry_after_s == pytest.approx(1 / lowered)
+    clock.now_s += 1 / lowered
+    taken(limited)
+
+
+def test_a_debt_of_rows_is_no_longer_than_the_lowered_bucket(clock: Clock) -> None:
+    limited = quota(clock, rows_per_s=1000)
+    taken(limited, 5000)
+    limited.limits = QuotaLimits(rows_per_s=10)
+    assert refused(limited, 10).retry_after_s == pytest.approx(1.0)
+
+
+def test_a_quota_that_is_raised_gives_what_it_has_more(clock: Clock) -> None:
+    limited = quota(clock, requests_per_s=10)
+    for _ in range(10):
+        taken(limited)
+    limited.limits = QuotaLimits(requests_per_s=1000)
+    for _ in range(990):
+        taken(limited)
+    refused(limited)

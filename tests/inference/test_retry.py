@@ -267,3 +267,25 @@ def test_every_attempt_fits_in_the_deadline(timeout_s, waits, chance) -> None:
         clock.now_s += pause_s
         attempts.resume()
         assert 0 <= attempts.left_s <= deadline_s - clock.now_s + 1e-9
+
+
+def test_who_waits_for_its_turn_until_it_is_late_tells_what_failed_before(clock: Clock) -> None:
+    attempts = retrying(clock).begin(2.0)
+    go_on(clock, attempts, LOST)
+    go_on(clock, attempts, LOST)
+    clock.now_s += 2.0
+    with pytest.raises(DeadlineExceeded, match=r"other calls .*; before that: 2 x UNAVAILABLE \(Socket closed\)"):
+        attempts.waited()
+
+
+def test_an_attempt_moves_to_a_channel_that_is_able_and_has_not_failed(clock: Clock) -> None:
+    shared = retrying(clock, channels=4)
+    attempts = shared.begin(2.0)
+    assert not attempts.elsewhere(lambda channel: False)
+    assert attempts.channel == 0
+    go_on(clock, attempts, LOST)
+    assert attempts.channel != 0
+    here = attempts.channel
+    assert not attempts.elsewhere(lambda channel: channel == 0), "it failed there"
+    assert attempts.elsewhere(lambda channel: channel not in (0, here))
+    assert attempts.channel not in (0, here)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import ALL, Replicas
+from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.deployment_spec import (
     DeploymentSpec,
     PlacedTable,
@@ -19,7 +20,8 @@ from ringpull.router.control.deployment_spec import (
     initial_spec,
     max_replicas,
 )
-from ringpull.router.control.moves import evenly, move_plan
+from ringpull.router.control.moves import MovePlan, TableMove, evenly, move_plan
+from ringpull.router.control.operations import VERBS
 
 ROWS, ROW_BYTES = SLOTS * 10, 56
 
@@ -107,3 +109,15 @@ def test_bytes_by_shard_add_up_to_the_copies() -> None:
     whole = ROWS * (8 + ROW_BYTES)
     assert sum(plan.shard_bytes_before.values()) == pytest.approx(2 * whole, rel=1e-3)
     assert plan.shard_bytes_after == {0: whole, 1: whole}
+
+
+@pytest.mark.medium
+def test_what_is_told_of_a_thousand_shards_and_a_hundred_tables_is_small() -> None:
+    shards, ranges = range(1024), tuple(SlotRange(slot, slot + 1) for slot in range(0, 200, 2))
+    moves = tuple(
+        TableMove(shard, "m", 1, f"table_{table}", ranges, 100, 6400) for shard in shards for table in range(100)
+    )
+    held = dict.fromkeys(shards, 1 << 40)
+    summary = MovePlan(moves, True, 1 << 50, held, held).summary()
+    assert (summary.ranges, summary.assigned_bytes) == (1024 * 100 * 100, 1024 * 100 * 6400)
+    assert len(VALUES.to_json(VERBS.named("plan").reply, summary)) < 1 << 20

@@ -153,16 +153,22 @@ class Permit:
 class _Bucket:
     """What may be taken now: it fills at a rate, up to what comes in a second."""
 
-    __slots__ = ("_at_s", "_taken")
+    __slots__ = ("_at_s", "_rate", "_taken")
 
     def __init__(self, now_s: float) -> None:
         self._at_s = now_s
+        self._rate = 0.0
+        """Rate at which it filled the last time."""
         self._taken = 0.0
         """What it lacks of being full; more than it holds: a debt."""
 
     def take(self, amount: float, rate: float, now_s: float) -> float:
         """Take so much and return 0, or take nothing and return the seconds until it can be had."""
         holds = max(rate, 1.0)
+        if rate != self._rate:
+            # What was taken of another bucket is no debt of this one: a quota that is lowered locks nobody out.
+            self._taken = min(self._taken, holds)
+            self._rate = rate
         self._taken = max(0.0, self._taken - (now_s - self._at_s) * rate)
         self._at_s = now_s
         short = min(amount, holds) - (holds - self._taken)

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from ringpull.inference.head.frontends.grpc.methods import end_call
-from ringpull.inference.head.receiving import Receiving
+from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.ps.errors import InvalidInput, LimitExceeded, RingpullError
 
 RETRY_AFTER_S: Final = 0.05
@@ -123,7 +123,7 @@ class CallLimits:
             try:
                 if admit is not None:
                     admit(context)
-                body = await self._receiving.receive(context.read(), context.peer())
+                body = await self._receiving.receive(context.read(), Incoming(context.peer()))
                 if body is grpc.aio.EOF:
                     raise InvalidInput("the call ended without a request message")
             except RingpullError as exc:
@@ -139,12 +139,15 @@ class CallLimits:
         return call
 
     def _streaming(self, handler: grpc.RpcMethodHandler) -> Behavior:
-        """Return a method of many messages, each received within the limits, and answers."""
+        """Return a method of many messages, and answers: the first is received within the limits, and however long the
+        others take, half of one takes memory within them."""
 
         async def each(messages: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            incoming = Incoming(context.peer())
             try:
                 while True:
-                    yield await self._receiving.receive(anext(messages), context.peer())
+                    yield await self._receiving.receive(anext(messages), incoming)
+                    incoming = Incoming(context.peer(), idle=True)
             except StopAsyncIteration:
                 return
 

@@ -2,7 +2,8 @@
 
 It is served twice: at the operators' door, and on the port of predictions, where whoever may only look may only look.
 
-The coordinator is asked in threads of its own, few, so that one that hangs holds up operators and nobody else.
+The coordinator is asked in threads of its own, few, so that one that hangs holds up operators and nobody else. What is
+asked and told is read and written there, too: a deployment of a thousand shards is many numbers.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class OperationsService:
         message = parse(pb.OperationRequest, body)
         verb = VERBS.find(message.verb)
         if verb is not None and verb.role is not Role.OPERATE:
-            return _reply(verb, await asyncio.wrap_future(self._begin(message, context)))
+            return pb.OperationReply(reply=await asyncio.wrap_future(self._begin(message, context)))
         # One that is not known here may be one that changes something, of another build.
         entry = Entry(message.verb, message.request, context.peer(), self._door)
         try:
@@ -81,14 +82,14 @@ class OperationsService:
                 begun = self._begin(message, context, entry)
             # Told from where it is carried out: that goes on when whoever asked goes away.
             begun.add_done_callback(partial(self._tell, entry))
-            return _reply(VERBS.named(message.verb), await asyncio.wrap_future(begun))
+            return pb.OperationReply(reply=await asyncio.wrap_future(begun))
         finally:
             await self._audit.written()
 
     def _begin(
         self, message: pb.OperationRequest, context: grpc.aio.ServicerContext, entry: Entry | None = None
-    ) -> Future[Any]:
-        """Let the caller in, and hand the verb to a thread."""
+    ) -> Future[str]:
+        """Let the caller in, and hand the verb to a thread, which reads and writes it too: a plan may be large."""
         known = VERBS.find(message.verb)
         # First of all: which build this is, a stranger need not know.
         caller = self._access.admit(authorization_of(context), *(ANY_ROLE if known is None else (known.role,)))
@@ -96,15 +97,19 @@ class OperationsService:
             entry.who = caller.name
         if message.build != __version__:
             raise InvalidInput(_another_build(message.build))
-        request = VALUES.from_json(VERBS.named(message.verb).request, message.request)
+        verb = VERBS.named(message.verb)
         if self._operations is None:
             raise Unavailable("this head was started without a coordinator; nothing can be changed through it")
         left_s = context.time_remaining()
         until_s = None if left_s is None else time.monotonic() + left_s
-        return self._threads.submit(self._call, self._operations, request, until_s)
+        return self._threads.submit(self._call_in_json, self._operations, verb, message.request, until_s)
 
     def _tell(self, entry: Entry, done: Future[Any]) -> None:
         self._audit.tell(entry, asyncio.CancelledError() if done.cancelled() else done.exception())
+
+    @classmethod
+    def _call_in_json(cls, operations: OperatorVerbs, verb: Verb[R], request: str, until_s: float | None) -> str:
+        return VALUES.to_json(verb.reply, cls._call(operations, VALUES.from_json(verb.request, request), until_s))
 
     @staticmethod
     def _call(operations: OperatorVerbs, request: Request[R], until_s: float | None) -> R:
@@ -144,10 +149,6 @@ class MethodsOfOtherBuilds(grpc.GenericRpcHandler):  # type: ignore[misc]  # grp
             await end_call(context, exc)
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, _another_build(""))
         raise AssertionError("abort always raises")
-
-
-def _reply(verb: Verb[Any], reply: object) -> Message:
-    return pb.OperationReply(reply=VALUES.to_json(verb.reply, reply))
 
 
 def _another_build(theirs: str) -> str:

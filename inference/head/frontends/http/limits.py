@@ -5,6 +5,9 @@ too. So connections are few, however many descriptors there are, and each has `t
 answered the last time, until a whole request has come; TLS's handshake and an idle keep-alive are part of that. When
 there are too many, the one that has been asking for longest makes room, of the address that has most of them: a probe
 gets through, also where all come from one address. Where all are being answered, one more is hung up on at once.
+Whoever does not read its answers, or asks again before it has the last one, is ended like one that asks, and before it:
+else it would keep all others out for as long as it likes. While an answer is not read its time runs on, however many
+follow.
 
 Uvicorn accepts whatever comes and waits for it without a limit, so connections are accepted here and handed to its
 protocol.
@@ -60,19 +63,28 @@ class ConnectionCounts:
 class Connection:
     """One connection that was accepted."""
 
-    __slots__ = ("address", "answering", "opening", "since_s", "timer", "transport")
+    __slots__ = ("address", "ahead", "answering", "blocked", "opening", "since_s", "timer", "transport")
 
     def __init__(self, address: str) -> None:
         """Hold what `LimitedServer` notes of the connection; the attributes are its own."""
         self.address = address
         self.answering = False
         """Whether a whole header is here, and its answer is not all made."""
+        self.ahead = False
+        """Whether what is being answered was asked before the last answer was made."""
+        self.blocked = False
+        """Whether so much of its answers is unread that no more is written."""
         self.since_s = 0.0
         """Time since which it has been asking, or is being answered."""
         self.timer: asyncio.TimerHandle | None = None
         self.opening: asyncio.Task[None] | None = None
         self.transport: asyncio.BaseTransport | None = None
         """Its transport; None before it has one, which with TLS takes a handshake."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it takes more answers than it waits for."""
+        return self.blocked or (self.answering and self.ahead)
 
 
 class LimitedProtocol(H11Protocol):
@@ -97,7 +109,18 @@ class LimitedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Go on after an answer."""
         super().on_response_complete()
+        self._connection.ahead = not self.cycle.response_complete
         self._tell(again=True)
+
+    def pause_writing(self) -> None:
+        """Wait for what was written to be read."""
+        super().pause_writing()
+        self._server.blocked(self._connection, True)
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        super().resume_writing()
+        self._server.blocked(self._connection, False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -154,7 +177,14 @@ class LimitedServer(uvicorn.Server):
         """Note that a connection is being answered, or asks again; its time begins anew."""
         if connection in self._connections:
             connection.answering = answering
-            self._give_time(connection, ANSWER_S if answering else self._limits.timeout_s)
+            if not connection.blocked:
+                self._give_time(connection, ANSWER_S if answering else self._limits.timeout_s)
+
+    def blocked(self, connection: Connection, blocked: bool) -> None:
+        """Note that what was written is not read, or that it was; the time for reading it begins anew."""
+        if connection in self._connections and blocked != connection.blocked:
+            connection.blocked = blocked
+            self._give_time(connection, ANSWER_S if blocked or connection.answering else self._limits.timeout_s)
 
     def left(self, connection: Connection) -> None:
         """Note that a connection is gone."""
@@ -244,12 +274,12 @@ class LimitedServer(uvicorn.Server):
 
     def _make_room(self) -> bool:
         """End the connection that others need most; return whether there was one."""
-        asking = [each for each in self._connections if not each.answering]
-        if not asking:
+        able = [each for each in self._connections if each.greedy or not each.answering]
+        if not able:
             return False
         of_address = Counter(each.address for each in self._connections)
         self._counts.ended[FULL] += 1
-        self._end(max(asking, key=lambda each: (of_address[each.address], -each.since_s)))
+        self._end(max(able, key=lambda each: (of_address[each.address], each.greedy, -each.since_s)))
         return True
 
     def _end(self, connection: Connection) -> None:
