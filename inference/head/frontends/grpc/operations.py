@@ -88,7 +88,7 @@ class OperationsService:
 
     def _begin(
         self, message: pb.OperationRequest, context: grpc.aio.ServicerContext, entry: Entry | None = None
-    ) -> Future[str]:
+    ) -> Future[Any]:
         """Let the caller in, and hand the verb to a thread, which reads and writes it too: a plan may be large."""
         known = VERBS.find(message.verb)
         # First of all: which build this is, a stranger need not know.
