@@ -370,8 +370,9 @@ async def test_a_disk_that_hangs_takes_no_memory_and_keeps_no_process_from_endin
     writer.join()
     with log.of(entry(who="operator")):
         pass
-    *told, last = read(file)
-    assert len(told) + last["lines_lost"] == 100
+    *told, _ = lines = read(file)
+    assert len(told) <= 12
+    assert len(told) + sum(line.get("lines_lost", 0) for line in lines) == 100
     assert log.warnings == ()
 
 
