@@ -81,7 +81,9 @@ class ServedConnection(FrameProtocol):
         self._reading = True
         self._greeted = False
         self._gone = False
-        self._joined_s = time.monotonic()
+        self._joined_s = self._asked_s = time.monotonic()
+        self.address = ""
+        """Address of its peer, without the port."""
         self._receiving = 0
         """Memory of the frame that is coming, as the ledger has it."""
         self._frame_since_s = 0.0
@@ -104,6 +106,11 @@ class ServedConnection(FrameProtocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    def hang_up(self) -> None:
+        """End the connection because another needs its place or its memory: both are free at once."""
+        self.abort()
+        self._leave()  # `connection_lost` comes a turn of the loop later
 
     def answered(self, job: Job, pieces: Pieces, sent_bytes: int) -> None:
         """Send the reply to a request."""
@@ -132,18 +139,24 @@ class ServedConnection(FrameProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else ""
         self._server.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gone = True
+        self._leave()
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _leave(self) -> None:
+        """Hold nothing any more."""
+        self._gone = self._poisoned = True
         self._server.left(self)
         self._release()
         self._decoder.forget()
         self._set_unsent(0)
         while self._parked:
             self._drop(self._parked.popleft())
-        if not self._ended.done():
-            self._ended.set_result(None)
 
     def frame_received(self, frame: Frame) -> None:
         if self._frame_since_s:
@@ -152,7 +165,7 @@ class ServedConnection(FrameProtocol):
             self._greet(frame)
             return
         request = decode_request(frame)
-        now = time.monotonic()
+        now = self._asked_s = time.monotonic()
         size = sum(array.nbytes for array in frame.arrays)
         more = 0 if frame.header_bytes <= FREE_HEADER_BYTES else overhead(frame.header_bytes)
         job = Job(self, frame.request_id, request, now, now + frame.remaining_us * 1e-6, size, more)
@@ -245,6 +258,12 @@ class ServedConnection(FrameProtocol):
         """Time since which it has not said whom it means; infinite: it has."""
         return math.inf if self._greeted or self._poisoned else self._joined_s
 
+    @property
+    def idle_since_s(self) -> float:
+        """Time of its last request; infinite: it is owed something, sends something, or has not begun."""
+        busy = self.in_flight or self.holds or self._decoder.mid_frame or self._draining
+        return math.inf if busy or self._poisoned or not self._greeted else self._asked_s
+
     def end_if_slow(self, now: float, *, short: bool) -> bool:
         """End the connection if its peer is slow; return whether it was.
 
@@ -256,7 +275,7 @@ class ServedConnection(FrameProtocol):
             self._note_unsent()
             if not patience.is_over(now - self._stuck_since_s, self._taken - self._stuck_taken, short=short):
                 return False
-            self.abort()  # It would not read a reason either.
+            self.hang_up()  # It would not read a reason either.
             return True
         if self._poisoned or self._draining:
             return False
@@ -265,7 +284,7 @@ class ServedConnection(FrameProtocol):
             if silent_s <= (patience.short_s if short else patience.hello_s):
                 return False
             if short:
-                self.abort()  # at once: another waits for its place
+                self.hang_up()
             else:
                 self.give_up(LimitExceeded(f"no hello came for {silent_s:.1f} s"))
             return True

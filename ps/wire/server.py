@@ -11,8 +11,9 @@ is looked up for it; whatever peers make a shard hold counts against one limit, 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
@@ -190,7 +191,7 @@ class ShardServer:
         limit = self._admission.limits.max_connections
         if self._closing:  # it was in the kernel's queue when listening ended
             connection.abort()
-        elif len(self._connections) > limit and not self._end_silent():
+        elif len(self._connections) > limit and not (self._end_silent(connection) or self._end_idle()):
             connection.give_up(LimitExceeded(f"this shard has {limit} connections, which is max_connections"))
 
     def left(self, connection: ServedConnection) -> None:
@@ -248,11 +249,25 @@ class ShardServer:
         elif not isinstance(job.request, StatisticsRequest):
             self.ledger.requests -= job.overhead
 
-    def _end_silent(self) -> bool:
+    def _end_silent(self, newcomer: ServedConnection) -> bool:
         """End the connection that has said nothing for the longest time, if that is long; return whether one was."""
         now = time.monotonic()
-        silent = min(self._connections, key=lambda each: each.silent_since_s, default=None)
+        silent = min(self._connections - {newcomer}, key=lambda each: each.silent_since_s, default=None)
         return silent is not None and silent.end_if_slow(now, short=True)
+
+    def _end_idle(self) -> bool:
+        """End the longest idle connection of the address that has most; return whether one was.
+
+        Its owner connects anew when it has something to ask. Without that, who greets and says nothing more would keep
+        the places for ever.
+        """
+        of_address = Counter(each.address for each in self._connections)
+        idle = [each for each in self._connections if each.idle_since_s < math.inf]
+        ended = min(idle, key=lambda each: (-of_address[each.address], each.idle_since_s), default=None)
+        if ended is None or time.monotonic() < ended.idle_since_s + self.patience.short_s:
+            return False
+        ended.hang_up()
+        return True
 
     def _look(self) -> None:
         """Look for peers that are slow, again and again."""

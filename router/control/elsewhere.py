@@ -1,5 +1,5 @@
 """Work for another process, one piece at a time: a plan for a thousand shards takes seconds of Python, in which nothing
-else would be stepped, renewed or answered here.
+else would be stepped, renewed or answered here. It ends with its caller's time, and goes behind all else that runs.
 
 The process is started for one function and ended after it. It is a plain interpreter that reads a pickle and writes
 one: it starts nothing else, shares nothing, and ends when its standard input does, so also when we are killed.
@@ -12,16 +12,23 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from ringpull.ps.errors import LimitExceeded, RingpullError, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, LimitExceeded, RingpullError, Unavailable
 
 T = TypeVar("T")
 
 RETRY_AFTER_S: Final = 2.0
 """Time after which whoever was refused may ask again."""
+
+LONGEST_S: Final = 120.0
+"""Time after which a piece of work is ended whose caller waits for longer: ten times what a thousand shards take."""
+
+NICENESS: Final = 10
+"""Niceness of the process: whatever else this machine does goes before."""
 
 _SERVE: Final = "from ringpull.router.control.elsewhere import serve; serve()"
 
@@ -36,23 +43,28 @@ class Elsewhere:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def run(self, function: Callable[[], T], *, wait: bool) -> T:
+    def run(self, function: Callable[[], T], *, wait: bool, within_s: float | None = None) -> T:
         """Return what a function returns in another process.
 
         Args:
             function: Picklable, as its result must be.
             wait: Wait for what runs there; otherwise be refused, also while another waits.
+            within_s: Time after which its caller is gone, and the process is ended; at most `LONGEST_S`.
 
         Raises:
+            DeadlineExceeded: It was not done in time.
             LimitExceeded: Something else runs there.
             Unavailable: The process ended before it was done.
             RingpullError: What the function raised.
         """
+        until_s = time.monotonic() + min(LONGEST_S, LONGEST_S if within_s is None else within_s)
         with self._guard:
             refused = not wait and (self._waiting > 0 or self._turn.locked())
             self._waiting += wait
         try:
-            if refused or not self._turn.acquire(blocking=wait):
+            if wait and not self._turn.acquire(timeout=max(0.0, until_s - time.monotonic())):
+                raise DeadlineExceeded("what is planned besides was not done in time; nothing was begun, ask again")
+            if refused or not (wait or self._turn.acquire(blocking=False)):
                 raise LimitExceeded(
                     "another plan is being made, and only one is at a time; ask again", retry_after_s=RETRY_AFTER_S
                 )
@@ -60,7 +72,7 @@ class Elsewhere:
             with self._guard:
                 self._waiting -= wait
         try:
-            return self._run(function)
+            return self._run(function, until_s)
         finally:
             self._turn.release()
 
@@ -71,9 +83,18 @@ class Elsewhere:
             if self._process is not None:
                 self._process.kill()
 
-    def _run(self, function: Callable[[], T]) -> T:
+    def _run(self, function: Callable[[], T], until_s: float) -> T:
         work = pickle.dumps(function)
         process = self._start()
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        limit = threading.Timer(max(0.0, until_s - time.monotonic()), end)
+        limit.daemon = True
+        limit.start()
         try:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -86,10 +107,13 @@ class Elsewhere:
             if not answer:
                 process.wait()  # for how it ended
         finally:
+            limit.cancel()
             with self._guard:
                 self._process = None
             process.kill()
             process.communicate()
+        if not answer and late.is_set():
+            raise DeadlineExceeded("the plan was not made in time; nothing was begun")
         if not answer:
             raise Unavailable(f"the process that made the plan ended with {process.returncode}; ask again")
         done, value = pickle.loads(answer)
@@ -115,6 +139,7 @@ class Elsewhere:
 
 def serve() -> None:
     """Run the one function that standard input has, write what it returned, and end."""
+    os.nice(NICENESS)
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the function prints is no answer
     work = source.read(int.from_bytes(source.read(8), "little"))

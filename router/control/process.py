@@ -136,7 +136,7 @@ class CoordinatorProcess:
             orphans_possible=settings.orphans_possible,
         )
         self._asked = threading.local()
-        self._elsewhere = Elsewhere()
+        self._plans, self._rebalances = Elsewhere(), Elsewhere()
         self._ending = threading.Event()
         self._stopped = ""
         self._monitor: HeartbeatMonitor[Member] = HeartbeatMonitor(
@@ -194,7 +194,8 @@ class CoordinatorProcess:
         self._check_runs()
         rebalancing = self._rebalancing(request.rebalance)
         plan = partial(rebalancing.plan, streamed=self._settings.streamed, rows_in=self._settings.rows_in)
-        return self._elsewhere.run(plan, wait=False) if rebalancing.large else plan()
+        # Anybody may ask for plans: they have a process of their own, so that an operator's rebalance waits for none.
+        return self._plans.run(plan, wait=False, within_s=self._left_s()) if rebalancing.large else plan()
 
     def control(self, request: ControlChange) -> ChangeStatus:
         match request.control:
@@ -253,7 +254,8 @@ class CoordinatorProcess:
     def stop(self) -> None:
         """End the thread. What is under way is left to itself; the saved state stays."""
         self._ending.set()
-        self._elsewhere.stop()
+        self._plans.stop()
+        self._rebalances.stop()
         self._work.set()
         self._thread.join()
         self._monitor.watch(())
@@ -314,7 +316,7 @@ class CoordinatorProcess:
         """As `_begin_of`; what is large is worked out before, in another process, and not by the machine's thread."""
         if not asked.large:
             return lambda state: replace(asked, spec=state.spec or asked.spec).begin()
-        begun = self._elsewhere.run(asked.begin, wait=True)
+        begun = self._rebalances.run(asked.begin, wait=True, within_s=self._left_s())
 
         def begin(state: CoordinatorState) -> Begin:
             if state.spec != asked.spec:
@@ -322,6 +324,11 @@ class CoordinatorProcess:
             return begun
 
         return begin
+
+    def _left_s(self) -> float | None:
+        """Return how long the caller of this thread still waits; None: nobody knows."""
+        until_s: float | None = getattr(self._asked, "until_s", None)
+        return None if until_s is None else max(0.0, until_s - self._clock())
 
     def _rebalancing(self, request: Rebalance) -> Rebalancing:
         """Look up all that a rebalance needs of members."""

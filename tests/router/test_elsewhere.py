@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, Unavailable
 from ringpull.router.control.deployment_spec import PlacedTable, initial_spec
 from ringpull.router.control.elsewhere import Elsewhere
 from ringpull.router.control.moves import MoveSummary, evenly, move_plan
@@ -125,6 +127,34 @@ def test_one_that_is_killed_is_told_and_harms_no_next_one(elsewhere: Elsewhere, 
     assert elsewhere.run(os.getpid, wait=True) != os.getpid()
 
 
+def test_what_is_not_done_in_time_is_ended_and_holds_up_no_next_one(elsewhere: Elsewhere, gate: Path) -> None:
+    with pytest.raises(DeadlineExceeded, match="not made in time"):
+        elsewhere.run(partial(held, str(gate)), wait=True, within_s=0.05)
+    assert elsewhere.run(os.getpid, wait=False) != os.getpid()
+
+
+def test_who_waits_for_its_turn_waits_no_longer_than_it_has(elsewhere: Elsewhere, gate: Path) -> None:
+    first = Asking(elsewhere, gate)
+    wait_for_pid(gate)
+    with pytest.raises(DeadlineExceeded, match="nothing was begun"):
+        elsewhere.run(os.getpid, wait=True, within_s=0.01)
+    elsewhere.stop()
+    first.join()
+
+
+def test_it_has_less_of_the_processor_than_others(elsewhere: Elsewhere) -> None:
+    assert elsewhere.run(partial(os.nice, 0), wait=False) > os.nice(0) or os.nice(0) == 19
+
+
+def test_nothing_is_imported_from_the_folder_that_it_is_started_in(
+    elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pickle.py").write_text("raise SystemExit(7)", encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    monkeypatch.chdir(tmp_path)
+    assert elsewhere.run(os.getpid, wait=False)
+
+
 def test_stopping_ends_what_runs(gate: Path) -> None:
     elsewhere = Elsewhere()
     first = Asking(elsewhere, gate)
@@ -191,6 +221,41 @@ def test_a_rebalance_to_many_shards_is_worked_out_there_too(
     status = coordinator.call(Rebalance(shards=20))
     assert status.subject == "shards 4 -> 20"
     assert not pids, "nothing of it was worked out here"
+
+
+def test_a_rebalance_waits_for_no_plan(coordinator: CoordinatorProcess, gate: Path) -> None:
+    def ask() -> None:
+        with pytest.raises(Unavailable):
+            coordinator.call(PlanRebalance(Rebalance(shards=40)))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    wait_for_pid(gate)
+    assert coordinator.call(Rebalance(shards=20)).subject == "shards 4 -> 20"
+    coordinator.stop()
+    asking.join()
+
+
+def test_a_plan_ends_with_its_callers_time(coordinator: CoordinatorProcess, gate: Path) -> None:
+    with pytest.raises(DeadlineExceeded, match="not made in time"):
+        coordinator.call(PlanRebalance(Rebalance(shards=40)), within_s=0.3)
+
+
+def test_a_rebalance_that_was_planned_too_late_is_not_begun(
+    coordinator: CoordinatorProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.monotonic()]
+    monkeypatch.setattr(coordinator, "_clock", lambda: now[0])
+
+    def run(function: Callable[[], object], **_: object) -> object:
+        now[0] += 60.0
+        return function()
+
+    monkeypatch.setattr(coordinator._rebalances, "run", run)
+    with pytest.raises((DeadlineExceeded, Unavailable), match="nothing was begun"):
+        coordinator.call(Rebalance(shards=20), within_s=30.0)
+    monkeypatch.undo()
+    assert not coordinator.call(GetChange()).under_way
 
 
 def test_a_plan_is_told_in_short() -> None:

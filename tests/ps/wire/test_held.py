@@ -350,6 +350,46 @@ async def test_silent_connections_count_and_give_way() -> None:
         assert isinstance(await kept.request(pull_of(1), deadline_s=soon()), PullReply)
 
 
+async def test_greeted_connections_that_are_idle_give_way_to_a_newcomer_the_longest_idle_first() -> None:
+    async with held(MIB, Patience(short_s=0.0), max_connections=4) as here:
+        busy = await here.connection()
+        asked = asyncio.create_task(busy.request(pull_of(1, model=GATED), deadline_s=soon()))
+        idle = [await here.peer() for _ in range(3)]
+        for peer in (idle[1], idle[2], idle[0]):
+            peer.send(joined(encode_request(pull_of(1), 1, 60_000_000)))
+        await until(lambda: here.server.connections == 4 and here.server.in_flight == 4)
+        here.shard.gate.set()
+        assert isinstance(await asked, PullReply)
+        here.shard.gate.clear()
+        for peer in idle:
+            await peer.replies(1)
+        asked = asyncio.create_task(busy.request(pull_of(1, model=GATED), deadline_s=soon()))
+        await until(lambda: here.server.in_flight == 1)
+        newcomers = []
+        for _ in range(2):
+            each = await here.connection()
+            newcomers.append(each)
+            assert isinstance(await each.request(StatisticsRequest(), deadline_s=soon()), ShardStatistics)
+        assert await idle[1].replies() == {}
+        assert await idle[2].replies() == {}
+        here.shard.gate.set()
+        assert isinstance(await asked, PullReply)
+        for each in newcomers:
+            assert isinstance(await each.request(pull_of(2), deadline_s=soon()), PullReply)
+
+
+async def test_what_makes_room_leaves_the_ledger_and_the_places_at_once() -> None:
+    async with held(8 * MIB, Patience(hello_s=1e6, idle_s=1e6, short_s=0.0), max_connections=3) as here:
+        here.shard.values_per_key = 1000
+        peer = await here.peer()
+        for number in range(40):
+            peer.send(joined(encode_request(pull_of(*range(200)), number + 1, 60_000_000)))
+        await until(lambda: here.server.ledger.unsent > 0)
+        assert here.server.make_room()
+        assert here.server.ledger.unsent == 0
+        assert here.server.connections == 0
+
+
 # -- replies that nobody reads -----------------------------------------------------------------------------------------
 
 
