@@ -17,6 +17,9 @@ import numpy as np
 _MAP_FIXED: Final = 0x10
 """Lay the map where the address says, over what is mapped there: <asm-generic/mman-common.h>, and macOS."""
 
+_NEVER_UNMAPPED: Final[list[mmap.mmap]] = []
+"""Objects whose addresses may be another's by now."""
+
 
 def mapped(descriptor: int, size_bytes: int) -> mmap.mmap:
     """Return a read-only, shared map of the first bytes of an open file; the file may be closed afterwards.
@@ -30,8 +33,13 @@ def mapped(descriptor: int, size_bytes: int) -> mmap.mmap:
     mapping = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
     address = np.frombuffer(mapping, np.uint8).ctypes.data
     found = _libc_mmap()(address, size_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0)
-    if found != address:  # MAP_FAILED; the anonymous memory goes with its object
+    if found != address:  # MAP_FAILED
         code = ctypes.get_errno()
+        # The kernel may have taken away what lay there, and lay another's map there next, which is not our object's to
+        # unmap at its end.
+        anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        if _libc_mmap()(address, size_bytes, mmap.PROT_READ, anonymous, -1, 0) != address:
+            _NEVER_UNMAPPED.append(mapping)
         raise OSError(code, os.strerror(code))
     return mapping
 

@@ -265,6 +265,7 @@ class Decoder:
         self._limits = limits
         self._room = room
         self._dropping = 0  # bytes to come of a frame that was refused
+        self._dropped = 0  # bytes of it that came, and were dropped; kept until the next frame is complete
         self._scratch = _allocate(SCRATCH_BYTES)
         self._begin = self._end = 0  # unread bytes of the scratch
         self._prelude: Prelude | None = None
@@ -281,9 +282,9 @@ class Decoder:
 
     @property
     def arrived(self) -> int:
-        """Bytes that have arrived of the header or the payload that is being received."""
+        """Bytes that have arrived of the header or the payload that is being received, or of what is dropped."""
         section = self._payload or self._header
-        return 0 if section is None else section.filled
+        return self._dropped + (0 if section is None else section.filled)
 
     def forget(self) -> None:
         """Let go of what has arrived of a frame: the connection is given up."""
@@ -359,6 +360,7 @@ class Decoder:
         if self._unread:
             self._fields, self._places = self._read(prelude, _unpack(self._unread))
             self._unread = b""
+        self._dropped = 0
         fields, arrays = self._fields, self._cut(payload)
         self._prelude = self._payload = self._first = None
         self._fields, self._places = [], []
@@ -385,7 +387,9 @@ class Decoder:
         """Let go of what has arrived of a frame, and have the rest of it dropped."""
         header = self._header
         ahead = 0 if header is None else header.size
-        self._dropping = ahead + prelude.payload_bytes - self.arrived
+        section = self._payload or header
+        self._dropping = ahead + prelude.payload_bytes - (0 if section is None else section.filled)
+        self._dropped = 0
         self._let_go()
         return Refusal(prelude)
 
@@ -393,6 +397,7 @@ class Decoder:
         take = min(self._end - self._begin, self._dropping)
         self._begin += take
         self._dropping -= take
+        self._dropped += take
 
     def _read_prelude(self) -> Prelude:
         fields = PRELUDE.unpack_from(self._scratch, self._begin)

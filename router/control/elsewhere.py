@@ -130,7 +130,7 @@ class Elsewhere:
                 raise Unavailable("the coordinator has stopped")
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+                    [sys.executable, "-P", "-c", _SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
                 )
             except OSError as exc:
                 raise Unavailable(f"no process can be started to make the plan: {exc.strerror or exc}") from exc

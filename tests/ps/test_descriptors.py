@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import mmap
 import os
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.refusals import NotOpened
 from ringpull.ps.ring import Ring, SlotRange
+from ringpull.ps.store import mapping
 from tests.ps.damaging import flip
 from tests.ps.tables import MODEL, rows_request, write_table
 
@@ -115,3 +119,24 @@ def test_tables_by_the_hundred_fit_few_descriptors(tmp_path: Path) -> None:
         [sys.executable, "-c", FEW_DESCRIPTORS, str(table)], capture_output=True, text=True, check=False
     )
     assert ran.stdout == "published twice\n", ran.stderr
+
+
+@pytest.mark.parametrize("laid", [True, False])
+def test_a_map_that_fails_leaves_no_hole_for_another_to_be_unmapped_in(
+    laid: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def fails(*arguments: int) -> int:
+        ctypes.set_errno(errno.ENOMEM)
+        asked.append(arguments)
+        return arguments[0] if laid and len(asked) == 2 else 2**64 - 1
+
+    monkeypatch.setattr(mapping, "_libc_mmap", lambda: fails)
+    monkeypatch.setattr(mapping, "_NEVER_UNMAPPED", kept := [])
+    with pytest.raises(OSError, match=r"Errno \d+"):
+        mapping.mapped(7, mmap.PAGESIZE)
+    assert [each[:2] for each in asked] == [asked[0][:2]] * 2
+    assert asked[1][3] & mmap.MAP_ANONYMOUS
+    assert asked[1][4] == -1
+    assert len(kept) == (not laid)

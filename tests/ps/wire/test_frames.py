@@ -25,6 +25,7 @@ from ringpull.ps.wire.frames import (
     Decoder,
     Kind,
     Limits,
+    Refusal,
     encode,
 )
 from tests.ps.wire.feeding import feed, joined
@@ -242,6 +243,17 @@ def test_arrays_of_headers_are_bounded() -> None:
     claim = b"\xdd" + struct.pack(">I", MAX_ITEMS + 1)
     with pytest.raises(ProtocolError, match="max_array_len"):
         feed(decoder(), header_frame(Kind.STATISTICS, claim * 100))
+
+
+def test_what_is_dropped_counts_as_arrived() -> None:
+    refusing = Decoder(EVERYTHING, REPLY_LIMITS, lambda *_: False)
+    stream = pull_frame(100_000)
+    assert isinstance(feed(refusing, stream[:70_000])[0], Refusal)
+    before = refusing.arrived
+    assert feed(refusing, stream[70_000:500_000]) == []
+    assert refusing.arrived - before == 430_000
+    assert len(feed(refusing, stream[500_000:] + pull_frame())) == 1
+    assert refusing.arrived == 0
 
 
 def test_elements_of_headers_are_bounded_all_together() -> None:
