@@ -414,15 +414,20 @@ async def test_unread_replies_of_one_connection_are_bounded_and_come_when_it_rea
         assert len(replies) == asked
 
 
+async def small_buffers(here: Held, connections: int) -> None:
+    """Have the kernel take little of what a shard sends, or it takes most."""
+    await until(lambda: here.server.connections == connections)
+    for connection in here.server._connections:
+        assert connection._transport is not None
+        connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+
+
 async def test_unread_replies_of_many_connections_are_bounded() -> None:
     async with held(16 * MIB) as here:
         here.shard.values_per_key = 1000
         healthy = await here.connection()
         peers = [await here.peer() for _ in range(60)]
-        await until(lambda: here.server.connections == 61)
-        for connection in here.server._connections:  # or the kernel's buffers take most of it
-            assert connection._transport is not None
-            connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        await small_buffers(here, 61)
         before = resident_bytes()
         asked = 0
         while not here.server.ledger.replies_full:
@@ -439,6 +444,26 @@ async def test_unread_replies_of_many_connections_are_bounded() -> None:
         for peer in peers:
             await peer.replies(asked)
         assert isinstance(await healthy.request(pull_of(1), deadline_s=soon()), PullReply)
+
+
+async def test_who_does_not_read_gets_no_statistics_while_there_is_no_room() -> None:
+    async with held(8 * MIB) as here:
+        here.shard.values_per_key = 1000
+        healthy = await here.connection()
+        peer = await here.peer()
+        await small_buffers(here, 2)
+        for number in range(40):
+            peer.send(joined(encode_request(pull_of(*range(200)), number, 60_000_000)))
+        await until(lambda: here.server.ledger.unsent > 0)
+        here.server.ledger.unsent += 16 * MIB  # so that there is no room
+        served = here.shard.statistics_asked
+        for number in range(1000):
+            peer.send(joined(encode_request(StatisticsRequest(), 10_000 + number, 60_000_000)))
+        for _ in range(200):
+            assert isinstance(await healthy.request(StatisticsRequest(), deadline_s=soon()), ShardStatistics)
+        assert here.shard.statistics_asked == served + 200
+        here.server.ledger.unsent -= 16 * MIB
+        assert len(await peer.replies(1040)) == 1040
 
 
 @pytest.mark.parametrize("for_room", [False, True])
