@@ -449,10 +449,11 @@ async def test_who_does_not_read_gets_no_statistics_while_there_is_no_room() -> 
         here.shard.values_per_key = 1000
         healthy = await here.connection()
         peer = await here.peer()
+        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         await small_buffers(here, 2)
         for number in range(40):
             peer.send(joined(encode_request(pull_of(*range(200)), number, 60_000_000)))
-        await until(lambda: here.server.ledger.unsent > 0)
+        await until(lambda: here.shard.pulls > 1 and here.server.ledger.unsent > 0)
         here.server.ledger.unsent += 16 * MIB  # so that there is no room
         served = here.shard.statistics_asked
         for number in range(1000):
