@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import LimitExceeded, ProtocolError
+from ringpull.ps.wire import headers
 
 MAGIC: Final = b"RPL1"
 VERSION: Final = 2
@@ -43,15 +44,10 @@ ALIGNMENT: Final = 8
 MAX_REMAINING_US: Final = 2**32 - 1
 """Largest time that fits; a caller that waits longer (over 71 minutes) sends this."""
 
-MAX_ITEMS: Final = 4096
+MAX_ITEMS: Final = headers.MAX_ITEMS
 """Upper bound on elements of one msgpack array of a header: look-ups of a pull, tables of a statistics reply."""
-
-MAX_ELEMENTS: Final = 10 * MAX_ITEMS
-"""Upper bound on the elements of all arrays of a header, with the arrays: a statistics reply has 9 for a table."""
 SHORT_HEADER_BYTES: Final = 1024
 """Size up to which a header is unpacked before its payload is there: the objects weigh about as much as the scratch."""
-COUNTS_BYTES: Final = 64
-"""Size that the counts at the beginning of a header do not exceed."""
 HELLO_BYTES: Final = 4096
 """Upper bound on the header of a hello, which anybody may send."""
 
@@ -358,7 +354,7 @@ class Decoder:
 
     def _complete(self, prelude: Prelude, payload: memoryview) -> Frame:
         if self._unread:
-            self._fields, self._places = self._read(prelude, _unpack(self._unread))
+            self._fields, self._places = self._read(prelude, headers.unpack(self._unread))
             self._unread = b""
         self._dropped = 0
         fields, arrays = self._fields, self._cut(payload)
@@ -430,9 +426,9 @@ class Decoder:
         """Read a header; of a long one only the counts, while its payload is still to come."""
         if len(header) > SHORT_HEADER_BYTES and self._end - self._begin < prelude.payload_bytes:
             self._unread = header
-            _, self._places = self._read(prelude, [_counts(header)])
+            _, self._places = self._read(prelude, [headers.counts_of(header)])
         else:
-            self._fields, self._places = self._read(prelude, _unpack(header))
+            self._fields, self._places = self._read(prelude, headers.unpack(header))
 
     @staticmethod
     def _read(prelude: Prelude, fields: Any) -> tuple[list[Any], list[tuple[np.dtype[Any], int, int]]]:
@@ -460,44 +456,3 @@ class Decoder:
             np.frombuffer(payload, dtype, count, begin) if count else np.empty(0, dtype)
             for dtype, count, begin in self._places
         )
-
-
-class _Elements:
-    """Count of the elements of a header as it is unpacked, so that one with too many is given up in the middle."""
-
-    __slots__ = ("_count",)
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def __call__(self, items: list[Any]) -> list[Any]:
-        self._count += 1 + len(items)
-        if self._count > MAX_ELEMENTS:
-            raise ValueError(f"it has more than {MAX_ELEMENTS} elements")
-        return items
-
-
-def _unpack(header: bytes) -> Any:
-    # An element has a byte at least: a header that is shorter than the limit cannot be over it, and goes faster.
-    count = None if len(header) <= MAX_ELEMENTS else _Elements()
-    try:
-        return msgpack.unpackb(
-            header, max_array_len=min(MAX_ITEMS, len(header)), max_map_len=0, max_ext_len=0, list_hook=count
-        )
-    except ValueError as exc:  # the root of all of msgpack's errors
-        raise _no_header(exc) from exc
-
-
-def _counts(header: bytes) -> Any:
-    """Return what a header begins with, and read no further."""
-    unpacker = msgpack.Unpacker(max_buffer_size=COUNTS_BYTES, max_array_len=COUNTS_BYTES, max_map_len=0, max_ext_len=0)
-    unpacker.feed(header[:COUNTS_BYTES])
-    try:
-        unpacker.read_array_header()
-        return unpacker.unpack()
-    except (ValueError, msgpack.OutOfData) as exc:
-        raise _no_header(exc) from exc
-
-
-def _no_header(exc: Exception) -> ProtocolError:
-    return ProtocolError(f"the header is not valid msgpack: {exc or type(exc).__name__}")

@@ -173,6 +173,9 @@ class ServedConnection(FrameProtocol):
             self._server.submit(job)
         except Unavailable as error:
             self.send(encode_reply(self._server.refused(request, size, error), frame.request_id))
+            if self._replies_stuck:  # refusals are replies that it does not read, too
+                self._note_unsent()
+                self._pace()
             return
         self.in_flight += 1
         self._in_flight_bytes += size + more
@@ -228,7 +231,8 @@ class ServedConnection(FrameProtocol):
         full = self.in_flight >= self._max_in_flight or self._in_flight_bytes >= self._max_in_flight_bytes
         held_back = full or self._draining
         if self._replies_stuck:
-            held_back = held_back or self.replies.unread > self._server.ledger.unread_limit
+            ledger = self._server.ledger
+            held_back = held_back or self.replies.unread > ledger.unread_limit or ledger.replies_full
         if held_back != self._held_back:
             self._held_back = held_back
             if not (held_back or self._taking):

@@ -205,7 +205,10 @@ class ShardServer:
         """
         request = job.request
         if isinstance(request, StatisticsRequest):
-            # Here and now: routers ask for them to learn whether a slow shard is alive, however busy it is.
+            # Here and now: routers ask for them to learn whether a slow shard is alive, however busy it is. Who does
+            # not read what it has asked for would not read these either.
+            if self.ledger.replies_full and job.connection.replies.unsent:
+                raise self._replies_full()
             self._requests += 1
             self._work(job)
             return
@@ -336,6 +339,12 @@ class ShardServer:
         self.ledger.made(job.connection.replies, size)
         self._give(_Answer(job, pieces, reply, began_s - job.received_s, took_s, size))
 
+    def _replies_full(self) -> Unavailable:
+        return Unavailable(
+            f"this shard is overloaded: {self.ledger.replies} bytes of replies were not read;"
+            f" max_in_flight_bytes is {self.ledger.limit}"
+        )
+
     def _give(self, answer: _Answer) -> None:
         """Have the event loop take an answer."""
         self._answered.append(answer)
@@ -348,10 +357,7 @@ class ShardServer:
         if time.monotonic() >= job.deadline_s:
             raise DeadlineExceeded("the request's time was up before a look-up began")
         if self.ledger.replies_full and not isinstance(request, StatisticsRequest):
-            raise Unavailable(
-                f"this shard is overloaded: {self.ledger.replies} bytes of replies were not read;"
-                f" max_in_flight_bytes is {self.ledger.limit}"
-            )
+            raise self._replies_full()
         match request:
             case PullRequest():
                 return self._shard.pull(request)

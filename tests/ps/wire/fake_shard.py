@@ -45,6 +45,7 @@ class FakeShard:
         """Set when a pull has reached the gate."""
         self.threads: set[str] = set()
         self.pulls = 0
+        self.statistics_asked = 0
         self.failures: dict[str, Exception] = {}
         """Model -> what a pull of it raises."""
         self.values_per_key = 1
@@ -69,4 +70,5 @@ class FakeShard:
         return DescribeReply(np.frombuffer(request.table.encode(), np.uint8), request.begin, request.end)
 
     def statistics(self) -> ShardStatistics:
+        self.statistics_asked += 1
         return ShardStatistics(shard=4, epoch=2, pid=1, slots=65_536, requests=self.pulls, tables=())

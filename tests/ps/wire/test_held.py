@@ -1,5 +1,5 @@
 """What peers make a shard hold: halves of frames, requests, replies that nobody reads. It stays within one limit, who
-is slow is ended, and everybody else is served meanwhile. And what a shard makes its callers hold."""
+is slow is ended, and everybody else is served meanwhile."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import msgpack
-import numpy as np
 import pytest
 
-from ringpull.ps.errors import DeadlineExceeded, ProtocolError, Unavailable
+from ringpull.ps.errors import Unavailable
 from ringpull.ps.memory import resident_bytes
 from ringpull.ps.wire.admission import AdmissionLimits
-from ringpull.ps.wire.codec import CONNECTION_ID, decode_reply, encode_hello, encode_reply, encode_request
+from ringpull.ps.wire.codec import CONNECTION_ID, decode_reply, encode_hello, encode_request
 from ringpull.ps.wire.connection import Connection
-from ringpull.ps.wire.frames import PRELUDE, REPLIES, REPLY_LIMITS, Decoder, Frame, Kind, padded
+from ringpull.ps.wire.frames import PRELUDE, REPLIES, REPLY_LIMITS, Decoder, Kind, padded
 from ringpull.ps.wire.ledger import Patience
 from ringpull.ps.wire.messages import (
     ANYONE,
     ErrorReply,
     PullReply,
-    RangePullRequest,
     Reply,
     ShardStatistics,
     StatisticsRequest,
@@ -414,15 +412,20 @@ async def test_unread_replies_of_one_connection_are_bounded_and_come_when_it_rea
         assert len(replies) == asked
 
 
+async def small_buffers(here: Held, connections: int) -> None:
+    """Have the kernel take little of what a shard sends, or it takes most."""
+    await until(lambda: here.server.connections == connections)
+    for connection in here.server._connections:
+        assert connection._transport is not None
+        connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+
+
 async def test_unread_replies_of_many_connections_are_bounded() -> None:
     async with held(16 * MIB) as here:
         here.shard.values_per_key = 1000
         healthy = await here.connection()
         peers = [await here.peer() for _ in range(60)]
-        await until(lambda: here.server.connections == 61)
-        for connection in here.server._connections:  # or the kernel's buffers take most of it
-            assert connection._transport is not None
-            connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        await small_buffers(here, 61)
         before = resident_bytes()
         asked = 0
         while not here.server.ledger.replies_full:
@@ -439,6 +442,27 @@ async def test_unread_replies_of_many_connections_are_bounded() -> None:
         for peer in peers:
             await peer.replies(asked)
         assert isinstance(await healthy.request(pull_of(1), deadline_s=soon()), PullReply)
+
+
+async def test_who_does_not_read_gets_no_statistics_while_there_is_no_room() -> None:
+    async with held(8 * MIB) as here:
+        here.shard.values_per_key = 1000
+        healthy = await here.connection()
+        peer = await here.peer()
+        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        await small_buffers(here, 2)
+        for number in range(40):
+            peer.send(joined(encode_request(pull_of(*range(200)), number, 60_000_000)))
+        await until(lambda: here.shard.pulls > 1 and here.server.ledger.unsent > 0)
+        here.server.ledger.unsent += 16 * MIB  # so that there is no room
+        served = here.shard.statistics_asked
+        for number in range(1000):
+            peer.send(joined(encode_request(StatisticsRequest(), 10_000 + number, 60_000_000)))
+        for _ in range(200):
+            assert isinstance(await healthy.request(StatisticsRequest(), deadline_s=soon()), ShardStatistics)
+        assert here.shard.statistics_asked == served + 200
+        here.server.ledger.unsent -= 16 * MIB
+        assert len(await peer.replies(1040)) == 1040
 
 
 @pytest.mark.parametrize("for_room", [False, True])
@@ -463,71 +487,3 @@ async def test_who_does_not_read_is_ended(for_room: bool) -> None:
         if for_room:
             here.server.ledger.receiving -= 8 * MIB
         assert isinstance(await healthy.request(pull_of(*keys), deadline_s=soon()), PullReply)
-
-
-# -- what a shard makes its callers hold -------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def answering(said: Callable[[Frame], bytes]) -> AsyncIterator[Connection]:
-    """Connect to a peer that answers the hello, and every request with any bytes it likes."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        decoder = Decoder(frozenset(Kind) - REPLIES, REPLY_LIMITS)
-        while data := await reader.read(MIB):
-            for frame in feed(decoder, data):
-                hello = frame.kind is Kind.HELLO
-                writer.write(joined(encode_hello(ANYONE, reply=True)) if hello else said(frame))
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    connection = await Connection.connect(*server.sockets[0].getsockname()[:2])
-    try:
-        yield connection
-    finally:
-        await connection.close()
-        server.close()
-        await server.wait_closed()
-
-
-def pull_reply_begun(request_id: int, values: int) -> bytes:
-    header = msgpack.packb([[values, 2, 0]])
-    payload = padded(4 * values) + 8
-    prelude = PRELUDE.pack(b"RPL1", 2, Kind.PULL_REPLY, 0, request_id, len(header), 0, payload)
-    return prelude + header.ljust(padded(len(header)), b"\0")
-
-
-@pytest.mark.parametrize("request_", [StatisticsRequest(), RangePullRequest("m", 1, "t", 0, 9, 0, 1000), pull_of(1)])
-async def test_a_reply_is_no_larger_than_what_was_asked_for(request_: object) -> None:
-    async with answering(lambda frame: pull_reply_begun(frame.request_id, 200 * MIB)) as connection:
-        with pytest.raises(ProtocolError, match="which asked for"):
-            await connection.request(request_, deadline_s=soon())  # type: ignore[arg-type]
-        assert connection.closed
-
-
-async def test_a_reply_that_comes_late_is_dropped_as_it_comes() -> None:
-    late: list[int] = []
-
-    def said(frame: Frame) -> bytes:
-        if not late:
-            late.append(frame.request_id)
-            return b""
-        values = np.zeros(4 * MIB, np.float32)
-        none = np.zeros(0, np.uint8)
-        missing = np.zeros(1, np.uint32)
-        there = joined(encode_reply(PullReply(values, missing, none), late[0]))
-        ones = PullReply(np.ones(2, np.float32), missing, np.ones(2, np.uint8))
-        return there + joined(encode_reply(ones, frame.request_id))
-
-    async with answering(said) as connection:
-        with pytest.raises(DeadlineExceeded):
-            await connection.request(pull_of(1, 2), deadline_s=time.monotonic() + 0.05)
-        reply = await connection.request(pull_of(1, 2), deadline_s=soon())
-        assert isinstance(reply, PullReply)
-        assert reply.values.tolist() == [1, 1]
-
-
-async def test_a_large_reply_to_nothing_is_no_reply() -> None:
-    async with answering(lambda frame: pull_reply_begun(frame.request_id + 5, MIB)) as connection:
-        with pytest.raises(ProtocolError, match="never sent"):
-            await connection.request(pull_of(1), deadline_s=soon())
