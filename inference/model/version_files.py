@@ -11,6 +11,7 @@ import xxhash
 
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.store.file_errors import read_file, unreadable
+from ringpull.ps.store.links import resolved
 from ringpull.ps.url_parts import leads_elsewhere
 
 
@@ -73,21 +74,12 @@ def resolve(version_dir: Path, path: str) -> Path:
         CorruptData: `path` is absolute, goes up, or leads out of the folder through a link.
     """
     parts = PurePosixPath(path).parts
-    root = _followed(version_dir)
+    root = resolved(version_dir)
     if not parts or "\\" in path or "\0" in path or path.startswith("/") or ".." in parts:
         raise CorruptData(f"{root}: path {path!r} must be relative and stay inside the version's folder")
     if any(map(leads_elsewhere, parts)):  # where the version lies at a URL, whose server decodes it
         raise CorruptData(f"{root}: path {path!r} could leave the version's folder, where it lies at a URL")
-    target = _followed(root.joinpath(*parts))
+    target = resolved(root.joinpath(*parts))
     if root not in target.parents:
         raise CorruptData(f"{root}: path {path!r} leads out of the version's folder, to {target}")
     return target
-
-
-def _followed(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except RuntimeError as exc:  # a link to itself
-        raise CorruptData(f"{path}: cannot be followed: {exc}") from exc
-    except OSError as exc:
-        raise unreadable(path, exc) from exc

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +28,10 @@ import psutil
 import uvloop
 
 from ringpull.inference.client.credentials import Credentials
-from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, payloads_of
-from ringpull.loadtest.bench.harness import QUICK, Report, Samples
-from ringpull.loadtest.bench.load import Server
-from ringpull.loadtest.bench.token_cost import in_drawn_order
+from ringpull.loadtest.bench.asked_rates import IN_FLIGHT, PATIENT, ROUNDS, ROWS, SHARDS, compare, in_drawn_order
+from ringpull.loadtest.bench.harness import QUICK, Report
 from ringpull.loadtest.bench.wire import NoTables
-from ringpull.loadtest.deployment import Deployment, deployed
+from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import dlrm_folder
 from ringpull.loadtest.process import cpu_seconds, server
 from ringpull.ps.tls import LiveTls, TlsFiles
@@ -42,23 +40,12 @@ from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
 from ringpull.ps.wire.server import ShardServer
 from ringpull.ps.wire.threads import LookupThreads
 
-ROWS = 10_000 if QUICK else 50_000
-SHARDS = 2
-SECONDS = 2.0 if QUICK else 4.0
-ROUNDS = 4 if QUICK else 12
 TRIPS = {"2 kB": 1_000 if QUICK else 3_000, "1 MiB": 50 if QUICK else 200}
 CONNECTIONS = 50 if QUICK else 300
 DIM: Final = 64
 BAGS: Final = {"2 kB": 8, "1 MiB": (1 << 20) // (4 * DIM)}
 """Bags of a pull by the bytes of its reply."""
-IN_FLIGHT = {1: 64, CANDIDATES: 8}
-"""Requests in flight by the candidates of a request."""
-PATIENT = ("--max-queue", "60", "--standing-queue", "60", "--default-timeout", "60")
-"""Options of `serve`: on a shared machine a closed loop may take any time, and no call is to be refused for that."""
-
 KEY_KIND: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-
-Contender = tuple[Deployment, Credentials]
 
 
 def main() -> None:
@@ -82,7 +69,7 @@ def main() -> None:
             for name, (given, credentials) in options.items()
         }
         for candidates in IN_FLIGHT:
-            _compare(report, contenders, candidates)
+            compare(report, contenders, ("tls", "mutual"), candidates)
     report.finish()
 
 
@@ -109,28 +96,6 @@ def _openssl(*options: str) -> None:
         raise RuntimeError(f"certificates cannot be made: openssl: {exc.strerror}") from exc
     if ran.returncode:
         raise RuntimeError(f"certificates cannot be made: {ran.stderr.strip()}")
-
-
-def _compare(report: Report, contenders: Mapping[str, Contender], candidates: int) -> None:
-    payloads = payloads_of(64, ROWS, candidates=candidates)
-    cpu_us: dict[str, list[float]] = {name: [] for name in contenders}
-
-    def rate(name: str, ours: Deployment, credentials: Credentials) -> Callable[[], float]:
-        def measure() -> float:
-            asked = Server(ours.target, processes=ours.running(), credentials=credentials)
-            run = asked.closed_loop(payloads, in_flight=IN_FLIGHT[candidates], seconds=SECONDS)
-            cpu_us[name].append(run.server_cpu_per_call_s * 1e6)
-            return run.calls_per_s
-
-        return measure
-
-    samples = in_drawn_order({name: rate(name, *each) for name, each in contenders.items()}, rounds=ROUNDS)
-    cpu = Samples({name: values[1:] for name, values in cpu_us.items()})
-    kind = "small" if candidates == 1 else "whole"
-    for name in ("tls", "mutual"):
-        names, of = (name, "none"), f"{candidates} candidates"
-        report.compare(f"requests/s, {name}, {of}", samples, names, key=f"{name}_rate_{kind}")
-        report.compare(f"CPU us a request, {name}, {of}", cpu, names, key=f"{name}_cpu_{kind}")
 
 
 # -- the data plane alone ----------------------------------------------------------------------------------------------

@@ -1,18 +1,15 @@
 """The cost of tokens: rate and processor time of requests to a head that asks for one, beside one that asks for none.
 
 One model served three times: with no tokens, with a file of eight, and with the same and quotas of everything, which
-nobody reaches. They are loaded in turns, in an order that is drawn anew for every round: who comes first on a machine
-that warms up, or after another's garbage, is nobody's merit. Requests of one candidate are the worst case. The caller's
-token is the last of the file, though that should make no difference: all are compared.
+nobody reaches. Requests of one candidate are the worst case. The caller's token is the last of the file, though that
+should make no difference: all are compared.
 """
 
 from __future__ import annotations
 
-import random
 import secrets
 import tempfile
 import timeit
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -22,26 +19,14 @@ from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.inference.head.tokens.tokens import Tokens
-from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, payloads_of
-from ringpull.loadtest.bench.harness import QUICK, Report, Samples
-from ringpull.loadtest.bench.load import Server
-from ringpull.loadtest.deployment import Deployment, deployed
+from ringpull.loadtest.bench.asked_rates import IN_FLIGHT, PATIENT, ROWS, SHARDS, compare
+from ringpull.loadtest.bench.harness import Report
+from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import dlrm_folder
 from ringpull.router.control.verbs import Role
 
-ROWS = 10_000 if QUICK else 50_000
-SHARDS = 2
-SECONDS = 2.0 if QUICK else 4.0
-ROUNDS = 4 if QUICK else 12
-SEED = 13
 TOKENS: Final = 8
-IN_FLIGHT = {1: 64, CANDIDATES: 8}
-"""Requests in flight by the candidates of a request."""
-PATIENT = ("--max-queue", "60", "--standing-queue", "60", "--default-timeout", "60")
-"""Options of `serve`: on a shared machine a closed loop may take any time, and no call is to be refused for that."""
 QUOTAS: Final = "requests_per_s = 1e9\nrows_per_s = 1e9\nin_flight = 1_000_000\n"
-
-Contender = tuple[Deployment, Credentials]
 
 
 def main() -> None:
@@ -64,7 +49,7 @@ def main() -> None:
             for name, given in options.items()
         }
         for candidates in IN_FLIGHT:
-            _compare(report, contenders, candidates)
+            compare(report, contenders, ("tokens", "quotas"), candidates)
     for name, took_us in asking_us(secret).items():
         report.row(f"asking a caller, {name}, us", f"{took_us:.2f}", "in process, nothing else")
         report.key(f"asking_us_{name}", took_us)
@@ -84,40 +69,6 @@ def _written(file: Path, text: str) -> Path:
     file.touch(0o600)
     file.write_text(text, encoding="utf-8")
     return file
-
-
-def _compare(report: Report, contenders: Mapping[str, Contender], candidates: int) -> None:
-    payloads = payloads_of(64, ROWS, candidates=candidates)
-    cpu_us: dict[str, list[float]] = {name: [] for name in contenders}
-
-    def rate(name: str, ours: Deployment, credentials: Credentials) -> Callable[[], float]:
-        def measure() -> float:
-            asked = Server(ours.target, processes=ours.running(), credentials=credentials)
-            run = asked.closed_loop(payloads, in_flight=IN_FLIGHT[candidates], seconds=SECONDS)
-            cpu_us[name].append(run.server_cpu_per_call_s * 1e6)
-            return run.calls_per_s
-
-        return measure
-
-    measures = {name: rate(name, *contender) for name, contender in contenders.items()}
-    samples = in_drawn_order(measures, rounds=ROUNDS)
-    cpu = Samples({name: values[1:] for name, values in cpu_us.items()})
-    kind = "small" if candidates == 1 else "whole"
-    for name in ("tokens", "quotas"):
-        names, of = (name, "none"), f"{candidates} candidates"
-        report.compare(f"requests/s, {name}, {of}", samples, names, key=f"{name}_rate_{kind}")
-        report.compare(f"CPU us a request, {name}, {of}", cpu, names, key=f"{name}_cpu_{kind}")
-
-
-def in_drawn_order(contenders: Mapping[str, Callable[[], float]], *, rounds: int) -> Samples:
-    """Run each contender once unmeasured, then all of them `rounds` times, each round in an order of its own."""
-    for run in contenders.values():
-        run()
-    draw, values = random.Random(SEED), dict[str, list[float]]((name, []) for name in contenders)
-    for _ in range(rounds):
-        for name in draw.sample(list(contenders), len(contenders)):
-            values[name].append(contenders[name]())
-    return Samples(values)
 
 
 def asking_us(secret: str) -> dict[str, float]:

@@ -20,17 +20,23 @@ def check_links(folder: Path, within: Path | None = None) -> None:
         CorruptData: A file is a link that leads out; the message says where to.
         Unavailable: It cannot be told now.
     """
-    root = _resolved(folder if within is None else within)
+    root = resolved(folder if within is None else within)
     for name in (fmt.HEADER, *fmt.SECTIONS):
         file = folder / name
-        target = _resolved(file)
+        target = resolved(file)
         if root not in target.parents:
             raise CorruptData(
                 f"{file}: leads out of {root}, to {target}; a version holds its own files: copy it, with links followed"
             )
 
 
-def _resolved(path: Path) -> Path:
+def resolved(path: Path) -> Path:
+    """Return a path with all links followed.
+
+    Raises:
+        CorruptData: A link leads to itself.
+        Unavailable: It cannot be told now.
+    """
     try:
         return path.resolve()
     except RuntimeError as exc:  # a link to itself

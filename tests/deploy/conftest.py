@@ -12,6 +12,7 @@ import pytest
 
 from ringpull.deploy import cli
 from tests.deploy.folders import write_version
+from tests.deploy.running import Ran, Run
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +20,21 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("RINGPULL_STATE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in this process."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["ringpull", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture

@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import fsspec
 import pytest
 from rich.console import Console
 
-from ringpull.deploy import cli, coordinator_client
+from ringpull.deploy import coordinator_client
 from ringpull.deploy.planned_tables import PROCESS_BYTES
 from ringpull.deploy.view import change_watch
 from ringpull.deploy.view.change_watch import AFTERWARDS, change_line, done_and_total, follow
@@ -23,18 +21,10 @@ from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.operations import ChangeStatus, Control, Latency, Publish, Rebalance, Rollback
 from tests.deploy.fake_operations import FakeOperations, connected
 from tests.deploy.folders import write_version
+from tests.deploy.running import Run
 
 TARGET = ("--target", "127.0.0.1:8500")
 DIMS = {"ranker/item": 16, "ranker/genre": 16}
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -44,21 +34,6 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> FakeOperations:
     monkeypatch.setattr(coordinator_client, "table_dims", lambda target: DIMS)
     monkeypatch.setattr(change_watch, "POLL_S", 0.0)
     return fake
-
-
-@pytest.fixture
-def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in this process."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["ringpull", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 # -- plan --------------------------------------------------------------------------------------------------------------

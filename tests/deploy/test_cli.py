@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import pytest
@@ -24,27 +23,7 @@ from ringpull.inference.degrade.steps import CapCandidates, UseVersion
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.errors import StartupError
 from tests.deploy.folders import flip_byte, write_version
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run a command line in this process."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["ringpull", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return run
+from tests.deploy.running import Ran
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error", "x"), StartupError("x: Input/output error")])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from ringpull.deploy import cli
 from ringpull.deploy.commands.options import CREDENTIALS
 from ringpull.deploy.view import change_watch
 from tests.certificates import Certificates
@@ -29,26 +26,6 @@ ASKING = {
     "restart": ("--rolling", "--heads", "--force"),
 }
 """Command -> arguments with which all it needs is a head. `loadtest` is in tests/loadtest, `plan` below."""
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run a command line in this process."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["ringpull", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

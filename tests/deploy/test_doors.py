@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from ringpull.deploy import cli, coordinator_client, doors, served
+from ringpull.deploy import coordinator_client, doors, served
 from ringpull.deploy.config import ServeConfig
 from ringpull.deploy.process_identity import own_identity
 from ringpull.deploy.served import ServedRecord
@@ -29,6 +28,7 @@ from ringpull.router.control.deployment_spec import PlacedVersion
 from ringpull.router.control.observed import HeadHeartbeat
 from tests.deploy.actor_specs import make_actor_spec
 from tests.deploy.fake_operations import FakeOperations
+from tests.deploy.running import Run
 from tests.inference.operated import grpc_of, operated
 
 OPERATES, READS = "operates-0123456789abcdef", "reads-0123456789abcdef"
@@ -50,30 +50,12 @@ TOKENS = TokenSettings(
 )
 
 
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
-def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in this process."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["ringpull", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
-
+def ringpull(ringpull: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line in this process, whose changes are followed without a pause."""
     monkeypatch.setattr(change_watch, "POLL_S", 0.0)
     monkeypatch.setattr(coordinator_client, "table_dims", lambda target: {"ranker/item": 16, "ranker/genre": 16})
-    return run
+    return ringpull
 
 
 def record(target: str, admin: str) -> ServedRecord:

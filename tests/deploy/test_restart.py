@@ -6,13 +6,11 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 
-from ringpull.deploy import cli, coordinator_client, rolling
+from ringpull.deploy import coordinator_client, rolling
 from ringpull.ps.errors import InvalidInput, RingpullError, Unavailable
 from ringpull.ps.spec import ALL, OnUnavailable
 from ringpull.router.control.change import Kind, Phase
@@ -20,18 +18,10 @@ from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersio
 from ringpull.router.control.events import Member
 from ringpull.router.control.operations import ChangeStatus, RestartMember
 from tests.deploy.fake_operations import FakeOperations, connected, spec
+from tests.deploy.running import Run
 
 TARGET = ("--target", "127.0.0.1:8500")
 SHARD_0, SHARD_1, HEAD_0, HEAD_1 = Member("shard", 0), Member("shard", 1), Member("head", 0), Member("head", 1)
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
 
 
 def with_tables(copies: dict[str, object], policies: dict[str, OnUnavailable]) -> DeploymentSpec:
@@ -60,17 +50,9 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> FakeOperations:
 
 
 @pytest.fixture
-def ringpull(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in this process."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["ringpull", *map(str, arguments), *TARGET])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return Ran(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return run
+def ringpull(ringpull: Run) -> Run:
+    """Run a command line in this process, of the deployment that is faked."""
+    return lambda *arguments: ringpull(*arguments, *TARGET)
 
 
 def test_shards_then_heads_one_by_one(ringpull: Run, operations: FakeOperations) -> None:
