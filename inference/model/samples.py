@@ -114,9 +114,10 @@ class Samples:
         Raises:
             CorruptData: It is no such file.
         """
-        stored = members(memoryview(content), where, plain_names=False)  # as they are: nothing grows when it is read
+        unread = f"{where}: no samples can be read from it"
+        stored = members(memoryview(content), unread, plain_names=False)  # as they are: nothing grows when it is read
         if not all(name.endswith(".npy") for name in stored):  # `x` and `x.npy` would be one array to numpy
-            raise CorruptData(f"{where}: members that are no arrays; each is called NAME.npy")
+            raise CorruptData(f"{unread}: members that are no arrays; each is called NAME.npy")
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 rows = int(arrays["rows"])
@@ -136,7 +137,7 @@ class Samples:
                     raise ValueError(f"tolerance is {tolerance}; it must be finite and not negative")
                 return cls(Prepared(rows, features), outputs, tolerance, tables)
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as exc:
-            raise CorruptData(f"{where}: no samples can be read from it: {type(exc).__name__}: {exc}") from exc
+            raise CorruptData(f"{unread}: {type(exc).__name__}: {exc}") from exc
 
 
 def _table_samples(array: NDArray[Any]) -> TableSamples:

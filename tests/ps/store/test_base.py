@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import msgpack
 import numpy as np
@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
 from ringpull.ps.spec import TableSpec
+from ringpull.ps.store import base as base_module
+from ringpull.ps.store import file_errors
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.format import Header, Section
@@ -61,14 +63,15 @@ def middle(path: Path) -> int:
 @pytest.mark.parametrize("name", [fmt.HEADER, fmt.ROWS])
 def test_trouble_with_reading_is_no_damage(copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     """It passes: what was to be opened is tried again, and not given up."""
-    opened = Path.open
+    opened = file_errors.opened
 
-    def failing(path: Path, *how: Any, **more: Any) -> Any:
+    def failing(path: Path) -> BinaryIO:
         if path.name == name:
             raise OSError(number, os.strerror(number), str(path))
-        return opened(path, *how, **more)
+        return opened(path)
 
-    monkeypatch.setattr(Path, "open", failing)
+    for module in (file_errors, base_module):
+        monkeypatch.setattr(module, "opened", failing)
     with pytest.raises(Unavailable, match=f"{name}: cannot be read: {os.strerror(number)}"):
         Base.open(copy)
 
