@@ -165,7 +165,7 @@ class ServeConfig:
 
     @property
     def roots(self) -> ModelRoots:
-        """Where versions may lie that are published."""
+        """Roots that published versions lie below."""
         if self.models_root is not None:
             return ModelRoots.of(self.models_root)
         return ModelRoots.around(version.models_folder for version in self.versions)

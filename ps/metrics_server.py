@@ -163,7 +163,7 @@ class _Scraper:
     connection: socket.socket
     address: str
     until_s: float
-    """When its time is up."""
+    """Time at which it is ended."""
     is_ended: bool = False
 
     def hang_up(self) -> None:

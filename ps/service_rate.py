@@ -81,7 +81,7 @@ class ServiceRate:
         self._min_in_flight = 0.0
         """Smallest cost in flight at any moment of the window."""
         self._min_at_s = 0.0
-        """That moment."""
+        """Time of that moment."""
 
     def __repr__(self) -> str:
         return f"<ServiceRate {self._count} in flight, {self._in_flight:.0f} at {self.rate:.0f}/s>"

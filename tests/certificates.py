@@ -82,7 +82,7 @@ class Certificates:
         self.authority = Authority(folder)
         self.ca = self.authority.cert
         self.server = self.authority.sign("server")
-        """For a deployment: both purposes, as its processes show it to each other."""
+        """Certificate of a deployment: for both purposes, as its processes show it to each other."""
         self.renewed = self.authority.sign("renewed")
         """What `server` is exchanged for."""
         self.client = self.authority.sign("client", purposes=(CLIENT,), hosts=())
@@ -91,10 +91,10 @@ class Certificates:
         self.encrypted = self.authority.sign("encrypted", password=b"secret")
         self.intermediate_ca = Authority(folder, "intermediate_ca", self.authority)
         self.below = self.intermediate_ca.sign("below")
-        """By a CA that is signed itself."""
+        """Certificate by a CA that is signed itself."""
         self.stranger_ca = Authority(folder, "stranger_ca")
         self.stranger = self.stranger_ca.sign("stranger")
-        """By a CA that nobody knows."""
+        """Certificate by a CA that nobody knows."""
 
     @property
     def tls(self) -> TlsFiles:

@@ -62,7 +62,7 @@ class ActorSpec:
     keep: int
     """Number of versions of a model that stay open behind the live one."""
     roots: ModelRoots | None = None
-    """Where versions may lie that are published; None: anywhere."""
+    """Roots that published versions lie below; None: anywhere."""
     start_timeout_s: float
     """Time within which an actor has to be up."""
     joined: bool = False

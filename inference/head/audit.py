@@ -61,7 +61,7 @@ class Entry:
     who: str = ""
     """Name of the caller; empty until it is let in."""
     began_s: float = 0.0
-    """When it came, by the log's clock."""
+    """Time at which it came, by the log's clock."""
 
 
 class AuditLog:

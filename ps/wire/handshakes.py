@@ -61,7 +61,7 @@ class Handshakes:
         """Those under way, by address, in order of arrival."""
         self._turns = Turns(share)
         self._addresses: dict[TlsLayer, str] = {}
-        """Of each of them."""
+        """Address of each of them."""
         self._ended: dict[TlsLayer, Callable[[], None]] = {}
         self._log_from_s = -LOG_INTERVAL_S
         self._unsaid = 0

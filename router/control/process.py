@@ -83,7 +83,7 @@ class Settings:
     orphans_possible: bool = False
     """Whether a process of a member can live on where Ray takes it for dead: on a Ray of several nodes."""
     roots: ModelRoots | None = None
-    """Where versions may lie that are published; None: anywhere. What a saved state has open is served in any case."""
+    """Roots that published versions lie below; None: anywhere. What a saved state has open is served in any case."""
     check_startable: Callable[[], None] = lambda: None
     """Raises `Unavailable` while no process can be started, so that nothing can be changed."""
 

@@ -35,12 +35,12 @@ class Role(StrEnum):
     """Right that is needed to ask for something; every verb names one. A head asks for it (`Access`)."""
 
     READ = "read"
-    """To look: status, models, metrics, plans."""
+    """Right to look: status, models, metrics, plans."""
     PREDICT = "predict"
     WRITE = "write"
-    """To write rows."""
+    """Right to write rows."""
     OPERATE = "operate"
-    """To change the deployment."""
+    """Right to change the deployment."""
 
 
 @dataclass(frozen=True, slots=True)

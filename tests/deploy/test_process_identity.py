@@ -71,7 +71,7 @@ def test_elsewhere_it_is_unknown(field: str, gone: bool) -> None:
 
 
 def test_a_host_that_was_renamed_is_the_same_one() -> None:
-    """By DHCP, or by hand: boot and namespaces tell which host is meant."""
+    """DHCP did it, or a hand: boot and namespaces tell which host is meant."""
     renamed = replace(own_identity(), host="before")
     assert renamed.alive() is True
     assert replace(renamed, pid=2**22 + 1).alive() is False

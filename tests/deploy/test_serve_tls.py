@@ -47,7 +47,7 @@ def test_options_that_go_together_are_asked_for(serve: Callable[..., Any], certi
 def test_files_are_named_for_processes_that_have_another_working_directory(
     serve: Callable[..., Any], certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By their links: what a link leads to is another file after the certificate was exchanged."""
+    """Their links are kept: what a link leads to is another file after the certificate was exchanged."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cert.pem").symlink_to(certificates.server.cert)
     (tmp_path / "key.pem").symlink_to(certificates.server.key)

@@ -1,4 +1,4 @@
-"""Where the state of a user is, also of one without a home."""
+"""The state folder of a user, also of one without a home."""
 
 from __future__ import annotations
 

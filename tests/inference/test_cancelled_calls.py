@@ -55,7 +55,7 @@ def test_a_cancel_just_before_the_deadline_is_a_deadline_missed(clock: Clock, ti
 
 @pytest.mark.parametrize(("timeout_s", "early_s"), [(0.05, 0.02), (0.1, 0.04), (1.0, 0.1), (9.0, 0.1), (60.0, 0.6)])
 def test_the_callers_clock_may_be_tens_of_milliseconds_early(clock: Clock, timeout_s: float, early_s: float) -> None:
-    """And gRPC has rounded its time up, by as much as 1%."""
+    """gRPC has rounded its time up, by as much as 1%."""
     assert ended(clock, timeout_s, timeout_s - early_s) == (LOST, 1)
 
 

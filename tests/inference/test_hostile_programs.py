@@ -209,7 +209,7 @@ def raw(dtype: str, value: int, count: int) -> bytes:
     ids=lambda numbers: repr(numbers[:5]),
 )
 def test_numbers_are_numbers_however_they_look(good: bytes, numbers: bytes) -> None:
-    """For as long as one likes: they are looked at for a while, and no more, and the pickle is not far."""
+    """Numbers may go on at will: they are looked at for a while, and no more, and the pickle is not far."""
     check_program(packed({**members_of(good), WEIGHTS + "weight_7": numbers}), "dense.pt2")
 
 

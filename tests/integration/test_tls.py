@@ -175,7 +175,7 @@ def test_a_silent_client_of_https_holds_nobody_up(deployment: Deployment) -> Non
 def test_a_head_without_the_certificate_says_that_its_shards_want_one(
     exported: Exported, deployment: Deployment, plain: LocalCluster
 ) -> None:
-    """And one that has it, that the shards it is told of speak in plain text."""
+    """One that has it says that the shards it is told of speak in plain text."""
     strange = deployment.all.stranger.files(deployment.all.stranger_ca.cert)
     for files, shard_map, reason in (
         (NO_TLS, deployment.cluster.shard_map, "this shard speaks TLS only"),

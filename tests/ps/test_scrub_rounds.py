@@ -42,7 +42,7 @@ def test_no_position_is_read_through_the_map(scrubbed: Scrubbed) -> None:
 
 
 def test_what_is_mended_is_answered_before_a_long_round_is_over(table: WrittenTable, tmp_path: Path) -> None:
-    """Of whichever table: a round of 500 GB takes most of a day."""
+    """Known damage of whichever table is due: a round of 500 GB takes most of a day."""
     long = write_table(tmp_path / "items", rows=320, dim=4096, seed=3)
     scrubbed = Scrubbed(table, tmp_path / "checked")
     scrubbed.shard.open("other", 1, {"items": long.folder})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,17 +32,6 @@ from tests.ps.tables import MODEL, VERSION, WrittenTable, write_table
 
 KEY = (MODEL, VERSION, "users")
 NOT_TOLD = [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE]
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
-    return write_table(tmp_path_factory.mktemp("tables") / "users", rows=320, dim=4096)
-
-
-@pytest.fixture
-def table(written: WrittenTable, tmp_path: Path) -> WrittenTable:
-    folder = shutil.copytree(written.folder, tmp_path / "users")
-    return WrittenTable(folder, written.keys, written.rows, written.reference)
 
 
 @contextmanager

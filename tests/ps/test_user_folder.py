@@ -15,7 +15,7 @@ from ringpull.ps.user_folder import check_path, user_folder
 
 @pytest.fixture(autouse=True)
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where it will be."""
+    """The path at which it will be."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / f"ringpull-{os.geteuid()}"
 

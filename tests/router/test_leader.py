@@ -123,7 +123,7 @@ def test_a_woken_leader_says_nothing_to_anybody(world: World) -> None:
 
 
 def test_a_woken_leader_does_not_say_that_something_is_so_already(world: World) -> None:
-    """Of 1021 of the simulation: it took a second pause, which changes nothing, though the change was resumed."""
+    """Seed 1021 of the simulation: it took a second pause, which changes nothing, though the change was resumed."""
     old = world.up()
     old.tell(Begin(Kind.REBALANCE, "3", spec(3)))
     old.tell(Pause())

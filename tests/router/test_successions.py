@@ -91,7 +91,7 @@ def test_a_successor_that_the_leader_has_not_met_yet_is_not_taken_for_the_orphan
 
 
 def test_a_leader_whose_term_is_over_replaces_nobody(world: World) -> None:
-    """That it leads no more says nothing of the head that asks."""
+    """Its leading no more says nothing of the head that asks."""
     leader = world.up()
     leader.over = "term 1 is over"
     with pytest.raises(Superseded) as raised:

@@ -42,7 +42,7 @@ class CallMetrics:
         self.callers: Counter[tuple[str, str]] = Counter()
         """Calls that ended, by the name of the caller's token and gRPC's name of the status code."""
         self.over_quota: Counter[tuple[str, str]] = Counter()
-        """Of these, those refused for a quota, by name and limit."""
+        """Calls of these that were refused for a quota, by name and limit."""
         self._models: dict[str, ModelMetrics] = {}
 
     def serves(self, model: str) -> ModelMetrics:
