@@ -33,13 +33,22 @@ def in_the_way(path: Path, kind: str) -> Iterator[None]:
             os.close(pipe)
         return
     if kind == "socket":
-        with socket.socket(socket.AF_UNIX) as bound:
-            bound.bind(os.path.relpath(path))  # the path of a socket is short
+        leave_socket(path)
     elif kind == "device":
         path.symlink_to("/dev/null")
     else:
         path.symlink_to(path)
     yield
+
+
+def leave_socket(path: Path) -> None:
+    """A socket that nobody listens at any more, however long its path: a name to bind to has 107 bytes at most."""
+    folder = os.open(path.parent, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 def _open_and_close(path: str, over: threading.Event) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 
 from ringpull.deploy.folders import as_folder
 from ringpull.ps.errors import InvalidInput
+from tests.in_the_way import leave_socket
 
 
 def test_it_is_a_whole_path_whether_or_not_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,8 +30,7 @@ def test_what_is_in_the_way_is_named_with_the_option(tmp_path: Path, kind: str) 
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as bound:
-            bound.bind(str(path))
+        leave_socket(path)
     elif kind == "link to itself":
         path.symlink_to(path)
     else:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, Control, ControlChange, GetChange, Publish
 from ringpull.router.control.verbs import Role
 from tests.clock import Clock
+from tests.in_the_way import leave_socket
 from tests.inference.operated import grpc_of, operated
 from tests.inference.test_door import CHANGES, LOOKS, ask
 from tests.inference.test_operations import FakeOperations
@@ -390,7 +390,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, k
         if kind == "device":
             file.symlink_to("/dev/null")
         elif kind == "socket":
-            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(file))
+            leave_socket(file)
         else:
             os.mkfifo(file)
         if kind == "pipe that is read":
