@@ -19,17 +19,14 @@ from secrets import token_hex
 from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
-from ringpull.inference.head.access import Unasked
 from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.door import Door, folders_of
-from ringpull.inference.head.frontends.grpc.answers import Answers
-from ringpull.inference.head.frontends.grpc.server import GrpcServer
+from ringpull.inference.head.frontends.door import folders_of
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
-from ringpull.inference.head.frontends.http.server import HttpServer, application
-from ringpull.inference.head.frontends.ports import claim
+from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.status import HeadView, cluster_status, head_status, name_of
+from ringpull.inference.head.frontends.ways_in import WaysIn
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_watch import CallWatch
@@ -116,7 +113,6 @@ class Head:
         self._incarnation = token_hex(8)
         self._asker = Asker(head, self._incarnation)
         self._door_folders = folders_of(deployment or self._incarnation, state)
-        self._door: Door | None = None
         self._replaced = replaced
         self._router = Router(
             self._connect,
@@ -145,8 +141,7 @@ class Head:
         self._refused: dict[VersionName, str] = {}
         """Versions that could not be loaded, with the reason of each."""
         self._address: HeadAddress | None = None
-        self._grpc: GrpcServer | None = None
-        self._http: HttpServer | None = None
+        self._ways_in: WaysIn | None = None
         self._watch: Watch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._degrading: asyncio.Task[None] | None = None
@@ -248,7 +243,8 @@ class Head:
             f"{model}/{version} is served without its self-check, which is tried again: {reason}"
             for (model, version), reason in sorted(self._unchecked.items())
         ]
-        closed = () if self._door is None or not self._door.warning else (self._door.warning,)
+        door = None if self._ways_in is None else self._ways_in.door
+        closed = () if door is None or not door.warning else (door.warning,)
         watched = () if self._watch is None else self._watch.warnings
         asked = () if self._tokens is None else self._tokens.warnings
         return (*refused, *unchecked, *watched, *asked, *warnings_of(self._tls), *closed, *self._audit.warnings)
@@ -274,11 +270,11 @@ class Head:
             if task is not None:
                 task.cancel()
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
-        if self._grpc is not None and self._door is not None:
-            await asyncio.gather(self._grpc.stop(timeout_s), self._door.close(timeout_s))
+        if self._ways_in is not None:
+            await self._ways_in.stop(timeout_s)
         await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
-        if self._http is not None:
-            await self._http.stop()
+        if self._ways_in is not None:
+            await self._ways_in.http.stop()
         if self._metrics is not None:
             await self._metrics.stop()
         await self._router.close()
@@ -402,33 +398,19 @@ class Head:
     async def _listen(self) -> HeadAddress:
         status = partial(cluster_status, self._view, self._router, self._catalog)
         alone = partial(head_status, self._view)
-        answers = Answers(self._predictor, self._catalog, status, alone, self._operations, self._audit, self._tls)
-        bound = claim("http", self.config.host, self.config.http_port, shared=self.config.share_port)
-        door = Door(answers, self.config, self._tokens, self._door_folders, f"head-{self._asker.head}.sock")
-        grpc = None
-        try:
-            await door.open()
-            grpc = answers.server(self.config, self._tokens or Unasked(door.address))
-            grpc_port = await grpc.start()
-            http_port = bound.getsockname()[1]
-            metrics = () if self._metrics is None else self._metrics.listen(http_port, self._predictor)
-        except BaseException:
-            # It is tried again, and would find its own ports in use.
-            bound.close()
-            await door.close(0)
-            if grpc is not None:
-                await grpc.stop(0)
-            raise
-        self._door, self._grpc = door, grpc
-        self._http = HttpServer(
-            application(lambda: grpc.serving, status, answers.models, metrics, self.leader, self._predictor.access),
-            bound,
-            self.config.http_limits,
-            None if self._metrics is None else self._metrics.connections,
-            tls=self._tls,
+        parts = Parts(self._predictor, self._catalog, status, alone, self._operations, self._audit, self._tls)
+        opened = await WaysIn.open(
+            parts,
+            self.config,
+            self._tokens,
+            self._door_folders,
+            head=self._asker.head,
+            metrics=self._metrics,
+            leader=self.leader,
         )
+        self._ways_in = opened
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
-        return HeadAddress(self.config.host, grpc_port, http_port, door.address)
+        return HeadAddress(self.config.host, opened.grpc_port, opened.http_port, opened.door.address)
 
     async def _begin_watching(self) -> None:
         """Watch the folders of the models that are served, if that is wanted and has not begun."""

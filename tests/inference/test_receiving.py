@@ -20,10 +20,11 @@ from ringpull.inference.head.access import AtDoor, Unasked
 from ringpull.inference.head.admission import REQUEST_COST_BYTES, Admission
 from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.grpc.answers import Answers
+from ringpull.inference.head.frontends.grpc.answers import grpc_server
 from ringpull.inference.head.frontends.grpc.server import DESCRIPTOR_SHARE, DESCRIPTOR_SHARE_OF_DOOR, GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.http.limits import DESCRIPTOR_SHARE as HTTP_SHARE
+from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.receiving import DISTRUSTED, MAX_OVERDUE_S, MIN_OVERDUE_S, Incoming, Receiving
 from ringpull.inference.proto import ringpull_pb2 as pb
@@ -395,8 +396,8 @@ async def test_streams_that_stay_take_no_place_of_calls(served: Served) -> None:
 async def test_a_crowd_at_the_port_takes_no_place_at_the_door_nor_lifts_its_limits(served: Served, path: str) -> None:
     config = HeadConfig(max_receiving_requests=10, max_concurrent_requests=2)
     predictor = Predictor(served.catalog, config)
-    answers = Answers(predictor, served.catalog, served.status, pb.ClusterStatus, None, AuditLog())
-    port, door = answers.server(config, Unasked()), answers.server(config, AtDoor(), at_door=True)
+    parts = Parts(predictor, served.catalog, served.status, pb.ClusterStatus, None, AuditLog())
+    port, door = grpc_server(parts, config, Unasked()), grpc_server(parts, config, AtDoor(), at_door=True)
     at_port, at_door = [f"127.0.0.1:{await each.start()}" for each in (port, door)]
     async with connect(at_port) as crowd, connect(at_door) as operator:
         mine = operator.stream_unary(path)(timeout=600)
@@ -435,10 +436,8 @@ async def test_the_door_takes_a_share_of_its_own(served: Served, monkeypatch: py
         lambda part, at_most: shares.append(part) or at_most,
     )
     config = HeadConfig()
-    answers = Answers(
-        Predictor(served.catalog, config), served.catalog, served.status, pb.ClusterStatus, None, AuditLog()
-    )
-    servers = [answers.server(config, Unasked()), answers.server(config, AtDoor(), at_door=True)]
+    parts = Parts(Predictor(served.catalog, config), served.catalog, served.status, pb.ClusterStatus, None, AuditLog())
+    servers = [grpc_server(parts, config, Unasked()), grpc_server(parts, config, AtDoor(), at_door=True)]
     assert shares == [DESCRIPTOR_SHARE, DESCRIPTOR_SHARE_OF_DOOR]
     for each in servers:
         await each.stop(0)

@@ -15,7 +15,8 @@ from typing import Final
 
 from ringpull.inference.head.access import Access, AtDoor
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.grpc.answers import Answers
+from ringpull.inference.head.frontends.grpc.answers import grpc_server
+from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.ports import joined, told
 from ringpull.inference.head.frontends.unix_socket import FOLDER, SHORTEST, UnixSocket, own_folder
 from ringpull.ps.errors import StartupError
@@ -28,7 +29,7 @@ class Door:
     """Operators' door, from `open` to `close`.
 
     Args:
-        answers: What is answered there: all that the head's port answers too, so an operator needs no other way.
+        parts: What answers there: all that the head's port answers too, so an operator needs no other way.
         config: Says where it is.
         tokens: Access by tokens; None: none are asked for. Whoever opens the socket needs none.
         folders: Functions that return a folder for the socket, in the order of preference; see `folders_of`.
@@ -37,14 +38,14 @@ class Door:
 
     def __init__(
         self,
-        answers: Answers,
+        parts: Parts,
         config: HeadConfig,
         tokens: Access | None,
         folders: Sequence[Callable[[], Path]],
         name: str,
     ) -> None:
         access = AtDoor() if tokens is None or config.admin_at is None else tokens
-        self._server = answers.server(config, access, at_door=True)
+        self._server = grpc_server(parts, config, access, at_door=True)
         self._config = config
         self._folders = folders
         self._name = name

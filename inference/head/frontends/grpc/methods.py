@@ -15,6 +15,7 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
@@ -32,6 +33,20 @@ Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Message]]
 Receive = Callable[[], Awaitable[bytes]]
 """Function that receives the message of a call, once. Raises InvalidInput where there is none."""
 M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Service as a server takes it: its methods by name, in snake case, and who is let in at all."""
+
+    descriptor: ServiceDescriptor
+    methods: object
+    """Object with a coroutine for each method."""
+    admit: Callable[[grpc.aio.ServicerContext], object]
+    """Function that lets a caller in before its message is received; raises Unauthenticated or Forbidden."""
+    receiving: tuple[str, ...] = ()
+    """Names of methods that receive their message themselves."""
+
 
 AUTHORIZATION: Final = "authorization"
 

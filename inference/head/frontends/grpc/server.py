@@ -8,6 +8,7 @@ Health is `grpc.health.v1`, per service and for the whole server (""): SERVING o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import grpc.aio
@@ -19,7 +20,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.asked_reflection import add_reflection
 from ringpull.inference.head.frontends.grpc.health import Health
 from ringpull.inference.head.frontends.grpc.limits import CallLimits
-from ringpull.inference.head.frontends.grpc.methods import keep_headers_out_of_logs, service_handler
+from ringpull.inference.head.frontends.grpc.methods import Service, keep_headers_out_of_logs, service_handler
 from ringpull.inference.head.frontends.grpc.operations import SERVICE as OPERATIONS
 from ringpull.inference.head.frontends.grpc.operations import MethodsOfOtherBuilds, OperationsService
 from ringpull.inference.head.frontends.grpc.secure_port import add_port
@@ -63,12 +64,14 @@ class GrpcServer:
         operations: OperationsService | None = None,
         tls: LiveTls | None = None,
         *,
+        others: Sequence[Service] = (),
         descriptor_share: float = DESCRIPTOR_SHARE,
     ) -> None:
         keep_headers_out_of_logs()
         self._tls = tls
         self._config = config
-        self._health = Health(SERVICES)
+        names = (*SERVICES, *(each.descriptor.full_name for each in others))
+        self._health = Health(names)
         self._serving = False
         self._server = grpc.aio.server(
             options=[
@@ -107,6 +110,10 @@ class GrpcServer:
             (service_handler(OPERATIONS, self._operations), MethodsOfOtherBuilds(predictor.access)),
             self._operations.admit,
         )
+        for each in others:
+            self._limits.add_generic_rpc_handlers(
+                (service_handler(each.descriptor, each.methods, each.receiving),), each.admit
+            )
         add_HealthServicer_to_server(self._health, self._limits)
         add_reflection(SERVICES, self._limits, predictor.access)
 

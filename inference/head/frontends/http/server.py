@@ -48,14 +48,14 @@ def application(
     healthy: Callable[[], bool],
     status: Callable[[], Awaitable[Message]],
     models: Callable[[], Awaitable[Message]],
-    metrics: Iterable[Route] = (),
+    routes: Iterable[Route] = (),
     leader: Callable[[], LeaderView | None] = lambda: None,
     access: Access | None = None,
 ) -> Starlette:
     """Return the ASGI application over three questions to the head.
 
     Args:
-        metrics: Routes of `ringpull.inference.head.frontends.http.metrics`; none when none are kept.
+        routes: What else is answered: metrics, and the protocols (`ringpull.inference.head.frontends.protocols`).
         leader: Who leads, for the body of `/healthz`: predictions go on when nobody does, and so does its 200.
         access: Rule of who may ask; None: anyone.
     """
@@ -81,7 +81,7 @@ def application(
             Route("/healthz", healthz),
             Route("/status", answer(status)),
             Route("/v1/models", answer(models)),
-            *metrics,
+            *routes,
         ],
         # Starlette raises an exception on when it has been answered by the handler of them all: uvicorn logs it.
         exception_handlers={RingpullError: failed, Exception: failed},

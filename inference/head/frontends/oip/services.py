@@ -1,0 +1,17 @@
+"""The Open Inference Protocol, version 2, over gRPC."""
+
+from __future__ import annotations
+
+from ringpull.inference.head.access import Access
+from ringpull.inference.head.frontends.grpc.methods import Service
+from ringpull.inference.head.frontends.parts import Parts
+
+
+def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
+    """Return what is answered over gRPC.
+
+    Args:
+        access: Rule of who may have what there.
+        at_door: Whether they are to be served at the operators' door.
+    """
+    return []

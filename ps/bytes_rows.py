@@ -1,0 +1,36 @@
+"""Rows that are bytes of any length, several of them end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BytesRows:
+    """N rows of bytes."""
+
+    data: NDArray[np.uint8]
+    """(total,): their bytes, end to end."""
+    offsets: NDArray[np.int64]
+    """(N+1,): starts of rows; the first is 0, the last the number of bytes."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> bytes:
+        return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[row] for row in range(len(self)))
+
+    @classmethod
+    def of(cls, rows: Sequence[bytes]) -> Self:
+        """Return these rows, end to end."""
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(rows), np.uint8), offsets)
