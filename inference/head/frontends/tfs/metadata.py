@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ringpull.inference.head.catalog import Catalog, ServedVersion
-from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS
+from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS, has_many
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.signatures import DEFAULT, PREDICT_METHOD, names_of, number_of
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.schema.kinds import Cross, Dense, IdSequence, SentFeature
+from ringpull.inference.schema.kinds import Cross, Dense, IdSequence
 from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 
 SIGNATURE_DEF: Final = "signature_def"
@@ -92,11 +92,6 @@ def _inputs(loaded: LoadedVersion) -> Iterator[tuple[str, str, tuple[int, ...]]]
             yield feature.name + OFFSETS, "DT_INT64", ()
         if not isinstance(feature, IdSequence) and feature.weighted:
             yield feature.name + WEIGHTS, "DT_FLOAT", ()
-
-
-def has_many(feature: SentFeature) -> bool:
-    """Whether a feature has a bag of values a row."""
-    return isinstance(feature, IdSequence) or (not isinstance(feature, Dense) and feature.many)
 
 
 def _info(name: str, dtype: str, shape: tuple[int, ...]) -> Any:
