@@ -212,7 +212,7 @@ class Predictor:
         check(request, reader.spec(request.table), self.row_limits)
         call.take_rows(len(request.keys))
         trace.stage = "lookup"
-        answer = await reader.read(request, self.row_limits, call.hold, deadline_s=call.deadline_s)
+        answer = await reader.read(request, self.row_limits, call.take_room, deadline_s=call.deadline_s)
         trace.stage = "encode"
         call.looked_up = answer.model, answer.version
         return replace(answer, request_id=trace.request_id)
@@ -326,14 +326,14 @@ class OpenCall:
         if self._permit is not None:
             self._permit.take_rows(rows)
 
-    def hold(self, nbytes: int) -> None:
+    def take_room(self, nbytes: int) -> None:
         """Take room for so many bytes of a reply, until the call ends.
 
         Raises:
             LimitExceeded: There is none for now. `retry_after_s` is set.
         """
         assert self._ticket is not None
-        self._ticket.hold(nbytes)
+        self._ticket.take_room(nbytes)
 
     async def predict(self, request: InferenceRequest) -> Prediction:
         """Score the rows of the request.

@@ -60,12 +60,12 @@ class RowReader:
         return spec
 
     async def read(
-        self, request: RowsRequest, limits: RowLimits, hold: Callable[[int], None], *, deadline_s: float
+        self, request: RowsRequest, limits: RowLimits, take_room: Callable[[int], None], *, deadline_s: float
     ) -> RowsAnswer:
         """Return the rows of a request that `rows_by_key.check` has passed.
 
         Args:
-            hold: Takes room for so many bytes of a reply; raises LimitExceeded where there is none.
+            take_room: Takes room for so many bytes of a reply; raises LimitExceeded where there is none.
 
         Raises:
             LimitExceeded: The reply would be too long.
@@ -77,7 +77,7 @@ class RowReader:
         spec = self.spec(request.table)
         keys = len(request.keys)
         if spec.dim:  # how long rows of bytes are is known when they are here
-            hold(limits.check_reply(request.outputs * spec.dim * FLOAT32_BYTES, keys))
+            take_room(limits.check_reply(request.outputs * spec.dim * FLOAT32_BYTES, keys))
         lookup = Lookup(request.table, request.pooling, request.keys, request.offsets, request.weights)
         self._in_flight += 1
         self._idle.clear()

@@ -34,6 +34,7 @@ def decode_lookup(message: pb.LookupRequest, limits: RowLimits) -> RowsRequest:
     pooling = _POOLINGS.get(message.pooling)
     if pooling is None:
         raise InvalidInput(f"pooling: is {message.pooling}; it must be {', '.join(Pooling)}, numbered from 3 down to 0")
+    limits.check_keys(_typed(message.keys))  # each of these costs, in Python
     column = _column(message.keys)
     key_type = _KEY_TYPES.get(column.dtype)
     if key_type is None:
@@ -58,6 +59,13 @@ def decode_lookup(message: pb.LookupRequest, limits: RowLimits) -> RowsRequest:
 def keys_are_typed(message: pb.LookupRequest) -> bool:
     """Whether the keys were typed fields, so that the reply's vectors shall be, too."""
     return not message.keys.HasField("raw")
+
+
+def _typed(keys: pb.Column) -> int:
+    """Return the number of typed keys, or of bags if those are more."""
+    kind = keys.WhichOneof("values")
+    values = 0 if kind in (None, "raw") else len(getattr(keys, kind).values)
+    return max(values, len(keys.offsets) - 1)
 
 
 def _column(message: pb.Column) -> ColumnBytes:
