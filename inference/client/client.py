@@ -147,6 +147,7 @@ class Client(_Connections):
         timeout_s: float | None = None,
         with_timings: bool = False,
         request_id: str = "",
+        label: str | None = None,
     ) -> Prediction:
         """Score candidate rows.
 
@@ -157,10 +158,11 @@ class Client(_Connections):
             outputs: Names of the outputs wanted; None: all.
             with_timings: Ask for the server's timings by stage.
             request_id: For the server's logs.
+            label: Label of the version that answers, in place of `version`.
 
         Raises:
             InvalidInput: The server, or this client, cannot make sense of a feature; the message names it.
-            NotFound: No such model or version is served there.
+            NotFound: No such model, version or label is served there.
             LimitExceeded: The request is larger than the server allows, or than it has time for; `retry_after_s` tells
                 which.
             DeadlineExceeded: No answer within `timeout_s`. Safe to repeat, as is `Unavailable`.
@@ -175,6 +177,7 @@ class Client(_Connections):
             outputs=outputs,
             with_timings=with_timings,
             request_id=request_id,
+            label=label,
         )
         return decode_response(self._call(self._predict, encode_request(call), timeout_s))
 
@@ -185,7 +188,7 @@ class Client(_Connections):
         keys: Sequence[int] | Sequence[str] | NDArray[Any],
         *,
         version: int | None = None,
-        label: str = "",
+        label: str | None = None,
         pooling: str | None = None,
         offsets: Sequence[int] | NDArray[np.int64] | None = None,
         weights: Sequence[float] | NDArray[np.float32] | None = None,
@@ -226,9 +229,11 @@ class Client(_Connections):
         )
         return decode_rows(self._call(self._lookup, request, timeout_s), pooled=bool(request.pooling))
 
-    def model(self, name: str, version: int | None = None, *, timeout_s: float | None = None) -> pb.Model:
+    def model(
+        self, name: str, version: int | None = None, *, label: str | None = None, timeout_s: float | None = None
+    ) -> pb.Model:
         """Return what a model takes and gives: the contract's `Model` message."""
-        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0)
+        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0, label=label or "")
         reply: pb.Model = self._call(self._get_model, request, timeout_s)
         return reply
 
@@ -326,6 +331,7 @@ class AsyncClient(_Connections):
         timeout_s: float | None = None,
         with_timings: bool = False,
         request_id: str = "",
+        label: str | None = None,
     ) -> Prediction:
         """Score candidate rows. Arguments and errors are those of `Client.predict`."""
         call = as_call(
@@ -336,6 +342,7 @@ class AsyncClient(_Connections):
             outputs=outputs,
             with_timings=with_timings,
             request_id=request_id,
+            label=label,
         )
         return decode_response(await self._call(self._predict, encode_request(call), timeout_s))
 
@@ -346,7 +353,7 @@ class AsyncClient(_Connections):
         keys: Sequence[int] | Sequence[str] | NDArray[Any],
         *,
         version: int | None = None,
-        label: str = "",
+        label: str | None = None,
         pooling: str | None = None,
         offsets: Sequence[int] | NDArray[np.int64] | None = None,
         weights: Sequence[float] | NDArray[np.float32] | None = None,
@@ -367,9 +374,11 @@ class AsyncClient(_Connections):
         )
         return decode_rows(await self._call(self._lookup, request, timeout_s), pooled=bool(request.pooling))
 
-    async def model(self, name: str, version: int | None = None, *, timeout_s: float | None = None) -> pb.Model:
+    async def model(
+        self, name: str, version: int | None = None, *, label: str | None = None, timeout_s: float | None = None
+    ) -> pb.Model:
         """Return what a model takes and gives: the contract's `Model` message."""
-        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0)
+        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0, label=label or "")
         reply: pb.Model = await self._call(self._get_model, request, timeout_s)
         return reply
 

@@ -41,7 +41,7 @@ def encode_lookup(
     keys: Sequence[int] | Sequence[str] | NDArray[Any],
     *,
     version: int | None = None,
-    label: str = "",
+    label: str | None = None,
     pooling: str | None = None,
     offsets: Sequence[int] | NDArray[np.int64] | None = None,
     weights: Sequence[float] | NDArray[np.float32] | None = None,
@@ -51,7 +51,7 @@ def encode_lookup(
 
     Args:
         keys: (N,): integers, or strings.
-        version: Version that is to answer; None: the live one.
+        version: Version that is to answer; None: the live one, or the one with the label.
         pooling: sum, mean or max; None: every row by itself.
         offsets: (B+1,): starts of bags.
         weights: (N,): one number per key.
@@ -64,7 +64,7 @@ def encode_lookup(
             model=model,
             table=table,
             version=checked_version(version) or 0,
-            label=label,
+            label=label or "",
             keys=_keys(keys),
             pooling=POOLINGS[read_pooling(pooling)],
             request_id=request_id,
