@@ -46,11 +46,12 @@ class AskedRows:
         if unknown := sorted(set(body) - set(FIELDS)):
             raise InvalidInput(f"the body has an unknown field {unknown[0]!r:.80}; it takes {', '.join(FIELDS)}")
         for name in LISTS:
-            if body.get(name) is not None and not isinstance(body[name], list):
-                raise InvalidInput(f"{name}: must be a list, not {type(body[name]).__name__}")
-            limits.check_keys(len(body.get(name) or ()) - (name == "offsets"))
+            given = body.get(name)
+            if not isinstance(given, list) and (given is not None or name == "keys"):
+                raise InvalidInput(f"{name}: must be a list, not {type(given).__name__}")
+            limits.check_keys(len(given or ()) - (name == "offsets"))
         form, request_id = body.get("as"), body.get("request_id", "")
-        if form is not None and form not in FORMS:
+        if form is not None and not (isinstance(form, str) and form in FORMS):
             raise InvalidInput(f"as: is {form!r:.80}; it must be one of {', '.join(FORMS)}")
         if not isinstance(request_id, str):
             raise InvalidInput(f"request_id: must be a string, not {type(request_id).__name__}")
