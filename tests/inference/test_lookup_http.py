@@ -84,8 +84,8 @@ async def test_rows_and_bags(http: httpx.AsyncClient, served: Served) -> None:
         (PATH, {"keys": [1], "as": ["b64"]}, 400, "as: is"),
         (PATH, {"keys": [1], "as": "text"}, 400, "as: table users has vectors"),
         (PATH, {"keys": [1], "request_id": 7}, 400, "request_id"),
-        (PATH, {"keys": [0] * 9_000}, 429, "max_message_bytes is 100000, of the reply"),
-        (PATH, {"keys": [0] * 60_000}, 429, "max_message_bytes is 100000"),
+        (PATH, {"keys": [0] * 9_000}, 413, "max_message_bytes is 100000, of the reply"),
+        (PATH, {"keys": [0] * 60_000}, 413, "max_message_bytes is 100000"),
     ],
     ids=range(28),
 )
