@@ -278,7 +278,7 @@ class Head:
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
         if self._ways_in is not None:
             await self._ways_in.stop(timeout_s)
-        await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
+        await asyncio.gather(*(served.close(0) for served in self._catalog.loaded()))
         if self._ways_in is not None:
             await self._ways_in.http.stop()
         if self._metrics is not None:
@@ -399,7 +399,7 @@ class Head:
                 await self._let_go(served)
 
     async def _let_go(self, version: ServedVersion) -> None:
-        await version.batcher.close(self.config.max_timeout_s)
+        await version.close(self.config.max_timeout_s)
         self._router.retire(*version.key)
 
     async def _listen(self) -> HeadAddress:

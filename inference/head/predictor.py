@@ -10,6 +10,8 @@ It knows columns, packed as `ReceivedColumns`, and no protocol's messages.
         prediction = await call.predict(request)  catalog, degrade steps, micro-batch, timings
         reply = ...                               the front-end encodes the answer
 
+Rows by key are asked for the same way, with `verb="lookup"` and `await call.rows(request)`.
+
 Whatever a step raises ends the `with` block, which counts the request by its outcome, logs it, and lets the error go on
 to the front-end, who reports it (`ringpull.inference.wire.status_codes`). A request's own deadline is kept, capped by
 the head's.
@@ -22,7 +24,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
 
@@ -35,10 +37,11 @@ from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion, check_one_of
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
-from ringpull.inference.head.metrics.call_log import Call
+from ringpull.inference.head.metrics.call_log import Call, Verb
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer, RowsRequest, check
 from ringpull.inference.head.tokens.quotas import Permit
 from ringpull.inference.prediction import Prediction, Timings
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound
@@ -57,7 +60,7 @@ MAX_EARLY: Final = 0.5
 
 @dataclass(slots=True)
 class CallCounts:
-    """Predict calls since start. Owned by the event loop."""
+    """Predict and Lookup calls since start. Owned by the event loop."""
 
     requests: int = 0
     failed: int = 0
@@ -131,6 +134,7 @@ class Predictor:
         self.limits: Final = Limits(
             config.max_candidates, config.max_values_per_row, config.max_columns, config.max_message_bytes
         )
+        self.row_limits: Final = RowLimits(config.max_lookup_keys, config.max_message_bytes)
         self._catalog = catalog
         self._watch = watch or CallWatch()
         self._default_timeout_s = config.default_timeout_s
@@ -146,6 +150,7 @@ class Predictor:
         *,
         authorization: str | None = None,
         access: Access | None = None,
+        verb: Verb = "predict",
     ) -> OpenCall:
         """Admit a request of which nothing has been read; to be used as a context manager.
 
@@ -153,7 +158,8 @@ class Predictor:
             timeout_s: Time that its caller gives it, from now; None: the default.
             length: Bytes of its message, where the protocol tells before; else `OpenCall.received` is to be told.
             authorization: What the caller shows of itself, for `Access.admit`; None: nothing.
-            access: Rule of who may predict by this way in; None: the predictor's.
+            access: Rule of who may predict by this way in; None: the predictor's. Who may predict may ask for rows.
+            verb: What is asked for, for counts and the log.
 
         Raises:
             Unauthenticated: The caller has to show a token that is known here.
@@ -165,7 +171,7 @@ class Predictor:
         given_s = timeout_s
         timeout_s = self._default_timeout_s if timeout_s is None else min(timeout_s, self._max_timeout_s)
         self.counts.requests += 1
-        call = OpenCall(self, timeout_s, given_s)
+        call = OpenCall(self, timeout_s, given_s, verb)
         try:
             call.admit(length, (access or self.access).admit(authorization, Role.PREDICT))
         except BaseException as error:
@@ -177,6 +183,8 @@ class Predictor:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
         asked = self._catalog.get(request.model, request.version, request.label)
+        if asked.loaded.program is None:
+            raise _predicts_nothing(asked)
         wanted = _wanted_outputs(request.outputs, asked)
         call.take_rows(request.columns.rows)
         served, columns = asked.degraded(request.columns, named=request.version != 0 or bool(request.label))
@@ -198,6 +206,19 @@ class Predictor:
         )
         call.answer = _Answer(model, version, times, decoded_s, scored_s)
         return prediction
+
+    async def _rows(self, request: RowsRequest, call: OpenCall) -> RowsAnswer:
+        trace = call.trace
+        trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
+        check_version(request.version)
+        reader = self._catalog.get(request.model, request.version, request.label).rows
+        check(request, reader.spec(request.table), self.row_limits)
+        call.take_rows(len(request.keys))
+        trace.stage = "lookup"
+        answer = await reader.read(request, self.row_limits, call.take_room, deadline_s=call.deadline_s)
+        trace.stage = "encode"
+        call.looked_up = answer.model, answer.version
+        return replace(answer, request_id=trace.request_id)
 
 
 class _Answer(NamedTuple):
@@ -222,21 +243,25 @@ class OpenCall:
         "_ticket",
         "answer",
         "deadline_s",
+        "looked_up",
         "trace",
     )
 
-    def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None) -> None:
+    def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None, verb: Verb = "predict") -> None:
         """Begin a call now; made by `Predictor.open`.
 
         Args:
             timeout_s: Time that it has.
             given_s: Time that its caller gives it; None: any.
+            verb: What is asked for.
         """
-        self.trace: Final = Call(time.monotonic(), "admission")
+        self.trace: Final = Call(time.monotonic(), "admission", verb=verb)
         self.deadline_s: Final = self.trace.started_s + timeout_s
         """Deadline on the monotonic clock."""
         self._missed_from_s: Final = self.trace.started_s + _missed_after_s(given_s)
         self.answer: _Answer | None = None
+        self.looked_up: tuple[str, int] | None = None
+        """Model and version whose rows were given; None: none were."""
         self._predictor = predictor
         self._ticket: Ticket | None = None
         self._among = predictor.receiving
@@ -304,6 +329,15 @@ class OpenCall:
         if self._permit is not None:
             self._permit.take_rows(rows)
 
+    def take_room(self, nbytes: int) -> None:
+        """Take room for so many bytes of a reply, until the call ends.
+
+        Raises:
+            LimitExceeded: There is none for now. `retry_after_s` is set.
+        """
+        assert self._ticket is not None
+        self._ticket.take_room(nbytes)
+
     async def predict(self, request: InferenceRequest) -> Prediction:
         """Score the rows of the request.
 
@@ -315,6 +349,21 @@ class OpenCall:
             Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
         """
         return await self._predictor._predict(request, self)
+
+    async def rows(self, request: RowsRequest) -> RowsAnswer:
+        """Return rows of a table by their keys, or bags of them.
+
+        Degrade steps leave nothing out of it: rows by key are answered whole, or refused.
+
+        Raises:
+            NotFound: The model, version or table is not served here; the message says which are.
+            InvalidInput: Keys, offsets or weights do not fit each other or the table; the message names which.
+            LimitExceeded: There are too many keys, their rows are too long for one reply, or they are more than the
+                caller may have for now, or than there is room for. For the last two `retry_after_s` is set.
+            DeadlineExceeded: The deadline passed before the answer was complete.
+            Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
+        """
+        return await self._predictor._rows(request, self)
 
     def close(self, error: BaseException | None) -> None:
         """End the call: count it, and report how it ended; None: its reply is made."""
@@ -339,6 +388,8 @@ class OpenCall:
         elif self.answer is not None:
             model, version, times, decoded_s, scored_s = self.answer
             predictor._watch.answered(trace, model, version, times, decoded_s=decoded_s, scored_s=scored_s)
+        elif self.looked_up is not None:
+            predictor._watch.looked_up(trace, *self.looked_up)
 
     def __enter__(self) -> OpenCall:
         return self
@@ -372,6 +423,14 @@ def _missed_after_s(given_s: float | None) -> float:
     if given_s is None:
         return math.inf
     return given_s - min(EARLY_S + ROUNDED * given_s, MAX_EARLY * given_s)
+
+
+def _predicts_nothing(asked: ServedVersion) -> InvalidInput:
+    tables = ", ".join(asked.rows.tables)
+    return InvalidInput(
+        f"{asked.loaded.name} has tables only, and predicts nothing; ask for their rows by key (Lookup; over HTTP"
+        f" /v1/models/{asked.key[0]}/tables/TABLE:lookup). Its tables: {tables}"
+    )
 
 
 def _wanted_outputs(names: Collection[str], served: ServedVersion) -> Collection[str]:

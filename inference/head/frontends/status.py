@@ -85,7 +85,7 @@ async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: 
         requests=view.counts.requests,
         failed=view.counts.failed,
         uptime_s=view.uptime_s,
-        device=served[0].loaded.program.device if served else "",
+        device=next((each.loaded.program.device for each in served if each.loaded.program is not None), ""),
         pulls=counted.pulls,
         messages=counted.messages,
         sent_bytes=counted.sent_bytes,
