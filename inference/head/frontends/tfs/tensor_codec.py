@@ -64,6 +64,8 @@ _HALF: Final = messages.DTYPES["DT_HALF"]
 _BFLOAT16: Final = messages.DTYPES["DT_BFLOAT16"]
 _STRING: Final = messages.DTYPES["DT_STRING"]
 _BOOL: Final = messages.DTYPES["DT_BOOL"]
+_ODD: Final = (_BFLOAT16, _BOOL)
+"""Types that numpy has not, or not in every byte."""
 _FLOAT: Final = messages.DTYPES["DT_FLOAT"]
 
 
@@ -99,12 +101,14 @@ def _read(name: str, message: Any, room: int) -> tuple[NDArray[Any], int]:
     if content:
         if number == _STRING:
             return _strings(name, content, count).reshape(shape), 0
-        if len(content) != count * kind.numpy.itemsize:
+        dtype = kind.numpy
+        if len(content) != count * dtype.itemsize:
             raise InvalidInput(
                 f"input {name}: tensor_content has {len(content)} bytes; {messages.DTYPE_NAMES[number]} of shape"
-                f" {_told(shape)} has {count * kind.numpy.itemsize}"
+                f" {_told(shape)} has {count * dtype.itemsize}"
             )
-        return _as_values(number, np.frombuffer(content, kind.numpy)).reshape(shape), 0
+        values = np.ndarray(shape, dtype, content)
+        return (_as_values(number, values) if number in _ODD else values), 0
     listed = getattr(message, kind.field)
     given = len(listed)
     if given > count:
