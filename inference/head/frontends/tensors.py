@@ -28,7 +28,7 @@ from ringpull.inference.wire.column_codec import LENGTHS, NUMBERS, ColumnBytes, 
 from ringpull.inference.wire.column_codec import OFFSETS as STARTS
 from ringpull.inference.wire.column_codec import WEIGHTS as FACTORS
 from ringpull.inference.wire.packing import pack
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, LimitExceeded
 
 OFFSETS: Final = "_offsets"
 WEIGHTS: Final = "_weights"
@@ -56,6 +56,9 @@ def columns_of(tensors: Mapping[str, NDArray[Any]], features: Iterable[Feature],
     for name, values in tensors.items():
         feature = known.get(name)
         if feature is not None:
+            if not values.size and values.ndim and len(values) > limits.max_candidates:
+                # Rows of nothing take nothing in a message, and their offsets would take 8 bytes each.
+                raise LimitExceeded(f"input {name}: has {len(values)} rows; max_candidates is {limits.max_candidates}")
             columns[name] = column = _column(feature, values, tensors, known)
             counts[name] = column.rows
         elif (owner := owner_of(name, known)) not in tensors:
@@ -106,10 +109,8 @@ def _column(
         width = shape[1]
         if many:
             return _values(name, values, width) if width else _empty_bags(name, values)
-        if wanted > 1 and width:
-            return _values(name, values, width)
-        if width == 1:
-            return _values(name, values, 0)
+        if width == wanted:
+            return _values(name, values, 0 if width == 1 else width)
     elif len(shape) < 2:
         if many:
             return _values(name, values, 1)
