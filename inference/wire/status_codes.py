@@ -18,6 +18,7 @@ from ringpull.ps.errors import (
     Retryable,
     RingpullError,
     Unauthenticated,
+    UnmetCondition,
 )
 
 PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -34,6 +35,7 @@ class Status(NamedTuple):
 
 
 STATUSES: Final = (
+    Status(UnmetCondition, "FAILED_PRECONDITION", 400),
     Status(InvalidInput, "INVALID_ARGUMENT", 400),
     Status(NotFound, "NOT_FOUND", 404),
     Status(Unauthenticated, "UNAUTHENTICATED", 401),
