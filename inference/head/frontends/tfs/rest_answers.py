@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
@@ -77,6 +78,30 @@ def classes(scores: Float32Array, labels: Sequence[str]) -> str:
 def regressions(values: Float32Array) -> str:
     """Return an answer to `regress`: a value (B,) for each row."""
     return f'{{\n{_PAD}"results": [{", ".join(numbers(values))}]\n}}'
+
+
+def status(message: Any) -> str:
+    """Return the states of a model's versions, a `GetModelStatusResponse`."""
+    return _printed(message) + "\n"
+
+
+def metadata(model: str, version: int, signatures: Any) -> str:
+    """Return the metadata of a version.
+
+    Args:
+        signatures: Its signatures, a `SignatureDefMap`.
+    """
+    spec = _plain({"name": model, "signature_name": "", "version": str(version)})
+    return f'{{\n"model_spec":{spec}\n,\n"metadata": {{"signature_def": {_printed(signatures)}\n}}\n}}\n'
+
+
+def _printed(message: Any) -> str:
+    """Return a message as protobuf prints it for TensorFlow Serving: int64 as strings, one blank in for each level."""
+    return _plain(MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
 
 
 def numbers(values: Float32Array) -> list[str]:

@@ -22,8 +22,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS
-from ringpull.inference.head.frontends.tfs.metadata import has_many
+from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS, has_many
 from ringpull.inference.head.request.received import Limits, check_count
 from ringpull.inference.schema.kinds import Dense, SentFeature
 from ringpull.ps.errors import InvalidInput, LimitExceeded
