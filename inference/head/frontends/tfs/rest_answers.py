@@ -152,9 +152,7 @@ def _many_lines(values: Float32Array, level: int) -> str:
         if size == 0:
             items = ["[]"] * prod(values.shape[:axis])
         else:
-            items = [
-                "[" + inner + f",{inner}".join(items[at : at + size]) + outer for at in range(0, len(items), size)
-            ]
+            items = ["[" + inner + f",{inner}".join(items[at : at + size]) + outer for at in range(0, len(items), size)]
     return items[0]
 
 

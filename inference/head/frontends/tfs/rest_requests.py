@@ -5,9 +5,9 @@
     {"inputs": {"user": 3, "item": [7, 8]}}                    columns; a bare list where there is one input
     {"context": {"user": 3}, "examples": [{"item": 7}, ...]}   classify and regress: a value or a list under each name
 
-Rows of a feature with many values are lists of any length, and become values end to end with `NAME_offsets`; columns may
-be sent so at once. `NAME_weights` are shaped like the values they go with. A column of one row beside others of more
-stands for all rows, and so does everything in `context`, which is taken beside `instances` and `inputs`, too.
+Rows of a feature with many values are lists of any length, and become values end to end with `NAME_offsets`; columns
+may be sent so at once. `NAME_weights` are shaped like the values they go with. A column of one row beside others of
+more stands for all rows, and so does everything in `context`, which is taken beside `instances` and `inputs`, too.
 
 Nothing here runs a loop of Python for each value: lists are joined, counted and converted by C.
 """
@@ -105,8 +105,8 @@ def example_tensors(body: Mapping[str, Any], features: Features, limits: Limits)
     """Return the tensors of a request to classify or to regress.
 
     Raises:
-        InvalidInput: It has no `examples`, or they or the `context` are not shaped as they have to be; the message names
-            the example or the feature.
+        InvalidInput: It has no `examples`, or they or the `context` are not shaped as they have to be; the message
+            names the example or the feature.
         LimitExceeded: It has too many examples or features.
     """
     if "examples" not in body:
@@ -223,7 +223,7 @@ class _Reading:
                 f"JSON object: does not have named input: {_cut(name)}; the model has {_listing(self._features)}"
             )
         flat, levels = self._flattened(name, values)
-        whole = feature is not None and not isinstance(feature, Dense) or name.endswith(OFFSETS)
+        whole = (feature is not None and not isinstance(feature, Dense)) or name.endswith(OFFSETS)
         array = _array(name, flat, whole=whole)
         if not levels:
             self._found[name] = array
