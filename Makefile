@@ -76,7 +76,7 @@ chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load; ever
 
 # Protocols of ours become modules; those of others become descriptor sets, for pools of their own (own_pool.py).
 PROTOS := ringpull operations
-PROTOS_OF_OTHERS := tensorflow_serving
+PROTOS_OF_OTHERS := tensorflow_serving open_inference
 protoc := $(PROTOC)/bin/python -m grpc_tools.protoc -I inference/proto
 
 proto: $(PROTOC)/bin/python ## Generate inference/proto/*_pb2 and *.binpb from the .proto files

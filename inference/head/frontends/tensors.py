@@ -56,8 +56,8 @@ def columns_of(tensors: Mapping[str, NDArray[Any]], features: Iterable[Feature],
         feature = known.get(name)
         if feature is not None:
             columns[name] = _column(feature, values, *_parts(name, tensors, known))
-        elif (owner := _owner(name, known)) not in tensors:
-            raise _unknown(name, owner, known)
+        elif (owner := owner_of(name, known)) not in tensors:
+            raise unknown_input(name, owner, known)
     rows = max([column.rows for column in columns.values()], default=0)
     own: dict[str, ColumnBytes] = {}
     context: dict[str, ColumnBytes] = {}
@@ -82,7 +82,7 @@ def _parts(
     )
 
 
-def _owner(name: str, known: Mapping[str, SentFeature]) -> str:
+def owner_of(name: str, known: Mapping[str, SentFeature]) -> str:
     """Return the feature that a tensor is the offsets or weights of; empty: of none."""
     for suffix in (OFFSETS, WEIGHTS):
         if name.endswith(suffix) and name.removesuffix(suffix) in known:
@@ -90,7 +90,8 @@ def _owner(name: str, known: Mapping[str, SentFeature]) -> str:
     return ""
 
 
-def _unknown(name: str, owner: str, known: Mapping[str, SentFeature]) -> InvalidInput:
+def unknown_input(name: str, owner: str, known: Mapping[str, SentFeature]) -> InvalidInput:
+    """Return the error of a tensor that is no feature's, or belongs to one that is absent."""
     if owner:
         return InvalidInput(f"input {name}: goes with {owner}, which is not there")
     return InvalidInput(f"input {name}: the model has no such feature; it has {', '.join(known)}")

@@ -115,7 +115,7 @@ class GrpcServer:
                 (service_handler(each.descriptor, each.methods, each.receiving),), each.admit
             )
         add_HealthServicer_to_server(self._health, self._limits)
-        add_reflection(SERVICES, self._limits, predictor.access)
+        add_reflection(SERVICES, self._limits, predictor.access, [each.descriptor for each in others])
 
     @property
     def serving(self) -> bool:
