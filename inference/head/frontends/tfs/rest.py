@@ -111,7 +111,8 @@ def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Li
     tensors: Tensors
     written: Callable[[Outputs], str]
     if path.verb == "predict":
-        outputs = outputs_of(served, signature)
+        # In the order of the export: answers are the same to the character, whichever head makes them.
+        outputs = outputs_of(served, signature) or tuple(each.name for each in served.loaded.manifest.outputs)
         tensors, in_rows = predict_tensors(document, features, limits)
         written = rest_answers.predictions if in_rows else rest_answers.columns
     elif path.verb == "classify":

@@ -226,7 +226,9 @@ class _Reading:
         whole = (feature is not None and not isinstance(feature, Dense)) or name.endswith(OFFSETS)
         array = _array(name, flat, whole=whole)
         if not levels:
-            self._found[name] = array
+            known = self._found.setdefault(name, array)
+            if known is not array and not np.array_equal(known, array):
+                raise _other_lengths(name, owner)
         elif feature is None or has_many(feature):
             self._add_ragged(name, owner or name, array, levels)
         else:
@@ -254,7 +256,11 @@ class _Reading:
         np.cumsum(levels[0], out=offsets[1:])
         self._found[name] = array
         if not np.array_equal(self._found.setdefault(owner + OFFSETS, offsets), offsets):
-            raise InvalidInput(f"input {name}: its rows are not as long as {owner}, its weights or its offsets say")
+            raise _other_lengths(name, owner)
+
+
+def _other_lengths(name: str, owner: str) -> InvalidInput:
+    return InvalidInput(f"input {name}: its rows are not as long as {owner}, its weights or its offsets say")
 
 
 def _companion_of(name: str, features: Features) -> str:
