@@ -142,6 +142,7 @@ class Client(_Connections):
         timeout_s: float | None = None,
         with_timings: bool = False,
         request_id: str = "",
+        label: str | None = None,
     ) -> Prediction:
         """Score candidate rows.
 
@@ -152,10 +153,11 @@ class Client(_Connections):
             outputs: Names of the outputs wanted; None: all.
             with_timings: Ask for the server's timings by stage.
             request_id: For the server's logs.
+            label: Label of the version that answers, in place of `version`.
 
         Raises:
             InvalidInput: The server, or this client, cannot make sense of a feature; the message names it.
-            NotFound: No such model or version is served there.
+            NotFound: No such model, version or label is served there.
             LimitExceeded: The request is larger than the server allows, or than it has time for; `retry_after_s` tells
                 which.
             DeadlineExceeded: No answer within `timeout_s`. Safe to repeat, as is `Unavailable`.
@@ -170,6 +172,7 @@ class Client(_Connections):
             outputs=outputs,
             with_timings=with_timings,
             request_id=request_id,
+            label=label,
         )
         return decode_response(self._call(self._predict, encode_request(call), timeout_s))
 
@@ -273,6 +276,7 @@ class AsyncClient(_Connections):
         timeout_s: float | None = None,
         with_timings: bool = False,
         request_id: str = "",
+        label: str | None = None,
     ) -> Prediction:
         """Score candidate rows. Arguments and errors are those of `Client.predict`."""
         call = as_call(
@@ -283,6 +287,7 @@ class AsyncClient(_Connections):
             outputs=outputs,
             with_timings=with_timings,
             request_id=request_id,
+            label=label,
         )
         return decode_response(await self._call(self._predict, encode_request(call), timeout_s))
 

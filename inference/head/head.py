@@ -20,10 +20,11 @@ from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.audit import Audited, AuditLog
-from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
+from ringpull.inference.head.catalog import NO_LABELS, Catalog, Labels, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.door import folders_of
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
+from ringpull.inference.head.frontends.operators import Operators
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.status import HeadView, cluster_status, head_status, name_of
 from ringpull.inference.head.frontends.ways_in import WaysIn
@@ -110,6 +111,7 @@ class Head:
         self._tokens = Tokens(config.tokens) if config.tokens.asked else None
         self._mirror = Mirror(cache_dir)
         self._operations = operations
+        self._operators = Operators(operations, self._audit)
         self._incarnation = token_hex(8)
         self._asker = Asker(head, self._incarnation)
         self._door_folders = folders_of(deployment or self._incarnation, state)
@@ -185,7 +187,11 @@ class Head:
         refusals.check(len(versions))
 
     async def route(
-        self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[VersionName]
+        self,
+        shard_map: ShardMap,
+        live: Mapping[str, int],
+        versions: Collection[VersionName],
+        labels: Labels = NO_LABELS,
     ) -> HeadAddress:
         """Go by this map and show these versions, in one turn of the loop; return when nothing goes by older ones.
 
@@ -198,7 +204,7 @@ class Head:
         """
         async with self._leading:
             if shard_map.stamp >= self._router.stamp:
-                leaving = self._catalog.show(live, versions, self._refused)
+                leaving = self._catalog.show(live, versions, self._refused, labels)
                 self._refused = {name: reason for name, reason in self._refused.items() if name in versions}
                 for each in leaving:
                     logger.info("version let go", extra={"model": each.key[0], "version": each.key[1]})
@@ -280,6 +286,7 @@ class Head:
         await self._router.close()
         self._dense.shutdown()
         self._asking.shutdown(wait=False)
+        self._operators.close()
         self._mirror.close()
         # Last: what is carried out yet, or published by a look that has begun, is told of.
         await self._audit.written()
@@ -398,7 +405,7 @@ class Head:
     async def _listen(self) -> HeadAddress:
         status = partial(cluster_status, self._view, self._router, self._catalog)
         alone = partial(head_status, self._view)
-        parts = Parts(self._predictor, self._catalog, status, alone, self._operations, self._audit, self._tls)
+        parts = Parts(self._predictor, self._catalog, status, alone, self._operators, self._tls)
         opened = await WaysIn.open(
             parts,
             self.config,

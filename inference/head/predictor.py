@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ringpull.inference.head.access import Access, Caller, Unasked
 from ringpull.inference.head.admission import Admission, Ticket
 from ringpull.inference.head.batcher import StageTimes
-from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.head.catalog import Catalog, ServedVersion, check_one_of
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
 from ringpull.inference.head.metrics.call_log import Call
@@ -68,13 +68,15 @@ class InferenceRequest:
     """A request as a front-end has decoded it.
 
     Raises:
-        InvalidInput: The version is negative.
+        InvalidInput: The version is negative, or a label is given beside it.
     """
 
     columns: ReceivedColumns
     model: str
     version: int = 0
-    """Version asked for; 0: the live one."""
+    """Version asked for; 0: the live one, or the one with the label."""
+    label: str = ""
+    """Label of the version asked for; empty: none."""
     outputs: tuple[str, ...] = ()
     """Names of outputs; empty: all."""
     with_timings: bool = False
@@ -83,6 +85,7 @@ class InferenceRequest:
 
     def __post_init__(self) -> None:
         check_version(self.version)
+        check_one_of(self.version, self.label)
 
 
 def check_version(version: int) -> None:
@@ -173,10 +176,10 @@ class Predictor:
     async def _predict(self, request: InferenceRequest, call: OpenCall) -> Prediction:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
-        asked = self._catalog.get(request.model, request.version)
+        asked = self._catalog.get(request.model, request.version, request.label)
         wanted = _wanted_outputs(request.outputs, asked)
         call.take_rows(request.columns.rows)
-        served, columns = asked.degraded(request.columns, named=request.version != 0)
+        served, columns = asked.degraded(request.columns, named=request.version != 0 or bool(request.label))
         decoded_s = time.monotonic()
         trace.stage = "batch"
         scores, times = await served.batcher.submit(columns, columns.rows_left, call.deadline_s)
@@ -305,7 +308,7 @@ class OpenCall:
         """Score the rows of the request.
 
         Raises:
-            NotFound: The model or version is not served here.
+            NotFound: The model, version or label is not served here.
             InvalidInput: An output is unknown, or a column does not fit the schema; the message names it.
             LimitExceeded: Its rows are more than its caller may have for now. `retry_after_s` is set.
             DeadlineExceeded: The deadline passed before the answer was complete.

@@ -33,6 +33,7 @@ from ringpull.router.control.controls import LEASE_S, Members
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.events import (
     OPERATORS_EVENTS,
+    Begin,
     Command,
     Done,
     Event,
@@ -240,7 +241,8 @@ class Leader:
     # -- what is asked of it, on its thread ----------------------------------------------------------------------------
 
     def tell(self, event: Event) -> ChangeStatus:
-        """Hand an event to the machine; return the status once it is saved and acted on.
+        """Hand an event to the machine; return the status once it is saved and acted on. A change to what serves
+        already is none: its status has no id.
 
         Raises:
             InvalidInput: See `Coordinator.take`.
@@ -249,6 +251,10 @@ class Leader:
         """
         if self.over:
             raise Superseded(self.over)
+        state = self.machine.state
+        if isinstance(event, Begin) and state.change is None and event.target == state.spec:
+            self._reign.check()  # Only who leads may say that it is so already.
+            return ChangeStatus(kind=event.kind, subject=event.subject)
         self._handle(event)
         return self.status
 

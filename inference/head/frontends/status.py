@@ -14,7 +14,7 @@ from hashlib import sha256
 from ringpull import __version__
 from ringpull.inference.degrade.degrader import Degrader
 from ringpull.inference.head.catalog import Catalog
-from ringpull.inference.head.frontends.metadata import describe
+from ringpull.inference.head.frontends.metadata import describe_served
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.predictor import CallCounts
 from ringpull.inference.model.version import LoadedVersion
@@ -81,7 +81,7 @@ async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: 
         epoch=view.shard_map.epoch,
         shards=shard_statuses(view.shard_map, statistics),
         tables=table_statuses(view.shard_map, statistics, [each.loaded for each in served]),
-        models=[describe(each.loaded, catalog.versions(each.loaded.manifest.model)) for each in served],
+        models=[describe_served(each, catalog) for each in served],
         requests=view.counts.requests,
         failed=view.counts.failed,
         uptime_s=view.uptime_s,

@@ -16,7 +16,7 @@ from ringpull.inference.head.access import ANY_ROLE, Access, Unasked
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
-from ringpull.inference.head.frontends.metadata import describe
+from ringpull.inference.head.frontends.metadata import describe_served
 from ringpull.inference.head.predictor import Predictor, check_version
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import encode_response
@@ -68,7 +68,7 @@ class PredictorService:
         self.access.admit(authorization_of(context), *MAY_DESCRIBE)
         request = parse(pb.GetModelRequest, body)
         check_version(request.version)
-        return self._describe(self._catalog.get(request.model, request.version))
+        return self._describe(self._catalog.get(request.model, request.version, request.label))
 
     async def list_models(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe the live version of every model."""
@@ -81,7 +81,7 @@ class PredictorService:
         return pb.ListModelsResponse(models=[self._describe(served) for served in self._catalog.live()])
 
     def _describe(self, served: ServedVersion) -> pb.Model:
-        return describe(served.loaded, self._catalog.versions(served.loaded.manifest.model))
+        return describe_served(served, self._catalog)
 
 
 class AdminService:

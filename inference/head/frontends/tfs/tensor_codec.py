@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 
-MAX_DIMENSIONS: Final = 8
-"""Dimensions of a tensor; a request's have two at most, and the product of thousands would take long."""
+MAX_DIMENSIONS: Final = 2
+"""Dimensions of a tensor: rows, and values of a row. No feature takes more."""
+MAX_DIMENSION: Final = 2**31 - 1
+"""Largest dimension: also beside one of 0, numpy takes no product that overflows."""
 MAX_FILLED_BYTES: Final = 1 << 20
 """Bytes of the tensors of one request that stand in no list: a small message must not take much memory."""
 _OBJECT_BYTES: Final = 8
@@ -64,6 +66,8 @@ _HALF: Final = messages.DTYPES["DT_HALF"]
 _BFLOAT16: Final = messages.DTYPES["DT_BFLOAT16"]
 _STRING: Final = messages.DTYPES["DT_STRING"]
 _BOOL: Final = messages.DTYPES["DT_BOOL"]
+_ODD: Final = (_BFLOAT16, _BOOL)
+"""Types that numpy has not, or not in every byte."""
 _FLOAT: Final = messages.DTYPES["DT_FLOAT"]
 
 
@@ -99,12 +103,14 @@ def _read(name: str, message: Any, room: int) -> tuple[NDArray[Any], int]:
     if content:
         if number == _STRING:
             return _strings(name, content, count).reshape(shape), 0
-        if len(content) != count * kind.numpy.itemsize:
+        dtype = kind.numpy
+        if len(content) != count * dtype.itemsize:
             raise InvalidInput(
                 f"input {name}: tensor_content has {len(content)} bytes; {messages.DTYPE_NAMES[number]} of shape"
-                f" {_told(shape)} has {count * kind.numpy.itemsize}"
+                f" {_told(shape)} has {count * dtype.itemsize}"
             )
-        return _as_values(number, np.frombuffer(content, kind.numpy)).reshape(shape), 0
+        values = np.ndarray(shape, dtype, content)
+        return (_as_values(number, values) if number in _ODD else values), 0
     listed = getattr(message, kind.field)
     given = len(listed)
     if given > count:
@@ -126,8 +132,10 @@ def _shape(name: str, message: Any) -> tuple[int, ...]:
     if message.unknown_rank or len(dims) > MAX_DIMENSIONS:
         raise InvalidInput(f"input {name}: tensor_shape must have {MAX_DIMENSIONS} dimensions at most, all known")
     shape = tuple([each.size for each in dims])
-    if shape and min(shape) < 0:
-        raise InvalidInput(f"input {name}: tensor_shape is {_told(shape)}; a dimension must be 0 or more")
+    if shape and not 0 <= min(shape) <= max(shape) <= MAX_DIMENSION:
+        raise InvalidInput(
+            f"input {name}: tensor_shape is {_told(shape)}; a dimension must be from 0 to {MAX_DIMENSION}"
+        )
     return shape
 
 
