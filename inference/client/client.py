@@ -176,9 +176,11 @@ class Client(_Connections):
         )
         return decode_response(self._call(self._predict, encode_request(call), timeout_s))
 
-    def model(self, name: str, version: int | None = None, *, timeout_s: float | None = None) -> pb.Model:
+    def model(
+        self, name: str, version: int | None = None, *, label: str | None = None, timeout_s: float | None = None
+    ) -> pb.Model:
         """Return what a model takes and gives: the contract's `Model` message."""
-        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0)
+        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0, label=label or "")
         reply: pb.Model = self._call(self._get_model, request, timeout_s)
         return reply
 
@@ -291,9 +293,11 @@ class AsyncClient(_Connections):
         )
         return decode_response(await self._call(self._predict, encode_request(call), timeout_s))
 
-    async def model(self, name: str, version: int | None = None, *, timeout_s: float | None = None) -> pb.Model:
+    async def model(
+        self, name: str, version: int | None = None, *, label: str | None = None, timeout_s: float | None = None
+    ) -> pb.Model:
         """Return what a model takes and gives: the contract's `Model` message."""
-        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0)
+        request = pb.GetModelRequest(model=name, version=checked_version(version) or 0, label=label or "")
         reply: pb.Model = await self._call(self._get_model, request, timeout_s)
         return reply
 
