@@ -18,6 +18,7 @@ from ringpull.ps.errors import (
     Retryable,
     RingpullError,
     Unauthenticated,
+    Unsupported,
 )
 
 PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -38,6 +39,7 @@ STATUSES: Final = (
     Status(NotFound, "NOT_FOUND", 404),
     Status(Unauthenticated, "UNAUTHENTICATED", 401),
     Status(Forbidden, "PERMISSION_DENIED", 403),
+    Status(Unsupported, "UNIMPLEMENTED", 501),
     Status(LimitExceeded, "RESOURCE_EXHAUSTED", 429),
     Status(DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     Status(Retryable, "UNAVAILABLE", 503),
