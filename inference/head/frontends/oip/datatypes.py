@@ -77,14 +77,14 @@ def read_raw(name: str, datatype: str, shape: Sequence[int], raw: bytes | memory
         raw: Its values, row by row.
 
     Returns:
-        Array of that shape; strings as `str`, in an array of objects.
+        Array of that shape; strings as they came, in an array of objects.
 
     Raises:
         InvalidInput: The bytes are not such a tensor; the message names the input.
     """
     values = check_shape(name, datatype, shape)
     if datatype == BYTES:
-        return _as_strings(name, _split(name, values, raw)).reshape(shape)
+        return _as_objects(_split(name, values, raw)).reshape(shape)
     dtype = NUMBERS[datatype].dtype
     if len(raw) != values * dtype.itemsize:
         raise InvalidInput(
@@ -128,9 +128,10 @@ def from_list(
     values = check_shape(name, datatype, shape) if values is None else values
     if len(given) != values:
         raise InvalidInput(f"input {name}: {len(given)} values of data; shape {_shown(shape)} takes {values}")
-    if datatype == BYTES:
-        return _as_strings(name, given).reshape(shape)
-    wrong = set(map(type, given)) - _python_types(datatype)
+    kinds = set(map(type, given))
+    if datatype == BYTES and kinds in ({str}, {bytes}, set()):
+        return _as_objects(given).reshape(shape)
+    wrong = kinds - _python_types(datatype)
     if wrong:
         shown = ", ".join(sorted(_SHOWN_TYPES.get(each, each.__name__) for each in wrong))
         raise InvalidInput(f"input {name}: its datatype is {datatype}, and its data has values of type {shown}")
@@ -155,8 +156,8 @@ _SHOWN_TYPES: Final = {
 
 def _python_types(datatype: str) -> set[type]:
     """Return the types that values of a datatype of numbers come in, in a list."""
-    if datatype == "BOOL":
-        return {bool}
+    if datatype in ("BOOL", BYTES):
+        return {bool} if datatype == "BOOL" else {str}
     return {int, float} if datatype in ("FP16", "FP32", "FP64", "BF16") else {int}
 
 
@@ -186,14 +187,9 @@ def _split(name: str, values: int, raw: bytes | memoryview) -> list[bytes]:
     return strings
 
 
-def _as_strings(name: str, values: Sequence[str | bytes]) -> NDArray[Any]:
+def _as_objects(values: Sequence[str] | Sequence[bytes]) -> NDArray[Any]:
     array = np.empty(len(values), object)
-    try:
-        array[:] = [each if isinstance(each, str) else each.decode() for each in values]
-    except UnicodeDecodeError as exc:
-        raise InvalidInput(f"input {name}: a string is not UTF-8: {exc}") from exc
-    except AttributeError as exc:
-        raise InvalidInput(f"input {name}: its data has values that are no strings; it is {BYTES}") from exc
+    array[:] = values
     return array
 
 
