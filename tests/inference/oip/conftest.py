@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.inference.http_served import HttpServed, http_served
 from tests.inference.oip.oip_served import OipServed
 
 
@@ -17,3 +18,9 @@ async def oip() -> AsyncIterator[OipServed]:
         await served.start()
         yield served
         await served.stop()
+
+
+@pytest.fixture
+async def http(oip: OipServed) -> AsyncIterator[HttpServed]:
+    async with http_served(oip, parts=oip.parts) as http:
+        yield http
