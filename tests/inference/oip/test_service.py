@@ -208,7 +208,8 @@ async def test_statistics_are_the_counts_of_all_heads(oip: OipServed) -> None:
             output_ns=12, last_ms=13,
         )
     }  # fmt: skip
-    for asked in ({}, {"name": "ranker"}, {"name": "ranker", "version": "3"}):
+    assert [each.name for each in (await oip.call("ModelStatistics")).model_stats] == ["cities", "ranker"]
+    for asked in ({"name": "ranker"}, {"name": "ranker", "version": "3"}):
         (told,) = (await oip.call("ModelStatistics", **asked)).model_stats
         stats = told.inference_stats
         assert (told.name, told.version, told.last_inference) == ("ranker", "3", 13)
@@ -220,8 +221,20 @@ async def test_statistics_are_the_counts_of_all_heads(oip: OipServed) -> None:
 
 
 async def test_the_index_lists_what_is_served(oip: OipServed) -> None:
-    (told,) = (await oip.call("RepositoryIndex", ready=True)).models
-    assert (told.name, told.version, told.state) == ("ranker", "3", "READY")
+    told = (await oip.call("RepositoryIndex", ready=True)).models
+    assert [(each.name, each.version, each.state) for each in told] == [
+        ("cities", "1", "READY"),
+        ("ranker", "3", "READY"),
+    ]
+
+
+async def test_strings_are_values(oip: OipServed) -> None:
+    cities = np.array([b"rome", b"", b"paris", "são paulo".encode()], object)
+    for form in (infer_request, typed_request):
+        reply = await oip.call("ModelInfer", form({"city": cities}, model_name="cities"))
+        assert outputs_of(reply)["input0"].tolist() == [0, 0, 1, 2]
+    no_text = infer_request({"city": np.array([b"\xff"], object)}, model_name="cities")
+    assert (await refusal(oip, no_text))[0] == "INVALID_ARGUMENT"
 
 
 async def test_there_is_no_shared_memory(oip: OipServed) -> None:
