@@ -256,7 +256,7 @@ class OpenCall:
             verb: What is asked for.
         """
         self.trace: Final = Call(time.monotonic(), "admission", verb=verb)
-        self.deadline_s: Final = self.trace.started_s + timeout_s
+        self.deadline_s = self.trace.started_s + timeout_s
         """Deadline on the monotonic clock."""
         self._missed_from_s: Final = self.trace.started_s + _missed_after_s(given_s)
         self.answer: _Answer | None = None
@@ -319,6 +319,10 @@ class OpenCall:
         assert self._ticket is not None
         self._ticket.received(length)
         self.trace.stage = "decode"
+
+    def hurry(self, timeout_s: float) -> None:
+        """Give the call no more than so much time from its beginning, as its message asks for."""
+        self.deadline_s = min(self.deadline_s, self.trace.started_s + timeout_s)
 
     def take_rows(self, rows: int) -> None:
         """Take so many rows of what the caller may have.
