@@ -22,6 +22,7 @@ from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.counts import DeploymentCounts
 from ringpull.inference.head.frontends.door import folders_of
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.parts import Parts
@@ -131,7 +132,10 @@ class Head:
         self._catalog = Catalog()
         self._metrics = self._new_metrics() if config.metrics else None
         calls = None if self._metrics is None else self._metrics.calls
-        self._predictor = Predictor(self._catalog, config, watch=CallWatch(calls), access=self._tokens)
+        watch = CallWatch(calls)
+        self._tally = watch.tally
+        self._predictor = Predictor(self._catalog, config, watch=watch, access=self._tokens)
+        self._counts = DeploymentCounts(self._tally, self._asker, operations, self.loaded)
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
         """Self-checks of each version that could not be made, as rows could not be had."""
@@ -232,6 +236,7 @@ class Head:
             traffic=self._traffic(),
             metrics_port=0 if self._metrics is None else self._metrics.port,
             warnings=self._warnings(),
+            counts=self._tally.news(),
             admin=address.admin,
         )
 
@@ -280,6 +285,7 @@ class Head:
         await self._router.close()
         self._dense.shutdown()
         self._asking.shutdown(wait=False)
+        self._counts.close()
         self._mirror.close()
         # Last: what is carried out yet, or published by a look that has begun, is told of.
         await self._audit.written()
@@ -319,6 +325,7 @@ class Head:
             self._router.retire(*key)
             raise
         self._catalog.add(served)
+        self._tally.loaded(*key)
         self._refused.pop(key, None)
         took_s = time.monotonic() - began_s
         logger.info("version loaded", extra={"model": key[0], "version": key[1], "took_s": round(took_s, 3)})
@@ -394,11 +401,22 @@ class Head:
     async def _let_go(self, version: ServedVersion) -> None:
         await version.batcher.close(self.config.max_timeout_s)
         self._router.retire(*version.key)
+        if self._catalog.find(version.key) is None:
+            self._tally.let_go(*version.key)
 
     async def _listen(self) -> HeadAddress:
         status = partial(cluster_status, self._view, self._router, self._catalog)
         alone = partial(head_status, self._view)
-        parts = Parts(self._predictor, self._catalog, status, alone, self._operations, self._audit, self._tls)
+        parts = Parts(
+            self._predictor,
+            self._catalog,
+            status,
+            alone,
+            self._operations,
+            self._audit,
+            self._tls,
+            self._counts.of_models,
+        )
         opened = await WaysIn.open(
             parts,
             self.config,

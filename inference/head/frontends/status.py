@@ -16,7 +16,7 @@ from ringpull.inference.degrade.degrader import Degrader
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.frontends.metadata import describe
 from ringpull.inference.head.leadership import LeaderView
-from ringpull.inference.head.predictor import CallCounts
+from ringpull.inference.head.metrics.call_tally import CallCounts
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.ps.errors import RingpullError

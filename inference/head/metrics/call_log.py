@@ -44,6 +44,10 @@ class Call:
     """The caller's own, or one made here when it gave none; empty until the request is decoded."""
     caller: str = ""
     """Name of the caller's token; empty where none is asked for, or it is not known."""
+    version: int = 0
+    """Version of it that is asked for; 0 until it is known to be one that is served."""
+    rows: int = 0
+    """Rows that are scored for it; 0 until that is known."""
 
 
 class CallLog:
