@@ -19,6 +19,10 @@ class InvalidInput(RingpullError):
     """Raised when a value given by the caller breaks a rule. The message names the field and what would be right."""
 
 
+class UnmetCondition(InvalidInput):
+    """Raised when a request relies on what is not so here, such as a signature that the model does not have."""
+
+
 class NotFound(RingpullError):
     """Raised when the caller names a model, version, table or feature that is not served here."""
 

@@ -119,7 +119,9 @@ class Predictor:
         self._watch = watch or CallWatch()
         self.counts: Final[CallCounts] = self._watch.tally.calls
         self.latencies: Final = RecentLatencies()
-        self.limits: Final = Limits(config.max_candidates, config.max_values_per_row, config.max_columns)
+        self.limits: Final = Limits(
+            config.max_candidates, config.max_values_per_row, config.max_columns, config.max_message_bytes
+        )
         self._catalog = catalog
         self._default_timeout_s = config.default_timeout_s
         self._max_timeout_s = config.max_timeout_s
@@ -233,6 +235,11 @@ class OpenCall:
         self._incoming: Incoming | None = None
         self._permit: Permit | None = None
 
+    @property
+    def limits(self) -> Limits:
+        """Largest request that is taken."""
+        return self._predictor.limits
+
     def admit(self, length: int | None, caller: Caller) -> None:
         """Be let in, or refused; called by `Predictor.open`."""
         if caller.quota is not None:
@@ -264,6 +271,11 @@ class OpenCall:
         if self._permit is not None:
             self._permit.received()
         return message
+
+    def holds(self, nbytes: int) -> None:
+        """Tell that so many bytes more of the message are here; for a front-end that keeps them itself meanwhile."""
+        assert self._incoming is not None
+        self._among.holds(self._incoming, nbytes)
 
     def received(self, length: int) -> None:
         """Tell how many bytes the message has.
