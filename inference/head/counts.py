@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from ringpull.inference.head.catalog import VersionName
-from ringpull.inference.head.metrics.call_tally import CallCounts, CallTally, model_counts, overall
+from ringpull.inference.head.metrics.call_tally import CallTally, Overall, model_counts, overall
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.ps.errors import RingpullError, Unavailable
 from ringpull.router.control.head_counts import GatheredCounts, Growing, HeadCounts, KnownTotals, summed
@@ -84,8 +84,8 @@ class DeploymentCounts:
             self._next = asyncio.create_task(self._renew())
         await asyncio.shield(self._next)
 
-    def overall(self) -> CallCounts:
-        """Return the calls of all heads and all their lives, as of the last `renew`."""
+    def overall(self) -> Overall:
+        """Return what all heads did in all their lives, as of the last `renew`."""
         return overall(self._known.by_life())
 
     def recent(self) -> Growing:
@@ -94,8 +94,8 @@ class DeploymentCounts:
         return summed([gathered.recent, self._own.recent])
 
     def overview(self) -> Overview | None:
-        """Return what the coordinator told in the last `renew`; None: nothing, or it did not answer."""
-        return None if self.warning else self._overview
+        """Return what the coordinator told when it answered last; None: it never has. See `warning`."""
+        return self._overview
 
     def close(self) -> None:
         """Ask no more."""

@@ -30,6 +30,7 @@ from ringpull.inference.head.frontends.status import HeadView, cluster_status, h
 from ringpull.inference.head.frontends.ways_in import WaysIn
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
+from ringpull.inference.head.metrics.call_tally import CallTally
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.selfcheck import self_check
@@ -132,8 +133,8 @@ class Head:
         self._catalog = Catalog()
         self._metrics = self._new_metrics() if config.metrics else None
         calls = None if self._metrics is None else self._metrics.calls
-        watch = CallWatch(calls)
-        self._tally = watch.tally
+        self._tally = CallTally(self._router.counters)
+        watch = CallWatch(calls, tally=self._tally)
         self._predictor = Predictor(self._catalog, config, watch=watch, access=self._tokens)
         self._counts = DeploymentCounts(self._tally, self._asker, operations, self.loaded)
         self._leading = asyncio.Lock()
@@ -405,7 +406,7 @@ class Head:
             self._tally.let_go(*version.key)
 
     async def _listen(self) -> HeadAddress:
-        status = partial(cluster_status, self._view, self._router, self._catalog)
+        status = partial(cluster_status, self._view, self._router, self._catalog, self._counts)
         alone = partial(head_status, self._view)
         parts = Parts(
             self._predictor,
@@ -462,6 +463,8 @@ class Head:
             address="" if self._address is None else f"{self._address.host}:{self._address.grpc_port}",
             uptime_s=time.monotonic() - self._started_s,
             shard_map=self._router.shard_map,
+            head=self._asker.head,
+            http="" if self._address is None else f"{self._address.host}:{self._address.http_port}",
             counts=self._predictor.counts,
             admin="" if self._address is None else self._address.admin,
             deployment=name_of(self._router.deployment),

@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.ring import Ring
 from ringpull.ps.settings import at_least, within
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
@@ -138,6 +139,8 @@ class Overview:
     """Heads that were heard of, by number."""
     warnings: tuple[str, ...] = ()
     """As those of `DeploymentStatus`."""
+    next_ring: Ring | None = None
+    """Ring that the change under way leads to; None: it stays as it is."""
     counts: GatheredCounts = field(default_factory=GatheredCounts)
 
 

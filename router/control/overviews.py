@@ -55,8 +55,10 @@ class Overviews:
         ]
         if specs:
             self._counts.keep_only({(each.model, each.version) for spec in specs for each in spec.versions})
+        target = None if state.change is None else state.change.target.ring
         return Overview(
             change=change,
+            next_ring=None if state.spec is None or target == state.spec.ring else target,
             heads=tuple(self._state(head) for head in sorted(self._heads)),
             warnings=warnings,
             counts=self._counts.gathered(asker.incarnation),

@@ -23,7 +23,7 @@ TIMES = StageTimes(queue_s=0.25, prepare_s=0.5, lookup_s=0.125, dense_s=1.0, bat
 @pytest.fixture
 def tally(clock: Clock) -> CallTally:
     clock.now_s = 1_000_000.0
-    made = CallTally(lambda: clock.now_s)
+    made = CallTally(now=lambda: clock.now_s)
     made.loaded("ranker", 7)
     return made
 

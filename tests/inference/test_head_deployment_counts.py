@@ -132,7 +132,6 @@ async def test_without_a_coordinator_others_are_as_last_heard_and_it_is_said(coo
     heads[0].answer(2)
     assert await heads[0].told() == 7
     assert "there is no actor" in heads[0].counts.warning
-    assert heads[0].counts.overview() is None
     coordinator.gone = False
     assert await heads[0].told() == 7
     assert heads[0].counts.warning == ""

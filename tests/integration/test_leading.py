@@ -77,7 +77,7 @@ class Coordinator:
         return ()
 
     def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
-        self._answer()
+        self.runs.wait()
         return Overview(change=ChangeStatus())
 
     def call(self, request: Any) -> Any:

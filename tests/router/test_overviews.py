@@ -17,7 +17,7 @@ def test_heads_are_told_the_change_all_heads_and_what_others_counted(tmp_path: P
     coordinator = deployment.start()
     coordinator.bring_up(spec(2))
     over(coordinator)
-    until(lambda: len(coordinator.heads()) == 2)
+    until(lambda: sum(head.grpc_port > 0 for head in coordinator.heads().values()) == 2)
     asker, other = Asker(0, "life 1"), Asker(1, "life 2")
     counts = HeadCounts({("ranker", 1): (5,), ("gone", 3): (1,)}, {("ranker", 100): (5,)})
     coordinator.overview(asker, counts, {"life 0": {("ranker", 1): (2,)}})

@@ -15,7 +15,8 @@ from typing import Final
 
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.metrics.model_counts import ModelCounts
-from ringpull.router.control.head_counts import OVERALL, STEP_S, STEPS, Growing, HeadCounts, Numbers
+from ringpull.router.control.head_counts import OVERALL, STEP_S, STEPS, Growing, HeadCounts, Numbers, summed
+from ringpull.router.counters import RouterCounters
 
 BOUNDS_S: Final = tuple(1e-4 * 10 ** (place / 8) for place in range(41))
 """Bounds of the buckets of latencies: eight a decade, from 0.1 ms to 10 s, each a third above the last one."""
@@ -23,9 +24,14 @@ BOUNDS_S: Final = tuple(1e-4 * 10 ** (place / 8) for place in range(41))
 ANSWERED: Final = 0
 FAILED: Final = 1
 FIRST_BUCKET: Final = 2
-"""Places of a step's numbers: calls answered, calls failed, and how many of the answered are in each bucket."""
+CALL_NUMBERS: Final = FIRST_BUCKET + len(BOUNDS_S) + 1
+"""Places of the numbers of a model's step: calls answered, calls failed, and how many of the answered are in each
+bucket; how many numbers these are."""
 
-STEP_NUMBERS: Final = FIRST_BUCKET + len(BOUNDS_S) + 1
+KEYS: Final = 0
+MISSING: Final = 1
+TABLE_NUMBERS: Final = 2
+"""The same of the step of a table, which is named `MODEL/TABLE`: keys looked up, and keys of these that it has not."""
 
 
 @dataclass(slots=True)
@@ -58,16 +64,37 @@ class CallCounts:
     """Calls of these that ended with an error; those whose callers went away count as none."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overall:
+    """Numbers of a head that are of no model: calls, and what it asked of the shards for them."""
+
+    requests: int = 0
+    failed: int = 0
+    pulls: int = 0
+    messages: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+_OVERALL_NAMES: Final = [each.name for each in fields(Overall)]
+
+
 class CallTally:
     """Counts of one head. Owned by the event loop."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, routed: Callable[[], RouterCounters] = RouterCounters, now: Callable[[], float] = time.time
+    ) -> None:
         """Begin with nothing.
 
         Args:
+            routed: Returns what the head has asked of the shards.
             now: Seconds since 1970.
         """
+        self._routed = routed
         self._now = now
+        self._keys: dict[str, tuple[int, int]] = {}
+        """`MODEL/TABLE` -> keys looked up and missing, as of the last look."""
         self._totals: dict[tuple[str, int], _Sums] = {}
         self.calls = CallCounts()
         """Calls of any model, and of none. Whoever takes one in counts it as a request."""
@@ -134,10 +161,20 @@ class CallTally:
 
     def totals(self) -> dict[tuple[str, int], Numbers]:
         """Return what was counted for every version that is loaded, and overall."""
-        return {OVERALL: astuple(self.calls), **{key: astuple(sums) for key, sums in self._totals.items()}}
+        routed = self._routed()
+        overall = Overall(
+            requests=self.calls.requests,
+            failed=self.calls.failed,
+            pulls=routed.pulls,
+            messages=routed.messages,
+            sent_bytes=routed.sent_bytes,
+            received_bytes=routed.received_bytes,
+        )
+        return {OVERALL: astuple(overall), **{key: astuple(sums) for key, sums in self._totals.items()}}
 
     def counts(self) -> HeadCounts:
         """Return all that is counted."""
+        self._look_at_tables()
         self._forget_old()
         return HeadCounts(self.totals(), {key: tuple(step) for key, step in self._recent.items()})
 
@@ -146,16 +183,28 @@ class CallTally:
 
         So whoever has missed some, as a coordinator that was restarted, has all of them again after a while.
         """
+        self._look_at_tables()
         newest = int(self._now()) // STEP_S
         self._told = (self._told + 1) % STEPS
         steps = (newest, newest - 1, newest - self._told)
         return HeadCounts(self.totals(), {key: tuple(step) for key, step in self._recent.items() if key[1] in steps})
 
-    def _step(self, model: str, now_s: float) -> list[int]:
-        key = (model, int(now_s) // STEP_S)
+    def _look_at_tables(self) -> None:
+        """Take what was looked up since the last look, half a second ago, for a part of this step."""
+        for (model, table), counts in self._routed().tables.items():
+            name = f"{model}/{table}"
+            keys, missing = self._keys.get(name, (0, 0))
+            if counts.keys != keys:
+                step = self._step(name, self._now(), TABLE_NUMBERS)
+                step[KEYS] += counts.keys - keys
+                step[MISSING] += counts.missing - missing
+                self._keys[name] = counts.keys, counts.missing
+
+    def _step(self, name: str, now_s: float, numbers: int = CALL_NUMBERS) -> list[int]:
+        key = (name, int(now_s) // STEP_S)
         step = self._recent.get(key)
         if step is None:
-            step = self._recent[key] = [0] * STEP_NUMBERS
+            step = self._recent[key] = [0] * numbers
             self._forget_old()
         return step
 
@@ -174,7 +223,7 @@ def model_counts(totals: Growing) -> dict[tuple[str, int], ModelCounts]:
     }
 
 
-def overall(totals: Mapping[str, Growing]) -> CallCounts:
-    """Return the calls of all lives of all heads."""
-    counts = [CallCounts(*each[OVERALL]) for each in totals.values() if OVERALL in each]
-    return CallCounts(sum(each.requests for each in counts), sum(each.failed for each in counts))
+def overall(totals: Mapping[str, Growing]) -> Overall:
+    """Return what all lives of all heads did together."""
+    numbers = summed({OVERALL: each[OVERALL]} for each in totals.values() if OVERALL in each).get(OVERALL, ())
+    return Overall(**dict(zip(_OVERALL_NAMES, numbers, strict=False)))
