@@ -18,7 +18,7 @@ from torch import Tensor
 from ringpull.inference.export.keys import Keys, RowKeys
 from ringpull.inference.model.manifest import TableEntry
 from ringpull.ps.errors import ExportError, InvalidInput
-from ringpull.ps.spec import OnUnavailable, Replicas, RowType, TableSpec
+from ringpull.ps.spec import VECTOR_TYPES, OnUnavailable, Replicas, RowType, TableSpec
 from ringpull.ps.store.row_codec import decode, encode
 from ringpull.ps.store.writer import TableWriter
 
@@ -64,11 +64,10 @@ class TablePlan:
             ExportError: The keys do not fit the rows, or the default vector not their dimension.
             InvalidInput: There is no such row type.
         """
-        try:
-            row_type = RowType(options.row_type)
-        except ValueError as exc:
-            known = ", ".join(RowType)
-            raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; it must be one of {known}") from exc
+        if options.row_type not in VECTOR_TYPES:
+            known = ", ".join(VECTOR_TYPES)
+            raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; it must be one of {known}")
+        row_type = RowType(options.row_type)
         row_keys = RowKeys.read(table, len(weight), keys, unknown_is_row_0=options.default is None)
         default = options.default
         if default is None:
