@@ -38,6 +38,7 @@ from ringpull.inference.head.catalog import Catalog, ServedVersion, check_one_of
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
 from ringpull.inference.head.metrics.call_log import Call, Verb
+from ringpull.inference.head.metrics.call_tally import CallCounts
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
@@ -56,14 +57,6 @@ ROUNDED: Final = 0.01
 """Part of a call's time by which that is longer: gRPC sends it in two to three digits, rounded up."""
 MAX_EARLY: Final = 0.5
 """Largest part of a call's time in which that is so: who gives up in the first half went away."""
-
-
-@dataclass(slots=True)
-class CallCounts:
-    """Predict and Lookup calls since start. Owned by the event loop."""
-
-    requests: int = 0
-    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -129,14 +122,14 @@ class Predictor:
         self.receiving: Final = _receiving(config)
         self.receiving_at_door: Final = _receiving(config)
         """Calls that are received at the operators' door: of its own, so that no crowd at the port takes its places."""
-        self.counts: Final = CallCounts()
+        self._watch = watch or CallWatch()
+        self.counts: Final[CallCounts] = self._watch.tally.calls
         self.latencies: Final = RecentLatencies()
         self.limits: Final = Limits(
             config.max_candidates, config.max_values_per_row, config.max_columns, config.max_message_bytes
         )
         self.row_limits: Final = RowLimits(config.max_lookup_keys, config.max_message_bytes)
         self._catalog = catalog
-        self._watch = watch or CallWatch()
         self._default_timeout_s = config.default_timeout_s
         self._max_timeout_s = config.max_timeout_s
 
@@ -183,11 +176,13 @@ class Predictor:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
         asked = self._catalog.get(request.model, request.version, request.label)
+        trace.version = asked.key[1]
         if asked.loaded.program is None:
             raise _predicts_nothing(asked)
         wanted = _wanted_outputs(request.outputs, asked)
         call.take_rows(request.columns.rows)
         served, columns = asked.degraded(request.columns, named=request.version != 0 or bool(request.label))
+        trace.rows = columns.rows_left
         decoded_s = time.monotonic()
         trace.stage = "batch"
         scores, times = await served.batcher.submit(columns, columns.rows_left, call.deadline_s)
@@ -256,7 +251,7 @@ class OpenCall:
             verb: What is asked for.
         """
         self.trace: Final = Call(time.monotonic(), "admission", verb=verb)
-        self.deadline_s: Final = self.trace.started_s + timeout_s
+        self.deadline_s = self.trace.started_s + timeout_s
         """Deadline on the monotonic clock."""
         self._missed_from_s: Final = self.trace.started_s + _missed_after_s(given_s)
         self.answer: _Answer | None = None
@@ -320,6 +315,10 @@ class OpenCall:
         self._ticket.received(length)
         self.trace.stage = "decode"
 
+    def hurry(self, timeout_s: float) -> None:
+        """Give the call no more than so much time from its beginning, as its message asks for."""
+        self.deadline_s = min(self.deadline_s, self.trace.started_s + timeout_s)
+
     def take_rows(self, rows: int) -> None:
         """Take so many rows of what the caller may have.
 
@@ -382,8 +381,6 @@ class OpenCall:
             # What is refused before it was received, to come again later, has taken nothing.
             self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
         if error is not None:
-            if isinstance(error, Exception):
-                predictor.counts.failed += 1
             predictor._watch.failed(trace, error)
         elif self.answer is not None:
             model, version, times, decoded_s, scored_s = self.answer

@@ -50,6 +50,10 @@ class Call:
     """Name of the caller's token; empty where none is asked for, or it is not known."""
     verb: Verb = "predict"
     """What is asked for: a prediction, or rows by key."""
+    version: int = 0
+    """Version of it that is asked for; 0 until it is known to be one that is served."""
+    rows: int = 0
+    """Rows that are scored for it; 0 until that is known."""
 
 
 class CallLog:
