@@ -34,9 +34,9 @@ def arrays(reply: Any) -> dict[str, np.ndarray[Any, Any]]:
 # -- Predict -----------------------------------------------------------------------------------------------------------
 
 
-async def test_predict_answers_as_our_own_client_is_answered(tfs: TfsServed, client: AsyncClient) -> None:
+async def test_predict_answers_as_our_own_client_is_answered(tfs: TfsServed, own_client: AsyncClient) -> None:
     reply = await tfs.call("Predict", model_spec=SPEC, inputs=INPUTS)
-    own = await client.predict("ranker", COLUMNS)
+    own = await own_client.predict("ranker", COLUMNS)
     assert arrays(reply).keys() == own.outputs.keys()
     for name, values in arrays(reply).items():
         assert values.shape == own.outputs[name].shape
@@ -46,10 +46,10 @@ async def test_predict_answers_as_our_own_client_is_answered(tfs: TfsServed, cli
     assert reply.model_spec.signature_name == "serving_default"
 
 
-async def test_features_of_the_context_come_once_or_repeated(tfs: TfsServed, client: AsyncClient) -> None:
+async def test_features_of_the_context_come_once_or_repeated(tfs: TfsServed, own_client: AsyncClient) -> None:
     context = {"user": np.array([1]), "genres": Ragged(np.array([1, 2]), np.array([0, 2]))}
     own = {name: column for name, column in COLUMNS.items() if name not in context}
-    expected = await client.predict("ranker", own, context)
+    expected = await own_client.predict("ranker", own, context)
     once = await tfs.call("Predict", model_spec=SPEC, inputs=tensors({**own, **context}))
     wide = {"user": tensor([[1]]), "genres": tensor([[1, 2]])}
     again = await tfs.call("Predict", model_spec=SPEC, inputs={**tensors(own), **wide})
@@ -58,10 +58,10 @@ async def test_features_of_the_context_come_once_or_repeated(tfs: TfsServed, cli
             np.testing.assert_array_equal(arrays(reply)[name], values)
 
 
-async def test_one_value_of_a_list_stands_for_all(tfs: TfsServed, client: AsyncClient) -> None:
+async def test_one_value_of_a_list_stands_for_all(tfs: TfsServed, own_client: AsyncClient) -> None:
     price = messages.TensorProto(dtype="DT_FLOAT", tensor_shape=dims(3), float_val=[3.0])
     reply = await tfs.call("Predict", model_spec=SPEC, inputs={**INPUTS, "price": price})
-    expected = await client.predict("ranker", COLUMNS)
+    expected = await own_client.predict("ranker", COLUMNS)
     np.testing.assert_array_equal(arrays(reply)["score"], expected.outputs["score"])
 
 
@@ -155,17 +155,17 @@ UNEVEN = [
 EXAMPLES = {"example_list": {"examples": [example(row) for row in UNEVEN]}}
 
 
-async def test_regress_answers_with_a_value_for_each_example(tfs: TfsServed, client: AsyncClient) -> None:
-    own = await client.predict("ranker", columns_of(UNEVEN))
+async def test_regress_answers_with_a_value_for_each_example(tfs: TfsServed, own_client: AsyncClient) -> None:
+    own = await own_client.predict("ranker", columns_of(UNEVEN))
     for name in ("score", "column"):
         reply = await tfs.call("Regress", model_spec=signed(name), input=EXAMPLES)
         assert [each.value for each in reply.result.regressions] == own.outputs[name].reshape(-1).tolist()
         assert (reply.model_spec.version.value, reply.model_spec.signature_name) == (3, name)
 
 
-async def test_classify_answers_with_classes_for_each_example(tfs: TfsServed, client: AsyncClient) -> None:
+async def test_classify_answers_with_classes_for_each_example(tfs: TfsServed, own_client: AsyncClient) -> None:
     reply = await tfs.call("Classify", model_spec=signed("classes"), input=EXAMPLES)
-    own = await client.predict("ranker", columns_of(UNEVEN))
+    own = await own_client.predict("ranker", columns_of(UNEVEN))
     rows = reply.result.classifications
     assert [[each.score for each in row.classes] for row in rows] == own.outputs["classes"].tolist()
     assert {each.label for row in rows for each in row.classes} == {""}
@@ -184,19 +184,19 @@ async def test_the_only_output_that_fits_answers_by_default() -> None:
     assert len(values.result.regressions) == 3
 
 
-async def test_a_context_is_that_of_every_example(tfs: TfsServed, client: AsyncClient) -> None:
+async def test_a_context_is_that_of_every_example(tfs: TfsServed, own_client: AsyncClient) -> None:
     context = {name: plain_row(1, 2)[name] for name in ("user", "genres", "tags", "age")}
     rows = [{name: value for name, value in row.items() if name not in context} for row in UNEVEN]
     given = {"example_list_with_context": {"examples": [example(row) for row in rows], "context": example(context)}}
     reply = await tfs.call("Regress", model_spec=signed("score"), input=given)
-    own = await client.predict("ranker", columns_of([{**row, **context} for row in rows]))
+    own = await own_client.predict("ranker", columns_of([{**row, **context} for row in rows]))
     assert [each.value for each in reply.result.regressions] == own.outputs["score"].tolist()
 
 
-async def test_examples_may_have_nothing_but_their_context(tfs: TfsServed, client: AsyncClient) -> None:
+async def test_examples_may_have_nothing_but_their_context(tfs: TfsServed, own_client: AsyncClient) -> None:
     given = {"example_list_with_context": {"examples": [{}] * 3, "context": example(plain_row(1, 2))}}
     reply = await tfs.call("Regress", model_spec=signed("score"), input=given)
-    own = await client.predict("ranker", columns_of([plain_row(1, 2)]))
+    own = await own_client.predict("ranker", columns_of([plain_row(1, 2)]))
     assert [each.value for each in reply.result.regressions] == own.outputs["score"].tolist() * 3
 
 
