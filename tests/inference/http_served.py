@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 from starlette.routing import Route
 
-from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.config import HttpLimits
 from ringpull.inference.head.frontends.http.limits import ConnectionCounts
 from ringpull.inference.head.frontends.http.server import HttpServer, application
+from ringpull.inference.head.frontends.operators import Operators
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.frontends.protocols import routes
@@ -27,8 +27,7 @@ def parts_of(served: Served, **others: Any) -> Parts:
         "catalog": served.catalog,
         "status": served.status,
         "head_only": None,
-        "operations": None,
-        "audit": AuditLog(),
+        "operators": Operators(None),
     }
     return Parts(**{**given, **others})
 
