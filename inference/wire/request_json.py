@@ -59,6 +59,7 @@ def call_of(body: object) -> PredictCall:
         outputs=list(message.outputs),
         with_timings=message.with_timings,
         request_id=message.request_id,
+        label=message.label,
     )
 
 

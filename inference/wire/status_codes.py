@@ -18,6 +18,8 @@ from ringpull.ps.errors import (
     Retryable,
     RingpullError,
     Unauthenticated,
+    UnmetCondition,
+    Unsupported,
 )
 
 PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -34,10 +36,12 @@ class Status(NamedTuple):
 
 
 STATUSES: Final = (
+    Status(UnmetCondition, "FAILED_PRECONDITION", 400),
     Status(InvalidInput, "INVALID_ARGUMENT", 400),
     Status(NotFound, "NOT_FOUND", 404),
     Status(Unauthenticated, "UNAUTHENTICATED", 401),
     Status(Forbidden, "PERMISSION_DENIED", 403),
+    Status(Unsupported, "UNIMPLEMENTED", 501),
     Status(LimitExceeded, "RESOURCE_EXHAUSTED", 429),
     Status(DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     Status(Retryable, "UNAVAILABLE", 503),

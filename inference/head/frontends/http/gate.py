@@ -18,7 +18,7 @@ from ringpull.inference.head.frontends.http.errors import failed
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.verbs import Role
 
-FREE: Final = frozenset({"/healthz"})
+FREE: Final = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 """Paths that are free for everyone: probes have no token."""
 ROLES: Final[Mapping[str, tuple[Role, ...]]] = {
     "/status": (Role.READ,),
