@@ -230,6 +230,10 @@ class Catalog:
         """Return the labels of a model: label -> version."""
         return dict(self._labels.get(model, {}))
 
+    def refused(self, model: str) -> dict[int, str]:
+        """Return the versions of a model that should be served and could not be loaded, each with the reason."""
+        return {number: reason for (name, number), reason in self._refused.items() if name == model}
+
     def live(self) -> list[ServedVersion]:
         """Return the live version of every model, by model name; those that could not be loaded are left out."""
         live = [(model, self._shown.get(model, {}).get(number)) for model, number in sorted(self._live.items())]

@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ringpull.inference.head.frontends.http.bodies import aside, open_call, parse_json, receive_body
+from ringpull.inference.head.frontends.http.bodies import aside, open_call, receive_body
 from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.request.rows_by_key import RowsAnswer
+from ringpull.inference.wire.json_reading import parse_json
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
 
