@@ -225,6 +225,47 @@ def test_a_format_of_another_build(folder: Path) -> None:
         Manifest.load(folder)
 
 
+def written(folder: Path, number: int, body: dict[str, Any]) -> None:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    document = {"format": number, "xxh3": xxhash.xxh3_64_hexdigest(canonical), "manifest": body}
+    (folder / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"tables": []}, "manifest.tables: must be one or more"),
+        ({"schema": None}, "unknown field 'schema'"),
+        ({"samples": 1}, "manifest.samples"),
+        ({"model": "a/b"}, "manifest.model"),
+    ],
+    ids=range(5),
+)
+def test_the_manifest_of_tables_alone_has_its_own_fields(folder: Path, change: dict[str, Any], message: str) -> None:
+    body = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["manifest"]
+    kept = {name: body[name] for name in ("model", "version", "created", "tables")} | {"samples": None}
+    written(folder, 2, kept | change)
+    if not message:
+        manifest = Manifest.load(folder)
+        assert manifest.tables_alone
+        manifest.save(folder)
+        assert Manifest.load(folder) == manifest
+        return
+    with pytest.raises(CorruptData, match=message):
+        Manifest.load(folder)
+
+
+def test_the_two_kinds_of_manifest_are_not_read_as_each_other(folder: Path) -> None:
+    body = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["manifest"]
+    written(folder, 2, body)
+    with pytest.raises(CorruptData, match="unknown field"):
+        Manifest.load(folder)
+    written(folder, 1, {name: body[name] for name in ("model", "version", "created", "tables")})
+    with pytest.raises(CorruptData, match="lacks the field"):
+        Manifest.load(folder)
+
+
 def test_an_edited_manifest(folder: Path) -> None:
     file = folder / "manifest.json"
     file.write_text(file.read_text().replace('"add": -4', '"add": -5'))
