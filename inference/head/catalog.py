@@ -92,6 +92,11 @@ class ServedVersion:
         """Model and version."""
         return self.loaded.manifest.model, self.loaded.manifest.version
 
+    @property
+    def tables(self) -> list[str]:
+        """Names of its tables."""
+        return self.rows.tables
+
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""
         await asyncio.gather(self.batcher.close(timeout_s), self.rows.close(timeout_s))
