@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.inference.small_model import columns_of
 from tests.inference.tfs.tfs_served import TfsServed
 
 SESSION = Path(__file__).with_name("tensorflow_session.py")
+README = Path(__file__).parents[3] / "inference/head/frontends/tfs/README.md"
 COLUMNS = columns_of(ROWS)
 
 pytestmark = [pytest.mark.slow, pytest.mark.net]
@@ -88,3 +90,19 @@ async def test_an_unchanged_client_is_at_home(
     assert told["refused"]["signature"][0] == "FAILED_PRECONDITION"
     assert told["refused"]["strings"] == ["INVALID_ARGUMENT", "feature user: takes int64 values, not strings"]
     assert told["refused"]["reload"][0] == "PERMISSION_DENIED"
+
+
+async def test_the_program_of_the_readme(
+    python_of_tensorflow: str, tfs: TfsServed, own_client: AsyncClient, tmp_path: Path
+) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert "127.0.0.1:8500" in program
+    (tmp_path / "program.py").write_text(program.replace("127.0.0.1:8500", tfs.target), encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        python_of_tensorflow, tmp_path / "program.py", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    features = {"item": [50, 181, 7], "genres": Ragged.from_lists([[1, 2], [5], []])}
+    own = await own_client.predict("ranker", features, {"user": [196]})
+    assert np.array(out.decode().strip(" []\n").split(), float) == pytest.approx(own.outputs["score"].tolist())
