@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from ringpull import Ragged
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.access import ANYONE, Caller
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.tfs import rest
 from ringpull.ps.errors import Unauthenticated
 from ringpull.router.control.verbs import Role
 from tests.inference.http_served import HttpServed, http_served
@@ -78,6 +80,19 @@ async def test_the_first_curl_of_its_documentation(http: HttpServed) -> None:
     out, _ = await curl.communicate()
     assert json.loads(out) == {"predictions": [2.5, 3.0, 4.5]}
     assert out == EXAMPLES[0].answer.encode()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+async def test_the_page_on_the_api_tells_the_truth(http: HttpServed) -> None:
+    """Each command of REST.md is answered with the JSON that follows it there."""
+    page = (Path(rest.__file__).parent / "REST.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```sh\n(.*?)^```\n```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) == page.count("```sh") > 4
+    for command, expected in examples:
+        shell = ["bash", "-c", command.replace("http://localhost:8501", http.url).replace("curl ", "curl -s ", 1)]
+        ran = await asyncio.create_subprocess_exec(*shell, stdout=subprocess.PIPE)
+        out, _ = await ran.communicate()
+        assert json.loads(out) == json.loads(expected), command
 
 
 async def test_metadata_is_what_clients_read(http: HttpServed) -> None:
