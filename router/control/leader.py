@@ -50,6 +50,7 @@ from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S
 from ringpull.router.control.introductions import Introductions
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import Asker, ChangeStatus, DeploymentStatus, MemberState
+from ringpull.router.control.overviews import Overviews
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
@@ -140,6 +141,7 @@ class Leader:
             backoff=Backoff(timing.first_retry_s, timing.longest_retry_s, clock),
         )
         self._view = ChangeView()
+        self.overviews = Overviews(clock)
         self.status = self._view.status(self.machine)
         """Status of the change, as of the last event."""
         self._restarts = Restarts(clock)
@@ -284,6 +286,10 @@ class Leader:
     def heads(self) -> dict[int, HeadHeartbeat]:
         """Return the last answer of every head."""
         return dict(self._view.heads)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return the warnings of `deployment_status`, whether or not anything serves."""
+        return (*self._own_warnings(), *self._view.warnings())
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """Return where every process tells its metrics."""
@@ -438,6 +444,7 @@ class Leader:
             self._view.shard(member.id, heartbeat)
         else:
             self._view.head(member.id, heartbeat)
+            self.overviews.heard(member.id, heartbeat)
         if self._introductions.of(member) != heartbeat.incarnation:
             self._introductions.begin(member, heartbeat)
         elif isinstance(heartbeat, ShardHeartbeat):
