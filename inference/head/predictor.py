@@ -434,7 +434,7 @@ def _missed_after_s(given_s: float | None) -> float:
 
 
 def predicts_nothing(asked: ServedVersion) -> InvalidInput:
-    """Return the error for whoever asks a version of tables alone for a prediction."""
+    """Return the error of a prediction by a version of tables alone."""
     tables = ", ".join(asked.rows.tables)
     return InvalidInput(
         f"{asked.loaded.name} has tables only, and predicts nothing; ask for their rows by key (Lookup; over HTTP"

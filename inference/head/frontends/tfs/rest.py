@@ -40,7 +40,7 @@ from ringpull.inference.head.frontends.tfs.signatures import (
     values_of,
     version_of,
 )
-from ringpull.inference.head.predictor import InferenceRequest, predicts_nothing
+from ringpull.inference.head.predictor import InferenceRequest
 from ringpull.inference.head.request.received import Limits
 from ringpull.inference.schema.kinds import Cross
 from ringpull.inference.wire.json_reading import parse_json
@@ -113,8 +113,6 @@ def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Li
         UnmetCondition: The model has no such signature.
         LimitExceeded: It is larger than `limits`.
     """
-    if served.loaded.program is None:
-        raise predicts_nothing(served)
     document = object_of(_json_of(decompressed(body, encoding, limits.max_message_bytes)))
     signature = signature_of(document)
     features = {each.name: each for each in served.loaded.schema.features if not isinstance(each, Cross)}
