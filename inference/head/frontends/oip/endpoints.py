@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ringpull.inference.head.frontends.http.bodies import aside, decompressed, open_call, receive_body, receive_short
+from ringpull.inference.head.frontends.http.bodies import (
+    aside,
+    decompressed,
+    open_call,
+    parse_json,
+    receive_body,
+    receive_short,
+    timeout_of,
+)
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.oip.compression import MIN_BYTES, accepted, compressed
 from ringpull.inference.head.frontends.oip.http_bodies import HEADER_LENGTH, json_length, read_infer, reply_of
 from ringpull.inference.head.frontends.oip.infer_calls import version_of
 from ringpull.inference.head.frontends.oip.models import Models
+from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
 from ringpull.inference.head.frontends.oip.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
-from ringpull.ps.errors import NotFound, Unsupported
+from ringpull.ps.errors import InvalidInput, NotFound, Unsupported
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -95,6 +104,16 @@ class Endpoints:
             reply, json_bytes = await aside(cost, lambda: reply_of(asked, prediction))
             return await _answer(b"".join(reply), json_bytes, headers.get("accept-encoding", ""))
 
+    async def load(self, request: Request) -> Response:
+        """Serve a model, or the newest version of one."""
+        await load(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        return Response()
+
+    async def unload(self, request: Request) -> Response:
+        """Serve a model no more."""
+        await unload(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        return Response()
+
     async def no_regions(self, request: Request) -> Response:
         """List no shared memory."""
         if "region" in request.path_params:
@@ -122,6 +141,27 @@ def _named(request: Request) -> tuple[str, int]:
     """Return the model and version that a path names; empty, and 0: none."""
     path: dict[str, Any] = request.path_params
     return path.get("model", ""), version_of(path.get("version", ""))
+
+
+async def _parameters(request: Request) -> Collection[str]:
+    """Return the names of the parameters in the body of a load or an unload, which may be empty."""
+    body = await receive_short(request)
+    asked = parse_json(body) if body.strip() else {}
+    parameters = asked.get("parameters", {}) if isinstance(asked, dict) else None
+    if not isinstance(parameters, dict):
+        raise InvalidInput("the body must be empty, or a JSON object whose parameters are an object")
+    return parameters
+
+
+def _asker(request: Request) -> Asker:
+    client = request.client
+    return Asker(
+        authorization=authorization_of(request.scope),
+        access=request.app.state.access,
+        peer="" if client is None else f"{client.host}:{client.port}",
+        door="http",
+        timeout_s=timeout_of(request),
+    )
 
 
 async def _answer(body: bytes, json_bytes: int | None, accept_encoding: str) -> Response:

@@ -12,6 +12,7 @@ from ringpull.inference.head.frontends.grpc.methods import Receive, authorizatio
 from ringpull.inference.head.frontends.oip.infer_calls import read_message, version_of
 from ringpull.inference.head.frontends.oip.messages import ModelInferRequest, ModelInferResponse, message
 from ringpull.inference.head.frontends.oip.models import Models
+from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.prediction import Prediction
 from ringpull.ps.errors import NotFound, Unavailable, Unsupported
@@ -31,6 +32,7 @@ class OipService:
             access: Rule of who may ask here.
             at_door: Whether this is the operators' door.
         """
+        self._parts = parts
         self._predictor = parts.predictor
         self._catalog = parts.catalog
         self._models = Models(parts)
@@ -107,11 +109,17 @@ class OipService:
         parse(message("RepositoryIndexRequest"), body)
         return message("RepositoryIndexResponse")(models=self._models.index())
 
-    async def repository_model_load(self, body: bytes, context: grpc.aio.ServicerContext) -> NoReturn:
-        """Refuse."""
-        raise Unsupported("models are loaded and unloaded by operators")
+    async def repository_model_load(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """Serve a model, or the newest version of one."""
+        request = parse(message("RepositoryModelLoadRequest"), body)
+        await load(self._parts, request.model_name, request.parameters, self._asker(context))
+        return message("RepositoryModelLoadResponse")()
 
-    repository_model_unload = repository_model_load
+    async def repository_model_unload(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """Serve a model no more."""
+        request = parse(message("RepositoryModelUnloadRequest"), body)
+        await unload(self._parts, request.model_name, request.parameters, self._asker(context))
+        return message("RepositoryModelUnloadResponse")()
 
     async def system_shared_memory_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """List no regions."""
@@ -137,6 +145,15 @@ class OipService:
         raise Unsupported("what is traced and logged is set where a head is started")
 
     log_settings = trace_setting
+
+    def _asker(self, context: grpc.aio.ServicerContext) -> Asker:
+        return Asker(
+            authorization=authorization_of(context),
+            access=self._access,
+            peer=context.peer(),
+            door=self._door,
+            timeout_s=context.time_remaining(),
+        )
 
 
 def encode(prediction: Prediction, request_id: str) -> Any:
