@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.spec import Replicas, RowType
+from ringpull.ps.spec import VECTOR_TYPES, Replicas, RowType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,10 +31,9 @@ def row_type_of(table: str, options: TableOptions) -> RowType:
     """Return the row type that a table's options name.
 
     Raises:
-        InvalidInput: There is no such row type.
+        InvalidInput: There is no such type of vectors.
     """
-    try:
-        return RowType(options.row_type)
-    except ValueError as exc:
-        known = ", ".join(RowType)
-        raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; it must be one of {known}") from exc
+    if options.row_type not in VECTOR_TYPES:
+        known = ", ".join(VECTOR_TYPES)
+        raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; it must be one of {known}")
+    return RowType(options.row_type)

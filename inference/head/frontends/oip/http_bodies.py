@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from ringpull.inference.head.frontends.http.bodies import parse_json
 from ringpull.inference.head.frontends.oip.datatypes import check_shape, from_list, read_raw
 from ringpull.inference.head.frontends.oip.infer_calls import (
     InferCall,
@@ -26,6 +25,7 @@ from ringpull.inference.head.frontends.oip.infer_calls import (
 )
 from ringpull.inference.head.request.received import Limits, check_count
 from ringpull.inference.prediction import Prediction
+from ringpull.inference.wire.json_reading import parse_json
 from ringpull.ps.errors import InvalidInput
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
-from ringpull.inference.head.frontends.http.bodies import aside, open_call, parse_json, receive_body
+from ringpull.inference.head.frontends.http.bodies import aside, open_call, receive_body
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tensors import columns_of
@@ -43,6 +43,7 @@ from ringpull.inference.head.frontends.tfs.signatures import (
 from ringpull.inference.head.predictor import InferenceRequest
 from ringpull.inference.head.request.received import Limits
 from ringpull.inference.schema.kinds import Cross
+from ringpull.inference.wire.json_reading import parse_json
 from ringpull.ps.errors import InvalidInput
 
 Outputs = Mapping[str, NDArray[np.float32]]
