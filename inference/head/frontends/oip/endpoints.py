@@ -12,7 +12,6 @@ from ringpull.inference.head.frontends.http.bodies import (
     aside,
     decompressed,
     open_call,
-    parse_json,
     receive_body,
     receive_short,
     timeout_of,
@@ -25,6 +24,7 @@ from ringpull.inference.head.frontends.oip.models import Models
 from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
 from ringpull.inference.head.frontends.oip.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.wire.json_reading import parse_json
 from ringpull.ps.errors import InvalidInput, NotFound, Unsupported
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -58,7 +58,7 @@ class Endpoints:
     async def model_ready(self, request: Request) -> Response:
         """Tell whether a version is served."""
         name, version = _named(request)
-        self._models.find(name, version)
+        self._models.check_served(name, version)
         return JSONResponse({"name": name, "ready": True})
 
     async def metadata(self, request: Request) -> Response:
@@ -97,11 +97,9 @@ class Endpoints:
             asked = await aside(
                 length, lambda: read_infer(body, length, path["model"], path.get("version", ""), call.limits)
             )
-            if asked.call.timeout_s is not None:
-                call.hurry(asked.call.timeout_s)
-            prediction = await call.predict(asked.call.request(self._parts.catalog, call.limits))
-            cost = JSON_COST * sum(values.nbytes for values in prediction.outputs.values())
-            reply, json_bytes = await aside(cost, lambda: reply_of(asked, prediction))
+            answer = await self._models.infer(asked.call, call)
+            cost = JSON_COST * sum(each.nbytes for each in answer.outputs)
+            reply, json_bytes = await aside(cost, lambda: reply_of(asked, answer))
             return await _answer(b"".join(reply), json_bytes, headers.get("accept-encoding", ""))
 
     async def load(self, request: Request) -> Response:
