@@ -42,9 +42,9 @@ CITIES = Schema(
 """Features of the model `cities`, none of which is ragged; its output `input0` are the numbers of its strings."""
 
 
-def make_cities(executor: ThreadPoolExecutor, router: Any) -> ServedVersion:
-    manifest = replace(make_manifest((), ("city", "guests", "size")), model="cities", version=1)
-    loaded = LoadedVersion(Path("cities/1"), manifest, CITIES, EchoProgram())
+def make_cities(executor: ThreadPoolExecutor, router: Any, name: str = "cities") -> ServedVersion:
+    manifest = replace(make_manifest((), ("city", "guests", "size")), model=name, version=1)
+    loaded = LoadedVersion(Path(f"{name}/1"), manifest, CITIES, EchoProgram())
     return ServedVersion(loaded, router, executor, max_batch_rows=64)
 
 
