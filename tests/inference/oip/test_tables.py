@@ -143,7 +143,7 @@ def test_rows_of_bytes_come_back_as_they_were(rows: list[bytes]) -> None:
 
 def test_rows_of_bytes_are_json_where_they_are_text() -> None:
     assert json.dumps(Output("ROWS", BytesRows.of([b"", "ü".encode()])).listed(), ensure_ascii=False) == '["", "ü"]'
-    with pytest.raises(InvalidInput, match="output ROWS.*binary_data"):
+    with pytest.raises(InvalidInput, match=r"output ROWS.*binary_data"):
         Output("ROWS", BytesRows.of([b"\xff"])).listed()
 
 
@@ -155,5 +155,5 @@ async def test_a_model_that_is_called_like_a_table_is_meant(oip: OipServed) -> N
     reply = await oip.call(
         "ModelInfer", infer_request({"city": np.array(["paris"], object)}, model_name="ranker.users")
     )
-    assert [each.name for each in reply.outputs][0] == "input0"
+    assert reply.outputs[0].name == "input0"
     await version.close(timeout_s=60)
