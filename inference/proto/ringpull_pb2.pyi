@@ -476,30 +476,29 @@ class Leader(_message.Message):
     heard_s: float
     def __init__(self, term: _Optional[int] = ..., leads: bool = ..., heard_s: _Optional[float] = ...) -> None: ...
 
-class StepStatus(_message.Message):
-    __slots__ = ("begin_s", "seconds", "requests", "failed", "p50_ms", "p99_ms")
-    BEGIN_S_FIELD_NUMBER: _ClassVar[int]
-    SECONDS_FIELD_NUMBER: _ClassVar[int]
+class StepsStatus(_message.Message):
+    __slots__ = ("requests", "failed", "p50_ms", "p99_ms")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     P50_MS_FIELD_NUMBER: _ClassVar[int]
     P99_MS_FIELD_NUMBER: _ClassVar[int]
-    begin_s: int
-    seconds: float
-    requests: int
-    failed: int
-    p50_ms: float
-    p99_ms: float
-    def __init__(self, begin_s: _Optional[int] = ..., seconds: _Optional[float] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., p50_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ...) -> None: ...
+    requests: _containers.RepeatedScalarFieldContainer[int]
+    failed: _containers.RepeatedScalarFieldContainer[int]
+    p50_ms: _containers.RepeatedScalarFieldContainer[float]
+    p99_ms: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, requests: _Optional[_Iterable[int]] = ..., failed: _Optional[_Iterable[int]] = ..., p50_ms: _Optional[_Iterable[float]] = ..., p99_ms: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class RecentStatus(_message.Message):
-    __slots__ = ("model", "requests", "failed", "requests_per_s", "p50_ms", "p99_ms", "steps")
+    __slots__ = ("model", "requests", "failed", "requests_per_s", "p50_ms", "p99_ms", "begin_s", "step_s", "last_step_s", "steps")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
     P50_MS_FIELD_NUMBER: _ClassVar[int]
     P99_MS_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_S_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     model: str
     requests: int
@@ -507,8 +506,11 @@ class RecentStatus(_message.Message):
     requests_per_s: float
     p50_ms: float
     p99_ms: float
-    steps: _containers.RepeatedCompositeFieldContainer[StepStatus]
-    def __init__(self, model: _Optional[str] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., requests_per_s: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., steps: _Optional[_Iterable[_Union[StepStatus, _Mapping]]] = ...) -> None: ...
+    begin_s: int
+    step_s: float
+    last_step_s: float
+    steps: StepsStatus
+    def __init__(self, model: _Optional[str] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., requests_per_s: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., begin_s: _Optional[int] = ..., step_s: _Optional[float] = ..., last_step_s: _Optional[float] = ..., steps: _Optional[_Union[StepsStatus, _Mapping]] = ...) -> None: ...
 
 class HeadStatus(_message.Message):
     __slots__ = ("head", "address", "http", "alive", "heard_s", "requests", "failed")
@@ -583,7 +585,14 @@ class ChangeStatus(_message.Message):
     def __init__(self, id: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., under_way: bool = ..., phase: _Optional[str] = ..., paused: bool = ..., members_done: _Optional[int] = ..., members: _Optional[int] = ..., copied_bytes: _Optional[int] = ..., bytes_to_copy: _Optional[int] = ..., checked_bytes: _Optional[int] = ..., bytes_to_check: _Optional[int] = ..., before: _Optional[_Union[LatencyStatus, _Mapping]] = ..., now: _Optional[_Union[LatencyStatus, _Mapping]] = ..., trouble: _Optional[str] = ..., error: _Optional[str] = ..., done: _Optional[float] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment", "heads", "recent", "change", "ring", "next_ring")
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment", "heads", "recent", "change", "ring", "next_ring", "live")
+    class LiveEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     HEAD_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -609,6 +618,7 @@ class ClusterStatus(_message.Message):
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     RING_FIELD_NUMBER: _ClassVar[int]
     NEXT_RING_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
     head: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -634,4 +644,5 @@ class ClusterStatus(_message.Message):
     change: ChangeStatus
     ring: RingStatus
     next_ring: RingStatus
-    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., recent: _Optional[_Iterable[_Union[RecentStatus, _Mapping]]] = ..., change: _Optional[_Union[ChangeStatus, _Mapping]] = ..., ring: _Optional[_Union[RingStatus, _Mapping]] = ..., next_ring: _Optional[_Union[RingStatus, _Mapping]] = ...) -> None: ...
+    live: _containers.ScalarMap[str, int]
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., recent: _Optional[_Iterable[_Union[RecentStatus, _Mapping]]] = ..., change: _Optional[_Union[ChangeStatus, _Mapping]] = ..., ring: _Optional[_Union[RingStatus, _Mapping]] = ..., next_ring: _Optional[_Union[RingStatus, _Mapping]] = ..., live: _Optional[_Mapping[str, int]] = ...) -> None: ...

@@ -52,10 +52,11 @@ def test_steps_are_without_gaps_and_the_last_is_under_way(clock: Clock) -> None:
     assert (everything.model, everything.requests, everything.failed) == ("", 3, 2)
     assert (ranker.model, ranker.requests, ranker.failed) == ("ranker", 2, 1)
     assert (idle.model, idle.requests, idle.p99_ms) == ("idle", 0, 0.0)
-    begins = [step.begin_s for step in ranker.steps]
-    assert begins == list(range(begins[-1] - (STEPS - 1) * STEP_S, begins[-1] + 1, STEP_S))
-    assert [step.requests for step in ranker.steps if step.requests] == [1, 1]
-    assert (ranker.steps[-1].seconds, ranker.steps[-2].seconds) == (NOW_S % STEP_S, STEP_S)
+    assert ranker.begin_s + (STEPS - 1) * STEP_S == NOW_S - NOW_S % STEP_S
+    assert {place: count for place, count in enumerate(ranker.steps.requests) if count} == {STEPS - 21: 1, STEPS - 1: 1}
+    assert {place: count for place, count in enumerate(ranker.steps.failed) if count} == {STEPS - 1: 1}
+    assert [len(each) for each in (ranker.steps.p50_ms, ranker.steps.p99_ms)] == [STEPS, STEPS]
+    assert (ranker.step_s, ranker.last_step_s) == (STEP_S, NOW_S % STEP_S)
     assert ranker.requests_per_s == pytest.approx(1 / (60 + NOW_S % STEP_S))
 
 

@@ -78,6 +78,7 @@ def _recent(model: str, numbers: Sequence[Numbers], steps: range, now_s: float) 
     filled = [_sum([each], CALL_NUMBERS) for each in numbers]
     sums, lately = _sum(filled, CALL_NUMBERS), _sum(filled[-RATE_STEPS:], CALL_NUMBERS)
     p50_ms, p99_ms = _percentiles_ms(sums)
+    by_step = [_percentiles_ms(each) for each in filled]
     return pb.RecentStatus(
         model=model,
         requests=sums[ANSWERED] + sums[FAILED],
@@ -85,23 +86,21 @@ def _recent(model: str, numbers: Sequence[Numbers], steps: range, now_s: float) 
         requests_per_s=(lately[ANSWERED] + lately[FAILED]) / _rate_seconds(now_s),
         p50_ms=p50_ms,
         p99_ms=p99_ms,
-        steps=[_step(each, step * STEP_S, now_s) for each, step in zip(filled, steps, strict=True)],
-    )
-
-
-def _step(numbers: Numbers, begin_s: int, now_s: float) -> pb.StepStatus:
-    p50_ms, p99_ms = _percentiles_ms(numbers)
-    return pb.StepStatus(
-        begin_s=begin_s,
-        seconds=min(float(STEP_S), now_s - begin_s),
-        requests=numbers[ANSWERED] + numbers[FAILED],
-        failed=numbers[FAILED],
-        p50_ms=p50_ms,
-        p99_ms=p99_ms,
+        begin_s=steps[0] * STEP_S,
+        step_s=STEP_S,
+        last_step_s=now_s % STEP_S,
+        steps=pb.StepsStatus(
+            requests=[each[ANSWERED] + each[FAILED] for each in filled],
+            failed=[each[FAILED] for each in filled],
+            p50_ms=[p50 for p50, _ in by_step],
+            p99_ms=[p99 for _, p99 in by_step],
+        ),
     )
 
 
 def _percentiles_ms(numbers: Numbers) -> tuple[float, float]:
+    if not numbers[ANSWERED]:
+        return 0.0, 0.0
     buckets = numbers[FIRST_BUCKET:CALL_NUMBERS]
     return 1e3 * percentile_s(buckets, 0.5), 1e3 * percentile_s(buckets, 0.99)
 
@@ -112,4 +111,7 @@ def _rate_seconds(now_s: float) -> float:
 
 def _sum(numbers: Sequence[Numbers], places: int) -> Numbers:
     """Return sums by place, of which there are `places`, whatever a head of another build counts."""
-    return tuple(sum(each[place] for each in numbers if place < len(each)) for place in range(places))
+    filled = [each for each in numbers if each]
+    if len(filled) == 1 and len(filled[0]) == places:
+        return filled[0]
+    return tuple(sum(each[place] for each in filled if place < len(each)) for place in range(places))

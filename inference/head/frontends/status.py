@@ -95,7 +95,11 @@ async def cluster_status(
     view = look()
     leader = view.leader
     served = catalog.served()
-    counted, recent, now_s = counts.overall(), counts.recent(), time.time()
+    live, now_s = dict(each.key for each in catalog.live()), time.time()
+    # Beside the loop: of many models this would hold up requests.
+    recent = await asyncio.to_thread(counts.recent)
+    recents = await asyncio.to_thread(recent_statuses, recent, live, now_s)
+    counted = counts.overall()
     status = pb.ClusterStatus(
         head=view.address,
         epoch=view.shard_map.epoch,
@@ -115,8 +119,9 @@ async def cluster_status(
         leader=None if leader is None else pb.Leader(term=leader.term, leads=leader.leads, heard_s=leader.heard_s),
         admin=view.admin,
         deployment=view.deployment,
-        recent=recent_statuses(recent, [each.key[0] for each in catalog.live()], now_s),
+        recent=recents,
         ring=ring_status(view.shard_map.ring),
+        live=live,
     )
     _add_overview(status, view, counts)
     status.warnings.extend(warnings_seen(status))

@@ -57,7 +57,7 @@ assert [each.name for each in fields(_Sums)] == _NAMES
 
 @dataclass(slots=True)
 class CallCounts:
-    """Predict calls since start. Owned by the event loop."""
+    """Predict and Lookup calls since start. Owned by the event loop."""
 
     requests: int = 0
     failed: int = 0
@@ -126,7 +126,7 @@ class CallTally:
         """Count a call that is answered now.
 
         Args:
-            rows: Rows that were scored for it.
+            rows: Rows that were scored for it, or keys whose rows it asked for.
             times: Times of its stages in the batcher.
         """
         now_s = self._now()

@@ -21,7 +21,7 @@ from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
-from ringpull.inference.schema.kinds import Sparse
+from ringpull.inference.schema.kinds import Dense, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Vocabulary
 from tests.inference.fakes import EchoProgram
@@ -30,12 +30,18 @@ from tests.inference.small_model import make_manifest
 
 SERVICE = "/inference.GRPCInferenceService/"
 
-CITIES = Schema([Sparse("city", dtype="string", transforms=(Vocabulary(("paris", "são paulo")),))])
-"""Features of the model `cities`, whose output `input0` are the numbers of its strings."""
+CITIES = Schema(
+    [
+        Sparse("city", dtype="string", transforms=(Vocabulary(("paris", "são paulo")),)),
+        Sparse("guests", missing=2),
+        Dense("size", width=2, missing=0.5),
+    ]
+)
+"""Features of the model `cities`, none of which is ragged; its output `input0` are the numbers of its strings."""
 
 
 def make_cities(executor: ThreadPoolExecutor, router: Any) -> ServedVersion:
-    manifest = replace(make_manifest((), ("city",)), model="cities", version=1)
+    manifest = replace(make_manifest((), ("city", "guests", "size")), model="cities", version=1)
     loaded = LoadedVersion(Path("cities/1"), manifest, CITIES, EchoProgram())
     return ServedVersion(loaded, router, executor, max_batch_rows=64)
 
@@ -74,7 +80,10 @@ class OipServed(Served):
         )
 
     async def counted(self) -> Mapping[tuple[str, int], ModelCounts]:
-        return self.model_counts
+        """What was set, or else all answered calls of the head, each of a microsecond."""
+        calls = self.counts.requests - self.counts.failed
+        each = ModelCounts(calls=calls, batches=calls, total_ns=1_000 * calls, queue_ns=calls)
+        return self.model_counts or {version.key: each for version in self.catalog.served()}
 
     async def start(self) -> None:
         self.target = f"127.0.0.1:{await self.server.start()}"

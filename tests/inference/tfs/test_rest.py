@@ -61,11 +61,12 @@ async def http() -> AsyncIterator[HttpServed]:
         await served.stop()
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=[f"{place}-{each.method}" for place, each in enumerate(EXAMPLES)])
-async def test_published_examples_to_the_character(http: HttpServed, example: Example) -> None:
-    answer = await http.client.request(example.method, example.path, content=example.body.encode())
-    assert (answer.status_code, answer.text) == (example.status, example.answer)
-    assert answer.headers["content-type"] == "application/json"
+async def test_published_examples_to_the_character(http: HttpServed) -> None:
+    assert len(EXAMPLES) > 30
+    for example in EXAMPLES:
+        answer = await http.client.request(example.method, example.path, content=example.body.encode())
+        assert (answer.status_code, answer.text) == (example.status, example.answer), example
+        assert answer.headers["content-type"] == "application/json"
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
@@ -96,6 +97,20 @@ async def test_head_is_get_without_the_body(http: HttpServed) -> None:
     answer = await http.client.head("/v1/models/half_plus_two")
     assert (answer.status_code, answer.text) == (200, "")
     assert (await http.client.head("/v1/models/nobody")).status_code == 404
+
+
+async def test_labels_name_versions(http: HttpServed) -> None:
+    http.served.catalog.show(
+        {each.key[0]: each.key[1] for each in http.served.catalog.served()},
+        [each.key for each in http.served.catalog.served()],
+        labels={"half.plus_four": {"stable/Old": 4}},
+    )
+    asked = "/v1/models/half.plus_four/labels/stable%2FOld"
+    assert (await http.client.post(f"{asked}:predict", json={"instances": [1.0]})).json() == {"predictions": [4.5]}
+    told = (await http.client.get(asked)).json()["model_version_status"]
+    assert [each["version"] for each in told] == ["4"]
+    assert (await http.client.get(f"{asked}/metadata")).json()["model_spec"]["version"] == "4"
+    assert (await http.client.get(asked.replace("Old", "old"))).status_code == 400
 
 
 async def test_the_list_of_models_stays_ours(http: HttpServed) -> None:
@@ -140,13 +155,11 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.medium
 @pytest.mark.parametrize("form", FORMS)
-async def test_all_forms_of_a_request_are_answered_as_over_our_own_protocol(
-    served: Served, client: AsyncClient, form: str
-) -> None:
+async def test_all_forms_of_a_request_are_answered_as_over_our_own_protocol(served: Served, form: str) -> None:
     tags = Ragged([1, 4, 2], [0, 2, 2, 3], [0.5, 2.0, 1.0])
     features = {name: COLUMNS[name] for name in ("item", "genres", "history", "recent")} | {"tags": tags}
-    expected = await client.predict("ranker", features, ONE_ROW)
-    async with http_served(served) as http:
+    async with http_served(served) as http, AsyncClient(served.target, timeout_s=60, retries=0) as client:
+        expected = await client.predict("ranker", features, ONE_ROW)
         answer = await http.client.post("/v1/models/ranker:predict", json=FORMS[form])
     assert answer.status_code == 200, answer.text
     if "inputs" in FORMS[form]:
@@ -202,13 +215,14 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
-async def test_a_bad_body_is_a_clear_error(http: HttpServed, body: bytes) -> None:
-    answer = await http.client.post(PATH, content=body)
-    assert answer.status_code == 400, answer.text
-    assert list(answer.json()) == ["error"]
-    assert 10 < len(answer.json()["error"]) < 600
-    assert (await http.client.post(PATH, content=EXAMPLES[0].body)).status_code == 200
+async def test_a_bad_body_is_a_clear_error(http: HttpServed) -> None:
+    for what, body in BAD.items():
+        answer = await http.client.post(PATH, content=body)
+        assert answer.status_code == 400, (what, answer.text)
+        assert list(answer.json()) == ["error"]
+        assert 10 < len(answer.json()["error"]) < 600, what
+        assert (await http.client.post(PATH, content=EXAMPLES[0].body)).status_code == 200, what
+    assert http.served.predictor.admission.in_flight_bytes == 0
 
 
 BAD_EXAMPLES = {
@@ -226,12 +240,12 @@ BAD_EXAMPLES = {
 
 
 @pytest.mark.parametrize("verb", ["classify", "regress"])
-@pytest.mark.parametrize("body", BAD_EXAMPLES.values(), ids=BAD_EXAMPLES)
-async def test_bad_examples_are_a_clear_error(http: HttpServed, verb: str, body: bytes) -> None:
+async def test_bad_examples_are_a_clear_error(http: HttpServed, verb: str) -> None:
     model = {"classify": "classes", "regress": "half_plus_two"}[verb]
-    answer = await http.client.post(f"/v1/models/{model}:{verb}", content=body)
-    assert answer.status_code == 400, answer.text
-    assert list(answer.json()) == ["error"]
+    for what, body in BAD_EXAMPLES.items():
+        answer = await http.client.post(f"/v1/models/{model}:{verb}", content=body)
+        assert answer.status_code == 400, (what, answer.text)
+        assert list(answer.json()) == ["error"]
 
 
 @pytest.mark.parametrize(
@@ -272,9 +286,9 @@ async def test_who_goes_away_while_it_sends_costs_nothing(http: HttpServed) -> N
     assert (await http.client.post(PATH, content=EXAMPLES[0].body)).status_code == 200
 
 
-async def test_a_stated_deadline_is_kept(served: Served, client: AsyncClient) -> None:
+async def test_a_stated_deadline_is_kept(served: Served) -> None:
     served.router.gate.clear()
-    async with http_served(served) as http:
+    async with http_served(served) as http, AsyncClient(served.target, timeout_s=60, retries=0) as client:
         answer = await http.client.post(
             "/v1/models/ranker:predict", json=FORMS["rows"], headers={"Request-Timeout": "0.05"}
         )

@@ -186,7 +186,7 @@ def test_what_is_no_base64(coded: str) -> None:
         ({"instances": [{"user": 2**64}]}, "input user: its integers fit neither int64 nor uint64"),
         ({"instances": [{"user": -(2**63) - 1}]}, "input user: its integers fit neither"),
         ({"instances": [{"user": 2**63}, {"user": -1}]}, "input user: its integers fit neither"),
-        ({"instances": [{"price": 10**400}]}, "input price: holds a number that is too large"),
+        ({"instances": [{"price": 10**400}]}, "input price: holds a number too large"),
         ({"instances": [{"user": 1}, {"user": "a"}]}, "input user: values of JSON type Number, String"),
         ({"instances": [{"user": None}]}, "input user: values of JSON type Null"),
         ({"instances": [{"age": [1, 2]}, {"age": [1]}]}, "Expecting tensor size: 2 but got: 1"),
@@ -229,8 +229,26 @@ def test_numbers_of_dense_features_may_be_of_any_kind() -> None:
 def test_too_many_rows_are_refused_before_they_are_read() -> None:
     with pytest.raises(LimitExceeded, match="the request has 21 rows; max_candidates is 20"):
         predicted({"instances": [None] * 21})
-    with pytest.raises(LimitExceeded, match="feature genres: a row has 21 values"):
+    with pytest.raises(LimitExceeded, match="input genres: a list has 21 values; max_values_per_row is 20"):
         predicted({"instances": [{"user": 1, "genres": [1] * 21}]})
+
+
+@pytest.mark.parametrize("count", [16_384, 16_385, 50_000])
+def test_long_lists_are_read_in_chunks(count: int) -> None:
+    wide = Limits(max_candidates=100_000, max_values_per_row=100_000)
+    values = [*range(count - 1), 2**63 - 1]
+    texts = [str(value) for value in values]
+    rows = [values[at : at + 7] for at in range(0, count, 7)]
+    tensors, _ = predict_tensors({"inputs": {"user": values, "zip": texts, "price": values}}, FEATURES, wide)
+    assert (tensors["user"].tolist(), tensors["zip"].tolist()) == (values, texts)
+    assert tensors["price"].tolist() == [float(value) for value in values]
+    tensors, _ = predict_tensors({"inputs": {"genres": rows}}, FEATURES, wide)
+    assert tensors["genres"].tolist() == values
+    assert tensors["genres_offsets"].tolist() == [*range(0, count, 7), count]
+    unsigned, _ = predict_tensors({"inputs": {"user": [*values, 2**64 - 1]}}, FEATURES, wide)
+    assert unsigned["user"].tolist() == [*values, 2**64 - 1]
+    with pytest.raises(InvalidInput, match="input user: values of JSON type Number, String"):
+        predict_tensors({"inputs": {"user": [*values, "x"]}}, FEATURES, wide)
 
 
 # -- fuzz --------------------------------------------------------------------------------------------------------------

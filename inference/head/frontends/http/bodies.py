@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.metrics.call_log import Verb
 from ringpull.inference.head.predictor import OpenCall
 from ringpull.inference.wire.json_reading import parse_json as parse_json
 from ringpull.ps.errors import InvalidInput, LimitExceeded
@@ -41,14 +42,17 @@ _READING: Final = ThreadPoolExecutor(1, "long-bodies")
 """Thread of the process that reads what is too long for the event loop: one, as Python's lock lets no two run."""
 
 
-def open_call(parts: Parts, request: Request) -> OpenCall:
+def open_call(parts: Parts, request: Request, verb: Verb = "predict") -> OpenCall:
     """Admit a prediction of which nothing but the header was read; to be used as a context manager.
+
+    Args:
+        verb: What is asked for, where it is no prediction but rows by key.
 
     Raises:
         InvalidInput: The deadline that its header states is none.
         Unauthenticated, Forbidden, LimitExceeded, DeadlineExceeded: See `Predictor.open`.
     """
-    return parts.predictor.open(timeout_of(request), authorization=authorization_of(request.scope))
+    return parts.predictor.open(timeout_of(request), authorization=authorization_of(request.scope), verb=verb)
 
 
 def timeout_of(request: Request) -> float | None:

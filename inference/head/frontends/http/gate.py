@@ -18,8 +18,8 @@ from ringpull.inference.head.frontends.http.errors import failed
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.verbs import Role
 
-FREE: Final = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
-"""Paths that are free for everyone: probes have no token."""
+FREE: Final = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/", "/page.js", "/try.js", "/page.css"})
+"""Paths that are free for everyone: probes have no token, and the page asks for one."""
 ROLES: Final[Mapping[str, tuple[Role, ...]]] = {
     "/status": (Role.READ,),
     "/v1/models": (Role.READ, Role.PREDICT),

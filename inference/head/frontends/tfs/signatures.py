@@ -7,7 +7,7 @@ What does not fit is answered with the codes, and where clients look at them wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -54,15 +54,10 @@ def number_of(catalog: Catalog, model: str, label: str) -> int:
     Raises:
         InvalidInput: The model has no such label, or is not served here.
     """
-    labels: Mapping[str, int] = getattr(catalog, "labels", _no_labels)(model)
-    number = labels.get(label)
+    number = catalog.labels(model).get(label)
     if number is None:
         raise InvalidInput(f"Unrecognized servable version label: {label}")
     return number
-
-
-def _no_labels(model: str) -> Mapping[str, int]:
-    return {}
 
 
 def outputs_of(served: ServedVersion, signature: str = "", output_filter: Sequence[str] = ()) -> tuple[str, ...]:
