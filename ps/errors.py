@@ -49,6 +49,10 @@ class Forbidden(RingpullError):
     """Raised when whoever asks may not have done what is asked. The message names the role or the door that may."""
 
 
+class Unsupported(RingpullError):
+    """Raised when what is asked is part of a protocol, and not done here. The message says what is instead."""
+
+
 # -- the exporter must change the data or the model -------------------------------------------------------------------
 
 

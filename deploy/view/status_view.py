@@ -96,9 +96,15 @@ def models_table(models: Iterable[pb.Model]) -> FieldsTable:
     )
     for model in models:
         gives = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in model.outputs)
-        versions = ", ".join(map(str, model.versions))
+        versions = ", ".join(_with_labels(number, model.labels) for number in model.versions)
         table.add(model.name, str(model.version), versions, "\n".join(takes(model.features)), gives)
     return table
+
+
+def _with_labels(version: int, labels: Mapping[str, int]) -> str:
+    """Return a version as text, with the labels that it has: `7 (stable)`."""
+    own = [label for label, number in sorted(labels.items()) if number == version]
+    return f"{version} ({', '.join(own)})" if own else str(version)
 
 
 def degrade_table(versions: Iterable[pb.DegradeStatus]) -> FieldsTable:

@@ -20,11 +20,12 @@ from typing import Final, NamedTuple
 
 from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.audit import Audited, AuditLog
-from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
+from ringpull.inference.head.catalog import NO_LABELS, Catalog, Labels, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.counts import DeploymentCounts
 from ringpull.inference.head.frontends.door import folders_of
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
+from ringpull.inference.head.frontends.operators import Operators
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.status import HeadView, cluster_status, head_status, name_of
 from ringpull.inference.head.frontends.ways_in import WaysIn
@@ -112,6 +113,7 @@ class Head:
         self._tokens = Tokens(config.tokens) if config.tokens.asked else None
         self._mirror = Mirror(cache_dir)
         self._operations = operations
+        self._operators = Operators(operations, self._audit)
         self._incarnation = token_hex(8)
         self._asker = Asker(head, self._incarnation)
         self._door_folders = folders_of(deployment or self._incarnation, state)
@@ -190,7 +192,11 @@ class Head:
         refusals.check(len(versions))
 
     async def route(
-        self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[VersionName]
+        self,
+        shard_map: ShardMap,
+        live: Mapping[str, int],
+        versions: Collection[VersionName],
+        labels: Labels = NO_LABELS,
     ) -> HeadAddress:
         """Go by this map and show these versions, in one turn of the loop; return when nothing goes by older ones.
 
@@ -203,7 +209,7 @@ class Head:
         """
         async with self._leading:
             if shard_map.stamp >= self._router.stamp:
-                leaving = self._catalog.show(live, versions, self._refused)
+                leaving = self._catalog.show(live, versions, self._refused, labels)
                 self._refused = {name: reason for name, reason in self._refused.items() if name in versions}
                 for each in leaving:
                     logger.info("version let go", extra={"model": each.key[0], "version": each.key[1]})
@@ -278,7 +284,7 @@ class Head:
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
         if self._ways_in is not None:
             await self._ways_in.stop(timeout_s)
-        await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
+        await asyncio.gather(*(served.close(0) for served in self._catalog.loaded()))
         if self._ways_in is not None:
             await self._ways_in.http.stop()
         if self._metrics is not None:
@@ -286,6 +292,7 @@ class Head:
         await self._router.close()
         self._dense.shutdown()
         self._asking.shutdown(wait=False)
+        self._operators.close()
         self._counts.close()
         self._mirror.close()
         # Last: what is carried out yet, or published by a look that has begun, is told of.
@@ -400,7 +407,7 @@ class Head:
                 await self._let_go(served)
 
     async def _let_go(self, version: ServedVersion) -> None:
-        await version.batcher.close(self.config.max_timeout_s)
+        await version.close(self.config.max_timeout_s)
         self._router.retire(*version.key)
         if self._catalog.find(version.key) is None:
             self._tally.let_go(*version.key)
@@ -413,8 +420,7 @@ class Head:
             self._catalog,
             status,
             alone,
-            self._operations,
-            self._audit,
+            self._operators,
             self._tls,
             self._counts.of_models,
         )

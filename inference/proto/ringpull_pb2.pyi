@@ -111,7 +111,7 @@ class PackedColumns(_message.Message):
     def __init__(self, layout: _Optional[bytes] = ..., sizes: _Optional[bytes] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("model", "version", "features", "context", "outputs", "with_timings", "request_id", "packed")
+    __slots__ = ("model", "version", "features", "context", "outputs", "with_timings", "request_id", "packed", "label")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class PredictRequest(_message.Message):
     WITH_TIMINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     features: _containers.MessageMap[str, Column]
@@ -142,7 +143,8 @@ class PredictRequest(_message.Message):
     with_timings: bool
     request_id: str
     packed: PackedColumns
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: bool = ..., request_id: _Optional[str] = ..., packed: _Optional[_Union[PackedColumns, _Mapping]] = ...) -> None: ...
+    label: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: bool = ..., request_id: _Optional[str] = ..., packed: _Optional[_Union[PackedColumns, _Mapping]] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("shape", "data", "floats")
@@ -219,13 +221,71 @@ class PredictResponse(_message.Message):
     degraded: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Tensor]] = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class GetModelRequest(_message.Message):
-    __slots__ = ("model", "version")
+class LookupRequest(_message.Message):
+    __slots__ = ("model", "table", "version", "label", "keys", "pooling", "request_id")
+    class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NONE: _ClassVar[LookupRequest.Pooling]
+        SUM: _ClassVar[LookupRequest.Pooling]
+        MEAN: _ClassVar[LookupRequest.Pooling]
+        MAX: _ClassVar[LookupRequest.Pooling]
+    NONE: LookupRequest.Pooling
+    SUM: LookupRequest.Pooling
+    MEAN: LookupRequest.Pooling
+    MAX: LookupRequest.Pooling
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    table: str
+    version: int
+    label: str
+    keys: Column
+    pooling: LookupRequest.Pooling
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., table: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ..., keys: _Optional[_Union[Column, _Mapping]] = ..., pooling: _Optional[_Union[LookupRequest.Pooling, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class BytesRows(_message.Message):
+    __slots__ = ("data", "offsets")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    offsets: bytes
+    def __init__(self, data: _Optional[bytes] = ..., offsets: _Optional[bytes] = ...) -> None: ...
+
+class LookupResponse(_message.Message):
+    __slots__ = ("model", "version", "vectors", "bytes", "found", "missing", "lost", "request_id")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    vectors: Tensor
+    bytes: BytesRows
+    found: bytes
+    missing: int
+    lost: int
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., vectors: _Optional[_Union[Tensor, _Mapping]] = ..., bytes: _Optional[_Union[BytesRows, _Mapping]] = ..., found: _Optional[bytes] = ..., missing: _Optional[int] = ..., lost: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model", "version", "label")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    label: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
 
 class FeatureInfo(_message.Message):
     __slots__ = ("name", "kind", "dtype", "many", "weighted", "optional", "width", "max_length")
@@ -274,7 +334,14 @@ class TableInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version")
+    __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +349,7 @@ class Model(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     versions: _containers.RepeatedScalarFieldContainer[int]
@@ -289,7 +357,8 @@ class Model(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[OutputInfo]
     tables: _containers.RepeatedCompositeFieldContainer[TableInfo]
     server_version: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, int]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputInfo, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., server_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

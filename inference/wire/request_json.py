@@ -50,6 +50,7 @@ def call_from_json(text: str | bytes) -> PredictCall:
         outputs=list(message.outputs),
         with_timings=message.with_timings,
         request_id=message.request_id,
+        label=message.label,
     )
 
 

@@ -19,6 +19,7 @@ from ringpull.ps.errors import (
     RingpullError,
     Unauthenticated,
     UnmetCondition,
+    Unsupported,
 )
 
 PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -40,6 +41,7 @@ STATUSES: Final = (
     Status(NotFound, "NOT_FOUND", 404),
     Status(Unauthenticated, "UNAUTHENTICATED", 401),
     Status(Forbidden, "PERMISSION_DENIED", 403),
+    Status(Unsupported, "UNIMPLEMENTED", 501),
     Status(LimitExceeded, "RESOURCE_EXHAUSTED", 429),
     Status(DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     Status(Retryable, "UNAVAILABLE", 503),

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of, runs
@@ -20,6 +17,7 @@ from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.base_writer import BaseWriter
+from ringpull.ps.store.raw_rows import RawRows
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
 from ringpull.ps.transfer.source import damaged_blocks
@@ -85,15 +83,16 @@ def base_bytes(rows: int, spec: TableSpec) -> int:
     return rows * (POSITION_BYTES + row_bytes) + index + blocks + header
 
 
-def _rows_of(part: Part) -> Iterator[tuple[UInt64Array, NDArray[np.uint8]]]:
+def _rows_of(part: Part) -> Iterator[tuple[UInt64Array, RawRows]]:
     if isinstance(part.holder, Piece):
         yield from part.holder.read(part.slots)
         return
     base = part.holder
     begin, end = base.row_range(part.slots.begin, part.slots.end)
-    step = max(1, STEP_BYTES // base.spec.row_bytes)
-    for first in range(begin, end, step):
-        last = min(end, first + step)
+    first = begin
+    while first < end:
+        last = base.rows_within(first, end, STEP_BYTES)
         if bad := damaged_blocks(base, first, last):
             raise DamagedBase(base, bad)
         yield base.positions_slice(first, last), base.raw_rows(first, last)
+        first = last

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from ringpull.ps.errors import InvalidInput, RingpullError, StartupError, Superseded, Unavailable
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import CoordinatorState, Kind
-from ringpull.router.control.changes import Place, begin_of
+from ringpull.router.control.changes import Place, begin_of, nowhere
 from ringpull.router.control.controls import Members
 from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
@@ -31,7 +31,9 @@ from ringpull.router.control.head_counts import Growing, HeadCounts
 from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
 from ringpull.router.control.losses import Losses, LossOf
+from ringpull.router.control.model_changes import FindVersions
 from ringpull.router.control.model_roots import ModelRoots
+from ringpull.router.control.model_search import ModelSearch
 from ringpull.router.control.moves import MoveSummary, RowsIn
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
@@ -44,7 +46,9 @@ from ringpull.router.control.operations import (
     DeploymentStatus,
     GetChange,
     GetStatus,
+    LabelVersion,
     ListMembers,
+    LoadModel,
     MemberState,
     Overview,
     PlanRebalance,
@@ -52,6 +56,8 @@ from ringpull.router.control.operations import (
     Rebalance,
     RestartMember,
     Rollback,
+    ServeModels,
+    UnloadModel,
 )
 from ringpull.router.control.rebalancing import Rebalancing
 from ringpull.router.control.scraping import ScrapeTarget
@@ -71,6 +77,8 @@ class Settings:
 
     place: Place
     """Finds on disk the version that is to be published."""
+    find: FindVersions = nowhere
+    """Finds on disk the versions of models that are to be loaded."""
     heads: int = 1
     """Number of heads."""
     keep: int = 1
@@ -199,6 +207,18 @@ class CoordinatorProcess:
         # Anybody may ask for plans: they have a process of their own, so that an operator's rebalance waits for none.
         return self._plans.run(plan, wait=False, within_s=self._left_s()) if rebalancing.large else plan()
 
+    def load(self, request: LoadModel) -> ChangeStatus:
+        return self._submit(request)
+
+    def unload(self, request: UnloadModel) -> ChangeStatus:
+        return self._submit(request)
+
+    def serve(self, request: ServeModels) -> ChangeStatus:
+        return self._submit(request)
+
+    def label(self, request: LabelVersion) -> ChangeStatus:
+        return self._submit(request)
+
     def control(self, request: ControlChange) -> ChangeStatus:
         match request.control:
             case Control.PAUSE:
@@ -233,7 +253,7 @@ class CoordinatorProcess:
         try:
             control.restart(self._leader.order(incarnation), request.drain_s)
         except RingpullError:
-            self._on_thread(lambda: self._leader.restart_called_off(member))
+            self._on_thread(lambda: self._leader.restarts.called_off(member))
             raise
 
     def map(self, asker: Asker | None = None) -> ShardMap:
@@ -312,18 +332,14 @@ class CoordinatorProcess:
         if isinstance(request, Rebalance):
             return self._begin_of_rebalance(self._rebalancing(request))
         spec = self._spec()
-        found = self._settings.place(self._admitted(request, spec), spec) if isinstance(request, Publish) else None
-
-        def place(publish: Publish, spec: DeploymentSpec) -> PlacedVersion:
-            assert found is not None
-            return found
-
-        return partial(
-            begin_of,
-            request,
-            place=place,
-            keep=self._settings.keep,
-        )
+        begin = partial(begin_of, request, keep=self._settings.keep)
+        if isinstance(request, Publish):
+            found = self._settings.place(self._admitted(request, spec), spec)
+            return partial(begin, place=lambda publish, spec: found)
+        if isinstance(request, LoadModel | ServeModels):
+            by_source = ModelSearch(self._settings.find, self._settings.roots).all_of(request, spec)
+            return partial(begin, find=lambda source: by_source[source.name])
+        return begin
 
     def _begin_of_rebalance(self, asked: Rebalancing) -> Callable[[CoordinatorState], Begin]:
         """As `_begin_of`; what is large is worked out before, in another process, and not by the machine's thread."""

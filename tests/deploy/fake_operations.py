@@ -25,8 +25,10 @@ from ringpull.router.control.operations import (
     DeploymentStatus,
     GetChange,
     GetStatus,
+    LabelVersion,
     Latency,
     ListMembers,
+    LoadModel,
     MemberState,
     Overview,
     PlanRebalance,
@@ -34,6 +36,8 @@ from ringpull.router.control.operations import (
     Rebalance,
     RestartMember,
     Rollback,
+    ServeModels,
+    UnloadModel,
 )
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.control.verbs import Request
@@ -103,7 +107,7 @@ class FakeOperations:
         self.looks.append(replace(begun, phase=None, error=self.error, copied_bytes=10 << 20))
         return begun
 
-    rollback = rebalance = publish
+    rollback = rebalance = load = unload = serve = label = publish
 
     def change(self, request: GetChange) -> ChangeStatus:
         if self.looks:
@@ -168,6 +172,14 @@ def _told(request: ChangeRequest) -> tuple[Kind, str]:
             return Kind.ROLLBACK, f"{request.model}/2"
         case Rebalance():
             return Kind.REBALANCE, f"shards 2 -> {request.shards}"
+        case LoadModel():
+            return Kind.LOAD, f"{request.folder.rpartition('/')[2]}/{request.version or 1}"
+        case UnloadModel():
+            return Kind.UNLOAD, request.model
+        case ServeModels():
+            return Kind.SERVE, ", ".join(each.name for each in request.models)
+        case LabelVersion():
+            return Kind.LABEL, f"{request.model} {request.labels}"
 
 
 @contextmanager

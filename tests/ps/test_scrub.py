@@ -14,7 +14,7 @@ from ringpull.ps.errors import CorruptData
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
-from ringpull.ps.spec import RowType
+from ringpull.ps.spec import VECTOR_TYPES, RowType
 from ringpull.ps.store.base import Base
 from ringpull.ps.transfer.job import Cancelled, Job
 from tests.ps.damaging import byte_of_block, flip, keys_of_block, zero
@@ -48,7 +48,7 @@ def test_bad_rows_are_refused_and_all_others_answered(scrubbed: Scrubbed, blocks
 
 
 @pytest.mark.parametrize("at", [0, -1], ids=["first byte", "last byte"])
-@pytest.mark.parametrize("row_type", list(RowType))
+@pytest.mark.parametrize("row_type", list(VECTOR_TYPES))
 def test_a_byte_at_either_end_is_found_in_every_row_type(tmp_path: Path, row_type: RowType, at: int) -> None:
     table = write_table(tmp_path / "users", rows=300, dim=7, row_type=row_type)
     scrubbed = Scrubbed(table, tmp_path / "checked")

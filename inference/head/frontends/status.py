@@ -23,7 +23,7 @@ from ringpull.inference.head.frontends.deployment_status import (
     merged_warnings,
     ring_status,
 )
-from ringpull.inference.head.frontends.metadata import describe
+from ringpull.inference.head.frontends.metadata import describe_served
 from ringpull.inference.head.frontends.recent_status import keys_per_s, recent_statuses
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.metrics.call_tally import CallCounts
@@ -105,11 +105,11 @@ async def cluster_status(
         epoch=view.shard_map.epoch,
         shards=shard_statuses(view.shard_map, statistics),
         tables=table_statuses(view.shard_map, statistics, [each.loaded for each in served], recent, now_s),
-        models=[describe(each.loaded, catalog.versions(each.loaded.manifest.model)) for each in served],
+        models=[describe_served(each, catalog) for each in served],
         requests=counted.requests,
         failed=counted.failed,
         uptime_s=view.uptime_s,
-        device=served[0].loaded.program.device if served else "",
+        device=next((each.loaded.program.device for each in served if each.loaded.program is not None), ""),
         pulls=counted.pulls,
         messages=counted.messages,
         sent_bytes=counted.sent_bytes,

@@ -1,4 +1,4 @@
-"""The watch over Predict calls: each is reported to the tally, the metrics and the log when it ends."""
+"""The watch over Predict and Lookup calls: each is reported to the tally, the metrics and the log when it ends."""
 
 from __future__ import annotations
 
@@ -56,13 +56,28 @@ class CallWatch:
                 self._metrics.called(call.caller, OK)
         self._log.answered(call, version)
 
+    def looked_up(self, call: Call, model: str, version: int) -> None:
+        """Take a call for rows by key whose reply is made now.
+
+        Args:
+            model: Model whose rows they are; a name of the catalog's.
+            version: Version that answered it.
+        """
+        total_s = self._clock() - call.started_s
+        self.tally.looked_up(model, version, total_s)
+        if self._metrics is not None:
+            self._metrics.looked_up(model, total_s)
+            if call.caller:
+                self._metrics.called(call.caller, OK)
+        self._log.answered(call, version)
+
     def failed(self, call: Call, error: BaseException) -> None:
         """Take a call that ends with this error."""
         code = status_of(error).grpc
         if isinstance(error, Exception):  # else its caller went away
             self.tally.failed(call.model, call.version, self._clock() - call.started_s)
         if self._metrics is not None:
-            self._metrics.failed(call.model, code)
+            self._metrics.failed(call.model, code, call.verb)
             if call.caller:
                 self._metrics.called(call.caller, code, error.limit if isinstance(error, QuotaExceeded) else "")
         self._log.failed(call, code, error)

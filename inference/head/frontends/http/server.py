@@ -78,7 +78,7 @@ def application(
 
         return endpoint
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/status", answer(status)),
@@ -89,6 +89,8 @@ def application(
         exception_handlers={RingpullError: failed, HTTPException: refused, Exception: failed},
         middleware=[asking(access or Unasked())],
     )
+    app.state.healthy = healthy  # for what protocols answer to probes
+    return app
 
 
 class HttpServer:

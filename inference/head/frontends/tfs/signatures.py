@@ -19,6 +19,8 @@ from ringpull.ps.errors import InvalidInput, NotFound, UnmetCondition
 
 DEFAULT: Final = "serving_default"
 PREDICT_METHOD: Final = "tensorflow/serving/predict"
+DEFAULTS: Final = frozenset({"", DEFAULT, PREDICT_METHOD, "tensorflow/serving/classify", "tensorflow/serving/regress"})
+"""Names of the default signature: TensorFlow Serving's own examples ask for its methods' names."""
 
 
 def version_of(catalog: Catalog, model: str, version: int = 0, label: str = "") -> ServedVersion:
@@ -119,7 +121,7 @@ def values_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _of_signature(served: ServedVersion, signature: str) -> tuple[str, ...]:
     """Return the outputs of a signature."""
-    if signature in ("", DEFAULT):
+    if signature in DEFAULTS:
         return tuple(served.outputs)
     if signature in served.outputs:
         return (signature,)

@@ -1,0 +1,45 @@
+"""`tensorflow.serving.ModelService`: states of versions, and the list of models that are served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc.aio
+
+from ringpull.inference.head.access import Access
+from ringpull.inference.head.frontends.grpc.methods import authorization_of, parse
+from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
+from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.frontends.tfs import messages
+from ringpull.inference.head.frontends.tfs.metadata import model_status
+from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.router.control.verbs import Role
+
+
+class ModelService:
+    """The verbs, as coroutines for `ringpull.inference.head.frontends.grpc.methods`."""
+
+    def __init__(self, parts: Parts, access: Access, *, door: str) -> None:
+        """Prepare the verbs.
+
+        Args:
+            access: Rule of who may ask what here.
+            door: Name of this way in, for the audit log.
+        """
+        self._parts = parts
+        self._access = access
+        self._door = door
+
+    async def get_model_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """Tell the states of the versions of a model, or of one."""
+        self._access.admit(authorization_of(context), *MAY_DESCRIBE)
+        request = parse(messages.GetModelStatusRequest, body)
+        if not request.HasField("model_spec"):
+            raise InvalidInput("model_spec: Missing ModelSpec")
+        spec = request.model_spec
+        return model_status(self._parts.catalog, spec.name, spec.version.value, spec.version_label)
+
+    async def handle_reload_config_request(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """Serve the models of a list, and no others."""
+        self._access.admit(authorization_of(context), Role.OPERATE)
+        raise Unavailable("the list of models cannot be changed here yet")
