@@ -126,8 +126,16 @@ class StoredTable:
                     self._verified_positions(block, positions)
                 except CorruptData:
                     first, last = self.first_rows[block : block + 2].tolist()
-                    bad.append(BadBlock(block, first, last - first, self._slots_of(block, positions)))
+                    slots = self._slots_of(block, positions)
+                    bad.append(BadBlock(block, first, last - first, slots, self._bad_file(block, raw)))
         return bad
+
+    def _bad_file(self, block: int, raw: tuple[bytes, bytes]) -> str:
+        """Return which file has the damage of a bad block: as where it lies in an open table is said."""
+        whole = xxhash.xxh3_64_intdigest(raw[0]) == int(self._blocks[block, 1])
+        if whole and self.header.spec.is_bytes:
+            return fmt.STARTS if xxhash.xxh3_64_intdigest(raw[1]) != int(self._start_blocks[block, 1]) else fmt.ROWS
+        return fmt.ROWS
 
     def _raw(self, begin: int, end: int) -> Iterator[tuple[int, bytes, tuple[bytes, bytes]]]:
         """Read blocks [begin, end) at once; yield the number and positions of each, its rows and where those start, not
