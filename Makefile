@@ -74,8 +74,14 @@ rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; 
 chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load; every prediction is checked. SECONDS, SEED
 	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
-proto: $(PROTOC)/bin/python ## Generate inference/proto/*_pb2 from the .proto files
-	$(PROTOC)/bin/python -m grpc_tools.protoc -I inference/proto --python_out=inference/proto --pyi_out=inference/proto inference/proto/*.proto
+# Protocols of ours become modules; those of others become descriptor sets, for pools of their own (own_pool.py).
+PROTOS := ringpull operations
+PROTOS_OF_OTHERS := tensorflow_serving open_inference
+protoc := $(PROTOC)/bin/python -m grpc_tools.protoc -I inference/proto
+
+proto: $(PROTOC)/bin/python ## Generate inference/proto/*_pb2 and *.binpb from the .proto files
+	$(protoc) --python_out=inference/proto --pyi_out=inference/proto $(PROTOS:%=inference/proto/%.proto)
+	for name in $(PROTOS_OF_OTHERS); do $(protoc) --include_imports --descriptor_set_out=inference/proto/$$name.binpb inference/proto/$$name.proto || exit; done
 
 clean: ## Remove the environment and every cache; a served cluster is not stopped
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

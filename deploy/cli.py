@@ -36,8 +36,11 @@ COMMANDS: Final = {
     "export": "Models, before they are served",
     "inspect": "Models, before they are served",
     "plan": "Models, before they are served",
+    "load": "A change while it serves",
+    "unload": "A change while it serves",
     "publish": "A change while it serves",
     "rollback": "A change while it serves",
+    "label": "A change while it serves",
     "rebalance": "A change while it serves",
 }
 """Command -> its group in the help. Each is the function and the module of its name in `ringpull.deploy.commands`."""

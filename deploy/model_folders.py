@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +30,9 @@ from ringpull.ps.store.format import HEADER, MAX_HEADER_BYTES, Header
 from ringpull.ps.store.links import check_links
 from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
+from ringpull.router.control.full_names import check_full_names
 from ringpull.router.control.moves import evenly
-from ringpull.router.control.operations import Publish
+from ringpull.router.control.operations import ModelSource, Publish
 
 FLIPS: Final = 5
 """Times a version is looked at anew, when a link on the way to it was flipped meanwhile."""
@@ -44,7 +46,8 @@ def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ())
         replicas: `TABLE=R` or `MODEL/TABLE=R`, R a number or `all`: overrides the number that was exported.
 
     Raises:
-        InvalidInput: A folder is not a model's, two models have one name, or `replicas` names no table here.
+        InvalidInput: A folder is not a model's, two models or two tables have one name, or `replicas` names no table
+            here.
         CorruptData: A manifest is damaged.
         Unavailable: A URL cannot be read now.
     """
@@ -53,6 +56,7 @@ def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ())
     for name in names:
         if names.count(name) > 1:
             raise InvalidInput(f"two of the folders hold a model named {name}; model names must differ")
+    check_full_names(chosen)
     return with_replicas(chosen, [parse_replicas(text) for text in replicas])
 
 
@@ -135,6 +139,31 @@ def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
     if found.model != model:
         raise InvalidInput(f"{found.folder} holds a version of model {found.model}, not of {model}")
     return found
+
+
+def find_versions(source: ModelSource) -> tuple[PlacedVersion, ...]:
+    """Return the versions that a source asks for, ascending: `ringpull.router.control.model_changes.FindVersions`.
+
+    Raises:
+        InvalidInput: Its folder does not exist, lacks a version that it asks for, or holds another model.
+        CorruptData: A manifest is damaged.
+        Unavailable: Its folder or URL cannot be read now.
+    """
+    where = as_path(source.folder)
+    # First of all, for what it says of a folder that is none.
+    newest = newest_version(where)
+    numbers = source.versions
+    if not numbers:
+        numbers = tuple(islice(complete_versions(where), source.latest or None))
+    try:
+        found = [newest if number == newest.version else _place_at(version_at(where, number)) for number in numbers]
+    except NotFound as exc:
+        raise InvalidInput(str(exc)) from exc
+    model = source.name or newest.model
+    for each in found:
+        if each.model != model:
+            raise InvalidInput(f"{each.folder} holds a version of model {each.model}, not of {model}")
+    return tuple(sorted(found, key=lambda each: each.version))
 
 
 def loss_of(version: PlacedVersion) -> str:

@@ -120,6 +120,8 @@ def _assumed(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str
     """Return the look-ups of a request of `ASSUMED_ROWS` candidates in which no feature is a context feature."""
     loads: dict[str, TableLoad] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
+        if manifest.schema is None:
+            continue  # Nobody can tell what will be asked of tables alone.
         schema = Schema.from_json(manifest.schema.read(folder))
         features = {feature.name: feature for feature in schema.features}
         for lookup in manifest.lookups:

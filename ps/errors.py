@@ -19,6 +19,10 @@ class InvalidInput(RingpullError):
     """Raised when a value given by the caller breaks a rule. The message names the field and what would be right."""
 
 
+class UnmetCondition(InvalidInput):
+    """Raised when a request relies on what is not so here, such as a signature that the model does not have."""
+
+
 class NotFound(RingpullError):
     """Raised when the caller names a model, version, table or feature that is not served here."""
 
@@ -43,6 +47,10 @@ class Unauthenticated(RingpullError):
 
 class Forbidden(RingpullError):
     """Raised when whoever asks may not have done what is asked. The message names the role or the door that may."""
+
+
+class Unsupported(RingpullError):
+    """Raised when what is asked is part of a protocol, and not done here. The message says what is instead."""
 
 
 # -- the exporter must change the data or the model -------------------------------------------------------------------

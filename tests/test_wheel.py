@@ -88,7 +88,13 @@ def test_one_name_is_at_the_top_and_folders_are_real(wheel: Path) -> None:
         links = [each.filename for each in files.infolist() if (each.external_attr >> 16) & 0o170000 == 0o120000]
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"ringpull"}
     assert not links
-    for part in ("py.typed", "ps/hashing.py", "inference/proto/ringpull.proto", "inference/proto/ringpull_pb2.pyi"):
+    for part in (
+        "py.typed",
+        "ps/hashing.py",
+        "inference/proto/ringpull.proto",
+        "inference/proto/ringpull_pb2.pyi",
+        "inference/proto/open_inference.binpb",
+    ):
         assert f"ringpull/{part}" in names
     assert {f"ringpull/deploy/cluster-{which}.yaml" for which in ("local", "aws")} <= {*names}
     assert any(name.endswith("licenses/LICENSE") for name in names)

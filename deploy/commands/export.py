@@ -69,7 +69,8 @@ def export(
     """
     as_folder("OUT_DIR", out_dir)  # Before the function, which may take hours to train.
     with needing("export", "ringpull export"):
-        from ringpull.inference.export import TableOptions, export_model
+        from ringpull.inference.export.model import export_model
+        from ringpull.inference.export.table_options import TableOptions
     from ringpull.inference.model.manifest import versions
 
     # Standard output is for the result, so output of the function goes to standard error.

@@ -38,6 +38,7 @@ def predict(
         str | None, typer.Option(metavar="K=V,...", help="Features that stand for every row (the user).")
     ] = None,
     version: Annotated[int | None, typer.Option(help="Version to ask for; default: the live one.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label of the version to ask for, instead of --version.")] = None,
     outputs: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Output wanted; repeatable. Default: all.")
     ] = None,
@@ -63,9 +64,11 @@ def predict(
                 raise InvalidInput("--context goes with --features; a JSON request holds its own")
             request = _from_json(json_request, model)
         else:
-            request = _from_rows(client, model, version, features or [], context)
+            request = _from_rows(client, model, version, label, features or [], context)
         if version is not None:
             request["version"] = version
+        if label is not None:
+            request["label"] = label
         if outputs:
             request["outputs"] = outputs
         request["with_timings"] = timings or request.get("with_timings", False)
@@ -90,6 +93,7 @@ def _from_json(source: str, model: str) -> dict[str, Any]:
         "features": call.features,
         "context": call.context,
         "version": call.version,
+        "label": call.label,
         "outputs": call.outputs,
         "with_timings": call.with_timings,
         "request_id": call.request_id,
@@ -102,10 +106,12 @@ def _standard_input() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _from_rows(client: Client, model: str, version: int | None, rows: list[str], context: str | None) -> dict[str, Any]:
+def _from_rows(
+    client: Client, model: str, version: int | None, label: str | None, rows: list[str], context: str | None
+) -> dict[str, Any]:
     from ringpull.deploy.view.row_text import columns_of_rows
 
-    infos = client.model(model, version).features
+    infos = client.model(model, version, label=label).features
     return {
         "features": columns_of_rows(rows, infos),
         "context": {} if context is None else columns_of_rows([context], infos),

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ringpull.deploy.view.progress import LINE_EVERY_S
 from ringpull.ps.byte_size import size
-from ringpull.ps.errors import Retryable, RingpullError, Unavailable
+from ringpull.ps.errors import Retryable, Unavailable
 from ringpull.router.control.change import Phase
+from ringpull.router.control.change_end import check_ended
 from ringpull.router.control.operations import ChangeStatus, GetChange, Latency, OperatorVerbs
 
 POLL_S: Final = 0.25
@@ -23,10 +24,6 @@ SILENCE_S: Final = 60.0
 """Time without an answer after which watching ends; a restart of the coordinator takes much less."""
 
 AFTERWARDS: Final = "it goes on without this command; `ringpull rebalance --status` shows it, `--abort` gives it up"
-
-
-class ChangeGivenUp(RingpullError):
-    """Raised when a change was aborted; what served before it serves on."""
 
 
 def follow(
@@ -67,16 +64,7 @@ def follow(
     except KeyboardInterrupt:
         console.print(f"{begun.kind.value} {begun.subject}: {AFTERWARDS}", highlight=False, soft_wrap=True)
         raise
-    if status.id < begun.id:
-        raise ChangeGivenUp(
-            f"{begun.kind.value} {begun.subject} is not known to the coordinator that leads now; see `ringpull status`"
-        )
-    if status.id != begun.id:
-        raise ChangeGivenUp(
-            f"{begun.kind.value} {begun.subject} is over; {status.kind.value} {status.subject} came after it"
-        )
-    if status.error:
-        raise ChangeGivenUp(f"{status.kind.value} {status.subject} was given up: {status.error}")
+    check_ended(begun, status)
     return status
 
 

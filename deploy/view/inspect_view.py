@@ -17,9 +17,11 @@ SHOWN_BLOCKS = 20
 
 
 def version_headline(summary: VersionSummary) -> Text:
-    """Return a version's name, date, dense program and outputs in one line."""
+    """Return a version's name, date, dense program and outputs in one line; or that it is of tables alone."""
     manifest = summary.manifest
     text = Text.assemble((f"{manifest.model} version {manifest.version}", "bold"), f"   created {manifest.created}")
+    if manifest.program is None:
+        return text.append("   tables alone: rows by key, no predictions")
     text.append(f"   dense program {size(manifest.program.bytes)}")
     outputs = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in manifest.outputs)
     return text.append(f"   outputs {outputs}")

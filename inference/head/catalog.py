@@ -7,6 +7,7 @@ batcher, so one batch, and one answer, never mixes two.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Puller, Scor
 from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
+from ringpull.inference.head.request.row_reader import RowReader
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 from ringpull.ps.histogram import Histogram
@@ -29,6 +31,11 @@ VersionName = tuple[str, int]
 """Model and version."""
 
 _NOTHING: Final[Mapping[VersionName, str]] = {}
+
+Labels = Mapping[str, Mapping[str, int]]
+"""Labels of versions, by model, then label."""
+
+NO_LABELS: Final[Labels] = {}
 
 
 class ServedVersion:
@@ -45,7 +52,7 @@ class ServedVersion:
         batch_rows: Histogram | None = None,
         thresholds: Thresholds | None = None,
     ) -> None:
-        """Bind pipeline and batcher, and rehearse them. Blocks while the dense program runs once.
+        """Bind pipeline and batcher, and rehearse them. Blocks while the dense program, if it has one, runs once.
 
         Args:
             max_pulls: Pulls at a time; all but one are slow.
@@ -57,6 +64,8 @@ class ServedVersion:
         """
         self.loaded = loaded
         self.pipeline = Pipeline(loaded.manifest, loaded.schema, loaded.program, router)
+        self.rows: Final = RowReader(*self.key, loaded.specs(), router)
+        """Rows of its tables, by key."""
         preparation = Preparation(loaded.manifest, loaded.schema)
         self.batcher: Batcher[ReceivedColumns, RequestBatch, PulledBatch, Scores] = Batcher(
             preparation.prepare,
@@ -72,7 +81,8 @@ class ServedVersion:
         self.degrader = Degrader(*self.key, loaded.manifest.degrade, loaded.schema, thresholds)
         self.stand_in: ServedVersion | None = None
         """Lighter version of its degrade steps, while requests see that; set by the catalog."""
-        executor.submit(lambda: self.pipeline.rehearse(preparation.plain_batch())).result()
+        if loaded.program is not None:
+            executor.submit(lambda: self.pipeline.rehearse(preparation.plain_batch())).result()
 
     def __repr__(self) -> str:
         return f"ServedVersion({self.loaded.name}, {self.batcher!r})"
@@ -81,6 +91,15 @@ class ServedVersion:
     def key(self) -> VersionName:
         """Model and version."""
         return self.loaded.manifest.model, self.loaded.manifest.version
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of its tables."""
+        return self.rows.tables
+
+    async def close(self, timeout_s: float) -> None:
+        """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""
+        await asyncio.gather(self.batcher.close(timeout_s), self.rows.close(timeout_s))
 
     def degraded(self, columns: ReceivedColumns, *, named: bool) -> tuple[ServedVersion, ReceivedColumns]:
         """Return who answers a request for this version that comes now, and with what it is to leave out.
@@ -107,6 +126,7 @@ class Catalog:
         self._loaded: dict[VersionName, ServedVersion] = {}
         self._shown: dict[str, dict[int, ServedVersion]] = {}
         self._live: dict[str, int] = {}
+        self._labels: Labels = NO_LABELS
         self._refused: dict[VersionName, str] = {}
         for each in served:
             self.add(each)
@@ -140,15 +160,20 @@ class Catalog:
             each.stand_in = _stand_in(each, shown)
 
     def show(
-        self, live: Mapping[str, int], versions: Collection[VersionName], refused: Mapping[VersionName, str] = _NOTHING
+        self,
+        live: Mapping[str, int],
+        versions: Collection[VersionName],
+        refused: Mapping[VersionName, str] = _NOTHING,
+        labels: Labels = NO_LABELS,
     ) -> list[ServedVersion]:
         """Let requests see exactly these versions from now on; return those that are let go of.
 
         Args:
             refused: Versions that could not be loaded, with the reason: whoever asks for one of them is told.
+            labels: All labels from now on.
 
         Raises:
-            InvalidInput: One is not loaded, or a live one is not among them; nothing has changed.
+            InvalidInput: One is not loaded, or one that is live or has a label is not among them; nothing has changed.
         """
         for model, number in versions:
             if (model, number) not in self._loaded and (model, number) not in refused:
@@ -156,25 +181,32 @@ class Catalog:
         for model, number in live.items():
             if (model, number) not in versions:
                 raise InvalidInput(f"{model}/{number} is to be live, but is not among those to be served")
+        for model, named in labels.items():
+            for label, number in named.items():
+                if (model, number) not in versions:
+                    raise InvalidInput(f"label {label} names {model}/{number}, which is not among those to be served")
         leaving = [each for key, each in self._loaded.items() if key not in versions]
         self._loaded = {key: each for key, each in self._loaded.items() if key in versions}
         shown: dict[str, dict[int, ServedVersion]] = {}
         for (model, number), each in self._loaded.items():
             shown.setdefault(model, {})[number] = each
         self._shown, self._live = shown, dict(live)
+        self._labels = {model: dict(named) for model, named in labels.items()}
         self._refused = {key: refused[key] for key in versions if key not in self._loaded}
         for each in self._loaded.values():
             each.stand_in = _stand_in(each, shown[each.key[0]])
         return leaving
 
-    def get(self, model: str, version: int = 0) -> ServedVersion:
-        """Return a version; 0 is the live one.
+    def get(self, model: str, version: int = 0, label: str = "") -> ServedVersion:
+        """Return a version, by its number or a label; 0 and no label is the live one.
 
         Raises:
-            NotFound: The model or version is not served here; the message says which are.
+            InvalidInput: Both a version and a label are asked for.
+            NotFound: The model, version or label is not served here; the message says which are.
             Unavailable: It should be, and could not be loaded.
         """
-        versions, wanted = self._shown.get(model), version or self._live.get(model, 0)
+        versions = self._shown.get(model)
+        wanted = self._labelled(model, version, label) if label else version or self._live.get(model, 0)
         if (reason := self._refused.get((model, wanted))) is not None:
             raise Unavailable(f"{model}/{wanted} is not served by this head: {reason}")
         if versions is None:
@@ -185,6 +217,22 @@ class Catalog:
             known = ", ".join(map(str, sorted(versions)))
             raise NotFound(f"model {model} has no version {version} here; it has: {known}")
         return found
+
+    def _labelled(self, model: str, version: int, label: str) -> int:
+        check_one_of(version, label)
+        labels = self._labels.get(model, {})
+        if label not in labels and model in self._live:
+            known = ", ".join(sorted(labels)) or "none"
+            raise NotFound(f"model {model} has no label {label!r:.80} here; its labels: {known}")
+        return labels.get(label, 0)
+
+    def labels(self, model: str) -> dict[str, int]:
+        """Return the labels of a model: label -> version."""
+        return dict(self._labels.get(model, {}))
+
+    def refused(self, model: str) -> dict[int, str]:
+        """Return the versions of a model that should be served and could not be loaded, each with the reason."""
+        return {number: reason for (name, number), reason in self._refused.items() if name == model}
 
     def live(self) -> list[ServedVersion]:
         """Return the live version of every model, by model name; those that could not be loaded are left out."""
@@ -202,6 +250,16 @@ class Catalog:
     def versions(self, model: str) -> list[int]:
         """Return the served versions of a model, ascending."""
         return sorted(self._shown[model])
+
+
+def check_one_of(version: int, label: str) -> None:
+    """Check that a version is asked for by its number or by a label.
+
+    Raises:
+        InvalidInput: It is asked for by both.
+    """
+    if version and label:
+        raise InvalidInput(f"version is {version} and label is {label!r:.80}; ask for one of both")
 
 
 def _stand_in(version: ServedVersion, shown: Mapping[int, ServedVersion]) -> ServedVersion | None:

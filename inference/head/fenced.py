@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from ringpull.inference.head.catalog import NO_LABELS, Labels
 from ringpull.inference.head.process import HeadProcess
 from ringpull.ps.fence import Fence, Order
 from ringpull.router.control.deployment_spec import PlacedVersion
@@ -62,11 +63,16 @@ class FencedHead:
             self.process.load(versions, shard_map)
 
     def route(
-        self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
+        self,
+        order: Order,
+        shard_map: ShardMap,
+        live: Mapping[str, int],
+        versions: Collection[tuple[str, int]],
+        labels: Labels = NO_LABELS,
     ) -> None:
         """See `HeadProcess.route`."""
         with self._own_turn(order):
-            self.process.route(shard_map, live, versions)
+            self.process.route(shard_map, live, versions, labels)
 
     @contextmanager
     def _own_turn(self, order: Order) -> Iterator[None]:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from ringpull.inference.head.catalog import highest
+from ringpull.inference.head.catalog import NO_LABELS, Labels, highest
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import Head, HeadAddress
 from ringpull.inference.head.leadership import LeaderView
@@ -78,10 +78,16 @@ class HeadProcess:
         with frequent_switches():
             self._load(versions, shard_map)
 
-    def route(self, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]) -> HeadAddress:
+    def route(
+        self,
+        shard_map: ShardMap,
+        live: Mapping[str, int],
+        versions: Collection[tuple[str, int]],
+        labels: Labels = NO_LABELS,
+    ) -> HeadAddress:
         """See `Head.route`."""
         before = len(self._head.loaded())
-        address = self._call(self._head.route(shard_map, live, versions))
+        address = self._call(self._head.route(shard_map, live, versions, labels))
         if len(self._head.loaded()) < before:
             give_freed_memory_back()
         return address

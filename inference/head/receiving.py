@@ -16,6 +16,9 @@ A sender with many overdue calls is not counted on with new ones either.
 Half a message lies within gRPC, which tells nobody how much of it has come. So while calls are overdue, or a stream
 waits for its next message, the memory of the process is watched: once it has grown by `max_bytes`, those calls of the
 sender that has most end. It may be something else that grew; so what it is then is what counts from there on.
+
+A front-end that keeps half a message itself tells how much it is (`holds`): once all of these take more than
+`max_bytes`, the call that holds most ends. So whoever sends little is let through, whoever else sends how much.
 """
 
 from __future__ import annotations
@@ -54,7 +57,19 @@ REASONS: Final = (TIMEOUT, FULL, MEMORY)
 class Incoming:
     """One call that is being received."""
 
-    __slots__ = ("aside", "began_s", "idle", "known", "limit", "overdue", "pushed_out", "sender", "took_s", "until_s")
+    __slots__ = (
+        "aside",
+        "began_s",
+        "idle",
+        "known",
+        "limit",
+        "nbytes",
+        "overdue",
+        "pushed_out",
+        "sender",
+        "took_s",
+        "until_s",
+    )
 
     def __init__(self, sender: str, aside: Callable[[], None] | None = None, *, idle: bool = False) -> None:
         """Describe a call; the other attributes are `Receiving`'s own.
@@ -69,6 +84,8 @@ class Incoming:
         self.idle = idle
         self.began_s = 0.0
         self.limit: asyncio.Timeout | None = None
+        self.nbytes = 0
+        """Bytes of its message that are held, as far as they were told."""
         self.known: Sender | None = None
         """Whom it is counted on; None: it is not."""
         self.took_s = math.inf
@@ -115,6 +132,9 @@ class Receiving:
         self._idle: dict[str, OrderedDict[Incoming, None]] = {}
         """Streams that wait, by sender; they are not among the calls."""
         self._overdue_count = 0
+        self._holding: dict[Incoming, None] = {}
+        """Calls that hold a part of their message, as far as they told."""
+        self._held_bytes = 0
         self.senders: Final = Senders(MIN_OVERDUE_S / USUAL_FACTOR, clock)
         """What is known of who sends."""
         self._timer: asyncio.TimerHandle | None = None
@@ -206,8 +226,23 @@ class Receiving:
             self._fresh[incoming] = None
         self._look_later()
 
+    def holds(self, incoming: Incoming, nbytes: int) -> None:
+        """Note that a call that has entered holds so many bytes more of its message; a lone one may hold any."""
+        if incoming.pushed_out:
+            return
+        incoming.nbytes += nbytes
+        self._held_bytes += nbytes
+        self._holding[incoming] = None
+        while self._held_bytes > self._max_bytes and len(self._holding) > 1:
+            largest = max(self._holding, key=lambda each: each.nbytes)
+            if largest in self._fresh:
+                del self._fresh[largest]
+                self._is_overdue(largest)
+            self._push_out(largest, MEMORY)
+
     def leave(self, incoming: Incoming, *, arrived: bool) -> None:
         """Note that the message of a call is here, or that the call ended without it."""
+        self._hold_no_more(incoming)
         if not incoming.overdue and not incoming.idle:
             self._fresh.pop(incoming, None)
             self._count_no_more(incoming)
@@ -288,6 +323,7 @@ class Receiving:
 
     def _push_out(self, incoming: Incoming, reason: str) -> None:
         incoming.pushed_out = reason
+        self._hold_no_more(incoming)
         self.ended[reason] += 1
         self._forget(incoming)
         assert incoming.limit is not None
@@ -302,6 +338,11 @@ class Receiving:
             del kind[incoming.sender]
         if not incoming.idle:
             self._overdue_count -= 1
+
+    def _hold_no_more(self, incoming: Incoming) -> None:
+        if incoming in self._holding:
+            del self._holding[incoming]
+            self._held_bytes -= incoming.nbytes
 
     @staticmethod
     def _count_no_more(incoming: Incoming) -> None:
@@ -324,8 +365,8 @@ class Receiving:
     def _error(self, incoming: Incoming, deadline_s: float | None) -> Exception:
         if incoming.pushed_out == MEMORY:
             return self._refusal(
-                f"the process has grown by more than {self._max_bytes} bytes (max_in_flight_bytes) while messages were"
-                " not whole, and of those this connection has most",
+                f"messages that are not whole take more than {self._max_bytes} bytes (max_in_flight_bytes), and this"
+                " connection has most of them",
                 self.overdue_s,
             )
         if incoming.pushed_out:

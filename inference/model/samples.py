@@ -86,6 +86,11 @@ class Samples:
     tables: Mapping[str, TableSamples] = field(default_factory=dict)
     """Samples of tables, by name; none in versions that were exported before there were any."""
 
+    @classmethod
+    def of_tables(cls, tables: Mapping[str, TableSamples]) -> Samples:
+        """Return the samples of a version of tables alone: no rows, so no outputs."""
+        return cls(Prepared(0, {}), {}, 0.0, tables)
+
     def to_bytes(self) -> bytes:
         """Return the file's content."""
         arrays: dict[str, NDArray[Any]] = {

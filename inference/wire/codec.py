@@ -43,6 +43,8 @@ class PredictCall:
     """Names of outputs; empty: all."""
     with_timings: bool = False
     request_id: str = ""
+    label: str = ""
+    """Label of the version asked for, instead of `version`; empty: none."""
 
     @property
     def rows(self) -> int:
@@ -59,6 +61,7 @@ def as_call(
     outputs: Sequence[str] | None = None,
     with_timings: bool = False,
     request_id: str = "",
+    label: str | None = None,
 ) -> PredictCall:
     """Return a call whose columns may be given as Python scalars and lists. See `as_column`.
 
@@ -75,6 +78,7 @@ def as_call(
         outputs=tuple(outputs or ()),
         with_timings=with_timings,
         request_id=request_id,
+        label=label or "",
     )
 
 
@@ -110,6 +114,7 @@ def _encode_request(call: PredictCall) -> pb.PredictRequest:
         outputs=call.outputs,
         with_timings=call.with_timings,
         request_id=call.request_id,
+        label=call.label,
         packed=packed_message(
             pack(
                 {name: encode_column(name, column) for name, column in call.features.items()},

@@ -18,6 +18,8 @@ from ringpull.ps.errors import (
     Retryable,
     RingpullError,
     Unauthenticated,
+    UnmetCondition,
+    Unsupported,
 )
 
 PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -34,10 +36,12 @@ class Status(NamedTuple):
 
 
 STATUSES: Final = (
+    Status(UnmetCondition, "FAILED_PRECONDITION", 400),
     Status(InvalidInput, "INVALID_ARGUMENT", 400),
     Status(NotFound, "NOT_FOUND", 404),
     Status(Unauthenticated, "UNAUTHENTICATED", 401),
     Status(Forbidden, "PERMISSION_DENIED", 403),
+    Status(Unsupported, "UNIMPLEMENTED", 501),
     Status(LimitExceeded, "RESOURCE_EXHAUSTED", 429),
     Status(DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     Status(Retryable, "UNAVAILABLE", 503),
@@ -47,10 +51,16 @@ STATUSES: Final = (
     Status(BaseException, "CANCELLED", 499),
 )
 """The first row whose error fits decides."""
+TOO_LARGE: Final = Status(LimitExceeded, "RESOURCE_EXHAUSTED", 413)
+"""Row of a `LimitExceeded` without a time after which to come back: the request is larger than what is taken, whenever
+it comes. TensorFlow Serving answers it by 429, Triton by 400; but whoever gets a 429 comes again, and who gets a 400
+looks for what is wrong within the request."""
 
 
 def status_of(error: BaseException) -> Status:
     """Return how a call ends that raised `error`."""
+    if isinstance(error, LimitExceeded) and error.retry_after_s is None:
+        return TOO_LARGE
     return next(status for status in STATUSES if isinstance(error, status.error))
 
 

@@ -22,6 +22,11 @@ class Kind(StrEnum):
     PUBLISH = "publish"
     ROLLBACK = "rollback"
     REBALANCE = "rebalance"
+    LOAD = "load"
+    UNLOAD = "unload"
+    SERVE = "serve"
+    """The whole list of models at once."""
+    LABEL = "label"
 
 
 class Phase(StrEnum):

@@ -18,21 +18,41 @@ from ringpull.router.control.deployment_spec import (
     DeploymentSpec,
     PlacedVersion,
     max_replicas,
-    wanted_replicas,
 )
 from ringpull.router.control.events import Begin
-from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
+from ringpull.router.control.full_names import check_full_names
+from ringpull.router.control.model_changes import FindVersions, begin_of_models, check_served, kept_open
+from ringpull.router.control.operations import ChangeRequest, ModelSource, Publish, Rebalance, Rollback
 
 Place = Callable[[Publish, DeploymentSpec], PlacedVersion]
 """Function that finds the version to publish on disk; raises `InvalidInput` or `CorruptData` when it is missing or
 incomplete."""
 
 
+def unplaced(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
+    """Find nothing: a `Place` of whoever publishes nothing.
+
+    Raises:
+        InvalidInput: Always.
+    """
+    raise InvalidInput(f"{request.model}: this coordinator looks for no versions")
+
+
+def nowhere(source: ModelSource) -> tuple[PlacedVersion, ...]:
+    """Find nothing: a `FindVersions` of a coordinator that looks at no folders.
+
+    Raises:
+        InvalidInput: Always.
+    """
+    raise InvalidInput(f"{source.folder or source.name}: this coordinator looks for no models")
+
+
 def begin_of(
     request: ChangeRequest,
     state: CoordinatorState,
     *,
-    place: Place,
+    place: Place = unplaced,
+    find: FindVersions = nowhere,
     keep: int = 1,
     nodes: Mapping[int, str] | None = None,
     free_nodes: Sequence[str] = (),
@@ -41,6 +61,7 @@ def begin_of(
 
     Args:
         place: See `Place`; only called for a `Publish`.
+        find: See `FindVersions`; only called for `LoadModel` and `ServeModels`.
         keep: Versions kept open behind the live one when the request does not say.
         nodes: Shard -> the node it runs on.
         free_nodes: All nodes that shards may be started on.
@@ -62,10 +83,13 @@ def begin_of(
             return Begin(Kind.ROLLBACK, f"{request.model}/{target.live[request.model]}", target)
         case Rebalance():
             return rebalance_of(spec, request, nodes=nodes or {}, free_nodes=free_nodes)
+        case _:
+            return begin_of_models(request, spec, find, keep=keep)
 
 
 def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> DeploymentSpec:
-    """Return the spec in which `version` is live, and `keep` older versions of its model stay open.
+    """Return the spec in which `version` is live, and `keep` older versions of its model stay open, and those that
+    have labels.
 
     A table keeps its present number of copies, which an operator may have chosen; a new table gets the number it was
     exported with.
@@ -77,20 +101,16 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
     model = version.model
     if keep < 0:
         raise InvalidInput(f"keep is {keep}; it must be 0 or more")
-    _check_served(spec, model)
+    check_served(spec, model)
     if (opened := spec.version(model, version.version)) is not None:
         opened.check_same(version)
     if spec.live[model] == version.version:
         raise InvalidInput(f"{version.name} is live already")
     before = [each for each in spec.versions if each.model == model and each.version != version.version]
-    # The version that was live is the first to stay, because a rollback goes back to it.
-    before.sort(key=lambda each: (each.version == spec.live[model], each.version), reverse=True)
-    kept = before[:keep]
-    others = [each for each in spec.versions if each.model != model]
-    versions = tuple(sorted([*others, *kept, version], key=lambda each: (each.model, each.version)))
-    replicas = {name: spec.replicas.get(name, wanted) for name, wanted in wanted_replicas(versions).items()}
-    ring = spec.ring.with_ranks(max(spec.ring.wanted, max_replicas(replicas)))
-    return DeploymentSpec(ring, replicas, versions, {**spec.live, model: version.version})
+    kept = kept_open(spec, before, spec.labels.get(model, {}), keep=keep)
+    versions = [*(each for each in spec.versions if each.model != model), *kept, version]
+    check_full_names(versions, spec.versions)
+    return spec.with_models(versions, {**spec.live, model: version.version}, spec.labels)
 
 
 def rolled_back(spec: DeploymentSpec, request: Rollback) -> DeploymentSpec:
@@ -100,7 +120,7 @@ def rolled_back(spec: DeploymentSpec, request: Rollback) -> DeploymentSpec:
         InvalidInput: No older version is open, or the one requested is not open, or is live already.
     """
     model = request.model
-    _check_served(spec, model)
+    check_served(spec, model)
     there = [each.version for each in spec.versions if each.model == model]
     live = spec.live[model]
     if not request.version:
@@ -149,11 +169,6 @@ def rebalance_of(
     target, moved = rebalanced(spec, request, nodes=nodes, free_nodes=free_nodes)
     subject = _subject(spec, target, request)
     return Begin(Kind.REBALANCE, subject, target, bytes_per_s=request.bytes_per_s, nodes=moved)
-
-
-def _check_served(spec: DeploymentSpec, model: str) -> None:
-    if model not in spec.live:
-        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
 
 
 def _named_tables(spec: DeploymentSpec, asked: Mapping[str, Replicas], shards: int) -> dict[tuple[str, str], Replicas]:

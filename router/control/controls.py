@@ -77,7 +77,12 @@ class HeadControl(Protocol):
         ...
 
     def route(
-        self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
+        self,
+        order: Order,
+        shard_map: ShardMap,
+        live: Mapping[str, int],
+        versions: Collection[tuple[str, int]],
+        labels: Mapping[str, Mapping[str, int]],
     ) -> None:
         """Route by this map and serve; return when no pull in flight uses an older map."""
         ...

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
@@ -58,6 +59,7 @@ from ringpull.router.control.lacking import (
     departed,
     has_lost,
     is_hopeless,
+    names_in,
     note_assigned,
     note_lacking,
     note_loaded,
@@ -68,6 +70,9 @@ from ringpull.router.control.lacking import (
 from ringpull.router.control.map_renewal import with_renewed_map
 from ringpull.router.control.observed import UNKNOWN, ObservedHead, ObservedShard, SpecIds
 from ringpull.router.control.placements import StreamSources, placements_of
+
+CHECKED: Final = (Kind.PUBLISH, Kind.LOAD, Kind.SERVE)
+"""Kinds of change that open versions, whose rows are held against their checksums."""
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
@@ -428,11 +433,13 @@ class Coordinator:
         return Prepare(shard, observed.incarnation, specs, placements)
 
     def _unchecked(self) -> frozenset[tuple[str, int]]:
-        """Return the versions whose rows must be checked before they are served: those that a publish makes live."""
+        """Return the versions whose rows must be checked before they are served: those that the change opens, and the
+        one that a publish makes live."""
         change, spec = self._state.change, self._state.spec
-        if change is None or spec is None or change.kind is not Kind.PUBLISH or change.trust_files:
+        if change is None or spec is None or change.kind not in CHECKED or change.trust_files:
             return frozenset()
-        return frozenset(change.target.live.items() - spec.live.items())
+        opened = names_in(change.target) - names_in(spec)
+        return opened | (change.target.live.items() - spec.live.items() if change.kind is Kind.PUBLISH else frozenset())
 
     def _assign(self, observed: ObservedShard, shard: int, specs: SpecIds) -> Assign:
         wanted = [spec for spec_id, spec in self._specs().items() if spec_id in specs]

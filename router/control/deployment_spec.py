@@ -91,6 +91,8 @@ class DeploymentSpec:
     """Open versions, sorted by model, then version: the live ones and those kept for rollback."""
     live: Mapping[str, int] = field(default_factory=dict)
     """Version that answers requests which name none, by model."""
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict, metadata=left_out())
+    """Labels of open versions, by model, then label; no model without labels is in it."""
 
     @property
     def shards(self) -> tuple[int, ...]:
@@ -116,9 +118,36 @@ class DeploymentSpec:
             if copies[version.model, name] == 1
         }
 
+    def relies_on(self, model: str, version: int) -> bool:
+        """Return whether requests reach a version without its number: it is live, or has a label."""
+        return self.live.get(model) == version or version in self.labels.get(model, {}).values()
+
     def version(self, model: str, version: int) -> PlacedVersion | None:
         """Return an open version, or None."""
         return next((each for each in self.versions if (each.model, each.version) == (model, version)), None)
+
+    def with_models(
+        self,
+        versions: Iterable[PlacedVersion],
+        live: Mapping[str, int],
+        labels: Mapping[str, Mapping[str, int]],
+        *,
+        replicas: Mapping[tuple[str, str], Replicas] | None = None,
+    ) -> DeploymentSpec:
+        """Return the spec in which these versions are open, over the same shards.
+
+        A table keeps its present number of copies, which an operator may have chosen.
+
+        Args:
+            replicas: Copies of new tables; one that is not named gets the number that it was exported with.
+        """
+        placed = tuple(sorted(versions, key=lambda each: (each.model, each.version)))
+        copies = {
+            name: self.replicas.get(name, (replicas or {}).get(name, wanted))
+            for name, wanted in wanted_replicas(placed).items()
+        }
+        ring = self.ring.with_ranks(max(self.ring.wanted, max_replicas(copies)))
+        return DeploymentSpec(ring, copies, placed, live, {model: each for model, each in labels.items() if each})
 
     def shard_map(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ringpull.ps.errors import RingpullError
@@ -233,6 +233,8 @@ class Route:
     shard_map: ShardMap
     live: Mapping[str, int]
     versions: frozenset[tuple[str, int]]
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Labels of versions, by model, then label."""
 
 
 Command = StartShard | StopShard | Prepare | Assign | Throttle | Cancel | Load | Route

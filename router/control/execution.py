@@ -62,5 +62,5 @@ def execute(
             members.shard(shard).cancel(order)
         case Load(head=head, versions=placed, shard_map=shard_map):
             members.head(head).load(order, placed, shard_map)
-        case Route(head=head, shard_map=shard_map, live=live, versions=versions):
-            members.head(head).route(order, shard_map, live, versions)
+        case Route(head=head, shard_map=shard_map, live=live, versions=versions, labels=labels):
+            members.head(head).route(order, shard_map, live, versions, labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from ringpull.router.control.change import CoordinatorState, Phase
 from ringpull.router.control.deployment_spec import PlacedVersion
@@ -21,7 +21,7 @@ def for_head(state: CoordinatorState, head: int, observed: ObservedHead) -> Load
     change, shard_map = state.change, state.map
     if shard_map is None or observed.incarnation == UNSEEN:
         return None
-    versions, live = versions_of_heads(state)
+    versions, live, labels = shown_by_heads(state)
     names = version_names(versions)
     there = observed.loaded | observed.lacks
     if not names <= there:
@@ -29,24 +29,32 @@ def for_head(state: CoordinatorState, head: int, observed: ObservedHead) -> Load
     if state.spec is None and change is not None and change.phase is Phase.LOADING:
         return None  # Routing opens a head's ports: at bring-up, all open together when every head is ready.
     if observed.routed < state.epoch:
-        return Route(head, observed.incarnation, shard_map, live, names)
+        return Route(head, observed.incarnation, shard_map, live, names, labels)
     if observed.tries_again:
         observed.tries_again = False
         return _load(observed, head, versions, observed.loaded, shard_map)
     return None
 
 
-def versions_of_heads(state: CoordinatorState) -> tuple[tuple[PlacedVersion, ...], Mapping[str, int]]:
-    """Return the versions that heads should have open, and the live version of each model."""
+class Shown(NamedTuple):
+    """What heads should have open, and show."""
+
+    versions: tuple[PlacedVersion, ...]
+    live: Mapping[str, int]
+    labels: Mapping[str, Mapping[str, int]]
+
+
+def shown_by_heads(state: CoordinatorState) -> Shown:
+    """Return the versions that heads should have open, the live one of each model, and their labels."""
     spec, change = state.spec, state.change
     if change is None or change.phase in (Phase.PREPARING, Phase.CATCHING_UP, Phase.DUAL_OWNERSHIP):
-        return (spec.versions, spec.live) if spec is not None else ((), {})
+        return Shown(spec.versions, spec.live, spec.labels) if spec is not None else Shown((), {}, {})
     target = change.target
     if change.phase is not Phase.LOADING or spec is None:
-        return target.versions, target.live
+        return Shown(target.versions, target.live, target.labels)
     there = version_names(target.versions)
     leaving = tuple(each for each in spec.versions if (each.model, each.version) not in there)
-    return (*target.versions, *leaving), spec.live
+    return Shown((*target.versions, *leaving), spec.live, spec.labels)
 
 
 def _load(

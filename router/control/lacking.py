@@ -78,7 +78,7 @@ def _may_pass(error: RingpullError, but: VersionNames = frozenset()) -> bool:
 def without(state: CoordinatorState, name: tuple[str, int], identity: str = "") -> CoordinatorState:
     """Return the state in which a version that is lost is open no more, with a new map that makes heads let go of it.
 
-    One that is live, or is to be, stays: those who have it open serve on with it.
+    One that is live or has a label, or is to, stays: those who have it open serve on with it.
 
     Args:
         identity: Identity of what is lost: another content that has its number by now stays. Empty: any.
@@ -88,7 +88,7 @@ def without(state: CoordinatorState, name: tuple[str, int], identity: str = "") 
     placed = [version for each in specs if each is not None and (version := each.version(*name)) is not None]
     if any(differ(number_of(version.identity), number_of(identity)) for version in placed):
         return state
-    if any(each is not None and name in each.live.items() for each in specs):
+    if any(each is not None and each.relies_on(*name) for each in specs):
         return state
     if not any(name in names_in(each) for each in specs):
         return state

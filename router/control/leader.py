@@ -33,6 +33,7 @@ from ringpull.router.control.controls import LEASE_S, Members
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.events import (
     OPERATORS_EVENTS,
+    Begin,
     Command,
     Done,
     Event,
@@ -49,6 +50,7 @@ from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S
 from ringpull.router.control.introductions import Introductions
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import Asker, ChangeStatus, DeploymentStatus, MemberState
+from ringpull.router.control.overviews import Overviews
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
@@ -139,6 +141,7 @@ class Leader:
             backoff=Backoff(timing.first_retry_s, timing.longest_retry_s, clock),
         )
         self._view = ChangeView()
+        self.overviews = Overviews(clock)
         self.status = self._view.status(self.machine)
         """Status of the change, as of the last event."""
         self._restarts = Restarts(clock)
@@ -240,7 +243,8 @@ class Leader:
     # -- what is asked of it, on its thread ----------------------------------------------------------------------------
 
     def tell(self, event: Event) -> ChangeStatus:
-        """Hand an event to the machine; return the status once it is saved and acted on.
+        """Hand an event to the machine; return the status once it is saved and acted on. A change to what serves
+        already is none: its status has no id.
 
         Raises:
             InvalidInput: See `Coordinator.take`.
@@ -249,6 +253,10 @@ class Leader:
         """
         if self.over:
             raise Superseded(self.over)
+        state = self.machine.state
+        if isinstance(event, Begin) and state.change is None and event.target == state.spec:
+            self._reign.check()  # Only who leads may say that it is so already.
+            return ChangeStatus(kind=event.kind, subject=event.subject)
         self._handle(event)
         return self.status
 
@@ -278,6 +286,10 @@ class Leader:
     def heads(self) -> dict[int, HeadHeartbeat]:
         """Return the last answer of every head."""
         return dict(self._view.heads)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return the warnings of `deployment_status`, whether or not anything serves."""
+        return (*self._own_warnings(), *self._view.warnings())
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """Return where every process tells its metrics."""
@@ -432,6 +444,7 @@ class Leader:
             self._view.shard(member.id, heartbeat)
         else:
             self._view.head(member.id, heartbeat)
+            self.overviews.heard(member.id, heartbeat)
         if self._introductions.of(member) != heartbeat.incarnation:
             self._introductions.begin(member, heartbeat)
         elif isinstance(heartbeat, ShardHeartbeat):

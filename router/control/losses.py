@@ -165,6 +165,6 @@ def _versions(state: CoordinatorState) -> Iterable[PlacedVersion]:
 
 
 def _is_live(state: CoordinatorState, version: PlacedVersion) -> bool:
-    """Return whether a version is live, or is to be."""
+    """Return whether a version is live or has a label, or is to."""
     specs = [state.spec, None if state.change is None else state.change.target]
-    return any(spec is not None and spec.live.get(version.model) == version.version for spec in specs)
+    return any(spec is not None and spec.relies_on(version.model, version.version) for spec in specs)

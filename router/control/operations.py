@@ -7,6 +7,7 @@ verb's name, and a command that calls it (`ringpull.deploy.commands`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,10 +15,12 @@ from types import NoneType
 from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.ring import Ring
 from ringpull.ps.settings import at_least, within
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
+from ringpull.router.control.head_counts import GatheredCounts, Growing, HeadCounts
 from ringpull.router.control.moves import MoveSummary
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.scraping import ScrapeTarget
@@ -31,6 +34,9 @@ MAX_COPIES: Final = 999_999
 
 MAX_DRAIN_S: Final = 3600.0
 """Longest drain of a restarted process: one that has stopped taking requests must not linger."""
+
+LABEL: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""What labels of versions look like."""
 
 # -- what is told ------------------------------------------------------------------------------------------------------
 
@@ -112,6 +118,36 @@ class MemberState:
     """Reason why it is not healthy, for people; empty when it has all that it should have."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadState:
+    """State of one head, as the coordinator has heard it last."""
+
+    head: int
+    host: str
+    grpc_port: int
+    """Port of gRPC; 0 before it serves."""
+    http_port: int
+    requests: int
+    """Predicts since it started."""
+    failed: int
+    heard_s: float
+    """Time since it was heard, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """All that the coordinator tells a head for whoever looks at the deployment."""
+
+    change: ChangeStatus
+    heads: tuple[HeadState, ...] = ()
+    """Heads that were heard of, by number."""
+    warnings: tuple[str, ...] = ()
+    """As those of `DeploymentStatus`."""
+    next_ring: Ring | None = None
+    """Ring that the change under way leads to; None: it stays as it is."""
+    counts: GatheredCounts = field(default_factory=GatheredCounts)
+
+
 # -- what is asked -----------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +195,107 @@ class Rebalance(Request[ChangeStatus]):
     """Upper bound on what a shard streams; None: as fast as it goes."""
 
 
-ChangeRequest = Publish | Rollback | Rebalance
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Model as it is to be served: from which folder, and which of its versions.
+
+    Raises:
+        InvalidInput: Versions are named twice, or are no numbers of versions, or a label names none.
+    """
+
+    name: str
+    """Name of the model; of one that is served already, `folder` may be left out."""
+    folder: str = ""
+    """Folder of the model, with `VERSION/` in it, as the actors see it, or its URL. Text without a slash is the name of
+    a folder below the roots of models. Empty: where the live version's is."""
+    versions: tuple[Annotated[int, at_least(1)], ...] = ()
+    """Versions to have open; empty: the `latest` highest complete ones. The highest is live."""
+    latest: Annotated[int, at_least(0)] = 1
+    """Number of the highest complete versions to have open; 0: all."""
+    labels: Mapping[str, int] | None = None
+    """All labels of the model; None: those it has."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.versions)) < len(self.versions):
+            raise InvalidInput(f"versions of {self.name} are {self.versions}; each may be named once")
+        check_labels(self.labels or {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadModel(Request[ChangeStatus]):
+    """Serve another model, beside those that are served. Answered as the change begins, or at once where it is served
+    so already: with the status of no change (id 0)."""
+
+    folder: str
+    """Folder of the model, as in `ModelSource`."""
+    version: Annotated[int, at_least(0)] = 0
+    """Version to serve; 0: the highest complete one."""
+    replicas: Mapping[str, Annotated[int, within(1, MAX_COPIES)] | Literal["all"]] = field(default_factory=dict)
+    """`TABLE` or `MODEL/TABLE` -> copies; a table not named gets the number that it was exported with."""
+    trust_files: bool = False
+    """Whether rows go live without being read and held against their checksums."""
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise InvalidInput("folder is empty; it must be the folder of a model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnloadModel(Request[ChangeStatus]):
+    """Serve a model no more, with all its versions. Requests in flight are answered. Answered as the change begins."""
+
+    model: str
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeModels(Request[ChangeStatus]):
+    """Serve these models and no others, in one change. Answered as `LoadModel`.
+
+    A version that has a label stays open, also where it is not asked for; and where versions of a model are not named,
+    so do those behind the live one that a publish would keep.
+    """
+
+    models: tuple[ModelSource, ...]
+    trust_files: bool = False
+    """Whether rows go live without being read and held against their checksums."""
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.models]
+        for name in names:
+            _check_model(name)
+            if names.count(name) > 1:
+                raise InvalidInput(f"models names {name} twice; each may be named once")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelVersion(Request[ChangeStatus]):
+    """Have labels name versions of a model that are open, or no version any more. Answered as `LoadModel`.
+
+    A version stays open while it has a label.
+    """
+
+    model: str
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Label -> version that it names from now on."""
+    remove: tuple[str, ...] = ()
+    """Labels that are to go."""
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+        check_labels(self.labels)
+        if not self.labels and not self.remove:
+            raise InvalidInput("there is no label to set or to remove")
+        if both := sorted(self.labels.keys() & set(self.remove)):
+            raise InvalidInput(f"label {both[0]!r} is to be set and removed; it can be one of both")
+
+
+ModelsRequest = LoadModel | UnloadModel | ServeModels | LabelVersion
+"""What changes the list of models, or the labels of their versions."""
+
+ChangeRequest = Publish | Rollback | Rebalance | ModelsRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +357,27 @@ def _check_model(name: str) -> None:
         raise InvalidInput("model is empty; it must be the name of a served model")
 
 
+def check_labels(labels: Mapping[str, int]) -> None:
+    """Check labels of versions.
+
+    Raises:
+        InvalidInput: One is no word that paths and command lines can hold, or names what is no version.
+    """
+    for label, version in labels.items():
+        if LABEL.fullmatch(label) is None:
+            raise InvalidInput(f"label is {label!r:.80}; it must be letters, digits, '_', '.' and '-', at most 64")
+        if version < 1:
+            raise InvalidInput(f"label {label} names version {version}; it must be 1 or more")
+
+
 VERBS: Final = VerbTable(
     Verb("publish", Publish, ChangeStatus, Role.OPERATE),
     Verb("rollback", Rollback, ChangeStatus, Role.OPERATE),
     Verb("rebalance", Rebalance, ChangeStatus, Role.OPERATE),
+    Verb("load", LoadModel, ChangeStatus, Role.OPERATE),
+    Verb("unload", UnloadModel, ChangeStatus, Role.OPERATE),
+    Verb("serve", ServeModels, ChangeStatus, Role.OPERATE),
+    Verb("label", LabelVersion, ChangeStatus, Role.OPERATE),
     Verb("control", ControlChange, ChangeStatus, Role.OPERATE),
     Verb("restart", RestartMember, NoneType, Role.OPERATE),
     Verb("change", GetChange, ChangeStatus, Role.READ),
@@ -275,4 +428,16 @@ class Operations(OperatorVerbs, Protocol):
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """Return where every process tells its metrics."""
+        ...
+
+    def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
+        """Take in what a head counts, and return what there is to be seen of the deployment.
+
+        Args:
+            counts: Counts of the head that asks.
+            known: Totals of all lives of heads that it has heard of, by incarnation.
+
+        Raises:
+            RingpullError: Nobody answers.
+        """
         ...

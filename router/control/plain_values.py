@@ -210,7 +210,7 @@ class PlainValues:
                 each.name,
                 each.metadata.get(_PLAIN_NAME, each.name),
                 self._form(hints[each.name]),
-                each.default,
+                each.default if each.default_factory is dataclasses.MISSING else each.default_factory(),
                 each.metadata.get(_LEFT_OUT, False),
             )
             for each in dataclasses.fields(kind)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,16 +21,19 @@ from typing import Any, Final, TypeVar
 from ringpull.ps.errors import InvalidInput, RingpullError, StartupError, Superseded, Unavailable
 from ringpull.ps.heartbeat import ShardHeartbeat
 from ringpull.router.control.change import CoordinatorState, Kind
-from ringpull.router.control.changes import Place, begin_of
+from ringpull.router.control.changes import Place, begin_of, nowhere
 from ringpull.router.control.controls import Members
 from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
 from ringpull.router.control.elsewhere import Elsewhere
 from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, Resume, VersionLost
+from ringpull.router.control.head_counts import Growing, HeadCounts
 from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
 from ringpull.router.control.losses import Losses, LossOf
+from ringpull.router.control.model_changes import FindVersions
 from ringpull.router.control.model_roots import ModelRoots
+from ringpull.router.control.model_search import ModelSearch
 from ringpull.router.control.moves import MoveSummary, RowsIn
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import (
@@ -43,13 +46,18 @@ from ringpull.router.control.operations import (
     DeploymentStatus,
     GetChange,
     GetStatus,
+    LabelVersion,
     ListMembers,
+    LoadModel,
     MemberState,
+    Overview,
     PlanRebalance,
     Publish,
     Rebalance,
     RestartMember,
     Rollback,
+    ServeModels,
+    UnloadModel,
 )
 from ringpull.router.control.rebalancing import Rebalancing
 from ringpull.router.control.scraping import ScrapeTarget
@@ -69,6 +77,8 @@ class Settings:
 
     place: Place
     """Finds on disk the version that is to be published."""
+    find: FindVersions = nowhere
+    """Finds on disk the versions of models that are to be loaded."""
     heads: int = 1
     """Number of heads."""
     keep: int = 1
@@ -197,6 +207,18 @@ class CoordinatorProcess:
         # Anybody may ask for plans: they have a process of their own, so that an operator's rebalance waits for none.
         return self._plans.run(plan, wait=False, within_s=self._left_s()) if rebalancing.large else plan()
 
+    def load(self, request: LoadModel) -> ChangeStatus:
+        return self._submit(request)
+
+    def unload(self, request: UnloadModel) -> ChangeStatus:
+        return self._submit(request)
+
+    def serve(self, request: ServeModels) -> ChangeStatus:
+        return self._submit(request)
+
+    def label(self, request: LabelVersion) -> ChangeStatus:
+        return self._submit(request)
+
     def control(self, request: ControlChange) -> ChangeStatus:
         match request.control:
             case Control.PAUSE:
@@ -242,6 +264,17 @@ class CoordinatorProcess:
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """See `Operations.scrape_targets`."""
         return self._on_thread(self._leader.scrape_targets)
+
+    def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
+        """See `Operations.overview`."""
+        leader = self._leader
+
+        def tell() -> Overview:
+            state, warnings = leader.machine.state, leader.warnings()
+            return leader.overviews.tell(asker, counts, known, state=state, change=leader.status, warnings=warnings)
+
+        overview = self._on_thread(tell)
+        return replace(overview, warnings=(*self._losses.warnings(), *overview.warnings))
 
     def heads(self) -> dict[int, HeadHeartbeat]:
         """Return the last answer of every head."""
@@ -299,18 +332,14 @@ class CoordinatorProcess:
         if isinstance(request, Rebalance):
             return self._begin_of_rebalance(self._rebalancing(request))
         spec = self._spec()
-        found = self._settings.place(self._admitted(request, spec), spec) if isinstance(request, Publish) else None
-
-        def place(publish: Publish, spec: DeploymentSpec) -> PlacedVersion:
-            assert found is not None
-            return found
-
-        return partial(
-            begin_of,
-            request,
-            place=place,
-            keep=self._settings.keep,
-        )
+        begin = partial(begin_of, request, keep=self._settings.keep)
+        if isinstance(request, Publish):
+            found = self._settings.place(self._admitted(request, spec), spec)
+            return partial(begin, place=lambda publish, spec: found)
+        if isinstance(request, LoadModel | ServeModels):
+            by_source = ModelSearch(self._settings.find, self._settings.roots).all_of(request, spec)
+            return partial(begin, find=lambda source: by_source[source.name])
+        return begin
 
     def _begin_of_rebalance(self, asked: Rebalancing) -> Callable[[CoordinatorState], Begin]:
         """As `_begin_of`; what is large is worked out before, in another process, and not by the machine's thread."""

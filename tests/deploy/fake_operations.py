@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -12,6 +12,7 @@ from ringpull.router.control.change import PHASES, Kind, Phase
 from ringpull.router.control.changes import rebalanced
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
+from ringpull.router.control.head_counts import GatheredCounts, Growing, HeadCounts
 from ringpull.router.control.moves import MoveSummary, move_plan
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
@@ -24,14 +25,19 @@ from ringpull.router.control.operations import (
     DeploymentStatus,
     GetChange,
     GetStatus,
+    LabelVersion,
     Latency,
     ListMembers,
+    LoadModel,
     MemberState,
+    Overview,
     PlanRebalance,
     Publish,
     Rebalance,
     RestartMember,
     Rollback,
+    ServeModels,
+    UnloadModel,
 )
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.control.verbs import Request
@@ -101,7 +107,7 @@ class FakeOperations:
         self.looks.append(replace(begun, phase=None, error=self.error, copied_bytes=10 << 20))
         return begun
 
-    rollback = rebalance = publish
+    rollback = rebalance = load = unload = serve = label = publish
 
     def change(self, request: GetChange) -> ChangeStatus:
         if self.looks:
@@ -151,6 +157,12 @@ class FakeOperations:
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         raise AssertionError("nor for who tells metrics")
 
+    def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
+        status = self.status_now
+        return Overview(
+            change=self.now, warnings=status.warnings, counts=GatheredCounts({asker.incarnation: counts.totals})
+        )
+
 
 def _told(request: ChangeRequest) -> tuple[Kind, str]:
     match request:
@@ -160,6 +172,14 @@ def _told(request: ChangeRequest) -> tuple[Kind, str]:
             return Kind.ROLLBACK, f"{request.model}/2"
         case Rebalance():
             return Kind.REBALANCE, f"shards 2 -> {request.shards}"
+        case LoadModel():
+            return Kind.LOAD, f"{request.folder.rpartition('/')[2]}/{request.version or 1}"
+        case UnloadModel():
+            return Kind.UNLOAD, request.model
+        case ServeModels():
+            return Kind.SERVE, ", ".join(each.name for each in request.models)
+        case LabelVersion():
+            return Kind.LABEL, f"{request.model} {request.labels}"
 
 
 @contextmanager

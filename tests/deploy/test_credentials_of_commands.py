@@ -20,6 +20,9 @@ pytestmark = pytest.mark.net
 ASKING = {
     "status": (),
     "predict": ("ranker", "--features", "item=1"),
+    "load": ("/models/other",),
+    "unload": ("other",),
+    "label": ("ranker", "stable=3"),
     "publish": ("ranker/4",),
     "rollback": ("ranker",),
     "rebalance": ("--status",),

@@ -102,7 +102,17 @@ def test_commands_that_change_something_go_through_the_door(
     assert ringpull("rollback", "ranker", *target).status == 0
     assert ringpull("rebalance", "--shards", 4, "--yes", "--json", *target).status == 0
     assert ringpull("restart", "--rolling", "--force", "--json", *target).status == 0
-    assert [type(each).__name__ for each in fake.submitted] == ["Publish", "Rollback", "Rebalance"]
+    assert ringpull("load", "/models/other", *target)[:2] == (0, "other/1 is live\n")
+    assert ringpull("unload", "other", *target).status == 0
+    assert ringpull("label", "ranker", "stable=3", *target).status == 0
+    assert [type(each).__name__ for each in fake.submitted] == [
+        "Publish",
+        "Rollback",
+        "Rebalance",
+        "LoadModel",
+        "UnloadModel",
+        "LabelVersion",
+    ]
     assert len(fake.restarted) == 3
 
 
@@ -114,6 +124,9 @@ def test_a_door_out_of_reach_is_one_line_with_what_to_do(
     monkeypatch.setattr(client_operations, "why_unreachable", lambda address, timeout_s: "it is not on this machine")
     target = ("--target", grpc_of(head))
     for command in (
+        ("load", "/models/other"),
+        ("unload", "other"),
+        ("label", "ranker", "stable=3"),
         ("publish", "ranker/4"),
         ("rollback", "ranker"),
         ("rebalance", "--shards", 4, "--yes"),

@@ -67,7 +67,7 @@ class Served:
         self.counts = self.predictor.counts
         self.service = PredictorService(self.predictor, self.catalog)
         self.server = GrpcServer(
-            self.service, AdminService(self.status, access), config, OperationsService(None, access)
+            self.service, AdminService(self.status, access), config, OperationsService(access=access)
         )
         self.target = ""
 

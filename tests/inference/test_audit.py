@@ -21,7 +21,8 @@ from ringpull.inference.client.operations import OperationsClient
 from ringpull.inference.head import audit, audit_file
 from ringpull.inference.head.audit import REFUSALS_AT_ONCE, REFUSALS_PER_S, Audited, AuditLog, Entry
 from ringpull.inference.head.config import HeadConfig
-from ringpull.inference.head.frontends.grpc.operations import THREADS, OperationsService
+from ringpull.inference.head.frontends.grpc.operations import OperationsService
+from ringpull.inference.head.frontends.operators import THREADS, Operators
 from ringpull.inference.head.head import HeadAddress
 from ringpull.inference.proto import operations_pb2 as pb
 from ringpull.ps.errors import Forbidden, InvalidInput, RingpullError, StartupError, Unauthenticated
@@ -257,7 +258,8 @@ class Context:
 
 async def test_what_was_not_begun_for_a_caller_that_went_away_is_told_as_that(file: Path) -> None:
     fake, log = Busy(), AuditLog(file)
-    service = OperationsService(fake, audit=log)
+    operators = Operators(fake, log)
+    service = OperationsService(operators)
 
     def call(request: object) -> asyncio.Task[Any]:
         return asyncio.create_task(service.call(message_of(request).SerializeToString(), Context()))  # type: ignore[arg-type]
@@ -275,7 +277,7 @@ async def test_what_was_not_begun_for_a_caller_that_went_away_is_told_as_that(fi
         *[("publish", "ok")] * THREADS,
     ]
     assert fake.asked == [PUBLISH] * THREADS
-    service.close()
+    operators.close()
     log.close()
 
 

@@ -48,8 +48,9 @@ def fake() -> FakeOperations:
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("s")
+def state() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +142,12 @@ def test_nobody_but_its_user_can_open_the_socket(head: HeadAddress, state: Path)
     ]
 
 
-def test_a_folder_that_was_open_to_others_is_closed(tmp_path: Path) -> None:
-    (tmp_path / "doors").mkdir(0o777)
-    (tmp_path / "doors").chmod(0o777)
-    with operated(FakeOperations(), state=tmp_path) as address:
-        assert address.admin.startswith(f"unix:{tmp_path}/doors/")
-        assert stat.S_IMODE((tmp_path / "doors").stat().st_mode) == 0o700
+def test_a_folder_that_was_open_to_others_is_closed(short: Path) -> None:
+    (short / "doors").mkdir(0o777)
+    (short / "doors").chmod(0o777)
+    with operated(FakeOperations(), state=short) as address:
+        assert address.admin.startswith(f"unix:{short}/doors/")
+        assert stat.S_IMODE((short / "doors").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("name", ["x" * 100, "with space", "ünïcode", "per%20cent", "que?ry"])
@@ -228,27 +229,27 @@ def test_a_head_without_a_door_serves_and_says_so(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.medium
-def test_a_head_that_is_restarted_has_the_same_door(tmp_path: Path) -> None:
+def test_a_head_that_is_restarted_has_the_same_door(short: Path) -> None:
     """Also beside the process that it replaces, which takes its own socket away and not the new one's."""
     fake = FakeOperations()
-    first = HeadProcess(HeadConfig(), FakeOperations(), deployment="d", state=lambda: tmp_path)
+    first = HeadProcess(HeadConfig(), FakeOperations(), deployment="d", state=lambda: short)
     address = first.route(NOBODY, {}, ())
-    with operated(fake, state=tmp_path, deployment="d") as again:
+    with operated(fake, state=short, deployment="d") as again:
         assert again.admin == address.admin
         first.drain(timeout_s=0)
         ask(again.admin, CHANGES[0])
         assert fake.asked == [CHANGES[0]]
-    assert list((tmp_path / "doors").iterdir()) == []
+    assert list((short / "doors").iterdir()) == []
 
 
-def test_what_a_killed_head_left_is_in_nobodys_way(tmp_path: Path) -> None:
-    folder = own_folder(own_folder(tmp_path / "doors") / "d")
+def test_what_a_killed_head_left_is_in_nobodys_way(short: Path) -> None:
+    folder = own_folder(own_folder(short / "doors") / "d")
     left = UnixSocket.claim([lambda: folder], "head-0.sock")
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(left.address_to_bind.removeprefix("unix:"))
         left.show()
     assert left.path.exists()
-    with operated(FakeOperations(), state=tmp_path, deployment="d") as address:
+    with operated(FakeOperations(), state=short, deployment="d") as address:
         ask(address.admin, CHANGES[0])
 
 

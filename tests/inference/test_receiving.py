@@ -18,12 +18,12 @@ from ringpull.inference.client import stubs
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.access import AtDoor, Unasked
 from ringpull.inference.head.admission import REQUEST_COST_BYTES, Admission
-from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.answers import grpc_server
 from ringpull.inference.head.frontends.grpc.server import DESCRIPTOR_SHARE, DESCRIPTOR_SHARE_OF_DOOR, GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.http.limits import DESCRIPTOR_SHARE as HTTP_SHARE
+from ringpull.inference.head.frontends.operators import Operators
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.receiving import DISTRUSTED, MAX_OVERDUE_S, MIN_OVERDUE_S, Incoming, Receiving
@@ -396,7 +396,7 @@ async def test_streams_that_stay_take_no_place_of_calls(served: Served) -> None:
 async def test_a_crowd_at_the_port_takes_no_place_at_the_door_nor_lifts_its_limits(served: Served, path: str) -> None:
     config = HeadConfig(max_receiving_requests=10, max_concurrent_requests=2)
     predictor = Predictor(served.catalog, config)
-    parts = Parts(predictor, served.catalog, served.status, pb.ClusterStatus, None, AuditLog())
+    parts = Parts(predictor, served.catalog, served.status, pb.ClusterStatus, Operators(None))
     port, door = grpc_server(parts, config, Unasked()), grpc_server(parts, config, AtDoor(), at_door=True)
     at_port, at_door = [f"127.0.0.1:{await each.start()}" for each in (port, door)]
     async with connect(at_port) as crowd, connect(at_door) as operator:
@@ -436,7 +436,7 @@ async def test_the_door_takes_a_share_of_its_own(served: Served, monkeypatch: py
         lambda part, at_most: shares.append(part) or at_most,
     )
     config = HeadConfig()
-    parts = Parts(Predictor(served.catalog, config), served.catalog, served.status, pb.ClusterStatus, None, AuditLog())
+    parts = Parts(Predictor(served.catalog, config), served.catalog, served.status, pb.ClusterStatus, Operators(None))
     servers = [grpc_server(parts, config, Unasked()), grpc_server(parts, config, AtDoor(), at_door=True)]
     assert shares == [DESCRIPTOR_SHARE, DESCRIPTOR_SHARE_OF_DOOR]
     for each in servers:

@@ -14,7 +14,7 @@ import pytest
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.model.manifest import FileEntry, Manifest
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.ps.errors import CorruptData, InvalidInput, NotFound
+from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, make_manifest, make_tables
 from tests.inference.tiny import SCHEMA as TINY_SCHEMA
@@ -96,6 +96,40 @@ def test_what_is_not_served_is_not_found_and_the_message_says_what_is(executor: 
         catalog.get("a", 8)
     with pytest.raises(NotFound, match="none"):
         Catalog([]).get("a")
+
+
+def test_a_label_names_a_version_until_it_is_taken_away(executor: ThreadPoolExecutor):
+    catalog = Catalog([served(executor, "a", 9), served(executor, "a", 10), served(executor, "b", 1)])
+    names = [("a", 9), ("a", 10), ("b", 1)]
+    live = {"a": 10, "b": 1}
+    assert catalog.labels("a") == {}
+    with pytest.raises(NotFound, match="model a has no label 'stable' here; its labels: none"):
+        catalog.get("a", label="stable")
+    catalog.show(live, names, labels={"a": {"stable": 9, "canary": 10}})
+    assert catalog.get("a", label="stable").loaded.name == "a/9"
+    assert catalog.get("a").loaded.name == "a/10"
+    assert catalog.labels("a") == {"stable": 9, "canary": 10}
+    with pytest.raises(NotFound, match="model a has no label 'other' here; its labels: canary, stable"):
+        catalog.get("a", label="other")
+    with pytest.raises(NotFound, match="model b has no label 'stable' here"):
+        catalog.get("b", label="stable")
+    with pytest.raises(NotFound, match="model 'c' is not served here"):
+        catalog.get("c", label="stable")
+    with pytest.raises(InvalidInput, match="version is 9 and label is 'stable'; ask for one of both"):
+        catalog.get("a", 9, label="stable")
+    with pytest.raises(InvalidInput, match="label stable names a/8, which is not among those to be served"):
+        catalog.show(live, names, labels={"a": {"stable": 8}})
+    assert catalog.get("a", label="stable").loaded.name == "a/9", "nothing has changed"
+    catalog.show(live, names)
+    assert catalog.labels("a") == {}
+
+
+def test_a_label_of_a_version_that_could_not_be_loaded_is_unavailable(executor: ThreadPoolExecutor):
+    catalog = Catalog([served(executor, "a", 10)])
+    names = [("a", 9), ("a", 10)]
+    catalog.show({"a": 10}, names, {("a", 9): "its manifest is damaged"}, {"a": {"stable": 9}})
+    with pytest.raises(Unavailable, match="a/9 is not served by this head: its manifest is damaged"):
+        catalog.get("a", label="stable")
 
 
 def test_version_given_twice_is_refused(executor: ThreadPoolExecutor):

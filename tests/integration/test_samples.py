@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ringpull import TableOptions
-from ringpull.inference.export.selfcheck import KEYS, LACKED_KEYS
+from ringpull.inference.export.table_samples import KEYS, LACKED_KEYS
 from ringpull.inference.head import selfcheck
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import CHECK_TRIES

@@ -105,6 +105,7 @@ class FakeHead:
         self.refused: set[tuple[str, int]] = set()
         self.map: ShardMap | None = None
         self.live: dict[str, int] = {}
+        self.labels: Mapping[str, Mapping[str, int]] = {}
         self.fence = Fence(members.deployment, self.incarnation)
         self.leases = 0
         """How often its lease was renewed."""
@@ -142,14 +143,19 @@ class FakeHead:
         self.members.open(names, self.loaded)
 
     def route(
-        self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
+        self,
+        order: Order,
+        shard_map: ShardMap,
+        live: Mapping[str, int],
+        versions: Collection[tuple[str, int]],
+        labels: Mapping[str, Mapping[str, int]],
     ) -> None:
         self.members.meet(f"route head {self.head}")
         self.fence.check(order)
         if not set(versions) <= self.loaded | self.refused:
             raise Unavailable(f"head {self.head} has {self.loaded}, not all of {versions}")
         if self.map is None or shard_map.epoch >= self.map.epoch:
-            self.map, self.live = shard_map, dict(live)
+            self.map, self.live, self.labels = shard_map, dict(live), labels
             self.loaded &= set(versions)
 
     def restart(self, order: Order, drain_s: float) -> None:

@@ -14,8 +14,10 @@ import pytest
 
 from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
 from ringpull.router.control.change import Kind, Phase
+from ringpull.router.control.changes import nowhere
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
+from ringpull.router.control.model_changes import FindVersions
 from ringpull.router.control.operations import (
     ChangeStatus,
     Control,
@@ -48,13 +50,13 @@ def spec(shards: int, *, number: int = 1) -> DeploymentSpec:
     return initial_spec(range(shards), [version(number)])
 
 
-def settings(heads: int = 1) -> Settings:
+def settings(heads: int = 1, find: FindVersions = nowhere) -> Settings:
     def place(publish: Publish, spec: DeploymentSpec) -> PlacedVersion:
         if publish.version > 9:
             raise InvalidInput(f"there is no version {publish.version}")
         return version(publish.version)
 
-    return Settings(place=place, heads=heads)
+    return Settings(place=place, find=find, heads=heads)
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -110,8 +112,9 @@ class Disk(LocalFiles):
 class Deployment:
     """Members, and the coordinator that is in charge of them now."""
 
-    def __init__(self, folder: Path, heads: int = 1) -> None:
+    def __init__(self, folder: Path, heads: int = 1, find: FindVersions = nowhere) -> None:
         self.folder = folder
+        self.find = find
         self.files = Disk(folder)
         self.members = FakeMembers(heads)
         self.coordinators: list[CoordinatorProcess] = []
@@ -123,7 +126,7 @@ class Deployment:
             StateStore(self.files),
             self.members,
             owner=Owner(deployment),
-            settings=settings(len(self.members.heads)),
+            settings=settings(len(self.members.heads), self.find),
             timing=timing,
             failed=failed or (lambda: None),
         )

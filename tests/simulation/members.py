@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Table = tuple[str, int, str]
 """Model, version, table."""
 
+Labels = Mapping[str, Mapping[str, int]]
+"""Labels of versions, by model, then label."""
+
 LOOK_S = 0.05
 """Time between two looks at something that is waited for."""
 
@@ -158,6 +161,7 @@ class SimHead:
         self.loaded: set[tuple[str, int]] = set()
         self.map: ShardMap | None = None
         self.live: dict[str, int] = {}
+        self.labels: Labels = {}
         self.serving = False
         self.leased_until_s = float("inf")
         self.renewed_until_s = 0.0
@@ -214,12 +218,18 @@ class SimHead:
         shard_map: ShardMap,
         live: Mapping[str, int],
         versions: Collection[tuple[str, int]],
+        labels: Labels,
     ) -> None:
         self.fence.check(order, "versions")
-        with_turn(self, lambda: self._route(order, shard_map, live, versions))
+        with_turn(self, lambda: self._route(order, shard_map, live, versions, labels))
 
     def _route(
-        self, order: Order, shard_map: ShardMap, live: Mapping[str, int], versions: Collection[tuple[str, int]]
+        self,
+        order: Order,
+        shard_map: ShardMap,
+        live: Mapping[str, int],
+        versions: Collection[tuple[str, int]],
+        labels: Labels,
     ) -> None:
         self.world.checks.obeyed(self, order)
         if self.map is None or shard_map.stamp >= self.map.stamp:
@@ -229,7 +239,7 @@ class SimHead:
             if not self.serving:
                 # A real one's begins with the next heartbeat.
                 self.leased_until_s = self.world.kernel.now_s + self.world.timing.lease_s
-            self.live, self.serving = dict(live), True
+            self.live, self.labels, self.serving = dict(live), labels, True
             self._take(shard_map)
             self.world.told(f"{self} routes by epoch {shard_map.epoch}, live {self.live}, by term {order.term}")
         while any(pull.shard_map.stamp < shard_map.stamp for pull in self.pulls):

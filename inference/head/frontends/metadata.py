@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ringpull import __version__
+from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.kinds import Dense, IdSequence, SentFeature, Sparse
@@ -13,8 +14,19 @@ from ringpull.inference.schema.kinds import Dense, IdSequence, SentFeature, Spar
 DATA_TYPES: Final = {"int64": pb.INT64, "uint64": pb.UINT64, "float32": pb.FLOAT32, "string": pb.STRING}
 
 
-def describe(loaded: LoadedVersion, versions: Iterable[int]) -> pb.Model:
-    """Describe one version; `versions` are all served ones of its model. Crosses are left out: nobody sends them."""
+def describe_served(served: ServedVersion, catalog: Catalog) -> pb.Model:
+    """Describe one version that a head serves."""
+    model = served.loaded.manifest.model
+    return describe(served.loaded, catalog.versions(model), catalog.labels(model))
+
+
+def describe(loaded: LoadedVersion, versions: Iterable[int], labels: Mapping[str, int] | None = None) -> pb.Model:
+    """Describe one version. Crosses are left out: nobody sends them.
+
+    Args:
+        versions: All served versions of its model.
+        labels: Labels of these; None: there are none.
+    """
     manifest = loaded.manifest
     return pb.Model(
         name=manifest.model,
@@ -35,6 +47,7 @@ def describe(loaded: LoadedVersion, versions: Iterable[int]) -> pb.Model:
             for entry in manifest.tables
         ],
         server_version=__version__,
+        labels=labels,
     )
 
 

@@ -44,6 +44,8 @@ class Limits:
     """Values in one row of one column."""
     max_columns: int = 4_096
     """Columns, features and context together."""
+    max_message_bytes: int = 64 << 20
+    """Bytes of its message, where the head receives that itself; gRPC has its own."""
 
 
 def check_count(columns: int, max_columns: int) -> None:

@@ -7,6 +7,7 @@ from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.operations import OperationsService
 from ringpull.inference.head.frontends.grpc.server import DESCRIPTOR_SHARE, DESCRIPTOR_SHARE_OF_DOOR, GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.operators import DOOR
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.protocols import services
 
@@ -22,7 +23,7 @@ def grpc_server(parts: Parts, config: HeadConfig, access: Access, *, at_door: bo
         PredictorService(parts.predictor, parts.catalog, access, at_door=at_door),
         AdminService(parts.status, access, head_only=parts.head_only, at_door=at_door),
         config,
-        OperationsService(parts.operations, access, parts.audit, door="admin" if at_door else "grpc"),
+        OperationsService(parts.operators, access, door=DOOR if at_door else "grpc"),
         parts.tls,
         others=services(parts, access, at_door=at_door),
         descriptor_share=DESCRIPTOR_SHARE_OF_DOOR if at_door else DESCRIPTOR_SHARE,

@@ -42,6 +42,7 @@ def decode_request(message: pb.PredictRequest, limits: Limits) -> InferenceReque
         columns=columns,
         model=message.model,
         version=message.version,
+        label=message.label,
         outputs=tuple(message.outputs),
         with_timings=message.with_timings,
         request_id=message.request_id,

@@ -46,6 +46,8 @@ class Service:
     """Function that lets a caller in before its message is received; raises Unauthenticated or Forbidden."""
     receiving: tuple[str, ...] = ()
     """Names of methods that receive their message themselves."""
+    free: tuple[str, ...] = ()
+    """Names of methods that anyone may call: probes have no token."""
 
 
 AUTHORIZATION: Final = "authorization"

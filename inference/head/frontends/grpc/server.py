@@ -91,7 +91,7 @@ class GrpcServer:
                 *_pings(),
             ],
         )
-        self._operations = operations or OperationsService(None)
+        served = operations or OperationsService()
         self._receiving = predictor.receiving
         self._limits = CallLimits(
             predictor.receiving,
@@ -101,21 +101,21 @@ class GrpcServer:
         )
         self._limits.add_generic_rpc_handlers(
             (
-                service_handler(PREDICTOR, predictor, receiving=("Predict",)),
+                service_handler(PREDICTOR, predictor, receiving=("Predict", "Lookup")),
                 service_handler(ADMIN, admin),
             ),
             predictor.admit,
         )
         self._limits.add_generic_rpc_handlers(
-            (service_handler(OPERATIONS, self._operations), MethodsOfOtherBuilds(predictor.access)),
-            self._operations.admit,
+            (service_handler(OPERATIONS, served), MethodsOfOtherBuilds(predictor.access)),
+            served.admit,
         )
         for each in others:
             self._limits.add_generic_rpc_handlers(
-                (service_handler(each.descriptor, each.methods, each.receiving),), each.admit
+                (service_handler(each.descriptor, each.methods, each.receiving),), each.admit, each.free
             )
         add_HealthServicer_to_server(self._health, self._limits)
-        add_reflection(SERVICES, self._limits, predictor.access)
+        add_reflection(SERVICES, self._limits, predictor.access, [each.descriptor for each in others])
 
     @property
     def serving(self) -> bool:
@@ -176,7 +176,6 @@ class GrpcServer:
         self._health.stop()
         await self._server.stop(grace_s)
         self._receiving.close()
-        self._operations.close()
 
 
 def _pings() -> list[tuple[str, int]]:

@@ -11,19 +11,19 @@ from typing import Final
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ringpull.inference.head.access import ANY_ROLE, Access
-from ringpull.inference.wire.status_codes import http_headers, public_text, status_of
+from ringpull.inference.head.frontends.http.errors import failed
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.verbs import Role
 
-FREE: Final = frozenset({"/healthz"})
-"""Paths that are free for everyone: probes have no token."""
+FREE: Final = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready", "/", "/page.js", "/try.js", "/page.css"})
+"""Paths that are free for everyone: probes have no token, and the page asks for one."""
 ROLES: Final[Mapping[str, tuple[Role, ...]]] = {
     "/status": (Role.READ,),
     "/v1/models": (Role.READ, Role.PREDICT),
+    "/openapi.json": (Role.READ, Role.PREDICT),
     "/metrics": (Role.READ,),
     "/metrics/targets": (Role.READ,),
 }
@@ -33,12 +33,6 @@ ROLES: Final[Mapping[str, tuple[Role, ...]]] = {
 def asking(access: Access) -> Middleware:
     """Return the middleware that holds every request against a rule."""
     return Middleware(_Gate, access)
-
-
-async def failed(request: Request, error: Exception) -> JSONResponse:
-    """Answer a request that ended with an error."""
-    status = status_of(error)
-    return JSONResponse({"code": status.grpc, "message": public_text(error)}, status.http, http_headers(error))
 
 
 def authorization_of(scope: Scope) -> str | None:

@@ -10,7 +10,8 @@ else it would keep all others out for as long as it likes. While an answer is no
 follow.
 
 Uvicorn accepts whatever comes and waits for it without a limit, so connections are accepted here and handed to its
-protocol.
+protocol. It tells an application that asks that its client went away; here the request's task is cancelled, as gRPC
+does it, so that nobody computes what nobody waits for.
 """
 
 from __future__ import annotations
@@ -95,6 +96,10 @@ class LimitedProtocol(H11Protocol):
         super().__init__(server.config, server.server_state, server.lifespan.state)
         self._connection = connection
         self._server = server
+        self._serve = self.app
+        self.app = self._answer
+        self._request: asyncio.Task[Any] | None = None
+        """Task of the request that is being answered."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
@@ -104,6 +109,9 @@ class LimitedProtocol(H11Protocol):
     def handle_events(self) -> None:
         """Take what has come."""
         super().handle_events()
+        if self._waits_for_answer() and not self.conn.trailing_data[0]:
+            # Reading has paused where the body was long, and who does not read learns of no end.
+            self.flow.resume_reading()
         self._tell()
 
     def on_response_complete(self) -> None:
@@ -125,7 +133,26 @@ class LimitedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         super().connection_lost(exc)
+        if self._request is not None:
+            self._request.cancel()
         self._server.left(self._connection)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """Have the application answer a request, for as long as its client is there."""
+        self._request = task = asyncio.current_task()
+        try:
+            await self._serve(scope, receive, send)
+        except asyncio.CancelledError:
+            # Uvicorn would log it as an error of the application.
+            if not self.transport.is_closing():
+                raise
+        finally:
+            if self._request is task:  # and not of the next one already
+                self._request = None
+
+    def _waits_for_answer(self) -> bool:
+        """Whether a whole request is here, and its answer is not all made."""
+        return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
 
     def _tell(self, *, again: bool = False) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete

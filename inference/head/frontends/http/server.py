@@ -15,13 +15,15 @@ import uvicorn
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.config import HttpLimits
-from ringpull.inference.head.frontends.http.gate import asking, failed
+from ringpull.inference.head.frontends.http.errors import failed, refused
+from ringpull.inference.head.frontends.http.gate import asking
 from ringpull.inference.head.frontends.http.limits import (
     MAX_HEADER_BYTES,
     ConnectionCounts,
@@ -76,7 +78,7 @@ def application(
 
         return endpoint
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/status", answer(status)),
@@ -84,9 +86,11 @@ def application(
             *routes,
         ],
         # Starlette raises an exception on when it has been answered by the handler of them all: uvicorn logs it.
-        exception_handlers={RingpullError: failed, Exception: failed},
+        exception_handlers={RingpullError: failed, HTTPException: refused, Exception: failed},
         middleware=[asking(access or Unasked())],
     )
+    app.state.healthy = healthy  # for what protocols answer to probes
+    return app
 
 
 class HttpServer:

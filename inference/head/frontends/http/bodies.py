@@ -1,0 +1,183 @@
+"""Bodies of HTTP requests: received within a call's deadline and limits, unpacked, and read as JSON.
+
+    with open_call(parts, request) as call:
+        body = await read_json(await receive_body(request, call))
+
+What a body says of its own length refuses it before a byte is read, where it is too long; it takes no room and counts
+as no work, for whoever says so may never send it. The bytes that have come are counted as they come
+(`ringpull.inference.head.receiving`). A client that goes away cancels the call: `LimitedProtocol` cancels its task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from ringpull.inference.head.frontends.http.gate import authorization_of
+from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.metrics.call_log import Verb
+from ringpull.inference.head.predictor import OpenCall
+from ringpull.inference.wire.json_reading import parse_json
+from ringpull.ps.errors import InvalidInput, LimitExceeded
+
+T = TypeVar("T")
+
+TIMEOUT_HEADER: Final = "request-timeout"
+"""Header by which a client states its deadline: seconds from when it asked."""
+MAX_SHORT_BYTES: Final = 1 << 20
+"""Longest body of a request that is no prediction."""
+ON_LOOP_BYTES: Final = 64 << 10
+"""Longest body that is read on the event loop: 1 ms at most."""
+
+WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""What zlib takes for a content coding: RFC 9110, 8.4.1; "deflate" has zlib's header."""
+
+_READING: Final = ThreadPoolExecutor(1, "long-bodies")
+"""Thread of the process that reads what is too long for the event loop: one, as Python's lock lets no two run."""
+
+
+def open_call(parts: Parts, request: Request, verb: Verb = "predict") -> OpenCall:
+    """Admit a prediction of which nothing but the header was read; to be used as a context manager.
+
+    Args:
+        verb: What is asked for, where it is no prediction but rows by key.
+
+    Raises:
+        InvalidInput: The deadline that its header states is none.
+        Unauthenticated, Forbidden, LimitExceeded, DeadlineExceeded: See `Predictor.open`.
+    """
+    return parts.predictor.open(timeout_of(request), authorization=authorization_of(request.scope), verb=verb)
+
+
+def timeout_of(request: Request) -> float | None:
+    """Return the time that a client gives its request, in seconds; None: it does not say.
+
+    Raises:
+        InvalidInput: Its header has no such number.
+    """
+    stated = request.headers.get(TIMEOUT_HEADER)
+    if stated is None:
+        return None
+    try:
+        timeout_s = float(stated)
+    except ValueError:
+        timeout_s = math.nan
+    if not 0 <= timeout_s < math.inf:
+        raise InvalidInput(f"Request-Timeout is {stated[:40]!r}; it must be a number of seconds, such as 0.25")
+    return timeout_s
+
+
+async def receive_body(request: Request, call: OpenCall) -> bytes:
+    """Receive the body of a prediction, and tell the call how long it is.
+
+    Raises:
+        LimitExceeded: It is too long, there is no room for it now, or it cannot be answered in time.
+        DeadlineExceeded: The deadline, or the time limit for receiving, passed first.
+        InvalidInput: Its header states no length.
+    """
+    max_bytes = call.limits.max_message_bytes
+    _check_stated_length(request, max_bytes)
+    body = await call.within_deadline(_receive(request, max_bytes, call.holds), _sender_of(request))
+    call.received(len(body))
+    return body
+
+
+async def receive_short(request: Request, max_bytes: int = MAX_SHORT_BYTES) -> bytes:
+    """Receive the body of a request that is no prediction.
+
+    Raises:
+        LimitExceeded: It has more than `max_bytes`.
+        InvalidInput: Its header states no length.
+    """
+    _check_stated_length(request, max_bytes)
+    return await _receive(request, max_bytes, lambda nbytes: None)
+
+
+def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return a body as it was before it was compressed.
+
+    Args:
+        encoding: Value of `Content-Encoding`: gzip, deflate, identity, or empty.
+        max_bytes: Longest that it may become; no more than that is ever unpacked.
+
+    Raises:
+        InvalidInput: It is not compressed like that, or that is not known here.
+        LimitExceeded: It becomes longer than `max_bytes`.
+    """
+    coding = encoding.strip().lower().removeprefix("x-")
+    if coding in ("", "identity"):
+        return body
+    if coding not in WINDOW_BITS:
+        raise InvalidInput(f"Content-Encoding is {encoding[:40]!r}; it must be gzip, deflate or identity")
+    unpacking = zlib.decompressobj(WINDOW_BITS[coding])
+    try:
+        # One byte more, so that what is too long shows.
+        plain = unpacking.decompress(body, max_bytes + 1)
+    except zlib.error as exc:
+        raise InvalidInput(f"the body is not {coding}: {exc}") from exc
+    if len(plain) > max_bytes:
+        raise LimitExceeded(f"the body is longer than max_message_bytes, {max_bytes}, once it is unpacked")
+    if not unpacking.eof:
+        raise InvalidInput(f"the body is not {coding}: it ends too early")
+    if unpacking.unused_data:
+        raise InvalidInput(f"the body is not {coding}: {len(unpacking.unused_data)} bytes follow its end")
+    return plain
+
+
+async def read_json(body: bytes) -> Any:
+    """Return what a body says in JSON: of a name that is there twice the last. NaN and Infinity are taken.
+
+    Raises:
+        InvalidInput: It is no JSON, not in UTF-8, or nested too deep.
+    """
+    return await aside(len(body), lambda: parse_json(body))
+
+
+async def aside(nbytes: int, work: Callable[[], T]) -> T:
+    """Return what a function returns, run where it holds up no other request for long.
+
+    Args:
+        nbytes: Bytes that it works on: short ones are done at once, on the event loop.
+    """
+    if nbytes <= ON_LOOP_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(_READING, work)
+
+
+def _check_stated_length(request: Request, max_bytes: int) -> None:
+    stated = request.headers.get("content-length")
+    if stated is not None:
+        if not (stated.isascii() and stated.isdecimal()):
+            raise InvalidInput(f"Content-Length is {stated[:40]!r}; it must be a number of bytes")
+        if len(stated) > 18 or int(stated) > max_bytes:
+            raise _too_long(f"has {stated[:40]} bytes", max_bytes)
+
+
+async def _receive(request: Request, max_bytes: int, holds: Callable[[int], None]) -> bytes:
+    chunks, nbytes = [], 0
+    try:
+        async for chunk in request.stream():
+            nbytes += len(chunk)
+            if nbytes > max_bytes:
+                raise _too_long(f"has more than {max_bytes} bytes", max_bytes)
+            holds(len(chunk))
+            chunks.append(chunk)
+    except ClientDisconnect:
+        # Servers that do not cancel the task of a client that went away.
+        raise asyncio.CancelledError from None
+    return b"".join(chunks)
+
+
+def _too_long(has: str, max_bytes: int) -> LimitExceeded:
+    return LimitExceeded(f"the body {has}; max_message_bytes is {max_bytes}")
+
+
+def _sender_of(request: Request) -> str:
+    client = request.client
+    return f"http {client.host} {client.port}" if client is not None else "http"

@@ -1,0 +1,153 @@
+"""Signatures of a model: which version is asked for, and which of its outputs answer.
+
+A model has the signature `serving_default` (also asked for by an empty name): all outputs. And one signature for each
+output, of the output's name. Classify and Regress need one output: that of the signature, or the only one that fits.
+What does not fit is answered with the codes, and where clients look at them with the words, of TensorFlow Serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.model.manifest import ProgramOutput
+from ringpull.ps.errors import InvalidInput, NotFound, UnmetCondition
+
+DEFAULT: Final = "serving_default"
+PREDICT_METHOD: Final = "tensorflow/serving/predict"
+DEFAULTS: Final = frozenset({"", DEFAULT, PREDICT_METHOD, "tensorflow/serving/classify", "tensorflow/serving/regress"})
+"""Names of the default signature: TensorFlow Serving's own examples ask for its methods' names."""
+
+
+def version_of(catalog: Catalog, model: str, version: int = 0, label: str = "") -> ServedVersion:
+    """Return the version that is asked for.
+
+    Args:
+        version: Its number; 0: the live one.
+        label: Its label; empty: none.
+
+    Raises:
+        InvalidInput: There is no name, a number below 0, or no such label.
+        NotFound: It is not served here.
+        Unavailable: It should be, and could not be loaded.
+    """
+    if not model:
+        raise InvalidInput("model_spec.name: is empty; it must name a model")
+    if label:
+        version = number_of(catalog, model, label)
+    if version < 0:
+        raise InvalidInput(f"model_spec.version: is {version}; it must be 1 or more, or absent for the live one")
+    try:
+        return catalog.get(model, version)
+    except NotFound as exc:
+        asked = f"Specific({model}, {version})" if version else f"Latest({model})"
+        raise NotFound(f"Servable not found for request: {asked}") from exc
+
+
+def number_of(catalog: Catalog, model: str, label: str) -> int:
+    """Return the version that a label names.
+
+    Raises:
+        InvalidInput: The model has no such label, or is not served here.
+    """
+    number = catalog.labels(model).get(label)
+    if number is None:
+        raise InvalidInput(f"Unrecognized servable version label: {label}")
+    return number
+
+
+def outputs_of(served: ServedVersion, signature: str = "", output_filter: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the outputs that Predict answers with; empty: all.
+
+    Args:
+        signature: Name of a signature; empty: the default one.
+        output_filter: Names of outputs; empty: all of the signature.
+
+    Raises:
+        UnmetCondition: The model has no such signature.
+        InvalidInput: The signature has no such output, or one is named twice.
+    """
+    outputs = _of_signature(served, signature)
+    if not output_filter:
+        return () if len(outputs) == len(served.outputs) else outputs
+    for name in output_filter:
+        if name not in outputs:
+            known = ",".join(sorted(outputs))
+            raise InvalidInput(
+                f"output_filter: output tensor alias not found in signature: {name}"
+                f" Outputs expected to be in the set {{{known}}}."
+            )
+    if len(set(output_filter)) != len(output_filter):
+        raise InvalidInput("output_filter: duplicate output tensor alias: name each output once")
+    return tuple(output_filter)
+
+
+def classified_output(served: ServedVersion, signature: str = "") -> ProgramOutput:
+    """Return the output that Classify answers with: C scores a row.
+
+    Raises:
+        InvalidInput: There is no such signature, none fits, or several do.
+    """
+    return _only(served, signature, "Classify", "C values a row", lambda shape: len(shape) == 1 and shape[0] >= 1)
+
+
+def regressed_output(served: ServedVersion, signature: str = "") -> ProgramOutput:
+    """Return the output that Regress answers with: one value a row.
+
+    Raises:
+        InvalidInput: There is no such signature, none fits, or several do.
+    """
+    return _only(served, signature, "Regress", "one value a row", lambda shape: shape in ((), (1,)))
+
+
+def class_labels(output: ProgramOutput) -> list[str]:
+    """Return the labels of the classes of an output; empty ones, as a version names none."""
+    return [""] * output.shape[0]
+
+
+def values_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an output of one value a row, (B,) or (B, 1), as (B,)."""
+    return scores.reshape(-1)
+
+
+def _of_signature(served: ServedVersion, signature: str) -> tuple[str, ...]:
+    """Return the outputs of a signature."""
+    if signature in DEFAULTS:
+        return tuple(served.outputs)
+    if signature in served.outputs:
+        return (signature,)
+    raise UnmetCondition(
+        f'Serving signature key "{signature}" not found. {served.loaded.name} has: {", ".join(names_of(served))}'
+    )
+
+
+def names_of(served: ServedVersion) -> list[str]:
+    """Return the names of the signatures of a version."""
+    return [DEFAULT, *(each.name for each in served.loaded.manifest.outputs if each.name != DEFAULT)]
+
+
+def _only(
+    served: ServedVersion, signature: str, verb: str, what: str, fits: Callable[[tuple[int, ...]], bool]
+) -> ProgramOutput:
+    try:
+        names = _of_signature(served, signature)
+    except UnmetCondition as exc:  # TensorFlow Serving has another code for it here than for Predict.
+        raise InvalidInput(f"No signature was found with the name: {signature}. {exc}") from exc
+    outputs = [each for each in served.loaded.manifest.outputs if each.name in names]
+    fitting = [each for each in outputs if fits(each.shape)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise InvalidInput(f"signature_name: {verb} needs an output of {what}; there are {_shapes(outputs)}")
+    raise InvalidInput(
+        f"signature_name: {verb} answers with one output, and several have {what}: {_shapes(fitting)};"
+        " give one's name as signature_name"
+    )
+
+
+def _shapes(outputs: Iterable[ProgramOutput]) -> str:
+    return ", ".join(f"{each.name} {('B', *each.shape)}".replace("'", "") for each in outputs)

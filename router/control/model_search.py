@@ -1,0 +1,57 @@
+"""Search for models: where the folders lie that requests name, and whether models may come from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
+from ringpull.router.control.model_changes import FindVersions, source_of
+from ringpull.router.control.model_roots import ModelRoots
+from ringpull.router.control.operations import LoadModel, ModelSource, ServeModels
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSearch:
+    """Looks for the versions that requests ask for, in whatever thread it is called; reads folders."""
+
+    find: FindVersions
+    roots: ModelRoots | None
+    """Roots that models lie below; None: they may come from anywhere."""
+
+    def all_of(self, request: LoadModel | ServeModels, spec: DeploymentSpec) -> dict[str, tuple[PlacedVersion, ...]]:
+        """Return the versions that each source of a request asks for, by the source's name.
+
+        Raises:
+            Forbidden: One lies below no root.
+            InvalidInput, NotFound: One is not there, or its folder is no folder's name, or is another model's.
+            CorruptData: A manifest is damaged.
+            Unavailable: A folder cannot be read now.
+        """
+        sources = (source_of(request),) if isinstance(request, LoadModel) else request.models
+        return {source.name: self._of(source, spec) for source in sources}
+
+    def _of(self, source: ModelSource, spec: DeploymentSpec) -> tuple[PlacedVersion, ...]:
+        live = spec.version(source.name, spec.live.get(source.name, 0))
+        if live is not None and source.folder in ("", live.models_folder):
+            # As it is named in the state, links and all, wherever it lies: it is served.
+            return self.find(replace(source, folder=live.models_folder))
+        if not source.folder:
+            raise InvalidInput(f"model {source.name} is not served here, so its folder must be given")
+        if "/" not in source.folder:
+            return self._by_name(source)
+        return self.find(self._admitted(source, source.folder))
+
+    def _by_name(self, source: ModelSource) -> tuple[PlacedVersion, ...]:
+        """Find a folder by its name below the roots: in the first that has one."""
+        why: list[str] = []
+        for root in () if self.roots is None else self.roots.roots:
+            try:
+                return self.find(self._admitted(source, f"{root.rstrip('/')}/{source.folder}"))
+            except InvalidInput as exc:
+                why.append(str(exc))
+        reason = "; ".join(why) or "this deployment takes models from no folder"
+        raise NotFound(f"there is no model in a folder {source.folder!r:.80}: {reason}")
+
+    def _admitted(self, source: ModelSource, folder: str) -> ModelSource:
+        return replace(source, folder=folder if self.roots is None else self.roots.admit(folder))

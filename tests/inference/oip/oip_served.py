@@ -1,0 +1,113 @@
+"""A head that speaks the Open Inference Protocol on loopback, in front of a fake router and program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.audit import AuditLog
+from ringpull.inference.head.catalog import ServedVersion
+from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.grpc.operations import OperationsService
+from ringpull.inference.head.frontends.grpc.server import GrpcServer
+from ringpull.inference.head.frontends.grpc.service import AdminService
+from ringpull.inference.head.frontends.oip.messages import message
+from ringpull.inference.head.frontends.oip.services import services
+from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.metrics.model_counts import ModelCounts
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.kinds import Dense, Sparse
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Vocabulary
+from tests.inference.fakes import EchoProgram
+from tests.inference.served import CONFIG, Served
+from tests.inference.small_model import make_manifest
+
+SERVICE = "/inference.GRPCInferenceService/"
+
+CITIES = Schema(
+    [
+        Sparse("city", dtype="string", transforms=(Vocabulary(("paris", "são paulo")),)),
+        Sparse("guests", missing=2),
+        Dense("size", width=2, missing=0.5),
+    ]
+)
+"""Features of the model `cities`, none of which is ragged; its output `input0` are the numbers of its strings."""
+
+
+def make_cities(executor: ThreadPoolExecutor, router: Any) -> ServedVersion:
+    manifest = replace(make_manifest((), ("city", "guests", "size")), model="cities", version=1)
+    loaded = LoadedVersion(Path("cities/1"), manifest, CITIES, EchoProgram())
+    return ServedVersion(loaded, router, executor, max_batch_rows=64)
+
+
+class OipServed(Served):
+    """A running server of the protocol."""
+
+    def __init__(
+        self,
+        executor: ThreadPoolExecutor,
+        config: HeadConfig = CONFIG,
+        *,
+        access: Access | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init__(executor, config, access=access, **others)
+        self.cities = make_cities(executor, self.router)
+        self.catalog.add(self.cities)
+        self.catalog.show({"ranker": 3, "cities": 1}, [("ranker", 3), ("cities", 1)])
+        self.model_counts: dict[tuple[str, int], ModelCounts] = {}
+        self.parts = Parts(
+            predictor=self.predictor,
+            catalog=self.catalog,
+            status=self.status,
+            head_only=pb.ClusterStatus,
+            operations=None,
+            audit=AuditLog(),
+            counts=self.counted,
+        )
+        self.server = GrpcServer(
+            self.service,
+            AdminService(self.status, access),
+            config,
+            OperationsService(None, access),
+            others=services(self.parts, access or Unasked(), at_door=False),
+        )
+
+    async def counted(self) -> Mapping[tuple[str, int], ModelCounts]:
+        """What was set, or else all answered calls of the head, each of a microsecond."""
+        calls = self.counts.requests - self.counts.failed
+        each = ModelCounts(calls=calls, batches=calls, total_ns=1_000 * calls, queue_ns=calls)
+        return self.model_counts or {version.key: each for version in self.catalog.served()}
+
+    async def start(self) -> None:
+        self.target = f"127.0.0.1:{await self.server.start()}"
+
+    async def stop(self) -> None:
+        await self.server.stop(grace_s=0)
+        for version in (self.version, self.cities):
+            await version.batcher.close(timeout_s=60)
+
+    async def call(
+        self, method: str, request: Any = None, *, metadata: Sequence[tuple[str, str]] = (), **fields: Any
+    ) -> Any:
+        """Call a method with a message, or with one that is made of `fields`."""
+        descriptor = METHODS[method]
+        if request is None:
+            request = message(descriptor.input_type.name)(**fields)
+        body = await self.raw(SERVICE + method, request.SerializeToString(), metadata=metadata)
+        return message(descriptor.output_type.name).FromString(body)
+
+
+def _methods() -> dict[str, Any]:
+    from ringpull.inference.head.frontends.oip.messages import SERVICE as descriptor
+
+    return {method.name: method for method in descriptor.methods}
+
+
+METHODS = _methods()

@@ -1,0 +1,69 @@
+"""Where requests for models look, and what may not be looked at."""
+
+from __future__ import annotations
+
+import pytest
+
+from ringpull.ps.errors import Forbidden, InvalidInput, NotFound
+from ringpull.router.control.deployment_spec import PlacedVersion, initial_spec
+from ringpull.router.control.model_roots import ModelRoots
+from ringpull.router.control.model_search import ModelSearch
+from ringpull.router.control.operations import LoadModel, ModelSource, ServeModels
+from tests.router.coordinated import version
+
+SPEC = initial_spec(range(2), [version(1)])
+THERE = {"/srv/new", "/more/new", "/more/late", "/m"}
+
+
+class Disk:
+    """Folders, and which of them were looked at."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def find(self, source: ModelSource) -> tuple[PlacedVersion, ...]:
+        self.read.append(source.folder)
+        if source.folder not in THERE:
+            raise InvalidInput(f"{source.folder} is not a folder")
+        return (version(9, source.folder.rpartition("/")[2]),)
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+def search(disk: Disk, *roots: str) -> ModelSearch:
+    return ModelSearch(disk.find, ModelRoots.of(roots))
+
+
+def test_only_what_lies_below_the_roots_is_read(disk: Disk) -> None:
+    looking = search(disk, "/srv")
+    assert looking.all_of(LoadModel(folder="/srv//./new"), SPEC)[""][0].name == "new/9"
+    for folder in ("/more/new", "/srv/../more/new", "s3://bucket/new"):
+        with pytest.raises(Forbidden, match=r"folders that this deployment takes models from \(/srv\)"):
+            looking.all_of(LoadModel(folder=folder), SPEC)
+    assert disk.read == ["/srv/new"]
+
+
+def test_a_bare_name_is_looked_for_below_every_root(disk: Disk) -> None:
+    looking = search(disk, "/srv", "/more")
+    assert looking.all_of(LoadModel(folder="late"), SPEC)[""][0].name == "late/9"
+    assert disk.read == ["/srv/late", "/more/late"]
+    with pytest.raises(NotFound, match="no model in a folder 'none': /srv/none is not a folder; /more/none is"):
+        looking.all_of(LoadModel(folder="none"), SPEC)
+    with pytest.raises(NotFound, match="takes models from no folder"):
+        ModelSearch(disk.find, None).all_of(LoadModel(folder="none"), SPEC)
+    with pytest.raises(Forbidden):
+        looking.all_of(LoadModel(folder=".."), SPEC)
+
+
+def test_a_served_model_is_looked_for_where_it_is_wherever_that_lies(disk: Disk) -> None:
+    looking = search(disk, "/srv")
+    request = ServeModels(models=(ModelSource(name="m"), ModelSource(name="new", folder="/srv/new")))
+    assert {name: found[0].name for name, found in looking.all_of(request, SPEC).items()} == {
+        "m": "m/9",
+        "new": "new/9",
+    }
+    with pytest.raises(InvalidInput, match="model late is not served here, so its folder must be given"):
+        looking.all_of(ServeModels(models=(ModelSource(name="late"),)), SPEC)
