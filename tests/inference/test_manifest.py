@@ -423,3 +423,21 @@ def test_trouble_with_reading_is_no_damage(
     monkeypatch.setattr(Path, "stat", failing_stat)
     with pytest.raises(Unavailable, match=f"{name}: cannot be read: {os.strerror(number)}"):
         Manifest.load(folder)
+
+
+def test_golden_manifest_of_tables_alone(tmp_path: Path) -> None:
+    spec = TableSpec(name="t", dim=2)
+    entry = TableEntry(spec=spec, path="tables/t", rows=3, bytes=40)
+    Manifest(model="m", version=1, created="2026-01-01T00:00:00+00:00", tables=(entry,)).save(tmp_path)
+    document = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert document == {
+        "format": 2,
+        "xxh3": "363d457c7b0ab732",
+        "manifest": {
+            "model": "m",
+            "version": 1,
+            "created": "2026-01-01T00:00:00+00:00",
+            "tables": [{"spec": spec.to_dict(), "path": "tables/t", "rows": 3, "bytes": 40}],
+            "samples": None,
+        },
+    }
