@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,14 +191,16 @@ async def test_classify_answers_with_classes_for_each_example(tfs: TfsServed, ow
     assert (reply.model_spec.version.value, reply.model_spec.signature_name) == (3, "classes")
 
 
-async def test_the_only_output_that_fits_answers_by_default() -> None:
+async def test_the_only_output_that_fits_answers_by_default_and_with_its_labels() -> None:
+    outputs = [each for each in OUTPUTS if each.name in ("score", "classes")]
+    outputs[1] = replace(outputs[1], classes=("a", "b", "c"))
     with ThreadPoolExecutor(1) as executor:
-        served = TfsServed(executor, outputs=[each for each in OUTPUTS if each.name in ("score", "classes")])
+        served = TfsServed(executor, outputs=outputs)
         await served.start()
         classes = await served.call("Classify", model_spec=SPEC, input=EXAMPLES)
         values = await served.call("Regress", model_spec=signed("serving_default"), input=EXAMPLES)
         await served.stop()
-    assert [len(row.classes) for row in classes.result.classifications] == [3, 3, 3]
+    assert [[each.label for each in row.classes] for row in classes.result.classifications] == [["a", "b", "c"]] * 3
     assert classes.model_spec.signature_name == values.model_spec.signature_name == "serving_default"
     assert len(values.result.regressions) == 3
 
