@@ -56,7 +56,11 @@ def write_version(folder: Path, version: int = 3) -> Manifest:
             ProgramInput(kind="lookup", lookup=0),
             ProgramInput(kind="argument", argument="age"),
         ),
-        outputs=(ProgramOutput(name="click", shape=()), ProgramOutput(name="vector", shape=(4, 2))),
+        outputs=(
+            ProgramOutput(name="click", shape=()),
+            ProgramOutput(name="vector", shape=(4, 2)),
+            ProgramOutput(name="genre", shape=(2,), classes=("drama", "other")),
+        ),
     )
     manifest.save(folder)
     return manifest
@@ -293,6 +297,9 @@ def put(*path: Any) -> Callable[[Body], None]:
         (lambda body: body["inputs"].append(body["inputs"][2]), "manifest.inputs: an argument is there twice"),
         (put("outputs", []), "manifest.outputs: must be one or more"),
         (put("outputs", 1, "name", "click"), "manifest.outputs: must be one or more, of different names"),
+        (put("outputs", 2, "classes", ["drama"]), r"manifest\.outputs\[2\]\.classes: names 1 classes; a row has"),
+        (put("outputs", 2, "classes", ["drama", 7]), r"manifest\.outputs\[2\]\.classes\[1\]: must be a string"),
+        (put("outputs", 0, "classes", ["a"]), r"manifest\.outputs\[0\]\.classes: names 1 classes"),
         (put("outputs", 1, "shape", [4, -2]), r"manifest\.outputs\[1\]\.shape\[1\]: must be a whole number"),
         (put("tables", 0, "path", "tables/other"), "the folder tables/other of table user is missing"),
     ],
@@ -382,3 +389,10 @@ def test_trouble_with_reading_is_no_damage(
     monkeypatch.setattr(Path, "stat", failing_stat)
     with pytest.raises(Unavailable, match=f"{name}: cannot be read: {os.strerror(number)}"):
         Manifest.load(folder)
+
+
+def test_classes_are_in_the_file_only_where_there_are_any(folder: Path) -> None:
+    """So that older builds read what has none, and this one what they wrote."""
+    outputs = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["manifest"]["outputs"]
+    assert [each.get("classes") for each in outputs] == [None, None, ["drama", "other"]]
+    assert [each.classes for each in Manifest.load(folder).outputs] == [(), (), ("drama", "other")]
