@@ -48,7 +48,7 @@ def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
         shown.add(
             each.spec.name,
             f"{each.rows:,}",
-            str(each.spec.dim),
+            "" if each.spec.is_bytes else str(each.spec.dim),
             each.spec.row_type.value,
             each.spec.key_type.value,
             _default(each.spec),
@@ -117,6 +117,8 @@ def bad_blocks_table(tables: Sequence[TableSummary]) -> FieldsTable:
 
 
 def _default(spec: TableSpec) -> str:
+    if spec.is_bytes:
+        return "no bytes"
     if spec.default is None or not any(spec.default):
         return "zeros"
     first = ", ".join(f"{value:.3g}" for value in spec.default[:3])

@@ -92,6 +92,11 @@ class ServedVersion:
         """Model and version."""
         return self.loaded.manifest.model, self.loaded.manifest.version
 
+    @property
+    def tables(self) -> list[str]:
+        """Names of its tables."""
+        return self.rows.tables
+
     async def close(self, timeout_s: float) -> None:
         """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""
         await asyncio.gather(self.batcher.close(timeout_s), self.rows.close(timeout_s))
@@ -224,6 +229,10 @@ class Catalog:
     def labels(self, model: str) -> dict[str, int]:
         """Return the labels of a model: label -> version."""
         return dict(self._labels.get(model, {}))
+
+    def refused(self, model: str) -> dict[int, str]:
+        """Return the versions of a model that should be served and could not be loaded, each with the reason."""
+        return {number: reason for (name, number), reason in self._refused.items() if name == model}
 
     def live(self) -> list[ServedVersion]:
         """Return the live version of every model, by model name; those that could not be loaded are left out."""

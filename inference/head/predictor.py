@@ -176,9 +176,9 @@ class Predictor:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
         asked = self._catalog.get(request.model, request.version, request.label)
-        if asked.loaded.program is None:
-            raise _predicts_nothing(asked)
         trace.version = asked.key[1]
+        if asked.loaded.program is None:
+            raise predicts_nothing(asked)
         wanted = _wanted_outputs(request.outputs, asked)
         call.take_rows(request.columns.rows)
         served, columns = asked.degraded(request.columns, named=request.version != 0 or bool(request.label))
@@ -206,14 +206,15 @@ class Predictor:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
         check_version(request.version)
-        served = self._catalog.get(request.model, request.version, request.label)
-        trace.version, reader = served.key[1], served.rows
+        asked = self._catalog.get(request.model, request.version, request.label)
+        trace.version, reader = asked.key[1], asked.rows
         check(request, reader.spec(request.table), self.row_limits)
-        call.take_rows(len(request.keys))
-        trace.stage = "lookup"
+        trace.rows = len(request.keys)
+        call.take_rows(trace.rows)
+        trace.stage, decoded_s = "lookup", time.monotonic()
         answer = await reader.read(request, self.row_limits, call.take_room, deadline_s=call.deadline_s)
         trace.stage = "encode"
-        call.looked_up = answer.model, answer.version
+        call.looked_up = _LookedUp(answer.model, answer.version, decoded_s, time.monotonic())
         return replace(answer, request_id=trace.request_id)
 
 
@@ -225,6 +226,15 @@ class _Answer(NamedTuple):
     times: StageTimes
     decoded_s: float
     scored_s: float
+
+
+class _LookedUp(NamedTuple):
+    """The version whose rows a call was given, and the times."""
+
+    model: str
+    version: int
+    decoded_s: float
+    pulled_s: float
 
 
 class OpenCall:
@@ -256,8 +266,7 @@ class OpenCall:
         """Deadline on the monotonic clock."""
         self._missed_from_s: Final = self.trace.started_s + _missed_after_s(given_s)
         self.answer: _Answer | None = None
-        self.looked_up: tuple[str, int] | None = None
-        """Model and version whose rows were given; None: none were."""
+        self.looked_up: _LookedUp | None = None
         self._predictor = predictor
         self._ticket: Ticket | None = None
         self._among = predictor.receiving
@@ -387,7 +396,8 @@ class OpenCall:
             model, version, times, decoded_s, scored_s = self.answer
             predictor._watch.answered(trace, model, version, times, decoded_s=decoded_s, scored_s=scored_s)
         elif self.looked_up is not None:
-            predictor._watch.looked_up(trace, *self.looked_up)
+            model, version, decoded_s, pulled_s = self.looked_up
+            predictor._watch.looked_up(trace, model, version, decoded_s=decoded_s, pulled_s=pulled_s)
 
     def __enter__(self) -> OpenCall:
         return self
@@ -423,7 +433,8 @@ def _missed_after_s(given_s: float | None) -> float:
     return given_s - min(EARLY_S + ROUNDED * given_s, MAX_EARLY * given_s)
 
 
-def _predicts_nothing(asked: ServedVersion) -> InvalidInput:
+def predicts_nothing(asked: ServedVersion) -> InvalidInput:
+    """Return the error of a prediction by a version of tables alone."""
     tables = ", ".join(asked.rows.tables)
     return InvalidInput(
         f"{asked.loaded.name} has tables only, and predicts nothing; ask for their rows by key (Lookup; over HTTP"

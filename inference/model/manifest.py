@@ -43,6 +43,9 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_VERSION: Final = 2**63 - 1
 MAX_INT64: Final = 2**63 - 1
 
+BYTES_BESIDE: Final = 16
+"""Bytes that a table stores for each row of bytes besides it: its position, and where it starts."""
+
 T = TypeVar("T")
 
 __all__ = [
@@ -65,6 +68,13 @@ class TableEntry:
     path: str
     rows: int
     bytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored row; of rows of bytes, which are of any length, the mean."""
+        if not self.spec.is_bytes:
+            return self.spec.row_bytes
+        return max(1, self.bytes // max(1, self.rows) - BYTES_BESIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.rows_answer import RowsAnswer
 from ringpull.inference.wire.codec import checked_version
-from ringpull.inference.wire.column_codec import DataType, column_of_numbers, column_of_texts
+from ringpull.inference.wire.column_codec import (
+    OFFSETS,
+    WEIGHTS,
+    ColumnBytes,
+    DataType,
+    column_of_numbers,
+    column_of_texts,
+)
 from ringpull.inference.wire.messages import decode_tensor, encode_tensor
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, ProtocolError
@@ -34,7 +41,7 @@ def encode_lookup(
     keys: Sequence[int] | Sequence[str] | NDArray[Any],
     *,
     version: int | None = None,
-    label: str = "",
+    label: str | None = None,
     pooling: str | None = None,
     offsets: Sequence[int] | NDArray[np.int64] | None = None,
     weights: Sequence[float] | NDArray[np.float32] | None = None,
@@ -44,7 +51,7 @@ def encode_lookup(
 
     Args:
         keys: (N,): integers, or strings.
-        version: Version that is to answer; None: the live one.
+        version: Version that is to answer; None: the live one, or the one with the label.
         pooling: sum, mean or max; None: every row by itself.
         offsets: (B+1,): starts of bags.
         weights: (N,): one number per key.
@@ -57,21 +64,29 @@ def encode_lookup(
             model=model,
             table=table,
             version=checked_version(version) or 0,
-            label=label,
+            label=label or "",
             keys=_keys(keys),
-            pooling=_pooling(pooling),
+            pooling=POOLINGS[read_pooling(pooling)],
             request_id=request_id,
         )
     except UnicodeEncodeError as exc:
         raise InvalidInput(f"request: {exc.object!r} is no text: it holds half a character") from exc
     if offsets is not None:
-        message.keys.raw_offsets = _numbers("offsets", offsets, "iu", "<i8")
+        message.keys.raw_offsets = read_offsets(offsets).astype(OFFSETS, copy=False).tobytes()
     if weights is not None:
-        message.keys.raw_weights = _numbers("weights", weights, "iuf", "<f4")
+        message.keys.raw_weights = read_weights(weights).astype(WEIGHTS, copy=False).tobytes()
     return message
 
 
-def _keys(given: Any) -> pb.Column:
+def encode_keys(given: Any) -> ColumnBytes:
+    """Return keys as bytes.
+
+    Args:
+        given: (N,): integers, or strings; a list or an array.
+
+    Raises:
+        InvalidInput: They are neither.
+    """
     if isinstance(given, str | bytes):
         raise InvalidInput(f"keys: is {given!r}; it must be a list of keys, or an array")
     try:
@@ -80,15 +95,18 @@ def _keys(given: Any) -> pb.Column:
         raise InvalidInput(f"keys: must be all integers of 64 bits, or all strings: {exc}") from exc
     if keys.ndim != 1:
         raise InvalidInput(f"keys: have the shape {keys.shape}; they must be (N,)")
-    if keys.dtype.kind in "UO" and all(isinstance(key, str) for key in keys.tolist()):
-        try:
-            encoded = column_of_texts("keys", keys.tolist())
-        except InvalidInput as exc:
-            raise InvalidInput("keys: a string cannot be written as UTF-8") from exc
-    elif keys.dtype.kind in "iu":
-        encoded = column_of_numbers(DataType.UINT64 if keys.dtype == np.uint64 else DataType.INT64, keys)
-    else:
+    if keys.dtype.kind in "iu":
+        return column_of_numbers(DataType.UINT64 if keys.dtype == np.uint64 else DataType.INT64, keys)
+    if keys.dtype.kind not in "UO" or not all(isinstance(key, str) for key in keys.tolist()):
         raise InvalidInput(f"keys: are {keys.dtype}; they must be all integers, or all strings")
+    try:
+        return column_of_texts("keys", keys.tolist())
+    except InvalidInput as exc:
+        raise InvalidInput("keys: a string cannot be written as UTF-8") from exc
+
+
+def _keys(given: Any) -> pb.Column:
+    encoded = encode_keys(given)
     dtype: Any = encoded.dtype
     return pb.Column(raw=pb.RawBuffer(dtype=dtype, data=encoded.data, lengths=encoded.lengths))
 
@@ -107,14 +125,37 @@ def _array(given: Any) -> NDArray[Any]:
         return np.array(keys, np.uint64)
 
 
-def _pooling(given: str | None) -> pb.LookupRequest.Pooling:
+def read_pooling(given: Any) -> Pooling:
+    """Return a pooling by its name; None is none.
+
+    Raises:
+        InvalidInput: There is no such pooling.
+    """
     try:
-        return POOLINGS[Pooling(given or "none")]
+        return Pooling.NONE if given is None else Pooling(given)
     except ValueError as exc:
         raise InvalidInput(f"pooling: is {given!r}; it must be one of {', '.join(Pooling)}") from exc
 
 
-def _numbers(what: str, given: Any, kinds: str, dtype: str) -> bytes:
+def read_offsets(given: Any) -> NDArray[np.int64]:
+    """Return starts of bags that are given as numbers. That they fit the keys is for the head to check.
+
+    Raises:
+        InvalidInput: They are no integers (B+1,).
+    """
+    return _numbers("offsets", given, "iu", np.int64)
+
+
+def read_weights(given: Any) -> NDArray[np.float32]:
+    """Return weights that are given as numbers.
+
+    Raises:
+        InvalidInput: They are no numbers (N,).
+    """
+    return _numbers("weights", given, "iuf", np.float32)
+
+
+def _numbers(what: str, given: Any, kinds: str, dtype: Any) -> NDArray[Any]:
     try:
         numbers = np.asarray(given)
     except ValueError as exc:
@@ -122,7 +163,7 @@ def _numbers(what: str, given: Any, kinds: str, dtype: str) -> bytes:
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in kinds):
         raise InvalidInput(f"{what}: are {numbers.dtype} {numbers.shape}; they must be numbers, (N,)")
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite: the server refuses it by name
-        return numbers.astype(dtype).tobytes()
+        return numbers.astype(dtype)
 
 
 def encode_rows(answer: RowsAnswer, *, typed: bool = False) -> pb.LookupResponse:

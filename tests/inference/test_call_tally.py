@@ -47,13 +47,6 @@ def test_every_stage_of_an_answered_call(tally: CallTally) -> None:
     )
 
 
-def test_a_call_for_rows_by_key_counts_with_all_its_time_as_input(tally: CallTally) -> None:
-    tally.looked_up("ranker", 7, 0.5)
-    counts = model_counts(tally.totals())["ranker", 7]
-    assert (counts.calls, counts.total_ns, counts.input_ns, counts.batches) == (1, 500_000_000, 500_000_000, 0)
-    assert sum(step[0] for step in tally.counts().recent.values()) == 1
-
-
 def test_a_batch_counts_once_however_many_calls_rode_in_it(tally: CallTally) -> None:
     for first in (True, False, False):
         answer(tally, times=StageTimes(0, 0, 0, 0, 24, first))

@@ -53,7 +53,7 @@ class Call:
     version: int = 0
     """Version of it that is asked for; 0 until it is known to be one that is served."""
     rows: int = 0
-    """Rows that are scored for it; 0 until that is known."""
+    """Rows that are scored for it, or keys whose rows it asks for; 0 until that is known."""
 
 
 class CallLog:

@@ -56,15 +56,19 @@ class CallWatch:
                 self._metrics.called(call.caller, OK)
         self._log.answered(call, version)
 
-    def looked_up(self, call: Call, model: str, version: int) -> None:
+    def looked_up(self, call: Call, model: str, version: int, *, decoded_s: float, pulled_s: float) -> None:
         """Take a call for rows by key whose reply is made now.
 
         Args:
             model: Model whose rows they are; a name of the catalog's.
             version: Version that answered it.
+            decoded_s: Time at which the shards were asked.
+            pulled_s: Time at which its rows were there.
         """
-        total_s = self._clock() - call.started_s
-        self.tally.looked_up(model, version, total_s)
+        now = self._clock()
+        decode_s, encode_s, total_s = decoded_s - call.started_s, now - pulled_s, now - call.started_s
+        times = StageTimes(0.0, 0.0, pulled_s - decoded_s, 0.0, call.rows)
+        self.tally.answered(model, version, call.rows, times, decode_s=decode_s, encode_s=encode_s, total_s=total_s)
         if self._metrics is not None:
             self._metrics.looked_up(model, total_s)
             if call.caller:

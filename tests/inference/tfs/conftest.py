@@ -21,6 +21,6 @@ async def tfs() -> AsyncIterator[TfsServed]:
 
 
 @pytest.fixture
-async def client(tfs: TfsServed) -> AsyncIterator[AsyncClient]:
+async def own_client(tfs: TfsServed) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(tfs.target, timeout_s=60, retries=0) as client:
         yield client

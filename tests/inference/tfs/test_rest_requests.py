@@ -186,7 +186,7 @@ def test_what_is_no_base64(coded: str) -> None:
         ({"instances": [{"user": 2**64}]}, "input user: its integers fit neither int64 nor uint64"),
         ({"instances": [{"user": -(2**63) - 1}]}, "input user: its integers fit neither"),
         ({"instances": [{"user": 2**63}, {"user": -1}]}, "input user: its integers fit neither"),
-        ({"instances": [{"price": 10**400}]}, "input price: holds a number that is too large"),
+        ({"instances": [{"price": 10**400}]}, "input price: holds a number too large"),
         ({"instances": [{"user": 1}, {"user": "a"}]}, "input user: values of JSON type Number, String"),
         ({"instances": [{"user": None}]}, "input user: values of JSON type Null"),
         ({"instances": [{"age": [1, 2]}, {"age": [1]}]}, "Expecting tensor size: 2 but got: 1"),
@@ -229,8 +229,26 @@ def test_numbers_of_dense_features_may_be_of_any_kind() -> None:
 def test_too_many_rows_are_refused_before_they_are_read() -> None:
     with pytest.raises(LimitExceeded, match="the request has 21 rows; max_candidates is 20"):
         predicted({"instances": [None] * 21})
-    with pytest.raises(LimitExceeded, match="feature genres: a row has 21 values"):
+    with pytest.raises(LimitExceeded, match="input genres: a list has 21 values; max_values_per_row is 20"):
         predicted({"instances": [{"user": 1, "genres": [1] * 21}]})
+
+
+@pytest.mark.parametrize("count", [16_384, 16_385, 50_000])
+def test_long_lists_are_read_in_chunks(count: int) -> None:
+    wide = Limits(max_candidates=100_000, max_values_per_row=100_000)
+    values = [*range(count - 1), 2**63 - 1]
+    texts = [str(value) for value in values]
+    rows = [values[at : at + 7] for at in range(0, count, 7)]
+    tensors, _ = predict_tensors({"inputs": {"user": values, "zip": texts, "price": values}}, FEATURES, wide)
+    assert (tensors["user"].tolist(), tensors["zip"].tolist()) == (values, texts)
+    assert tensors["price"].tolist() == [float(value) for value in values]
+    tensors, _ = predict_tensors({"inputs": {"genres": rows}}, FEATURES, wide)
+    assert tensors["genres"].tolist() == values
+    assert tensors["genres_offsets"].tolist() == [*range(0, count, 7), count]
+    unsigned, _ = predict_tensors({"inputs": {"user": [*values, 2**64 - 1]}}, FEATURES, wide)
+    assert unsigned["user"].tolist() == [*values, 2**64 - 1]
+    with pytest.raises(InvalidInput, match="input user: values of JSON type Number, String"):
+        predict_tensors({"inputs": {"user": [*values, "x"]}}, FEATURES, wide)
 
 
 # -- fuzz --------------------------------------------------------------------------------------------------------------
@@ -255,7 +273,7 @@ OUTPUTS = (ProgramOutput(name="score", shape=()), ProgramOutput(name="classes", 
 SERVED: Any = SimpleNamespace(
     key=("ranker", 1),
     outputs=frozenset(each.name for each in OUTPUTS),
-    loaded=SimpleNamespace(name="ranker/1", schema=SCHEMA, manifest=SimpleNamespace(outputs=OUTPUTS)),
+    loaded=SimpleNamespace(name="ranker/1", program=object(), schema=SCHEMA, manifest=SimpleNamespace(outputs=OUTPUTS)),
 )
 
 
@@ -267,3 +285,14 @@ def test_whatever_is_sent_is_read_or_refused_by_an_error_of_ours(verb: str, body
     with suppress(RingpullError):
         columns = read_question(path, SERVED, json.dumps(body).encode(), LIMITS).request.columns
         SCHEMA.prepare_requests(*columns.columns(), columns.row_counts)
+
+
+@pytest.mark.parametrize("verb", ["predict", "classify", "regress"])
+def test_a_version_of_tables_alone_says_how_it_is_asked(verb: str) -> None:
+    alone: Any = SimpleNamespace(
+        key=("vectors", 1),
+        rows=SimpleNamespace(tables={"items": None}),
+        loaded=SimpleNamespace(name="vectors/1", program=None),
+    )
+    with pytest.raises(InvalidInput, match="vectors/1 has tables only, and predicts nothing"):
+        read_question(RestPath("vectors", 0, "", verb), alone, b"{}", LIMITS)

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.access import Access, Unasked
-from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.operations import OperationsService
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
+from ringpull.inference.head.frontends.operators import Operators
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.services import services
@@ -79,15 +79,14 @@ class TfsServed(Served):
             "catalog": self.catalog,
             "status": self.status,
             "head_only": pb.ClusterStatus,
-            "operations": None,
-            "audit": AuditLog(),
+            "operators": Operators(None),
         }
         self.parts = Parts(**{**given, **parts})
         self.server = GrpcServer(
             self.service,
             AdminService(self.status, access),
             config,
-            OperationsService(None, access),
+            OperationsService(access=access),
             others=services(self.parts, access or Unasked(), at_door=False),
         )
 
@@ -95,6 +94,7 @@ class TfsServed(Served):
         self.target = f"127.0.0.1:{await self.server.start()}"
 
     async def stop(self) -> None:
+        self.router.gate.set()
         await self.server.stop(grace_s=0)
         await self.version.batcher.close(timeout_s=60)
 

@@ -17,11 +17,12 @@ from ringpull.ps.hashing import keys_of_texts
 from ringpull.ps.spec import KeyType, Pooling
 
 _POOLINGS: Final[dict[int, Pooling]] = {int(number): pooling for pooling, number in POOLINGS.items()}
-_KEY_TYPES: Final[dict[int, KeyType]] = {
+KEY_TYPES: Final[dict[int, KeyType]] = {
     DataType.INT64: KeyType.INT64,
     DataType.UINT64: KeyType.UINT64,
     DataType.STRING: KeyType.STRING,
 }
+"""Types in which keys come, by the type of their column."""
 
 
 def decode_lookup(message: pb.LookupRequest, limits: RowLimits) -> RowsRequest:
@@ -36,7 +37,7 @@ def decode_lookup(message: pb.LookupRequest, limits: RowLimits) -> RowsRequest:
         raise InvalidInput(f"pooling: is {message.pooling}; it must be {', '.join(Pooling)}, numbered from 3 down to 0")
     limits.check_keys(_typed(message.keys))  # each of these costs, in Python
     column = _column(message.keys)
-    key_type = _KEY_TYPES.get(column.dtype)
+    key_type = KEY_TYPES.get(column.dtype)
     if key_type is None:
         raise InvalidInput("keys: are floats; they must be integers or strings")
     if column.width:
@@ -45,7 +46,7 @@ def decode_lookup(message: pb.LookupRequest, limits: RowLimits) -> RowsRequest:
     return RowsRequest(
         model=message.model,
         table=message.table,
-        keys=_keys(column),
+        keys=hashed(column),
         key_type=key_type if column.values else None,
         version=message.version,
         label=message.label,
@@ -75,7 +76,12 @@ def _column(message: pb.Column) -> ColumnBytes:
         raise InvalidInput(str(exc).removeprefix("feature ")) from exc
 
 
-def _keys(column: ColumnBytes) -> NDArray[np.uint64]:
+def hashed(column: ColumnBytes) -> NDArray[np.uint64]:
+    """Return keys as tables have them, (N,).
+
+    Raises:
+        InvalidInput: A string is not UTF-8.
+    """
     if column.dtype != DataType.STRING:
         numbers: NDArray[Any] = np.frombuffer(column.data, NUMBERS[column.dtype])
         return numbers.view(np.uint64)

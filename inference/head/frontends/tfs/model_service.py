@@ -12,7 +12,8 @@ from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.metadata import model_status
-from ringpull.ps.errors import InvalidInput, Unavailable
+from ringpull.inference.head.frontends.tfs.reload_config import models_of
+from ringpull.ps.errors import InvalidInput
 from ringpull.router.control.verbs import Role
 
 
@@ -41,5 +42,19 @@ class ModelService:
 
     async def handle_reload_config_request(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve the models of a list, and no others."""
-        self._access.admit(authorization_of(context), Role.OPERATE)
-        raise Unavailable("the list of models cannot be changed here yet")
+        shown = authorization_of(context)
+        try:
+            request = models_of(parse(messages.ReloadConfigRequest, body).config)
+        except InvalidInput:
+            # What would be right is for those to know who may do it.
+            self._access.admit(shown, Role.OPERATE)
+            raise
+        await self._parts.operators.change(
+            request,
+            authorization=shown,
+            access=self._access,
+            peer=context.peer(),
+            door=self._door,
+            timeout_s=context.time_remaining(),
+        )
+        return messages.ReloadConfigResponse(status=messages.StatusProto(error_code="OK"))

@@ -9,7 +9,8 @@ Rows of a feature with many values are lists of any length, and become values en
 may be sent so at once. `NAME_weights` are shaped like the values they go with. A column of one row beside others of
 more stands for all rows, and so does everything in `context`, which is taken beside `instances` and `inputs`, too.
 
-Nothing here runs a loop of Python for each value: lists are joined, counted and converted by C.
+Nothing here runs a loop of Python for each value: lists are joined, counted and converted by C, long ones in chunks,
+so that other threads get their turns.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ _MAX_SHOWN_CHARS: Final = 100
 """Characters of a name or a value that an error shows."""
 _MAX_LEVELS: Final = 8
 """Lists within lists that a row may be."""
+_CHUNK: Final = 16_384
+"""Values that are worked on by one call of C: some 1 ms, in which it holds the interpreter's lock."""
 _JSON_TYPES: Final = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
+_OBJECT, _FLOAT64 = np.dtype(object), np.dtype(np.float64)
+_INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 _NUMBERS: Final = {int, float, bool}
 
 
@@ -222,9 +227,9 @@ class _Reading:
             raise InvalidInput(
                 f"JSON object: does not have named input: {_cut(name)}; the model has {_listing(self._features)}"
             )
-        flat, levels = self._flattened(name, values)
+        flat, kinds, levels = self._flattened(name, values)
         whole = (feature is not None and not isinstance(feature, Dense)) or name.endswith(OFFSETS)
-        array = _array(name, flat, whole=whole)
+        array = _array(name, flat, kinds, whole=whole)
         if not levels:
             known = self._found.setdefault(name, array)
             if known is not array and not np.array_equal(known, array):
@@ -236,17 +241,23 @@ class _Reading:
             array = array.reshape(shape)
             self._found[name] = array.reshape(len(values), -1) if isinstance(feature, Dense) and array.size else array
 
-    def _flattened(self, name: str, values: list[Any]) -> tuple[list[Any], list[NDArray[np.int64]]]:
-        """Return values without the lists they are in, and the lengths of those lists, the outer ones first."""
+    def _flattened(self, name: str, values: list[Any]) -> tuple[list[Any], set[type], list[NDArray[np.int64]]]:
+        """Return values without the lists they are in, their types, and the lengths of the lists, outer ones first."""
         levels: list[NDArray[np.int64]] = []
-        while list in (kinds := set(map(type, values))):
+        while list in (kinds := _kinds(values)):
             if len(kinds) > 1:
                 raise InvalidInput(f"input {_cut(name)}: has values beside lists; each row must be a list, or none")
             if len(levels) == self._max_levels:
                 raise InvalidInput(f"input {_cut(name)}: a row is lists within lists, {self._max_levels} at most")
-            levels.append(np.fromiter(map(len, values), np.int64, len(values)))
-            values = list(chain.from_iterable(values))
-        return values, levels
+            lengths = np.fromiter(map(len, values), np.int64, len(values))
+            if (longest := int(lengths.max())) > self._limits.max_values_per_row:
+                raise LimitExceeded(
+                    f"input {_cut(name)}: a list has {longest} values; max_values_per_row is"
+                    f" {self._limits.max_values_per_row}"
+                )
+            levels.append(lengths)
+            values = _joined(values, int(lengths.sum()))
+        return values, kinds, levels
 
     def _add_ragged(self, name: str, owner: str, array: NDArray[Any], levels: list[NDArray[np.int64]]) -> None:
         """Add the values, or the weights, of bags."""
@@ -285,29 +296,62 @@ def _same(name: str, lengths: NDArray[np.int64]) -> int:
     return first
 
 
-def _array(name: str, values: list[Any], *, whole: bool) -> NDArray[Any]:
+def _kinds(values: list[Any]) -> set[type]:
+    """Return the types of values."""
+    if len(values) <= _CHUNK:
+        return set(map(type, values))
+    kinds: set[type] = set()
+    for at in range(0, len(values), _CHUNK):
+        kinds.update(map(type, values[at : at + _CHUNK]))
+    return kinds
+
+
+def _joined(lists: list[list[Any]], count: int) -> list[Any]:
+    """Return what is in lists, end to end; `count` values in all."""
+    if count <= _CHUNK:
+        return list(chain.from_iterable(lists))
+    flat: list[Any] = []
+    step = max(1, _CHUNK * len(lists) // count)
+    for at in range(0, len(lists), step):
+        flat.extend(chain.from_iterable(lists[at : at + step]))
+    return flat
+
+
+def _array(name: str, values: list[Any], kinds: set[type], *, whole: bool) -> NDArray[Any]:
     """Return a flat list as an array. numpy alone would turn [1, "a"] into strings and large integers into floats.
 
     Args:
+        kinds: Types of the values.
         whole: Whether integers must stay as they are.
     """
-    kinds = set(map(type, values))
     if dict in kinds:
         values = [_decoded(name, value) if type(value) is dict else value for value in values]
-        kinds = set(map(type, values))
-    if not values:
-        return np.empty(0, np.int64)
+        kinds = _kinds(values)
     if kinds == {str}:
-        return np.array(values, object)
+        return _filled(_OBJECT, values)
     if not kinds <= _NUMBERS:
         types = ", ".join(sorted({_json_type(value) for value in values}))
         raise InvalidInput(f"input {name}: values of JSON type {types}; give all numbers or all strings")
     try:
-        array = np.array(values) if whole else np.array(values, np.float64)
+        if float in kinds or not whole:
+            return _filled(_FLOAT64, values)
+        try:
+            return _filled(_INT64, values)
+        except OverflowError:
+            return _filled(_UINT64, values)
     except OverflowError as exc:
-        raise InvalidInput(f"input {name}: holds a number that is too large") from exc
-    if whole and (array.dtype.kind == "O" or (array.dtype.kind == "f" and float not in kinds)):
-        raise InvalidInput(f"input {name}: its integers fit neither int64 nor uint64")
+        raise InvalidInput(
+            f"input {name}: {'its integers fit neither int64 nor uint64' if whole else 'holds a number too large'}"
+        ) from exc
+
+
+def _filled(dtype: np.dtype[Any], values: list[Any]) -> NDArray[Any]:
+    """Return values as an array of a type that they convert to; OverflowError where one does not."""
+    if len(values) <= _CHUNK:
+        return np.fromiter(values, dtype, len(values))
+    array = np.empty(len(values), dtype)
+    for at in range(0, len(values), _CHUNK):
+        array[at : at + _CHUNK] = values[at : at + _CHUNK]
     return array
 
 
