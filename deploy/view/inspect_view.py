@@ -117,6 +117,8 @@ def bad_blocks_table(tables: Sequence[TableSummary]) -> FieldsTable:
 
 
 def _default(spec: TableSpec) -> str:
+    if spec.is_bytes:
+        return "no bytes"
     if spec.default is None or not any(spec.default):
         return "zeros"
     first = ", ".join(f"{value:.3g}" for value in spec.default[:3])
