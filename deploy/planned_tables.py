@@ -58,7 +58,7 @@ def planned_tables(
             name=(name := f"{manifest.model}/{entry.spec.name}"),
             rows=entry.rows,
             row_bytes=entry.row_bytes,
-            vector_bytes=_vector_bytes(entry.spec.dim, entry.row_bytes),
+            vector_bytes=_reply_bytes(entry.spec.dim, entry.row_bytes),
             load=loads.get(name, TableLoad(0, 0)),
             min_copies=min_copies,
             versions=open_versions,
@@ -68,18 +68,13 @@ def planned_tables(
     ]
 
 
-def _vector_bytes(dim: int, row_bytes: int) -> int:
-    """Return the size of one answer of a shard: a partial, or a row of bytes."""
-    return VECTOR_NUMBER_BYTES * dim if dim else max(VECTOR_NUMBER_BYTES, row_bytes)
-
-
 def tables_that_serve(
     status: DeploymentStatus, dims: Mapping[str, int], *, min_copies: int | None = None
 ) -> list[PlannedTable]:
     """Return the tables of a deployment, with the load that was counted since its heads started.
 
     Args:
-        dims: `MODEL/TABLE` -> numbers per row, of the live versions; 0 of tables of bytes.
+        dims: `MODEL/TABLE` -> numbers per row, of the live versions.
         min_copies: Lower bound on the copies of every table; None: its present number, with `all` counting as one.
     """
     loads = load_of(status.traffic, status.requests)
@@ -95,13 +90,18 @@ def tables_that_serve(
                     name=name,
                     rows=placed.rows,
                     row_bytes=placed.row_bytes,
-                    vector_bytes=_vector_bytes(dims[name], placed.row_bytes),
+                    vector_bytes=_reply_bytes(dims[name], placed.row_bytes),
                     load=loads.get(name, TableLoad(0, 0)),
                     min_copies=has if min_copies is None else min_copies,
                     versions=versions,
                 )
             )
     return found
+
+
+def _reply_bytes(dim: int, row_bytes: int) -> int:
+    """Return the bytes of a row in a reply: of a vector, or of a usual row of bytes."""
+    return VECTOR_NUMBER_BYTES * dim or max(VECTOR_NUMBER_BYTES, row_bytes)
 
 
 def _named(manifests: Sequence[Manifest], traffic: Mapping[str, TableLoad], others: bool) -> dict[str, TableLoad]:

@@ -23,6 +23,10 @@ class UnmetCondition(InvalidInput):
     """Raised when a request relies on what is not so here, such as a signature that the model does not have."""
 
 
+class AlreadyLive(InvalidInput):
+    """Raised when the version to go live is live: nothing is to be done."""
+
+
 class NotFound(RingpullError):
     """Raised when the caller names a model, version, table or feature that is not served here."""
 

@@ -48,7 +48,7 @@ def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
         shown.add(
             each.spec.name,
             f"{each.rows:,}",
-            str(each.spec.dim),
+            "" if each.spec.is_bytes else str(each.spec.dim),
             each.spec.row_type.value,
             each.spec.key_type.value,
             _default(each.spec),

@@ -34,6 +34,7 @@ class TableReport:
     name: str
     rows: int
     dim: int
+    """Numbers per row; 0 where rows are bytes."""
     row_type: str
     bytes: int
     keyed_by: str
@@ -49,7 +50,7 @@ class TableReport:
         return {
             "table": self.name,
             "rows": f"{self.rows:,}",
-            "dim": str(self.dim),
+            "dim": str(self.dim) if self.dim else "",
             "type": self.row_type,
             "bytes": size(self.bytes),
             "keyed by": self.keyed_by,

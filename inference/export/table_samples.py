@@ -6,7 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from ringpull.inference.model.samples import TableSamples, vector_checksums
+from ringpull.inference.model.samples import TableSamples, bytes_checksums, vector_checksums
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import keys_of, positions_of
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.row_codec import decode
@@ -25,9 +26,13 @@ def sample_table(base: Base) -> TableSamples:
     numbers = np.unique(np.linspace(0, base.rows - 1, min(base.rows, KEYS)).astype(np.int64))
     positions = base.sections.positions[numbers]
     keys = keys_of(positions)
-    vectors = decode(base.sections.rows[numbers], base.spec)
     beside = np.concatenate([keys + np.uint64(1), keys - np.uint64(1), np.arange(LACKED_KEYS, dtype=np.uint64)])
     lacked = np.unique(beside[base.find(positions_of(beside)) < 0])
     lacked = lacked[np.linspace(0, len(lacked) - 1, min(len(lacked), LACKED_KEYS)).astype(np.int64)]
+    sampled = np.concatenate([keys, lacked])
+    if base.spec.is_bytes:
+        rows = [base.bytes_row(int(number)) for number in numbers] + [b""] * len(lacked)
+        return TableSamples(sampled, bytes_checksums(BytesRows.of(rows)))
+    vectors = decode(base.sections.rows[numbers], base.spec)
     defaults = np.tile(base.spec.default_vector(), (len(lacked), 1))
-    return TableSamples(np.concatenate([keys, lacked]), vector_checksums(np.concatenate([vectors, defaults])))
+    return TableSamples(sampled, vector_checksums(np.concatenate([vectors, defaults])))

@@ -25,7 +25,7 @@ from ringpull.inference.model.manifest import FileEntry, Manifest, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.model.samples import Samples
 from ringpull.ps.errors import ExportError, InvalidInput
-from ringpull.ps.spec import OnUnavailable, TableSpec, check_name
+from ringpull.ps.spec import OnUnavailable, RowType, TableSpec, check_name
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.writer import TableWriter
 
@@ -43,8 +43,9 @@ def export_tables(
 
     Args:
         tables: Keys and rows of each table, by its name, as a tuple (keys, rows). Keys: integers (an int64 is taken bit
-            for bit) or strings, (N,), none twice. Rows: float32 (N, dim), without NaN. What does not fit into memory
-            comes as an iterable of such tuples, as a generator does: none is kept.
+            for bit) or strings, (N,), none twice. Rows: float32 (N, dim), without NaN; or a list of bytes or texts, of
+            up to 1 MiB each. What does not fit into memory comes as an iterable of such tuples, as a generator gives
+            them: none is kept.
         out_dir: The model's folder.
         version: Number from 1, which must not exist yet.
         name: The model's name; default: the name of `out_dir`.
@@ -55,8 +56,8 @@ def export_tables(
         InvalidInput: The name, the version, a table's name or an option is not valid, or a row type cannot hold a
             number.
         DuplicateKey, HashCollision: Two rows have one key; the message names table and key.
-        ExportError: Keys and rows are none, or do not fit each other, or a row holds NaN; the message names the table
-            and, of a row, its key. Nothing is written then.
+        ExportError: Keys and rows are none, or do not fit each other, or a row holds NaN or is too long; the message
+            names the table and, of a row, its key. Nothing is written then.
     """
     name = Path(out_dir).resolve().name if name is None else name
     target = new_version(Path(out_dir), name, version)
@@ -124,12 +125,12 @@ def _write(
     spec = TableSpec(
         name=table,
         dim=rows.dim,
-        row_type=row_type_of(table, options),
+        row_type=row_type_of(table, options) if rows.dim else _type_of_bytes(table, options),
         key_type=rows.key_type,
         replicas=options.replicas,
         on_unavailable=OnUnavailable(options.on_unavailable),
     )
-    default = _default(spec, options)
+    default = _default(spec, options) if rows.dim else None
     path = f"tables/{table}"
     folder = version_dir / path
     folder.parent.mkdir(exist_ok=True)
@@ -138,11 +139,20 @@ def _write(
         table_progress(console, table, rows.total_bytes) as progress,
     ):
         for piece in rows.pieces:
-            writer.add(piece.keys, piece.rows)
+            piece.write(writer)
             progress(piece.bytes)
         summary = writer.finish()
     entry = TableEntry(spec=summary.spec, path=path, rows=summary.rows, bytes=summary.bytes)
-    return _Written(entry, rows.keyed_by, default if isinstance(default, str) else "given")
+    shown = "no bytes" if default is None else default if isinstance(default, str) else "given"
+    return _Written(entry, rows.keyed_by, shown)
+
+
+def _type_of_bytes(table: str, options: TableOptions) -> RowType:
+    if options.row_type != TableOptions().row_type:
+        raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; rows of bytes have no other type")
+    if options.default is not None:
+        raise InvalidInput(f"table {table}: default is given; an unknown key of a table of bytes has no bytes")
+    return RowType.BYTES
 
 
 def _default(spec: TableSpec, options: TableOptions) -> Literal["zeros", "mean"] | NDArray[np.float32]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
@@ -15,6 +16,7 @@ from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import MAX_INT32, MAX_INT64, MAX_WAIT_S, Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.tls import TlsFiles
+from ringpull.ps.transfer.remote import as_path, is_url
 from ringpull.router.settings import RouterSettings
 
 
@@ -22,6 +24,18 @@ def _audit_file(option: str, given: str) -> str:
     if not given:
         raise InvalidInput(f"{option} names no file; leave it out, and verbs of operators are logged only")
     return os.path.abspath(given)
+
+
+def _folders_of_models(option: str, given: Iterable[str]) -> tuple[str, ...]:
+    """Return the folders that an option names as they are compared: URLs as they are, paths absolute and plain."""
+    found = []
+    for each in given:
+        where = as_path(each)
+        if not where.strip():
+            raise InvalidInput(f"{option} is empty; it must be a folder with models' folders in it, or its URL")
+        plain = where.rstrip("/") if is_url(where) else os.path.abspath(os.path.expanduser(where))
+        found.append(plain)
+    return tuple(dict.fromkeys(found))
 
 
 PORT: Final = within(0, 65_535)
@@ -207,6 +221,19 @@ class HeadConfig:
         Option("Look for new versions this often, and publish them. 0: never.", Group.DATA, "watch", "SECONDS"),
     ] = 0.0
     """Interval at which models' folders are looked at for a new version to publish; 0: never."""
+
+    all_of: Annotated[
+        tuple[str, ...],
+        Option(
+            "Serve every model in this folder; with --watch, load those that come later, and unload those that go."
+            " Repeatable.",
+            Group.DATA,
+            metavar="FOLDER|URL",
+            given_as=list[str],
+            parse=_folders_of_models,
+        ),
+    ] = ()
+    """Folders of models' folders, or their URLs, in which models are watched that come and go."""
 
     @property
     def admin_at(self) -> tuple[str, int] | None:

@@ -178,7 +178,7 @@ class Predictor:
         asked = self._catalog.get(request.model, request.version, request.label)
         trace.version = asked.key[1]
         if asked.loaded.program is None:
-            raise _predicts_nothing(asked)
+            raise predicts_nothing(asked)
         wanted = _wanted_outputs(request.outputs, asked)
         call.take_rows(request.columns.rows)
         served, columns = asked.degraded(request.columns, named=request.version != 0 or bool(request.label))
@@ -433,7 +433,8 @@ def _missed_after_s(given_s: float | None) -> float:
     return given_s - min(EARLY_S + ROUNDED * given_s, MAX_EARLY * given_s)
 
 
-def _predicts_nothing(asked: ServedVersion) -> InvalidInput:
+def predicts_nothing(asked: ServedVersion) -> InvalidInput:
+    """Return the error of a prediction by a version of tables alone."""
     tables = ", ".join(asked.rows.tables)
     return InvalidInput(
         f"{asked.loaded.name} has tables only, and predicts nothing; ask for their rows by key (Lookup; over HTTP"

@@ -182,7 +182,7 @@ class _Pieces:
         """Return the value that begins at a place, and where it ends; None: it has no end here, or is no JSON."""
         try:
             return self._scan(text, at)
-        except (StopIteration, ValueError, RecursionError):
+        except (StopIteration, ValueError):
             return None
 
     def _after_space(self, at: int) -> int:

@@ -253,7 +253,7 @@ class CoordinatorProcess:
         try:
             control.restart(self._leader.order(incarnation), request.drain_s)
         except RingpullError:
-            self._on_thread(lambda: self._leader.restart_called_off(member))
+            self._on_thread(lambda: self._leader.restarts.called_off(member))
             raise
 
     def map(self, asker: Asker | None = None) -> ShardMap:

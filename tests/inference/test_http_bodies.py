@@ -243,7 +243,8 @@ async def test_what_json_may_say(body: bytes, said: Any) -> None:
 )
 async def test_what_is_not_here_is_told_in_the_style_of_its_api(http: HttpServed, path: str, keys: set[str]) -> None:
     answer = await http.client.get(path)
-    assert (answer.status_code, answer.json().keys()) == (404, keys)
+    # Below /v1/models/ TensorFlow Serving calls it a malformed request.
+    assert (answer.status_code, answer.json().keys()) == (400 if path.lower().startswith("/v1/models/") else 404, keys)
     assert path in answer.text
 
 

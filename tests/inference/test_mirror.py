@@ -150,7 +150,7 @@ def test_a_version_that_appears_at_a_url_is_published(storage: Storage, tiny: Pa
     storage.put(tiny, 1)
     operations = FakeOperations()
     operations.highest_live = {"tiny": 1}
-    watch = Watch({"tiny": URL, "other": "memory://shelf/other"}, operations)
+    watch = Watch(lambda: {"tiny": URL, "other": "memory://shelf/other"}, operations)
     watch.look()
     assert operations.published == []
     storage.put(tiny, 2)

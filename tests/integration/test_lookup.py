@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull import TableOptions, export_tables
-from ringpull.ps.errors import NotFound
+from ringpull import BytesRows, TableOptions, export_tables
+from ringpull.inference.head.config import HeadConfig
+from ringpull.ps.errors import InvalidInput, LimitExceeded, NotFound
 from ringpull.ps.hashing import keys_of_strings
 from ringpull.ps.spec import ALL, Pooling, Replicas
 from tests.integration.local import local_cluster
-from tests.reference import ReferenceTable, assert_close
+from tests.reference import ReferenceBytes, ReferenceTable, assert_close
 
 pytestmark = pytest.mark.net
 
@@ -73,6 +74,41 @@ def test_rows_and_bags_equal_the_reference(tmp_path: Path, shards: int, replicas
         status = client.status()
         assert {(each.table, each.rows) for each in status.tables} == {("numbers", 400), ("texts", 400)}
         assert [each.name for each in client.models()] == ["feed"]
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("shards", "replicas"), [(1, 1), (3, 1), (5, 2), (3, ALL)])
+def test_rows_of_bytes_equal_the_dictionary(tmp_path: Path, shards: int, replicas: Replicas) -> None:
+    rng = np.random.default_rng(shards)
+    texts = [f"user:{n}" for n in range(300)]
+    rows = [rng.bytes(int(size)) for size in rng.integers(0, 900, 300)]
+    reference = ReferenceBytes(dict(zip(keys_of_strings(texts).tolist(), rows, strict=True)))
+    folder = export_tables({"results": (texts, rows)}, tmp_path / "feed", 1, quiet=True).path
+    with local_cluster([folder], shards=shards, replicas=replicas, verify=True) as cluster, cluster.client() as client:
+        for size in (0, 1, 40, 1000):
+            sent, as_keys = asked(rng, texts, size)
+            answer = client.lookup("feed", "results", sent)
+            expected, known = reference.pull(as_keys)
+            assert isinstance(answer.rows, BytesRows)
+            assert list(answer.rows) == expected
+            np.testing.assert_array_equal(answer.found, known)
+            assert answer.missing == (~known).sum()
+        assert answer.rows[-1] == expected[-1]
+        with pytest.raises(InvalidInput, match="pooling: table results has rows of bytes, which have no sum"):
+            client.lookup("feed", "results", ["a"], pooling="sum", offsets=[0, 1])
+        [info] = client.model("feed").tables
+        assert (info.row_type, info.dim, info.rows) == ("bytes", 0, 300)
+
+
+@pytest.mark.medium
+def test_a_reply_of_bytes_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    folder = export_tables({"results": ([1, 2], [b"x" * 900, b""])}, tmp_path / "feed", 1, quiet=True).path
+    config = HeadConfig(default_timeout_s=60, max_message_bytes=100_000)
+    with local_cluster([folder], config=config) as cluster, cluster.client() as client:
+        assert len(client.lookup("feed", "results", [1] * 90).rows) == 90
+        with pytest.raises(LimitExceeded, match=r"have .* bytes; max_message_bytes is 100000") as raised:
+            client.lookup("feed", "results", [1] * 120)
+        assert raised.value.retry_after_s is None
 
 
 @pytest.mark.medium

@@ -16,6 +16,7 @@ from ringpull.ps.spec import TableSpec
 from ringpull.router.lookup import Lookup, LookupResult
 
 FLOAT32_BYTES: Final = 4
+OFFSET_BYTES: Final = 8
 
 
 class Puller(Protocol):
@@ -87,10 +88,12 @@ class RowReader:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
+        if result.bytes_rows is not None:
+            take_room(limits.check_reply(result.bytes_rows.data.nbytes + OFFSET_BYTES * (keys + 1), keys))
         return RowsAnswer(
             model=self._model,
             version=self._version,
-            rows=result.values,
+            rows=result.values if result.bytes_rows is None else result.bytes_rows,
             found=result.found,
             missing=result.missing,
             lost=result.lost,

@@ -15,24 +15,23 @@ import pytest
 from rich.console import Console
 
 import ringpull.inference.export.given_rows
-from ringpull import TableOptions, export_tables
+from ringpull import BytesRows, TableOptions, export_tables
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import CorruptData, DuplicateKey, ExportError, InvalidInput, RingpullError
-from ringpull.ps.hashing import keys_of_strings, positions_of
-from ringpull.ps.spec import KeyType, RowType
+from ringpull.ps.hashing import keys_of, keys_of_strings, positions_of
+from ringpull.ps.spec import MAX_BYTES_ROW, KeyType, RowType
 from ringpull.ps.store.base import Base
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
-def stored(version: Path, table: str) -> dict[int, list[float]]:
+def stored(version: Path, table: str) -> dict[int, Any]:
     base = Base.open(version / "tables" / table, verify_rows=True)
     try:
-        from ringpull.ps.hashing import keys_of
-
         keys = keys_of(base.sections.positions)
-        return {int(key): base.row(row).tolist() for row, key in enumerate(keys)}
+        read = base.bytes_row if base.spec.is_bytes else lambda row: base.row(row).tolist()
+        return {int(key): read(row) for row, key in enumerate(keys)}
     finally:
         base.close()
 
@@ -79,6 +78,25 @@ def test_chunks_are_as_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     report = export_tables({"a": (keys, rows), "b": chunks(), "c": list(chunks())}, tmp_path / "m", 1, quiet=True)
     assert stored(report.path, "a") == stored(report.path, "b") == stored(report.path, "c")
     assert stored(report.path, "a") == dict(zip(keys.tolist(), rows.tolist(), strict=True))
+
+
+def test_rows_of_bytes_however_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ringpull.inference.export.given_rows, "PIECE_ROWS", 2)
+    rows = [b"", b"\0\xff", "zürich".encode(), b"x" * 5000, b"{}"]
+    given = {
+        "bytes": (range(5), rows),
+        "mixed": (range(5), [b"", b"\0\xff", "zürich", b"x" * 5000, "{}"]),
+        "array": (range(5), np.array(rows, object)),
+        "packed": (range(5), BytesRows.of(rows)),
+        "chunks": ((range(n, n + 1), [row]) for n, row in enumerate(rows)),
+    }
+    report = export_tables(given, tmp_path / "m", 1, quiet=True)
+    for table in given:
+        assert stored(report.path, table) == dict(enumerate(rows)), table
+    specs = [entry.spec for entry in report.manifest.tables]
+    assert {(spec.row_type, spec.dim) for spec in specs} == {(RowType.BYTES, 0)}
+    assert {each.default for each in report.tables} == {"no bytes"}
+    assert LoadedVersion.load(report.path).samples is not None
 
 
 def test_options_hold_as_for_models(tmp_path: Path) -> None:
@@ -146,8 +164,20 @@ def test_the_version_loads_without_a_program_and_tells_a_change(tmp_path: Path) 
         ((list("abcd"), np.where(ROWS == 7, np.nan, ROWS)), ExportError, "table t: the row of key 'c' holds NaN"),
         ([(range(4), ROWS), (range(4, 8), ROWS[:, :2])], ExportError, "table t: rows have 3 .* later chunk 2"),
         ([(range(4), ROWS), (list("abcd"), ROWS)], ExportError, "table t: some keys are strings"),
+        (([1, 2], [b"a", 7]), ExportError, "table t: the row of key 2 is int; it must be bytes or text"),
+        ((["k", "l"], ["a", None]), ExportError, "table t: the row of key 'l' is NoneType"),
+        (([1, 2], ["a", "\ud800"]), ExportError, "table t: the row of key 2 is no text"),
+        (
+            ([1, 9], [b"", bytes(MAX_BYTES_ROW + 1)]),
+            ExportError,
+            "table t: the row of key 9 has 1048577 b.* 1048576",
+        ),
+        (([1, 1], [b"a", b"b"]), DuplicateKey, "table t: key 1 was given more than once"),
+        (([1], [b"a", b"b"]), ExportError, "table t: 1 keys and 2 rows"),
+        ([([1], [b"a"]), ([2], ROWS[:1])], ExportError, "table t: rows have bytes, .* later chunk 3 numbers"),
+        ([([], [])], ExportError, "table t: has no rows"),
     ],
-    ids=range(20),
+    ids=range(28),
 )
 def test_what_is_no_table_is_refused_and_nothing_is_left(
     tmp_path: Path, table: Any, error: type[RingpullError], message: str
@@ -169,8 +199,17 @@ def test_what_is_no_table_is_refused_and_nothing_is_left(
         ({"options": {"t": TableOptions(row_type="float8")}}, "table t: row_type is 'float8'"),
         ({"options": {"t": TableOptions(replicas=0)}}, "table t: replicas"),
         ({"options": {"t": TableOptions(default="median")}}, "table t: default is 'median'"),
+        ({"options": {"t": TableOptions(row_type="bytes")}}, "table t: row_type is 'bytes'"),
+        (
+            {"tables": {"t": ([1], [b""])}, "options": {"t": TableOptions(row_type="int8")}},
+            "table t: row_type is 'int8'; rows of bytes have no other type",
+        ),
+        (
+            {"tables": {"t": ([1], [b""])}, "options": {"t": TableOptions(default="zeros")}},
+            "table t: default is given; an unknown key of a table of bytes has no bytes",
+        ),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_what_cannot_be_asked_for(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     asked = {"tables": {"t": (range(4), ROWS)}, "out_dir": tmp_path / "m", "version": 1, "quiet": True, **arguments}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ringpull.inference.head.access import Access, Unasked
-from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.grpc.operations import OperationsService
@@ -17,14 +16,17 @@ from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService
 from ringpull.inference.head.frontends.oip.messages import message
 from ringpull.inference.head.frontends.oip.services import services
-from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.frontends.operators import Operators
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.kinds import Dense, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Vocabulary
+from ringpull.router.control.change import Kind
+from ringpull.router.control.operations import ChangeStatus
 from tests.inference.fakes import EchoProgram
+from tests.inference.http_served import parts_of
 from tests.inference.served import CONFIG, Served
 from tests.inference.small_model import make_manifest
 
@@ -40,10 +42,24 @@ CITIES = Schema(
 """Features of the model `cities`, none of which is ragged; its output `input0` are the numbers of its strings."""
 
 
-def make_cities(executor: ThreadPoolExecutor, router: Any) -> ServedVersion:
-    manifest = replace(make_manifest((), ("city", "guests", "size")), model="cities", version=1)
-    loaded = LoadedVersion(Path("cities/1"), manifest, CITIES, EchoProgram())
+def make_cities(executor: ThreadPoolExecutor, router: Any, name: str = "cities") -> ServedVersion:
+    manifest = replace(make_manifest((), ("city", "guests", "size")), model=name, version=1)
+    loaded = LoadedVersion(Path(f"{name}/1"), manifest, CITIES, EchoProgram())
     return ServedVersion(loaded, router, executor, max_batch_rows=64)
+
+
+class Coordinator:
+    """A coordinator that carries out every change at once, or raises what it was told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.error: Exception | None = None
+
+    def call(self, request: Any, *, within_s: float | None = None) -> ChangeStatus:
+        self.asked.append(request)
+        if self.error is not None:
+            raise self.error
+        return ChangeStatus(id=7, kind=Kind.LOAD, subject="it", phase=None)
 
 
 class OipServed(Served):
@@ -55,6 +71,7 @@ class OipServed(Served):
         config: HeadConfig = CONFIG,
         *,
         access: Access | None = None,
+        at_door: bool = False,
         **others: Any,
     ) -> None:
         super().__init__(executor, config, access=access, **others)
@@ -62,21 +79,16 @@ class OipServed(Served):
         self.catalog.add(self.cities)
         self.catalog.show({"ranker": 3, "cities": 1}, [("ranker", 3), ("cities", 1)])
         self.model_counts: dict[tuple[str, int], ModelCounts] = {}
-        self.parts = Parts(
-            predictor=self.predictor,
-            catalog=self.catalog,
-            status=self.status,
-            head_only=pb.ClusterStatus,
-            operations=None,
-            audit=AuditLog(),
-            counts=self.counted,
-        )
+        self.coordinator = Coordinator()
+        self.operators = Operators(self.coordinator)
+        self.parts = parts_of(self, head_only=pb.ClusterStatus, operators=self.operators, counts=self.counted)
+        access = access or Unasked("unix:/the/door")
         self.server = GrpcServer(
             self.service,
             AdminService(self.status, access),
             config,
-            OperationsService(None, access),
-            others=services(self.parts, access or Unasked(), at_door=False),
+            OperationsService(self.operators, access),
+            others=services(self.parts, access, at_door=at_door),
         )
 
     async def counted(self) -> Mapping[tuple[str, int], ModelCounts]:
@@ -89,6 +101,7 @@ class OipServed(Served):
         self.target = f"127.0.0.1:{await self.server.start()}"
 
     async def stop(self) -> None:
+        self.operators.close()
         await self.server.stop(grace_s=0)
         for version in (self.version, self.cities):
             await version.batcher.close(timeout_s=60)

@@ -20,7 +20,7 @@ import pytest
 from tests.inference.http_served import HttpServed
 from tests.inference.oip.oip_served import OipServed
 
-pytestmark = [pytest.mark.medium, pytest.mark.net]
+pytestmark = [pytest.mark.slow, pytest.mark.net]
 
 PACKAGES = ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12")
 FILES = ("perf_analyzer", "libcudart.so.12")

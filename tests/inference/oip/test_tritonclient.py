@@ -80,6 +80,8 @@ async def test_an_unchanged_tritonclient_is_at_home(
         assert seen["metadata"] == "ranker"
         assert seen["unknown model"] == {"grpc": "StatusCode.NOT_FOUND", "http": "404"}[way]
         assert seen["share memory"] == {"grpc": "StatusCode.UNIMPLEMENTED", "http": "501"}[way]
+        for what in ("load with files", "load", "unload"):
+            assert seen[what] == {"grpc": "StatusCode.PERMISSION_DENIED", "http": "403"}[way]
     assert told["config"] == ["ranker", 0]
     assert told["server"] == ["ringpull", "ringpull"]
     assert told["index"][0][1] == {"name": "ranker", "version": "3", "state": "READY"}

@@ -44,10 +44,14 @@ class NumpyProgram:
 
 
 def loaded_of(
-    model: str, version: int, schema: Schema, shapes: Mapping[str, tuple[int, ...]], function: Function
+    model: str,
+    version: int,
+    schema: Schema,
+    shapes: Mapping[str, tuple[int, ...]],
+    function: Function,
 ) -> LoadedVersion:
-    """A version without tables, whose outputs have rows of these shapes."""
-    arguments = [feature.name for feature in schema.features]
+    """A version without tables, whose outputs have rows of these shapes; bags are no arguments of its."""
+    arguments = [feature.name for feature in schema.features if not (isinstance(feature, Sparse) and feature.many)]
     manifest = Manifest(
         model=model,
         version=version,
@@ -70,6 +74,11 @@ def wide(given: Arrays) -> Arrays:
     return {"total": given["signal"].sum(axis=1), "sensor": given["sensor"].reshape(-1, 2, 2)}
 
 
+def ranked(given: Arrays) -> Arrays:
+    return {"score": given["item"] - 50 + given["price"][:, 0]}
+
+
+RANKER = Schema([Sparse("user"), Sparse("item"), Sparse("genres", many=True), Dense("price")])
 X = Schema([Dense("x", missing=7.0)])
 WIDE = Schema([Sparse("tag", dtype="string", transforms=[Hash(1_000)]), Dense("signal", 5), Dense("sensor", 4)])
 
@@ -78,6 +87,7 @@ LOADED = (
     loaded_of("half_plus_three", 123, X, {"y": ()}, half_plus(3)),
     loaded_of("half.plus_four", 4, X, {"y": ()}, half_plus(4)),
     loaded_of("half.plus_four", 5, X, {"y": (1,)}, lambda given: {"y": given["x"] * np.float32(0.5) + 5}),
+    loaded_of("ranker", 1, RANKER, {"score": ()}, ranked),
     loaded_of("wide", 1, WIDE, {"total": (), "sensor": (2, 2)}, wide),
     loaded_of("classes", 1, X, {"scores": (3,)}, lambda given: {"scores": given["x"] * np.float32([1.0, 0.5, 0.1])}),
 )

@@ -34,8 +34,9 @@ def dims(*sizes: int) -> dict[str, Any]:
 def tensor(values: Any, *, listed: bool = False) -> Any:
     """A tensor as `tf.make_tensor_proto` makes it: numbers in `tensor_content`, strings and `listed` ones in a list."""
     array = np.asarray(values)
-    if array.dtype.kind == "U":
-        array = np.vectorize(str.encode, otypes=[object])(array)
+    if array.dtype.kind in "UO" and array.size:
+        encode = np.vectorize(lambda text: text.encode() if isinstance(text, str) else text, otypes=[object])
+        array = encode(array)
     dtype, field = NAMES[array.dtype.name]
     if array.dtype.kind == "O" or listed:
         flat = array.ravel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,23 @@ async def test_predict_answers_as_our_own_client_is_answered(tfs: TfsServed, own
     assert reply.model_spec.name == "ranker"
     assert reply.model_spec.version.value == 3
     assert reply.model_spec.signature_name == "serving_default"
+
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.bin"))
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+async def test_requests_of_tensorflow_s_own_client(tfs: TfsServed, own_client: AsyncClient, file: Path) -> None:
+    """As they were sent by tensorflow-serving-api 2.21 (`tensorflow_session.py`): the same rows in several forms."""
+    reply = await tfs.call("Predict", file.read_bytes())
+    own = await own_client.predict("ranker", COLUMNS)
+    assert set(reply.outputs) == ({"score"} if file.stem == "chosen" else set(own.outputs))
+    for name, values in arrays(reply).items():
+        np.testing.assert_array_equal(values, own.outputs[name])
+
+
+def test_there_are_such_requests() -> None:
+    assert len(GOLDEN) == 7
 
 
 async def test_features_of_the_context_come_once_or_repeated(tfs: TfsServed, own_client: AsyncClient) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -19,6 +22,7 @@ from ringpull import Ragged
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.access import ANYONE, Caller
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.frontends.tfs import rest, rest_answers
 from ringpull.ps.errors import Unauthenticated
 from ringpull.router.control.verbs import Role
 from tests.inference.http_served import HttpServed, http_served
@@ -78,6 +82,19 @@ async def test_the_first_curl_of_its_documentation(http: HttpServed) -> None:
     out, _ = await curl.communicate()
     assert json.loads(out) == {"predictions": [2.5, 3.0, 4.5]}
     assert out == EXAMPLES[0].answer.encode()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+async def test_the_page_on_the_api_tells_the_truth(http: HttpServed) -> None:
+    """Each command of REST.md is answered with the JSON that follows it there."""
+    page = (Path(rest.__file__).parent / "REST.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```sh\n(.*?)^```\n```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) == page.count("```sh") > 4
+    for command, expected in examples:
+        shell = ["bash", "-c", command.replace("http://localhost:8501", http.url).replace("curl ", "curl -s ", 1)]
+        ran = await asyncio.create_subprocess_exec(*shell, stdout=subprocess.PIPE)
+        out, _ = await ran.communicate()
+        assert json.loads(out) == json.loads(expected), command
 
 
 async def test_metadata_is_what_clients_read(http: HttpServed) -> None:
@@ -276,6 +293,17 @@ async def test_what_is_too_much_is_refused(http: HttpServed) -> None:
     assert http.served.predictor.admission.in_flight_bytes == 0
 
 
+async def test_bodies_may_be_compressed(http: HttpServed) -> None:
+    """TensorFlow Serving unpacks gzip."""
+    body, zipped = EXAMPLES[0].body.encode(), {"Content-Encoding": "gzip"}
+    answer = await http.client.post(PATH, content=gzip.compress(body), headers=zipped)
+    assert (answer.status_code, answer.text) == (200, EXAMPLES[0].answer)
+    assert (await http.client.post(PATH, content=body, headers=zipped)).status_code == 400
+    bomb = gzip.compress(b'{"instances": [1.0' + b" " * 10_000_000 + b"]}")
+    assert len(bomb) < CONFIG.max_message_bytes
+    assert (await http.client.post(PATH, content=bomb, headers=zipped)).status_code == 413
+
+
 async def test_who_goes_away_while_it_sends_costs_nothing(http: HttpServed) -> None:
     _, writer = await http.raw(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{{".encode())
     while not len(http.served.predictor.receiving):
@@ -326,12 +354,38 @@ class OnlyWhoShows:
         return ANYONE
 
 
-async def test_long_bodies_do_not_hold_up_others(http: HttpServed) -> None:
-    """A body over 64 KiB is read, and its answer written, in a thread: what is asked meanwhile is answered."""
-    padding = " " * 100_000
-    long = http.client.post(PATH, content=f'{{"instances": [1.0]{padding}}}'.encode())
-    answers = await asyncio.gather(long, *(http.client.post(PATH, content=EXAMPLES[0].body) for _ in range(5)))
-    assert [answer.status_code for answer in answers] == [200] * 6
+async def test_what_is_long_is_worked_on_in_a_thread(http: HttpServed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests over 64 KiB, and those that are compressed; and long answers."""
+    threads: list[tuple[str, bool]] = []
+
+    def told(what: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            threads.append((what, threading.current_thread() is threading.main_thread()))
+            return work(*arguments)
+
+        return call
+
+    monkeypatch.setattr(rest, "read_question", told("read", rest.read_question))
+    monkeypatch.setattr(rest_answers, "predictions", told("write", rest_answers.predictions))
+    body = EXAMPLES[0].body.encode()
+    padded = body + b" " * 70_000
+    answers = [
+        await http.client.post(PATH, content=body),
+        await http.client.post(PATH, content=padded),
+        await http.client.post(PATH, content=gzip.compress(body), headers={"Content-Encoding": "gzip"}),
+    ]
+    assert [answer.text for answer in answers] == [EXAMPLES[0].answer] * 3
+    assert threads == [
+        ("read", True),
+        ("write", True),
+        ("read", False),
+        ("write", True),
+        ("read", False),
+        ("write", True),
+    ]
+    monkeypatch.setattr(rest, "BYTES_OF_NUMBER", 100_000)
+    await http.client.post(PATH, content=body)
+    assert threads[6:] == [("read", True), ("write", False)]
 
 
 # -- fuzz --------------------------------------------------------------------------------------------------------------

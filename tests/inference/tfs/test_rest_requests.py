@@ -273,7 +273,7 @@ OUTPUTS = (ProgramOutput(name="score", shape=()), ProgramOutput(name="classes", 
 SERVED: Any = SimpleNamespace(
     key=("ranker", 1),
     outputs=frozenset(each.name for each in OUTPUTS),
-    loaded=SimpleNamespace(name="ranker/1", schema=SCHEMA, manifest=SimpleNamespace(outputs=OUTPUTS)),
+    loaded=SimpleNamespace(name="ranker/1", program=object(), schema=SCHEMA, manifest=SimpleNamespace(outputs=OUTPUTS)),
 )
 
 
@@ -285,3 +285,14 @@ def test_whatever_is_sent_is_read_or_refused_by_an_error_of_ours(verb: str, body
     with suppress(RingpullError):
         columns = read_question(path, SERVED, json.dumps(body).encode(), LIMITS).request.columns
         SCHEMA.prepare_requests(*columns.columns(), columns.row_counts)
+
+
+@pytest.mark.parametrize("verb", ["predict", "classify", "regress"])
+def test_a_version_of_tables_alone_says_how_it_is_asked(verb: str) -> None:
+    alone: Any = SimpleNamespace(
+        key=("vectors", 1),
+        rows=SimpleNamespace(tables={"items": None}),
+        loaded=SimpleNamespace(name="vectors/1", program=None),
+    )
+    with pytest.raises(InvalidInput, match="vectors/1 has tables only, and predicts nothing"):
+        read_question(RestPath("vectors", 0, "", verb), alone, b"{}", LIMITS)

@@ -23,7 +23,7 @@ from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.metrics.call_log import Verb
 from ringpull.inference.head.predictor import OpenCall
-from ringpull.inference.wire.json_reading import parse_json
+from ringpull.inference.wire.json_reading import parse_json as parse_json
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 
 T = TypeVar("T")

@@ -89,7 +89,8 @@ def application(
         exception_handlers={RingpullError: failed, HTTPException: refused, Exception: failed},
         middleware=[asking(access or Unasked())],
     )
-    app.state.healthy = healthy  # for what protocols answer to probes
+    # For what protocols answer to probes, and to operators.
+    app.state.healthy, app.state.access = healthy, access or Unasked()
     return app
 
 

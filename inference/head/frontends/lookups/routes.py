@@ -51,13 +51,13 @@ def _asked_of(request: Request) -> dict[str, Any]:
     return {
         "model": at["model"],
         "table": at["table"],
-        "version": _version(at.get("version", "0")),
+        "version": _version(at["version"]) if "version" in at else 0,
         "label": at.get("label", ""),
     }
 
 
 def _version(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_VERSION_DIGITS):
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_VERSION_DIGITS and int(text)):
         raise InvalidInput(f"version is {text[:40]!r}; it must be a number from 1")
     return int(text)
 

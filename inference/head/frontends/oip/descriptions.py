@@ -5,13 +5,14 @@ Each is a dictionary with the fields' names of the protocol, which are the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from ringpull import __version__
-from ringpull.inference.head.catalog import Catalog, ServedVersion, VersionName
+from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS
 from ringpull.inference.head.metrics.model_counts import ModelCounts
+from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence
 
 PLATFORM: Final = "ringpull"
@@ -27,13 +28,29 @@ DATATYPES: Final = {"int64": "INT64", "uint64": "UINT64", "float32": "FP32", "st
 Description = dict[str, Any]
 
 
-class Input(NamedTuple):
-    """Tensor that a model takes."""
+class Tensor(NamedTuple):
+    """Input or output of a model."""
 
     name: str
     datatype: str
     shape: list[int]
-    optional: bool
+    optional: bool = False
+
+
+class Signature(NamedTuple):
+    """Name, versions and tensors of what can be asked for as a model."""
+
+    name: str
+    versions: list[int]
+    """Served versions, ascending."""
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+    @classmethod
+    def of(cls, loaded: LoadedVersion, versions: list[int]) -> Signature:
+        """Return the signature of a version, given all served ones of its model."""
+        outputs = [Tensor(each.name, "FP32", [ANY, *each.shape]) for each in loaded.manifest.outputs]
+        return cls(loaded.manifest.model, versions, list(inputs_of(loaded.schema.features)), outputs)
 
 
 def server() -> Description:
@@ -41,57 +58,46 @@ def server() -> Description:
     return {"name": PLATFORM, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def inputs_of(features: Iterable[Feature]) -> Iterator[Input]:
+def inputs_of(features: Iterable[Feature]) -> Iterator[Tensor]:
     """Yield the tensors that stand for features. Crosses have none: nobody sends them."""
     for feature in features:
         if isinstance(feature, Cross):
             continue
         optional = feature.missing is not None
         if isinstance(feature, Dense):
-            yield Input(feature.name, "FP32", [ANY, feature.width] if feature.width > 1 else [ANY], optional)
+            yield Tensor(feature.name, "FP32", [ANY, feature.width] if feature.width > 1 else [ANY], optional)
             continue
-        yield Input(feature.name, DATATYPES[feature.dtype], [ANY], optional)
+        yield Tensor(feature.name, DATATYPES[feature.dtype], [ANY], optional)
         if isinstance(feature, IdSequence) or feature.many:
             weighted = not isinstance(feature, IdSequence) and feature.weighted
             # Without offsets each row has as many values as the tensor's second dimension, or one.
-            yield Input(feature.name + OFFSETS, "INT64", [ANY], optional or not weighted)
+            yield Tensor(feature.name + OFFSETS, "INT64", [ANY], optional or not weighted)
             if weighted:
-                yield Input(feature.name + WEIGHTS, "FP32", [ANY], optional)
+                yield Tensor(feature.name + WEIGHTS, "FP32", [ANY], optional)
 
 
-def metadata(served: ServedVersion, versions: Iterable[int]) -> Description:
-    """Return the metadata of a version.
+def metadata(signature: Signature) -> Description:
+    """Return the metadata of a model."""
 
-    Args:
-        versions: Versions of its model that are served.
-    """
-    loaded = served.loaded
+    def told(tensors: list[Tensor]) -> list[Description]:
+        return [{"name": each.name, "datatype": each.datatype, "shape": each.shape} for each in tensors]
+
     return {
-        "name": loaded.manifest.model,
-        "versions": [str(each) for each in versions],
+        "name": signature.name,
+        "versions": [str(each) for each in signature.versions],
         "platform": PLATFORM,
-        "inputs": [
-            {"name": each.name, "datatype": each.datatype, "shape": each.shape}
-            for each in inputs_of(loaded.schema.features)
-        ],
-        "outputs": [
-            {"name": each.name, "datatype": "FP32", "shape": [ANY, *each.shape]} for each in loaded.manifest.outputs
-        ],
+        "inputs": told(signature.inputs),
+        "outputs": told(signature.outputs),
     }
 
 
-def config(served: ServedVersion, versions: Iterable[int]) -> Description:
-    """Return the configuration of a version, which is what can be told of it: it is made by no file.
-
-    Args:
-        versions: Versions of its model that are served.
-    """
-    loaded = served.loaded
+def config(signature: Signature) -> Description:
+    """Return the configuration of a model, which is what can be told of it: it is made by no file."""
     return {
-        "name": loaded.manifest.model,
+        "name": signature.name,
         "platform": PLATFORM,
         "backend": PLATFORM,
-        "version_policy": {"specific": {"versions": list(versions)}},
+        "version_policy": {"specific": {"versions": signature.versions}},
         "max_batch_size": 0,
         "input": [
             {
@@ -101,11 +107,11 @@ def config(served: ServedVersion, versions: Iterable[int]) -> Description:
                 "dims": each.shape,
                 "optional": each.optional,
             }
-            for each in inputs_of(loaded.schema.features)
+            for each in signature.inputs
         ],
         "output": [
-            {"name": each.name, "data_type": "TYPE_FP32", "dims": [ANY, *each.shape]}
-            for each in loaded.manifest.outputs
+            {"name": each.name, "data_type": _config_type(each.datatype), "dims": each.shape}
+            for each in signature.outputs
         ],
         "model_transaction_policy": {"decoupled": False},
     }
@@ -123,24 +129,20 @@ def index(catalog: Catalog) -> list[Description]:
     ]
 
 
-def statistics(served: Iterable[VersionName], counts: Mapping[VersionName, ModelCounts]) -> Description:
-    """Return the statistics of versions.
+def statistics(name: str, version: int, counts: ModelCounts) -> Description:
+    """Return the statistics of a version.
 
     Args:
-        served: Versions to tell of.
-        counts: Counts over all heads, of those that were ever asked.
+        counts: Its counts over all heads.
     """
-    return {"model_stats": [_statistics(key, counts.get(key, ModelCounts())) for key in served]}
 
-
-def _statistics(key: VersionName, counts: ModelCounts) -> Description:
     def of_calls(ns: int) -> Description:
         return {"count": counts.calls, "ns": ns}
 
     nothing = {"count": 0, "ns": 0}
     return {
-        "name": key[0],
-        "version": str(key[1]),
+        "name": name,
+        "version": str(version),
         "last_inference": counts.last_ms,
         # A request counts once, however many rows it has: its first dimension is part of its shapes.
         "inference_count": counts.calls,

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ringpull.inference.head.frontends.http.bodies import aside, decompressed, open_call, receive_body, receive_short
+from ringpull.inference.head.frontends.http.bodies import (
+    aside,
+    decompressed,
+    open_call,
+    receive_body,
+    receive_short,
+    timeout_of,
+)
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.oip.compression import MIN_BYTES, accepted, compressed
 from ringpull.inference.head.frontends.oip.http_bodies import HEADER_LENGTH, json_length, read_infer, reply_of
 from ringpull.inference.head.frontends.oip.infer_calls import version_of
 from ringpull.inference.head.frontends.oip.models import Models
+from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
 from ringpull.inference.head.frontends.oip.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
-from ringpull.ps.errors import NotFound, Unsupported
+from ringpull.inference.wire.json_reading import parse_json
+from ringpull.ps.errors import InvalidInput, NotFound, Unsupported
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -49,7 +58,7 @@ class Endpoints:
     async def model_ready(self, request: Request) -> Response:
         """Tell whether a version is served."""
         name, version = _named(request)
-        self._models.find(name, version)
+        self._models.check_served(name, version)
         return JSONResponse({"name": name, "ready": True})
 
     async def metadata(self, request: Request) -> Response:
@@ -88,12 +97,20 @@ class Endpoints:
             asked = await aside(
                 length, lambda: read_infer(body, length, path["model"], path.get("version", ""), call.limits)
             )
-            if asked.call.timeout_s is not None:
-                call.hurry(asked.call.timeout_s)
-            prediction = await call.predict(asked.call.request(self._parts.catalog, call.limits))
-            cost = JSON_COST * sum(values.nbytes for values in prediction.outputs.values())
-            reply, json_bytes = await aside(cost, lambda: reply_of(asked, prediction))
+            answer = await self._models.infer(asked.call, call)
+            cost = JSON_COST * sum(each.nbytes for each in answer.outputs)
+            reply, json_bytes = await aside(cost, lambda: reply_of(asked, answer))
             return await _answer(b"".join(reply), json_bytes, headers.get("accept-encoding", ""))
+
+    async def load(self, request: Request) -> Response:
+        """Serve a model, or the newest version of one."""
+        await load(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        return Response()
+
+    async def unload(self, request: Request) -> Response:
+        """Serve a model no more."""
+        await unload(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        return Response()
 
     async def no_regions(self, request: Request) -> Response:
         """List no shared memory."""
@@ -122,6 +139,27 @@ def _named(request: Request) -> tuple[str, int]:
     """Return the model and version that a path names; empty, and 0: none."""
     path: dict[str, Any] = request.path_params
     return path.get("model", ""), version_of(path.get("version", ""))
+
+
+async def _parameters(request: Request) -> Collection[str]:
+    """Return the names of the parameters in the body of a load or an unload, which may be empty."""
+    body = await receive_short(request)
+    asked = parse_json(body) if body.strip() else {}
+    parameters = asked.get("parameters", {}) if isinstance(asked, dict) else None
+    if not isinstance(parameters, dict):
+        raise InvalidInput("the body must be empty, or a JSON object whose parameters are an object")
+    return parameters
+
+
+def _asker(request: Request) -> Asker:
+    client = request.client
+    return Asker(
+        authorization=authorization_of(request.scope),
+        access=request.app.state.access,
+        peer="" if client is None else f"{client.host}:{client.port}",
+        door="http",
+        timeout_s=timeout_of(request),
+    )
 
 
 async def _answer(body: bytes, json_bytes: int | None, accept_encoding: str) -> Response:

@@ -23,8 +23,8 @@ from ringpull.inference.head.frontends.oip.infer_calls import (
     version_of,
     wanted,
 )
+from ringpull.inference.head.frontends.oip.outputs import Answer
 from ringpull.inference.head.request.received import Limits, check_count
-from ringpull.inference.prediction import Prediction
 from ringpull.inference.wire.json_reading import parse_json
 from ringpull.ps.errors import InvalidInput
 
@@ -105,22 +105,25 @@ def read_infer(body: bytes, length: int, model: str, version: str, limits: Limit
     return HttpInfer(call, binary, "binary_data_output" in parameters and _flag(parameters, "binary_data_output"))
 
 
-def reply_of(asked: HttpInfer, prediction: Prediction) -> tuple[list[bytes], int | None]:
+def reply_of(asked: HttpInfer, answer: Answer) -> tuple[list[bytes], int | None]:
     """Return the body that answers, in parts.
 
     Returns:
         Parts, of which the first is JSON; its length where others follow, else None.
+
+    Raises:
+        InvalidInput: An output cannot be JSON, as it is asked for.
     """
     outputs, parts = [], []
-    for name, values in prediction.outputs.items():
-        told: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": values.shape}
-        if asked.binary.get(name, asked.binary_others):
-            parts.append(values.tobytes())
-            told["parameters"] = {"binary_data_size": values.nbytes}
+    for each in answer.outputs:
+        told: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": each.shape}
+        if asked.binary.get(each.name, asked.binary_others):
+            parts.append(each.raw())
+            told["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            told["data"] = values.ravel().tolist()
+            told["data"] = each.listed()
         outputs.append(told)
-    reply = {"model_name": prediction.model, "model_version": str(prediction.version), "outputs": outputs}
+    reply = {"model_name": answer.model, "model_version": str(answer.version), "outputs": outputs}
     if asked.call.request_id:
         reply["id"] = asked.call.request_id
     # NaN is written bare, as these servers do: it stands in rows that a degraded answer leaves out.

@@ -45,7 +45,11 @@ class InferCall:
             InvalidInput: A tensor does not fit the model; the message names it.
             LimitExceeded: The request is larger than `limits`.
         """
-        loaded = catalog.get(self.model, self.version).loaded
+        served = catalog.get(self.model, self.version)
+        loaded = served.loaded
+        if loaded.program is None:
+            names = ", ".join(f"{self.model}.{table}" for table in served.tables)
+            raise InvalidInput(f"{loaded.name} has tables only; rows are read from the models {names}")
         return InferenceRequest(
             columns=columns_of(self.tensors, loaded.schema.features, limits),
             model=self.model,

@@ -23,6 +23,8 @@ def routes(parts: Parts) -> list[Route]:
         *_of_model("/stats", all_of.statistics, "GET"),
         *_of_model("/infer", all_of.infer, "POST"),
         Route("/v2/repository/index", all_of.index, methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", all_of.load, methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", all_of.unload, methods=["POST"]),
         *_of_memory("/v2/systemsharedmemory", all_of),
         *_of_memory("/v2/cudasharedmemory", all_of),
         Route("/v2/trace/setting", all_of.no_settings, methods=["GET", "POST"]),

@@ -10,10 +10,10 @@ import grpc.aio
 from ringpull.inference.head.access import ANY_ROLE, Access
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
 from ringpull.inference.head.frontends.oip.infer_calls import read_message, version_of
-from ringpull.inference.head.frontends.oip.messages import ModelInferRequest, ModelInferResponse, message
+from ringpull.inference.head.frontends.oip.messages import ModelInferRequest, message
 from ringpull.inference.head.frontends.oip.models import Models
+from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
 from ringpull.inference.head.frontends.parts import Parts
-from ringpull.inference.prediction import Prediction
 from ringpull.ps.errors import NotFound, Unavailable, Unsupported
 from ringpull.router.control.verbs import Role
 
@@ -31,8 +31,8 @@ class OipService:
             access: Rule of who may ask here.
             at_door: Whether this is the operators' door.
         """
+        self._parts = parts
         self._predictor = parts.predictor
-        self._catalog = parts.catalog
         self._models = Models(parts)
         self._access = access
         self._door = "admin" if at_door else "grpc"
@@ -48,11 +48,9 @@ class OipService:
         with self._predictor.open(context.time_remaining(), authorization=shown, access=self._access) as call:
             body = await call.within_deadline(receive(), context.peer(), among=self._receiving)
             call.received(len(body))
-            asked = read_message(parse(ModelInferRequest, body), self._predictor.limits)
-            if asked.timeout_s is not None:
-                call.hurry(asked.timeout_s)
-            prediction = await call.predict(asked.request(self._catalog, self._predictor.limits))
-            return encode(prediction, asked.request_id)
+            asked = read_message(parse(ModelInferRequest, body), call.limits)
+            answer = await self._models.infer(asked, call)
+            return answer.message(asked.request_id)
 
     async def model_stream_infer(self, body: bytes, context: grpc.aio.ServicerContext) -> NoReturn:
         """Refuse."""
@@ -71,7 +69,7 @@ class OipService:
         request = parse(message("ModelReadyRequest"), body)
         number = version_of(request.version)
         try:
-            self._models.find(request.name, number)
+            self._models.check_served(request.name, number)
         except (NotFound, Unavailable):
             return message("ModelReadyResponse")(ready=False)
         return message("ModelReadyResponse")(ready=True)
@@ -107,11 +105,17 @@ class OipService:
         parse(message("RepositoryIndexRequest"), body)
         return message("RepositoryIndexResponse")(models=self._models.index())
 
-    async def repository_model_load(self, body: bytes, context: grpc.aio.ServicerContext) -> NoReturn:
-        """Refuse."""
-        raise Unsupported("models are loaded and unloaded by operators")
+    async def repository_model_load(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """Serve a model, or the newest version of one."""
+        request = parse(message("RepositoryModelLoadRequest"), body)
+        await load(self._parts, request.model_name, request.parameters, self._asker(context))
+        return message("RepositoryModelLoadResponse")()
 
-    repository_model_unload = repository_model_load
+    async def repository_model_unload(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """Serve a model no more."""
+        request = parse(message("RepositoryModelUnloadRequest"), body)
+        await unload(self._parts, request.model_name, request.parameters, self._asker(context))
+        return message("RepositoryModelUnloadResponse")()
 
     async def system_shared_memory_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """List no regions."""
@@ -138,20 +142,11 @@ class OipService:
 
     log_settings = trace_setting
 
-
-def encode(prediction: Prediction, request_id: str) -> Any:
-    """Return a prediction as a `ModelInferResponse`, its values as bytes.
-
-    Args:
-        request_id: Id that the caller gave; empty: none.
-    """
-    outputs = prediction.outputs
-    reply = ModelInferResponse(
-        model_name=prediction.model,
-        model_version=str(prediction.version),
-        id=request_id,
-        raw_output_contents=[values.tobytes() for values in outputs.values()],
-    )
-    for name, values in outputs.items():
-        reply.outputs.add(name=name, datatype="FP32", shape=values.shape)
-    return reply
+    def _asker(self, context: grpc.aio.ServicerContext) -> Asker:
+        return Asker(
+            authorization=authorization_of(context),
+            access=self._access,
+            peer=context.peer(),
+            door=self._door,
+            timeout_s=context.time_remaining(),
+        )

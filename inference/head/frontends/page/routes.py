@@ -25,7 +25,7 @@ FILES: Final = {
     "/try.js": ("try.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
 }
-"""File and type by path. `ringpull.inference.head.frontends.http.gate.FREE` has these paths, too."""
+"""File and type by path. `ringpull.inference.head.frontends.http.gate.PAGE` has these paths, too."""
 
 POLICY: Final = "; ".join(
     (

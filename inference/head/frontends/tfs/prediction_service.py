@@ -54,14 +54,14 @@ class PredictionService:
             request = await self._received(messages.PredictRequest, receive, context, call)
             spec = request.model_spec
             served = self._version(spec)
+            outputs = outputs_of(served, spec.signature_name, request.output_filter)
+            features, limits = served.loaded.schema.features, self._predictor.limits
             prediction = await call.predict(
                 InferenceRequest(
-                    columns=columns_of(
-                        read_tensors(request.inputs), served.loaded.schema.features, self._predictor.limits
-                    ),
+                    columns=columns_of(read_tensors(request.inputs), features, limits),
                     model=spec.name,
                     version=_number(spec, served),
-                    outputs=outputs_of(served, spec.signature_name, request.output_filter),
+                    outputs=outputs,
                 )
             )
             reply = messages.PredictResponse()

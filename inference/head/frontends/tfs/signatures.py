@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.head.predictor import predicts_nothing
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import InvalidInput, NotFound, UnmetCondition
 
@@ -69,7 +70,7 @@ def outputs_of(served: ServedVersion, signature: str = "", output_filter: Sequen
 
     Raises:
         UnmetCondition: The model has no such signature.
-        InvalidInput: The signature has no such output, or one is named twice.
+        InvalidInput: The signature has no such output, or one is named twice. Or the version is of tables alone.
     """
     outputs = _of_signature(served, signature)
     if not output_filter:
@@ -116,6 +117,8 @@ def values_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _of_signature(served: ServedVersion, signature: str) -> tuple[str, ...]:
     """Return the outputs of a signature."""
+    if served.loaded.program is None:
+        raise predicts_nothing(served)
     if signature in DEFAULTS:
         return tuple(served.outputs)
     if signature in served.outputs:
