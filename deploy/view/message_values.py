@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 
 def plain_values(message: Message) -> dict[str, Any]:
-    """Return the fields of a message by their names in the `.proto`; enums as names of their values, maps as objects."""
+    """Return the fields of a message by their names in the `.proto`: enums as names of values, maps as objects."""
     return {field.name: _field(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
 
 

@@ -81,7 +81,7 @@ def test_a_model_is_loaded_labelled_and_unloaded_by_hand(
     hidden = write_model(root / ".kept" / "third", 1, rows=500)  # where nobody watches
     ran = ringpull("load", hidden, "--replicas", "user=2", *target)
     assert (ran.returncode, ran.stdout) == (0, "third/1 is live\n"), ran.stderr
-    assert "loading" in ran.stderr
+    assert "✓ preparing" in ran.stderr
     assert answered(clients, "third") == {1}, "on both heads at once"
     assert ringpull("load", hidden, *target).stdout == "third/1 is live already\n"
     write_model(hidden, 2, rows=500)
