@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "restart": "A deployment",
     "stop": "A deployment",
     "predict": "Predictions",
+    "lookup": "Predictions",
     "loadtest": "Predictions",
     "export": "Models, before they are served",
     "inspect": "Models, before they are served",

@@ -290,7 +290,7 @@ def place(manifest: Manifest, version_dir: Path, *, url: str = "", found_in: str
             folder=f"{url or version_dir}/{entry.path}",
             replicas=entry.spec.replicas,
             rows=entry.rows,
-            row_bytes=entry.spec.row_bytes,
+            row_bytes=entry.row_bytes,
             on_unavailable=entry.spec.on_unavailable,
             identity=_identity_of(manifest.table_folder(version_dir, entry.spec.name)),
         )

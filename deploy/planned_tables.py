@@ -57,8 +57,8 @@ def planned_tables(
         PlannedTable(
             name=(name := f"{manifest.model}/{entry.spec.name}"),
             rows=entry.rows,
-            row_bytes=entry.spec.row_bytes,
-            vector_bytes=VECTOR_NUMBER_BYTES * entry.spec.dim,
+            row_bytes=entry.row_bytes,
+            vector_bytes=_reply_bytes(entry.spec.dim, entry.row_bytes),
             load=loads.get(name, TableLoad(0, 0)),
             min_copies=min_copies,
             versions=open_versions,
@@ -90,13 +90,18 @@ def tables_that_serve(
                     name=name,
                     rows=placed.rows,
                     row_bytes=placed.row_bytes,
-                    vector_bytes=VECTOR_NUMBER_BYTES * dims[name],
+                    vector_bytes=_reply_bytes(dims[name], placed.row_bytes),
                     load=loads.get(name, TableLoad(0, 0)),
                     min_copies=has if min_copies is None else min_copies,
                     versions=versions,
                 )
             )
     return found
+
+
+def _reply_bytes(dim: int, row_bytes: int) -> int:
+    """Return the bytes of a row in a reply: of a vector, or of a usual row of bytes."""
+    return VECTOR_NUMBER_BYTES * dim or max(VECTOR_NUMBER_BYTES, row_bytes)
 
 
 def _named(manifests: Sequence[Manifest], traffic: Mapping[str, TableLoad], others: bool) -> dict[str, TableLoad]:
@@ -120,6 +125,8 @@ def _assumed(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str
     """Return the look-ups of a request of `ASSUMED_ROWS` candidates in which no feature is a context feature."""
     loads: dict[str, TableLoad] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
+        if manifest.schema is None:
+            continue  # Nobody can tell what will be asked of tables alone.
         schema = Schema.from_json(manifest.schema.read(folder))
         features = {feature.name: feature for feature in schema.features}
         for lookup in manifest.lookups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -23,10 +24,12 @@ class BytesRows:
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> bytes:
+        row = range(len(self))[row]  # of a list: negative ones count from the end, and others than are there raise
         return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
     def __iter__(self) -> Iterator[bytes]:
-        return (self[row] for row in range(len(self)))
+        data = self.data.tobytes()
+        return (data[begin:end] for begin, end in pairwise(self.offsets.tolist()))
 
     @classmethod
     def of(cls, rows: Sequence[bytes]) -> Self:

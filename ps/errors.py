@@ -23,6 +23,10 @@ class UnmetCondition(InvalidInput):
     """Raised when a request relies on what is not so here, such as a signature that the model does not have."""
 
 
+class AlreadyLive(InvalidInput):
+    """Raised when the version to go live is live: nothing is to be done."""
+
+
 class NotFound(RingpullError):
     """Raised when the caller names a model, version, table or feature that is not served here."""
 
@@ -47,6 +51,10 @@ class Unauthenticated(RingpullError):
 
 class Forbidden(RingpullError):
     """Raised when whoever asks may not have done what is asked. The message names the role or the door that may."""
+
+
+class Unsupported(RingpullError):
+    """Raised when what is asked is part of a protocol, and not done here. The message says what is instead."""
 
 
 # -- the exporter must change the data or the model -------------------------------------------------------------------

@@ -70,6 +70,19 @@ def keys_of_strings(texts: Iterable[str | bytes]) -> UInt64Array:
     return np.fromiter((hash64(text, 0, signed=False)[0] for text in texts), np.uint64)
 
 
+def keys_of_texts(data: bytes, lengths: NDArray[np.uint32]) -> UInt64Array:
+    """Return the keys of strings that lie end to end, uint64 (N,): what `keys_of_strings` gives for each.
+
+    Args:
+        data: Their UTF-8 bytes.
+        lengths: (N,): bytes of each, adding up to those of `data`.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
+    out = np.empty(len(ends), np.uint64)
+    _kernels().map_texts(np.frombuffer(data, np.uint8), ends, out)
+    return out
+
+
 @lru_cache(maxsize=1)
 def _kernels() -> ModuleType:
     with needing("export", "hashing ids"):

@@ -30,6 +30,8 @@ class ServedTable:
     mask: SlotMask | None
     """Slots served; None: every slot."""
     owned_rows: int
+    owned_bytes: int
+    """Bytes of these rows and their keys."""
     counts: Counts
 
 

@@ -21,6 +21,9 @@ NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 MAX_DIM: Final = 65_536
 
+MAX_BYTES_ROW: Final = 1 << 20
+"""Bytes of the longest row of a bytes table: what a block of a table, of a stream and of a copy is made for."""
+
 Float32Array = NDArray[np.float32]
 UInt64Array = NDArray[np.uint64]
 
@@ -42,6 +45,12 @@ class RowType(StrEnum):
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
     """uint8 codes with a float32 scale and offset per row."""
+    BYTES = "bytes"
+    """Bytes of any length up to `MAX_BYTES_ROW`, which are no numbers: never pooled."""
+
+
+VECTOR_TYPES: Final = tuple(row_type for row_type in RowType if row_type is not RowType.BYTES)
+"""Row types that are vectors of `dim` numbers."""
 
 
 _NUMBER_BYTES: Final = {RowType.FLOAT32: 4, RowType.FLOAT16: 2, RowType.BFLOAT16: 2}
@@ -78,17 +87,21 @@ class TableSpec:
     name: str
     """A folder name: letters, digits, `_`, `-`, `.`; at most 128."""
     dim: int
-    """Numbers per row."""
+    """Numbers per row; 0 for rows of bytes."""
     row_type: RowType = RowType.FLOAT32
     key_type: KeyType = KeyType.INT64
     default: tuple[float, ...] | None = None
-    """The vector of a key the table does not have (`dim` float32 values); None means zeros."""
+    """The vector of a key the table does not have (`dim` float32 values); None means zeros, or no bytes."""
     replicas: Replicas = 1
     on_unavailable: OnUnavailable = OnUnavailable.ERROR
 
     def __post_init__(self) -> None:
         check_name("table", self.name)
-        if type(self.dim) is not int or not 1 <= self.dim <= MAX_DIM:
+        if self.is_bytes and (type(self.dim) is not int or self.dim != 0):
+            raise InvalidInput(f"table {self.name}: dim is {self.dim!r}; for rows of bytes it must be 0")
+        if self.is_bytes and self.default is not None:
+            raise InvalidInput(f"table {self.name}: default must be None: a row of bytes has no default vector")
+        if not self.is_bytes and (type(self.dim) is not int or not 1 <= self.dim <= MAX_DIM):
             raise InvalidInput(f"table {self.name}: dim is {self.dim!r}; it must be from 1 to {MAX_DIM}")
         if self.default is not None and len(self.default) != self.dim:
             raise InvalidInput(f"table {self.name}: default has {len(self.default)} values; dim is {self.dim}")
@@ -98,8 +111,16 @@ class TableSpec:
             raise InvalidInput(f"table {self.name}: replicas is {self.replicas!r}; it must be 1 or more, or 'all'")
 
     @property
+    def is_bytes(self) -> bool:
+        """Whether rows are bytes, each of a length of its own."""
+        return self.row_type is RowType.BYTES
+
+    @property
     def row_bytes(self) -> int:
-        """Bytes of one stored row. Only int8 has padding: to a multiple of 4, so that scale and offset stay aligned."""
+        """Bytes of one stored row; 0 where each has a length of its own. Only int8 has padding: to a multiple of 4, so
+        that scale and offset stay aligned."""
+        if self.is_bytes:
+            return 0
         if self.row_type is RowType.INT8:
             return AFFINE_BYTES + (self.dim + 3) // 4 * 4
         return _NUMBER_BYTES[self.row_type] * self.dim

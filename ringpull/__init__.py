@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from ringpull.inference.degrade.steps import CutBags as CutBags
     from ringpull.inference.degrade.steps import UseDefault as UseDefault
     from ringpull.inference.degrade.steps import UseVersion as UseVersion
-    from ringpull.inference.export import ExportReport as ExportReport
-    from ringpull.inference.export import TableOptions as TableOptions
-    from ringpull.inference.export import export_model as export_model
+    from ringpull.inference.export.model import export_model as export_model
+    from ringpull.inference.export.report import ExportReport as ExportReport
+    from ringpull.inference.export.table_options import TableOptions as TableOptions
+    from ringpull.inference.export.tables_alone import export_tables as export_tables
     from ringpull.inference.prediction import Filled as Filled
     from ringpull.inference.prediction import Prediction as Prediction
     from ringpull.inference.prediction import Timings as Timings
+    from ringpull.inference.rows_answer import RowsAnswer as RowsAnswer
     from ringpull.inference.schema.columns import Ragged as Ragged
     from ringpull.inference.schema.kinds import Cross as Cross
     from ringpull.inference.schema.kinds import Dense as Dense
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ringpull.inference.schema.transforms import Log as Log
     from ringpull.inference.schema.transforms import Normalize as Normalize
     from ringpull.inference.schema.transforms import Vocabulary as Vocabulary
+    from ringpull.ps.bytes_rows import BytesRows as BytesRows
 
     Sequence = IdSequence
 
@@ -48,12 +51,17 @@ __version__ = "0.2.0"
 _HOMES: Final[dict[str, tuple[str, ...]]] = {
     "ringpull.inference.client.client": ("AsyncClient", "Client"),
     "ringpull.inference.degrade.steps": ("CapCandidates", "CutBags", "UseDefault", "UseVersion"),
-    "ringpull.inference.export": ("ExportReport", "TableOptions", "export_model"),
+    "ringpull.inference.export.model": ("export_model",),
+    "ringpull.inference.export.report": ("ExportReport",),
+    "ringpull.inference.export.table_options": ("TableOptions",),
+    "ringpull.inference.export.tables_alone": ("export_tables",),
     "ringpull.inference.prediction": ("Filled", "Prediction", "Timings"),
+    "ringpull.inference.rows_answer": ("RowsAnswer",),
     "ringpull.inference.schema.columns": ("Ragged",),
     "ringpull.inference.schema.kinds": ("Cross", "Dense", "IdSequence", "Sparse"),
     "ringpull.inference.schema.schema": ("Schema",),
     "ringpull.inference.schema.transforms": ("Bucketize", "Clip", "Hash", "Log", "Normalize", "Vocabulary"),
+    "ringpull.ps.bytes_rows": ("BytesRows",),
 }
 _OLD_NAMES: Final = {"Sequence": "IdSequence"}
 

@@ -16,9 +16,9 @@ from copy import copy
 
 import numpy as np
 
-from ringpull.ps.errors import DeadlineExceeded, NotFound, ProtocolError, RingpullError
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, NotFound, ProtocolError, RingpullError
 from ringpull.ps.identity import number_of
-from ringpull.ps.spec import TableSpec
+from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
 from ringpull.router.backoff import Backoff
 from ringpull.router.batch import Batch
@@ -160,7 +160,7 @@ class Router:
 
         Raises:
             NotFound: The version or a table is not registered.
-            InvalidInput: A look-up's arrays do not fit each other.
+            InvalidInput: A look-up's arrays do not fit each other, or it pools rows of bytes.
             DeadlineExceeded: Not everything was answered in time.
             Unavailable: No live shard could answer, or said anything, in time for some keys of a table whose policy is
                 `error`, or there is no map yet.
@@ -233,9 +233,16 @@ def _tables(
     model: str, version: int, served: Mapping[str, ServedTable], lookups: Sequence[Lookup]
 ) -> list[ServedTable]:
     try:
-        return [served[lookup.table] for lookup in lookups]
+        tables = [served[lookup.table] for lookup in lookups]
     except KeyError as exc:
         raise NotFound(f"{model}/{version} has no table {exc}; it has {sorted(served)}") from None
+    for table, lookup in zip(tables, lookups, strict=True):
+        if table.spec.is_bytes and lookup.pooling is not Pooling.NONE:
+            raise InvalidInput(
+                f"look-up in {lookup.table}: its rows are bytes, which cannot be pooled; pooling is {lookup.pooling},"
+                f" and must be {Pooling.NONE}"
+            )
+    return tables
 
 
 def _merged(pull: Pull, answers: Sequence[Answer]) -> list[LookupResult]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.spec import Pooling
 
 
@@ -34,10 +35,12 @@ class LookupResult:
     """The merged answer to one `Lookup`."""
 
     values: NDArray[np.float32]
-    """(B, D) pooled bags, or (N, D) rows; owned by the caller. An empty bag is zeros."""
+    """(B, D) pooled bags, or (N, D) rows; owned by the caller. An empty bag is zeros. (N, 0) of a table of bytes."""
     missing: int
     """Keys the table does not have: each counted with the default vector."""
     found: NDArray[np.bool_] | None = None
-    """(N,): False where the default vector stands. None unless the pooling is NONE."""
+    """(N,): False where the default vector, or an empty row of bytes, stands. None unless the pooling is NONE."""
     lost: int = 0
     """Keys no live shard could answer for, filled in by the table's policy `on_unavailable: default`."""
+    bytes_rows: BytesRows | None = None
+    """Rows of the N keys of a table of bytes, owned by the caller; None of any other table."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ringpull.ps.compiled import kernel
 from ringpull.ps.spec import Float32Array
 from ringpull.ps.wire.messages import PullReply
-from ringpull.router.batch import BAGS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
+from ringpull.router.batch import BAGS, KEYS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
+from ringpull.router.bytes_merge import BytesMerge
 from ringpull.router.lookup import LookupResult
 from ringpull.router.partition import Part
 
@@ -32,7 +33,7 @@ class Merge:
 
         Args:
             batch: All look-ups, as laid out by `Batch.of`.
-            dims: (L,): numbers per row of each look-up's table.
+            dims: (L,): numbers per row of each look-up's table; 0 of one of bytes.
         """
         vectors = batch.vectors()
         self._batch = batch
@@ -44,6 +45,10 @@ class Merge:
         self._found = np.zeros(int(self._vector_begins[-1]), np.uint8)
         self._missing = np.zeros(len(dims), np.int64)
         self._lost = np.zeros(len(dims), np.int64)
+        self._bytes = [
+            BytesMerge(keys) if dim == 0 else None
+            for keys, dim in zip(batch.shape[:, KEYS].tolist(), dims.tolist(), strict=True)
+        ]
 
     def add(self, part: Part, reply: PullReply) -> None:
         """Merge the answer to one part of the batch, or to a part of such a part; `Part.check_reply` has passed it."""
@@ -62,6 +67,20 @@ class Merge:
             self._touched,
             self._found,
         )
+        if reply.lengths.size:
+            self._add_bytes(part, reply)
+
+    def _add_bytes(self, part: Part, reply: PullReply) -> None:
+        lengths, data = np.require(reply.lengths, np.uint32, ("C", "A")), np.require(reply.data, np.uint8, ("C", "A"))
+        starts = np.cumsum(lengths, dtype=np.int64) - lengths
+        unpooled = part.batch.shape[:, OP] == ROWS
+        target = row = 0
+        for merge, vectors in zip(self._bytes, np.where(unpooled, part.keys, part.bags).tolist(), strict=True):
+            if merge is not None:
+                rows = slice(row, row + vectors)
+                merge.add(part.targets[target : target + vectors], data, starts[rows], lengths[rows])
+                row += vectors
+            target += vectors
 
     def add_lost(self, part: Part, defaults: Sequence[Float32Array]) -> None:
         """Merge the default vectors of the look-ups' tables in place of an answer that no shard could give."""
@@ -90,6 +109,7 @@ class Merge:
             vectors[1:],
             self._missing.tolist(),
             self._lost.tolist(),
+            self._bytes,
             strict=True,
         )
         return [
@@ -98,8 +118,9 @@ class Merge:
                 missing=missing,
                 found=found[first:last] if op == ROWS else None,
                 lost=lost,
+                bytes_rows=None if merge is None else merge.rows(),
             )
-            for op, dim, begin, end, first, last, missing, lost in columns
+            for op, dim, begin, end, first, last, missing, lost, merge in columns
         ]
 
 

@@ -80,7 +80,7 @@ class Part:
         """Check that an answer fits what was asked.
 
         Args:
-            dims: (L,): numbers per row of each look-up's table.
+            dims: (L,): numbers per row of each look-up's table; 0 of one of bytes.
 
         Raises:
             ProtocolError: It does not; the shard is not to be believed.
@@ -93,6 +93,14 @@ class Part:
             raise ProtocolError(
                 f"shard {self.shard} answered {reply.values.size} values, {reply.missing.size} counts and"
                 f" {reply.found.size} flags; {due}, {due_counts} and {due_found} were due"
+            )
+        if not reply.lengths.size and dims.all():
+            return
+        due_rows = int(self.keys[dims == 0].sum())
+        if reply.lengths.size != due_rows or int(reply.lengths.sum(dtype=np.int64)) != reply.data.size:
+            raise ProtocolError(
+                f"shard {self.shard} answered {reply.lengths.size} rows of bytes with {reply.data.size} bytes;"
+                f" {due_rows} were due, whose lengths add up to that"
             )
 
     def as_batch(self) -> Batch:

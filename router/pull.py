@@ -24,7 +24,7 @@ class ServedTable:
 
     spec: TableSpec
     default: Float32Array
-    """(dim,): the vector of a key without a row."""
+    """(dim,): the vector of a key without a row; (0,) of a table of bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Pull:
     tables: Sequence[ServedTable]
     """Table of each look-up of `batch`."""
     dims: Int64Array
-    """(L,): numbers per row of each look-up's table."""
+    """(L,): numbers per row of each look-up's table; 0 of one of bytes."""
     answer_by_s: float
     """Deadline of shards, on the router's clock. What is not answered by then is lost, or an error."""
     identity: int = 0

@@ -29,6 +29,13 @@ MODEL: Final = ringpull_pb2.Model(
         ringpull_pb2.FeatureInfo(name="user", kind="sparse", dtype=ringpull_pb2.INT64),
         ringpull_pb2.FeatureInfo(name="item", kind="sparse", dtype=ringpull_pb2.INT64),
     ],
+    tables=[
+        ringpull_pb2.TableInfo(name="items", dim=1, key_type="int64"),
+        ringpull_pb2.TableInfo(name="texts", row_type="bytes", key_type="string"),
+    ],
+)
+ONE_ROW: Final = ringpull_pb2.LookupResponse(
+    model="ranker", version=3, vectors=ringpull_pb2.Tensor(shape=[1, 1], floats=[0.5]), found=b"\1"
 )
 
 
@@ -42,6 +49,9 @@ class GuardedHead:
     shown: list[str | None] = field(default_factory=list)
     """`authorization` of each call."""
     predictions: int = 0
+    lookups: list[ringpull_pb2.LookupRequest] = field(default_factory=list)
+    rows: ringpull_pb2.LookupResponse = field(default_factory=lambda: ONE_ROW)
+    """Answer to each look-up."""
     operations: FakeOperations = field(default_factory=FakeOperations)
 
     def get_status(self, body: bytes) -> Any:
@@ -56,6 +66,10 @@ class GuardedHead:
     def predict(self, body: bytes) -> Any:
         self.predictions += 1
         return ringpull_pb2.PredictResponse(model="ranker", version=3)
+
+    def lookup(self, body: bytes) -> Any:
+        self.lookups.append(ringpull_pb2.LookupRequest.FromString(body))
+        return self.rows
 
     def call(self, body: bytes) -> Any:
         message = operations_pb2.OperationRequest.FromString(body)
@@ -88,6 +102,7 @@ def guarded_head(credentials: grpc.ServerCredentials | None = None, *, token: st
     methods = {
         "ringpull.v1.Predictor": {
             "Predict": head.predict,
+            "Lookup": head.lookup,
             "GetModel": head.get_model,
             "ListModels": head.list_models,
         },

@@ -61,6 +61,20 @@ class ReferenceTable:
         return out
 
 
+class ReferenceBytes:
+    """A table of bytes as a dictionary from uint64 key to row."""
+
+    dim = 0
+
+    def __init__(self, rows: Mapping[int, bytes]) -> None:
+        self.rows = dict(rows)
+
+    def pull(self, keys: NDArray[np.uint64]) -> tuple[list[bytes], NDArray[np.bool_]]:
+        """N rows, and whether each key is known (N,)."""
+        known = np.array([int(key) in self.rows for key in keys], bool)
+        return [self.rows.get(int(key), b"") for key in keys], known
+
+
 def assert_close(actual: NDArray, expected: NDArray, largest: float = 1.0) -> None:
     """Assert ARCHITECTURE.md's tolerance; `largest`: largest intermediate magnitude, where it exceeds the result's."""
     actual64, expected64 = np.asarray(actual, np.float64), np.asarray(expected, np.float64)

@@ -94,6 +94,7 @@ def test_one_name_is_at_the_top_and_folders_are_real(wheel: Path) -> None:
         "inference/proto/ringpull.proto",
         "inference/proto/ringpull_pb2.pyi",
         "inference/proto/open_inference.binpb",
+        "inference/proto/tensorflow_serving.binpb",
     ):
         assert f"ringpull/{part}" in names
     assert {f"ringpull/deploy/cluster-{which}.yaml" for which in ("local", "aws")} <= {*names}

@@ -19,7 +19,7 @@ import numpy as np
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.wire.column_codec import encode_column
 from ringpull.inference.wire.packing import pack
-from ringpull.ps.hashing import SLOTS
+from ringpull.ps.hashing import SLOTS, keys_of_texts
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
@@ -64,6 +64,7 @@ def warm_up(within: str | None = None) -> None:
             for shard in shards:
                 shard.stop()
     _receive_columns()
+    keys_of_texts(b"ab", np.array([1, 1], np.uint32))
 
 
 def _receive_columns() -> None:

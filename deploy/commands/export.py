@@ -17,7 +17,7 @@ from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.spec import RowType
+from ringpull.ps.spec import VECTOR_TYPES
 
 NAMES: Final = (
     "module",
@@ -69,7 +69,8 @@ def export(
     """
     as_folder("OUT_DIR", out_dir)  # Before the function, which may take hours to train.
     with needing("export", "ringpull export"):
-        from ringpull.inference.export import TableOptions, export_model
+        from ringpull.inference.export.model import export_model
+        from ringpull.inference.export.table_options import TableOptions
     from ringpull.inference.model.manifest import versions
 
     # Standard output is for the result, so output of the function goes to standard error.
@@ -105,8 +106,8 @@ def row_types_of(given: Sequence[str]) -> dict[str, Any]:
     wanted = {}
     for each in given:
         table, equals, row_type = each.partition("=")
-        if not equals or not table or row_type not in list(RowType):
-            raise InvalidInput(f"--row-type {each!r}: write TABLE=TYPE, TYPE one of {', '.join(RowType)}")
+        if not equals or not table or row_type not in list(VECTOR_TYPES):
+            raise InvalidInput(f"--row-type {each!r}: write TABLE=TYPE, TYPE one of {', '.join(VECTOR_TYPES)}")
         wanted[table] = row_type
     return wanted
 

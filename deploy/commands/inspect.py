@@ -68,7 +68,8 @@ def _show_version(summary: VersionSummary) -> list[Any]:
     from ringpull.deploy.view.inspect_view import degrade_table, lookups_table, version_headline
 
     steps = [degrade_table(summary)] if summary.manifest.degrade else []
-    return [version_headline(summary), *_show_tables(list(summary.tables)), lookups_table(summary), *steps]
+    lookups = [] if summary.manifest.tables_alone else [lookups_table(summary)]
+    return [version_headline(summary), *_show_tables(list(summary.tables)), *lookups, *steps]
 
 
 def _show_tables(tables: list[TableSummary]) -> list[Any]:

@@ -54,7 +54,7 @@ def status(
     """Show a deployment: a change under way; models; shards with rows, bytes, requests; tables with copies and keys."""
     from ringpull.deploy.view.change_watch import change_fields, change_line
     from ringpull.deploy.view.status_view import status_view
-    from ringpull.deploy.view.status_view import warnings as seen_in
+    from ringpull.inference.wire.status_warnings import warnings_seen
 
     above(0).check("--timeout", timeout)
     address = served.resolve_target(target)
@@ -70,7 +70,7 @@ def status(
         change = None if told.change is None else change_fields(told.change)
         plain = _plain(address, answer, memory) | {
             "leader": _leader(answer, told),
-            "warnings": [*warnings, *seen_in(answer)],
+            "warnings": [*warnings, *warnings_seen(answer)],
         }
         print_json({**plain, "change": change})
     else:

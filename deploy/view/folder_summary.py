@@ -67,7 +67,7 @@ class VersionSummary:
             "model": manifest.model,
             "version": manifest.version,
             "created": manifest.created,
-            "dense_program_bytes": manifest.program.bytes,
+            "dense_program_bytes": None if manifest.program is None else manifest.program.bytes,
             "tables": [table.plain() for table in self.tables],
             "lookups": [
                 {"table": lookup.table, "feature": lookup.feature, "pooling": lookup.pooling.value, "add": lookup.add}

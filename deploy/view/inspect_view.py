@@ -17,9 +17,11 @@ SHOWN_BLOCKS = 20
 
 
 def version_headline(summary: VersionSummary) -> Text:
-    """Return a version's name, date, dense program and outputs in one line."""
+    """Return a version's name, date, dense program and outputs in one line; or that it is of tables alone."""
     manifest = summary.manifest
     text = Text.assemble((f"{manifest.model} version {manifest.version}", "bold"), f"   created {manifest.created}")
+    if manifest.program is None:
+        return text.append("   tables alone: rows by key, no predictions")
     text.append(f"   dense program {size(manifest.program.bytes)}")
     outputs = ", ".join(f"{output.name}{list(output.shape) if output.shape else ''}" for output in manifest.outputs)
     return text.append(f"   outputs {outputs}")
@@ -46,7 +48,7 @@ def files_table(tables: Sequence[TableSummary]) -> FieldsTable:
         shown.add(
             each.spec.name,
             f"{each.rows:,}",
-            str(each.spec.dim),
+            "" if each.spec.is_bytes else str(each.spec.dim),
             each.spec.row_type.value,
             each.spec.key_type.value,
             _default(each.spec),
@@ -115,6 +117,8 @@ def bad_blocks_table(tables: Sequence[TableSummary]) -> FieldsTable:
 
 
 def _default(spec: TableSpec) -> str:
+    if spec.is_bytes:
+        return "no bytes"
     if spec.default is None or not any(spec.default):
         return "zeros"
     first = ", ".join(f"{value:.3g}" for value in spec.default[:3])

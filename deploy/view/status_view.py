@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ringpull.deploy.view.fields_table import Column, FieldsTable
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.wire.status_warnings import short_of_copies, warnings_seen
 from ringpull.ps.byte_size import size
 
 _DTYPE_NAMES: Final[Mapping[int, str]] = {
@@ -43,41 +44,17 @@ def status_view(
     parts: list[RenderableType] = [_headline(target, status)]
     if status.requests:
         parts.append(Text(f"a request: {fan_out(status)}", style="dim"))
+    parts += [Text(recent_line(each)) for each in status.recent[:1] if each.requests]
     if change:
         parts.append(Text(change, style="bold yellow"))
     parts.append(models_table(status.models))
     if status.degrade:
         parts.append(degrade_table(status.degrade))
+    if len(status.heads) > 1:
+        parts.append(heads_table(status.heads))
     parts += [shards_table(status.shards, memory), tables_table(status.tables)]
-    parts += [Text(f"! {warning}", style="yellow") for warning in (*told, *warnings(status))]
+    parts += [Text(f"! {warning}", style="yellow") for warning in (*told, *warnings_seen(status))]
     return Group(*parts)
-
-
-def warnings(status: pb.ClusterStatus) -> list[str]:
-    """Return warnings: dead shards, old epochs, fewer copies than wanted, degraded answers."""
-    found = [
-        f"shard {shard.shard} at {shard.address} does not answer: {shard.error}"
-        for shard in status.shards
-        if not shard.alive
-    ]
-    found += [
-        f"shard {shard.shard} is at epoch {shard.epoch}, the head still at {status.epoch}"
-        for shard in status.shards
-        if shard.alive and shard.epoch > status.epoch
-    ]
-    found += [
-        f"table {table.model}/{table.table} wants {table.replicas_wanted} copies and has {table.replicas_effective}:"
-        f" there are {len(status.shards)} shards"
-        for table in status.tables
-        if _short_of_copies(table)
-    ]
-    found += [
-        f"model {each.model} version {each.version} answers degraded, level {each.level} of {len(each.steps)}:"
-        f" {'; '.join(step.step for step in each.steps[: each.level])}"
-        for each in status.degrade
-        if each.level
-    ]
-    return found
 
 
 def fan_out(status: pb.ClusterStatus) -> str:
@@ -86,6 +63,13 @@ def fan_out(status: pb.ClusterStatus) -> str:
         total / max(status.requests, 1) for total in (status.messages, status.sent_bytes, status.received_bytes)
     )
     return f"{messages:.1f} messages to shards, {size(round(sent))} sent, {size(round(received))} received"
+
+
+def recent_line(recent: pb.RecentStatus) -> str:
+    """Return the last minutes as text: `last 15 min: 48,011 requests, 53.2/s now, p50 2.1 ms, p99 8.0 ms`."""
+    failed = f" ({recent.failed:,} failed)" if recent.failed else ""
+    text = f"last 15 min: {recent.requests:,} requests{failed}, {recent.requests_per_s:,.1f}/s now"
+    return f"{text}, p50 {recent.p50_ms:.1f} ms, p99 {recent.p99_ms:.1f} ms" if recent.p99_ms else text
 
 
 def _headline(target: str, status: pb.ClusterStatus) -> Text:
@@ -158,6 +142,27 @@ def takes(features: Iterable[pb.FeatureInfo]) -> list[str]:
     ]
 
 
+def heads_table(heads: Iterable[pb.HeadStatus]) -> FieldsTable:
+    """Return a row for each head."""
+    table = FieldsTable(
+        "heads",
+        (
+            Column("head"),
+            Column("address"),
+            Column("http", rank=1),
+            Column("requests", "number"),
+            Column("failed", "number"),
+        ),
+    )
+    for head in heads:
+        if head.alive:
+            table.add(str(head.head), head.address, head.http, f"{head.requests:,}", f"{head.failed:,}")
+        else:
+            gone = f"{head.head} gone {head.heard_s:.0f} s"
+            table.add(gone, head.address, head.http, f"{head.requests:,}", f"{head.failed:,}", style="red")
+    return table
+
+
 def shards_table(shards: Iterable[pb.ShardStatus], memory: Callable[[int], int | None]) -> FieldsTable:
     """Return a row for each shard, with its memory by pid where that is known."""
     table = FieldsTable(
@@ -206,11 +211,12 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
             Column("replicas", "number"),
             Column("keys", "number"),
             Column("missing", "number"),
+            Column("keys/s", "number", rank=4),
         ),
     )
     for each in tables:
         replicas = Text(
-            f"{each.replicas_effective} of {each.replicas_wanted}", style="yellow" if _short_of_copies(each) else ""
+            f"{each.replicas_effective} of {each.replicas_wanted}", style="yellow" if short_of_copies(each) else ""
         )
         missing = f"{each.missing:,} ({each.missing / each.keys:.1%})" if each.keys else f"{each.missing:,}"
         table.add(
@@ -222,6 +228,7 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
             replicas,
             f"{each.keys:,}",
             missing,
+            f"{each.keys_per_s:,.0f}",
         )
     return table
 
@@ -233,7 +240,3 @@ def duration(seconds: float) -> str:
         if total >= unit:
             return f"{total // unit} {name} {total % unit // below} {below_name}"
     return f"{total} s"
-
-
-def _short_of_copies(table: pb.TableStatus) -> bool:
-    return table.replicas_wanted.isdecimal() and int(table.replicas_wanted) > table.replicas_effective

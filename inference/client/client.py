@@ -24,6 +24,8 @@ from typing import Any, Final, Self
 
 import grpc
 import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
 
 from ringpull.inference.client import stubs
 from ringpull.inference.client.channels import DEFAULT_CHANNELS, OWN_CONNECTION, channel_targets, open_channel
@@ -34,7 +36,9 @@ from ringpull.inference.client.rotation import Rotation
 from ringpull.inference.client.targets import parse_targets
 from ringpull.inference.prediction import Prediction
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.rows_answer import RowsAnswer
 from ringpull.inference.wire.codec import as_call, checked_version, decode_response, encode_request
+from ringpull.inference.wire.lookup_codec import decode_rows, encode_lookup
 from ringpull.ps.errors import RingpullError
 
 DEFAULT_TIMEOUT_S: Final = 10.0
@@ -70,6 +74,7 @@ class _Connections:
         self._retrying = Retrying(self._rotation, retries)
         self._channels = [open_channel(kind, each, credentials, OWN_CONNECTION) for each in self._rotation.targets]
         self._predict = self._method(stubs.PREDICT)
+        self._lookup = self._method(stubs.LOOKUP)
         self._get_model = self._method(stubs.GET_MODEL)
         self._list_models = self._method(stubs.LIST_MODELS)
         self._get_status = self._method(stubs.GET_STATUS)
@@ -175,6 +180,54 @@ class Client(_Connections):
             label=label,
         )
         return decode_response(self._call(self._predict, encode_request(call), timeout_s))
+
+    def lookup(
+        self,
+        model: str,
+        table: str,
+        keys: Sequence[int] | Sequence[str] | NDArray[Any],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        pooling: str | None = None,
+        offsets: Sequence[int] | NDArray[np.int64] | None = None,
+        weights: Sequence[float] | NDArray[np.float32] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> RowsAnswer:
+        """Return rows of a table by their keys: `rows, found = client.lookup("ranker", "user", [7, 9])`.
+
+        Args:
+            keys: (N,): integers, or strings where the table is keyed by strings.
+            version: Version that answers; None: the live one.
+            label: Label of the version that answers, in place of its number.
+            pooling: sum, mean or max of each bag of rows; None: every row by itself.
+            offsets: (B+1,): starts of bags among the keys, with a pooling.
+            weights: (N,): one per key, by which its row is multiplied before the sum.
+            request_id: For the server's logs.
+
+        Returns:
+            rows: float32 (N, dim), or (B, dim) where they are pooled. Of a table of bytes `BytesRows`, a sequence
+                whose `rows[i]` is `bytes`. A key that the table does not have gets its default vector, or no bytes.
+            found: bool (N,): whether the table has each key; None where rows are pooled.
+
+        Raises:
+            InvalidInput: Keys, pooling, offsets or weights do not fit each other or the table.
+            NotFound: No such model, version or table is served there.
+            LimitExceeded, DeadlineExceeded, Unavailable: As for `predict`.
+        """
+        request = encode_lookup(
+            model,
+            table,
+            keys,
+            version=version,
+            label=label or "",
+            pooling=pooling,
+            offsets=offsets,
+            weights=weights,
+            request_id=request_id,
+        )
+        return decode_rows(self._call(self._lookup, request, timeout_s), pooled=bool(request.pooling))
 
     def model(
         self, name: str, version: int | None = None, *, label: str | None = None, timeout_s: float | None = None
@@ -292,6 +345,34 @@ class AsyncClient(_Connections):
             label=label,
         )
         return decode_response(await self._call(self._predict, encode_request(call), timeout_s))
+
+    async def lookup(
+        self,
+        model: str,
+        table: str,
+        keys: Sequence[int] | Sequence[str] | NDArray[Any],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        pooling: str | None = None,
+        offsets: Sequence[int] | NDArray[np.int64] | None = None,
+        weights: Sequence[float] | NDArray[np.float32] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> RowsAnswer:
+        """Return rows of a table by their keys. Arguments, answer and errors are those of `Client.lookup`."""
+        request = encode_lookup(
+            model,
+            table,
+            keys,
+            version=version,
+            label=label or "",
+            pooling=pooling,
+            offsets=offsets,
+            weights=weights,
+            request_id=request_id,
+        )
+        return decode_rows(await self._call(self._lookup, request, timeout_s), pooled=bool(request.pooling))
 
     async def model(
         self, name: str, version: int | None = None, *, label: str | None = None, timeout_s: float | None = None

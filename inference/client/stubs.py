@@ -61,6 +61,7 @@ class Rpc:
 
 
 PREDICT: Final = Rpc.named("Predictor", "Predict")
+LOOKUP: Final = Rpc.named("Predictor", "Lookup")
 GET_MODEL: Final = Rpc.named("Predictor", "GetModel")
 LIST_MODELS: Final = Rpc.named("Predictor", "ListModels")
 GET_STATUS: Final = Rpc.named("Admin", "GetStatus")

@@ -46,14 +46,12 @@ class RowKeys:
         if given is None:
             return cls(table, rows, KeyType.INT64, None)
         vocabulary = given if isinstance(given, Vocabulary) else None
-        ids = _array(table, given.ids if isinstance(given, Vocabulary) else given)
+        ids = read_ids(table, given.ids if isinstance(given, Vocabulary) else given)
         expected = rows - 1 if vocabulary else rows
         if len(ids) != expected:
             what = f"a Vocabulary of {len(ids)} ids (row 0 is for unknown ones)" if vocabulary else f"{len(ids)} ids"
             raise ExportError(f"keys of table {table}: {what} for {rows} rows; there must be {expected}")
-        unsigned = ids.dtype == np.uint64
-        key_type = KeyType.STRING if ids.dtype == object else KeyType.UINT64 if unsigned else KeyType.INT64
-        return cls(table, rows, key_type, ids, vocabulary, unknown_is_row_0)
+        return cls(table, rows, key_type_of(ids), ids, vocabulary, unknown_is_row_0)
 
     @property
     def raw(self) -> bool:
@@ -101,8 +99,19 @@ class RowKeys:
         return next(-each for each in count(1) if -each not in signed)
 
 
-def _array(table: str, given: Any) -> NDArray[Any]:
-    """Return raw ids as int64, uint64, or an object array of strings."""
+def key_type_of(ids: NDArray[Any]) -> KeyType:
+    """Return the type of ids that were read."""
+    if ids.dtype == object:
+        return KeyType.STRING
+    return KeyType.UINT64 if ids.dtype == np.uint64 else KeyType.INT64
+
+
+def read_ids(table: str, given: Any) -> NDArray[Any]:
+    """Return raw ids as int64, uint64, or an object array of strings.
+
+    Raises:
+        ExportError: They are neither all integers nor all strings, or not (rows,).
+    """
     array = given if isinstance(given, np.ndarray) else _array_of_list(table, list(given))
     if array.ndim != 1:
         raise ExportError(f"keys of table {table}: have the shape {array.shape}; they must be (rows,)")

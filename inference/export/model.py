@@ -9,8 +9,6 @@ export leaves nothing behind, and no half version is ever seen.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,15 +33,16 @@ from ringpull.inference.export.report import CheckReport, ExportReport, TableRep
 from ringpull.inference.export.rows import make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
 from ringpull.inference.export.serving import Serving, plan_serving
-from ringpull.inference.export.tables import TableOptions, TablePlan, write_table
-from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry, version_number
+from ringpull.inference.export.table_options import TableOptions
+from ringpull.inference.export.tables import TablePlan, write_table
+from ringpull.inference.export.version_folder import new_version, written_beside
+from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import ExportError, InvalidInput
-from ringpull.ps.spec import check_name
+from ringpull.ps.errors import ExportError
 
 SCHEMA_FILE: Final = "schema.json"
 PROGRAM_FILE: Final = "dense.pt2"
@@ -98,7 +97,7 @@ def export_model(
             self-check fails. The message names module or table and reason.
     """
     name = Path(out_dir).resolve().name if name is None else name
-    target = _new_version(Path(out_dir), name, version)
+    target = new_version(Path(out_dir), name, version)
     split = _Split.of(name, module, schema, keys or {}, tables or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(schema, check_columns, check_labels)
@@ -159,25 +158,11 @@ class _Split:
         return make_rows(self.schema, self.parts, {table: plan.keys for table, plan in self.plans.items()}, rows)
 
 
-def _new_version(folder: Path, name: str, version: int) -> Path:
-    """Return the folder of a version that does not exist yet."""
-    check_name("model", name)
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise InvalidInput(f"version is {version!r}; it must be a whole number from 1")
-    for there in folder.iterdir() if folder.is_dir() else ():
-        if version_number(there.name) == version:
-            raise ExportError(f"{there} exists; a version is never written over: choose another, or delete it")
-    return folder / str(version)
-
-
 def _write(
     split: _Split, target: Path, steps: tuple[Step, ...], check_rows: int, console: Console | None
 ) -> tuple[Manifest, CheckReport | None]:
     """Write a version beside its place, check it, and rename it."""
-    hidden = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(hidden, ignore_errors=True)
-    try:
-        hidden.mkdir(parents=True)
+    with written_beside(target) as hidden:
         write_program(hidden / PROGRAM_FILE, split.parts, split.schema, split.arguments, _device_of(split.module))
         (hidden / SCHEMA_FILE).write_text(split.serving.schema.to_json(), encoding="utf-8")
         manifest = Manifest(
@@ -202,11 +187,6 @@ def _write(
             (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
             manifest.save(hidden)
-        hidden.rename(target)
-    except OSError as exc:
-        raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
     return manifest, check
 
 

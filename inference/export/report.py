@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ringpull.inference.export.cut import KeptWeight
 from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.byte_size import size
+
+if TYPE_CHECKING:
+    from ringpull.inference.export.cut import KeptWeight  # which needs torch; an export of tables alone does not
 
 COLUMNS: Final = ("table", "rows", "dim", "type", "bytes", "keyed by", "features", "pooling", "unknown ids")
 NUMBERS: Final = ("rows", "dim", "bytes")
 SPARED: Final = ("unknown ids", "pooling", "keyed by", "dim", "type")
 """Columns that are left out where there is no room for all, in this order."""
+OF_FEATURES: Final = ("features", "pooling")
+"""Columns that say how features use a table; left out where the version is of tables alone."""
 GAP: Final = 2
 """Characters between two columns."""
 
@@ -30,6 +34,7 @@ class TableReport:
     name: str
     rows: int
     dim: int
+    """Numbers per row; 0 where rows are bytes."""
     row_type: str
     bytes: int
     keyed_by: str
@@ -45,7 +50,7 @@ class TableReport:
         return {
             "table": self.name,
             "rows": f"{self.rows:,}",
-            "dim": str(self.dim),
+            "dim": str(self.dim) if self.dim else "",
             "type": self.row_type,
             "bytes": size(self.bytes),
             "keyed by": self.keyed_by,
@@ -98,13 +103,17 @@ class ExportReport:
     @property
     def bytes(self) -> int:
         """Bytes of the whole version but its manifest."""
-        return sum(table.bytes for table in self.tables) + self.manifest.program.bytes + self.manifest.schema.bytes
+        files = (self.manifest.program, self.manifest.schema)
+        return sum(table.bytes for table in self.tables) + sum(file.bytes for file in files if file is not None)
 
     def print(self, console: Console) -> None:
         """Show it."""
         rows = [each.cells() for each in self.tables]
-        for left_out in range(len(SPARED) + 1):
-            names = [name for name in COLUMNS if name not in SPARED[:left_out]]
+        unused = OF_FEATURES if self.manifest.tables_alone else ()
+        columns = [name for name in COLUMNS if name not in unused]
+        spared = [name for name in SPARED if name not in unused]
+        for left_out in range(len(spared) + 1):
+            names = [name for name in columns if name not in spared[:left_out]]
             widths = _widths({name: [name, *(row[name] for row in rows)] for name in names}, console.width)
             if widths is not None:
                 break
@@ -119,10 +128,12 @@ class ExportReport:
             tables.add_row(*(row[name] for name in names))
         console.print(tables)
         if left_out:
-            console.print(f"not shown at this width: {', '.join(SPARED[:left_out])}", style="dim")
+            console.print(f"not shown at this width: {', '.join(spared[:left_out])}", style="dim")
         for kept in self.kept:
             console.print(f"{kept.name} stays in the dense program ({size(kept.bytes)}): {kept.reason}", markup=False)
-        console.print(f"dense program: {size(self.manifest.program.bytes)}, {len(self.manifest.inputs)} inputs")
+        if self.manifest.program is not None:
+            inputs = len(self.manifest.inputs)
+            console.print(f"dense program: {size(self.manifest.program.bytes)}, {inputs} inputs")
         if self.check is not None:
             console.print(
                 f"self-check: {self.check.rows} rows, largest difference {self.check.largest_difference:.1e}"

@@ -23,6 +23,7 @@ from ringpull.inference.export.asking import ServedRows, ask_module
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.report import CheckReport
 from ringpull.inference.export.rows import part_of
+from ringpull.inference.export.table_samples import sample_table
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.model.dense import DenseProgram, ProgramTensor
@@ -30,29 +31,21 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.samples import (
     RELATIVE_TOLERANCE,
     Samples,
-    TableSamples,
     agree,
     differences,
-    vector_checksums,
 )
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError
-from ringpull.ps.hashing import keys_of, positions_of
+from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Float32Array, Pooling
 from ringpull.ps.store.base import Base
-from ringpull.ps.store.row_codec import decode
 from ringpull.router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
 """Largest difference allowed, times max(1, |a|, largest intermediate magnitude): ARCHITECTURE.md, "Exactly"."""
 
 SAMPLE_ROWS: Final = 16
-
-KEYS: Final = 1024
-"""Largest number of a table's own keys among its samples; a smaller table is sampled whole."""
-LACKED_KEYS: Final = 64
-"""Number of keys among a table's samples that it lacks."""
 
 
 def pull(base: Base, lookup: Lookup) -> LookupResult:
@@ -73,22 +66,6 @@ def pull(base: Base, lookup: Lookup) -> LookupResult:
             pooled = members.max(axis=0) if lookup.pooling is Pooling.MAX else members.sum(axis=0)
             out[bag] = pooled / (end - begin) if lookup.pooling is Pooling.MEAN else pooled
     return LookupResult(out, missing)
-
-
-def sample_table(base: Base) -> TableSamples:
-    """Return samples of a table: keys spread over the ring, and keys beside them that it lacks.
-
-    The latter tell a table from one with more rows, as of another export.
-    """
-    numbers = np.unique(np.linspace(0, base.rows - 1, min(base.rows, KEYS)).astype(np.int64))
-    positions = base.sections.positions[numbers]
-    keys = keys_of(positions)
-    vectors = decode(base.sections.rows[numbers], base.spec)
-    beside = np.concatenate([keys + np.uint64(1), keys - np.uint64(1), np.arange(LACKED_KEYS, dtype=np.uint64)])
-    lacked = np.unique(beside[base.find(positions_of(beside)) < 0])
-    lacked = lacked[np.linspace(0, len(lacked) - 1, min(len(lacked), LACKED_KEYS)).astype(np.int64)]
-    defaults = np.tile(base.spec.default_vector(), (len(lacked), 1))
-    return TableSamples(np.concatenate([keys, lacked]), vector_checksums(np.concatenate([vectors, defaults])))
 
 
 class SelfCheck:

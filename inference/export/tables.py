@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -12,36 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ringpull.inference.export.keys import Keys, RowKeys
+from ringpull.inference.export.table_options import TableOptions, row_type_of
+from ringpull.inference.export.table_progress import table_progress
 from ringpull.inference.model.manifest import TableEntry
-from ringpull.ps.errors import ExportError, InvalidInput
-from ringpull.ps.spec import OnUnavailable, Replicas, RowType, TableSpec
+from ringpull.ps.errors import ExportError
+from ringpull.ps.spec import OnUnavailable, RowType, TableSpec
 from ringpull.ps.store.row_codec import decode, encode
 from ringpull.ps.store.writer import TableWriter
 
 CHUNK_BYTES: Final = 16 * 1024 * 1024
 """Bytes of rows handed to the writer at a time; a weight on the CPU is not copied for it."""
-
-PROGRESS_BYTES: Final = 256 * 1024 * 1024
-"""Smallest table that shows a progress bar: smaller ones take less than about a second."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TableOptions:
-    """Options of one table in a deployment; only `row_type` changes what known ids give."""
-
-    replicas: Replicas = 1
-    default: Literal["zeros", "mean"] | NDArray[np.float32] | None = None
-    """Vector of unknown ids: zeros, the mean of all rows, or float32 (dim,). None: zeros; for a table keyed by a
-    Vocabulary row 0, which is what the model has for unknown ids."""
-    on_unavailable: Literal["error", "default"] = "error"
-    """Answer when no live shard has a key: fail, or use the default vector and say so."""
-    row_type: str = RowType.FLOAT32.value
-    """Storage type of rows, a value of `RowType`. The shorter ones round, and the report says at what cost; default
-    vectors stay float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,11 +45,7 @@ class TablePlan:
             ExportError: The keys do not fit the rows, or the default vector not their dimension.
             InvalidInput: There is no such row type.
         """
-        try:
-            row_type = RowType(options.row_type)
-        except ValueError as exc:
-            known = ", ".join(RowType)
-            raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; it must be one of {known}") from exc
+        row_type = row_type_of(table, options)
         row_keys = RowKeys.read(table, len(weight), keys, unknown_is_row_0=options.default is None)
         default = options.default
         if default is None:
@@ -138,29 +115,11 @@ def write_table(version_dir: Path, plan: TablePlan, console: Console | None) -> 
     chunk = max(1, CHUNK_BYTES // spec.row_bytes)
     with (
         TableWriter(folder, spec, default=plan.default) as writer,
-        _progress(console, spec, keys.rows) as progress,
+        table_progress(console, spec.name, keys.rows * spec.row_bytes) as progress,
     ):
         for begin in range(keys.first, keys.rows, chunk):
             end = min(begin + chunk, keys.rows)
             writer.add(keys.of(begin, end), plan.weight[begin:end].detach().cpu().numpy())
-            progress(end - begin)
+            progress((end - begin) * spec.row_bytes)
         facts = writer.finish()
     return TableEntry(spec=facts.spec, path=path, rows=facts.rows, bytes=facts.bytes)
-
-
-@contextmanager
-def _progress(console: Console | None, spec: TableSpec, rows: int) -> Iterator[Callable[[int], None]]:
-    """Show how many bytes of rows were handed over, and that the writer sorts them after the last."""
-    if console is None or rows * spec.row_bytes < PROGRESS_BYTES:
-        yield lambda added: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(f"table {spec.name}", total=rows * spec.row_bytes)
-
-        def advance(added: int) -> None:
-            progress.advance(task, added * spec.row_bytes)
-            if progress.tasks[0].finished:
-                progress.update(task, description=f"table {spec.name}: sorting", total=None)
-
-        yield advance

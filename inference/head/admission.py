@@ -67,6 +67,14 @@ class Ticket:
         """
         self._admission._weigh(self, nbytes)
 
+    def take_room(self, nbytes: int) -> None:
+        """Take room for so many bytes more, of its reply; to be called after `received`.
+
+        Raises:
+            LimitExceeded: There is no room for them now.
+        """
+        self._admission._take_room(self, nbytes)
+
     def set_aside(self) -> None:
         """Note that its message is overdue; to be called before `received`, if at all."""
         self._admission._set_aside(self)
@@ -185,6 +193,12 @@ class Admission:
             here_s = self._clock() - work.began_s
             self._refuse_hopeless(max(min_s, ticket.predicted_s - here_s), ticket.deadline_s)
             self._refuse_large(nbytes, self._held_bytes() - nbytes)
+
+    def _take_room(self, ticket: Ticket, nbytes: int) -> None:
+        if ticket.work is None or not ticket.work.lone:
+            self._refuse_large(ticket.nbytes + nbytes, self._held_bytes() - ticket.nbytes)
+        ticket.nbytes += nbytes
+        self._bytes += nbytes
 
     def _set_aside(self, ticket: Ticket) -> None:
         if ticket.work is not None:

@@ -76,6 +76,8 @@ class StageTimes:
     dense_s: float
     batch_rows: int
     """Rows of the batch it rode in."""
+    first: bool = True
+    """Whether it is the first of its batch that is answered: so many batches there were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,11 +404,13 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         answers, started_s, ended_s = computed.result()
         prepare_s, lookup_s = batch.prepared_s - batch.taken_s, batch.pulled_s - batch.prepared_s
         waited_s, dense_s = (started_s - batch.pulled_s) + batch.taken_s, ended_s - started_s
+        first = True
         for place, answer in answers.items():
             entry = batch.entries[place]
             if not entry.answer.done():
-                times = StageTimes(waited_s - entry.submitted_s, prepare_s, lookup_s, dense_s, batch.rows)
+                times = StageTimes(waited_s - entry.submitted_s, prepare_s, lookup_s, dense_s, batch.rows, first)
                 entry.answer.set_result((answer, times))
+                first = False
 
 
 def _expire(entry: _Waiting[Item, Answer]) -> None:

@@ -7,6 +7,7 @@ batcher, so one batch, and one answer, never mixes two.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Puller, Scor
 from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
+from ringpull.inference.head.request.row_reader import RowReader
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 from ringpull.ps.histogram import Histogram
@@ -50,7 +52,7 @@ class ServedVersion:
         batch_rows: Histogram | None = None,
         thresholds: Thresholds | None = None,
     ) -> None:
-        """Bind pipeline and batcher, and rehearse them. Blocks while the dense program runs once.
+        """Bind pipeline and batcher, and rehearse them. Blocks while the dense program, if it has one, runs once.
 
         Args:
             max_pulls: Pulls at a time; all but one are slow.
@@ -62,6 +64,8 @@ class ServedVersion:
         """
         self.loaded = loaded
         self.pipeline = Pipeline(loaded.manifest, loaded.schema, loaded.program, router)
+        self.rows: Final = RowReader(*self.key, loaded.specs(), router)
+        """Rows of its tables, by key."""
         preparation = Preparation(loaded.manifest, loaded.schema)
         self.batcher: Batcher[ReceivedColumns, RequestBatch, PulledBatch, Scores] = Batcher(
             preparation.prepare,
@@ -77,7 +81,8 @@ class ServedVersion:
         self.degrader = Degrader(*self.key, loaded.manifest.degrade, loaded.schema, thresholds)
         self.stand_in: ServedVersion | None = None
         """Lighter version of its degrade steps, while requests see that; set by the catalog."""
-        executor.submit(lambda: self.pipeline.rehearse(preparation.plain_batch())).result()
+        if loaded.program is not None:
+            executor.submit(lambda: self.pipeline.rehearse(preparation.plain_batch())).result()
 
     def __repr__(self) -> str:
         return f"ServedVersion({self.loaded.name}, {self.batcher!r})"
@@ -86,6 +91,15 @@ class ServedVersion:
     def key(self) -> VersionName:
         """Model and version."""
         return self.loaded.manifest.model, self.loaded.manifest.version
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of its tables."""
+        return self.rows.tables
+
+    async def close(self, timeout_s: float) -> None:
+        """Take no more requests and wait until those here are answered; fail what is left after `timeout_s`."""
+        await asyncio.gather(self.batcher.close(timeout_s), self.rows.close(timeout_s))
 
     def degraded(self, columns: ReceivedColumns, *, named: bool) -> tuple[ServedVersion, ReceivedColumns]:
         """Return who answers a request for this version that comes now, and with what it is to leave out.
@@ -215,6 +229,10 @@ class Catalog:
     def labels(self, model: str) -> dict[str, int]:
         """Return the labels of a model: label -> version."""
         return dict(self._labels.get(model, {}))
+
+    def refused(self, model: str) -> dict[int, str]:
+        """Return the versions of a model that should be served and could not be loaded, each with the reason."""
+        return {number: reason for (name, number), reason in self._refused.items() if name == model}
 
     def live(self) -> list[ServedVersion]:
         """Return the live version of every model, by model name; those that could not be loaded are left out."""

@@ -100,6 +100,10 @@ class HeadConfig:
     """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
     max_candidates: Annotated[int, at_least(1), Option("Rows of one request.", Group.LIMITS)] = 16_384
     """Rows of one request; one of more gets RESOURCE_EXHAUSTED."""
+    max_lookup_keys: Annotated[
+        int, at_least(1, ceiling=MAX_INT32), Option("Keys of one look-up of rows.", Group.LIMITS)
+    ] = 65_536
+    """Keys, and bags, of one look-up of rows by key; one of more gets RESOURCE_EXHAUSTED."""
     max_values_per_row: Annotated[
         int, at_least(1, ceiling=MAX_INT64), Option("Values of one row of a list feature.", Group.LIMITS)
     ] = 65_536

@@ -22,6 +22,7 @@ from ringpull.inference.degrade.degrader import Degrader, following_pressure
 from ringpull.inference.head.audit import Audited, AuditLog
 from ringpull.inference.head.catalog import NO_LABELS, Catalog, Labels, ServedVersion, VersionName
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.counts import DeploymentCounts
 from ringpull.inference.head.frontends.door import folders_of
 from ringpull.inference.head.frontends.http.head_metrics import HeadMetrics
 from ringpull.inference.head.frontends.operators import Operators
@@ -30,6 +31,7 @@ from ringpull.inference.head.frontends.status import HeadView, cluster_status, h
 from ringpull.inference.head.frontends.ways_in import WaysIn
 from ringpull.inference.head.leadership import LeaderView
 from ringpull.inference.head.lease import Lease
+from ringpull.inference.head.metrics.call_tally import CallTally
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.root_watch import RootWatch
@@ -134,7 +136,10 @@ class Head:
         self._catalog = Catalog()
         self._metrics = self._new_metrics() if config.metrics else None
         calls = None if self._metrics is None else self._metrics.calls
-        self._predictor = Predictor(self._catalog, config, watch=CallWatch(calls), access=self._tokens)
+        self._tally = CallTally(self._router.counters)
+        watch = CallWatch(calls, tally=self._tally)
+        self._predictor = Predictor(self._catalog, config, watch=watch, access=self._tokens)
+        self._counts = DeploymentCounts(self._tally, self._asker, operations, self.loaded)
         self._leading = asyncio.Lock()
         self._unasked: Counter[VersionName] = Counter()
         """Self-checks of each version that could not be made, as rows could not be had."""
@@ -240,6 +245,7 @@ class Head:
             traffic=self._traffic(),
             metrics_port=0 if self._metrics is None else self._metrics.port,
             warnings=self._warnings(),
+            counts=self._tally.news(),
             admin=address.admin,
         )
 
@@ -281,7 +287,7 @@ class Head:
         # gRPC first: whatever else stopped before it would refuse calls that another head could have answered.
         if self._ways_in is not None:
             await self._ways_in.stop(timeout_s)
-        await asyncio.gather(*(served.batcher.close(0) for served in self._catalog.loaded()))
+        await asyncio.gather(*(served.close(0) for served in self._catalog.loaded()))
         if self._ways_in is not None:
             await self._ways_in.http.stop()
         if self._metrics is not None:
@@ -290,6 +296,7 @@ class Head:
         self._dense.shutdown()
         self._asking.shutdown(wait=False)
         self._operators.close()
+        self._counts.close()
         self._mirror.close()
         # Last: what is carried out yet, or published by a look that has begun, is told of.
         await self._audit.written()
@@ -329,6 +336,7 @@ class Head:
             self._router.retire(*key)
             raise
         self._catalog.add(served)
+        self._tally.loaded(*key)
         self._refused.pop(key, None)
         took_s = time.monotonic() - began_s
         logger.info("version loaded", extra={"model": key[0], "version": key[1], "took_s": round(took_s, 3)})
@@ -402,13 +410,23 @@ class Head:
                 await self._let_go(served)
 
     async def _let_go(self, version: ServedVersion) -> None:
-        await version.batcher.close(self.config.max_timeout_s)
+        await version.close(self.config.max_timeout_s)
         self._router.retire(*version.key)
+        if self._catalog.find(version.key) is None:
+            self._tally.let_go(*version.key)
 
     async def _listen(self) -> HeadAddress:
-        status = partial(cluster_status, self._view, self._router, self._catalog)
+        status = partial(cluster_status, self._view, self._router, self._catalog, self._counts)
         alone = partial(head_status, self._view)
-        parts = Parts(self._predictor, self._catalog, status, alone, self._operators, self._tls)
+        parts = Parts(
+            self._predictor,
+            self._catalog,
+            status,
+            alone,
+            self._operators,
+            self._tls,
+            self._counts.of_models,
+        )
         opened = await WaysIn.open(
             parts,
             self.config,
@@ -461,6 +479,8 @@ class Head:
             address="" if self._address is None else f"{self._address.host}:{self._address.grpc_port}",
             uptime_s=time.monotonic() - self._started_s,
             shard_map=self._router.shard_map,
+            head=self._asker.head,
+            http="" if self._address is None else f"{self._address.host}:{self._address.http_port}",
             counts=self._predictor.counts,
             admin="" if self._address is None else self._address.admin,
             deployment=name_of(self._router.deployment),

@@ -45,6 +45,13 @@ class Program(Protocol):
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]: ...
 
 
+class NoProgram:
+    """The dense program of a version of tables alone, which nobody gets to run: such requests are refused before."""
+
+    def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
+        raise AssertionError("a version of tables alone predicts nothing")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PulledBatch:
     """A batch whose vectors are here: all the dense program needs."""
@@ -70,15 +77,15 @@ class Scores:
 class Pipeline:
     """The last two stages of one model version. Holds no state of requests; `pull` is for the event loop."""
 
-    def __init__(self, manifest: Manifest, schema: Schema, program: Program, router: Puller) -> None:
-        """Bind the manifest's look-ups and inputs to the schema.
+    def __init__(self, manifest: Manifest, schema: Schema, program: Program | None, router: Puller) -> None:
+        """Bind the manifest's look-ups and inputs to the schema; a version of tables alone has none, and no program.
 
         Raises:
             CorruptData: They do not fit; the message names the feature, table or argument.
         """
         self._model, self._version = manifest.model, manifest.version
         self._schema = schema
-        self._program = program
+        self._program = program or NoProgram()
         self._router = router
         self._lookups: list[FeatureLookup] = []
         for spec in manifest.lookups:

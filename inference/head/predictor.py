@@ -10,6 +10,8 @@ It knows columns, packed as `ReceivedColumns`, and no protocol's messages.
         prediction = await call.predict(request)  catalog, degrade steps, micro-batch, timings
         reply = ...                               the front-end encodes the answer
 
+Rows by key are asked for the same way, with `verb="lookup"` and `await call.rows(request)`.
+
 Whatever a step raises ends the `with` block, which counts the request by its outcome, logs it, and lets the error go on
 to the front-end, who reports it (`ringpull.inference.wire.status_codes`). A request's own deadline is kept, capped by
 the head's.
@@ -22,7 +24,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
 
@@ -35,10 +37,12 @@ from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion, check_one_of
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.latency import RecentLatencies
-from ringpull.inference.head.metrics.call_log import Call
+from ringpull.inference.head.metrics.call_log import Call, Verb
+from ringpull.inference.head.metrics.call_tally import CallCounts
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.receiving import Incoming, Receiving
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
+from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer, RowsRequest, check
 from ringpull.inference.head.tokens.quotas import Permit
 from ringpull.inference.prediction import Prediction, Timings
 from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound
@@ -53,14 +57,6 @@ ROUNDED: Final = 0.01
 """Part of a call's time by which that is longer: gRPC sends it in two to three digits, rounded up."""
 MAX_EARLY: Final = 0.5
 """Largest part of a call's time in which that is so: who gives up in the first half went away."""
-
-
-@dataclass(slots=True)
-class CallCounts:
-    """Predict calls since start. Owned by the event loop."""
-
-    requests: int = 0
-    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -126,13 +122,14 @@ class Predictor:
         self.receiving: Final = _receiving(config)
         self.receiving_at_door: Final = _receiving(config)
         """Calls that are received at the operators' door: of its own, so that no crowd at the port takes its places."""
-        self.counts: Final = CallCounts()
+        self._watch = watch or CallWatch()
+        self.counts: Final[CallCounts] = self._watch.tally.calls
         self.latencies: Final = RecentLatencies()
         self.limits: Final = Limits(
             config.max_candidates, config.max_values_per_row, config.max_columns, config.max_message_bytes
         )
+        self.row_limits: Final = RowLimits(config.max_lookup_keys, config.max_message_bytes)
         self._catalog = catalog
-        self._watch = watch or CallWatch()
         self._default_timeout_s = config.default_timeout_s
         self._max_timeout_s = config.max_timeout_s
 
@@ -146,6 +143,7 @@ class Predictor:
         *,
         authorization: str | None = None,
         access: Access | None = None,
+        verb: Verb = "predict",
     ) -> OpenCall:
         """Admit a request of which nothing has been read; to be used as a context manager.
 
@@ -153,7 +151,8 @@ class Predictor:
             timeout_s: Time that its caller gives it, from now; None: the default.
             length: Bytes of its message, where the protocol tells before; else `OpenCall.received` is to be told.
             authorization: What the caller shows of itself, for `Access.admit`; None: nothing.
-            access: Rule of who may predict by this way in; None: the predictor's.
+            access: Rule of who may predict by this way in; None: the predictor's. Who may predict may ask for rows.
+            verb: What is asked for, for counts and the log.
 
         Raises:
             Unauthenticated: The caller has to show a token that is known here.
@@ -165,7 +164,7 @@ class Predictor:
         given_s = timeout_s
         timeout_s = self._default_timeout_s if timeout_s is None else min(timeout_s, self._max_timeout_s)
         self.counts.requests += 1
-        call = OpenCall(self, timeout_s, given_s)
+        call = OpenCall(self, timeout_s, given_s, verb)
         try:
             call.admit(length, (access or self.access).admit(authorization, Role.PREDICT))
         except BaseException as error:
@@ -177,9 +176,13 @@ class Predictor:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
         asked = self._catalog.get(request.model, request.version, request.label)
+        trace.version = asked.key[1]
+        if asked.loaded.program is None:
+            raise predicts_nothing(asked)
         wanted = _wanted_outputs(request.outputs, asked)
         call.take_rows(request.columns.rows)
         served, columns = asked.degraded(request.columns, named=request.version != 0 or bool(request.label))
+        trace.rows = columns.rows_left
         decoded_s = time.monotonic()
         trace.stage = "batch"
         scores, times = await served.batcher.submit(columns, columns.rows_left, call.deadline_s)
@@ -199,6 +202,21 @@ class Predictor:
         call.answer = _Answer(model, version, times, decoded_s, scored_s)
         return prediction
 
+    async def _rows(self, request: RowsRequest, call: OpenCall) -> RowsAnswer:
+        trace = call.trace
+        trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
+        check_version(request.version)
+        asked = self._catalog.get(request.model, request.version, request.label)
+        trace.version, reader = asked.key[1], asked.rows
+        check(request, reader.spec(request.table), self.row_limits)
+        trace.rows = len(request.keys)
+        call.take_rows(trace.rows)
+        trace.stage, decoded_s = "lookup", time.monotonic()
+        answer = await reader.read(request, self.row_limits, call.take_room, deadline_s=call.deadline_s)
+        trace.stage = "encode"
+        call.looked_up = _LookedUp(answer.model, answer.version, decoded_s, time.monotonic())
+        return replace(answer, request_id=trace.request_id)
+
 
 class _Answer(NamedTuple):
     """The version that answered a call, and its times, for the metrics."""
@@ -208,6 +226,15 @@ class _Answer(NamedTuple):
     times: StageTimes
     decoded_s: float
     scored_s: float
+
+
+class _LookedUp(NamedTuple):
+    """The version whose rows a call was given, and the times."""
+
+    model: str
+    version: int
+    decoded_s: float
+    pulled_s: float
 
 
 class OpenCall:
@@ -222,21 +249,24 @@ class OpenCall:
         "_ticket",
         "answer",
         "deadline_s",
+        "looked_up",
         "trace",
     )
 
-    def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None) -> None:
+    def __init__(self, predictor: Predictor, timeout_s: float, given_s: float | None, verb: Verb = "predict") -> None:
         """Begin a call now; made by `Predictor.open`.
 
         Args:
             timeout_s: Time that it has.
             given_s: Time that its caller gives it; None: any.
+            verb: What is asked for.
         """
-        self.trace: Final = Call(time.monotonic(), "admission")
-        self.deadline_s: Final = self.trace.started_s + timeout_s
+        self.trace: Final = Call(time.monotonic(), "admission", verb=verb)
+        self.deadline_s = self.trace.started_s + timeout_s
         """Deadline on the monotonic clock."""
         self._missed_from_s: Final = self.trace.started_s + _missed_after_s(given_s)
         self.answer: _Answer | None = None
+        self.looked_up: _LookedUp | None = None
         self._predictor = predictor
         self._ticket: Ticket | None = None
         self._among = predictor.receiving
@@ -295,6 +325,10 @@ class OpenCall:
         self._ticket.received(length)
         self.trace.stage = "decode"
 
+    def hurry(self, timeout_s: float) -> None:
+        """Give the call no more than so much time from its beginning, as its message asks for."""
+        self.deadline_s = min(self.deadline_s, self.trace.started_s + timeout_s)
+
     def take_rows(self, rows: int) -> None:
         """Take so many rows of what the caller may have.
 
@@ -303,6 +337,15 @@ class OpenCall:
         """
         if self._permit is not None:
             self._permit.take_rows(rows)
+
+    def take_room(self, nbytes: int) -> None:
+        """Take room for so many bytes of a reply, until the call ends.
+
+        Raises:
+            LimitExceeded: There is none for now. `retry_after_s` is set.
+        """
+        assert self._ticket is not None
+        self._ticket.take_room(nbytes)
 
     async def predict(self, request: InferenceRequest) -> Prediction:
         """Score the rows of the request.
@@ -315,6 +358,21 @@ class OpenCall:
             Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
         """
         return await self._predictor._predict(request, self)
+
+    async def rows(self, request: RowsRequest) -> RowsAnswer:
+        """Return rows of a table by their keys, or bags of them.
+
+        Degrade steps leave nothing out of it: rows by key are answered whole, or refused.
+
+        Raises:
+            NotFound: The model, version or table is not served here; the message says which are.
+            InvalidInput: Keys, offsets or weights do not fit each other or the table; the message names which.
+            LimitExceeded: There are too many keys, their rows are too long for one reply, or they are more than the
+                caller may have for now, or than there is room for. For the last two `retry_after_s` is set.
+            DeadlineExceeded: The deadline passed before the answer was complete.
+            Unavailable: The head is stopping, or no live shard holds a key and the table's policy is to fail.
+        """
+        return await self._predictor._rows(request, self)
 
     def close(self, error: BaseException | None) -> None:
         """End the call: count it, and report how it ended; None: its reply is made."""
@@ -333,12 +391,13 @@ class OpenCall:
             # What is refused before it was received, to come again later, has taken nothing.
             self._permit.end(taken=not (isinstance(error, LimitExceeded) and error.retry_after_s is not None))
         if error is not None:
-            if isinstance(error, Exception):
-                predictor.counts.failed += 1
             predictor._watch.failed(trace, error)
         elif self.answer is not None:
             model, version, times, decoded_s, scored_s = self.answer
             predictor._watch.answered(trace, model, version, times, decoded_s=decoded_s, scored_s=scored_s)
+        elif self.looked_up is not None:
+            model, version, decoded_s, pulled_s = self.looked_up
+            predictor._watch.looked_up(trace, model, version, decoded_s=decoded_s, pulled_s=pulled_s)
 
     def __enter__(self) -> OpenCall:
         return self
@@ -372,6 +431,15 @@ def _missed_after_s(given_s: float | None) -> float:
     if given_s is None:
         return math.inf
     return given_s - min(EARLY_S + ROUNDED * given_s, MAX_EARLY * given_s)
+
+
+def predicts_nothing(asked: ServedVersion) -> InvalidInput:
+    """Return the error of a prediction by a version of tables alone."""
+    tables = ", ".join(asked.rows.tables)
+    return InvalidInput(
+        f"{asked.loaded.name} has tables only, and predicts nothing; ask for their rows by key (Lookup; over HTTP"
+        f" /v1/models/{asked.key[0]}/tables/TABLE:lookup). Its tables: {tables}"
+    )
 
 
 def _wanted_outputs(names: Collection[str], served: ServedVersion) -> Collection[str]:

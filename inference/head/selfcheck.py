@@ -15,10 +15,10 @@ import numpy as np
 
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.pipeline import Puller
-from ringpull.inference.model.samples import Samples, TableSamples, agree, vector_checksums
+from ringpull.inference.model.samples import Samples, TableSamples, agree, bytes_checksums, vector_checksums
 from ringpull.ps.errors import CorruptData, Unavailable
-from ringpull.ps.spec import Pooling, TableSpec
-from ringpull.router.lookup import Lookup
+from ringpull.ps.spec import Pooling, UInt64Array
+from ringpull.router.lookup import Lookup, LookupResult
 
 PULL_BYTES = 4 << 20
 """Upper bound on the vectors of one pull, but for a table whose one vector is larger: requests wait behind it."""
@@ -36,22 +36,24 @@ async def self_check(served: ServedVersion, samples: Samples, router: Puller, ti
         RingpullError: The shards could not be asked.
     """
     await _check_tables(served, samples.tables, router, timeout_s)
-    await _check_rows(served, samples, router, timeout_s)
+    if served.loaded.program is not None:
+        await _check_rows(served, samples, router, timeout_s)
 
 
 async def _check_tables(
     served: ServedVersion, tables: Mapping[str, TableSamples], router: Puller, timeout_s: float
 ) -> None:
-    name, specs = served.loaded.name, served.loaded.specs()
-    if unknown := sorted(tables.keys() - specs.keys()):
+    name = served.loaded.name
+    sizes = {entry.spec.name: entry.spec.dim * 4 or entry.row_bytes for entry in served.loaded.manifest.tables}
+    if unknown := sorted(tables.keys() - sizes.keys()):
         raise CorruptData(f"self-check of {name}: there are samples of table {unknown[0]}, which it does not have")
-    for pull in _pulls(tables, specs):
+    for pull in _pulls(tables, sizes):
         lookups = [Lookup(table, Pooling.NONE, each.keys) for table, each in pull]
         results = await router.pull(*served.key, lookups, deadline_s=time.monotonic() + timeout_s)
         for (table, each), result in zip(pull, results, strict=True):
             if result.lost:
                 raise Unavailable(f"self-check of {name}: no live shard has {result.lost} keys of table {table}")
-            wrong = np.flatnonzero(vector_checksums(result.values) != each.checksums)
+            wrong = np.flatnonzero(_checksums(result) != each.checksums)
             if len(wrong):
                 key = int(each.keys[wrong[0]])
                 raise CorruptData(
@@ -60,14 +62,16 @@ async def _check_tables(
                 )
 
 
-def _pulls(
-    tables: Mapping[str, TableSamples], specs: Mapping[str, TableSpec]
-) -> Iterator[list[tuple[str, TableSamples]]]:
+def _checksums(result: LookupResult) -> UInt64Array:
+    return vector_checksums(result.values) if result.bytes_rows is None else bytes_checksums(result.bytes_rows)
+
+
+def _pulls(tables: Mapping[str, TableSamples], sizes: Mapping[str, int]) -> Iterator[list[tuple[str, TableSamples]]]:
     """Yield the samples of all tables in parts that one pull may ask for."""
     part: list[tuple[str, TableSamples]] = []
     left = PULL_BYTES
     for table, samples in tables.items():
-        begin, vector_bytes = 0, specs[table].dim * 4
+        begin, vector_bytes = 0, sizes[table]
         while begin < len(samples.keys):
             if part and left < vector_bytes:
                 yield part

@@ -96,9 +96,11 @@ class DenseProgram:
             int(number) >= (there := torch.cuda.device_count())
         ):
             raise InvalidInput(f"device is {device!r}, but torch finds {there} CUDA devices here, numbered from 0")
-        program = read_program(version_dir, manifest.program)
-        _check_inputs(version_dir / manifest.program.path, program, manifest)
-        _check_outputs(version_dir / manifest.program.path, program, manifest)
+        entry = manifest.program
+        assert entry is not None, "a version of tables alone has no program to load"
+        program = read_program(version_dir, entry)
+        _check_inputs(version_dir / entry.path, program, manifest)
+        _check_outputs(version_dir / entry.path, program, manifest)
         return cls(program, manifest, device)
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:

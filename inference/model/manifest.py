@@ -5,6 +5,9 @@ not a version yet. Everything else is named in it, with size and checksum, by a 
 
     {"format": 1, "xxh3": "<16 hex digits: xxh3_64 of the body>", "manifest": {the fields of `Manifest`}}
 
+A version of tables alone has no schema, no dense program, and nothing that they need: its format is 2, which builds
+from before there were such versions refuse by its number, and its body has the fields of `TABLES_ALONE` only.
+
 The checksummed body is its JSON with sorted keys and no spaces, so a flipped byte anywhere is seen. Loading trusts
 nothing: a field of the wrong type, an index out of range, or a path (link or not) that leaves the folder is an error
 that names it.
@@ -31,11 +34,17 @@ from ringpull.ps.store.file_errors import read_file, unreadable
 
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1
+FORMAT_OF_TABLES_ALONE: Final = 2
+TABLES_ALONE: Final = ("model", "version", "created", "tables", "samples")
+"""Fields of the manifest of a version of tables alone."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Largest manifest; a larger file is refused before it is read."""
 
 MAX_VERSION: Final = 2**63 - 1
 MAX_INT64: Final = 2**63 - 1
+
+BYTES_BESIDE: Final = 16
+"""Bytes that a table stores for each row of bytes besides it: its position, and where it starts."""
 
 T = TypeVar("T")
 
@@ -59,6 +68,13 @@ class TableEntry:
     path: str
     rows: int
     bytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored row; of rows of bytes, which are of any length, the mean."""
+        if not self.spec.is_bytes:
+            return self.spec.row_bytes
+        return max(1, self.bytes // max(1, self.rows) - BYTES_BESIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +126,13 @@ class Manifest:
     version: int
     created: str
     """Time of the export: UTC, ISO 8601."""
-    schema: FileEntry
-    program: FileEntry
+    schema: FileEntry | None = None
+    """Schema; None, as is the dense program: the version is of tables alone."""
+    program: FileEntry | None = None
     tables: tuple[TableEntry, ...]
-    lookups: tuple[LookupSpec, ...]
-    inputs: tuple[ProgramInput, ...]
-    outputs: tuple[ProgramOutput, ...]
+    lookups: tuple[LookupSpec, ...] = ()
+    inputs: tuple[ProgramInput, ...] = ()
+    outputs: tuple[ProgramOutput, ...] = ()
     samples: FileEntry | None = None
     """Rows with their outputs, for the self-check of a head (`ringpull.inference.model.samples`)."""
     degrade: tuple[Step, ...] = ()
@@ -123,6 +140,11 @@ class Manifest:
     identity: str = field(default="", compare=False)
     """Identity of the version: xxh3_64 of the bytes of its manifest, 16 hex digits. Known only of those that were read;
     not in the file."""
+
+    @property
+    def tables_alone(self) -> bool:
+        """Whether the version is of tables alone: nothing can be predicted by it, only its rows can be asked for."""
+        return self.program is None
 
     def table(self, name: str) -> TableEntry:
         """Return the entry of the table called `name`; `load` guarantees one for every look-up."""
@@ -139,7 +161,8 @@ class Manifest:
     def save(self, version_dir: Path) -> None:
         """Write `manifest.json` under a temporary name, make it durable, and rename it into place."""
         body = self._to_json()
-        text = json.dumps({"format": FORMAT, "xxh3": _checksum(body), "manifest": body}, indent=2) + "\n"
+        number = FORMAT_OF_TABLES_ALONE if self.tables_alone else FORMAT
+        text = json.dumps({"format": number, "xxh3": _checksum(body), "manifest": body}, indent=2) + "\n"
         temporary = version_dir / f".{FILE_NAME}.{os.getpid()}"
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -173,8 +196,9 @@ class Manifest:
         for entry in manifest.tables:
             if not is_folder(resolve(version_dir, entry.path)):
                 raise CorruptData(f"{file}: the folder {entry.path} of table {entry.spec.name} is missing")
-        manifest.schema.read(version_dir)
-        manifest.program.read(version_dir)
+        for part in (manifest.schema, manifest.program):
+            if part is not None:
+                part.read(version_dir)
         return manifest
 
     def _to_json(self) -> dict[str, Any]:
@@ -184,6 +208,8 @@ class Manifest:
         del fields["identity"]
         if not self.degrade:
             del fields["degrade"]  # So that older builds read it.
+        if self.tables_alone:
+            fields = {name: fields[name] for name in TABLES_ALONE}
         # To plain lists and strings: what will be read back, so that checksums agree.
         plain: dict[str, Any] = json.loads(json.dumps(fields))
         return plain
@@ -239,16 +265,22 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
     except (ValueError, RecursionError) as exc:
         raise CorruptData(f"{file}: not valid JSON: {exc}") from exc
     top = Fields.of(file, "", document, ("format", "xxh3", "manifest"))
-    if top.integer("format", 0, MAX_INT64) != FORMAT:
-        raise CorruptData(f"{file}: format {document['format']}; this build reads format {FORMAT}")
+    number = top.integer("format", 0, MAX_INT64)
+    if number not in (FORMAT, FORMAT_OF_TABLES_ALONE):
+        raise CorruptData(
+            f"{file}: format {number}; this build reads {FORMAT}, and {FORMAT_OF_TABLES_ALONE} of tables alone"
+        )
     found, said = _checksum(document["manifest"]), top.text("xxh3")
     if found != said:
         raise CorruptData(f"{file}: its checksum is {found}, but xxh3 says {said}: it was damaged or edited")
-    if isinstance(document["manifest"], dict):
-        # Versions exported before there were such fields.
-        document["manifest"].setdefault("samples", None)
-        document["manifest"].setdefault("degrade", [])
-    manifest = _manifest(top.inner("manifest", tuple(name for name in _names(Manifest) if name != "identity")))
+    if number == FORMAT_OF_TABLES_ALONE:
+        manifest = _tables_alone(top.inner("manifest", TABLES_ALONE))
+    else:
+        if isinstance(document["manifest"], dict):
+            # Versions exported before there were such fields.
+            document["manifest"].setdefault("samples", None)
+            document["manifest"].setdefault("degrade", [])
+        manifest = _manifest(top.inner("manifest", tuple(name for name in _names(Manifest) if name != "identity")))
     return replace(manifest, identity=identity_of(content))
 
 
@@ -293,6 +325,20 @@ def _manifest(fields: Fields) -> Manifest:
         degrade=read_steps(fields, "degrade"),
     )
     _check_references(fields, manifest)
+    return manifest
+
+
+def _tables_alone(fields: Fields) -> Manifest:
+    manifest = Manifest(
+        model=fields.checked("model", lambda value: check_name("model", value)),
+        version=fields.integer("version", 1, MAX_VERSION),
+        created=fields.text("created"),
+        tables=_items(fields, "tables", TableEntry, _table_entry),
+        samples=None if fields.absent("samples") else _file_entry(fields.inner("samples", _names(FileEntry))),
+    )
+    if not manifest.tables:
+        raise fields.error("tables", "must be one or more")
+    _check_table_names(fields, manifest)
     return manifest
 
 
@@ -352,10 +398,8 @@ def _output(fields: Fields) -> ProgramOutput:
 
 def _check_references(fields: Fields, manifest: Manifest) -> None:
     """Check what no field can say by itself: names are unique, and everything referred to is there."""
-    names = [entry.spec.name for entry in manifest.tables]
     dims = {entry.spec.name: entry.spec.dim for entry in manifest.tables}
-    if len(set(names)) != len(names):
-        raise fields.error("tables", f"two tables have one name: {sorted(names)}")
+    _check_table_names(fields, manifest)
     for i, lookup in enumerate(manifest.lookups):
         if lookup.table not in dims:
             raise fields.error(f"lookups[{i}].table", f"there is no table {lookup.table!r}")
@@ -374,3 +418,9 @@ def _check_references(fields: Fields, manifest: Manifest) -> None:
     outputs = [entry.name for entry in manifest.outputs]
     if not outputs or len(set(outputs)) != len(outputs):
         raise fields.error("outputs", f"must be one or more, of different names; they are {outputs}")
+
+
+def _check_table_names(fields: Fields, manifest: Manifest) -> None:
+    names = [entry.spec.name for entry in manifest.tables]
+    if len(set(names)) != len(names):
+        raise fields.error("tables", f"two tables have one name: {sorted(names)}")

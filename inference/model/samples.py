@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.model.archive import members
 from ringpull.inference.schema.features import Prepared, PreparedFeature
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.spec import Float32Array, UInt64Array
 
@@ -64,6 +65,11 @@ def vector_checksums(vectors: Float32Array) -> UInt64Array:
     return np.fromiter((xxhash.xxh3_64_intdigest(vector.data) for vector in plain), np.uint64, len(plain))
 
 
+def bytes_checksums(rows: BytesRows) -> UInt64Array:
+    """Return the xxh3_64 of each of these rows, uint64 (N,)."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64, len(rows))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TableSamples:
     """Samples of one table."""
@@ -71,7 +77,7 @@ class TableSamples:
     keys: UInt64Array
     """(N,): some that the table has and some that it lacks."""
     checksums: UInt64Array
-    """(N,): of the vector that a look-up of each gives; see `vector_checksums`."""
+    """(N,): of the vector that a look-up of each gives, see `vector_checksums`; or of the row of bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +91,11 @@ class Samples:
     """Largest difference of an output: float32 sums in another order, on another device; see `agree`."""
     tables: Mapping[str, TableSamples] = field(default_factory=dict)
     """Samples of tables, by name; none in versions that were exported before there were any."""
+
+    @classmethod
+    def of_tables(cls, tables: Mapping[str, TableSamples]) -> Samples:
+        """Return the samples of a version of tables alone: no rows, so no outputs."""
+        return cls(Prepared(0, {}), {}, 0.0, tables)
 
     def to_bytes(self) -> bytes:
         """Return the file's content."""

@@ -25,7 +25,9 @@ class LoadedVersion:
     folder: Path
     manifest: Manifest
     schema: Schema
-    program: DenseProgram
+    """Schema; that of a version of tables alone has no features."""
+    program: DenseProgram | None
+    """Dense program; None: the version is of tables alone."""
     samples: Samples | None = None
     """Samples for the self-check; None: the version has none, or was loaded without."""
     source: str = ""
@@ -51,6 +53,13 @@ class LoadedVersion:
         """
         manifest = Manifest.load(version_dir, check_name=not identity)  # It was checked where it was found.
         check_identity(manifest, identity, source or version_dir)
+        source = source or str(version_dir)
+        samples = None
+        if manifest.samples is not None:
+            where = version_dir / manifest.samples.path
+            samples = Samples.from_bytes(manifest.samples.read(version_dir), str(where))
+        if manifest.schema is None:
+            return cls(version_dir, manifest, Schema.without_features(), None, samples, source)
         try:
             schema = Schema.from_json(manifest.schema.read(version_dir))
         except InvalidInput as exc:
@@ -59,12 +68,8 @@ class LoadedVersion:
             check_steps(manifest.degrade, schema, [each.feature for each in manifest.lookups], manifest.version)
         except InvalidInput as exc:
             raise CorruptData(f"{version_dir / FILE_NAME}: {exc}") from exc
-        samples = None
-        if manifest.samples is not None:
-            where = version_dir / manifest.samples.path
-            samples = Samples.from_bytes(manifest.samples.read(version_dir), str(where))
         program = DenseProgram.load(version_dir, manifest, device)
-        return cls(version_dir, manifest, schema, program, samples, source or str(version_dir))
+        return cls(version_dir, manifest, schema, program, samples, source)
 
     @property
     def name(self) -> str:

@@ -221,6 +221,62 @@ class PredictResponse(_message.Message):
     degraded: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Tensor]] = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class LookupRequest(_message.Message):
+    __slots__ = ("model", "table", "version", "label", "keys", "pooling", "request_id")
+    class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NONE: _ClassVar[LookupRequest.Pooling]
+        SUM: _ClassVar[LookupRequest.Pooling]
+        MEAN: _ClassVar[LookupRequest.Pooling]
+        MAX: _ClassVar[LookupRequest.Pooling]
+    NONE: LookupRequest.Pooling
+    SUM: LookupRequest.Pooling
+    MEAN: LookupRequest.Pooling
+    MAX: LookupRequest.Pooling
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    table: str
+    version: int
+    label: str
+    keys: Column
+    pooling: LookupRequest.Pooling
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., table: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ..., keys: _Optional[_Union[Column, _Mapping]] = ..., pooling: _Optional[_Union[LookupRequest.Pooling, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class BytesRows(_message.Message):
+    __slots__ = ("data", "offsets")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    offsets: bytes
+    def __init__(self, data: _Optional[bytes] = ..., offsets: _Optional[bytes] = ...) -> None: ...
+
+class LookupResponse(_message.Message):
+    __slots__ = ("model", "version", "vectors", "bytes", "found", "missing", "lost", "request_id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    vectors: Tensor
+    bytes: BytesRows
+    found: bytes
+    missing: int
+    lost: int
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., vectors: _Optional[_Union[Tensor, _Mapping]] = ..., bytes: _Optional[_Union[BytesRows, _Mapping]] = ..., found: _Optional[bytes] = ..., missing: _Optional[int] = ..., lost: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
 class GetModelRequest(_message.Message):
     __slots__ = ("model", "version", "label")
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -260,7 +316,7 @@ class OutputInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TableInfo(_message.Message):
-    __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas", "features")
+    __slots__ = ("name", "rows", "dim", "row_type", "bytes", "replicas", "features", "key_type")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
@@ -268,6 +324,7 @@ class TableInfo(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    KEY_TYPE_FIELD_NUMBER: _ClassVar[int]
     name: str
     rows: int
     dim: int
@@ -275,7 +332,8 @@ class TableInfo(_message.Message):
     bytes: int
     replicas: str
     features: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+    key_type: str
+    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., row_type: _Optional[str] = ..., bytes: _Optional[int] = ..., replicas: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., key_type: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "version", "versions", "features", "outputs", "tables", "server_version", "labels")
@@ -363,7 +421,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., alive: bool = ..., error: _Optional[str] = ..., epoch: _Optional[int] = ..., ranges: _Optional[int] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[ShardTable, _Mapping]]] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class TableStatus(_message.Message):
-    __slots__ = ("model", "version", "table", "rows", "bytes", "dim", "replicas_wanted", "replicas_effective", "keys", "missing")
+    __slots__ = ("model", "version", "table", "rows", "bytes", "dim", "replicas_wanted", "replicas_effective", "keys", "missing", "keys_per_s", "missing_per_s")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +432,8 @@ class TableStatus(_message.Message):
     REPLICAS_EFFECTIVE_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    KEYS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    MISSING_PER_S_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     table: str
@@ -384,7 +444,9 @@ class TableStatus(_message.Message):
     replicas_effective: int
     keys: int
     missing: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., dim: _Optional[int] = ..., replicas_wanted: _Optional[str] = ..., replicas_effective: _Optional[int] = ..., keys: _Optional[int] = ..., missing: _Optional[int] = ...) -> None: ...
+    keys_per_s: float
+    missing_per_s: float
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., table: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., dim: _Optional[int] = ..., replicas_wanted: _Optional[str] = ..., replicas_effective: _Optional[int] = ..., keys: _Optional[int] = ..., missing: _Optional[int] = ..., keys_per_s: _Optional[float] = ..., missing_per_s: _Optional[float] = ...) -> None: ...
 
 class DegradeStep(_message.Message):
     __slots__ = ("step", "replies")
@@ -416,8 +478,123 @@ class Leader(_message.Message):
     heard_s: float
     def __init__(self, term: _Optional[int] = ..., leads: bool = ..., heard_s: _Optional[float] = ...) -> None: ...
 
+class StepsStatus(_message.Message):
+    __slots__ = ("requests", "failed", "p50_ms", "p99_ms")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    P50_MS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedScalarFieldContainer[int]
+    failed: _containers.RepeatedScalarFieldContainer[int]
+    p50_ms: _containers.RepeatedScalarFieldContainer[float]
+    p99_ms: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, requests: _Optional[_Iterable[int]] = ..., failed: _Optional[_Iterable[int]] = ..., p50_ms: _Optional[_Iterable[float]] = ..., p99_ms: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class RecentStatus(_message.Message):
+    __slots__ = ("model", "requests", "failed", "requests_per_s", "p50_ms", "p99_ms", "begin_s", "step_s", "last_step_s", "steps")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    P50_MS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_S_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    requests: int
+    failed: int
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+    begin_s: int
+    step_s: float
+    last_step_s: float
+    steps: StepsStatus
+    def __init__(self, model: _Optional[str] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., requests_per_s: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ..., begin_s: _Optional[int] = ..., step_s: _Optional[float] = ..., last_step_s: _Optional[float] = ..., steps: _Optional[_Union[StepsStatus, _Mapping]] = ...) -> None: ...
+
+class HeadStatus(_message.Message):
+    __slots__ = ("head", "address", "http", "alive", "heard_s", "requests", "failed")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    HEARD_S_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    head: int
+    address: str
+    http: str
+    alive: bool
+    heard_s: float
+    requests: int
+    failed: int
+    def __init__(self, head: _Optional[int] = ..., address: _Optional[str] = ..., http: _Optional[str] = ..., alive: bool = ..., heard_s: _Optional[float] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+
+class RingStatus(_message.Message):
+    __slots__ = ("begins", "shards")
+    BEGINS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    begins: _containers.RepeatedScalarFieldContainer[int]
+    shards: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, begins: _Optional[_Iterable[int]] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class LatencyStatus(_message.Message):
+    __slots__ = ("p50_ms", "p99_ms")
+    P50_MS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    p50_ms: float
+    p99_ms: float
+    def __init__(self, p50_ms: _Optional[float] = ..., p99_ms: _Optional[float] = ...) -> None: ...
+
+class ChangeStatus(_message.Message):
+    __slots__ = ("id", "kind", "subject", "under_way", "phase", "paused", "members_done", "members", "copied_bytes", "bytes_to_copy", "checked_bytes", "bytes_to_check", "before", "now", "trouble", "error", "done")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    UNDER_WAY_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_DONE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    COPIED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TO_COPY_FIELD_NUMBER: _ClassVar[int]
+    CHECKED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TO_CHECK_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    kind: str
+    subject: str
+    under_way: bool
+    phase: str
+    paused: bool
+    members_done: int
+    members: int
+    copied_bytes: int
+    bytes_to_copy: int
+    checked_bytes: int
+    bytes_to_check: int
+    before: LatencyStatus
+    now: LatencyStatus
+    trouble: str
+    error: str
+    done: float
+    def __init__(self, id: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., under_way: bool = ..., phase: _Optional[str] = ..., paused: bool = ..., members_done: _Optional[int] = ..., members: _Optional[int] = ..., copied_bytes: _Optional[int] = ..., bytes_to_copy: _Optional[int] = ..., checked_bytes: _Optional[int] = ..., bytes_to_check: _Optional[int] = ..., before: _Optional[_Union[LatencyStatus, _Mapping]] = ..., now: _Optional[_Union[LatencyStatus, _Mapping]] = ..., trouble: _Optional[str] = ..., error: _Optional[str] = ..., done: _Optional[float] = ...) -> None: ...
+
 class ClusterStatus(_message.Message):
-    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment")
+    __slots__ = ("head", "epoch", "shards", "tables", "models", "requests", "failed", "uptime_s", "device", "pulls", "messages", "sent_bytes", "received_bytes", "degrade", "server_version", "leader", "warnings", "admin", "at_door", "deployment", "heads", "recent", "change", "ring", "next_ring", "live")
+    class LiveEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     HEAD_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -438,6 +615,12 @@ class ClusterStatus(_message.Message):
     ADMIN_FIELD_NUMBER: _ClassVar[int]
     AT_DOOR_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    RECENT_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    RING_FIELD_NUMBER: _ClassVar[int]
+    NEXT_RING_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
     head: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -458,4 +641,10 @@ class ClusterStatus(_message.Message):
     admin: str
     at_door: bool
     deployment: str
-    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ...) -> None: ...
+    heads: _containers.RepeatedCompositeFieldContainer[HeadStatus]
+    recent: _containers.RepeatedCompositeFieldContainer[RecentStatus]
+    change: ChangeStatus
+    ring: RingStatus
+    next_ring: RingStatus
+    live: _containers.ScalarMap[str, int]
+    def __init__(self, head: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., uptime_s: _Optional[float] = ..., device: _Optional[str] = ..., pulls: _Optional[int] = ..., messages: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., degrade: _Optional[_Iterable[_Union[DegradeStatus, _Mapping]]] = ..., server_version: _Optional[str] = ..., leader: _Optional[_Union[Leader, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., admin: _Optional[str] = ..., at_door: bool = ..., deployment: _Optional[str] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., recent: _Optional[_Iterable[_Union[RecentStatus, _Mapping]]] = ..., change: _Optional[_Union[ChangeStatus, _Mapping]] = ..., ring: _Optional[_Union[RingStatus, _Mapping]] = ..., next_ring: _Optional[_Union[RingStatus, _Mapping]] = ..., live: _Optional[_Mapping[str, int]] = ...) -> None: ...

@@ -58,6 +58,15 @@ class Schema:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_arguments", arguments_of(by_name, stacks))
 
+    @classmethod
+    def without_features(cls) -> Schema:
+        """Return the schema of what predicts nothing: a version of tables alone."""
+        schema = object.__new__(cls)
+        object.__setattr__(schema, "features", ())
+        for name in ("stacks", "_by_name", "_arguments"):
+            object.__setattr__(schema, name, {})
+        return schema
+
     def get(self, name: str) -> Feature | None:
         """Return the feature called `name`, or None."""
         return self._by_name.get(name)

@@ -8,7 +8,6 @@ one entry per row, or a list of lists. Both may be mixed in one request.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.columns import Column, as_column
 from ringpull.inference.wire.codec import PredictCall, as_call
 from ringpull.inference.wire.column_codec import decode_column
+from ringpull.inference.wire.json_reading import parse_json
 from ringpull.inference.wire.messages import read_column
 from ringpull.ps.errors import InvalidInput
 
@@ -31,9 +31,18 @@ def call_from_json(text: str | bytes) -> PredictCall:
         InvalidInput: It is not JSON, has an unknown field, or a column is no column; the message names it.
     """
     try:
-        body = json.loads(_text(text))
-    except (ValueError, RecursionError) as exc:
-        raise InvalidInput(f"request: not JSON: {exc}") from exc
+        body = parse_json(text)
+    except InvalidInput as exc:
+        raise InvalidInput(f"request: {exc}") from exc
+    return call_of(body)
+
+
+def call_of(body: object) -> PredictCall:
+    """Return the call that a request's JSON says, once it is read.
+
+    Raises:
+        InvalidInput: It is no object, has an unknown field, or a column is no column; the message names it.
+    """
     if not isinstance(body, dict):
         raise InvalidInput("request: must be a JSON object")
     rest = {name: value for name, value in body.items() if name not in _PARTS}
@@ -52,18 +61,6 @@ def call_from_json(text: str | bytes) -> PredictCall:
         request_id=message.request_id,
         label=message.label,
     )
-
-
-def _text(text: str | bytes) -> str:
-    """Return a text without the mark that some editors put before it."""
-    if isinstance(text, str):
-        return text.removeprefix("\ufeff")
-    try:
-        return text.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise InvalidInput(
-            f"request: not UTF-8: byte 0x{exc.object[exc.start]:02x} at {exc.start}; JSON is written in UTF-8"
-        ) from exc
 
 
 def columns_from_json(columns: Mapping[str, Any]) -> dict[str, Column]:

@@ -19,10 +19,15 @@ from ringpull.ps.errors import (
     RingpullError,
     Unauthenticated,
     UnmetCondition,
+    Unsupported,
 )
 
 PUSHBACK: Final = "grpc-retry-pushback-ms"
 """Trailing metadata by which a server says when to come back, or by a negative number not to: gRFC A6."""
+MAX_ERROR_CHARS: Final = 1_000
+"""Characters of an error that are sent. Over gRPC they travel as a header of up to 9 bytes each, and clients take
+16 KiB of those: beyond it the call would end as RESOURCE_EXHAUSTED, whatever it was. And an error names what was
+sent, which may be a name of megabytes."""
 
 
 class Status(NamedTuple):
@@ -40,6 +45,7 @@ STATUSES: Final = (
     Status(NotFound, "NOT_FOUND", 404),
     Status(Unauthenticated, "UNAUTHENTICATED", 401),
     Status(Forbidden, "PERMISSION_DENIED", 403),
+    Status(Unsupported, "UNIMPLEMENTED", 501),
     Status(LimitExceeded, "RESOURCE_EXHAUSTED", 429),
     Status(DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
     Status(Retryable, "UNAVAILABLE", 503),
@@ -75,5 +81,6 @@ def http_headers(error: BaseException) -> dict[str, str]:
 def public_text(error: Exception) -> str:
     """Return what a caller may read of an error: an unexpected one's own text may hold anything, and is hidden."""
     if isinstance(error, RingpullError):
-        return str(error)
+        text = str(error)
+        return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]}... ({len(text)} characters)"
     return f"internal error ({type(error).__name__}); the server's log has more"

@@ -37,6 +37,7 @@ BENCHES = (
     "metrics_cost",
     "token_cost",
     "tls_cost",
+    "doors",
     "e2e",
     "overload",
     "growth",

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ringpull.loadtest.bench.targets import reach_of
@@ -121,7 +122,7 @@ class Report:
         if key:
             self.key(key, ratio)
         shown = "" if ratio is None else f"{ratio:.2f}"
-        self._table.add_row(what, figure, against, shown, reach or reach_of(key))
+        self._table.add_row(*map(escape, (what, figure, against, shown, reach or reach_of(key))))
 
     def compare(
         self, what: str, samples: Samples, names: tuple[str, str], *, key: str, show: str = ",.0f", unit: float = 1.0

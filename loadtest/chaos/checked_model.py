@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ringpull import Ragged, Schema, Sparse, export_model
-from ringpull.inference.export import TableOptions
+from ringpull.inference.export.table_options import TableOptions
 
 MODEL: Final = "checked"
 DIM: Final = 16

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ringpull.inference.export import TableOptions
+from ringpull.inference.export.table_options import TableOptions
 from ringpull.loadtest.chaos.checked_model import MODEL, export_version
 from ringpull.loadtest.chaos.oracle import SINGLE_COPY
 from ringpull.loadtest.deployment import Deployment, deployed

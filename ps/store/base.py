@@ -23,11 +23,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.identity import UNKNOWN, differ, text_of
 from ringpull.ps.slot_mask import SlotMask
-from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
+from ringpull.ps.spec import MAX_BYTES_ROW, Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store import kernels
 from ringpull.ps.store.file_errors import opened, unreadable
@@ -35,6 +36,7 @@ from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
 from ringpull.ps.store.links import check_links
 from ringpull.ps.store.mapping import mapped
+from ringpull.ps.store.raw_rows import RawRows, flat
 from ringpull.ps.store.row_codec import decode
 
 _MADV_POPULATE_READ: Final = 22
@@ -42,6 +44,8 @@ _MADV_POPULATE_READ: Final = 22
 
 _HUGE_PAGES_SHARE: Final = 0.5
 """Share of physical memory. A larger file is read in small pages: where a table does not fit, a key costs 2 MiB."""
+
+_NOTHING: Final = np.empty(0, np.uint8)
 
 _POPULATE_BYTES: Final = 64 << 20
 _PAGE_BYTES: Final = 4096
@@ -69,10 +73,14 @@ class Sections:
     positions: UInt64Array
     """(rows,), ascending."""
     rows: NDArray[np.uint8]
-    """(rows, row_bytes)."""
+    """(rows, row_bytes); of a table of bytes (total,), its rows end to end."""
     blocks: UInt64Array
     """(blocks, 2): first row and xxh3_64 of each block. In memory, 16 bytes a MiB: what happens to the file later harms
     no check."""
+    starts: UInt64Array
+    """(rows + 1,): where each row of bytes begins in `rows`, and at the end where the last one ends; else (0,)."""
+    start_blocks: UInt64Array
+    """(blocks, 2): where each block of rows of bytes begins, and xxh3_64 of its starts; in memory. Else (0, 2)."""
 
 
 class Base:
@@ -102,6 +110,10 @@ class Base:
         """Stamp of each file as it was when it was opened, by its name."""
         self.block_positions: UInt64Array = _block_positions(header.rows, sections)
         """(blocks, 2): first and last position of each block, in memory."""
+        self.rows_bytes: int = header.sections[fmt.ROWS].bytes
+        """Bytes of all rows."""
+        self.block_bounds: NDArray[np.int64] = _block_bounds(header, sections)
+        """(blocks + 1,): where each block of rows begins in their file, and the last one ends; in memory."""
         self._sections: Sections | None = sections
 
     @classmethod
@@ -139,8 +151,14 @@ class Base:
         sections = Sections(
             index=mapped[fmt.INDEX].view(np.uint32 if fmt.index_entry_bytes(header.rows) == 4 else np.uint64),
             positions=mapped[fmt.POSITIONS].view(np.uint64),
-            rows=mapped[fmt.ROWS].reshape(header.rows, header.spec.row_bytes),
+            rows=(
+                mapped[fmt.ROWS]
+                if header.spec.is_bytes
+                else mapped[fmt.ROWS].reshape(header.rows, header.spec.row_bytes)
+            ),
             blocks=mapped[fmt.BLOCKS].view(np.uint64).reshape(-1, 2).copy(),
+            starts=mapped.get(fmt.STARTS, _NOTHING).view(np.uint64),
+            start_blocks=mapped.get(fmt.START_BLOCKS, _NOTHING).view(np.uint64).reshape(-1, 2).copy(),
         )
         _check_numbers(folder, header, sections)
         base = cls(folder, header, stamps, sections, within)
@@ -185,9 +203,33 @@ class Base:
         """Return the positions of rows [first, last): a read-only view of the map."""
         return self.sections.positions[first:last]
 
-    def raw_rows(self, first: int, last: int) -> NDArray[np.uint8]:
-        """Return rows [first, last) as stored, uint8 (n, row_bytes): a read-only view of the map."""
-        return self.sections.rows[first:last]
+    def byte_range(self, first: int, last: int) -> tuple[int, int]:
+        """Return where in their file rows [first, last) begin and end."""
+        if not self.spec.is_bytes:
+            return first * self.spec.row_bytes, last * self.spec.row_bytes
+        starts = self.sections.starts
+        return int(starts[first]), int(starts[last])
+
+    def rows_within(self, first: int, last: int, max_bytes: int) -> int:
+        """Return the end of rows [first, ...) that have at most `max_bytes` together, `last` at most; at least one."""
+        if not self.spec.is_bytes:
+            return min(last, first + max(1, max_bytes // self.spec.row_bytes))
+        end = _starts_within(self.sections.starts, first, last, max_bytes)
+        return min(last, max(first + 1, end))
+
+    def raw_rows(self, first: int, last: int) -> RawRows:
+        """Return rows [first, last) as stored: a read-only view of the map, of rows of bytes with offsets of its own.
+
+        Raises:
+            CorruptData: Where rows of bytes begin is damaged.
+        """
+        sections = self.sections
+        if not self.spec.is_bytes:
+            return sections.rows[first:last]
+        offsets = sections.starts[first : last + 1].astype(np.int64)
+        if offsets[0] < 0 or int(offsets[-1]) > self.rows_bytes or bool((offsets[1:] < offsets[:-1]).any()):
+            raise CorruptData(f"{self.folder / fmt.STARTS}: the starts of rows {first} to {last} are damaged")
+        return BytesRows(sections.rows[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
 
     def row(self, number: int) -> Float32Array:
         """Return one row, float32 (dim,), as a copy.
@@ -195,10 +237,22 @@ class Base:
         Raises:
             IndexError: There is no such row.
         """
-        if not 0 <= number < self.rows:
-            raise IndexError(f"table {self.spec.name} has rows 0 to {self.rows - 1}, not {number}")
+        self._check_number(number)
         row: Float32Array = decode(self.sections.rows[number : number + 1], self.spec)[0]
         return row
+
+    def bytes_row(self, number: int) -> bytes:
+        """Return one row of a table of bytes.
+
+        Raises:
+            IndexError: There is no such row.
+        """
+        self._check_number(number)
+        return flat(self.raw_rows(number, number + 1)).tobytes()
+
+    def _check_number(self, number: int) -> None:
+        if not 0 <= number < self.rows:
+            raise IndexError(f"table {self.spec.name} has rows 0 to {self.rows - 1}, not {number}")
 
     def held_mask(self) -> SlotMask:
         """Return the slots of which this folder has all rows, new."""
@@ -211,18 +265,27 @@ class Base:
         """Read the rows of some blocks (default: all) and return those whose checksum does not match."""
         sections = self.sections
         firsts = np.append(sections.blocks[:, 0], np.uint64(self.rows)).astype(np.int64)
+        data = sections.rows.reshape(-1)
         bad = []
         for block in range(self.block_count) if blocks is None else blocks:
             first, last = int(firsts[block]), int(firsts[block + 1])
-            if xxhash.xxh3_64_intdigest(sections.rows[first:last].data) != int(sections.blocks[block, 1]):
+            begin, end = int(self.block_bounds[block]), int(self.block_bounds[block + 1])
+            file = ""
+            if xxhash.xxh3_64_intdigest(data[begin:end].data) != int(sections.blocks[block, 1]):
+                file = fmt.ROWS
+            elif self.spec.is_bytes:
+                starts = sections.starts[first : last + 1]
+                if xxhash.xxh3_64_intdigest(starts.data) != int(sections.start_blocks[block, 1]):
+                    file = fmt.STARTS
+            if file:
                 slots = sections.positions[[first, last - 1]] >> np.uint64(SLOT_SHIFT)
-                bad.append(BadBlock(block, first, last - first, (int(slots[0]), int(slots[1]) + 1)))
+                bad.append(BadBlock(block, first, last - first, (int(slots[0]), int(slots[1]) + 1), file))
         return bad
 
     def prefault(self) -> None:
         """Bring every page into this process, so that no look-up waits for the disk."""
         sections = self.sections
-        for array in (sections.index, sections.positions, sections.rows):
+        for array in (sections.index, sections.positions, sections.starts, sections.rows):
             if array.size == 0:
                 continue
             mapping = _mapping_of(array)
@@ -294,12 +357,39 @@ def _block_positions(rows: int, sections: Sections) -> UInt64Array:
     return np.stack([sections.positions[firsts], sections.positions[lasts]], axis=1)
 
 
+def _block_bounds(header: Header, sections: Sections) -> NDArray[np.int64]:
+    if header.spec.is_bytes:
+        begins = sections.start_blocks[:, 0].astype(np.int64)
+    else:
+        begins = sections.blocks[:, 0].astype(np.int64) * header.spec.row_bytes
+    return np.append(begins, header.sections[fmt.ROWS].bytes)
+
+
+def _starts_within(starts: UInt64Array, first: int, last: int, max_bytes: int) -> int:
+    """Return the number of the last start, of those from `first` to `last`, that is within `max_bytes` of the first.
+
+    Where a row starts counts as bytes of it, so that empty rows are not taken without end.
+    """
+    last = min(last, first + max_bytes // fmt.START_BYTES)
+    sizes = (starts[first : last + 1] - starts[first]).astype(np.int64)
+    sizes += np.arange(len(sizes), dtype=np.int64) * fmt.START_BYTES
+    return first + int(np.searchsorted(sizes, max_bytes, side="right")) - 1
+
+
 def _check_numbers(folder: Path, header: Header, sections: Sections) -> None:
     """Check what kernels rely on: with it no file, however its checksums were made, can lead them out of the maps."""
     index, firsts = sections.index, sections.blocks[:, 0]
     if index[0] != 0 or index[-1] != header.rows or bool((index[1:] < index[:-1]).any()):
         raise CorruptData(f"{folder / fmt.INDEX}: entries must ascend from 0 to the number of rows, {header.rows}")
     check_first_rows(firsts, header.rows, str(folder / fmt.BLOCKS))
+    if header.spec.is_bytes:
+        starts = sections.starts
+        if starts[0] != 0 or starts[-1] != header.sections[fmt.ROWS].bytes or bool((starts[1:] < starts[:-1]).any()):
+            raise CorruptData(f"{folder / fmt.STARTS}: starts must ascend from 0 to the number of bytes of rows")
+        if header.rows and int(np.diff(starts).max()) > MAX_BYTES_ROW:
+            raise CorruptData(f"{folder / fmt.STARTS}: a row has more than {MAX_BYTES_ROW} bytes")
+        if bool((starts[firsts.astype(np.int64)] != sections.start_blocks[:, 0]).any()):
+            raise CorruptData(f"{folder / fmt.START_BLOCKS}: a block begins where none of its rows does")
 
 
 def check_first_rows(firsts: UInt64Array, rows: int, where: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +21,15 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import ExportError
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.private_files import make_private_folder, opener
 from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
+from ringpull.ps.store.block_cutter import BlockCutter
 from ringpull.ps.store.format import Header, Section, SlotRanges
+from ringpull.ps.store.raw_rows import RawRows, flat
 
 _INDEX_PIECE: Final = 1 << 16
 """Index entries made at a time, so that a wide gap between positions costs no memory."""
@@ -82,27 +84,25 @@ class BaseWriter:
         self._rows = 0
         self._next_bucket = 0
         self._last_position = -1
-        self._blocks = _BlockCutter(spec.row_bytes)
+        self._blocks = BlockCutter(spec)
+        self._row_bytes = 0
         self._private = private
         self._hidden = hidden_folder(folder, private=private)
         with translated(spec.name, folder):
-            self._files = {name: self._file(name, checksum=name != fmt.ROWS) for name in fmt.SECTIONS}
+            self._files = {name: self._file(name, checksum=name != fmt.ROWS) for name in fmt.section_names(spec)}
 
-    def append(self, positions: UInt64Array, rows: NDArray[np.uint8]) -> None:
+    def append(self, positions: UInt64Array, rows: RawRows) -> None:
         """Write the next rows.
 
         Args:
             positions: uint64 (n,), strictly ascending, all above the last one appended, inside the held ranges.
-            rows: uint8 (n, row_bytes), C-contiguous: the rows as stored.
+            rows: uint8 (n, row_bytes), C-contiguous: the rows as stored; for a table of bytes, n rows of bytes.
 
         Raises:
             ExportError: The positions break a rule above, or the disk is full.
         """
         count = len(positions)
-        if rows.shape != (count, self._spec.row_bytes):
-            raise ExportError(
-                f"table {self._spec.name}: raw rows have shape {rows.shape}, not {(count, self._spec.row_bytes)}"
-            )
+        self._check_shape(rows, count)
         if count == 0:
             return
         if int(positions[0]) <= self._last_position or bool((positions[1:] <= positions[:-1]).any()):
@@ -111,7 +111,10 @@ class BaseWriter:
         with translated(self._spec.name, self.folder):
             self._extend_index(positions)
             self._files[fmt.POSITIONS].write(positions)
-            self._files[fmt.ROWS].write(rows)
+            self._files[fmt.ROWS].write(flat(rows))
+            if isinstance(rows, BytesRows):
+                self._files[fmt.STARTS].write((rows.offsets[:-1] + self._row_bytes).astype(np.uint64))
+                self._row_bytes += len(rows.data)
         self._blocks.append(positions, rows)
         self._rows += count
         self._last_position = int(positions[-1])
@@ -129,6 +132,9 @@ class BaseWriter:
             self._blocks.finish()
             self._files[fmt.BLOCKS].write(self._blocks.entries)
             self._files[fmt.POSITION_BLOCKS].write(self._blocks.position_entries)
+            if self._spec.is_bytes:
+                self._files[fmt.STARTS].write(np.array([self._row_bytes], np.uint64))
+                self._files[fmt.START_BLOCKS].write(self._blocks.start_entries)
             header = Header(
                 spec=self._spec,
                 rows=self._rows,
@@ -165,6 +171,17 @@ class BaseWriter:
 
     def _file(self, name: str, *, checksum: bool) -> _File:
         return _File(self._hidden / name, checksum=checksum, private=self._private)
+
+    def _check_shape(self, rows: RawRows, count: int) -> None:
+        if isinstance(rows, BytesRows):
+            right = self._spec.is_bytes and len(rows) == count
+            what = f"{len(rows)} rows of bytes"
+        else:
+            right = not self._spec.is_bytes and rows.shape == (count, self._spec.row_bytes)
+            what = f"shape {rows.shape}"
+        if not right:
+            due = "rows of bytes" if self._spec.is_bytes else f"rows of {self._spec.row_bytes} bytes"
+            raise ExportError(f"table {self._spec.name}: raw rows have {what}, where {count} {due} are due")
 
     def _check_held(self, positions: UInt64Array) -> None:
         if self._held == fmt.FULL:
@@ -238,69 +255,6 @@ class _File:
 
     def discard(self) -> None:
         self._file.close()
-
-
-class _BlockCutter:
-    """Cuts the stream of rows into blocks and checksums each, and its positions.
-
-    A block ends at the first slot boundary at or after BLOCK_BYTES, so that a range is mostly whole blocks; inside
-    one huge slot it ends at twice that. The rule needs no look ahead: the size of the next slot is not known while
-    rows stream in.
-    """
-
-    def __init__(self, row_bytes: int) -> None:
-        self._min_rows = -(-fmt.BLOCK_BYTES // row_bytes)
-        self._entries, self._position_entries = array("Q"), array("Q")
-        self._hash, self._position_hash = xxhash.xxh3_64(), xxhash.xxh3_64()
-        self._first = self._next = self._first_position = 0
-        self._last_slot = 0
-
-    def append(self, positions: UInt64Array, rows: NDArray[np.uint8]) -> None:
-        done = 0
-        while done < len(positions):
-            size = self._next - self._first
-            if size < self._min_rows:
-                take, closes = min(len(positions) - done, self._min_rows - size), False
-            else:
-                take, closes = self._rest_of_slot(positions[done : done + 2 * self._min_rows - size], size)
-            if take:
-                if size == 0:
-                    self._first_position = int(positions[done])
-                self._hash.update(rows[done : done + take].reshape(-1).data)
-                self._position_hash.update(np.ascontiguousarray(positions[done : done + take]).data)
-                done += take
-                self._next += take
-                self._last_slot = int(positions[done - 1]) >> SLOT_SHIFT
-            if closes:
-                self._close()
-
-    def _rest_of_slot(self, positions: UInt64Array, size: int) -> tuple[int, bool]:
-        """Return how many of these rows belong to the open slot, and whether the block is over after them."""
-        slots = positions >> np.uint64(SLOT_SHIFT)
-        take = int(np.searchsorted(slots, np.uint64(self._last_slot), side="right"))
-        return take, take < len(positions) or size + take == 2 * self._min_rows
-
-    def _close(self) -> None:
-        self._entries.extend((self._first, self._hash.intdigest()))
-        self._position_entries.extend((self._first_position, self._position_hash.intdigest()))
-        self._hash.reset()
-        self._position_hash.reset()
-        self._first = self._next
-
-    def finish(self) -> None:
-        """End the last block."""
-        if self._next > self._first:
-            self._close()
-
-    @property
-    def entries(self) -> UInt64Array:
-        """(2 x blocks,): first row of each block, and the checksum of its rows."""
-        return np.array(self._entries, np.uint64)
-
-    @property
-    def position_entries(self) -> UInt64Array:
-        """(2 x blocks,): first position of each block, and the checksum of its positions."""
-        return np.array(self._position_entries, np.uint64)
 
 
 def hidden_folder(folder: Path, *, private: bool = False) -> Path:

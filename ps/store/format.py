@@ -4,7 +4,7 @@ A folder holds one table, sorted by ring position, and is never written again. p
 the header file, little-endian:
 
     0   8  magic, b"RPLTABLE"
-    8   4  u32 format version, 1 or 2
+    8   4  u32 format version, 1 to 3
     12  4  u32 bytes of the body
     16  8  u64 xxh3_64 of the body
     24  -  the body: a msgpack map, see `Header.to_bytes`
@@ -26,18 +26,24 @@ import xxhash
 
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.spec import RowType, TableSpec
+from ringpull.ps.spec import MAX_BYTES_ROW, RowType, TableSpec
 
 HEADER, INDEX, POSITIONS, ROWS, BLOCKS = "header", "index", "positions", "rows", "blocks"
 POSITION_BLOCKS = "position_blocks"
+STARTS, START_BLOCKS = "starts", "start_blocks"
 SECTIONS: Final = (INDEX, POSITIONS, ROWS, BLOCKS, POSITION_BLOCKS)
 """The files described by the header; all but ROWS carry one checksum for the whole file."""
+BYTES_SECTIONS: Final = (*SECTIONS, STARTS, START_BLOCKS)
+"""The files of a table whose rows are bytes."""
 OPTIONAL_SECTIONS: Final = (POSITION_BLOCKS,)
 """Files that tables of earlier builds do not have; opening a table needs none of them."""
+ROW_FILES: Final = (ROWS, STARTS)
+"""Files whose damage is that of rows: keys are found all the same, and other rows are whole."""
 
 MAGIC: Final = b"RPLTABLE"
-FORMAT_VERSIONS: Final = (1, 2)
-"""Versions that this build reads. A table carries the lowest that can hold it: 1 has float32 rows, 2 all row types."""
+FORMAT_VERSIONS: Final = (1, 2, 3)
+"""Versions that this build reads. A table carries the lowest that can hold it: 1 has float32 rows, 2 all vectors, 3
+bytes."""
 PRELUDE: Final = struct.Struct("<8sIIQ")
 
 MAX_HEADER_BYTES: Final = 4 << 20
@@ -46,7 +52,9 @@ MAX_HEADER_BYTES: Final = 4 << 20
 BLOCK_BYTES: Final = 1 << 20
 """Size from which on a block of rows ends, at the next slot boundary, or at twice this."""
 BLOCK_ENTRY_BYTES: Final = 16
-"""Bytes of an entry of BLOCKS, and of POSITION_BLOCKS."""
+"""Bytes of an entry of BLOCKS, of POSITION_BLOCKS and of START_BLOCKS."""
+START_BYTES: Final = 8
+"""Bytes of an entry of STARTS."""
 
 KEYS_PER_BUCKET: Final = 8
 """Mean of positions in a bucket: half a byte of index per key, and one or two cache lines of positions."""
@@ -59,7 +67,14 @@ SlotRanges = tuple[tuple[int, int], ...]
 
 def format_version(spec: TableSpec) -> int:
     """Return the format version of a table: older builds go on reading what they can."""
+    if spec.is_bytes:
+        return 3
     return 1 if spec.row_type is RowType.FLOAT32 else 2
+
+
+def section_names(spec: TableSpec) -> tuple[str, ...]:
+    """Return the files of a table, without its header, in the order in which the header names them."""
+    return BYTES_SECTIONS if spec.is_bytes else SECTIONS
 
 
 def index_bits(rows: int) -> int:
@@ -134,7 +149,7 @@ class Header:
         if magic != MAGIC:
             raise CorruptData(f"{path}: not a table header (it begins with {magic!r}, not {MAGIC!r})")
         if version not in FORMAT_VERSIONS:
-            known = " and ".join(map(str, FORMAT_VERSIONS))
+            known = f"{FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}"
             raise CorruptData(f"{path}: format version {version}; this build reads {known}")
         body = data[PRELUDE.size :]
         if len(body) != body_bytes:
@@ -163,14 +178,15 @@ class Header:
             raise ValueError(f"index_bits is {bits!r}; it must be from 1 to 48")
         if copied_from is not None and (type(copied_from) is not int or not 0 <= copied_from < 1 << 64):
             raise ValueError(f"copied_from is {copied_from!r}; it must be a checksum of 64 bits")
+        spec = TableSpec.from_dict(fields["spec"])
         header = cls(
-            spec=TableSpec.from_dict(fields["spec"]),
+            spec=spec,
             rows=rows,
             index_bits=bits,
             held=check_held(fields["held"]),
             sections={
                 name: Section(bytes=fields["sections"][name][0], checksum=fields["sections"][name][1])
-                for name in SECTIONS
+                for name in section_names(spec)
                 if name in fields["sections"] or name not in OPTIONAL_SECTIONS
             },
             copied_from=copied_from,
@@ -182,8 +198,14 @@ class Header:
         due = {
             INDEX: ((1 << self.index_bits) + 1) * index_entry_bytes(self.rows),
             POSITIONS: 8 * self.rows,
-            ROWS: self.spec.row_bytes * self.rows,
         }
+        if self.spec.is_bytes:
+            due[STARTS] = START_BYTES * (self.rows + 1)
+            size = self.sections[ROWS].bytes
+            if type(size) is not int or not 0 <= size <= MAX_BYTES_ROW * self.rows:
+                raise ValueError(f"section {ROWS} has {size!r} bytes; {self.rows} rows have 0 to {MAX_BYTES_ROW} each")
+        else:
+            due[ROWS] = self.spec.row_bytes * self.rows
         for name, size in due.items():
             if self.sections[name].bytes != size:
                 raise ValueError(
@@ -192,8 +214,9 @@ class Header:
         blocks = self.sections[BLOCKS].bytes
         if type(blocks) is not int or not 0 <= blocks <= BLOCK_ENTRY_BYTES * self.rows or blocks % BLOCK_ENTRY_BYTES:
             raise ValueError(f"section {BLOCKS} has {blocks!r} bytes; it must be {BLOCK_ENTRY_BYTES} per block of rows")
-        if (known := self.sections.get(POSITION_BLOCKS)) is not None and known.bytes != blocks:
-            raise ValueError(f"section {POSITION_BLOCKS} has {known.bytes!r} bytes, section {BLOCKS} {blocks}")
+        for name in (POSITION_BLOCKS, START_BLOCKS):
+            if (known := self.sections.get(name)) is not None and known.bytes != blocks:
+                raise ValueError(f"section {name} has {known.bytes!r} bytes, section {BLOCKS} {blocks}")
         for name, section in self.sections.items():
             if (type(section.checksum) is not int) if name != ROWS else (section.checksum is not None):
                 raise ValueError(f"section {name} has the checksum {section.checksum!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 LINE_BYTES: Final = 64
@@ -84,6 +84,19 @@ def _generate_lowest_bit(_context: Any, bits: Any) -> Any:
 
     return types.int64(types.int64), generate
 
+
+def _generate_copy(_context: Any, _to: Any, _source: Any, _count: Any) -> Any:
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        to, source = (builder.inttoptr(each, INT8.as_pointer()) for each in args[:2])
+        memcpy: Any = cgutils.raw_memcpy
+        memcpy(builder, to, source, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+copy_bytes: Any = intrinsic(_generate_copy)
+"""`copy_bytes(to, source, count)` copies so many bytes from one address to another; they must not overlap."""
 
 matches: Any = intrinsic(_generate_matches)
 """`matches(line_at, number)` returns which of the 8 uint64 of an aligned cache line equal `number`, as bits."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.compiled import kernel
 from ringpull.ps.hashing import SLOT_SHIFT
-from ringpull.ps.spec import RowType, UInt64Array
+from ringpull.ps.spec import MAX_BYTES_ROW, VECTOR_TYPES, RowType, UInt64Array
 from ringpull.ps.store import reducers
 from ringpull.ps.store.intrinsics import (
     LINE_BYTES,
@@ -62,17 +62,20 @@ class TableDescriptor(NamedTuple):
     row_type: int
     """The number of its row type in `reducers.ROW_TYPES`."""
     default_at: int
-    """float32 (dim,), whatever the row type."""
+    """float32 (dim,), whatever the row type; 0 for rows of bytes."""
     answered_at: int
     """uint8 (65536,), not 0 for slots that may be answered for; address 0: all may."""
+    data_at: int = 0
+    """Rows of bytes, end to end; for them `rows_at` is uint64 (rows+1,), where each begins, and `row_bytes` 8."""
+    data_bytes: int = 0
 
 
 # The columns of a frame's descriptors, int64: the table's fields, then the look-up's own.
 _INDEX_AT, _ENTRY_BYTES, _SHIFT, _POSITIONS_AT, _ROWS_AT, _ROWS, _ROW_BYTES, _DIM = range(8)
-_ROW_TYPE, _DEFAULT_AT, _ANSWERED_AT = range(8, 11)
-_OWNED_AT, _OP, _KEYS, _BAGS, _WEIGHTED = range(11, 16)
-DESCRIPTOR_FIELDS: Final = 16
-TABLE: Final = struct.Struct("=11q")
+_ROW_TYPE, _DEFAULT_AT, _ANSWERED_AT, _DATA_AT, _DATA_BYTES = range(8, 13)
+_OWNED_AT, _OP, _KEYS, _BAGS, _WEIGHTED = range(13, 18)
+DESCRIPTOR_FIELDS: Final = 18
+TABLE: Final = struct.Struct("=13q")
 LOOKUP: Final = struct.Struct("=5q")
 """The two parts of a descriptor: the table's, packed once, and the look-up's."""
 
@@ -81,8 +84,11 @@ _OP_ROWS, _OP_MAX = 0, 2
 
 _FLOAT32 = reducers.ROW_TYPES[RowType.FLOAT32]
 
-DONE, BAD_LENGTHS, NOT_OWNED, NOT_ANSWERED = 0, 1, 2, 3
-"""Outcomes of `pull_frame`."""
+BYTES: Final = -1
+"""Row type of rows of bytes, which `locate_bytes` looks up and `pull_frame` leaves out."""
+
+DONE, BAD_LENGTHS, NOT_OWNED, NOT_ANSWERED, DAMAGED = range(5)
+"""Outcomes of `pull_frame` and `locate_bytes`."""
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
@@ -297,7 +303,7 @@ def _reduce_any(row_types: Iterable[RowType]) -> Any:
     return reduce
 
 
-_reduce = _reduce_any(RowType)
+_reduce = _reduce_any(VECTOR_TYPES)
 
 
 @numba.njit
@@ -338,7 +344,7 @@ def _pull_lookup(d, wanted_at, lengths_at, weights_at, out_at, found, found_pos,
 
 @kernel()
 def pull_frame(descriptors, wanted_at, lengths_at, weights_at, values_at, missing, found):  # type: ignore[no-untyped-def]
-    """Do all look-ups of a frame.
+    """Do all look-ups of a frame but those of rows of bytes.
 
     Args:
         descriptors: int64 (L, DESCRIPTOR_FIELDS), one row per look-up.
@@ -358,6 +364,10 @@ def pull_frame(descriptors, wanted_at, lengths_at, weights_at, values_at, missin
     for lookup in range(len(descriptors)):
         d = descriptors[lookup]
         op, keys, bags, weighted = d[_OP], d[_KEYS], d[_BAGS], d[_WEIGHTED]
+        if d[_ROW_TYPE] == BYTES:
+            wanted_at += 8 * keys
+            found_pos += keys
+            continue
         if op != _OP_ROWS and not _lengths_fit(lengths_at, bags, keys):
             return BAD_LENGTHS, lookup, 0
         outcome, slot, missing[lookup] = _pull_lookup(
@@ -375,3 +385,65 @@ def pull_frame(descriptors, wanted_at, lengths_at, weights_at, values_at, missin
         else:
             values_at += 4 * d[_DIM] * bags
     return DONE, 0, 0
+
+
+@numba.njit
+def _read_spans(d, wanted_at, begin, end, row_at, from_ats, lengths, pos):  # type: ignore[no-untyped-def]
+    """Write where the rows of keys [begin, end) are and how long; return how it ended, and the slot or their bytes."""
+    data_at, data_bytes = d[_DATA_AT], np.uint64(d[_DATA_BYTES])
+    total = np.int64(0)
+    for k in range(begin, end):
+        at = row_at[k & (_RING - 1)]
+        first = last = np.uint64(0)
+        if at != 0:
+            first, last = u64(at), u64(at + 8)
+            # The map may have other numbers by now than those that were checked when it was opened.
+            if first > last or last > data_bytes or last - first > np.uint64(MAX_BYTES_ROW):
+                return DAMAGED, np.int64(u64(wanted_at + 8 * k) >> np.uint64(SLOT_SHIFT))
+        from_ats[pos + k] = data_at + np.int64(first)
+        lengths[pos + k] = np.uint32(last - first)
+        total += np.int64(last - first)
+    return DONE, total
+
+
+@kernel()
+def locate_bytes(descriptors, wanted_at, missing, found, from_ats, lengths):  # type: ignore[no-untyped-def]
+    """Find the rows of all look-ups of a frame that are bytes; the others are left out.
+
+    Args:
+        descriptors: int64 (L, DESCRIPTOR_FIELDS), one row per look-up.
+        wanted_at: Address of the uint64 positions, all look-ups end to end.
+        missing: uint32 (L,); overwritten for the look-ups of bytes.
+        found: uint8, one per key of the unpooled look-ups; overwritten for the look-ups of bytes.
+        from_ats: int64, one per key of the look-ups of bytes: address of its row; overwritten.
+        lengths: uint32, as many: bytes of each row, 0 where there is none; overwritten.
+
+    Returns:
+        DONE, 0, and the bytes of all rows; or why not, which look-up, and the slot concerned.
+    """
+    line_at = np.empty(_RING, np.int64)
+    row_at = np.empty(_RING, np.int64)
+    found_pos = pos = total = np.int64(0)
+    for lookup in range(len(descriptors)):
+        d = descriptors[lookup]
+        keys = d[_KEYS]
+        if d[_ROW_TYPE] == BYTES:
+            absent = 0
+            for begin in range(0, keys + 3 * BLOCK, BLOCK):
+                outcome, slot = _start(d, wanted_at, begin, min(begin + BLOCK, keys))
+                if outcome != DONE:
+                    return outcome, lookup, np.int64(slot)
+                _aim(d, wanted_at, max(0, begin - BLOCK), min(begin, keys), line_at)
+                first, last = max(0, begin - 2 * BLOCK), min(begin - BLOCK, keys)
+                absent += _locate(d, wanted_at, first, last, line_at, row_at, found, found_pos)
+                first, last = max(0, begin - 3 * BLOCK), min(begin - 2 * BLOCK, keys)
+                outcome, size = _read_spans(d, wanted_at, first, last, row_at, from_ats, lengths, pos)
+                if outcome != DONE:
+                    return outcome, lookup, size
+                total += size
+            missing[lookup] = absent
+            pos += keys
+        wanted_at += 8 * keys
+        if d[_OP] == _OP_ROWS:
+            found_pos += keys
+    return DONE, 0, total

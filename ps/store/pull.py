@@ -16,6 +16,7 @@ from ringpull.ps.errors import InvalidInput, LimitExceeded, NotAnswered
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.slot_mask import SlotMask
 from ringpull.ps.store import kernels
+from ringpull.ps.store.gather import gather
 from ringpull.ps.store.kernels import address
 from ringpull.ps.store.table import Table
 from ringpull.ps.wire.messages import Op, PullReply, PullRequest
@@ -58,7 +59,7 @@ def pull(
         max_reply_bytes: Upper bound on the bytes of values in the answer.
 
     Returns:
-        New arrays. A key that the table does not have counts as its default vector, and in `missing`.
+        New arrays. A key that the table does not have counts as its default vector, or an empty row, and in `missing`.
 
     Raises:
         InvalidInput: Counts, lengths, types and arrays do not fit each other.
@@ -66,9 +67,8 @@ def pull(
         SlotNotOwned: A key lies outside its mask. Nothing was answered.
         SlotNotAnswered: A key's slot is not held or is quarantined. Nothing was answered.
     """
-    values_size, found_size = _check(tables, request)
-    if 4 * values_size > max_reply_bytes:
-        raise LimitExceeded(f"pull: the answer has {4 * values_size} bytes; the limit is {max_reply_bytes}")
+    values_size, found_size, bytes_keys = _check(tables, request)
+    _check_limit(4 * values_size, max_reply_bytes)
     positions = _flat(request.positions, np.uint64, "positions")
     lengths = _flat(request.lengths, np.uint32, "lengths")
     weights = _flat(request.weights, np.float32, "weights")
@@ -78,19 +78,33 @@ def pull(
     )
     descriptors = np.frombuffer(described, np.int64).reshape(-1, kernels.DESCRIPTOR_FIELDS)
     values = np.empty(values_size, np.float32)
-    missing = np.empty(len(tables), np.uint32)
+    missing = np.zeros(len(tables), np.uint32)
     found = np.empty(found_size, np.uint8)
-    outcome, at, slot = kernels.pull_frame(
-        descriptors, address(positions), address(lengths), address(weights), address(values), missing, found
-    )
+    outcome, at, slot = kernels.DONE, 0, 0
+    if not bytes_keys or values_size:
+        outcome, at, slot = kernels.pull_frame(
+            descriptors, address(positions), address(lengths), address(weights), address(values), missing, found
+        )
+    if outcome == kernels.DONE and bytes_keys:
+        from_ats, row_lengths = np.empty(bytes_keys, np.int64), np.empty(bytes_keys, np.uint32)
+        outcome, at, size = kernels.locate_bytes(descriptors, address(positions), missing, found, from_ats, row_lengths)
+        if outcome == kernels.DONE:
+            _check_limit(4 * values_size + size, max_reply_bytes)
+            return PullReply(values, missing, found, row_lengths, gather(from_ats, row_lengths, size))
+        slot = size
     if outcome != kernels.DONE:
         _refuse(outcome, request.lookups[at].table, slot, tables[at], masks[at])
     return PullReply(values=values, missing=missing, found=found)
 
 
-def _check(tables: Sequence[Table], request: PullRequest) -> tuple[int, int]:
-    """Check the counts of all look-ups; return how many values and found flags the answer has."""
-    keys = bags = weights = values = found = 0
+def _check_limit(size: int, max_reply_bytes: int) -> None:
+    if size > max_reply_bytes:
+        raise LimitExceeded(f"pull: the answer has {size} bytes; the limit is {max_reply_bytes}")
+
+
+def _check(tables: Sequence[Table], request: PullRequest) -> tuple[int, int, int]:
+    """Check the counts of all look-ups; return how many values, found flags and rows of bytes the answer has."""
+    keys = bags = weights = values = found = bytes_keys = 0
     for table, lookup in zip(tables, request.lookups, strict=True):
         name, op, its_keys, its_bags, weighted = lookup
         if its_keys < 0 or its_bags < 0:
@@ -104,6 +118,9 @@ def _check(tables: Sequence[Table], request: PullRequest) -> tuple[int, int]:
                 raise InvalidInput(f"pull: table {name}: {its_bags} bags for unpooled rows; there must be 0")
             found += its_keys
             values += its_keys * table.spec.dim
+            bytes_keys += its_keys if table.spec.is_bytes else 0
+        elif table.spec.is_bytes:
+            raise InvalidInput(f"pull: table {name} has rows of bytes, which cannot be pooled; {op.name} was asked for")
         else:
             bags += its_bags
             values += its_bags * table.spec.dim
@@ -114,7 +131,7 @@ def _check(tables: Sequence[Table], request: PullRequest) -> tuple[int, int]:
     ):
         if array.size != due:
             raise InvalidInput(f"pull: {array.size} {name}, but the look-ups announce {due}")
-    return values, found
+    return values, found, bytes_keys
 
 
 def _flat(array: NDArray[Any], dtype: type[np.generic], name: str) -> NDArray[Any]:
@@ -144,5 +161,9 @@ def _refuse(outcome: int, name: str, slot: int, table: Table, mask: SlotMask | N
             f"table {name}: slot {slot} is not held here, or quarantined because its rows are damaged",
             table=name,
             slots=tuple((each.begin, each.end) for each in ranges),
+        )
+    if outcome == kernels.DAMAGED:
+        raise SlotNotAnswered(
+            f"table {name}: where the rows of slot {slot} begin is damaged", table=name, slots=((slot, slot + 1),)
         )
     raise InvalidInput(f"pull: table {name}: lengths must be at least 1 each and add up to the number of keys")

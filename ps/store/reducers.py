@@ -16,11 +16,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ringpull.ps.spec import AFFINE_BYTES, RowType
+from ringpull.ps.spec import AFFINE_BYTES, VECTOR_TYPES, RowType
 from ringpull.ps.store.intrinsics import INT8, INT16, INT32, INT64, splat
 
-ROW_TYPES: Final[Mapping[RowType, int]] = MappingProxyType({row_type: i for i, row_type in enumerate(RowType)})
-"""Numbers that stand for row types in kernels."""
+ROW_TYPES: Final[Mapping[RowType, int]] = MappingProxyType({row_type: i for i, row_type in enumerate(VECTOR_TYPES)})
+"""Numbers that stand for the row types of vectors in kernels."""
 
 _LANES: Final = 16
 _TILE_VECTORS: Final = 4
@@ -187,7 +187,7 @@ REDUCERS: Final[Mapping[RowType, Reducers]] = MappingProxyType(
             sum_weighted=_reducer(_READERS[row_type], _add, weighted=True),
             max=_reducer(_READERS[row_type], _larger),
         )
-        for row_type in RowType
+        for row_type in VECTOR_TYPES
     }
 )
 """Reducers of every row type, as the compiled `ringpull.ps.store.kernels` choose among them."""

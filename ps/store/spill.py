@@ -17,9 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.spec import UInt64Array
-
-_PIECE_BYTES: Final = 4 << 20
-"""Bytes of rows that are put in order at a time, beside the buffer."""
+from ringpull.ps.store.raw_rows import ordered_pieces
 
 _TEXT_LENGTH: Final = struct.Struct("<I")
 
@@ -131,10 +129,3 @@ class Spill:
         for file in (self._positions_file, self._rows_file, self._text_pos_file, self._texts_file):
             if file is not None:
                 file.close()
-
-
-def ordered_pieces(rows: NDArray[np.uint8], order: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
-    """Yield `rows[order]` (n, row_bytes) in pieces of a few MiB, so that the sorted copy is never all in memory."""
-    step = max(1, _PIECE_BYTES // rows.shape[1])
-    for begin in range(0, len(order), step):
-        yield rows[order[begin : begin + step]]

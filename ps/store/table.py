@@ -16,7 +16,7 @@ from ringpull.ps.slot_mask import SlotMask, minus, runs
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
-from ringpull.ps.store.kernels import TABLE, TableDescriptor, address
+from ringpull.ps.store.kernels import BYTES, TABLE, TableDescriptor, address
 from ringpull.ps.store.reducers import ROW_TYPES
 
 
@@ -35,18 +35,21 @@ class Table:
             self._answered = base.held_mask()
             self._answered[list(self.quarantined)] = 0
         self._sections = sections = base.sections
+        is_bytes = base.spec.is_bytes
         descriptor = TableDescriptor(
             index_at=address(sections.index),
             index_entry_bytes=sections.index.itemsize,
             index_shift=64 - base.index_bits,
             positions_at=address(sections.positions),
-            rows_at=address(sections.rows),
+            rows_at=address(sections.starts if is_bytes else sections.rows),
             rows=base.rows,
-            row_bytes=base.spec.row_bytes,
+            row_bytes=fmt.START_BYTES if is_bytes else base.spec.row_bytes,
             dim=base.spec.dim,
-            row_type=ROW_TYPES[base.spec.row_type],
-            default_at=address(self._default),
+            row_type=BYTES if is_bytes else ROW_TYPES[base.spec.row_type],
+            default_at=0 if is_bytes else address(self._default),
             answered_at=0 if self._answered is None else address(self._answered),
+            data_at=address(sections.rows) if is_bytes else 0,
+            data_bytes=base.rows_bytes if is_bytes else 0,
         )
         self.packed: bytes = TABLE.pack(*descriptor)
         """The descriptor as kernels read it."""

@@ -19,12 +19,15 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import DuplicateKey, ExportError, HashCollision, InvalidInput
 from ringpull.ps.hashing import as_keys, keys_of, keys_of_strings, positions_of
-from ringpull.ps.spec import Float32Array, KeyType, TableSpec
+from ringpull.ps.spec import MAX_BYTES_ROW, Float32Array, KeyType, TableSpec, UInt64Array
 from ringpull.ps.store.base_writer import BaseWriter, TableSummary, hidden_folder, translated
+from ringpull.ps.store.heap import REFERENCE_BYTES, Heap
+from ringpull.ps.store.raw_rows import RawRows, ordered_pieces, part_of
 from ringpull.ps.store.row_codec import encode
-from ringpull.ps.store.spill import Spill, ordered_pieces
+from ringpull.ps.store.spill import Spill
 
 BUFFER_BYTES: Final = 64 << 20
 """Bytes of rows held in memory. The writer's peak is about twice this; 1 TB of rows makes 16,000 runs of it."""
@@ -65,8 +68,9 @@ class TableWriter:
         """
         self.folder = folder
         self._spec, self._sum = _with_default(spec, default)
-        row_bytes = spec.row_bytes
-        capacity = max(2, buffer_bytes // (row_bytes + 16))
+        row_bytes = REFERENCE_BYTES if spec.is_bytes else spec.row_bytes
+        # Of rows of bytes, half of the buffer holds the bytes, the other half where they are.
+        capacity = max(2, (buffer_bytes // 2 if spec.is_bytes else buffer_bytes) // (row_bytes + 16))
         self._positions = np.empty(capacity, np.uint64)
         self._rows = np.empty((capacity, row_bytes), np.uint8)
         self._text_pos = np.empty(capacity, np.uint64) if spec.key_type is KeyType.STRING else None
@@ -76,6 +80,7 @@ class TableWriter:
         self._hidden = hidden_folder(folder)
         with translated(spec.name, folder):
             self._spill = Spill(self._hidden, row_bytes, texts=self._text_pos is not None)
+            self._heap = Heap(self._hidden / "heap", buffer_bytes // 2) if spec.is_bytes else None
 
     def add(self, keys: NDArray[Any] | Sequence[int] | Sequence[str], rows: Float32Array) -> None:
         """Add rows, in any order; nothing of the arguments is kept.
@@ -89,15 +94,38 @@ class TableWriter:
             ExportError: The disk is full.
         """
         spec = self._spec
-        if self._finished:
-            raise InvalidInput(f"table {spec.name}: rows cannot be added after finish")
+        self._check_kind(is_bytes=False)
         if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or rows.shape != (len(keys), spec.dim):
             what = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
             raise InvalidInput(f"table {spec.name}: rows are {what}; they must be float32 {(len(keys), spec.dim)}")
         checked = self._check_keys(keys)
         with translated(spec.name, self.folder):
             for begin in range(0, len(rows), _CHUNK_ROWS):
-                self._add_chunk(checked[begin : begin + _CHUNK_ROWS], rows[begin : begin + _CHUNK_ROWS])
+                chunk = rows[begin : begin + _CHUNK_ROWS]
+                positions, text_pos = self._positions_of(checked[begin : begin + _CHUNK_ROWS])
+                if self._sum is not None:
+                    self._sum += chunk.sum(axis=0, dtype=np.float64)
+                self._add_chunk(positions, text_pos, encode(chunk, spec))
+
+    def add_bytes(self, keys: NDArray[Any] | Sequence[int] | Sequence[str], rows: BytesRows) -> None:
+        """Add rows of bytes, in any order; nothing of the arguments is kept.
+
+        Args:
+            keys: As for `add`.
+            rows: As many rows, of at most `MAX_BYTES_ROW` bytes each.
+
+        Raises:
+            InvalidInput: Keys or rows are of the wrong type or shape, or a row is too long; the message names its key.
+            ExportError: The disk is full.
+        """
+        self._check_kind(is_bytes=True)
+        checked = self._check_keys(keys)
+        _check_bytes(self._spec.name, checked, rows)
+        with translated(self._spec.name, self.folder):
+            for begin in range(0, len(rows), _CHUNK_ROWS):
+                end = min(len(rows), begin + _CHUNK_ROWS)
+                positions, text_pos = self._positions_of(checked[begin:end])
+                self._add_bytes_chunk(positions, text_pos, part_of(rows, begin, end))
 
     def finish(self) -> TableSummary:
         """Sort, write, sync, and let the table's folder appear.
@@ -123,6 +151,8 @@ class TableWriter:
         """Drop everything added so far and its temporary files; after `finish`, only those files."""
         self._finished = True
         self._spill.close()
+        if self._heap is not None:
+            self._heap.close()
         shutil.rmtree(self._hidden, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -149,17 +179,22 @@ class TableWriter:
             raise InvalidInput(f"table {name}: keys are {integers.dtype} {integers.shape}; they must be integers (n,)")
         return integers
 
-    def _add_chunk(self, keys: NDArray[Any] | Sequence[Any], rows: Float32Array) -> None:
-        text_pos = None
-        if self._text_pos is not None:
-            texts = self._encode(keys)
-            text_pos = self._spill.append_texts(texts)
-            positions = positions_of(keys_of_strings(texts))
-        else:
-            positions = positions_of(as_keys(np.ascontiguousarray(keys)))
-        if self._sum is not None:
-            self._sum += rows.sum(axis=0, dtype=np.float64)
-        raw = encode(rows, self._spec)
+    def _check_kind(self, *, is_bytes: bool) -> None:
+        spec = self._spec
+        if self._finished:
+            raise InvalidInput(f"table {spec.name}: rows cannot be added after finish")
+        if spec.is_bytes != is_bytes:
+            what, how = ("bytes", "add_bytes") if spec.is_bytes else (f"vectors of {spec.row_type.value}", "add")
+            raise InvalidInput(f"table {spec.name}: its rows are {what}; add them with {how}")
+
+    def _positions_of(self, keys: NDArray[Any] | Sequence[Any]) -> tuple[UInt64Array, UInt64Array | None]:
+        """Return the positions of some keys and, of strings, where they are kept for messages."""
+        if self._text_pos is None:
+            return positions_of(as_keys(np.ascontiguousarray(keys))), None
+        texts = self._encode(keys)
+        return positions_of(keys_of_strings(texts)), self._spill.append_texts(texts)
+
+    def _add_chunk(self, positions: UInt64Array, text_pos: UInt64Array | None, raw: NDArray[np.uint8]) -> None:
         done = 0
         while done < len(raw):
             take = min(len(raw) - done, len(self._positions) - self._filled)
@@ -173,6 +208,22 @@ class TableWriter:
             if self._filled == len(self._positions):
                 self._flush()
         self._added += len(raw)
+
+    def _add_bytes_chunk(self, positions: UInt64Array, text_pos: UInt64Array | None, rows: RawRows) -> None:
+        """Take rows of bytes into the heap, as many at a time as there is room for, and references into the buffer."""
+        assert self._heap is not None
+        assert isinstance(rows, BytesRows)
+        done = 0
+        while done < len(rows):
+            # No more than what the buffer takes as well: the heap's is written when it is, with the same order.
+            take = min(len(rows) - done, len(self._positions) - self._filled, self._heap.room(rows, done))
+            if take == 0:
+                self._flush()
+                continue
+            raw = self._heap.add(rows, done, done + take)
+            part = slice(done, done + take)
+            self._add_chunk(positions[part], None if text_pos is None else text_pos[part], raw)
+            done += take
 
     def _encode(self, texts: NDArray[Any] | Sequence[Any]) -> list[bytes]:
         try:
@@ -188,6 +239,8 @@ class TableWriter:
         count, self._filled = self._filled, 0
         if count:
             text_pos = None if self._text_pos is None else self._text_pos[:count]
+            if self._heap is not None:
+                self._heap.flush(self._positions[:count], self._rows[:count])
             self._spill.append_run(self._positions[:count], self._rows[:count], text_pos)
 
     def _append_sorted(self, base: BaseWriter, count: int) -> None:
@@ -197,9 +250,10 @@ class TableWriter:
         if equal.size:
             self._refuse(int(order[equal[0]]), int(order[equal[0] + 1]))
         done = 0
-        for piece in ordered_pieces(self._rows, order):
-            base.append(positions[done : done + len(piece)], piece)
-            done += len(piece)
+        for ordered in ordered_pieces(self._rows, order):
+            for piece in (ordered,) if self._heap is None else self._heap.pieces(ordered):
+                base.append(positions[done : done + len(piece)], piece)
+                done += len(piece)
 
     def _refuse(self, first: int, second: int) -> None:
         """Raise for two rows of the buffer with one position: it is a bijection of the key, so they have one key."""
@@ -216,6 +270,31 @@ class TableWriter:
         )
 
 
+def _check_bytes(table: str, keys: NDArray[Any] | Sequence[Any], rows: BytesRows) -> None:
+    """Check rows of bytes and their offsets.
+
+    Raises:
+        InvalidInput: They are not such, or as many as the keys, or one is too long.
+    """
+    if not isinstance(rows, BytesRows):
+        raise InvalidInput(f"table {table}: rows are {type(rows).__name__}; they must be BytesRows")
+    data, offsets = rows.data, rows.offsets
+    if data.dtype != np.uint8 or data.ndim != 1 or offsets.dtype != np.int64 or offsets.shape != (len(keys) + 1,):
+        raise InvalidInput(
+            f"table {table}: rows have data {data.dtype} {data.shape} and offsets {offsets.dtype} {offsets.shape};"
+            f" they must be uint8 (total,) and int64 {(len(keys) + 1,)}"
+        )
+    lengths = np.diff(offsets)
+    if offsets[0] != 0 or int(offsets[-1]) != len(data) or bool((lengths < 0).any()):
+        raise InvalidInput(f"table {table}: offsets of rows must ascend from 0 to the number of bytes, {len(data)}")
+    if len(lengths) and int(lengths.max()) > MAX_BYTES_ROW:
+        longest = int(np.argmax(lengths))
+        raise InvalidInput(
+            f"table {table}: the row of key {keys[longest]} has {int(lengths[longest])} bytes; a row may have at most"
+            f" {MAX_BYTES_ROW}"
+        )
+
+
 def _with_default(
     spec: TableSpec, default: Literal["zeros", "mean"] | Float32Array | None
 ) -> tuple[TableSpec, NDArray[np.float64] | None]:
@@ -225,9 +304,12 @@ def _with_default(
     if isinstance(default, str):
         if default == "zeros":
             return replace(spec, default=None), None
-        if default == "mean":
+        if default == "mean" and not spec.is_bytes:
             return spec, np.zeros(spec.dim)
-        raise InvalidInput(f"table {spec.name}: default is {default!r}; it must be 'zeros', 'mean' or a vector")
+        raise InvalidInput(
+            f"table {spec.name}: default is {default!r}; it must be 'zeros', 'mean' or a vector"
+            + (", and for rows of bytes None" if spec.is_bytes else "")
+        )
     vector = np.asarray(default)
     if vector.dtype != np.float32 or vector.shape != (spec.dim,):
         raise InvalidInput(

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of, runs
@@ -20,6 +17,7 @@ from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.base_writer import BaseWriter
+from ringpull.ps.store.raw_rows import RawRows
 from ringpull.ps.transfer.job import Job
 from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
 from ringpull.ps.transfer.source import damaged_blocks
@@ -51,6 +49,14 @@ class Part:
         first, last = self.holder.row_range(self.slots.begin, self.slots.end)
         return last - first
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of its rows as stored, without keys."""
+        if isinstance(self.holder, Piece):
+            return self.holder.row_data_bytes(self.slots)
+        begin, end = self.holder.byte_range(*self.holder.row_range(self.slots.begin, self.slots.end))
+        return end - begin
+
 
 def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], job: Job) -> Base:
     """Write a base with the rows of all parts, and return it opened. It is complete and synced when `folder` appears.
@@ -76,24 +82,29 @@ def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], j
     return Base.open(folder)
 
 
-def base_bytes(rows: int, spec: TableSpec) -> int:
-    """Return about how many bytes a base with this many rows takes on disk."""
-    row_bytes = spec.row_bytes
+def base_bytes(rows: int, rows_bytes: int, spec: TableSpec) -> int:
+    """Return about how many bytes a base with this many rows takes on disk.
+
+    Args:
+        rows_bytes: Bytes of these rows, as stored.
+    """
+    starts = (rows + 1) * fmt.START_BYTES if spec.is_bytes else 0
     index = ((1 << fmt.index_bits(rows)) + 1) * fmt.index_entry_bytes(rows)
-    blocks = (rows * row_bytes // fmt.BLOCK_BYTES + 1) * 2 * fmt.BLOCK_ENTRY_BYTES
+    blocks = ((rows_bytes + starts) // fmt.BLOCK_BYTES + 1) * (3 if spec.is_bytes else 2) * fmt.BLOCK_ENTRY_BYTES
     header = 4096 + (0 if spec.default is None else 9 * spec.dim)
-    return rows * (POSITION_BYTES + row_bytes) + index + blocks + header
+    return rows * POSITION_BYTES + rows_bytes + starts + index + blocks + header
 
 
-def _rows_of(part: Part) -> Iterator[tuple[UInt64Array, NDArray[np.uint8]]]:
+def _rows_of(part: Part) -> Iterator[tuple[UInt64Array, RawRows]]:
     if isinstance(part.holder, Piece):
         yield from part.holder.read(part.slots)
         return
     base = part.holder
     begin, end = base.row_range(part.slots.begin, part.slots.end)
-    step = max(1, STEP_BYTES // base.spec.row_bytes)
-    for first in range(begin, end, step):
-        last = min(end, first + step)
+    first = begin
+    while first < end:
+        last = base.rows_within(first, end, STEP_BYTES)
         if bad := damaged_blocks(base, first, last):
             raise DamagedBase(base, bad)
         yield base.positions_slice(first, last), base.raw_rows(first, last)
+        first = last

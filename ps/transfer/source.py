@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of
-from ringpull.ps.spec import TableSpec
+from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store.base import BadBlock, Base
+from ringpull.ps.store.raw_rows import LENGTH_BYTES, Lengths, flat, lengths_of, rows_of
 from ringpull.ps.wire.messages import RangePullReply, range_checksum
 
 MAX_BLOCK_BYTES: Final = 64 << 20
 """Upper bound on the size of one block's rows, whatever its receiver asks for."""
+
+POSITION_BYTES: Final = 8
 
 Block = RangePullReply
 
@@ -33,6 +37,29 @@ class TableContent:
     """Identity of the table; see `Header.identity`."""
     rows: int
     """Number of rows in the range."""
+    rows_bytes: int = 0
+    """Bytes of these rows, for a table of bytes; 0 where the spec says how many each has."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes to stream for the range: rows, positions, and the lengths of rows of bytes."""
+        return streamed_bytes(self.spec, self.rows, self.rows_bytes)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the range's rows, without keys."""
+        return self.rows_bytes if self.spec.is_bytes else self.rows * self.spec.row_bytes
+
+
+def streamed_bytes(spec: TableSpec, rows: int, rows_bytes: int) -> int:
+    """Return the bytes that rows take in a stream or a piece.
+
+    Args:
+        rows_bytes: Bytes of the rows of a table of bytes; not looked at for others.
+    """
+    if spec.is_bytes:
+        return rows * (POSITION_BYTES + LENGTH_BYTES) + rows_bytes
+    return rows * (POSITION_BYTES + spec.row_bytes)
 
 
 class RowSource(Protocol):
@@ -64,19 +91,20 @@ def read_block(base: Base, slots: SlotRange, cursor: int, max_bytes: int) -> Blo
     first = range_first + cursor
     if not range_first <= first <= range_last:
         raise InvalidInput(f"range_pull: the cursor is {cursor}; the range has {range_last - range_first} rows")
-    last = first + max(1, min(max_bytes, MAX_BLOCK_BYTES) // base.spec.row_bytes)
+    last = base.rows_within(first, range_last, min(max_bytes, MAX_BLOCK_BYTES)) if first < range_last else first
     last = range_last if last >= range_last else _end_of_stored_block(base, first, last)
     if bad := damaged_blocks(base, first, last):
         begin, end = bad[0].slots[0], bad[-1].slots[1]
         raise CorruptData(f"range_pull: {base.folder}: rows of the slots {begin} to {end} are damaged")
-    positions, rows = base.positions_slice(first, last), base.raw_rows(first, last).reshape(-1)
-    return Block(
-        positions=positions,
-        rows=rows,
-        checksum=range_checksum(positions, rows),
-        next_cursor=last - range_first,
-        total_rows=range_last - range_first,
-    )
+    rows, total_rows = base.raw_rows(first, last), range_last - range_first
+    return block_of(base.positions_slice(first, last), flat(rows), lengths_of(rows), last - range_first, total_rows)
+
+
+def block_of(
+    positions: UInt64Array, rows: NDArray[np.uint8], lengths: Lengths, next_cursor: int, total_rows: int
+) -> Block:
+    """Return flat rows as a block."""
+    return Block(positions, rows, range_checksum(positions, rows, lengths), next_cursor, total_rows, lengths)
 
 
 def damaged_blocks(base: Base, first: int, last: int) -> list[BadBlock]:
@@ -103,7 +131,7 @@ def check_block(block: Block, slots: SlotRange, cursor: int, content: TableConte
         CorruptData: It is damaged, or does not fit the request.
     """
     rows = len(block.positions)
-    if range_checksum(block.positions, block.rows) != block.checksum:
+    if range_checksum(block.positions, block.rows, block.lengths) != block.checksum:
         raise CorruptData(f"a block of {rows} rows from row {cursor} of the {slots} does not match its checksum")
     if (block.total_rows, block.next_cursor) != (content.rows, cursor + rows) or block.next_cursor > content.rows:
         raise CorruptData(
@@ -112,8 +140,7 @@ def check_block(block: Block, slots: SlotRange, cursor: int, content: TableConte
         )
     if rows == 0 and block.next_cursor < content.rows:
         raise CorruptData(f"a block from row {cursor} of the {slots} is empty; {content.rows} rows were due")
-    if len(block.rows) != rows * content.spec.row_bytes:
-        raise CorruptData(f"{rows} rows have {len(block.rows)} bytes; they are of {content.spec.row_bytes} each")
+    rows_of(content.spec.row_bytes, rows, block.rows, block.lengths)
     owned = mask_of([slots])[(block.positions >> np.uint64(48)).astype(np.int64)]
     if not owned.all() or bool((block.positions[1:] <= block.positions[:-1]).any()):
         raise CorruptData(f"the positions of a block of the {slots} do not ascend within it")

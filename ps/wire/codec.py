@@ -11,9 +11,11 @@ from dataclasses import replace
 from reprlib import repr as brief
 from typing import Any, Final, NoReturn
 
+import numpy as np
+
 from ringpull.ps.errors import ProtocolError
 from ringpull.ps.hashing import SLOTS
-from ringpull.ps.spec import MAX_DIM
+from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM
 from ringpull.ps.wire.frames import ALIGNMENT, REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
 from ringpull.ps.wire.messages import (
     ANY_SHARD,
@@ -40,9 +42,11 @@ _MAX_UINT: Final = 2**64 - 1
 
 
 _FLOAT_BYTES: Final = 4
+_LENGTH_BYTES: Final = 4
 _POSITION_BYTES: Final = 8
-MAX_ROW_BYTES: Final = _FLOAT_BYTES * MAX_DIM + 64
-"""Size that no stored row exceeds, whatever its type: its values as float32, and some for a scale and padding."""
+MAX_ROW_BYTES: Final = max(_FLOAT_BYTES * MAX_DIM + 64, MAX_BYTES_ROW)
+"""Size that no stored row exceeds, whatever its type: bytes, or its values as float32 and some for a scale and
+padding."""
 MAX_SPEC_BYTES: Final = 1 << 20
 """Size that no description of a table exceeds: a name, and a default vector."""
 
@@ -118,16 +122,23 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
     match reply:
         case PullReply():
             arrays: tuple[Any, ...] = (reply.values, reply.missing, reply.found)
-            return encode(Kind.PULL_REPLY, request_id, [], arrays, limits=limits)
+            kind = Kind.PULL_REPLY
+            if reply.lengths.size:
+                kind, arrays = Kind.BYTES_REPLY, (*arrays, reply.lengths, reply.data)
+            return encode(kind, request_id, [], arrays, limits=limits)
         case RangePullReply():
             fields: list[object] = [reply.checksum, reply.next_cursor, reply.total_rows]
-            return encode(Kind.RANGE_PULL_REPLY, request_id, fields, (reply.positions, reply.rows), limits=limits)
+            kind, arrays = Kind.RANGE_PULL_REPLY, (reply.positions, reply.rows)
+            if reply.lengths.size:
+                kind, arrays = Kind.RANGE_BYTES_REPLY, (*arrays, reply.lengths)
+            return encode(kind, request_id, fields, arrays, limits=limits)
         case ShardStatistics():
             tables = [[t.model, t.version, t.table, t.rows, t.bytes, t.keys, t.missing] for t in reply.tables]
             fields = [reply.shard, reply.epoch, reply.pid, reply.slots, reply.requests, tables]
             return encode(Kind.STATISTICS_REPLY, request_id, fields, limits=limits)
         case DescribeReply():
-            return encode(Kind.DESCRIBE_REPLY, request_id, [reply.identity, reply.rows], (reply.spec,), limits=limits)
+            fields = [reply.identity, reply.rows, *([reply.rows_bytes] if reply.rows_bytes else [])]
+            return encode(Kind.DESCRIBE_REPLY, request_id, fields, (reply.spec,), limits=limits)
         case ErrorReply():
             # A message may quote bytes that are no text; it must still arrive.
             message = reply.message.encode("utf-8", "replace").decode()
@@ -190,12 +201,13 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
     """
     fields = _Fields(frame)
     match frame.kind:
-        case Kind.PULL_REPLY:
+        case Kind.PULL_REPLY | Kind.BYTES_REPLY:
             reply: Reply = PullReply(*frame.arrays)
-        case Kind.RANGE_PULL_REPLY:
+        case Kind.RANGE_PULL_REPLY | Kind.RANGE_BYTES_REPLY:
             checksum = fields.number("checksum", _MAX_UINT)
             cursor, total = fields.number("next cursor"), fields.number("total rows")
-            reply = RangePullReply(frame.arrays[0], frame.arrays[1], checksum, cursor, total)
+            positions, rows, *lengths = frame.arrays
+            reply = RangePullReply(positions, rows, checksum, cursor, total, *lengths)
         case Kind.STATISTICS_REPLY:
             shard, epoch, pid = fields.number("shard"), fields.number("epoch"), fields.number("pid")
             slots, requests = fields.number("slots", SLOTS), fields.number("requests")
@@ -203,6 +215,8 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
             reply = ShardStatistics(shard, epoch, pid, slots, requests, tables)
         case Kind.DESCRIBE_REPLY:
             reply = DescribeReply(frame.arrays[0], fields.number("identity", _MAX_UINT), fields.number("rows"))
+            if fields.left:
+                reply = replace(reply, rows_bytes=fields.number("bytes of rows"))
         case Kind.ERROR:
             reply = ErrorReply(fields.text("code"), fields.text("message"), fields.number("epoch"))
             if fields.left:
@@ -222,10 +236,11 @@ def max_reply_bytes(request: Request) -> int:
         case PullRequest():
             keys, lookups = len(request.positions), len(request.lookups)
             # A key is a row, or one of those of a bag. Not by look-up: this is asked for every reply that is not small.
-            return (keys * MAX_DIM + lookups) * _FLOAT_BYTES + keys + 3 * ALIGNMENT
+            return keys * (MAX_ROW_BYTES + _LENGTH_BYTES + 1) + lookups * _FLOAT_BYTES + 5 * ALIGNMENT
         case RangePullRequest():
             rows_bytes = padded(max(request.max_bytes, MAX_ROW_BYTES))
-            return rows_bytes + rows_bytes * _POSITION_BYTES  # no row has fewer bytes than one
+            # No row takes less than a byte; and that of a row of bytes where it starts counts for eight.
+            return rows_bytes + rows_bytes * _POSITION_BYTES
         case StatisticsRequest():
             return 0
         case DescribeRequest():
@@ -343,6 +358,11 @@ def _check_answers(request: Request, reply: Reply) -> None:
             raise ProtocolError(
                 f"PULL_REPLY: {len(reply.missing)} missing counts and {len(reply.found)} found flags; "
                 f"the request has {len(request.lookups)} look-ups and {rows} keys of rows"
+            )
+        if len(reply.lengths) > rows or int(reply.lengths.sum(dtype=np.int64)) != len(reply.data):
+            raise ProtocolError(
+                f"BYTES_REPLY: {len(reply.lengths)} rows with {len(reply.data)} bytes; the request has {rows} keys of"
+                " rows, and lengths must add up to the bytes"
             )
 
 

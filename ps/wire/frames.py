@@ -76,6 +76,10 @@ class Kind(IntEnum):
     STATISTICS_REPLY = 131
     DESCRIBE_REPLY = 132
     HELLO_REPLY = 133
+    BYTES_REPLY = 134
+    """`PULL_REPLY` of a pull that has rows of bytes."""
+    RANGE_BYTES_REPLY = 135
+    """`RANGE_PULL_REPLY` of a table of bytes."""
     ERROR = 255
 
 
@@ -95,6 +99,8 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.STATISTICS_REPLY: (),
     Kind.DESCRIBE_REPLY: (_U1,),  # spec
     Kind.HELLO_REPLY: (),
+    Kind.BYTES_REPLY: (_F4, _U4, _U1, _U4, _U1),  # values, missing, found, lengths, data
+    Kind.RANGE_BYTES_REPLY: (_U8, _U1, _U4),  # positions, rows, lengths
     Kind.ERROR: (),
 }
 """The element types of the buffers of each kind of frame."""

@@ -9,7 +9,7 @@ end to end in a few flat arrays, so that neither side loops over keys in Python.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -96,17 +96,29 @@ class PullRequest:
     """Identity of the version that the sender has; one that has another content is refused. 0: not known."""
 
 
+def _no_lengths() -> NDArray[np.uint32]:
+    return np.empty(0, np.uint32)
+
+
+def _no_data() -> NDArray[np.uint8]:
+    return np.empty(0, np.uint8)
+
+
 @dataclass(frozen=True, slots=True)
 class PullReply:
     """The answer to a `PullRequest`, look-ups in its order."""
 
     values: NDArray[np.float32]
     """Flat: per look-up (bags, dim) partials, or (keys, dim) rows for ROWS, end to end. Unknown keys have the default
-    vector."""
+    vector. Rows of bytes have none: their dim is 0."""
     missing: NDArray[np.uint32]
     """(look-ups,): keys of each that its table does not have."""
     found: NDArray[np.uint8]
     """(sum of keys of ROWS look-ups,): 1 where the table has the key."""
+    lengths: NDArray[np.uint32] = field(default_factory=_no_lengths)
+    """(sum of keys of look-ups in tables of bytes,): bytes of each row, which has no `values`; 0 of an unknown key."""
+    data: NDArray[np.uint8] = field(default_factory=_no_data)
+    """(sum of `lengths`,): these rows, end to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +146,30 @@ class RangePullReply:
     positions: NDArray[np.uint64]
     """(n,), ascending."""
     rows: NDArray[np.uint8]
-    """(n * row_bytes,): the stored rows, bit for bit, in the table's row type."""
+    """(n * row_bytes,): the stored rows, bit for bit, in the table's row type; rows of bytes end to end."""
     checksum: int
-    """xxh3_64 of the bytes of `positions` followed by those of `rows`."""
+    """xxh3_64 of the bytes of `positions` followed by those of `rows` and `lengths`."""
     next_cursor: int
     total_rows: int
     """Rows of the range; the stream is done when `next_cursor == total_rows`."""
+    lengths: NDArray[np.uint32] = field(default_factory=_no_lengths)
+    """(n,): bytes of each row of a table of bytes; else (0,)."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its arrays."""
+        return self.positions.nbytes + self.rows.nbytes + self.lengths.nbytes
 
 
-def range_checksum(positions: NDArray[np.uint64], rows: NDArray[np.uint8]) -> int:
+def range_checksum(
+    positions: NDArray[np.uint64], rows: NDArray[np.uint8], lengths: NDArray[np.uint32] | None = None
+) -> int:
     """Return the `checksum` of a `RangePullReply`, for its sender to fill in and its receiver to compare."""
     state = xxhash.xxh3_64()
     state.update(np.ascontiguousarray(positions).data)
     state.update(np.ascontiguousarray(rows).data)
+    if lengths is not None:
+        state.update(np.ascontiguousarray(lengths).data)
     checksum: int = state.intdigest()
     return checksum
 
@@ -175,6 +198,8 @@ class DescribeReply:
     """Identity of its content (`ringpull.ps.store.format.Header.identity`): rows of two never make one table."""
     rows: int
     """Rows of the range."""
+    rows_bytes: int = 0
+    """Bytes of these rows, for a table of bytes; 0 where the spec says how many each has."""
 
 
 @dataclass(frozen=True, slots=True)

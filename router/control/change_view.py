@@ -67,7 +67,7 @@ class ChangeView:
 
         Args:
             spec: Spec that serves.
-            warnings: Warnings of the coordinator itself.
+            warnings: Warnings of the coordinator and of all members.
         """
         return DeploymentStatus(
             spec=spec,
@@ -75,7 +75,7 @@ class ChangeView:
             nodes={shard: heartbeat.node for shard, heartbeat in self.shards.items()},
             requests=sum(heartbeat.requests for heartbeat in self.heads.values()),
             traffic=traffic_of(self.heads.values()),
-            warnings=(*warnings, *self.warnings()),
+            warnings=warnings,
         )
 
     def status(self, machine: Coordinator) -> ChangeStatus:

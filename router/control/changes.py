@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import AlreadyLive, InvalidInput
 from ringpull.ps.ring import MAX_SHARD
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.change import CoordinatorState, Kind
@@ -95,7 +95,8 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
     exported with.
 
     Raises:
-        InvalidInput: The version is live already, its model is not served here, or `keep` is negative.
+        AlreadyLive: The version is live already.
+        InvalidInput: Its model is not served here, or `keep` is negative.
         OtherContent: Its number is open already, with another content.
     """
     model = version.model
@@ -105,7 +106,7 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
     if (opened := spec.version(model, version.version)) is not None:
         opened.check_same(version)
     if spec.live[model] == version.version:
-        raise InvalidInput(f"{version.name} is live already")
+        raise AlreadyLive(f"{version.name} is live already")
     before = [each for each in spec.versions if each.model == model and each.version != version.version]
     kept = kept_open(spec, before, spec.labels.get(model, {}), keep=keep)
     versions = [*(each for each in spec.versions if each.model != model), *kept, version]

@@ -50,6 +50,7 @@ from ringpull.router.control.heartbeat_monitor import HEARTBEAT_S
 from ringpull.router.control.introductions import Introductions
 from ringpull.router.control.observed import HeadHeartbeat
 from ringpull.router.control.operations import Asker, ChangeStatus, DeploymentStatus, MemberState
+from ringpull.router.control.overviews import Overviews
 from ringpull.router.control.reign import Reign
 from ringpull.router.control.restarts import Restarts
 from ringpull.router.control.scraping import ScrapeTarget, scrape_targets
@@ -140,9 +141,10 @@ class Leader:
             backoff=Backoff(timing.first_retry_s, timing.longest_retry_s, clock),
         )
         self._view = ChangeView()
+        self.overviews = Overviews(clock)
         self.status = self._view.status(self.machine)
         """Status of the change, as of the last event."""
-        self._restarts = Restarts(clock)
+        self.restarts = Restarts(clock)
         self._inbox: deque[Work] = deque()
         self._due_s: dict[Member, float] = {}
         self._successions = Successions(state, timing.lease_s, clock, orphans=orphans_possible)
@@ -267,23 +269,26 @@ class Leader:
         spec = self.machine.state.spec
         if spec is None:
             raise Unavailable("nothing serves yet")
-        return self._view.deployment(spec, self._own_warnings())
+        return self._view.deployment(spec, self.warnings())
 
     def member_states(self) -> tuple[MemberState, ...]:
         """Return how every member is."""
-        return self._restarts.states(self.machine)
+        return self.restarts.states(self.machine)
 
     def begin_restart(self, member: Member, incarnation: str, *, force: bool) -> bool:
         """See `Restarts.begin`."""
-        return self._restarts.begin(self.machine, member, incarnation, force=force)
-
-    def restart_called_off(self, member: Member) -> None:
-        """See `Restarts.called_off`."""
-        self._restarts.called_off(member)
+        return self.restarts.begin(self.machine, member, incarnation, force=force)
 
     def heads(self) -> dict[int, HeadHeartbeat]:
         """Return the last answer of every head."""
         return dict(self._view.heads)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return the warnings of `deployment_status`, whether or not anything serves."""
+        saved = self._reign.saved
+        found = "" if saved is None else saved.warning
+        own = (f"coordinator: {each}" for each in (found, self._save_trouble or self._folder_trouble) if each)
+        return (*own, *self._view.warnings())
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """Return where every process tells its metrics."""
@@ -433,11 +438,12 @@ class Leader:
             self.over = self.over or f"term {self.term} is over: {member} has heard of term {heartbeat.term}"
         if self.over:
             return
-        self._restarts.answered(member)
+        self.restarts.answered(member)
         if isinstance(heartbeat, ShardHeartbeat):
             self._view.shard(member.id, heartbeat)
         else:
             self._view.head(member.id, heartbeat)
+            self.overviews.heard(member.id, heartbeat)
         if self._introductions.of(member) != heartbeat.incarnation:
             self._introductions.begin(member, heartbeat)
         elif isinstance(heartbeat, ShardHeartbeat):
@@ -445,11 +451,11 @@ class Leader:
             epoch, damaged = heartbeat.epoch, heartbeat.damaged
             self._handle(ShardSeen(member.id, heartbeat.incarnation, address, heartbeat.node, epoch, damaged))
         else:
-            ended = self._restarts.was_told(member, self.machine.heads[member.id].incarnation)
+            ended = self.restarts.was_told(member, self.machine.heads[member.id].incarnation)
             self._handle(self._successions.seen(member.id, heartbeat, ended=ended))
 
     def _unseen(self, member: Member) -> None:
-        self._restarts.lost(member)
+        self.restarts.lost(member)
         # A head may still serve though it cannot be asked: only its lease tells. A shard that was not there before is
         # being started.
         if member.role == "shard" and member.id in self.machine.shards:
@@ -491,8 +497,3 @@ class Leader:
         self._view.trouble = f"{member}: {error}"
         logger.warning("%s: %s failed: %s", member, type(command).__name__, error)
         self._handle(Failed(command, error))
-
-    def _own_warnings(self) -> tuple[str, ...]:
-        saved = self._reign.saved
-        found = "" if saved is None else saved.warning
-        return tuple(f"coordinator: {each}" for each in (found, self._save_trouble or self._folder_trouble) if each)

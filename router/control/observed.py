@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from ringpull.router.control.head_counts import HeadCounts
 from ringpull.router.shard_map import ShardAddress
 
 SpecIds = frozenset[int]
@@ -102,5 +103,7 @@ class HeadHeartbeat:
     """What an operator should know of it now, a sentence each; `status` shows them."""
     term: int = 0
     """Highest term of a coordinator that it was introduced to; 0: none yet."""
+    counts: HeadCounts = field(default_factory=HeadCounts)
+    """Counts of its calls, and what is new of their last minutes."""
     admin: str = ""
     """Address of its operators' door, `unix:/PATH` or HOST:PORT; empty: there is none, or not yet."""

@@ -15,10 +15,12 @@ from types import NoneType
 from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.ring import Ring
 from ringpull.ps.settings import at_least, within
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
+from ringpull.router.control.head_counts import GatheredCounts, Growing, HeadCounts
 from ringpull.router.control.moves import MoveSummary
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.scraping import ScrapeTarget
@@ -114,6 +116,36 @@ class MemberState:
     """Incarnation of its process; empty while none answers."""
     missing: str
     """Reason why it is not healthy, for people; empty when it has all that it should have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadState:
+    """State of one head, as the coordinator has heard it last."""
+
+    head: int
+    host: str
+    grpc_port: int
+    """Port of gRPC; 0 before it serves."""
+    http_port: int
+    requests: int
+    """Predicts since it started."""
+    failed: int
+    heard_s: float
+    """Time since it was heard, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """All that the coordinator tells a head for whoever looks at the deployment."""
+
+    change: ChangeStatus
+    heads: tuple[HeadState, ...] = ()
+    """Heads that were heard of, by number."""
+    warnings: tuple[str, ...] = ()
+    """As those of `DeploymentStatus`."""
+    next_ring: Ring | None = None
+    """Ring that the change under way leads to; None: it stays as it is."""
+    counts: GatheredCounts = field(default_factory=GatheredCounts)
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
@@ -399,4 +431,16 @@ class Operations(OperatorVerbs, Protocol):
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """Return where every process tells its metrics."""
+        ...
+
+    def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
+        """Take in what a head counts, and return what there is to be seen of the deployment.
+
+        Args:
+            counts: Counts of the head that asks.
+            known: Totals of all lives of heads that it has heard of, by incarnation.
+
+        Raises:
+            RingpullError: Nobody answers.
+        """
         ...

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +27,7 @@ from ringpull.router.control.coordinator_state import state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
 from ringpull.router.control.elsewhere import Elsewhere
 from ringpull.router.control.events import Abort, Begin, Event, Member, Pause, Resume, VersionLost
+from ringpull.router.control.head_counts import Growing, HeadCounts
 from ringpull.router.control.heartbeat_monitor import HeartbeatMonitor
 from ringpull.router.control.leader import TIMING, Leader, Timing, Work
 from ringpull.router.control.losses import Losses, LossOf
@@ -49,6 +50,7 @@ from ringpull.router.control.operations import (
     ListMembers,
     LoadModel,
     MemberState,
+    Overview,
     PlanRebalance,
     Publish,
     Rebalance,
@@ -251,7 +253,7 @@ class CoordinatorProcess:
         try:
             control.restart(self._leader.order(incarnation), request.drain_s)
         except RingpullError:
-            self._on_thread(lambda: self._leader.restart_called_off(member))
+            self._on_thread(lambda: self._leader.restarts.called_off(member))
             raise
 
     def map(self, asker: Asker | None = None) -> ShardMap:
@@ -262,6 +264,17 @@ class CoordinatorProcess:
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         """See `Operations.scrape_targets`."""
         return self._on_thread(self._leader.scrape_targets)
+
+    def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
+        """See `Operations.overview`."""
+        leader = self._leader
+
+        def tell() -> Overview:
+            state, warnings = leader.machine.state, leader.warnings()
+            return leader.overviews.tell(asker, counts, known, state=state, change=leader.status, warnings=warnings)
+
+        overview = self._on_thread(tell)
+        return replace(overview, warnings=(*self._losses.warnings(), *overview.warnings))
 
     def heads(self) -> dict[int, HeadHeartbeat]:
         """Return the last answer of every head."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -12,6 +12,7 @@ from ringpull.router.control.change import PHASES, Kind, Phase
 from ringpull.router.control.changes import rebalanced
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Member
+from ringpull.router.control.head_counts import GatheredCounts, Growing, HeadCounts
 from ringpull.router.control.moves import MoveSummary, move_plan
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
@@ -29,6 +30,7 @@ from ringpull.router.control.operations import (
     ListMembers,
     LoadModel,
     MemberState,
+    Overview,
     PlanRebalance,
     Publish,
     Rebalance,
@@ -154,6 +156,12 @@ class FakeOperations:
 
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         raise AssertionError("nor for who tells metrics")
+
+    def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
+        status = self.status_now
+        return Overview(
+            change=self.now, warnings=status.warnings, counts=GatheredCounts({asker.incarnation: counts.totals})
+        )
 
 
 def _told(request: ChangeRequest) -> tuple[Kind, str]:

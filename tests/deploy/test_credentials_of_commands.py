@@ -20,6 +20,7 @@ pytestmark = pytest.mark.net
 ASKING = {
     "status": (),
     "predict": ("ranker", "--features", "item=1"),
+    "lookup": ("ranker", "items", "1"),
     "load": ("/models/other",),
     "unload": ("other",),
     "label": ("ranker", "stable=3"),

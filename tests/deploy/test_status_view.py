@@ -7,8 +7,9 @@ import re
 from rich.console import Console
 
 from ringpull.deploy.view.message_values import plain_values
-from ringpull.deploy.view.status_view import duration, status_view, takes, warnings
+from ringpull.deploy.view.status_view import duration, status_view, takes
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.wire.status_warnings import warnings_seen
 
 MIB = 1 << 20
 
@@ -98,7 +99,7 @@ def test_memory_that_cannot_be_known_is_a_dash() -> None:
 
 def test_a_table_shows_rows_copies_and_missing_keys() -> None:
     cells = row_of(shown(cluster()), "ranker/user")
-    assert cells == ["ranker/user", "3", "10,000", "64", "4.0 MiB", "1 of 1", "180", "18 (10.0%)"]
+    assert cells == ["ranker/user", "3", "10,000", "64", "4.0 MiB", "1 of 1", "180", "18 (10.0%)", "0"]
 
 
 def test_a_model_shows_what_it_takes_and_gives() -> None:
@@ -137,7 +138,7 @@ def test_what_is_wrong_is_said() -> None:
     status.shards[1].epoch = 6
     status.tables[0].replicas_wanted = "3"
     status.tables[0].replicas_effective = 2
-    assert warnings(status) == [
+    assert warnings_seen(status) == [
         "shard 0 at 127.0.0.1:7000 does not answer: connection lost",
         "shard 1 is at epoch 6, the head still at 5",
         "table ranker/user wants 3 copies and has 2: there are 2 shards",
@@ -145,13 +146,13 @@ def test_what_is_wrong_is_said() -> None:
     text = shown(status)
     assert "1/2 shards" in text
     assert "does not answer" in text
-    assert warnings(cluster()) == []
+    assert warnings_seen(cluster()) == []
 
 
 def test_all_copies_is_never_short_of_any() -> None:
     status = cluster()
     status.tables[0].replicas_wanted, status.tables[0].replicas_effective = "all", 2
-    assert warnings(status) == []
+    assert warnings_seen(status) == []
 
 
 def test_times_as_people_read_them() -> None:
@@ -196,6 +197,23 @@ def test_degrade_steps_show_which_are_in_force_and_what_they_changed() -> None:
         ["ranker", "3", "1", "cut history to 50", "yes", "1,234"],
         ["ranker", "3", "2", "scored the first 64 candidates", "no", "0"],
     ]
-    assert warnings(status) == ["model ranker version 3 answers degraded, level 1 of 2: cut history to 50"]
+    assert warnings_seen(status) == ["model ranker version 3 answers degraded, level 1 of 2: cut history to 50"]
     status.degrade[0].level = 0
-    assert warnings(status) == []
+    assert warnings_seen(status) == []
+
+
+def test_the_last_minutes_and_several_heads() -> None:
+    status = cluster()
+    status.recent.add(requests=48_011, failed=2, requests_per_s=53.21, p50_ms=2.1, p99_ms=8.0)
+    status.recent.add(model="ranker", requests=1)
+    assert "last 15 min: 48,011 requests (2 failed), 53.2/s now, p50 2.1 ms, p99 8.0 ms" in shown(status)
+    status.heads.add(head=0, address="127.0.0.1:8500", alive=True, requests=7)
+    assert "heads" not in shown(status), "one head is the one that answered"
+    status.heads.add(head=1, address="127.0.0.1:8502", heard_s=12.3)
+    assert "1 gone 12 s" in shown(status)
+
+
+def test_keys_a_second() -> None:
+    status = cluster()
+    status.tables[0].keys_per_s = 12_345.6
+    assert "12,346" in shown(status)

@@ -35,9 +35,11 @@ def parts_of(served: Served, **others: Any) -> Parts:
 class HttpServed:
     """HTTP of a head on a port of its own."""
 
-    def __init__(self, served: Served, limits: HttpLimits, routes_besides: Sequence[Route]) -> None:
+    def __init__(
+        self, served: Served, limits: HttpLimits, routes_besides: Sequence[Route], parts: Parts | None = None
+    ) -> None:
         self.served = served
-        self.parts = parts_of(served)
+        self.parts = parts or parts_of(served)
         self.counts = ConnectionCounts()
         bound = claim("http", "127.0.0.1", 0)
         self.port = int(bound.getsockname()[1])
@@ -68,10 +70,11 @@ class HttpServed:
 async def http_served(
     served: Served,
     *routes_besides: Route,
+    parts: Parts | None = None,
     limits: HttpLimits = HttpLimits(timeout_s=600),  # noqa: B008  # frozen
 ) -> AsyncIterator[HttpServed]:
     """Serve the HTTP of a head; `routes_besides` are answered, too."""
-    http = HttpServed(served, limits, routes_besides)
+    http = HttpServed(served, limits, routes_besides, parts)
     try:
         yield http
     finally:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ringpull.inference.export import export_model
+from ringpull.inference.export.model import export_model
 from ringpull.inference.model.dense import CPU_ROWS, DenseProgram, ProgramTensor, scripted
 from ringpull.inference.model.manifest import FileEntry, LookupSpec, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.frontends.http.bodies import decompressed, open_call, parse_json, read_json, receive_body
+from ringpull.inference.head.frontends.http.bodies import decompressed, open_call, read_json, receive_body
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from tests.inference.http_served import HttpServed, http_served
 from tests.inference.served import CONFIG, Served, still_serves
@@ -157,8 +157,8 @@ async def test_a_connection_goes_on_after_a_refusal(http: HttpServed) -> None:
     [
         ("", b"text"),
         ("identity", b"text"),
-        ("gzip", gzip.compress(b"text")),
-        ("X-GZIP", gzip.compress(b"text")),
+        ("gzip", gzip.compress(b"text", mtime=0)),
+        ("X-GZIP", gzip.compress(b"text", mtime=0)),
         ("deflate", zlib.compress(b"text")),
     ],
 )
@@ -181,9 +181,9 @@ def test_no_more_is_unpacked_than_is_taken(encoding: str) -> None:
         ("gzip, gzip", b"x"),
         ("gzip", b"x"),
         ("gzip", b""),
-        ("gzip", gzip.compress(b"text")[:-1]),
-        ("gzip", gzip.compress(b"text") + b"x"),
-        ("deflate", gzip.compress(b"text")),
+        ("gzip", gzip.compress(b"text", mtime=0)[:-1]),
+        ("gzip", gzip.compress(b"text", mtime=0) + b"x"),
+        ("deflate", gzip.compress(b"text", mtime=0)),
     ],
     ids=repr,
 )
@@ -243,7 +243,8 @@ async def test_what_json_may_say(body: bytes, said: Any) -> None:
 )
 async def test_what_is_not_here_is_told_in_the_style_of_its_api(http: HttpServed, path: str, keys: set[str]) -> None:
     answer = await http.client.get(path)
-    assert (answer.status_code, answer.json().keys()) == (404, keys)
+    # Below /v1/models/ TensorFlow Serving calls it a malformed request.
+    assert (answer.status_code, answer.json().keys()) == (400 if path.lower().startswith("/v1/models/") else 404, keys)
     assert path in answer.text
 
 
@@ -251,8 +252,3 @@ async def test_a_method_that_is_none_says_which_are(http: HttpServed) -> None:
     answer = await http.client.get("/count")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json() == {"code": "UNIMPLEMENTED", "message": "Method Not Allowed: GET /count"}
-
-
-def test_parse_json_is_that_of_the_standard_library() -> None:
-    text = json.dumps({"a": [1, 2.5, None, True, "x", {"b": [[]]}]})
-    assert parse_json(text.encode()) == json.loads(text)

@@ -220,8 +220,8 @@ def test_deep_nesting(folder: Path) -> None:
 
 def test_a_format_of_another_build(folder: Path) -> None:
     file = folder / "manifest.json"
-    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(CorruptData, match="format 2; this build reads format 1"):
+    file.write_text(file.read_text().replace('"format": 1', '"format": 3'))
+    with pytest.raises(CorruptData, match="format 3; this build reads 1, and 2 of tables alone"):
         Manifest.load(folder)
 
 

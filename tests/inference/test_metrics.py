@@ -108,6 +108,7 @@ def test_heads_and_shards_agree(cluster: LocalCluster) -> None:
 def test_every_metric_is_documented_and_the_other_way_round(cluster: LocalCluster) -> None:
     with cluster.client() as client:
         ask(client, 1, [1])
+        client.lookup("tiny", "item", [1])
     assert page_of(cluster).described() == documented("Metrics of a head", "Metrics of both")
 
 

@@ -97,5 +97,5 @@ def test_every_status_is_in_the_table() -> None:
 
 def test_clients_have_the_same_verbs() -> None:
     verbs = {name for name in vars(Client) if not name.startswith("_")}
-    assert verbs == {"predict", "model", "models", "status", "close"}
+    assert verbs == {"predict", "lookup", "model", "models", "status", "close"}
     assert verbs == {name for name in vars(ringpull.AsyncClient) if not name.startswith("_")}

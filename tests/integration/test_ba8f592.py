@@ -24,7 +24,7 @@ from ringpull.inference.schema.kinds import KINDS
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import TRANSFORMS
 from ringpull.inference.wire.request_json import call_from_json
-from ringpull.ps.spec import KeyType, OnUnavailable, Pooling, RowType
+from ringpull.ps.spec import VECTOR_TYPES, KeyType, OnUnavailable, Pooling
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
 from ringpull.router.control.operations import GetChange
@@ -86,7 +86,7 @@ def test_its_model_has_everything_that_a_model_can_have() -> None:
     assert transforms == set(TRANSFORMS) - {Vocabulary}
     assert steps == {CutBags, UseDefault, CapCandidates, UseVersion}
     specs = [entry.spec for entry in manifest.tables]
-    assert {spec.row_type for spec in specs} == set(RowType)
+    assert {spec.row_type for spec in specs} == set(VECTOR_TYPES)
     assert {spec.key_type for spec in specs} == set(KeyType)
     assert {spec.on_unavailable for spec in specs} == set(OnUnavailable)
     assert {spec.replicas for spec in specs} == {1, 2, "all"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,8 @@ from ringpull.ps.placement import ServedRanges
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring
 from ringpull.router.control.deployment_spec import PlacedVersion
-from ringpull.router.control.operations import Asker
+from ringpull.router.control.head_counts import Growing, HeadCounts
+from ringpull.router.control.operations import Asker, ChangeStatus, Overview
 from ringpull.router.control.scraping import ScrapeTarget
 from ringpull.router.shard_map import ShardMap
 from tests.inference.tiny import Tiny, export_tiny
@@ -74,6 +75,10 @@ class Coordinator:
     def scrape_targets(self) -> tuple[ScrapeTarget, ...]:
         self._answer()
         return ()
+
+    def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
+        self.runs.wait()
+        return Overview(change=ChangeStatus())
 
     def call(self, request: Any) -> Any:
         self._answer()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ringpull import TableOptions
-from ringpull.inference.export.selfcheck import KEYS, LACKED_KEYS
+from ringpull.inference.export.table_samples import KEYS, LACKED_KEYS
 from ringpull.inference.head import selfcheck
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.head import CHECK_TRIES
@@ -22,7 +22,7 @@ from ringpull.inference.model.samples import FILE, Samples, agree
 from ringpull.ps.errors import CorruptData, Unavailable
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.process import ShardProcess
-from ringpull.ps.spec import RowType
+from ringpull.ps.spec import VECTOR_TYPES, RowType
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.operations import ChangeStatus
 from ringpull.router.shard_map import ShardMap
@@ -39,7 +39,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_two(tmp_path_factory.mktemp("models"), Two())
 
 
-@pytest.mark.parametrize("row_type", list(RowType))
+@pytest.mark.parametrize("row_type", list(VECTOR_TYPES))
 def test_every_row_type_passes_bit_for_bit(tmp_path: Path, row_type: RowType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a table takes many pulls, and what has no rows at a place has unknown keys there."""
     monkeypatch.setattr(selfcheck, "PULL_BYTES", 1000)

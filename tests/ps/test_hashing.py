@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, as_keys, key_of_string, keys_of, keys_of_strings, positions_of
+from ringpull.ps.hashing import (
+    SLOT_SHIFT,
+    SLOTS,
+    as_keys,
+    key_of_string,
+    keys_of,
+    keys_of_strings,
+    keys_of_texts,
+    positions_of,
+)
 
 MASK = 2**64 - 1
 
@@ -45,6 +54,13 @@ def test_positions_are_the_golden_ones() -> None:
 def test_string_keys_are_the_golden_ones() -> None:
     assert {text: key_of_string(text) for text in STRING_KEYS} == STRING_KEYS
     assert keys_of_strings(STRING_KEYS).tolist() == list(STRING_KEYS.values())
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=70)))
+def test_strings_that_lie_end_to_end_have_the_same_keys(texts: list[bytes]) -> None:
+    lengths = np.array([len(text) for text in texts], np.uint32)
+    assert keys_of_texts(b"".join(texts), lengths).tolist() == [key_of_string(text) for text in texts]
 
 
 def test_a_string_and_its_utf8_bytes_are_one_key() -> None:

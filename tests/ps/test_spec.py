@@ -18,14 +18,15 @@ names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", fullmatch=True)
 
 @st.composite
 def specs(draw: st.DrawFn) -> TableSpec:
-    dim = draw(st.integers(1, 8))
+    row_type = draw(st.sampled_from(RowType))
+    dim = 0 if row_type is RowType.BYTES else draw(st.integers(1, 8))
     vector = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=dim, max_size=dim)
     return TableSpec(
         name=draw(names),
         dim=dim,
-        row_type=draw(st.sampled_from(RowType)),
+        row_type=row_type,
         key_type=draw(st.sampled_from(KeyType)),
-        default=draw(st.none() | vector.map(tuple)),
+        default=None if row_type is RowType.BYTES else draw(st.none() | vector.map(tuple)),
         replicas=draw(st.integers(1, 9) | st.just(ALL)),
         on_unavailable=draw(st.sampled_from(OnUnavailable)),
     )
@@ -54,6 +55,8 @@ def test_row_bytes_and_default_vector() -> None:
         ({"dim": MAX_DIM + 1}, "dim"),
         ({"dim": 2.0}, "dim"),
         ({"dim": True}, "dim"),
+        ({"row_type": RowType.BYTES}, "dim is 2; for rows of bytes it must be 0"),
+        ({"row_type": RowType.BYTES, "dim": 0, "default": ()}, "default must be None"),
         ({"default": (1.0,)}, "default has 1 values; dim is 2"),
         ({"default": (1.0, float("nan"))}, "finite"),
         ({"default": (1.0, 1e39)}, "finite"),

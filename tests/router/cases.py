@@ -7,21 +7,30 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from ringpull.ps.spec import OnUnavailable, Pooling, TableSpec
+from ringpull.ps.spec import OnUnavailable, Pooling, RowType, TableSpec
 from ringpull.router.lookup import Lookup, LookupResult
-from tests.reference import ReferenceTable, assert_close
+from tests.reference import ReferenceBytes, ReferenceTable, assert_close
 
-Tables = Mapping[str, tuple[TableSpec, ReferenceTable]]
+Tables = Mapping[str, tuple[TableSpec, ReferenceTable | ReferenceBytes]]
+
+LISTS = "lists"
+"""Name of the table whose rows are bytes, of dim 0."""
 
 KNOWN = 40
 """Keys 0..KNOWN-1 have rows; tests look up to twice as far, so about half the keys are unknown."""
 
 
 def tables(dims: Mapping[str, int], on_unavailable: OnUnavailable = OnUnavailable.ERROR) -> Tables:
-    """Make tables of these widths with rows of normal numbers, and default vectors that are not zero."""
-    made = {}
+    """Make tables of these widths with rows of normal numbers, and default vectors that are not zero; `LISTS` with rows
+    of bytes, some empty."""
+    made: dict[str, tuple[TableSpec, ReferenceTable | ReferenceBytes]] = {}
     for seed, (name, dim) in enumerate(dims.items()):
         rng = np.random.default_rng(seed)
+        assert (dim == 0) == (name == LISTS)
+        if dim == 0:
+            spec = TableSpec(name=name, dim=0, row_type=RowType.BYTES, on_unavailable=on_unavailable)
+            made[name] = spec, ReferenceBytes({key: rng.bytes(key * 7 % 50) for key in range(KNOWN)})
+            continue
         default = rng.normal(size=dim).astype(np.float32)
         rows = rng.normal(size=(KNOWN, dim)).astype(np.float32)
         spec = TableSpec(name=name, dim=dim, default=tuple(default.tolist()), on_unavailable=on_unavailable)
@@ -32,7 +41,8 @@ def tables(dims: Mapping[str, int], on_unavailable: OnUnavailable = OnUnavailabl
 @st.composite
 def lookups(draw: st.DrawFn, names: Sequence[str]) -> Lookup:
     """Draw one look-up: any pooling, empty bags, repeated and unknown keys."""
-    pooling = draw(st.sampled_from(Pooling))
+    name = draw(st.sampled_from(names))
+    pooling = Pooling.NONE if name == LISTS else draw(st.sampled_from(Pooling))
     lengths = draw(st.lists(st.integers(0, 6), max_size=8))
     count = sum(lengths)
     keys = np.array(draw(st.lists(st.integers(0, 2 * KNOWN), min_size=count, max_size=count)), np.uint64)
@@ -40,15 +50,16 @@ def lookups(draw: st.DrawFn, names: Sequence[str]) -> Lookup:
     if pooling is Pooling.SUM and draw(st.booleans()):
         weights = np.array(draw(st.lists(st.integers(-4, 4), min_size=count, max_size=count)), np.float32) / 2
     offsets = None if pooling is Pooling.NONE else np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Lookup(draw(st.sampled_from(names)), pooling, keys, offsets, weights)
+    return Lookup(name, pooling, keys, offsets, weights)
 
 
 def some_lookups(names: Sequence[str], keys: int, seed: int = 0) -> list[Lookup]:
-    """Make one look-up of every pooling, and a weighted one, per table: bags of 0 to 9 of `keys` keys."""
+    """Make one look-up of every pooling, and a weighted one, per table: bags of 0 to 9 of `keys` keys; of rows of bytes
+    one that is not pooled."""
     rng = np.random.default_rng(seed)
     made = []
     for name in names:
-        for pooling in (*Pooling, None):
+        for pooling in (Pooling.NONE,) if name == LISTS else (*Pooling, None):
             ids = rng.integers(0, 2 * KNOWN, keys).astype(np.uint64)
             cuts = np.minimum(np.cumsum(rng.integers(0, 10, keys)), keys)
             offsets = np.concatenate([[0], cuts, [keys]]).astype(np.int64)
@@ -70,7 +81,14 @@ def assert_reference(tables: Tables, lookups: Sequence[Lookup], results: Sequenc
         assert result.missing == (~known).sum()
         assert result.lost == 0
         assert result.values.dtype == np.float32
-        if lookup.pooling is Pooling.NONE:
+        assert (result.bytes_rows is None) == isinstance(table, ReferenceTable)
+        if isinstance(table, ReferenceBytes):
+            assert result.bytes_rows is not None
+            assert result.found is not None
+            assert result.values.shape == (len(lookup.keys), 0)
+            assert list(result.bytes_rows) == rows
+            np.testing.assert_array_equal(result.found, known)
+        elif lookup.pooling is Pooling.NONE:
             np.testing.assert_array_equal(result.values, rows)
             assert result.found is not None
             np.testing.assert_array_equal(result.found, known)

@@ -18,7 +18,7 @@ from ringpull.ps.wire.messages import Op, PullReply, PullRequest, Reply, Request
 from ringpull.router.client import Router
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_map import ShardAddress, ShardMap
-from tests.reference import ReferenceTable
+from tests.reference import ReferenceBytes, ReferenceTable
 
 MODEL, VERSION = "model", 3
 
@@ -29,7 +29,7 @@ PATIENT = RouterSettings(hedge_floor_s=60.0, hedge_cap_s=60.0)
 class FakeShard:
     """One shard with every table whole, answering for the slots that its own map gives it."""
 
-    def __init__(self, shard: int, tables: Mapping[str, ReferenceTable]) -> None:
+    def __init__(self, shard: int, tables: Mapping[str, ReferenceTable | ReferenceBytes]) -> None:
         self.shard = shard
         self.tables = tables
         self.maps: list[ShardMap] = []
@@ -58,7 +58,7 @@ class FakeShard:
         if (request.model, request.version) != (MODEL, VERSION):
             raise NotFound(f"shard {self.shard} serves no {request.model}/{request.version}")
         self._check_owned(request)
-        values, missing, found = [np.empty(0, np.float32)], [], [np.empty(0, np.uint8)]
+        values, missing, found, lists = [np.empty(0, np.float32)], [], [np.empty(0, np.uint8)], []
         key = bag = weight = 0
         for lookup in request.lookups:
             table = self.tables[lookup.table]
@@ -68,8 +68,11 @@ class FakeShard:
             missing.append(int((~known).sum()))
             if lookup.op is Op.ROWS:
                 assert lookup.bags == 0
-                values.append(rows.ravel())
                 found.append(known.astype(np.uint8))
+                if isinstance(table, ReferenceBytes):
+                    lists += rows
+                else:
+                    values.append(rows.ravel())
             else:
                 lengths = request.lengths[bag : bag + lookup.bags]
                 assert (lengths > 0).all()
@@ -80,7 +83,13 @@ class FakeShard:
             key, bag = key + lookup.keys, bag + lookup.bags
             weight += lookup.keys if lookup.weighted else 0
         assert (key, bag, weight) == (request.positions.size, request.lengths.size, request.weights.size)
-        return PullReply(np.concatenate(values), np.array(missing, np.uint32), np.concatenate(found))
+        return PullReply(
+            np.concatenate(values),
+            np.array(missing, np.uint32),
+            np.concatenate(found),
+            np.array([len(row) for row in lists], np.uint32),
+            np.frombuffer(b"".join(lists), np.uint8),
+        )
 
     def _check_owned(self, request: PullRequest) -> None:
         key = 0
@@ -145,7 +154,7 @@ class FakeCluster:
     def __init__(
         self,
         ring: Ring,
-        tables: Mapping[str, tuple[TableSpec, ReferenceTable]],
+        tables: Mapping[str, tuple[TableSpec, ReferenceTable | ReferenceBytes]],
         replicas: Mapping[str, Replicas] | None = None,
         *,
         settings: RouterSettings = PATIENT,

@@ -20,7 +20,7 @@ from ringpull.router.lookup import Lookup, LookupResult
 from tests.router.cases import assert_reference, some_lookups, tables
 from tests.router.fakes import MODEL, VERSION, FakeCluster
 
-DIMS = {"users": 3, "items": 8, "tags": 1}
+DIMS = {"users": 3, "items": 8, "tags": 1, "lists": 0}
 NAMES = list(DIMS)
 
 

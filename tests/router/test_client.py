@@ -22,15 +22,15 @@ from ringpull.ps.errors import (
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, OnUnavailable, Pooling
-from ringpull.ps.wire.messages import PullReply, ShardStatistics
+from ringpull.ps.wire.messages import PullReply, PullRequest, ShardStatistics
 from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup, LookupResult
 from tests.reference import assert_close
 from tests.router.cases import assert_reference, lookups, some_lookups, tables
-from tests.router.fakes import MODEL, PATIENT, VERSION, FakeCluster
+from tests.router.fakes import MODEL, PATIENT, VERSION, FakeCluster, FakeShard
 from tests.router.virtual_time import run, virtual_now
 
-DIMS = {"users": 3, "items": 8, "tags": 1}
+DIMS = {"users": 3, "items": 8, "tags": 1, "lists": 0}
 NAMES = list(DIMS)
 
 
@@ -131,10 +131,35 @@ async def test_a_connection_that_breaks_in_a_pull_is_opened_again_for_the_next()
     assert len(cluster.connections) == 4
 
 
+async def test_rows_of_bytes_are_not_pooled():
+    cluster = FakeCluster(Ring.even(range(2)), tables(DIMS))
+    keys, offsets = np.arange(3, dtype=np.uint64), np.array([0, 3])
+    for pooling in (Pooling.SUM, Pooling.MEAN, Pooling.MAX):
+        with pytest.raises(InvalidInput, match=rf"look-up in lists: .* cannot be pooled; pooling is {pooling}"):
+            await pull(cluster, [Lookup("lists", pooling, keys, offsets)])
+    assert not any(shard.requests for shard in cluster.shards.values())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "size"), [([3], 3), ([3, 4], 6), ([], 0), ([1, 1, 1], 3)], ids=["few", "short", "none", "many"]
+)
+async def test_a_shard_whose_rows_of_bytes_do_not_fit_is_not_believed(monkeypatch, lengths, size):
+    cluster = FakeCluster(Ring.even([0]), tables(DIMS))
+
+    def wrong(self: FakeShard, request: PullRequest) -> PullReply:
+        nothing = np.empty(0, np.float32)
+        missing, found = np.zeros(1, np.uint32), np.ones(2, np.uint8)
+        return PullReply(nothing, missing, found, np.array(lengths, np.uint32), np.zeros(size, np.uint8))
+
+    monkeypatch.setattr(FakeShard, "pull", wrong)
+    with pytest.raises(RingpullError, match="rows of bytes with"):
+        await pull(cluster, [Lookup("lists", Pooling.NONE, np.arange(2, dtype=np.uint64))])
+
+
 async def test_without_an_owner_the_policy_error_names_the_tables():
     cluster = FakeCluster(Ring.even(range(3), 2), tables(DIMS), {"users": 2})
     cluster.shards[1].up = False
-    with pytest.raises(Unavailable, match=r"keys of items, tags .*shard 1") as caught:
+    with pytest.raises(Unavailable, match=r"keys of items, lists, tags .*shard 1") as caught:
         await pull(cluster, some_lookups(NAMES, 300))
     assert "users" not in str(caught.value)
     assert cluster.router.counters().failed == 1
@@ -158,7 +183,10 @@ async def test_without_an_owner_the_policy_default_fills_in_and_counts_each_key_
         keys = np.where(gone, np.uint64(10**9), lookup.keys)
         if lookup.pooling is Pooling.NONE:
             rows, found = table.pull(keys)
-            np.testing.assert_array_equal(result.values, rows)
+            if result.bytes_rows is None:
+                np.testing.assert_array_equal(result.values, rows)
+            else:
+                assert list(result.bytes_rows) == rows
             np.testing.assert_array_equal(result.found, found)
         else:
             expected = table.pull_bags(keys, lookup.offsets, lookup.pooling, lookup.weights)

@@ -17,7 +17,7 @@ from tests.router.cases import Tables, assert_reference, some_lookups, tables
 from tests.router.fakes import MODEL, VERSION, FakeCluster
 from tests.router.virtual_time import VirtualTimeLoop, run, virtual_now
 
-DIMS = {"users": 3, "items": 8}
+DIMS = {"users": 3, "items": 8, "lists": 0}
 NAMES = list(DIMS)
 ASKED = [each for each in some_lookups(NAMES, 60) if each.pooling in (Pooling.NONE, Pooling.SUM)][:4]
 """Few, because shards in memory are slow, and keys of every shard."""

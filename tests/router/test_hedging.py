@@ -19,7 +19,7 @@ from tests.router.cases import Tables, assert_reference, some_lookups, tables
 from tests.router.fakes import MODEL, VERSION, FakeCluster
 from tests.router.virtual_time import VirtualTimeLoop, run, virtual_now
 
-DIMS = {"users": 3, "items": 8}
+DIMS = {"users": 3, "items": 8, "lists": 0}
 NAMES = list(DIMS)
 SETTINGS = RouterSettings(hedge_floor_s=0.005, hedge_cap_s=0.02)
 
@@ -167,7 +167,7 @@ def test_a_late_part_may_hold_keys_that_nobody_else_has(takes_s):
 
     async def main() -> None:
         made = dict(tables({"users": 3}))
-        made.update(tables({"items": 8}, OnUnavailable.DEFAULT))
+        made.update(tables({"items": 8, "lists": 0}, OnUnavailable.DEFAULT))
         cluster = FakeCluster(Ring.even(range(2), 2), made, {"users": 2}, settings=SETTINGS, clock=virtual_now)
         cluster.shards[0].takes_s = takes_s
         asked, began_s = some_lookups(NAMES, 300), virtual_now()

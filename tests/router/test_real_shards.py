@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
-from ringpull.ps.spec import ALL, OnUnavailable, Pooling, TableSpec
+from ringpull.ps.spec import ALL, MAX_BYTES_ROW, OnUnavailable, Pooling, RowType, TableSpec
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.connection import Connection
 from ringpull.ps.wire.messages import PullRequest, Reply, Request
@@ -30,12 +31,12 @@ from ringpull.router.client import Router
 from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.settings import RouterSettings
 from ringpull.router.shard_map import ShardAddress, ShardMap
-from tests.reference import ReferenceTable
-from tests.router.cases import Tables, assert_reference
+from tests.reference import ReferenceBytes, ReferenceTable
+from tests.router.cases import LISTS, Tables, assert_reference
 from tests.router.fakes import PATIENT
 
 MODEL, VERSION = "model", 1
-DIMS = {"users": 16, "items": 5, "tags": 1}
+DIMS = {"users": 16, "items": 5, "tags": 1, LISTS: 0}
 ROWS = 3000
 
 
@@ -63,6 +64,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tables]:
     for seed, (name, dim) in enumerate(DIMS.items()):
         rng = np.random.default_rng(seed)
         keys = rng.permutation(2 * ROWS)[:ROWS].astype(np.uint64)
+        if name == LISTS:
+            lists = [rng.bytes(int(length)) for length in rng.integers(0, 300, ROWS)]
+            lists[17] = rng.bytes(MAX_BYTES_ROW)
+            spec = TableSpec(name=name, dim=0, row_type=RowType.BYTES)
+            with TableWriter(folder / name, spec) as writer:
+                writer.add_bytes(keys, BytesRows.of(lists))
+                writer.finish()
+            tables[name] = spec, ReferenceBytes(dict(zip(keys.tolist(), lists, strict=True)))
+            continue
         rows = rng.normal(size=(ROWS, dim)).astype(np.float32)
         default = rng.normal(size=dim).astype(np.float32)
         spec = TableSpec(name=name, dim=dim, default=tuple(default.tolist()))
@@ -77,7 +87,7 @@ def lookups() -> list[Lookup]:
     rng = np.random.default_rng(9)
     asked = []
     for name in DIMS:
-        for pooling in Pooling:
+        for pooling in [Pooling.NONE] if name == LISTS else Pooling:
             keys = rng.integers(0, 2 * ROWS, 400).astype(np.uint64)
             offsets = np.sort(rng.integers(0, 401, 60))
             offsets[[0, -1]] = 0, 400

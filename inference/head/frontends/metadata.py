@@ -43,6 +43,7 @@ def describe(loaded: LoadedVersion, versions: Iterable[int], labels: Mapping[str
                 bytes=entry.bytes,
                 replicas=str(entry.spec.replicas),
                 features=sorted({each.feature for each in manifest.lookups if each.table == entry.spec.name}),
+                key_type=entry.spec.key_type.value,
             )
             for entry in manifest.tables
         ],

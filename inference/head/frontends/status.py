@@ -1,10 +1,12 @@
 """The cluster as one head sees it, as the proto's `ClusterStatus`: shard map, the shards' own numbers, versions.
 
-Keys and missing keys of a table are summed over the shards that answer: whole-cluster numbers, whichever head is asked.
+Keys and missing keys of a table are summed over the shards that answer, calls over all heads
+(`ringpull.inference.head.counts`): whole-cluster numbers, whichever head is asked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,17 +16,27 @@ from hashlib import sha256
 from ringpull import __version__
 from ringpull.inference.degrade.degrader import Degrader
 from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.counts import DeploymentCounts
+from ringpull.inference.head.frontends.deployment_status import (
+    change_status,
+    head_statuses,
+    merged_warnings,
+    ring_status,
+)
 from ringpull.inference.head.frontends.metadata import describe_served
+from ringpull.inference.head.frontends.recent_status import keys_per_s, recent_statuses
 from ringpull.inference.head.leadership import LeaderView
-from ringpull.inference.head.predictor import CallCounts
+from ringpull.inference.head.metrics.call_tally import CallCounts
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.wire.status_warnings import warnings_seen
 from ringpull.ps.errors import RingpullError
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.wire.messages import ShardStatistics
 from ringpull.router.client import Router
+from ringpull.router.control.head_counts import Growing
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
 STATUS_TIMEOUT_S = 2.0
@@ -40,6 +52,11 @@ class HeadView:
     uptime_s: float
     shard_map: ShardMap
     counts: CallCounts
+    """Calls of this head since it was started."""
+    head: int = 0
+    """Its number."""
+    http: str = ""
+    """HOST:PORT of HTTP; empty while it does not listen."""
     admin: str = ""
     """Address of the operators' door; empty: there is none."""
     deployment: str = ""
@@ -65,27 +82,34 @@ def name_of(deployment: str) -> str:
     return sha256(deployment.encode()).hexdigest()[:16] if deployment else ""
 
 
-async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: Catalog) -> pb.ClusterStatus:
-    """Return the cluster as a head sees it, asking every shard.
+async def cluster_status(
+    look: Callable[[], HeadView], router: Router, catalog: Catalog, counts: DeploymentCounts
+) -> pb.ClusterStatus:
+    """Return the cluster as a head sees it, asking every shard and the coordinator.
 
     Raises:
         Unavailable: The head has no shard map yet.
     """
+    deadline_s = time.monotonic() + STATUS_TIMEOUT_S
+    _, statistics = await asyncio.gather(counts.renew(), router.statistics(deadline_s=deadline_s))
     view = look()
     leader = view.leader
-    statistics = await router.statistics(deadline_s=time.monotonic() + STATUS_TIMEOUT_S)
     served = catalog.served()
-    counted = router.counters()
-    return pb.ClusterStatus(
+    live, now_s = dict(each.key for each in catalog.live()), time.time()
+    # Beside the loop: of many models this would hold up requests.
+    recent = await asyncio.to_thread(counts.recent)
+    recents = await asyncio.to_thread(recent_statuses, recent, live, now_s)
+    counted = counts.overall()
+    status = pb.ClusterStatus(
         head=view.address,
         epoch=view.shard_map.epoch,
         shards=shard_statuses(view.shard_map, statistics),
-        tables=table_statuses(view.shard_map, statistics, [each.loaded for each in served]),
+        tables=table_statuses(view.shard_map, statistics, [each.loaded for each in served], recent, now_s),
         models=[describe_served(each, catalog) for each in served],
-        requests=view.counts.requests,
-        failed=view.counts.failed,
+        requests=counted.requests,
+        failed=counted.failed,
         uptime_s=view.uptime_s,
-        device=served[0].loaded.program.device if served else "",
+        device=next((each.loaded.program.device for each in served if each.loaded.program is not None), ""),
         pulls=counted.pulls,
         messages=counted.messages,
         sent_bytes=counted.sent_bytes,
@@ -93,9 +117,39 @@ async def cluster_status(look: Callable[[], HeadView], router: Router, catalog: 
         degrade=degrade_statuses(each.degrader for each in served),
         server_version=__version__,
         leader=None if leader is None else pb.Leader(term=leader.term, leads=leader.leads, heard_s=leader.heard_s),
-        warnings=[*([leader.warning] if leader is not None and leader.warning else []), *view.warnings],
         admin=view.admin,
         deployment=view.deployment,
+        recent=recents,
+        ring=ring_status(view.shard_map.ring),
+        live=live,
+    )
+    _add_overview(status, view, counts)
+    status.warnings.extend(warnings_seen(status))
+    return status
+
+
+def _add_overview(status: pb.ClusterStatus, view: HeadView, counts: DeploymentCounts) -> None:
+    """Add what the coordinator told, and what this head knows better."""
+    overview, leader = counts.overview(), view.leader
+    own = [*([leader.warning] if leader is not None and leader.warning else []), *view.warnings]
+    status.heads.extend(head_statuses(() if overview is None else overview.heads, _own_status(view)))
+    if counts.warning or overview is None:
+        status.warnings.extend([*own, *([counts.warning] if counts.warning else [])])
+        return
+    status.warnings.extend(merged_warnings(own, overview.warnings))
+    status.change.CopyFrom(change_status(overview.change))
+    if overview.next_ring is not None:
+        status.next_ring.CopyFrom(ring_status(overview.next_ring))
+
+
+def _own_status(view: HeadView) -> pb.HeadStatus:
+    return pb.HeadStatus(
+        head=view.head,
+        address=view.address,
+        http=view.http,
+        alive=True,
+        requests=view.counts.requests,
+        failed=view.counts.failed,
     )
 
 
@@ -110,8 +164,15 @@ def table_statuses(
     shard_map: ShardMap,
     statistics: Mapping[int, ShardStatistics | RingpullError],
     versions: Iterable[LoadedVersion],
+    recent: Growing,
+    now_s: float,
 ) -> list[pb.TableStatus]:
-    """Return one status per table of every version."""
+    """Return one status per table of every version.
+
+    Args:
+        recent: Numbers of the last minutes, over all heads.
+        now_s: Seconds since 1970.
+    """
     keys: defaultdict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0, 0])
     for answer in statistics.values():
         for table in answer.tables if isinstance(answer, ShardStatistics) else ():
@@ -124,6 +185,7 @@ def table_statuses(
         for entry in version.manifest.tables:
             wanted = shard_map.replicas.get((model, entry.spec.name), 1)
             looked_up, missing = keys[model, number, entry.spec.name]
+            rate, missing_rate = keys_per_s(recent, f"{model}/{entry.spec.name}", now_s)
             found.append(
                 pb.TableStatus(
                     model=model,
@@ -136,6 +198,8 @@ def table_statuses(
                     replicas_effective=_effective(wanted, len(shard_map.shards)),
                     keys=looked_up,
                     missing=missing,
+                    keys_per_s=rate,
+                    missing_per_s=missing_rate,
                 )
             )
     return found

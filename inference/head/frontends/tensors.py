@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, SentFeature
-from ringpull.inference.wire.column_codec import LENGTHS, ColumnBytes, DataType, column_of_numbers, column_of_texts
+from ringpull.inference.wire.column_codec import LENGTHS, NUMBERS, ColumnBytes, DataType, column_of_texts
 from ringpull.inference.wire.column_codec import OFFSETS as STARTS
 from ringpull.inference.wire.column_codec import WEIGHTS as FACTORS
 from ringpull.inference.wire.packing import pack
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, LimitExceeded
 
 OFFSETS: Final = "_offsets"
 WEIGHTS: Final = "_weights"
@@ -52,17 +52,20 @@ def columns_of(tensors: Mapping[str, NDArray[Any]], features: Iterable[Feature],
     check_count(len(tensors), limits.max_columns)
     known = {each.name: each for each in features if not isinstance(each, Cross)}
     columns: dict[str, ColumnBytes] = {}
+    counts: dict[str, int] = {}
     for name, values in tensors.items():
         feature = known.get(name)
         if feature is not None:
-            columns[name] = _column(feature, values, *_parts(name, tensors, known))
-        elif (owner := _owner(name, known)) not in tensors:
-            raise _unknown(name, owner, known)
-    rows = max([column.rows for column in columns.values()], default=0)
-    own: dict[str, ColumnBytes] = {}
-    context: dict[str, ColumnBytes] = {}
-    for name, column in columns.items():
-        (context if column.rows == 1 < rows else own)[name] = column
+            if not values.size and values.ndim and len(values) > limits.max_candidates:
+                # Rows of nothing take nothing in a message, and their offsets would take 8 bytes each.
+                raise LimitExceeded(f"input {name}: has {len(values)} rows; max_candidates is {limits.max_candidates}")
+            columns[name] = column = _column(feature, values, tensors, known)
+            counts[name] = column.rows
+        elif (owner := owner_of(name, known)) not in tensors:
+            raise unknown_input(name, owner, known)
+    rows = max(counts.values(), default=0)
+    context = {name: columns[name] for name, count in counts.items() if count == 1 < rows}
+    own = {name: column for name, column in columns.items() if name not in context}
     return ReceivedColumns.of(pack(own, context), limits)
 
 
@@ -71,18 +74,7 @@ def has_many(feature: SentFeature) -> bool:
     return isinstance(feature, IdSequence) or (not isinstance(feature, Dense) and feature.many)
 
 
-def _parts(
-    name: str, tensors: Mapping[str, NDArray[Any]], known: Mapping[str, SentFeature]
-) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    """Return offsets and weights of a tensor, those that there are. What is a feature by itself is neither."""
-    offsets, weights = name + OFFSETS, name + WEIGHTS
-    return (
-        None if offsets in known else tensors.get(offsets),
-        None if weights in known else tensors.get(weights),
-    )
-
-
-def _owner(name: str, known: Mapping[str, SentFeature]) -> str:
+def owner_of(name: str, known: Mapping[str, SentFeature]) -> str:
     """Return the feature that a tensor is the offsets or weights of; empty: of none."""
     for suffix in (OFFSETS, WEIGHTS):
         if name.endswith(suffix) and name.removesuffix(suffix) in known:
@@ -90,41 +82,47 @@ def _owner(name: str, known: Mapping[str, SentFeature]) -> str:
     return ""
 
 
-def _unknown(name: str, owner: str, known: Mapping[str, SentFeature]) -> InvalidInput:
+def unknown_input(name: str, owner: str, known: Mapping[str, SentFeature]) -> InvalidInput:
+    """Return the error of a tensor that is no feature's, or belongs to one that is absent."""
     if owner:
         return InvalidInput(f"input {name}: goes with {owner}, which is not there")
     return InvalidInput(f"input {name}: the model has no such feature; it has {', '.join(known)}")
 
 
 def _column(
-    feature: SentFeature, values: NDArray[Any], offsets: NDArray[Any] | None, weights: NDArray[Any] | None
+    feature: SentFeature, values: NDArray[Any], tensors: Mapping[str, NDArray[Any]], known: Mapping[str, SentFeature]
 ) -> ColumnBytes:
-    name = feature.name
+    """Return a feature's tensor, with its offsets and weights where those are there, as a column."""
+    name, shape = feature.name, values.shape
     many = has_many(feature)
+    # What is a feature by itself belongs to no other.
+    offsets, weights = (
+        tensors.get(part) if part not in known else None for part in (f"{name}{OFFSETS}", f"{name}{WEIGHTS}")
+    )
     if offsets is not None or weights is not None:
         if not many:
             part = WEIGHTS if offsets is None else OFFSETS
             raise InvalidInput(f"input {name}{part}: feature {name} has one value a row")
         return _bags(name, values, offsets, weights)
-    shape = values.shape
+    wanted = feature.width if isinstance(feature, Dense) else 1
     if len(shape) == 2:
-        rows, width = shape
-        if many and not width:
-            return _values(name, values)._replace(offsets=bytes((rows + 1) * STARTS.itemsize))
-        wide = many or (isinstance(feature, Dense) and feature.width > 1)
-        if not (wide and width) and width != 1:
-            raise InvalidInput(f"input {name}: its shape is {shape}; it takes {_wanted(feature)}")
-        return _values(name, values)._replace(width=width if wide else 0)
-    if len(shape) > 2:
-        raise InvalidInput(f"input {name}: its shape is {shape}; it takes {_wanted(feature)}")
-    column = _values(name, values)
-    if many:
-        return column._replace(width=1)
-    if isinstance(feature, Dense) and feature.width > 1:
-        if shape != (feature.width,):
-            raise InvalidInput(f"input {name}: its shape is {shape}; it takes {_wanted(feature)}")
-        return column._replace(width=feature.width)
-    return column
+        width = shape[1]
+        if many:
+            return _values(name, values, width) if width else _empty_bags(name, values)
+        if width == wanted:
+            return _values(name, values, 0 if width == 1 else width)
+    elif len(shape) < 2:
+        if many:
+            return _values(name, values, 1)
+        if wanted == 1:
+            return _values(name, values, 0)
+        if shape == (wanted,):
+            return _values(name, values, wanted)
+    raise InvalidInput(f"input {name}: its shape is {shape}; it takes {_wanted(feature)}")
+
+
+def _empty_bags(name: str, values: NDArray[Any]) -> ColumnBytes:
+    return _values(name, values)._replace(offsets=bytes((len(values) + 1) * STARTS.itemsize))
 
 
 def _wanted(feature: SentFeature) -> str:
@@ -165,27 +163,27 @@ def _bags(name: str, values: NDArray[Any], offsets: NDArray[Any] | None, weights
     return column._replace(offsets=starts.tobytes(), weights=numbers)
 
 
-def _values(name: str, values: NDArray[Any]) -> ColumnBytes:
-    """Return the values of an array of any shape, end to end."""
+def _values(name: str, values: NDArray[Any], width: int = 0) -> ColumnBytes:
+    """Return the values of an array of any shape, end to end, in rows of `width`; 0 means one."""
     kind = values.dtype.kind
-    if kind == "u" and values.dtype.itemsize == 8:
-        return column_of_numbers(DataType.UINT64, values)
     if kind in "iub":
-        return column_of_numbers(DataType.INT64, values)
+        dtype = DataType.UINT64 if kind == "u" and values.dtype.itemsize == 8 else DataType.INT64
+        return ColumnBytes(dtype, values.size, values.astype(NUMBERS[dtype], copy=False).tobytes(), width=width)
     if kind == "f":
         with np.errstate(over="ignore"):  # Beyond float32 becomes infinite, which the schema refuses.
-            return column_of_numbers(DataType.FLOAT32, values)
+            numbers = values.astype(NUMBERS[DataType.FLOAT32], copy=False).tobytes()
+        return ColumnBytes(DataType.FLOAT32, values.size, numbers, width=width)
     texts = values.ravel().tolist()
     kinds = set(map(type, texts))
     if kind == "O" and kinds == {bytes}:
-        return column_of_utf8(name, texts)
+        return column_of_utf8(name, texts, width)
     if kind not in "UO" or not kinds <= {str}:
         raise InvalidInput(f"input {name}: values of numpy type {values.dtype}; it takes numbers or strings")
-    return column_of_texts(name, texts)
+    return column_of_texts(name, texts)._replace(width=width)
 
 
-def column_of_utf8(name: str, texts: list[bytes]) -> ColumnBytes:
-    """Return strings as a flat column; that they are UTF-8 is seen when they are read.
+def column_of_utf8(name: str, texts: list[bytes], width: int = 0) -> ColumnBytes:
+    """Return strings as a column; that they are UTF-8 is seen when they are read.
 
     Raises:
         InvalidInput: One is longer than 4 GiB.
@@ -193,4 +191,4 @@ def column_of_utf8(name: str, texts: list[bytes]) -> ColumnBytes:
     lengths = [len(text) for text in texts]
     if max(lengths, default=0) > MAX_LENGTH:
         raise InvalidInput(f"input {name}: a string is longer than {MAX_LENGTH} bytes")
-    return ColumnBytes(DataType.STRING, len(texts), b"".join(texts), np.array(lengths, LENGTHS).tobytes())
+    return ColumnBytes(DataType.STRING, len(texts), b"".join(texts), np.array(lengths, LENGTHS).tobytes(), width=width)

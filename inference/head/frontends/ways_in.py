@@ -57,7 +57,8 @@ class WaysIn(NamedTuple):
         grpc = None
         try:
             await door.open()
-            grpc = grpc_server(parts, config, tokens or Unasked(door.address))
+            access = tokens or Unasked(door.address)
+            grpc = grpc_server(parts, config, access)
             grpc_port = await grpc.start()
             http_port = bound.getsockname()[1]
             told = () if metrics is None else metrics.listen(http_port, parts.predictor)
@@ -76,7 +77,7 @@ class WaysIn(NamedTuple):
                 PredictorService(parts.predictor, parts.catalog).models,
                 [*told, *routes(parts)],
                 leader,
-                parts.predictor.access,
+                access,
             ),
             bound,
             config.http_limits,

@@ -1,4 +1,4 @@
-"""Log lines about Predict calls: failed ones at a bounded rate, answered ones for debugging only.
+"""Log lines about Predict and Lookup calls: failed ones at a bounded rate, answered ones for debugging only.
 
 A flood of failures is one thing that goes wrong, not a thousand lines: of each status code the first `BURST` are told
 at once and one a second from then on, which says how many were left out. What callers send is cut short; whoever
@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 logger: Final = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ LEVELS: Final[Mapping[str, int]] = {
 """Log levels of failures that are the caller's doing, by status code; all others are warnings."""
 
 
+Verb = Literal["predict", "lookup"]
+
+
 @dataclass(slots=True)
 class Call:
     """A call on its way."""
@@ -37,13 +40,20 @@ class Call:
     started_s: float
     """Time on the monotonic clock."""
     stage: str = "decode"
-    """Stage it is in: `admission`, `decode`, `batch` (queue, features, look-up, dense program) or `encode`."""
+    """Stage it is in: `admission`, `decode`, `batch` (queue, features, look-up, dense program), `lookup`
+    (of rows by key) or `encode`."""
     model: str = ""
     """Name that the caller gave; empty until the request is decoded."""
     request_id: str = ""
     """The caller's own, or one made here when it gave none; empty until the request is decoded."""
     caller: str = ""
     """Name of the caller's token; empty where none is asked for, or it is not known."""
+    verb: Verb = "predict"
+    """What is asked for: a prediction, or rows by key."""
+    version: int = 0
+    """Version of it that is asked for; 0 until it is known to be one that is served."""
+    rows: int = 0
+    """Rows that are scored for it, or keys whose rows it asks for; 0 until that is known."""
 
 
 class CallLog:
@@ -56,7 +66,7 @@ class CallLog:
     def answered(self, call: Call, version: int) -> None:
         """Tell of an answered call, at level debug."""
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("predict answered", extra={**self._facts(call), "version": version})
+            logger.debug(f"{call.verb} answered", extra={**self._facts(call), "version": version})
 
     def failed(self, call: Call, code: str, error: BaseException) -> None:
         """Tell of a call that ended with an error, unless there were many of its code lately."""
@@ -69,7 +79,7 @@ class CallLog:
         facts = {**self._facts(call), "code": code, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}
         if left_out:
             facts["left_out"] = left_out
-        logger.log(level, "predict failed", extra=facts)
+        logger.log(level, f"{call.verb} failed", extra=facts)
 
     def _facts(self, call: Call) -> dict[str, object]:
         caller = {"caller": call.caller} if call.caller else {}

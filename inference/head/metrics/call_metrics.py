@@ -1,4 +1,4 @@
-"""Metrics of Predict calls: how many there were by model and code, and where the time of answered ones went.
+"""Metrics of Predict and Lookup calls: how many there were by model and code, and where the time of answered ones went.
 
 Owned by the event loop. A model is known here once a version of it was loaded: names in requests never become labels,
 so whoever sends names that nobody serves adds no series.
@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Final
 
 from ringpull.inference.head.batcher import StageTimes
+from ringpull.inference.head.metrics.call_log import Verb
 from ringpull.ps.histogram import ROWS, SECONDS, Histogram
 
 STAGES: Final = ("decode", "queue", "features", "lookup", "dense", "encode")
@@ -24,13 +25,15 @@ NO_MODEL: Final = ""
 class ModelMetrics:
     """The distributions of one model, over all its versions."""
 
-    __slots__ = ("batch_rows", "seconds", "stages")
+    __slots__ = ("batch_rows", "lookup_seconds", "seconds", "stages")
 
     def __init__(self) -> None:
         self.seconds = Histogram(SECONDS)
         """Time from a call's bytes to its reply's, of answered calls."""
         self.stages = tuple(Histogram(SECONDS) for _ in STAGES)
         self.batch_rows = Histogram(ROWS)
+        self.lookup_seconds = Histogram(SECONDS)
+        """The same time of answered look-ups of rows by key."""
 
 
 class CallMetrics:
@@ -38,7 +41,9 @@ class CallMetrics:
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
-        """Calls that ended, by model and gRPC's name of the status code."""
+        """Predict calls that ended, by model and gRPC's name of the status code."""
+        self.lookups: Counter[tuple[str, str]] = Counter()
+        """Look-ups of rows by key that ended, likewise."""
         self.callers: Counter[tuple[str, str]] = Counter()
         """Calls that ended, by the name of the caller's token and gRPC's name of the status code."""
         self.over_quota: Counter[tuple[str, str]] = Counter()
@@ -66,6 +71,11 @@ class CallMetrics:
         dense.observe(times.dense_s)
         encode.observe(encode_s)
 
+    def looked_up(self, model: str, total_s: float) -> None:
+        """Count a look-up of rows by key that is answered; its model is one that is loaded here."""
+        self.lookups[model, OK] += 1
+        (self._models.get(model) or self.serves(model)).lookup_seconds.observe(total_s)
+
     def called(self, caller: str, code: str, limit: str = "") -> None:
         """Count a call for its caller.
 
@@ -77,6 +87,7 @@ class CallMetrics:
         if limit:
             self.over_quota[caller, limit] += 1
 
-    def failed(self, model: str, code: str) -> None:
+    def failed(self, model: str, code: str, verb: Verb = "predict") -> None:
         """Count a call that ended with an error; a model that is not known is not named."""
-        self.calls[model if model in self._models else NO_MODEL, code] += 1
+        calls = self.calls if verb == "predict" else self.lookups
+        calls[model if model in self._models else NO_MODEL, code] += 1

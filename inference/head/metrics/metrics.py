@@ -42,6 +42,7 @@ class HeadCollector(Collector):
     def collect(self) -> Iterator[Family]:
         """Return all families as of now."""
         yield from self._of_calls()
+        yield from self._of_lookups()
         yield from self._of_callers()
         yield from self._of_admission()
         yield from self._of_versions()
@@ -81,12 +82,26 @@ class HeadCollector(Collector):
             {(model,): each.batch_rows for model, each in models.items()},
         )
 
+    def _of_lookups(self) -> Iterator[Family]:
+        yield counter(
+            "ringpull_lookups_total",
+            "Look-ups of rows by key that ended.",
+            ("model", "code"),
+            dict(self._calls.lookups),
+        )
+        yield histogram(
+            "ringpull_lookup_seconds",
+            "From such a call's bytes to its reply, of answered calls.",
+            ("model",),
+            {(model,): each.lookup_seconds for model, each in self._calls.models().items()},
+        )
+
     def _of_callers(self) -> Iterator[Family]:
         if not self._calls.callers:
             return  # as where no tokens are asked for
         yield counter(
             "ringpull_token_requests_total",
-            "Predict calls that ended, by the caller's token.",
+            "Predict and Lookup calls that ended, by the caller's token.",
             ("token", "code"),
             dict(self._calls.callers),
         )
@@ -101,7 +116,7 @@ class HeadCollector(Collector):
         admission = self._admission
         yield counter(
             "ringpull_admission_refused_total",
-            "Predict calls refused before they were decoded.",
+            "Predict and Lookup calls refused before they were decoded.",
             (),
             {ALONE: admission.refused},
         )
@@ -119,7 +134,7 @@ class HeadCollector(Collector):
         )
         yield gauge(
             "ringpull_admission_in_flight_bytes",
-            "Bytes of the Predict calls that were let in and have not ended.",
+            "Bytes of the Predict and Lookup calls that were let in and have not ended.",
             (),
             {ALONE: admission.in_flight_bytes},
         )

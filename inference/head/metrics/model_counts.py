@@ -14,7 +14,7 @@ class ModelCounts:
     failed: int = 0
     """Calls that ended with an error after it was known which version they ask for."""
     rows: int = 0
-    """Rows that were scored."""
+    """Rows that were scored, and keys whose rows were asked for."""
     batches: int = 0
     """Micro-batches in which they were."""
     total_ns: int = 0

@@ -1,14 +1,19 @@
-"""A request for rows of a table by their keys, and its answer, whatever protocol they come and go over."""
+"""A request for rows of a table by their keys, whatever protocol it comes over, and what is checked of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.ps.bytes_rows import BytesRows
-from ringpull.ps.spec import Pooling
+from ringpull.inference.rows_answer import RowsAnswer as RowsAnswer
+from ringpull.ps.errors import InvalidInput, LimitExceeded
+from ringpull.ps.spec import KeyType, Pooling, TableSpec
+
+REPLY_BYTES: Final = 1024
+"""Room in a reply for what is no row: names, and the frames of the message."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -19,6 +24,8 @@ class RowsRequest:
     table: str
     keys: NDArray[np.uint64]
     """(N,): keys. An int64 is taken bit for bit, a string is hashed (`ringpull.ps.hashing`)."""
+    key_type: KeyType | None = None
+    """Type in which keys were sent, held against the table's; None: not told, and not held against it."""
     version: int = 0
     """Version asked for; 0: the live one."""
     label: str = ""
@@ -30,20 +37,93 @@ class RowsRequest:
     """(N,): one weight per key; None unless they are summed."""
     request_id: str = ""
 
+    @property
+    def outputs(self) -> int:
+        """Rows of the answer: bags, or keys when nothing is pooled."""
+        return len(self.keys) if self.offsets is None else len(self.offsets) - 1
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class RowsAnswer:
-    """Rows that were asked for by key."""
 
-    model: str
-    version: int
-    rows: NDArray[np.float32] | BytesRows
-    """(N, dim) rows or (B, dim) bags; of a table of bytes N rows. An unknown key has the table's default vector, or no
-    bytes."""
-    found: NDArray[np.bool_] | None
-    """(N,): whether the table has the key; None for bags."""
-    missing: int
-    """Keys that the table does not have."""
-    lost: int = 0
-    """Keys that no live shard could answer for, filled in by the table's policy."""
-    request_id: str = ""
+@dataclass(frozen=True, slots=True)
+class RowLimits:
+    """The largest look-up of rows that is taken."""
+
+    max_keys: int
+    """Keys, and bags."""
+    max_reply_bytes: int
+    """Bytes of the reply."""
+
+    def check_keys(self, keys: int) -> None:
+        """Check a number of keys, or of bags, before anything is done for them.
+
+        Raises:
+            LimitExceeded: They are too many.
+        """
+        if keys > self.max_keys:
+            raise LimitExceeded(f"keys: there are {keys}, or bags; max_lookup_keys is {self.max_keys}; ask for fewer")
+
+    def check_reply(self, nbytes: int, keys: int) -> int:
+        """Return the bytes of a reply, given those of its rows.
+
+        Raises:
+            LimitExceeded: They are too many.
+        """
+        total = nbytes + keys + REPLY_BYTES
+        if total > self.max_reply_bytes:
+            raise LimitExceeded(
+                f"keys: the rows of these {keys} have {nbytes} bytes; max_message_bytes is {self.max_reply_bytes}, of"
+                " the reply, too; ask for fewer"
+            )
+        return total
+
+
+def check(request: RowsRequest, spec: TableSpec, limits: RowLimits) -> None:
+    """Check a request against the table that it asks.
+
+    Raises:
+        InvalidInput: Keys, pooling, offsets and weights do not fit each other, or the table; the message names which.
+        LimitExceeded: It asks for too much at once.
+    """
+    keys, table = request.keys, f"table {spec.name}"
+    if keys.dtype != np.uint64 or keys.ndim != 1:
+        raise InvalidInput(f"keys: are {keys.dtype} {keys.shape}; they must be uint64 (N,)")
+    limits.check_keys(max(len(keys), request.outputs))
+    if len(keys) and request.key_type is not None:
+        strings = spec.key_type is KeyType.STRING
+        if strings is not (request.key_type is KeyType.STRING):
+            has, given = ("strings", "integers") if strings else ("integers", "strings")
+            raise InvalidInput(f"keys: are {given}; {table} is keyed by {has}")
+    if request.pooling is Pooling.NONE:
+        _check_no_bags(request)
+    else:
+        _check_bags(request, spec)
+
+
+def _check_no_bags(request: RowsRequest) -> None:
+    if request.offsets is not None:
+        raise InvalidInput("offsets: are starts of bags, which need a pooling: sum, mean or max")
+    if request.weights is not None:
+        raise InvalidInput("weights: only a sum may be weighted, and there is no pooling")
+
+
+def _check_bags(request: RowsRequest, spec: TableSpec) -> None:
+    keys, offsets, weights = len(request.keys), request.offsets, request.weights
+    if spec.dim == 0:
+        raise InvalidInput(f"pooling: table {spec.name} has rows of bytes, which have no {request.pooling.value}")
+    if offsets is None:
+        raise InvalidInput(f"offsets: pooling {request.pooling.value} needs the starts of bags, one more than bags")
+    if offsets.dtype != np.int64 or offsets.ndim != 1 or not offsets.size:
+        raise InvalidInput(f"offsets: are {offsets.dtype} {offsets.shape}; they must be int64 (B+1,)")
+    # Neighbours are compared, not subtracted: differences of hostile offsets can wrap around to look right.
+    if offsets[0] != 0 or offsets[-1] != keys or bool((offsets[1:] < offsets[:-1]).any()):
+        raise InvalidInput(
+            f"offsets: must start at 0, never decrease and end at the number of keys, {keys}; they start at"
+            f" {offsets[0]} and end at {offsets[-1]}"
+        )
+    if weights is None:
+        return
+    if request.pooling is not Pooling.SUM:
+        raise InvalidInput(f"weights: only a sum may be weighted, not pooling {request.pooling.value}")
+    if weights.dtype != np.float32 or weights.shape != (keys,):
+        raise InvalidInput(f"weights: are {weights.dtype} {weights.shape}; they must be float32 ({keys},), one a key")
+    if not np.isfinite(weights).all():
+        raise InvalidInput("weights: one is NaN or infinite")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import ringpull.inference.export.cut
-from ringpull.inference.export import TableOptions, export_model
+from ringpull.inference.export.model import export_model
+from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import DuplicateKey, ExportError, InvalidInput

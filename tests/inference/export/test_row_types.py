@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ringpull.inference.export import ExportReport, TableOptions, export_model
 from ringpull.inference.export.cost import _auc
+from ringpull.inference.export.model import export_model
+from ringpull.inference.export.report import ExportReport
+from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.schema.columns import Ragged
 from ringpull.inference.schema.kinds import IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema

@@ -14,7 +14,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import ringpull.inference.export.tables
-from ringpull.inference.export import TableOptions, export_model
+from ringpull.inference.export.model import export_model
+from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.export.tables import TablePlan, write_table
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.inference.schema.schema import Schema
@@ -56,7 +57,7 @@ def test_only_large_tables_show_progress(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / version).mkdir()
     write_table(tmp_path / "1", plan, console)
     assert shown.getvalue() == ""
-    monkeypatch.setattr(ringpull.inference.export.tables, "PROGRESS_BYTES", 1000)
+    monkeypatch.setattr(ringpull.inference.export.table_progress, "PROGRESS_BYTES", 1000)
     write_table(tmp_path / "2", plan, console)
     assert "table user" in shown.getvalue()
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ringpull.inference.export import ExportReport, export_model
+from ringpull.inference.export.model import export_model
+from ringpull.inference.export.report import ExportReport
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from ringpull.inference.export import ExportReport, export_model
+from ringpull.inference.export.model import export_model
+from ringpull.inference.export.report import ExportReport
 from ringpull.ps.store.base import Base
 from tests.inference.export.versions import Exported, assert_equal
 from tests.inference.zoo import ZOO, build, make_columns

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
-from ringpull.ps.spec import Pooling, RowType, TableSpec
+from ringpull.ps.spec import VECTOR_TYPES, Pooling, RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.base_writer import BaseWriter
 from ringpull.ps.store.pull import SlotNotAnswered, SlotNotOwned, pull
@@ -53,7 +53,7 @@ def typed(
     made = {(dim, RowType.FLOAT32): table for dim, table in written.items()}
     opened = {(dim, RowType.FLOAT32): table for dim, table in tables.items()}
     for dim in DIMS:
-        for row_type in set(RowType) - {RowType.FLOAT32}:
+        for row_type in set(VECTOR_TYPES) - {RowType.FLOAT32}:
             table = write_table(folder / f"{row_type}{dim}", rows=700, dim=dim, seed=dim, row_type=row_type)
             made[dim, row_type], opened[dim, row_type] = table, Table(Base.open(table.folder))
     return Tables(made, opened)
@@ -78,7 +78,7 @@ class Drawn(NamedTuple):
 def drawn_lookups(draw: st.DrawFn) -> Drawn:
     """Known and unknown keys, with duplicates; bag lengths that add up; weights for some sums."""
     dim = draw(st.sampled_from(DIMS))
-    row_type = draw(st.sampled_from(RowType))
+    row_type = draw(st.sampled_from(VECTOR_TYPES))
     op = draw(st.sampled_from(Op))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     lengths = draw(st.lists(st.integers(1, 60), max_size=12))

@@ -92,14 +92,25 @@ replies = st.one_of(
             found=arrays(np.uint8, size),
         )
     ),
-    small.flatmap(
-        lambda size: st.builds(
+    st.tuples(small, small, small).flatmap(
+        lambda sizes: st.builds(
+            PullReply,
+            values=arrays(np.float32, sizes[0]),
+            missing=arrays(np.uint32, sizes[1]),
+            found=arrays(np.uint8, sizes[1] + sizes[2]),
+            lengths=arrays(np.uint32, 1 + sizes[2]),
+            data=arrays(np.uint8, 7 * sizes[0]),
+        )
+    ),
+    st.tuples(small, st.booleans()).flatmap(
+        lambda drawn: st.builds(
             RangePullReply,
-            positions=arrays(np.uint64, size),
-            rows=arrays(np.uint8, 5 * size),
+            positions=arrays(np.uint64, drawn[0]),
+            rows=arrays(np.uint8, 5 * drawn[0]),
             checksum=st.integers(0, 2**64 - 1),
             next_cursor=counts,
             total_rows=counts,
+            lengths=arrays(np.uint32, drawn[0] if drawn[1] else 0),
         )
     ),
     st.builds(
@@ -115,7 +126,11 @@ replies = st.one_of(
     ),
     small.flatmap(
         lambda size: st.builds(
-            DescribeReply, spec=arrays(np.uint8, size), identity=st.integers(0, 2**64 - 1), rows=counts
+            DescribeReply,
+            spec=arrays(np.uint8, size),
+            identity=st.integers(0, 2**64 - 1),
+            rows=counts,
+            rows_bytes=counts,
         )
     ),
     st.builds(ErrorReply, code=names, message=names, epoch=counts),

@@ -144,6 +144,29 @@ def test_a_reply_must_answer_its_request() -> None:
     assert decode_reply(error, pull_of_rows(2)) == ErrorReply("NOT_FOUND", "no")
 
 
+@pytest.mark.parametrize(
+    ("lengths", "size", "reason"),
+    [
+        ([1, 2, 3], 6, None),
+        ([1, 2], 3, None),  # those of other tables have none
+        ([1, 2, 3], 5, "3 rows with 5 bytes"),
+        ([2**32 - 1, 2**32 - 1], 2**20, "2 rows with 1048576 bytes"),
+        ([0, 0, 0, 0], 0, "4 rows with 0 bytes; the request has 3 keys of rows"),
+    ],
+    ids=["all", "some", "too few bytes", "too long", "too many rows"],
+)
+def test_lengths_of_rows_of_bytes_must_add_up(lengths: list[int], size: int, reason: str | None) -> None:
+    nothing, missing, found = np.empty(0, np.float32), np.zeros(1, np.uint32), np.zeros(3, np.uint8)
+    reply = PullReply(nothing, missing, found, np.array(lengths, np.uint32), np.zeros(size, np.uint8))
+    [frame] = feed(Decoder(REPLIES, REPLY_LIMITS), joined(encode_reply(reply, 1)))
+    assert frame.kind is Kind.BYTES_REPLY
+    if reason is None:
+        assert same(decode_reply(frame, pull_of_rows(3)), reply)
+    else:
+        with pytest.raises(ProtocolError, match=reason):
+            decode_reply(frame, pull_of_rows(3))
+
+
 plain = st.recursive(
     st.one_of(st.integers(-5, 5), st.booleans(), st.text(max_size=3), st.binary(max_size=3), st.floats(), st.none()),
     lambda inner: st.lists(inner, max_size=6),
@@ -166,9 +189,10 @@ def test_any_fields_are_a_reply_or_refused(kind: Kind, fields: list[Any]) -> Non
 
 
 def test_the_checksum_of_a_range_is_fixed() -> None:
-    """Golden: xxh3_64 of the positions' bytes followed by the rows'."""
+    """Golden: xxh3_64 of the positions' bytes followed by the rows', and the lengths' of rows of bytes."""
     positions, rows = np.array([1, 2], np.uint64), np.arange(8, dtype=np.uint8)
     assert range_checksum(positions, rows) == 0xCD29396E1739704E
+    assert range_checksum(positions, rows, np.array([3, 5], np.uint32)) == 0x1AC1CA04A7A1BAFA
     assert range_checksum(positions[:0], rows[:0]) == 0x2D06800538D394C2  # xxh3_64 of nothing
     reply = RangePullReply(positions, rows, range_checksum(positions, rows), 2, 2)
     [frame] = feed(Decoder(REPLIES, REPLY_LIMITS), joined(encode_reply(reply, 1)))

@@ -55,15 +55,19 @@ class CallLimits:
         return f"<CallLimits {self._calls} calls, {self._streams} streams, {self._receiving!r}>"
 
     def add_generic_rpc_handlers(
-        self, handlers: Collection[grpc.GenericRpcHandler], admit: Admit | None = None
+        self,
+        handlers: Collection[grpc.GenericRpcHandler],
+        admit: Admit | None = None,
+        free: Collection[str] = (),
     ) -> None:
         """Serve these, limited.
 
         Args:
             admit: Called before the message of a method of one message is received: a stranger's is not. None: they are
                 free, or ask by themselves.
+            free: Names of methods for which it is not called.
         """
-        self._server.add_generic_rpc_handlers([_Limited(self, each, admit) for each in handlers])
+        self._server.add_generic_rpc_handlers([_Limited(self, each, admit, free) for each in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
         """Serve these, limited, each with a queue of its own within gRPC."""
@@ -163,9 +167,12 @@ class CallLimits:
 class _Limited(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Methods of another handler, each made limited when it is first called."""
 
-    def __init__(self, limits: CallLimits, handler: grpc.GenericRpcHandler, admit: Admit | None) -> None:
+    def __init__(
+        self, limits: CallLimits, handler: grpc.GenericRpcHandler, admit: Admit | None, free: Collection[str]
+    ) -> None:
         self._limits = limits
         self._admit = admit
+        self._free = free
         self._handler = handler
         self._made: dict[str, grpc.RpcMethodHandler] = {}
         """Limited methods by name. The other handler's own names only: callers may send any."""
@@ -178,7 +185,8 @@ class _Limited(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         handler = self._handler.service(details)
         if handler is None:
             return None
-        made = self._limits.limited(handler, self._admit)
+        free = details.method.rpartition("/")[2] in self._free
+        made = self._limits.limited(handler, None if free else self._admit)
         if self._handler.service(details) is handler:
             self._made[details.method] = made
         return made

@@ -46,13 +46,11 @@ class Service:
     """Function that lets a caller in before its message is received; raises Unauthenticated or Forbidden."""
     receiving: tuple[str, ...] = ()
     """Names of methods that receive their message themselves."""
+    free: tuple[str, ...] = ()
+    """Names of methods that anyone may call: probes have no token."""
 
 
 AUTHORIZATION: Final = "authorization"
-
-MAX_ERROR_CHARS: Final = 1_000
-"""Characters of an error that are sent. They travel as a header of up to 9 bytes each, and clients take 16 KiB of
-those: beyond it the call would end as RESOURCE_EXHAUSTED, whatever it was."""
 
 
 def authorization_of(context: grpc.aio.ServicerContext) -> str | None:
@@ -147,15 +145,11 @@ def _guarded(
     return call
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]}... ({len(text)} characters)"
-
-
 async def end_call(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
     """End a call with an error, as its status, and with the hint when to come back if it has one."""
     retry_after_s = error.retry_after_s if isinstance(error, LimitExceeded) else None
     metadata = () if retry_after_s is None else ((PUSHBACK, str(math.ceil(retry_after_s * 1e3))),)
-    await context.abort(code_of(error), _shortened(public_text(error)), metadata)
+    await context.abort(code_of(error), public_text(error), metadata)
     raise AssertionError("abort always raises")
 
 

@@ -101,7 +101,7 @@ class GrpcServer:
         )
         self._limits.add_generic_rpc_handlers(
             (
-                service_handler(PREDICTOR, predictor, receiving=("Predict",)),
+                service_handler(PREDICTOR, predictor, receiving=("Predict", "Lookup")),
                 service_handler(ADMIN, admin),
             ),
             predictor.admit,
@@ -112,10 +112,10 @@ class GrpcServer:
         )
         for each in others:
             self._limits.add_generic_rpc_handlers(
-                (service_handler(each.descriptor, each.methods, each.receiving),), each.admit
+                (service_handler(each.descriptor, each.methods, each.receiving),), each.admit, each.free
             )
         add_HealthServicer_to_server(self._health, self._limits)
-        add_reflection(SERVICES, self._limits, predictor.access)
+        add_reflection(SERVICES, self._limits, predictor.access, [each.descriptor for each in others])
 
     @property
     def serving(self) -> bool:

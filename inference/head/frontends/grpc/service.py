@@ -1,7 +1,7 @@
 """The verbs of the public contract, as coroutines for `ringpull.inference.head.frontends.grpc.methods`.
 
-Predict: admit (under overload a call ends here), receive, parse, decode and check (what does not fit ends here), score,
-encode.
+Predict, and Lookup alike: admit (under overload a call ends here), receive, parse, decode and check (what does not fit
+ends here), score or look up, encode.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from ringpull.inference.head.access import ANY_ROLE, Access, Unasked
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.grpc.decoding import all_typed, decode_request
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
+from ringpull.inference.head.frontends.lookups.messages import decode_lookup, keys_are_typed
 from ringpull.inference.head.frontends.metadata import describe_served
 from ringpull.inference.head.predictor import Predictor, check_version
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import encode_response
+from ringpull.inference.wire.lookup_codec import encode_rows
 from ringpull.router.control.verbs import Role
 
 MAY_DESCRIBE: Final = (Role.READ, Role.PREDICT)
@@ -62,6 +64,18 @@ class PredictorService:
             message = parse(pb.PredictRequest, body)
             prediction = await call.predict(decode_request(message, self._predictor.limits))
             return encode_response(prediction, typed=all_typed(message))
+
+    async def lookup(self, receive: Receive, context: grpc.aio.ServicerContext) -> Message:
+        """Return rows of a table by their keys."""
+        shown = authorization_of(context)
+        with self._predictor.open(
+            context.time_remaining(), authorization=shown, access=self.access, verb="lookup"
+        ) as call:
+            body = await call.within_deadline(receive(), context.peer(), among=self.receiving)
+            call.received(len(body))
+            message = parse(pb.LookupRequest, body)
+            answer = await call.rows(decode_lookup(message, self._predictor.row_limits))
+            return encode_rows(answer, typed=keys_are_typed(message))
 
     async def get_model(self, body: bytes, context: grpc.aio.ServicerContext) -> Message:
         """Describe one version of a model."""

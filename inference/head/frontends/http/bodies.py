@@ -11,7 +11,6 @@ as no work, for whoever says so may never send it. The bytes that have come are 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import zlib
 from collections.abc import Callable
@@ -22,7 +21,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.metrics.call_log import Verb
 from ringpull.inference.head.predictor import OpenCall
+from ringpull.inference.wire.json_reading import parse_json as parse_json
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 
 T = TypeVar("T")
@@ -38,17 +39,20 @@ WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib takes for a content coding: RFC 9110, 8.4.1; "deflate" has zlib's header."""
 
 _READING: Final = ThreadPoolExecutor(1, "long-bodies")
-"""Thread of the process that reads what is too long for the event loop: one, as it holds Python's lock for most."""
+"""Thread of the process that reads what is too long for the event loop: one, as Python's lock lets no two run."""
 
 
-def open_call(parts: Parts, request: Request) -> OpenCall:
+def open_call(parts: Parts, request: Request, verb: Verb = "predict") -> OpenCall:
     """Admit a prediction of which nothing but the header was read; to be used as a context manager.
+
+    Args:
+        verb: What is asked for, where it is no prediction but rows by key.
 
     Raises:
         InvalidInput: The deadline that its header states is none.
         Unauthenticated, Forbidden, LimitExceeded, DeadlineExceeded: See `Predictor.open`.
     """
-    return parts.predictor.open(timeout_of(request), authorization=authorization_of(request.scope))
+    return parts.predictor.open(timeout_of(request), authorization=authorization_of(request.scope), verb=verb)
 
 
 def timeout_of(request: Request) -> float | None:
@@ -144,18 +148,6 @@ async def aside(nbytes: int, work: Callable[[], T]) -> T:
     if nbytes <= ON_LOOP_BYTES:
         return work()
     return await asyncio.get_running_loop().run_in_executor(_READING, work)
-
-
-def parse_json(body: bytes) -> Any:
-    """Return what a body says in JSON. See `read_json`."""
-    try:
-        return json.loads(body.decode("utf-8-sig"))
-    except UnicodeDecodeError as exc:
-        raise InvalidInput(f"not UTF-8: byte 0x{body[exc.start]:02x} at {exc.start}; JSON is sent in UTF-8") from exc
-    except RecursionError as exc:
-        raise InvalidInput("not JSON that is taken here: it is nested too deep") from exc
-    except ValueError as exc:
-        raise InvalidInput(f"not JSON: {exc}") from exc
 
 
 def _check_stated_length(request: Request, max_bytes: int) -> None:

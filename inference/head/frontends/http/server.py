@@ -78,7 +78,7 @@ def application(
 
         return endpoint
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/status", answer(status)),
@@ -89,6 +89,9 @@ def application(
         exception_handlers={RingpullError: failed, HTTPException: refused, Exception: failed},
         middleware=[asking(access or Unasked())],
     )
+    # For what protocols answer to probes, and to operators.
+    app.state.healthy, app.state.access = healthy, access or Unasked()
+    return app
 
 
 class HttpServer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ringpull.inference.head.access import Access
 from ringpull.inference.head.frontends.grpc.methods import Service
+from ringpull.inference.head.frontends.oip.messages import SERVICE
+from ringpull.inference.head.frontends.oip.service import OipService
 from ringpull.inference.head.frontends.parts import Parts
 
 
@@ -14,4 +16,5 @@ def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
         access: Rule of who may have what there.
         at_door: Whether they are to be served at the operators' door.
     """
-    return []
+    methods = OipService(parts, access, at_door=at_door)
+    return [Service(SERVICE, methods, methods.admit, receiving=("ModelInfer",), free=("ServerLive", "ServerReady"))]

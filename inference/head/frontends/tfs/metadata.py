@@ -15,7 +15,7 @@ from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.signatures import DEFAULT, PREDICT_METHOD, names_of, number_of
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.schema.kinds import Cross, Dense, IdSequence
-from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
+from ringpull.ps.errors import InvalidInput, NotFound
 
 SIGNATURE_DEF: Final = "signature_def"
 """The only field of a model's metadata."""
@@ -52,12 +52,6 @@ def model_status(catalog: Catalog, model: str, version: int = 0, label: str = ""
         version = number_of(catalog, model, label)
     states = _states(catalog, model)
     if version:
-        try:
-            catalog.get(model, version)
-        except Unavailable as exc:
-            states[version] = _state(version, "END", str(exc))
-        except NotFound:
-            pass
         if version not in states:
             raise NotFound(f"Could not find version {version} of model {model}")
         states = {version: states[version]}
@@ -68,10 +62,11 @@ def model_status(catalog: Catalog, model: str, version: int = 0, label: str = ""
 
 
 def _states(catalog: Catalog, model: str) -> dict[int, Any]:
-    """Return the states of the versions of a model that are here: those that requests see, and others."""
+    """Return the states of the versions of a model: those that requests see, others that are here or should be."""
     loaded = [each.key[1] for each in catalog.loaded() if each.key[0] == model]
     shown = {each.key[1] for each in catalog.served() if each.key[0] == model}
-    return {number: _state(number, "AVAILABLE" if number in shown else "LOADING") for number in loaded}
+    here = {number: _state(number, "AVAILABLE" if number in shown else "LOADING") for number in loaded}
+    return here | {number: _state(number, "END", reason) for number, reason in catalog.refused(model).items()}
 
 
 def _state(version: int, state: str, trouble: str = "") -> Any:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ringpull.inference.head.access import Access
-from ringpull.inference.head.frontends.grpc.methods import Service
+import grpc.aio
+
+from ringpull.inference.head.access import ANY_ROLE, Access
+from ringpull.inference.head.frontends.grpc.methods import Service, authorization_of
 from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.frontends.tfs.messages import MODEL_SERVICE, PREDICTION_SERVICE
+from ringpull.inference.head.frontends.tfs.model_service import ModelService
+from ringpull.inference.head.frontends.tfs.prediction_service import PredictionService
 
 
 def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
@@ -14,4 +19,16 @@ def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
         access: Rule of who may have what there.
         at_door: Whether they are to be served at the operators' door.
     """
-    return []
+
+    def admit(context: grpc.aio.ServicerContext) -> None:
+        access.admit(authorization_of(context), *ANY_ROLE)
+
+    return [
+        Service(
+            PREDICTION_SERVICE,
+            PredictionService(parts, access, at_door=at_door),
+            admit,
+            receiving=("Predict", "Classify", "Regress"),
+        ),
+        Service(MODEL_SERVICE, ModelService(parts, access, door="admin" if at_door else "grpc"), admit),
+    ]

@@ -7,18 +7,21 @@ What does not fit is answered with the codes, and where clients look at them wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.catalog import Catalog, ServedVersion
+from ringpull.inference.head.predictor import predicts_nothing
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import InvalidInput, NotFound, UnmetCondition
 
 DEFAULT: Final = "serving_default"
 PREDICT_METHOD: Final = "tensorflow/serving/predict"
+DEFAULTS: Final = frozenset({"", DEFAULT, PREDICT_METHOD, "tensorflow/serving/classify", "tensorflow/serving/regress"})
+"""Names of the default signature: TensorFlow Serving's own examples ask for its methods' names."""
 
 
 def version_of(catalog: Catalog, model: str, version: int = 0, label: str = "") -> ServedVersion:
@@ -52,15 +55,10 @@ def number_of(catalog: Catalog, model: str, label: str) -> int:
     Raises:
         InvalidInput: The model has no such label, or is not served here.
     """
-    labels: Mapping[str, int] = getattr(catalog, "labels", _no_labels)(model)
-    number = labels.get(label)
+    number = catalog.labels(model).get(label)
     if number is None:
         raise InvalidInput(f"Unrecognized servable version label: {label}")
     return number
-
-
-def _no_labels(model: str) -> Mapping[str, int]:
-    return {}
 
 
 def outputs_of(served: ServedVersion, signature: str = "", output_filter: Sequence[str] = ()) -> tuple[str, ...]:
@@ -72,7 +70,7 @@ def outputs_of(served: ServedVersion, signature: str = "", output_filter: Sequen
 
     Raises:
         UnmetCondition: The model has no such signature.
-        InvalidInput: The signature has no such output, or one is named twice.
+        InvalidInput: The signature has no such output, or one is named twice. Or the version is of tables alone.
     """
     outputs = _of_signature(served, signature)
     if not output_filter:
@@ -119,7 +117,9 @@ def values_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _of_signature(served: ServedVersion, signature: str) -> tuple[str, ...]:
     """Return the outputs of a signature."""
-    if signature in ("", DEFAULT):
+    if served.loaded.program is None:
+        raise predicts_nothing(served)
+    if signature in DEFAULTS:
         return tuple(served.outputs)
     if signature in served.outputs:
         return (signature,)

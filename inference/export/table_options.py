@@ -1,0 +1,39 @@
+"""Options of one table in an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.ps.errors import InvalidInput
+from ringpull.ps.spec import VECTOR_TYPES, Replicas, RowType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TableOptions:
+    """Options of one table in a deployment; only `row_type` changes what known ids give."""
+
+    replicas: Replicas = 1
+    default: Literal["zeros", "mean"] | NDArray[np.float32] | None = None
+    """Vector of unknown ids: zeros, the mean of all rows, or float32 (dim,). None: zeros; for a table keyed by a
+    Vocabulary row 0, which is what the model has for unknown ids."""
+    on_unavailable: Literal["error", "default"] = "error"
+    """Answer when no live shard has a key: fail, or use the default vector and say so."""
+    row_type: str = RowType.FLOAT32.value
+    """Storage type of rows, a value of `RowType`. The shorter ones round, and the report says at what cost; default
+    vectors stay float32."""
+
+
+def row_type_of(table: str, options: TableOptions) -> RowType:
+    """Return the row type that a table's options name.
+
+    Raises:
+        InvalidInput: There is no such type of vectors.
+    """
+    if options.row_type not in VECTOR_TYPES:
+        known = ", ".join(VECTOR_TYPES)
+        raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; it must be one of {known}")
+    return RowType(options.row_type)

@@ -1,0 +1,51 @@
+"""The folder of a version that is exported: beside its place under a hidden name, and renamed when it is whole.
+
+A failed export leaves nothing behind, and no half version is ever seen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ringpull.inference.model.manifest import version_number
+from ringpull.ps.errors import ExportError, InvalidInput
+from ringpull.ps.spec import check_name
+
+
+def new_version(folder: Path, name: str, version: int) -> Path:
+    """Return the folder of a version that does not exist yet.
+
+    Raises:
+        InvalidInput: The model's name, or the version, is not valid.
+        ExportError: There is such a version.
+    """
+    check_name("model", name)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise InvalidInput(f"version is {version!r}; it must be a whole number from 1")
+    for there in folder.iterdir() if folder.is_dir() else ():
+        if version_number(there.name) == version:
+            raise ExportError(f"{there} exists; a version is never written over: choose another, or delete it")
+    return folder / str(version)
+
+
+@contextmanager
+def written_beside(target: Path) -> Iterator[Path]:
+    """A hidden folder to write a version in, which becomes `target` when the context ends without an error.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    hidden = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    try:
+        hidden.mkdir(parents=True)
+        yield hidden
+        hidden.rename(target)
+    except OSError as exc:
+        raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)

@@ -1,0 +1,201 @@
+"""Bodies of inferences over HTTP: JSON, behind which tensors may lie as bytes (the binary extension).
+
+`Inference-Header-Content-Length` says how long the JSON is; the bytes of those inputs, or outputs, whose parameters
+have `binary_data_size` follow it in their order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from ringpull.inference.head.frontends.oip.datatypes import check_shape, from_list, read_raw
+from ringpull.inference.head.frontends.oip.infer_calls import (
+    InferCall,
+    check_input_parameters,
+    timeout_of,
+    twice,
+    version_of,
+    wanted,
+)
+from ringpull.inference.head.frontends.oip.outputs import Answer
+from ringpull.inference.head.request.received import Limits, check_count
+from ringpull.inference.wire.json_reading import parse_json
+from ringpull.ps.errors import InvalidInput
+
+HEADER_LENGTH: Final = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HttpInfer:
+    """Inference that is asked for over HTTP."""
+
+    call: InferCall
+    binary: Mapping[str, bool]
+    """Outputs that say themselves whether they are to come as bytes."""
+    binary_others: bool
+    """Whether the other ones are."""
+
+
+def json_length(body: bytes, stated: str | None) -> int:
+    """Return how many bytes of a body are JSON.
+
+    Args:
+        stated: What its header says; None: nothing, so all.
+
+    Raises:
+        InvalidInput: The header has no such number.
+    """
+    if stated is None:
+        return len(body)
+    if not (stated.isascii() and stated.isdecimal() and len(stated) <= 18 and int(stated) <= len(body)):
+        raise InvalidInput(
+            f"{HEADER_LENGTH} is {stated[:40]!r}; it must be the length of the JSON, at most that of the body,"
+            f" {len(body)}"
+        )
+    return int(stated)
+
+
+def read_infer(body: bytes, length: int, model: str, version: str, limits: Limits) -> HttpInfer:
+    """Return what a body asks for. Tensors that lie in it as bytes stay there.
+
+    Args:
+        length: Bytes of it that are JSON.
+        model: Model that the path names.
+        version: Version that the path names; empty: none.
+
+    Raises:
+        InvalidInput: It is not as it should be; the message names the input, output or parameter.
+        LimitExceeded: It has more inputs than a request may have columns.
+    """
+    asked = _object("the body", parse_json(body[:length]))
+    inputs = _objects("inputs", asked.get("inputs"))
+    check_count(len(inputs), limits.max_columns)
+    tensors: dict[str, NDArray[Any]] = {}
+    rest = memoryview(body)[length:]
+    at = 0
+    for each in inputs:
+        name = _name("inputs", each)
+        if name in tensors:
+            raise twice(name)
+        tensors[name], taken = _tensor(name, each, rest[at:])
+        at += taken
+    if at != len(rest):
+        raise InvalidInput(f"the body has {len(rest) - at} bytes after the JSON and the data of its inputs")
+    outputs = _objects("outputs", asked.get("outputs", []))
+    named = [(_name("outputs", each), _parameters(each)) for each in outputs]
+    parameters = _parameters(asked)
+    request_id = asked.get("id", "")
+    if not isinstance(request_id, str):
+        raise InvalidInput("id must be a string")
+    call = InferCall(
+        model=model,
+        version=version_of(version),
+        request_id=request_id,
+        tensors=tensors,
+        outputs=wanted(named),
+        timeout_s=timeout_of(parameters),
+    )
+    binary = {name: _flag(each, "binary_data") for name, each in named if "binary_data" in each}
+    return HttpInfer(call, binary, "binary_data_output" in parameters and _flag(parameters, "binary_data_output"))
+
+
+def reply_of(asked: HttpInfer, answer: Answer) -> tuple[list[bytes], int | None]:
+    """Return the body that answers, in parts.
+
+    Returns:
+        Parts, of which the first is JSON; its length where others follow, else None.
+
+    Raises:
+        InvalidInput: An output cannot be JSON, as it is asked for.
+    """
+    outputs, parts = [], []
+    for each in answer.outputs:
+        told: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": each.shape}
+        if asked.binary.get(each.name, asked.binary_others):
+            parts.append(each.raw())
+            told["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            told["data"] = each.listed()
+        outputs.append(told)
+    reply = {"model_name": answer.model, "model_version": str(answer.version), "outputs": outputs}
+    if asked.call.request_id:
+        reply["id"] = asked.call.request_id
+    # NaN is written bare, as these servers do: it stands in rows that a degraded answer leaves out.
+    header = json.dumps(reply, separators=(",", ":")).encode()
+    return [header, *parts], len(header) if parts else None
+
+
+def _tensor(name: str, given: Mapping[str, Any], rest: memoryview) -> tuple[NDArray[Any], int]:
+    """Return a tensor, and how many of the bytes after the JSON it takes."""
+    datatype, shape = given.get("datatype"), given.get("shape")
+    if not isinstance(datatype, str):
+        raise InvalidInput(f"input {name}: has no datatype; give one such as INT64")
+    if not isinstance(shape, list) or not all(type(each) is int for each in shape):
+        raise InvalidInput(f"input {name}: its shape must be a list of integers")
+    parameters = _parameters(given)
+    check_input_parameters(name, parameters)
+    if "binary_data_size" not in parameters:
+        if "data" not in given:
+            raise InvalidInput(f"input {name}: has no data, and no binary_data_size among its parameters")
+        values = check_shape(name, datatype, shape)
+        return from_list(name, datatype, shape, _flat(name, given["data"], len(shape)), values), 0
+    size = parameters["binary_data_size"]
+    if "data" in given:
+        raise InvalidInput(f"input {name}: has data and a binary_data_size; give one of both")
+    if type(size) is not int or not 0 <= size <= len(rest):
+        raise InvalidInput(
+            f"input {name}: binary_data_size is {str(size)[:40]}; after the JSON and the inputs before it the body has"
+            f" {len(rest)} bytes"
+        )
+    return read_raw(name, datatype, shape, rest[:size]), size
+
+
+def _flat(name: str, data: Any, dimensions: int) -> list[Any]:
+    """Return values that are nested as the shape is, or flat already, as one list."""
+    if not isinstance(data, list):
+        raise InvalidInput(f"input {name}: its data must be a list")
+    flat: list[Any] = data
+    for _ in range(dimensions - 1):
+        nested = sum(isinstance(each, list) for each in flat)
+        if not nested:
+            break
+        if nested < len(flat):
+            raise InvalidInput(f"input {name}: its data has lists beside values")
+        flat = list(chain.from_iterable(flat))
+    return flat
+
+
+def _objects(field: str, given: Any) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        raise InvalidInput(f"{field} must be a list of objects, each with a name")
+    return given
+
+
+def _object(what: str, given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, dict):
+        raise InvalidInput(f"{what} must be a JSON object")
+    return given
+
+
+def _name(field: str, given: Mapping[str, Any]) -> str:
+    name = given.get("name")
+    if not isinstance(name, str):
+        raise InvalidInput(f"{field}: each must have a name, a string")
+    return name
+
+
+def _parameters(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _object("parameters", given.get("parameters", {}))
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool:
+    flag = parameters[name]
+    if not isinstance(flag, bool):
+        raise InvalidInput(f"parameter {name}: is {str(flag)[:40]}; it must be true or false")
+    return flag

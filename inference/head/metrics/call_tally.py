@@ -1,0 +1,233 @@
+"""Tally of a head's calls: what each version did since it was loaded, and what happened in the last 15 minutes.
+
+Written once a call, in about a microsecond; read at every heartbeat. What is read is in the form that heads report
+(`ringpull.router.control.head_counts`): numbers that only grow. Names that callers send are no keys here: a call counts
+for a model once it is known which loaded version it asks for.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, fields
+from typing import Final
+
+from ringpull.inference.head.batcher import StageTimes
+from ringpull.inference.head.metrics.model_counts import ModelCounts
+from ringpull.router.control.head_counts import OVERALL, STEP_S, STEPS, Growing, HeadCounts, Numbers, summed
+from ringpull.router.counters import RouterCounters
+
+BOUNDS_S: Final = tuple(1e-4 * 10 ** (place / 8) for place in range(41))
+"""Bounds of the buckets of latencies: eight a decade, from 0.1 ms to 10 s, each a third above the last one."""
+
+ANSWERED: Final = 0
+FAILED: Final = 1
+FIRST_BUCKET: Final = 2
+CALL_NUMBERS: Final = FIRST_BUCKET + len(BOUNDS_S) + 1
+"""Places of the numbers of a model's step: calls answered, calls failed, and how many of the answered are in each
+bucket; how many numbers these are."""
+
+KEYS: Final = 0
+MISSING: Final = 1
+TABLE_NUMBERS: Final = 2
+"""The same of the step of a table, which is named `MODEL/TABLE`: keys looked up, and keys of these that it has not."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Counts of one version as they go: fields as those of `ModelCounts`."""
+
+    calls: int = 0
+    failed: int = 0
+    rows: int = 0
+    batches: int = 0
+    total_ns: int = 0
+    failed_ns: int = 0
+    queue_ns: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+    last_ms: int = 0
+
+
+_NAMES: Final = [each.name for each in fields(ModelCounts)]
+assert [each.name for each in fields(_Sums)] == _NAMES
+
+
+@dataclass(slots=True)
+class CallCounts:
+    """Predict and Lookup calls since start. Owned by the event loop."""
+
+    requests: int = 0
+    failed: int = 0
+    """Calls of these that ended with an error; those whose callers went away count as none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overall:
+    """Numbers of a head that are of no model: calls, and what it asked of the shards for them."""
+
+    requests: int = 0
+    failed: int = 0
+    pulls: int = 0
+    messages: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+_OVERALL_NAMES: Final = [each.name for each in fields(Overall)]
+
+
+class CallTally:
+    """Counts of one head. Owned by the event loop."""
+
+    def __init__(
+        self, routed: Callable[[], RouterCounters] = RouterCounters, now: Callable[[], float] = time.time
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            routed: Returns what the head has asked of the shards.
+            now: Seconds since 1970.
+        """
+        self._routed = routed
+        self._now = now
+        self._keys: dict[str, tuple[int, int]] = {}
+        """`MODEL/TABLE` -> keys looked up and missing, as of the last look."""
+        self._totals: dict[tuple[str, int], _Sums] = {}
+        self.calls = CallCounts()
+        """Calls of any model, and of none. Whoever takes one in counts it as a request."""
+        self._recent: dict[tuple[str, int], list[int]] = {}
+        self._told = 0
+
+    def __repr__(self) -> str:
+        return f"<CallTally of {self.calls}>"
+
+    def loaded(self, model: str, version: int) -> None:
+        """Begin to count for a version that is loaded."""
+        self._totals.setdefault((model, version), _Sums())
+
+    def let_go(self, model: str, version: int) -> None:
+        """Forget a version that is not loaded any more."""
+        self._totals.pop((model, version), None)
+
+    def answered(
+        self,
+        model: str,
+        version: int,
+        rows: int,
+        times: StageTimes,
+        *,
+        decode_s: float,
+        encode_s: float,
+        total_s: float,
+    ) -> None:
+        """Count a call that is answered now.
+
+        Args:
+            rows: Rows that were scored for it, or keys whose rows it asked for.
+            times: Times of its stages in the batcher.
+        """
+        sums = self._end(model, version, total_s)
+        sums.rows += rows
+        sums.batches += times.first
+        sums.queue_ns += int(times.queue_s * 1e9)
+        sums.input_ns += int((decode_s + times.prepare_s + times.lookup_s) * 1e9)
+        sums.infer_ns += int(times.dense_s * 1e9)
+        sums.output_ns += int(encode_s * 1e9)
+
+    def failed(self, model: str, version: int, took_s: float) -> None:
+        """Count a call that ended with an error.
+
+        Args:
+            version: Version that it asked for; 0: that was not known yet, and neither is the model.
+        """
+        self._step(model if version else "", self._now())[FAILED] += 1
+        self.calls.failed += 1
+        sums = self._totals.get((model, version))
+        if sums is not None:
+            sums.failed += 1
+            sums.failed_ns += int(took_s * 1e9)
+
+    def totals(self) -> dict[tuple[str, int], Numbers]:
+        """Return what was counted for every version that is loaded, and overall."""
+        routed = self._routed()
+        overall = Overall(
+            requests=self.calls.requests,
+            failed=self.calls.failed,
+            pulls=routed.pulls,
+            messages=routed.messages,
+            sent_bytes=routed.sent_bytes,
+            received_bytes=routed.received_bytes,
+        )
+        return {OVERALL: astuple(overall), **{key: astuple(sums) for key, sums in self._totals.items()}}
+
+    def counts(self) -> HeadCounts:
+        """Return all that is counted."""
+        self._look_at_tables()
+        self._forget_old()
+        return HeadCounts(self.totals(), {key: tuple(step) for key, step in self._recent.items()})
+
+    def news(self) -> HeadCounts:
+        """Return what is new since the last heartbeats: all but the older steps, of which one is told at a time.
+
+        So whoever has missed some, as a coordinator that was restarted, has all of them again after a while.
+        """
+        self._look_at_tables()
+        newest = int(self._now()) // STEP_S
+        self._told = (self._told + 1) % STEPS
+        steps = (newest, newest - 1, newest - self._told)
+        return HeadCounts(self.totals(), {key: tuple(step) for key, step in self._recent.items() if key[1] in steps})
+
+    def _end(self, model: str, version: int, total_s: float) -> _Sums:
+        """Count a call that is answered now; return the sums of its version for the rest."""
+        now_s = self._now()
+        step = self._step(model, now_s)
+        step[ANSWERED] += 1
+        step[FIRST_BUCKET + bisect_left(BOUNDS_S, total_s)] += 1
+        # Of a version that was let go of just now nobody asks.
+        sums = self._totals.get((model, version)) or _Sums()
+        sums.calls += 1
+        sums.total_ns += int(total_s * 1e9)
+        sums.last_ms = int(now_s * 1e3)
+        return sums
+
+    def _look_at_tables(self) -> None:
+        """Take what was looked up since the last look, half a second ago, for a part of this step."""
+        for (model, table), counts in self._routed().tables.items():
+            name = f"{model}/{table}"
+            keys, missing = self._keys.get(name, (0, 0))
+            if counts.keys != keys:
+                step = self._step(name, self._now(), TABLE_NUMBERS)
+                step[KEYS] += counts.keys - keys
+                step[MISSING] += counts.missing - missing
+                self._keys[name] = counts.keys, counts.missing
+
+    def _step(self, name: str, now_s: float, numbers: int = CALL_NUMBERS) -> list[int]:
+        key = (name, int(now_s) // STEP_S)
+        step = self._recent.get(key)
+        if step is None:
+            step = self._recent[key] = [0] * numbers
+            self._forget_old()
+        return step
+
+    def _forget_old(self) -> None:
+        oldest = int(self._now()) // STEP_S - STEPS + 1
+        for key in [key for key in self._recent if key[1] < oldest]:
+            del self._recent[key]
+
+
+def model_counts(totals: Growing) -> dict[tuple[str, int], ModelCounts]:
+    """Return the counts of each version that one life of a head reports."""
+    return {
+        key: ModelCounts(**dict(zip(_NAMES, numbers, strict=False)))
+        for key, numbers in totals.items()
+        if key != OVERALL
+    }
+
+
+def overall(totals: Mapping[str, Growing]) -> Overall:
+    """Return what all lives of all heads did together."""
+    numbers = summed({OVERALL: each[OVERALL]} for each in totals.values() if OVERALL in each).get(OVERALL, ())
+    return Overall(**dict(zip(_OVERALL_NAMES, numbers, strict=False)))

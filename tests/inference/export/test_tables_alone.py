@@ -1,0 +1,247 @@
+"""`export_tables`: what it writes is what was given, by any way to give it; what cannot be is refused by name."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import ringpull.inference.export.given_rows
+from ringpull import BytesRows, TableOptions, export_tables
+from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.version import LoadedVersion
+from ringpull.ps.errors import CorruptData, DuplicateKey, ExportError, InvalidInput, RingpullError
+from ringpull.ps.hashing import keys_of, keys_of_strings, positions_of
+from ringpull.ps.spec import MAX_BYTES_ROW, KeyType, RowType
+from ringpull.ps.store.base import Base
+
+ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def stored(version: Path, table: str) -> dict[int, Any]:
+    base = Base.open(version / "tables" / table, verify_rows=True)
+    try:
+        keys = keys_of(base.sections.positions)
+        read = base.bytes_row if base.spec.is_bytes else lambda row: base.row(row).tolist()
+        return {int(key): read(row) for row, key in enumerate(keys)}
+    finally:
+        base.close()
+
+
+@pytest.mark.medium
+def test_keys_of_every_type(tmp_path: Path) -> None:
+    given = {
+        "signed": (np.array([-1, 2, 3, 4]), ROWS),
+        "small": (np.array([7, 2, 3, 4], np.int16), ROWS),
+        "unsigned": (np.array([2**64 - 1, 2, 3, 4], np.uint64), ROWS),
+        "listed": ([2**63, 2, 3, 4], ROWS),
+        "strings": (["a", "b", "ü", ""], ROWS),
+        "fixed": (np.array(["a", "b", "ü", ""]), ROWS),
+    }
+    report = export_tables(given, tmp_path / "m", 3, quiet=True)
+    assert report.path == tmp_path / "m" / "3"
+    texts = keys_of_strings(["a", "b", "ü", ""]).tolist()
+    wanted = {
+        "signed": [2**64 - 1, 2, 3, 4],
+        "small": [7, 2, 3, 4],
+        "unsigned": [2**64 - 1, 2, 3, 4],
+        "listed": [2**63, 2, 3, 4],
+        "strings": texts,
+        "fixed": texts,
+    }
+    for table, keys in wanted.items():
+        assert stored(report.path, table) == dict(zip(keys, ROWS.tolist(), strict=True)), table
+    types = {entry.spec.name: entry.spec.key_type for entry in report.manifest.tables}
+    assert types["signed"] is types["small"] is KeyType.INT64
+    assert types["unsigned"] is types["listed"] is KeyType.UINT64
+    assert types["strings"] is types["fixed"] is KeyType.STRING
+
+
+def test_chunks_are_as_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ringpull.inference.export.given_rows, "PIECE_BYTES", 24)
+    rng = np.random.default_rng(3)
+    keys, rows = rng.permutation(1000), rng.normal(size=(1000, 5)).astype(np.float32)
+
+    def chunks() -> Iterator[tuple[Any, Any]]:
+        for begin in range(0, 1000, 333):
+            yield keys[begin : begin + 333], rows[begin : begin + 333]
+        yield keys[:0], rows[:0]
+
+    report = export_tables({"a": (keys, rows), "b": chunks(), "c": list(chunks())}, tmp_path / "m", 1, quiet=True)
+    assert stored(report.path, "a") == stored(report.path, "b") == stored(report.path, "c")
+    assert stored(report.path, "a") == dict(zip(keys.tolist(), rows.tolist(), strict=True))
+
+
+def test_rows_of_bytes_however_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ringpull.inference.export.given_rows, "PIECE_ROWS", 2)
+    rows = [b"", b"\0\xff", "zürich".encode(), b"x" * 5000, b"{}"]
+    given = {
+        "bytes": (range(5), rows),
+        "mixed": (range(5), [b"", b"\0\xff", "zürich", b"x" * 5000, "{}"]),
+        "array": (range(5), np.array(rows, object)),
+        "packed": (range(5), BytesRows.of(rows)),
+        "chunks": ((range(n, n + 1), [row]) for n, row in enumerate(rows)),
+    }
+    report = export_tables(given, tmp_path / "m", 1, quiet=True)
+    for table in given:
+        assert stored(report.path, table) == dict(enumerate(rows)), table
+    specs = [entry.spec for entry in report.manifest.tables]
+    assert {(spec.row_type, spec.dim) for spec in specs} == {(RowType.BYTES, 0)}
+    assert {each.default for each in report.tables} == {"no bytes"}
+    assert LoadedVersion.load(report.path).samples is not None
+
+
+def test_options_hold_as_for_models(tmp_path: Path) -> None:
+    options = {
+        "a": TableOptions(row_type="int8", replicas="all", default="mean", on_unavailable="default"),
+        "b": TableOptions(default=np.array([1, 2, 3], np.float32)),
+    }
+    report = export_tables({"a": (range(4), ROWS), "b": (range(4), ROWS)}, tmp_path / "m", 1, options=options)
+    a, b = (entry.spec for entry in report.manifest.tables)
+    assert (a.row_type, a.replicas, a.on_unavailable.value) == (RowType.INT8, "all", "default")
+    assert a.default_vector().tolist() == ROWS.mean(axis=0).tolist()
+    assert b.default_vector().tolist() == [1, 2, 3]
+    assert [each.default for each in report.tables] == ["mean", "given"]
+
+
+def test_the_report_says_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = export_tables({"user": (["u1", "u2"], ROWS[:2])}, tmp_path / "feed", 12)
+    text = capsys.readouterr().out
+    for said in ("feed/12", "user", "raw ids, strings", "zeros", "written to"):
+        assert said in text
+    for unsaid in ("features", "pooling", "dense program"):
+        assert unsaid not in text
+    assert report.bytes == sum(entry.bytes for entry in report.manifest.tables)
+    shown = io.StringIO()
+    report.print(Console(file=shown, width=40))
+    assert "not shown at this width" in shown.getvalue()
+    assert "pooling" not in shown.getvalue()
+
+
+def test_the_version_loads_without_a_program_and_tells_a_change(tmp_path: Path) -> None:
+    folder = export_tables({"user": (range(4), ROWS)}, tmp_path / "feed", 1, name="other", quiet=True).path
+    loaded = LoadedVersion.load(folder)
+    assert (loaded.name, loaded.program, list(loaded.schema.features)) == ("other/1", None, [])
+    assert loaded.manifest.tables_alone
+    assert loaded.manifest.identity
+    assert loaded.samples is not None
+    assert set(loaded.samples.tables) == {"user"}
+    file = folder / "manifest.json"
+    assert json.loads(file.read_text(encoding="utf-8"))["format"] == 2
+    file.write_text(file.read_text(encoding="utf-8").replace('"rows": 4', '"rows": 5'), encoding="utf-8")
+    with pytest.raises(CorruptData, match="damaged or edited"):
+        Manifest.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        (5, ExportError, "table t: is int; it must be a tuple"),
+        ([], ExportError, "table t: has no rows"),
+        (([], ROWS[:0]), ExportError, "table t: has no rows"),
+        ([[1], [2]], ExportError, "table t: its content in chunk 0 is list"),
+        (([1, 2], ROWS), ExportError, "table t: 2 keys and 4 rows"),
+        ([([1], ROWS[:1]), ([2, 3], ROWS[:1])], ExportError, "table t: 2 keys and 1 rows in chunk 1"),
+        ((range(4), ROWS.astype(np.float64)), ExportError, "table t: rows are float64"),
+        ((range(4), ROWS.tolist()), ExportError, "table t: rows are list"),
+        ((range(4), ROWS[:, 0]), ExportError, r"table t: rows are float32 \(4,\)"),
+        ((range(4), ROWS[:, :0]), ExportError, r"table t: rows are float32 \(4, 0\)"),
+        ((["a", 1, "b", "c"], ROWS), ExportError, "keys of table t"),
+        (([1.5, 1, 2, 3], ROWS), ExportError, "keys of table t"),
+        (([2**64, 1, 2, 3], ROWS), ExportError, "keys of table t"),
+        (([1, 7, 2, 7], ROWS), DuplicateKey, "table t: key 7 was given more than once"),
+        ((["a", "b", "c", "a"], ROWS), DuplicateKey, "table t: key 'a' was given more than once"),
+        ([([1], ROWS[:1]), ([1], ROWS[:1])], DuplicateKey, "table t: key 1"),
+        ((range(6, 10), np.where(ROWS == 7, np.nan, ROWS)), ExportError, "table t: the row of key 8 holds NaN"),
+        ((list("abcd"), np.where(ROWS == 7, np.nan, ROWS)), ExportError, "table t: the row of key 'c' holds NaN"),
+        ([(range(4), ROWS), (range(4, 8), ROWS[:, :2])], ExportError, "table t: rows have 3 .* later chunk 2"),
+        ([(range(4), ROWS), (list("abcd"), ROWS)], ExportError, "table t: some keys are strings"),
+        (([1, 2], [b"a", 7]), ExportError, "table t: the row of key 2 is int; it must be bytes or text"),
+        ((["k", "l"], ["a", None]), ExportError, "table t: the row of key 'l' is NoneType"),
+        (([1, 2], ["a", "\ud800"]), ExportError, "table t: the row of key 2 is no text"),
+        (
+            ([1, 9], [b"", bytes(MAX_BYTES_ROW + 1)]),
+            ExportError,
+            "table t: the row of key 9 has 1048577 b.* 1048576",
+        ),
+        (([1, 1], [b"a", b"b"]), DuplicateKey, "table t: key 1 was given more than once"),
+        (([1], [b"a", b"b"]), ExportError, "table t: 1 keys and 2 rows"),
+        ([([1], [b"a"]), ([2], ROWS[:1])], ExportError, "table t: rows have bytes, .* later chunk 3 numbers"),
+        ([([], [])], ExportError, "table t: has no rows"),
+    ],
+    ids=range(28),
+)
+def test_what_is_no_table_is_refused_and_nothing_is_left(
+    tmp_path: Path, table: Any, error: type[RingpullError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        export_tables({"good": (range(4), ROWS), "t": table}, tmp_path / "m", 1, quiet=True)
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "m"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tables": {}}, "tables: give one or more"),
+        ({"tables": [1]}, "tables: give one or more"),
+        ({"tables": {"a/b": (range(4), ROWS)}}, "table name 'a/b' is not valid"),
+        ({"version": 0}, "version is 0"),
+        ({"name": "a b"}, "model name 'a b' is not valid"),
+        ({"options": {"u": TableOptions()}}, "options: there is no table 'u'; there is t"),
+        ({"options": {"t": TableOptions(row_type="float8")}}, "table t: row_type is 'float8'"),
+        ({"options": {"t": TableOptions(replicas=0)}}, "table t: replicas"),
+        ({"options": {"t": TableOptions(default="median")}}, "table t: default is 'median'"),
+        ({"options": {"t": TableOptions(row_type="bytes")}}, "table t: row_type is 'bytes'"),
+        (
+            {"tables": {"t": ([1], [b""])}, "options": {"t": TableOptions(row_type="int8")}},
+            "table t: row_type is 'int8'; rows of bytes have no other type",
+        ),
+        (
+            {"tables": {"t": ([1], [b""])}, "options": {"t": TableOptions(default="zeros")}},
+            "table t: default is given; an unknown key of a table of bytes has no bytes",
+        ),
+    ],
+    ids=range(12),
+)
+def test_what_cannot_be_asked_for(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    asked = {"tables": {"t": (range(4), ROWS)}, "out_dir": tmp_path / "m", "version": 1, "quiet": True, **arguments}
+    with pytest.raises(InvalidInput, match=message):
+        export_tables(**asked)
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "m"])
+
+
+def test_a_default_of_another_length_and_a_version_that_is_there(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"table t: default has the shape \(2,\); it must be \(3,\)"):
+        export_tables(
+            {"t": (range(4), ROWS)}, tmp_path / "m", 1, options={"t": TableOptions(default=np.ones(2, np.float32))}
+        )
+    export_tables({"t": (range(4), ROWS)}, tmp_path / "m", 1, quiet=True)
+    with pytest.raises(ExportError, match="exists; a version is never written over"):
+        export_tables({"t": (range(4), ROWS)}, tmp_path / "m", 1, quiet=True)
+
+
+@pytest.mark.medium
+def test_it_needs_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys, numpy as np; from ringpull import export_tables;"
+        f"export_tables({{'t': (range(2), np.ones((2, 2), np.float32))}}, {str(tmp_path / 'm')!r}, 1);"
+        "assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_positions_are_those_of_the_keys(tmp_path: Path) -> None:
+    folder = export_tables({"t": (range(4), ROWS)}, tmp_path / "m", 1, quiet=True).path
+    base = Base.open(folder / "tables" / "t")
+    found = base.find(positions_of(np.arange(4, dtype=np.uint64)))
+    assert [base.row(int(row)).tolist() for row in found] == ROWS.tolist()
+    base.close()

@@ -1,0 +1,91 @@
+"""The unchanged tritonclient against a head, over gRPC and HTTP. Its protobuf is another one than ours, so it is
+installed into an environment of its own: once for all tests of this file, in some ten seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ringpull.inference.client.client import AsyncClient
+from tests.inference.http_served import HttpServed
+from tests.inference.oip.oip_served import OipServed
+from tests.inference.oip.requests import ROWS, TENSORS
+from tests.inference.small_model import columns_of
+
+SESSION = Path(__file__).with_name("triton_session.py")
+
+pytestmark = [pytest.mark.medium, pytest.mark.net]
+
+
+@pytest.fixture(scope="module")
+def python_of_triton(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python that has tritonclient."""
+    folder = tmp_path_factory.mktemp("tritonclient")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = str(folder / "bin" / "python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
+    done = subprocess.run(
+        [*pip, "--retries", "0", "tritonclient[grpc,http]"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"tritonclient cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
+    return python
+
+
+async def session(python: str, oip: OipServed, http: HttpServed, folder: Path) -> Any:
+    np.savez(folder / "tensors.npz", **TENSORS)
+    process = await asyncio.create_subprocess_exec(
+        python,
+        str(SESSION),
+        oip.target,
+        f"127.0.0.1:{http.port}",
+        str(folder / "tensors.npz"),
+        str(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return json.loads(out)
+
+
+async def test_an_unchanged_tritonclient_is_at_home(
+    python_of_triton: str, oip: OipServed, http: HttpServed, tmp_path: Path
+) -> None:
+    async with AsyncClient(oip.target, timeout_s=60, retries=0) as client:
+        expected = await client.predict("ranker", columns_of(ROWS))
+    told = await session(python_of_triton, oip, http, tmp_path)
+    for way in ("grpc", "grpc gzip", "http binary", "http json", "http gzip", "http deflate", "http async"):
+        with np.load(tmp_path / f"{way}.npz") as got:
+            assert {*got} == {*expected.outputs}
+            for name, values in expected.outputs.items():
+                np.testing.assert_array_equal(got[name], values, err_msg=f"{way}: {name}")
+    for way in ("grpc", "http", "json"):
+        with np.load(tmp_path / f"cities {way}.npz") as got:
+            assert got["input0"].tolist() == [0, 0, 1, 2]
+    assert told["id"] == "seven"
+    for way in ("grpc", "http"):
+        seen = told[way]
+        assert seen["live"]
+        assert seen["ready"]
+        assert seen["model ready"] == [True, True]
+        assert seen["model not ready"] == [False, False]
+        assert seen["metadata"] == "ranker"
+        assert seen["unknown model"] == {"grpc": "StatusCode.NOT_FOUND", "http": "404"}[way]
+        assert seen["share memory"] == {"grpc": "StatusCode.UNIMPLEMENTED", "http": "501"}[way]
+        for what in ("load with files", "load", "unload"):
+            assert seen[what] == {"grpc": "StatusCode.PERMISSION_DENIED", "http": "403"}[way]
+    assert told["config"] == ["ranker", 0]
+    assert told["server"] == ["ringpull", "ringpull"]
+    assert told["index"][0][1] == {"name": "ranker", "version": "3", "state": "READY"}
+    assert told["index"][1][1] == {"name": "ranker", "version": "3", "state": "READY", "reason": ""}
+    assert told["statistics"] == ["ranker", "ranker", 2]
+    assert told["memory"] == [{}, []]
+    assert told["log settings"] == ["StatusCode.UNIMPLEMENTED", "501"]

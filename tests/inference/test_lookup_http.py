@@ -1,0 +1,156 @@
+"""Rows by key over HTTP: what is answered, in which form, and what is refused with which status."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows
+from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer
+from ringpull.ps.bytes_rows import BytesRows
+from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
+from ringpull.ps.spec import KeyType
+from tests.inference.http_served import http_served
+from tests.inference.served import Served
+from tests.inference.small_model import make_tables
+
+PATH = "/v1/models/ranker/tables/users:lookup"
+LIMITS = RowLimits(100, 1 << 20)
+
+
+@pytest.fixture
+async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with http_served(served) as http:
+        yield http.client
+
+
+@pytest.mark.net
+async def test_rows_and_bags(http: httpx.AsyncClient, served: Served) -> None:
+    table = make_tables()["users"]
+    for path in (PATH, "/v1/models/ranker/versions/3/tables/users:lookup"):
+        reply = await http.post(path, json={"keys": [1, 0, -7, 1]})
+        assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
+        expected, found = table.pull(np.array([1, 0, -7, 1]).view(np.uint64))
+        assert reply.json() == {
+            "model": "ranker",
+            "version": 3,
+            "rows": expected.tolist(),
+            "found": found.tolist(),
+            "missing": int((~found).sum()),
+        }
+    reply = await http.post(PATH, json={"keys": [1, 2], "pooling": "sum", "offsets": [0, 2], "weights": [2, 0.5]})
+    rows, _ = table.pull(np.array([1, 2], np.uint64))
+    np.testing.assert_allclose(reply.json()["rows"], [2 * rows[0] + 0.5 * rows[1]], rtol=1e-5)
+    assert "found" not in reply.json()
+    assert served.calls.lookups["ranker", "OK"] == 3
+    served.router.lost["users"] = 1
+    assert (await http.post(PATH, json={"keys": [1], "request_id": "r"})).json()["lost"] == 1
+
+
+@pytest.mark.net
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/v1/models/nobody/tables/users:lookup", {"keys": [1]}, 404, "nobody"),
+        ("/v1/models/ranker/versions/9/tables/users:lookup", {"keys": [1]}, 404, "no version 9"),
+        ("/v1/models/ranker/versions/x/tables/users:lookup", {"keys": [1]}, 400, "version is 'x'"),
+        ("/v1/models/ranker/versions/0/tables/users:lookup", {"keys": [1]}, 400, "version is '0'"),
+        ("/v1/models/ranker/labels/best/tables/users:lookup", {"keys": [1]}, 404, "best"),
+        ("/v1/models/ranker/tables/user:lookup", {"keys": [1]}, 404, "no table 'user'; it has: genres"),
+        (PATH, {}, 400, '"keys"'),
+        (PATH, [], 400, '"keys"'),
+        (PATH, {"keys": [1], "key": 1}, 400, "unknown field 'key'"),
+        (PATH, {"keys": 1}, 400, "keys: must be a list, not int"),
+        (PATH, {"keys": [1, "a"]}, 400, "keys: must be all integers"),
+        (PATH, {"keys": [1.0]}, 400, "keys: must be all integers"),
+        (PATH, {"keys": [None]}, 400, "keys: must be all integers"),
+        (PATH, {"keys": [[1]]}, 400, "keys: must be all integers"),
+        (PATH, {"keys": [2**64]}, 400, "keys: must be all integers"),
+        (PATH, {"keys": ["a"]}, 400, "keys: are strings; table users is keyed by integers"),
+        (PATH, {"keys": [1], "pooling": "avg"}, 400, "pooling: is 'avg'"),
+        (PATH, {"keys": [1], "pooling": ["sum"]}, 400, "pooling"),
+        (PATH, {"keys": [1], "pooling": "sum", "offsets": "0"}, 400, "offsets: must be a list"),
+        (PATH, {"keys": [1], "pooling": "sum", "offsets": [0, [1]]}, 400, "offsets"),
+        (PATH, {"keys": [1], "pooling": "sum", "offsets": [0, 2**70]}, 400, "offsets"),
+        (PATH, {"keys": [1], "pooling": "sum", "offsets": [0, 1], "weights": [10**400]}, 400, "weights"),
+        (PATH, {"keys": [1], "pooling": "sum", "offsets": [0, 1], "weights": ["a"]}, 400, "weights"),
+        (PATH, {"keys": [1], "as": "xml"}, 400, "as: is 'xml'; it must be one of b64, text, json"),
+        (PATH, {"keys": [1], "as": ["b64"]}, 400, "as: is"),
+        (PATH, {"keys": [1], "as": "text"}, 400, "as: table users has vectors"),
+        (PATH, {"keys": [1], "request_id": 7}, 400, "request_id"),
+        (PATH, {"keys": [0] * 9_000}, 413, "max_message_bytes is 100000, of the reply"),
+        (PATH, {"keys": [0] * 60_000}, 413, "max_message_bytes is 100000"),
+    ],
+    ids=range(29),
+)
+async def test_what_may_not_be_is_a_clear_error(
+    http: httpx.AsyncClient, path: str, body: Any, status: int, message: str
+) -> None:
+    reply = await http.post(path, json=body)
+    assert list(reply.json()) == ["error"]
+    assert message in reply.json()["error"]
+    assert reply.status_code == status
+
+
+@pytest.mark.net
+async def test_what_is_no_json_and_who_only_looks(http: httpx.AsyncClient, served: Served) -> None:
+    for body in (b"", b"{", b"\xff", b"[" * 100_000):
+        assert (await http.post(PATH, content=body)).status_code == 400
+    assert (await http.get(PATH)).status_code in (400, 405)
+    served.router.error = Unavailable("no live shard")
+    assert (await http.post(PATH, json={"keys": [1]})).status_code == 503
+
+
+# -- rows of bytes -----------------------------------------------------------------------------------------------------
+
+
+def reply_of(rows: list[bytes], found: list[bool], **body: Any) -> bytes:
+    keys = list(range(len(rows)))
+    asked = AskedRows.read({"keys": keys, **body}, LIMITS, model="m", table="t", version=0, label="")
+    answer = RowsAnswer(model="m", version=1, rows=BytesRows.of(rows), found=np.array(found), missing=0)
+    return asked.reply(answer)
+
+
+def test_rows_of_bytes_in_each_form() -> None:
+    rows, found = [b'{"items":[1,2.5]}', "ü".encode(), b""], [True, True, False]
+    assert b'"rows":[{"b64":"' + base64.b64encode(rows[0]) in reply_of(rows, found)
+    assert '"rows":["{\\"items\\":[1,2.5]}","ü",null]'.encode() in reply_of(rows, found, **{"as": "text"})
+    assert b'"rows":[{"items":[1,2.5]},null]' in reply_of(rows[::2], [True, False], **{"as": "json"})
+    assert b'"rows":["\\ud800"]' in reply_of([b'"\\ud800"'], [True], **{"as": "json"})
+
+
+@pytest.mark.parametrize(
+    ("row", "form"), [(b"\xff", "text"), (b"\xff", "json"), (b"{", "json"), (b"", "json"), (b"[" * 100_000, "json")]
+)
+def test_a_row_that_is_not_in_that_form_is_named(row: bytes, form: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"as: the row of keys\[1\] is no {form}"):
+        reply_of([b"1", row], [True, True], **{"as": form})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@pytest.mark.medium
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["keys", "pooling", "offsets", "weights", "as", "request_id"]), json_values)
+    | json_values
+)
+def test_any_json_is_a_request_or_a_clear_error(body: Any) -> None:
+    try:
+        asked = AskedRows.read(body, LIMITS, model="m", table="t", version=0, label="")
+    except (InvalidInput, LimitExceeded):
+        return
+    assert len(asked.request.keys) == len(body["keys"])
+    assert asked.request.key_type in (None, *KeyType)
