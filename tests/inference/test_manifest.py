@@ -83,6 +83,16 @@ def rewrite(folder: Path, change: Callable[[Body], object]) -> None:
     file.write_text(json.dumps(document))
 
 
+def test_no_program_looks_up_rows_of_bytes(folder: Path) -> None:
+    def change(body: Body) -> None:
+        body["tables"][0]["spec"] |= {"dim": 0, "row_type": "bytes"}
+        body["lookups"][0]["fill"] = None
+
+    rewrite(folder, change)
+    with pytest.raises(CorruptData, match=r"lookups\[0\]\.table: rows of 'user' are bytes, which no program takes"):
+        Manifest.load(folder)
+
+
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     folder = tmp_path / "movies" / "3"
     manifest = write_version(folder)
