@@ -155,7 +155,9 @@ class ServeConfig:
                 raise InvalidInput(
                     f"{version.folder} is a URL: give --data-dir, each node's folder for the rows that its shards own"
                 )
-        self.roots  # noqa: B018 - refuses what is no folder's name
+        for folder in self.head.all_of:  # Which refuses what is no folder's name, too.
+            self.roots.admit(folder)
+        self.roots  # noqa: B018 - the same
         if self.data_limit_bytes is not None and self.data_dir is None:
             raise InvalidInput("--data-limit goes with --data-dir: without it shards keep no copies")
         if CLUSTER_NAME.fullmatch(self.name) is None:

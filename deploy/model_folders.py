@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.model.manifest import FILE_NAME, MAX_BYTES, Manifest, identity_of, parse_manifest, versions
 from ringpull.inference.model.mirror import local_files
-from ringpull.inference.model.model_dir import complete_versions, numbered, parent_of, version_at
+from ringpull.inference.model.model_dir import complete_versions, newest_complete, numbered, parent_of, version_at
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, OtherContent, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.identity import differ, number_of, text_of
@@ -33,6 +33,8 @@ from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable,
 from ringpull.router.control.full_names import check_full_names
 from ringpull.router.control.moves import evenly
 from ringpull.router.control.operations import ModelSource, Publish
+
+ALL_OF: Final = "--all-of"
 
 FLIPS: Final = 5
 """Times a version is looked at anew, when a link on the way to it was flipped meanwhile."""
@@ -58,6 +60,23 @@ def choose_versions(folders: Iterable[str | Path], replicas: Sequence[str] = ())
             raise InvalidInput(f"two of the folders hold a model named {name}; model names must differ")
     check_full_names(chosen)
     return with_replicas(chosen, [parse_replicas(text) for text in replicas])
+
+
+def models_below(roots: Iterable[str]) -> list[str]:
+    """Return the folders directly below these folders, or their URLs, that have a complete version in them.
+
+    Raises:
+        InvalidInput: One has none, or is no folder.
+        Unavailable: One cannot be read now.
+    """
+    found: list[str] = []
+    for root in roots:
+        names = [name for name in RemoteFolder(root).names() if not name.startswith(".")]
+        own = [folder for folder in (f"{root}/{name}" for name in names) if newest_complete(folder)[0]]
+        if not own:
+            raise InvalidInput(f"{ALL_OF} {root}: there is no model in it, NAME/VERSION/ with {FILE_NAME}")
+        found += own
+    return found
 
 
 def newest_version(model_dir: str | Path) -> PlacedVersion:

@@ -120,7 +120,7 @@ class Damage:
     def unusable(self, base: Base) -> SlotMask:
         """Return the slots of a base whose rows must not be copied into another one."""
         bad = self.known(base)
-        if any(each.file != fmt.ROWS for each in bad):
+        if any(each.file not in fmt.ROW_FILES for each in bad):
             return np.ones(SLOTS, np.uint8)
         return mask_of(SlotRange(*each.slots) for each in bad)
 
@@ -135,7 +135,7 @@ class Damage:
                 self._bad[base] = {**known, **new}
                 self.counts.damaged += len(new)
             shard.quarantine(key, base, (*known.values(), *new.values()))
-            self._memory.note(base, bad=[each.block for each in bad if each.file == fmt.ROWS])
+            self._memory.note(base, bad=[each.block for each in bad if each.file in fmt.ROW_FILES])
 
     def note(
         self, shard: Quarantining, key: TableKey, base: Base, looked_at: Iterable[Place], bad: Iterable[BadBlock]
@@ -157,8 +157,8 @@ class Damage:
                     self._quarantined[key] = len(after)
                 else:
                     self._quarantined.pop(key, None)
-            rows = [block for file, block in after if file == fmt.ROWS]
-            whole = [block for file, block in before.keys() - after.keys() if file == fmt.ROWS]
+            rows = {block for file, block in after if file in fmt.ROW_FILES}
+            whole = {block for file, block in before.keys() - after.keys() if file in fmt.ROW_FILES} - rows
             self._memory.note(base, bad=rows, good=whole)
         new = [after[place] for place in sorted(after.keys() - before.keys())]
         mended = [before[place] for place in sorted(before.keys() - after.keys())]

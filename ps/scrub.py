@@ -206,7 +206,7 @@ class Scrubber:
             return
         if any(each.file == fmt.BLOCKS for each in known):
             self._look_at_checksums(key, base)
-        keys = self._key_blocks(key, base, job) if any(each.file != fmt.ROWS for each in known) else None
+        keys = self._key_blocks(key, base, job) if any(each.file not in fmt.ROW_FILES for each in known) else None
         blocks = sorted({each.block for each in known if each.block != WHOLE})
         del base
         self._look_at_blocks(key, which, blocks, keys, job)
@@ -224,14 +224,14 @@ class Scrubber:
         moved = any(now[name][:2] != stamp[:2] for name, stamp in base.stamps.items())
         if self.damage.copied or not moved or self._no_better.get(base) == now:
             return which
-        size = base.bytes - base.rows * base.spec.row_bytes
+        size = base.bytes - base.rows_bytes
         del base
         self._throttle.take(size, job)
         base = self._base(key, which)
         try:
             again = Base.open(base.folder, within=base.within, identity=base.identity)
             same = (again.identity, again.spec, again.held) == (base.identity, base.spec, base.held)
-            known = [each.block for each in self.damage.known(base) if each.file == fmt.ROWS]
+            known = [each.block for each in self.damage.known(base) if each.file in fmt.ROW_FILES]
             better = same and not any(bad_rows(again, block) for block in known)
         except (Unavailable, OSError):
             return which
@@ -284,9 +284,8 @@ class Scrubber:
         finally:
             if (served := self._shard.base(key)) is not None and served is which():
                 self._take_in(key, served, look)
-                self._memory.note(
-                    served, good=[each for each in look.good if not self.damage.knows(served, (fmt.ROWS, each))]
-                )
+                known = {each.block for each in self.damage.known(served) if each.file in fmt.ROW_FILES}
+                self._memory.note(served, good=[each for each in look.good if each not in known])
         if look.unknown:
             _LOG.warning("some blocks cannot be looked at: %s", look.unknown, extra={"table": "/".join(map(str, key))})
 
@@ -296,7 +295,7 @@ class Scrubber:
         places: list[Place] = []
         try:
             found.append(bad_rows(base, block))
-            places.append((fmt.ROWS, block))
+            places += [(file, block) for file in fmt.ROW_FILES if file in base.stamps]
             if found[0] is None:
                 look.good.append(block)
         except Unavailable as exc:

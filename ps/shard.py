@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import msgpack
 import numpy as np
@@ -54,6 +55,8 @@ from ringpull.ps.wire.messages import (
     ShardStatistics,
     TableStatistics,
 )
+
+KEY_BYTES: Final = 8
 
 
 class Shard:
@@ -122,7 +125,7 @@ class Shard:
             return
         # Not under the lock: it may take long, and other versions are assigned, quarantined and retired meanwhile.
         bases = {
-            name: open_base(name, folder, wanted.get(name, UNKNOWN), within, verify=verify)
+            name: open_base(name, folder, wanted.get(name, UNKNOWN), within, verify=verify, like=self._whole_bases())
             for name, folder in folders.items()
         }
         check(bases)
@@ -343,7 +346,8 @@ class Shard:
         base = served.table.base
         first, last = base.row_range(slots.begin, slots.end)
         spec = np.frombuffer(msgpack.packb(base.spec.to_dict()), np.uint8)
-        return DescribeReply(spec=spec, identity=base.identity, rows=last - first)
+        begin, end = base.byte_range(first, last) if base.spec.is_bytes else (0, 0)
+        return DescribeReply(spec=spec, identity=base.identity, rows=last - first, rows_bytes=end - begin)
 
     def statistics(self) -> ShardStatistics:
         """Return the shard's numbers as of now."""
@@ -355,7 +359,7 @@ class Shard:
                     version=version,
                     table=name,
                     rows=served.owned_rows,
-                    bytes=served.owned_rows * (served.table.spec.row_bytes + np.dtype(np.uint64).itemsize),
+                    bytes=served.owned_bytes,
                     keys=served.counts.keys,
                     missing=served.counts.missing,
                 )
@@ -392,6 +396,14 @@ class Shard:
         if not identity and not any(tables.values()) and now != dict(folders):
             raise InvalidInput(f"model {model}: version {version} is open already, from other folders")
         return True
+
+    def _whole_bases(self) -> list[Base]:
+        """Return the bases that are served and have no known damage: a table of the same files takes no memory more.
+
+        Each table has a base of its own all the same, so that what is found and refused of one is not the other's.
+        """
+        bases = [each.table.base for opened in self._state.versions.values() for each in opened.tables.values()]
+        return [base for base in bases if not self._known_damage(base)]
 
     def _replace_table(self, key: TableKey, before: Base, table: Table) -> bool:
         model, version, name = key
@@ -431,11 +443,13 @@ class Shard:
 
     def _serve(self, state: ShardState, model: str, name: str, table: Table, counts: Counts) -> ServedTable:
         mask = self._owned(state, model, name)
-        owned_rows = 0
+        owned_rows = owned_bytes = 0
         for slots in runs(mask):
             first, last = table.base.row_range(slots.begin, slots.end)
+            begin, end = table.base.byte_range(first, last)
             owned_rows += last - first
-        return ServedTable(table, None if mask.all() else mask, owned_rows, counts)
+            owned_bytes += end - begin + (last - first) * KEY_BYTES
+        return ServedTable(table, None if mask.all() else mask, owned_rows, owned_bytes, counts)
 
     def _owned(self, state: ShardState, model: str, table: str) -> SlotMask:
         mask = np.zeros(SLOTS, np.uint8)

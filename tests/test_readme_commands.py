@@ -56,6 +56,7 @@ SHORTENED = (
     (r"(^ringpull loadtest .*--seconds) \d+", r"\1 2"),
     # Some rate keeps this bound, however busy the machine is.
     (r"(^ringpull loadtest --find-max.*--p99-ms) \d+", r"\1 500 --seconds 0.5"),
+    (r"^curl ", "curl -fsS "),  # else it works whatever it is answered
     (r"(^locust (?!.*--headless).*)", r"\1 --headless -u 2 -t 3s"),
     (r"(^locust .*) -t \d+m", r"\1 -t 3s"),
     (r"(^locust .*) -u 32", r"\1 -u 2"),
@@ -163,7 +164,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def run(command: str, folder: Path) -> None:
     records = sorted(served.records(), key=lambda record: record.started_s)
     if records:
-        command = command.replace("127.0.0.1:8500", records[-1].target)
+        command = command.replace("127.0.0.1:8500", records[-1].target).replace("127.0.0.1:8501", records[-1].http)
     environment = {**os.environ, "PATH": f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],

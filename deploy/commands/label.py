@@ -18,7 +18,7 @@ from ringpull.ps.errors import InvalidInput
 def label(
     model: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")],
     labels: Annotated[
-        list[str] | None, typer.Argument(metavar="[LABEL=VERSION]...", help="Labels to set, such as `stable=7`.")
+        list[str] | None, typer.Argument(metavar="LABEL=VERSION", help="Labels to set, such as `stable=7`.")
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Label to take away. Repeatable.")] = None,
     target: Target = None,

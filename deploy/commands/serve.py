@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from ringpull.deploy import served
 from ringpull.deploy.commands.config_options import built, check_given, taking
 from ringpull.deploy.config import ServeConfig
 from ringpull.deploy.folders import as_folder
-from ringpull.deploy.model_folders import choose_versions
+from ringpull.deploy.model_folders import ALL_OF, absolute, choose_versions, models_below
 from ringpull.deploy.serve_lock import ServeLock
 from ringpull.deploy.served import ServedRecord
 from ringpull.deploy.signals import StopSignals
@@ -42,9 +42,9 @@ CHECK_INTERVAL_S: Final = 1.0
 """Interval at which a foreground `serve` looks whether its heads live, and whether somebody leads."""
 
 Models = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
-        metavar="MODEL_DIR...",
+        metavar="MODEL_DIR",
         help="Folders NAME/ with NAME/VERSION/ in them, or their URLs (s3://bucket/NAME, any that fsspec knows);"
         " the highest complete version is served.",
     ),
@@ -66,12 +66,14 @@ Detach = Annotated[
 
 
 @taking(ServeConfig)
-def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **given: Any) -> None:
+def serve(models: Models = None, replicas: Replicas = None, detach: Detach = False, **given: Any) -> None:
     """Serve models; prints `ringpull ready ...` when predictions work.
 
     In the foreground it serves until SIGINT or SIGTERM, lets requests in flight finish, stops everything it started,
     and exits 0.
     """
+    if not models and not given["all_of"]:
+        raise typer.BadParameter(f"give MODEL_DIR, or {ALL_OF} FOLDER", param_hint="MODEL_DIR")
     check_given(ServeConfig, given)
     _check_pressures(given["degrade_low"], given["degrade_high"])
     background = detach and given["address"] is None
@@ -81,11 +83,12 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
             # Which refuses, before anything is started, what the head would refuse.
             for warning in Tokens(tokens).warnings:
                 warn(warning)
+        head = built(HeadConfig, given, share_port=given["heads"] > 1, tokens=tokens)
         config = built(
             ServeConfig,
             given,
-            versions=choose_versions(models, replicas or ()),
-            head=built(HeadConfig, given, share_port=given["heads"] > 1, tokens=tokens),
+            versions=choose_versions(_folders(models or (), head), replicas or ()),
+            head=head,
             state_dir=state.folder,
         )
         if config.private or Path(config.head.tls.cert).exists():  # Elsewhere they may be on the nodes only.
@@ -97,6 +100,12 @@ def serve(models: Models, replicas: Replicas = None, detach: Detach = False, **g
                 _leave_on_ray(config, state)
             else:
                 _serve_here(config, signals, state)
+
+
+def _folders(given: Sequence[str], head: HeadConfig) -> list[str]:
+    """Return the folders of all models to serve: those that were given, and those below others."""
+    named = list(map(absolute, given))
+    return named + [folder for folder in models_below(head.all_of) if folder not in named]
 
 
 def _check_pressures(low: float, high: float) -> None:

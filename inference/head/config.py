@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
@@ -15,6 +16,7 @@ from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.settings import MAX_INT32, MAX_INT64, MAX_WAIT_S, Group, Option, above, at_least, check_bounds, within
 from ringpull.ps.tls import TlsFiles
+from ringpull.ps.transfer.remote import as_path, is_url
 from ringpull.router.settings import RouterSettings
 
 
@@ -22,6 +24,18 @@ def _audit_file(option: str, given: str) -> str:
     if not given:
         raise InvalidInput(f"{option} names no file; leave it out, and verbs of operators are logged only")
     return os.path.abspath(given)
+
+
+def _folders_of_models(option: str, given: Iterable[str]) -> tuple[str, ...]:
+    """Return the folders that an option names as they are compared: URLs as they are, paths absolute and plain."""
+    found = []
+    for each in given:
+        where = as_path(each)
+        if not where.strip():
+            raise InvalidInput(f"{option} is empty; it must be a folder with models' folders in it, or its URL")
+        plain = where.rstrip("/") if is_url(where) else os.path.abspath(os.path.expanduser(where))
+        found.append(plain)
+    return tuple(dict.fromkeys(found))
 
 
 PORT: Final = within(0, 65_535)
@@ -35,7 +49,7 @@ class HttpLimits:
 
     max_connections: int = 256
     timeout_s: float = 10.0
-    """Time in which a connection must have sent a whole request, counted anew after each answer."""
+    """Time in which a connection must have sent a whole header, counted anew after each answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +95,10 @@ class HeadConfig:
     """Tokens that callers have to show, with their roles and quotas."""
 
     max_message_bytes: Annotated[
-        int, at_least(1, ceiling=MAX_INT32), Option("Bytes of one gRPC message.", Group.LIMITS)
+        int, at_least(1, ceiling=MAX_INT32), Option("Bytes of one gRPC message, or HTTP body.", Group.LIMITS)
     ] = 64 << 20
-    """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
+    """Bytes of one gRPC message, either way, and of one body over HTTP. A larger request gets RESOURCE_EXHAUSTED, or
+    413, before it is read."""
     max_candidates: Annotated[int, at_least(1), Option("Rows of one request.", Group.LIMITS)] = 16_384
     """Rows of one request; one of more gets RESOURCE_EXHAUSTED."""
     max_lookup_keys: Annotated[
@@ -130,7 +145,8 @@ class HeadConfig:
         above(0, ceiling=MAX_WAIT_S),
         Option("The longest that an HTTP connection may take to ask.", Group.LIMITS, "http-timeout", "SECONDS"),
     ] = 10.0
-    """Time in which an HTTP connection must have sent a whole request, counted anew after each answer."""
+    """Time in which an HTTP connection must have sent a whole header, counted anew after each answer; a body has
+    `receive_timeout_s`."""
     max_in_flight_bytes: Annotated[
         int,
         at_least(1),
@@ -207,6 +223,19 @@ class HeadConfig:
         Option("Look for new versions this often, and publish them. 0: never.", Group.DATA, "watch", "SECONDS"),
     ] = 0.0
     """Interval at which models' folders are looked at for a new version to publish; 0: never."""
+
+    all_of: Annotated[
+        tuple[str, ...],
+        Option(
+            "Serve every model in this folder; with --watch, load those that come later, and unload those that go."
+            " Repeatable.",
+            Group.DATA,
+            metavar="FOLDER|URL",
+            given_as=list[str],
+            parse=_folders_of_models,
+        ),
+    ] = ()
+    """Folders of models' folders, or their URLs, in which models are watched that come and go."""
 
     @property
     def admin_at(self) -> tuple[str, int] | None:

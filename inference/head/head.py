@@ -34,6 +34,7 @@ from ringpull.inference.head.lease import Lease
 from ringpull.inference.head.metrics.call_tally import CallTally
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
+from ringpull.inference.head.root_watch import RootWatch
 from ringpull.inference.head.selfcheck import self_check
 from ringpull.inference.head.tokens.tokens import Tokens
 from ringpull.inference.head.watch import Watch, watching
@@ -150,6 +151,7 @@ class Head:
         self._address: HeadAddress | None = None
         self._ways_in: WaysIn | None = None
         self._watch: Watch | None = None
+        self._root_watch: RootWatch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._degrading: asyncio.Task[None] | None = None
 
@@ -220,7 +222,7 @@ class Head:
                 self._address = await self._listen()
                 logger.info("head listens", extra=self._address._asdict())
             await asyncio.to_thread(self._mirror.keep, [each.loaded.source for each in self._catalog.loaded()])
-            await self._begin_watching()
+            self._begin_watching()
             return self._address
 
     def heartbeat(self, lease_s: float | None = None) -> HeadHeartbeat:
@@ -257,7 +259,8 @@ class Head:
         ]
         door = None if self._ways_in is None else self._ways_in.door
         closed = () if door is None or not door.warning else (door.warning,)
-        watched = () if self._watch is None else self._watch.warnings
+        watches = [each for each in (self._watch, self._root_watch) if each is not None]
+        watched = [warning for each in watches for warning in each.warnings]
         asked = () if self._tokens is None else self._tokens.warnings
         return (*refused, *unchecked, *watched, *asked, *warnings_of(self._tls), *closed, *self._audit.warnings)
 
@@ -437,15 +440,22 @@ class Head:
         self._degrading = asyncio.create_task(following_pressure(self._degraders, self._predictor.admission.pressure))
         return HeadAddress(self.config.host, opened.grpc_port, opened.http_port, opened.door.address)
 
-    async def _begin_watching(self) -> None:
-        """Watch the folders of the models that are served, if that is wanted and has not begun."""
+    def _begin_watching(self) -> None:
+        """Watch the folders of models, served ones and those to come, if that is wanted and has not begun."""
         if self._operations is None or not self.config.watch_s or self._watching is not None:
             return
-        folders = {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
-        self._watch = await asyncio.to_thread(
-            Watch, folders, Audited(self._operations, self._audit), loaded=self.loaded
-        )
-        self._watching = asyncio.create_task(watching(self._watch.look, self.config.watch_s))
+        operations = Audited(self._operations, self._audit)
+        watch = self._watch = Watch(self._live_folders, operations, loaded=self.loaded)
+        roots = self._root_watch = RootWatch(self.config.all_of, self._live_folders, operations)
+
+        def look() -> bool:
+            watch.look()
+            return roots.look()
+
+        self._watching = asyncio.create_task(watching(look, self.config.watch_s))
+
+    def _live_folders(self) -> dict[str, str]:
+        return {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
 
     def _degraders(self) -> list[Degrader]:
         return [each.degrader for each in self._catalog.loaded() if each.degrader.steps]

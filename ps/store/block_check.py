@@ -45,9 +45,12 @@ def block_rows(base: Base, block: int) -> tuple[int, int]:
 
 
 def block_bytes(base: Base, block: int) -> int:
-    """Return the bytes of a block's rows."""
+    """Return the bytes of a block's rows, and of where they start."""
+    begin, end = base.block_bounds[block : block + 2].tolist()
+    if not base.spec.is_bytes:
+        return int(end - begin)
     first, last = block_rows(base, block)
-    return (last - first) * base.spec.row_bytes
+    return int(end - begin) + (last - first + 1) * fmt.START_BYTES
 
 
 def blocks_with(base: Base, ranges: Iterable[SlotRange]) -> list[int]:
@@ -60,24 +63,29 @@ def blocks_with(base: Base, ranges: Iterable[SlotRange]) -> list[int]:
 
 
 def bad_rows(base: Base, block: int) -> BadBlock | None:
-    """Read the rows of a block; return the block if they are not what was written.
+    """Read the rows of a block, and where they start; return the block if they are not what was written.
 
     Raises:
         Unavailable: They cannot be read now.
     """
-    first, last = block_rows(base, block)
-    row_bytes = base.spec.row_bytes
-    data = _read(base, fmt.ROWS, base.sections.rows, first * row_bytes, last * row_bytes)
-    if data is not None and _checksum(data) == int(base.sections.blocks[block, 1]):
-        return None
-    return as_bad(base, block)
+    sections = base.sections
+    begin, end = base.block_bounds[block : block + 2].tolist()
+    data = _read(base, fmt.ROWS, sections.rows, begin, end)
+    if data is None or _checksum(data) != int(sections.blocks[block, 1]):
+        return as_bad(base, block)
+    if base.spec.is_bytes:
+        first, last = block_rows(base, block)
+        data = _read(base, fmt.STARTS, sections.starts, first * fmt.START_BYTES, (last + 1) * fmt.START_BYTES)
+        if data is None or _checksum(data) != int(sections.start_blocks[block, 1]):
+            return as_bad(base, block, fmt.STARTS)
+    return None
 
 
-def as_bad(base: Base, block: int) -> BadBlock:
-    """Return a block as one that has bad rows."""
+def as_bad(base: Base, block: int, file: str = fmt.ROWS) -> BadBlock:
+    """Return a block as one that has bad rows, or where these start is bad."""
     first, last = block_rows(base, block)
     begin, end = base.block_positions[block] >> np.uint64(SLOT_SHIFT)
-    return BadBlock(block, first, last - first, (int(min(begin, end)), int(max(begin, end)) + 1))
+    return BadBlock(block, first, last - first, (int(min(begin, end)), int(max(begin, end)) + 1), file)
 
 
 def is_whole(base: Base, name: str) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData
-from ringpull.ps.spec import MAX_BYTES_ROW, TableSpec
+from ringpull.ps.spec import MAX_BYTES_ROW
 from ringpull.ps.store.gather import gather_from
 
 RawRows = NDArray[np.uint8] | BytesRows
@@ -50,18 +50,21 @@ def part_of(rows: RawRows, begin: int, end: int) -> RawRows:
     return BytesRows(rows.data[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
 
 
-def rows_of(spec: TableSpec, count: int, data: NDArray[np.uint8], lengths: Lengths) -> RawRows:
+def rows_of(row_bytes: int, count: int, data: NDArray[np.uint8], lengths: Lengths) -> RawRows:
     """Return `count` rows from flat bytes and lengths, which came from elsewhere.
 
+    Args:
+        row_bytes: Bytes of each; 0: they have lengths.
+
     Raises:
-        CorruptData: They do not fit each other, or the table.
+        CorruptData: They do not fit each other.
     """
-    if not spec.is_bytes:
-        if len(lengths) or len(data) != count * spec.row_bytes:
+    if row_bytes:
+        if len(lengths) or len(data) != count * row_bytes:
             raise CorruptData(
-                f"{count} rows have {len(data)} bytes and {len(lengths)} lengths; they are of {spec.row_bytes} each"
+                f"{count} rows have {len(data)} bytes and {len(lengths)} lengths; they are of {row_bytes} each"
             )
-        return data.reshape(count, spec.row_bytes)
+        return data.reshape(count, row_bytes)
     if len(lengths) != count:
         raise CorruptData(f"{count} rows have {len(lengths)} lengths")
     offsets = np.zeros(count + 1, np.int64)

@@ -343,12 +343,13 @@ class LocalCopies:
             return
         held, usable = self._held(key)
         parts = [Part(slots, base) for slots in runs(held & owned)]
-        kept_rows = sum(part.rows for part in parts)
+        kept_rows, kept_bytes = sum(part.rows for part in parts), sum(part.bytes for part in parts)
         if base.rows - kept_rows < max(1, MIN_SHARE_TO_REWRITE * base.rows) or minus(held & owned, usable).any():
             return
-        if self._limit_bytes is not None and self._bytes() + base_bytes(kept_rows, base.spec) > self._limit_bytes:
+        due_bytes = base_bytes(kept_rows, kept_bytes, base.spec)
+        if self._limit_bytes is not None and self._bytes() + due_bytes > self._limit_bytes:
             return
-        content = TableContent(base.spec, base.identity, kept_rows)
+        content = TableContent(base.spec, base.identity, kept_rows, kept_bytes if base.spec.is_bytes else 0)
         narrow = self._merge(key, copy, content, parts, serving, job)
         self._prepare_base(narrow)
         serving.install(key[0], key[1], {key[2]: narrow})

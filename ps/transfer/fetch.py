@@ -24,7 +24,7 @@ from ringpull.ps.hashing import SLOT_SHIFT
 from ringpull.ps.identity import differ, text_of
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.transfer.job import Cancelled, Job
-from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
+from ringpull.ps.transfer.piece import Piece
 from ringpull.ps.transfer.source import Block, RowSource, TableContent, check_block
 from ringpull.ps.transfer.throttle import Throttle
 
@@ -46,11 +46,13 @@ class Fetch:
     """Sources in the order to try them; each is expected to have the whole range."""
     content: TableContent
     cursor: int = 0
+    copied_bytes: int = 0
+    """Size of the rows before `cursor`, as they are streamed."""
 
     @property
     def bytes(self) -> int:
         """Size of the rows that are still to be copied."""
-        return (self.content.rows - self.cursor) * (self.content.spec.row_bytes + POSITION_BYTES)
+        return self.content.bytes - self.copied_bytes
 
 
 def describe(table: str, slots: SlotRange, sources: Sequence[RowSource], identity: int = 0) -> TableContent:
@@ -154,7 +156,8 @@ class Fetcher:
                     coming = self._reader.submit(self._read, source, fetch.slots, block.next_cursor)
                 piece.append(block, fetch.slots.end if last else int(block.positions[-1]) >> SLOT_SHIFT)
                 fetch.cursor = block.next_cursor
-                self._job.copied_bytes += block.positions.nbytes + block.rows.nbytes
+                fetch.copied_bytes += block.bytes
+                self._job.copied_bytes += block.bytes
                 if last:
                     return
         finally:
@@ -167,7 +170,7 @@ class Fetcher:
         try:
             self._job.check()
             block = source.read(slots, cursor, self._block_bytes)
-            size = block.positions.nbytes + block.rows.nbytes
+            size = block.bytes
         finally:
             self._throttle.give_back(self._block_bytes - size)
         return block

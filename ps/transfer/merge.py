@@ -49,6 +49,14 @@ class Part:
         first, last = self.holder.row_range(self.slots.begin, self.slots.end)
         return last - first
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of its rows as stored, without keys."""
+        if isinstance(self.holder, Piece):
+            return self.holder.row_data_bytes(self.slots)
+        begin, end = self.holder.byte_range(*self.holder.row_range(self.slots.begin, self.slots.end))
+        return end - begin
+
 
 def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], job: Job) -> Base:
     """Write a base with the rows of all parts, and return it opened. It is complete and synced when `folder` appears.
@@ -74,13 +82,17 @@ def merge(folder: Path, spec: TableSpec, identity: int, parts: Sequence[Part], j
     return Base.open(folder)
 
 
-def base_bytes(rows: int, spec: TableSpec) -> int:
-    """Return about how many bytes a base with this many rows takes on disk."""
-    row_bytes = spec.row_bytes
+def base_bytes(rows: int, rows_bytes: int, spec: TableSpec) -> int:
+    """Return about how many bytes a base with this many rows takes on disk.
+
+    Args:
+        rows_bytes: Bytes of these rows, as stored.
+    """
+    starts = (rows + 1) * fmt.START_BYTES if spec.is_bytes else 0
     index = ((1 << fmt.index_bits(rows)) + 1) * fmt.index_entry_bytes(rows)
-    blocks = (rows * row_bytes // fmt.BLOCK_BYTES + 1) * 2 * fmt.BLOCK_ENTRY_BYTES
+    blocks = ((rows_bytes + starts) // fmt.BLOCK_BYTES + 1) * (3 if spec.is_bytes else 2) * fmt.BLOCK_ENTRY_BYTES
     header = 4096 + (0 if spec.default is None else 9 * spec.dim)
-    return rows * (POSITION_BYTES + row_bytes) + index + blocks + header
+    return rows * POSITION_BYTES + rows_bytes + starts + index + blocks + header
 
 
 def _rows_of(part: Part) -> Iterator[tuple[UInt64Array, RawRows]]:

@@ -120,7 +120,7 @@ class PeerSource:
             spec = TableSpec.from_dict(msgpack.unpackb(reply.spec.tobytes()))
         except (InvalidInput, ValueError, TypeError, AttributeError) as exc:
             raise CorruptData(f"{self!r} describes table {self._table[2]} in a way that cannot be read: {exc}") from exc
-        return TableContent(spec, reply.identity, reply.rows)
+        return TableContent(spec, reply.identity, reply.rows, reply.rows_bytes)
 
     def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
         request = RangePullRequest(*self._table, slots.begin, slots.end, cursor, max_bytes, self._identity)

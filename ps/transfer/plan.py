@@ -21,8 +21,8 @@ from ringpull.ps.slot_mask import SlotMask, mask_of, minus, runs
 from ringpull.ps.store.base import Base
 from ringpull.ps.transfer.fetch import Fetch, describe
 from ringpull.ps.transfer.merge import Part, base_bytes
-from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
-from ringpull.ps.transfer.source import RowSource, TableContent
+from ringpull.ps.transfer.piece import Piece
+from ringpull.ps.transfer.source import RowSource, TableContent, streamed_bytes
 from ringpull.ps.transfer.table_copy import TableCopy
 
 SourcesOf = Callable[[SlotRange], Sequence[RowSource]]
@@ -61,17 +61,19 @@ class Plan:
         """Size of the wanted rows that an interrupted prepare has left in pieces."""
         if self.content is None:
             return 0
-        rows = sum(part.rows for part in self.parts() if isinstance(part.holder, Piece))
-        rows += sum(fetch.cursor for fetch in self.fetches)
-        return rows * (self.content.spec.row_bytes + POSITION_BYTES)
+        found = [part for part in self.parts() if isinstance(part.holder, Piece)]
+        size = sum(streamed_bytes(self.content.spec, part.rows, part.bytes) for part in found)
+        return size + sum(fetch.copied_bytes for fetch in self.fetches)
 
     @property
     def bytes_of_base(self) -> int:
         """Approximate size of the new base on disk."""
         if self.content is None:
             return 0
-        rows = sum(part.rows for part in self.parts()) + sum(fetch.content.rows for fetch in self.fetches)
-        return base_bytes(rows, self.content.spec)
+        parts = self.parts()
+        rows = sum(part.rows for part in parts) + sum(fetch.content.rows for fetch in self.fetches)
+        size = sum(part.bytes for part in parts) + sum(fetch.content.stored_bytes for fetch in self.fetches)
+        return base_bytes(rows, size, self.content.spec)
 
     def parts(self) -> list[Part]:
         """Return the parts that cover the wanted slots, ascending: all of these once the fetches are done."""
@@ -120,7 +122,8 @@ def plan_table(
         piece = copy.piece_at(slots.begin)
         # Every range by the one identity, or a base would be made of rows of two.
         described = describe(table, slots, sources, content.identity)
-        fetches.append(Fetch(slots, sources, described, 0 if piece is None else piece.tail_rows))
+        cursor, copied = (0, 0) if piece is None else (piece.tail_rows, piece.tail_bytes)
+        fetches.append(Fetch(slots, sources, described, cursor, copied))
     return Plan(table, copy, wanted, usable, content, tuple(fetches))
 
 

@@ -100,18 +100,20 @@ class RemoteFolder:
             CorruptData: A file ends before its range does.
             NotFound, Unavailable: As for `size`.
         """
-        if not wanted:
-            return []
-        paths = [self._path(name) for name, _, _ in wanted]
-        begins, ends = [begin for _, begin, _ in wanted], [end for _, _, end in wanted]
-        with self._translated(wanted[0][0]):
+        asked = [each for each in wanted if each[1] < each[2]]  # a range of no bytes is an error to some storages
+        if not asked:
+            return [b""] * len(wanted)
+        paths = [self._path(name) for name, _, _ in asked]
+        begins, ends = [begin for _, begin, _ in asked], [end for _, _, end in asked]
+        with self._translated(asked[0][0]):
             parts = self._system.cat_ranges(paths, begins, ends, on_error="raise")
-        for part, (name, begin, end) in zip(parts, wanted, strict=True):
+        for part, (name, begin, end) in zip(parts, asked, strict=True):
             if len(part) != end - begin:
                 raise CorruptData(
                     f"{self.where(name)}: {len(part)} bytes from {begin} on, {end - begin} were due; it is truncated"
                 )
-        return list(map(bytes, parts))
+        found = iter(parts)
+        return [bytes(next(found)) if begin < end else b"" for _, begin, end in wanted]
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file or folder of this name.

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.spec import TableSpec, UInt64Array
 from ringpull.ps.store.base import BadBlock, Base
-from ringpull.ps.store.raw_rows import LENGTH_BYTES, RawRows, flat, lengths_of, rows_of
+from ringpull.ps.store.raw_rows import LENGTH_BYTES, Lengths, flat, lengths_of, rows_of
 from ringpull.ps.wire.messages import RangePullReply, range_checksum
 
 MAX_BLOCK_BYTES: Final = 64 << 20
@@ -43,6 +44,11 @@ class TableContent:
     def bytes(self) -> int:
         """Bytes to stream for the range: rows, positions, and the lengths of rows of bytes."""
         return streamed_bytes(self.spec, self.rows, self.rows_bytes)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the range's rows, without keys."""
+        return self.rows_bytes if self.spec.is_bytes else self.rows * self.spec.row_bytes
 
 
 def streamed_bytes(spec: TableSpec, rows: int, rows_bytes: int) -> int:
@@ -90,13 +96,14 @@ def read_block(base: Base, slots: SlotRange, cursor: int, max_bytes: int) -> Blo
     if bad := damaged_blocks(base, first, last):
         begin, end = bad[0].slots[0], bad[-1].slots[1]
         raise CorruptData(f"range_pull: {base.folder}: rows of the slots {begin} to {end} are damaged")
-    raw = base.raw_rows(first, last)
-    return block_of(base.positions_slice(first, last), raw, last - range_first, range_last - range_first)
+    rows, total_rows = base.raw_rows(first, last), range_last - range_first
+    return block_of(base.positions_slice(first, last), flat(rows), lengths_of(rows), last - range_first, total_rows)
 
 
-def block_of(positions: UInt64Array, raw: RawRows, next_cursor: int, total_rows: int) -> Block:
-    """Return these rows as a block."""
-    rows, lengths = flat(raw), lengths_of(raw)
+def block_of(
+    positions: UInt64Array, rows: NDArray[np.uint8], lengths: Lengths, next_cursor: int, total_rows: int
+) -> Block:
+    """Return flat rows as a block."""
     return Block(positions, rows, range_checksum(positions, rows, lengths), next_cursor, total_rows, lengths)
 
 
@@ -133,7 +140,7 @@ def check_block(block: Block, slots: SlotRange, cursor: int, content: TableConte
         )
     if rows == 0 and block.next_cursor < content.rows:
         raise CorruptData(f"a block from row {cursor} of the {slots} is empty; {content.rows} rows were due")
-    rows_of(content.spec, rows, block.rows, block.lengths)
+    rows_of(content.spec.row_bytes, rows, block.rows, block.lengths)
     owned = mask_of([slots])[(block.positions >> np.uint64(48)).astype(np.int64)]
     if not owned.all() or bool((block.positions[1:] <= block.positions[:-1]).any()):
         raise CorruptData(f"the positions of a block of the {slots} do not ascend within it")

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of, minus
 from ringpull.ps.spec import UInt64Array
+from ringpull.ps.store.raw_rows import NO_LENGTHS, RawRows, flat, lengths_of, part_of
 from ringpull.ps.transfer.remote import RemoteFolder, is_url
-from ringpull.ps.transfer.source import MAX_BLOCK_BYTES, Block, TableContent
+from ringpull.ps.transfer.source import MAX_BLOCK_BYTES, Block, TableContent, block_of
 from ringpull.ps.transfer.stored_table import StoredBlock, StoredTable
-from ringpull.ps.wire.messages import range_checksum
 
 READ_BYTES: Final = 8 << 20
 """Size of rows requested at once, a MiB per request: ps/README.md, "Decisions"."""
@@ -55,7 +54,8 @@ class StoredSource:
     def describe(self, slots: SlotRange) -> TableContent:
         first, last = self._row_range(slots)
         header = self._table.header
-        return TableContent(header.spec, header.identity, last - first)
+        rows_bytes = self._table.rows_bytes(first, last) if header.spec.is_bytes else 0
+        return TableContent(header.spec, header.identity, last - first, rows_bytes)
 
     def read(self, slots: SlotRange, cursor: int, max_bytes: int) -> Block:
         range_first, range_last = self._row_range(slots)
@@ -63,18 +63,15 @@ class StoredSource:
         if not range_first <= first <= range_last:
             raise InvalidInput(f"{self!r}: the cursor is {cursor}; the range has {range_last - range_first} rows")
         least = 0 if self._files.local else self._read_bytes
-        rows_wanted = max(1, min(max(max_bytes, least), MAX_BLOCK_BYTES) // self._table.header.spec.row_bytes)
-        last = self._end(first, first + rows_wanted, range_last)
+        last = range_last
+        if first < range_last:
+            wanted = min(max(max_bytes, least), MAX_BLOCK_BYTES)
+            last = self._end(first, self._table.rows_within(first, range_last, wanted), range_last)
         parts = [_cut(block, first, last) for block in self._blocks(first, last)]
         positions = np.concatenate([np.empty(0, np.uint64), *[positions for positions, _ in parts]])
-        rows = np.concatenate([np.empty(0, np.uint8), *[rows for _, rows in parts]])
-        return Block(
-            positions=positions,
-            rows=rows,
-            checksum=range_checksum(positions, rows),
-            next_cursor=last - range_first,
-            total_rows=range_last - range_first,
-        )
+        rows = np.concatenate([np.empty(0, np.uint8), *[flat(rows) for _, rows in parts]])
+        lengths = np.concatenate([NO_LENGTHS, *[lengths_of(rows) for _, rows in parts]])
+        return block_of(positions, rows, lengths, next_cursor=last - range_first, total_rows=range_last - range_first)
 
     def _row_range(self, slots: SlotRange) -> tuple[int, int]:
         held = mask_of(SlotRange(begin, end) for begin, end in self._table.header.held)
@@ -111,7 +108,7 @@ class StoredSource:
         return StoredTable(self._files, within=self._within)
 
 
-def _cut(block: StoredBlock, first: int, last: int) -> tuple[UInt64Array, NDArray[np.uint8]]:
-    """Return the positions and the flat bytes of a block's rows that are among [first, last)."""
-    begin, end = max(0, first - block.first_row), last - block.first_row
-    return block.positions[begin:end], block.rows[begin:end].reshape(-1)
+def _cut(block: StoredBlock, first: int, last: int) -> tuple[UInt64Array, RawRows]:
+    """Return the positions and the rows of a block that are among [first, last)."""
+    begin, end = max(0, first - block.first_row), min(len(block.positions), last - block.first_row)
+    return block.positions[begin:end], part_of(block.rows, begin, end)

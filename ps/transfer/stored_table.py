@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
-from ringpull.ps.spec import UInt64Array
+from ringpull.ps.spec import MAX_BYTES_ROW, UInt64Array
 from ringpull.ps.store import format as fmt
-from ringpull.ps.store.base import BadBlock, check_first_rows
+from ringpull.ps.store.base import BadBlock
 from ringpull.ps.store.format import Header
 from ringpull.ps.store.links import check_links
+from ringpull.ps.store.raw_rows import RawRows, rows_of
+from ringpull.ps.store.sections import check_first_rows
 from ringpull.ps.transfer.piece import POSITION_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder
 
@@ -38,8 +40,8 @@ class StoredBlock:
 
     first_row: int
     positions: UInt64Array
-    rows: NDArray[np.uint8]
-    """Rows as stored: uint8 (n, row_bytes)."""
+    rows: RawRows
+    """Rows as stored."""
 
 
 class StoredTable:
@@ -56,6 +58,8 @@ class StoredTable:
         self._rows_below: dict[int, int] = {0: 0}
         self._positions: tuple[int, UInt64Array] | None = None
         """Positions of the block searched last; the next slot range often begins in the same block."""
+        self._starts: tuple[int, UInt64Array] | None = None
+        """Starts of the rows of the block asked for last."""
 
     @cached_property
     def header(self) -> Header:
@@ -86,12 +90,26 @@ class StoredTable:
         """
         return [
             StoredBlock(
-                int(self.first_rows[block]),
-                self._verified_positions(block, positions),
-                np.frombuffer(self._verified_rows(block, rows), np.uint8).reshape(-1, self.header.spec.row_bytes),
+                int(self.first_rows[block]), self._verified_positions(block, positions), self._verified_rows(block, raw)
             )
-            for block, positions, rows in self._raw(begin, end)
+            for block, positions, raw in self._raw(begin, end)
         ]
+
+    def rows_within(self, first: int, last: int, max_bytes: int) -> int:
+        """Return the end of rows [first, ...) that have about `max_bytes` together, `last` at most; at least one.
+
+        Of a table of bytes that is the end of a block: those are read whole.
+        """
+        if not self.header.spec.is_bytes:
+            return min(last, first + max(1, max_bytes // self.header.spec.row_bytes))
+        block = int(np.searchsorted(self.first_rows, first, side="right")) - 1
+        sizes = self._bounds + self.first_rows * fmt.START_BYTES  # blocks of empty rows have some, too
+        end = int(np.searchsorted(sizes, sizes[block] + max_bytes, side="right")) - 1
+        return min(last, int(self.first_rows[max(block + 1, end)]))
+
+    def rows_bytes(self, first: int, last: int) -> int:
+        """Return the bytes of rows [first, last) of a table of bytes, which is where the last one ends."""
+        return self._start_of(last) - self._start_of(first)
 
     def verify(self) -> list[BadBlock]:
         """Read everything, and return the blocks whose rows or positions are damaged.
@@ -103,27 +121,39 @@ class StoredTable:
         bad = []
         step = self._blocks_in(SCAN_BYTES, fmt.ROWS)
         for begin in range(0, len(self._blocks), step):
-            for block, positions, rows in self._raw(begin, min(begin + step, len(self._blocks))):
+            for block, positions, raw in self._raw(begin, min(begin + step, len(self._blocks))):
                 try:
-                    self._verified_rows(block, rows)
+                    self._verified_rows(block, raw)
                     self._verified_positions(block, positions)
                 except CorruptData:
                     first, last = self.first_rows[block : block + 2].tolist()
-                    bad.append(BadBlock(block, first, last - first, self._slots_of(block, positions)))
+                    slots = self._slots_of(block, positions)
+                    bad.append(BadBlock(block, first, last - first, slots, self._bad_file(block, raw)))
         return bad
 
-    def _raw(self, begin: int, end: int) -> Iterator[tuple[int, bytes, bytes]]:
-        """Read blocks [begin, end) at once; yield the number, positions and rows of each, not verified yet."""
+    def _bad_file(self, block: int, raw: tuple[bytes, bytes]) -> str:
+        """Return which file has the damage of a bad block: as where it lies in an open table is said."""
+        whole = xxhash.xxh3_64_intdigest(raw[0]) == int(self._blocks[block, 1])
+        if whole and self.header.spec.is_bytes:
+            return fmt.STARTS if xxhash.xxh3_64_intdigest(raw[1]) != int(self._start_blocks[block, 1]) else fmt.ROWS
+        return fmt.ROWS
+
+    def _raw(self, begin: int, end: int) -> Iterator[tuple[int, bytes, tuple[bytes, bytes]]]:
+        """Read blocks [begin, end) at once; yield the number and positions of each, its rows and where those start, not
+        verified yet."""
         if begin == end:
             return
-        firsts, row_bytes = self.first_rows[begin : end + 1].tolist(), self.header.spec.row_bytes
-        positions, *rows = self._files.read_ranges(
-            (fmt.POSITIONS, POSITION_BYTES * firsts[0], POSITION_BYTES * firsts[-1]),
-            *[(fmt.ROWS, row_bytes * first, row_bytes * last) for first, last in pairwise(firsts)],
-        )
+        firsts, bounds = self.first_rows[begin : end + 1].tolist(), self._bounds[begin : end + 1].tolist()
+        ranges = [(fmt.POSITIONS, POSITION_BYTES * firsts[0], POSITION_BYTES * firsts[-1])]
+        ranges += [(fmt.ROWS, first, last) for first, last in pairwise(bounds)]
+        if self.header.spec.is_bytes:
+            ranges.append((fmt.STARTS, fmt.START_BYTES * firsts[0], fmt.START_BYTES * (firsts[-1] + 1)))
+        positions, *rows = self._files.read_ranges(*ranges)
+        starts = rows.pop() if self.header.spec.is_bytes else b""
         for block, (first, last), raw in zip(range(begin, end), pairwise(firsts), rows, strict=True):
             start = POSITION_BYTES * (first - firsts[0])
-            yield block, positions[start : start + POSITION_BYTES * (last - first)], raw
+            size = POSITION_BYTES * (last - first)
+            yield block, positions[start : start + size], (raw, starts[start : start + size + fmt.START_BYTES])
 
     def _slots_of(self, block: int, positions: bytes) -> tuple[int, int]:
         """Return the slots, half open, of a block's rows; if its positions are damaged, all slots that it may touch."""
@@ -146,10 +176,26 @@ class StoredTable:
             self._positions = block, self._verified_positions(block, data)
         return int(self.first_rows[block]) + int(np.searchsorted(self._positions[1], np.uint64(position)))
 
-    def _verified_rows(self, block: int, data: bytes) -> bytes:
+    def _verified_rows(self, block: int, raw: tuple[bytes, bytes]) -> RawRows:
+        """Return the rows of a block.
+
+        Args:
+            raw: Bytes of its rows, and of where they start and the last one ends.
+        """
+        data, starts = raw
         if xxhash.xxh3_64_intdigest(data) != int(self._blocks[block, 1]):
             raise self._damaged(fmt.ROWS, block)
-        return data
+        rows = np.frombuffer(data, np.uint8)
+        if not self.header.spec.is_bytes:
+            return rows.reshape(-1, self.header.spec.row_bytes)
+        if xxhash.xxh3_64_intdigest(starts) != int(self._start_blocks[block, 1]):
+            raise self._damaged(fmt.STARTS, block)
+        first, last = self.first_rows[block : block + 2].tolist()
+        # Whatever made these checksums, what is returned adds up.
+        lengths = np.diff(np.frombuffer(starts, np.uint64)).astype(np.int64)
+        if bool(((lengths < 0) | (lengths > MAX_BYTES_ROW)).any()):
+            raise self._damaged(fmt.STARTS, block)
+        return rows_of(0, last - first, rows, lengths.astype(np.uint32))
 
     def _verified_positions(self, block: int, data: bytes) -> UInt64Array:
         if xxhash.xxh3_64_intdigest(data) != int(self._position_blocks[block, 1]):
@@ -159,7 +205,7 @@ class StoredTable:
     @cached_property
     def _blocks(self) -> UInt64Array:
         """First row and checksum of the rows of every block: uint64 (blocks, 2)."""
-        for name in (fmt.POSITIONS, fmt.ROWS):
+        for name in (fmt.POSITIONS, fmt.ROWS, *([fmt.STARTS] if self.header.spec.is_bytes else [])):
             size, due = self._files.size(name), self.header.sections[name].bytes
             if size != due:
                 raise CorruptData(f"{self._files.where(name)}: {size} bytes, but the header says {due}")
@@ -173,6 +219,38 @@ class StoredTable:
         if fmt.POSITION_BLOCKS in self.header.sections:
             return self._section(fmt.POSITION_BLOCKS)
         return self._scanned()
+
+    @cached_property
+    def _start_blocks(self) -> UInt64Array:
+        """Start and checksum of the starts of every block of a table of bytes: uint64 (blocks, 2)."""
+        return self._section(fmt.START_BLOCKS)
+
+    @cached_property
+    def _bounds(self) -> NDArray[np.int64]:
+        """Begin of every block in the file of rows, and at the end its size: int64 (blocks + 1,)."""
+        size = self.header.sections[fmt.ROWS].bytes
+        if not self.header.spec.is_bytes:
+            return self.first_rows * self.header.spec.row_bytes
+        begins = self._start_blocks[:, 0]
+        bounds = np.append(begins, np.uint64(size))
+        if bool((bounds[1:] < bounds[:-1]).any()) or (len(begins) and begins[0] != 0):
+            raise CorruptData(f"{self._files.where(fmt.START_BLOCKS)}: starts must ascend from 0 to {size}")
+        return bounds.astype(np.int64)
+
+    def _start_of(self, row: int) -> int:
+        """Return where a row starts in the file of rows, from the verified starts of its block."""
+        if row == self.header.rows:
+            return self.header.sections[fmt.ROWS].bytes
+        block = int(np.searchsorted(self.first_rows, row, side="right")) - 1
+        first, last = self.first_rows[block : block + 2].tolist()
+        if row == first:
+            return int(self._bounds[block])
+        if self._starts is None or self._starts[0] != block:
+            [data] = self._files.read_ranges((fmt.STARTS, fmt.START_BYTES * first, fmt.START_BYTES * (last + 1)))
+            if xxhash.xxh3_64_intdigest(data) != int(self._start_blocks[block, 1]):
+                raise self._damaged(fmt.STARTS, block)
+            self._starts = block, np.frombuffer(data, np.uint64)
+        return int(self._starts[1][row - first])
 
     def _section(self, name: str) -> UInt64Array:
         section = self.header.sections[name]

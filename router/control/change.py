@@ -72,6 +72,8 @@ class Change:
     """Limit on what each shard streams; None: no limit."""
     trust_files: bool = field(default=False, metadata=left_out())
     """Whether the rows of a version that is published are not checked."""
+    forgets: tuple[str, ...] = field(default=(), metadata=left_out())
+    """Models that count as if they had never been live once it has ended."""
     nodes: Mapping[int, str] = field(default_factory=dict)
     """Shard -> node it has to be started on; a new shard that is not named goes to any node."""
 

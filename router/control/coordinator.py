@@ -192,6 +192,7 @@ class Coordinator:
             bytes_per_s=event.bytes_per_s,
             nodes=dict(event.nodes or {}),
             trust_files=event.trust_files,
+            forgets=event.forgets,
         )
         # A shard of the target that is being stopped is started again once it has stopped.
         leaving = state.leaving - set(change.target.shards)
@@ -311,7 +312,8 @@ class Coordinator:
                 change=None,
                 outcome=Outcome(change.id, change.kind, change.subject),
             )
-            self._state = replace(self._state, went_live=tuple(sorted(self._state.highest_live.items())))
+            highest = {model: live for model, live in self._state.highest_live.items() if model not in change.forgets}
+            self._state = replace(self._state, went_live=tuple(sorted(highest.items())))
             return True
         phase = PHASES[PHASES.index(change.phase) + 1]
         self._state = replace(self._state, change=replace(change, phase=phase))

@@ -26,6 +26,8 @@ class Begin:
     bytes_per_s: float | None = None
     nodes: Mapping[int, str] | None = None
     trust_files: bool = False
+    forgets: tuple[str, ...] = ()
+    """See `Change`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,9 @@ def begin_of_models(request: ModelsRequest, spec: DeploymentSpec, find: FindVers
             target = loaded(spec, found, request.replicas)
             return Begin(Kind.LOAD, found.name, target, trust_files=request.trust_files)
         case UnloadModel():
-            return Begin(Kind.UNLOAD, request.model, unloaded(spec, request.model))
+            check_is_from(spec, request.model, request.gone_from)
+            forgets = (request.model,) if request.gone_from else ()
+            return Begin(Kind.UNLOAD, request.model, unloaded(spec, request.model), forgets=forgets)
         case ServeModels():
             target = served(spec, [(source, find(source)) for source in request.models], keep=keep)
             subject = ", ".join(f"{model}/{version}" for model, version in sorted(target.live.items()))
@@ -181,6 +183,17 @@ def check_served(spec: DeploymentSpec, model: str) -> None:
     """
     if model not in spec.live:
         raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
+
+
+def check_is_from(spec: DeploymentSpec, model: str, folder: str) -> None:
+    """Check that a model is served from a folder; empty: from any.
+
+    Raises:
+        InvalidInput: It is served from elsewhere by now.
+    """
+    live = spec.version(model, spec.live.get(model, 0))
+    if folder and live is not None and live.models_folder.rstrip("/") != folder.rstrip("/"):
+        raise InvalidInput(f"{model} is served from {live.models_folder} by now, not from {folder}")
 
 
 def check_open(model: str, labels: Mapping[str, int], versions: Sequence[int]) -> None:

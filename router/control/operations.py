@@ -245,6 +245,9 @@ class UnloadModel(Request[ChangeStatus]):
     """Serve a model no more, with all its versions. Requests in flight are answered. Answered as the change begins."""
 
     model: str
+    gone_from: str = ""
+    """Folder that the model has been removed from, by whoever watches it: it is unloaded only if it is served from
+    there, and forgotten, so that whatever lies there later is new. Empty: it is an operator who wants it."""
 
     def __post_init__(self) -> None:
         _check_model(self.model)

@@ -285,6 +285,7 @@ async def http(doors: Doors) -> AsyncIterator[httpx.AsyncClient]:
         ("/metrics", {"read", "operate"}),
         ("/metrics/targets", {"read", "operate"}),
         ("/v1/models", {"read", "operate", "predict"}),
+        ("/openapi.json", {"read", "operate", "predict"}),
         ("/nothing", set(Role)),
         ("/page", set(Role)),
         ("/status/", set(Role)),

@@ -91,7 +91,7 @@ def complete(folder: Path, version: int, content: str = "{}") -> None:
 
 
 def test_a_version_is_published_when_it_is_complete_and_once(folder: Path, operations: FakeOperations) -> None:
-    watch = Watch({"ranker": folder}, operations)
+    watch = Watch(lambda: {"ranker": folder}, operations)
     watch.look()
     (folder / "2").mkdir()
     watch.look()
@@ -109,7 +109,7 @@ def test_a_version_is_published_when_it_is_complete_and_once(folder: Path, opera
 def test_one_that_failed_is_tried_again_only_when_its_manifest_has_changed(
     folder: Path, operations: FakeOperations
 ) -> None:
-    watch = Watch({"ranker": folder}, operations)
+    watch = Watch(lambda: {"ranker": folder}, operations)
     complete(folder, 2)
     operations.error = InvalidInput("damaged")
     watch.look()
@@ -125,7 +125,7 @@ def test_one_that_failed_is_tried_again_only_when_its_manifest_has_changed(
 def test_it_waits_for_a_change_under_way_and_for_the_coordinator(
     folder: Path, operations: FakeOperations, busy: bool
 ) -> None:
-    watch = Watch({"ranker": folder}, operations)
+    watch = Watch(lambda: {"ranker": folder}, operations)
     watch.look()
     complete(folder, 2)
     operations.busy = busy
@@ -138,7 +138,7 @@ def test_it_waits_for_a_change_under_way_and_for_the_coordinator(
 
 
 def test_a_folder_that_is_away_for_a_while_harms_nothing(folder: Path, operations: FakeOperations) -> None:
-    watch = Watch({"ranker": folder, "gone": folder.parent / "gone"}, operations)
+    watch = Watch(lambda: {"ranker": folder, "gone": folder.parent / "gone"}, operations)
     folder.rename(folder.parent / "away")
     watch.look()
     (folder.parent / "away").rename(folder)
@@ -162,7 +162,7 @@ async def test_it_looks_until_it_is_cancelled() -> None:
 
 @pytest.fixture
 def watch(folder: Path, operations: FakeOperations, clock: Clock) -> Watch:
-    return Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock)
+    return Watch(lambda: {"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock)
 
 
 def numbers(operations: FakeOperations) -> list[int]:
@@ -237,7 +237,7 @@ def test_a_version_that_was_half_copied_when_the_watch_began_is_published(
         content = (whole / cut).read_bytes()
         (folder / "2" / cut).write_bytes(content[: len(content) // 2])
         operations.published.clear()
-        watch = Watch({"ranker": folder}, operations)
+        watch = Watch(lambda: {"ranker": folder}, operations)
         shutil.copytree(whole, folder / "2", dirs_exist_ok=True)
         watch.look()
         assert numbers(operations) == [2], cut
@@ -252,7 +252,7 @@ def test_a_version_that_lies_there_when_the_watch_begins_is_known_if_it_went_liv
     complete(folder, 2)
     operations.loaded = [("ranker", 1)]
     operations.highest_live = {"ranker": 2 if published else 1}
-    Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded).look()
+    Watch(lambda: {"ranker": folder}, operations, loaded=lambda: operations.loaded).look()
     assert numbers(operations) == ([] if published else [2])
 
 
@@ -262,11 +262,11 @@ def test_what_was_refused_is_told_and_offered_also_by_a_head_that_was_restarted(
     complete(folder, 2)
     operations.error = InvalidInput("the disk is full")
     watch.look()
-    restarted = Watch({"ranker": folder}, operations, loaded=lambda: [("ranker", 1)])
+    restarted = Watch(lambda: {"ranker": folder}, operations, loaded=lambda: [("ranker", 1)])
     restarted.look()
     assert (numbers(operations), restarted.warnings) == ([2, 2], watch.warnings)
     operations.error = None
-    again = Watch({"ranker": folder}, operations, loaded=lambda: [("ranker", 1)])
+    again = Watch(lambda: {"ranker": folder}, operations, loaded=lambda: [("ranker", 1)])
     again.look()
     assert numbers(operations) == [2, 2, 2]
 
@@ -274,7 +274,7 @@ def test_what_was_refused_is_told_and_offered_also_by_a_head_that_was_restarted(
 def test_what_is_new_is_not_guessed_while_the_coordinator_is_away(folder: Path, operations: FakeOperations) -> None:
     complete(folder, 2)
     operations.error, operations.highest_live = Unavailable("it is restarted"), {"ranker": 2}
-    watch = Watch({"ranker": folder}, operations)
+    watch = Watch(lambda: {"ranker": folder}, operations)
     watch.look()
     operations.error = None
     watch.look()
@@ -292,7 +292,7 @@ def test_the_manifest_of_a_known_version_is_read_rarely(
         return read(self, name, max_bytes=max_bytes)
 
     monkeypatch.setattr(RemoteFolder, "read", counted)
-    watch = Watch({"ranker": folder}, operations, clock=clock)
+    watch = Watch(lambda: {"ranker": folder}, operations, clock=clock)
     for _ in range(600):
         watch.look()
         clock.now_s += 1
@@ -302,7 +302,7 @@ def test_the_manifest_of_a_known_version_is_read_rarely(
 def test_a_folder_that_was_away_when_the_watch_began(folder: Path, operations: FakeOperations) -> None:
     operations.loaded = [("ranker", 1)]
     folder.rename(folder.parent / "away")
-    watch = Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded)
+    watch = Watch(lambda: {"ranker": folder}, operations, loaded=lambda: operations.loaded)
     watch.look()
     (folder.parent / "away").rename(folder)
     watch.look()
@@ -334,7 +334,7 @@ def test_a_link_that_is_flipped_is_followed(tmp_path: Path, operations: FakeOper
             complete(tmp_path / release / "ranker", version)
     link = tmp_path / "current"
     link.symlink_to(tmp_path / "a")
-    watch = Watch({"ranker": link / "ranker"}, operations)
+    watch = Watch(lambda: {"ranker": link / "ranker"}, operations)
     for release in ("b", "c"):
         (tmp_path / "next").symlink_to(tmp_path / release)
         (tmp_path / "next").rename(link)
@@ -346,7 +346,9 @@ def test_a_link_that_is_flipped_is_followed(tmp_path: Path, operations: FakeOper
 
 
 def test_several_heads_publish_a_version_once(folder: Path, operations: FakeOperations, clock: Clock) -> None:
-    watches = [Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock) for _ in range(3)]
+    watches = [
+        Watch(lambda: {"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock) for _ in range(3)
+    ]
     complete(folder, 2)
     for watch in watches:
         watch.look()
@@ -357,7 +359,9 @@ def test_several_heads_publish_a_version_once(folder: Path, operations: FakeOper
 
 
 def test_several_heads_are_patient_together(folder: Path, operations: FakeOperations, clock: Clock) -> None:
-    watches = [Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock) for _ in range(3)]
+    watches = [
+        Watch(lambda: {"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock) for _ in range(3)
+    ]
     complete(folder, 2)
     operations.fails = "shard 0: the file is damaged"
     for _ in range(120):
@@ -370,7 +374,7 @@ def test_several_heads_are_patient_together(folder: Path, operations: FakeOperat
 
 def test_one_that_was_rolled_back_stays_so(folder: Path, operations: FakeOperations, clock: Clock) -> None:
     """Also on a head that never saw it published."""
-    late = Watch({"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock)
+    late = Watch(lambda: {"ranker": folder}, operations, loaded=lambda: operations.loaded, clock=clock)
     complete(folder, 2)
     operations.loaded = [("ranker", 1), ("ranker", 2)]
     operations.last = ChangeStatus(id=7, kind=Kind.ROLLBACK, subject="ranker/1")

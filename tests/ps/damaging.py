@@ -30,7 +30,7 @@ def zero(file: Path, begin: int, size: int) -> None:
 def byte_of_block(base: Base, block: int) -> int:
     """Return where in the file of rows the middle of a block is."""
     firsts = [*base.sections.blocks[:, 0].tolist(), base.rows]
-    return (firsts[block] + firsts[block + 1]) // 2 * base.spec.row_bytes
+    return base.byte_range((firsts[block] + firsts[block + 1]) // 2, base.rows)[0]
 
 
 def keys_of_block(base: Base, block: int, keys: np.ndarray) -> np.ndarray:

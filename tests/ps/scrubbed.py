@@ -19,7 +19,7 @@ from ringpull.ps.store.base import Base
 from ringpull.ps.transfer.job import Job
 from tests.clock import Clock
 from tests.ps.opened import ONE_SHARD, VERSIONS
-from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request
+from tests.ps.tables import MODEL, VERSION, WrittenTable, pulled, rows_request
 
 KEY = (MODEL, VERSION, "users")
 
@@ -76,7 +76,7 @@ class Scrubbed:
                 reply = self.shard.pull(rows_request("users", self.table.keys[i : i + 1]))
             except Unavailable:
                 continue
-            assert reply.values.tobytes() == self.table.rows[i].tobytes()
+            assert pulled(reply) == self.table.row_bytes(i)
             answered[i] = True
         return answered
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store.row_codec import decode, encode
 from ringpull.ps.store.writer import TableWriter
-from ringpull.ps.wire.messages import Op, PullRequest, SubLookup
-from tests.reference import ReferenceTable
+from ringpull.ps.wire.messages import Op, PullReply, PullRequest, SubLookup
+from tests.reference import ReferenceBytes, ReferenceTable
 
 MODEL, VERSION = "model", 3
 
@@ -25,17 +27,40 @@ class WrittenTable:
 
     folder: Path
     keys: NDArray[np.uint64]
-    rows: NDArray[np.float32]
-    """As the table gives them: rounded by its row type."""
-    reference: ReferenceTable
+    rows: NDArray[Any]
+    """As the table gives them: float32 (N, D), rounded by its row type, or bytes objects (N,)."""
+    reference: ReferenceTable | ReferenceBytes
+
+    def row_bytes(self, which: NDArray[Any] | int | slice = slice(None)) -> bytes:
+        """Return rows as a pull or, of bytes and float32, a stream gives them: end to end."""
+        rows = self.rows[which]
+        if isinstance(rows, bytes):
+            return rows
+        return b"".join(rows.tolist()) if rows.dtype == object else rows.tobytes()
+
+
+def pulled(reply: PullReply) -> bytes:
+    """Return the rows of an answer, all of one table, end to end."""
+    return reply.values.tobytes() + reply.data.tobytes()
 
 
 def write_table(
     folder: Path, *, rows: int = 500, dim: int = 5, seed: int = 1, row_type: RowType = RowType.FLOAT32
 ) -> WrittenTable:
-    """Write a table of random keys and rows with a default vector that is not zero; its name is the folder's."""
+    """Write a table of random keys and rows with a default vector that is not zero; its name is the folder's.
+
+    Args:
+        dim: Numbers per row; of rows of bytes they have 0 to 8 * dim bytes.
+    """
     rng = np.random.default_rng(seed)
     keys = np.unique(rng.integers(0, 2**64, rows, np.uint64, endpoint=False))
+    if row_type is RowType.BYTES:
+        lists = np.array([*map(rng.bytes, rng.integers(0, 8 * dim, len(keys), endpoint=True).tolist()), b""], object)
+        lists = lists[:-1]
+        with TableWriter(folder, TableSpec(name=folder.name, dim=0, row_type=row_type)) as writer:
+            writer.add_bytes(keys, BytesRows.of(lists.tolist()))
+            writer.finish()
+        return WrittenTable(folder, keys, lists, ReferenceBytes(dict(zip(keys.tolist(), lists, strict=True))))
     values = rng.normal(size=(len(keys), dim)).astype(np.float32)
     default = tuple(float(x) for x in rng.normal(size=dim).astype(np.float32))
     spec = TableSpec(name=folder.name, dim=dim, row_type=row_type, default=default)

@@ -13,17 +13,18 @@ from ringpull.ps.errors import CorruptData, InvalidInput, NotFound, NotOwner, Un
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, positions_of
 from ringpull.ps.ring import Ring
 from ringpull.ps.shard import Shard
-from ringpull.ps.spec import TableSpec
+from ringpull.ps.spec import RowType, TableSpec
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.base_writer import BaseWriter
+from ringpull.ps.store.raw_rows import rows_of
 from ringpull.ps.wire.messages import DescribeRequest, range_checksum
 from tests.ps.opened import assign, flip_a_row_byte, open_shard, range_request
-from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
+from tests.ps.tables import MODEL, VERSION, WrittenTable, pulled, rows_request, write_table
 
 
-@pytest.fixture(scope="module")
-def users(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
-    return write_table(tmp_path_factory.mktemp("tables") / "users")
+@pytest.fixture(scope="module", params=[RowType.FLOAT32, RowType.BYTES])
+def users(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> WrittenTable:
+    return write_table(tmp_path_factory.mktemp("tables") / "users", row_type=request.param)
 
 
 @pytest.mark.parametrize("max_bytes", [0, 20, 1000, 1 << 30])
@@ -34,8 +35,8 @@ def test_a_range_streams_every_row_once_in_order(users: WrittenTable, begin: int
     positions, rows = [], []
     while True:
         reply = shard.range_pull(request)
-        assert reply.checksum == range_checksum(reply.positions, reply.rows)
-        assert len(reply.positions) <= max(1, max_bytes // 20)
+        assert reply.checksum == range_checksum(reply.positions, reply.rows, reply.lengths)
+        assert len(reply.positions) == 1 or reply.rows.nbytes + 2 * reply.lengths.nbytes <= max_bytes
         positions.append(reply.positions)
         rows.append(reply.rows)
         assert reply.next_cursor == sum(map(len, positions))
@@ -47,7 +48,7 @@ def test_a_range_streams_every_row_once_in_order(users: WrittenTable, begin: int
     order = np.argsort(due)
     order = order[(slots[order] >= begin) & (slots[order] < end)]
     np.testing.assert_array_equal(np.concatenate(positions), due[order])
-    assert np.concatenate(rows).tobytes() == users.rows[order].tobytes()
+    assert np.concatenate(rows).tobytes() == users.row_bytes(order)
 
 
 def test_a_streamed_range_is_a_table_for_another_shard(users: WrittenTable, tmp_path: Path) -> None:
@@ -58,14 +59,14 @@ def test_a_streamed_range_is_a_table_for_another_shard(users: WrittenTable, tmp_
     assert block.next_cursor == block.total_rows
     spec = Base.open(users.folder).spec
     with BaseWriter(tmp_path / "users", spec, block.total_rows, held=((begin, end),)) as writer:
-        writer.append(block.positions, block.rows.reshape(-1, spec.row_bytes))
+        writer.append(block.positions, rows_of(spec.row_bytes, len(block.positions), block.rows, block.lengths))
         writer.finish()
     target = Shard(1)
     target.open(MODEL, VERSION, {"users": tmp_path / "users"}, verify=True)
     assign(target, 2, Ring.even([1]))
     slots = positions_of(users.keys) >> np.uint64(SLOT_SHIFT)
     held = users.keys[(slots >= begin) & (slots < end)]
-    assert target.pull(rows_request("users", held)).values.tobytes() == users.reference.pull(held)[0].tobytes()
+    assert pulled(target.pull(rows_request("users", held))) == users.row_bytes(np.isin(users.keys, held))
     with pytest.raises(Unavailable, match="not held here"):
         target.pull(rows_request("users", users.keys))
     assert target.range_pull(range_request(begin, end)).checksum == block.checksum

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ringpull.ps.damage import FIRST_RETRY_S
-from ringpull.ps.errors import CorruptData
+from ringpull.ps.errors import CorruptData, NotAnswered
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.placement import ServedRanges
 from ringpull.ps.ring import Ring
-from ringpull.ps.spec import VECTOR_TYPES, RowType
+from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
 from ringpull.ps.transfer.job import Cancelled, Job
 from tests.ps.damaging import byte_of_block, flip, keys_of_block, zero
 from tests.ps.opened import VERSIONS, range_request
 from tests.ps.scrubbed import Scrubbed, without_position_blocks
-from tests.ps.tables import MODEL, VERSION, WrittenTable, write_table
+from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
 
 # -- found and quarantined ---------------------------------------------------------------------------------------------
 
@@ -48,15 +49,39 @@ def test_bad_rows_are_refused_and_all_others_answered(scrubbed: Scrubbed, blocks
 
 
 @pytest.mark.parametrize("at", [0, -1], ids=["first byte", "last byte"])
-@pytest.mark.parametrize("row_type", list(VECTOR_TYPES))
-def test_a_byte_at_either_end_is_found_in_every_row_type(tmp_path: Path, row_type: RowType, at: int) -> None:
+@pytest.mark.parametrize(
+    ("row_type", "name"), [*((row_type, "rows") for row_type in RowType), (RowType.BYTES, "starts")]
+)
+def test_a_byte_at_either_end_is_found_in_every_row_type(tmp_path: Path, row_type: RowType, name: str, at: int) -> None:
     table = write_table(tmp_path / "users", rows=300, dim=7, row_type=row_type)
     scrubbed = Scrubbed(table, tmp_path / "checked")
     scrubbed.round()
     assert scrubbed.answered().all()
-    flip(table.folder / "rows", at)
+    flip(table.folder / name, at)
     scrubbed.round()
     assert not scrubbed.answered().any()  # it is one block
+    assert [each.file for each in scrubbed.damage.known(scrubbed.base)] == [name]
+    flip(table.folder / name, at)
+    scrubbed.round()
+    assert scrubbed.answered().all()
+
+
+def test_starts_that_were_written_over_lead_nobody_out_of_the_rows(tmp_path: Path) -> None:
+    """Before the scrub comes by: the map has other numbers than those that were checked when it was opened."""
+    scrubbed = Scrubbed(write_table(tmp_path / "users", rows=300, dim=7, row_type=RowType.BYTES), tmp_path / "checked")
+    starts = scrubbed.table.folder / "starts"
+    whole = starts.read_bytes()
+    for number in (0, 2**64 - 1, 2**63, 1 << 40):
+        with starts.open("r+b") as file:
+            file.seek(8 * 10)
+            file.write(number.to_bytes(8, "little") * 100)
+        for key in scrubbed.table.keys:
+            with suppress(NotAnswered):
+                reply = scrubbed.shard.pull(rows_request("users", np.array([key])))
+                assert reply.data.nbytes <= scrubbed.base.rows_bytes
+    with starts.open("r+b") as file:
+        file.write(whole)
+    assert scrubbed.answered().all()
 
 
 def test_zeros_in_the_first_page_are_found(scrubbed: Scrubbed) -> None:

@@ -42,7 +42,7 @@ def take_in(asked: InferCall) -> None:
     """Do with a request all that is done before shards are asked."""
     for schema in (SCHEMA, CITIES):
         with suppress(RingpullError):
-            columns = columns_of(asked.tensors, schema.features, LIMITS)
+            columns = columns_of(asked.tensors(), schema.features, LIMITS)
             schema.prepare_requests(*columns.columns(), columns.row_counts)
 
 

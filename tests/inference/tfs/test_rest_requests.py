@@ -292,7 +292,7 @@ def test_a_version_of_tables_alone_says_how_it_is_asked(verb: str) -> None:
     alone: Any = SimpleNamespace(
         key=("vectors", 1),
         rows=SimpleNamespace(tables={"items": None}),
-        loaded=SimpleNamespace(name="vectors/1", program=None),
+        loaded=SimpleNamespace(name="vectors/1", program=None, schema=Schema.without_features()),
     )
     with pytest.raises(InvalidInput, match="vectors/1 has tables only, and predicts nothing"):
         read_question(RestPath("vectors", 0, "", verb), alone, b"{}", LIMITS)

@@ -65,14 +65,26 @@ def assert_holds(base: Base, table: WrittenTable, mask: SlotMask) -> None:
     assert base.held_mask().tolist() == mask.tolist()
     mine = mask[(whole.positions_slice(0, whole.rows) >> np.uint64(SLOT_SHIFT)).astype(np.int64)] == 1
     assert base.positions_slice(0, base.rows).tobytes() == whole.positions_slice(0, whole.rows)[mine].tobytes()
-    assert base.raw_rows(0, base.rows).tobytes() == whole.raw_rows(0, whole.rows)[mine].tobytes()
+    if base.spec.is_bytes:
+        assert list(base.raw_rows(0, base.rows)) == [
+            whole.bytes_row(number) for number in np.flatnonzero(mine).tolist()
+        ]
+    else:
+        assert base.raw_rows(0, base.rows).tobytes() == whole.raw_rows(0, whole.rows)[mine].tobytes()
     assert base.verify() == []
 
 
 def copied_bytes(table: WrittenTable, mask: SlotMask) -> int:
-    """Return the rows and keys of a table's slots."""
-    row_bytes = Base.open(table.folder).spec.row_bytes
-    return int((mask[slots_of(table.keys)] == 1).sum()) * (8 + row_bytes)
+    """Return the bytes of a table's slots as they are streamed: rows, keys, and lengths of rows of bytes."""
+    spec = Base.open(table.folder).spec
+    if spec.is_bytes:
+        return copied_rows(table, mask) * (8 + 4) + len(table.row_bytes(mask[slots_of(table.keys)] == 1))
+    return copied_rows(table, mask) * (8 + spec.row_bytes)
+
+
+def copied_rows(table: WrittenTable, mask: SlotMask) -> int:
+    """Return the number of rows in a table's slots."""
+    return int((mask[slots_of(table.keys)] == 1).sum())
 
 
 def sum_request(table: str, keys: np.ndarray, bag: int) -> PullRequest:

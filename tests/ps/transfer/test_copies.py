@@ -23,17 +23,26 @@ from ringpull.ps.transfer.copies import LocalCopies
 from ringpull.ps.transfer.job import Cancelled, Job
 from ringpull.ps.transfer.piece import Piece
 from ringpull.ps.transfer.throttle import Throttle
-from tests.ps.tables import MODEL, VERSION, WrittenTable, rows_request, write_table
-from tests.ps.transfer.placements import NOWHERE, assert_holds, copied_bytes, owned_slots, placement, slots_of
+from tests.ps.tables import MODEL, VERSION, WrittenTable, pulled, rows_request, write_table
+from tests.ps.transfer.placements import (
+    NOWHERE,
+    assert_holds,
+    copied_bytes,
+    copied_rows,
+    owned_slots,
+    placement,
+    slots_of,
+)
 from tests.ps.transfer.shards import Crew, Member
 
 TWO = Ring.even([0, 1])
 THREE = TWO.join(2)
 
 
-@pytest.fixture(scope="module")
-def users(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
-    return write_table(tmp_path_factory.mktemp("tables") / "users", rows=1500, dim=5)
+@pytest.fixture(scope="module", params=[RowType.FLOAT32, RowType.BYTES])
+def users(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> WrittenTable:
+    dim = 3 if request.param is RowType.BYTES else 5
+    return write_table(tmp_path_factory.mktemp("tables") / "users", rows=1500, dim=dim, row_type=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,7 @@ def answers(member: Member, table: WrittenTable) -> None:
     assert mask is not None
     mine = mask[slots_of(table.keys)] == 1
     reply = member.shard.pull(rows_request("users", table.keys[mine]))
-    assert reply.values.tobytes() == table.rows[mine].tobytes()
+    assert pulled(reply) == table.row_bytes(mine)
     assert reply.missing.tolist() == [0]
     if not mine.all():
         with pytest.raises(NotOwner):
@@ -244,7 +253,7 @@ def test_an_interrupted_copy_goes_on_for_other_ranges_from_other_sources(
     assert_holds(target.base(), users, mask_of(wanted))
     due = copied_bytes(users, mask_of(wanted))
     assert target.job.copied_bytes == due
-    assert target.peers.rows == due // 28 - begun.rows
+    assert target.peers.rows == copied_rows(users, mask_of(wanted)) - begun.rows
 
 
 def test_damage_in_a_piece_is_found_and_only_the_rest_copied_again(
@@ -313,7 +322,7 @@ def test_a_cancelled_prepare_goes_on_later(crew: Crew, users: WrittenTable) -> N
     assert target.pieces()
     target.prepare_streamed(THREE, TWO)
     assert_holds(target.base(), users, THREE.owned_mask(2, 1))
-    assert target.peers.rows <= copied_bytes(users, THREE.owned_mask(2, 1)) // 28 + 400
+    assert target.peers.rows <= copied_rows(users, THREE.owned_mask(2, 1)) + 400
     assert streamed < target.peers.rows
 
 
@@ -440,6 +449,6 @@ def test_one_job_at_a_time(crew: Crew, users: WrittenTable) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert made[2].peers.rows == copied_bytes(users, THREE.owned_mask(2, 1)) // 28
+    assert made[2].peers.rows == copied_rows(users, THREE.owned_mask(2, 1))
     assert_holds(made[2].base(), users, THREE.owned_mask(2, 1))
     assert Job().copied_bytes == 0

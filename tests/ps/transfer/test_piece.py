@@ -129,7 +129,9 @@ def test_damage_after_opening_is_found_when_it_is_read(tmp_path: Path) -> None:
     assert Piece.open(piece.path).bytes == piece.bytes
 
 
-@pytest.mark.parametrize("data", [b"", b"RPLPIECE", b"x" * 40, b"RPLPIECE\x02" + bytes(40)])
+@pytest.mark.parametrize(
+    "data", [b"", b"RPLPIECE", b"x" * 40, b"RPLPIECE\x03" + bytes(40), b"RPLPIECE\x01" + bytes(40)]
+)
 def test_what_is_no_piece_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "piece-00001").write_bytes(data)
     with pytest.raises(CorruptData, match="not a piece"):

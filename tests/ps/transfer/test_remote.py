@@ -23,6 +23,7 @@ from ringpull.ps.spec import RowType
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.format import Header
+from ringpull.ps.store.raw_rows import flat
 from ringpull.ps.transfer.piece import Piece
 from ringpull.ps.transfer.remote import RemoteFolder, as_path, is_url
 from ringpull.ps.transfer.stored_source import READ_BYTES, StoredSource
@@ -42,12 +43,12 @@ FINE_BLOCK_BYTES = 4000
 URL = f"s3://models/{MODEL}/{VERSION}"
 
 
-@pytest.fixture(scope="module")
-def fine(tmp_path_factory: pytest.TempPathFactory) -> WrittenTable:
+@pytest.fixture(scope="module", params=[RowType.INT8, RowType.BYTES])
+def fine(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> WrittenTable:
     """A table of many blocks, also at memory://fine/users."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fmt, "BLOCK_BYTES", FINE_BLOCK_BYTES)
-        table = write_table(tmp_path_factory.mktemp("fine") / "users", rows=20_000, dim=7, row_type=RowType.INT8)
+        table = write_table(tmp_path_factory.mktemp("fine") / "users", rows=20_000, dim=7, row_type=request.param)
     assert Base.open(table.folder).block_count > 50
     in_memory(table.folder, "fine/users")
     return table
@@ -86,7 +87,7 @@ def streamed(source: StoredSource, slots: SlotRange, max_bytes: int, begin: int 
 def expected(table: WrittenTable, slots: SlotRange, begin: int = 0) -> tuple[bytes, bytes]:
     base = Base.open(table.folder)
     first, last = base.row_range(slots.begin, slots.end)
-    return base.positions_slice(first + begin, last).tobytes(), base.raw_rows(first + begin, last).tobytes()
+    return base.positions_slice(first + begin, last).tobytes(), flat(base.raw_rows(first + begin, last)).tobytes()
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
@@ -107,6 +108,7 @@ def test_one_reader_for_paths_and_urls(fine: WrittenTable, request: pytest.Fixtu
     assert source.identity() == base.identity
     content = source.describe(EVERYTHING)
     assert (content.spec, content.identity, content.rows) == (base.spec, base.identity, base.rows)
+    assert content.stored_bytes == base.rows_bytes
     assert streamed(source, EVERYTHING, 1 << 20) == expected(fine, EVERYTHING)
     slots = SlotRange(3000, 20_000)
     assert streamed(StoredSource(where, read_bytes=1), slots, 3000) == expected(fine, slots)
@@ -119,7 +121,9 @@ def test_any_range_from_any_row_in_steps_of_any_size(fine: WrittenTable, data: s
     begin = data.draw(st.integers(0, SLOTS - 1))
     slots = SlotRange(begin, data.draw(st.integers(begin + 1, SLOTS)))
     source = StoredSource("memory://fine/users", read_bytes=data.draw(st.integers(1, 50_000)))
-    first_row = data.draw(st.integers(0, source.describe(slots).rows))
+    content = source.describe(slots)
+    assert content.stored_bytes == len(expected(fine, slots)[1])
+    first_row = data.draw(st.integers(0, content.rows))
     max_bytes = data.draw(st.integers(500, 50_000))
     assert streamed(source, slots, max_bytes, first_row) == expected(fine, slots, first_row)
 
@@ -291,8 +295,13 @@ def test_a_changed_byte_is_found_and_named(fine: WrittenTable, name: str) -> Non
         streamed(StoredSource(url), EVERYTHING, 10_000)
 
 
-@pytest.mark.parametrize("name", [fmt.HEADER, fmt.BLOCKS, fmt.POSITION_BLOCKS, fmt.POSITIONS, fmt.ROWS])
+@pytest.mark.parametrize(
+    "name",
+    [fmt.HEADER, fmt.BLOCKS, fmt.POSITION_BLOCKS, fmt.POSITIONS, fmt.ROWS, fmt.STARTS, fmt.START_BLOCKS],
+)
 def test_a_file_that_is_too_short_or_missing_is_named(fine: WrittenTable, name: str) -> None:
+    if not (fine.folder / name).exists():
+        return  # vectors have no starts
     url = in_memory(fine.folder, "short/users")
     files = fsspec.filesystem("memory")
     files.pipe_file(f"/short/users/{name}", files.cat_file(f"/short/users/{name}")[:-1])
@@ -308,9 +317,10 @@ def test_all_damage_is_listed_as_in_a_folder(fine: WrittenTable, tmp_path: Path)
     assert StoredTable(RemoteFolder(url)).verify() == []
     base = Base.open(fine.folder)
     for block in (0, 7, base.block_count - 1):
-        for name, row_bytes in ((fmt.ROWS, base.spec.row_bytes), (fmt.POSITIONS, 8)):
+        first_row = int(base.sections.blocks[block, 0])
+        for name, where in ((fmt.ROWS, base.byte_range(first_row, base.rows)[0]), (fmt.POSITIONS, 8 * first_row)):
             content = bytearray(files.cat_file(f"/listed/users/{name}"))
-            content[row_bytes * int(base.sections.blocks[block, 0])] ^= 1
+            content[where] ^= 1
             files.pipe_file(f"/listed/users/{name}", bytes(content))
         found = StoredTable(RemoteFolder(url)).verify()[-1]
         files.pipe_file("/listed/users/positions", (fine.folder / fmt.POSITIONS).read_bytes())
@@ -318,8 +328,9 @@ def test_all_damage_is_listed_as_in_a_folder(fine: WrittenTable, tmp_path: Path)
         assert (found.block, found.slots[0]) == (block, exact.slots[0])
         assert found.slots[1] >= exact.slots[1]
     (tmp_path / "rows").write_bytes(files.cat_file("/listed/users/rows"))
-    for name in (fmt.HEADER, fmt.INDEX, fmt.POSITIONS, fmt.BLOCKS, fmt.POSITION_BLOCKS):
-        (tmp_path / name).write_bytes((fine.folder / name).read_bytes())
+    for path in fine.folder.iterdir():
+        if path.name != fmt.ROWS:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
     assert StoredTable(RemoteFolder(url)).verify() == Base.open(tmp_path).verify() != []
     files.pipe_file("/listed/users/index", bytes(len((fine.folder / fmt.INDEX).read_bytes())))
     with pytest.raises(CorruptData, match="listed/users/index: the checksum does not match"):
@@ -332,13 +343,29 @@ def test_a_damaged_block_is_named_and_an_owner_has_it(crew: Crew, s3: S3, fine: 
     base = Base.open(fine.folder)
     block = base.block_count // 2
     first_row = int(base.sections.blocks[block, 0])
-    s3.flip_byte(f"{MODEL}/{VERSION}/users/rows", first_row * base.spec.row_bytes + 3)
+    s3.flip_byte(f"{MODEL}/{VERSION}/users/rows", base.byte_range(first_row, base.rows)[0] + 3)
     member = crew.add(1)
     with pytest.raises(CorruptData, match=f"{URL}/users/rows: block {block}, rows {first_row} to "):
         member.prepare(at(URL, [EVERYTHING]))
     [owner] = crew.bring_up(1, Ring.even([0]), fine)
     member.prepare(at(URL, [EVERYTHING], RangeSource(EVERYTHING, "peer", owner.id)))
     assert_holds(member.base(), fine, mask_of([EVERYTHING]))
+
+
+def test_damage_of_starts_is_named(tmp_path: Path) -> None:
+    """Of one block, with the blocks on either side of it whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fmt, "BLOCK_BYTES", FINE_BLOCK_BYTES)
+        table = write_table(tmp_path / "users", rows=2000, dim=7, row_type=RowType.BYTES)
+    base, starts = Base.open(table.folder), table.folder / "starts"
+    first_row = int(base.sections.blocks[3, 0])
+    content = bytearray(starts.read_bytes())
+    content[8 * (first_row + 1)] ^= 1
+    starts.write_bytes(content)
+    [bad] = StoredTable(RemoteFolder(str(table.folder))).verify()
+    assert (bad.block, bad.file, bad.first_row) == (3, fmt.STARTS, first_row)
+    with pytest.raises(CorruptData, match=f"starts: block 3, rows {first_row} to "):
+        streamed(StoredSource(str(table.folder)), EVERYTHING, 10_000)
 
 
 @pytest.mark.medium

@@ -17,7 +17,7 @@ from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 from ringpull.ps.slot_mask import runs
-from ringpull.ps.spec import VECTOR_TYPES, RowType
+from ringpull.ps.spec import RowType
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.block_check import block_bytes, blocks_with
 from ringpull.ps.transfer.job import Cancelled, Job
@@ -143,15 +143,17 @@ def test_trusted_files_are_not_read(actor: ShardProcess, folder: Path) -> None:
         actor.prepare([published(folder)])  # open already, it is checked all the same
 
 
-@pytest.mark.parametrize("row_type", list(VECTOR_TYPES))
+@pytest.mark.parametrize(
+    ("row_type", "name"), [*((row_type, "rows") for row_type in RowType), (RowType.BYTES, "starts")]
+)
 @pytest.mark.parametrize("at", [0, -1])
-def test_rows_of_every_type_are_checked_to_the_last_byte(tmp_path: Path, row_type: RowType, at: int) -> None:
+def test_rows_of_every_type_are_checked_to_the_last_byte(tmp_path: Path, row_type: RowType, name: str, at: int) -> None:
     table = write_table(tmp_path / "users", rows=100, dim=7, row_type=row_type)
     check = RowCheck(CheckedRows(), Throttle())
     base = Base.open(table.folder)
     check.check(base, [0], Job())
-    flip(table.folder / "rows", at)
-    with pytest.raises(DamagedRows):
+    flip(table.folder / name, at)
+    with pytest.raises(DamagedRows, match=f"{name}: block 0"):
         check.check(base, [0], Job())
 
 

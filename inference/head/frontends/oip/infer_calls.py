@@ -6,21 +6,44 @@ that a client made up, are taken and change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.oip.datatypes import read_contents, read_raw
+from ringpull.inference.head.frontends.oip.plans import Plans, kind_of
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.predictor import InferenceRequest
-from ringpull.inference.head.request.received import Limits, check_count
+from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
 from ringpull.ps.errors import InvalidInput
 
 MAX_VERSION: Final = (1 << 63) - 1
 MAX_TIMEOUT_US: Final = (1 << 63) - 1
+
+
+class SentTensor(NamedTuple):
+    """Input as it came."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    values: bytes | memoryview | NDArray[Any]
+    """Its bytes, not looked at yet; or the array that they were, in JSON or in typed fields."""
+
+    def array(self) -> NDArray[Any]:
+        """Return its values.
+
+        Raises:
+            InvalidInput: They do not fit its type and shape; the message names it.
+        """
+        if isinstance(self.values, np.ndarray):
+            return self.values
+        return read_raw(self.name, self.datatype, self.shape, self.values)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -31,13 +54,26 @@ class InferCall:
     version: int
     """Version asked for; 0: the live one."""
     request_id: str
-    tensors: Mapping[str, NDArray[Any]]
+    sent: Sequence[SentTensor]
     outputs: tuple[str, ...]
     """Names of outputs; empty: all."""
     timeout_s: float | None = None
     """Time that its parameters give it; None: they do not."""
 
-    def request(self, catalog: Catalog, limits: Limits) -> InferenceRequest:
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the inputs by name.
+
+        Raises:
+            InvalidInput: One is there twice, or is not what its type and shape say; the message names it.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        for each in self.sent:
+            if each.name in arrays:
+                raise InvalidInput(f"input {each.name}: is twice among the inputs")
+            arrays[each.name] = each.array()
+        return arrays
+
+    def request(self, catalog: Catalog, limits: Limits, plans: Plans) -> InferenceRequest:
         """Return what the predictor is to be asked.
 
         Raises:
@@ -50,13 +86,28 @@ class InferCall:
         if loaded.program is None:
             names = ", ".join(f"{self.model}.{table}" for table in served.tables)
             raise InvalidInput(f"{loaded.name} has tables only; rows are read from the models {names}")
+        columns = self._planned(served, limits, plans)
+        if columns is None:
+            columns = columns_of(self.tensors(), loaded.schema.features, limits)
         return InferenceRequest(
-            columns=columns_of(self.tensors, loaded.schema.features, limits),
+            columns=columns,
             model=self.model,
             version=self.version,
             outputs=self.outputs or tuple(each.name for each in loaded.manifest.outputs),
             request_id=self.request_id,
         )
+
+    def _planned(self, served: ServedVersion, limits: Limits, plans: Plans) -> ReceivedColumns | None:
+        """Return the columns by a plan; None: there is none for it, or it does not fit."""
+        kinds, shapes, raws = [], [], []
+        for name, datatype, shape, values in self.sent:
+            if isinstance(values, np.ndarray):
+                return None
+            kinds.append(kind_of(name, datatype, shape))
+            shapes.append(shape)
+            raws.append(values)
+        plan = plans.find(served, tuple(kinds))
+        return None if plan is None else plan.columns(shapes, raws, limits)
 
 
 def version_of(text: str) -> int:
@@ -80,28 +131,26 @@ def read_message(message: Any, limits: Limits) -> InferCall:
         InvalidInput: It is not as it should be; the message names the input, output or parameter.
         LimitExceeded: It has more inputs than a request may have columns.
     """
-    inputs, raw = message.inputs, message.raw_input_contents
+    inputs, raws = message.inputs, message.raw_input_contents
     check_count(len(inputs), limits.max_columns)
-    if raw and len(raw) != len(inputs):
-        raise InvalidInput(f"raw_input_contents: {len(raw)} of them for {len(inputs)} inputs; give one each, or none")
-    tensors: dict[str, NDArray[Any]] = {}
-    for place, each in enumerate(inputs):
-        name = each.name
-        if name in tensors:
-            raise twice(name)
+    if raws and len(raws) != len(inputs):
+        raise InvalidInput(f"raw_input_contents: {len(raws)} of them for {len(inputs)} inputs; give one each, or none")
+    sent = []
+    for each, raw in zip_longest(inputs, raws):
+        name, datatype, shape = each.name, each.datatype, tuple(each.shape)
         if each.parameters:
             check_input_parameters(name, values_of(each.parameters))
-        if not raw:
-            tensors[name] = read_contents(name, each.datatype, each.shape, each.contents)
+        if raw is None:
+            sent.append(SentTensor(name, datatype, shape, read_contents(name, datatype, shape, each.contents)))
         elif each.HasField("contents"):
             raise InvalidInput(f"input {name}: has contents, and the request raw_input_contents, too; give one of both")
         else:
-            tensors[name] = read_raw(name, each.datatype, each.shape, raw[place])
+            sent.append(SentTensor(name, datatype, shape, raw))
     return InferCall(
         model=message.model_name,
         version=version_of(message.model_version),
         request_id=message.id,
-        tensors=tensors,
+        sent=sent,
         outputs=wanted((each.name, values_of(each.parameters)) for each in message.outputs) if message.outputs else (),
         timeout_s=timeout_of(values_of(message.parameters)) if message.parameters else None,
     )
@@ -114,11 +163,6 @@ def values_of(parameters: Any) -> dict[str, Any]:
         choice = parameter.WhichOneof("parameter_choice")
         plain[name] = getattr(parameter, choice) if choice else None
     return plain
-
-
-def twice(name: str) -> InvalidInput:
-    """Return the error of an input that is there twice."""
-    return InvalidInput(f"input {name}: is twice among the inputs")
 
 
 def timeout_of(parameters: Mapping[str, Any]) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,15 @@ from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS, columns_
 from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, SentFeature
 from ringpull.ps.errors import InvalidInput, LimitExceeded
+
+BYTES_OF_FEATURE: Final = 16
+"""Bytes that take as long to read as one feature of one example, or as it takes to see that it is not there."""
+
+
+def size_of_input(given: Any, features: Sequence[Feature]) -> int:
+    """Return how much work the examples of an `Input` are, as a number of bytes."""
+    kind = given.WhichOneof("kind")
+    return BYTES_OF_FEATURE * len(getattr(given, kind).examples if kind else ()) * len(features)
 
 
 def columns_of_input(given: Any, features: Iterable[Feature], limits: Limits) -> ReceivedColumns:
@@ -57,14 +66,16 @@ def _tensors(
         check_count(len(row), limits.max_columns)
     names = set(chain.from_iterable(rows))
     check_count(len(names), limits.max_columns)
+    for name in names - known.keys():
+        owner = owner_of(name, known)
+        if owner + WEIGHTS != name or owner not in names:
+            raise unknown_input(name, owner if owner + WEIGHTS == name else "", known)
     tensors: dict[str, NDArray[Any]] = {}
     for name in sorted(names):
         feature = known.get(name)
         values, counts = _lists(name, where, rows)
         if feature is None:
             owner = owner_of(name, known)
-            if owner + WEIGHTS != name or owner not in names:
-                raise unknown_input(name, owner if owner + WEIGHTS == name else "", known)
             if not np.array_equal(counts, _lists(owner, where, rows)[1]):
                 raise InvalidInput(f"feature {name}: must have as many values as {owner}, in every example")
             tensors[name] = values
