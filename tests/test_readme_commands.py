@@ -25,6 +25,7 @@ BIN = Path(sys.executable).parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 READMES = (
     "README.md",
+    "inference/COMING_FROM.md",
     "deploy/README.md",
     "loadtest/README.md",
     "inference/README.md",
@@ -66,6 +67,9 @@ SHORTENED = (
 
 SLOW = ("loadtest/README.md",)
 """READMEs whose commands take minutes, shortened too: clusters of their own, benches, faults."""
+
+CLIENTS = ("README.md", "inference/COMING_FROM.md")
+"""READMEs whose clients are run, on what is served by then."""
 
 SERVED = {"loadtest/README.md": "ringpull serve models/ranker --shards 2 --detach"}
 """What a README takes as served already: the model of the first one."""
@@ -190,7 +194,7 @@ def test_commands_work_as_they_are_written(readme: str, checkout: Path) -> None:
     for kind, body in blocks(readme):
         if kind == "python" and (name := re.match(r"# (\w+\.py)\n", body)):
             (checkout / name[1]).write_text(body)
-        elif kind == "python" and readme == "README.md" and "with Client(" in body:
+        elif kind == "python" and readme in CLIENTS and "with Client(" in body:
             run(f"python -c {shlex.quote(body)}", checkout)
         elif kind == "sh":
             for command in commands_of(body):

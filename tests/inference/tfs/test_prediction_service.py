@@ -14,7 +14,7 @@ import pytest
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.frontends.http import bodies
 from ringpull.inference.head.frontends.tfs import messages
-from ringpull.inference.head.frontends.tfs.examples import size_of_input
+from ringpull.inference.head.frontends.tfs.examples import columns_of_input, size_of_input
 from ringpull.inference.schema.columns import Ragged
 from tests.inference.served import ROWS
 from tests.inference.small_model import SCHEMA, columns_of, plain_row
@@ -234,6 +234,14 @@ async def test_examples_may_have_nothing_but_their_context(tfs: TfsServed, own_c
     reply = await tfs.call("Regress", model_spec=signed("score"), input=given)
     own = await own_client.predict("ranker", columns_of([plain_row(1, 2)]))
     assert [each.value for each in reply.result.regressions] == own.outputs["score"].tolist() * 3
+
+
+async def test_a_large_context_is_not_written_out_for_every_example(tfs: TfsServed) -> None:
+    context = example({**plain_row(1, 2), "history": [1] * 20})
+    request = messages.RegressionRequest(
+        input={"example_list_with_context": {"examples": [{}] * 50, "context": context}}
+    )
+    assert columns_of_input(request.input, SCHEMA.features, tfs.predictor.limits).rows == 1
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,22 @@ BYTES_OF_FEATURE: Final = 16
 """Bytes that take as long to read as one feature of one example, or as it takes to see that it is not there."""
 
 
+def examples_of(given: Any) -> Sequence[Any]:
+    """Return the examples of an `Input`."""
+    kind = given.WhichOneof("kind")
+    return getattr(given, kind).examples if kind else ()
+
+
 def size_of_input(given: Any, features: Sequence[Feature]) -> int:
     """Return how much work the examples of an `Input` are, as a number of bytes."""
-    kind = given.WhichOneof("kind")
-    return BYTES_OF_FEATURE * len(getattr(given, kind).examples if kind else ()) * len(features)
+    return BYTES_OF_FEATURE * len(examples_of(given)) * len(features)
 
 
 def columns_of_input(given: Any, features: Iterable[Feature], limits: Limits) -> ReceivedColumns:
     """Return the examples of an `Input` as the columns of one request, checked for size.
+
+    Where examples have nothing of their own, that is one row, whose answer is that of every example: written out, a
+    context that is repeated would be much larger than its message.
 
     Args:
         features: Features of the version that is asked for.
@@ -39,19 +47,16 @@ def columns_of_input(given: Any, features: Iterable[Feature], limits: Limits) ->
         InvalidInput: There is no example, or a feature is unknown, or its lists do not fit; the message names it.
         LimitExceeded: The request is larger than `limits`.
     """
-    kind = given.WhichOneof("kind")
-    examples = getattr(given, kind).examples if kind else ()
+    examples = examples_of(given)
     if not examples:
         raise InvalidInput("input: Input is empty. Send at least one example")
     if len(examples) > limits.max_candidates:
         raise LimitExceeded(f"the request has {len(examples)} rows; max_candidates is {limits.max_candidates}")
     known = {each.name: each for each in features if not isinstance(each, Cross)}
     tensors = _tensors([each.features.feature for each in examples], "examples", known, limits)
-    if kind == "example_list_with_context":
+    if given.HasField("example_list_with_context"):
         context = given.example_list_with_context.context.features.feature
-        # Where examples have nothing of their own, the context is all that tells how many there are.
-        times = 1 if tensors else len(examples)
-        for name, values in _tensors([context] * times, "context", known, limits).items():
+        for name, values in _tensors([context], "context", known, limits).items():
             if name in tensors:
                 raise InvalidInput(f"feature {name}: is both in examples and in their context")
             tensors[name] = values

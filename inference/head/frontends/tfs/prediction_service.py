@@ -16,7 +16,7 @@ from ringpull.inference.head.frontends.http.bodies import aside
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.frontends.tfs import messages
-from ringpull.inference.head.frontends.tfs.examples import columns_of_input, size_of_input
+from ringpull.inference.head.frontends.tfs.examples import columns_of_input, examples_of, size_of_input
 from ringpull.inference.head.frontends.tfs.metadata import SIGNATURE_DEF, signature_map
 from ringpull.inference.head.frontends.tfs.signatures import (
     DEFAULT,
@@ -145,7 +145,8 @@ class PredictionService:
         prediction = await call.predict(
             InferenceRequest(columns=columns, model=spec.name, version=_number(spec, served), outputs=(output.name,))
         )
-        return prediction, prediction.outputs[output.name]
+        scores, examples = prediction.outputs[output.name], len(examples_of(request.input))
+        return prediction, scores if len(scores) == examples else np.repeat(scores, examples, axis=0)
 
 
 def _spec(request: Any) -> Any:
