@@ -117,6 +117,8 @@ class ProgramOutput:
     name: str
     shape: tuple[int, ...]
     """Shape of one row: () for (B,), (1,) for (B, 1)."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes whose scores a row of shape (C,) holds; in the file only where there is any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +211,9 @@ class Manifest:
         del fields["identity"]
         if not self.degrade:
             del fields["degrade"]  # So that older builds read it.
+        for output in fields["outputs"]:
+            if not output["classes"]:
+                del output["classes"]
         if self.tables_alone:
             fields = {name: fields[name] for name in TABLES_ALONE}
         # To plain lists and strings: what will be read back, so that checksums agree.
@@ -281,6 +286,10 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
             # Versions exported before there were such fields.
             document["manifest"].setdefault("samples", None)
             document["manifest"].setdefault("degrade", [])
+            outputs = document["manifest"].get("outputs")
+            for output in outputs if isinstance(outputs, list) else ():
+                if isinstance(output, dict):
+                    output.setdefault("classes", [])
         manifest = _manifest(top.inner("manifest", tuple(name for name in _names(Manifest) if name != "identity")))
     return replace(manifest, identity=identity_of(content))
 
@@ -394,7 +403,10 @@ def _input(fields: Fields) -> ProgramInput:
 
 
 def _output(fields: Fields) -> ProgramOutput:
-    return ProgramOutput(name=fields.text("name"), shape=tuple(fields.integers("shape", 0, MAX_INT64)))
+    shape, classes = tuple(fields.integers("shape", 0, MAX_INT64)), tuple(fields.texts("classes"))
+    if classes and shape != (len(classes),):
+        raise fields.error("classes", f"names {len(classes)} classes; a row has the shape {shape}")
+    return ProgramOutput(name=fields.text("name"), shape=shape, classes=classes)
 
 
 def _check_references(fields: Fields, manifest: Manifest) -> None:

@@ -123,9 +123,11 @@ class Checks:
                     self._answered(head, shard_map, live)
 
     def _answered(self, head, shard_map, live) -> None:
+        if live is head.live:
+            shown = {*live.items(), *((model, each) for model, named in head.labels.items() for each in named.values())}
+            if hidden := shown - head.loaded:
+                self.violated(f"{head} shows {sorted(hidden)}, which it has not loaded")
         for model, number in live.items():
-            if (model, number) not in head.loaded and live is head.live:
-                self.violated(f"{head} shows {model}/{number}, which it has not loaded")
             for table in self.world.tables_of([(model, number)]):
                 missing = self._missing(shard_map, table, excusing=True)
                 if missing:
@@ -189,10 +191,16 @@ class Checks:
             if served != wanted or stored != wanted or shard.bytes_per_s is not None:
                 self.violated(f"{shard} serves or stores other things than the spec has for it, or is throttled")
         for head in self.world.heads.values():
-            if not head.serving or head.loaded != names or head.live != dict(spec.live) or head.map != state.map:
+            if not head.serving or head.loaded != names or not self._shows(head, state):
                 self.violated(f"{head} shows other things than the spec has, or by another map")
             if self._lacks(head):
                 self.violated(f"{head} lacks slots at rest")
+
+    def _shows(self, head: SimHead, state: CoordinatorState) -> bool:
+        """Return whether a head shows what the spec says, and routes by the newest map."""
+        spec = state.spec
+        assert spec is not None
+        return head.live == dict(spec.live) and head.labels == spec.labels and head.map == state.map
 
     def _lacks(self, head: SimHead) -> bool:
         if not (head.runs and head.serving and head.map is not None):

@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING
 from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.router.control.change import CoordinatorState
 from ringpull.router.control.changes import begin_of
-from ringpull.router.control.events import Abort, Event, Pause, Resume
+from ringpull.router.control.deployment_spec import DeploymentSpec
+from ringpull.router.control.events import Abort, Begin, Event, Pause, Resume
 from ringpull.router.control.leader import Leader
-from ringpull.router.control.operations import ChangeRequest, ChangeStatus, Control, Publish, Rebalance, Rollback
+from ringpull.router.control.operations import (
+    ChangeRequest,
+    ChangeStatus,
+    Control,
+    LabelVersion,
+    LoadModel,
+    ModelSource,
+    Publish,
+    Rebalance,
+    Rollback,
+    ServeModels,
+    UnloadModel,
+)
 from tests.simulation.kernel import Process
 
 if TYPE_CHECKING:
@@ -18,6 +31,9 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MODEL = "m"
+OTHERS = ("n", "o")
+"""Models that come and go beside it."""
+LABELS = ("stable", "canary")
 
 
 @dataclass(eq=False, slots=True)
@@ -28,8 +44,10 @@ class Asked:
     id: int = 0
     """Change that it began, or is about; 0: not known."""
     subject: str = ""
+    target: DeploymentSpec | None = None
+    """Spec that the change leads to."""
     answer: str = "none yet"
-    """`accepted`, `refused`, or `unknown` when nobody could say."""
+    """`accepted`, `so already`, `refused`, or `unknown` when nobody could say."""
 
 
 class Operators:
@@ -53,6 +71,8 @@ class Operators:
     def anything(self) -> ChangeRequest | Control:
         """Return any request, more or less sensible."""
         random = self.world.random
+        if self.world.models_come_and_go and random.random() < 0.6:
+            return self._of_models()
         match random.randrange(8):
             case 0 | 1:
                 self.world.versions += 1
@@ -65,6 +85,25 @@ class Operators:
                 return Rebalance(replicas={"two": random.choice([1, 2, 2, 3])})
             case _:
                 return random.choice([Control.PAUSE, Control.RESUME, Control.RESUME, Control.ABORT])
+
+    def _of_models(self) -> ChangeRequest:
+        """Return a request about the list of models or about labels."""
+        random, newest = self.world.random, self.world.versions
+        model, label = random.choice((MODEL, *OTHERS)), random.choice(LABELS)
+        match random.randrange(9):
+            case 0 | 1 | 2:
+                return LoadModel(folder=f"/{model}", version=random.choice([0, 1]))
+            case 3 | 4:
+                return UnloadModel(model=model, gone_from=random.choice(["", f"/{model}"]))
+            case 5:
+                names = random.sample((MODEL, *OTHERS), random.randint(0, 3))
+                labels = random.choice([None, {label: newest}])
+                latest = random.choice([1, 1, 2])
+                return ServeModels(models=tuple(ModelSource(name=each, latest=latest, labels=labels) for each in names))
+            case 6 | 7:
+                return LabelVersion(model=model, labels={label: random.choice([1, newest])})
+            case _:
+                return LabelVersion(model=model, remove=(label,))
 
     def _ask(self, asked: Asked) -> None:
         world = self.world
@@ -79,7 +118,7 @@ class Operators:
                 asked.answer = "unknown"
             world.told(f"operator: {asked.request} of change {asked.id}: {asked.answer}: {exc}")
         else:
-            asked.answer = "accepted"
+            asked.answer = "accepted" if status.id else "so already"
             world.told(f"operator: {asked.request} is accepted, change {status.id}")
 
     def _told(self, leader: Leader, coordinator: SimLeader, asked: Asked) -> ChangeStatus:
@@ -87,6 +126,7 @@ class Operators:
         state = leader.machine.state
         try:
             event = self._event(leader, asked.request)
+            asked.target = event.target if isinstance(event, Begin) else None
             asked.id = state.last_id if isinstance(asked.request, Control) else state.last_id + 1
             self.world.ledger.paused.discard(asked.id)
             status = leader.tell(event)
@@ -106,7 +146,12 @@ class Operators:
                 return Resume()
             case Control.ABORT:
                 return Abort("an operator aborted it")
-        return begin_of(request, leader.machine.state, place=lambda publish, _: self.world.place(publish.version))
+        return begin_of(
+            request,
+            leader.machine.state,
+            place=lambda publish, _: self.world.place(publish.version),
+            find=self.world.find,
+        )
 
 
 class Ledger:
@@ -159,6 +204,21 @@ class Ledger:
                 self.world.checks.violated(f"{asked.request} was accepted as change {asked.id}, which never ended")
             if asked.request is Control.ABORT and not self.outcomes.get(asked.id, "lost"):
                 self.world.checks.violated(f"change {asked.id} was aborted, and carried out all the same")
+        self._serves_what_was_asked()
+
+    def _serves_what_was_asked(self) -> None:
+        """Hold what serves against what the last change that was carried through was to lead to."""
+        done = [number for number, error in self.outcomes.items() if not error]
+        targets = [
+            asked.target
+            for asked in self.asked
+            if done and asked.id == max(done) and asked.answer in ("accepted", "unknown") and asked.target is not None
+        ]
+        seat = self.world.seat
+        assert seat is not None
+        assert seat.leader is not None
+        if targets and seat.leader.saved.spec not in targets and not self.world.checks.lost:
+            self.world.checks.violated(f"what serves is not what change {max(done)} was accepted for")
 
 
 __all__ = ["MODEL", "Asked", "InvalidInput", "Ledger", "Operators"]

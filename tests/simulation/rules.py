@@ -12,8 +12,10 @@ from unittest.mock import patch
 
 from ringpull.ps.errors import Superseded, Unavailable
 from ringpull.ps.fence import Fence, Order
-from ringpull.router.control.change import CoordinatorState
+from ringpull.router.control import head_steps
+from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.coordinator import Coordinator
+from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import HeadExpired
 from ringpull.router.control.introductions import Introductions
 from ringpull.router.control.leader import Leader
@@ -143,6 +145,29 @@ def a_restarted_shard_is_taken_for_the_one_before() -> AbstractContextManager[An
     return patch.object(Coordinator, "take", take)
 
 
+def labels_are_shown_before_their_versions_are_there() -> AbstractContextManager[Any]:
+    plain = head_steps.shown_by_heads
+
+    def shown_by_heads(state: CoordinatorState) -> head_steps.Shown:
+        shown = plain(state)
+        return shown if state.change is None else shown._replace(labels=state.change.target.labels)
+
+    return patch.object(head_steps, "shown_by_heads", shown_by_heads)
+
+
+def models_go_before_heads_have_let_go_of_them() -> AbstractContextManager[Any]:
+    """Shards serve only the next spec from the first phase on that is not given up any more."""
+    plain = Coordinator._specs
+
+    def specs(self: Coordinator) -> dict[int, DeploymentSpec]:
+        change = self._state.change
+        if change is not None and change.kind is Kind.UNLOAD and not change.phase.reversible:
+            return {change.id: change.target}
+        return plain(self)
+
+    return patch.object(Coordinator, "_specs", specs)
+
+
 RULES: Final[dict[Rule, tuple[str, int]]] = {
     members_obey_whoever_comes: ("obeys term", 38),
     members_do_not_look_at_the_incarnation: ("not loaded|not stored", 6),
@@ -159,5 +184,7 @@ RULES: Final[dict[Rule, tuple[str, int]]] = {
     heads_need_not_load_before_they_route: ("not loaded|come to rest", 30),
     paused_changes_go_on: ("is paused", 4),
     a_restarted_shard_is_taken_for_the_one_before: ("lacks|lacked|nobody answers", 33),
+    labels_are_shown_before_their_versions_are_there: ("which it has not loaded", 175),
+    models_go_before_heads_have_let_go_of_them: ("nobody answers", 63),
 }
 """Rule -> what a history says that fails without it, and the seed of one that did when this was written."""

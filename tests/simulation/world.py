@@ -10,7 +10,7 @@ from typing import Final
 from ringpull.ps.errors import Unavailable
 from ringpull.router.control.deployment_spec import PlacedTable, PlacedVersion
 from ringpull.router.control.leader import Timing
-from ringpull.router.control.operations import Asker
+from ringpull.router.control.operations import Asker, ModelSource
 from ringpull.router.shard_map import ShardAddress, ShardMap
 from tests.simulation.checks import Checks
 from tests.simulation.folder import Folder
@@ -34,6 +34,8 @@ class World:
         self.network = Network(self.kernel)
         self.log: list[str] = []
         self.deployment = "d1"
+        self.models_come_and_go = seed % 4 == 3
+        """Whether operators also load, unload and label; others ask for what they always did, in the same order."""
         self.several_nodes = seed % 2 == 1
         """Whether leaders wait for processes of heads that may live on, though none does here."""
         self.timing = Timing(heartbeat_s=2.5)
@@ -117,10 +119,17 @@ class World:
 
     # -- versions ------------------------------------------------------------------------------------------------------
 
-    def place(self, version: int) -> PlacedVersion:
+    def place(self, version: int, model: str = MODEL) -> PlacedVersion:
         """Return a version as it is found on disk."""
-        tables = {name: PlacedTable(f"/{version}/{name}", copies) for name, copies in TABLES.items()}
-        return PlacedVersion(MODEL, version, f"/{version}", tables)
+        folder = f"/{model}/{version}"
+        tables = {name: PlacedTable(f"{folder}/{name}", copies) for name, copies in TABLES.items()}
+        return PlacedVersion(model, version, folder, tables)
+
+    def find(self, source: ModelSource) -> tuple[PlacedVersion, ...]:
+        """Return the versions that a source asks for; of every model there are as many as were published of one."""
+        model = source.name or source.folder.strip("/")
+        numbers = source.versions or range(max(1, self.versions + 1 - source.latest), self.versions + 1)
+        return tuple(self.place(number, model) for number in numbers)
 
     def is_wrong(self, version: int) -> bool:
         """Return whether a version cannot go live: its samples are answered wrongly."""
