@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,14 +75,19 @@ def check_keys(table: Table) -> None:
         raise CorruptData(f"{table.base.folder}: keys are damaged, so no range can be cut out; another copy has them")
 
 
-def open_base(name: str, folder: Path, identity: int, within: Path | None, *, verify: bool) -> Base:
+def open_base(
+    name: str, folder: Path, identity: int, within: Path | None, *, verify: bool, like: Iterable[Base] = ()
+) -> Base:
     """Open a table's folder, which must hold the table of this name and identity.
+
+    Args:
+        like: See `Base.open`.
 
     Raises:
         CorruptData: It is damaged, or holds another table.
         OtherContent: It has another identity.
     """
-    base = Base.open(folder, verify_rows=verify, within=within, identity=identity)
+    base = Base.open(folder, verify_rows=verify, within=within, identity=identity, like=like)
     if base.spec.name != name:
         raise CorruptData(f"{folder}: holds the table {base.spec.name!r}, where {name!r} should be")
     return base

@@ -125,7 +125,7 @@ class Shard:
             return
         # Not under the lock: it may take long, and other versions are assigned, quarantined and retired meanwhile.
         bases = {
-            name: open_base(name, folder, wanted.get(name, UNKNOWN), within, verify=verify)
+            name: open_base(name, folder, wanted.get(name, UNKNOWN), within, verify=verify, like=self._whole_bases())
             for name, folder in folders.items()
         }
         check(bases)
@@ -396,6 +396,14 @@ class Shard:
         if not identity and not any(tables.values()) and now != dict(folders):
             raise InvalidInput(f"model {model}: version {version} is open already, from other folders")
         return True
+
+    def _whole_bases(self) -> list[Base]:
+        """Return the bases that are served and have no known damage: a table of the same files takes no memory more.
+
+        Each table has a base of its own all the same, so that what is found and refused of one is not the other's.
+        """
+        bases = [each.table.base for opened in self._state.versions.values() for each in opened.tables.values()]
+        return [base for base in bases if not self._known_damage(base)]
 
     def _replace_table(self, key: TableKey, before: Base, table: Table) -> bool:
         model, version, name = key

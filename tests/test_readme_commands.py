@@ -25,6 +25,7 @@ BIN = Path(sys.executable).parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 READMES = (
     "README.md",
+    "inference/COMING_FROM.md",
     "deploy/README.md",
     "loadtest/README.md",
     "inference/README.md",
@@ -56,6 +57,7 @@ SHORTENED = (
     (r"(^ringpull loadtest .*--seconds) \d+", r"\1 2"),
     # Some rate keeps this bound, however busy the machine is.
     (r"(^ringpull loadtest --find-max.*--p99-ms) \d+", r"\1 500 --seconds 0.5"),
+    (r"^curl ", "curl -fsS "),  # else it works whatever it is answered
     (r"(^locust (?!.*--headless).*)", r"\1 --headless -u 2 -t 3s"),
     (r"(^locust .*) -t \d+m", r"\1 -t 3s"),
     (r"(^locust .*) -u 32", r"\1 -u 2"),
@@ -65,6 +67,9 @@ SHORTENED = (
 
 SLOW = ("loadtest/README.md",)
 """READMEs whose commands take minutes, shortened too: clusters of their own, benches, faults."""
+
+CLIENTS = ("README.md", "inference/COMING_FROM.md")
+"""READMEs whose clients are run, on what is served by then."""
 
 SERVED = {"loadtest/README.md": "ringpull serve models/ranker --shards 2 --detach"}
 """What a README takes as served already: the model of the first one."""
@@ -163,7 +168,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def run(command: str, folder: Path) -> None:
     records = sorted(served.records(), key=lambda record: record.started_s)
     if records:
-        command = command.replace("127.0.0.1:8500", records[-1].target)
+        command = command.replace("127.0.0.1:8500", records[-1].target).replace("127.0.0.1:8501", records[-1].http)
     environment = {**os.environ, "PATH": f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
@@ -189,7 +194,7 @@ def test_commands_work_as_they_are_written(readme: str, checkout: Path) -> None:
     for kind, body in blocks(readme):
         if kind == "python" and (name := re.match(r"# (\w+\.py)\n", body)):
             (checkout / name[1]).write_text(body)
-        elif kind == "python" and readme == "README.md" and "with Client(" in body:
+        elif kind == "python" and readme in CLIENTS and "with Client(" in body:
             run(f"python -c {shlex.quote(body)}", checkout)
         elif kind == "sh":
             for command in commands_of(body):

@@ -19,11 +19,12 @@ import numpy as np
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.wire.column_codec import encode_column
 from ringpull.inference.wire.packing import pack
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import SLOTS, keys_of_texts
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
 from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
-from ringpull.ps.spec import Pooling, TableSpec
+from ringpull.ps.spec import Pooling, RowType, TableSpec
 from ringpull.ps.store.writer import TableWriter
 from ringpull.ps.wire.connection import Connection
 from ringpull.router.client import Router
@@ -36,7 +37,11 @@ TABLE: Final = "table"
 COMPILE_TIMEOUT_S: Final = 300.0
 """Time allowed for the first pull, which waits for the compiler: minutes on a busy machine."""
 
-SPEC: Final = TableSpec(name=TABLE, dim=4)
+BYTES_TABLE: Final = "bytes"
+SPECS: Final = {
+    TABLE: TableSpec(name=TABLE, dim=4),
+    BYTES_TABLE: TableSpec(name=BYTES_TABLE, dim=0, row_type=RowType.BYTES),
+}
 
 
 def warm_up(within: str | None = None) -> None:
@@ -46,18 +51,21 @@ def warm_up(within: str | None = None) -> None:
         within: Folder for a tiny table; default: the temporary one.
     """
     with tempfile.TemporaryDirectory(prefix="ringpull-", dir=within) as folder:
-        _write_table(Path(folder) / TABLE)
+        _write_tables(Path(folder))
         shards = [ShardProcess(i, metrics=False) for i in (0, 1)]
         try:
             shard_map = ShardMap(
                 epoch=1,
                 shards=tuple(ShardAddress(i, *shard.address()) for i, shard in enumerate(shards)),
                 ring=Ring.even((0, 1), 1),
-                replicas={(MODEL, TABLE): 1},
+                replicas={(MODEL, table): 1 for table in SPECS},
             )
-            whole_table = TablePlacement(str(Path(folder) / TABLE), slots=(SlotRange(0, SLOTS),), sources=())
+            whole_tables = {
+                table: TablePlacement(str(Path(folder) / table), slots=(SlotRange(0, SLOTS),), sources=())
+                for table in SPECS
+            }
             for shard in shards:
-                shard.prepare([VersionPlacement(MODEL, 1, {TABLE: whole_table})])
+                shard.prepare([VersionPlacement(MODEL, 1, whole_tables)])
                 shard.assign(shard_map.epoch, [ServedRanges(shard_map.ring, shard_map.replicas)], [(MODEL, 1)])
             asyncio.run(_pull_everything(shard_map))
         finally:
@@ -72,10 +80,14 @@ def _receive_columns() -> None:
     ReceivedColumns.joined([ReceivedColumns.of(pack({TABLE: column}, {}), Limits(2, 2)) for _ in range(2)])
 
 
-def _write_table(folder: Path) -> None:
-    with TableWriter(folder, SPEC) as writer:
-        writer.add(np.arange(64), np.ones((64, SPEC.dim), np.float32))
-        writer.finish()
+def _write_tables(folder: Path) -> None:
+    for table, spec in SPECS.items():
+        with TableWriter(folder / table, spec) as writer:
+            if spec.is_bytes:
+                writer.add_bytes(np.arange(64), BytesRows.of([bytes(key) for key in range(64)]))
+            else:
+                writer.add(np.arange(64), np.ones((64, spec.dim), np.float32))
+            writer.finish()
 
 
 async def _pull_everything(shard_map: ShardMap) -> None:
@@ -88,13 +100,14 @@ async def _pull_everything(shard_map: ShardMap) -> None:
     )
     router = Router(connect, settings=patient)
     router.update(shard_map)
-    router.register(MODEL, 1, {TABLE: SPEC})
+    router.register(MODEL, 1, SPECS)
     keys = np.arange(64, dtype=np.uint64)
     offsets = np.arange(0, 65, 4)
     pooled = [Lookup(TABLE, pooling, keys, offsets) for pooling in (Pooling.SUM, Pooling.MEAN, Pooling.MAX)]
     weighted = Lookup(TABLE, Pooling.SUM, keys, offsets, np.ones(64, np.float32))
     try:
-        for lookups in ([*pooled, weighted, Lookup(TABLE, Pooling.NONE, keys)], pooled[:1]):
+        unpooled = [Lookup(table, Pooling.NONE, keys) for table in SPECS]
+        for lookups in ([*pooled, weighted, *unpooled], pooled[:1]):
             await router.pull(MODEL, 1, lookups, deadline_s=time.monotonic() + COMPILE_TIMEOUT_S)
     finally:
         await router.close()

@@ -111,7 +111,12 @@ def _from_rows(
 ) -> dict[str, Any]:
     from ringpull.deploy.view.row_text import columns_of_rows
 
-    infos = client.model(model, version, label=label).features
+    described = client.model(model, version, label=label)
+    infos = described.features
+    if described.tables and not described.outputs:
+        raise InvalidInput(
+            f"model {model} has tables only, and predicts nothing; see ringpull lookup {model} TABLE KEYS"
+        )
     return {
         "features": columns_of_rows(rows, infos),
         "context": {} if context is None else columns_of_rows([context], infos),

@@ -11,17 +11,15 @@ from google.protobuf.message import Message
 
 
 def plain_values(message: Message) -> dict[str, Any]:
-    """Return the fields of a message by their names in the `.proto`: enums as names of values, maps as objects."""
+    """Return the fields of a message by their names in the `.proto`; enums as names of their values, maps as dicts."""
     return {field.name: _field(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
 
 
 def _field(field: Any, value: Any) -> Any:
-    if not field.is_repeated:
-        return _value(field, value)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        of_values = field.message_type.fields_by_name["value"]
-        return {key: _value(of_values, value[key]) for key in sorted(value)}
-    return [_value(field, each) for each in value]
+        of_value = field.message_type.fields_by_name["value"]
+        return {key: _value(of_value, value[key]) for key in sorted(value)}
+    return [_value(field, each) for each in value] if field.is_repeated else _value(field, value)
 
 
 def _value(field: Any, value: Any) -> Any:

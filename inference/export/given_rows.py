@@ -111,9 +111,7 @@ def _pieces(table: str, which: str, chunk: Any) -> Iterator[Piece]:
             f"table {table}: its content{which} is {type(chunk).__name__}; it must be a tuple (keys, rows)"
         )
     keys, rows = chunk
-    of_bytes = isinstance(rows, BytesRows) or (
-        isinstance(rows, list | tuple | np.ndarray) and len(rows) > 0 and isinstance(rows[0], bytes | str)
-    )
+    of_bytes = isinstance(rows, BytesRows) or (_is_list(rows) and len(rows) > 0 and isinstance(rows[0], bytes | str))
     if not of_bytes and isinstance(rows, list | tuple) and not rows:
         rows = np.empty((0, 1), np.float32)  # of any kind: there is none
     if not of_bytes and (
@@ -131,6 +129,13 @@ def _pieces(table: str, which: str, chunk: Any) -> Iterator[Piece]:
         end = min(begin + step, len(rows))
         own = ids[begin:end]
         yield Piece(own, _bytes(table, own, rows, begin, end) if of_bytes else _vectors(table, own, rows[begin:end]))
+
+
+def _is_list(rows: Any) -> bool:
+    """Whether rows are one value after the other. An array of numpy's own bytes is not: those lose zeros at the end."""
+    return isinstance(rows, list | tuple) or (
+        isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype.kind != "S"
+    )
 
 
 def _vectors(table: str, keys: NDArray[Any], rows: Float32Array) -> Float32Array:

@@ -7,7 +7,7 @@ bits of the key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -112,6 +112,10 @@ def read_ids(table: str, given: Any) -> NDArray[Any]:
     Raises:
         ExportError: They are neither all integers nor all strings, or not (rows,).
     """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise ExportError(
+            f"keys of table {table}: are {type(given).__name__}; they must be a list of integers or strings"
+        )
     array = given if isinstance(given, np.ndarray) else _array_of_list(table, list(given))
     if array.ndim != 1:
         raise ExportError(f"keys of table {table}: have the shape {array.shape}; they must be (rows,)")

@@ -23,6 +23,7 @@ from torch import nn
 from ringpull.inference.degrade.levels import check_steps
 from ringpull.inference.degrade.steps import Step
 from ringpull.inference.export.capture import Captured, capture
+from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from ringpull.inference.export.cut import Cut, cut
 from ringpull.inference.export.examples import TRACED_ROWS, bind, example
@@ -36,7 +37,7 @@ from ringpull.inference.export.serving import Serving, plan_serving
 from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.export.tables import TablePlan, write_table
 from ringpull.inference.export.version_folder import new_version, written_beside
-from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, TableEntry
+from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.columns import Column
@@ -62,6 +63,7 @@ def export_model(
     check_labels: ArrayLike | None = None,
     max_diff: float | None = None,
     degrade: Sequence[Step] = (),
+    classes: Mapping[str, Sequence[str]] | None = None,
     quiet: bool = False,
 ) -> ExportReport:
     """Split a module into tables and a dense program, and write them as `out_dir/VERSION/`.
@@ -88,17 +90,19 @@ def export_model(
         max_diff: The most that short row types may change a score; above it, nothing is written.
         degrade: Steps of a head under load before it refuses requests: `UseDefault`, `CutBags`, `CapCandidates`
             and `UseVersion` steps, the first taken first. Replies say so.
+        classes: Names of the classes of an output (B, C), by output: TensorFlow Serving's clients are told.
         quiet: Print no report and no progress.
 
     Raises:
-        InvalidInput: The name, the version or an option is not valid, a degrade step does not fit the model, or a row
-            type cannot hold a number.
+        InvalidInput: The name, the version or an option is not valid, a degrade step or classes do not fit the model,
+            or a row type cannot hold a number.
         ExportError: The module cannot be split, a key is wrong, scores change by more than `max_diff`, or the
             self-check fails. The message names module or table and reason.
     """
     name = Path(out_dir).resolve().name if name is None else name
     target = new_version(Path(out_dir), name, version)
     split = _Split.of(name, module, schema, keys or {}, tables or {})
+    outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(schema, check_columns, check_labels)
     if data is None and check_rows > 0:
@@ -106,7 +110,7 @@ def export_model(
     cost = measure_cost(module, schema, list(split.arguments), split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
     console = None if quiet else Console()
-    manifest, check = _write(split, target, steps, check_rows, console)
+    manifest, check = _write(split, target, outputs, steps, check_rows, console)
     described = tuple(_table_report(entry, split.parts, split.plans[entry.spec.name]) for entry in manifest.tables)
     report = ExportReport(
         path=target, manifest=manifest, tables=described, kept=split.parts.kept, check=check, cost=cost
@@ -159,7 +163,12 @@ class _Split:
 
 
 def _write(
-    split: _Split, target: Path, steps: tuple[Step, ...], check_rows: int, console: Console | None
+    split: _Split,
+    target: Path,
+    outputs: tuple[ProgramOutput, ...],
+    steps: tuple[Step, ...],
+    check_rows: int,
+    console: Console | None,
 ) -> tuple[Manifest, CheckReport | None]:
     """Write a version beside its place, check it, and rename it."""
     with written_beside(target) as hidden:
@@ -174,7 +183,7 @@ def _write(
             tables=tuple(write_table(hidden, plan, console) for plan in split.plans.values()),
             lookups=split.serving.lookups,
             inputs=_inputs(split.parts),
-            outputs=split.captured.outputs,
+            outputs=outputs,
             degrade=steps,
         )
         manifest.save(hidden)

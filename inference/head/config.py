@@ -49,7 +49,7 @@ class HttpLimits:
 
     max_connections: int = 256
     timeout_s: float = 10.0
-    """Time in which a connection must have sent a whole request, counted anew after each answer."""
+    """Time in which a connection must have sent a whole header, counted anew after each answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +95,10 @@ class HeadConfig:
     """Tokens that callers have to show, with their roles and quotas."""
 
     max_message_bytes: Annotated[
-        int, at_least(1, ceiling=MAX_INT32), Option("Bytes of one gRPC message.", Group.LIMITS)
+        int, at_least(1, ceiling=MAX_INT32), Option("Bytes of one gRPC message, or HTTP body.", Group.LIMITS)
     ] = 64 << 20
-    """Bytes of one gRPC message, either way. A larger request gets RESOURCE_EXHAUSTED before it is read."""
+    """Bytes of one gRPC message, either way, and of one body over HTTP. A larger request gets RESOURCE_EXHAUSTED, or
+    413, before it is read."""
     max_candidates: Annotated[int, at_least(1), Option("Rows of one request.", Group.LIMITS)] = 16_384
     """Rows of one request; one of more gets RESOURCE_EXHAUSTED."""
     max_lookup_keys: Annotated[
@@ -144,7 +145,8 @@ class HeadConfig:
         above(0, ceiling=MAX_WAIT_S),
         Option("The longest that an HTTP connection may take to ask.", Group.LIMITS, "http-timeout", "SECONDS"),
     ] = 10.0
-    """Time in which an HTTP connection must have sent a whole request, counted anew after each answer."""
+    """Time in which an HTTP connection must have sent a whole header, counted anew after each answer; a body has
+    `receive_timeout_s`."""
     max_in_flight_bytes: Annotated[
         int,
         at_least(1),

@@ -16,6 +16,7 @@ that names it.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -40,11 +41,11 @@ TABLES_ALONE: Final = ("model", "version", "created", "tables", "samples")
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Largest manifest; a larger file is refused before it is read."""
 
+_KEY_BYTES: Final = 8
+"""Bytes of a key beside its row."""
+
 MAX_VERSION: Final = 2**63 - 1
 MAX_INT64: Final = 2**63 - 1
-
-BYTES_BESIDE: Final = 16
-"""Bytes that a table stores for each row of bytes besides it: its position, and where it starts."""
 
 T = TypeVar("T")
 
@@ -71,10 +72,10 @@ class TableEntry:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one stored row; of rows of bytes, which are of any length, the mean."""
+        """Size of one stored row, without its key; of rows of bytes the mean, with where they start."""
         if not self.spec.is_bytes:
             return self.spec.row_bytes
-        return max(1, self.bytes // max(1, self.rows) - BYTES_BESIDE)
+        return max(1, math.ceil(self.bytes / max(1, self.rows)) - _KEY_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,8 @@ class ProgramOutput:
     name: str
     shape: tuple[int, ...]
     """Shape of one row: () for (B,), (1,) for (B, 1)."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes whose scores a row of shape (C,) holds; in the file only where there is any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +211,9 @@ class Manifest:
         del fields["identity"]
         if not self.degrade:
             del fields["degrade"]  # So that older builds read it.
+        for output in fields["outputs"]:
+            if not output["classes"]:
+                del output["classes"]
         if self.tables_alone:
             fields = {name: fields[name] for name in TABLES_ALONE}
         # To plain lists and strings: what will be read back, so that checksums agree.
@@ -280,6 +286,10 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
             # Versions exported before there were such fields.
             document["manifest"].setdefault("samples", None)
             document["manifest"].setdefault("degrade", [])
+            outputs = document["manifest"].get("outputs")
+            for output in outputs if isinstance(outputs, list) else ():
+                if isinstance(output, dict):
+                    output.setdefault("classes", [])
         manifest = _manifest(top.inner("manifest", tuple(name for name in _names(Manifest) if name != "identity")))
     return replace(manifest, identity=identity_of(content))
 
@@ -393,7 +403,10 @@ def _input(fields: Fields) -> ProgramInput:
 
 
 def _output(fields: Fields) -> ProgramOutput:
-    return ProgramOutput(name=fields.text("name"), shape=tuple(fields.integers("shape", 0, MAX_INT64)))
+    shape, classes = tuple(fields.integers("shape", 0, MAX_INT64)), tuple(fields.texts("classes"))
+    if classes and shape != (len(classes),):
+        raise fields.error("classes", f"names {len(classes)} classes; a row has the shape {shape}")
+    return ProgramOutput(name=fields.text("name"), shape=shape, classes=classes)
 
 
 def _check_references(fields: Fields, manifest: Manifest) -> None:
@@ -403,6 +416,8 @@ def _check_references(fields: Fields, manifest: Manifest) -> None:
     for i, lookup in enumerate(manifest.lookups):
         if lookup.table not in dims:
             raise fields.error(f"lookups[{i}].table", f"there is no table {lookup.table!r}")
+        if manifest.table(lookup.table).spec.is_bytes:
+            raise fields.error(f"lookups[{i}].table", f"rows of {lookup.table!r} are bytes, which no program takes")
         if lookup.fill is not None and len(lookup.fill) != dims[lookup.table]:
             raise fields.error(
                 f"lookups[{i}].fill", f"has {len(lookup.fill)} numbers; dim of the table is {dims[lookup.table]}"

@@ -22,7 +22,7 @@ from ringpull.inference.wire.column_codec import (
     column_of_numbers,
     column_of_texts,
 )
-from ringpull.inference.wire.messages import decode_tensor, encode_tensor
+from ringpull.inference.wire.messages import decode_tensor
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, ProtocolError
 from ringpull.ps.spec import Pooling
@@ -182,7 +182,12 @@ def encode_rows(answer: RowsAnswer, *, typed: bool = False) -> pb.LookupResponse
         message.bytes.data = rows.data.tobytes()
         message.bytes.offsets = rows.offsets.astype("<i8", copy=False).tobytes()
     else:
-        message.vectors.CopyFrom(encode_tensor(rows, typed=typed))
+        vectors = message.vectors  # filled in where it is: a message that is put into another one is copied
+        vectors.shape.extend(rows.shape)
+        if typed:
+            vectors.floats.extend(rows.ravel())
+        else:
+            vectors.data = rows.astype("<f4", copy=False).tobytes()
     return message
 
 

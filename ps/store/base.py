@@ -11,13 +11,11 @@ A base and what was made from it keep the maps alive: `close` never takes memory
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import xxhash
@@ -28,24 +26,19 @@ from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.identity import UNKNOWN, differ, text_of
 from ringpull.ps.slot_mask import SlotMask
-from ringpull.ps.spec import MAX_BYTES_ROW, Float32Array, TableSpec, UInt64Array
+from ringpull.ps.spec import Float32Array, TableSpec, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store import kernels
 from ringpull.ps.store.file_errors import opened, unreadable
 from ringpull.ps.store.file_stamp import FileStamp
 from ringpull.ps.store.format import Header, SlotRanges
 from ringpull.ps.store.links import check_links
-from ringpull.ps.store.mapping import mapped
 from ringpull.ps.store.raw_rows import RawRows, flat
 from ringpull.ps.store.row_codec import decode
+from ringpull.ps.store.sections import Sections, map_sections, mapping_of
 
 _MADV_POPULATE_READ: Final = 22
 """Linux 5.14, <asm-generic/mman-common.h>: fault pages in, many at a time; Python's mmap has no name for it yet."""
-
-_HUGE_PAGES_SHARE: Final = 0.5
-"""Share of physical memory. A larger file is read in small pages: where a table does not fit, a key costs 2 MiB."""
-
-_NOTHING: Final = np.empty(0, np.uint8)
 
 _POPULATE_BYTES: Final = 64 << 20
 _PAGE_BYTES: Final = 4096
@@ -62,25 +55,6 @@ class BadBlock:
     """Slots [begin, end) that have a row in the block."""
     file: str = fmt.ROWS
     """File in which these bytes are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sections:
-    """The mapped arrays of a base."""
-
-    index: NDArray[Any]
-    """uint32 or uint64 ((1 << index_bits) + 1,): how many positions lie below each bucket."""
-    positions: UInt64Array
-    """(rows,), ascending."""
-    rows: NDArray[np.uint8]
-    """(rows, row_bytes); of a table of bytes (total,), its rows end to end."""
-    blocks: UInt64Array
-    """(blocks, 2): first row and xxh3_64 of each block. In memory, 16 bytes a MiB: what happens to the file later harms
-    no check."""
-    starts: UInt64Array
-    """(rows + 1,): where each row of bytes begins in `rows`, and at the end where the last one ends; else (0,)."""
-    start_blocks: UInt64Array
-    """(blocks, 2): where each block of rows of bytes begins, and xxh3_64 of its starts; in memory. Else (0, 2)."""
 
 
 class Base:
@@ -118,13 +92,20 @@ class Base:
 
     @classmethod
     def open(
-        cls, folder: Path, *, verify_rows: bool = False, within: Path | None = None, identity: int = UNKNOWN
+        cls,
+        folder: Path,
+        *,
+        verify_rows: bool = False,
+        within: Path | None = None,
+        identity: int = UNKNOWN,
+        like: Iterable[Base] = (),
     ) -> Base:
         """Map a table's folder after checking everything but the rows; those too with `verify_rows`.
 
         Args:
             within: Folder that no file may lead out of through a link; None: the table's own.
             identity: Identity that the table must have, which is looked at before anything is read; 0: any.
+            like: Open bases. If one was made of these very files, as they are now, they are not mapped and read again.
 
         Raises:
             CorruptData: A file is missing, damaged, truncated, of another format, or a link that leads out; the message
@@ -139,35 +120,39 @@ class Base:
         if differ(header.identity, identity):
             what = f"table {header.spec.name} in {folder}"
             raise OtherContent.found(what, text_of(header.identity), text_of(identity))
-        stamps, mapped = {fmt.HEADER: stamp}, {}
-        for name, section in header.sections.items():
-            mapped[name], stamps[name] = _map(folder / name, section.bytes)
-        for array in mapped.values():
-            if 0 < array.size <= _physical_bytes() * _HUGE_PAGES_SHARE:
-                _prefer_huge_pages(_mapping_of(array))
-        for name, section in header.sections.items():
-            if section.checksum is not None and xxhash.xxh3_64_intdigest(mapped[name].data) != section.checksum:
-                raise CorruptData(f"{folder / name}: the checksum does not match; the file is damaged")
-        sections = Sections(
-            index=mapped[fmt.INDEX].view(np.uint32 if fmt.index_entry_bytes(header.rows) == 4 else np.uint64),
-            positions=mapped[fmt.POSITIONS].view(np.uint64),
-            rows=(
-                mapped[fmt.ROWS]
-                if header.spec.is_bytes
-                else mapped[fmt.ROWS].reshape(header.rows, header.spec.row_bytes)
-            ),
-            blocks=mapped[fmt.BLOCKS].view(np.uint64).reshape(-1, 2).copy(),
-            starts=mapped.get(fmt.STARTS, _NOTHING).view(np.uint64),
-            start_blocks=mapped.get(fmt.START_BLOCKS, _NOTHING).view(np.uint64).reshape(-1, 2).copy(),
-        )
-        _check_numbers(folder, header, sections)
+        same = next((base for base in like if base.is_of(folder, header, stamp)), None)
+        if same is not None:
+            stamps, sections = same.stamps, same.sections
+        else:
+            stamps, sections = map_sections(folder, header)
+            stamps[fmt.HEADER] = stamp
         base = cls(folder, header, stamps, sections, within)
         if verify_rows and (bad := base.verify()):
             first, last = bad[0].first_row, bad[0].first_row + bad[0].rows
             raise CorruptData(
-                f"{folder / fmt.ROWS}: {len(bad)} blocks are damaged, the first holds rows {first} to {last}"
+                f"{folder / bad[0].file}: {len(bad)} blocks are damaged, the first holds rows {first} to {last}"
             )
         return base
+
+    def is_of(self, folder: Path, header: Header, stamp: FileStamp) -> bool:
+        """Return whether this base was made of the files in a folder, and none has been written to since.
+
+        Args:
+            header: Header of the folder.
+            stamp: Stamp of its file.
+        """
+        if self._sections is None or (self.identity, self.held) != (header.identity, header.held):
+            return False
+        if self.stamps[fmt.HEADER] != stamp:
+            return False
+        try:
+            return all(
+                FileStamp.of((folder / name).stat()) == known
+                for name, known in self.stamps.items()
+                if name != fmt.HEADER
+            )
+        except OSError:
+            return False
 
     @property
     def sections(self) -> Sections:
@@ -204,11 +189,12 @@ class Base:
         return self.sections.positions[first:last]
 
     def byte_range(self, first: int, last: int) -> tuple[int, int]:
-        """Return where in their file rows [first, last) begin and end."""
+        """Return where in their file rows [first, last) begin and end; within it even if starts are damaged."""
         if not self.spec.is_bytes:
             return first * self.spec.row_bytes, last * self.spec.row_bytes
         starts = self.sections.starts
-        return int(starts[first]), int(starts[last])
+        begin = min(int(starts[first]), self.rows_bytes)
+        return begin, max(begin, min(int(starts[last]), self.rows_bytes))
 
     def rows_within(self, first: int, last: int, max_bytes: int) -> int:
         """Return the end of rows [first, ...) that have at most `max_bytes` together, `last` at most; at least one."""
@@ -288,7 +274,7 @@ class Base:
         for array in (sections.index, sections.positions, sections.starts, sections.rows):
             if array.size == 0:
                 continue
-            mapping = _mapping_of(array)
+            mapping = mapping_of(array)
             for start in range(0, array.nbytes, _POPULATE_BYTES):
                 size = min(_POPULATE_BYTES, array.nbytes - start)
                 try:
@@ -317,40 +303,6 @@ def _read_header(path: Path) -> tuple[bytes, FileStamp]:
     return data, stamp
 
 
-def _map(path: Path, due_bytes: int) -> tuple[NDArray[np.uint8], FileStamp]:
-    """Map a file that must have exactly `due_bytes`."""
-    try:
-        with opened(path) as file:
-            stamp = FileStamp.of(os.fstat(file.fileno()))
-            size = stamp.size
-            if size != due_bytes:
-                raise CorruptData(
-                    f"{path}: {size} bytes, but the header says {due_bytes}; the file is truncated or foreign"
-                )
-            if size == 0:  # an empty file cannot be mapped
-                return np.empty(0, np.uint8), stamp
-            return np.frombuffer(mapped(file.fileno(), size), np.uint8), stamp
-    except OSError as exc:
-        raise unreadable(path, exc) from exc
-
-
-def _physical_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _prefer_huge_pages(mapping: mmap.mmap) -> None:
-    """Have what is read from disk from now on kept in huge pages, where the file system can: far fewer page walks."""
-    with contextlib.suppress(OSError):  # a kernel without them
-        mapping.madvise(mmap.MADV_HUGEPAGE)
-
-
-def _mapping_of(array: NDArray[Any]) -> mmap.mmap:
-    owner: Any = array
-    while not isinstance(owner, mmap.mmap):
-        owner = owner.obj if isinstance(owner, memoryview) else owner.base
-    return owner
-
-
 def _block_positions(rows: int, sections: Sections) -> UInt64Array:
     firsts = sections.blocks[:, 0].astype(np.int64)
     lasts = np.append(firsts[1:], rows)[: len(firsts)] - 1
@@ -374,31 +326,3 @@ def _starts_within(starts: UInt64Array, first: int, last: int, max_bytes: int) -
     sizes = (starts[first : last + 1] - starts[first]).astype(np.int64)
     sizes += np.arange(len(sizes), dtype=np.int64) * fmt.START_BYTES
     return first + int(np.searchsorted(sizes, max_bytes, side="right")) - 1
-
-
-def _check_numbers(folder: Path, header: Header, sections: Sections) -> None:
-    """Check what kernels rely on: with it no file, however its checksums were made, can lead them out of the maps."""
-    index, firsts = sections.index, sections.blocks[:, 0]
-    if index[0] != 0 or index[-1] != header.rows or bool((index[1:] < index[:-1]).any()):
-        raise CorruptData(f"{folder / fmt.INDEX}: entries must ascend from 0 to the number of rows, {header.rows}")
-    check_first_rows(firsts, header.rows, str(folder / fmt.BLOCKS))
-    if header.spec.is_bytes:
-        starts = sections.starts
-        if starts[0] != 0 or starts[-1] != header.sections[fmt.ROWS].bytes or bool((starts[1:] < starts[:-1]).any()):
-            raise CorruptData(f"{folder / fmt.STARTS}: starts must ascend from 0 to the number of bytes of rows")
-        if header.rows and int(np.diff(starts).max()) > MAX_BYTES_ROW:
-            raise CorruptData(f"{folder / fmt.STARTS}: a row has more than {MAX_BYTES_ROW} bytes")
-        if bool((starts[firsts.astype(np.int64)] != sections.start_blocks[:, 0]).any()):
-            raise CorruptData(f"{folder / fmt.START_BLOCKS}: a block begins where none of its rows does")
-
-
-def check_first_rows(firsts: UInt64Array, rows: int, where: str) -> None:
-    """Check the first rows of a table's blocks, as `where` has them.
-
-    Raises:
-        CorruptData: They are not such as cut `rows` rows into blocks.
-    """
-    if (rows > 0) != (len(firsts) > 0):
-        raise CorruptData(f"{where}: {len(firsts)} blocks for {rows} rows")
-    if len(firsts) and (firsts[0] != 0 or int(firsts[-1]) >= rows or bool((firsts[1:] <= firsts[:-1]).any())):
-        raise CorruptData(f"{where}: first rows must ascend from 0 and stay below {rows}")

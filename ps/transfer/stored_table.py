@@ -22,10 +22,11 @@ from ringpull.ps.errors import CorruptData
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
 from ringpull.ps.spec import MAX_BYTES_ROW, UInt64Array
 from ringpull.ps.store import format as fmt
-from ringpull.ps.store.base import BadBlock, check_first_rows
+from ringpull.ps.store.base import BadBlock
 from ringpull.ps.store.format import Header
 from ringpull.ps.store.links import check_links
 from ringpull.ps.store.raw_rows import RawRows, rows_of
+from ringpull.ps.store.sections import check_first_rows
 from ringpull.ps.transfer.piece import POSITION_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder
 
@@ -102,8 +103,7 @@ class StoredTable:
         if not self.header.spec.is_bytes:
             return min(last, first + max(1, max_bytes // self.header.spec.row_bytes))
         block = int(np.searchsorted(self.first_rows, first, side="right")) - 1
-        sizes = self._bounds + self.first_rows * fmt.START_BYTES  # blocks of empty rows have some, too
-        end = int(np.searchsorted(sizes, sizes[block] + max_bytes, side="right")) - 1
+        end = int(np.searchsorted(self._sizes, self._sizes[block] + max_bytes, side="right")) - 1
         return min(last, int(self.first_rows[max(block + 1, end)]))
 
     def rows_bytes(self, first: int, last: int) -> int:
@@ -235,6 +235,12 @@ class StoredTable:
         if bool((bounds[1:] < bounds[:-1]).any()) or (len(begins) and begins[0] != 0):
             raise CorruptData(f"{self._files.where(fmt.START_BLOCKS)}: starts must ascend from 0 to {size}")
         return bounds.astype(np.int64)
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """Bytes before every block of rows and of where they start, which blocks of empty rows have, too: int64
+        (blocks + 1,)."""
+        return self._bounds + self.first_rows * fmt.START_BYTES
 
     def _start_of(self, row: int) -> int:
         """Return where a row starts in the file of rows, from the verified starts of its block."""

@@ -34,7 +34,7 @@ class PlacedTable:
     """Number of copies that its exporter, or the command line, asked for."""
     rows: int = 0
     row_bytes: int = 0
-    """Size of one stored row, without its key."""
+    """Size of one stored row, without its key; of rows of bytes the mean, with where they start."""
     on_unavailable: OnUnavailable = OnUnavailable.ERROR
     """Policy for look-ups of rows that no shard answers for."""
     identity: int = 0

@@ -66,7 +66,7 @@ class PlannedTable:
     rows: int
     row_bytes: int
     vector_bytes: int
-    """Size of one partial: 4 x dim."""
+    """Size of one partial: 4 x dim; of a table of bytes that of a row."""
     load: TableLoad
     min_copies: int = 1
     """Lower bound on its copies, such as 2 so that no row is lost with one shard."""

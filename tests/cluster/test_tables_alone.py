@@ -104,7 +104,7 @@ def test_it_is_inspected_and_planned_before(folder: Path, ringpull: RingpullRun)
     plain = json.loads(ringpull("inspect", folder / "1", "--json").stdout)
     assert plain["dense_program_bytes"] is None
     assert {table["spec"]["row_type"] for table in plain["tables"]} == {"float32", "bytes"}
-    planned = ringpull("plan", folder, "--shards", 2, "--memory-per-shard", "1GiB")
+    planned = ringpull("plan", folder, "--shards", 2, "--memory", "1GiB")
     assert planned.returncode == 0, planned.stderr
     assert "feed/results" in planned.stdout
 
@@ -134,7 +134,8 @@ def test_no_look_up_is_wrong_while_versions_and_shards_change(
 
     with Asking(target) as asking, Client(target) as client:
         asking.goes_on()
-        changed("publish", export(folder, 2))
+        export(folder, 2)
+        changed("publish", "feed/2")
         asking.goes_on()
         for version in (1, 2, None):
             rows, found = client.lookup("feed", "vectors", np.arange(ROWS), version=version)

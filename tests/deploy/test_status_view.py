@@ -213,6 +213,14 @@ def test_the_last_minutes_and_several_heads() -> None:
     assert "1 gone 12 s" in shown(status)
 
 
+def test_maps_are_plain_values() -> None:
+    status = cluster()
+    status.live["ranker"] = 3
+    status.models[0].labels["stable"] = 3
+    plain = plain_values(status)
+    assert (plain["live"], plain["models"][0]["labels"]) == ({"ranker": 3}, {"stable": 3})
+
+
 def test_keys_a_second() -> None:
     status = cluster()
     status.tables[0].keys_per_s = 12_345.6

@@ -56,6 +56,7 @@ class Served:
         self.counts = ConnectionCounts()
         self.gate = asyncio.Event()
         self.asked = 0
+        self.cancelled = 0
         self.peers: list[Peer] = []
         bound = claim("http", "127.0.0.1", 0)
         self.port = bound.getsockname()[1]
@@ -63,6 +64,7 @@ class Served:
             routes=[
                 Route("/quick", self._quick, methods=["GET", "POST"]),
                 Route("/slow", self._slow),
+                Route("/body", self._body, methods=["POST"]),
                 Route("/large", self._large),
             ]
         )
@@ -81,6 +83,14 @@ class Served:
         self.asked += 1
         await self.gate.wait()
         return PlainTextResponse("at last")
+
+    async def _body(self, request: Request) -> Response:
+        self.asked += 1
+        try:
+            return PlainTextResponse(str(len(await request.body())))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
 
     async def _large(self, request: Request) -> Response:
         self.asked += 1
@@ -137,7 +147,15 @@ async def hurried() -> AsyncIterator[Served]:
     await hurried.stop()
 
 
-@pytest.mark.parametrize("sent", [b"", HALF, b"GET"], ids=["nothing", "half a request", "a word"])
+HALF_A_BODY = b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 90_000
+HALF_A_CHUNK = b"POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n" + b"x" * 90_000
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", HALF, b"GET", HALF_A_BODY, HALF_A_CHUNK],
+    ids=["nothing", "half a request", "a word", "half a body", "half a chunk"],
+)
 async def test_half_sent_requests_keep_nobody_out(served: Served, sent: bytes) -> None:
     strangers = [await served.send(sent) for _ in range(20)]
     for _ in range(10):
@@ -326,6 +344,56 @@ async def test_however_many_answers_are_not_read_they_have_one_time(
 async def test_an_endless_header_is_refused(served: Served) -> None:
     peer = await served.send(b"GET /quick HTTP/1.1\r\nX: " + b"x" * (2 * MAX_HEADER_BYTES))
     assert (await peer.rest()).startswith(b"HTTP/1.1 400")
+
+
+async def test_bodies_that_drip_keep_nobody_out_and_their_requests_are_cancelled(served: Served) -> None:
+    strangers = [await served.send(HALF_A_BODY) for _ in range(4)]
+
+    async def drip(peer: Peer) -> None:
+        while True:
+            peer.writer.write(b"x")
+            await asyncio.sleep(0.001)
+
+    dripping = [asyncio.create_task(drip(peer)) for peer in strangers]
+    while served.asked < 4:
+        await asyncio.sleep(0.001)
+    for _ in range(10):
+        assert await served.ask() == "here"
+    for each in dripping:
+        each.cancel()
+    assert served.counts.ended["refused"] == 0
+    while served.cancelled < served.counts.ended["full"]:
+        await asyncio.sleep(0.001)
+    assert served.cancelled >= 1
+
+
+async def test_a_whole_body_is_answered_where_there_is_no_room(served: Served) -> None:
+    """Who has sent all of a request is not ended for the next one."""
+    asked = WHOLE.replace(b"quick", b"slow")
+    peers = [await served.send(asked) for _ in range(3)]
+    while served.asked < 3:
+        await asyncio.sleep(0.001)
+    peer = await served.send(HALF_A_BODY)
+    peer.writer.write(b"x" * 910_000)
+    assert (await peer.reader.readuntil(b"\r\n\r\n1000000")).startswith(b"HTTP/1.1 200")
+    served.gate.set()
+    for each in peers:
+        assert b"at last" in await each.reader.readuntil(b"at last")
+
+
+async def test_a_request_ends_with_its_connection_and_no_error_is_logged(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    for end in ("close", "abort"):
+        peer = await served.send(HALF_A_BODY)
+        before = served.cancelled
+        while served.asked == before:
+            await asyncio.sleep(0.001)
+        getattr(peer.writer if end == "close" else peer.writer.transport, end)()
+        while served.cancelled == before:
+            await asyncio.sleep(0.001)
+        await served.opened(0)
+    assert not caplog.records
 
 
 async def test_who_goes_away_leaves_no_trace(served: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -101,6 +102,8 @@ async def test_what_may_not_be_is_a_clear_error(
 
 @pytest.mark.net
 async def test_what_is_no_json_and_who_only_looks(http: httpx.AsyncClient, served: Served) -> None:
+    packed = gzip.compress(b'{"keys": [1]}')
+    assert (await http.post(PATH, content=packed, headers={"Content-Encoding": "gzip"})).json()["version"] == 3
     for body in (b"", b"{", b"\xff", b"[" * 100_000):
         assert (await http.post(PATH, content=body)).status_code == 400
     assert (await http.get(PATH)).status_code in (400, 405)

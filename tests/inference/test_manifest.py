@@ -56,7 +56,11 @@ def write_version(folder: Path, version: int = 3) -> Manifest:
             ProgramInput(kind="lookup", lookup=0),
             ProgramInput(kind="argument", argument="age"),
         ),
-        outputs=(ProgramOutput(name="click", shape=()), ProgramOutput(name="vector", shape=(4, 2))),
+        outputs=(
+            ProgramOutput(name="click", shape=()),
+            ProgramOutput(name="vector", shape=(4, 2)),
+            ProgramOutput(name="genre", shape=(2,), classes=("drama", "other")),
+        ),
     )
     manifest.save(folder)
     return manifest
@@ -77,6 +81,16 @@ def rewrite(folder: Path, change: Callable[[Body], object]) -> None:
     canonical = json.dumps(document["manifest"], sort_keys=True, separators=(",", ":"))
     document["xxh3"] = xxhash.xxh3_64_hexdigest(canonical.encode())
     file.write_text(json.dumps(document))
+
+
+def test_no_program_looks_up_rows_of_bytes(folder: Path) -> None:
+    def change(body: Body) -> None:
+        body["tables"][0]["spec"] |= {"dim": 0, "row_type": "bytes"}
+        body["lookups"][0]["fill"] = None
+
+    rewrite(folder, change)
+    with pytest.raises(CorruptData, match=r"lookups\[0\]\.table: rows of 'user' are bytes, which no program takes"):
+        Manifest.load(folder)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -225,6 +239,47 @@ def test_a_format_of_another_build(folder: Path) -> None:
         Manifest.load(folder)
 
 
+def written(folder: Path, number: int, body: dict[str, Any]) -> None:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    document = {"format": number, "xxh3": xxhash.xxh3_64_hexdigest(canonical), "manifest": body}
+    (folder / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"tables": []}, "manifest.tables: must be one or more"),
+        ({"schema": None}, "unknown field 'schema'"),
+        ({"samples": 1}, "manifest.samples"),
+        ({"model": "a/b"}, "manifest.model"),
+    ],
+    ids=range(5),
+)
+def test_the_manifest_of_tables_alone_has_its_own_fields(folder: Path, change: dict[str, Any], message: str) -> None:
+    body = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["manifest"]
+    kept = {name: body[name] for name in ("model", "version", "created", "tables")} | {"samples": None}
+    written(folder, 2, kept | change)
+    if not message:
+        manifest = Manifest.load(folder)
+        assert manifest.tables_alone
+        manifest.save(folder)
+        assert Manifest.load(folder) == manifest
+        return
+    with pytest.raises(CorruptData, match=message):
+        Manifest.load(folder)
+
+
+def test_the_two_kinds_of_manifest_are_not_read_as_each_other(folder: Path) -> None:
+    body = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["manifest"]
+    written(folder, 2, body)
+    with pytest.raises(CorruptData, match="unknown field"):
+        Manifest.load(folder)
+    written(folder, 1, {name: body[name] for name in ("model", "version", "created", "tables")})
+    with pytest.raises(CorruptData, match="lacks the field"):
+        Manifest.load(folder)
+
+
 def test_an_edited_manifest(folder: Path) -> None:
     file = folder / "manifest.json"
     file.write_text(file.read_text().replace('"add": -4', '"add": -5'))
@@ -293,6 +348,9 @@ def put(*path: Any) -> Callable[[Body], None]:
         (lambda body: body["inputs"].append(body["inputs"][2]), "manifest.inputs: an argument is there twice"),
         (put("outputs", []), "manifest.outputs: must be one or more"),
         (put("outputs", 1, "name", "click"), "manifest.outputs: must be one or more, of different names"),
+        (put("outputs", 2, "classes", ["drama"]), r"manifest\.outputs\[2\]\.classes: names 1 classes; a row has"),
+        (put("outputs", 2, "classes", ["drama", 7]), r"manifest\.outputs\[2\]\.classes\[1\]: must be a string"),
+        (put("outputs", 0, "classes", ["a"]), r"manifest\.outputs\[0\]\.classes: names 1 classes"),
         (put("outputs", 1, "shape", [4, -2]), r"manifest\.outputs\[1\]\.shape\[1\]: must be a whole number"),
         (put("tables", 0, "path", "tables/other"), "the folder tables/other of table user is missing"),
     ],
@@ -382,3 +440,28 @@ def test_trouble_with_reading_is_no_damage(
     monkeypatch.setattr(Path, "stat", failing_stat)
     with pytest.raises(Unavailable, match=f"{name}: cannot be read: {os.strerror(number)}"):
         Manifest.load(folder)
+
+
+def test_classes_are_in_the_file_only_where_there_are_any(folder: Path) -> None:
+    """So that older builds read what has none, and this one what they wrote."""
+    outputs = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["manifest"]["outputs"]
+    assert [each.get("classes") for each in outputs] == [None, None, ["drama", "other"]]
+    assert [each.classes for each in Manifest.load(folder).outputs] == [(), (), ("drama", "other")]
+
+
+def test_golden_manifest_of_tables_alone(tmp_path: Path) -> None:
+    spec = TableSpec(name="t", dim=2)
+    entry = TableEntry(spec=spec, path="tables/t", rows=3, bytes=40)
+    Manifest(model="m", version=1, created="2026-01-01T00:00:00+00:00", tables=(entry,)).save(tmp_path)
+    document = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert document == {
+        "format": 2,
+        "xxh3": "363d457c7b0ab732",
+        "manifest": {
+            "model": "m",
+            "version": 1,
+            "created": "2026-01-01T00:00:00+00:00",
+            "tables": [{"spec": spec.to_dict(), "path": "tables/t", "rows": 3, "bytes": 40}],
+            "samples": None,
+        },
+    }

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 
+from ringpull import export_tables
 from ringpull.inference.head.watch import Watch
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.mirror import Mirror, local_files
@@ -57,6 +59,16 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_tiny(tmp_path_factory.mktemp("exported"))
+
+
+def test_a_version_of_tables_alone_is_copied_like_any(storage: Storage, tmp_path: Path) -> None:
+    tables = {"vectors": ([1, 2], np.ones((2, 3), np.float32)), "results": (["a"], [b"x" * 10_000])}
+    folder = export_tables(tables, tmp_path / "tiny", 1, quiet=True).path
+    copy = Mirror(tmp_path / "copies").local(storage.put(folder, 1))
+    loaded = LoadedVersion.load(copy, source=f"{URL}/1")
+    assert loaded.manifest == Manifest.load(folder)
+    assert loaded.samples is not None
+    assert not [name for name in storage.read if name.endswith(("rows", "positions", "starts", "index"))]
 
 
 def test_a_copy_is_loaded_like_a_version_and_has_no_rows(storage: Storage, tiny: Path, tmp_path: Path) -> None:

@@ -150,6 +150,34 @@ async def test_halves_of_messages_take_memory_within_bounds(calls: Calls, clock:
     assert len(calls.receiving) == 1
 
 
+async def test_halves_that_are_told_take_memory_within_bounds(calls: Calls) -> None:
+    """Whoever sends little is let through, however much others have sent."""
+    receiving = calls.receiving
+    large, other, small = calls.enter("a", "large"), calls.enter("b", "other"), calls.enter("c", "small")
+    receiving.holds(large, 600)
+    receiving.holds(other, 300)
+    receiving.holds(small, 100)
+    assert receiving.ended["memory"] == 0
+    receiving.holds(small, 1)
+    assert (large.pushed_out, other.pushed_out, small.pushed_out) == ("memory", "", "")
+    assert calls.aside == ["large"], "it counts as work to nobody"
+    receiving.holds(large, 5000)  # what was on its way
+    receiving.leave(large, arrived=False)
+    receiving.holds(other, 599)
+    assert receiving.ended["memory"] == 1
+    receiving.holds(small, 1)
+    assert (other.pushed_out, small.pushed_out) == ("memory", "")
+    receiving.leave(other, arrived=False)
+    receiving.holds(small, 10_000)
+    assert not small.pushed_out, "a lone one may be of any length"
+    receiving.leave(small, arrived=True)
+    assert len(receiving) == 0
+    first, second = calls.enter("a"), calls.enter("b")
+    receiving.holds(first, 500)
+    receiving.holds(second, 500)
+    assert [first.pushed_out, second.pushed_out] == ["", ""], "what has left holds nothing"
+
+
 async def test_memory_is_not_looked_at_for_calls_whose_messages_come(calls: Calls) -> None:
     call = calls.enter("a")
     calls.memory += 1 << 30

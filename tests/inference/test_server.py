@@ -325,7 +325,9 @@ async def test_http_answers_health_status_and_models(served, caplog):
     bound = claim("http", "127.0.0.1", 0)
     server = HttpServer(application(lambda: healthy, served.status, models), bound)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{bound.getsockname()[1]}") as http:
-        assert (await http.get("/healthz")).json() == {"status": "SERVING"}
+        answered = await http.get("/healthz")
+        assert (answered.json(), answered.headers["x-content-type-options"]) == ({"status": "SERVING"}, "nosniff")
+        assert not any(name.startswith("access-control") for name in answered.headers), "no page of others reads it"
         assert (await http.get("/status")).json()["head"] == served.target
         model = (await http.get("/v1/models")).json()["models"][0]
         assert model["name"] == "ranker"

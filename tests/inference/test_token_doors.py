@@ -19,9 +19,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from ringpull import __version__
 from ringpull.inference.client import stubs
 from ringpull.inference.head.access import Access, Unasked
-from ringpull.inference.head.frontends.http.gate import ROLES
+from ringpull.inference.head.frontends.http.gate import PAGE, ROLES
 from ringpull.inference.head.frontends.http.metrics import metrics_application
 from ringpull.inference.head.frontends.http.server import application
+from ringpull.inference.head.frontends.page import routes as page_routes
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.settings import TokenSettings
 from ringpull.inference.head.tokens.tokens import Tokens
@@ -284,8 +285,9 @@ async def http(doors: Doors) -> AsyncIterator[httpx.AsyncClient]:
         ("/metrics", {"read", "operate"}),
         ("/metrics/targets", {"read", "operate"}),
         ("/v1/models", {"read", "operate", "predict"}),
+        ("/openapi.json", {"read", "operate", "predict"}),
         ("/nothing", set(Role)),
-        ("/", set(Role)),
+        ("/page", set(Role)),
         ("/status/", set(Role)),
     ],
 )
@@ -305,9 +307,14 @@ async def test_what_is_not_here_cannot_be_told_from_what_is(http: httpx.AsyncCli
         (answer.status_code, answer.text)
         for path in (*ROLES, "/nothing", "/status/", "/healthz/", "//healthz", "/healthz/../status")
         for method in ("GET", "POST", "OPTIONS", "HEAD", "NONSENSE")
-        if (answer := await http.request(method, path)).text
+        if (answer := await http.request(method, path)).text and answer.url.path not in PAGE  # as httpx has cut it
     }
     assert len(answers) == 1
+
+
+async def test_the_page_asks_for_a_token_itself(http: httpx.AsyncClient) -> None:
+    assert {path for path in PAGE if (await http.get(path)).status_code != 404} == set(), "it is free, and not here"
+    assert set(page_routes.FILES) == PAGE
 
 
 async def test_a_probe_has_no_token(http: httpx.AsyncClient) -> None:

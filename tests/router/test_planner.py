@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringpull.inference.model.manifest import TableEntry
+from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.ring import Ring
 from ringpull.ps.spec import ALL, Pooling, Replicas, RowType, TableSpec
@@ -243,6 +245,18 @@ def test_a_tables_memory_is_what_its_files_take(tmp_path: Path, rows: int, row_t
         writer.finish()
     files = sum(path.stat().st_size for path in (tmp_path / "t").iterdir() if path.name != "header")
     assert table_bytes(rows, spec.row_bytes) == pytest.approx(files, rel=0.001, abs=64)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000, 50_000])
+def test_the_memory_of_a_table_of_bytes_is_about_what_its_files_take(tmp_path: Path, rows: int) -> None:
+    """By the mean of its rows, to which what the index and the checksums take is added once more."""
+    spec = TableSpec(name="t", dim=0, row_type=RowType.BYTES)
+    with TableWriter(tmp_path / "t", spec) as writer:
+        writer.add_bytes(np.arange(rows), BytesRows.of([bytes(row % 150) for row in range(rows)]))
+        summary = writer.finish()
+    files = sum(path.stat().st_size for path in (tmp_path / "t").iterdir())
+    entry = TableEntry(spec=spec, path="t", rows=rows, bytes=summary.bytes)
+    assert files <= table_bytes(rows, entry.row_bytes) <= 1.1 * files + 64
 
 
 def test_pages_of_one_machine_count_once() -> None:

@@ -129,13 +129,22 @@ class CallTally:
             rows: Rows that were scored for it, or keys whose rows it asked for.
             times: Times of its stages in the batcher.
         """
-        sums = self._end(model, version, total_s)
+        now_s = self._now()
+        step = self._step(model, now_s)
+        step[ANSWERED] += 1
+        step[FIRST_BUCKET + bisect_left(BOUNDS_S, total_s)] += 1
+        sums = self._totals.get((model, version))
+        if sums is None:  # let go of just now
+            return
+        sums.calls += 1
         sums.rows += rows
         sums.batches += times.first
         sums.queue_ns += int(times.queue_s * 1e9)
         sums.input_ns += int((decode_s + times.prepare_s + times.lookup_s) * 1e9)
         sums.infer_ns += int(times.dense_s * 1e9)
         sums.output_ns += int(encode_s * 1e9)
+        sums.total_ns += int(total_s * 1e9)
+        sums.last_ms = int(now_s * 1e3)
 
     def failed(self, model: str, version: int, took_s: float) -> None:
         """Count a call that ended with an error.
@@ -179,19 +188,6 @@ class CallTally:
         self._told = (self._told + 1) % STEPS
         steps = (newest, newest - 1, newest - self._told)
         return HeadCounts(self.totals(), {key: tuple(step) for key, step in self._recent.items() if key[1] in steps})
-
-    def _end(self, model: str, version: int, total_s: float) -> _Sums:
-        """Count a call that is answered now; return the sums of its version for the rest."""
-        now_s = self._now()
-        step = self._step(model, now_s)
-        step[ANSWERED] += 1
-        step[FIRST_BUCKET + bisect_left(BOUNDS_S, total_s)] += 1
-        # Of a version that was let go of just now nobody asks.
-        sums = self._totals.get((model, version)) or _Sums()
-        sums.calls += 1
-        sums.total_ns += int(total_s * 1e9)
-        sums.last_ms = int(now_s * 1e3)
-        return sums
 
     def _look_at_tables(self) -> None:
         """Take what was looked up since the last look, half a second ago, for a part of this step."""

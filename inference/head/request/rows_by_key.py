@@ -59,7 +59,7 @@ class RowLimits:
             LimitExceeded: They are too many.
         """
         if keys > self.max_keys:
-            raise LimitExceeded(f"keys: there are {keys}, or bags; max_lookup_keys is {self.max_keys}; ask for fewer")
+            raise LimitExceeded(f"keys: {keys} keys or bags; max_lookup_keys is {self.max_keys}; ask for fewer")
 
     def check_reply(self, nbytes: int, keys: int) -> int:
         """Return the bytes of a reply, given those of its rows.

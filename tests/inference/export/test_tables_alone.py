@@ -65,6 +65,7 @@ def test_keys_of_every_type(tmp_path: Path) -> None:
     assert types["strings"] is types["fixed"] is KeyType.STRING
 
 
+@pytest.mark.medium
 def test_chunks_are_as_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ringpull.inference.export.given_rows, "PIECE_BYTES", 24)
     rng = np.random.default_rng(3)
@@ -176,8 +177,13 @@ def test_the_version_loads_without_a_program_and_tells_a_change(tmp_path: Path) 
         (([1], [b"a", b"b"]), ExportError, "table t: 1 keys and 2 rows"),
         ([([1], [b"a"]), ([2], ROWS[:1])], ExportError, "table t: rows have bytes, .* later chunk 3 numbers"),
         ([([], [])], ExportError, "table t: has no rows"),
+        (("abcd", ROWS), ExportError, "keys of table t: are str"),
+        ((7, ROWS), ExportError, "keys of table t: are int"),
+        (([1], np.float32(1)), ExportError, "table t: rows are float32"),
+        (([1], np.array(1.0, np.float32)), ExportError, r"table t: rows are float32 \(\)"),
+        (([1], np.array([b"a\0"])), ExportError, "table t: rows are .S2"),
     ],
-    ids=range(28),
+    ids=range(33),
 )
 def test_what_is_no_table_is_refused_and_nothing_is_left(
     tmp_path: Path, table: Any, error: type[RingpullError], message: str

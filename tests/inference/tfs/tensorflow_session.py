@@ -85,11 +85,7 @@ def refused(call: Any, request: Any) -> list[str]:
     return ["OK", ""]
 
 
-def main() -> None:
-    with np.load(TENSORS) as file:
-        tensors = dict(file)
-    told: dict[str, Any] = {}
-
+def ask_in_all_forms(tensors: dict[str, Any], told: dict[str, Any]) -> None:
     spec = predict("whole", predict_request(tensors)).model_spec
     told["spec"] = [spec.name, spec.version.value, spec.signature_name]
     lists = {name: values.tolist() for name, values in tensors.items()}
@@ -113,6 +109,8 @@ def main() -> None:
     chosen.output_filter.append("score")
     predict("chosen", chosen)
 
+
+def send_examples(tensors: dict[str, Any], told: dict[str, Any]) -> None:
     rows = [example(row) for row in rows_of(tensors)]
     regression = regression_pb2.RegressionRequest()
     regression.model_spec.name, regression.model_spec.signature_name = "ranker", "score"
@@ -127,6 +125,8 @@ def main() -> None:
     classified = PREDICTIONS.Classify(classification, TIMEOUT_S).result.classifications
     told["classes"] = [[each.score for each in row.classes] for row in classified]
 
+
+def ask_about_the_model(told: dict[str, Any]) -> None:
     asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     asked.model_spec.name = "ranker"
     found = get_model_metadata_pb2.SignatureDefMap()
@@ -144,6 +144,9 @@ def main() -> None:
         for each in MODELS.GetModelStatus(status, TIMEOUT_S).model_version_status
     ]
 
+
+def be_refused(tensors: dict[str, Any], told: dict[str, Any]) -> None:
+    status = get_model_status_pb2.GetModelStatusRequest()
     status.model_spec.name = "other"
     unknown = predict_request(tensors)
     unknown.model_spec.name = "other"
@@ -157,6 +160,16 @@ def main() -> None:
         "strings": refused(PREDICTIONS.Predict, predict_request({**tensors, "user": ["a", "b", "c"]})),
         "reload": refused(MODELS.HandleReloadConfigRequest, reload),
     }
+
+
+def main() -> None:
+    with np.load(TENSORS) as file:
+        tensors = dict(file)
+    told: dict[str, Any] = {}
+    ask_in_all_forms(tensors, told)
+    send_examples(tensors, told)
+    ask_about_the_model(told)
+    be_refused(tensors, told)
     print(json.dumps(told))
 
 

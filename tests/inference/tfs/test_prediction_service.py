@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 
 from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.frontends.http import bodies
 from ringpull.inference.head.frontends.tfs import messages
+from ringpull.inference.head.frontends.tfs.examples import columns_of_input, size_of_input
 from ringpull.inference.schema.columns import Ragged
 from tests.inference.served import ROWS
-from tests.inference.small_model import columns_of, plain_row
+from tests.inference.small_model import SCHEMA, columns_of, plain_row
 from tests.inference.tfs.requests import INPUTS, SPEC, example, refusal, signed
 from tests.inference.tfs.tensors import dims, tensor, tensors
 from tests.inference.tfs.tfs_served import METHODS, OUTPUTS, TfsServed
@@ -136,8 +139,9 @@ async def test_what_is_not_served_is_answered_as_by_tensorflow_serving(
         ({"inputs": {}}, "INVALID_ARGUMENT", "there are no candidate columns"),
         ({"inputs": {"user": {"dtype": "DT_RESOURCE"}}}, "INVALID_ARGUMENT", "input user: dtype is DT_RESOURCE"),
         ({"inputs": tensors(columns_of([plain_row(1, 1)] * 51))}, "RESOURCE_EXHAUSTED", "max_candidates is 50"),
+        ({"inputs": {f"{i}": {} for i in range(4_097)}}, "RESOURCE_EXHAUSTED", "max_columns is 4096"),
     ],
-    ids=["signature", "output", "twice", "input", "type", "absent", "none", "dtype", "rows"],
+    ids=["signature", "output", "twice", "input", "type", "absent", "none", "dtype", "rows", "columns"],
 )
 async def test_what_does_not_fit_is_named(tfs: TfsServed, fields: dict[str, Any], code: str, says: str) -> None:
     found, message = await refusal(tfs.call("Predict", **{"model_spec": SPEC, "inputs": INPUTS, **fields}))
@@ -190,16 +194,30 @@ async def test_classify_answers_with_classes_for_each_example(tfs: TfsServed, ow
     assert (reply.model_spec.version.value, reply.model_spec.signature_name) == (3, "classes")
 
 
-async def test_the_only_output_that_fits_answers_by_default() -> None:
+async def test_the_only_output_that_fits_answers_by_default_and_with_its_labels() -> None:
+    outputs = [each for each in OUTPUTS if each.name in ("score", "classes")]
+    outputs[1] = replace(outputs[1], classes=("a", "b", "c"))
     with ThreadPoolExecutor(1) as executor:
-        served = TfsServed(executor, outputs=[each for each in OUTPUTS if each.name in ("score", "classes")])
+        served = TfsServed(executor, outputs=outputs)
         await served.start()
         classes = await served.call("Classify", model_spec=SPEC, input=EXAMPLES)
         values = await served.call("Regress", model_spec=signed("serving_default"), input=EXAMPLES)
         await served.stop()
-    assert [len(row.classes) for row in classes.result.classifications] == [3, 3, 3]
+    assert [[each.label for each in row.classes] for row in classes.result.classifications] == [["a", "b", "c"]] * 3
     assert classes.model_spec.signature_name == values.model_spec.signature_name == "serving_default"
     assert len(values.result.regressions) == 3
+
+
+async def test_many_examples_are_read_beside_the_loop(tfs: TfsServed, own_client: AsyncClient) -> None:
+    rows = [plain_row(1, item % 12) for item in range(50)]
+    given = {"example_list": {"examples": [example(row) for row in rows]}}
+    own = await own_client.predict("ranker", columns_of(rows))
+    asked = messages.RegressionRequest(model_spec=signed("score"), input=given)
+    assert size_of_input(asked.input, SCHEMA.features) == 16 * 50 * len(SCHEMA.features)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bodies, "ON_LOOP_BYTES", 0)
+        reply = await tfs.call("Regress", asked)
+    assert [each.value for each in reply.result.regressions] == own.outputs["score"].tolist()
 
 
 async def test_a_context_is_that_of_every_example(tfs: TfsServed, own_client: AsyncClient) -> None:
@@ -216,6 +234,14 @@ async def test_examples_may_have_nothing_but_their_context(tfs: TfsServed, own_c
     reply = await tfs.call("Regress", model_spec=signed("score"), input=given)
     own = await own_client.predict("ranker", columns_of([plain_row(1, 2)]))
     assert [each.value for each in reply.result.regressions] == own.outputs["score"].tolist() * 3
+
+
+async def test_a_large_context_is_not_written_out_for_every_example(tfs: TfsServed) -> None:
+    context = example({**plain_row(1, 2), "history": [1] * 20})
+    request = messages.RegressionRequest(
+        input={"example_list_with_context": {"examples": [{}] * 50, "context": context}}
+    )
+    assert columns_of_input(request.input, SCHEMA.features, tfs.predictor.limits).rows == 1
 
 
 @pytest.mark.parametrize(

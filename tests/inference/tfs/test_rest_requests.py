@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -251,6 +252,21 @@ def test_long_lists_are_read_in_chunks(count: int) -> None:
         predict_tensors({"inputs": {"user": [*values, "x"]}}, FEATURES, wide)
 
 
+@pytest.mark.medium
+def test_what_examples_leave_out_takes_no_room() -> None:
+    """A name that only one of many examples has is known to the model, or refused before the others are looked at."""
+    many = Limits(max_candidates=16_384, max_values_per_row=20, max_columns=4_096)
+    names = {f"x{place}": 1 for place in range(4_000)}
+    tracemalloc.start()
+    with pytest.raises(InvalidInput, match="does not have named input: x0"):
+        example_tensors({"examples": [{}] * 16_383 + [names]}, FEATURES, many)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    bags = {"genres": [1], "words": ["a"], "history": [2]}
+    tensors = example_tensors({"examples": [{"user": 1}] * 16_383 + [{"user": 2, **bags}]}, FEATURES, many)
+    assert tensors["genres_offsets"].tolist() == [0] * 16_384 + [1]
+
+
 # -- fuzz --------------------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
@@ -292,7 +308,7 @@ def test_a_version_of_tables_alone_says_how_it_is_asked(verb: str) -> None:
     alone: Any = SimpleNamespace(
         key=("vectors", 1),
         rows=SimpleNamespace(tables={"items": None}),
-        loaded=SimpleNamespace(name="vectors/1", program=None),
+        loaded=SimpleNamespace(name="vectors/1", program=None, schema=Schema.without_features()),
     )
     with pytest.raises(InvalidInput, match="vectors/1 has tables only, and predicts nothing"):
         read_question(RestPath("vectors", 0, "", verb), alone, b"{}", LIMITS)

@@ -66,6 +66,13 @@ def test_bfloat16_is_float32() -> None:
         assert read(message).tolist() == values.tolist()
 
 
+def test_one_value_of_a_type_that_numpy_has_not_is_an_array() -> None:
+    for dtype, content in (("DT_BFLOAT16", b"\x80\x3f"), ("DT_BOOL", b"\x01")):
+        found = read(messages.TensorProto(dtype=dtype, tensor_content=content))
+        assert isinstance(found, np.ndarray)
+        assert (found.shape, found.tolist()) == ((), 1)
+
+
 def varints(*lengths: int) -> bytes:
     """Lengths as varints: seven bits a byte, lowest first, the highest bit set in all but the last."""
     text = b""

@@ -20,7 +20,7 @@ from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
 from ringpull.ps.hashing import SLOT_SHIFT, SLOTS, keys_of, positions_of
 from ringpull.ps.spec import TableSpec
 from ringpull.ps.store import base as base_module
-from ringpull.ps.store import file_errors
+from ringpull.ps.store import file_errors, sections
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.format import Header, Section
@@ -70,7 +70,7 @@ def test_trouble_with_reading_is_no_damage(copy: Path, monkeypatch: pytest.Monke
             raise OSError(number, os.strerror(number), str(path))
         return opened(path)
 
-    for module in (file_errors, base_module):
+    for module in (file_errors, base_module, sections):
         monkeypatch.setattr(module, "opened", failing)
     with pytest.raises(Unavailable, match=f"{name}: cannot be read: {os.strerror(number)}"):
         Base.open(copy)

@@ -167,6 +167,23 @@ def test_lengths_of_rows_of_bytes_must_add_up(lengths: list[int], size: int, rea
             decode_reply(frame, pull_of_rows(3))
 
 
+def test_the_frames_of_rows_of_bytes_are_fixed() -> None:
+    """Golden, beside those of `test_frames`: two rows of bytes of a pull, and of a range."""
+    nothing, lengths, data = np.empty(0, np.float32), np.array([3, 0], np.uint32), np.frombuffer(b"abc", np.uint8)
+    reply = PullReply(nothing, np.array([1], np.uint32), np.array([1, 0], np.uint8), lengths, data)
+    assert joined(encode_reply(reply, 7)).hex() == (
+        "52504c3102860000070000000000000007000000000000002000000000000000"
+        "9195000102020300010000000000000001000000000000000300000000000000"
+        "6162630000000000"
+    )
+    ranged = RangePullReply(np.array([5, 9], np.uint64), data, 17, 2, 4, lengths)
+    assert joined(encode_reply(ranged, 7)).hex() == (
+        "52504c3102870000070000000000000008000000000000002000000000000000"
+        "9493020302110204050000000000000009000000000000006162630000000000"
+        "0300000000000000"
+    )
+
+
 plain = st.recursive(
     st.one_of(st.integers(-5, 5), st.booleans(), st.text(max_size=3), st.binary(max_size=3), st.floats(), st.none()),
     lambda inner: st.lists(inner, max_size=6),

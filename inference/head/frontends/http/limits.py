@@ -2,9 +2,11 @@
 
 A connection that sends half a request, or nothing, costs a descriptor of the process, and gRPC and shards need those,
 too. So connections are few, however many descriptors there are, and each has `timeout_s` from when it is taken, or was
-answered the last time, until a whole request has come; TLS's handshake and an idle keep-alive are part of that. When
-there are too many, the one that has been asking for longest makes room, of the address that has most of them: a probe
-gets through, also where all come from one address. Where all are being answered, one more is hung up on at once.
+answered the last time, until a whole header has come; TLS's handshake and an idle keep-alive are part of that. A body
+has the time of an answer, and whoever takes it in has limits of its own (`ringpull.inference.head.receiving`). When
+there are too many, the one that has been asking for longest makes room, of the address that has most of them, and who
+has sent half a body asks: a probe gets through, also where all come from one address. Where all are being answered, one
+more is hung up on at once.
 Whoever does not read its answers, or asks again before it has the last one, is ended like one that asks, and before it:
 else it would keep all others out for as long as it likes. While an answer is not read its time runs on, however many
 follow.
@@ -64,13 +66,15 @@ class ConnectionCounts:
 class Connection:
     """One connection that was accepted."""
 
-    __slots__ = ("address", "ahead", "answering", "blocked", "opening", "since_s", "timer", "transport")
+    __slots__ = ("address", "ahead", "answering", "blocked", "opening", "receiving", "since_s", "timer", "transport")
 
     def __init__(self, address: str) -> None:
         """Hold what `LimitedServer` notes of the connection; the attributes are its own."""
         self.address = address
         self.answering = False
         """Whether a whole header is here, and its answer is not all made."""
+        self.receiving = False
+        """Whether of the request that is being answered the body is not all here."""
         self.ahead = False
         """Whether what is being answered was asked before the last answer was made."""
         self.blocked = False
@@ -156,6 +160,7 @@ class LimitedProtocol(H11Protocol):
 
     def _tell(self, *, again: bool = False) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete
+        self._connection.receiving = answering and self.cycle.more_body
         if again or answering != self._connection.answering:
             self._server.turned(self._connection, answering=answering)
 
@@ -301,7 +306,7 @@ class LimitedServer(uvicorn.Server):
 
     def _make_room(self) -> bool:
         """End the connection that others need most; return whether there was one."""
-        able = [each for each in self._connections if each.greedy or not each.answering]
+        able = [each for each in self._connections if each.greedy or each.receiving or not each.answering]
         if not able:
             return False
         of_address = Counter(each.address for each in self._connections)

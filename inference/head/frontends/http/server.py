@@ -1,7 +1,8 @@
-"""The HTTP front-end of a head, for probes, eyes and scrapers: `/healthz`, `/status`, `/v1/models` as JSON, `/metrics`.
+"""The HTTP front-end of a head: `/healthz`, `/status` and `/v1/models` as JSON, and the routes of all that speak HTTP.
 
 The answers in JSON are those of gRPC's `Admin.GetStatus` and `Predictor.ListModels`, in protobuf's JSON form with the
-fields' own names. Predictions go over gRPC only.
+fields' own names. Predictions and look-ups are routes of the protocols (`ringpull.inference.head.frontends.protocols`),
+metrics those of `ringpull.inference.head.frontends.http.metrics`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ HANDSHAKE_SHARE: Final = 1 / 8
 """Part of the head's event loop, on which predictions run, that handshakes of HTTPS take at most."""
 LOOK_S: Final = 1.0
 """Time between two looks at the files of TLS."""
+NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
+"""Header of every answer: a browser is to take none for a page that says it is JSON."""
 
 NOT_HTTPS: Final = (
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 28\r\n\r\n"
@@ -124,6 +127,7 @@ class HttpServer:
             ws="none",
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            headers=[NO_SNIFFING],
         )
         self._server = LimitedServer(config, bound, limits, counts or ConnectionCounts(), self._handshakes)
         loop = asyncio.get_running_loop()

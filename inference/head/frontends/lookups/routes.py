@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ringpull.inference.head.frontends.http.bodies import aside, open_call, receive_body
+from ringpull.inference.head.frontends.http.bodies import aside, decompressed, open_call, receive_body
 from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.request.rows_by_key import RowsAnswer
@@ -36,7 +36,8 @@ def routes(parts: Parts) -> list[Route]:
             body = await receive_body(request, call)
 
             def read() -> AskedRows:
-                return AskedRows.read(parse_json(body), parts.predictor.row_limits, **_asked_of(request))
+                plain = decompressed(body, request.headers.get("content-encoding", ""), call.limits.max_message_bytes)
+                return AskedRows.read(parse_json(plain), parts.predictor.row_limits, **_asked_of(request))
 
             asked = await aside(len(body), read)
             answer = await call.rows(asked.request)

@@ -8,6 +8,7 @@ from ringpull.inference.head.frontends.oip import descriptions, tables
 from ringpull.inference.head.frontends.oip.descriptions import Description, Signature
 from ringpull.inference.head.frontends.oip.infer_calls import InferCall
 from ringpull.inference.head.frontends.oip.outputs import Answer
+from ringpull.inference.head.frontends.oip.plans import Plans
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.inference.head.predictor import OpenCall
@@ -21,6 +22,7 @@ class Models:
         """Take what knows them."""
         self._parts = parts
         self._catalog = parts.catalog
+        self._plans = Plans()
 
     def table(self, name: str) -> TableName | None:
         """Return the table that a name means; None: it is a model's, if anything's.
@@ -42,11 +44,11 @@ class Models:
             InvalidInput: A tensor or an output does not fit it; the message names which.
             RingpullError: See `OpenCall.predict` and `OpenCall.rows`.
         """
-        if asked.timeout_s is not None:
-            call.hurry(asked.timeout_s)
-        table = self.table(asked.model)
+        if asked.head.timeout_s is not None:
+            call.hurry(asked.head.timeout_s)
+        table = self.table(asked.head.model)
         if table is None:
-            return Answer.of(await call.predict(asked.request(self._catalog, call.limits)))
+            return Answer.of(await call.predict(asked.request(self._catalog, call.limits, self._plans)))
         call.trace.verb = "lookup"
         request = tables.request_of(asked, table, self._parts.predictor.row_limits)
         return tables.answer_of(asked, await call.rows(request))

@@ -47,7 +47,7 @@ async function keepLooking() {
 function wantToken(code, body) {
   $("main").hidden = true;
   $("token-form").hidden = false;
-  const text = code === 403 || token ? `${body.message || "This token may not look"}.` : "This deployment asks for a token with the right to read.";
+  const text = code === 403 || token ? body.message || "This token may not look." : "This deployment asks for a token with the right to read.";
   put("token-why", text);
   health("warn", "asks for a token");
   tell(text);
@@ -188,8 +188,7 @@ function tile(value, name, bad = false) {
 const color = (shard) => `f${shard % 8}`;
 
 function showRing() {
-  const ring = arcs(status.ring);
-  const planned = status.next_ring ? arcs(status.next_ring) : [];
+  const [ring, planned] = [arcs(status.ring), arcs(status.next_ring)];
   const next = moved(planned, ring) ? planned : [];
   const gone = new Set(status.shards.filter((each) => !each.alive).map((each) => each.shard));
   const outer = ring.flatMap((arc) => sector(arc, 76, 104, color(arc.shard), `shard ${arc.shard}${gone.has(arc.shard) ? " does not answer" : ""}`));
@@ -211,7 +210,7 @@ function showRing() {
 }
 
 function arcs(ring) {
-  return ring.begins.map((begin, place) => ({ begin, end: ring.begins[place + 1] ?? SLOTS, shard: ring.shards[place] }));
+  return !ring ? [] : ring.begins.map((begin, place) => ({ begin, end: ring.begins[place + 1] ?? SLOTS, shard: ring.shards[place] }));
 }
 
 // The parts of an arc by whether they have another owner now.
@@ -361,9 +360,9 @@ function showModels() {
     const live = Number(status.live[model.name] || 0);
     const of = status.recent.find((each) => each.model === model.name) || { requests: 0, failed: 0, p50_ms: 0, p99_ms: 0 };
     const labels = Object.entries(model.labels || {});
-    const tags = model.versions.map((version) => {
+    const tags = model.versions.flatMap((version) => {
       const words = labels.filter(([, labelled]) => +labelled === +version).map(([name]) => name);
-      return node("span", { class: +version === live ? "tag live" : "tag" }, [version, ...words].join(" · "));
+      return [node("span", { class: +version === live ? "tag live" : "tag" }, [version, ...words].join(" · ")), " "];
     });
     const gives = model.outputs.map((output) => output.name + (output.shape.length ? `[${output.shape.join(", ")}]` : "")).join(", ");
     return node("tr", {}, named(model.name), node("td", {}, live || "–"), node("td", {}, ...tags), number(count.format(of.requests)), number(count.format(of.failed)), number(ms(of.p50_ms)), number(ms(of.p99_ms)), node("td", { class: "name", title: gives }, gives || "rows by key"));

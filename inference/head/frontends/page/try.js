@@ -99,7 +99,10 @@ function cell(feature, input) {
   const parts = text ? text.split(",").map((part) => part.trim()) : [];
   if (!feature.many && parts.length !== width) throw new Wrong(input, `${feature.name}: ${parts.length} numbers; it takes ${width}, separated by commas`);
   const weighed = feature.weighted && parts.some((part) => part.includes(":"));
-  const halves = parts.map((part) => (weighed ? [part.slice(0, part.lastIndexOf(":")), part.slice(part.lastIndexOf(":") + 1)] : [part, "1"]));
+  const halves = parts.map((part) => {
+    const colon = weighed ? part.lastIndexOf(":") : -1;
+    return colon < 0 ? [part, "1"] : [part.slice(0, colon).trim(), part.slice(colon + 1).trim()];
+  });
   return {
     values: halves.map(([value]) => typed(feature, value, input)),
     weights: weighed ? halves.map(([, weight]) => typed({ name: `${feature.name}, weight`, dtype: "FLOAT32" }, weight, input)) : null,
@@ -205,7 +208,9 @@ $("traffic-of").addEventListener("change", showTraffic);
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   token = $("token").value.trim();
-  keepLooking();
+  if (/^[!-~]+$/.test(token)) return keepLooking();
+  token = "";
+  return put("token-why", "A token has letters, digits and signs of ASCII, and no spaces.");
 });
 window.addEventListener("resize", () => { if (status) showTraffic(); });
 keepLooking();

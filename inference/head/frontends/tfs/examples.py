@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,26 @@ from ringpull.inference.head.request.received import Limits, ReceivedColumns, ch
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, SentFeature
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 
+BYTES_OF_FEATURE: Final = 16
+"""Bytes that take as long to read as one feature of one example, or as it takes to see that it is not there."""
+
+
+def examples_of(given: Any) -> Sequence[Any]:
+    """Return the examples of an `Input`."""
+    kind = given.WhichOneof("kind")
+    return getattr(given, kind).examples if kind else ()
+
+
+def size_of_input(given: Any, features: Sequence[Feature]) -> int:
+    """Return how much work the examples of an `Input` are, as a number of bytes."""
+    return BYTES_OF_FEATURE * len(examples_of(given)) * len(features)
+
 
 def columns_of_input(given: Any, features: Iterable[Feature], limits: Limits) -> ReceivedColumns:
     """Return the examples of an `Input` as the columns of one request, checked for size.
+
+    Where examples have nothing of their own, that is one row, whose answer is that of every example: written out, a
+    context that is repeated would be much larger than its message.
 
     Args:
         features: Features of the version that is asked for.
@@ -30,19 +47,16 @@ def columns_of_input(given: Any, features: Iterable[Feature], limits: Limits) ->
         InvalidInput: There is no example, or a feature is unknown, or its lists do not fit; the message names it.
         LimitExceeded: The request is larger than `limits`.
     """
-    kind = given.WhichOneof("kind")
-    examples = getattr(given, kind).examples if kind else ()
+    examples = examples_of(given)
     if not examples:
         raise InvalidInput("input: Input is empty. Send at least one example")
     if len(examples) > limits.max_candidates:
         raise LimitExceeded(f"the request has {len(examples)} rows; max_candidates is {limits.max_candidates}")
     known = {each.name: each for each in features if not isinstance(each, Cross)}
     tensors = _tensors([each.features.feature for each in examples], "examples", known, limits)
-    if kind == "example_list_with_context":
+    if given.HasField("example_list_with_context"):
         context = given.example_list_with_context.context.features.feature
-        # Where examples have nothing of their own, the context is all that tells how many there are.
-        times = 1 if tensors else len(examples)
-        for name, values in _tensors([context] * times, "context", known, limits).items():
+        for name, values in _tensors([context], "context", known, limits).items():
             if name in tensors:
                 raise InvalidInput(f"feature {name}: is both in examples and in their context")
             tensors[name] = values
@@ -57,14 +71,16 @@ def _tensors(
         check_count(len(row), limits.max_columns)
     names = set(chain.from_iterable(rows))
     check_count(len(names), limits.max_columns)
+    for name in names - known.keys():
+        owner = owner_of(name, known)
+        if owner + WEIGHTS != name or owner not in names:
+            raise unknown_input(name, owner if owner + WEIGHTS == name else "", known)
     tensors: dict[str, NDArray[Any]] = {}
     for name in sorted(names):
         feature = known.get(name)
         values, counts = _lists(name, where, rows)
         if feature is None:
             owner = owner_of(name, known)
-            if owner + WEIGHTS != name or owner not in names:
-                raise unknown_input(name, owner if owner + WEIGHTS == name else "", known)
             if not np.array_equal(counts, _lists(owner, where, rows)[1]):
                 raise InvalidInput(f"feature {name}: must have as many values as {owner}, in every example")
             tensors[name] = values

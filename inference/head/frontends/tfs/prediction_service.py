@@ -12,10 +12,11 @@ from ringpull.inference.head.access import Access
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
 from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
+from ringpull.inference.head.frontends.http.bodies import aside
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.frontends.tfs import messages
-from ringpull.inference.head.frontends.tfs.examples import columns_of_input
+from ringpull.inference.head.frontends.tfs.examples import columns_of_input, examples_of, size_of_input
 from ringpull.inference.head.frontends.tfs.metadata import SIGNATURE_DEF, signature_map
 from ringpull.inference.head.frontends.tfs.signatures import (
     DEFAULT,
@@ -28,6 +29,7 @@ from ringpull.inference.head.frontends.tfs.signatures import (
 )
 from ringpull.inference.head.frontends.tfs.tensor_codec import read_tensors, write_tensor
 from ringpull.inference.head.predictor import InferenceRequest, OpenCall
+from ringpull.inference.head.request.received import check_count
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.inference.prediction import Prediction
 from ringpull.ps.errors import InvalidInput
@@ -56,6 +58,7 @@ class PredictionService:
             served = self._version(spec)
             outputs = outputs_of(served, spec.signature_name, request.output_filter)
             features, limits = served.loaded.schema.features, self._predictor.limits
+            check_count(len(request.inputs), limits.max_columns)
             prediction = await call.predict(
                 InferenceRequest(
                     columns=columns_of(read_tensors(request.inputs), features, limits),
@@ -134,12 +137,16 @@ class PredictionService:
         self, call: OpenCall, request: Any, served: ServedVersion, output: ProgramOutput
     ) -> tuple[Prediction, NDArray[np.float32]]:
         """Score the examples of a request; return the answer, and its output."""
-        columns = columns_of_input(request.input, served.loaded.schema.features, self._predictor.limits)
+        features, limits = served.loaded.schema.features, self._predictor.limits
+        columns = await aside(
+            size_of_input(request.input, features), lambda: columns_of_input(request.input, features, limits)
+        )
         spec = request.model_spec
         prediction = await call.predict(
             InferenceRequest(columns=columns, model=spec.name, version=_number(spec, served), outputs=(output.name,))
         )
-        return prediction, prediction.outputs[output.name]
+        scores, examples = prediction.outputs[output.name], len(examples_of(request.input))
+        return prediction, scores if len(scores) == examples else np.repeat(scores, examples, axis=0)
 
 
 def _spec(request: Any) -> Any:

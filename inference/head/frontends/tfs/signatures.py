@@ -106,8 +106,8 @@ def regressed_output(served: ServedVersion, signature: str = "") -> ProgramOutpu
 
 
 def class_labels(output: ProgramOutput) -> list[str]:
-    """Return the labels of the classes of an output; empty ones, as a version names none."""
-    return [""] * output.shape[0]
+    """Return the labels of the classes of an output; empty ones where the version names none."""
+    return list(output.classes) or [""] * output.shape[0]
 
 
 def values_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:

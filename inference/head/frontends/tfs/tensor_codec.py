@@ -164,10 +164,10 @@ def _listed(name: str, number: int, kind: _Type, listed: Any) -> NDArray[Any]:
 def _as_values(number: int, values: NDArray[Any]) -> NDArray[Any]:
     """Return values of a type that numpy has not as those of one that it has."""
     if number == _BFLOAT16:
-        wide: NDArray[Any] = values.astype(np.uint32) << 16
+        wide: NDArray[Any] = np.asarray(values.astype(np.uint32) << 16)
         return wide.view(np.float32)
     if number == _BOOL:
-        true: NDArray[Any] = np.not_equal(values, 0)
+        true: NDArray[Any] = np.asarray(np.not_equal(values, 0))
         return true.view(np.uint8)
     return values
 
