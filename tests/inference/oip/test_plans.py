@@ -137,6 +137,7 @@ def test_rows_and_bags_of_one_row_may_differ_in_length() -> None:
 
 
 @pytest.mark.net
+@pytest.mark.medium
 async def test_plans_are_kept_within_bounds_and_go_with_their_version(oip: OipServed) -> None:
     plans = Plans()
     for width in range(600):
