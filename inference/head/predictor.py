@@ -24,7 +24,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
 
@@ -212,10 +212,12 @@ class Predictor:
         trace.rows = len(request.keys)
         call.take_rows(trace.rows)
         trace.stage, decoded_s = "lookup", time.monotonic()
-        answer = await reader.read(request, self.row_limits, call.take_room, deadline_s=call.deadline_s)
+        answer = await reader.read(
+            request, self.row_limits, call.take_room, deadline_s=call.deadline_s, request_id=trace.request_id
+        )
         trace.stage = "encode"
         call.looked_up = _LookedUp(answer.model, answer.version, decoded_s, time.monotonic())
-        return replace(answer, request_id=trace.request_id)
+        return answer
 
 
 class _Answer(NamedTuple):

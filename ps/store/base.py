@@ -189,11 +189,12 @@ class Base:
         return self.sections.positions[first:last]
 
     def byte_range(self, first: int, last: int) -> tuple[int, int]:
-        """Return where in their file rows [first, last) begin and end."""
+        """Return where in their file rows [first, last) begin and end; within it even if starts are damaged."""
         if not self.spec.is_bytes:
             return first * self.spec.row_bytes, last * self.spec.row_bytes
         starts = self.sections.starts
-        return int(starts[first]), int(starts[last])
+        begin = min(int(starts[first]), self.rows_bytes)
+        return begin, max(begin, min(int(starts[last]), self.rows_bytes))
 
     def rows_within(self, first: int, last: int, max_bytes: int) -> int:
         """Return the end of rows [first, ...) that have at most `max_bytes` together, `last` at most; at least one."""
@@ -221,8 +222,11 @@ class Base:
 
         Raises:
             IndexError: There is no such row.
+            InvalidInput: Rows are bytes.
         """
         self._check_number(number)
+        if self.spec.is_bytes:
+            raise InvalidInput(f"table {self.spec.name}: its rows are bytes, which are no vectors")
         row: Float32Array = decode(self.sections.rows[number : number + 1], self.spec)[0]
         return row
 

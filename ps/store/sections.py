@@ -24,6 +24,9 @@ from ringpull.ps.store.mapping import mapped
 _HUGE_PAGES_SHARE: Final = 0.5
 """Share of physical memory. A larger file is read in small pages: where a table does not fit, a key costs 2 MiB."""
 
+_CHECKED_AT_ONCE: Final = 1 << 20
+"""Starts of rows that are checked at a time."""
+
 _NOTHING: Final = np.empty(0, np.uint8)
 
 
@@ -117,13 +120,23 @@ def _check_numbers(folder: Path, header: Header, sections: Sections) -> None:
         raise CorruptData(f"{folder / fmt.INDEX}: entries must ascend from 0 to the number of rows, {header.rows}")
     check_first_rows(firsts, header.rows, str(folder / fmt.BLOCKS))
     if header.spec.is_bytes:
-        starts = sections.starts
-        if starts[0] != 0 or starts[-1] != header.sections[fmt.ROWS].bytes or bool((starts[1:] < starts[:-1]).any()):
-            raise CorruptData(f"{folder / fmt.STARTS}: starts must ascend from 0 to the number of bytes of rows")
-        if header.rows and int(np.diff(starts).max()) > MAX_BYTES_ROW:
-            raise CorruptData(f"{folder / fmt.STARTS}: a row has more than {MAX_BYTES_ROW} bytes")
-        if bool((starts[firsts.astype(np.int64)] != sections.start_blocks[:, 0]).any()):
-            raise CorruptData(f"{folder / fmt.START_BLOCKS}: a block begins where none of its rows does")
+        _check_starts(folder, header, sections)
+
+
+def _check_starts(folder: Path, header: Header, sections: Sections) -> None:
+    """Check where rows of bytes start, in little memory."""
+    starts, size = sections.starts, header.sections[fmt.ROWS].bytes
+    where = folder / fmt.STARTS
+    if starts[0] != 0 or starts[-1] != size:
+        raise CorruptData(f"{where}: starts must ascend from 0 to the number of bytes of rows, {size}")
+    for begin in range(0, header.rows, _CHECKED_AT_ONCE):
+        some = starts[begin : begin + _CHECKED_AT_ONCE + 1]
+        if bool((some[1:] < some[:-1]).any()):
+            raise CorruptData(f"{where}: starts must ascend from 0 to the number of bytes of rows, {size}")
+        if int(np.diff(some).max()) > MAX_BYTES_ROW:
+            raise CorruptData(f"{where}: a row has more than {MAX_BYTES_ROW} bytes")
+    if bool((starts[sections.blocks[:, 0].astype(np.int64)] != sections.start_blocks[:, 0]).any()):
+        raise CorruptData(f"{folder / fmt.START_BLOCKS}: a block begins where none of its rows does")
 
 
 def check_first_rows(firsts: UInt64Array, rows: int, where: str) -> None:

@@ -103,8 +103,7 @@ class StoredTable:
         if not self.header.spec.is_bytes:
             return min(last, first + max(1, max_bytes // self.header.spec.row_bytes))
         block = int(np.searchsorted(self.first_rows, first, side="right")) - 1
-        sizes = self._bounds + self.first_rows * fmt.START_BYTES  # blocks of empty rows have some, too
-        end = int(np.searchsorted(sizes, sizes[block] + max_bytes, side="right")) - 1
+        end = int(np.searchsorted(self._sizes, self._sizes[block] + max_bytes, side="right")) - 1
         return min(last, int(self.first_rows[max(block + 1, end)]))
 
     def rows_bytes(self, first: int, last: int) -> int:
@@ -119,7 +118,7 @@ class StoredTable:
         """
         self._check_index()
         bad = []
-        step = self._blocks_in(SCAN_BYTES, fmt.ROWS)
+        step = self._blocks_in(SCAN_BYTES, *fmt.ROW_FILES)
         for begin in range(0, len(self._blocks), step):
             for block, positions, raw in self._raw(begin, min(begin + step, len(self._blocks))):
                 try:
@@ -237,6 +236,12 @@ class StoredTable:
             raise CorruptData(f"{self._files.where(fmt.START_BLOCKS)}: starts must ascend from 0 to {size}")
         return bounds.astype(np.int64)
 
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """Bytes before every block of rows and of where they start, which blocks of empty rows have, too: int64
+        (blocks + 1,)."""
+        return self._bounds + self.first_rows * fmt.START_BYTES
+
     def _start_of(self, row: int) -> int:
         """Return where a row starts in the file of rows, from the verified starts of its block."""
         if row == self.header.rows:
@@ -288,9 +293,10 @@ class StoredTable:
         if whole.intdigest() != section.checksum:
             raise CorruptData(f"{self._files.where(fmt.INDEX)}: the checksum does not match; the file is damaged")
 
-    def _blocks_in(self, size: int, name: str) -> int:
-        """Return about how many blocks take `size` bytes of a file; at least 1."""
-        return max(1, size * len(self._blocks) // max(1, self.header.sections[name].bytes))
+    def _blocks_in(self, size: int, *names: str) -> int:
+        """Return about how many blocks take `size` bytes of some files; at least 1."""
+        total = sum(section.bytes for name, section in self.header.sections.items() if name in names)
+        return max(1, size * len(self._blocks) // max(1, total))
 
     def _damaged(self, name: str, block: int) -> CorruptData:
         first, last = self.first_rows[block : block + 2]

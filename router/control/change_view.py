@@ -5,7 +5,7 @@ It is kept in memory only, and nothing is decided by it. Only the coordinator's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ringpull.ps.heartbeat import ShardHeartbeat
@@ -62,11 +62,14 @@ class ChangeView:
         ]
         return tuple(f"{member}: {warning}" for member, warnings in members for warning in warnings)
 
-    def deployment(self, spec: DeploymentSpec, warnings: tuple[str, ...]) -> DeploymentStatus:
+    def deployment(
+        self, spec: DeploymentSpec, highest_live: Mapping[str, int], warnings: tuple[str, ...]
+    ) -> DeploymentStatus:
         """Return the state of the deployment that serves.
 
         Args:
             spec: Spec that serves.
+            highest_live: See `DeploymentStatus`.
             warnings: Warnings of the coordinator and of all members.
         """
         return DeploymentStatus(
@@ -76,6 +79,7 @@ class ChangeView:
             requests=sum(heartbeat.requests for heartbeat in self.heads.values()),
             traffic=traffic_of(self.heads.values()),
             warnings=warnings,
+            highest_live=highest_live,
         )
 
     def status(self, machine: Coordinator) -> ChangeStatus:

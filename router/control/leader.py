@@ -266,10 +266,10 @@ class Leader:
         Raises:
             Unavailable: Nothing serves yet.
         """
-        spec = self.machine.state.spec
-        if spec is None:
+        state = self.machine.state
+        if state.spec is None:
             raise Unavailable("nothing serves yet")
-        return self._view.deployment(spec, self.warnings())
+        return self._view.deployment(state.spec, state.highest_live, self.warnings())
 
     def member_states(self) -> tuple[MemberState, ...]:
         """Return how every member is."""

@@ -62,11 +62,13 @@ def test_a_model_is_loaded_labelled_and_unloaded(deployment: Deployment) -> None
 
     coordinator = deployment.start()
     assert coordinator.call(GetStatus()).spec.labels == {"other": {"stable": 1}}, "labels are saved"
+    assert coordinator.call(GetStatus()).highest_live == {"ranker": 1, "other": 1}
 
     last = coordinator.call(UnloadModel(model="other"))
     assert last.kind is Kind.UNLOAD
     over(coordinator)
     assert (head.live, head.labels, head.loaded) == ({"ranker": 1}, {}, {("ranker", 1)})
+    assert coordinator.call(GetStatus()).highest_live == {"ranker": 1, "other": 1}, "an operator's word is remembered"
     with pytest.raises(InvalidInput, match="ranker is the last model that is served; stop the deployment instead"):
         coordinator.call(UnloadModel(model="ranker"))
 
@@ -97,3 +99,15 @@ def test_a_list_is_served_in_one_change_and_a_model_that_cannot_be_opened_change
     coordinator.call(ServeModels(models=(ModelSource(name="other"),)))
     over(coordinator)
     assert deployment.members.heads[0].live == {"other": 1}
+
+
+def test_a_model_that_was_removed_is_forgotten_once_it_is_unloaded(deployment: Deployment) -> None:
+    coordinator = up(deployment)
+    coordinator.call(LoadModel(folder="/models/other"))
+    over(coordinator)
+    with pytest.raises(InvalidInput, match="other is served from /models/other by now, not from /elsewhere/other"):
+        coordinator.call(UnloadModel(model="other", gone_from="/elsewhere/other"))
+    coordinator.call(UnloadModel(model="other", gone_from="/models/other"))
+    over(coordinator)
+    assert coordinator.call(GetStatus()).highest_live == {"ranker": 1}
+    assert deployment.start().call(GetStatus()).highest_live == {"ranker": 1}

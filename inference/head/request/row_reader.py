@@ -61,12 +61,19 @@ class RowReader:
         return spec
 
     async def read(
-        self, request: RowsRequest, limits: RowLimits, take_room: Callable[[int], None], *, deadline_s: float
+        self,
+        request: RowsRequest,
+        limits: RowLimits,
+        take_room: Callable[[int], None],
+        *,
+        deadline_s: float,
+        request_id: str = "",
     ) -> RowsAnswer:
         """Return the rows of a request that `rows_by_key.check` has passed.
 
         Args:
             take_room: Takes room for so many bytes of a reply; raises LimitExceeded where there is none.
+            request_id: Id that the answer is to have.
 
         Raises:
             LimitExceeded: The reply would be too long.
@@ -97,6 +104,7 @@ class RowReader:
             found=result.found,
             missing=result.missing,
             lost=result.lost,
+            request_id=request_id,
         )
 
     async def close(self, timeout_s: float) -> None:

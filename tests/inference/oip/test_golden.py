@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ringpull.inference.head.frontends.oip.infer_calls import read_message
+from ringpull.inference.head.frontends.oip.infer_messages import read_message
 from ringpull.inference.head.frontends.oip.messages import ModelInferRequest
 from ringpull.inference.head.frontends.oip.outputs import Answer, Output
 from ringpull.inference.head.request.received import Limits
@@ -22,7 +22,8 @@ REPLY = "0a0672616e6b65721201331a01372a110a0573636f72651204465033321a02020132080
 
 def test_the_bytes_of_a_request_are_read() -> None:
     asked = read_message(ModelInferRequest.FromString(bytes.fromhex(REQUEST)), Limits(50, 20))
-    assert (asked.model, asked.version, asked.request_id, asked.outputs) == ("ranker", 0, "7", ("score",))
+    head = asked.head
+    assert (head.model, head.version, asked.request_id, head.outputs) == ("ranker", 0, "7", ("score",))
     assert {name: values.tolist() for name, values in asked.tensors().items()} == {
         "item": [1, 2],
         "city": ["é".encode(), b""],

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from ringpull.inference.head.frontends.grpc.methods import parse
 from ringpull.inference.head.frontends.oip.datatypes import NAMES, read_raw
 from ringpull.inference.head.frontends.oip.http_bodies import json_length, read_infer
-from ringpull.inference.head.frontends.oip.infer_calls import InferCall, read_message
+from ringpull.inference.head.frontends.oip.infer_calls import InferCall
+from ringpull.inference.head.frontends.oip.infer_messages import read_message
 from ringpull.inference.head.frontends.oip.messages import ModelInferRequest
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.request.received import Limits

@@ -258,3 +258,13 @@ async def test_what_is_no_message_is_invalid(oip: OipServed) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await oip.raw(f"/inference.GRPCInferenceService/{method}", b"\xff\xff\xff")
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_requests_are_not_taken_as_a_stream(oip: OipServed) -> None:
+    async with grpc.aio.insecure_channel(oip.target) as channel:
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+        await call.write(infer_request().SerializeToString())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "ModelInfer" in (caught.value.details() or "")

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from ringpull.inference.client.client import AsyncClient
+from ringpull.inference.head.frontends.oip.messages import message
 from tests.inference.http_served import HttpServed
 from tests.inference.oip.oip_served import OipServed
 from tests.inference.oip.requests import ROWS, TENSORS
+from tests.inference.oip.triton_fields import fields_of
 from tests.inference.small_model import columns_of
 
 SESSION = Path(__file__).with_name("triton_session.py")
@@ -62,6 +64,7 @@ async def test_an_unchanged_tritonclient_is_at_home(
     async with AsyncClient(oip.target, timeout_s=60, retries=0) as client:
         expected = await client.predict("ranker", columns_of(ROWS))
     told = await session(python_of_triton, oip, http, tmp_path)
+    check_messages(told["fields"], told["data types"])
     for way in ("grpc", "grpc gzip", "http binary", "http json", "http gzip", "http deflate", "http async"):
         with np.load(tmp_path / f"{way}.npz") as got:
             assert {*got} == {*expected.outputs}
@@ -89,3 +92,20 @@ async def test_an_unchanged_tritonclient_is_at_home(
     assert told["statistics"] == ["ranker", "ranker", 2]
     assert told["memory"] == [{}, []]
     assert told["log settings"] == ["StatusCode.UNIMPLEMENTED", "501"]
+
+
+def check_messages(fields: dict[str, dict[str, list[int]]], data_types: dict[str, int]) -> None:
+    """Check that our messages are those of the client, but for what is left out."""
+    own_types = message("ModelInput").DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name
+    assert {name: value.number for name, value in own_types.items()} == data_types
+    own = fields_of(message("ModelInput").DESCRIPTOR.file)
+    # One message stands for those of both kinds of shared memory, and of all settings: none is looked at.
+    own = {
+        name: given for name, given in own.items() if not name.startswith(("inference.Shared", "inference.Settings"))
+    }
+    assert len(own) > 40
+    for name, given in own.items():
+        assert given.items() <= fields[name].items(), name
+    for kind in ("System", "Cuda"):
+        for what in ("Status", "Register", "Unregister"):
+            assert fields[f"inference.{kind}SharedMemory{what}Request"]["name"] == [1, 9]

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from triton_fields import fields_of  # beside this file
+from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 CITIES = ["rome", "", "paris", "são paulo"]
@@ -89,6 +91,8 @@ def main(grpc_target: str, http_target: str, tensors_path: str, answers: str) ->
         np.savez(f"{answers}/{name}.npz", **{each: result.as_numpy(each) for each in names})
     statistics = grpc.get_inference_statistics("ranker", as_json=True)["model_stats"][0]
     told = {
+        "fields": fields_of(service_pb2.DESCRIPTOR) | fields_of(model_config_pb2.DESCRIPTOR),
+        "data types": dict(model_config_pb2.DataType.items()),
         "id": results["grpc"].get_response().id,
         "grpc": told_of(grpc) | {"metadata": grpc.get_model_metadata("ranker", as_json=True)["name"]},
         "http": told_of(http) | {"metadata": http.get_model_metadata("ranker")["name"]},

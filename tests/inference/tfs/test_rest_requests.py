@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -249,6 +250,21 @@ def test_long_lists_are_read_in_chunks(count: int) -> None:
     assert unsigned["user"].tolist() == [*values, 2**64 - 1]
     with pytest.raises(InvalidInput, match="input user: values of JSON type Number, String"):
         predict_tensors({"inputs": {"user": [*values, "x"]}}, FEATURES, wide)
+
+
+@pytest.mark.medium
+def test_what_examples_leave_out_takes_no_room() -> None:
+    """A name that only one of many examples has is known to the model, or refused before the others are looked at."""
+    many = Limits(max_candidates=16_384, max_values_per_row=20, max_columns=4_096)
+    names = {f"x{place}": 1 for place in range(4_000)}
+    tracemalloc.start()
+    with pytest.raises(InvalidInput, match="does not have named input: x0"):
+        example_tensors({"examples": [{}] * 16_383 + [names]}, FEATURES, many)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    bags = {"genres": [1], "words": ["a"], "history": [2]}
+    tensors = example_tensors({"examples": [{"user": 1}] * 16_383 + [{"user": 2, **bags}]}, FEATURES, many)
+    assert tensors["genres_offsets"].tolist() == [0] * 16_384 + [1]
 
 
 # -- fuzz --------------------------------------------------------------------------------------------------------------

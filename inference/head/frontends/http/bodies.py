@@ -15,7 +15,7 @@ import math
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -38,8 +38,19 @@ ON_LOOP_BYTES: Final = 64 << 10
 WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib takes for a content coding: RFC 9110, 8.4.1; "deflate" has zlib's header."""
 
-_READING: Final = ThreadPoolExecutor(1, "long-bodies")
-"""Thread of the process that reads what is too long for the event loop: one, as Python's lock lets no two run."""
+LONG_BYTES: Final = 1 << 20
+"""Bodies beyond it wait for each other only, and no shorter ones for them."""
+
+_READING: Final = ThreadPoolExecutor(1, "bodies")
+_READING_LONG: Final = ThreadPoolExecutor(1, "long-bodies")
+"""Threads of the process that read what is too long for the event loop: few, as Python's lock lets no two run."""
+
+
+class _Bound(NamedTuple):
+    """Longest body that is taken, and what says so."""
+
+    name: str
+    nbytes: int
 
 
 def open_call(parts: Parts, request: Request, verb: Verb = "predict") -> OpenCall:
@@ -81,9 +92,9 @@ async def receive_body(request: Request, call: OpenCall) -> bytes:
         DeadlineExceeded: The deadline, or the time limit for receiving, passed first.
         InvalidInput: Its header states no length.
     """
-    max_bytes = call.limits.max_message_bytes
-    _check_stated_length(request, max_bytes)
-    body = await call.within_deadline(_receive(request, max_bytes, call.holds), _sender_of(request))
+    bound = _Bound("max_message_bytes", call.limits.max_message_bytes)
+    _check_stated_length(request, bound)
+    body = await call.within_deadline(_receive(request, bound, call.holds), _sender_of(request))
     call.received(len(body))
     return body
 
@@ -95,8 +106,9 @@ async def receive_short(request: Request, max_bytes: int = MAX_SHORT_BYTES) -> b
         LimitExceeded: It has more than `max_bytes`.
         InvalidInput: Its header states no length.
     """
-    _check_stated_length(request, max_bytes)
-    return await _receive(request, max_bytes, lambda nbytes: None)
+    bound = _Bound("the most here", max_bytes)
+    _check_stated_length(request, bound)
+    return await _receive(request, bound, lambda nbytes: None)
 
 
 def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -147,25 +159,26 @@ async def aside(nbytes: int, work: Callable[[], T]) -> T:
     """
     if nbytes <= ON_LOOP_BYTES:
         return work()
-    return await asyncio.get_running_loop().run_in_executor(_READING, work)
+    executor = _READING if nbytes <= LONG_BYTES else _READING_LONG
+    return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
-def _check_stated_length(request: Request, max_bytes: int) -> None:
+def _check_stated_length(request: Request, bound: _Bound) -> None:
     stated = request.headers.get("content-length")
     if stated is not None:
         if not (stated.isascii() and stated.isdecimal()):
             raise InvalidInput(f"Content-Length is {stated[:40]!r}; it must be a number of bytes")
-        if len(stated) > 18 or int(stated) > max_bytes:
-            raise _too_long(f"has {stated[:40]} bytes", max_bytes)
+        if len(stated) > 18 or int(stated) > bound.nbytes:
+            raise _too_long(stated[:40], bound)
 
 
-async def _receive(request: Request, max_bytes: int, holds: Callable[[int], None]) -> bytes:
+async def _receive(request: Request, bound: _Bound, holds: Callable[[int], None]) -> bytes:
     chunks, nbytes = [], 0
     try:
         async for chunk in request.stream():
             nbytes += len(chunk)
-            if nbytes > max_bytes:
-                raise _too_long(f"has more than {max_bytes} bytes", max_bytes)
+            if nbytes > bound.nbytes:
+                raise _too_long(f"more than {bound.nbytes}", bound)
             holds(len(chunk))
             chunks.append(chunk)
     except ClientDisconnect:
@@ -174,8 +187,8 @@ async def _receive(request: Request, max_bytes: int, holds: Callable[[int], None
     return b"".join(chunks)
 
 
-def _too_long(has: str, max_bytes: int) -> LimitExceeded:
-    return LimitExceeded(f"the body {has}; max_message_bytes is {max_bytes}")
+def _too_long(length: str, bound: _Bound) -> LimitExceeded:
+    return LimitExceeded(f"the body has {length} bytes; {bound.name} is {bound.nbytes}")
 
 
 def _sender_of(request: Request) -> str:

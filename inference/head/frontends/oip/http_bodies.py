@@ -17,7 +17,9 @@ import numpy as np
 from ringpull.inference.head.frontends.oip.datatypes import check_shape, from_list
 from ringpull.inference.head.frontends.oip.infer_calls import (
     InferCall,
-    SentTensor,
+    InferHead,
+    SentValues,
+    TensorHead,
     check_input_parameters,
     timeout_of,
     version_of,
@@ -76,14 +78,16 @@ def read_infer(body: bytes, length: int, model: str, version: str, limits: Limit
     asked = _object("the body", parse_json(body[:length]))
     inputs = _objects("inputs", asked.get("inputs"))
     check_count(len(inputs), limits.max_columns)
-    sent: list[SentTensor] = []
+    heads: list[TensorHead] = []
+    values: list[SentValues] = []
     rest = memoryview(body)[length:]
     at = 0
     for each in inputs:
-        tensor = _tensor(_name("inputs", each), each, rest[at:])
-        sent.append(tensor)
-        if not isinstance(tensor.values, np.ndarray):
-            at += len(tensor.values)
+        tensor, sent = _tensor(_name("inputs", each), each, rest[at:])
+        heads.append(tensor)
+        values.append(sent)
+        if not isinstance(sent, np.ndarray):
+            at += len(sent)
     if at != len(rest):
         raise InvalidInput(f"the body has {len(rest) - at} bytes after the JSON and the data of its inputs")
     outputs = _objects("outputs", asked.get("outputs", []))
@@ -92,14 +96,14 @@ def read_infer(body: bytes, length: int, model: str, version: str, limits: Limit
     request_id = asked.get("id", "")
     if not isinstance(request_id, str):
         raise InvalidInput("id must be a string")
-    call = InferCall(
+    head = InferHead(
         model=model,
         version=version_of(version),
-        request_id=request_id,
-        sent=sent,
+        inputs=tuple(heads),
         outputs=wanted(named),
         timeout_s=timeout_of(parameters),
     )
+    call = InferCall(head, values, request_id)
     binary = {name: _flag(each, "binary_data") for name, each in named if "binary_data" in each}
     return HttpInfer(call, binary, "binary_data_output" in parameters and _flag(parameters, "binary_data_output"))
 
@@ -130,7 +134,7 @@ def reply_of(asked: HttpInfer, answer: Answer) -> tuple[list[bytes], int | None]
     return [header, *parts], len(header) if parts else None
 
 
-def _tensor(name: str, given: Mapping[str, Any], rest: memoryview) -> SentTensor:
+def _tensor(name: str, given: Mapping[str, Any], rest: memoryview) -> tuple[TensorHead, SentValues]:
     """Return a tensor, whose bytes are the first of the rest after the JSON if they are there."""
     datatype, shape = given.get("datatype"), given.get("shape")
     if not isinstance(datatype, str):
@@ -144,7 +148,7 @@ def _tensor(name: str, given: Mapping[str, Any], rest: memoryview) -> SentTensor
             raise InvalidInput(f"input {name}: has no data, and no binary_data_size among its parameters")
         values = check_shape(name, datatype, shape)
         array = from_list(name, datatype, shape, _flat(name, given["data"], len(shape)), values)
-        return SentTensor(name, datatype, shape, array)
+        return TensorHead.of(name, datatype, shape), array
     size = parameters["binary_data_size"]
     if "data" in given:
         raise InvalidInput(f"input {name}: has data and a binary_data_size; give one of both")
@@ -153,7 +157,7 @@ def _tensor(name: str, given: Mapping[str, Any], rest: memoryview) -> SentTensor
             f"input {name}: binary_data_size is {str(size)[:40]}; after the JSON and the inputs before it the body has"
             f" {len(rest)} bytes"
         )
-    return SentTensor(name, datatype, shape, rest[:size])
+    return TensorHead.of(name, datatype, shape), rest[:size]
 
 
 def _flat(name: str, data: Any, dimensions: int) -> list[Any]:

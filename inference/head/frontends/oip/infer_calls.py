@@ -8,57 +8,68 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.catalog import Catalog, ServedVersion
-from ringpull.inference.head.frontends.oip.datatypes import read_contents, read_raw
-from ringpull.inference.head.frontends.oip.plans import Plans, kind_of
+from ringpull.inference.head.frontends.oip.datatypes import read_raw
+from ringpull.inference.head.frontends.oip.plans import Plans, TensorKind, kind_of
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.predictor import InferenceRequest
-from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
+from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.ps.errors import InvalidInput
 
 MAX_VERSION: Final = (1 << 63) - 1
-MAX_TIMEOUT_US: Final = (1 << 63) - 1
+MAX_UINT64: Final = (1 << 64) - 1
+
+SentValues = bytes | memoryview | NDArray[Any]
+"""Values of an input: their bytes, not looked at yet; or the array that they were, in JSON or in typed fields."""
 
 
-class SentTensor(NamedTuple):
-    """Input as it came."""
+class TensorHead(NamedTuple):
+    """What is said of an input besides its values."""
 
     name: str
     datatype: str
-    shape: Sequence[int]
-    values: bytes | memoryview | NDArray[Any]
-    """Its bytes, not looked at yet; or the array that they were, in JSON or in typed fields."""
+    shape: tuple[int, ...]
+    kind: TensorKind
 
-    def array(self) -> NDArray[Any]:
-        """Return its values.
-
-        Raises:
-            InvalidInput: They do not fit its type and shape; the message names it.
-        """
-        if isinstance(self.values, np.ndarray):
-            return self.values
-        return read_raw(self.name, self.datatype, self.shape, self.values)
+    @classmethod
+    def of(cls, name: str, datatype: str, shape: Iterable[int]) -> TensorHead:
+        """Return it with its kind."""
+        dimensions = tuple(shape)
+        return cls(name, datatype, dimensions, kind_of(name, datatype, dimensions))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class InferCall:
-    """Inference that is asked for."""
+class InferHead:
+    """What an inference asks for, but for the values of its inputs."""
 
     model: str
     version: int
     """Version asked for; 0: the live one."""
-    request_id: str
-    sent: Sequence[SentTensor]
+    inputs: tuple[TensorHead, ...]
     outputs: tuple[str, ...]
     """Names of outputs; empty: all."""
     timeout_s: float | None = None
     """Time that its parameters give it; None: they do not."""
+
+    @property
+    def kinds(self) -> tuple[TensorKind, ...]:
+        """Kinds of the inputs."""
+        return tuple([each.kind for each in self.inputs])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InferCall:
+    """Inference that is asked for."""
+
+    head: InferHead
+    values: Sequence[SentValues]
+    """Values of each input."""
+    request_id: str
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the inputs by name.
@@ -67,10 +78,13 @@ class InferCall:
             InvalidInput: One is there twice, or is not what its type and shape say; the message names it.
         """
         arrays: dict[str, NDArray[Any]] = {}
-        for each in self.sent:
-            if each.name in arrays:
-                raise InvalidInput(f"input {each.name}: is twice among the inputs")
-            arrays[each.name] = each.array()
+        for (name, datatype, shape, _), values in zip(self.head.inputs, self.values, strict=True):
+            if name in arrays:
+                raise InvalidInput(f"input {name}: is twice among the inputs")
+            if isinstance(values, np.ndarray):
+                arrays[name] = values
+            else:
+                arrays[name] = read_raw(name, datatype, shape, values)
         return arrays
 
     def request(self, catalog: Catalog, limits: Limits, plans: Plans) -> InferenceRequest:
@@ -81,33 +95,30 @@ class InferCall:
             InvalidInput: A tensor does not fit the model; the message names it.
             LimitExceeded: The request is larger than `limits`.
         """
-        served = catalog.get(self.model, self.version)
+        head = self.head
+        served = catalog.get(head.model, head.version)
         loaded = served.loaded
         if loaded.program is None:
-            names = ", ".join(f"{self.model}.{table}" for table in served.tables)
+            names = ", ".join(f"{head.model}.{table}" for table in served.tables)
             raise InvalidInput(f"{loaded.name} has tables only; rows are read from the models {names}")
-        columns = self._planned(served, limits, plans)
+        columns = self.planned(served, limits, plans)
         if columns is None:
             columns = columns_of(self.tensors(), loaded.schema.features, limits)
         return InferenceRequest(
             columns=columns,
-            model=self.model,
-            version=self.version,
-            outputs=self.outputs or tuple(each.name for each in loaded.manifest.outputs),
+            model=head.model,
+            version=head.version,
+            outputs=head.outputs or tuple(each.name for each in loaded.manifest.outputs),
             request_id=self.request_id,
         )
 
-    def _planned(self, served: ServedVersion, limits: Limits, plans: Plans) -> ReceivedColumns | None:
-        """Return the columns by a plan; None: there is none for it, or it does not fit."""
-        kinds, shapes, raws = [], [], []
-        for name, datatype, shape, values in self.sent:
-            if isinstance(values, np.ndarray):
-                return None
-            kinds.append(kind_of(name, datatype, shape))
-            shapes.append(shape)
-            raws.append(values)
-        plan = plans.find(served, tuple(kinds))
-        return None if plan is None else plan.columns(shapes, raws, limits)
+    def planned(self, served: ServedVersion, limits: Limits, plans: Plans) -> ReceivedColumns | None:
+        """Return the columns by a plan; None: there is none for them, or it does not fit."""
+        plan = plans.find(served, self.head.kinds)
+        raws = [each for each in self.values if not isinstance(each, np.ndarray)]
+        if plan is None or len(raws) < len(self.values):
+            return None
+        return plan.columns([each.shape for each in self.head.inputs], raws, limits)
 
 
 def version_of(text: str) -> int:
@@ -124,47 +135,6 @@ def version_of(text: str) -> int:
     return number
 
 
-def read_message(message: Any, limits: Limits) -> InferCall:
-    """Return what a `ModelInferRequest` asks for. Its numbers stay where they are in the message's bytes.
-
-    Raises:
-        InvalidInput: It is not as it should be; the message names the input, output or parameter.
-        LimitExceeded: It has more inputs than a request may have columns.
-    """
-    inputs, raws = message.inputs, message.raw_input_contents
-    check_count(len(inputs), limits.max_columns)
-    if raws and len(raws) != len(inputs):
-        raise InvalidInput(f"raw_input_contents: {len(raws)} of them for {len(inputs)} inputs; give one each, or none")
-    sent = []
-    for each, raw in zip_longest(inputs, raws):
-        name, datatype, shape = each.name, each.datatype, tuple(each.shape)
-        if each.parameters:
-            check_input_parameters(name, values_of(each.parameters))
-        if raw is None:
-            sent.append(SentTensor(name, datatype, shape, read_contents(name, datatype, shape, each.contents)))
-        elif each.HasField("contents"):
-            raise InvalidInput(f"input {name}: has contents, and the request raw_input_contents, too; give one of both")
-        else:
-            sent.append(SentTensor(name, datatype, shape, raw))
-    return InferCall(
-        model=message.model_name,
-        version=version_of(message.model_version),
-        request_id=message.id,
-        sent=sent,
-        outputs=wanted((each.name, values_of(each.parameters)) for each in message.outputs) if message.outputs else (),
-        timeout_s=timeout_of(values_of(message.parameters)) if message.parameters else None,
-    )
-
-
-def values_of(parameters: Any) -> dict[str, Any]:
-    """Return a map of `InferParameter` as plain values; None: one without a value."""
-    plain = {}
-    for name, parameter in parameters.items():
-        choice = parameter.WhichOneof("parameter_choice")
-        plain[name] = getattr(parameter, choice) if choice else None
-    return plain
-
-
 def timeout_of(parameters: Mapping[str, Any]) -> float | None:
     """Return the time that a request's parameters give it, in seconds; None: they do not.
 
@@ -175,7 +145,7 @@ def timeout_of(parameters: Mapping[str, Any]) -> float | None:
         raise InvalidInput("parameter sequence_id: no state is kept from request to request, so there are no sequences")
     for name in ("priority", "timeout"):
         value = parameters.get(name, 0)
-        if type(value) is not int or not 0 <= value <= 2 * MAX_TIMEOUT_US + 1:
+        if type(value) is not int or not 0 <= value <= MAX_UINT64:
             raise InvalidInput(f"parameter {name}: is {str(value)[:40]!r}; it must be an integer, 0 or more")
     timeout_us = parameters.get("timeout", 0)
     return timeout_us / 1e6 if timeout_us else None

@@ -44,9 +44,9 @@ class Models:
             InvalidInput: A tensor or an output does not fit it; the message names which.
             RingpullError: See `OpenCall.predict` and `OpenCall.rows`.
         """
-        if asked.timeout_s is not None:
-            call.hurry(asked.timeout_s)
-        table = self.table(asked.model)
+        if asked.head.timeout_s is not None:
+            call.hurry(asked.head.timeout_s)
+        table = self.table(asked.head.model)
         if table is None:
             return Answer.of(await call.predict(asked.request(self._catalog, call.limits, self._plans)))
         call.trace.verb = "lookup"

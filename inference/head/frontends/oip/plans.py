@@ -9,7 +9,7 @@ A plan gives no errors. What does not fit it takes the long way (`ringpull.infer
 says what is wrong; both give the same columns (tested), but that a bag which is the only row here has offsets, so that
 requests whose bags differ in length share a layout, and a micro-batch.
 
-Takes 80 us off 27 tensors where the long way takes 530 (2 cores of an Intel Xeon).
+The 27 tensors of 128 candidates take 90 us from message to columns, the long way 490 (2 cores of an Intel Xeon).
 """
 
 from __future__ import annotations

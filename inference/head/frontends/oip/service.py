@@ -9,7 +9,8 @@ import grpc.aio
 
 from ringpull.inference.head.access import ANY_ROLE, Access
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
-from ringpull.inference.head.frontends.oip.infer_calls import read_message, version_of
+from ringpull.inference.head.frontends.oip.infer_calls import version_of
+from ringpull.inference.head.frontends.oip.infer_messages import read_message
 from ringpull.inference.head.frontends.oip.messages import ModelInferRequest, message
 from ringpull.inference.head.frontends.oip.models import Models
 from ringpull.inference.head.frontends.oip.repository import Asker, load, unload

@@ -52,7 +52,7 @@ def request_of(asked: InferCall, table: TableName, limits: RowLimits) -> RowsReq
     if tensors.keys() != {KEYS}:
         has = ", ".join(tensors) or "none"
         raise InvalidInput(f"inputs of a table must be {KEYS} alone; these are: {has}")
-    for name in asked.outputs:
+    for name in asked.head.outputs:
         if name not in (ROWS, FOUND):
             raise InvalidInput(f"output {name}: a table has the outputs {ROWS} and {FOUND}")
     values = tensors[KEYS]
@@ -65,7 +65,7 @@ def request_of(asked: InferCall, table: TableName, limits: RowLimits) -> RowsReq
         table=table.table,
         keys=keys,
         key_type=key_type,
-        version=asked.version,
+        version=asked.head.version,
         request_id=asked.request_id,
     )
 
@@ -75,7 +75,9 @@ def answer_of(asked: InferCall, answer: RowsAnswer) -> Answer:
     assert answer.found is not None  # nothing was pooled
     outputs = (Output(ROWS, answer.rows), Output(FOUND, answer.found))
     return Answer(
-        model=asked.model, version=answer.version, outputs=tuple(named(outputs, asked.outputs or (ROWS, FOUND)))
+        model=asked.head.model,
+        version=answer.version,
+        outputs=tuple(named(outputs, asked.head.outputs or (ROWS, FOUND))),
     )
 
 

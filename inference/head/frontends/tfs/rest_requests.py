@@ -46,6 +46,7 @@ _JSON_TYPES: Final = {dict: "Object", list: "Array", str: "String", int: "Number
 _OBJECT, _FLOAT64 = np.dtype(object), np.dtype(np.float64)
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 _NUMBERS: Final = {int, float, bool}
+"""Types of JSON's values that are numbers here: true and false are 1 and 0, as in an Example."""
 
 
 class PredictTensors(NamedTuple):
@@ -124,7 +125,10 @@ def example_tensors(body: Mapping[str, Any], features: Features, limits: Limits)
         names.update(dict.fromkeys(example))
         check_count(len(names), limits.max_columns)
     reading = _Reading(features, limits, max_levels=1)
-    reading.add_columns({name: _of_examples(name, features.get(name), examples) for name in names})
+    for name in names:
+        reading.check_known(name)
+    for name in names:  # One at a time: what examples leave out takes room here that it took none of in the request.
+        reading.add_columns({name: _of_examples(name, features.get(name), examples)})
     reading.add_context(body.get("context", {}))
     return reading.tensors()
 
@@ -142,7 +146,8 @@ def _of_examples(name: str, feature: SentFeature | None, examples: list[dict[str
     if _ABSENT in values:
         if feature is not None and not has_many(feature):
             raise InvalidInput(f"Feature: {name} is required but could not be found in example {values.index(_ABSENT)}")
-        values = [[] if value is _ABSENT else value for value in values]
+        nothing: list[Any] = []
+        values = [nothing if value is _ABSENT else value for value in values]
     return [value if type(value) is list else [value] for value in values]
 
 
@@ -212,6 +217,17 @@ class _Reading:
                 raise InvalidInput(f"context: {_cut(name)} is in the rows, too; send it in one of them")
         self.add_columns({name: [value] for name, value in context.items()})
 
+    def check_known(self, name: str) -> None:
+        """Check that the version takes such an input.
+
+        Raises:
+            InvalidInput: It does not; the message says what it takes.
+        """
+        if name not in self._features and not _companion_of(name, self._features):
+            raise InvalidInput(
+                f"JSON object: does not have named input: {_cut(name)}; the model has {_listing(self._features)}"
+            )
+
     def tensors(self) -> Tensors:
         """Return what was found."""
         for name, values in list(self._found.items()):
@@ -223,10 +239,7 @@ class _Reading:
     def _add(self, name: str, values: list[Any]) -> None:
         feature = self._features.get(name)
         owner = _companion_of(name, self._features)
-        if feature is None and not owner:
-            raise InvalidInput(
-                f"JSON object: does not have named input: {_cut(name)}; the model has {_listing(self._features)}"
-            )
+        self.check_known(name)
         flat, kinds, levels = self._flattened(name, values)
         whole = (feature is not None and not isinstance(feature, Dense)) or name.endswith(OFFSETS)
         array = _array(name, flat, kinds, whole=whole)
@@ -237,8 +250,8 @@ class _Reading:
         elif feature is None or has_many(feature):
             self._add_ragged(name, owner or name, array, levels)
         else:
-            shape = [len(values), *(_same(name, lengths) for lengths in levels)]
-            array = array.reshape(shape)
+            array = array.reshape(len(values), *(_same(name, lengths) for lengths in levels))
+            # A dense feature is flat: a row of it may be any tensor of so many numbers.
             self._found[name] = array.reshape(len(values), -1) if isinstance(feature, Dense) and array.size else array
 
     def _flattened(self, name: str, values: list[Any]) -> tuple[list[Any], set[type], list[NDArray[np.int64]]]:
