@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from random import Random
@@ -28,6 +28,7 @@ from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.deployment_spec import initial_spec
 from ringpull.router.control.events import Member
+from ringpull.router.control.head_counts import Growing, HeadCounts
 from ringpull.router.control.moves import MoveSummary
 from ringpull.router.control.observed import TableTraffic
 from ringpull.router.control.operations import (
@@ -45,6 +46,7 @@ from ringpull.router.control.operations import (
     LoadModel,
     MemberState,
     ModelSource,
+    Overview,
     PlanRebalance,
     Publish,
     Rebalance,
@@ -121,6 +123,9 @@ class FakeOperations:
         return ANSWERS[VERBS.of(request).name]
 
     def map(self, asker: Asker) -> ShardMap:
+        raise Unavailable("not asked here")
+
+    def overview(self, asker: Asker, counts: HeadCounts, known: Mapping[str, Growing]) -> Overview:
         raise Unavailable("not asked here")
 
 
