@@ -113,7 +113,7 @@ def _from_rows(
 
     described = client.model(model, version, label=label)
     infos = described.features
-    if described.tables and not described.outputs:
+    if described.tables and not infos:
         raise InvalidInput(
             f"model {model} has tables only, and predicts nothing; see ringpull lookup {model} TABLE KEYS"
         )

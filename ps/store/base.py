@@ -222,8 +222,11 @@ class Base:
 
         Raises:
             IndexError: There is no such row.
+            InvalidInput: Rows are bytes.
         """
         self._check_number(number)
+        if self.spec.is_bytes:
+            raise InvalidInput(f"table {self.spec.name}: its rows are bytes, which are no vectors")
         row: Float32Array = decode(self.sections.rows[number : number + 1], self.spec)[0]
         return row
 

@@ -48,9 +48,8 @@ class BlockCutter:
                 left = 2 * self._min_size - self._size
                 most = 0 if left <= 0 else min(len(positions) - done, bisect_left(sizes, before + left) + 1 - done)
                 take = self._rest_of_slot(positions[done : done + most])
-                closes = take < most or self._size + (int(sizes[done + take - 1]) if take else before) - before >= (
-                    2 * self._min_size
-                )
+                added = int(sizes[done + take - 1]) - before if take else 0
+                closes = take < most or added >= left
             if take:
                 self._take(positions[done : done + take], part_of(rows, done, done + take))
                 if starts is not None:

@@ -118,7 +118,7 @@ class StoredTable:
         """
         self._check_index()
         bad = []
-        step = self._blocks_in(SCAN_BYTES, fmt.ROWS)
+        step = self._blocks_in(SCAN_BYTES, *fmt.ROW_FILES)
         for begin in range(0, len(self._blocks), step):
             for block, positions, raw in self._raw(begin, min(begin + step, len(self._blocks))):
                 try:
@@ -293,9 +293,10 @@ class StoredTable:
         if whole.intdigest() != section.checksum:
             raise CorruptData(f"{self._files.where(fmt.INDEX)}: the checksum does not match; the file is damaged")
 
-    def _blocks_in(self, size: int, name: str) -> int:
-        """Return about how many blocks take `size` bytes of a file; at least 1."""
-        return max(1, size * len(self._blocks) // max(1, self.header.sections[name].bytes))
+    def _blocks_in(self, size: int, *names: str) -> int:
+        """Return about how many blocks take `size` bytes of some files; at least 1."""
+        total = sum(section.bytes for name, section in self.header.sections.items() if name in names)
+        return max(1, size * len(self._blocks) // max(1, total))
 
     def _damaged(self, name: str, block: int) -> CorruptData:
         first, last = self.first_rows[block : block + 2]

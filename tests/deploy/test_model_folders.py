@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ringpull.deploy.model_folders import absolute, as_roots, choose_versions, parse_replicas
+from ringpull.deploy.model_folders import (
+    absolute,
+    as_roots,
+    choose_versions,
+    find_versions,
+    models_below,
+    parse_replicas,
+)
 from ringpull.ps.errors import CorruptData, InvalidInput
+from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.operations import ModelSource
 from tests.deploy.folders import flip_byte, write_version
 
 
@@ -105,3 +116,57 @@ def test_a_folder_in_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     write_version(tmp_path / "ranker", 1)
     [chosen] = choose_versions(["~/ranker"])
     assert chosen.folder == str(tmp_path / "ranker" / "1")
+
+
+# -- what is asked for while a deployment runs -------------------------------------------------------------------------
+
+
+def numbers(*found: PlacedVersion) -> list[int]:
+    return [each.version for each in found]
+
+
+def test_a_source_names_versions_or_how_many_of_the_highest(tmp_path: Path) -> None:
+    folder = tmp_path / "ranker"
+    for number in (2, 10, 9):
+        write_version(folder, number)
+    (folder / "11").mkdir()
+    source = ModelSource(name="ranker", folder=str(folder))
+    assert numbers(*find_versions(source)) == [10]
+    assert numbers(*find_versions(replace(source, latest=2))) == [9, 10]
+    assert numbers(*find_versions(replace(source, latest=0))) == [2, 9, 10]
+    assert numbers(*find_versions(replace(source, latest=7))) == [2, 9, 10]
+    assert numbers(*find_versions(replace(source, versions=(10, 2)))) == [2, 10]
+    assert numbers(*find_versions(replace(source, name=""))) == [10]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"versions": (3,)}, "3 is no complete version"),
+        ({"name": "other"}, "holds a version of model ranker, not of other"),
+        ({"folder": "nowhere"}, "is not a folder"),
+    ],
+    ids=["version", "model", "folder"],
+)
+def test_what_a_source_asks_for_must_be_there(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    write_version(tmp_path / "ranker", 2)
+    given = {"name": "ranker", "folder": "ranker", **fields}
+    with pytest.raises(InvalidInput, match=message):
+        find_versions(ModelSource(**{**given, "folder": str(tmp_path / given["folder"])}))
+
+
+def test_every_folder_with_a_complete_version_is_a_model(tmp_path: Path) -> None:
+    for model in ("b", "a", ".hidden"):
+        write_version(tmp_path / model, 1)
+    (tmp_path / "half" / "1").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("nothing")
+    assert models_below([str(tmp_path)]) == [str(tmp_path / "a"), str(tmp_path / "b")]
+    with pytest.raises(InvalidInput, match=r"--all-of .*half: there is no model in it"):
+        models_below([str(tmp_path), str(tmp_path / "half")])
+
+
+def test_two_tables_of_one_full_name_are_not_served(tmp_path: Path) -> None:
+    write_version(tmp_path / "a", 1, {"b.c": 1})
+    write_version(tmp_path / "a.b", 1, {"c": 1})
+    with pytest.raises(InvalidInput, match=r"a\.b\.c would be the full name of table b\.c of model a and table c of"):
+        choose_versions([tmp_path / "a", tmp_path / "a.b"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -15,7 +16,15 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.frontends.http.bodies import decompressed, open_call, read_json, receive_body
+from ringpull.inference.head.frontends.http.bodies import (
+    LONG_BYTES,
+    ON_LOOP_BYTES,
+    aside,
+    decompressed,
+    open_call,
+    read_json,
+    receive_body,
+)
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from tests.inference.http_served import HttpServed, http_served
 from tests.inference.served import CONFIG, Served, still_serves
@@ -226,6 +235,17 @@ async def test_what_is_no_json(body: bytes) -> None:
 )
 async def test_what_json_may_say(body: bytes, said: Any) -> None:
     assert await read_json(body) == said
+
+
+async def test_no_shorter_body_waits_for_long_ones() -> None:
+    gate = threading.Event()
+    long = [asyncio.create_task(aside(LONG_BYTES + 1, gate.wait)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert await aside(LONG_BYTES, threading.get_ident) != threading.get_ident()
+    assert await aside(ON_LOOP_BYTES, threading.get_ident) == threading.get_ident()
+    long[2].cancel()
+    gate.set()
+    assert await asyncio.gather(*long[:2]) == [True, True]
 
 
 # -- styles ------------------------------------------------------------------------------------------------------------

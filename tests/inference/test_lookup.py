@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,24 +15,20 @@ from hypothesis import strategies as st
 
 from ringpull.inference.client import stubs
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.config import HeadConfig
 from ringpull.inference.head.frontends.lookups.messages import decode_lookup
 from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsRequest, check
-from ringpull.inference.model.manifest import Manifest, TableEntry
-from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.rows_answer import RowsAnswer
-from ringpull.inference.schema.schema import Schema
 from ringpull.inference.wire.lookup_codec import decode_rows, encode_lookup, encode_rows
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, LimitExceeded, NotFound, RingpullError, Unavailable
-from ringpull.ps.hashing import keys_of_strings
-from ringpull.ps.spec import KeyType, Pooling, TableSpec
+from ringpull.ps.spec import Pooling, TableSpec
 from tests.inference.served import Served, still_serves
 from tests.inference.small_model import DIM, make_tables
-from tests.reference import ReferenceTable, assert_close
+from tests.inference.tables_served import serve_tables_alone
+from tests.reference import assert_close
 
 LIMITS = RowLimits(100, 1 << 20)
 
@@ -234,23 +229,10 @@ async def test_a_reply_that_would_be_too_long_is_not_pulled(client: AsyncClient,
 # -- a version of tables alone -----------------------------------------------------------------------------------------
 
 
-def tables_alone(router: Any, executor: ThreadPoolExecutor) -> ServedVersion:
-    spec = TableSpec(name="vectors", dim=2, key_type=KeyType.STRING)
-    manifest = Manifest(
-        model="feed", version=1, created="now", tables=(TableEntry(spec=spec, path="x", rows=2, bytes=1),)
-    )
-    loaded = LoadedVersion(Path("feed/1"), manifest, Schema.without_features(), None)
-    return ServedVersion(loaded, router, executor, max_batch_rows=8)
-
-
 @pytest.mark.net
 async def test_a_version_of_tables_alone_gives_rows_and_predicts_nothing(served: Served, client: AsyncClient) -> None:
-    keys = keys_of_strings(["a", "ü"])
-    served.router.tables["vectors"] = ReferenceTable.from_arrays(keys, np.array([[1, 2], [3, 4]], np.float32))
     with ThreadPoolExecutor(1) as executor:
-        version = tables_alone(served.router, executor)
-        served.catalog.add(version)
-        served.catalog.show({"ranker": 3, "feed": 1}, [("ranker", 3), ("feed", 1)])
+        version = serve_tables_alone(served, executor)
         rows, found = await client.lookup("feed", "vectors", ["ü", "?", "a"])
         assert rows.tolist() == [[3, 4], [0, 0], [1, 2]]
         assert found.tolist() == [True, False, True]

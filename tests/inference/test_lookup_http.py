@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from ringpull.ps.spec import KeyType
 from tests.inference.http_served import http_served
 from tests.inference.served import Served
 from tests.inference.small_model import make_tables
+from tests.inference.tables_served import serve_tables_alone
 
 PATH = "/v1/models/ranker/tables/users:lookup"
 LIMITS = RowLimits(100, 1 << 20)
@@ -109,6 +111,25 @@ async def test_what_is_no_json_and_who_only_looks(http: httpx.AsyncClient, serve
     assert (await http.get(PATH)).status_code in (400, 405)
     served.router.error = Unavailable("no live shard")
     assert (await http.post(PATH, json={"keys": [1]})).status_code == 503
+
+
+@pytest.mark.net
+async def test_every_protocol_knows_what_to_say_of_tables_alone(http: httpx.AsyncClient, served: Served) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        version = serve_tables_alone(served, executor)
+        for path in ("/v1/models", "/v1/models/feed", "/v1/models/feed/metadata", "/v2/models/feed", "/openapi.json"):
+            assert (await http.get(path)).status_code == 200, path
+        for path, body in {
+            "/v1/models/feed:predict": {"instances": [{"user": 1}]},
+            "/v2/models/feed/infer": {"inputs": [{"name": "user", "shape": [1], "datatype": "INT64", "data": [1]}]},
+            "/v1/predict": {"model": "feed", "features": {"user": [1]}},
+        }.items():
+            reply = await http.post(path, json=body)
+            assert reply.status_code == 400, path
+            assert "tables only" in reply.text, path
+        reply = await http.post("/v1/models/feed/tables/vectors:lookup", json={"keys": ["ü", "?"]})
+        assert reply.json()["rows"] == [[3, 4], [0, 0]]
+        await version.close(timeout_s=60)
 
 
 # -- rows of bytes -----------------------------------------------------------------------------------------------------

@@ -97,6 +97,16 @@ def test_a_state_of_an_earlier_build_still_opens_and_is_written_with_what_is_new
     assert written == {**fields, "format": 5}
 
 
+def test_labels_are_saved_and_a_state_without_any_is_written_as_before() -> None:
+    bare = CoordinatorState(spec=initial_spec(range(2), [version(1)]))
+    assert "labels" not in state_to_dict(bare)["world"]
+    assert bare.spec is not None
+    labelled = replace(bare, spec=replace(bare.spec, labels={"m": {"stable": 1}}))
+    fields = json.loads(json.dumps(state_to_dict(labelled)))
+    assert fields["world"]["labels"] == {"m": {"stable": 1}}
+    assert state_from_dict(fields) == labelled
+
+
 def test_identities_are_saved() -> None:
     placed = replace(version(1), identity="00112233445566ff")
     tables = {name: replace(table, identity=2**64 - 1) for name, table in placed.tables.items()}

@@ -51,6 +51,11 @@ def columns_of(tensors: Mapping[str, NDArray[Any]], features: Iterable[Feature],
     """
     check_count(len(tensors), limits.max_columns)
     known = {each.name: each for each in features if not isinstance(each, Cross)}
+    # What is a feature by itself is no other's offsets or weights.
+    parts = {name: values for name, values in tensors.items() if name not in known}
+    for name in parts:
+        if (owner := owner_of(name, known)) not in tensors:
+            raise unknown_input(name, owner, known)
     columns: dict[str, ColumnBytes] = {}
     counts: dict[str, int] = {}
     for name, values in tensors.items():
@@ -59,10 +64,8 @@ def columns_of(tensors: Mapping[str, NDArray[Any]], features: Iterable[Feature],
             if not values.size and values.ndim and len(values) > limits.max_candidates:
                 # Rows of nothing take nothing in a message, and their offsets would take 8 bytes each.
                 raise LimitExceeded(f"input {name}: has {len(values)} rows; max_candidates is {limits.max_candidates}")
-            columns[name] = column = _column(feature, values, tensors, known)
+            columns[name] = column = _column(feature, values, parts)
             counts[name] = column.rows
-        elif (owner := owner_of(name, known)) not in tensors:
-            raise unknown_input(name, owner, known)
     rows = max(counts.values(), default=0)
     context = {name: columns[name] for name, count in counts.items() if count == 1 < rows}
     own = {name: column for name, column in columns.items() if name not in context}
@@ -89,21 +92,17 @@ def unknown_input(name: str, owner: str, known: Mapping[str, SentFeature]) -> In
     return InvalidInput(f"input {name}: the model has no such feature; it has {', '.join(known)}")
 
 
-def _column(
-    feature: SentFeature, values: NDArray[Any], tensors: Mapping[str, NDArray[Any]], known: Mapping[str, SentFeature]
-) -> ColumnBytes:
-    """Return a feature's tensor, with its offsets and weights where those are there, as a column."""
+def _column(feature: SentFeature, values: NDArray[Any], parts: Mapping[str, NDArray[Any]]) -> ColumnBytes:
+    """Return a feature's tensor, with its offsets and weights where those are among `parts`, as a column."""
     name, shape = feature.name, values.shape
     many = has_many(feature)
-    # What is a feature by itself belongs to no other.
-    offsets, weights = (
-        tensors.get(part) if part not in known else None for part in (f"{name}{OFFSETS}", f"{name}{WEIGHTS}")
-    )
-    if offsets is not None or weights is not None:
-        if not many:
-            part = WEIGHTS if offsets is None else OFFSETS
-            raise InvalidInput(f"input {name}{part}: feature {name} has one value a row")
-        return _bags(name, values, offsets, weights)
+    if parts:
+        offsets, weights = parts.get(name + OFFSETS), parts.get(name + WEIGHTS)
+        if offsets is not None or weights is not None:
+            if not many:
+                part = WEIGHTS if offsets is None else OFFSETS
+                raise InvalidInput(f"input {name}{part}: feature {name} has one value a row")
+            return _bags(name, values, offsets, weights)
     wanted = feature.width if isinstance(feature, Dense) else 1
     if len(shape) == 2:
         width = shape[1]

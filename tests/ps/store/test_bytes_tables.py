@@ -127,6 +127,8 @@ def test_the_longest_row_and_one_more_byte(tmp_path: Path) -> None:
     base = write(tmp_path / "t", {5: longest, 6: b""}, buffer_bytes=1)
     assert content(base) == {5: longest, 6: b""}
     told = rf"table t: the row of key 77 has {MAX_BYTES_ROW + 1} bytes; a row may have at most {MAX_BYTES_ROW}"
+    with pytest.raises(InvalidInput, match="its rows are bytes, which are no vectors"):
+        base.row(0)
     with TableWriter(tmp_path / "longer", SPEC) as writer, pytest.raises(InvalidInput, match=told):
         writer.add_bytes([3, 77], BytesRows.of([b"", longest + b"x"]))
 

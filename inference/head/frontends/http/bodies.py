@@ -38,8 +38,12 @@ ON_LOOP_BYTES: Final = 64 << 10
 WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib takes for a content coding: RFC 9110, 8.4.1; "deflate" has zlib's header."""
 
-_READING: Final = ThreadPoolExecutor(1, "long-bodies")
-"""Thread of the process that reads what is too long for the event loop: one, as Python's lock lets no two run."""
+LONG_BYTES: Final = 1 << 20
+"""Bodies beyond it wait for each other only, and no shorter ones for them."""
+
+_READING: Final = ThreadPoolExecutor(1, "bodies")
+_READING_LONG: Final = ThreadPoolExecutor(1, "long-bodies")
+"""Threads of the process that read what is too long for the event loop: few, as Python's lock lets no two run."""
 
 
 class _Bound(NamedTuple):
@@ -155,7 +159,8 @@ async def aside(nbytes: int, work: Callable[[], T]) -> T:
     """
     if nbytes <= ON_LOOP_BYTES:
         return work()
-    return await asyncio.get_running_loop().run_in_executor(_READING, work)
+    executor = _READING if nbytes <= LONG_BYTES else _READING_LONG
+    return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
 def _check_stated_length(request: Request, bound: _Bound) -> None:
