@@ -11,6 +11,7 @@ from typing import Any
 from ringpull.inference.head.access import Access, Unasked
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.config import HeadConfig
+from ringpull.inference.head.counts import DeploymentCounts
 from ringpull.inference.head.frontends.grpc.operations import OperationsService
 from ringpull.inference.head.frontends.grpc.server import GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService
@@ -24,7 +25,7 @@ from ringpull.inference.schema.kinds import Dense, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.router.control.change import Kind
-from ringpull.router.control.operations import ChangeStatus
+from ringpull.router.control.operations import Asker, ChangeStatus
 from tests.inference.fakes import EchoProgram
 from tests.inference.http_served import parts_of
 from tests.inference.served import CONFIG, Served
@@ -79,6 +80,15 @@ class OipServed(Served):
         self.catalog.add(self.cities)
         self.catalog.show({"ranker": 3, "cities": 1}, [("ranker", 3), ("cities", 1)])
         self.model_counts: dict[tuple[str, int], ModelCounts] = {}
+        tally = self.predictor._watch.tally
+        for version in self.catalog.loaded():
+            tally.loaded(*version.key)
+        self.head_counts = DeploymentCounts(
+            tally,
+            Asker(head=0, incarnation="one"),
+            None,
+            lambda: [version.key for version in self.catalog.loaded()],
+        )
         self.coordinator = Coordinator()
         self.operators = Operators(self.coordinator)
         self.parts = parts_of(self, head_only=pb.ClusterStatus, operators=self.operators, counts=self.counted)
@@ -92,15 +102,14 @@ class OipServed(Served):
         )
 
     async def counted(self) -> Mapping[tuple[str, int], ModelCounts]:
-        """What was set, or else all answered calls of the head, each of a microsecond."""
-        calls = self.counts.requests - self.counts.failed
-        each = ModelCounts(calls=calls, batches=calls, total_ns=1_000 * calls, queue_ns=calls)
-        return self.model_counts or {version.key: each for version in self.catalog.served()}
+        """What was set, or else what a head counts."""
+        return self.model_counts or await self.head_counts.of_models()
 
     async def start(self) -> None:
         self.target = f"127.0.0.1:{await self.server.start()}"
 
     async def stop(self) -> None:
+        self.head_counts.close()
         self.operators.close()
         await self.server.stop(grace_s=0)
         for version in (self.version, self.cities):

@@ -220,6 +220,17 @@ async def test_statistics_are_the_counts_of_all_heads(oip: OipServed) -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.medium
+async def test_statistics_grow_with_every_request_at_once(oip: OipServed) -> None:
+    for calls in (1, 2, 3):
+        await oip.call("ModelInfer", infer_request())
+        (told,) = (await oip.call("ModelStatistics", name="ranker")).model_stats
+        stats = told.inference_stats
+        assert told.inference_count == calls
+        assert {stats.success.count, stats.queue.count, stats.compute_infer.count} == {calls}
+        assert stats.success.ns > 0
+
+
 async def test_the_index_lists_what_is_served(oip: OipServed) -> None:
     told = (await oip.call("RepositoryIndex", ready=True)).models
     assert [(each.name, each.version, each.state) for each in told] == [

@@ -17,12 +17,10 @@ from ringpull.inference.head.frontends.oip.outputs import Output
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.hashing import keys_of_strings
 from tests.inference.http_served import HttpServed
 from tests.inference.oip.oip_served import OipServed, make_cities
 from tests.inference.oip.requests import infer_request, typed_request
-from tests.inference.test_lookup import tables_alone
-from tests.reference import ReferenceTable
+from tests.inference.tables_served import serve_tables_alone
 
 KEYS = np.array([1, 4, 3, 2**62, 1])
 
@@ -68,11 +66,7 @@ async def test_outputs_are_given_as_asked_for(oip: OipServed) -> None:
 @pytest.fixture
 async def feed(oip: OipServed) -> AsyncIterator[OipServed]:
     """A model of a table alone, keyed by strings, is served, too."""
-    version = tables_alone(oip.router, oip.version.executor)
-    keys = keys_of_strings(["a", "ü"])
-    oip.router.tables["vectors"] = ReferenceTable.from_arrays(keys, np.array([[1, 2], [3, 4]], np.float32))
-    oip.catalog.add(version)
-    oip.catalog.show({"ranker": 3, "feed": 1}, [("ranker", 3), ("feed", 1)])
+    version = serve_tables_alone(oip, oip.version.executor)
     yield oip
     await version.close(timeout_s=60)
 
