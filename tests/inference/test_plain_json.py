@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.frontends.http.bodies import ON_LOOP_BYTES
+from ringpull.inference.head.aside import ON_LOOP_BYTES
 from ringpull.inference.head.frontends.json.answers import CHUNK_NUMBERS, answer_text
 from ringpull.inference.head.frontends.json.requests import read_request
 from ringpull.inference.head.request.received import Limits
@@ -258,7 +258,7 @@ BODIES = st.dictionaries(FIELDS, JSONS | st.dictionaries(NAMES, JSONS, max_size=
 @pytest.mark.medium
 def test_whatever_is_said_is_a_request_or_a_clear_error(body: Any) -> None:
     with suppress(RingpullError):
-        read_request(json.dumps(body).encode(), "", "", Limits(50, 20))
+        read_request(json.dumps(body).encode(), "", Limits(50, 20))
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

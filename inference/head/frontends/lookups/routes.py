@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ringpull.inference.head.frontends.http.bodies import aside, decompressed, open_call, receive_body
+from ringpull.inference.head.frontends.http.bodies import open_call, receive_unpacked
 from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.request.rows_by_key import RowsAnswer
@@ -33,15 +33,11 @@ def routes(parts: Parts) -> list[Route]:
 
     async def lookup(request: Request) -> Response:
         with open_call(parts, request, "lookup") as call:
-            body = await receive_body(request, call)
-
-            def read() -> AskedRows:
-                plain = decompressed(body, request.headers.get("content-encoding", ""), call.limits.max_message_bytes)
-                return AskedRows.read(parse_json(plain), parts.predictor.row_limits, **_asked_of(request))
-
-            asked = await aside(len(body), read)
+            body, named = await receive_unpacked(request, call), _asked_of(request)
+            limits = parts.predictor.row_limits
+            asked = await call.aside(len(body), lambda: AskedRows.read(parse_json(body), limits, **named))
             answer = await call.rows(asked.request)
-            content = await aside(_size(answer), lambda: asked.reply(answer))
+            content = await call.aside(_size(answer), lambda: asked.reply(answer))
         return Response(content, media_type="application/json")
 
     return [Route(path, lookup, methods=["POST"]) for path in PATHS]

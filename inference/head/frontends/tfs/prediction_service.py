@@ -12,7 +12,6 @@ from ringpull.inference.head.access import Access
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
 from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
-from ringpull.inference.head.frontends.http.bodies import aside
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.frontends.tfs import messages
@@ -138,7 +137,7 @@ class PredictionService:
     ) -> tuple[Prediction, NDArray[np.float32]]:
         """Score the examples of a request; return the answer, and its output."""
         features, limits = served.loaded.schema.features, self._predictor.limits
-        columns = await aside(
+        columns = await call.aside(
             size_of_input(request.input, features), lambda: columns_of_input(request.input, features, limits)
         )
         spec = request.model_spec

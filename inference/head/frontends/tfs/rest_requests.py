@@ -96,8 +96,9 @@ def predict_tensors(body: Mapping[str, Any], features: Features, limits: Limits)
     if not in_rows and not in_columns:
         raise InvalidInput("Missing 'inputs' or 'instances' key")
     if in_rows:
-        columns = _columns_of_rows(_rows_of(body["instances"], "instances", limits), features)
+        columns = _columns_of_rows(_rows_of(body["instances"], "instances", limits), features, limits)
     elif type(inputs := body["inputs"]) is dict and not _is_base64(inputs):
+        check_count(len(inputs), limits.max_columns)
         columns = {name: _listed(values) for name, values in inputs.items()}
     else:
         columns = {_only(features, "inputs is a plain value/list, but expecting an object"): _listed(inputs)}
@@ -122,6 +123,7 @@ def example_tensors(body: Mapping[str, Any], features: Features, limits: Limits)
     for place, example in enumerate(examples):
         if type(example) is not dict:
             raise InvalidInput(f"Example must be JSON object but got JSON {_json_type(example)}, at item {place}")
+        check_count(len(example), limits.max_columns)
         names.update(dict.fromkeys(example))
         check_count(len(names), limits.max_columns)
     reading = _Reading(features, limits, max_levels=1)
@@ -157,18 +159,23 @@ def _rows_of(rows: Any, key: str, limits: Limits) -> list[Any]:
         raise InvalidInput(f"JSON Value: {_shown(rows)} Expecting '{key}' to be an list/array")
     if not rows:
         raise InvalidInput(f"No values in '{key}' array")
-    if len(rows) > limits.max_candidates:
-        raise LimitExceeded(f"the request has {len(rows)} rows; max_candidates is {limits.max_candidates}")
+    _check_rows(len(rows), limits)
     return rows
 
 
-def _columns_of_rows(rows: list[Any], features: Features) -> dict[str, list[Any]]:
+def _check_rows(rows: int, limits: Limits) -> None:
+    if rows > limits.max_candidates:
+        raise LimitExceeded(f"the request has {rows} rows; max_candidates is {limits.max_candidates}")
+
+
+def _columns_of_rows(rows: list[Any], features: Features, limits: Limits) -> dict[str, list[Any]]:
     """Return the values under each name, row by row."""
     first = rows[0]
     if type(first) is not dict or _is_base64(first):
         name = _only(features, "instances is a plain list, but expecting list of objects")
         return {name: rows}
     names = first.keys()
+    check_count(len(names), limits.max_columns)
     for place, row in enumerate(rows):
         if type(row) is not dict:
             raise InvalidInput(f"Expecting object but got {_json_type(row)} at item {place} of input list")
@@ -240,6 +247,8 @@ class _Reading:
         feature = self._features.get(name)
         owner = _companion_of(name, self._features)
         self.check_known(name)
+        if feature is not None and not has_many(feature):  # Others may lie end to end.
+            _check_rows(len(values), self._limits)
         flat, kinds, levels = self._flattened(name, values)
         whole = (feature is not None and not isinstance(feature, Dense)) or name.endswith(OFFSETS)
         array = _array(name, flat, kinds, whole=whole)
@@ -262,6 +271,8 @@ class _Reading:
                 raise InvalidInput(f"input {_cut(name)}: has values beside lists; each row must be a list, or none")
             if len(levels) == self._max_levels:
                 raise InvalidInput(f"input {_cut(name)}: a row is lists within lists, {self._max_levels} at most")
+            if not levels:
+                _check_rows(len(values), self._limits)
             lengths = np.fromiter(map(len, values), np.int64, len(values))
             if (longest := int(lengths.max())) > self._limits.max_values_per_row:
                 raise LimitExceeded(
