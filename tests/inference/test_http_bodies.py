@@ -288,3 +288,11 @@ async def test_a_method_that_is_none_says_which_are(http: HttpServed) -> None:
     answer = await http.client.get("/count")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json() == {"code": "UNIMPLEMENTED", "message": "Method Not Allowed: GET /count"}
+
+
+@pytest.mark.parametrize("path", ["/status/", "/V1/models", "/healthz/", "/v1/predict/", "/count/", "/v2/"])
+async def test_nobody_is_sent_elsewhere(http: HttpServed, path: str) -> None:
+    """A redirect would go to where the client's own header says."""
+    answer = await http.client.get(path, headers={"Host": "evil.example"})
+    assert answer.status_code in (404, 405)
+    assert "location" not in answer.headers

@@ -108,7 +108,7 @@ async def test_the_path_may_name_the_model(http: HttpServed, named: dict[str, An
         (b"", "/v1/predict", 400, "not JSON: Expecting value"),
         (b"[]", "/v1/predict/ranker", 400, "request: must be a JSON object"),
         (b"[" * 100_000, "/v1/predict", 400, "not JSON: it is nested too deep"),
-        (b"1" * 90_000, "/v1/predict", 400, "not JSON: an integer has thousands of digits"),
+        (b"1" * 90_000, "/v1/predict", 400, "not JSON: a number has thousands of digits"),
         (b'{"model": "\xff"}', "/v1/predict", 400, "not UTF-8: byte 0xff at 11"),
         (
             b'{"model":"ranker","features":{"item":' + b"[" * 400 + b"]" * 400 + b"}}",

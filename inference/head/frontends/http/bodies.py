@@ -104,7 +104,7 @@ async def receive_unpacked(request: Request, call: OpenCall) -> bytes:
     if not encoding:
         return body
     plain = None
-    # How long it becomes shows as it is unpacked. What is short, as JSON of so many bytes mostly is, waits for no other.
+    # How long it becomes shows as it is unpacked: what is short waits for no other.
     for most in (ON_LOOP_BYTES, LONG_BYTES):
         if plain is None and 4 * len(body) <= most < longest:
             plain = await call.aside(most, lambda most=most: _unpacked(body, encoding, most))  # type: ignore[misc]
