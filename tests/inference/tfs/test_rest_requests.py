@@ -230,8 +230,23 @@ def test_numbers_of_dense_features_may_be_of_any_kind() -> None:
 def test_too_many_rows_are_refused_before_they_are_read() -> None:
     with pytest.raises(LimitExceeded, match="the request has 21 rows; max_candidates is 20"):
         predicted({"instances": [None] * 21})
+    for name, column in (("user", [None] * 21), ("zip", [{"b64": "!"}] * 21), ("genres", [["x", 1]] * 21)):
+        with pytest.raises(LimitExceeded, match="the request has 21 rows; max_candidates is 20"):
+            predicted({"inputs": {name: column}})
     with pytest.raises(LimitExceeded, match="input genres: a list has 21 values; max_values_per_row is 20"):
         predicted({"instances": [{"user": 1, "genres": [1] * 21}]})
+
+
+@pytest.mark.parametrize("key", ["instances", "inputs", "context", "examples"])
+def test_too_many_columns_are_refused_before_they_are_made(key: str) -> None:
+    names = {f"x{place}": 1 for place in range(100_000)}
+    body = {"instances": [{"user": 1}]} if key == "context" else {}
+    body[key] = [names] * 2 if key in ("instances", "examples") else names
+    tracemalloc.start()
+    with pytest.raises(LimitExceeded, match="max_columns is 30"):
+        (example_tensors if key == "examples" else predict_tensors)(body, FEATURES, LIMITS)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("count", [16_384, 16_385, 50_000])

@@ -219,6 +219,7 @@ class _Reading:
         """Add one row that stands for all."""
         if type(context) is not dict:
             raise InvalidInput(f"context: must be a JSON object, name -> value or list, not {_shown(context)}")
+        check_count(len(self._found) + len(context), self._limits.max_columns)
         for name in context:
             if name in self._found:
                 raise InvalidInput(f"context: {_cut(name)} is in the rows, too; send it in one of them")
