@@ -23,7 +23,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.head.access import Access, Caller, Unasked
 from ringpull.inference.head.admission import Admission, Ticket
+from ringpull.inference.head.aside import aside
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion, check_one_of
 from ringpull.inference.head.config import HeadConfig
@@ -329,6 +330,14 @@ class OpenCall:
         assert self._ticket is not None
         self._ticket.received(length)
         self.trace.stage = "decode"
+
+    async def aside(self, nbytes: int, work: Callable[[], T]) -> T:
+        """Return what a function returns, run off the event loop if it is long: see `ringpull.inference.head.aside`.
+
+        Raises:
+            DeadlineExceeded: The deadline passed first.
+        """
+        return await aside(nbytes, work, self.deadline_s)
 
     def hurry(self, timeout_s: float) -> None:
         """Give the call no more than so much time from its beginning, as its message asks for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import select
 import shutil
@@ -163,6 +164,45 @@ async def test_half_sent_requests_keep_nobody_out(served: Served, sent: bytes) -
     assert served.counts.open <= 4
     assert served.counts.ended["full"] >= 16
     assert await strangers[0].rest() == b""
+
+
+async def test_what_is_no_http_is_counted_and_hardly_fills_a_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(10):
+        assert (await (await served.send(b"NO\r\n\r\n")).rest()).startswith(b"HTTP/1.1 400")
+    assert served.counts.ended["malformed"] == 10
+    assert len(caplog.records) <= 1
+
+
+def test_warnings_tell_how_many_were_left_out() -> None:
+    now = [0.0]
+    filtered = limits.NowAndThen(lambda: now[0])
+
+    def logged(level: int) -> str:
+        record = logging.LogRecord("a", level, "a", 1, "odd %s", ("thing",), None)
+        return record.getMessage() if filtered.filter(record) else ""
+
+    assert [logged(logging.WARNING) for _ in range(3)] == ["odd thing", "", ""]
+    assert [logged(logging.ERROR) for _ in range(2)] == ["odd thing"] * 2
+    now[0] = limits.WARNING_S
+    assert logged(logging.WARNING) == "odd thing (and 2 such warnings before it)"
+    now[0] *= 2
+    assert logged(logging.WARNING) == "odd thing"
+
+
+@pytest.mark.parametrize(
+    "target", ["http://a/quick", "HTTPS://u@[::1]:80/quick", "http://other/quick?a=http://b/slow", "/quick"]
+)
+async def test_a_target_may_be_a_whole_url(served: Served, target: str) -> None:
+    peer = await served.send(f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+    assert (await peer.rest()).endswith(b"here")
+
+
+@pytest.mark.parametrize("target", ["http://a", "http://a?quick", "ftp://a/quick", "http:/quick", "/http://a/quick"])
+async def test_a_target_that_is_another(served: Served, target: str) -> None:
+    peer = await served.send(f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+    assert (await peer.rest()).startswith(b"HTTP/1.1 404")
 
 
 @pytest.mark.medium

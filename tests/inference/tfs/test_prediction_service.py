@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.frontends.http import bodies
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.examples import columns_of_input, size_of_input
 from ringpull.inference.schema.columns import Ragged
@@ -218,7 +217,7 @@ async def test_many_examples_are_read_beside_the_loop(tfs: TfsServed, own_client
     assert size_of_input(asked.input, SCHEMA.features, 1) == 16 * 50 * len(SCHEMA.features)
     assert size_of_input(asked.input, SCHEMA.features, 99_999) == 99_999  # One example may be as long as any message.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "ON_LOOP_BYTES", 0)
+        patch.setattr("ringpull.inference.head.aside.ON_LOOP_BYTES", 0)
         reply = await tfs.call("Regress", asked)
     assert [each.value for each in reply.result.regressions] == own.outputs["score"].tolist()
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from ringpull.inference.head.aside import aside
 from ringpull.inference.head.catalog import ServedVersion
-from ringpull.inference.head.frontends.http.bodies import aside
 
 BYTES_OF_INPUT: Final = 2_048
 """Bytes of JSON that take as long to read as an input of a signature to describe: some 50 us."""

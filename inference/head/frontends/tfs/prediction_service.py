@@ -13,7 +13,6 @@ from ringpull.inference.head.access import Access
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
 from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
-from ringpull.inference.head.frontends.http.bodies import aside
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tensors import check_sizes, columns_of
 from ringpull.inference.head.frontends.tfs import messages
@@ -73,10 +72,10 @@ class PredictionService:
             features, limits = served.loaded.schema.features, self._predictor.limits
             check_count(len(request.inputs), limits.max_columns)
             work = max(nbytes, BYTES_OF_TENSOR * len(request.inputs))
-            columns = await aside(work, lambda: _columns(request.inputs, features, limits, nbytes))
+            columns = await call.aside(work, lambda: _columns(request.inputs, features, limits, nbytes))
             prediction = await call.predict(_request(columns, named, served, outputs))
             work = sum(values.nbytes for values in prediction.outputs.values())
-            return await aside(work, lambda: _outputs_reply(signature, prediction))
+            return await call.aside(work, lambda: _outputs_reply(signature, prediction))
 
     async def classify(self, receive: Receive, context: grpc.aio.ServicerContext) -> Any:
         """Answer with classes and their scores, for each example."""
@@ -87,7 +86,7 @@ class PredictionService:
             output = classified_output(served, signature)
             prediction, scores = await self._predicted(call, request.input, nbytes, named, served, output)
             work = BYTES_OF_RESULT * scores.size
-            return await aside(work, lambda: _classes_reply(signature, prediction, scores, class_labels(output)))
+            return await call.aside(work, lambda: _classes_reply(signature, prediction, scores, class_labels(output)))
 
     async def regress(self, receive: Receive, context: grpc.aio.ServicerContext) -> Any:
         """Answer with a value for each example."""
@@ -97,7 +96,7 @@ class PredictionService:
             served = version_of(self._catalog, *named)
             output = regressed_output(served, signature)
             prediction, scores = await self._predicted(call, request.input, nbytes, named, served, output)
-            return await aside(BYTES_OF_RESULT * scores.size, lambda: _values_reply(signature, prediction, scores))
+            return await call.aside(BYTES_OF_RESULT * scores.size, lambda: _values_reply(signature, prediction, scores))
 
     async def get_model_metadata(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Tell the signatures of a version."""
@@ -123,7 +122,7 @@ class PredictionService:
         body = await call.within_deadline(receive(), context.peer(), among=self._receiving)
         nbytes = len(body)
         call.received(nbytes)
-        request = await aside(nbytes, lambda: parse(kind, body))
+        request = await call.aside(nbytes, lambda: parse(kind, body))
         return request, named_by(request), nbytes
 
     async def _predicted(
@@ -132,7 +131,7 @@ class PredictionService:
         """Score the examples of an `Input`; return the answer, and its output with a row for each example."""
         features, limits = served.loaded.schema.features, self._predictor.limits
         work = size_of_input(given, features, nbytes)
-        columns = await aside(work, lambda: columns_of_input(given, features, limits))
+        columns = await call.aside(work, lambda: columns_of_input(given, features, limits))
         prediction = await call.predict(_request(columns, named, served, (output.name,)))
         return prediction, for_each_row(prediction.outputs[output.name], len(examples_of(given)))
 

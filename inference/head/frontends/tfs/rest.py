@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
-from ringpull.inference.head.frontends.http.bodies import aside, decompressed, open_call, receive_body
+from ringpull.inference.head.frontends.http.bodies import open_call, receive_unpacked
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tensors import columns_of
@@ -95,32 +95,26 @@ class RestApi:
     async def _answered(self, path: RestPath, request: Request) -> str:
         """Return the answer to a prediction."""
         with open_call(self._parts, request) as call:
-            body = await receive_body(request, call)
+            body = await receive_unpacked(request, call)
             served = version_of(self._catalog, path.model, path.version, path.label)
-            encoding, limits = request.headers.get("content-encoding", ""), self._predictor.limits
-            # What is compressed may become as long as any.
-            length = limits.max_message_bytes if encoding else len(body)
-            question = await aside(length, lambda: read_question(path, served, body, limits, encoding))
+            question = await call.aside(len(body), lambda: read_question(path, served, body, call.limits))
             outputs = (await call.predict(question.request)).outputs
             if question.rows is not None:
                 outputs = {name: for_each_row(values, question.rows) for name, values in outputs.items()}
             count = sum(values.size for values in outputs.values())
-            return await aside(BYTES_OF_NUMBER * count, lambda: question.written(outputs))
+            return await call.aside(BYTES_OF_NUMBER * count, lambda: question.written(outputs))
 
 
-def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Limits, encoding: str = "") -> Question:
+def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Limits) -> Question:
     """Return what a prediction's body asks for.
 
-    Args:
-        encoding: How it is compressed, as `Content-Encoding` says.
-
     Raises:
-        InvalidInput: It is not compressed like that, no JSON, not shaped as it has to be, or asks for an output that
+        InvalidInput: It is no JSON, not shaped as it has to be, or asks for an output that
             does not fit the verb. Or the version has tables only.
         UnmetCondition: The model has no such signature.
         LimitExceeded: It is larger than `limits`.
     """
-    document = object_of(_json_of(decompressed(body, encoding, limits.max_message_bytes)))
+    document = object_of(_json_of(body))
     signature = signature_of(document)
     features = {each.name: each for each in served.loaded.schema.features if not isinstance(each, Cross)}
     tensors: Tensors

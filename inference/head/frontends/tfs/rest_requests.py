@@ -16,7 +16,7 @@ over rows, examples and names, and over the values of an input that has a `{"b64
 from __future__ import annotations
 
 import binascii
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
@@ -96,8 +96,9 @@ def predict_tensors(body: Mapping[str, Any], features: Features, limits: Limits)
     rows: int | None = None
     if in_rows:
         instances = _rows_of(body["instances"], "instances", limits)
-        rows, columns = len(instances), _columns_of_rows(instances, features)
+        rows, columns = len(instances), _columns_of_rows(instances, features, limits)
     elif type(inputs := body["inputs"]) is dict and not _is_base64(inputs):
+        check_count(len(inputs), limits.max_columns)
         columns = {name: _listed(values) for name, values in inputs.items()}
     else:
         columns = {_only(features, "inputs is a plain value/list, but expecting an object"): _listed(inputs)}
@@ -124,6 +125,7 @@ def example_tensors(body: Mapping[str, Any], features: Features, limits: Limits)
     for place, example in enumerate(examples):
         if type(example) is not dict:
             raise InvalidInput(f"Example must be JSON object but got JSON {_json_type(example)}, at item {place}")
+        check_count(len(example), limits.max_columns)
         names.update(dict.fromkeys(example))
         check_count(len(names), limits.max_columns)
     reading = _Reading(features, limits, max_levels=1)
@@ -158,18 +160,23 @@ def _rows_of(rows: Any, key: str, limits: Limits) -> list[Any]:
         raise InvalidInput(f"JSON Value: {_shown(rows)} Expecting '{key}' to be an list/array")
     if not rows:
         raise InvalidInput(f"No values in '{key}' array")
-    if len(rows) > limits.max_candidates:
-        raise LimitExceeded(f"the request has {len(rows)} rows; max_candidates is {limits.max_candidates}")
+    _check_rows(len(rows), limits)
     return rows
 
 
-def _columns_of_rows(rows: list[Any], features: Features) -> dict[str, list[Any]]:
+def _check_rows(rows: int, limits: Limits) -> None:
+    if rows > limits.max_candidates:
+        raise LimitExceeded(f"the request has {rows} rows; max_candidates is {limits.max_candidates}")
+
+
+def _columns_of_rows(rows: list[Any], features: Features, limits: Limits) -> dict[str, list[Any]]:
     """Return the values under each name, row by row."""
     first = rows[0]
     if type(first) is not dict or _is_base64(first):
         name = _only(features, "instances is a plain list, but expecting list of objects")
         return {name: rows}
     names = first.keys()
+    check_count(len(names), limits.max_columns)
     for place, row in enumerate(rows):
         if type(row) is not dict:
             raise InvalidInput(f"Expecting object but got {_json_type(row)} at item {place} of input list")
@@ -229,14 +236,12 @@ class _Reading:
                 f"JSON object: does not have named input: {_cut(name)}; the model has {_listing(self._features)}"
             )
 
-    def check_rows(self, names: Collection[str]) -> None:
+    def check_rows(self, names: Iterable[str]) -> None:
         """Check names that rows have values under.
 
         Raises:
             InvalidInput: The version takes no such input, or it is the offsets of one: rows have lists.
-            LimitExceeded: There are too many.
         """
-        check_count(len(names), self._limits.max_columns)
         for name in names:
             self.check_known(name)
             if name.endswith(OFFSETS) and self._owner_of(name) is not None:
@@ -259,6 +264,8 @@ class _Reading:
         feature = self._features.get(name)
         owner = self._owner_of(name) or name
         self.check_known(name)
+        if feature is not None and not has_many(feature):  # Others may lie end to end.
+            _check_rows(len(values), self._limits)
         flat, kinds, levels = self._flattened(name, values)
         whole = (feature is not None and not isinstance(feature, Dense)) or name.endswith(OFFSETS)
         array = _array(name, flat, kinds, whole=whole)
@@ -281,6 +288,8 @@ class _Reading:
                 raise InvalidInput(f"input {_cut(name)}: has values beside lists; each row must be a list, or none")
             if len(levels) == self._max_levels:
                 raise InvalidInput(f"input {_cut(name)}: a row is lists within lists, {self._max_levels} at most")
+            if not levels:
+                _check_rows(len(values), self._limits)
             lengths = np.fromiter(map(len, values), np.int64, len(values))
             if (longest := int(lengths.max())) > self._limits.max_values_per_row:
                 raise LimitExceeded(
