@@ -79,6 +79,9 @@ class InferenceRequest:
     with_timings: bool = False
     request_id: str = ""
     """Id that the caller gave; empty: one is made."""
+    served: ServedVersion | None = None
+    """Version that a front-end found for this when it made the columns: it is asked, though another one be live by now.
+    None: the catalog is asked."""
 
     def __post_init__(self) -> None:
         check_version(self.version)
@@ -176,7 +179,7 @@ class Predictor:
     async def _predict(self, request: InferenceRequest, call: OpenCall) -> Prediction:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
-        asked = self._catalog.get(request.model, request.version, request.label)
+        asked = request.served or self._catalog.get(request.model, request.version, request.label)
         trace.version = asked.key[1]
         if asked.loaded.program is None:
             raise predicts_nothing(asked)

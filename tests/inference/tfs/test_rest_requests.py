@@ -148,7 +148,7 @@ def test_examples_come_out_as_they_were(rows: list[dict[str, Any]]) -> None:
         }
         for place, row in enumerate(rows)
     ]
-    tensors = example_tensors({"examples": examples}, FEATURES, LIMITS)
+    tensors, _ = example_tensors({"examples": examples}, FEATURES, LIMITS)
     assert rows_of(columns_of(tensors, SCHEMA.features, LIMITS)) == rows
 
 
@@ -198,7 +198,9 @@ def test_what_is_no_base64(coded: str) -> None:
         ({"instances": [{"genres": [1]}, {"user": 2}]}, "element: 1 of 'instances' list"),
         ({"instances": [{"genres": [1]}, 2]}, "Expecting object but got Number at item 1"),
         ({"instances": [{"tags": [1, 2], "tags_weights": [1.0]}]}, "input tags_weights: its rows are not as long"),
-        ({"instances": [{"genres": [1], "genres_offsets": [0, 1]}]}, "input genres_offsets: takes one list"),
+        ({"instances": [{"genres": [1], "genres_offsets": [0, 1]}]}, "input genres_offsets: offsets go with 'inputs'"),
+        # A number each: as the offsets of one bag, that all rows would have in common.
+        ({"instances": [{"genres": 1, "genres_offsets": 0}, {"genres": 2, "genres_offsets": 2}]}, "offsets go with"),
         ({"inputs": {"genres": [[1], [2]], "genres_offsets": [0, 0, 2]}}, "offsets"),
         ({"inputs": {"genres": [1, 2], "genres_offsets": [0, 3]}}, "offsets"),
         ({"inputs": {"genres": [1, 2], "genres_offsets": [0, "2"]}}, "genres_offsets"),
@@ -278,7 +280,7 @@ def test_what_examples_leave_out_takes_no_room() -> None:
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
     bags = {"genres": [1], "words": ["a"], "history": [2]}
-    tensors = example_tensors({"examples": [{"user": 1}] * 16_383 + [{"user": 2, **bags}]}, FEATURES, many)
+    tensors, _ = example_tensors({"examples": [{"user": 1}] * 16_383 + [{"user": 2, **bags}]}, FEATURES, many)
     assert tensors["genres_offsets"].tolist() == [0] * 16_384 + [1]
 
 
