@@ -20,7 +20,8 @@ from ringpull.router.control.verbs import Role
 
 PAGE: Final = frozenset({"/", "/page.js", "/try.js", "/page.css"})
 """Paths of the page, which is the same for everybody, and asks for a token itself."""
-FREE: Final = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"}) | PAGE
+OIP_HEALTH: Final = ("/v2/health/live", "/v2/health/ready", "/v2/health/live/", "/v2/health/ready/")
+FREE: Final = frozenset({"/healthz", *OIP_HEALTH}) | PAGE
 """Paths that are free for everyone: probes have no token."""
 ROLES: Final[Mapping[str, tuple[Role, ...]]] = {
     "/status": (Role.READ,),
