@@ -6,7 +6,8 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 
 
 def warnings_seen(status: pb.ClusterStatus) -> list[str]:
-    """Return what its own warnings do not say: dead shards and heads, old epochs, fewer copies than wanted, degraded answers."""
+    """Return what its own warnings do not say: dead shards and heads, old epochs, fewer copies than wanted, degraded
+    answers."""
     found = [
         f"shard {shard.shard} at {shard.address} does not answer: {shard.error}"
         for shard in status.shards
