@@ -18,7 +18,7 @@ from ringpull.inference.head.frontends.http.errors import failed
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.verbs import Role
 
-PAGE: Final = frozenset({"/", "/page.js", "/try.js", "/page.css"})
+PAGE: Final = frozenset({"/", "/page.js", "/ring.js", "/try.js", "/page.css"})
 """Paths of the page, which is the same for everybody, and asks for a token itself."""
 FREE: Final = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"}) | PAGE
 """Paths that are free for everyone: probes have no token."""
