@@ -158,6 +158,14 @@ def test_a_row_that_is_not_in_that_form_is_named(row: bytes, form: str) -> None:
         reply_of([b"1", row], [True, True], **{"as": form})
 
 
+def test_a_row_of_any_depth_is_answered_or_named() -> None:
+    for depth in range(1, 1200):
+        try:
+            reply_of([b"[" * depth + b"]" * depth], [True], **{"as": "json"})
+        except InvalidInput:
+            continue
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
