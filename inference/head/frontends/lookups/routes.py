@@ -14,11 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ringpull.inference.head.frontends.http.bodies import aside, decompressed, open_call, receive_body
-from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows
+from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows, json_bytes
 from ringpull.inference.head.frontends.parts import Parts
-from ringpull.inference.head.request.rows_by_key import RowsAnswer
 from ringpull.inference.wire.json_reading import parse_json
-from ringpull.ps.bytes_rows import BytesRows
+from ringpull.inference.wire.json_writing import JsonWriter
 from ringpull.ps.errors import InvalidInput
 
 PATHS: Final = tuple(
@@ -41,7 +40,12 @@ def routes(parts: Parts) -> list[Route]:
 
             asked = await aside(len(body), read)
             answer = await call.rows(asked.request)
-            content = await aside(_size(answer), lambda: asked.reply(answer))
+            limits = parts.predictor.row_limits
+            nbytes = json_bytes(answer.rows)
+            call.take_room(min(nbytes, limits.max_reply_bytes))
+            content = await aside(
+                nbytes, lambda: asked.reply(answer, JsonWriter(limits.max_reply_bytes, call.deadline_s))
+            )
         return Response(content, media_type="application/json")
 
     return [Route(path, lookup, methods=["POST"]) for path in PATHS]
@@ -61,8 +65,3 @@ def _version(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_VERSION_DIGITS and int(text)):
         raise InvalidInput(f"version is {text[:40]!r}; it must be a number from 1")
     return int(text)
-
-
-def _size(answer: RowsAnswer) -> int:
-    rows = answer.rows
-    return rows.data.nbytes if isinstance(rows, BytesRows) else rows.nbytes
