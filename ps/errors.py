@@ -94,6 +94,10 @@ class OtherContent(CorruptData):
         )
 
 
+class ChangeGivenUp(RingpullError):
+    """Raised when a change of the deployment was given up; what served before it serves on. The message says why."""
+
+
 class StartupError(RingpullError):
     """Raised when a cluster cannot come up: a port in use, a resource Ray does not have, a process that died."""
 

@@ -9,6 +9,7 @@ import math
 from typing import Final, NamedTuple
 
 from ringpull.ps.errors import (
+    ChangeGivenUp,
     CorruptData,
     DeadlineExceeded,
     Forbidden,
@@ -40,6 +41,7 @@ class Status(NamedTuple):
 
 
 STATUSES: Final = (
+    Status(ChangeGivenUp, "FAILED_PRECONDITION", 409),
     Status(UnmetCondition, "FAILED_PRECONDITION", 400),
     Status(InvalidInput, "INVALID_ARGUMENT", 400),
     Status(NotFound, "NOT_FOUND", 404),

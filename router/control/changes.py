@@ -96,8 +96,8 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
 
     Raises:
         AlreadyLive: The version is live already.
-        InvalidInput: Its model is not served here, or `keep` is negative, or it has tables only where the live version
-            predicts, or the other way round.
+        NotFound: Its model is not served here.
+        InvalidInput: `keep` is negative, or it has tables only where the live version predicts, or the other way round.
         OtherContent: Its number is open already, with another content.
     """
     model = version.model
@@ -120,6 +120,7 @@ def rolled_back(spec: DeploymentSpec, request: Rollback) -> DeploymentSpec:
     """Return the spec in which an older open version is live again; the one that was live stays open.
 
     Raises:
+        NotFound: The model is not served here.
         InvalidInput: No older version is open, or the one requested is not open, or is live already.
     """
     model = request.model

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
@@ -40,6 +40,7 @@ def begin_of_models(request: ModelsRequest, spec: DeploymentSpec, find: FindVers
 
     Raises:
         InvalidInput: The request is refused; the message names the field and what would be accepted.
+        NotFound: It names a model that is not served.
         OtherContent: A version is open with another content.
     """
     match request:
@@ -99,7 +100,8 @@ def unloaded(spec: DeploymentSpec, model: str) -> DeploymentSpec:
     """Return the spec without a model.
 
     Raises:
-        InvalidInput: It is not served, or is the last one.
+        NotFound: It is not served.
+        InvalidInput: It is the last one.
     """
     check_served(spec, model)
     if len(spec.live) == 1:
@@ -150,7 +152,8 @@ def labelled(spec: DeploymentSpec, request: LabelVersion) -> DeploymentSpec:
     """Return the spec with other labels of a model.
 
     Raises:
-        InvalidInput: The model is not served, a version is not open, or a label that is to go is not there.
+        NotFound: The model is not served.
+        InvalidInput: A version is not open, or a label that is to go is not there.
     """
     model = request.model
     check_served(spec, model)
@@ -182,10 +185,10 @@ def check_served(spec: DeploymentSpec, model: str) -> None:
     """Check that a model is served.
 
     Raises:
-        InvalidInput: It is not; the message says which are.
+        NotFound: It is not; the message says which are.
     """
     if model not in spec.live:
-        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
+        raise NotFound(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
 
 
 def check_kind(spec: DeploymentSpec, version: PlacedVersion) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer
+from ringpull.inference.wire.json_writing import JsonWriter
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
 from ringpull.ps.spec import KeyType
@@ -160,7 +161,7 @@ def reply_of(rows: list[bytes], found: list[bool], **body: Any) -> bytes:
     keys = list(range(len(rows)))
     asked = AskedRows.read({"keys": keys, **body}, LIMITS, model="m", table="t", version=0, label="")
     answer = RowsAnswer(model="m", version=1, rows=BytesRows.of(rows), found=np.array(found), missing=0)
-    return asked.reply(answer)
+    return asked.reply(answer, JsonWriter(LIMITS.max_reply_bytes))
 
 
 def test_rows_of_bytes_in_each_form() -> None:
@@ -172,11 +173,19 @@ def test_rows_of_bytes_in_each_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "form"), [(b"\xff", "text"), (b"\xff", "json"), (b"{", "json"), (b"", "json"), (b"[" * 100_000, "json")]
+    ("row", "form"), [(b"\xff", "text"), (b"\xff", "json"), (b"{", "json"), (b" ", "json"), (b"[" * 100_000, "json")]
 )
 def test_a_row_that_is_not_in_that_form_is_named(row: bytes, form: str) -> None:
     with pytest.raises(InvalidInput, match=rf"as: the row of keys\[1\] is no {form}"):
         reply_of([b"1", row], [True, True], **{"as": form})
+
+
+def test_a_row_of_any_depth_is_answered_or_named() -> None:
+    for depth in range(1, 1200):
+        try:
+            reply_of([b"[" * depth + b"]" * depth], [True], **{"as": "json"})
+        except InvalidInput:
+            continue
 
 
 json_values = st.recursive(

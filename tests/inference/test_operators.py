@@ -14,9 +14,8 @@ from ringpull.inference.head.access import AtDoor, Unasked
 from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.frontends import operators as module
 from ringpull.inference.head.frontends.operators import THREADS, Operators
-from ringpull.ps.errors import DeadlineExceeded, Forbidden, InvalidInput, Unavailable
+from ringpull.ps.errors import ChangeGivenUp, DeadlineExceeded, Forbidden, InvalidInput, Unavailable
 from ringpull.router.control.change import Kind, Phase
-from ringpull.router.control.change_end import ChangeGivenUp
 from ringpull.router.control.operations import VERBS, ChangeStatus, GetChange, LoadModel, UnloadModel
 
 LOAD = LoadModel(folder="/models/new")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.changes import begin_of, published, rebalanced, rolled_back
@@ -128,14 +128,18 @@ def test_copies_are_made_as_asked() -> None:
         (Rollback(model="m"), "m has nothing to roll back to: 1 is live, and no older version is open"),
         (Rollback(model="m", version=1), "m/1 is live already"),
         (Rollback(model="m", version=9), "m/9 is not open; these are: 1"),
-        (Rollback(model="x"), "model 'x' is not served here; these are: m, other"),
         (Publish(model="m", version=1), "m/1 is live already"),
-        (Publish(model="x", version=1), "model 'x' is not served here"),
         (Publish(model="m", version=2, keep=-1), "keep is -1"),
     ],
 )
 def test_what_cannot_be_is_refused_and_says_what_would_be_right(request_: ChangeRequest, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
+        change(request_)
+
+
+@pytest.mark.parametrize("request_", [Rollback(model="x"), Publish(model="x", version=1)], ids=["rollback", "publish"])
+def test_a_model_that_is_not_served_is_not_found(request_: ChangeRequest) -> None:
+    with pytest.raises(NotFound, match="model 'x' is not served here; these are: m, other"):
         change(request_)
 
 

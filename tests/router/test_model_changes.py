@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ringpull.ps.errors import InvalidInput, OtherContent
+from ringpull.ps.errors import InvalidInput, NotFound, OtherContent
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.changes import begin_of, published, rebalanced, rolled_back
@@ -98,7 +98,7 @@ def test_a_model_goes_with_all_of_it_and_the_last_one_does_not() -> None:
     begun = begin(UnloadModel(model="new"), labelled)
     assert (begun.kind, begun.subject) == (Kind.UNLOAD, "new")
     assert begun.target == SPEC
-    with pytest.raises(InvalidInput, match="'none' is not served here; these are: m, other"):
+    with pytest.raises(NotFound, match="'none' is not served here; these are: m, other"):
         begin(UnloadModel(model="none"))
     left = after(UnloadModel(model="other"))
     with pytest.raises(InvalidInput, match="m is the last model that is served; stop the deployment instead"):
@@ -148,7 +148,7 @@ def test_labels_name_open_versions_and_no_others() -> None:
         begin(LabelVersion(model="m", labels={"stable": 3}), spec)
     with pytest.raises(InvalidInput, match="m has no label 'other'; its labels: canary, stable"):
         begin(LabelVersion(model="m", remove=("other",)), begun.target)
-    with pytest.raises(InvalidInput, match="'none' is not served here"):
+    with pytest.raises(NotFound, match="'none' is not served here"):
         begin(LabelVersion(model="none", labels={"stable": 1}), spec)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from ringpull.inference.head.frontends.http.gate import OIP_HEALTH
 from ringpull.inference.head.frontends.oip.messages import message
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.settings import TokenSettings
@@ -92,5 +93,6 @@ async def test_probes_are_free(guarded: OipServed) -> None:
         request = message(METHODS[method].input_type.name)()
         assert await code_of(guarded, method, request) == "UNAUTHENTICATED", method
     async with http_served(guarded, parts=guarded.parts) as http:
-        for path, status in {"/v2/health/live": 200, "/v2/health/ready": 200, "/v2/models/ranker/ready": 401}.items():
-            assert (await http.client.get(path)).status_code == status
+        for path in OIP_HEALTH:
+            assert (await http.client.get(path)).status_code == 200, path
+        assert (await http.client.get("/v2/models/ranker/ready")).status_code == 401

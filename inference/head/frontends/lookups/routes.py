@@ -15,13 +15,12 @@ from starlette.routing import Route
 
 from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.frontends.http.bodies import open_call, receive_unpacked
-from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows
+from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows, json_bytes
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tfs.rest_paths import numbered
 from ringpull.inference.head.frontends.tfs.signatures import number_of
-from ringpull.inference.head.request.rows_by_key import RowsAnswer
 from ringpull.inference.wire.json_reading import parse_json
-from ringpull.ps.bytes_rows import BytesRows
+from ringpull.inference.wire.json_writing import JsonWriter
 
 PATHS: Final = tuple(
     f"/v1/models/{{model}}{which}/tables/{{table}}:lookup" for which in ("", "/versions/{version}", "/labels/{label}")
@@ -37,7 +36,10 @@ def routes(parts: Parts) -> list[Route]:
             limits = parts.predictor.row_limits
             asked = await call.aside(len(body), lambda: AskedRows.read(parse_json(body), limits, **named))
             answer = await call.rows(asked.request)
-            content = await call.aside(_size(answer), lambda: asked.reply(answer))
+            nbytes = json_bytes(answer.rows)
+            call.take_room(min(nbytes, limits.max_reply_bytes))
+            writer = JsonWriter(limits.max_reply_bytes, call.deadline_s)
+            content = await call.aside(nbytes, lambda: asked.reply(answer, writer))
         return Response(content, media_type="application/json")
 
     return [Route(path, lookup, methods=["POST"]) for path in PATHS]
@@ -52,8 +54,3 @@ def _asked_of(request: Request, catalog: Catalog) -> dict[str, Any]:
     elif "label" in at:
         version = number_of(catalog, model, at["label"])
     return {"model": model, "table": at["table"], "version": version, "label": ""}
-
-
-def _size(answer: RowsAnswer) -> int:
-    rows = answer.rows
-    return rows.data.nbytes if isinstance(rows, BytesRows) else rows.nbytes

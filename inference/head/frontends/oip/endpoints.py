@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -12,10 +12,17 @@ from ringpull.inference.head.aside import aside
 from ringpull.inference.head.frontends.http.bodies import open_call, receive_short, receive_unpacked, timeout_of
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.oip.compression import MIN_BYTES, accepted, compressed
-from ringpull.inference.head.frontends.oip.http_bodies import HEADER_LENGTH, json_length, read_infer, reply_of
+from ringpull.inference.head.frontends.oip.http_bodies import (
+    HEADER_LENGTH,
+    as_object,
+    json_length,
+    parameters_of,
+    read_infer,
+    reply_of,
+)
 from ringpull.inference.head.frontends.oip.infer_calls import version_of
 from ringpull.inference.head.frontends.oip.models import Models
-from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
+from ringpull.inference.head.frontends.oip.repository import Asker, load, reading, unload
 from ringpull.inference.head.frontends.oip.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.wire.json_reading import parse_json
@@ -71,9 +78,11 @@ class Endpoints:
         return JSONResponse(await self._models.statistics(*_named(request)))
 
     async def index(self, request: Request) -> Response:
-        """List what is served."""
+        """List what is served. All of it is ready, so that to ask for what is ready asks for no less."""
         self._admit(request)
-        await receive_short(request)
+        ready = (await _fields(request)).get("ready")
+        if not isinstance(ready, bool | None):
+            raise InvalidInput(f"ready is {str(ready)[:40]}; it must be true or false")
         return JSONResponse(self._models.index())
 
     async def infer(self, request: Request) -> Response:
@@ -92,12 +101,12 @@ class Endpoints:
 
     async def load(self, request: Request) -> Response:
         """Serve a model, or the newest version of one."""
-        await load(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        await load(self._parts, request.path_params["model"], *await _change(request))
         return Response()
 
     async def unload(self, request: Request) -> Response:
         """Serve a model no more."""
-        await unload(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        await unload(self._parts, request.path_params["model"], *await _change(request))
         return Response()
 
     async def no_regions(self, request: Request) -> Response:
@@ -129,14 +138,16 @@ def _named(request: Request) -> tuple[str, int]:
     return path.get("model", ""), version_of(path.get("version", ""))
 
 
-async def _parameters(request: Request) -> Collection[str]:
-    """Return the names of the parameters in the body of a load or an unload, which may be empty."""
+async def _fields(request: Request) -> Mapping[str, Any]:
+    """Return the object in a body, which may be empty."""
     body = await receive_short(request)
-    asked = parse_json(body) if body.strip() else {}
-    parameters = asked.get("parameters", {}) if isinstance(asked, dict) else None
-    if not isinstance(parameters, dict):
-        raise InvalidInput("the body must be empty, or a JSON object whose parameters are an object")
-    return parameters
+    return as_object("the body, where there is one,", parse_json(body)) if body.strip() else {}
+
+
+async def _change(request: Request) -> tuple[Collection[str], Asker]:
+    """Return the names of the parameters of a load or an unload, and who asks for it."""
+    with reading(request.app.state.access, authorization_of(request.scope)):
+        return parameters_of(await _fields(request)), _asker(request)
 
 
 def _asker(request: Request) -> Asker:

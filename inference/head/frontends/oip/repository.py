@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ringpull.inference.head.access import Access
 from ringpull.inference.head.frontends.parts import Parts
-from ringpull.ps.errors import AlreadyLive, InvalidInput
+from ringpull.ps.errors import AlreadyLive, InvalidInput, RingpullError
 from ringpull.ps.spec import check_name
 from ringpull.router.control.operations import ChangeStatus, LoadModel, Publish, UnloadModel
 from ringpull.router.control.verbs import Request, Role
@@ -32,6 +33,16 @@ class Asker:
     """Time that it waits; None: as long as it takes."""
 
 
+@contextmanager
+def reading(access: Access, authorization: str | None) -> Iterator[None]:
+    """Context in which a load or an unload is read: whoever may not ask for it learns that, and not what is wrong."""
+    try:
+        yield
+    except RingpullError:
+        access.admit(authorization, Role.OPERATE)
+        raise
+
+
 async def load(parts: Parts, name: str, parameters: Collection[str], asker: Asker) -> None:
     """Serve a model: its newest version where it is served already, else what lies below the roots of models.
 
@@ -40,7 +51,8 @@ async def load(parts: Parts, name: str, parameters: Collection[str], asker: Aske
 
     Raises:
         Unauthenticated, Forbidden: The caller may not.
-        InvalidInput: There is no such model, or a parameter asks for something else to be loaded.
+        NotFound: There is no such model.
+        InvalidInput: A parameter asks for something else to be loaded.
         RingpullError: See `Operators.change`.
     """
     _check(name, parameters, asker)
@@ -69,15 +81,12 @@ async def _change(parts: Parts, request: Request[ChangeStatus], asker: Asker) ->
 
 
 def _check(name: str, parameters: Iterable[str], asker: Asker) -> None:
-    """Check what a load or an unload asks for. Whoever may not ask learns that first."""
+    """Check what a load or an unload asks for."""
     wrong = next((each for each in parameters if each not in ADVICE), None)
-    try:
+    with reading(asker.access, asker.authorization):
         check_name("model", name)
         if wrong is not None:
             raise InvalidInput(
                 f"parameter {wrong[:40]}: a model is loaded as it lies below the roots of models, without files or"
                 " configuration of the caller's"
             )
-    except InvalidInput:
-        asker.access.admit(asker.authorization, Role.OPERATE)
-        raise

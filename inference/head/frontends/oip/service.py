@@ -13,7 +13,7 @@ from ringpull.inference.head.frontends.oip.infer_calls import version_of
 from ringpull.inference.head.frontends.oip.infer_messages import read_message
 from ringpull.inference.head.frontends.oip.messages import ModelInferRequest, message
 from ringpull.inference.head.frontends.oip.models import Models
-from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
+from ringpull.inference.head.frontends.oip.repository import Asker, load, reading, unload
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.ps.errors import NotFound, Unavailable, Unsupported
 from ringpull.router.control.verbs import Role
@@ -108,13 +108,13 @@ class OipService:
 
     async def repository_model_load(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve a model, or the newest version of one."""
-        request = parse(message("RepositoryModelLoadRequest"), body)
+        request = self._change("RepositoryModelLoadRequest", body, context)
         await load(self._parts, request.model_name, request.parameters, self._asker(context))
         return message("RepositoryModelLoadResponse")()
 
     async def repository_model_unload(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve a model no more."""
-        request = parse(message("RepositoryModelUnloadRequest"), body)
+        request = self._change("RepositoryModelUnloadRequest", body, context)
         await unload(self._parts, request.model_name, request.parameters, self._asker(context))
         return message("RepositoryModelUnloadResponse")()
 
@@ -142,6 +142,11 @@ class OipService:
         raise Unsupported("what is traced and logged is set where a head is started")
 
     log_settings = trace_setting
+
+    def _change(self, name: str, body: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """Return the message of a load or an unload."""
+        with reading(self._access, authorization_of(context)):
+            return parse(message(name), body)
 
     def _asker(self, context: grpc.aio.ServicerContext) -> Asker:
         return Asker(
