@@ -65,5 +65,11 @@ def test_a_served_model_is_looked_for_where_it_is_wherever_that_lies(disk: Disk)
         "m": "m/9",
         "new": "new/9",
     }
+    folder = SPEC.versions[0].models_folder
+    for named in (folder, f"{folder}/", f"{folder}//", f"/{folder}/./"[1:]):  # however clients write it
+        there = ServeModels(models=(ModelSource(name="m", folder=named),))
+        assert looking.all_of(there, SPEC)["m"][0].name == "m/9"
+    with pytest.raises(Forbidden):
+        looking.all_of(ServeModels(models=(ModelSource(name="m", folder=f"{folder}/../m"),)), SPEC)
     with pytest.raises(InvalidInput, match="model late is not served here, so its folder must be given"):
         looking.all_of(ServeModels(models=(ModelSource(name="late"),)), SPEC)
