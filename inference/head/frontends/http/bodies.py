@@ -20,7 +20,6 @@ from typing import Final, NamedTuple
 from starlette.requests import ClientDisconnect, Request
 
 from ringpull.inference.head.aside import LONG_BYTES, ON_LOOP_BYTES
-from ringpull.inference.head.aside import aside as aside
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.metrics.call_log import Verb

@@ -16,6 +16,7 @@ over rows, examples and names, and over the values of an input that has a `{"b64
 from __future__ import annotations
 
 import binascii
+import string
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
@@ -34,6 +35,8 @@ Features = Mapping[str, SentFeature]
 """Name -> feature that a version takes in requests."""
 
 _B64: Final = "b64"
+_BETWEEN: Final = string.whitespace.encode()
+"""What may lie between characters of base64."""
 _MAX_LISTED: Final = 20
 """Names that an error lists."""
 _MAX_SHOWN_CHARS: Final = 100
@@ -399,12 +402,12 @@ def _decoded(name: str, value: dict[str, Any]) -> str:
     """Return the text that is meant by `{"b64": ...}`."""
     if not _is_base64(value):
         raise InvalidInput(f"input {name}: JSON Value: Object not formatted correctly for base64 data")
-    compact = "".join(value[_B64].split())
-    bare = compact.rstrip("=")
     try:
+        compact = value[_B64].encode().translate(None, _BETWEEN)
+        bare = compact.rstrip(b"=")
         if bare != compact and (len(compact) % 4 or len(compact) - len(bare) > 2):
             raise ValueError("its padding is wrong")
-        return binascii.a2b_base64(bare + "=" * (-len(bare) % 4), strict_mode=True).decode()
+        return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True).decode()
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"input {name}: what is in base64 is not UTF-8; features are texts") from exc
     except ValueError as exc:
