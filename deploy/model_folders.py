@@ -298,7 +298,9 @@ def place(manifest: Manifest, version_dir: Path, *, url: str = "", found_in: str
         for entry in manifest.tables
     }
     folder = url or str(version_dir)
-    return PlacedVersion(manifest.model, manifest.version, folder, tables, manifest.identity, found_in)
+    return PlacedVersion(
+        manifest.model, manifest.version, folder, tables, manifest.identity, found_in, manifest.tables_alone
+    )
 
 
 def _identity_of(folder: Path) -> int:

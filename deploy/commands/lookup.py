@@ -88,7 +88,7 @@ def _lines(source: str) -> list[str]:
             raise ValueError("standard input is closed")
         else:
             content = sys.stdin.buffer.read()
-        return content.decode().splitlines()
+        return [line.removesuffix("\r") for line in content.decode().removesuffix("\n").split("\n")] if content else []
     except (OSError, ValueError) as exc:
         raise InvalidInput(f"--keys-from {source}: {exc}") from exc
 

@@ -63,8 +63,12 @@ def _cell(row: Any) -> Text:
     try:
         text = row.decode()
     except UnicodeDecodeError:
-        text = ""
-    if not text.isprintable() or (row and not text):
         shown = row[: SHOWN_CHARS // 2].hex(" ")
         return Text(f"{shown}{' ...' if len(row) > SHOWN_CHARS // 2 else ''} ({len(row)} bytes, no text)")
-    return Text(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}... ({len(row)} bytes)")
+    shown = "".join(map(_visible, text[:SHOWN_CHARS]))
+    return Text(shown if len(text) <= SHOWN_CHARS else f"{shown}... ({len(row)} bytes)")
+
+
+def _visible(letter: str) -> str:
+    """Return a character as it is, or escaped where it would move the cursor or colour the terminal."""
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()

@@ -97,11 +97,20 @@ class GivenRows:
 
 def _chunks(table: str, given: Any) -> Iterator[Any]:
     try:
-        return iter(given)
+        chunks = iter(given)
     except TypeError:
         raise ExportError(
             f"table {table}: is {type(given).__name__}; it must be a tuple (keys, rows), or an iterable of such tuples"
         ) from None
+    return _read(table, chunks)
+
+
+def _read(table: str, chunks: Iterator[Any]) -> Iterator[Any]:
+    """Yield the chunks. An error of reading them is told from one of writing the version."""
+    try:
+        yield from chunks
+    except OSError as exc:
+        raise ExportError(f"table {table}: its chunks cannot be read: {exc}") from exc
 
 
 def _pieces(table: str, which: str, chunk: Any) -> Iterator[Piece]:

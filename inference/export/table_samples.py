@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import Final
 
 import numpy as np
 
 from ringpull.inference.model.samples import TableSamples, bytes_checksums, vector_checksums
-from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.hashing import keys_of, positions_of
 from ringpull.ps.store.base import Base
 from ringpull.ps.store.row_codec import decode
@@ -31,8 +31,8 @@ def sample_table(base: Base) -> TableSamples:
     lacked = lacked[np.linspace(0, len(lacked) - 1, min(len(lacked), LACKED_KEYS)).astype(np.int64)]
     sampled = np.concatenate([keys, lacked])
     if base.spec.is_bytes:
-        rows = [base.bytes_row(int(number)) for number in numbers] + [b""] * len(lacked)
-        return TableSamples(sampled, bytes_checksums(BytesRows.of(rows)))
+        rows = (base.bytes_row(number) for number in numbers.tolist())
+        return TableSamples(sampled, bytes_checksums(chain(rows, repeat(b"", len(lacked)))))
     vectors = decode(base.sections.rows[numbers], base.spec)
     defaults = np.tile(base.spec.default_vector(), (len(lacked), 1))
     return TableSamples(sampled, vector_checksums(np.concatenate([vectors, defaults])))

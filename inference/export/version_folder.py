@@ -5,7 +5,7 @@ A failed export leaves nothing behind, and no half version is ever seen.
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,13 +39,14 @@ def written_beside(target: Path) -> Iterator[Path]:
     Raises:
         ExportError: It cannot be written.
     """
-    hidden = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(hidden, ignore_errors=True)
+    hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         hidden.mkdir(parents=True)
         yield hidden
         hidden.rename(target)
     except OSError as exc:
+        if target.exists():
+            raise ExportError(f"{target} exists: another export wrote it meanwhile") from exc
         raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

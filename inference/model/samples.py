@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from ringpull.inference.model.archive import members
 from ringpull.inference.schema.features import Prepared, PreparedFeature
-from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.spec import Float32Array, UInt64Array
 
@@ -65,9 +64,9 @@ def vector_checksums(vectors: Float32Array) -> UInt64Array:
     return np.fromiter((xxhash.xxh3_64_intdigest(vector.data) for vector in plain), np.uint64, len(plain))
 
 
-def bytes_checksums(rows: BytesRows) -> UInt64Array:
-    """Return the xxh3_64 of each of these rows, uint64 (N,)."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64, len(rows))
+def bytes_checksums(rows: Iterable[bytes]) -> UInt64Array:
+    """Return the xxh3_64 of each of these rows, uint64 (N,); one is held at a time."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(row) for row in rows), np.uint64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

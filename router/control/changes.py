@@ -21,7 +21,7 @@ from ringpull.router.control.deployment_spec import (
 )
 from ringpull.router.control.events import Begin
 from ringpull.router.control.full_names import check_full_names
-from ringpull.router.control.model_changes import FindVersions, begin_of_models, check_served, kept_open
+from ringpull.router.control.model_changes import FindVersions, begin_of_models, check_kind, check_served, kept_open
 from ringpull.router.control.operations import ChangeRequest, ModelSource, Publish, Rebalance, Rollback
 
 Place = Callable[[Publish, DeploymentSpec], PlacedVersion]
@@ -97,7 +97,7 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
     Raises:
         AlreadyLive: The version is live already.
         NotFound: Its model is not served here.
-        InvalidInput: `keep` is negative.
+        InvalidInput: `keep` is negative, or it has tables only where the live version predicts, or the other way round.
         OtherContent: Its number is open already, with another content.
     """
     model = version.model
@@ -108,6 +108,7 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
         opened.check_same(version)
     if spec.live[model] == version.version:
         raise AlreadyLive(f"{version.name} is live already")
+    check_kind(spec, version)
     before = [each for each in spec.versions if each.model == model and each.version != version.version]
     kept = kept_open(spec, before, spec.labels.get(model, {}), keep=keep)
     versions = [*(each for each in spec.versions if each.model != model), *kept, version]

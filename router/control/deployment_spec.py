@@ -54,6 +54,8 @@ class PlacedVersion:
     found_in: str = field(default="", metadata=left_out())
     """Model's folder as it was named, where that leads to `folder` through links: in it, as it is then, newer versions
     are looked for. What is open stays where it is when the links are flipped. Empty: the folder that `folder` is in."""
+    tables_alone: bool = field(default=False, metadata=left_out())
+    """Whether it has tables only, and predicts nothing."""
 
     @property
     def name(self) -> str:

@@ -123,7 +123,8 @@ def served(
         keep: Versions of a model that stay open behind the live one, of those that are open.
 
     Raises:
-        InvalidInput: There is no model, or a label names a version that would not be open.
+        InvalidInput: There is no model, or a label names a version that would not be open, or a version has tables only
+            where the live one predicts, or the other way round.
         OtherContent: A version is open with another content.
     """
     if not found:
@@ -135,6 +136,8 @@ def served(
         model = source.name
         labels[model] = spec.labels.get(model, {}) if source.labels is None else source.labels
         opened = [_as_open(spec, each) for each in placed]
+        for each in opened:
+            check_kind(spec, each)
         live[model] = max(each.version for each in opened)
         numbers = {each.version for each in opened}
         others = [each for each in spec.versions if each.model == model and each.version not in numbers]
@@ -186,6 +189,22 @@ def check_served(spec: DeploymentSpec, model: str) -> None:
     """
     if model not in spec.live:
         raise NotFound(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
+
+
+def check_kind(spec: DeploymentSpec, version: PlacedVersion) -> None:
+    """Check that a version predicts if its model's live one does, and is of tables alone if that is.
+
+    Raises:
+        InvalidInput: It is not: all that is asked of the model now would fail.
+    """
+    live = spec.version(version.model, spec.live.get(version.model, 0))
+    if live is None or live.tables_alone == version.tables_alone:
+        return
+    kinds = ("predicts", "has tables only")
+    raise InvalidInput(
+        f"{version.name} {kinds[version.tables_alone]}, and {live.name}, which is live, {kinds[live.tables_alone]}:"
+        f" clients of the one would fail with the other; export it as another model, or unload {version.model} first"
+    )
 
 
 def check_is_from(spec: DeploymentSpec, model: str, folder: str) -> None:

@@ -33,7 +33,7 @@ class ModelSearch:
 
     def _of(self, source: ModelSource, spec: DeploymentSpec) -> tuple[PlacedVersion, ...]:
         live = spec.version(source.name, spec.live.get(source.name, 0))
-        if live is not None and source.folder in ("", live.models_folder):
+        if live is not None and (not source.folder or _spelling(source.folder) == _spelling(live.models_folder)):
             # As it is named in the state, links and all, wherever it lies: it is served.
             return self.find(replace(source, folder=live.models_folder))
         if not source.folder:
@@ -55,3 +55,11 @@ class ModelSearch:
 
     def _admitted(self, source: ModelSource, folder: str) -> ModelSource:
         return replace(source, folder=folder if self.roots is None else self.roots.admit(folder))
+
+
+def _spelling(folder: str) -> str:
+    """Return the one way to write a folder's name that leads to the same place however links lie: `/srv//m/./` is
+    `/srv/m`, and `..` stays."""
+    scheme, colon, path = folder.rpartition("://")
+    first = "/" if path.startswith("/") else ""
+    return scheme + colon + first + "/".join(part for part in path.split("/") if part not in ("", "."))

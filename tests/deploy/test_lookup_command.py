@@ -99,6 +99,22 @@ def test_keys_of_standard_input(ringpull: Run, head: GuardedHead, monkeypatch: p
     assert head.lookups[-1].label == "best"
 
 
+def test_only_line_ends_separate_keys_of_a_file(ringpull: Run, head: GuardedHead, tmp_path: Path) -> None:
+    head.rows = texts([b"1", b"2"], [True, True])
+    file = tmp_path / "keys"
+    file.write_bytes("a\x85b\u2028c\x0c\r\nd\n".encode())
+    ringpull("lookup", "ranker", "texts", "--keys-from", file, "--target", head.target)
+    asked = head.lookups[-1].keys.raw
+    assert np.frombuffer(asked.lengths, np.uint32).tolist() == [len("a\x85b\u2028c\x0c".encode()), 1]
+
+
+def test_text_of_several_lines_is_text(ringpull: Run, head: GuardedHead) -> None:
+    head.rows = texts([b'{\n\t"items": [1, 2]\n}\n'], [True])
+    ran = ringpull("lookup", "ranker", "texts", "a", "--target", head.target)
+    assert "no text" not in ran.out
+    assert '"items": [1, 2]' in ran.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

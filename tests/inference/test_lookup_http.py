@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer
+from ringpull.inference.wire.json_writing import JsonWriter
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput, LimitExceeded, Unavailable
 from ringpull.ps.spec import KeyType
@@ -24,6 +25,7 @@ from tests.inference.served import Served
 from tests.inference.small_model import make_tables
 from tests.inference.tables_served import serve_tables_alone
 
+OF_RANKER = "/v1/models/ranker"
 PATH = "/v1/models/ranker/tables/users:lookup"
 LIMITS = RowLimits(100, 1 << 20)
 
@@ -32,6 +34,21 @@ LIMITS = RowLimits(100, 1 << 20)
 async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     async with http_served(served) as http:
         yield http.client
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("which", ["/versions/0", "/versions/9", f"/versions/{2**63}", "/labels/best", "/labels/0"])
+async def test_versions_and_labels_are_those_of_predictions(http: httpx.AsyncClient, which: str) -> None:
+    predicted = await http.post(f"{OF_RANKER}{which}:predict", json={"instances": [1]})
+    looked_up = await http.post(f"{OF_RANKER}{which}/tables/users:lookup", json={"keys": [1]})
+    assert looked_up.status_code == predicted.status_code
+
+
+@pytest.mark.net
+async def test_a_label_names_a_version(http: httpx.AsyncClient, served: Served) -> None:
+    served.catalog.show({"ranker": 3}, [("ranker", 3)], labels={"ranker": {"stable": 3}})
+    reply = await http.post(f"{OF_RANKER}/labels/stable/tables/users:lookup", json={"keys": [1]})
+    assert (reply.status_code, reply.json()["version"]) == (200, 3)
 
 
 @pytest.mark.net
@@ -63,9 +80,14 @@ async def test_rows_and_bags(http: httpx.AsyncClient, served: Served) -> None:
     [
         ("/v1/models/nobody/tables/users:lookup", {"keys": [1]}, 404, "nobody"),
         ("/v1/models/ranker/versions/9/tables/users:lookup", {"keys": [1]}, 404, "no version 9"),
-        ("/v1/models/ranker/versions/x/tables/users:lookup", {"keys": [1]}, 400, "version is 'x'"),
-        ("/v1/models/ranker/versions/0/tables/users:lookup", {"keys": [1]}, 400, "version is '0'"),
-        ("/v1/models/ranker/labels/best/tables/users:lookup", {"keys": [1]}, 404, "best"),
+        ("/v1/models/ranker/versions/x/tables/users:lookup", {"keys": [1]}, 400, "Failed to convert version: x"),
+        ("/v1/models/ranker/versions/0/tables/users:lookup", {"keys": [1]}, 404, "Specific(ranker, 0)"),
+        (
+            "/v1/models/ranker/labels/best/tables/users:lookup",
+            {"keys": [1]},
+            400,
+            "Unrecognized servable version label: best",
+        ),
         ("/v1/models/ranker/tables/user:lookup", {"keys": [1]}, 404, "no table 'user'; it has: genres"),
         (PATH, {}, 400, '"keys"'),
         (PATH, [], 400, '"keys"'),
@@ -139,7 +161,7 @@ def reply_of(rows: list[bytes], found: list[bool], **body: Any) -> bytes:
     keys = list(range(len(rows)))
     asked = AskedRows.read({"keys": keys, **body}, LIMITS, model="m", table="t", version=0, label="")
     answer = RowsAnswer(model="m", version=1, rows=BytesRows.of(rows), found=np.array(found), missing=0)
-    return asked.reply(answer)
+    return asked.reply(answer, JsonWriter(LIMITS.max_reply_bytes))
 
 
 def test_rows_of_bytes_in_each_form() -> None:
@@ -151,11 +173,19 @@ def test_rows_of_bytes_in_each_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "form"), [(b"\xff", "text"), (b"\xff", "json"), (b"{", "json"), (b"", "json"), (b"[" * 100_000, "json")]
+    ("row", "form"), [(b"\xff", "text"), (b"\xff", "json"), (b"{", "json"), (b" ", "json"), (b"[" * 100_000, "json")]
 )
 def test_a_row_that_is_not_in_that_form_is_named(row: bytes, form: str) -> None:
     with pytest.raises(InvalidInput, match=rf"as: the row of keys\[1\] is no {form}"):
         reply_of([b"1", row], [True, True], **{"as": form})
+
+
+def test_a_row_of_any_depth_is_answered_or_named() -> None:
+    for depth in range(1, 1200):
+        try:
+            reply_of([b"[" * depth + b"]" * depth], [True], **{"as": "json"})
+        except InvalidInput:
+            continue
 
 
 json_values = st.recursive(

@@ -235,6 +235,42 @@ def test_a_default_of_another_length_and_a_version_that_is_there(tmp_path: Path)
 
 
 @pytest.mark.medium
+def test_an_error_of_the_chunks_own_is_not_one_of_writing(tmp_path: Path) -> None:
+    def chunks() -> Iterator[Any]:
+        yield [1], [b"a"]
+        (tmp_path / "input").read_bytes()
+
+    with pytest.raises(Exception, match="input") as raised:
+        export_tables({"t": chunks()}, tmp_path / "m", 1, quiet=True)
+    assert "cannot be written" not in str(raised.value)
+
+
+@pytest.mark.medium
+def test_long_rows_take_no_more_memory_than_short_ones(tmp_path: Path) -> None:
+    """300 MiB of rows, all of which are samples."""
+    script = f"""
+import threading, time
+from ringpull import export_tables
+
+def now():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) >> 10
+
+peak, done = [0], threading.Event()
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], now())
+
+threading.Thread(target=watch, daemon=True).start()
+before = now()
+chunks = (([key], [key.to_bytes(8, "little") * (1 << 17)]) for key in range(300))
+export_tables({{"t": chunks}}, {str(tmp_path / "m")!r}, 1, quiet=True)
+done.set()
+print(peak[0] - before)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 250, "MiB"
+
+
 def test_it_needs_no_torch(tmp_path: Path) -> None:
     program = (
         "import sys, numpy as np; from ringpull import export_tables;"

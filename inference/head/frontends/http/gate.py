@@ -18,7 +18,7 @@ from ringpull.inference.head.frontends.http.errors import failed
 from ringpull.ps.errors import RingpullError
 from ringpull.router.control.verbs import Role
 
-PAGE: Final = frozenset({"/", "/page.js", "/try.js", "/page.css"})
+PAGE: Final = frozenset({"/", "/page.js", "/ring.js", "/try.js", "/page.css"})
 """Paths of the page, which is the same for everybody, and asks for a token itself."""
 OIP_HEALTH: Final = ("/v2/health/live", "/v2/health/ready", "/v2/health/live/", "/v2/health/ready/")
 FREE: Final = frozenset({"/healthz", *OIP_HEALTH}) | PAGE

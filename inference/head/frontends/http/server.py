@@ -92,6 +92,8 @@ def application(
         exception_handlers={RingpullError: failed, HTTPException: refused, Exception: failed},
         middleware=[asking(access or Unasked())],
     )
+    # A redirect would lead to where the client's own header says.
+    app.router.redirect_slashes = False
     # For what protocols answer to probes, and to operators.
     app.state.healthy, app.state.access = healthy, access or Unasked()
     return app

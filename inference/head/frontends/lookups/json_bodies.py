@@ -3,20 +3,25 @@
     {"keys": [7, 9], "pooling": "mean", "offsets": [0, 2], "weights": [...], "as": "text", "request_id": "..."}
     {"model": "feed", "version": 3, "rows": [[0.5, 1.0]], "found": [true], "missing": 0}
 
-Only `keys` must be there. A row of bytes is `{"b64": "..."}`, or by `as` its text, or the value that is its JSON: null
-where the table does not have the key.
+Only `keys` must be there. A row of bytes is `{"b64": "..."}`, or by `as` its text, or its JSON as it is: null where the
+table does not have the key, and as JSON where the row is empty.
 """
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ringpull.inference.head.frontends.lookups.messages import KEY_TYPES, hashed
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer, RowsRequest
+from ringpull.inference.wire.json_reading import parse_json
+from ringpull.inference.wire.json_writing import NUMBER_BYTES, JsonWriter, plain
 from ringpull.inference.wire.lookup_codec import encode_keys, read_offsets, read_pooling, read_weights
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
@@ -71,48 +76,63 @@ class AskedRows:
         )
         return cls(request, form)
 
-    def reply(self, answer: RowsAnswer) -> bytes:
+    def reply(self, answer: RowsAnswer, out: JsonWriter) -> bytes:
         """Return the body of the answer. NaN and Infinity are bare, as over TensorFlow Serving's API.
 
         Raises:
             InvalidInput: Rows are not what `as` says.
+            LimitExceeded, DeadlineExceeded: See `JsonWriter.write`.
         """
         rows = answer.rows
-        if isinstance(rows, BytesRows):
-            shown = self._shown(rows, answer)
-        elif self.form is not None:
+        if not isinstance(rows, BytesRows) and self.form is not None:
             raise InvalidInput(f"as: table {self.request.table} has vectors, which have no other form than numbers")
+        out.write(plain({"model": answer.model, "version": answer.version})[:-1] + b',"rows":')
+        if isinstance(rows, BytesRows):
+            self._write(rows, answer, out)
         else:
-            shown = rows.tolist()
-        reply: dict[str, Any] = {"model": answer.model, "version": answer.version, "rows": shown}
+            out.array(rows)
         if answer.found is not None:
-            reply["found"] = answer.found.tolist()
-        reply["missing"] = answer.missing
-        if answer.lost:
-            reply["lost"] = answer.lost
-        try:
-            return json.dumps(reply, separators=(",", ":"), ensure_ascii=False).encode()
-        except UnicodeEncodeError:  # a row's own JSON has half a character, escaped
-            return json.dumps(reply, separators=(",", ":")).encode()
+            out.write(b',"found":')
+            out.array(answer.found)
+        rest = {"missing": answer.missing} | ({"lost": answer.lost} if answer.lost else {})
+        out.write(b"," + plain(rest)[1:])
+        return out.to_bytes()
 
-    def _shown(self, rows: BytesRows, answer: RowsAnswer) -> list[Any]:
+    def _write(self, rows: BytesRows, answer: RowsAnswer, out: JsonWriter) -> None:
         form = self.form or "b64"
         written = FORMS[form]
-        shown: list[Any] = []
-        for place, row in enumerate(rows):
-            if form != "b64" and answer.found is not None and not answer.found[place]:
-                shown.append(None)
+        out.write(b"[")
+        for place in range(len(rows)):
+            row, found = rows[place], answer.found is None or bool(answer.found[place])
+            if place:
+                out.write(b",")
+            if (form != "b64" and not found) or (form == "json" and not row):
+                out.write(b"null")
                 continue
             try:
-                shown.append(written(row))
-            except (ValueError, RecursionError) as exc:
+                out.write(written(row))
+            except (UnicodeDecodeError, InvalidInput) as exc:
                 raise InvalidInput(f"as: the row of keys[{place}] is no {form}: {exc!s:.200}") from exc
-        return shown
+        out.write(b"]")
 
 
-def _b64(row: bytes) -> dict[str, str]:
-    return {"b64": b64encode(row).decode("ascii")}
+def json_bytes(rows: NDArray[np.float32] | BytesRows) -> int:
+    """Return how many bytes rows have in JSON, or nearly so."""
+    return rows.data.nbytes * 4 // 3 if isinstance(rows, BytesRows) else rows.size * NUMBER_BYTES
 
 
-FORMS: Final[dict[str, Callable[[bytes], Any]]] = {"b64": _b64, "text": bytes.decode, "json": json.loads}
-"""Forms of rows of bytes, by name."""
+def _b64(row: bytes) -> bytes:
+    return b'{"b64":"' + b64encode(row) + b'"}'
+
+
+def _text(row: bytes) -> bytes:
+    return plain(row.decode())
+
+
+def _json(row: bytes) -> bytes:
+    parse_json(row)
+    return row.removeprefix(BOM_UTF8)
+
+
+FORMS: Final[dict[str, Callable[[bytes], bytes]]] = {"b64": _b64, "text": _text, "json": _json}
+"""Forms of rows of bytes, by name. A row's own JSON is checked, and stays as it is: its numbers, and names twice."""

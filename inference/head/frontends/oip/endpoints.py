@@ -8,14 +8,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ringpull.inference.head.frontends.http.bodies import (
-    aside,
-    decompressed,
-    open_call,
-    receive_body,
-    receive_short,
-    timeout_of,
-)
+from ringpull.inference.head.aside import aside
+from ringpull.inference.head.frontends.http.bodies import open_call, receive_short, receive_unpacked, timeout_of
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.oip.compression import MIN_BYTES, accepted, compressed
 from ringpull.inference.head.frontends.oip.http_bodies import (
@@ -95,20 +89,14 @@ class Endpoints:
         """Score the rows of a request."""
         headers, path = request.headers, request.path_params
         with open_call(self._parts, request) as call:
-            body = await receive_body(request, call)
-            coding = headers.get("content-encoding", "")
-            if coding:
-                body = await aside(
-                    call.limits.max_message_bytes, lambda: decompressed(body, coding, call.limits.max_message_bytes)
-                )
-                call.received(len(body))
+            body = await receive_unpacked(request, call)
             length = json_length(body, headers.get(HEADER_LENGTH))
-            asked = await aside(
+            asked = await call.aside(
                 length, lambda: read_infer(body, length, path["model"], path.get("version", ""), call.limits)
             )
             answer = await self._models.infer(asked.call, call)
             cost = JSON_COST * sum(each.nbytes for each in answer.outputs)
-            reply, json_bytes = await aside(cost, lambda: reply_of(asked, answer))
+            reply, json_bytes = await call.aside(cost, lambda: reply_of(asked, answer))
             return await _answer(b"".join(reply), json_bytes, headers.get("accept-encoding", ""))
 
     async def load(self, request: Request) -> Response:

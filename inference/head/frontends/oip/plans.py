@@ -184,6 +184,8 @@ def _column(
     if offsets is None or weights is None:
         return None
     many = has_many(feature)
+    if many and dimensions == 1 and name + OFFSETS in known:
+        return None
     if offsets != NONE:
         fits = many and dimensions == 1
         column = _of(name, dtype, True, weights != NONE, 0), Source(place, offsets, weights, itemsize, 1)

@@ -12,6 +12,7 @@ from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.metadata import model_status
+from ringpull.inference.head.frontends.tfs.model_specs import named_by
 from ringpull.inference.head.frontends.tfs.reload_config import models_of
 from ringpull.ps.errors import InvalidInput
 from ringpull.router.control.verbs import Role
@@ -35,10 +36,7 @@ class ModelService:
         """Tell the states of the versions of a model, or of one."""
         self._access.admit(authorization_of(context), *MAY_DESCRIBE)
         request = parse(messages.GetModelStatusRequest, body)
-        if not request.HasField("model_spec"):
-            raise InvalidInput("model_spec: Missing ModelSpec")
-        spec = request.model_spec
-        return model_status(self._parts.catalog, spec.name, spec.version.value, spec.version_label)
+        return model_status(self._parts.catalog, *named_by(request))
 
     async def handle_reload_config_request(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve the models of a list, and no others."""
