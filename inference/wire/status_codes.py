@@ -56,7 +56,8 @@ STATUSES: Final = (
     # All there is besides exceptions: the call's task was cancelled, because the caller went away.
     Status(BaseException, "CANCELLED", 499),
 )
-"""The first row whose error fits decides."""
+"""The first row whose error fits decides. Of errors with one code of gRPC, our clients raise the one whose row is last.
+"""
 TOO_LARGE: Final = Status(LimitExceeded, "RESOURCE_EXHAUSTED", 413)
 """Row of a `LimitExceeded` without a time after which to come back: the request is larger than what is taken, whenever
 it comes. TensorFlow Serving answers it by 429, Triton by 400; but whoever gets a 429 comes again, and who gets a 400

@@ -196,6 +196,8 @@ WRONG: dict[str, tuple[Sent, str]] = {
     "integers far beyond": (changed(8, data=[[1, 10**400]]), "beyond FP32"),
     "lists beside values": (changed(8, data=[[1.0], 2.0]), "input age: its data has lists"),
     "NaN where it may not be": (changed(9, data=[float("inf")]), "price"),
+    "numbers beside strings": (changed(1, datatype="BYTES", data=["a", 1, "c"]), "values of type integer"),
+    "lists too deep": (changed(8, data=[[[1.0], [2.0]]]), "values of type list"),
     "strings for ids": (changed(1, datatype="BYTES", data=["a", "b", "c"]), "feature item"),
     "an input twice": (changed(1, name="user"), "input user: is twice"),
     "an unknown input": (changed(1, name="city"), "input city"),
