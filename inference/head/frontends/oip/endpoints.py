@@ -16,12 +16,12 @@ from ringpull.inference.head.frontends.http.bodies import (
     receive_short,
     timeout_of,
 )
-from ringpull.inference.head.frontends.http.gate import authorization_of
+from ringpull.inference.head.frontends.http.gate import authorization_of, peer_of
 from ringpull.inference.head.frontends.oip.compression import MIN_BYTES, accepted, compressed
 from ringpull.inference.head.frontends.oip.http_bodies import HEADER_LENGTH, json_length, read_infer, reply_of
 from ringpull.inference.head.frontends.oip.infer_calls import version_of
 from ringpull.inference.head.frontends.oip.models import Models
-from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
+from ringpull.inference.head.frontends.oip.repository import Asker, load, reading, unload
 from ringpull.inference.head.frontends.oip.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.wire.json_reading import parse_json
@@ -104,12 +104,18 @@ class Endpoints:
 
     async def load(self, request: Request) -> Response:
         """Serve a model, or the newest version of one."""
-        await load(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        name, asker = request.path_params["model"], _asker(request)
+        with reading(self._parts, "load", name, asker):
+            parameters = await _parameters(request)
+        await load(self._parts, name, parameters, asker)
         return Response()
 
     async def unload(self, request: Request) -> Response:
         """Serve a model no more."""
-        await unload(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        name, asker = request.path_params["model"], _asker(request)
+        with reading(self._parts, "unload", name, asker):
+            parameters = await _parameters(request)
+        await unload(self._parts, name, parameters, asker)
         return Response()
 
     async def no_regions(self, request: Request) -> Response:
@@ -152,11 +158,10 @@ async def _parameters(request: Request) -> Collection[str]:
 
 
 def _asker(request: Request) -> Asker:
-    client = request.client
     return Asker(
         authorization=authorization_of(request.scope),
         access=request.app.state.access,
-        peer="" if client is None else f"{client.host}:{client.port}",
+        peer=peer_of(request.scope),
         door="http",
         timeout_s=timeout_of(request),
     )

@@ -43,6 +43,16 @@ class OipService:
         """Let in whoever is known at all, before a message of theirs is received."""
         self._access.admit(authorization_of(context), *ANY_ROLE)
 
+    def admit_operator(self, verb: str, context: grpc.aio.ServicerContext) -> None:
+        """Let in whoever is known at all to ask for an operators' verb; whoever is not is told of."""
+        self._parts.operators.admit(
+            verb,
+            authorization=authorization_of(context),
+            access=self._access,
+            peer=context.peer(),
+            door=self._door,
+        )
+
     async def model_infer(self, receive: Receive, context: grpc.aio.ServicerContext) -> Any:
         """Score the rows of a request."""
         shown = authorization_of(context)
