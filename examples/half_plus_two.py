@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ringpull import Dense, Schema, export_model
-from ringpull.ps.errors import RingpullError
+from ringpull.inference.errors import RingpullError
 
 NAME = "half_plus_two"
 

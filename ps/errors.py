@@ -125,6 +125,14 @@ class Unavailable(Retryable):
     """Raised when no live shard or head could answer. The message names the table or address."""
 
 
+class Busy(Unavailable):
+    """Raised when a change is to begin and another one is under way: there is one at a time."""
+
+
+class NotChecked(Unavailable):
+    """Raised by a head for a version whose self-check could not be made, as no shard answers for its samples' rows."""
+
+
 class NotAnswered(Unavailable):
     """Raised by a shard for slots that it owns and does not answer for: they are damaged here, or not stored yet.
 

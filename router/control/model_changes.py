@@ -46,7 +46,7 @@ def begin_of_models(request: ModelsRequest, spec: DeploymentSpec, find: FindVers
     match request:
         case LoadModel():
             [found] = find(source_of(request))
-            target = loaded(spec, found, request.replicas)
+            target = loaded(spec, found, request.replicas, pinned=request.pinned)
             return Begin(Kind.LOAD, found.name, target, trust_files=request.trust_files)
         case UnloadModel():
             check_is_from(spec, request.model, request.gone_from)
@@ -63,12 +63,19 @@ def begin_of_models(request: ModelsRequest, spec: DeploymentSpec, find: FindVers
 
 
 def source_of(request: LoadModel) -> ModelSource:
-    """Return the source of the one version that is to be loaded, of a model whose name is not known yet."""
-    return ModelSource(name="", folder=request.folder, versions=(request.version,) if request.version else ())
+    """Return the source of the one version that is to be loaded, of a model whose name may not be known yet."""
+    return ModelSource(
+        name=request.model, folder=request.folder, versions=(request.version,) if request.version else ()
+    )
 
 
-def loaded(spec: DeploymentSpec, version: PlacedVersion, replicas: Mapping[str, Replicas]) -> DeploymentSpec:
+def loaded(
+    spec: DeploymentSpec, version: PlacedVersion, replicas: Mapping[str, Replicas], *, pinned: bool = False
+) -> DeploymentSpec:
     """Return the spec in which the version of another model is open and live.
+
+    Args:
+        pinned: Whether it stays so, see `DeploymentSpec.pinned`; of a model that is served already that is as it was.
 
     Raises:
         InvalidInput: Its model is served with another version, or `replicas` names no table of it.
@@ -92,7 +99,11 @@ def loaded(spec: DeploymentSpec, version: PlacedVersion, replicas: Mapping[str, 
         )
     check_full_names([*spec.versions, version], spec.versions)
     return spec.with_models(
-        [*spec.versions, version], {**spec.live, model: version.version}, spec.labels, replicas=copies
+        [*spec.versions, version],
+        {**spec.live, model: version.version},
+        spec.labels,
+        replicas=copies,
+        pinned=(*spec.pinned, model) if pinned else spec.pinned,
     )
 
 
@@ -145,7 +156,8 @@ def served(
         check_open(model, labels[model], [each.version for each in opened])
         versions += opened
     check_full_names(versions, spec.versions)
-    return spec.with_models(versions, live, labels)
+    pinned = [source.name for source, _ in found if source.versions]
+    return spec.with_models(versions, live, labels, pinned=pinned)
 
 
 def labelled(spec: DeploymentSpec, request: LabelVersion) -> DeploymentSpec:

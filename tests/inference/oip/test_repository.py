@@ -11,8 +11,8 @@ import pytest
 
 from ringpull.inference.head.access import AtDoor
 from ringpull.inference.head.frontends.oip.messages import message
-from ringpull.ps.errors import AlreadyLive, ChangeGivenUp, InvalidInput, NotFound, Unavailable
-from ringpull.router.control.operations import LoadModel, Publish, UnloadModel
+from ringpull.ps.errors import ChangeGivenUp, InvalidInput, NotFound, Unavailable
+from ringpull.router.control.operations import LoadModel, UnloadModel
 from tests.inference.http_served import HttpServed, http_served
 from tests.inference.oip.oip_served import SERVICE, OipServed
 
@@ -47,13 +47,13 @@ async def over_http(http: HttpServed, verb: str, name: str, *parameters: str) ->
 
 
 CASES = [
-    ("Load", "newcomer", LoadModel(folder="newcomer")),
-    ("Load", "ranker", Publish(model="ranker")),
+    ("Load", "newcomer", LoadModel(folder="newcomer", model="newcomer")),
+    ("Load", "ranker", LoadModel(folder="ranker", model="ranker")),
     ("Unload", "ranker", UnloadModel(model="ranker")),
 ]
 
 
-async def test_a_load_is_a_load_or_a_publish_of_the_newest(door: OipServed) -> None:
+async def test_a_load_is_a_load_of_the_model_of_that_name(door: OipServed) -> None:
     for verb, name, request in CASES:
         assert await over_grpc(door, verb, name) == "OK"
         assert door.coordinator.asked.pop() == request
@@ -62,11 +62,6 @@ async def test_a_load_is_a_load_or_a_publish_of_the_newest(door: OipServed) -> N
             assert (await over_http(http, verb, name)).status_code == 200
             assert door.coordinator.asked.pop() == request
         assert (await over_http(http, "Unload", "ranker", "unload_dependents")).status_code == 200
-
-
-async def test_what_is_live_already_is_loaded(door: OipServed) -> None:
-    door.coordinator.error = AlreadyLive("ranker/3 is live already")
-    assert await over_grpc(door, "Load", "ranker") == "OK"
 
 
 @pytest.mark.parametrize(
@@ -133,4 +128,4 @@ async def test_a_body_whose_fields_are_null_has_none(door: OipServed) -> None:
         for body in (b"", b"{}", b'{"parameters": null}', b'{"parameters": {"config": null}}'):
             response = await http.client.post("/v2/repository/models/newcomer/load", content=body)
             assert response.status_code == 200, (body, response.text)
-            assert door.coordinator.asked.pop() == LoadModel(folder="newcomer")
+            assert door.coordinator.asked.pop() == LoadModel(folder="newcomer", model="newcomer")

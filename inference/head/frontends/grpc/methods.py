@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
@@ -48,6 +48,8 @@ class Service:
     """Names of methods that receive their message themselves."""
     free: tuple[str, ...] = ()
     """Names of methods that anyone may call: probes have no token."""
+    own: Mapping[str, Callable[[grpc.aio.ServicerContext], object]] = field(default_factory=dict)
+    """Names of methods with an `admit` of their own: of operators' verbs it is told who was not let in."""
 
 
 AUTHORIZATION: Final = "authorization"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -10,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from ringpull.inference.head.aside import aside
 from ringpull.inference.head.frontends.http.bodies import open_call, receive_short, receive_unpacked, timeout_of
-from ringpull.inference.head.frontends.http.gate import authorization_of
+from ringpull.inference.head.frontends.http.gate import authorization_of, peer_of
 from ringpull.inference.head.frontends.oip.compression import MIN_BYTES, accepted, compressed
 from ringpull.inference.head.frontends.oip.http_bodies import (
     HEADER_LENGTH,
@@ -101,12 +102,14 @@ class Endpoints:
 
     async def load(self, request: Request) -> Response:
         """Serve a model, or the newest version of one."""
-        await load(self._parts, request.path_params["model"], *await _change(request))
+        name = request.path_params["model"]
+        await load(self._parts, name, *await self._change("load", name, request))
         return Response()
 
     async def unload(self, request: Request) -> Response:
         """Serve a model no more."""
-        await unload(self._parts, request.path_params["model"], *await _change(request))
+        name = request.path_params["model"]
+        await unload(self._parts, name, *await self._change("unload", name, request))
         return Response()
 
     async def no_regions(self, request: Request) -> Response:
@@ -127,6 +130,18 @@ class Endpoints:
         """Refuse to tell or change settings."""
         raise Unsupported("what is traced and logged is set where a head is started")
 
+    async def _change(self, verb: str, name: str, request: Request) -> tuple[Collection[str], Asker]:
+        """Return the names of the parameters of a load or an unload, and who asks for it."""
+        asker = Asker(
+            authorization=authorization_of(request.scope),
+            access=request.app.state.access,
+            peer=peer_of(request.scope),
+            door="http",
+            timeout_s=None,
+        )
+        with reading(self._parts, verb, name, asker):
+            return parameters_of(await _fields(request)), replace(asker, timeout_s=timeout_of(request))
+
     def _admit(self, request: Request) -> None:
         """Let in whoever may ask what there is."""
         self._parts.predictor.access.admit(authorization_of(request.scope), *MAY_DESCRIBE)
@@ -142,23 +157,6 @@ async def _fields(request: Request) -> Mapping[str, Any]:
     """Return the object in a body, which may be empty."""
     body = await receive_short(request)
     return as_object("the body, where there is one,", parse_json(body)) if body.strip() else {}
-
-
-async def _change(request: Request) -> tuple[Collection[str], Asker]:
-    """Return the names of the parameters of a load or an unload, and who asks for it."""
-    with reading(request.app.state.access, authorization_of(request.scope)):
-        return parameters_of(await _fields(request)), _asker(request)
-
-
-def _asker(request: Request) -> Asker:
-    client = request.client
-    return Asker(
-        authorization=authorization_of(request.scope),
-        access=request.app.state.access,
-        peer="" if client is None else f"{client.host}:{client.port}",
-        door="http",
-        timeout_s=timeout_of(request),
-    )
 
 
 async def _answer(body: bytes, json_bytes: int | None, accept_encoding: str) -> Response:

@@ -43,6 +43,16 @@ class OipService:
         """Let in whoever is known at all, before a message of theirs is received."""
         self._access.admit(authorization_of(context), *ANY_ROLE)
 
+    def admit_operator(self, verb: str, context: grpc.aio.ServicerContext) -> None:
+        """Let in whoever is known at all to ask for an operators' verb; whoever is not is told of."""
+        self._parts.operators.admit(
+            verb,
+            authorization=authorization_of(context),
+            access=self._access,
+            peer=context.peer(),
+            door=self._door,
+        )
+
     async def model_infer(self, receive: Receive, context: grpc.aio.ServicerContext) -> Any:
         """Score the rows of a request."""
         shown = authorization_of(context)
@@ -108,14 +118,18 @@ class OipService:
 
     async def repository_model_load(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve a model, or the newest version of one."""
-        request = self._change("RepositoryModelLoadRequest", body, context)
-        await load(self._parts, request.model_name, request.parameters, self._asker(context))
+        asker = self._asker(context)
+        with reading(self._parts, "load", "", asker):
+            request = parse(message("RepositoryModelLoadRequest"), body)
+        await load(self._parts, request.model_name, request.parameters, asker)
         return message("RepositoryModelLoadResponse")()
 
     async def repository_model_unload(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve a model no more."""
-        request = self._change("RepositoryModelUnloadRequest", body, context)
-        await unload(self._parts, request.model_name, request.parameters, self._asker(context))
+        asker = self._asker(context)
+        with reading(self._parts, "unload", "", asker):
+            request = parse(message("RepositoryModelUnloadRequest"), body)
+        await unload(self._parts, request.model_name, request.parameters, asker)
         return message("RepositoryModelUnloadResponse")()
 
     async def system_shared_memory_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
@@ -142,11 +156,6 @@ class OipService:
         raise Unsupported("what is traced and logged is set where a head is started")
 
     log_settings = trace_setting
-
-    def _change(self, name: str, body: bytes, context: grpc.aio.ServicerContext) -> Any:
-        """Return the message of a load or an unload."""
-        with reading(self._access, authorization_of(context)):
-            return parse(message(name), body)
 
     def _asker(self, context: grpc.aio.ServicerContext) -> Asker:
         return Asker(
