@@ -134,6 +134,7 @@ class Operators:
                     await self._turn(busy, door, until_s)
                 except BaseException as exc:
                     self.audit.tell(entry, exc)
+                    await self.audit.written()
                     raise
         status, heard_s = begun, time.monotonic()
         while status.under_way and status.id == begun.id:
