@@ -236,6 +236,7 @@ async def test_what_is_not_served_is_not_found(http: HttpServed) -> None:
         "/v2/models/ranker/versions/4/infer": 404,
         "/v2/models/ranker/versions/latest/infer": 400,
         "/v2/nothing": 404,
+        "/v2/models/ranker/infer/": 404,
     }.items():
         response = await post(http, as_json(json_of()), path)
         assert (response.status_code, response.json().keys()) == (status, {"error"}), path

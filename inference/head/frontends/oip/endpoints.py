@@ -79,7 +79,7 @@ class Endpoints:
         return JSONResponse(await self._models.statistics(*_named(request)))
 
     async def index(self, request: Request) -> Response:
-        """List what is served. All of it is ready, so that to ask for what is ready asks for no less."""
+        """List what is served, all of which is ready: who asks for that alone gets all, too."""
         self._admit(request)
         ready = (await _fields(request)).get("ready")
         if not isinstance(ready, bool | None):
