@@ -12,7 +12,6 @@ import math
 import time
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import DeadlineExceeded, LimitExceeded
