@@ -38,9 +38,9 @@ class Output(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its values."""
+        """Bytes of its values; those of rows of bytes with their lengths."""
         values = self.values
-        return values.data.nbytes if isinstance(values, BytesRows) else values.nbytes
+        return values.data.nbytes + LENGTH_BYTES * len(values) if isinstance(values, BytesRows) else values.nbytes
 
     def raw(self) -> bytes:
         """Return its values as bytes."""
