@@ -289,7 +289,7 @@ class Shard:
             OtherContent: The version has another content here than the asker has.
             NotOwner: A key lies outside the slots owned here.
             InvalidInput: The lengths of a look-up's bags do not add up to its keys.
-            LimitExceeded: The reply would be larger than a frame may be.
+            LimitExceeded: The reply would be larger than a frame, or what was asked for, may be.
             Unavailable: A key's slot is owned, but its rows are not stored here; another replica may answer.
         """
         state = self._state

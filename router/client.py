@@ -16,7 +16,7 @@ from copy import copy
 
 import numpy as np
 
-from ringpull.ps.errors import DeadlineExceeded, InvalidInput, NotFound, ProtocolError, RingpullError
+from ringpull.ps.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotFound, ProtocolError, RingpullError
 from ringpull.ps.identity import number_of
 from ringpull.ps.spec import Pooling, TableSpec
 from ringpull.ps.wire.messages import ShardStatistics, StatisticsRequest
@@ -145,7 +145,7 @@ class Router:
             raise NotFound(f"{model}/{version} is not registered with this router")
 
     async def pull(
-        self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float
+        self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float, max_reply_bytes: int = 0
     ) -> list[LookupResult]:
         """Pull all look-ups of a micro-batch, in one message per shard.
 
@@ -154,6 +154,7 @@ class Router:
             version: All look-ups are answered from this version, or none.
             lookups: Their arrays are copied at once and not referred to afterwards.
             deadline_s: Absolute, `time.monotonic()` seconds.
+            max_reply_bytes: Most bytes of rows of bytes; no shard sends more, and no more are put together. 0: any.
 
         Returns:
             One result per look-up, in their order. The arrays are the caller's.
@@ -161,20 +162,23 @@ class Router:
         Raises:
             NotFound: The version or a table is not registered.
             InvalidInput: A look-up's arrays do not fit each other, or it pools rows of bytes.
+            LimitExceeded: Rows of bytes have more than `max_reply_bytes`.
             DeadlineExceeded: Not everything was answered in time.
             Unavailable: No live shard could answer, or said anything, in time for some keys of a table whose policy is
                 `error`, or there is no map yet.
         """
         self._tally.pulls += 1
         try:
-            results = await self._pull(model, version, lookups, deadline_s)
+            results = await self._pull(model, version, lookups, deadline_s, max_reply_bytes)
         except BaseException:
             self._tally.failed += 1
             raise
         self._tally.looked_up(model, lookups, results)
         return results
 
-    async def _pull(self, model: str, version: int, lookups: Sequence[Lookup], deadline_s: float) -> list[LookupResult]:
+    async def _pull(
+        self, model: str, version: int, lookups: Sequence[Lookup], deadline_s: float, max_reply_bytes: int
+    ) -> list[LookupResult]:
         now_s = self._clock()
         if deadline_s <= now_s:
             raise DeadlineExceeded("no time was left to ask the shards")
@@ -188,6 +192,7 @@ class Router:
             np.array([table.spec.dim for table in tables], np.int64),
             self._settings.answer_by_s(now_s, deadline_s),
             served.identity,
+            max_reply_bytes,
         )
         answers = await ScatterGather(pull, self._planner, self._calls, self._in_flight).answers()
         return _merged(pull, answers)
@@ -246,6 +251,10 @@ def _tables(
 
 
 def _merged(pull: Pull, answers: Sequence[Answer]) -> list[LookupResult]:
+    if pull.max_reply_bytes:
+        nbytes = sum(reply.data.nbytes for _, reply in answers if reply is not None)
+        if nbytes > pull.max_reply_bytes:  # before they are copied once more
+            raise LimitExceeded(f"pull: the answers have {nbytes} bytes; the limit is {pull.max_reply_bytes}")
     merge = Merge(pull.batch, pull.dims)
     lost: list[Part] = []
     # Sorting is stable: what a shard was asked later comes after what it was asked before.

@@ -60,11 +60,12 @@ class Part:
         """Return the indexes of the look-ups that this part has keys of: those of `request`, in its order."""
         return np.flatnonzero(self.keys).tolist()
 
-    def request(self, model: str, version: int, epoch: int, identity: int = 0) -> PullRequest:
+    def request(self, model: str, version: int, epoch: int, identity: int = 0, max_reply_bytes: int = 0) -> PullRequest:
         """Return the message that asks for this part.
 
         Args:
             identity: Identity of the version; 0: not known.
+            max_reply_bytes: Most bytes of the answer; 0: any.
         """
         shape, tables = self.batch.shape.tolist(), self.batch.tables
         lookups = tuple(
@@ -74,7 +75,9 @@ class Part:
                 if keys
             ]
         )
-        return PullRequest(model, version, epoch, lookups, self.positions, self.lengths, self.weights, identity)
+        return PullRequest(
+            model, version, epoch, lookups, self.positions, self.lengths, self.weights, identity, max_reply_bytes
+        )
 
     def check_reply(self, reply: PullReply, dims: Int64Array) -> None:
         """Check that an answer fits what was asked.

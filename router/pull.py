@@ -51,6 +51,8 @@ class Pull:
     """Deadline of shards, on the router's clock. What is not answered by then is lost, or an error."""
     identity: int = 0
     """Identity of the version; 0: not known."""
+    max_reply_bytes: int = 0
+    """Most bytes of rows of bytes in all answers; 0: any."""
 
     def strict_tables(self, parts: Sequence[Part]) -> list[str]:
         """Return the tables that have keys in these parts and do not allow them to be lost, sorted by name."""

@@ -67,7 +67,7 @@ class ShardCalls:
         """
         assert part.shard is not None
         address = placement.addresses[part.shard]
-        request = part.request(pull.model, pull.version, placement.epoch, pull.identity)
+        request = part.request(pull.model, pull.version, placement.epoch, pull.identity, pull.max_reply_bytes)
         keys = part.positions.size
         self._tally.sent(request)
         self.loads.add(part.shard, keys)

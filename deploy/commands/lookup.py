@@ -36,7 +36,9 @@ def lookup(
     ] = None,
     pooling: Annotated[
         str | None,
-        typer.Option(metavar="sum|mean|max", help="Pool bags: each KEY, or line, is a bag then, its keys as `a|b|c`."),
+        typer.Option(
+            metavar="sum|mean|max|none", help="Pool bags: each KEY, or line, is a bag then, its keys as `a|b|c`."
+        ),
     ] = None,
     version: Annotated[int | None, typer.Option(help="Version to ask for; default: the live one.")] = None,
     label: Annotated[str | None, typer.Option(help="Label of the version to ask for, in place of a number.")] = None,
@@ -56,6 +58,7 @@ def lookup(
     from ringpull.inference.client.client import Client
 
     above(0).check("--timeout", timeout)
+    pooling = None if pooling == "none" else pooling
     asked = [*(keys or []), *([] if keys_from is None else _lines(keys_from))]
     if not asked:
         raise InvalidInput("give the keys as arguments, or with --keys-from FILE|-, one a line")
@@ -109,6 +112,6 @@ def _reader(client: Client, model: str, table: str, version: int | None, label: 
         try:
             return int(text)
         except ValueError as exc:
-            raise InvalidInput(f"key {text!r} is no integer; table {table} is keyed by integers") from exc
+            raise InvalidInput(f"key {text!r:.80} is no integer; table {table} is keyed by integers") from exc
 
     return number

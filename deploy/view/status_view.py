@@ -223,7 +223,7 @@ def tables_table(tables: Iterable[pb.TableStatus]) -> FieldsTable:
             f"{each.model}/{each.table}",
             str(each.version),
             f"{each.rows:,}",
-            str(each.dim),
+            str(each.dim or ""),  # rows of bytes have none
             size(each.bytes),
             replicas,
             f"{each.keys:,}",

@@ -37,7 +37,7 @@ from ringpull.inference.client.targets import parse_targets
 from ringpull.inference.prediction import Prediction
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.rows_answer import RowsAnswer
-from ringpull.inference.wire.codec import as_call, checked_version, decode_response, encode_request
+from ringpull.inference.wire.codec import as_call, check_texts, checked_version, decode_response, encode_request
 from ringpull.inference.wire.lookup_codec import decode_rows, encode_lookup
 from ringpull.ps.errors import RingpullError
 
@@ -221,7 +221,7 @@ class Client(_Connections):
             table,
             keys,
             version=version,
-            label=label or "",
+            label=label,
             pooling=pooling,
             offsets=offsets,
             weights=weights,
@@ -233,6 +233,7 @@ class Client(_Connections):
         self, name: str, version: int | None = None, *, label: str | None = None, timeout_s: float | None = None
     ) -> pb.Model:
         """Return what a model takes and gives: the contract's `Model` message."""
+        check_texts(model=name, label="" if label is None else label)
         request = pb.GetModelRequest(model=name, version=checked_version(version) or 0, label=label or "")
         reply: pb.Model = self._call(self._get_model, request, timeout_s)
         return reply
@@ -366,7 +367,7 @@ class AsyncClient(_Connections):
             table,
             keys,
             version=version,
-            label=label or "",
+            label=label,
             pooling=pooling,
             offsets=offsets,
             weights=weights,
@@ -378,6 +379,7 @@ class AsyncClient(_Connections):
         self, name: str, version: int | None = None, *, label: str | None = None, timeout_s: float | None = None
     ) -> pb.Model:
         """Return what a model takes and gives: the contract's `Model` message."""
+        check_texts(model=name, label="" if label is None else label)
         request = pb.GetModelRequest(model=name, version=checked_version(version) or 0, label=label or "")
         reply: pb.Model = await self._call(self._get_model, request, timeout_s)
         return reply

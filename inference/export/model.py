@@ -34,7 +34,7 @@ from ringpull.inference.export.report import CheckReport, ExportReport, TableRep
 from ringpull.inference.export.rows import make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
 from ringpull.inference.export.serving import Serving, plan_serving
-from ringpull.inference.export.table_options import TableOptions
+from ringpull.inference.export.table_options import TableOptions, check_options
 from ringpull.inference.export.tables import TablePlan, write_table
 from ringpull.inference.export.version_folder import new_version, written_beside
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
@@ -103,6 +103,7 @@ def export_model(
     name = Path(out_dir).resolve().name if name is None else name
     _check_sent_names(schema)
     target = new_version(Path(out_dir), name, version)
+    check_options(tables or {})
     split = _Split.of(name, module, schema, keys or {}, tables or {})
     outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)

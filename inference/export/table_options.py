@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import InvalidInput
-from ringpull.ps.spec import VECTOR_TYPES, Replicas, RowType
+from ringpull.ps.spec import VECTOR_TYPES, OnUnavailable, Replicas, RowType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,6 +26,20 @@ class TableOptions:
     row_type: str = RowType.FLOAT32.value
     """Storage type of rows, a value of `RowType`. The shorter ones round, and the report says at what cost; default
     vectors stay float32."""
+
+
+def check_options(options: Mapping[str, TableOptions]) -> None:
+    """Check options of tables, by name, which a caller may have written by hand.
+
+    Raises:
+        InvalidInput: They are none, or one names no policy.
+    """
+    for table, each in options.items():
+        if not isinstance(each, TableOptions):
+            raise InvalidInput(f"table {table}: its options are {type(each).__name__}; they must be TableOptions(...)")
+        if each.on_unavailable not in tuple(OnUnavailable):
+            known = ", ".join(OnUnavailable)
+            raise InvalidInput(f"table {table}: on_unavailable is {each.on_unavailable!r}; it must be one of {known}")
 
 
 def row_type_of(table: str, options: TableOptions) -> RowType:

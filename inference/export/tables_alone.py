@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ringpull.inference.export.given_rows import GivenRows, GivenTable
 from ringpull.inference.export.report import ExportReport, TableReport
-from ringpull.inference.export.table_options import TableOptions, row_type_of
+from ringpull.inference.export.table_options import TableOptions, check_options, row_type_of
 from ringpull.inference.export.table_progress import table_progress
 from ringpull.inference.export.table_samples import sample_table
 from ringpull.inference.export.version_folder import new_version, written_beside
@@ -116,6 +116,7 @@ def _check_names(tables: Mapping[str, GivenTable], options: Mapping[str, TableOp
         check_name("table", table)
     if unknown := [table for table in options if table not in tables]:
         raise InvalidInput(f"options: there is no table {unknown[0]!r}; there is {', '.join(tables)}")
+    check_options(options)
 
 
 def _write(

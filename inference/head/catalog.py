@@ -18,11 +18,11 @@ from ringpull.inference.degrade.degrader import Degrader
 from ringpull.inference.degrade.stand_in import can_stand_in
 from ringpull.inference.degrade.steps import UseVersion
 from ringpull.inference.head.batcher import Batcher
-from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Puller, Scores
+from ringpull.inference.head.pipeline import Pipeline, PulledBatch, Scores
 from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
-from ringpull.inference.head.request.row_reader import RowReader
+from ringpull.inference.head.request.row_reader import Puller, RowReader
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 from ringpull.ps.histogram import Histogram
@@ -64,7 +64,7 @@ class ServedVersion:
         """
         self.loaded = loaded
         self.pipeline = Pipeline(loaded.manifest, loaded.schema, loaded.program, router)
-        self.rows: Final = RowReader(*self.key, loaded.specs(), router)
+        self.rows: Final = RowReader(*self.key, loaded.manifest.tables, router)
         """Rows of its tables, by key."""
         preparation = Preparation(loaded.manifest, loaded.schema)
         self.batcher: Batcher[ReceivedColumns, RequestBatch, PulledBatch, Scores] = Batcher(

@@ -70,6 +70,7 @@ def as_call(
     """
     if isinstance(outputs, str):
         raise InvalidInput(f"outputs is the string {outputs!r}; it must be a list of names")
+    check_texts(model=model, request_id=request_id, label="" if label is None else label)
     return PredictCall(
         model=model,
         version=checked_version(version),
@@ -93,6 +94,17 @@ def checked_version(version: object) -> int | None:
     if isinstance(version, bool) or not isinstance(version, int | np.integer) or not 1 <= version < 2**63:
         raise InvalidInput(f"version is {version!r}; it must be from 1 to 2^63 - 1, or None for the live one")
     return int(version)
+
+
+def check_texts(**texts: object) -> None:
+    """Check texts of a request, by the names of their arguments.
+
+    Raises:
+        InvalidInput: One is no text.
+    """
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise InvalidInput(f"{name} is {text!r:.80}; it must be a text")
 
 
 def encode_request(call: PredictCall) -> pb.PredictRequest:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.rows_answer import RowsAnswer
-from ringpull.inference.wire.codec import checked_version
+from ringpull.inference.wire.codec import check_texts, checked_version
 from ringpull.inference.wire.column_codec import (
     OFFSETS,
     WEIGHTS,
@@ -59,6 +59,7 @@ def encode_lookup(
     Raises:
         InvalidInput: An argument cannot be sent; the message names it.
     """
+    check_texts(model=model, table=table, request_id=request_id, label="" if label is None else label)
     try:
         message = pb.LookupRequest(
             model=model,
@@ -91,11 +92,15 @@ def encode_keys(given: Any) -> ColumnBytes:
         raise InvalidInput(f"keys: is {given!r}; it must be a list of keys, or an array")
     try:
         keys = given if isinstance(given, np.ndarray) else _array(given)
-    except (TypeError, ValueError, OverflowError) as exc:
+    except OverflowError as exc:
+        raise InvalidInput(
+            "keys: must be all integers of 64 bits; some are beyond them, or negative beside 2^63"
+        ) from exc
+    except (TypeError, ValueError) as exc:
         raise InvalidInput(f"keys: must be all integers of 64 bits, or all strings: {exc}") from exc
     if keys.ndim != 1:
         raise InvalidInput(f"keys: have the shape {keys.shape}; they must be (N,)")
-    if keys.dtype.kind in "iu":
+    if keys.dtype.kind in "iu" or not keys.size:
         return column_of_numbers(DataType.UINT64 if keys.dtype == np.uint64 else DataType.INT64, keys)
     if keys.dtype.kind not in "UO" or not all(isinstance(key, str) for key in keys.tolist()):
         raise InvalidInput(f"keys: are {keys.dtype}; they must be all integers, or all strings")

@@ -56,18 +56,19 @@ def pull(
         tables: The table of each look-up.
         masks: Which slots each look-up may ask for; None for all.
         request: As decoded. Its arrays are read, not kept.
-        max_reply_bytes: Upper bound on the bytes of values in the answer.
+        max_reply_bytes: Upper bound on the bytes of values and rows in the answer; that of the request may be lower.
 
     Returns:
         New arrays. A key that the table does not have counts as its default vector, or an empty row, and in `missing`.
 
     Raises:
         InvalidInput: Counts, lengths, types and arrays do not fit each other.
-        LimitExceeded: The answer would be larger than `max_reply_bytes`.
+        LimitExceeded: The answer would be larger than that. No row of bytes was copied.
         SlotNotOwned: A key lies outside its mask. Nothing was answered.
         SlotNotAnswered: A key's slot is not held or is quarantined. Nothing was answered.
     """
     values_size, found_size, bytes_keys = _check(tables, request)
+    max_reply_bytes = min(max_reply_bytes, request.max_reply_bytes or max_reply_bytes)
     _check_limit(4 * values_size, max_reply_bytes)
     positions = _flat(request.positions, np.uint64, "positions")
     lengths = _flat(request.lengths, np.uint32, "lengths")

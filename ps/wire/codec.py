@@ -92,6 +92,7 @@ def encode_request(
         case PullRequest():
             kind = Kind.PULL
             fields: list[object] = [request.model, request.version, request.epoch, request.lookups, request.identity]
+            fields += [request.max_reply_bytes] if request.max_reply_bytes else []
             arrays: tuple[Any, ...] = (request.positions, request.lengths, request.weights)
         case RangePullRequest():
             kind, arrays = Kind.RANGE_PULL, ()
@@ -161,7 +162,8 @@ def decode_request(frame: Frame) -> Request:
             model, version, epoch = fields.text("model"), fields.number("version"), fields.number("epoch")
             lookups = _lookups(fields.items("look-ups"), len(positions), len(lengths), len(weights))
             identity = fields.number("identity", _MAX_UINT)
-            request: Request = PullRequest(model, version, epoch, lookups, positions, lengths, weights, identity)
+            most = fields.number("max reply bytes") if fields.left else 0
+            request: Request = PullRequest(model, version, epoch, lookups, positions, lengths, weights, identity, most)
         case Kind.RANGE_PULL:
             request = RangePullRequest(
                 model=fields.text("model"),
@@ -236,7 +238,10 @@ def max_reply_bytes(request: Request) -> int:
         case PullRequest():
             keys, lookups = len(request.positions), len(request.lookups)
             # A key is a row, or one of those of a bag. Not by look-up: this is asked for every reply that is not small.
-            return keys * (MAX_ROW_BYTES + _LENGTH_BYTES + 1) + lookups * _FLOAT_BYTES + 5 * ALIGNMENT
+            rows = keys * MAX_ROW_BYTES
+            if request.max_reply_bytes:
+                rows = min(rows, request.max_reply_bytes)
+            return rows + keys * (_LENGTH_BYTES + 1) + lookups * _FLOAT_BYTES + 5 * ALIGNMENT
         case RangePullRequest():
             rows_bytes = padded(max(request.max_bytes, MAX_ROW_BYTES))
             # No row takes less than a byte; and that of a row of bytes where it starts counts for eight.

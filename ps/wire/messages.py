@@ -94,6 +94,8 @@ class PullRequest:
     """(sum of keys of weighted look-ups,): one weight per key."""
     identity: int = 0
     """Identity of the version that the sender has; one that has another content is refused. 0: not known."""
+    max_reply_bytes: int = 0
+    """Most bytes of values and rows in the reply; 0: as many as the shard sends."""
 
 
 def _no_lengths() -> NDArray[np.uint32]:

@@ -108,6 +108,17 @@ def test_only_line_ends_separate_keys_of_a_file(ringpull: Run, head: GuardedHead
     assert np.frombuffer(asked.lengths, np.uint32).tolist() == [len("a\x85b\u2028c\x0c".encode()), 1]
 
 
+def test_no_pooling_can_be_said(ringpull: Run, head: GuardedHead) -> None:
+    assert ringpull("lookup", "ranker", "items", "7", "--pooling", "none", "--target", head.target).status == 0
+    assert not head.lookups[-1].keys.raw_offsets
+
+
+def test_what_would_move_the_cursor_is_escaped(ringpull: Run, head: GuardedHead) -> None:
+    head.rows = texts(["é\x1b[31m\t\u2028ü".encode()], [True])
+    ran = ringpull("lookup", "ranker", "texts", "a", "--target", head.target)
+    assert r"é\x1b[31m\t\u2028ü" in ran.out
+
+
 def test_text_of_several_lines_is_text(ringpull: Run, head: GuardedHead) -> None:
     head.rows = texts([b'{\n\t"items": [1, 2]\n}\n'], [True])
     ran = ringpull("lookup", "ranker", "texts", "a", "--target", head.target)
@@ -125,8 +136,9 @@ def test_text_of_several_lines_is_text(ringpull: Run, head: GuardedHead) -> None
         (("ranker", "items", "--keys-from", "/nowhere/keys"), "--keys-from /nowhere/keys"),
         (("ranker", "items", "1", "--timeout", "0"), "--timeout"),
         (("ranker", "items", "1", "--version", "0"), "version is 0"),
+        (("ranker", "items", "9" * 5000), f"key '{'9' * 79} is no integer"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_cannot_be_asked(ringpull: Run, head: GuardedHead, arguments: tuple[str, ...], message: str) -> None:
     ran = ringpull("lookup", *arguments, "--target", head.target)

@@ -23,7 +23,7 @@ class ReferenceRouter:
         """Table -> keys that its look-ups report as lost."""
 
     async def pull(
-        self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float
+        self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float, max_reply_bytes: int = 0
     ) -> list[LookupResult]:
         self.pulls.append(lookups)
         return [self._answer(lookup) for lookup in lookups]

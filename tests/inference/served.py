@@ -38,7 +38,7 @@ class HangingRouter(ReferenceRouter):
         self.pulls_begun = 0
         self.error: Exception | None = None
 
-    async def pull(self, *arguments: Any, deadline_s: float) -> Any:
+    async def pull(self, *arguments: Any, deadline_s: float, max_reply_bytes: int = 0) -> Any:
         self.pulls_begun += 1
         await self.gate.wait()
         if self.error is not None:

@@ -48,6 +48,11 @@ def test_a_model_of_that_name_wins() -> None:
         table_of(Catalog(m=[["t"]], m_t=[["u"]]), "m.t")
 
 
+def test_what_a_model_stands_before_is_not_offered() -> None:
+    with pytest.raises(NotFound, match=r"tables: m\.s, m\.t\.u$"):
+        table_of(Catalog(m=[["s", "t"]], m_t=[["u"]]), "m.x")
+
+
 def test_two_readings_are_both_named() -> None:
     with pytest.raises(InvalidInput, match=r"table b\.t of model a and table t of model a\.b"):
         table_of(Catalog(a=[["b.t"]], a_b=[["t"]]), "a.b.t")

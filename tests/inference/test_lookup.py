@@ -124,8 +124,14 @@ async def test_keys_may_be_typed_and_so_are_the_rows_then(served: Served) -> Non
         ({"offsets": [0.5]}, InvalidInput, "offsets: are float64"),
         ({"table": "\ud800"}, InvalidInput, "no text"),
         ({"version": -1}, InvalidInput, "version"),
+        ({"keys": [2**64]}, InvalidInput, "64 bits; some are beyond"),
+        ({"label": 5}, InvalidInput, "label is 5; it must be a text"),
+        ({"label": 0}, InvalidInput, "label is 0; it must be a text"),
+        ({"model": 5}, InvalidInput, "model is 5"),
+        ({"table": None}, InvalidInput, "table is None"),
+        ({"request_id": 5}, InvalidInput, "request_id is 5"),
     ],
-    ids=range(29),
+    ids=range(35),
 )
 async def test_what_may_not_be_is_a_clear_error(
     limited: tuple[Served, AsyncClient], arguments: dict[str, Any], error: type[RingpullError], message: str
@@ -216,6 +222,12 @@ async def test_lost_keys_and_errors_of_shards_are_told(client: AsyncClient, serv
     with pytest.raises(Unavailable, match="table users: no live shard"):
         await client.lookup("ranker", "users", [1, 2])
     assert served.calls.lookups["ranker", "UNAVAILABLE"] == 1
+
+
+@pytest.mark.net
+async def test_no_keys_are_of_any_type(client: AsyncClient) -> None:
+    for keys in ([], np.array([]), np.array([], np.uint64), np.array([], object)):
+        assert (await client.lookup("ranker", "users", keys)).rows.shape[0] == 0
 
 
 @pytest.mark.net

@@ -180,6 +180,37 @@ def test_a_row_that_is_not_in_that_form_is_named(row: bytes, form: str) -> None:
         reply_of([b"1", row], [True, True], **{"as": form})
 
 
+def test_a_rows_own_json_stays_as_it_is() -> None:
+    row = b'{"a": 1.10, "a": 2e400,\n "b": "\\ud800"}'
+    assert b'"rows":[' + row + b',null,"\xc3\xbc"],"found"' in reply_of(
+        [row, b"", b'\xef\xbb\xbf"\xc3\xbc"'], [True] * 3, **{"as": "json"}
+    )
+    with pytest.raises(InvalidInput, match="is no json"):
+        reply_of(['"x"'.encode("utf-16")], [True], **{"as": "json"})
+
+
+def test_a_reply_is_bounded_as_json() -> None:
+    asked = AskedRows.read({"keys": [1]}, LIMITS, model="m", table="t", version=0, label="")
+    answer = RowsAnswer(model="m", version=1, rows=np.full((1, 1000), 0.1, np.float32), found=None, missing=0)
+    length = len(asked.reply(answer, JsonWriter(1 << 20)))
+    assert len(asked.reply(answer, JsonWriter(length))) == length > 4 * 1000
+    with pytest.raises(LimitExceeded, match=f"longer as JSON than max_message_bytes, {length - 1}"):
+        asked.reply(answer, JsonWriter(length - 1))
+
+
+@pytest.mark.net
+async def test_a_reply_longer_as_json_than_may_be_is_refused(http: httpx.AsyncClient) -> None:
+    """It would not be, binary: 30,000 keys of 3 numbers at most."""
+    table = {"model": "ranker.users", "path": "/v2/models/ranker.users/infer"}
+    keys = [1] * 5_000
+    told = [await http.post(PATH, json={"keys": keys})]
+    tensor = {"name": "KEYS", "shape": [len(keys)], "datatype": "INT64", "data": keys}
+    told.append(await http.post(table["path"], json={"inputs": [tensor]}))
+    for reply in told:
+        assert reply.status_code == 413, reply.text[:200]
+        assert "longer as JSON than max_message_bytes, 100000" in reply.json()["error"]
+
+
 def test_a_row_of_any_depth_is_answered_or_named() -> None:
     for depth in range(1, 1200):
         try:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ringpull.ps.errors import (
     DeadlineExceeded,
     InvalidInput,
+    LimitExceeded,
     NotFound,
     NotOwner,
     OtherContent,
@@ -55,6 +56,22 @@ def test_any_lookups_over_any_shards_and_replicas_equal_the_reference(asked, sha
     ring = Ring.even(range(0, 3 * shards, 3), max(r for r in [*replicas.values(), 1] if r != ALL))
     cluster = FakeCluster(ring, made, replicas)
     assert_reference(made, asked, asyncio.run(pull(cluster, asked)))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_rows_of_bytes_are_no_more_than_asked_for(shards):
+    """Every shard is told how many bytes may come, and what comes is no more together."""
+    made = tables({"lists": 0})
+    cluster = FakeCluster(Ring.even(range(shards)), made)
+    keys = np.arange(100, dtype=np.uint64)
+    asked = [Lookup("lists", Pooling.NONE, keys)]
+    size = sum(map(len, cluster.references["lists"].pull(keys)[0]))
+    [result] = await cluster.router.pull(MODEL, VERSION, asked, deadline_s=soon(), max_reply_bytes=size)
+    assert result.bytes_rows.data.nbytes == size
+    with pytest.raises(LimitExceeded, match=f"have {size} bytes; the limit is {size - 1}"):
+        await cluster.router.pull(MODEL, VERSION, asked, deadline_s=soon(), max_reply_bytes=size - 1)
+    told = [request.max_reply_bytes for shard in cluster.shards.values() for request in shard.requests]
+    assert told == [size, size - 1] * shards
 
 
 async def test_one_message_per_shard_however_many_lookups():

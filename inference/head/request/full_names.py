@@ -61,7 +61,8 @@ def table_of(catalog: Served, full_name: str) -> TableName:
         raise NotFound(f"{full_name} is a model, and no table")
     found = readings(full_name, tables)
     if not found:
-        known = sorted(f"{model}.{table}" for model, of_model in tables.items() for table in of_model)
+        every = {f"{model}.{table}" for model, of_model in tables.items() for table in of_model}
+        known = sorted(every - tables.keys())  # a model of that name is meant in its place
         raise NotFound(f"there is no model or table {full_name!r:.300} here; tables: {', '.join(known) or 'none'}")
     if len(found) > 1:
         both = " and ".join(f"table {table} of model {model}" for model, table in found)

@@ -7,11 +7,12 @@ the shards only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from ringpull.inference.head.request.rows_by_key import RowLimits, RowsAnswer, RowsRequest
-from ringpull.ps.errors import NotFound, Unavailable
+from ringpull.inference.model.manifest import TableEntry
+from ringpull.ps.errors import LimitExceeded, NotFound, Unavailable
 from ringpull.ps.spec import TableSpec
 from ringpull.router.lookup import Lookup, LookupResult
 
@@ -23,17 +24,17 @@ class Puller(Protocol):
     """The part of a router that is needed."""
 
     async def pull(
-        self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float
+        self, model: str, version: int, lookups: Sequence[Lookup], *, deadline_s: float, max_reply_bytes: int = 0
     ) -> list[LookupResult]: ...
 
 
 class RowReader:
     """Reads rows of one version. Owned by the event loop."""
 
-    def __init__(self, model: str, version: int, specs: Mapping[str, TableSpec], router: Puller) -> None:
+    def __init__(self, model: str, version: int, tables: Iterable[TableEntry], router: Puller) -> None:
         self._model = model
         self._version = version
-        self._specs: Final = specs
+        self._tables: Final = {entry.spec.name: entry for entry in tables}
         self._router = router
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -46,7 +47,7 @@ class RowReader:
     @property
     def tables(self) -> list[str]:
         """Names of the tables."""
-        return sorted(self._specs)
+        return sorted(self._tables)
 
     def spec(self, table: str) -> TableSpec:
         """Return the spec of a table.
@@ -54,11 +55,14 @@ class RowReader:
         Raises:
             NotFound: The version has no such table; the message says which it has.
         """
-        spec = self._specs.get(table)
-        if spec is None:
+        return self._entry(table).spec
+
+    def _entry(self, table: str) -> TableEntry:
+        entry = self._tables.get(table)
+        if entry is None:
             known = ", ".join(self.tables) or "none"
             raise NotFound(f"{self._model}/{self._version} has no table {table!r}; it has: {known}")
-        return spec
+        return entry
 
     async def read(
         self,
@@ -82,21 +86,35 @@ class RowReader:
         """
         if self._closed:
             raise Unavailable("this head is stopping")
-        spec = self.spec(request.table)
-        keys = len(request.keys)
-        if spec.dim:  # how long rows of bytes are is known when they are here
-            take_room(limits.check_reply(request.outputs * spec.dim * FLOAT32_BYTES, keys))
+        entry = self._entry(request.table)
+        dim, keys, most = entry.spec.dim, len(request.keys), 0
+        if dim:
+            due = limits.check_reply(request.outputs * dim * FLOAT32_BYTES, keys)
+        else:  # how long they are is known when they are here: like others of the table, it is thought until then
+            most = limits.max_rows_bytes(OFFSET_BYTES * (keys + 1), keys)
+            due = min(keys * entry.row_bytes, limits.max_reply_bytes)
+        take_room(due)
         lookup = Lookup(request.table, request.pooling, request.keys, request.offsets, request.weights)
         self._in_flight += 1
         self._idle.clear()
         try:
-            [result] = await self._router.pull(self._model, self._version, [lookup], deadline_s=deadline_s)
+            [result] = await self._router.pull(
+                self._model, self._version, [lookup], deadline_s=deadline_s, max_reply_bytes=most
+            )
+        except LimitExceeded as exc:
+            if not most:
+                raise
+            raise LimitExceeded(
+                f"keys: the rows of these {keys} have more bytes; max_message_bytes is {limits.max_reply_bytes}, of the"
+                f" reply, too; ask for fewer ({exc})"
+            ) from exc
         finally:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
         if result.bytes_rows is not None:
-            take_room(limits.check_reply(result.bytes_rows.data.nbytes + OFFSET_BYTES * (keys + 1), keys))
+            nbytes = limits.check_reply(result.bytes_rows.data.nbytes + OFFSET_BYTES * (keys + 1), keys)
+            take_room(max(0, nbytes - due))
         return RowsAnswer(
             model=self._model,
             version=self._version,

@@ -61,6 +61,14 @@ class RowLimits:
         if keys > self.max_keys:
             raise LimitExceeded(f"keys: {keys} keys or bags; max_lookup_keys is {self.max_keys}; ask for fewer")
 
+    def max_rows_bytes(self, other_bytes: int, keys: int) -> int:
+        """Return the most bytes that rows may have, given those that a reply has besides, at least 1.
+
+        Raises:
+            LimitExceeded: There is room for none.
+        """
+        return self.max_reply_bytes - self.check_reply(other_bytes + 1, keys) + 1
+
     def check_reply(self, nbytes: int, keys: int) -> int:
         """Return the bytes of a reply, given those of its rows.
 

@@ -6,7 +6,9 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,56 @@ def test_a_default_of_another_length_and_a_version_that_is_there(tmp_path: Path)
     export_tables({"t": (range(4), ROWS)}, tmp_path / "m", 1, quiet=True)
     with pytest.raises(ExportError, match="exists; a version is never written over"):
         export_tables({"t": (range(4), ROWS)}, tmp_path / "m", 1, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"options": {"t": {"replicas": 2}}}, "table t: its options are dict; they must be TableOptions"),
+        (
+            {"options": {"t": TableOptions(on_unavailable="x")}},
+            "table t: on_unavailable is 'x'; it must be one of error",
+        ),  # type: ignore[arg-type]
+        ({"version": 2**63}, "version is 9223372036854775808; it must be a whole number from 1 to"),
+        ({"version": 0}, "version is 0"),
+        ({"version": True}, "version is True"),
+        ({"version": 1.0}, "version is 1.0"),
+    ],
+    ids=range(6),
+)
+def test_options_and_versions_that_are_none(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        export_tables(**{"tables": {"t": ([1], [b"a"])}, "out_dir": tmp_path / "m", "version": 1, **arguments})
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_version_may_be_a_number_of_numpy(tmp_path: Path) -> None:
+    report = export_tables({"t": ([1], [b"a"])}, tmp_path / "m", np.int64(3), quiet=True)  # type: ignore[arg-type]
+    assert (report.path.name, report.manifest.version) == ("3", 3)
+
+
+@pytest.mark.medium
+def test_of_two_exports_of_one_version_one_is_whole_and_one_is_told(tmp_path: Path) -> None:
+    begun = threading.Barrier(2)
+
+    def chunks(row: bytes) -> Iterator[Any]:
+        yield [0], [row]
+        begun.wait()
+        yield from (([key], [row]) for key in range(1, 50))
+
+    def export(row: bytes) -> str:
+        try:
+            export_tables({"t": chunks(row)}, tmp_path / "m", 1, quiet=True)
+        except ExportError as exc:
+            return str(exc)
+        return ""
+
+    with ThreadPoolExecutor(2) as executor:
+        told = list(executor.map(export, [b"a", b"b"]))
+    assert sorted(map(bool, told)) == [False, True]
+    assert "exists: another export wrote it meanwhile" in "".join(told)
+    assert set(stored(tmp_path / "m" / "1", "t").values()) == {b"ab"[told.index("") : told.index("") + 1]}
+    assert [each.name for each in (tmp_path / "m").iterdir()] == ["1"]
 
 
 @pytest.mark.medium

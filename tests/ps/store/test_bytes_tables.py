@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,10 @@ def test_an_answer_that_is_too_large_is_refused(written: WrittenTable) -> None:
     assert pull([table], [None], request, max_reply_bytes=size).data.nbytes == size
     with pytest.raises(LimitExceeded, match=f"has {size} bytes; the limit is {size - 1}"):
         pull([table], [None], request, max_reply_bytes=size - 1)
+    assert pull([table], [None], replace(request, max_reply_bytes=size)).data.nbytes == size
+    for limits in ({}, {"max_reply_bytes": size}):
+        with pytest.raises(LimitExceeded, match=f"has {size} bytes; the limit is {size - 1}"):
+            pull([table], [None], replace(request, max_reply_bytes=size - 1), **limits)
 
 
 def test_slots_of_others_and_damaged_ones_are_refused(written: WrittenTable) -> None:

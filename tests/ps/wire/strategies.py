@@ -55,6 +55,7 @@ def pull_requests(draw: st.DrawFn) -> PullRequest:
         lengths=draw(arrays(np.uint32, sum(lookup.bags for lookup in lookups))),
         weights=draw(arrays(np.float32, sum(lookup.keys for lookup in lookups if lookup.weighted))),
         identity=draw(identities),
+        max_reply_bytes=draw(counts),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringpull.ps.errors import ProtocolError
-from ringpull.ps.wire.codec import decode_reply, decode_request, encode_reply, encode_request
+from ringpull.ps.wire.codec import (
+    MAX_ROW_BYTES,
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
+    max_reply_bytes,
+)
 from ringpull.ps.wire.frames import LAYOUT, REPLIES, REPLY_LIMITS, REQUEST_LIMITS, REQUESTS, Decoder, Frame, Kind
 from ringpull.ps.wire.messages import (
     ErrorReply,
@@ -73,7 +81,8 @@ def frame_of(kind: Kind, fields: list[Any], sizes: tuple[int, ...] = ()) -> Fram
         (["m", 2**63, 1, []], "version is 9223372036854775808"),
         (["m", 1, 1.0, []], "epoch is 1.0"),
         (["m", 1, 1, "t"], "look-ups is 't'; it must be an array"),
-        (["m", 1, 1, [], 0, 0], "has 6 fields; it must have 5"),
+        (["m", 1, 1, [], 0, 0, 0], "has 7 fields; it must have 6"),
+        (["m", 1, 1, [], 0, -1], "max reply bytes is -1"),
         (["m", 1, 1, []], "ends before the field identity"),
         (["m", 1, 1, [], -1], "identity is -1"),
         (["m", 1, 1, [], 2**64], "identity is 18446744073709551616"),
@@ -129,6 +138,12 @@ def test_a_deeply_nested_field_is_refused_like_any_other() -> None:
 def pull_of_rows(keys: int) -> PullRequest:
     lookups = (SubLookup("t", Op.ROWS, keys, 0, False),)
     return PullRequest("m", 1, 1, lookups, np.zeros(keys, np.uint64), np.zeros(0, np.uint32), np.zeros(0, np.float32))
+
+
+def test_a_reply_is_let_come_as_far_as_it_was_asked_for() -> None:
+    request = pull_of_rows(100)
+    assert max_reply_bytes(request) > 100 * MAX_ROW_BYTES
+    assert 5_000 < max_reply_bytes(replace(request, max_reply_bytes=5_000)) < 7_000
 
 
 def test_a_reply_must_answer_its_request() -> None:

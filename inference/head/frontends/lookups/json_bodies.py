@@ -27,6 +27,8 @@ from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
 
 FIELDS: Final = ("keys", "pooling", "offsets", "weights", "as", "request_id")
+ROW_BYTES: Final = 16
+"""Bytes of JSON for each row besides its values: brackets or quotes, and whether it was found."""
 LISTS: Final = ("keys", "offsets", "weights")
 
 
@@ -118,7 +120,8 @@ class AskedRows:
 
 def json_bytes(rows: NDArray[np.float32] | BytesRows) -> int:
     """Return how many bytes rows have in JSON, or nearly so."""
-    return rows.data.nbytes * 4 // 3 if isinstance(rows, BytesRows) else rows.size * NUMBER_BYTES
+    values = rows.data.nbytes * 4 // 3 if isinstance(rows, BytesRows) else rows.size * NUMBER_BYTES
+    return values + ROW_BYTES * len(rows)
 
 
 def _b64(row: bytes) -> bytes:

@@ -27,6 +27,7 @@ from ringpull.inference.head.frontends.oip.repository import Asker, load, readin
 from ringpull.inference.head.frontends.oip.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.wire.json_reading import parse_json
+from ringpull.inference.wire.json_writing import JsonWriter
 from ringpull.ps.errors import InvalidInput, NotFound, Unsupported
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -97,7 +98,8 @@ class Endpoints:
             )
             answer = await self._models.infer(asked.call, call)
             cost = JSON_COST * sum(each.nbytes for each in answer.outputs)
-            reply, json_bytes = await call.aside(cost, lambda: reply_of(asked, answer))
+            out = JsonWriter(call.limits.max_message_bytes, call.deadline_s)
+            reply, json_bytes = await call.aside(cost, lambda: reply_of(asked, answer, out))
             return await _answer(b"".join(reply), json_bytes, headers.get("accept-encoding", ""))
 
     async def load(self, request: Request) -> Response:

@@ -28,6 +28,7 @@ from ringpull.inference.head.frontends.oip.infer_calls import (
 from ringpull.inference.head.frontends.oip.outputs import Answer
 from ringpull.inference.head.request.received import Limits, check_count
 from ringpull.inference.wire.json_reading import parse_json
+from ringpull.inference.wire.json_writing import JsonWriter, plain
 from ringpull.ps.errors import InvalidInput
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
@@ -108,29 +109,36 @@ def read_infer(body: bytes, length: int, model: str, version: str, limits: Limit
     return HttpInfer(call, binary, "binary_data_output" in parameters and _flag(parameters, "binary_data_output"))
 
 
-def reply_of(asked: HttpInfer, answer: Answer) -> tuple[list[bytes], int | None]:
+def reply_of(asked: HttpInfer, answer: Answer, out: JsonWriter) -> tuple[list[bytes], int | None]:
     """Return the body that answers, in parts.
+
+    Args:
+        out: Writes the JSON, which has not begun.
 
     Returns:
         Parts, of which the first is JSON; its length where others follow, else None.
 
     Raises:
         InvalidInput: An output cannot be JSON, as it is asked for.
+        LimitExceeded, DeadlineExceeded: See `JsonWriter.write`.
     """
-    outputs, parts = [], []
-    for each in answer.outputs:
+    head = {"model_name": answer.model, "model_version": str(answer.version)}
+    if asked.call.request_id:
+        head["id"] = asked.call.request_id
+    out.write(json.dumps(head, separators=(",", ":")).encode()[:-1] + b',"outputs":[')
+    parts = []
+    for place, each in enumerate(answer.outputs):
         told: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": each.shape}
         if asked.binary.get(each.name, asked.binary_others):
             parts.append(each.raw())
             told["parameters"] = {"binary_data_size": len(parts[-1])}
-        else:
-            told["data"] = each.listed()
-        outputs.append(told)
-    reply = {"model_name": answer.model, "model_version": str(answer.version), "outputs": outputs}
-    if asked.call.request_id:
-        reply["id"] = asked.call.request_id
-    # NaN is written bare, as these servers do: it stands in rows that a degraded answer leaves out.
-    header = json.dumps(reply, separators=(",", ":")).encode()
+        out.write(b"," * (place > 0) + plain(told)[:-1])
+        if "parameters" not in told:
+            out.write(b',"data":')
+            each.write(out)
+        out.write(b"}")
+    out.write(b"]}")
+    header = out.to_bytes()
     return [header, *parts], len(header) if parts else None
 
 

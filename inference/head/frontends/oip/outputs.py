@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ringpull.inference.head.frontends.oip.datatypes import BYTES, LENGTH_BYTES
 from ringpull.inference.head.frontends.oip.messages import ModelInferResponse
 from ringpull.inference.prediction import Prediction
+from ringpull.inference.wire.json_writing import JsonWriter, plain
 from ringpull.ps.bytes_rows import BytesRows
 from ringpull.ps.errors import InvalidInput
 
@@ -37,27 +38,32 @@ class Output(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its values."""
+        """Bytes of its values; those of rows of bytes with their lengths."""
         values = self.values
-        return values.data.nbytes if isinstance(values, BytesRows) else values.nbytes
+        return values.data.nbytes + LENGTH_BYTES * len(values) if isinstance(values, BytesRows) else values.nbytes
 
     def raw(self) -> bytes:
         """Return its values as bytes."""
         return _behind_lengths(self.values) if isinstance(self.values, BytesRows) else self.values.tobytes()
 
-    def listed(self) -> list[Any]:
-        """Return its values as a flat list.
+    def write(self, out: JsonWriter) -> None:
+        """Append its values to JSON, as a flat list. NaN is bare, as these servers write it: it stands in rows that a
+        degraded answer leaves out.
 
         Raises:
             InvalidInput: They are bytes that are no text, which JSON cannot hold.
+            LimitExceeded, DeadlineExceeded: See `JsonWriter.write`.
         """
         if not isinstance(self.values, BytesRows):
-            listed: list[Any] = self.values.ravel().tolist()
-            return listed
-        try:
-            return [row.decode() for row in self.values]
-        except UnicodeDecodeError as exc:
-            raise InvalidInput(f"output {self.name}: its rows are no text; ask for it with binary_data") from exc
+            out.array(self.values.ravel())
+            return
+        out.write(b"[")
+        for place in range(len(self.values)):
+            try:
+                out.write(b"," * (place > 0) + plain(self.values[place].decode()))
+            except UnicodeDecodeError as exc:
+                raise InvalidInput(f"output {self.name}: its rows are no text; ask for it with binary_data") from exc
+        out.write(b"]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
