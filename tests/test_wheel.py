@@ -98,7 +98,7 @@ def test_one_name_is_at_the_top_and_folders_are_real(wheel: Path) -> None:
     ):
         assert f"ringpull/{part}" in names
     assert {f"ringpull/deploy/cluster-{which}.yaml" for which in ("local", "aws")} <= {*names}
-    page = ("page.html", "page.css", "page.js", "try.js")
+    page = ("page.html", "page.css", "page.js", "ring.js", "try.js")
     assert {f"ringpull/inference/head/frontends/page/{file}" for file in page} <= {*names}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if "/tests/" in name or name.startswith("ringpull/examples")]

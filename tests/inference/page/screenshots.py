@@ -12,7 +12,7 @@ from tests.inference.page.deployments import busy, growing
 from tests.inference.page.page_head import page_head
 
 FOLDER = Path(__file__).resolve().parents[3] / "deploy"
-COLORS = 192
+COLORS = 256
 """Colours of a picture: so many are as good as all, at half the size."""
 
 HEIGHT = 1130

@@ -42,6 +42,22 @@ def test_tables_alone_offer_no_prediction(browser: Any, head: PageHead) -> None:
         opened.page.wait_for_selector("#try button.main:enabled")
 
 
+def test_a_deployment_of_nothing_says_so(browser: Any, head: PageHead) -> None:
+    head.status = pb.ClusterStatus()
+    with tab(browser, head.url) as opened:
+        page = opened.page
+        page.wait_for_selector(SHOWN)
+        said = {name: page.inner_text(f"#{name}") for name in ("models", "tables", "heads", "try-features")}
+        assert said == {
+            "models": "No model is served.",
+            "tables": "There are no tables.",
+            "heads": "No head was heard of.",
+            "try-features": "No model that can be asked is served.",
+        }
+        assert page.locator("#ring path").count() == 0
+        assert page.locator("#tiles b").all_inner_texts()[4:] == ["0/0", "0/0"]
+
+
 def test_a_page_that_opens_before_its_head_is_ready_shows_nothing_but_that(browser: Any, head: PageHead) -> None:
     head.error = Unavailable("there is no shard map yet")
     with tab(browser, head.url) as opened:
