@@ -37,6 +37,7 @@ def test_load_tells_the_phases_and_what_is_live(ringpull: Run, operations: FakeO
         LoadModel(
             folder=str(tmp_path / "other"),
             version=3,
+            pinned=True,
             replicas={"item": 2, "other/user": "all"},
             trust_files=True,
         )
