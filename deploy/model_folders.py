@@ -138,13 +138,14 @@ def find_version(request: Publish, spec: DeploymentSpec) -> PlacedVersion:
     """Return the version that is to be published: `ringpull.router.control.changes.Place`.
 
     Raises:
+        NotFound: Its model is not served here.
         InvalidInput: Its folder does not exist, holds no complete version of that number, or is of another model.
         CorruptData: Its manifest is damaged.
         Unavailable: Its URL cannot be read now.
     """
     model = request.model
     if model not in spec.live:
-        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
+        raise NotFound(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
     live = spec.version(model, spec.live[model])
     assert live is not None
     where = as_path(request.folder) if request.folder else live.found_in or parent_of(live.folder)
@@ -297,7 +298,9 @@ def place(manifest: Manifest, version_dir: Path, *, url: str = "", found_in: str
         for entry in manifest.tables
     }
     folder = url or str(version_dir)
-    return PlacedVersion(manifest.model, manifest.version, folder, tables, manifest.identity, found_in)
+    return PlacedVersion(
+        manifest.model, manifest.version, folder, tables, manifest.identity, found_in, manifest.tables_alone
+    )
 
 
 def _identity_of(folder: Path) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ringpull import Dense, Schema, export_model
+from ringpull.inference.errors import RingpullError
 
 NAME = "half_plus_two"
 
@@ -36,4 +37,9 @@ def export(out_dir: Path, version: int = 1) -> Path:
 
 
 if __name__ == "__main__":
-    export(Path(sys.argv[1]))
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m examples.half_plus_two FOLDER")
+    try:
+        export(Path(sys.argv[1]))
+    except RingpullError as exc:
+        sys.exit(f"half_plus_two: {exc}")

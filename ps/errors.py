@@ -94,6 +94,10 @@ class OtherContent(CorruptData):
         )
 
 
+class ChangeGivenUp(RingpullError):
+    """Raised when a change of the deployment was given up; what served before it serves on. The message says why."""
+
+
 class StartupError(RingpullError):
     """Raised when a cluster cannot come up: a port in use, a resource Ray does not have, a process that died."""
 
@@ -119,6 +123,14 @@ class DeadlineExceeded(Retryable):
 
 class Unavailable(Retryable):
     """Raised when no live shard or head could answer. The message names the table or address."""
+
+
+class Busy(Unavailable):
+    """Raised when a change is to begin and another one is under way: there is one at a time."""
+
+
+class NotChecked(Unavailable):
+    """Raised by a head for a version whose self-check could not be made, as no shard answers for its samples' rows."""
 
 
 class NotAnswered(Unavailable):

@@ -23,7 +23,12 @@ def load(
         ),
     ],
     version: Annotated[
-        int | None, typer.Option(metavar="VERSION", help="Version to serve. Default: the highest complete one.")
+        int | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Version to serve, and to stay with: `serve --watch` publishes no other."
+            " Default: the highest complete one.",
+        ),
     ] = None,
     replicas: Annotated[
         list[str] | None,
@@ -41,7 +46,8 @@ def load(
 
     It is opened and checked on all shards and heads first; if anything is wrong with it, nothing changes. Other models
     answer on meanwhile. Models come from folders that `serve --models-root` allows. What is served so already is left
-    as it is; another version of a served model is published (`ringpull publish`).
+    as it is; another version of a served model is published (`ringpull publish`). One that was loaded with --version
+    stays with it, also where `serve --watch` looks for newer ones, until `ringpull publish NAME` takes the newest.
     """
     from ringpull.deploy.coordinator_client import connect
     from ringpull.deploy.model_folders import absolute, parse_replicas
@@ -53,6 +59,7 @@ def load(
     request = LoadModel(
         folder=absolute(model_dir),
         version=version or 0,
+        pinned=version is not None,
         replicas=dict(map(parse_replicas, replicas or ())),
         trust_files=trust_files,
     )

@@ -23,7 +23,10 @@ POLL_S: Final = 0.25
 SILENCE_S: Final = 60.0
 """Time without an answer after which watching ends; a restart of the coordinator takes much less."""
 
-AFTERWARDS: Final = "it goes on without this command; `ringpull rebalance --status` shows it, `--abort` gives it up"
+AFTERWARDS: Final = (
+    "it goes on without this command; `ringpull status` shows it, `ringpull rebalance --abort` gives up whatever change"
+    " is under way"
+)
 
 
 def follow(
@@ -159,7 +162,8 @@ class _View:
         self._clock = clock
         self._phase: Phase | None = None
         self._begin_s = clock()
-        self._trouble = ""
+        self._troubles: set[str] = set()
+        """Troubles that were told: several members' come in turns."""
         self._told_s = self._begin_s
         self._status: ChangeStatus | None = None
         self._bar = Progress(
@@ -185,9 +189,10 @@ class _View:
     def show(self, status: ChangeStatus) -> None:
         if status.phase is not self._phase:
             self._tell_phase(status)
-        if status.trouble and status.trouble != self._trouble:
+        if status.trouble and status.trouble not in self._troubles:
+            self._troubles.add(status.trouble)
             self._console.print(f"trying again: {status.trouble}", style="yellow", highlight=False, markup=False)
-        self._trouble, self._status = status.trouble, status
+        self._status = status
         self._tell_amount(status)
         if status.phase is not None:
             self._move_bar(status, status.phase)
@@ -200,6 +205,7 @@ class _View:
             took = f"[dim]{now_s - self._begin_s:.1f} s[/]"
             self._console.print(f"[green]✓[/] {self._phase.value} {took} {details}".rstrip(), highlight=False)
         self._phase, self._begin_s = status.phase, now_s
+        self._troubles.clear()
         self._told_s = now_s
         if self._task is not None:
             self._bar.remove_task(self._task)

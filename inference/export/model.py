@@ -42,8 +42,9 @@ from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared
+from ringpull.inference.schema.kinds import Cross, IdSequence
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import ExportError
+from ringpull.ps.errors import ExportError, InvalidInput
 
 SCHEMA_FILE: Final = "schema.json"
 PROGRAM_FILE: Final = "dense.pt2"
@@ -100,6 +101,7 @@ def export_model(
             self-check fails. The message names module or table and reason.
     """
     name = Path(out_dir).resolve().name if name is None else name
+    _check_sent_names(schema)
     target = new_version(Path(out_dir), name, version)
     check_options(tables or {})
     split = _Split.of(name, module, schema, keys or {}, tables or {})
@@ -119,6 +121,21 @@ def export_model(
     if console is not None:
         report.print(console)
     return report
+
+
+def _check_sent_names(schema: Schema) -> None:
+    """Check that no feature has the name under which clients of other protocols send the offsets of another one.
+
+    Versions that were exported before this was looked at are served: requests that could be read in two ways are
+    refused by their front-ends.
+    """
+    for feature in schema.features:
+        other = schema.get(f"{feature.name}_offsets") if isinstance(feature, IdSequence) else None
+        if other is not None and not isinstance(other, Cross):
+            raise InvalidInput(
+                f"feature {other.name}: is called like the offsets of {feature.name}, by which clients of TensorFlow"
+                " Serving's API and the Open Inference Protocol say where its rows begin; rename one"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -215,7 +215,7 @@ class Catalog:
         found = versions.get(wanted)
         if found is None:
             known = ", ".join(map(str, sorted(versions)))
-            raise NotFound(f"model {model} has no version {version} here; it has: {known}")
+            raise NotFound(f"model {model} has no version {wanted} here; it has: {known}")
         return found
 
     def _labelled(self, model: str, version: int, label: str) -> int:

@@ -70,12 +70,14 @@ class DeploymentCounts:
         return f"<DeploymentCounts {self._known!r} {self.warning}>"
 
     async def of_models(self) -> dict[VersionName, ModelCounts]:
-        """Return the counts of every version, over all heads, with every call that this head has answered by now."""
+        """Return the counts of every version that is loaded here, over all heads, with every call that this head has
+        answered by now."""
         await self.renew()
-        sums: dict[VersionName, ModelCounts] = {}
+        sums = {key: ModelCounts() for key in self._loaded()}
         for totals in self._known.by_life().values():
             for key, counts in model_counts(totals).items():
-                sums[key] = sums.get(key, ModelCounts()) + counts
+                if key in sums:
+                    sums[key] += counts
         return sums
 
     async def renew(self) -> None:

@@ -43,7 +43,7 @@ from ringpull.inference.model.mirror import Mirror
 from ringpull.inference.model.model_dir import parent_of
 from ringpull.inference.model.samples import Samples
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.ps.errors import CorruptData, Replaced, RingpullError, Unavailable
+from ringpull.ps.errors import CorruptData, NotChecked, Replaced, RingpullError, Unavailable
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import Refusals
 from ringpull.ps.tls import LiveTls, warnings_of
@@ -177,6 +177,7 @@ class Head:
             InvalidInput: A folder is not there.
             OtherContent: A version has other content than it was placed with.
             CorruptData: A version is half-written, damaged, or answers wrongly.
+            NotChecked: Its samples could not be looked up.
             RingpullError: The shards could not be asked.
             NotOpened: Any of these, for some of several versions.
         """
@@ -365,7 +366,7 @@ class Head:
         except Unavailable as exc:
             self._unasked[served.key] += 1
             if self._address is not None or self._unasked[served.key] < CHECK_TRIES or await self._is_brought_up():
-                raise
+                raise NotChecked(str(exc)) from exc
             logger.warning("%s is served without its self-check: %s", served.loaded.name, exc)
             self._unchecked[served.key] = str(exc)
             if self._checking is None or self._checking.done():
@@ -445,8 +446,8 @@ class Head:
         if self._operations is None or not self.config.watch_s or self._watching is not None:
             return
         operations = Audited(self._operations, self._audit)
-        watch = self._watch = Watch(self._live_folders, operations, loaded=self.loaded)
-        roots = self._root_watch = RootWatch(self.config.all_of, self._live_folders, operations)
+        watch = self._watch = Watch(self._models_folders, operations, loaded=self.loaded)
+        roots = self._root_watch = RootWatch(self.config.all_of, self._models_folders, operations)
 
         def look() -> bool:
             watch.look()
@@ -454,7 +455,7 @@ class Head:
 
         self._watching = asyncio.create_task(watching(look, self.config.watch_s))
 
-    def _live_folders(self) -> dict[str, str]:
+    def _models_folders(self) -> dict[str, str]:
         return {each.key[0]: parent_of(each.loaded.source) for each in self._catalog.live()}
 
     def _degraders(self) -> list[Degrader]:

@@ -23,7 +23,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.head.access import Access, Caller, Unasked
 from ringpull.inference.head.admission import Admission, Ticket
+from ringpull.inference.head.aside import aside
 from ringpull.inference.head.batcher import StageTimes
 from ringpull.inference.head.catalog import Catalog, ServedVersion, check_one_of
 from ringpull.inference.head.config import HeadConfig
@@ -78,6 +79,9 @@ class InferenceRequest:
     with_timings: bool = False
     request_id: str = ""
     """Id that the caller gave; empty: one is made."""
+    served: ServedVersion | None = None
+    """Version that a front-end found for this when it made the columns: it is asked, though another one be live by now.
+    None: the catalog is asked."""
 
     def __post_init__(self) -> None:
         check_version(self.version)
@@ -175,7 +179,7 @@ class Predictor:
     async def _predict(self, request: InferenceRequest, call: OpenCall) -> Prediction:
         trace = call.trace
         trace.model, trace.request_id = request.model, request.request_id or os.urandom(8).hex()
-        asked = self._catalog.get(request.model, request.version, request.label)
+        asked = request.served or self._catalog.get(request.model, request.version, request.label)
         trace.version = asked.key[1]
         if asked.loaded.program is None:
             raise predicts_nothing(asked)
@@ -326,6 +330,14 @@ class OpenCall:
         assert self._ticket is not None
         self._ticket.received(length)
         self.trace.stage = "decode"
+
+    async def aside(self, nbytes: int, work: Callable[[], T]) -> T:
+        """Return what a function returns, run off the event loop if it is long: see `ringpull.inference.head.aside`.
+
+        Raises:
+            DeadlineExceeded: The deadline passed first.
+        """
+        return await aside(nbytes, work, self.deadline_s)
 
     def hurry(self, timeout_s: float) -> None:
         """Give the call no more than so much time from its beginning, as its message asks for."""

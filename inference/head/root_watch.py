@@ -105,7 +105,7 @@ class RootWatch:
                 self._offers.settle(folder)
                 continue
             try:
-                waits |= self._look_at(folder, status)
+                waits |= self._look_at(folder, status, troubles)
             except (RingpullError, OSError) as exc:
                 logger.warning("%s: cannot be looked at: %s", folder, exc)
                 troubles.append(f"the model in {folder} cannot be looked at: {exc}")
@@ -121,11 +121,12 @@ class RootWatch:
 
     # -- what appears --------------------------------------------------------------------------------------------------
 
-    def _look_at(self, folder: str, status: list[DeploymentStatus]) -> bool:
+    def _look_at(self, folder: str, status: list[DeploymentStatus], troubles: list[str]) -> bool:
         """Load the model in a folder if it is new; return whether that waits.
 
         Args:
             status: State of the deployment, where it was asked for at this look.
+            troubles: Where it is told that the model is served from another folder.
         """
         read = self._newest(folder)
         if read is None:
@@ -139,6 +140,11 @@ class RootWatch:
         is_served = any(each.models_folder.rstrip("/") == folder for each in now.spec.versions)
         if is_served or found.number <= now.highest_live.get(model, 0):
             self._offers.settle(folder)
+            live = now.spec.version(model, now.spec.live.get(model, 0))
+            if live is not None and not is_served:
+                troubles.append(
+                    f"{folder} holds {model}/{found.number}, and {model} is served from {live.models_folder}"
+                )
             return False
         step = self._offers.step(folder, found, is_change(Kind.LOAD, f"{model}/{found.number}"))
         if step is Step.OFFER:

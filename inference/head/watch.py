@@ -6,7 +6,8 @@ folder is looked up by its name each time: where that is a link, it may lead to 
 
 What is new is told by the deployment and not by what lay there when a head began to look: a version above all that this
 head has and that ever went live. So a head that is restarted offers again what was refused, and publishes what appeared
-meanwhile, while one that an operator went back from stays so.
+meanwhile, while one that an operator went back from stays so. Of a model that was asked for by the numbers of its
+versions nothing is new until an operator publishes the newest.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Watch:
         the coordinator answers."""
         self._read_s: dict[str, float] = {}
         """Time at which the manifest of each model's newest version was last read."""
+        self._pinned: Collection[str] | None = None
+        """Models that stay with their versions, where this look has asked for them."""
         self.warnings: tuple[str, ...] = ()
         """What was refused, or could not be looked at, and why: a sentence each, as of the last look."""
 
@@ -72,6 +75,7 @@ class Watch:
     def look(self) -> None:
         """Publish what is new. Blocks while folders are read and the coordinator is told."""
         troubles: dict[str, str] = {}
+        self._pinned = None
         folders = {model: str(folder) for model, folder in self._folders().items()}
         for model in self._known.keys() - folders.keys():
             # It is served no more. If it comes back, what is new is told by the deployment.
@@ -97,6 +101,9 @@ class Watch:
         known = self._known[model]
         if not newest or newest < known.number or (newest == known.number and self._has_just_read(model)):
             return
+        if newest > known.number and (model, newest) not in self._loaded() and self._is_pinned(model):
+            self._offers.settle(model)
+            return
         found = Found(newest, manifest_mark(where))
         self._read_s[model] = self._clock()
         # What this head has was published, by whomever. Under a number that is known, only another manifest is new.
@@ -114,6 +121,11 @@ class Watch:
     def _highest_known(self, model: str) -> int:
         own = [number for name, number in self._loaded() if name == model]
         return max([*own, self._operations.call(GetStatus()).highest_live.get(model, 0)])
+
+    def _is_pinned(self, model: str) -> bool:
+        if self._pinned is None:
+            self._pinned = self._operations.call(GetStatus()).spec.pinned
+        return model in self._pinned
 
     def _has_just_read(self, model: str) -> bool:
         """Whether the manifest of the newest version, which is known, need not be read at this look."""

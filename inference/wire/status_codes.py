@@ -9,6 +9,7 @@ import math
 from typing import Final, NamedTuple
 
 from ringpull.ps.errors import (
+    ChangeGivenUp,
     CorruptData,
     DeadlineExceeded,
     Forbidden,
@@ -40,6 +41,7 @@ class Status(NamedTuple):
 
 
 STATUSES: Final = (
+    Status(ChangeGivenUp, "FAILED_PRECONDITION", 409),
     Status(UnmetCondition, "FAILED_PRECONDITION", 400),
     Status(InvalidInput, "INVALID_ARGUMENT", 400),
     Status(NotFound, "NOT_FOUND", 404),
@@ -54,7 +56,8 @@ STATUSES: Final = (
     # All there is besides exceptions: the call's task was cancelled, because the caller went away.
     Status(BaseException, "CANCELLED", 499),
 )
-"""The first row whose error fits decides."""
+"""The first row whose error fits decides. Of errors with one code of gRPC, our clients raise the one whose row is last.
+"""
 TOO_LARGE: Final = Status(LimitExceeded, "RESOURCE_EXHAUSTED", 413)
 """Row of a `LimitExceeded` without a time after which to come back: the request is larger than what is taken, whenever
 it comes. TensorFlow Serving answers it by 429, Triton by 400; but whoever gets a 429 comes again, and who gets a 400

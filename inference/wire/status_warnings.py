@@ -6,11 +6,18 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 
 
 def warnings_seen(status: pb.ClusterStatus) -> list[str]:
-    """Return what its own warnings do not say: dead shards, old epochs, fewer copies than wanted, degraded answers."""
+    """Return what its own warnings do not say: dead shards and heads, old epochs, fewer copies than wanted, degraded
+    answers."""
     found = [
         f"shard {shard.shard} at {shard.address} does not answer: {shard.error}"
         for shard in status.shards
         if not shard.alive
+    ]
+    # Without for how long: that is another sentence at every look.
+    found += [
+        f"head {head.head} at {head.address} is not heard" if head.address else f"head {head.head} is not up"
+        for head in status.heads
+        if not head.alive
     ]
     found += [
         f"shard {shard.shard} is at epoch {shard.epoch}, the head still at {status.epoch}"

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from ringpull.ps.errors import RingpullError
+from ringpull.ps.errors import ChangeGivenUp
 from ringpull.router.control.operations import ChangeStatus
-
-
-class ChangeGivenUp(RingpullError):
-    """Raised when a change was aborted; what served before it serves on."""
 
 
 def check_ended(begun: ChangeStatus, status: ChangeStatus) -> None:

@@ -21,8 +21,15 @@ from ringpull.router.control.deployment_spec import (
 )
 from ringpull.router.control.events import Begin
 from ringpull.router.control.full_names import check_full_names
-from ringpull.router.control.model_changes import FindVersions, begin_of_models, check_served, kept_open
-from ringpull.router.control.operations import ChangeRequest, ModelSource, Publish, Rebalance, Rollback
+from ringpull.router.control.model_changes import (
+    FindVersions,
+    begin_of_models,
+    check_kind,
+    check_served,
+    kept_open,
+    source_of,
+)
+from ringpull.router.control.operations import ChangeRequest, LoadModel, ModelSource, Publish, Rebalance, Rollback
 
 Place = Callable[[Publish, DeploymentSpec], PlacedVersion]
 """Function that finds the version to publish on disk; raises `InvalidInput` or `CorruptData` when it is missing or
@@ -75,9 +82,19 @@ def begin_of(
         raise InvalidInput("nothing serves yet; wait until the deployment is up")
     match request:
         case Publish():
-            target = published(spec, place(request, spec), keep=keep if request.keep is None else request.keep)
-            subject = f"{request.model}/{target.live[request.model]}"
-            return Begin(Kind.PUBLISH, subject, target, trust_files=request.trust_files)
+            found = place(request, spec)
+            target = published(spec, found, keep=keep if request.keep is None else request.keep)
+            # Under a number a model stays with its numbers.
+            target = target if request.version else _unpinned(target, request.model)
+            return Begin(Kind.PUBLISH, found.name, target, trust_files=request.trust_files)
+        case LoadModel(model=model) if model in spec.live:
+            [found] = find(source_of(request))
+            if (opened := spec.version(model, found.version)) is not None:
+                opened.check_same(found)
+            if found.version <= spec.live[model]:
+                return Begin(Kind.LOAD, f"{model}/{spec.live[model]}", spec)
+            target = _unpinned(published(spec, found, keep=keep), model)
+            return Begin(Kind.PUBLISH, found.name, target, trust_files=request.trust_files)
         case Rollback():
             target = rolled_back(spec, request)
             return Begin(Kind.ROLLBACK, f"{request.model}/{target.live[request.model]}", target)
@@ -96,7 +113,8 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
 
     Raises:
         AlreadyLive: The version is live already.
-        InvalidInput: Its model is not served here, or `keep` is negative.
+        NotFound: Its model is not served here.
+        InvalidInput: `keep` is negative, or it has tables only where the live version predicts, or the other way round.
         OtherContent: Its number is open already, with another content.
     """
     model = version.model
@@ -107,6 +125,7 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
         opened.check_same(version)
     if spec.live[model] == version.version:
         raise AlreadyLive(f"{version.name} is live already")
+    check_kind(spec, version)
     before = [each for each in spec.versions if each.model == model and each.version != version.version]
     kept = kept_open(spec, before, spec.labels.get(model, {}), keep=keep)
     versions = [*(each for each in spec.versions if each.model != model), *kept, version]
@@ -114,10 +133,15 @@ def published(spec: DeploymentSpec, version: PlacedVersion, *, keep: int) -> Dep
     return spec.with_models(versions, {**spec.live, model: version.version}, spec.labels)
 
 
+def _unpinned(spec: DeploymentSpec, model: str) -> DeploymentSpec:
+    return replace(spec, pinned=tuple(each for each in spec.pinned if each != model))
+
+
 def rolled_back(spec: DeploymentSpec, request: Rollback) -> DeploymentSpec:
     """Return the spec in which an older open version is live again; the one that was live stays open.
 
     Raises:
+        NotFound: The model is not served here.
         InvalidInput: No older version is open, or the one requested is not open, or is live already.
     """
     model = request.model

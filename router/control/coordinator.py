@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from ringpull.ps.errors import InvalidInput, RingpullError
+from ringpull.ps.errors import Busy, InvalidInput, RingpullError
 from ringpull.router.control.change import PHASES, Change, CoordinatorState, Kind, Outcome, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import (
@@ -64,6 +64,7 @@ from ringpull.router.control.lacking import (
     note_lacking,
     note_loaded,
     note_routed,
+    rows_stay_away,
     version_names,
     without,
 )
@@ -117,7 +118,7 @@ class Coordinator:
         """Take in one event, advance, and return the commands that follow, in order.
 
         Raises:
-            InvalidInput: See `take`.
+            Busy, InvalidInput: See `take`.
         """
         self.take(event)
         self.advance()
@@ -136,7 +137,7 @@ class Coordinator:
         """Take in one event: what an operator asks, or what a member is observed to be.
 
         Raises:
-            InvalidInput: `Begin`, `Pause`, `Resume` or `Abort` does not fit what is under way; nothing has changed.
+            Busy, InvalidInput: What an operator asks does not fit what is under way; nothing has changed.
         """
         match event:
             case Begin():
@@ -181,7 +182,7 @@ class Coordinator:
         state = self._state
         if state.change is not None:
             under_way = f"{state.change.kind.value} {state.change.subject}"
-            raise InvalidInput(f"{under_way} is under way ({state.change.phase.value}); wait for it, or abort it")
+            raise Busy(f"{under_way} is under way ({state.change.phase.value}); wait for it, or abort it")
         if state.spec is None and event.kind is not Kind.BRING_UP:
             raise InvalidInput(f"nothing serves yet; {event.kind.value} needs a deployment that is up")
         change = Change(
@@ -263,7 +264,10 @@ class Coordinator:
             self.shards[command.shard].throttle = UNKNOWN
             return
         change, old = self._state.change, note_lacking(self._state, self.shards, self.heads, command, error)
-        if change is None or not is_hopeless(command, error, old):
+        if change is None:
+            return
+        away = rows_stay_away(self._state, self.heads, command, error, all_serve=self._all_serve(change))
+        if not away and not is_hopeless(command, error, old):
             return
         # While nothing serves yet there is no spec to go back to, and no change that must be finished.
         if self._state.spec is None or (change.phase.reversible and self._is_of(command, change)):

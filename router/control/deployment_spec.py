@@ -54,6 +54,8 @@ class PlacedVersion:
     found_in: str = field(default="", metadata=left_out())
     """Model's folder as it was named, where that leads to `folder` through links: in it, as it is then, newer versions
     are looked for. What is open stays where it is when the links are flipped. Empty: the folder that `folder` is in."""
+    tables_alone: bool = field(default=False, metadata=left_out())
+    """Whether it has tables only, and predicts nothing."""
 
     @property
     def name(self) -> str:
@@ -93,6 +95,9 @@ class DeploymentSpec:
     """Version that answers requests which name none, by model."""
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict, metadata=left_out())
     """Labels of open versions, by model, then label; no model without labels is in it."""
+    pinned: tuple[str, ...] = field(default=(), metadata=left_out())
+    """Models that were asked for by the numbers of their versions, sorted: no version of theirs is published by whoever
+    watches folders, until an operator publishes the newest one."""
 
     @property
     def shards(self) -> tuple[int, ...]:
@@ -133,6 +138,7 @@ class DeploymentSpec:
         labels: Mapping[str, Mapping[str, int]],
         *,
         replicas: Mapping[tuple[str, str], Replicas] | None = None,
+        pinned: Iterable[str] | None = None,
     ) -> DeploymentSpec:
         """Return the spec in which these versions are open, over the same shards.
 
@@ -140,6 +146,7 @@ class DeploymentSpec:
 
         Args:
             replicas: Copies of new tables; one that is not named gets the number that it was exported with.
+            pinned: Models that are pinned from now on; None: those that are, and are served yet.
         """
         placed = tuple(sorted(versions, key=lambda each: (each.model, each.version)))
         copies = {
@@ -147,7 +154,9 @@ class DeploymentSpec:
             for name, wanted in wanted_replicas(placed).items()
         }
         ring = self.ring.with_ranks(max(self.ring.wanted, max_replicas(copies)))
-        return DeploymentSpec(ring, copies, placed, live, {model: each for model, each in labels.items() if each})
+        named = {model: each for model, each in labels.items() if each}
+        pins = tuple(sorted(set(self.pinned if pinned is None else pinned) & live.keys()))
+        return DeploymentSpec(ring, copies, placed, live, named, pins)
 
     def shard_map(
         self,

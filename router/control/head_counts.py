@@ -26,6 +26,10 @@ STEP_S: Final = 15
 STEPS: Final = 60
 """Steps that are kept, the one under way included: 15 minutes."""
 
+LET_GO_KEPT: Final = 32
+"""Versions let go of whose numbers are kept, the last ones: one that is loaded again counts on. There come ever more
+of them, so earlier ones are forgotten."""
+
 MAX_LIVES: Final = 1024
 """Lives of heads whose counts are kept, the last ones: a head that ends again and again must not fill the memory."""
 
@@ -58,6 +62,8 @@ class KnownTotals:
 
     def __init__(self) -> None:
         self._lives: dict[str, dict[tuple[str, int], Numbers]] = {}
+        self._let_go: dict[tuple[str, int], None] = {}
+        """Versions of these that nobody has loaded, in the order in which that was first seen."""
 
     def __repr__(self) -> str:
         return f"<KnownTotals of {len(self._lives)} lives>"
@@ -69,10 +75,14 @@ class KnownTotals:
             del self._lives[next(iter(self._lives))]
 
     def keep_only(self, versions: Collection[tuple[str, int]]) -> None:
-        """Forget the numbers of all other versions: of those that are let go of nobody asks, and they grow many."""
+        """Forget the numbers of all other versions but the last `LET_GO_KEPT` that were let go of."""
+        loaded = {*versions, OVERALL}
+        known = {key: None for totals in self._lives.values() for key in totals if key not in loaded}
+        let_go = list({key: None for key in self._let_go if key in known} | known)
+        self._let_go = dict.fromkeys(let_go[-LET_GO_KEPT:])
         for totals in self._lives.values():
-            for gone in totals.keys() - {*versions, OVERALL}:
-                del totals[gone]
+            for gone in let_go[:-LET_GO_KEPT]:
+                totals.pop(gone, None)
 
     def by_life(self) -> dict[str, Growing]:
         """Return what is known of each life."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, NotFound, Retryable, RingpullError
+from ringpull.ps.errors import CorruptData, ExportError, InvalidInput, NotChecked, NotFound, Retryable, RingpullError
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.refusals import NotOpened
 from ringpull.router.control.change import CoordinatorState
@@ -25,6 +25,10 @@ VersionNames = frozenset[tuple[str, int]]
 PATIENCE: Final = 5
 """Failures in a row after which a version is lacked whose failure may pass in a moment: some 3 s. Longer than that the
 others of the member do not wait for it."""
+
+AWAY_TRIES: Final = 8
+"""Self-checks in a row of a version that is to go live, all without rows that every shard is said to serve, after which
+nobody waits for them: some 15 s, in which a shard that has died meanwhile is missed."""
 
 _OF_ONE_VERSION = (CorruptData, NotFound, InvalidInput, ExportError)
 """Errors that tell of the only version that was to be opened, and not of the member."""
@@ -73,6 +77,32 @@ def _may_pass(error: RingpullError, but: VersionNames = frozenset()) -> bool:
     if isinstance(error, NotOpened):
         return all(isinstance(each, Retryable) for name, each in error.errors.items() if name not in but)
     return isinstance(error, Retryable)
+
+
+def rows_stay_away(
+    state: CoordinatorState,
+    heads: Mapping[int, ObservedHead],
+    command: Command,
+    error: RingpullError,
+    *,
+    all_serve: bool,
+) -> bool:
+    """Note a self-check without rows; return whether the rows of a version that is to go live stay away for good.
+
+    Shards that serve a version and do not answer for rows of it have found them damaged. Rows of a version that is
+    live are copied from another shard, or wait for its files; of one that is not, this is an end.
+
+    Args:
+        all_serve: Whether every shard serves the next spec, as far as is known.
+    """
+    if not isinstance(command, Load) or state.spec is None or state.change is None:
+        return False
+    errors = error.errors if isinstance(error, NotOpened) else dict.fromkeys(asked_for(command), error)
+    opened = names_in(state.change.target) - names_in(state.spec)
+    head = heads[command.head]
+    missing = any(isinstance(each, NotChecked) and name in opened for name, each in errors.items())
+    head.unchecked = head.unchecked + 1 if missing and all_serve else 0
+    return head.unchecked >= AWAY_TRIES
 
 
 def without(state: CoordinatorState, name: tuple[str, int], identity: str = "") -> CoordinatorState:
@@ -152,7 +182,7 @@ def _passes(before: int, error: RingpullError, lacks: VersionNames) -> int:
 def note_loaded(head: ObservedHead, names: VersionNames) -> None:
     """Note that a head has loaded all of these versions."""
     head.loaded |= names
-    head.passing = 0
+    head.passing = head.unchecked = 0
     if head.lacks & names:
         head.lacks -= names
         head.routed = 0  # Once more, so that requests see them.

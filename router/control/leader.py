@@ -247,7 +247,7 @@ class Leader:
         already is none: its status has no id.
 
         Raises:
-            InvalidInput: See `Coordinator.take`.
+            Busy, InvalidInput: See `Coordinator.take`.
             StartupError: An operator asked, and it cannot be saved; nothing has changed, and nothing will.
             Superseded: The term is over; nothing has changed.
         """

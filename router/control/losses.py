@@ -128,15 +128,22 @@ class Losses:
             f"{model}/{version} was let go: {reason}" for (name, version), reason in self._recent() if name == model
         )
 
-    def warnings(self) -> tuple[str, ...]:
-        """Return what an operator should know, a sentence each."""
+    def warnings(self, served: Iterable[PlacedVersion]) -> tuple[str, ...]:
+        """Return what an operator should know, a sentence each.
+
+        Args:
+            served: Versions that are served now; of one that was unloaded since the last look there is nothing to say.
+        """
+        names = {version.name for version in served}
         live = [
             f"{name} serves on with what is open, but cannot be opened again: {reason}; publish it under a new number"
             for name, reason in self.of_live().items()
+            if name in names
         ]
         away = [
             f"{name} serves on with what is open; its files cannot be looked at now: {reason}"
             for name, reason in sorted(self._away.items())
+            if name in names
         ]
         gone = [f"{model}/{version} was let go: {reason}" for (model, version), reason in self._recent()]
         return (*live, *away, *gone)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.spec import Replicas
 from ringpull.router.control.change import Kind
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
@@ -40,12 +40,13 @@ def begin_of_models(request: ModelsRequest, spec: DeploymentSpec, find: FindVers
 
     Raises:
         InvalidInput: The request is refused; the message names the field and what would be accepted.
+        NotFound: It names a model that is not served.
         OtherContent: A version is open with another content.
     """
     match request:
         case LoadModel():
             [found] = find(source_of(request))
-            target = loaded(spec, found, request.replicas)
+            target = loaded(spec, found, request.replicas, pinned=request.pinned)
             return Begin(Kind.LOAD, found.name, target, trust_files=request.trust_files)
         case UnloadModel():
             check_is_from(spec, request.model, request.gone_from)
@@ -62,12 +63,19 @@ def begin_of_models(request: ModelsRequest, spec: DeploymentSpec, find: FindVers
 
 
 def source_of(request: LoadModel) -> ModelSource:
-    """Return the source of the one version that is to be loaded, of a model whose name is not known yet."""
-    return ModelSource(name="", folder=request.folder, versions=(request.version,) if request.version else ())
+    """Return the source of the one version that is to be loaded, of a model whose name may not be known yet."""
+    return ModelSource(
+        name=request.model, folder=request.folder, versions=(request.version,) if request.version else ()
+    )
 
 
-def loaded(spec: DeploymentSpec, version: PlacedVersion, replicas: Mapping[str, Replicas]) -> DeploymentSpec:
+def loaded(
+    spec: DeploymentSpec, version: PlacedVersion, replicas: Mapping[str, Replicas], *, pinned: bool = False
+) -> DeploymentSpec:
     """Return the spec in which the version of another model is open and live.
+
+    Args:
+        pinned: Whether it stays so, see `DeploymentSpec.pinned`; of a model that is served already that is as it was.
 
     Raises:
         InvalidInput: Its model is served with another version, or `replicas` names no table of it.
@@ -91,7 +99,11 @@ def loaded(spec: DeploymentSpec, version: PlacedVersion, replicas: Mapping[str, 
         )
     check_full_names([*spec.versions, version], spec.versions)
     return spec.with_models(
-        [*spec.versions, version], {**spec.live, model: version.version}, spec.labels, replicas=copies
+        [*spec.versions, version],
+        {**spec.live, model: version.version},
+        spec.labels,
+        replicas=copies,
+        pinned=(*spec.pinned, model) if pinned else spec.pinned,
     )
 
 
@@ -99,7 +111,8 @@ def unloaded(spec: DeploymentSpec, model: str) -> DeploymentSpec:
     """Return the spec without a model.
 
     Raises:
-        InvalidInput: It is not served, or is the last one.
+        NotFound: It is not served.
+        InvalidInput: It is the last one.
     """
     check_served(spec, model)
     if len(spec.live) == 1:
@@ -121,7 +134,8 @@ def served(
         keep: Versions of a model that stay open behind the live one, of those that are open.
 
     Raises:
-        InvalidInput: There is no model, or a label names a version that would not be open.
+        InvalidInput: There is no model, or a label names a version that would not be open, or a version has tables only
+            where the live one predicts, or the other way round.
         OtherContent: A version is open with another content.
     """
     if not found:
@@ -133,6 +147,8 @@ def served(
         model = source.name
         labels[model] = spec.labels.get(model, {}) if source.labels is None else source.labels
         opened = [_as_open(spec, each) for each in placed]
+        for each in opened:
+            check_kind(spec, each)
         live[model] = max(each.version for each in opened)
         numbers = {each.version for each in opened}
         others = [each for each in spec.versions if each.model == model and each.version not in numbers]
@@ -140,14 +156,16 @@ def served(
         check_open(model, labels[model], [each.version for each in opened])
         versions += opened
     check_full_names(versions, spec.versions)
-    return spec.with_models(versions, live, labels)
+    pinned = [source.name for source, _ in found if source.versions]
+    return spec.with_models(versions, live, labels, pinned=pinned)
 
 
 def labelled(spec: DeploymentSpec, request: LabelVersion) -> DeploymentSpec:
     """Return the spec with other labels of a model.
 
     Raises:
-        InvalidInput: The model is not served, a version is not open, or a label that is to go is not there.
+        NotFound: The model is not served.
+        InvalidInput: A version is not open, or a label that is to go is not there.
     """
     model = request.model
     check_served(spec, model)
@@ -179,10 +197,26 @@ def check_served(spec: DeploymentSpec, model: str) -> None:
     """Check that a model is served.
 
     Raises:
-        InvalidInput: It is not; the message says which are.
+        NotFound: It is not; the message says which are.
     """
     if model not in spec.live:
-        raise InvalidInput(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
+        raise NotFound(f"model {model!r} is not served here; these are: {', '.join(sorted(spec.live))}")
+
+
+def check_kind(spec: DeploymentSpec, version: PlacedVersion) -> None:
+    """Check that a version predicts if its model's live one does, and is of tables alone if that is.
+
+    Raises:
+        InvalidInput: It is not: all that is asked of the model now would fail.
+    """
+    live = spec.version(version.model, spec.live.get(version.model, 0))
+    if live is None or live.tables_alone == version.tables_alone:
+        return
+    kinds = ("predicts", "has tables only")
+    raise InvalidInput(
+        f"{version.name} {kinds[version.tables_alone]}, and {live.name}, which is live, {kinds[live.tables_alone]}:"
+        f" clients of the one would fail with the other; export it as another model, or unload {version.model} first"
+    )
 
 
 def check_is_from(spec: DeploymentSpec, model: str, folder: str) -> None:

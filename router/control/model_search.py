@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.errors import InvalidInput, NotFound, Unavailable
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedVersion
 from ringpull.router.control.model_changes import FindVersions, source_of
 from ringpull.router.control.model_roots import ModelRoots
@@ -28,12 +28,12 @@ class ModelSearch:
             CorruptData: A manifest is damaged.
             Unavailable: A folder cannot be read now.
         """
-        sources = (source_of(request),) if isinstance(request, LoadModel) else request.models
+        sources = (_where(source_of(request), spec),) if isinstance(request, LoadModel) else request.models
         return {source.name: self._of(source, spec) for source in sources}
 
     def _of(self, source: ModelSource, spec: DeploymentSpec) -> tuple[PlacedVersion, ...]:
         live = spec.version(source.name, spec.live.get(source.name, 0))
-        if live is not None and source.folder in ("", live.models_folder):
+        if live is not None and (not source.folder or _spelling(source.folder) == _spelling(live.models_folder)):
             # As it is named in the state, links and all, wherever it lies: it is served.
             return self.find(replace(source, folder=live.models_folder))
         if not source.folder:
@@ -43,15 +43,32 @@ class ModelSearch:
         return self.find(self._admitted(source, source.folder))
 
     def _by_name(self, source: ModelSource) -> tuple[PlacedVersion, ...]:
-        """Find a folder by its name below the roots: in the first that has one."""
+        """Find a folder by its name below the roots: in the first that has one, of those that can be read now."""
         why: list[str] = []
+        unread = False
         for root in () if self.roots is None else self.roots.roots:
             try:
                 return self.find(self._admitted(source, f"{root.rstrip('/')}/{source.folder}"))
-            except InvalidInput as exc:
+            except (InvalidInput, Unavailable) as exc:
                 why.append(str(exc))
+                unread |= isinstance(exc, Unavailable)
         reason = "; ".join(why) or "this deployment takes models from no folder"
+        if unread:
+            raise Unavailable(f"folder {source.folder!r:.80} cannot be looked for now: {reason}")
         raise NotFound(f"there is no model in a folder {source.folder!r:.80}: {reason}")
 
     def _admitted(self, source: ModelSource, folder: str) -> ModelSource:
         return replace(source, folder=folder if self.roots is None else self.roots.admit(folder))
+
+
+def _spelling(folder: str) -> str:
+    """Return the one way to write a folder's name that leads to the same place however links lie: `/srv//m/./` is
+    `/srv/m`, and `..` stays."""
+    scheme, colon, path = folder.rpartition("://")
+    first = "/" if path.startswith("/") else ""
+    return scheme + colon + first + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def _where(source: ModelSource, spec: DeploymentSpec) -> ModelSource:
+    """Return a source whose folder is the served model's own, where it names one that is served."""
+    return replace(source, folder="") if source.name in spec.live else source

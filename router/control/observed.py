@@ -63,6 +63,8 @@ class ObservedHead:
     """Whether what it lacks is due to be asked of it again."""
     passing: int = 0
     """Failures in a row that may pass in a moment, to load some of its versions."""
+    unchecked: int = 0
+    """Self-checks in a row of versions to come that lacked rows, though every shard serves them."""
     expired: bool = False
     """Whether it is dead, or its lease has run out, so that shards refuse what it asks by a map that is history."""
     alone: bool = True

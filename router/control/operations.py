@@ -157,7 +157,7 @@ class Publish(Request[ChangeStatus]):
 
     model: str
     version: Annotated[int, at_least(0)] = 0
-    """Version to publish; 0: the highest complete one."""
+    """Version to publish; 0: the highest complete one, and those that appear later are published by whoever watches."""
     folder: str = ""
     """Folder of the model, with `VERSION/` in it, as the actors see it; empty: where the live version's is."""
     keep: int | None = None
@@ -209,7 +209,8 @@ class ModelSource:
     """Folder of the model, with `VERSION/` in it, as the actors see it, or its URL. Text without a slash is the name of
     a folder below the roots of models. Empty: where the live version's is."""
     versions: tuple[Annotated[int, at_least(1)], ...] = ()
-    """Versions to have open; empty: the `latest` highest complete ones. The highest is live."""
+    """Versions to have open; empty: the `latest` highest complete ones. The highest is live. If they are named, the
+    model stays with them: see `DeploymentSpec.pinned`."""
     latest: Annotated[int, at_least(0)] = 1
     """Number of the highest complete versions to have open; 0: all."""
     labels: Mapping[str, int] | None = None
@@ -230,6 +231,11 @@ class LoadModel(Request[ChangeStatus]):
     """Folder of the model, as in `ModelSource`."""
     version: Annotated[int, at_least(0)] = 0
     """Version to serve; 0: the highest complete one."""
+    model: str = ""
+    """Name that the model must have; empty: any. Only with it may the model be served already: then what is newer than
+    its live version is published, from where that lies; nothing is if nothing is newer."""
+    pinned: bool = False
+    """Whether it is to stay with this version: see `DeploymentSpec.pinned`."""
     replicas: Mapping[str, Annotated[int, within(1, MAX_COPIES)] | Literal["all"]] = field(default_factory=dict)
     """`TABLE` or `MODEL/TABLE` -> copies; a table not named gets the number that it was exported with."""
     trust_files: bool = False

@@ -30,6 +30,7 @@ class Overviews:
         """Take in a head's heartbeat, which is of now."""
         self._heads[head] = heartbeat, self._clock()
         self._counts.take(heartbeat.incarnation, heartbeat.counts)
+        self._counts.keep_only(self._open_versions())
 
     def tell(
         self,
@@ -50,11 +51,9 @@ class Overviews:
         """
         self._counts.take(asker.incarnation, counts)
         self._counts.take_known(known)
-        specs = [
-            each for each in (state.spec, None if state.change is None else state.change.target) if each is not None
-        ]
-        if specs:
-            self._counts.keep_only({(each.model, each.version) for spec in specs for each in spec.versions})
+        specs = (state.spec, None if state.change is None else state.change.target)
+        placed = [each for spec in specs if spec is not None for each in spec.versions]
+        self._counts.keep_only(self._open_versions() | {(each.model, each.version) for each in placed})
         target = None if state.change is None else state.change.target.ring
         return Overview(
             change=change,
@@ -63,6 +62,9 @@ class Overviews:
             warnings=warnings,
             counts=self._counts.gathered(asker.incarnation),
         )
+
+    def _open_versions(self) -> set[tuple[str, int]]:
+        return {version for heartbeat, _ in self._heads.values() for version in heartbeat.versions}
 
     def _state(self, head: int) -> HeadState:
         heartbeat, heard_s = self._heads[head]

@@ -169,7 +169,7 @@ class CoordinatorProcess:
         """Begin to bring a deployment up; return the change's status as it begins.
 
         Raises:
-            InvalidInput: A change is under way already.
+            Busy: A change is under way already.
         """
         subject = ", ".join(version.name for version in spec.versions)
         return self._tell(lambda: Begin(Kind.BRING_UP, subject, spec))
@@ -235,7 +235,7 @@ class CoordinatorProcess:
 
     def status(self, request: GetStatus) -> DeploymentStatus:
         status = self._on_thread(self._leader.deployment_status)
-        return replace(status, warnings=(*self._losses.warnings(), *status.warnings))
+        return replace(status, warnings=(*self._losses.warnings(status.spec.versions), *status.warnings))
 
     def members(self, request: ListMembers) -> tuple[MemberState, ...]:
         return self._on_thread(self._leader.member_states)
@@ -270,11 +270,12 @@ class CoordinatorProcess:
         leader = self._leader
 
         def tell() -> Overview:
-            state, warnings = leader.machine.state, leader.warnings()
+            state = leader.machine.state
+            lost = () if state.spec is None else self._losses.warnings(state.spec.versions)
+            warnings = (*lost, *leader.warnings())
             return leader.overviews.tell(asker, counts, known, state=state, change=leader.status, warnings=warnings)
 
-        overview = self._on_thread(tell)
-        return replace(overview, warnings=(*self._losses.warnings(), *overview.warnings))
+        return self._on_thread(tell)
 
     def heads(self) -> dict[int, HeadHeartbeat]:
         """Return the last answer of every head."""

@@ -329,6 +329,13 @@ def test_a_coordinator_that_is_restarted_is_waited_for() -> None:
     assert follow(fake, BEGUN, console, sleep=lambda _: None) == over
 
 
+def test_troubles_that_come_in_turns_are_told_once() -> None:
+    looks = [replace(BEGUN, trouble=trouble) for trouble in ("head 0: no rows", "head 1: no rows", "") * 3]
+    fake, console, text = watched([*looks, replace(BEGUN, phase=None)])
+    follow(fake, BEGUN, console, sleep=lambda _: None)
+    assert text.getvalue().count("trying again") == 2
+
+
 def test_a_coordinator_that_stays_silent_is_an_error() -> None:
     times = iter(range(0, 10_000, 20))
     fake, console, _ = watched([Unavailable("nobody")] * 10)

@@ -11,7 +11,7 @@ import xxhash
 
 from ringpull.deploy.model_folders import choose_versions, find_version, loss_of, rows_in
 from ringpull.deploy.view.folder_summary import read_version
-from ringpull.ps.errors import CorruptData, OtherContent, Unavailable
+from ringpull.ps.errors import CorruptData, NotFound, OtherContent, Unavailable
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.store.base import Base
@@ -43,6 +43,11 @@ def export_anew(folder: Path, **how: float) -> None:
     """Delete version 1 and export another content under its number."""
     shutil.rmtree(folder / "1")
     write_version(folder, 1, {"user": 1, "item": 1}, **how)  # type: ignore[arg-type]
+
+
+def test_a_version_of_what_is_not_served_is_not_found(folder: Path) -> None:
+    with pytest.raises(NotFound, match="model 'other' is not served here; these are: ranker"):
+        find_version(Publish(model="other"), initial_spec([0], [place(folder)]))
 
 
 def test_a_version_is_placed_with_what_it_is(folder: Path) -> None:

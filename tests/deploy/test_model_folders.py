@@ -16,8 +16,10 @@ from ringpull.deploy.model_folders import (
     models_below,
     parse_replicas,
 )
+from ringpull.inference.export.tables_alone import export_tables
 from ringpull.ps.errors import CorruptData, InvalidInput
-from ringpull.router.control.deployment_spec import PlacedVersion
+from ringpull.router.control.changes import published
+from ringpull.router.control.deployment_spec import PlacedVersion, initial_spec
 from ringpull.router.control.operations import ModelSource
 from tests.deploy.folders import flip_byte, write_version
 
@@ -39,6 +41,16 @@ def test_the_exporters_copies_hold_until_others_are_asked_for(tmp_path: Path) ->
     assert {name: table.replicas for name, table in as_exported.tables.items()} == {"user": 2, "item": "all", "city": 1}
     [asked] = choose_versions([tmp_path / "ranker"], ["user=all", "ranker/item=3"])
     assert {name: table.replicas for name, table in asked.tables.items()} == {"user": "all", "item": 3, "city": 1}
+
+
+def test_a_version_of_tables_alone_is_known_as_one(tmp_path: Path) -> None:
+    write_version(tmp_path / "ranker", 1)
+    export_tables({"rows": ([1, 2], [b"a", b"b"])}, tmp_path / "feed", 1, quiet=True)
+    ranker, feed = choose_versions([tmp_path / "ranker", tmp_path / "feed"])
+    assert (ranker.tables_alone, feed.tables_alone) == (False, True)
+    assert published(initial_spec(range(2), [feed]), replace(feed, version=2, identity=""), keep=1).live["feed"] == 2
+    with pytest.raises(InvalidInput, match="feed/2 predicts, and feed/1, which is live, has tables only"):
+        published(initial_spec(range(2), [feed]), replace(ranker, model="feed", version=2), keep=1)
 
 
 def test_a_table_of_two_models_needs_the_models_name(tmp_path: Path) -> None:

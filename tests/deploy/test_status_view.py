@@ -138,8 +138,13 @@ def test_what_is_wrong_is_said() -> None:
     status.shards[1].epoch = 6
     status.tables[0].replicas_wanted = "3"
     status.tables[0].replicas_effective = 2
+    status.heads.add(head=0, address="127.0.0.1:8500", alive=True)
+    status.heads.add(head=1, address="127.0.0.1:8502", heard_s=77)
+    status.heads.add(head=2)
     assert warnings_seen(status) == [
         "shard 0 at 127.0.0.1:7000 does not answer: connection lost",
+        "head 1 at 127.0.0.1:8502 is not heard",
+        "head 2 is not up",
         "shard 1 is at epoch 6, the head still at 5",
         "table ranker/user wants 3 copies and has 2: there are 2 shards",
     ]

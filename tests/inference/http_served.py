@@ -50,6 +50,7 @@ class HttpServed:
                 served.service.models,
                 [*routes(self.parts), *routes_besides],
                 access=served.predictor.access,
+                audit=self.parts.operators.audit,
             ),
             bound,
             limits,

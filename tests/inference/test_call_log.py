@@ -75,11 +75,17 @@ def test_what_callers_send_is_cut_short(clock: Clock, told: pytest.LogCaptureFix
 
 def test_the_callers_doing_is_no_warning(clock: Clock, told: pytest.LogCaptureFixture) -> None:
     log = CallLog(clock)
-    for code in (INVALID, "NOT_FOUND", "CANCELLED"):
+    for code in (INVALID, "NOT_FOUND", "FAILED_PRECONDITION", "CANCELLED"):
         log.failed(Call(0.0), code, RuntimeError())
-    assert [line.levelno for line in told.records] == [logging.INFO, logging.INFO], (
-        "of one that went away only for debugging"
-    )
+    assert [line.levelno for line in told.records] == [logging.INFO] * 3, "of one that went away only for debugging"
+
+
+def test_too_large_is_the_callers_doing_and_hides_no_overload(clock: Clock, told: pytest.LogCaptureFixture) -> None:
+    log = CallLog(clock)
+    for _ in range(BURST + 1):
+        log.failed(Call(0.0), "RESOURCE_EXHAUSTED", LimitExceeded("the request has 51 rows; max_candidates is 50"))
+    log.failed(Call(0.0), "RESOURCE_EXHAUSTED", LimitExceeded("overloaded", retry_after_s=1.0))
+    assert [line.levelno for line in told.records] == [logging.INFO] * BURST + [logging.WARNING]
 
 
 def test_answered_calls_are_for_debugging(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

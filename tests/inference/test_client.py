@@ -28,6 +28,7 @@ from ringpull.ps.errors import (
     ProtocolError,
     RingpullError,
     Unavailable,
+    UnmetCondition,
 )
 
 pytestmark = pytest.mark.net
@@ -204,6 +205,7 @@ ERRORS = [
     ("DEADLINE_EXCEEDED", DeadlineExceeded),
     ("UNAVAILABLE", Unavailable),
     ("DATA_LOSS", CorruptData),
+    ("FAILED_PRECONDITION", UnmetCondition),
 ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -16,15 +15,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.frontends.http.bodies import (
-    LONG_BYTES,
-    ON_LOOP_BYTES,
-    aside,
-    decompressed,
-    open_call,
-    read_json,
-    receive_body,
-)
+from ringpull.inference.head.aside import ON_LOOP_BYTES
+from ringpull.inference.head.frontends.http.bodies import MAX_MEMBERS, decompressed, open_call, receive_body
+from ringpull.inference.head.predictor import OpenCall
+from ringpull.inference.wire.json_reading import parse_json
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 from tests.inference.http_served import HttpServed, http_served
 from tests.inference.served import CONFIG, Served, still_serves
@@ -129,7 +123,7 @@ async def test_a_body_that_never_ends_has_its_time(http: HttpServed) -> None:
     nothing_is_left(http.served)
 
 
-@pytest.mark.parametrize("stated", ["x", "-1", "inf", "nan", "1 s", ""])
+@pytest.mark.parametrize("stated", ["x", "-1", "inf", "nan", "1 s", "", "1_0", "1e1", "+1", ".", "9" * 400])
 async def test_a_deadline_that_is_none(http: HttpServed, stated: str) -> None:
     answer = await http.client.post("/count", headers={"Request-Timeout": stated})
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_ARGUMENT")
@@ -169,6 +163,8 @@ async def test_a_connection_goes_on_after_a_refusal(http: HttpServed) -> None:
         ("gzip", gzip.compress(b"text", mtime=0)),
         ("X-GZIP", gzip.compress(b"text", mtime=0)),
         ("deflate", zlib.compress(b"text")),
+        ("gzip", gzip.compress(b"te", mtime=0) + gzip.compress(b"", mtime=0) + gzip.compress(b"xt", mtime=0)),
+        ("gzip", gzip.compress(b"", mtime=0) * (MAX_MEMBERS - 1) + gzip.compress(b"text", mtime=0)),
     ],
 )
 def test_what_is_compressed_is_unpacked(encoding: str, packed: bytes) -> None:
@@ -177,6 +173,8 @@ def test_what_is_compressed_is_unpacked(encoding: str, packed: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_no_more_is_unpacked_than_is_taken(encoding: str) -> None:
+    with pytest.raises(LimitExceeded):
+        decompressed(gzip.compress(b"x" * 600, mtime=0) * 2, "gzip", 1199)
     packed = (gzip.compress if encoding == "gzip" else zlib.compress)(b"x" * 1_000_001)
     with pytest.raises(LimitExceeded, match="longer than max_message_bytes, 1000000"):
         decompressed(packed, encoding, 1_000_000)
@@ -192,13 +190,42 @@ def test_no_more_is_unpacked_than_is_taken(encoding: str) -> None:
         ("gzip", b""),
         ("gzip", gzip.compress(b"text", mtime=0)[:-1]),
         ("gzip", gzip.compress(b"text", mtime=0) + b"x"),
+        ("gzip", gzip.compress(b"te", mtime=0) + gzip.compress(b"xt", mtime=0)[:-1]),
+        ("gzip", gzip.compress(b"", mtime=0) * (MAX_MEMBERS + 1)),
         ("deflate", gzip.compress(b"text", mtime=0)),
+        ("deflate", zlib.compress(b"text") + zlib.compress(b"text")),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:60],
 )
 def test_what_is_compressed_otherwise(encoding: str, body: bytes) -> None:
     with pytest.raises(InvalidInput, match=r"Content-Encoding is|the body is not"):
         decompressed(body, encoding, 100)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/predict/ranker",
+        "/v1/models/ranker:predict",
+        "/v1/models/ranker/tables/users:lookup",
+        "/v2/models/ranker/infer",
+    ],
+)
+async def test_what_was_compressed_counts_as_what_it_becomes(
+    http: HttpServed, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    lengths: list[int] = []
+    work: list[int] = []
+    received, aside = OpenCall.received, OpenCall.aside
+    monkeypatch.setattr(OpenCall, "received", lambda call, length: [received(call, length), lengths.append(length)])
+    monkeypatch.setattr(OpenCall, "aside", lambda call, nbytes, f: [work.append(nbytes), aside(call, nbytes, f)][1])
+    plain = b"[" + b" " * 90_000 + b"]"
+    packed = gzip.compress(plain, mtime=0)
+    answer = await http.client.post(path, content=packed, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 400
+    assert lengths == [len(packed), len(plain)]
+    assert work == [ON_LOOP_BYTES, MAX_BYTES, len(plain)], "only the first attempt to unpack it is on the event loop"
+    nothing_is_left(http.served)
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
@@ -217,9 +244,9 @@ def hostile() -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("body", [body for _, body in hostile()], ids=[name for name, _ in hostile()])
-async def test_what_is_no_json(body: bytes) -> None:
+def test_what_is_no_json(body: bytes) -> None:
     with pytest.raises(InvalidInput, match=r"^not (JSON|UTF-8)") as caught:
-        await read_json(body)
+        parse_json(body)
     assert len(str(caught.value)) < 300
 
 
@@ -233,19 +260,8 @@ async def test_what_is_no_json(body: bytes) -> None:
         (b"18446744073709551615", 2**64 - 1),
     ],
 )
-async def test_what_json_may_say(body: bytes, said: Any) -> None:
-    assert await read_json(body) == said
-
-
-async def test_no_shorter_body_waits_for_long_ones() -> None:
-    gate = threading.Event()
-    long = [asyncio.create_task(aside(LONG_BYTES + 1, gate.wait)) for _ in range(3)]
-    await asyncio.sleep(0)
-    assert await aside(LONG_BYTES, threading.get_ident) != threading.get_ident()
-    assert await aside(ON_LOOP_BYTES, threading.get_ident) == threading.get_ident()
-    long[2].cancel()
-    gate.set()
-    assert await asyncio.gather(*long[:2]) == [True, True]
+def test_what_json_may_say(body: bytes, said: Any) -> None:
+    assert parse_json(body) == said
 
 
 # -- styles ------------------------------------------------------------------------------------------------------------
@@ -272,3 +288,11 @@ async def test_a_method_that_is_none_says_which_are(http: HttpServed) -> None:
     answer = await http.client.get("/count")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json() == {"code": "UNIMPLEMENTED", "message": "Method Not Allowed: GET /count"}
+
+
+@pytest.mark.parametrize("path", ["/status/", "/V1/models", "/healthz/", "/v1/predict/", "/count/", "/v2/"])
+async def test_nobody_is_sent_elsewhere(http: HttpServed, path: str) -> None:
+    """A redirect would go to where the client's own header says."""
+    answer = await http.client.get(path, headers={"Host": "evil.example"})
+    assert answer.status_code in (404, 405)
+    assert "location" not in answer.headers

@@ -32,7 +32,7 @@ async def http(served: Served) -> AsyncIterator[HttpServed]:
 
 def test_the_request_fits_the_schema() -> None:
     request, answer = re.findall(r"^```json\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    read = read_request(request.encode(), "", "ranker", Limits(50, 50))
+    read = read_request(request.encode(), "ranker", Limits(50, 50))
     prepared = schema_of_the_readme().prepare_requests(*read.columns.columns(), [3])
     assert [asdict(each) for each in prepared.context.filled] == json.loads(answer)["filled"]
     assert read.columns.rows == len(json.loads(answer)["outputs"]["score"]) == 3

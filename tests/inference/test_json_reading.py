@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringpull.inference.wire import json_reading
-from ringpull.inference.wire.json_reading import MARGIN, MAX_DEPTH, PIECE_CHARS, parse_json
+from ringpull.inference.wire.json_reading import MARGIN, MAX_DEPTH, MAX_NUMBER_CHARS, PIECE_CHARS, parse_json
 from ringpull.ps.errors import InvalidInput
 
 TEXTS = st.text('ab"\\,:[]{} \n1\u00e9\U0001f600\ud800', max_size=12)
@@ -107,6 +107,24 @@ def test_depth_is_limited_by_a_clear_error() -> None:
     for text in ("[" * 200_000, "[" * 200_000 + "]" * 200_000, '{"a":' * 200_000):
         with pytest.raises(InvalidInput, match="nested too deep"):
             parse_json(text)
+
+
+@pytest.mark.parametrize("before", ["", "[", '{"a":', "[1,"])
+@pytest.mark.parametrize("number", ["1", "-1.", "1.5e"])
+def test_a_number_has_its_length(before: str, number: str) -> None:
+    """Long ones are read by one call, in which no other thread runs."""
+    after = {"[": "]", "{": "}"}.get(before[:1], "")
+    with pytest.raises(InvalidInput, match=r"^not JSON: a number has thousands of digits"):
+        parse_json(before + number + "1" * MAX_NUMBER_CHARS + after)
+    if "." in number:
+        short = before + number + "0" * (PIECE_CHARS - 100) + after + " " * 200
+        assert parse_json(short) == json.loads(short)
+
+
+@pytest.mark.parametrize("text", [" 1 ", " [ ] ", " [ 1 , 2 ] ", ' { "a" : 1 , "b" : [ ] } ', ' { "a" ; 1 } ', " [ 1 "])
+def test_space_is_read_in_pieces_like_all_else(text: str) -> None:
+    long = text.replace(" ", " " * (PIECE_CHARS + 1))
+    assert in_pieces(long, PIECE_CHARS) == outcome(json.loads, long)
 
 
 def test_errors_say_where() -> None:

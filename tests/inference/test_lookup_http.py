@@ -25,6 +25,7 @@ from tests.inference.served import Served
 from tests.inference.small_model import make_tables
 from tests.inference.tables_served import serve_tables_alone
 
+OF_RANKER = "/v1/models/ranker"
 PATH = "/v1/models/ranker/tables/users:lookup"
 LIMITS = RowLimits(100, 1 << 20)
 
@@ -33,6 +34,21 @@ LIMITS = RowLimits(100, 1 << 20)
 async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     async with http_served(served) as http:
         yield http.client
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("which", ["/versions/0", "/versions/9", f"/versions/{2**63}", "/labels/best", "/labels/0"])
+async def test_versions_and_labels_are_those_of_predictions(http: httpx.AsyncClient, which: str) -> None:
+    predicted = await http.post(f"{OF_RANKER}{which}:predict", json={"instances": [1]})
+    looked_up = await http.post(f"{OF_RANKER}{which}/tables/users:lookup", json={"keys": [1]})
+    assert looked_up.status_code == predicted.status_code
+
+
+@pytest.mark.net
+async def test_a_label_names_a_version(http: httpx.AsyncClient, served: Served) -> None:
+    served.catalog.show({"ranker": 3}, [("ranker", 3)], labels={"ranker": {"stable": 3}})
+    reply = await http.post(f"{OF_RANKER}/labels/stable/tables/users:lookup", json={"keys": [1]})
+    assert (reply.status_code, reply.json()["version"]) == (200, 3)
 
 
 @pytest.mark.net
@@ -64,9 +80,14 @@ async def test_rows_and_bags(http: httpx.AsyncClient, served: Served) -> None:
     [
         ("/v1/models/nobody/tables/users:lookup", {"keys": [1]}, 404, "nobody"),
         ("/v1/models/ranker/versions/9/tables/users:lookup", {"keys": [1]}, 404, "no version 9"),
-        ("/v1/models/ranker/versions/x/tables/users:lookup", {"keys": [1]}, 400, "version is 'x'"),
-        ("/v1/models/ranker/versions/0/tables/users:lookup", {"keys": [1]}, 400, "version is '0'"),
-        ("/v1/models/ranker/labels/best/tables/users:lookup", {"keys": [1]}, 404, "best"),
+        ("/v1/models/ranker/versions/x/tables/users:lookup", {"keys": [1]}, 400, "Failed to convert version: x"),
+        ("/v1/models/ranker/versions/0/tables/users:lookup", {"keys": [1]}, 404, "Specific(ranker, 0)"),
+        (
+            "/v1/models/ranker/labels/best/tables/users:lookup",
+            {"keys": [1]},
+            400,
+            "Unrecognized servable version label: best",
+        ),
         ("/v1/models/ranker/tables/user:lookup", {"keys": [1]}, 404, "no table 'user'; it has: genres"),
         (PATH, {}, 400, '"keys"'),
         (PATH, [], 400, '"keys"'),

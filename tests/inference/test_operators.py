@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from ringpull.inference.head.access import AtDoor, Unasked
 from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.frontends import operators as module
 from ringpull.inference.head.frontends.operators import THREADS, Operators
-from ringpull.ps.errors import DeadlineExceeded, Forbidden, InvalidInput, Unavailable
+from ringpull.ps.errors import Busy, ChangeGivenUp, DeadlineExceeded, Forbidden, InvalidInput, Unavailable
 from ringpull.router.control.change import Kind, Phase
-from ringpull.router.control.change_end import ChangeGivenUp
 from ringpull.router.control.operations import VERBS, ChangeStatus, GetChange, LoadModel, UnloadModel
 
 LOAD = LoadModel(folder="/models/new")
@@ -175,3 +175,45 @@ def test_every_change_is_for_operators_alone() -> None:
         "control",
         "restart",
     }
+
+
+class Turns(Coordinator):
+    """Coordinator that is busy with another change for some tries."""
+
+    def __init__(self, tries: int, *looks: ChangeStatus | Exception) -> None:
+        super().__init__(*looks)
+        self.tries = tries
+
+    def call(self, request: Any, *, within_s: float | None = None) -> Any:
+        if not isinstance(request, GetChange) and self.tries:
+            self.tries -= 1
+            raise Busy("publish ranker/2 is under way (loading); wait for it, or abort it")
+        return super().call(request, within_s=within_s)
+
+
+async def test_another_change_is_waited_for_and_only_the_end_is_told(made: list[Operators], file: Path) -> None:
+    other = ChangeStatus(id=6, kind=Kind.PUBLISH, subject="ranker/2", phase=Phase.LOADING)
+    coordinator = Turns(
+        2,
+        other,
+        Unavailable("it restarts"),
+        replace(other, phase=None),
+        other,
+        replace(other, phase=None),
+        status(None),
+    )
+    assert await operators_of(made, coordinator, file).change(LOAD, **how()) == status(None)
+    assert [line["outcome"] for line in read(file)] == ["ok"]
+
+
+async def test_a_turn_that_does_not_come_in_time_is_told(made: list[Operators], file: Path) -> None:
+    coordinator = Turns(9, status(Phase.LOADING, number=6))
+    with pytest.raises(DeadlineExceeded, match="nothing was begun in time: publish ranker/2 is under way"):
+        await operators_of(made, coordinator, file).change(LOAD, **how(timeout_s=0.05))
+    assert [line["outcome"] for line in read(file)] == ["DEADLINE_EXCEEDED"]
+
+
+async def test_who_only_begins_a_change_waits_for_no_turn(made: list[Operators], file: Path) -> None:
+    with pytest.raises(Busy):
+        await operators_of(made, Turns(1, status(None)), file).carry_out(LOAD, **how())
+    assert [line["outcome"] for line in read(file)] == ["UNAVAILABLE"]

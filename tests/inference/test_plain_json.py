@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.frontends.http.bodies import ON_LOOP_BYTES
+from ringpull.inference.head.aside import ON_LOOP_BYTES
 from ringpull.inference.head.frontends.json.answers import CHUNK_NUMBERS, answer_text
 from ringpull.inference.head.frontends.json.requests import read_request
 from ringpull.inference.head.request.received import Limits
@@ -108,7 +108,7 @@ async def test_the_path_may_name_the_model(http: HttpServed, named: dict[str, An
         (b"", "/v1/predict", 400, "not JSON: Expecting value"),
         (b"[]", "/v1/predict/ranker", 400, "request: must be a JSON object"),
         (b"[" * 100_000, "/v1/predict", 400, "not JSON: it is nested too deep"),
-        (b"1" * 90_000, "/v1/predict", 400, "not JSON: an integer has thousands of digits"),
+        (b"1" * 90_000, "/v1/predict", 400, "not JSON: a number has thousands of digits"),
         (b'{"model": "\xff"}', "/v1/predict", 400, "not UTF-8: byte 0xff at 11"),
         (
             b'{"model":"ranker","features":{"item":' + b"[" * 400 + b"]" * 400 + b"}}",
@@ -258,7 +258,7 @@ BODIES = st.dictionaries(FIELDS, JSONS | st.dictionaries(NAMES, JSONS, max_size=
 @pytest.mark.medium
 def test_whatever_is_said_is_a_request_or_a_clear_error(body: Any) -> None:
     with suppress(RingpullError):
-        read_request(json.dumps(body).encode(), "", "", Limits(50, 20))
+        read_request(json.dumps(body).encode(), "", Limits(50, 20))
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

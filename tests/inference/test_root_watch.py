@@ -385,3 +385,11 @@ def test_a_link_to_a_model_is_a_model(root: Path, deployment: Deployment, tmp_pa
     os.symlink(tmp_path / "releases" / "new", root / "new")
     look(watch_of(deployment, root))
     assert deployment.asked == [LoadModel(folder=str(root / "new"), version=1)]
+
+
+def test_a_second_folder_of_a_model_is_told(root: Path, deployment: Deployment) -> None:
+    shutil.copytree(root / "a", root / "copy")
+    watch = watch_of(deployment, root)
+    look(watch)
+    assert deployment.asked == []
+    assert watch.warnings == (f"{root / 'copy'} holds a/1, and a is served from {root / 'a'}",)

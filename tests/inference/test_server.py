@@ -25,6 +25,7 @@ from ringpull.inference.head.predictor import Predictor
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.ps.errors import (
+    ChangeGivenUp,
     CorruptData,
     DeadlineExceeded,
     InvalidInput,
@@ -208,6 +209,7 @@ async def test_bug_is_internal_and_its_text_stays_in_the_log(client, served, cap
         (Unavailable("x"), grpc.StatusCode.UNAVAILABLE),
         (NotOwner("x", epoch=1), grpc.StatusCode.UNAVAILABLE),
         (CorruptData("x"), grpc.StatusCode.DATA_LOSS),
+        (ChangeGivenUp("x"), grpc.StatusCode.FAILED_PRECONDITION),
         (StartupError("x"), grpc.StatusCode.INTERNAL),
     ],
 )

@@ -73,9 +73,13 @@ HALVES = np.array([0.5, 1, 2], np.float32)
         ({"user": USER.astype(np.uint64)}, {"user": USER}),
         ({"user": np.array([True, False, True])}, {"user": np.array([1, 0, 1])}),
         ({"user": np.array(7)}, {"user": ONE}),
+        (
+            {"user": ONE, "tags": np.array(7), "tags_weights": np.array(0.5)},
+            {"user": ONE, "tags": Ragged(ONE, np.array([0, 1]), HALVES[:1])},
+        ),
         ({"user": USER[::-1]}, {"user": np.array([3, 2, 1])}),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_tensors_mean_what_the_columns_mean(tensors, columns) -> None:
     assert same(columns_of(tensors, FEATURES, LIMITS), columns, {})

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 
 from ringpull.inference.head.watch import Watch, watching
-from ringpull.ps.errors import CorruptData, InvalidInput, RingpullError, Unavailable
+from ringpull.ps.errors import Busy, CorruptData, InvalidInput, RingpullError, Unavailable
 from ringpull.ps.transfer.remote import RemoteFolder
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import initial_spec
@@ -32,6 +32,7 @@ class FakeOperations:
         self.loaded: list[tuple[str, int]] = []
         """Versions that heads have."""
         self.highest_live = {"ranker": 1}
+        self.pinned: tuple[str, ...] = ()
         self.busy = False
         self.faster = False
         """Whether another head's change begins before one that is asked for."""
@@ -50,7 +51,7 @@ class FakeOperations:
     def status(self, request: GetStatus) -> DeploymentStatus:
         if isinstance(self.error, Unavailable):
             raise self.error
-        nothing = initial_spec([0], [])
+        nothing = replace(initial_spec([0], []), pinned=self.pinned)
         return DeploymentStatus(
             spec=nothing, resident_bytes={}, nodes={}, requests=0, traffic={}, highest_live=self.highest_live
         )
@@ -59,7 +60,7 @@ class FakeOperations:
         self.published.append((request.model, request.version, request.folder))
         if self.faster:
             self.busy = True
-            raise InvalidInput("publish ranker/2 is under way (loading); wait for it, or abort it")
+            raise Busy("publish ranker/2 is under way (loading); wait for it, or abort it")
         if self.error is not None:
             raise self.error
         subject = f"{request.model}/{request.version}"
@@ -131,7 +132,7 @@ def test_it_waits_for_a_change_under_way_and_for_the_coordinator(
     operations.busy = busy
     operations.error = Unavailable("it is restarted")
     watch.look()
-    assert len(operations.published) == (0 if busy else 1)
+    assert operations.published == []
     operations.busy, operations.error = False, None
     watch.look()
     assert operations.published[-1] == ("ranker", 2, str(folder))
@@ -407,3 +408,19 @@ async def test_a_look_that_fails_is_not_the_last() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_a_model_that_was_asked_for_by_number_stays_so_until_it_is_published(
+    folder: Path, operations: FakeOperations
+) -> None:
+    complete(folder, 2)
+    operations.pinned = ("ranker",)
+    watch = Watch(lambda: {"ranker": folder}, operations)
+    watch.look()
+    complete(folder, 3)
+    watch.look()
+    Watch(lambda: {"ranker": folder}, operations).look()
+    assert (operations.published, watch.warnings) == ([], ()), "also for a head that was restarted"
+    operations.pinned = ()
+    watch.look()
+    assert operations.published == [("ranker", 3, str(folder))]

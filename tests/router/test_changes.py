@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, NotFound
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.changes import begin_of, published, rebalanced, rolled_back
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
-from ringpull.router.control.operations import ChangeRequest, Publish, Rebalance, Rollback
+from ringpull.router.control.model_changes import loaded, served, unloaded
+from ringpull.router.control.operations import ChangeRequest, ModelSource, Publish, Rebalance, Rollback
 from tests.router.coordinated import version
 
 SPEC = initial_spec(range(4), [version(1), version(7, "other")])
@@ -39,6 +40,26 @@ def test_the_version_that_was_live_is_kept_before_newer_ones_that_were_not() -> 
     spec = published(SPEC, version(2), keep=1)
     spec = rolled_back(spec, Rollback(model="m"))
     assert [each.name for each in published(spec, version(3), keep=1).versions] == ["m/1", "m/3", "other/7"]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_predicts_is_not_followed_by_what_has_tables_only(alone: bool) -> None:
+    def of_kind(number: int, tables_alone: bool) -> PlacedVersion:
+        return replace(version(number), tables_alone=tables_alone)
+
+    spec = initial_spec(range(4), [of_kind(1, not alone), version(7, "other")])
+    what = (
+        "m/2 has tables only, and m/1, which is live, predicts"
+        if alone
+        else "m/2 predicts, and m/1, which is live, has"
+    )
+    for keep in (0, 1):
+        with pytest.raises(InvalidInput, match=what):
+            published(spec, of_kind(2, alone), keep=keep)
+    with pytest.raises(InvalidInput, match=what):
+        served(spec, [(ModelSource(name="m"), [of_kind(2, alone)])], keep=1)
+    assert published(spec, of_kind(2, not alone), keep=1).live["m"] == 2
+    assert loaded(unloaded(spec, "m"), of_kind(2, alone), {}).live["m"] == 2
 
 
 def test_a_table_keeps_the_copies_that_an_operator_chose() -> None:
@@ -107,14 +128,18 @@ def test_copies_are_made_as_asked() -> None:
         (Rollback(model="m"), "m has nothing to roll back to: 1 is live, and no older version is open"),
         (Rollback(model="m", version=1), "m/1 is live already"),
         (Rollback(model="m", version=9), "m/9 is not open; these are: 1"),
-        (Rollback(model="x"), "model 'x' is not served here; these are: m, other"),
         (Publish(model="m", version=1), "m/1 is live already"),
-        (Publish(model="x", version=1), "model 'x' is not served here"),
         (Publish(model="m", version=2, keep=-1), "keep is -1"),
     ],
 )
 def test_what_cannot_be_is_refused_and_says_what_would_be_right(request_: ChangeRequest, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
+        change(request_)
+
+
+@pytest.mark.parametrize("request_", [Rollback(model="x"), Publish(model="x", version=1)], ids=["rollback", "publish"])
+def test_a_model_that_is_not_served_is_not_found(request_: ChangeRequest) -> None:
+    with pytest.raises(NotFound, match="model 'x' is not served here; these are: m, other"):
         change(request_)
 
 

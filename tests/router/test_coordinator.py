@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
+from ringpull.ps.errors import Busy, CorruptData, InvalidInput, NotChecked, Unavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.coordinator import Coordinator
 from ringpull.router.control.deployment_spec import DeploymentSpec, initial_spec
@@ -16,6 +16,8 @@ from ringpull.router.control.events import (
     Begin,
     Failed,
     HeadSeen,
+    Load,
+    Member,
     Pause,
     Prepare,
     Resume,
@@ -180,11 +182,30 @@ def test_what_cannot_be_carried_out_gives_the_change_up_and_says_why() -> None:
     assert deployment.saved.outcome.error == f"shard {prepare.shard}: header: checksum"
 
 
+def test_a_version_whose_rows_stay_away_is_given_up_and_holds_up_nothing() -> None:
+    deployment = up(Random(3))
+    deployment.tell(Begin(Kind.PUBLISH, "m/2", published(spec_of(deployment), 2)))
+    reason = "self-check of m/2: no live shard has 3 keys of table one"
+    while deployment.saved.change is not None:
+        loads = [each for each in deployment.commands if isinstance(each, Load)]
+        if not loads:
+            deployment.execute_one()
+            deployment.answer_one()
+            continue
+        deployment.commands.remove(loads[0])
+        deployment.tell(Failed(loads[0], NotChecked(reason)))
+        deployment.tell(RetryDue(Member("head", loads[0].head)))
+    assert deployment.saved.outcome is not None
+    assert deployment.saved.outcome.error == f"head 0: {reason}"
+    deployment.settle()
+    assert spec_of(deployment).live == {"m": 1}
+
+
 def test_a_second_change_is_refused_while_one_is_under_way() -> None:
     deployment = up(Random(4))
     target = moved(spec_of(deployment), [0, 1, 2])
     deployment.tell(Begin(Kind.REBALANCE, "shards 2 -> 3", target))
-    with pytest.raises(InvalidInput, match=r"rebalance shards 2 -> 3 is under way \(preparing\)"):
+    with pytest.raises(Busy, match=r"rebalance shards 2 -> 3 is under way \(preparing\)"):
         deployment.tell(Begin(Kind.PUBLISH, "m/2", published(spec_of(deployment), 2)))
     deployment.settle()
     assert spec_of(deployment).shards == (0, 1, 2)

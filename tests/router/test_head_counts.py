@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from ringpull.router.control.head_counts import (
+    LET_GO_KEPT,
     MAX_LIVES,
     OVERALL,
     STEPS,
@@ -61,11 +62,26 @@ def test_a_new_coordinator_hears_of_ended_lives_from_heads_that_were_told() -> N
     assert after.gathered("asker").totals == {"ended": {RANKER: (5,)}}
 
 
-def test_versions_that_are_let_go_of_are_forgotten_but_not_the_calls_of_all() -> None:
+def test_of_versions_that_are_let_go_of_the_last_ones_are_kept() -> None:
     counts = CountsOfHeads()
-    counts.take("life-1", HeadCounts({RANKER: (5,), ("ranker", 6): (1,), OVERALL: (6, 0)}))
-    counts.keep_only({RANKER})
-    assert counts.gathered("").totals == {"life-1": {RANKER: (5,), OVERALL: (6, 0)}}
+    for version in range(1, LET_GO_KEPT + 10):
+        counts.take("life-1", HeadCounts({RANKER: (5,), ("passing", version): (1,), OVERALL: (version, 0)}))
+        counts.keep_only({RANKER})
+    kept = {("passing", version): (1,) for version in range(10, LET_GO_KEPT + 10)}
+    assert counts.gathered("").totals == {"life-1": {RANKER: (5,), **kept, OVERALL: (LET_GO_KEPT + 9, 0)}}
+
+
+def test_what_goes_round_between_those_who_keep_it_does_not_grow() -> None:
+    coordinator, head = CountsOfHeads(), KnownTotals()
+    for version in range(1, 500):
+        coordinator.take("life-1", HeadCounts({("passing", version): (1,)}))
+        coordinator.take_known(head.by_life())
+        coordinator.keep_only({("passing", version)})
+        for life, totals in coordinator.gathered("").totals.items():
+            head.take(life, totals)
+        assert ("passing", version) in head.by_life()["life-1"]
+        head.keep_only({("passing", version)})
+    assert len(head.by_life()["life-1"]) == LET_GO_KEPT + 1
 
 
 def test_a_head_that_ends_again_and_again_does_not_fill_the_memory() -> None:

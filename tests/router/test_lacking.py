@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from ringpull.ps.errors import CorruptData, RingpullError, Unavailable
+from ringpull.ps.errors import CorruptData, NotChecked, RingpullError, Unavailable
 from ringpull.ps.placement import VersionPlacement
 from ringpull.ps.refusals import NotOpened
 from ringpull.ps.ring import Ring
-from ringpull.router.control.change import CoordinatorState
+from ringpull.router.control.change import Change, CoordinatorState, Kind, Phase
 from ringpull.router.control.deployment_spec import PlacedVersion, initial_spec
 from ringpull.router.control.events import Load, Prepare
-from ringpull.router.control.lacking import PATIENCE, note_lacking, note_loaded
+from ringpull.router.control.lacking import AWAY_TRIES, PATIENCE, note_lacking, note_loaded, rows_stay_away
 from ringpull.router.control.observed import ObservedHead, ObservedShard
 from ringpull.router.shard_map import ShardAddress, ShardMap
 
@@ -55,3 +57,29 @@ def test_a_shard_waits_too(error: RingpullError, times: int) -> None:
         assert (shard.stored, shard.lacks) == (set(), set()), i
         note_lacking(STATE, {0: shard}, {}, PREPARE, error)
     assert (shard.stored, shard.lacks) == ({3}, {("m", 1)})
+
+
+NEXT = PlacedVersion("o", 1, "/o/1", {})
+NO_ROWS = NotChecked("self-check of o/1: no live shard has 3 keys of table t")
+COMING = replace(STATE, change=Change(4, Kind.LOAD, "o/1", initial_spec([0], [ONE, TWO, NEXT]), Phase.LOADING))
+
+
+@pytest.mark.parametrize("error", [NO_ROWS, NotOpened("both", {("o", 1): NO_ROWS})], ids=["alone", "among others"])
+def test_rows_that_every_shard_serves_and_nobody_answers_for_end_a_change(error: RingpullError) -> None:
+    head = ObservedHead("a")
+    load = replace(LOAD, versions=(NEXT,) if error is NO_ROWS else (NEXT, TWO))
+
+    def stay_away(all_serve: bool = True, error: RingpullError = error) -> bool:
+        return rows_stay_away(COMING, {0: head}, load, error, all_serve=all_serve)
+
+    assert not any(stay_away() for _ in range(AWAY_TRIES - 1))
+    assert not stay_away(all_serve=False), "a shard that is being started is waited for"
+    assert not any(stay_away() for _ in range(AWAY_TRIES - 1)), "and counted anew"
+    assert not stay_away(error=Unavailable("the disk is away"))
+    assert [stay_away() for _ in range(AWAY_TRIES)] == [False] * (AWAY_TRIES - 1) + [True]
+
+
+def test_rows_of_what_is_live_are_waited_for() -> None:
+    head = ObservedHead("a")
+    for _ in range(2 * AWAY_TRIES):
+        assert not rows_stay_away(COMING, {0: head}, replace(LOAD, versions=(ONE,)), NO_ROWS, all_serve=True)

@@ -257,7 +257,7 @@ def test_storage_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> 
 
     losses = Losses(loss_of, lambda placed, reason: True)
     losses.look_in_time(CoordinatorState(spec=SPEC))
-    assert losses.warnings() == ()
+    assert losses.warnings(SPEC.versions) == ()
     hangs.set()
     until(lambda: len(losses.of_live()) == 2)
 
@@ -271,7 +271,19 @@ def test_storage_that_is_away_is_told_and_what_was_known_of_it_is_not_kept() -> 
     storage.away = True
     losses.look(CoordinatorState(spec=SPEC))
     said = "serves on with what is open; its files cannot be looked at now: the disk is not there"
-    assert (losses.warnings(), losses.of_live(), dropped) == ((f"other/7 {said}", f"ranker/1 {said}"), {}, [])
+    assert (losses.warnings(SPEC.versions), losses.of_live(), dropped) == (
+        (f"other/7 {said}", f"ranker/1 {said}"),
+        {},
+        [],
+    )
+    assert losses.warnings(SPEC.versions[:1]) == (f"{SPEC.versions[0].name} {said}",), "of what is served yet"
+
+
+def test_of_what_was_unloaded_since_the_last_look_nothing_is_told() -> None:
+    losses = Losses(lambda placed: REMOVED if placed.model == "ranker" else "", lambda *_: True)
+    losses.look(CoordinatorState(spec=SPEC))
+    assert losses.warnings(SPEC.versions) != ()
+    assert losses.warnings([each for each in SPEC.versions if each.model != "ranker"]) == ()
 
 
 KEPT = CoordinatorState(spec=replace(SPEC, live={"other": 7}))
@@ -283,9 +295,9 @@ def test_what_was_let_go_is_told_for_an_hour() -> None:
     losses = Losses(lambda placed: REMOVED if placed.model == "ranker" else "", lambda *_: True, lambda: now_s[0])
     for _ in range(LOOKS):
         losses.look(KEPT)
-    assert losses.warnings() == (f"ranker/1 was let go: {REMOVED}",)
+    assert losses.warnings(SPEC.versions) == (f"ranker/1 was let go: {REMOVED}",)
     now_s[0] = 3600.0
-    assert losses.warnings() == ()
+    assert losses.warnings(SPEC.versions) == ()
 
 
 def test_nothing_is_let_go_before_several_looks_in_a_row_say_the_same() -> None:
@@ -311,7 +323,7 @@ def test_what_is_kept_after_all_is_not_told_as_let_go() -> None:
     losses = Losses(lambda placed: REMOVED if placed.model == "ranker" else "", lambda *_: False)
     for _ in range(2 * LOOKS):
         losses.look(KEPT)
-    assert (losses.warnings(), losses.let_go_of("ranker")) == ((), "")
+    assert (losses.warnings(SPEC.versions), losses.let_go_of("ranker")) == ((), "")
 
 
 def test_storage_that_hangs_keeps_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from ringpull.ps.errors import InvalidInput, OtherContent
+from ringpull.ps.errors import InvalidInput, NotFound, OtherContent
 from ringpull.ps.spec import ALL
 from ringpull.router.control.change import CoordinatorState, Kind
 from ringpull.router.control.changes import begin_of, published, rebalanced, rolled_back
+from ringpull.router.control.coordinator_state import state_from_dict, state_to_dict
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
 from ringpull.router.control.events import Begin
 from ringpull.router.control.lacking import without
@@ -19,6 +20,7 @@ from ringpull.router.control.operations import (
     LoadModel,
     ModelSource,
     ModelsRequest,
+    Publish,
     Rebalance,
     Rollback,
     ServeModels,
@@ -98,7 +100,7 @@ def test_a_model_goes_with_all_of_it_and_the_last_one_does_not() -> None:
     begun = begin(UnloadModel(model="new"), labelled)
     assert (begun.kind, begun.subject) == (Kind.UNLOAD, "new")
     assert begun.target == SPEC
-    with pytest.raises(InvalidInput, match="'none' is not served here; these are: m, other"):
+    with pytest.raises(NotFound, match="'none' is not served here; these are: m, other"):
         begin(UnloadModel(model="none"))
     left = after(UnloadModel(model="other"))
     with pytest.raises(InvalidInput, match="m is the last model that is served; stop the deployment instead"):
@@ -148,7 +150,7 @@ def test_labels_name_open_versions_and_no_others() -> None:
         begin(LabelVersion(model="m", labels={"stable": 3}), spec)
     with pytest.raises(InvalidInput, match="m has no label 'other'; its labels: canary, stable"):
         begin(LabelVersion(model="m", remove=("other",)), begun.target)
-    with pytest.raises(InvalidInput, match="'none' is not served here"):
+    with pytest.raises(NotFound, match="'none' is not served here"):
         begin(LabelVersion(model="none", labels={"stable": 1}), spec)
 
 
@@ -226,3 +228,45 @@ def test_two_readings_of_one_full_name_are_refused_with_both_named() -> None:
 
 def test_a_model_may_be_called_like_a_table_of_another() -> None:
     assert after(LoadModel(folder="/m.one")).live["m.one"] == 9
+
+
+# -- models that stay with their versions ------------------------------------------------------------------------------
+
+
+def publish(spec: DeploymentSpec, number: int, model: str = "m") -> DeploymentSpec:
+    """Publish a version by its number; 0: version 9, as the newest."""
+    request = Publish(model=model, version=number)
+    return begin_of(request, CoordinatorState(spec=spec), place=lambda *_: version(number or 9, model)).target
+
+
+def test_a_model_that_was_asked_for_by_number_is_pinned_until_the_newest_is_published() -> None:
+    assert after(LoadModel(folder="/new", version=3)).pinned == (), "by whoever watches"
+    spec = after(LoadModel(folder="/new", version=3, pinned=True))
+    assert spec.pinned == ("new",)
+    spec = after(ServeModels(models=(ModelSource(name="m", versions=(2,)), ModelSource(name="new"))), spec=spec)
+    assert spec.pinned == ("m",), "a list says it anew for each"
+    for request in (LabelVersion(model="m", labels={"stable": 2}), LoadModel(folder="/more")):
+        assert after(request, spec=spec).pinned == ("m",)
+    assert publish(spec, 3).pinned == ("m",), "under a number"
+    assert publish(spec, 4, "new").pinned == ("m",)
+    assert publish(spec, 0).pinned == ()
+    assert after(UnloadModel(model="m"), spec=spec).pinned == ()
+
+
+def test_what_is_pinned_is_saved_and_left_out_where_nothing_is() -> None:
+    spec = after(LoadModel(folder="/new", version=3, pinned=True))
+    plain = state_to_dict(CoordinatorState(spec=spec))
+    assert state_from_dict(plain).spec == spec
+    assert "pinned" in str(plain)
+    assert "pinned" not in str(state_to_dict(CoordinatorState(spec=SPEC)))
+
+
+def test_a_load_by_name_of_a_served_model_publishes_what_is_newer_and_nothing_else() -> None:
+    by_name = LoadModel(folder="m", model="m")
+    begun = begin(by_name)
+    assert (begun.kind, begun.subject, begun.target.live["m"]) == (Kind.PUBLISH, "m/9", 9)
+    assert begin(by_name, begun.target).target == begun.target, "live already"
+    newer = replace(SPEC, live={**SPEC.live, "m": 12}, versions=(version(12), SPEC.versions[1]))
+    assert begin(by_name, newer).target == newer, "what is older on disk replaces nothing"
+    spec = after(ServeModels(models=(ModelSource(name="m", versions=(2,)), ModelSource(name="other"))))
+    assert after(by_name, spec=spec).pinned == ()

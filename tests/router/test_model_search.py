@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ringpull.ps.errors import Forbidden, InvalidInput, NotFound
+from ringpull.ps.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from ringpull.router.control.deployment_spec import PlacedVersion, initial_spec
 from ringpull.router.control.model_roots import ModelRoots
 from ringpull.router.control.model_search import ModelSearch
@@ -65,5 +65,28 @@ def test_a_served_model_is_looked_for_where_it_is_wherever_that_lies(disk: Disk)
         "m": "m/9",
         "new": "new/9",
     }
+    folder = SPEC.versions[0].models_folder
+    for named in (folder, f"{folder}/", f"{folder}//", f"/{folder}/./"[1:]):  # however clients write it
+        there = ServeModels(models=(ModelSource(name="m", folder=named),))
+        assert looking.all_of(there, SPEC)["m"][0].name == "m/9"
+    with pytest.raises(Forbidden):
+        looking.all_of(ServeModels(models=(ModelSource(name="m", folder=f"{folder}/../m"),)), SPEC)
     with pytest.raises(InvalidInput, match="model late is not served here, so its folder must be given"):
         looking.all_of(ServeModels(models=(ModelSource(name="late"),)), SPEC)
+
+
+def test_a_root_that_cannot_be_read_hides_no_other(disk: Disk) -> None:
+    def find(source: ModelSource) -> tuple[PlacedVersion, ...]:
+        if source.folder.startswith("/srv"):
+            raise Unavailable("/srv: the disk is away")
+        return disk.find(source)
+
+    looking = ModelSearch(find, ModelRoots.of(["/srv", "/more"]))
+    assert looking.all_of(LoadModel(folder="late"), SPEC)[""][0].name == "late/9"
+    with pytest.raises(Unavailable, match="'none' cannot be looked for now: /srv: the disk is away; /more/none is not"):
+        looking.all_of(LoadModel(folder="none"), SPEC)
+
+
+def test_a_load_by_name_of_a_served_model_is_looked_for_where_it_is(disk: Disk) -> None:
+    assert search(disk, "/srv").all_of(LoadModel(folder="m", model="m"), SPEC)["m"][0].name == "m/9"
+    assert disk.read == ["/m"]

@@ -22,9 +22,10 @@ def test_heads_are_told_the_change_all_heads_and_what_others_counted(tmp_path: P
     counts = HeadCounts({("ranker", 1): (5,), ("gone", 3): (1,)}, {("ranker", 100): (5,)})
     coordinator.overview(asker, counts, {"life 0": {("ranker", 1): (2,)}})
     told = coordinator.overview(other, HeadCounts(), {})
-    assert told.counts.totals == {"life 1": {("ranker", 1): (5,)}, "life 0": {("ranker", 1): (2,)}} | {
-        life: {} for life in told.counts.totals if not life.startswith("life ") or life == "life 2"
-    }
+    assert told.counts.totals == {
+        "life 1": {("ranker", 1): (5,), ("gone", 3): (1,)},
+        "life 0": {("ranker", 1): (2,)},
+    } | {life: {} for life in told.counts.totals if not life.startswith("life ") or life == "life 2"}
     assert told.counts.recent == {("ranker", 100): (5,)}
     assert [(head.head, head.host, head.grpc_port) for head in told.heads] == [
         (0, "127.0.0.1", 8500),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ringpull.ps.errors import CorruptData, InvalidInput, StartupError, Unavailable
+from ringpull.ps.errors import Busy, CorruptData, InvalidInput, StartupError, Unavailable
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.changes import nowhere
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion, initial_spec
@@ -244,7 +244,7 @@ def test_a_change_while_one_runs_is_refused(deployment: Deployment) -> None:
     deployment.members.on["prepare shard 0"] = lambda: gate.wait(PATIENCE_S) and None
     coordinator = deployment.start()
     coordinator.bring_up(spec(1))
-    with pytest.raises(InvalidInput, match="bring-up ranker/1 is under way"):
+    with pytest.raises(Busy, match="bring-up ranker/1 is under way"):
         move(coordinator, spec(2))
     gate.set()
     over(coordinator)

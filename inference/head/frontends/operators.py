@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ringpull.inference.head.access import Access
+from ringpull.inference.head.access import ANY_ROLE, Access
 from ringpull.inference.head.audit import AuditLog, Entry
-from ringpull.ps.errors import DeadlineExceeded, Retryable, Unavailable
+from ringpull.ps.errors import Busy, DeadlineExceeded, Retryable, Unavailable
 from ringpull.router.control.change_end import check_ended
 from ringpull.router.control.coordinator_state import VALUES
 from ringpull.router.control.operations import VERBS, ChangeStatus, GetChange, OperatorVerbs
@@ -92,7 +93,7 @@ class Operators:
         if verb.role is not Role.OPERATE:
             access.admit(authorization, verb.role)
             return await asyncio.wrap_future(self.begin(ask, door, until_s))
-        entry = Entry(verb.name, VALUES.to_json(verb.request, request), peer, door)
+        entry = self._entry(request, peer, door)
         return await self.audited(entry, lambda: self._admitted(ask, verb, authorization, access, entry, until_s))
 
     async def change(
@@ -107,41 +108,115 @@ class Operators:
     ) -> ChangeStatus:
         """Begin a change, as `carry_out` does, and wait until it is over; return how it ended.
 
+        Another change that is under way is waited for first: clients of other protocols know nothing of turns.
+
         Raises:
             ChangeGivenUp: It was given up; what served before it serves on. The message has the reason.
-            DeadlineExceeded: The time was up first; the change goes on.
+            DeadlineExceeded: The time was up first; the change goes on, or has not begun.
             Unavailable: Nobody tells how it goes on.
             RingpullError: As `carry_out`.
         """
         until_s = _until_s(timeout_s)
-        begun = await self.carry_out(
-            request, authorization=authorization, access=access, peer=peer, door=door, timeout_s=timeout_s
-        )
+        verb, entry = VERBS.of(request), self._entry(request, peer, door)
+
+        def ask(operations: OperatorVerbs, until_s: float | None) -> ChangeStatus:
+            return call_in_time(operations, request, until_s)
+
+        def begin() -> Future[ChangeStatus]:
+            return self._admitted(ask, verb, authorization, access, entry, until_s)
+
+        while True:
+            try:
+                begun = await self.audited(entry, begin, waits=True)
+                break
+            except Busy as busy:
+                try:
+                    await self._turn(busy, door, until_s)
+                except BaseException as exc:
+                    self.audit.tell(entry, exc)
+                    await self.audit.written()
+                    raise
         status, heard_s = begun, time.monotonic()
         while status.under_way and status.id == begun.id:
             if until_s is not None and time.monotonic() + LOOK_S > until_s:
                 raise DeadlineExceeded(f"{begun.kind.value} {begun.subject} is not over yet; it goes on")
-            await asyncio.sleep(LOOK_S)
-            try:
-                look = self.begin(lambda operations, _: operations.call(GetChange()), door, None)
-                status, heard_s = await asyncio.wrap_future(look), time.monotonic()
-            except Retryable as exc:
-                if time.monotonic() - heard_s > SILENCE_S:
-                    raise Unavailable(f"the coordinator has not answered for {SILENCE_S:.0f} s: {exc}") from exc
+            seen, heard_s = await self._look(door, heard_s)
+            status = seen or status
         check_ended(begun, status)
         return status
 
-    async def audited(self, entry: Entry, begin: Callable[[], Future[T]]) -> T:
+    async def _turn(self, busy: Busy, door: str, until_s: float | None) -> None:
+        """Wait until no change is under way.
+
+        Raises:
+            DeadlineExceeded: The time was up first.
+            Unavailable: Nobody tells how it goes on.
+        """
+        seen, heard_s = None, time.monotonic()
+        while seen is None or seen.under_way:
+            if until_s is not None and time.monotonic() + LOOK_S > until_s:
+                raise DeadlineExceeded(f"nothing was begun in time: {busy}") from busy
+            seen, heard_s = await self._look(door, heard_s)
+
+    async def _look(self, door: str, heard_s: float) -> tuple[ChangeStatus | None, float]:
+        """Return the change under way or the last one, a while from now, and when that was heard; None: it is not told.
+
+        Raises:
+            Unavailable: Nobody has told for `SILENCE_S`.
+        """
+        await asyncio.sleep(LOOK_S)
+        try:
+            look = self.begin(lambda operations, _: operations.call(GetChange()), door, None)
+            return await asyncio.wrap_future(look), time.monotonic()
+        except Retryable as exc:
+            if time.monotonic() - heard_s > SILENCE_S:
+                raise Unavailable(f"the coordinator has not answered for {SILENCE_S:.0f} s: {exc}") from exc
+            return None, heard_s
+
+    def admit(self, verb: str, *, authorization: str | None, access: Access, peer: str, door: str) -> None:
+        """Let in whoever is known at all, before it is received what is asked for; whoever is not is told of.
+
+        Args:
+            verb: Name of the verb that is asked for.
+            authorization, access, peer, door: As of `carry_out`.
+
+        Raises:
+            Unauthenticated: The caller has to show a token that is known here.
+        """
+        with self.audit.refusals_of(Entry(verb, "", peer, door)):
+            access.admit(authorization, *ANY_ROLE)
+
+    @contextmanager
+    def reading(
+        self, verb: str, asked: str, *, authorization: str | None, access: Access, peer: str, door: str
+    ) -> Iterator[None]:
+        """Context of reading what an operator asks for, in whichever protocol: a refusal of it is told of.
+
+        Args:
+            verb: Name of the verb that it is.
+            asked: Text of it, for the audit log.
+            authorization, access, peer, door: As of `carry_out`.
+
+        Raises:
+            Unauthenticated, Forbidden: The caller may not operate; what would be right is for others to know.
+        """
+        entry = Entry(verb, asked, peer, door)
+        with self.audit.refusals_of(entry):
+            entry.who = access.admit(authorization, Role.OPERATE).name
+            yield
+
+    async def audited(self, entry: Entry, begin: Callable[[], Future[T]], *, waits: bool = False) -> T:
         """Have a verb carried out that changes something, and tell of it, also of a refusal.
 
         Args:
             begin: Lets the caller in, and hands the verb to a thread.
+            waits: Whether it is tried again once another change is over, so that its being `Busy` is no outcome yet.
         """
         try:
             with self.audit.refusals_of(entry):
                 begun = begin()
             # Told from where it is carried out: that goes on when whoever asked goes away.
-            begun.add_done_callback(partial(self._tell, entry))
+            begun.add_done_callback(partial(self._tell, entry, waits=waits))
             return await asyncio.wrap_future(begun)
         finally:
             await self.audit.written()
@@ -179,8 +254,14 @@ class Operators:
         entry.who = access.admit(authorization, verb.role).name
         return self.begin(ask, entry.door, until_s)
 
-    def _tell(self, entry: Entry, done: Future[Any]) -> None:
-        self.audit.tell(entry, asyncio.CancelledError() if done.cancelled() else done.exception())
+    def _entry(self, request: Request[Any], peer: str, door: str) -> Entry:
+        verb = VERBS.of(request)
+        return Entry(verb.name, VALUES.to_json(verb.request, request), peer, door)
+
+    def _tell(self, entry: Entry, done: Future[Any], *, waits: bool) -> None:
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if not (waits and isinstance(error, Busy)):
+            self.audit.tell(entry, error)
 
 
 def call_in_time(operations: OperatorVerbs, request: Request[R], until_s: float | None) -> R:

@@ -102,6 +102,7 @@ async def cluster_status(
     counted = counts.overall()
     status = pb.ClusterStatus(
         head=view.address,
+        head_number=view.head,
         epoch=view.shard_map.epoch,
         shards=shard_statuses(view.shard_map, statistics),
         tables=table_statuses(view.shard_map, statistics, [each.loaded for each in served], recent, now_s),

@@ -16,6 +16,7 @@ never changes a value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ from ringpull.ps.errors import InvalidInput, LimitExceeded
 OFFSETS: Final = "_offsets"
 WEIGHTS: Final = "_weights"
 
+CHUNK: Final = 16_384
+"""Values that are worked on by one call of C: some 1 ms, in which it holds the interpreter's lock. What is worked on in
+a thread holds up no other request for longer."""
 MAX_LENGTH: Final = 2**32 - 1
 """Longest string, in bytes: their lengths travel in 32 bits."""
 
@@ -54,7 +58,8 @@ def columns_of(tensors: Mapping[str, NDArray[Any]], features: Iterable[Feature],
     # What is a feature by itself is no other's offsets or weights.
     parts = {name: values for name, values in tensors.items() if name not in known}
     for name in parts:
-        if (owner := owner_of(name, known)) not in tensors:
+        owner = owner_of(name, known)
+        if owner is None or owner not in tensors:
             raise unknown_input(name, owner, known)
     columns: dict[str, ColumnBytes] = {}
     counts: dict[str, int] = {}
@@ -64,7 +69,7 @@ def columns_of(tensors: Mapping[str, NDArray[Any]], features: Iterable[Feature],
             if not values.size and values.ndim and len(values) > limits.max_candidates:
                 # Rows of nothing take nothing in a message, and their offsets would take 8 bytes each.
                 raise LimitExceeded(f"input {name}: has {len(values)} rows; max_candidates is {limits.max_candidates}")
-            columns[name] = column = _column(feature, values, parts)
+            columns[name] = column = _column(feature, values, parts, known)
             counts[name] = column.rows
     rows = max(counts.values(), default=0)
     context = {name: columns[name] for name, count in counts.items() if count == 1 < rows}
@@ -77,22 +82,60 @@ def has_many(feature: SentFeature) -> bool:
     return isinstance(feature, IdSequence) or (not isinstance(feature, Dense) and feature.many)
 
 
-def owner_of(name: str, known: Mapping[str, SentFeature]) -> str:
-    """Return the feature that a tensor is the offsets or weights of; empty: of none."""
-    for suffix in (OFFSETS, WEIGHTS):
-        if name.endswith(suffix) and name.removesuffix(suffix) in known:
-            return name.removesuffix(suffix)
-    return ""
+def check_sizes(shapes: Mapping[str, tuple[int, ...]], features: Iterable[Feature], limits: Limits) -> None:
+    """Check the rows of tensors, and the values of a row, by their shapes alone: before anything is done for a value.
+
+    Raises:
+        InvalidInput: A name is unknown; the message says which are known.
+        LimitExceeded: One has more than `limits` whatever its values are; the message names it.
+    """
+    known = {each.name: each for each in features if not isinstance(each, Cross)}
+    for name, shape in shapes.items():
+        feature, owner = known.get(name), name if name in known else owner_of(name, known)
+        if owner is None or owner not in shapes:
+            raise unknown_input(name, owner, known)
+        offsets = shapes.get(owner + OFFSETS, ()) if owner + OFFSETS not in known else ()
+        if isinstance(feature, Dense) and shape == (feature.width,):
+            continue
+        if offsets:
+            rows = offsets[0] - 1
+            # On average: one row has as many at least.
+            values = 1 if name == owner + OFFSETS else -(-math.prod(shape) // max(rows, 1))
+        else:
+            rows, values = shape[0] if shape else 1, math.prod(shape[1:])
+        if rows > limits.max_candidates:
+            raise LimitExceeded(f"input {name}: has {rows} rows; max_candidates is {limits.max_candidates}")
+        if values > limits.max_values_per_row:
+            raise LimitExceeded(
+                f"input {name}: a row has {values} values; max_values_per_row is {limits.max_values_per_row}"
+            )
 
 
-def unknown_input(name: str, owner: str, known: Mapping[str, SentFeature]) -> InvalidInput:
+def owner_of(name: str, known: Mapping[str, SentFeature]) -> str | None:
+    """Return the feature that a tensor is the offsets or weights of; None: of none.
+
+    What is a feature by itself is no other's.
+    """
+    if name not in known:
+        for suffix in (OFFSETS, WEIGHTS):
+            if name.endswith(suffix) and name.removesuffix(suffix) in known:
+                return name.removesuffix(suffix)
+    return None
+
+
+def unknown_input(name: str, owner: str | None, known: Mapping[str, SentFeature]) -> InvalidInput:
     """Return the error of a tensor that is no feature's, or belongs to one that is absent."""
-    if owner:
+    if owner is not None:
         return InvalidInput(f"input {name}: goes with {owner}, which is not there")
     return InvalidInput(f"input {name}: the model has no such feature; it has {', '.join(known)}")
 
 
-def _column(feature: SentFeature, values: NDArray[Any], parts: Mapping[str, NDArray[Any]]) -> ColumnBytes:
+def _column(
+    feature: SentFeature,
+    values: NDArray[Any],
+    parts: Mapping[str, NDArray[Any]],
+    known: Mapping[str, SentFeature],
+) -> ColumnBytes:
     """Return a feature's tensor, with its offsets and weights where those are among `parts`, as a column."""
     name, shape = feature.name, values.shape
     many = has_many(feature)
@@ -112,6 +155,12 @@ def _column(feature: SentFeature, values: NDArray[Any], parts: Mapping[str, NDAr
             return _values(name, values, 0 if width == 1 else width)
     elif len(shape) < 2:
         if many:
+            if name + OFFSETS in known:
+                # Whoever means values end to end sends what would be read as that other feature.
+                raise InvalidInput(
+                    f"input {name}: its shape is {shape}; it takes B bags of w values (B, w), as the model has a"
+                    f" feature {name}{OFFSETS}"
+                )
             return _values(name, values, 1)
         if wanted == 1:
             return _values(name, values, 0)
@@ -135,8 +184,8 @@ def _wanted(feature: SentFeature) -> str:
 def _bags(name: str, values: NDArray[Any], offsets: NDArray[Any] | None, weights: NDArray[Any] | None) -> ColumnBytes:
     """Return bags of any length, or, without offsets, weighted bags of one length."""
     if offsets is None:
-        rows, width = (*values.shape, 1, 1)[:2] if values.ndim in (1, 2) else (0, 0)
-        if weights is None or weights.shape != values.shape or not values.ndim or values.ndim > 2:
+        rows, width = (*values.shape, 1, 1)[:2]
+        if weights is None or weights.shape != values.shape or values.ndim > 2:
             raise InvalidInput(f"input {name}{WEIGHTS}: goes with {name}{OFFSETS}, or has its values' shape")
         starts = np.arange(rows + 1, dtype=STARTS) * width
     else:
@@ -172,13 +221,33 @@ def _values(name: str, values: NDArray[Any], width: int = 0) -> ColumnBytes:
         with np.errstate(over="ignore"):  # Beyond float32 becomes infinite, which the schema refuses.
             numbers = values.astype(NUMBERS[DataType.FLOAT32], copy=False).tobytes()
         return ColumnBytes(DataType.FLOAT32, values.size, numbers, width=width)
-    texts = values.ravel().tolist()
+    if kind not in "UO":
+        raise _no_values(name, values)
+    flat = values.ravel()
+    if flat.size <= CHUNK:
+        return _texts(name, flat)._replace(width=width)
+    chunks = [_texts(name, flat[at : at + CHUNK]) for at in range(0, flat.size, CHUNK)]
+    return chunks[0]._replace(
+        values=flat.size,
+        data=b"".join([each.data for each in chunks]),
+        lengths=b"".join([each.lengths for each in chunks]),
+        width=width,
+    )
+
+
+def _texts(name: str, values: NDArray[Any]) -> ColumnBytes:
+    """Return strings (N,) as a column."""
+    texts = values.tolist()
     kinds = set(map(type, texts))
-    if kind == "O" and kinds == {bytes}:
-        return column_of_utf8(name, texts, width)
-    if kind not in "UO" or not kinds <= {str}:
-        raise InvalidInput(f"input {name}: values of numpy type {values.dtype}; it takes numbers or strings")
-    return column_of_texts(name, texts)._replace(width=width)
+    if kinds == {bytes}:
+        return column_of_utf8(name, texts)
+    if not kinds <= {str}:
+        raise _no_values(name, values)
+    return column_of_texts(name, texts)
+
+
+def _no_values(name: str, values: NDArray[Any]) -> InvalidInput:
+    return InvalidInput(f"input {name}: values of numpy type {values.dtype}; it takes numbers or strings")
 
 
 def column_of_utf8(name: str, texts: list[bytes], width: int = 0) -> ColumnBytes:

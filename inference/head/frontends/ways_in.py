@@ -78,6 +78,7 @@ class WaysIn(NamedTuple):
                 [*told, *routes(parts)],
                 leader,
                 access,
+                parts.operators.audit,
             ),
             bound,
             config.http_limits,

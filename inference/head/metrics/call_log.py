@@ -1,8 +1,8 @@
 """Log lines about Predict and Lookup calls: failed ones at a bounded rate, answered ones for debugging only.
 
-A flood of failures is one thing that goes wrong, not a thousand lines: of each status code the first `BURST` are told
-at once and one a second from then on, which says how many were left out. What callers send is cut short; whoever
-formats the line escapes it.
+A flood of failures is one thing that goes wrong, not a thousand lines: of each status code and level the first `BURST`
+are told at once and one a second from then on, which says how many were left out. What callers send is cut short;
+whoever formats the line escapes it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from ringpull.ps.errors import LimitExceeded
 
 logger: Final = logging.getLogger(__name__)
 
@@ -24,10 +26,12 @@ LONGEST_ERROR: Final = 500
 
 LEVELS: Final[Mapping[str, int]] = {
     "CANCELLED": logging.DEBUG,
+    "FAILED_PRECONDITION": logging.INFO,
     "INVALID_ARGUMENT": logging.INFO,
     "NOT_FOUND": logging.INFO,
 }
-"""Log levels of failures that are the caller's doing, by status code; all others are warnings."""
+"""Log levels of failures that are the caller's doing, by status code; all others are warnings. But that a request is
+larger than what is taken, whenever it comes."""
 
 
 Verb = Literal["predict", "lookup"]
@@ -61,7 +65,7 @@ class CallLog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._limits: dict[str, _Limit] = {}
+        self._limits: dict[tuple[str, int], _Limit] = {}
 
     def answered(self, call: Call, version: int) -> None:
         """Tell of an answered call, at level debug."""
@@ -70,10 +74,11 @@ class CallLog:
 
     def failed(self, call: Call, code: str, error: BaseException) -> None:
         """Tell of a call that ended with an error, unless there were many of its code lately."""
-        level = LEVELS.get(code, logging.WARNING)
+        too_large = isinstance(error, LimitExceeded) and error.retry_after_s is None
+        level = logging.INFO if too_large else LEVELS.get(code, logging.WARNING)
         if not logger.isEnabledFor(level):
             return
-        left_out = self._limits.setdefault(code, _Limit(self._clock())).left_out(self._clock())
+        left_out = self._limits.setdefault((code, level), _Limit(self._clock())).left_out(self._clock())
         if left_out is None:
             return
         facts = {**self._facts(call), "code": code, "stage": call.stage, "error": str(error)[:LONGEST_ERROR]}

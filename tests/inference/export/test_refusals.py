@@ -37,6 +37,17 @@ def refused(tmp_path: Path, module: nn.Module, features: list[Feature], match: s
     assert left in ([], [tmp_path / "model"]), "a refused export leaves nothing behind"
 
 
+def test_a_feature_called_like_the_offsets_of_another(tmp_path: Path) -> None:
+    features: list[Feature] = [USER, IdSequence("seen", length=3), Sparse("seen_offsets")]
+    with pytest.raises(
+        InvalidInput, match="feature seen_offsets: is called like the offsets of seen, by which clients"
+    ):
+        export_model(Model(), Schema(features), tmp_path / "model", 1)
+    assert not list(tmp_path.iterdir())
+    # What was exported before is served.
+    assert Schema.from_json(Schema(features).to_json()).get("seen_offsets") is not None
+
+
 @pytest.mark.medium
 def test_max_norm(tmp_path: Path) -> None:
     refused(tmp_path, Model(nn.Embedding(12, 4, max_norm=1.0)), [USER], "embedding e: max_norm")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from tests.inference.http_served import HttpServed
-from tests.inference.oip.oip_served import OipServed
+from tests.inference.oip.oip_served import OipServed, make_cities
 from tests.inference.oip.requests import ROWS, TENSORS, datatype_of, raw_of
 from tests.inference.small_model import columns_of
 
@@ -142,6 +142,36 @@ def longer(sent: Sent) -> Sent:
     return sent[0] + b"more", sent[1]
 
 
+async def test_what_is_null_is_absent(http: HttpServed) -> None:
+    expected = outputs_of(await post(http, as_json(json_of())))
+    absent = {"id": None, "parameters": None, "outputs": None}
+    for asked in (
+        json_of(**absent),
+        json_of(parameters={"timeout": None, "priority": None, "sequence_id": None, "binary_data_output": None}),
+        json_of(outputs=[{"name": name, "parameters": None} for name in expected]),
+        json_of(outputs=[{"name": name, "parameters": {"binary_data": None}} for name in expected]),
+    ):
+        got = outputs_of(await post(http, as_json(asked)))
+        assert {name: values.tolist() for name, values in got.items()} == {
+            name: values.tolist() for name, values in expected.items()
+        }
+    for changes in ({"parameters": None}, {"parameters": {"binary_data_size": None}}):
+        asked = json_of()
+        asked["inputs"][1].update(changes)
+        assert outputs_of(await post(http, as_json(asked))).keys() == expected.keys()
+
+
+async def test_nested_data_are_read_row_by_row_whatever_shape_they_have(http: HttpServed) -> None:
+    by_shape = {}
+    for data in ([[1, 2], [1, 2], [1, 2]], [[1, 2, 1], [2, 1, 2]], [1, 2, 1, 2, 1, 2]):
+        asked = json_of({name: TENSORS[name] for name in ("user", "item")})
+        asked["inputs"].append({"name": "history", "datatype": "INT64", "shape": [3, 2], "data": data})
+        by_shape[str(data)] = (await post(http, as_json(asked))).json()
+    first, *others = by_shape.values()
+    assert "outputs" in first, first
+    assert others == [first, first]
+
+
 WRONG: dict[str, tuple[Sent, str]] = {
     "no JSON": ((b"{", {}), "not JSON"),
     "no text": ((b"\xff\xfe\xfd", {}), "UTF-8"),
@@ -166,6 +196,8 @@ WRONG: dict[str, tuple[Sent, str]] = {
     "integers far beyond": (changed(8, data=[[1, 10**400]]), "beyond FP32"),
     "lists beside values": (changed(8, data=[[1.0], 2.0]), "input age: its data has lists"),
     "NaN where it may not be": (changed(9, data=[float("inf")]), "price"),
+    "numbers beside strings": (changed(1, datatype="BYTES", data=["a", 1, "c"]), "values of type integer"),
+    "lists too deep": (changed(8, data=[[[1.0], [2.0]]]), "values of type list"),
     "strings for ids": (changed(1, datatype="BYTES", data=["a", "b", "c"]), "feature item"),
     "an input twice": (changed(1, name="user"), "input user: is twice"),
     "an unknown input": (changed(1, name="city"), "input city"),
@@ -243,6 +275,26 @@ async def test_the_index_lists_what_is_served(http: HttpServed) -> None:
         ("cities", "1", "READY"),
         ("ranker", "3", "READY"),
     ]
+
+
+async def test_an_index_of_what_is_ready_is_all_of_it(http: HttpServed) -> None:
+    path = "/v2/repository/index"
+    everything = (await http.client.post(path)).json()
+    for body in (b"{}", b'{"ready": true}', b'{"ready": false}', b'{"ready": null}'):
+        assert (await http.client.post(path, content=body)).json() == everything
+    for body in (b"{", b"[]", b'{"ready": 1}'):
+        response = await http.client.post(path, content=body)
+        assert (response.status_code, response.json().keys()) == (400, {"error"}), body
+
+
+async def test_a_model_called_stats_is_described_version_by_version(oip: OipServed, http: HttpServed) -> None:
+    stats = make_cities(oip.cities.executor, oip.router, "stats")
+    oip.catalog.add(stats)
+    oip.catalog.show({"stats": 1}, [("stats", 1)])
+    assert (await http.client.get("/v2/models/stats")).json().keys() == {"model_stats"}
+    for path in ("/v2/models/stats/versions/1", "/v2/models/stats/config", "/v2/models/stats/ready"):
+        assert (await http.client.get(path)).json()["name"] == "stats", path
+    await stats.batcher.close(timeout_s=60)
 
 
 async def test_strings_are_values(http: HttpServed) -> None:

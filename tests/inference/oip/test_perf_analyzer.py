@@ -10,9 +10,11 @@ import asyncio
 import ctypes
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +31,21 @@ MEASUREMENT = ("--measurement-mode", "count_windows", "--measurement-request-cou
 
 
 @pytest.fixture(scope="module")
-def perf_analyzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_of_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that is gone afterwards: pytest keeps those of the last runs, and this one is large."""
+    folder = tmp_path_factory.mktemp("perf_analyzer")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def perf_analyzer(folder_of_program: Path) -> Path:
     """The program, with what it needs beside it."""
     try:
         ctypes.CDLL("libb64.so.0d")
     except OSError as exc:
         pytest.skip(f"perf_analyzer needs libb64 (Debian: libb64-0d): {exc}")
-    folder = tmp_path_factory.mktemp("perf_analyzer")
+    folder = folder_of_program
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     done = subprocess.run(
         [*pip, "--retries", "0", "--dest", folder, *PACKAGES], capture_output=True, text=True, check=False

@@ -11,10 +11,10 @@ import pytest
 
 from ringpull.inference.head.access import AtDoor
 from ringpull.inference.head.frontends.oip.messages import message
-from ringpull.ps.errors import AlreadyLive, InvalidInput, Unavailable
-from ringpull.router.control.operations import LoadModel, Publish, UnloadModel
+from ringpull.ps.errors import ChangeGivenUp, InvalidInput, NotFound, Unavailable
+from ringpull.router.control.operations import LoadModel, UnloadModel
 from tests.inference.http_served import HttpServed, http_served
-from tests.inference.oip.oip_served import OipServed
+from tests.inference.oip.oip_served import SERVICE, OipServed
 
 pytestmark = pytest.mark.net
 
@@ -47,13 +47,13 @@ async def over_http(http: HttpServed, verb: str, name: str, *parameters: str) ->
 
 
 CASES = [
-    ("Load", "newcomer", LoadModel(folder="newcomer")),
-    ("Load", "ranker", Publish(model="ranker")),
+    ("Load", "newcomer", LoadModel(folder="newcomer", model="newcomer")),
+    ("Load", "ranker", LoadModel(folder="ranker", model="ranker")),
     ("Unload", "ranker", UnloadModel(model="ranker")),
 ]
 
 
-async def test_a_load_is_a_load_or_a_publish_of_the_newest(door: OipServed) -> None:
+async def test_a_load_is_a_load_of_the_model_of_that_name(door: OipServed) -> None:
     for verb, name, request in CASES:
         assert await over_grpc(door, verb, name) == "OK"
         assert door.coordinator.asked.pop() == request
@@ -64,17 +64,23 @@ async def test_a_load_is_a_load_or_a_publish_of_the_newest(door: OipServed) -> N
         assert (await over_http(http, "Unload", "ranker", "unload_dependents")).status_code == 200
 
 
-async def test_what_is_live_already_is_loaded(door: OipServed) -> None:
-    door.coordinator.error = AlreadyLive("ranker/3 is live already")
-    assert await over_grpc(door, "Load", "ranker") == "OK"
-
-
 @pytest.mark.parametrize(
-    ("error", "code"), [(InvalidInput("no such folder"), "INVALID_ARGUMENT"), (Unavailable("gone"), "UNAVAILABLE")]
+    ("error", "code", "status"),
+    [
+        (InvalidInput("no such folder"), "INVALID_ARGUMENT", 400),
+        (NotFound("not served here"), "NOT_FOUND", 404),
+        (ChangeGivenUp("shard 0: damaged"), "FAILED_PRECONDITION", 409),
+        (Unavailable("gone"), "UNAVAILABLE", 503),
+    ],
+    ids=["input", "unknown", "given up", "away"],
 )
-async def test_what_goes_wrong_is_told(door: OipServed, error: Exception, code: str) -> None:
+async def test_what_goes_wrong_is_told(door: OipServed, error: Exception, code: str, status: int) -> None:
     door.coordinator.error = error
-    assert await over_grpc(door, "Load", "newcomer") == code
+    async with http_served(door, parts=door.parts) as http:
+        for verb in ("Load", "Unload"):
+            assert await over_grpc(door, verb, "newcomer") == code
+            response = await over_http(http, verb, "newcomer")
+            assert (response.status_code, response.json()) == (status, {"error": str(error)})
 
 
 @pytest.mark.parametrize("parameter", ["config", "file:1/model.bin", "my_own"])
@@ -102,3 +108,24 @@ async def test_who_may_not_operate_changes_nothing(oip: OipServed, http: HttpSer
             response = await over_http(http, verb, "ranker", *parameters)
             assert (response.status_code, response.json().keys()) == (403, {"error"})
     assert oip.coordinator.asked == []
+
+
+async def test_who_may_not_operate_is_told_that_and_not_what_is_wrong(oip: OipServed, http: HttpServed) -> None:
+    path = "/v2/repository/models/ranker"
+    for verb in ("load", "unload"):
+        for body in (b"{", b"[]", b'{"parameters": 1}', bytes(1 << 20)):
+            response = await http.client.post(f"{path}/{verb}", content=body)
+            assert (response.status_code, response.json().keys()) == (403, {"error"}), body[:20]
+        response = await http.client.post(f"{path}/{verb}", headers={"Request-Timeout": "soon"})
+        assert response.status_code == 403
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await oip.raw(f"{SERVICE}RepositoryModel{verb.title()}", b"\xff")
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_body_whose_fields_are_null_has_none(door: OipServed) -> None:
+    async with http_served(door, parts=door.parts) as http:
+        for body in (b"", b"{}", b'{"parameters": null}', b'{"parameters": {"config": null}}'):
+            response = await http.client.post("/v2/repository/models/newcomer/load", content=body)
+            assert response.status_code == 200, (body, response.text)
+            assert door.coordinator.asked.pop() == LoadModel(folder="newcomer", model="newcomer")

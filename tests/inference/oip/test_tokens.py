@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from ringpull.inference.head.audit import AuditLog
+from ringpull.inference.head.frontends.http.gate import OIP_HEALTH
 from ringpull.inference.head.frontends.oip.messages import message
 from ringpull.inference.head.tokens.entries import parse_tokens
 from ringpull.inference.head.tokens.settings import TokenSettings
@@ -92,5 +96,30 @@ async def test_probes_are_free(guarded: OipServed) -> None:
         request = message(METHODS[method].input_type.name)()
         assert await code_of(guarded, method, request) == "UNAUTHENTICATED", method
     async with http_served(guarded, parts=guarded.parts) as http:
-        for path, status in {"/v2/health/live": 200, "/v2/health/ready": 200, "/v2/models/ranker/ready": 401}.items():
-            assert (await http.client.get(path)).status_code == status
+        for path in OIP_HEALTH:
+            assert (await http.client.get(path)).status_code == 200, path
+        assert (await http.client.get("/v2/models/ranker/ready")).status_code == 401
+
+
+async def test_every_refusal_of_a_load_is_told_in_the_audit_log(guarded: OipServed, tmp_path: Path) -> None:
+    guarded.operators.audit = AuditLog(tmp_path / "audit.jsonl")  # type: ignore[misc]
+    wrong = message("RepositoryModelLoadRequest")(model_name="ranker")
+    wrong.parameters["config"].string_param = "{}"
+    expected = []
+    async with http_served(guarded, parts=guarded.parts) as http:
+        for tokens, code in (
+            ((), "UNAUTHENTICATED"),
+            (("read",), "PERMISSION_DENIED"),
+            (("operate",), "INVALID_ARGUMENT"),
+        ):
+            headers = {"authorization": shown(tokens[0])} if tokens else {}
+            response = await http.client.post(
+                "/v2/repository/models/ranker/load", json={"parameters": {"config": "{}"}}, headers=headers
+            )
+            assert response.json().keys() == {"error"}
+            assert await code_of(guarded, "RepositoryModelLoad", wrong, *map(shown, tokens)) == code
+            expected += [("load", door, code) for door in ("http", "grpc")]
+        await http.client.post("/v2/models/ranker/infer")
+    await guarded.operators.audit.written()
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["verb"], line["door"], line["outcome"]) for line in lines] == expected

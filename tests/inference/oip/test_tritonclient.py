@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,17 @@ pytestmark = [pytest.mark.medium, pytest.mark.net]
 
 
 @pytest.fixture(scope="module")
-def python_of_triton(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python that has tritonclient."""
+def folder_of_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that is gone afterwards: pytest keeps those of the last runs, and this one is large."""
     folder = tmp_path_factory.mktemp("tritonclient")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def python_of_triton(folder_of_triton: Path) -> str:
+    """A Python that has tritonclient."""
+    folder = folder_of_triton
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = str(folder / "bin" / "python")
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]

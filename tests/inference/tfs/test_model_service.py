@@ -72,11 +72,12 @@ async def test_status_of_one_version(tfs: TfsServed) -> None:
     [
         ({"name": "other"}, "NOT_FOUND", "Could not find any versions of model other"),
         ({"name": "ranker", "version": {"value": 9}}, "NOT_FOUND", "Could not find version 9 of model ranker"),
+        ({"name": "ranker", "version": {"value": 0}}, "NOT_FOUND", "Specific(ranker, 0)"),
         ({"name": "ranker", "version_label": "x"}, "INVALID_ARGUMENT", "Unrecognized servable version label: x"),
         ({}, "INVALID_ARGUMENT", "model_spec.name: is empty"),
         (None, "INVALID_ARGUMENT", "Missing ModelSpec"),
     ],
-    ids=["model", "version", "label", "empty", "absent"],
+    ids=["model", "version", "none", "label", "empty", "absent"],
 )
 async def test_status_of_what_is_not_served(tfs: TfsServed, spec: Any, code: str, says: str) -> None:
     found, message = await refusal(tfs.call("GetModelStatus", model_spec=spec))

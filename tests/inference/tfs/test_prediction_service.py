@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ringpull.inference.client.client import AsyncClient
-from ringpull.inference.head.frontends.http import bodies
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.examples import columns_of_input, size_of_input
 from ringpull.inference.schema.columns import Ragged
@@ -97,7 +96,7 @@ async def test_an_output_filter_and_a_signature_choose_outputs(tfs: TfsServed) -
 
 async def test_a_version_or_its_label_is_asked_for(tfs: TfsServed) -> None:
     tfs.catalog.show({"ranker": 3}, [("ranker", 3)], labels={"ranker": {"stable": 3}})
-    for chosen in ({"version": {"value": 3}}, {"version": {"value": 0}}, {"version_label": "stable"}, {}):
+    for chosen in ({"version": {"value": 3}}, {"version_label": "stable"}, {}):
         reply = await tfs.call("Predict", model_spec={**SPEC, **chosen}, inputs=INPUTS)
         assert reply.model_spec.version.value == 3
 
@@ -108,13 +107,14 @@ async def test_a_version_or_its_label_is_asked_for(tfs: TfsServed) -> None:
     [
         ({"name": "other"}, "NOT_FOUND", f"{NOT_FOUND} Latest(other)"),
         ({"name": "ranker", "version": {"value": 9}}, "NOT_FOUND", f"{NOT_FOUND} Specific(ranker, 9)"),
+        ({"name": "ranker", "version": {"value": 0}}, "NOT_FOUND", f"{NOT_FOUND} Specific(ranker, 0)"),
         ({"name": "ranker", "version": {"value": -1}}, "INVALID_ARGUMENT", "model_spec.version: is -1"),
         ({"name": "ranker", "version_label": "x"}, "INVALID_ARGUMENT", "Unrecognized servable version label: x"),
         ({"name": "other", "version_label": "x"}, "INVALID_ARGUMENT", "Unrecognized servable version label: x"),
         ({}, "INVALID_ARGUMENT", "model_spec.name: is empty"),
         (None, "INVALID_ARGUMENT", "Missing ModelSpec"),
     ],
-    ids=["model", "version", "negative", "label", "both", "empty", "absent"],
+    ids=["model", "version", "none", "negative", "label", "both", "empty", "absent"],
 )
 async def test_what_is_not_served_is_answered_as_by_tensorflow_serving(
     tfs: TfsServed, method: str, spec: dict[str, Any] | None, code: str, says: str
@@ -214,9 +214,10 @@ async def test_many_examples_are_read_beside_the_loop(tfs: TfsServed, own_client
     given = {"example_list": {"examples": [example(row) for row in rows]}}
     own = await own_client.predict("ranker", columns_of(rows))
     asked = messages.RegressionRequest(model_spec=signed("score"), input=given)
-    assert size_of_input(asked.input, SCHEMA.features) == 16 * 50 * len(SCHEMA.features)
+    assert size_of_input(asked.input, SCHEMA.features, 1) == 16 * 50 * len(SCHEMA.features)
+    assert size_of_input(asked.input, SCHEMA.features, 99_999) == 99_999  # One example may be as long as any message.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "ON_LOOP_BYTES", 0)
+        patch.setattr("ringpull.inference.head.aside.ON_LOOP_BYTES", 0)
         reply = await tfs.call("Regress", asked)
     assert [each.value for each in reply.result.regressions] == own.outputs["score"].tolist()
 

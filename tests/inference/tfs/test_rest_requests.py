@@ -148,7 +148,7 @@ def test_examples_come_out_as_they_were(rows: list[dict[str, Any]]) -> None:
         }
         for place, row in enumerate(rows)
     ]
-    tensors = example_tensors({"examples": examples}, FEATURES, LIMITS)
+    tensors, _ = example_tensors({"examples": examples}, FEATURES, LIMITS)
     assert rows_of(columns_of(tensors, SCHEMA.features, LIMITS)) == rows
 
 
@@ -198,7 +198,9 @@ def test_what_is_no_base64(coded: str) -> None:
         ({"instances": [{"genres": [1]}, {"user": 2}]}, "element: 1 of 'instances' list"),
         ({"instances": [{"genres": [1]}, 2]}, "Expecting object but got Number at item 1"),
         ({"instances": [{"tags": [1, 2], "tags_weights": [1.0]}]}, "input tags_weights: its rows are not as long"),
-        ({"instances": [{"genres": [1], "genres_offsets": [0, 1]}]}, "input genres_offsets: takes one list"),
+        ({"instances": [{"genres": [1], "genres_offsets": [0, 1]}]}, "input genres_offsets: offsets go with 'inputs'"),
+        # A number each: as the offsets of one bag, that all rows would have in common.
+        ({"instances": [{"genres": 1, "genres_offsets": 0}, {"genres": 2, "genres_offsets": 2}]}, "offsets go with"),
         ({"inputs": {"genres": [[1], [2]], "genres_offsets": [0, 0, 2]}}, "offsets"),
         ({"inputs": {"genres": [1, 2], "genres_offsets": [0, 3]}}, "offsets"),
         ({"inputs": {"genres": [1, 2], "genres_offsets": [0, "2"]}}, "genres_offsets"),
@@ -230,8 +232,23 @@ def test_numbers_of_dense_features_may_be_of_any_kind() -> None:
 def test_too_many_rows_are_refused_before_they_are_read() -> None:
     with pytest.raises(LimitExceeded, match="the request has 21 rows; max_candidates is 20"):
         predicted({"instances": [None] * 21})
+    for name, column in (("user", [None] * 21), ("zip", [{"b64": "!"}] * 21), ("genres", [["x", 1]] * 21)):
+        with pytest.raises(LimitExceeded, match="the request has 21 rows; max_candidates is 20"):
+            predicted({"inputs": {name: column}})
     with pytest.raises(LimitExceeded, match="input genres: a list has 21 values; max_values_per_row is 20"):
         predicted({"instances": [{"user": 1, "genres": [1] * 21}]})
+
+
+@pytest.mark.parametrize("key", ["instances", "inputs", "context", "examples"])
+def test_too_many_columns_are_refused_before_they_are_made(key: str) -> None:
+    names = {f"x{place}": 1 for place in range(100_000)}
+    body = {"instances": [{"user": 1}]} if key == "context" else {}
+    body[key] = [names] * 2 if key in ("instances", "examples") else names
+    tracemalloc.start()
+    with pytest.raises(LimitExceeded, match="max_columns is 30"):
+        (example_tensors if key == "examples" else predict_tensors)(body, FEATURES, LIMITS)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("count", [16_384, 16_385, 50_000])
@@ -263,7 +280,7 @@ def test_what_examples_leave_out_takes_no_room() -> None:
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
     bags = {"genres": [1], "words": ["a"], "history": [2]}
-    tensors = example_tensors({"examples": [{"user": 1}] * 16_383 + [{"user": 2, **bags}]}, FEATURES, many)
+    tensors, _ = example_tensors({"examples": [{"user": 1}] * 16_383 + [{"user": 2, **bags}]}, FEATURES, many)
     assert tensors["genres_offsets"].tolist() == [0] * 16_384 + [1]
 
 

@@ -59,6 +59,7 @@ class CallLimits:
         handlers: Collection[grpc.GenericRpcHandler],
         admit: Admit | None = None,
         free: Collection[str] = (),
+        own: Mapping[str, Admit] | None = None,
     ) -> None:
         """Serve these, limited.
 
@@ -66,8 +67,10 @@ class CallLimits:
             admit: Called before the message of a method of one message is received: a stranger's is not. None: they are
                 free, or ask by themselves.
             free: Names of methods for which it is not called.
+            own: What is called instead of it, by the names of methods.
         """
-        self._server.add_generic_rpc_handlers([_Limited(self, each, admit, free) for each in handlers])
+        admits: dict[str, Admit | None] = {**dict.fromkeys(free), **(own or {})}
+        self._server.add_generic_rpc_handlers([_Limited(self, each, admit, admits) for each in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
         """Serve these, limited, each with a queue of its own within gRPC."""
@@ -168,11 +171,15 @@ class _Limited(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
     """Methods of another handler, each made limited when it is first called."""
 
     def __init__(
-        self, limits: CallLimits, handler: grpc.GenericRpcHandler, admit: Admit | None, free: Collection[str]
+        self,
+        limits: CallLimits,
+        handler: grpc.GenericRpcHandler,
+        admit: Admit | None,
+        admits: Mapping[str, Admit | None],
     ) -> None:
         self._limits = limits
         self._admit = admit
-        self._free = free
+        self._admits = admits
         self._handler = handler
         self._made: dict[str, grpc.RpcMethodHandler] = {}
         """Limited methods by name. The other handler's own names only: callers may send any."""
@@ -185,8 +192,7 @@ class _Limited(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         handler = self._handler.service(details)
         if handler is None:
             return None
-        free = details.method.rpartition("/")[2] in self._free
-        made = self._limits.limited(handler, None if free else self._admit)
+        made = self._limits.limited(handler, self._admits.get(details.method.rpartition("/")[2], self._admit))
         if self._handler.service(details) is handler:
             self._made[details.method] = made
         return made

@@ -1,9 +1,9 @@
 """gRPC method handlers built from the service descriptors of `ringpull.proto`, and from errors to status codes.
 
 No generated gRPC stubs are needed: a service is an object with one coroutine per method, named as the method in snake
-case, that takes the request's bytes and the call's context, and returns the reply message. (Bytes: so that decoding
-is timed, and a body that is no such message gets INVALID_ARGUMENT, not INTERNAL.) What it raises becomes the call's
-status here, once.
+case, that takes the request's bytes and the call's context, and returns the reply message, or its bytes where it has
+written them itself, beside the event loop. (Bytes: so that decoding is timed, and a body that is no such message gets
+INVALID_ARGUMENT, not INTERNAL.) What it raises becomes the call's status here, once.
 
 A method may receive its message itself, after it has seen the call's deadline: under overload most calls are refused,
 and their bytes are never copied out of the transport.
@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
@@ -48,6 +48,8 @@ class Service:
     """Names of methods that receive their message themselves."""
     free: tuple[str, ...] = ()
     """Names of methods that anyone may call: probes have no token."""
+    own: Mapping[str, Callable[[grpc.aio.ServicerContext], object]] = field(default_factory=dict)
+    """Names of methods with an `admit` of their own: of operators' verbs it is told who was not let in."""
 
 
 AUTHORIZATION: Final = "authorization"
@@ -101,7 +103,7 @@ def service_handler(
 
     def handler(name: str, output: Descriptor) -> grpc.RpcMethodHandler:
         method, full_name = getattr(methods, _snake_case(name)), f"{service.full_name}/{name}"
-        serialize = GetMessageClass(output).SerializeToString
+        serialize = _serializer(GetMessageClass(output))
         if name not in receiving:
             return grpc.unary_unary_rpc_method_handler(_guarded(full_name, method), response_serializer=serialize)
         # For the wire a stream of requests is like one request. But gRPC receives the messages of a stream only when
@@ -113,6 +115,11 @@ def service_handler(
     return grpc.method_handlers_generic_handler(
         service.full_name, {method.name: handler(method.name, method.output_type) for method in service.methods}
     )
+
+
+def _serializer(message_type: type[Message]) -> Callable[[Message | bytes], bytes]:
+    to_bytes = message_type.SerializeToString
+    return lambda reply: reply if isinstance(reply, bytes) else to_bytes(reply)
 
 
 def _given_receive(method: Callable[[Receive, grpc.aio.ServicerContext], Awaitable[Message]]) -> Method:

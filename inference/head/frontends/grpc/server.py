@@ -112,7 +112,7 @@ class GrpcServer:
         )
         for each in others:
             self._limits.add_generic_rpc_handlers(
-                (service_handler(each.descriptor, each.methods, each.receiving),), each.admit, each.free
+                (service_handler(each.descriptor, each.methods, each.receiving),), each.admit, each.free, each.own
             )
         add_HealthServicer_to_server(self._health, self._limits)
         add_reflection(SERVICES, self._limits, predictor.access, [each.descriptor for each in others])

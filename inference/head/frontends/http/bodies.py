@@ -1,7 +1,8 @@
 """Bodies of HTTP requests: received within a call's deadline and limits, unpacked, and read as JSON.
 
     with open_call(parts, request) as call:
-        body = await read_json(await receive_body(request, call))
+        body = await receive_unpacked(request, call)
+        asked = await call.aside(len(body), lambda: decode(parse_json(body)))
 
 What a body says of its own length refuses it before a byte is read, where it is too long; it takes no room and counts
 as no work, for whoever says so may never send it. The bytes that have come are counted as they come
@@ -11,39 +12,33 @@ as no work, for whoever says so may never send it. The bytes that have come are 
 from __future__ import annotations
 
 import asyncio
-import math
+import re
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 
+from ringpull.inference.head.aside import LONG_BYTES, ON_LOOP_BYTES
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.metrics.call_log import Verb
 from ringpull.inference.head.predictor import OpenCall
-from ringpull.inference.wire.json_reading import parse_json as parse_json
 from ringpull.ps.errors import InvalidInput, LimitExceeded
-
-T = TypeVar("T")
 
 TIMEOUT_HEADER: Final = "request-timeout"
 """Header by which a client states its deadline: seconds from when it asked."""
 MAX_SHORT_BYTES: Final = 1 << 20
 """Longest body of a request that is no prediction."""
-ON_LOOP_BYTES: Final = 64 << 10
-"""Longest body that is read on the event loop: 1 ms at most."""
-
 WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib takes for a content coding: RFC 9110, 8.4.1; "deflate" has zlib's header."""
 
-LONG_BYTES: Final = 1 << 20
-"""Bodies beyond it wait for each other only, and no shorter ones for them."""
+MAX_MEMBERS: Final = 2048
+"""Most parts that a body of gzip may consist of: files one after another (RFC 1952, 2.2)."""
+FIRST_BYTES: Final = 1 << 10
+"""Bytes of a part that are unpacked first, and then as many again: those that follow its end are copied."""
 
-_READING: Final = ThreadPoolExecutor(1, "bodies")
-_READING_LONG: Final = ThreadPoolExecutor(1, "long-bodies")
-"""Threads of the process that read what is too long for the event loop: few, as Python's lock lets no two run."""
+_SECONDS: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15}")
 
 
 class _Bound(NamedTuple):
@@ -75,13 +70,9 @@ def timeout_of(request: Request) -> float | None:
     stated = request.headers.get(TIMEOUT_HEADER)
     if stated is None:
         return None
-    try:
-        timeout_s = float(stated)
-    except ValueError:
-        timeout_s = math.nan
-    if not 0 <= timeout_s < math.inf:
+    if not _SECONDS.fullmatch(stated):
         raise InvalidInput(f"Request-Timeout is {stated[:40]!r}; it must be a number of seconds, such as 0.25")
-    return timeout_s
+    return float(stated)
 
 
 async def receive_body(request: Request, call: OpenCall) -> bytes:
@@ -97,6 +88,29 @@ async def receive_body(request: Request, call: OpenCall) -> bytes:
     body = await call.within_deadline(_receive(request, bound, call.holds), _sender_of(request))
     call.received(len(body))
     return body
+
+
+async def receive_unpacked(request: Request, call: OpenCall) -> bytes:
+    """Receive the body of a prediction as it was before it was compressed, and tell the call how long that is.
+
+    Raises:
+        LimitExceeded: It is too long, there is no room for it now, or it cannot be answered in time.
+        DeadlineExceeded: The deadline, or the time limit for receiving, passed first.
+        InvalidInput: Its header states no length, or it is not compressed as that says.
+    """
+    body = await receive_body(request, call)
+    encoding, longest = request.headers.get("content-encoding", ""), call.limits.max_message_bytes
+    if not encoding:
+        return body
+    plain = None
+    # How long it becomes shows as it is unpacked: what is short waits for no other.
+    for most in (ON_LOOP_BYTES, LONG_BYTES):
+        if plain is None and 4 * len(body) <= most < longest:
+            plain = await call.aside(most, lambda most=most: _unpacked(body, encoding, most))  # type: ignore[misc]
+    if plain is None:
+        plain = await call.aside(longest, lambda: decompressed(body, encoding, longest))
+    call.received(len(plain))
+    return plain
 
 
 async def receive_short(request: Request, max_bytes: int = MAX_SHORT_BYTES) -> bytes:
@@ -122,45 +136,38 @@ def decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
         InvalidInput: It is not compressed like that, or that is not known here.
         LimitExceeded: It becomes longer than `max_bytes`.
     """
-    coding = encoding.strip().lower().removeprefix("x-")
-    if coding in ("", "identity"):
-        return body
-    if coding not in WINDOW_BITS:
-        raise InvalidInput(f"Content-Encoding is {encoding[:40]!r}; it must be gzip, deflate or identity")
-    unpacking = zlib.decompressobj(WINDOW_BITS[coding])
-    try:
-        # One byte more, so that what is too long shows.
-        plain = unpacking.decompress(body, max_bytes + 1)
-    except zlib.error as exc:
-        raise InvalidInput(f"the body is not {coding}: {exc}") from exc
-    if len(plain) > max_bytes:
+    plain = _unpacked(body, encoding, max_bytes)
+    if plain is None:
         raise LimitExceeded(f"the body is longer than max_message_bytes, {max_bytes}, once it is unpacked")
-    if not unpacking.eof:
-        raise InvalidInput(f"the body is not {coding}: it ends too early")
-    if unpacking.unused_data:
-        raise InvalidInput(f"the body is not {coding}: {len(unpacking.unused_data)} bytes follow its end")
     return plain
 
 
-async def read_json(body: bytes) -> Any:
-    """Return what a body says in JSON: of a name that is there twice the last. NaN and Infinity are taken.
-
-    Raises:
-        InvalidInput: It is no JSON, not in UTF-8, or nested too deep.
-    """
-    return await aside(len(body), lambda: parse_json(body))
-
-
-async def aside(nbytes: int, work: Callable[[], T]) -> T:
-    """Return what a function returns, run where it holds up no other request for long.
-
-    Args:
-        nbytes: Bytes that it works on: short ones are done at once, on the event loop.
-    """
-    if nbytes <= ON_LOOP_BYTES:
-        return work()
-    executor = _READING if nbytes <= LONG_BYTES else _READING_LONG
-    return await asyncio.get_running_loop().run_in_executor(executor, work)
+def _unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
+    """Return a body as it was before it was compressed; None: that is longer than `max_bytes`."""
+    coding = encoding.strip().lower().removeprefix("x-")
+    if coding in ("", "identity"):
+        return body if len(body) <= max_bytes else None
+    if coding not in WINDOW_BITS:
+        raise InvalidInput(f"Content-Encoding is {encoding[:40]!r}; it must be gzip, deflate or identity")
+    plain, at = bytearray(), 0
+    for _ in range(MAX_MEMBERS if coding == "gzip" else 1):
+        unpacking = zlib.decompressobj(WINDOW_BITS[coding])
+        begin = at
+        while not unpacking.eof and at < len(body):
+            piece = body[at : at + max(FIRST_BYTES, at - begin)]
+            try:
+                # One byte more, so that what is too long shows.
+                plain += unpacking.decompress(piece, max_bytes + 1 - len(plain))
+            except zlib.error as exc:
+                raise InvalidInput(f"the body is not {coding}: {exc}") from exc
+            if len(plain) > max_bytes:
+                return None
+            at += len(piece) - len(unpacking.unused_data)
+        if not unpacking.eof:
+            raise InvalidInput(f"the body is not {coding}: it ends too early")
+        if at == len(body):
+            return bytes(plain)
+    raise InvalidInput(f"the body is not {coding}: {len(body) - at} bytes follow its end")
 
 
 def _check_stated_length(request: Request, bound: _Bound) -> None:

@@ -20,12 +20,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import re
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import unquote
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -50,8 +54,13 @@ PAUSE_S: Final = 0.2
 TIMEOUT: Final = "timeout"
 FULL: Final = "full"
 REFUSED: Final = "refused"
-REASONS: Final = (TIMEOUT, FULL, REFUSED)
-"""Why connections were ended: the time limit; room for another one; there was none to make room."""
+MALFORMED: Final = "malformed"
+REASONS: Final = (TIMEOUT, FULL, REFUSED, MALFORMED)
+"""Why connections were ended: the time limit; room for another one; no room could be made; what came is no HTTP."""
+
+WARNING_S: Final = 60.0
+"""Time between two warnings of what strangers send, who would else fill a log."""
+_AUTHORITY: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -92,12 +101,40 @@ class Connection:
         return self.blocked or (self.answering and self.ahead)
 
 
+class NowAndThen(logging.Filter):
+    """Lets warnings through once in a while; the next one tells how many were left out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Let the next one through."""
+        super().__init__()
+        self._clock = clock
+        self._next_s = -math.inf
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is logged."""
+        if record.levelno != logging.WARNING:
+            return True
+        if self._clock() < self._next_s:
+            self._left_out += 1
+            return False
+        if self._left_out:
+            record.msg = f"{record.msg} (and {self._left_out} such warnings before it)"
+        self._next_s, self._left_out = self._clock() + WARNING_S, 0
+        return True
+
+
+_quiet: Final = logging.getLogger("uvicorn.error.requests")
+_quiet.addFilter(NowAndThen())
+
+
 class LimitedProtocol(H11Protocol):
     """Uvicorn's protocol, which tells its server when it begins to answer and when it has answered."""
 
     def __init__(self, connection: Connection, server: LimitedServer) -> None:
         """Serve one connection of `server`."""
         super().__init__(server.config, server.server_state, server.lifespan.state)
+        self.logger = _quiet
         self._connection = connection
         self._server = server
         self._serve = self.app
@@ -117,6 +154,11 @@ class LimitedProtocol(H11Protocol):
             # Reading has paused where the body was long, and who does not read learns of no end.
             self.flow.resume_reading()
         self._tell()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and end."""
+        self._server.malformed()
+        super().send_400_response(msg)
 
     def on_response_complete(self) -> None:
         """Go on after an answer."""
@@ -145,7 +187,7 @@ class LimitedProtocol(H11Protocol):
         """Have the application answer a request, for as long as its client is there."""
         self._request = task = asyncio.current_task()
         try:
-            await self._serve(scope, receive, send)
+            await self._serve(_from_root(scope), receive, send)
         except asyncio.CancelledError:
             # Uvicorn would log it as an error of the application.
             if not self.transport.is_closing():
@@ -217,6 +259,10 @@ class LimitedServer(uvicorn.Server):
         if connection in self._connections and blocked != connection.blocked:
             connection.blocked = blocked
             self._give_time(connection, ANSWER_S if blocked or connection.answering else self._limits.timeout_s)
+
+    def malformed(self) -> None:
+        """Note that a connection ends as what came over it is no HTTP."""
+        self._counts.ended[MALFORMED] += 1
 
     def left(self, connection: Connection) -> None:
         """Note that a connection is gone."""
@@ -322,3 +368,12 @@ class LimitedServer(uvicorn.Server):
         if transport is not None:
             with suppress(Exception):  # a transport that is closing by itself
                 transport.abort()
+
+
+def _from_root(scope: Any) -> Any:
+    """Return the scope of a request; where its target is a whole URL (RFC 9112, 3.2.2), as that of the URL's path."""
+    authority = _AUTHORITY.match(scope["raw_path"])
+    if authority is None:
+        return scope
+    raw = scope["raw_path"][authority.end() :] or b"/"
+    return {**scope, "raw_path": raw, "path": unquote(raw.decode("ascii"))}

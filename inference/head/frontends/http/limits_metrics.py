@@ -47,7 +47,7 @@ class LimitsCollector(Collector):
         yield gauge("ringpull_http_connections", "Open HTTP connections.", (), {ALONE: self._connections.open})
         yield counter(
             "ringpull_http_ended_total",
-            "HTTP connections that were ended by a limit.",
+            "HTTP connections that were ended by a limit, or as what came is no HTTP.",
             ("reason",),
             {(reason,): count for reason, count in self._connections.ended.items()},
         )

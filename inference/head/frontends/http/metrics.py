@@ -47,7 +47,9 @@ def metrics_routes(registry: CollectorRegistry, targets: Targets, *, shared: boo
 
 def metrics_application(registry: CollectorRegistry, access: Access) -> Starlette:
     """Return the application for a port that is this head's alone."""
-    return Starlette(routes=[Route("/metrics", _Exposition(registry))], middleware=[asking(access)])
+    app = Starlette(routes=[Route("/metrics", _Exposition(registry))], middleware=[asking(access)])
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Exposition:

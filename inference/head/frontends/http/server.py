@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ringpull.inference.head.access import Access, Unasked
+from ringpull.inference.head.audit import AuditLog
 from ringpull.inference.head.config import HttpLimits
 from ringpull.inference.head.frontends.http.errors import failed, refused
 from ringpull.inference.head.frontends.http.gate import asking
@@ -56,6 +57,7 @@ def application(
     routes: Iterable[Route] = (),
     leader: Callable[[], LeaderView | None] = lambda: None,
     access: Access | None = None,
+    audit: AuditLog | None = None,
 ) -> Starlette:
     """Return the ASGI application over three questions to the head.
 
@@ -63,6 +65,7 @@ def application(
         routes: What else is answered: metrics, and the protocols (`ringpull.inference.head.frontends.protocols`).
         leader: Who leads, for the body of `/healthz`: predictions go on when nobody does, and so does its 200.
         access: Rule of who may ask; None: anyone.
+        audit: Where it is told which operators were not let in; None: nowhere.
     """
 
     async def healthz(request: Request) -> JSONResponse:
@@ -90,8 +93,10 @@ def application(
         ],
         # Starlette raises an exception on when it has been answered by the handler of them all: uvicorn logs it.
         exception_handlers={RingpullError: failed, HTTPException: refused, Exception: failed},
-        middleware=[asking(access or Unasked())],
+        middleware=[asking(access or Unasked(), audit)],
     )
+    # A redirect would lead to where the client's own header says.
+    app.router.redirect_slashes = False
     # For what protocols answer to probes, and to operators.
     app.state.healthy, app.state.access = healthy, access or Unasked()
     return app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ringpull.inference.head.frontends.http.bodies import decompressed
 from ringpull.inference.head.predictor import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.wire.json_reading import parse_json
@@ -10,19 +9,17 @@ from ringpull.inference.wire.request_json import call_of
 from ringpull.ps.errors import InvalidInput
 
 
-def read_request(body: bytes, coding: str, model: str, limits: Limits) -> InferenceRequest:
+def read_request(body: bytes, model: str, limits: Limits) -> InferenceRequest:
     """Return what a body asks for.
 
     Args:
-        body: Body as it came.
-        coding: Its content coding; empty: none.
         model: Model that the path names; empty: the body does.
 
     Raises:
         InvalidInput: It is no such request; the message names the field or the feature.
         LimitExceeded: It is larger than `limits`.
     """
-    said = parse_json(decompressed(body, coding, limits.max_message_bytes))
+    said = parse_json(body)
     if model and isinstance(said, dict):
         named = said.get("model") or model
         if named != model:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ringpull.inference.head.frontends.http.bodies import aside, open_call, receive_body
+from ringpull.inference.head.frontends.http.bodies import open_call, receive_unpacked
 from ringpull.inference.head.frontends.json.answers import answer_text, reading_bytes
 from ringpull.inference.head.frontends.json.openapi import OpenApi
 from ringpull.inference.head.frontends.json.requests import read_request
@@ -21,13 +21,10 @@ def routes(parts: Parts) -> list[Route]:
     async def predict(request: Request) -> Response:
         named = request.path_params.get("model", "")
         with open_call(parts, request) as call:
-            body = await receive_body(request, call)
-            coding = request.headers.get("content-encoding", "")
-            # What is unpacked may be as long as is taken, however short it came.
-            nbytes = call.limits.max_message_bytes if coding else len(body)
-            asked = await aside(nbytes, lambda: read_request(body, coding, named, call.limits))
+            body = await receive_unpacked(request, call)
+            asked = await call.aside(len(body), lambda: read_request(body, named, call.limits))
             prediction = await call.predict(asked)
-            text = await aside(reading_bytes(prediction), lambda: answer_text(prediction))
+            text = await call.aside(reading_bytes(prediction), lambda: answer_text(prediction))
             return Response(text, media_type=JSON)
 
     return [

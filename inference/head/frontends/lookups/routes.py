@@ -13,18 +13,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ringpull.inference.head.frontends.http.bodies import aside, decompressed, open_call, receive_body
+from ringpull.inference.head.catalog import Catalog
+from ringpull.inference.head.frontends.http.bodies import open_call, receive_unpacked
 from ringpull.inference.head.frontends.lookups.json_bodies import AskedRows, json_bytes
 from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.frontends.tfs.rest_paths import numbered
+from ringpull.inference.head.frontends.tfs.signatures import number_of
 from ringpull.inference.wire.json_reading import parse_json
 from ringpull.inference.wire.json_writing import JsonWriter
-from ringpull.ps.errors import InvalidInput
 
 PATHS: Final = tuple(
     f"/v1/models/{{model}}{which}/tables/{{table}}:lookup" for which in ("", "/versions/{version}", "/labels/{label}")
 )
-
-MAX_VERSION_DIGITS: Final = 19
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -32,36 +32,25 @@ def routes(parts: Parts) -> list[Route]:
 
     async def lookup(request: Request) -> Response:
         with open_call(parts, request, "lookup") as call:
-            body = await receive_body(request, call)
-
-            def read() -> AskedRows:
-                plain = decompressed(body, request.headers.get("content-encoding", ""), call.limits.max_message_bytes)
-                return AskedRows.read(parse_json(plain), parts.predictor.row_limits, **_asked_of(request))
-
-            asked = await aside(len(body), read)
-            answer = await call.rows(asked.request)
+            body, named = await receive_unpacked(request, call), _asked_of(request, parts.catalog)
             limits = parts.predictor.row_limits
+            asked = await call.aside(len(body), lambda: AskedRows.read(parse_json(body), limits, **named))
+            answer = await call.rows(asked.request)
             nbytes = json_bytes(answer.rows)
             call.take_room(min(nbytes, limits.max_reply_bytes))
-            content = await aside(
-                nbytes, lambda: asked.reply(answer, JsonWriter(limits.max_reply_bytes, call.deadline_s))
-            )
+            writer = JsonWriter(limits.max_reply_bytes, call.deadline_s)
+            content = await call.aside(nbytes, lambda: asked.reply(answer, writer))
         return Response(content, media_type="application/json")
 
     return [Route(path, lookup, methods=["POST"]) for path in PATHS]
 
 
-def _asked_of(request: Request) -> dict[str, Any]:
+def _asked_of(request: Request, catalog: Catalog) -> dict[str, Any]:
+    """Return the table that a path names, and of which version, by the rules of all paths below `/v1/models/`."""
     at = request.path_params
-    return {
-        "model": at["model"],
-        "table": at["table"],
-        "version": _version(at["version"]) if "version" in at else 0,
-        "label": at.get("label", ""),
-    }
-
-
-def _version(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_VERSION_DIGITS and int(text)):
-        raise InvalidInput(f"version is {text[:40]!r}; it must be a number from 1")
-    return int(text)
+    model, version = at["model"], 0
+    if "version" in at:
+        version = numbered(model, at["version"])
+    elif "label" in at:
+        version = number_of(catalog, model, at["label"])
+    return {"model": model, "table": at["table"], "version": version, "label": ""}

@@ -146,6 +146,7 @@ def from_list(
 
 _SHOWN_TYPES: Final = {
     dict: "object",
+    list: "list",
     str: "string",
     type(None): "null",
     bool: "boolean",

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ringpull.inference.head.frontends.http.bodies import (
-    aside,
-    decompressed,
-    open_call,
-    receive_body,
-    receive_short,
-    timeout_of,
-)
-from ringpull.inference.head.frontends.http.gate import authorization_of
+from ringpull.inference.head.aside import aside
+from ringpull.inference.head.frontends.http.bodies import open_call, receive_short, receive_unpacked, timeout_of
+from ringpull.inference.head.frontends.http.gate import authorization_of, peer_of
 from ringpull.inference.head.frontends.oip.compression import MIN_BYTES, accepted, compressed
-from ringpull.inference.head.frontends.oip.http_bodies import HEADER_LENGTH, json_length, read_infer, reply_of
+from ringpull.inference.head.frontends.oip.http_bodies import (
+    HEADER_LENGTH,
+    as_object,
+    json_length,
+    parameters_of,
+    read_infer,
+    reply_of,
+)
 from ringpull.inference.head.frontends.oip.infer_calls import version_of
 from ringpull.inference.head.frontends.oip.models import Models
-from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
+from ringpull.inference.head.frontends.oip.repository import Asker, load, reading, unload
 from ringpull.inference.head.frontends.oip.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.wire.json_reading import parse_json
@@ -78,40 +80,38 @@ class Endpoints:
         return JSONResponse(await self._models.statistics(*_named(request)))
 
     async def index(self, request: Request) -> Response:
-        """List what is served."""
+        """List what is served. All of it is ready, so that to ask for what is ready asks for no less."""
         self._admit(request)
-        await receive_short(request)
+        ready = (await _fields(request)).get("ready")
+        if not isinstance(ready, bool | None):
+            raise InvalidInput(f"ready is {str(ready)[:40]}; it must be true or false")
         return JSONResponse(self._models.index())
 
     async def infer(self, request: Request) -> Response:
         """Score the rows of a request."""
         headers, path = request.headers, request.path_params
         with open_call(self._parts, request) as call:
-            body = await receive_body(request, call)
-            coding = headers.get("content-encoding", "")
-            if coding:
-                body = await aside(
-                    call.limits.max_message_bytes, lambda: decompressed(body, coding, call.limits.max_message_bytes)
-                )
-                call.received(len(body))
+            body = await receive_unpacked(request, call)
             length = json_length(body, headers.get(HEADER_LENGTH))
-            asked = await aside(
+            asked = await call.aside(
                 length, lambda: read_infer(body, length, path["model"], path.get("version", ""), call.limits)
             )
             answer = await self._models.infer(asked.call, call)
             cost = JSON_COST * sum(each.nbytes for each in answer.outputs)
             out = JsonWriter(call.limits.max_message_bytes, call.deadline_s)
-            reply, json_bytes = await aside(cost, lambda: reply_of(asked, answer, out))
+            reply, json_bytes = await call.aside(cost, lambda: reply_of(asked, answer, out))
             return await _answer(b"".join(reply), json_bytes, headers.get("accept-encoding", ""))
 
     async def load(self, request: Request) -> Response:
         """Serve a model, or the newest version of one."""
-        await load(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        name = request.path_params["model"]
+        await load(self._parts, name, *await self._change("load", name, request))
         return Response()
 
     async def unload(self, request: Request) -> Response:
         """Serve a model no more."""
-        await unload(self._parts, request.path_params["model"], await _parameters(request), _asker(request))
+        name = request.path_params["model"]
+        await unload(self._parts, name, *await self._change("unload", name, request))
         return Response()
 
     async def no_regions(self, request: Request) -> Response:
@@ -132,6 +132,18 @@ class Endpoints:
         """Refuse to tell or change settings."""
         raise Unsupported("what is traced and logged is set where a head is started")
 
+    async def _change(self, verb: str, name: str, request: Request) -> tuple[Collection[str], Asker]:
+        """Return the names of the parameters of a load or an unload, and who asks for it."""
+        asker = Asker(
+            authorization=authorization_of(request.scope),
+            access=request.app.state.access,
+            peer=peer_of(request.scope),
+            door="http",
+            timeout_s=None,
+        )
+        with reading(self._parts, verb, name, asker):
+            return parameters_of(await _fields(request)), replace(asker, timeout_s=timeout_of(request))
+
     def _admit(self, request: Request) -> None:
         """Let in whoever may ask what there is."""
         self._parts.predictor.access.admit(authorization_of(request.scope), *MAY_DESCRIBE)
@@ -143,25 +155,10 @@ def _named(request: Request) -> tuple[str, int]:
     return path.get("model", ""), version_of(path.get("version", ""))
 
 
-async def _parameters(request: Request) -> Collection[str]:
-    """Return the names of the parameters in the body of a load or an unload, which may be empty."""
+async def _fields(request: Request) -> Mapping[str, Any]:
+    """Return the object in a body, which may be empty."""
     body = await receive_short(request)
-    asked = parse_json(body) if body.strip() else {}
-    parameters = asked.get("parameters", {}) if isinstance(asked, dict) else None
-    if not isinstance(parameters, dict):
-        raise InvalidInput("the body must be empty, or a JSON object whose parameters are an object")
-    return parameters
-
-
-def _asker(request: Request) -> Asker:
-    client = request.client
-    return Asker(
-        authorization=authorization_of(request.scope),
-        access=request.app.state.access,
-        peer="" if client is None else f"{client.host}:{client.port}",
-        door="http",
-        timeout_s=timeout_of(request),
-    )
+    return as_object("the body, where there is one,", parse_json(body)) if body.strip() else {}
 
 
 async def _answer(body: bytes, json_bytes: int | None, accept_encoding: str) -> Response:

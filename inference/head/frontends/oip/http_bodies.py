@@ -76,7 +76,7 @@ def read_infer(body: bytes, length: int, model: str, version: str, limits: Limit
         InvalidInput: It is not as it should be; the message names the input, output or parameter.
         LimitExceeded: It has more inputs than a request may have columns.
     """
-    asked = _object("the body", parse_json(body[:length]))
+    asked = as_object("the body", parse_json(body[:length]))
     inputs = _objects("inputs", asked.get("inputs"))
     check_count(len(inputs), limits.max_columns)
     heads: list[TensorHead] = []
@@ -91,10 +91,10 @@ def read_infer(body: bytes, length: int, model: str, version: str, limits: Limit
             at += len(sent)
     if at != len(rest):
         raise InvalidInput(f"the body has {len(rest) - at} bytes after the JSON and the data of its inputs")
-    outputs = _objects("outputs", asked.get("outputs", []))
-    named = [(_name("outputs", each), _parameters(each)) for each in outputs]
-    parameters = _parameters(asked)
-    request_id = asked.get("id", "")
+    outputs = _objects("outputs", _unless_null(asked, "outputs", []))
+    named = [(_name("outputs", each), parameters_of(each)) for each in outputs]
+    parameters = parameters_of(asked)
+    request_id = _unless_null(asked, "id", "")
     if not isinstance(request_id, str):
         raise InvalidInput("id must be a string")
     head = InferHead(
@@ -142,6 +142,33 @@ def reply_of(asked: HttpInfer, answer: Answer, out: JsonWriter) -> tuple[list[by
     return [header, *parts], len(header) if parts else None
 
 
+def as_object(what: str, given: Any) -> Mapping[str, Any]:
+    """Return what is a JSON object.
+
+    Raises:
+        InvalidInput: It is none; the message names it by `what`.
+    """
+    if not isinstance(given, dict):
+        raise InvalidInput(f"{what} must be a JSON object")
+    return given
+
+
+def parameters_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of an object, those that are null left out: clients write what they have not as null.
+
+    Raises:
+        InvalidInput: They are no object.
+    """
+    parameters = as_object("parameters", _unless_null(given, "parameters", {}))
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _unless_null(given: Mapping[str, Any], field: str, absent: Any) -> Any:
+    """Return a field; `absent`: it is absent, or null."""
+    value = given.get(field)
+    return absent if value is None else value
+
+
 def _tensor(name: str, given: Mapping[str, Any], rest: memoryview) -> tuple[TensorHead, SentValues]:
     """Return a tensor, whose bytes are the first of the rest after the JSON if they are there."""
     datatype, shape = given.get("datatype"), given.get("shape")
@@ -149,16 +176,16 @@ def _tensor(name: str, given: Mapping[str, Any], rest: memoryview) -> tuple[Tens
         raise InvalidInput(f"input {name}: has no datatype; give one such as INT64")
     if not isinstance(shape, list) or not all(type(each) is int for each in shape):
         raise InvalidInput(f"input {name}: its shape must be a list of integers")
-    parameters = _parameters(given)
+    parameters = parameters_of(given)
     check_input_parameters(name, parameters)
     if "binary_data_size" not in parameters:
-        if "data" not in given:
+        if given.get("data") is None:
             raise InvalidInput(f"input {name}: has no data, and no binary_data_size among its parameters")
         values = check_shape(name, datatype, shape)
         array = from_list(name, datatype, shape, _flat(name, given["data"], len(shape)), values)
         return TensorHead.of(name, datatype, shape), array
     size = parameters["binary_data_size"]
-    if "data" in given:
+    if given.get("data") is not None:
         raise InvalidInput(f"input {name}: has data and a binary_data_size; give one of both")
     if type(size) is not int or not 0 <= size <= len(rest):
         raise InvalidInput(
@@ -189,21 +216,11 @@ def _objects(field: str, given: Any) -> Sequence[Mapping[str, Any]]:
     return given
 
 
-def _object(what: str, given: Any) -> Mapping[str, Any]:
-    if not isinstance(given, dict):
-        raise InvalidInput(f"{what} must be a JSON object")
-    return given
-
-
 def _name(field: str, given: Mapping[str, Any]) -> str:
     name = given.get("name")
     if not isinstance(name, str):
         raise InvalidInput(f"{field}: each must have a name, a string")
     return name
-
-
-def _parameters(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _object("parameters", given.get("parameters", {}))
 
 
 def _flag(parameters: Mapping[str, Any], name: str) -> bool:

@@ -74,7 +74,7 @@ class Plan(NamedTuple):
     sources: tuple[Source, ...]
 
     def columns(
-        self, shapes: Sequence[Sequence[int]], raws: Sequence[bytes | memoryview], limits: Limits
+        self, shapes: Sequence[tuple[int, ...]], raws: Sequence[bytes | memoryview], limits: Limits
     ) -> ReceivedColumns | None:
         """Return the columns of a request; None: it is not what its shapes say.
 
@@ -89,7 +89,8 @@ class Plan(NamedTuple):
             rows = shape[0]
             count = rows * (width or shape[1])
             nbytes = len(raw)
-            if nbytes != count * itemsize:
+            # The width of one row is not part of its kind, so that it is looked at here.
+            if nbytes != count * itemsize or (width and shape[1:] not in ((), (width,))):
                 return None
             parts.append(raw)
             if nbytes % 8:
@@ -183,6 +184,8 @@ def _column(
     if offsets is None or weights is None:
         return None
     many = has_many(feature)
+    if many and dimensions == 1 and name + OFFSETS in known:
+        return None
     if offsets != NONE:
         fits = many and dimensions == 1
         column = _of(name, dtype, True, weights != NONE, 0), Source(place, offsets, weights, itemsize, 1)
@@ -196,7 +199,7 @@ def _column(
         width = second if dimensions == 2 else 1
     elif isinstance(feature, Dense):
         width = feature.width
-    if not width or (dimensions == 1 and width > 1) or (dimensions == 2 and rows != 1 and second != width):
+    if width < 1 or (dimensions == 1 and width > 1) or (dimensions == 2 and rows != 1 and second != width):
         return None
     wide = many or width > 1
     return _of(name, dtype, False, False, width if wide else 0), Source(place, NONE, NONE, itemsize, width), rows == 1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ringpull.inference.head.access import Access
 from ringpull.inference.head.frontends.parts import Parts
-from ringpull.ps.errors import AlreadyLive, InvalidInput
+from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import check_name
-from ringpull.router.control.operations import ChangeStatus, LoadModel, Publish, UnloadModel
-from ringpull.router.control.verbs import Request, Role
+from ringpull.router.control.operations import ChangeStatus, LoadModel, UnloadModel
+from ringpull.router.control.verbs import Request
 
 ADVICE = frozenset({"unload_dependents"})
 """Parameters that change nothing: no model depends on another."""
@@ -33,7 +34,8 @@ class Asker:
 
 
 async def load(parts: Parts, name: str, parameters: Collection[str], asker: Asker) -> None:
-    """Serve a model: its newest version where it is served already, else what lies below the roots of models.
+    """Serve a model, of that name: its newest version where it is served already, else what lies below the roots of
+    models. Where nothing is newer than what is served, nothing is to be done.
 
     Args:
         parameters: Names of the parameters that came with it.
@@ -43,18 +45,28 @@ async def load(parts: Parts, name: str, parameters: Collection[str], asker: Aske
         InvalidInput: There is no such model, or a parameter asks for something else to be loaded.
         RingpullError: See `Operators.change`.
     """
-    _check(name, parameters, asker)
-    served = any(each.key[0] == name for each in parts.catalog.served())
-    try:
-        await _change(parts, Publish(model=name) if served else LoadModel(folder=name), asker)
-    except AlreadyLive:
-        return  # Clients load to be sure that it is there.
+    with reading(parts, "load", name, asker):
+        _check(name, parameters)
+    await _change(parts, LoadModel(folder=name, model=name), asker)
 
 
 async def unload(parts: Parts, name: str, parameters: Collection[str], asker: Asker) -> None:
     """Serve a model no more, with all its versions. Arguments and errors as `load`."""
-    _check(name, parameters, asker)
+    with reading(parts, "unload", name, asker):
+        _check(name, parameters)
     await _change(parts, UnloadModel(model=name), asker)
+
+
+def reading(parts: Parts, verb: str, name: str, asker: Asker) -> AbstractContextManager[None]:
+    """Return the context of reading what is asked for, see `Operators.reading`."""
+    return parts.operators.reading(
+        verb,
+        name,
+        authorization=asker.authorization,
+        access=asker.access,
+        peer=asker.peer,
+        door=asker.door,
+    )
 
 
 async def _change(parts: Parts, request: Request[ChangeStatus], asker: Asker) -> None:
@@ -68,16 +80,11 @@ async def _change(parts: Parts, request: Request[ChangeStatus], asker: Asker) ->
     )
 
 
-def _check(name: str, parameters: Iterable[str], asker: Asker) -> None:
-    """Check what a load or an unload asks for. Whoever may not ask learns that first."""
-    wrong = next((each for each in parameters if each not in ADVICE), None)
-    try:
-        check_name("model", name)
-        if wrong is not None:
-            raise InvalidInput(
-                f"parameter {wrong[:40]}: a model is loaded as it lies below the roots of models, without files or"
-                " configuration of the caller's"
-            )
-    except InvalidInput:
-        asker.access.admit(asker.authorization, Role.OPERATE)
-        raise
+def _check(name: str, parameters: Iterable[str]) -> None:
+    """Check what a load or an unload asks for."""
+    check_name("model", name)
+    if (wrong := next((each for each in parameters if each not in ADVICE), None)) is not None:
+        raise InvalidInput(
+            f"parameter {wrong[:40]}: a model is loaded as it lies below the roots of models, without files or"
+            " configuration of the caller's"
+        )

@@ -13,9 +13,12 @@ def routes(parts: Parts) -> list[Route]:
     all_of = Endpoints(parts)
     return [
         Route("/v2", all_of.server),
+        # Probes are written by hand, and by who cannot see what is answered: they are taken with a slash, too.
         Route("/v2/health/live", all_of.live),
+        Route("/v2/health/live/", all_of.live),
         Route("/v2/health/ready", all_of.ready),
-        # Before a model's own paths: no model can be asked for under this name.
+        Route("/v2/health/ready/", all_of.ready),
+        # Before a model's own paths. The metadata of a model of this name are told under its versions only.
         Route("/v2/models/stats", all_of.statistics),
         *_of_model("", all_of.metadata, "GET"),
         *_of_model("/ready", all_of.model_ready, "GET"),

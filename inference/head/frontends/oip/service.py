@@ -13,7 +13,7 @@ from ringpull.inference.head.frontends.oip.infer_calls import version_of
 from ringpull.inference.head.frontends.oip.infer_messages import read_message
 from ringpull.inference.head.frontends.oip.messages import ModelInferRequest, message
 from ringpull.inference.head.frontends.oip.models import Models
-from ringpull.inference.head.frontends.oip.repository import Asker, load, unload
+from ringpull.inference.head.frontends.oip.repository import Asker, load, reading, unload
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.ps.errors import NotFound, Unavailable, Unsupported
 from ringpull.router.control.verbs import Role
@@ -42,6 +42,16 @@ class OipService:
     def admit(self, context: grpc.aio.ServicerContext) -> None:
         """Let in whoever is known at all, before a message of theirs is received."""
         self._access.admit(authorization_of(context), *ANY_ROLE)
+
+    def admit_operator(self, verb: str, context: grpc.aio.ServicerContext) -> None:
+        """Let in whoever is known at all to ask for an operators' verb; whoever is not is told of."""
+        self._parts.operators.admit(
+            verb,
+            authorization=authorization_of(context),
+            access=self._access,
+            peer=context.peer(),
+            door=self._door,
+        )
 
     async def model_infer(self, receive: Receive, context: grpc.aio.ServicerContext) -> Any:
         """Score the rows of a request."""
@@ -108,14 +118,18 @@ class OipService:
 
     async def repository_model_load(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve a model, or the newest version of one."""
-        request = parse(message("RepositoryModelLoadRequest"), body)
-        await load(self._parts, request.model_name, request.parameters, self._asker(context))
+        asker = self._asker(context)
+        with reading(self._parts, "load", "", asker):
+            request = parse(message("RepositoryModelLoadRequest"), body)
+        await load(self._parts, request.model_name, request.parameters, asker)
         return message("RepositoryModelLoadResponse")()
 
     async def repository_model_unload(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve a model no more."""
-        request = parse(message("RepositoryModelUnloadRequest"), body)
-        await unload(self._parts, request.model_name, request.parameters, self._asker(context))
+        asker = self._asker(context)
+        with reading(self._parts, "unload", "", asker):
+            request = parse(message("RepositoryModelUnloadRequest"), body)
+        await unload(self._parts, request.model_name, request.parameters, asker)
         return message("RepositoryModelUnloadResponse")()
 
     async def system_shared_memory_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:

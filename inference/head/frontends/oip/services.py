@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ringpull.inference.head.access import Access
 from ringpull.inference.head.frontends.grpc.methods import Service
 from ringpull.inference.head.frontends.oip.messages import SERVICE
@@ -17,4 +19,9 @@ def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
         at_door: Whether they are to be served at the operators' door.
     """
     methods = OipService(parts, access, at_door=at_door)
-    return [Service(SERVICE, methods, methods.admit, receiving=("ModelInfer",), free=("ServerLive", "ServerReady"))]
+    own = {
+        "RepositoryModelLoad": partial(methods.admit_operator, "load"),
+        "RepositoryModelUnload": partial(methods.admit_operator, "unload"),
+    }
+    free = ("ServerLive", "ServerReady")
+    return [Service(SERVICE, methods, methods.admit, receiving=("ModelInfer",), free=free, own=own)]

@@ -4,7 +4,6 @@
 
 const EVERY_MS = 3000;
 const PATIENCE_MS = 10000;
-const SLOTS = 65536;
 const PHASES = ["preparing", "catching up", "guarding", "loading", "routing", "settling", "dropping"];
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -15,6 +14,8 @@ const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFracti
 let token = "";
 let status = null; // the last one that came
 let failedSince = null;
+let looking = false;
+let nextLook = 0;
 
 // -- asking ------------------------------------------------------------------------------------------------------------
 
@@ -25,9 +26,10 @@ async function ask(path, options = {}) {
 }
 
 async function look() {
-  let reply;
+  const sent = token;
   try {
-    reply = await ask("status");
+    const reply = await ask("status");
+    if (token !== sent) return 1; // another one was sent meanwhile
     if (reply.status === 401 || reply.status === 403) return wantToken(reply.status, await reply.json());
     if (!reply.ok) throw new Error((await reply.json()).message || `HTTP ${reply.status}`);
     status = await reply.json();
@@ -39,9 +41,14 @@ async function look() {
   return EVERY_MS;
 }
 
+// Looks now, and from now on: one after the other, however often this is called.
 async function keepLooking() {
+  if (looking) return;
+  looking = true;
+  clearTimeout(nextLook);
   const pause = document.hidden && status !== null ? EVERY_MS : await look();
-  if (pause) setTimeout(keepLooking, pause);
+  looking = false;
+  if (pause) nextLook = setTimeout(keepLooking, pause);
 }
 
 function wantToken(code, body) {
@@ -62,7 +69,7 @@ function away(error) {
   const why = error.name === "TimeoutError" ? `no answer within ${PATIENCE_MS / 1000} s` : error.message;
   const text = `Since ${failedSince.toLocaleTimeString()} (${why}). It is asked again every ${EVERY_MS / 1000} s` + (status ? "; below is what it said last." : ".");
   $("main").hidden = false;
-  $("main").classList.add("stale");
+  $("main").classList.add(status ? "stale" : "unknown");
   $("away").hidden = false;
   put("away-text", text);
   health("bad", "no answer");
@@ -87,6 +94,26 @@ function fill(element, attributes, children) {
   return element;
 }
 
+// Gives an element these children. What is there already stays as it is: text that is selected, or pointed at.
+function renew(element, ...children) {
+  const there = [...element.childNodes];
+  children.forEach((child, place) => {
+    const old = there[place];
+    if (!old) element.append(child);
+    else if (old.isEqualNode(child)) return;
+    else if (old.nodeName !== child.nodeName) old.replaceWith(child);
+    else if (old.nodeType === Node.TEXT_NODE) old.data = child.data;
+    else become(old, child);
+  });
+  for (const gone of there.slice(children.length)) gone.remove();
+}
+
+function become(element, model) {
+  for (const { name } of [...element.attributes]) if (!model.hasAttribute(name)) element.removeAttribute(name);
+  for (const { name, value } of model.attributes) if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+  renew(element, ...model.childNodes);
+}
+
 function put(id, text) {
   if ($(id).textContent !== text) $(id).textContent = text;
 }
@@ -103,7 +130,7 @@ function health(state, text) {
 function show() {
   $("token-form").hidden = true;
   $("main").hidden = false;
-  $("main").classList.remove("stale");
+  $("main").classList.remove("stale", "unknown");
   $("away").hidden = true;
   const alive = status.shards.filter((each) => each.alive).length;
   const whole = alive === status.shards.length && status.heads.every((each) => each.alive);
@@ -130,7 +157,7 @@ function show() {
 
 function showWarnings() {
   $("warnings").hidden = !status.warnings.length;
-  $("warnings-list").replaceChildren(...status.warnings.map((each) => node("li", {}, each)));
+  renew($("warnings-list"), ...status.warnings.map((each) => node("li", {}, each)));
 }
 
 function showChange(change) {
@@ -138,17 +165,17 @@ function showChange(change) {
   if ($("change").hidden) return;
   put("change-title", change.paused ? "Change, paused" : "Change under way");
   put("change-what", `${change.kind} ${change.subject.replaceAll("->", "→")}`);
-  const at = PHASES.indexOf(change.phase);
-  const phases = at < 0 ? [change.phase] : PHASES;
-  $("change-phases").replaceChildren(...phases.map((each, place) => phase(each, at < 0 ? 0 : place - at)));
+  const now = PHASES.indexOf(change.phase);
+  const phases = now < 0 ? [change.phase] : PHASES;
+  renew($("change-phases"), ...phases.map((each, place) => phase(each, now < 0 ? 0 : place - now)));
   $("change-done").value = change.done;
   put("change-amount", [amount(change), latencies(change)].filter(Boolean).join(" · "));
   put("change-trouble", change.trouble ? `trying again: ${change.trouble}` : "");
 }
 
-function phase(name, place) {
-  const at = place < 0 ? "past" : place ? "next" : "now";
-  return node("li", at === "now" ? { "data-at": at, "aria-current": "step" } : { "data-at": at }, name);
+function phase(name, ahead) {
+  const when = ahead < 0 ? "past" : ahead ? "next" : "now";
+  return node("li", when === "now" ? { "data-at": when, "aria-current": "step" } : { "data-at": when }, name);
 }
 
 function amount(change) {
@@ -169,7 +196,8 @@ function latencies(change) {
 function showTiles(alive) {
   const all = status.recent[0] || { requests: 0, failed: 0, requests_per_s: 0, p50_ms: 0, p99_ms: 0 };
   const heads = status.heads.filter((each) => each.alive).length;
-  $("tiles").replaceChildren(
+  renew(
+    $("tiles"),
     tile(rate(all.requests_per_s), "requests a second"),
     tile(ms(all.p50_ms), "p50, 15 min"),
     tile(ms(all.p99_ms), "p99, 15 min"),
@@ -181,74 +209,6 @@ function showTiles(alive) {
 
 function tile(value, name, bad = false) {
   return node("li", bad ? { class: "bad" } : {}, node("b", {}, value), node("small", {}, name));
-}
-
-// -- the ring ----------------------------------------------------------------------------------------------------------
-
-const color = (shard) => `f${shard % 8}`;
-
-function showRing() {
-  const [ring, planned] = [arcs(status.ring), arcs(status.next_ring)];
-  const next = moved(planned, ring) ? planned : [];
-  const gone = new Set(status.shards.filter((each) => !each.alive).map((each) => each.shard));
-  const outer = ring.flatMap((arc) => sector(arc, 76, 104, color(arc.shard), `shard ${arc.shard}${gone.has(arc.shard) ? " does not answer" : ""}`));
-  const dead = ring.filter((arc) => gone.has(arc.shard)).flatMap((arc) => sector(arc, 104, 108, "gone", ""));
-  const inner = next.flatMap((arc) => pieces(arc, ring)).flatMap((arc) => sector(arc, 60, 71, `${color(arc.shard)} ${arc.moves ? "next" : "moving"}`, `to be shard ${arc.shard}`));
-  const labels = ring.filter((arc) => arc.end - arc.begin > SLOTS / 28).map((arc) => label(arc, 90));
-  const shards = status.shards.length;
-  $("ring").replaceChildren(
-    ...outer, ...dead, ...inner, ...labels,
-    drawn("text", { class: "count", y: 4 }, shards),
-    drawn("text", { class: "small", y: 22 }, shards === 1 ? "shard" : "shards"),
-    drawn("text", { class: "small", y: 38 }, `epoch ${status.epoch}`),
-  );
-  const shares = status.shards.map((each) => `shard ${each.shard} owns ${percent(each.share)}`).join(", ");
-  put("ring-text", `The ring of ${shards} shards: ${shares}.`);
-  $("ring-note").hidden = !next.length;
-  if (next.length) put("ring-note", `Inner ring: as it will be. ${percent(moved(next, ring))} of it goes to another shard.`);
-  $("shards").replaceChildren(...status.shards.map(shardRow));
-}
-
-function arcs(ring) {
-  return !ring ? [] : ring.begins.map((begin, place) => ({ begin, end: ring.begins[place + 1] ?? SLOTS, shard: ring.shards[place] }));
-}
-
-// The parts of an arc by whether they have another owner now.
-function pieces(arc, ring) {
-  return ring
-    .map((now) => ({ begin: Math.max(arc.begin, now.begin), end: Math.min(arc.end, now.end), shard: arc.shard, moves: now.shard !== arc.shard }))
-    .filter((piece) => piece.begin < piece.end);
-}
-
-function moved(next, ring) {
-  const parts = next.flatMap((arc) => pieces(arc, ring)).filter((piece) => piece.moves);
-  return parts.reduce((sum, piece) => sum + piece.end - piece.begin, 0) / SLOTS;
-}
-
-function sector(arc, inside, outside, kind, title) {
-  const middle = (arc.begin + arc.end) / 2;
-  const halves = arc.end - arc.begin > SLOTS / 2 ? [[arc.begin, middle], [middle, arc.end]] : [[arc.begin, arc.end]];
-  return halves.map(([begin, end]) => {
-    const [a, b] = [angle(begin), angle(end)];
-    const d = `M${at(outside, a)}A${outside} ${outside} 0 0 1 ${at(outside, b)}L${at(inside, b)}A${inside} ${inside} 0 0 0 ${at(inside, a)}Z`;
-    return drawn("path", { d, class: kind }, ...(title ? [drawn("title", {}, title)] : []));
-  });
-}
-
-function label(arc, radius) {
-  const [x, y] = at(radius, angle((arc.begin + arc.end) / 2)).split(" ");
-  return drawn("text", { x, y: +y + 3.5, class: "shard", "aria-hidden": "true" }, arc.shard);
-}
-
-const angle = (slot) => (slot / SLOTS) * 2 * Math.PI - Math.PI / 2;
-const at = (radius, turn) => `${(radius * Math.cos(turn)).toFixed(2)} ${(radius * Math.sin(turn)).toFixed(2)}`;
-
-function shardRow(shard) {
-  const name = node("th", { scope: "row", title: shard.address }, node("span", { class: `swatch ${color(shard.shard)}` }), shard.shard);
-  if (!shard.alive) return node("tr", { class: "gone" }, name, node("td", {}, percent(shard.share)), node("td", { colspan: 3, class: "none" }, `no answer: ${shard.error}`));
-  const sums = (field) => shard.tables.reduce((sum, table) => sum + Number(table[field]), 0);
-  const meter = drawn("svg", { class: "meter", viewBox: "0 0 64 8", "aria-hidden": "true" }, drawn("rect", { width: 64, height: 8, rx: 4 }), drawn("rect", { width: Math.max(1, 64 * shard.share), height: 8, rx: 4, class: color(shard.shard) }));
-  return node("tr", {}, name, node("td", {}, meter, percent(shard.share)), number(compact.format(sums("rows"))), number(bytes(sums("bytes"))), number(compact.format(shard.requests)));
 }
 
 // -- charts ------------------------------------------------------------------------------------------------------------
@@ -308,7 +268,7 @@ function drawRate(svg, of, steps) {
     const bar = (from, to, kind) => drawn("rect", { class: kind, x: left, width, y: y(to), height: Math.max(0.8, y(from) - y(to)) }, drawn("title", {}, title));
     return failed ? [bar(failed, all, "bar"), bar(0, failed, "bar failed")] : [bar(0, all, "bar")];
   });
-  svg.replaceChildren(...base, ...bars);
+  renew(svg, ...base, ...bars);
   svg.setAttribute("aria-label", `Requests a second over the last 15 minutes: ${rate(of.requests_per_s)} now, ${count.format(of.requests)} in all, ${count.format(of.failed)} failed.`);
 }
 
@@ -320,7 +280,7 @@ function drawLatency(svg, of, steps) {
     if (points.length === 1) return drawn("circle", { class: name, cx: points[0][0], cy: points[0][1], r: 2.5 });
     return drawn("polyline", { class: name, points: points.map((each) => each.map((one) => one.toFixed(1)).join(",")).join(" ") });
   }));
-  svg.replaceChildren(...base, ...lines);
+  renew(svg, ...base, ...lines);
   svg.setAttribute("aria-label", `Latency over the last 15 minutes: p50 ${ms(of.p50_ms)}, p99 ${ms(of.p99_ms)}.`);
 }
 
@@ -342,30 +302,30 @@ function nice(highest) {
 // -- tables ------------------------------------------------------------------------------------------------------------
 
 const number = (text) => node("td", { class: "n" }, text);
-const named = (text) => node("th", { scope: "row", class: "name", title: text }, text);
+const named = (text) => node("th", { scope: "row", class: "name" }, text);
 
 function rows(id, found, none, columns) {
-  $(id).replaceChildren(...(found.length ? found : [node("tr", {}, node("td", { class: "none", colspan: columns }, none))]));
+  renew($(id), ...(found.length ? found : [node("tr", {}, node("td", { class: "none", colspan: columns }, none))]));
 }
 
-// One entry for each model, its live version's.
+// One entry for each model, its live version's. Versions are text: those beyond 2^53 are no numbers of this language.
 function models() {
   const found = new Map();
-  for (const each of status.models) if (!found.has(each.name) || +each.version === +status.live[each.name]) found.set(each.name, each);
+  for (const each of status ? status.models : []) if (!found.has(each.name) || each.version === status.live[each.name]) found.set(each.name, each);
   return [...found.values()];
 }
 
 function showModels() {
   rows("models", models().map((model) => {
-    const live = Number(status.live[model.name] || 0);
+    const live = status.live[model.name];
     const of = status.recent.find((each) => each.model === model.name) || { requests: 0, failed: 0, p50_ms: 0, p99_ms: 0 };
     const labels = Object.entries(model.labels || {});
     const tags = model.versions.flatMap((version) => {
-      const words = labels.filter(([, labelled]) => +labelled === +version).map(([name]) => name);
-      return [node("span", { class: +version === live ? "tag live" : "tag" }, [version, ...words].join(" · ")), " "];
+      const words = labels.filter(([, labelled]) => labelled === version).map(([name]) => name);
+      return [node("span", { class: version === live ? "tag live" : "tag" }, [version, ...words].join(" · ")), " "];
     });
     const gives = model.outputs.map((output) => output.name + (output.shape.length ? `[${output.shape.join(", ")}]` : "")).join(", ");
-    return node("tr", {}, named(model.name), node("td", {}, live || "–"), node("td", {}, ...tags), number(count.format(of.requests)), number(count.format(of.failed)), number(ms(of.p50_ms)), number(ms(of.p99_ms)), node("td", { class: "name", title: gives }, gives || "rows by key"));
+    return node("tr", {}, named(model.name), node("td", {}, live || "–"), node("td", {}, ...tags), number(count.format(of.requests)), number(count.format(of.failed)), number(ms(of.p50_ms)), number(ms(of.p99_ms)), node("td", { class: "name" }, gives || "rows by key"));
   }), "No model is served.", 8);
 }
 
@@ -381,7 +341,7 @@ function showTables() {
 function showHeads() {
   put("heads-sum", `${count.format(status.requests)} requests in all, ${count.format(status.failed)} failed`);
   rows("heads", status.heads.map((head) => {
-    const name = node("th", { scope: "row" }, head.head, ...(head.address === status.head ? [" ", node("span", { class: "tag" }, "answers here")] : []));
+    const name = node("th", { scope: "row" }, head.head, ...(head.head === status.head_number ? [" ", node("span", { class: "tag" }, "answers here")] : []));
     const silent = head.alive ? "" : ` · not heard for ${duration(head.heard_s)}`;
     return node("tr", head.alive ? {} : { class: "gone" }, name, node("td", {}, `${head.address || "not up yet"}${silent}`), node("td", {}, head.http), number(count.format(head.requests)), number(count.format(head.failed)));
   }), "No head was heard of.", 5);

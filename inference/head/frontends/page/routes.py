@@ -22,6 +22,7 @@ FOLDER: Final = Path(__file__).parent
 FILES: Final = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
+    "/ring.js": ("ring.js", "text/javascript"),
     "/try.js": ("try.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
 }

@@ -9,15 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS, columns_of, has_many, owner_of, unknown_input
+from ringpull.inference.head.frontends.tensors import (
+    CHUNK,
+    OFFSETS,
+    WEIGHTS,
+    columns_of,
+    has_many,
+    owner_of,
+    unknown_input,
+)
+from ringpull.inference.head.frontends.tfs.tensor_codec import array_of_list
 from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, SentFeature
 from ringpull.ps.errors import InvalidInput, LimitExceeded
+
+_DTYPES: Final[dict[str | None, np.dtype[Any]]] = {
+    None: np.dtype(np.int64),
+    "int64_list": np.dtype(np.int64),
+    "float_list": np.dtype(np.float32),
+    "bytes_list": np.dtype(object),
+}
+"""Types of arrays by the kind of lists."""
 
 BYTES_OF_FEATURE: Final = 16
 """Bytes that take as long to read as one feature of one example, or as it takes to see that it is not there."""
@@ -29,9 +46,13 @@ def examples_of(given: Any) -> Sequence[Any]:
     return getattr(given, kind).examples if kind else ()
 
 
-def size_of_input(given: Any, features: Sequence[Feature]) -> int:
-    """Return how much work the examples of an `Input` are, as a number of bytes."""
-    return BYTES_OF_FEATURE * len(examples_of(given)) * len(features)
+def size_of_input(given: Any, features: Sequence[Feature], nbytes: int) -> int:
+    """Return how much work the examples of an `Input` are, as a number of bytes.
+
+    Args:
+        nbytes: Bytes of its message.
+    """
+    return max(nbytes, BYTES_OF_FEATURE * len(examples_of(given)) * len(features))
 
 
 def columns_of_input(given: Any, features: Iterable[Feature], limits: Limits) -> ReceivedColumns:
@@ -69,53 +90,77 @@ def _tensors(
     """Return the features of examples as tensors: (B, w), or (N,) with their offsets."""
     for row in rows:
         check_count(len(row), limits.max_columns)
-    names = set(chain.from_iterable(rows))
+    names: set[str] = set()
+    for row in rows:
+        names.update(row)
     check_count(len(names), limits.max_columns)
     for name in names - known.keys():
-        owner = owner_of(name, known)
-        if owner + WEIGHTS != name or owner not in names:
-            raise unknown_input(name, owner if owner + WEIGHTS == name else "", known)
+        owner = owner_of(name, known) if name.endswith(WEIGHTS) else None
+        if owner is None or owner not in names:
+            raise unknown_input(name, owner, known)
     tensors: dict[str, NDArray[Any]] = {}
     for name in sorted(names):
         feature = known.get(name)
-        values, counts = _lists(name, where, rows)
+        lists = _Lists.of(name, where, rows)
+        counts = lists.counts
+        if (longest := int(counts.max())) > limits.max_values_per_row:
+            raise LimitExceeded(
+                f"feature {name}: a row has {longest} values; max_values_per_row is {limits.max_values_per_row}"
+            )
         if feature is None:
             owner = owner_of(name, known)
-            if not np.array_equal(counts, _lists(owner, where, rows)[1]):
+            assert owner is not None
+            if not np.array_equal(counts, _Lists.of(owner, where, rows).counts):
                 raise InvalidInput(f"feature {name}: must have as many values as {owner}, in every example")
-            tensors[name] = values
-            continue
-        if has_many(feature):
-            tensors[name] = values
-            tensors[name + OFFSETS] = np.concatenate(([0], np.cumsum(counts)))
+            tensors[name] = lists.values()
             continue
         width = feature.width if isinstance(feature, Dense) else 1
+        if has_many(feature):
+            if name + OFFSETS not in known:
+                tensors[name] = lists.values()
+                tensors[name + OFFSETS] = np.concatenate(([0], np.cumsum(counts)))
+                continue
+            width = int(counts[0])
         if (wrong := np.flatnonzero(counts != width)).size:
             place = int(wrong[0])
             raise InvalidInput(
                 f"feature {name}: {where}[{place}] has {counts[place]} values; it takes {width} in every example"
             )
-        tensors[name] = values.reshape(len(rows), width)
+        tensors[name] = lists.values().reshape(len(rows), width)
     return tensors
 
 
-def _lists(name: str, where: str, rows: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the values of a feature, end to end, and how many each row has."""
-    lists: list[Sequence[Any]] = []
-    kinds: set[str] = set()
-    for row in rows:
-        feature = row.get(name)  # By row[name] an absent one would be made.
-        kind: str | None = None if feature is None else feature.WhichOneof("kind")
-        values = getattr(feature, kind).value if kind else ()
-        if kind and values:
-            kinds.add(kind)
-        lists.append(values)
-    if len(kinds) > 1:
-        raise InvalidInput(f"feature {name}: {where} hold {' and '.join(sorted(kinds))} of it; give all in one kind")
-    counts = np.array([len(each) for each in lists], np.int64)
-    flat = list(chain.from_iterable(lists))
-    if kinds == {"bytes_list"}:
-        strings = np.empty(len(flat), object)
-        strings[:] = flat
-        return strings, counts
-    return np.array(flat, np.float32 if kinds == {"float_list"} else np.int64), counts
+class _Lists(NamedTuple):
+    """The values of a feature in each row, still in their message."""
+
+    lists: list[Sequence[Any]]
+    kind: str | None
+    """Name of the kind of lists; None: all are empty."""
+    counts: NDArray[np.int64]
+    """How many values each row has."""
+
+    @classmethod
+    def of(cls, name: str, where: str, rows: Sequence[Mapping[str, Any]]) -> _Lists:
+        """Return the lists of a feature."""
+        lists: list[Sequence[Any]] = []
+        kinds: set[str] = set()
+        for row in rows:
+            feature = row.get(name)  # By row[name] an absent one would be made.
+            kind: str | None = None if feature is None else feature.WhichOneof("kind")
+            values = getattr(feature, kind).value if kind else ()
+            if kind and values:
+                kinds.add(kind)
+            lists.append(values)
+        if len(kinds) > 1:
+            raise InvalidInput(
+                f"feature {name}: {where} hold {' and '.join(sorted(kinds))} of it; give all in one kind"
+            )
+        return cls(lists, next(iter(kinds), None), np.array([len(each) for each in lists], np.int64))
+
+    def values(self) -> NDArray[Any]:
+        """Return the values of all rows, end to end."""
+        dtype = _DTYPES[self.kind]
+        if int(self.counts.sum()) <= CHUNK:
+            return array_of_list(list(chain.from_iterable(self.lists)), dtype)
+        joined: NDArray[Any] = np.concatenate([array_of_list(each, dtype) for each in self.lists])
+        return joined

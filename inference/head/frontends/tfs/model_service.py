@@ -12,9 +12,8 @@ from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.metadata import model_status
+from ringpull.inference.head.frontends.tfs.model_specs import named_by
 from ringpull.inference.head.frontends.tfs.reload_config import models_of
-from ringpull.ps.errors import InvalidInput
-from ringpull.router.control.verbs import Role
 
 
 class ModelService:
@@ -31,24 +30,34 @@ class ModelService:
         self._access = access
         self._door = door
 
+    def admit_operator(self, context: grpc.aio.ServicerContext) -> None:
+        """Let in whoever is known at all to ask for a reload; whoever is not is told of."""
+        self._parts.operators.admit(
+            "serve",
+            authorization=authorization_of(context),
+            access=self._access,
+            peer=context.peer(),
+            door=self._door,
+        )
+
     async def get_model_status(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Tell the states of the versions of a model, or of one."""
         self._access.admit(authorization_of(context), *MAY_DESCRIBE)
         request = parse(messages.GetModelStatusRequest, body)
-        if not request.HasField("model_spec"):
-            raise InvalidInput("model_spec: Missing ModelSpec")
-        spec = request.model_spec
-        return model_status(self._parts.catalog, spec.name, spec.version.value, spec.version_label)
+        return model_status(self._parts.catalog, *named_by(request))
 
     async def handle_reload_config_request(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """Serve the models of a list, and no others."""
         shown = authorization_of(context)
-        try:
+        with self._parts.operators.reading(
+            "serve",
+            f"{len(body)} bytes",
+            authorization=shown,
+            access=self._access,
+            peer=context.peer(),
+            door=self._door,
+        ):
             request = models_of(parse(messages.ReloadConfigRequest, body).config)
-        except InvalidInput:
-            # What would be right is for those to know who may do it.
-            self._access.admit(shown, Role.OPERATE)
-            raise
         await self._parts.operators.change(
             request,
             authorization=shown,

@@ -18,11 +18,12 @@ from starlette.types import Receive, Scope, Send
 
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
-from ringpull.inference.head.frontends.http.bodies import aside, decompressed, open_call, receive_body
+from ringpull.inference.head.frontends.http.bodies import open_call, receive_unpacked
 from ringpull.inference.head.frontends.http.gate import authorization_of
 from ringpull.inference.head.frontends.parts import Parts
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.frontends.tfs import rest_answers
+from ringpull.inference.head.frontends.tfs.kept_texts import KeptTexts
 from ringpull.inference.head.frontends.tfs.metadata import model_status, signature_map
 from ringpull.inference.head.frontends.tfs.rest_paths import RestPath
 from ringpull.inference.head.frontends.tfs.rest_requests import (
@@ -35,6 +36,7 @@ from ringpull.inference.head.frontends.tfs.rest_requests import (
 from ringpull.inference.head.frontends.tfs.signatures import (
     class_labels,
     classified_output,
+    for_each_row,
     outputs_of,
     regressed_output,
     values_of,
@@ -58,6 +60,8 @@ class Question(NamedTuple):
 
     request: InferenceRequest
     written: Callable[[Outputs], str]
+    rows: int | None
+    """Rows that were sent, each of which gets an answer; None: they came in columns."""
 
 
 class RestApi:
@@ -68,52 +72,49 @@ class RestApi:
         self._predictor = parts.predictor
         self._catalog = parts.catalog
         self._parts = parts
+        self._metadata = KeptTexts(lambda served: rest_answers.metadata(*served.key, signature_map(served)).encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; what it raises is rendered by the application that this is mounted in."""
         request = Request(scope, receive, send)
         path = RestPath.read(request.method, _raw_path(scope))
         if path.verb in ("status", "metadata"):
-            text = self._described(path, request)
+            text: str | bytes = await self._described(path, request)
         else:
             text = await self._answered(path, request)
         await Response(text, media_type=JSON)(scope, receive, send)
 
-    def _described(self, path: RestPath, request: Request) -> str:
+    async def _described(self, path: RestPath, request: Request) -> str | bytes:
         """Return the status of a model, or its metadata."""
         self._predictor.access.admit(authorization_of(request.scope), *MAY_DESCRIBE)
         if path.verb == "status":
             return rest_answers.status(model_status(self._catalog, path.model, path.version, path.label))
         served = version_of(self._catalog, path.model, path.version, path.label)
-        return rest_answers.metadata(*served.key, signature_map(served))
+        return await self._metadata.of(served)
 
     async def _answered(self, path: RestPath, request: Request) -> str:
         """Return the answer to a prediction."""
         with open_call(self._parts, request) as call:
-            body = await receive_body(request, call)
+            body = await receive_unpacked(request, call)
             served = version_of(self._catalog, path.model, path.version, path.label)
-            encoding, limits = request.headers.get("content-encoding", ""), self._predictor.limits
-            # What is compressed may become as long as any.
-            length = limits.max_message_bytes if encoding else len(body)
-            question = await aside(length, lambda: read_question(path, served, body, limits, encoding))
+            question = await call.aside(len(body), lambda: read_question(path, served, body, call.limits))
             outputs = (await call.predict(question.request)).outputs
+            if question.rows is not None:
+                outputs = {name: for_each_row(values, question.rows) for name, values in outputs.items()}
             count = sum(values.size for values in outputs.values())
-            return await aside(BYTES_OF_NUMBER * count, lambda: question.written(outputs))
+            return await call.aside(BYTES_OF_NUMBER * count, lambda: question.written(outputs))
 
 
-def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Limits, encoding: str = "") -> Question:
+def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Limits) -> Question:
     """Return what a prediction's body asks for.
 
-    Args:
-        encoding: How it is compressed, as `Content-Encoding` says.
-
     Raises:
-        InvalidInput: It is not compressed like that, no JSON, not shaped as it has to be, or asks for an output that
+        InvalidInput: It is no JSON, not shaped as it has to be, or asks for an output that
             does not fit the verb. Or the version has tables only.
         UnmetCondition: The model has no such signature.
         LimitExceeded: It is larger than `limits`.
     """
-    document = object_of(_json_of(decompressed(body, encoding, limits.max_message_bytes)))
+    document = object_of(_json_of(body))
     signature = signature_of(document)
     features = {each.name: each for each in served.loaded.schema.features if not isinstance(each, Cross)}
     tensors: Tensors
@@ -121,17 +122,17 @@ def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Li
     if path.verb == "predict":
         # In the order of the export: answers are the same to the character, whichever head makes them.
         outputs = outputs_of(served, signature) or tuple(each.name for each in served.loaded.manifest.outputs)
-        tensors, in_rows = predict_tensors(document, features, limits)
-        written = rest_answers.predictions if in_rows else rest_answers.columns
+        tensors, rows = predict_tensors(document, features, limits)
+        written = rest_answers.columns if rows is None else rest_answers.predictions
     elif path.verb == "classify":
         scores = classified_output(served, signature)
         outputs, labels = (scores.name,), class_labels(scores)
-        tensors = example_tensors(document, features, limits)
+        tensors, rows = example_tensors(document, features, limits)
         written = lambda given: rest_answers.classes(given[scores.name], labels)  # noqa: E731
     else:
         value = regressed_output(served, signature)
         outputs = (value.name,)
-        tensors = example_tensors(document, features, limits)
+        tensors, rows = example_tensors(document, features, limits)
         written = lambda given: rest_answers.regressions(values_of(given[value.name]))  # noqa: E731
     request = InferenceRequest(
         columns=columns_of(tensors, features.values(), limits),
@@ -139,8 +140,9 @@ def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Li
         # Who asks for no version gets the live one, in whose place a lighter one may answer under load.
         version=served.key[1] if path.version or path.label else 0,
         outputs=outputs,
+        served=served,
     )
-    return Question(request, written)
+    return Question(request, written, rows)
 
 
 def _json_of(body: bytes) -> object:

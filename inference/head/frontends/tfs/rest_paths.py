@@ -60,20 +60,31 @@ class RestPath:
             shown = path if len(path) <= _SHOWN_CHARS else f"{path[:_SHOWN_CHARS]}..."
             raise InvalidInput(f"Malformed request: {method} {shown}")
         model, digits, label, verb = found.groups()
-        version = 0
-        if digits is not None:
-            version = int(digits) if len(digits) <= _MAX_DIGITS else MAX_VERSION + 1
-            if version > MAX_VERSION:
-                raise InvalidInput(f"Failed to convert version: {digits[:_SHOWN_CHARS]} to numeric.")
-            if version == 0:
-                # Elsewhere here it stands for the live one, and no version has it.
-                raise NotFound(f"Servable not found for request: Specific({_decoded('model name', model)}, 0)")
+        model = _decoded("model name", model)
+        version = 0 if digits is None else numbered(model, digits)
         return cls(
-            _decoded("model name", model),
+            model,
             version,
             _decoded("model version label", label or ""),
             (verb or "status").lower(),
         )
+
+
+def numbered(model: str, digits: str) -> int:
+    """Return the version of a model that a path names: decimal digits.
+
+    Raises:
+        InvalidInput: It is beyond int64, or no number.
+        NotFound: It is 0.
+    """
+    number = digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_DIGITS
+    version = int(digits) if number else MAX_VERSION + 1
+    if version > MAX_VERSION:
+        raise InvalidInput(f"Failed to convert version: {digits[:_SHOWN_CHARS]} to numeric.")
+    if version == 0:
+        # Elsewhere here it stands for the live one, and no version has it.
+        raise NotFound(f"Servable not found for request: Specific({model}, 0)")
+    return version
 
 
 def _decoded(what: str, text: str) -> str:

@@ -9,13 +9,14 @@ Rows of a feature with many values are lists of any length, and become values en
 may be sent so at once. `NAME_weights` are shaped like the values they go with. A column of one row beside others of
 more stands for all rows, and so does everything in `context`, which is taken beside `instances` and `inputs`, too.
 
-Nothing here runs a loop of Python for each value: lists are joined, counted and converted by C, long ones in chunks,
-so that other threads get their turns.
+Lists are joined, counted and converted by C, long ones in chunks, so that other threads get their turns. Python loops
+over rows, examples and names, and over the values of an input that has a `{"b64": ...}`.
 """
 
 from __future__ import annotations
 
 import binascii
+import string
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
@@ -23,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS, has_many
+from ringpull.inference.head.frontends.tensors import CHUNK, OFFSETS, WEIGHTS, has_many, owner_of
 from ringpull.inference.head.request.received import Limits, check_count
 from ringpull.inference.schema.kinds import Dense, SentFeature
 from ringpull.ps.errors import InvalidInput, LimitExceeded
@@ -34,14 +35,14 @@ Features = Mapping[str, SentFeature]
 """Name -> feature that a version takes in requests."""
 
 _B64: Final = "b64"
+_BETWEEN: Final = string.whitespace.encode()
+"""What may lie between characters of base64."""
 _MAX_LISTED: Final = 20
 """Names that an error lists."""
 _MAX_SHOWN_CHARS: Final = 100
 """Characters of a name or a value that an error shows."""
 _MAX_LEVELS: Final = 8
 """Lists within lists that a row may be."""
-_CHUNK: Final = 16_384
-"""Values that are worked on by one call of C: some 1 ms, in which it holds the interpreter's lock."""
 _JSON_TYPES: Final = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
 _OBJECT, _FLOAT64 = np.dtype(object), np.dtype(np.float64)
 _INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
@@ -49,12 +50,12 @@ _NUMBERS: Final = {int, float, bool}
 """Types of JSON's values that are numbers here: true and false are 1 and 0, as in an Example."""
 
 
-class PredictTensors(NamedTuple):
-    """Tensors of a request to predict."""
+class SentTensors(NamedTuple):
+    """Tensors of a request."""
 
     tensors: Tensors
-    in_rows: bool
-    """Whether they came in rows, so that the answer goes in rows."""
+    rows: int | None
+    """Number of rows that they came in, so that the answer goes in as many. None: they came in columns."""
 
 
 def object_of(document: Any) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def signature_of(body: Mapping[str, Any]) -> str:
     return name
 
 
-def predict_tensors(body: Mapping[str, Any], features: Features, limits: Limits) -> PredictTensors:
+def predict_tensors(body: Mapping[str, Any], features: Features, limits: Limits) -> SentTensors:
     """Return the tensors of a request to predict.
 
     Raises:
@@ -95,19 +96,24 @@ def predict_tensors(body: Mapping[str, Any], features: Features, limits: Limits)
         raise InvalidInput("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
     if not in_rows and not in_columns:
         raise InvalidInput("Missing 'inputs' or 'instances' key")
+    rows: int | None = None
     if in_rows:
-        columns = _columns_of_rows(_rows_of(body["instances"], "instances", limits), features)
+        instances = _rows_of(body["instances"], "instances", limits)
+        rows, columns = len(instances), _columns_of_rows(instances, features, limits)
     elif type(inputs := body["inputs"]) is dict and not _is_base64(inputs):
+        check_count(len(inputs), limits.max_columns)
         columns = {name: _listed(values) for name, values in inputs.items()}
     else:
         columns = {_only(features, "inputs is a plain value/list, but expecting an object"): _listed(inputs)}
     reading = _Reading(features, limits)
+    if in_rows:
+        reading.check_rows(columns)
     reading.add_columns(columns)
     reading.add_context(body.get("context", {}))
-    return PredictTensors(reading.tensors(), in_rows)
+    return SentTensors(reading.tensors(), rows)
 
 
-def example_tensors(body: Mapping[str, Any], features: Features, limits: Limits) -> Tensors:
+def example_tensors(body: Mapping[str, Any], features: Features, limits: Limits) -> SentTensors:
     """Return the tensors of a request to classify or to regress.
 
     Raises:
@@ -122,15 +128,15 @@ def example_tensors(body: Mapping[str, Any], features: Features, limits: Limits)
     for place, example in enumerate(examples):
         if type(example) is not dict:
             raise InvalidInput(f"Example must be JSON object but got JSON {_json_type(example)}, at item {place}")
+        check_count(len(example), limits.max_columns)
         names.update(dict.fromkeys(example))
         check_count(len(names), limits.max_columns)
     reading = _Reading(features, limits, max_levels=1)
-    for name in names:
-        reading.check_known(name)
+    reading.check_rows(names)
     for name in names:  # One at a time: what examples leave out takes room here that it took none of in the request.
         reading.add_columns({name: _of_examples(name, features.get(name), examples)})
     reading.add_context(body.get("context", {}))
-    return reading.tensors()
+    return SentTensors(reading.tensors(), len(examples))
 
 
 class _Absent:
@@ -157,18 +163,23 @@ def _rows_of(rows: Any, key: str, limits: Limits) -> list[Any]:
         raise InvalidInput(f"JSON Value: {_shown(rows)} Expecting '{key}' to be an list/array")
     if not rows:
         raise InvalidInput(f"No values in '{key}' array")
-    if len(rows) > limits.max_candidates:
-        raise LimitExceeded(f"the request has {len(rows)} rows; max_candidates is {limits.max_candidates}")
+    _check_rows(len(rows), limits)
     return rows
 
 
-def _columns_of_rows(rows: list[Any], features: Features) -> dict[str, list[Any]]:
+def _check_rows(rows: int, limits: Limits) -> None:
+    if rows > limits.max_candidates:
+        raise LimitExceeded(f"the request has {rows} rows; max_candidates is {limits.max_candidates}")
+
+
+def _columns_of_rows(rows: list[Any], features: Features, limits: Limits) -> dict[str, list[Any]]:
     """Return the values under each name, row by row."""
     first = rows[0]
     if type(first) is not dict or _is_base64(first):
         name = _only(features, "instances is a plain list, but expecting list of objects")
         return {name: rows}
     names = first.keys()
+    check_count(len(names), limits.max_columns)
     for place, row in enumerate(rows):
         if type(row) is not dict:
             raise InvalidInput(f"Expecting object but got {_json_type(row)} at item {place} of input list")
@@ -212,6 +223,7 @@ class _Reading:
         """Add one row that stands for all."""
         if type(context) is not dict:
             raise InvalidInput(f"context: must be a JSON object, name -> value or list, not {_shown(context)}")
+        check_count(len(self._found) + len(context), self._limits.max_columns)
         for name in context:
             if name in self._found:
                 raise InvalidInput(f"context: {_cut(name)} is in the rows, too; send it in one of them")
@@ -223,23 +235,41 @@ class _Reading:
         Raises:
             InvalidInput: It does not; the message says what it takes.
         """
-        if name not in self._features and not _companion_of(name, self._features):
+        if name not in self._features and self._owner_of(name) is None:
             raise InvalidInput(
                 f"JSON object: does not have named input: {_cut(name)}; the model has {_listing(self._features)}"
             )
 
+    def check_rows(self, names: Iterable[str]) -> None:
+        """Check names that rows have values under.
+
+        Raises:
+            InvalidInput: The version takes no such input, or it is the offsets of one: rows have lists.
+        """
+        for name in names:
+            self.check_known(name)
+            if name.endswith(OFFSETS) and self._owner_of(name) is not None:
+                raise InvalidInput(f"input {_cut(name)}: offsets go with 'inputs'; here each row has a list of values")
+
     def tensors(self) -> Tensors:
         """Return what was found."""
         for name, values in list(self._found.items()):
-            owner = _companion_of(name, self._features)
-            if owner and name.endswith(WEIGHTS):  # of bags of one, that came without lists
+            owner = self._owner_of(name)
+            if owner is not None and name.endswith(WEIGHTS):  # of bags of one, that came without lists
                 self._found.setdefault(owner + OFFSETS, np.arange(len(values) + 1))
         return self._found
 
+    def _owner_of(self, name: str) -> str | None:
+        """Return the feature with many values that a tensor is the offsets or weights of; None: of none."""
+        owner = owner_of(name, self._features)
+        return owner if owner is not None and has_many(self._features[owner]) else None
+
     def _add(self, name: str, values: list[Any]) -> None:
         feature = self._features.get(name)
-        owner = _companion_of(name, self._features)
+        owner = self._owner_of(name) or name
         self.check_known(name)
+        if feature is not None and not has_many(feature):  # Others may lie end to end.
+            _check_rows(len(values), self._limits)
         flat, kinds, levels = self._flattened(name, values)
         whole = (feature is not None and not isinstance(feature, Dense)) or name.endswith(OFFSETS)
         array = _array(name, flat, kinds, whole=whole)
@@ -248,7 +278,7 @@ class _Reading:
             if known is not array and not np.array_equal(known, array):
                 raise _other_lengths(name, owner)
         elif feature is None or has_many(feature):
-            self._add_ragged(name, owner or name, array, levels)
+            self._add_ragged(name, owner, array, levels)
         else:
             array = array.reshape(len(values), *(_same(name, lengths) for lengths in levels))
             # A dense feature is flat: a row of it may be any tensor of so many numbers.
@@ -262,6 +292,8 @@ class _Reading:
                 raise InvalidInput(f"input {_cut(name)}: has values beside lists; each row must be a list, or none")
             if len(levels) == self._max_levels:
                 raise InvalidInput(f"input {_cut(name)}: a row is lists within lists, {self._max_levels} at most")
+            if not levels:
+                _check_rows(len(values), self._limits)
             lengths = np.fromiter(map(len, values), np.int64, len(values))
             if (longest := int(lengths.max())) > self._limits.max_values_per_row:
                 raise LimitExceeded(
@@ -276,6 +308,10 @@ class _Reading:
         """Add the values, or the weights, of bags."""
         if len(levels) > 1 or name == owner + OFFSETS:
             raise InvalidInput(f"input {name}: takes one list{' of values per row' if name != owner + OFFSETS else ''}")
+        if owner + OFFSETS in self._features:
+            # What would be taken for that feature's values cannot go with these: only bags of one length can be sent.
+            self._found[name] = array.reshape(len(levels[0]), _same(name, levels[0]))
+            return
         offsets = np.zeros(len(levels[0]) + 1, np.int64)
         np.cumsum(levels[0], out=offsets[1:])
         self._found[name] = array
@@ -285,16 +321,6 @@ class _Reading:
 
 def _other_lengths(name: str, owner: str) -> InvalidInput:
     return InvalidInput(f"input {name}: its rows are not as long as {owner}, its weights or its offsets say")
-
-
-def _companion_of(name: str, features: Features) -> str:
-    """Return the feature that a tensor is the offsets or weights of; empty: of none."""
-    if name not in features:
-        for suffix in (OFFSETS, WEIGHTS):
-            owner = features.get(name.removesuffix(suffix))
-            if name.endswith(suffix) and owner is not None and has_many(owner):
-                return owner.name
-    return ""
 
 
 def _same(name: str, lengths: NDArray[np.int64]) -> int:
@@ -311,20 +337,20 @@ def _same(name: str, lengths: NDArray[np.int64]) -> int:
 
 def _kinds(values: list[Any]) -> set[type]:
     """Return the types of values."""
-    if len(values) <= _CHUNK:
+    if len(values) <= CHUNK:
         return set(map(type, values))
     kinds: set[type] = set()
-    for at in range(0, len(values), _CHUNK):
-        kinds.update(map(type, values[at : at + _CHUNK]))
+    for at in range(0, len(values), CHUNK):
+        kinds.update(map(type, values[at : at + CHUNK]))
     return kinds
 
 
 def _joined(lists: list[list[Any]], count: int) -> list[Any]:
     """Return what is in lists, end to end; `count` values in all."""
-    if count <= _CHUNK:
+    if count <= CHUNK:
         return list(chain.from_iterable(lists))
     flat: list[Any] = []
-    step = max(1, _CHUNK * len(lists) // count)
+    step = max(1, CHUNK * len(lists) // count)
     for at in range(0, len(lists), step):
         flat.extend(chain.from_iterable(lists[at : at + step]))
     return flat
@@ -360,11 +386,11 @@ def _array(name: str, values: list[Any], kinds: set[type], *, whole: bool) -> ND
 
 def _filled(dtype: np.dtype[Any], values: list[Any]) -> NDArray[Any]:
     """Return values as an array of a type that they convert to; OverflowError where one does not."""
-    if len(values) <= _CHUNK:
+    if len(values) <= CHUNK:
         return np.fromiter(values, dtype, len(values))
     array = np.empty(len(values), dtype)
-    for at in range(0, len(values), _CHUNK):
-        array[at : at + _CHUNK] = values[at : at + _CHUNK]
+    for at in range(0, len(values), CHUNK):
+        array[at : at + CHUNK] = values[at : at + CHUNK]
     return array
 
 
@@ -376,12 +402,12 @@ def _decoded(name: str, value: dict[str, Any]) -> str:
     """Return the text that is meant by `{"b64": ...}`."""
     if not _is_base64(value):
         raise InvalidInput(f"input {name}: JSON Value: Object not formatted correctly for base64 data")
-    compact = "".join(value[_B64].split())
-    bare = compact.rstrip("=")
     try:
+        compact = value[_B64].encode().translate(None, _BETWEEN)
+        bare = compact.rstrip(b"=")
         if bare != compact and (len(compact) % 4 or len(compact) - len(bare) > 2):
             raise ValueError("its padding is wrong")
-        return binascii.a2b_base64(bare + "=" * (-len(bare) % 4), strict_mode=True).decode()
+        return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True).decode()
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"input {name}: what is in base64 is not UTF-8; features are texts") from exc
     except ValueError as exc:

@@ -11,7 +11,10 @@ from ringpull.inference.head.frontends.tfs.rest import RestApi
 
 
 def routes(parts: Parts) -> list[Route]:
-    """Return what is answered over HTTP: everything below `/v1/models/`, in capitals, too, by any method."""
+    """Return what is answered over HTTP: everything below `/v1/models/`, in capitals, too, by any method.
+
+    A line end in a name is part of it: the path has to come here for that to be answered as any unknown name is.
+    """
     api = Route("/v1/models/{asked:path}", RestApi(parts))
-    api.path_regex = re.compile(api.path_regex.pattern, re.IGNORECASE)
+    api.path_regex = re.compile(api.path_regex.pattern, re.IGNORECASE | re.DOTALL)
     return [api]

@@ -23,6 +23,7 @@ def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
     def admit(context: grpc.aio.ServicerContext) -> None:
         access.admit(authorization_of(context), *ANY_ROLE)
 
+    models = ModelService(parts, access, door="admin" if at_door else "grpc")
     return [
         Service(
             PREDICTION_SERVICE,
@@ -30,5 +31,5 @@ def services(parts: Parts, access: Access, *, at_door: bool) -> list[Service]:
             admit,
             receiving=("Predict", "Classify", "Regress"),
         ),
-        Service(MODEL_SERVICE, ModelService(parts, access, door="admin" if at_door else "grpc"), admit),
+        Service(MODEL_SERVICE, models, admit, own={"HandleReloadConfigRequest": models.admit_operator}),
     ]

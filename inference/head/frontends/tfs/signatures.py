@@ -8,6 +8,7 @@ What does not fit is answered with the codes, and where clients look at them wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -75,14 +76,14 @@ def outputs_of(served: ServedVersion, signature: str = "", output_filter: Sequen
     outputs = _of_signature(served, signature)
     if not output_filter:
         return () if len(outputs) == len(served.outputs) else outputs
-    for name in output_filter:
+    for name in islice(output_filter, len(outputs) + 1):  # Of any more, one is named twice.
         if name not in outputs:
             known = ",".join(sorted(outputs))
             raise InvalidInput(
                 f"output_filter: output tensor alias not found in signature: {name}"
                 f" Outputs expected to be in the set {{{known}}}."
             )
-    if len(set(output_filter)) != len(output_filter):
+    if len(output_filter) > len(outputs) or len(set(output_filter)) != len(output_filter):
         raise InvalidInput("output_filter: duplicate output tensor alias: name each output once")
     return tuple(output_filter)
 
@@ -108,6 +109,21 @@ def regressed_output(served: ServedVersion, signature: str = "") -> ProgramOutpu
 def class_labels(output: ProgramOutput) -> list[str]:
     """Return the labels of the classes of an output; empty ones where the version names none."""
     return list(output.classes) or [""] * output.shape[0]
+
+
+def for_each_row(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    """Return an output (B, ...) with a row for each of B that were sent.
+
+    Where those have nothing of their own, one row was scored, which stands for all of them.
+
+    Raises:
+        RuntimeError: It has another number of rows: a fault of ours, that must not reach a client as an answer.
+    """
+    if len(values) == rows:
+        return values
+    if len(values) != 1:
+        raise RuntimeError(f"an answer has {len(values)} rows; {rows} were sent")
+    return np.broadcast_to(values, (rows, *values.shape[1:]))
 
 
 def values_of(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,12 +8,13 @@ how much is limited, for the tensors of a request together.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.head.frontends.tensors import CHUNK
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 
@@ -23,7 +24,8 @@ MAX_DIMENSION: Final = 2**31 - 1
 """Largest dimension: also beside one of 0, numpy takes no product that overflows."""
 MAX_FILLED_BYTES: Final = 1 << 20
 """Bytes of the tensors of one request that stand in no list: a small message must not take much memory."""
-_OBJECT_BYTES: Final = 8
+_OBJECT: Final = np.dtype(object)
+_OBJECT_BYTES: Final = _OBJECT.itemsize
 _MAX_VARINT_BYTES: Final = 5
 
 
@@ -69,6 +71,15 @@ _BOOL: Final = messages.DTYPES["DT_BOOL"]
 _ODD: Final = (_BFLOAT16, _BOOL)
 """Types that numpy has not, or not in every byte."""
 _FLOAT: Final = messages.DTYPES["DT_FLOAT"]
+
+
+def shapes_of(inputs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of a request, by name.
+
+    Raises:
+        InvalidInput: One is no shape of a feature; the message names it.
+    """
+    return {name: _shape(name, message.tensor_shape) for name, message in inputs.items()}
 
 
 def read_tensors(inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -142,10 +153,8 @@ def _shape(name: str, message: Any) -> tuple[int, ...]:
 def _listed(name: str, number: int, kind: _Type, listed: Any) -> NDArray[Any]:
     """Return the values of a list, in their own type."""
     if number == _STRING:
-        strings = np.empty(len(listed), object)
-        strings[:] = listed
-        return strings
-    values: NDArray[Any] = np.array(listed, kind.listed)
+        return array_of_list(listed, kind.numpy)
+    values = array_of_list(listed, kind.listed)
     if kind.listed == kind.numpy or not values.size:
         return values.astype(kind.numpy, copy=False)
     if number == _BOOL:
@@ -159,6 +168,20 @@ def _listed(name: str, number: int, kind: _Type, listed: Any) -> NDArray[Any]:
     if number == _HALF:
         return values.astype(np.uint16).view(kind.numpy)
     return _as_values(number, values.astype(kind.numpy))
+
+
+def array_of_list(listed: Sequence[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a list of a message as an array; objects for strings.
+
+    A message gives numpy its numbers as they lie in memory, 2 ns each. Strings become objects one by one: in steps.
+    """
+    if dtype != _OBJECT:
+        return np.array(listed, dtype)
+    count = len(listed)
+    array = np.empty(count, dtype)
+    for at in range(0, count, CHUNK):
+        array[at : at + CHUNK] = listed[at : at + CHUNK]
+    return array
 
 
 def _as_values(number: int, values: NDArray[Any]) -> NDArray[Any]:
@@ -220,4 +243,6 @@ def write_tensor(message: Any, values: NDArray[np.float32]) -> None:
     dims = message.tensor_shape.dim
     for size in values.shape:
         dims.add(size=size)
-    message.float_val.extend(values.ravel().tolist())
+    flat = values.ravel()
+    for at in range(0, flat.size, CHUNK):
+        message.float_val.extend(flat[at : at + CHUNK].tolist())
