@@ -103,7 +103,6 @@ def export_model(
     name = Path(out_dir).resolve().name if name is None else name
     _check_sent_names(schema)
     target = new_version(Path(out_dir), name, version)
-    check_options(tables or {})
     split = _Split.of(name, module, schema, keys or {}, tables or {})
     outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
@@ -228,6 +227,7 @@ def _device_of(module: nn.Module) -> torch.device:
 
 
 def _plan_tables(parts: Cut, keys: Mapping[str, Keys], options: Mapping[str, TableOptions]) -> dict[str, TablePlan]:
+    check_options(options)
     kept = {each.name: f"; it stays in the dense program, because {each.reason}" for each in parts.kept}
     for table in [*keys, *options]:
         if table not in parts.tables:
