@@ -235,3 +235,15 @@ async def test_a_token_of_role_operate_may_reload_at_the_port_of_clients(
     shown = [("authorization", "Bearer s3cret-operate-0123456789")]
     await guarded.call("HandleReloadConfigRequest", metadata=shown, config=config(A))
     assert len(coordinator.asked) == 1
+
+
+async def test_every_refusal_of_a_reload_is_told_in_the_audit_log(
+    guarded: TfsServed, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = []
+    for role, code in ((None, "UNAUTHENTICATED"), ("read", "PERMISSION_DENIED"), ("operate", "INVALID_ARGUMENT")):
+        shown = [] if role is None else [("authorization", f"Bearer s3cret-{role}-0123456789")]
+        assert (await refusal(guarded.call("HandleReloadConfigRequest", metadata=shown, config=config())))[0] == code
+        expected.append(("serve", code))
+    told = [each for each in caplog.records if each.name == "ringpull.audit"]
+    assert [(vars(each)["verb"], vars(each)["outcome"]) for each in told] == expected
