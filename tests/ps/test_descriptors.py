@@ -88,7 +88,7 @@ def test_refused_versions_leave_none(actor: ShardProcess, tmp_path: Path) -> Non
 
 
 FEW_DESCRIPTORS = """
-import resource, sys
+import resource, shutil, sys
 from pathlib import Path
 from ringpull.ps.hashing import SLOTS
 from ringpull.ps.placement import ServedRanges, TablePlacement, VersionPlacement
@@ -96,11 +96,16 @@ from ringpull.ps.process import ShardProcess
 from ringpull.ps.ring import Ring, SlotRange
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
-tables = {"table": TablePlacement(sys.argv[1], (SlotRange(0, SLOTS),), ())}
+def table(name):
+    # Files of its own: tables of the very same ones share a map.
+    folder = shutil.copytree(sys.argv[1], f"{sys.argv[1]}-{name}")
+    return {"table": TablePlacement(folder, (SlotRange(0, SLOTS),), ())}
+
+
 actor = ShardProcess(0, scrub_bytes_per_s=1 << 30)
 kept = []
 for version in (1, 2):
-    kept += [VersionPlacement(f"model_{number}", version, tables) for number in range(150)]
+    kept += [VersionPlacement(f"model_{number}", version, table(f"{version}-{number}")) for number in range(150)]
     actor.prepare(kept)
     actor.assign(version, [ServedRanges(Ring.even([0]), {})], [(each.model, each.version) for each in kept])
 assert len(actor.statistics().tables) == 300
