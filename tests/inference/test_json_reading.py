@@ -30,8 +30,18 @@ def outcome(read: Any, text: str) -> str:
         return "an error"
 
 
+@pytest.fixture(autouse=True)
+def _no_text_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is longer than a piece is read in pieces."""
+    monkeypatch.setattr(json_reading, "WHOLE_CHARS", PIECE_CHARS)
+
+
 def in_pieces(text: str, chars: int) -> str:
-    with patch.object(json_reading, "PIECE_CHARS", chars), patch.object(json_reading, "PAUSE_S", 0.0):
+    with (
+        patch.object(json_reading, "WHOLE_CHARS", chars),
+        patch.object(json_reading, "PIECE_CHARS", chars),
+        patch.object(json_reading, "PAUSE_S", 0.0),
+    ):
         return outcome(parse_json, text)
 
 
