@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ringpull.inference.head.frontends.oip.plans import kind_of, plan_of
+from ringpull.inference.head.frontends.plans import kind_of, plan_of
 from ringpull.inference.head.request.received import Limits
 from tests.inference.small_model import SCHEMA
 

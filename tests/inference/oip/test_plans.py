@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ringpull.inference.head.frontends.oip.infer_calls import InferCall, InferHead, TensorHead
-from ringpull.inference.head.frontends.oip.plans import MANY_ROWS, Plans, kind_of, plan_of
+from ringpull.inference.head.frontends.plans import MANY_ROWS, Plans, kind_of, plan_of
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.schema.columns import Column, Ragged

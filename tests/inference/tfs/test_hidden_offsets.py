@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpull.inference.head.frontends.oip.plans import kind_of, plan_of
+from ringpull.inference.head.frontends.plans import kind_of, plan_of
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.examples import columns_of_input

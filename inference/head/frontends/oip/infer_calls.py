@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.head.catalog import Catalog, ServedVersion
 from ringpull.inference.head.frontends.oip.datatypes import read_raw
-from ringpull.inference.head.frontends.oip.plans import Plans, TensorKind, kind_of
+from ringpull.inference.head.frontends.plans import Plans, TensorKind, kind_of
 from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.predictor import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns

@@ -8,8 +8,8 @@ from ringpull.inference.head.frontends.oip import descriptions, tables
 from ringpull.inference.head.frontends.oip.descriptions import Description, Signature
 from ringpull.inference.head.frontends.oip.infer_calls import InferCall
 from ringpull.inference.head.frontends.oip.outputs import Answer
-from ringpull.inference.head.frontends.oip.plans import Plans
 from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.frontends.plans import Plans
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.inference.head.predictor import OpenCall
 from ringpull.inference.head.request.full_names import TableName, table_of

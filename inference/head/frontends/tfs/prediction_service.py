@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.access import Access
+from ringpull.inference.head.aside import LONG_BYTES
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.frontends.grpc.methods import Receive, authorization_of, parse
 from ringpull.inference.head.frontends.grpc.service import MAY_DESCRIBE
 from ringpull.inference.head.frontends.parts import Parts
+from ringpull.inference.head.frontends.plans import Plans
 from ringpull.inference.head.frontends.tensors import check_sizes, columns_of
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.examples import columns_of_input, examples_of, size_of_input
@@ -30,7 +32,7 @@ from ringpull.inference.head.frontends.tfs.signatures import (
     values_of,
     version_of,
 )
-from ringpull.inference.head.frontends.tfs.tensor_codec import read_tensors, shapes_of, write_tensor
+from ringpull.inference.head.frontends.tfs.tensor_codec import planned_columns, read_tensors, shapes_of, write_tensor
 from ringpull.inference.head.predictor import InferenceRequest, OpenCall
 from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
 from ringpull.inference.model.manifest import ProgramOutput
@@ -64,6 +66,7 @@ class PredictionService:
         self._catalog = parts.catalog
         self._access = access
         self._metadata = KeptTexts(_metadata_reply)
+        self._plans = Plans()
         self._receiving = parts.predictor.receiving_at_door if at_door else parts.predictor.receiving
 
     async def predict(self, receive: Receive, context: grpc.aio.ServicerContext) -> Any:
@@ -75,9 +78,11 @@ class PredictionService:
             outputs = outputs_of(served, signature, request.output_filter)
             features, limits = served.loaded.schema.features, self._predictor.limits
             check_count(len(request.inputs), limits.max_columns)
-            strings = sum(len(each.string_val) for each in request.inputs.values())
-            work = max(nbytes // EASE, BYTES_OF_TENSOR * len(request.inputs), BYTES_OF_STRING * strings)
-            columns = await call.aside(work, lambda: _columns(request.inputs, features, limits, nbytes))
+            columns = planned_columns(request.inputs, served, limits, self._plans) if nbytes <= LONG_BYTES else None
+            if columns is None:
+                strings = sum(len(each.string_val) for each in request.inputs.values())
+                work = max(nbytes // EASE, BYTES_OF_TENSOR * len(request.inputs), BYTES_OF_STRING * strings)
+                columns = await call.aside(work, lambda: _columns(request.inputs, features, limits, nbytes))
             prediction = await call.predict(_request(columns, named, served, outputs))
             work = sum(values.nbytes for values in prediction.outputs.values())
             return await call.aside(work, lambda: _outputs_reply(signature, prediction))

@@ -14,8 +14,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.head.catalog import ServedVersion
+from ringpull.inference.head.frontends.plans import Plans, TensorKind, kind_of
 from ringpull.inference.head.frontends.tensors import CHUNK
 from ringpull.inference.head.frontends.tfs import messages
+from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 
 MAX_DIMENSIONS: Final = 2
@@ -64,6 +67,12 @@ def _types() -> dict[int, _Type]:
 
 
 _TYPES: Final = _types()
+_PLANNED: Final = {
+    messages.DTYPES["DT_INT64"]: "INT64",
+    messages.DTYPES["DT_UINT64"]: "UINT64",
+    messages.DTYPES["DT_FLOAT"]: "FP32",
+}
+"""Types that columns have, by the names that plans have for them."""
 _HALF: Final = messages.DTYPES["DT_HALF"]
 _BFLOAT16: Final = messages.DTYPES["DT_BFLOAT16"]
 _STRING: Final = messages.DTYPES["DT_STRING"]
@@ -80,6 +89,32 @@ def shapes_of(inputs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         InvalidInput: One is no shape of a feature; the message names it.
     """
     return {name: _shape(name, message.tensor_shape) for name, message in inputs.items()}
+
+
+def planned_columns(
+    inputs: Mapping[str, Any], served: ServedVersion, limits: Limits, plans: Plans
+) -> ReceivedColumns | None:
+    """Return the tensors of a request as columns by a plan; None: there is none for them, or it does not fit.
+
+    Only what lies in `tensor_content`, in types that columns have, has one.
+
+    Raises:
+        InvalidInput, LimitExceeded: See `Plan.columns`.
+    """
+    kinds: list[TensorKind] = []
+    shapes: list[tuple[int, ...]] = []
+    contents: list[bytes] = []
+    for name in sorted(inputs):
+        message = inputs[name]
+        datatype, content = _PLANNED.get(message.dtype), message.tensor_content
+        if datatype is None or not content:
+            return None
+        shape = _shape(name, message.tensor_shape)
+        kinds.append(kind_of(name, datatype, shape))
+        shapes.append(shape)
+        contents.append(content)
+    plan = plans.find(served, tuple(kinds))
+    return None if plan is None else plan.columns(shapes, contents, limits)
 
 
 def read_tensors(inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
