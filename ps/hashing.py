@@ -26,6 +26,8 @@ from ringpull.ps.errors import InvalidInput
 SLOTS: Final = 65_536
 """The ring is quantised into this many slots; a slot is `position >> SLOT_SHIFT`."""
 SLOT_SHIFT: Final = 48
+POSITION_BYTES: Final = 8
+"""Bytes of a ring position, and so of a key, wherever they are stored or sent."""
 
 UInt64Array = NDArray[np.uint64]
 

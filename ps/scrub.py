@@ -26,14 +26,13 @@ from weakref import WeakKeyDictionary, ref
 from ringpull.ps.checked_rows import CheckedRows
 from ringpull.ps.damage import Damage, Place
 from ringpull.ps.errors import CorruptData, RingpullError, Unavailable
-from ringpull.ps.hashing import SLOTS
+from ringpull.ps.hashing import POSITION_BYTES, SLOTS
 from ringpull.ps.open_versions import TableKey
 from ringpull.ps.shard import Shard
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.block_check import (
-    POSITION_BYTES,
     bad_keys,
     bad_rows,
     block_bytes,

@@ -16,13 +16,12 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import msgpack
 import numpy as np
 
 from ringpull.ps.errors import InvalidInput, NotFound, NotOwner, OtherContent, RingpullError, Unavailable
-from ringpull.ps.hashing import SLOTS
+from ringpull.ps.hashing import POSITION_BYTES, SLOTS
 from ringpull.ps.identity import UNKNOWN, differ, identity_in, number_of, text_of
 from ringpull.ps.open_versions import (
     Counts,
@@ -55,8 +54,6 @@ from ringpull.ps.wire.messages import (
     ShardStatistics,
     TableStatistics,
 )
-
-KEY_BYTES: Final = 8
 
 
 class Shard:
@@ -448,7 +445,7 @@ class Shard:
             first, last = table.base.row_range(slots.begin, slots.end)
             begin, end = table.base.byte_range(first, last)
             owned_rows += last - first
-            owned_bytes += end - begin + (last - first) * KEY_BYTES
+            owned_bytes += end - begin + (last - first) * POSITION_BYTES
         return ServedTable(table, None if mask.all() else mask, owned_rows, owned_bytes, counts)
 
     def _owned(self, state: ShardState, model: str, table: str) -> SlotMask:

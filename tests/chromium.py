@@ -12,7 +12,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 PATIENCE_MS = 60_000
-"""Of a wait for something that has to come; only a broken build waits so long."""
+"""Longest wait for something that has to come; only a broken build waits so long."""
 
 
 @contextmanager

@@ -19,6 +19,9 @@ Target = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="gRPC of the deployment; default: the last one served from here."),
 ]
+TrustFiles = Annotated[
+    bool, typer.Option("--trust-files", help="Go live without reading the rows against their checksums.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, for programs.")]
 
 

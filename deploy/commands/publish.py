@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ringpull.deploy import served
-from ringpull.deploy.commands.options import AsJson, Target, with_credentials
+from ringpull.deploy.commands.options import AsJson, Target, TrustFiles, with_credentials
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
@@ -29,9 +29,7 @@ def publish(
         int | None,
         typer.Option(metavar="K", help="Versions that stay open behind the live one. Default: as `serve` was told."),
     ] = None,
-    trust_files: Annotated[
-        bool, typer.Option("--trust-files", help="Go live without reading the rows against their checksums.")
-    ] = False,
+    trust_files: TrustFiles = False,
     target: Target = None,
     as_json: AsJson = False,
 ) -> None:

@@ -29,6 +29,7 @@ from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
 from ringpull.inference.model.version_files import FileEntry, is_folder, resolve
 from ringpull.inference.schema.fields import Fields
 from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError
+from ringpull.ps.hashing import POSITION_BYTES
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.spec import Pooling, TableSpec, check_name
 from ringpull.ps.store.file_errors import read_file, unreadable
@@ -41,8 +42,6 @@ TABLES_ALONE: Final = ("model", "version", "created", "tables", "samples")
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Largest manifest; a larger file is refused before it is read."""
 
-_KEY_BYTES: Final = 8
-"""Bytes of a key beside its row."""
 
 MAX_VERSION: Final = 2**63 - 1
 MAX_INT64: Final = 2**63 - 1
@@ -75,7 +74,7 @@ class TableEntry:
         """Size of one stored row, without its key; of rows of bytes the mean, with where they start."""
         if not self.spec.is_bytes:
             return self.spec.row_bytes
-        return max(1, math.ceil(self.bytes / max(1, self.rows)) - _KEY_BYTES)
+        return max(1, math.ceil(self.bytes / max(1, self.rows)) - POSITION_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

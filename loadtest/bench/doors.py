@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,8 @@ from ringpull.loadtest.bench import redis_server
 from ringpull.loadtest.bench.asked_rates import PATIENT, in_drawn_order
 from ringpull.loadtest.bench.dlrm_requests import BAG, Request, make_requests, payload_of
 from ringpull.loadtest.bench.harness import QUICK, Report, Samples
-from ringpull.loadtest.bench.http_load import HttpTarget, post
-from ringpull.loadtest.bench.load import Server
+from ringpull.loadtest.bench.http_load import HttpRun, HttpTarget, post
+from ringpull.loadtest.bench.load import Run, Server
 from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import CANDIDATE, CONTEXT, MODEL, dlrm_folder
 from ringpull.loadtest.process import cpu_seconds
@@ -124,23 +125,14 @@ def protocols(report: Report) -> None:
         over_http = HttpTarget(up.http, up.running())
         cpu_us: dict[str, list[float]] = {}
 
-        def grpc(method: str, payloads: Sequence[bytes]) -> Callable[[], tuple[float, float]]:
+        def grpc(method: str, payloads: Sequence[bytes]) -> Callable[[], Run]:
             server = Server(up.target, method, up.running())
+            return partial(server.closed_loop, payloads, in_flight=IN_FLIGHT, seconds=SECONDS)
 
-            def measure() -> tuple[float, float]:
-                run = server.closed_loop(payloads, in_flight=IN_FLIGHT, seconds=SECONDS)
-                return run.calls_per_s, run.server_cpu_per_call_s
+        def http(payloads: list[bytes]) -> Callable[[], HttpRun]:
+            return partial(over_http.closed_loop, payloads, in_flight=IN_FLIGHT, seconds=SECONDS)
 
-            return measure
-
-        def http(payloads: list[bytes]) -> Callable[[], tuple[float, float]]:
-            def measure() -> tuple[float, float]:
-                run = over_http.closed_loop(payloads, in_flight=IN_FLIGHT, seconds=SECONDS)
-                return run.calls_per_s, run.server_cpu_per_call_s
-
-            return measure
-
-        measured = {
+        measured: dict[str, Callable[[], Run | HttpRun]] = {
             "own_grpc": grpc(PREDICT.path, [payload_of(each) for each in requests]),
             "oip": grpc("/inference.GRPCInferenceService/ModelInfer", [oip_payload(each) for each in requests]),
             "tfs": grpc("/tensorflow.serving.PredictionService/Predict", [tfs_payload(each) for each in requests]),
@@ -150,9 +142,9 @@ def protocols(report: Report) -> None:
 
         def rate(name: str) -> Callable[[], float]:
             def measure() -> float:
-                calls_per_s, cpu_s = measured[name]()
-                cpu_us.setdefault(name, []).append(cpu_s * 1e6)
-                return calls_per_s
+                run = measured[name]()
+                cpu_us.setdefault(name, []).append(run.server_cpu_per_call_s * 1e6)
+                return run.calls_per_s
 
             return measure
 

@@ -21,14 +21,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, Unavailable
-from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.hashing import POSITION_BYTES, SLOT_SHIFT, SLOTS
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.file_errors import DAMAGED, GONE
-
-POSITION_BYTES: Final = 8
 
 SCAN_BYTES: Final = 1 << 20
 """Size of a read where a whole file has to be read."""

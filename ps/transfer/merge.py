@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ringpull.ps.errors import RingpullError
+from ringpull.ps.hashing import POSITION_BYTES
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of, runs
 from ringpull.ps.spec import TableSpec, UInt64Array
@@ -19,7 +20,7 @@ from ringpull.ps.store.base import BadBlock, Base
 from ringpull.ps.store.base_writer import BaseWriter
 from ringpull.ps.store.raw_rows import RawRows
 from ringpull.ps.transfer.job import Job
-from ringpull.ps.transfer.piece import POSITION_BYTES, Piece
+from ringpull.ps.transfer.piece import Piece
 from ringpull.ps.transfer.source import damaged_blocks
 
 STEP_BYTES: Final = 4 << 20

@@ -35,7 +35,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, Unavailable
-from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.hashing import POSITION_BYTES, SLOT_SHIFT, SLOTS
 from ringpull.ps.private_files import write_private
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.spec import UInt64Array
@@ -51,7 +51,6 @@ FORMAT_VERSIONS: Final = (1, 2)
 HEADER: Final = struct.Struct("<8sIIQQ")
 BLOCK: Final = struct.Struct("<Q24s")
 _BLOCK_FIELDS: Final = struct.Struct("<QQQ")
-POSITION_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

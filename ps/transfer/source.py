@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData, InvalidInput, Unavailable
+from ringpull.ps.hashing import POSITION_BYTES
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import mask_of
 from ringpull.ps.spec import TableSpec, UInt64Array
@@ -22,8 +23,6 @@ from ringpull.ps.wire.messages import RangePullReply, range_checksum
 
 MAX_BLOCK_BYTES: Final = 64 << 20
 """Upper bound on the size of one block's rows, whatever its receiver asks for."""
-
-POSITION_BYTES: Final = 8
 
 Block = RangePullReply
 

@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ringpull.ps.errors import CorruptData
-from ringpull.ps.hashing import SLOT_SHIFT, SLOTS
+from ringpull.ps.hashing import POSITION_BYTES, SLOT_SHIFT, SLOTS
 from ringpull.ps.spec import MAX_BYTES_ROW, UInt64Array
 from ringpull.ps.store import format as fmt
 from ringpull.ps.store.base import BadBlock
@@ -27,7 +27,6 @@ from ringpull.ps.store.format import Header
 from ringpull.ps.store.links import check_links
 from ringpull.ps.store.raw_rows import RawRows, rows_of
 from ringpull.ps.store.sections import check_first_rows
-from ringpull.ps.transfer.piece import POSITION_BYTES
 from ringpull.ps.transfer.remote import RemoteFolder
 
 SCAN_BYTES: Final = 8 << 20

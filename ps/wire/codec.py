@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from ringpull.ps.errors import ProtocolError
-from ringpull.ps.hashing import SLOTS
+from ringpull.ps.hashing import POSITION_BYTES, SLOTS
 from ringpull.ps.spec import MAX_BYTES_ROW, MAX_DIM
 from ringpull.ps.wire.frames import ALIGNMENT, REPLY_LIMITS, REQUEST_LIMITS, Frame, Kind, Limits, encode, padded
 from ringpull.ps.wire.messages import (
@@ -43,7 +43,6 @@ _MAX_UINT: Final = 2**64 - 1
 
 _FLOAT_BYTES: Final = 4
 _LENGTH_BYTES: Final = 4
-_POSITION_BYTES: Final = 8
 MAX_ROW_BYTES: Final = max(_FLOAT_BYTES * MAX_DIM + 64, MAX_BYTES_ROW)
 """Size that no stored row exceeds, whatever its type: bytes, or its values as float32 and some for a scale and
 padding."""
@@ -245,7 +244,7 @@ def max_reply_bytes(request: Request) -> int:
         case RangePullRequest():
             rows_bytes = padded(max(request.max_bytes, MAX_ROW_BYTES))
             # No row takes less than a byte; and that of a row of bytes where it starts counts for eight.
-            return rows_bytes + rows_bytes * _POSITION_BYTES
+            return rows_bytes + rows_bytes * POSITION_BYTES
         case StatisticsRequest():
             return 0
         case DescribeRequest():

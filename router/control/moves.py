@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringpull.ps.hashing import SLOTS
+from ringpull.ps.hashing import POSITION_BYTES, SLOTS
 from ringpull.ps.rank_fill import OwnerTable
 from ringpull.ps.ring import SlotRange
 from ringpull.ps.slot_mask import SlotMask, minus, runs
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.router.control.deployment_spec import DeploymentSpec, PlacedTable, PlacedVersion
-
-KEY_BYTES: Final = 8
-"""Size of a row's ring position, which travels with it."""
 
 RowsIn = Callable[[PlacedTable, SlotRange], int]
 """Function that counts a table's rows in a range: exactly, by its index (`ringpull.ps.store.base.Base.row_range`), or
@@ -153,13 +149,13 @@ def _moves(before: DeploymentSpec, after: DeploymentSpec, rows_in: RowsIn) -> It
             if ranges:
                 rows = sum(rows_in(table, slots) for slots in ranges)
                 yield TableMove(
-                    shard, version.model, version.version, name, ranges, rows, rows * (KEY_BYTES + table.row_bytes)
+                    shard, version.model, version.version, name, ranges, rows, rows * (POSITION_BYTES + table.row_bytes)
                 )
 
 
 def _min_bytes(before: DeploymentSpec, after: DeploymentSpec, version: PlacedVersion, name: str) -> float:
     """Return the bytes that must get a new owner if every shard is to have an even share."""
-    whole = version.tables[name].rows * (KEY_BYTES + version.tables[name].row_bytes)
+    whole = version.tables[name].rows * (POSITION_BYTES + version.tables[name].row_bytes)
     had, wants = _share(before, version.model, name), _share(after, version.model, name)
     return whole * sum(max(0.0, wants - (had if shard in before.shards else 0.0)) for shard in after.shards)
 
@@ -173,7 +169,7 @@ def _shard_bytes(spec: DeploymentSpec, rows_in: RowsIn) -> dict[int, int]:
     owners = _Owners(spec)
     return {
         shard: sum(
-            rows_in(table, slots) * (KEY_BYTES + table.row_bytes)
+            rows_in(table, slots) * (POSITION_BYTES + table.row_bytes)
             for version in spec.versions
             for name, table in version.tables.items()
             for slots in owners.ranges(shard, owners.copies(version.model, name))

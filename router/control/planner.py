@@ -32,12 +32,12 @@ from typing import Final
 
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.hashing import POSITION_BYTES
 from ringpull.ps.spec import ALL, Replicas
 from ringpull.ps.store.format import BLOCK_BYTES, BLOCK_ENTRY_BYTES, index_bits, index_entry_bytes
 from ringpull.router.control.deployment_spec import MAX_SHARDS
 from ringpull.router.control.traffic import TableLoad
 
-POSITION_BYTES: Final = 8
 LENGTH_BYTES: Final = 4
 
 MESSAGE_BYTES: Final = 16_384

@@ -19,7 +19,7 @@ from ringpull.ps.errors import RingpullError
 from tests.cluster.models import score
 
 PATIENCE_S: Final = 120.0
-"""Of a wait for something that has to come; only a broken build waits so long."""
+"""Longest wait for something that has to come; only a broken build waits so long."""
 
 USERS: Final = tuple(range(0, 1000, 7))
 """Spread over all slots."""

@@ -249,7 +249,7 @@ def test_a_tables_memory_is_what_its_files_take(tmp_path: Path, rows: int, row_t
 
 @pytest.mark.parametrize("rows", [1, 7, 1000, 50_000])
 def test_the_memory_of_a_table_of_bytes_is_about_what_its_files_take(tmp_path: Path, rows: int) -> None:
-    """By the mean of its rows, to which what the index and the checksums take is added once more."""
+    """Memory by the mean of its rows, to which what the index and the checksums take is added once more."""
     spec = TableSpec(name="t", dim=0, row_type=RowType.BYTES)
     with TableWriter(tmp_path / "t", spec) as writer:
         writer.add_bytes(np.arange(rows), BytesRows.of([bytes(row % 150) for row in range(rows)]))

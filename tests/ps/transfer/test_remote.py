@@ -353,7 +353,7 @@ def test_a_damaged_block_is_named_and_an_owner_has_it(crew: Crew, s3: S3, fine: 
 
 
 def test_damage_of_starts_is_named(tmp_path: Path) -> None:
-    """Of one block, with the blocks on either side of it whole."""
+    """Damage of one block, with the blocks on either side of it whole."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fmt, "BLOCK_BYTES", FINE_BLOCK_BYTES)
         table = write_table(tmp_path / "users", rows=2000, dim=7, row_type=RowType.BYTES)
