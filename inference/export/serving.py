@@ -160,6 +160,7 @@ def _lookup(use: Use, served: Schema, plan: TablePlan) -> LookupSpec:
         else _padding_id(use, use.padding_row, served, keys, plan.zero_default),
         fill=fill,
         weighted=use.weighted,
+        unpadded=use.unpadded,
     )
 
 

@@ -33,6 +33,8 @@ class Use:
     fill_row: int | None = None
     """Row at padded places of an unpooled sequence."""
     weighted: bool = False
+    unpadded: bool = False
+    """Whether a bag of a sequence leaves padding out, whatever id it has."""
 
 
 LookUp = Callable[[Use], fx.Node]

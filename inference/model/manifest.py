@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 __all__ = [
     "FileEntry",
+    "IdLimit",
     "LookupSpec",
     "Manifest",
     "ProgramInput",
@@ -93,6 +94,20 @@ class LookupSpec:
     """Vector at padded places of an unpooled sequence; None means zeros."""
     weighted: bool = False
     """Whether the feature's weights multiply the rows (sum only)."""
+    unpadded: bool = False
+    """Whether a bag of a sequence holds its ids alone, no padding, whatever `padding_id` says; in the file only where
+    true."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdLimit:
+    """The ids that a model's dense program has rows for: one beyond them would fail the whole batch that it is in."""
+
+    feature: str
+    low: int
+    """First prepared id that it takes."""
+    high: int
+    """First one beyond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +154,8 @@ class Manifest:
     """Rows with their outputs, for the self-check of a head (`ringpull.inference.model.samples`)."""
     degrade: tuple[Step, ...] = ()
     """Degrade steps, in their order; in the file only where there is any."""
+    limits: tuple[IdLimit, ...] = ()
+    """Limits of ids, one for a feature at most; in the file only where there is any."""
     identity: str = field(default="", compare=False)
     """Identity of the version: xxh3_64 of the bytes of its manifest, 16 hex digits. Known only of those that were read;
     not in the file."""
@@ -208,8 +225,12 @@ class Manifest:
         fields["tables"] = [{**asdict(entry), "spec": entry.spec.to_dict()} for entry in self.tables]
         fields["degrade"] = plain_steps(self.degrade)
         del fields["identity"]
-        if not self.degrade:
-            del fields["degrade"]  # So that older builds read it.
+        for name in ("degrade", "limits"):
+            if not fields[name]:
+                del fields[name]  # So that older builds read it.
+        for lookup in fields["lookups"]:
+            if not lookup["unpadded"]:
+                del lookup["unpadded"]
         for output in fields["outputs"]:
             if not output["classes"]:
                 del output["classes"]
@@ -285,10 +306,9 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
             # Versions exported before there were such fields.
             document["manifest"].setdefault("samples", None)
             document["manifest"].setdefault("degrade", [])
-            outputs = document["manifest"].get("outputs")
-            for output in outputs if isinstance(outputs, list) else ():
-                if isinstance(output, dict):
-                    output.setdefault("classes", [])
+            document["manifest"].setdefault("limits", [])
+            _set_defaults(document["manifest"].get("outputs"), {"classes": []})
+            _set_defaults(document["manifest"].get("lookups"), {"unpadded": False})
         manifest = _manifest(top.inner("manifest", tuple(name for name in _names(Manifest) if name != "identity")))
     return replace(manifest, identity=identity_of(content))
 
@@ -309,6 +329,14 @@ def check_identity(manifest: Manifest, identity: str, where: Path | str) -> None
 def identity_of(manifest: bytes) -> str:
     """Return the identity of a version, given the bytes of its manifest."""
     return xxhash.xxh3_64_hexdigest(manifest)
+
+
+def _set_defaults(entries: Any, defaults: dict[str, Any]) -> None:
+    """Set fields that files lack where they are at their default."""
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            for name, value in defaults.items():
+                entry.setdefault(name, value)
 
 
 def _names(cls: Any) -> tuple[str, ...]:
@@ -332,6 +360,7 @@ def _manifest(fields: Fields) -> Manifest:
         outputs=_items(fields, "outputs", ProgramOutput, _output),
         samples=None if fields.absent("samples") else _file_entry(fields.inner("samples", _names(FileEntry))),
         degrade=read_steps(fields, "degrade"),
+        limits=_items(fields, "limits", IdLimit, _limit),
     )
     _check_references(fields, manifest)
     return manifest
@@ -378,14 +407,24 @@ def _lookup(fields: Fields) -> LookupSpec:
         padding_id=None if fields.absent("padding_id") else fields.integer("padding_id", -MAX_INT64 - 1, MAX_INT64),
         fill=fill,
         weighted=fields.boolean("weighted"),
+        unpadded=fields.boolean("unpadded"),
     )
     if spec.weighted and spec.pooling is not Pooling.SUM:
         raise fields.error("weighted", f"only a sum may be weighted, not pooling {spec.pooling.value}")
+    if spec.unpadded and spec.pooling is Pooling.NONE:
+        raise fields.error("unpadded", "only bags can be without padding; pooling is none")
     if spec.padding_id is not None and spec.pooling is Pooling.NONE:
         raise fields.error("padding_id", "only bags drop ids; pooling is none")
     if spec.fill is not None and spec.pooling is not Pooling.NONE:
         raise fields.error("fill", f"only unpooled sequences have padded places; pooling is {spec.pooling.value}")
     return spec
+
+
+def _limit(fields: Fields) -> IdLimit:
+    low, high = (fields.integer(name, -MAX_INT64 - 1, MAX_INT64) for name in ("low", "high"))
+    if low >= high:
+        raise fields.error("high", f"is {high}; it must be above low, {low}")
+    return IdLimit(feature=fields.text("feature"), low=low, high=high)
 
 
 def _input(fields: Fields) -> ProgramInput:

@@ -49,6 +49,11 @@ class Sparse:
     """Values of a row that are kept, the last ones (`many` only)."""
     include_last_offset: bool = True
     """Whether the argument NAME_offsets has B+1 entries, or B (`nn.EmbeddingBag(include_last_offset=False)`)."""
+    never_empty: bool = False
+    """Whether a row without values is refused by name (`many` only)."""
+    beyond: int | None = None
+    """Id, after transforms, that takes the place of one that the model has no row for, where it looks it up in its
+    dense program. None: such a request is refused."""
 
     def __post_init__(self) -> None:
         _check_ids(self, many=self.many)
@@ -72,6 +77,8 @@ class Dense:
     transforms: tuple[Transform, ...] = ()
     missing: float | None = None
     """Value that stands in for an absent column or NaN. None: both are errors."""
+    flat: bool = False
+    """Whether the argument NAME is (B,), not (B, 1); of a width of 1 only."""
 
     def __post_init__(self) -> None:
         check_name("feature", self.name)
@@ -101,6 +108,10 @@ class IdSequence:
     transforms: tuple[Transform, ...] = ()
     missing: Missing | None = None
     """Value that stands in, as for a Sparse feature with `many`."""
+    never_empty: bool = False
+    """Whether a row without ids is refused by name."""
+    beyond: int | None = None
+    """Id that takes the place of one without a row, as for a Sparse feature."""
 
     def __post_init__(self) -> None:
         _check_ids(self, many=True)

@@ -59,7 +59,9 @@ class FeatureLookup:
         """Vector (D,) of ids that the table does not have."""
         self._sequence = feature if isinstance(feature, IdSequence) else None
         self._one_row_each = not many and spec.padding_id is None
-        self._bags_hold_padding = self._sequence is not None and spec.padding_id != self._sequence.pad
+        self._bags_hold_padding = (
+            self._sequence is not None and not spec.unpadded and spec.padding_id != self._sequence.pad
+        )
         self._fill = np.zeros(table.dim, np.float32) if spec.fill is None else np.array(spec.fill, np.float32)
 
     def __repr__(self) -> str:
