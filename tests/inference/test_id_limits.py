@@ -175,6 +175,16 @@ def test_other_errors_of_a_group_stay_their_own() -> None:
     ]
 
 
+def test_empty_row_of_what_is_never_empty_is_refused_alone_by_its_own_row() -> None:
+    never = [
+        replace(each, never_empty=True, missing=None) if each.name == "history" else each for each in SCHEMA.features
+    ]
+    fine, bad = columns_of(rows_of([1, 2])), columns_of([*rows_of([1]), *rows_of([2], history=[])])
+    told = refused_by(preparation_of(Schema(never, SCHEMA.stacks)), *(received_of(each) for each in (fine, bad, fine)))
+    assert list(told) == [1]
+    assert told[1].startswith("feature history: row 1 has no values;")
+
+
 # -- stand-ins ---------------------------------------------------------------------------------------------------------
 
 
