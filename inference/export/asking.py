@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ringpull.inference.export.calls.call import Call
-from ringpull.inference.export.capture import evaluating, quiet_torch
+from ringpull.inference.export.capture import quiet_torch
 from ringpull.inference.export.operators import aten
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.model.manifest import ProgramOutput
@@ -48,7 +48,7 @@ def ask_module(
     """
     device = next((each.device for each in call.owner.parameters()), torch.device("cpu"))
     tensors = {name: torch.from_numpy(np.array(values)).to(device) for name, values in arguments.items()}
-    with evaluating(call.module), quiet_torch():
+    with call.ready(), quiet_torch():
         try:
             leaves = tree_leaves(call.run(tensors))
         except RingpullError:  # ours, of rows that cannot be rounded

@@ -38,9 +38,11 @@ class Schema:
     features: collections.abc.Sequence[Feature]
     """Features in the order in which they are prepared; a Cross may come anywhere."""
     stacks: Mapping[str, collections.abc.Sequence[str]] = field(default_factory=dict)
-    """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), or Dense as (B, sum w)."""
+    """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), Dense as (B, sum w), or all
+    of these, IdSequence and NAME_lengths of one, as one matrix of floats."""
     _by_name: dict[str, Feature] = field(init=False, repr=False, compare=False)
     _arguments: dict[str, Argument] = field(init=False, repr=False, compare=False)
+    _places: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         features = tuple(self.features)
@@ -54,7 +56,13 @@ class Schema:
             by_name[feature.name] = feature
         _check_crosses(by_name)
         _check_stacks(by_name, stacks)
-        for name, value in {"features": features, "stacks": stacks, "_by_name": by_name}.items():
+        places = {feature.name: place for place, feature in enumerate(features)}
+        for name, value in {
+            "features": features,
+            "stacks": stacks,
+            "_by_name": by_name,
+            "_places": places,
+        }.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_arguments", arguments_of(by_name, stacks))
 
@@ -63,7 +71,7 @@ class Schema:
         """Return the schema of what predicts nothing: a version of tables alone."""
         schema = object.__new__(cls)
         object.__setattr__(schema, "features", ())
-        for name in ("stacks", "_by_name", "_arguments"):
+        for name in ("stacks", "_by_name", "_arguments", "_places"):
             object.__setattr__(schema, name, {})
         return schema
 
@@ -74,6 +82,10 @@ class Schema:
     def __getitem__(self, name: str) -> Feature:
         """Return the feature called `name`; KeyError when there is none."""
         return self._by_name[name]
+
+    def place(self, name: str) -> int:
+        """Return the place of the feature called `name` among `features`; KeyError when there is none."""
+        return self._places[name]
 
     def prepare(self, columns: Mapping[str, Column], rows: int) -> Prepared:
         """Prepare every feature from columns of `rows` rows.
@@ -175,12 +187,13 @@ def _check_stacks(features: Mapping[str, Feature], stacks: Mapping[str, tuple[st
         if not members:
             raise InvalidInput(f"stack {name}: has no features")
         for member in members:
-            if member not in features:
+            feature = features.get(member)
+            if feature is None and not isinstance(features.get(member.removesuffix("_lengths")), IdSequence):
                 raise InvalidInput(f"stack {name}: no feature is called {member!r}")
-        kinds = [features[member] for member in members]
-        single = all(isinstance(each, Cross) or (isinstance(each, Sparse) and not each.many) for each in kinds)
-        if not single and not all(isinstance(each, Dense) for each in kinds):
-            raise InvalidInput(f"stack {name}: its features must all be Dense, or all single-valued Sparse or Cross")
+            if isinstance(feature, Sparse) and feature.many:
+                raise InvalidInput(
+                    f"stack {name}: {member} has any number of ids per row, which are no columns; declare it IdSequence"
+                )
 
 
 def _raw_feature(schema: Schema, name: str, value_type: ValueType | None) -> Feature:

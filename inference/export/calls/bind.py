@@ -8,7 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from ringpull.inference.export.calls.by_row import row_counts
 from ringpull.inference.export.calls.call import Call, CallModule
+from ringpull.inference.export.calls.once import run_once
+from ringpull.inference.export.calls.ready import unwrapped
 from ringpull.inference.export.calls.sources import Entries, Several, Source
 from ringpull.inference.export.calls.specs import read_spec, source_of
 from ringpull.inference.schema.schema import Schema
@@ -34,7 +37,9 @@ def bind(
         InvalidInput: `arguments` holds something that can be no argument, or `method` is no method.
         ExportError: Nothing is known of a parameter, or a name is unknown.
     """
-    return _Binding(module, schema, method, dict(arguments or {})).call()
+    if not isinstance(module, nn.Module):
+        raise InvalidInput(f"module is {type(module).__name__}; it must be a torch.nn.Module")
+    return _Binding(unwrapped(module), schema, method, dict(arguments or {})).call(once)
 
 
 class _Binding:
@@ -42,6 +47,7 @@ class _Binding:
 
     def __init__(self, module: nn.Module, schema: Schema, method: str, specs: dict[str, Any]) -> None:
         self._module = module
+        self._schema = schema
         self._made = schema.argument_names()
         self._method = method
         self._described = f"{type(module).__name__}.{method}"
@@ -58,8 +64,8 @@ class _Binding:
             if each.kind is each.VAR_KEYWORD and not isinstance(spec, Entries | None):
                 raise InvalidInput(f"arguments[{each.name!r}]: {self._described} takes {each}; give it a dict")
 
-    def call(self) -> Call:
-        """Bind every parameter."""
+    def call(self, once: Sequence[str]) -> Call:
+        """Bind every parameter, and run `once`."""
         given: dict[str, Source] = {}
         left: list[str] = []
         for parameter in self._parameters:
@@ -86,10 +92,14 @@ class _Binding:
         names = set().union(*(source.names() for source in given.values()))
         if not names:
             raise self._nothing()
-        module = CallModule(self._module, self._method, self._signature, given)
         used = {name: argument for name, argument in self._made.items() if name in names}
+        counts = row_counts(used, self._schema)
+        kept = run_once(self._module, once)
+        module = CallModule(self._module, self._method, self._signature, given, counts, kept)
         described = type(self._module).__name__ if self._method == "forward" else self._described
-        return Call(described, used, module, {} if everything is None else dict.fromkeys(keys, everything))
+        return Call(
+            described, self._method, used, module, {} if everything is None else dict.fromkeys(keys, everything)
+        )
 
     def _give_named(self, given: dict[str, Source], keys: Mapping[str, Source]) -> None:
         """Give `**named`, if the method takes such, what the exporter named; or all, if the method takes nothing else.
@@ -135,8 +145,6 @@ class _Binding:
 
 
 def _signature(module: nn.Module, method: str) -> inspect.Signature:
-    if not isinstance(module, nn.Module):
-        raise InvalidInput(f"module is {type(module).__name__}; it must be a torch.nn.Module")
     function = getattr(module, method, None)
     if not callable(function):
         raise InvalidInput(f"method is {method!r}; {type(module).__name__} has no such method")

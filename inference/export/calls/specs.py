@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from ringpull.inference.export.calls.sources import Constant, Entries, Flat, Several, Source
+from ringpull.inference.export.calls.sources import Constant, Entries, Flat, Matrix, Several, Source, Stack
 from ringpull.inference.schema.arguments import Argument
 from ringpull.ps.errors import ExportError, InvalidInput
 
@@ -46,7 +46,9 @@ def read_spec(where: str, spec: object, made: Mapping[str, Argument]) -> Source:
 
 def source_of(argument: Argument) -> Source:
     """Return the source of one argument of the schema."""
-    return Flat(argument.name)
+    if argument.part == "matrix":
+        return Matrix(argument.members, ids_alone=not argument.dense)
+    return Stack(argument.name) if argument.part == "id_stack" else Flat(argument.name)
 
 
 def _missing(where: str, what: str, entries: Mapping[str, Source]) -> str:
