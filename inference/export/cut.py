@@ -149,12 +149,14 @@ def _limits(captured: Captured, probe: Probe) -> dict[str, tuple[int, int]]:
             continue
         rows = node.args[0].meta["val"].shape[0]
         try:
-            adds = read_index(probe, node.args[1])
+            parts = read_index(probe, node.args[1], rows).parts
         except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
             continue
-        for source, add in adds.items():
-            low, high = limits.get(source.feature, (-add, rows - add))
-            limits[source.feature] = max(low, -add), min(high, rows - add)
+        for part in parts:
+            if part.key is None:
+                name, add = part.source.feature, part.add
+                low, high = limits.get(name, (-add, rows - add))
+                limits[name] = max(low, -add), min(high, rows - add)
     return limits
 
 
