@@ -28,6 +28,7 @@ from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, r
 from ringpull.inference.export.cut import Cut, cut
 from ringpull.inference.export.examples import TRACED_ROWS, bind, example
 from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
 from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
@@ -168,6 +169,7 @@ class _Split:
         arguments = bind(module, schema)
         device = _device_of(module)
         captured = capture(module, example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device))
+        captured = make_plain(captured)
         parts = cut(captured, Probe(captured, schema, arguments, device))
         plans = _plan_tables(parts, keys, tables)
         return cls(
