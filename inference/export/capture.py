@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Captured:
     """Name of each parameter, buffer or other tensor, by `get_attr` node: the path of the module whose `weight` it is,
     else its own path."""
     outputs: tuple[ProgramOutput, ...]
+    computed: Mapping[str, str] = field(default_factory=dict)
+    """Weights that were computed once, of weights alone (`ringpull.inference.export.passes`), and what of."""
 
 
 @contextmanager

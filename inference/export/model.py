@@ -30,6 +30,7 @@ from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, r
 from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
 from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
@@ -173,7 +174,8 @@ class _Split:
         """
         arguments = call.arguments
         device = _device_of(call.owner)
-        captured = capture(call, example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device))
+        traced = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
+        captured = make_plain(capture(call, traced))
         parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
         plans = _plan_tables(parts, keys, tables)
         return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))
