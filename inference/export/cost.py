@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 
 from ringpull.inference.export.asking import Outputs, ServedRows, ask_module
+from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.report import CostReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.tables import TablePlan
@@ -67,9 +67,8 @@ class CheckData:
 
 
 def measure_cost(
-    module: nn.Module,
+    call: Call,
     schema: Schema,
-    arguments: list[str],
     outputs: tuple[ProgramOutput, ...],
     plans: Mapping[str, TablePlan],
     data: CheckData | None,
@@ -87,10 +86,10 @@ def measure_cost(
     described = "the rows of check_columns" if data.given else "made-up rows"
     for begin in range(0, data.prepared.rows, BATCH_ROWS):
         part = part_of(data.prepared, begin, min(begin + BATCH_ROWS, data.prepared.rows))
-        made = schema.arguments(part, arguments)
-        before.add(ask_module(module, made, outputs, doing="row types", rows_described=described))
+        made = schema.arguments(part, list(call.arguments))
+        before.add(ask_module(call, made, outputs, doing="row types", rows_described=described))
         with served:
-            after.add(ask_module(module, made, outputs, doing="row types", rows_described=described))
+            after.add(ask_module(call, made, outputs, doing="row types", rows_described=described))
     differences = np.concatenate([_differences(before.of(each), after.of(each)) for each in before.names])
     auc = auc_after = None
     if data.labels is not None:
