@@ -19,6 +19,8 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_unflatten
 
+from ringpull.inference.export.examples import TRACED_ROWS
+from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 
@@ -62,7 +64,7 @@ def trace(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tens
     """
     rows = {0: Dim.AUTO}
     sizes: Any = dict.fromkeys(kwargs, rows) if kwargs else (rows,) * len(args)
-    with quiet_torch():
+    with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
         try:
             return torch.export.export(module, args, dict(kwargs), dynamic_shapes=sizes, strict=False)
         except Exception as exc:  # torch.export raises errors of many roots, and those of the module itself
