@@ -1,8 +1,8 @@
 """Cutting a captured graph in two: look-ups, which become pulls, and the dense program, which takes their results.
 
 A weight becomes a table when every use of it is a look-up that a pull can express (`ringpull.inference.export.uses`).
-Otherwise it stays in the dense program, up to `MAX_DENSE_BYTES`, and the reason is kept for the report. Nothing is
-guessed: what fits neither side is an `ExportError` that names the embedding and the reason.
+Otherwise it stays in the dense program, up to `MAX_DENSE_BYTES` or what the exporter says, and the reason is kept for
+the report. Nothing is guessed: what fits neither side is an `ExportError` that names the embedding and the reason.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class _Inputs:
         return self.nodes[use]
 
 
-def cut(captured: Captured, probe: Probe) -> Cut:
-    """Take the look-ups out of a captured graph, which is changed.
+def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES) -> Cut:
+    """Take the look-ups out of a captured graph, which is changed; what stays has at most `max_dense_bytes`.
 
     Raises:
         ExportError: An embedding can neither be a table nor stay, or ragged ids are used outside of look-ups.
@@ -79,7 +79,7 @@ def cut(captured: Captured, probe: Probe) -> Cut:
     graph = captured.graph_module.graph
     rows = number_of_rows(probe, graph)
     free_sizes(probe, graph, rows)
-    plans, kept = _plan(captured, probe)
+    plans, kept = _plan(captured, probe, max_dense_bytes)
     limits = _limits(captured, probe)
     inputs = _Inputs(graph, next(iter(graph.nodes)))
     tables = {}
@@ -109,7 +109,7 @@ def cut(captured: Captured, probe: Probe) -> Cut:
     return Cut(program, tuple(inputs.nodes), tuple(named), tables, tuple(kept), limits)
 
 
-def _plan(captured: Captured, probe: Probe) -> tuple[dict[fx.Node, Plan], list[KeptWeight]]:
+def _plan(captured: Captured, probe: Probe, max_dense_bytes: int) -> tuple[dict[fx.Node, Plan], list[KeptWeight]]:
     """Decide for each embedding whether it becomes a table; return a plan for every look-up of those that do."""
     plans: dict[fx.Node, Plan] = {}
     kept: list[KeptWeight] = []
@@ -124,7 +124,7 @@ def _plan(captured: Captured, probe: Probe) -> tuple[dict[fx.Node, Plan], list[K
                 found[user] = _read_use(probe, weight, user)
             plans |= found
         except NotPlain as reason:
-            kept.append(_keep(probe, weight, name, tensor, str(reason)))
+            kept.append(_keep(probe, weight, name, tensor, str(reason), max_dense_bytes))
     return plans, kept
 
 
@@ -149,12 +149,14 @@ def _limits(captured: Captured, probe: Probe) -> dict[str, tuple[int, int]]:
             continue
         rows = node.args[0].meta["val"].shape[0]
         try:
-            adds = read_index(probe, node.args[1])
+            parts = read_index(probe, node.args[1], rows).parts
         except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
             continue
-        for source, add in adds.items():
-            low, high = limits.get(source.feature, (-add, rows - add))
-            limits[source.feature] = max(low, -add), min(high, rows - add)
+        for part in parts:
+            if part.key is None:
+                name, add = part.source.feature, part.add
+                low, high = limits.get(name, (-add, rows - add))
+                limits[name] = max(low, -add), min(high, rows - add)
     return limits
 
 
@@ -170,12 +172,12 @@ def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:
     raise NotPlain(f"it is also used by {user.target}, not only looked up (tied or computed weights)")
 
 
-def _keep(probe: Probe, weight: fx.Node, name: str, tensor: Tensor, reason: str) -> KeptWeight:
+def _keep(probe: Probe, weight: fx.Node, name: str, tensor: Tensor, reason: str, max_dense_bytes: int) -> KeptWeight:
     taken = tensor.numel() * tensor.element_size()
-    if taken > MAX_DENSE_BYTES:
+    if taken > max_dense_bytes:
         raise ExportError(
             f"embedding {name}: {size(taken)} cannot stay in the dense program (the limit is"
-            f" {size(MAX_DENSE_BYTES)}), and it cannot be a table, because {reason}"
+            f" {size(max_dense_bytes)}), and it cannot be a table, because {reason}"
         )
     for user in weight.users:
         ragged = [each for each in probe.reads(user) if probe.arguments[each].part in RAGGED_PARTS]

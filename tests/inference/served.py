@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from ringpull.inference.head.frontends.grpc.service import AdminService, Predict
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
+from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.schema import Schema
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row
+from tests.reference import ReferenceTable
 
 CONFIG = HeadConfig(max_message_bytes=100_000, max_candidates=50, max_values_per_row=20)
 
@@ -31,8 +34,8 @@ CONFIG = HeadConfig(max_message_bytes=100_000, max_candidates=50, max_values_per
 class HangingRouter(ReferenceRouter):
     """Answers only while its gate is open; raises what it was told to."""
 
-    def __init__(self) -> None:
-        super().__init__(make_tables())
+    def __init__(self, tables: Mapping[str, ReferenceTable] | None = None) -> None:
+        super().__init__(make_tables() if tables is None else tables)
         self.gate = asyncio.Event()
         self.gate.set()
         self.pulls_begun = 0
@@ -57,9 +60,14 @@ class Served:
         program: EchoProgram | None = None,
         max_batch_rows: int = 64,
         access: Access | None = None,
+        manifest: Manifest | None = None,
+        schema: Schema = SCHEMA,
+        loaded: LoadedVersion | None = None,
+        tables: Mapping[str, ReferenceTable] | None = None,
     ) -> None:
-        self.router = HangingRouter()
-        loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, program or EchoProgram())
+        self.router = HangingRouter(tables)
+        if loaded is None:
+            loaded = LoadedVersion(Path("ranker/3"), manifest or make_manifest(), schema, program or EchoProgram())
         self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=max_batch_rows)
         self.catalog = Catalog([self.version])
         self.calls = CallMetrics()
