@@ -20,7 +20,7 @@ from pathlib import Path
 from ringpull.loadtest.bench.harness import machine
 from tests.zoo_libraries.libraries.names import LIBRARIES
 from tests.zoo_libraries.report import summary, table
-from tests.zoo_libraries.trial import Outcome
+from tests.zoo_libraries.outcome import Outcome
 
 WORKER = (sys.executable, "-W", "ignore", "-m", "tests.zoo_libraries.worker")
 AT_A_TIME = 2

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tests.zoo_libraries.trial import Outcome
+from tests.zoo_libraries.outcome import Outcome
 
 HEAD = ("model", "library", "status", "tables", "pooled", "look-ups that are no table", "kept dense, and why", "max diff")
 NEEDED = "untouched", "wrapped"

@@ -8,7 +8,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ringpull.inference.schema.columns import Column
 from ringpull.ps.errors import InvalidInput, RingpullError
 from tests.integration.local import local_cluster
 from tests.zoo_libraries.model import ZooModel
+from tests.zoo_libraries.outcome import Outcome
 from tests.zoo_libraries.oracle import UnknownAsZeros, answers, looked_up_by_ids
 from tests.zoo_libraries.rows import make_columns, repeated, tensors, with_beyond
 from tests.zoo_libraries.weights import make_useful
@@ -33,36 +33,6 @@ TOLERANCE = 1e-5
 """Largest difference, times max(1, largest output): ARCHITECTURE.md, "Exactly"."""
 LEAST_SPREAD = 1e-3
 """Standard deviation that an output must have over random rows, or a comparison would show nothing."""
-
-
-@dataclass
-class Outcome:
-    """What became of one model."""
-
-    name: str
-    library: str
-    status: str = "refused"
-    """untouched, wrapped or refused."""
-    tables: dict[str, str] = field(default_factory=dict)
-    """Poolings of each table."""
-    kept: dict[str, str] = field(default_factory=dict)
-    """Reason for which an embedding stayed in the dense program."""
-    not_tables: list[str] = field(default_factory=list)
-    """Weights that are looked up by ids of the request, and are no tables."""
-    max_abs_diff: float = 0.0
-    spread: float = 0.0
-    reason: str = ""
-    """Reason for which the model as it is was refused."""
-    faults: list[str] = field(default_factory=list)
-    """What went wrong with a model that was served: an error, or another answer than the module's."""
-    library_fails: list[str] = field(default_factory=list)
-    """Rows on which the library's own module fails, and its error."""
-    beyond: dict[str, str] = field(default_factory=dict)
-    """Per feature, what became of ids beyond every table."""
-    seconds: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Wrong(Exception):
