@@ -1,7 +1,7 @@
-"""`python -m tests.zoo_libraries [--library NAME...] [--only MODEL...] [--table FILE]`, in the environment of `make zoo`.
+"""`python -m tests.zoo_libraries [--library NAME...] [--only MODEL...] [--table FILE]`, in the zoo's environment.
 
-Each library's models run in processes of their own, two at a time. A process that dies takes one model with it: the rest
-go on in the next. The last line is JSON.
+Each library's models run in processes of their own, two at a time. A process that dies takes one model with it: the
+rest go on in the next. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from ringpull.loadtest.bench.harness import machine
 from tests.zoo_libraries.libraries.names import LIBRARIES
-from tests.zoo_libraries.report import summary, table
 from tests.zoo_libraries.outcome import Outcome
+from tests.zoo_libraries.report import summary, table
 
 WORKER = (sys.executable, "-W", "ignore", "-m", "tests.zoo_libraries.worker")
 AT_A_TIME = 2

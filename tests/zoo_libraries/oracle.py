@@ -39,10 +39,9 @@ class LookUps(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         source, index = _read(func, args)
-        if source is not None and index is not None:
-            if source.shape[0] >= BIG and source.is_floating_point():
-                name = self._names.get(source.data_ptr(), f"computed {tuple(source.shape)}")
-                self.found.setdefault(name, []).append(index.clone())
+        if source is not None and index is not None and source.shape[0] >= BIG and source.is_floating_point():
+            name = self._names.get(source.data_ptr(), f"computed {tuple(source.shape)}")
+            self.found.setdefault(name, []).append(index.clone())
         return func(*args, **(kwargs or {}))
 
 

@@ -8,7 +8,16 @@ from typing import Any
 
 from tests.zoo_libraries.outcome import Outcome
 
-HEAD = ("model", "library", "status", "tables", "pooled", "look-ups that are no table", "kept dense, and why", "max diff")
+HEAD = (
+    "model",
+    "library",
+    "status",
+    "tables",
+    "pooled",
+    "look-ups that are no table",
+    "kept dense, and why",
+    "max diff",
+)
 NEEDED = "untouched", "wrapped"
 
 

@@ -20,7 +20,9 @@ GENRES = VarLenSparseFeat(SparseFeat("genres", ROWS, DIM), LENGTH, "mean")
 """A history that is pooled with the mask `ids != 0`."""
 TAGS = VarLenSparseFeat(SparseFeat("tags", ROWS, DIM), LENGTH, "sum", length_name="tags_lengths")
 """A history that is pooled with a mask of its length, which is a column too."""
-CLICKED = VarLenSparseFeat(SparseFeat("hist_item", ROWS, DIM, embedding_name="item"), LENGTH, length_name="hist_item_lengths")
+CLICKED = VarLenSparseFeat(
+    SparseFeat("hist_item", ROWS, DIM, embedding_name="item"), LENGTH, length_name="hist_item_lengths"
+)
 FEATURES = {
     "user": Sparse("user"),
     "item": Sparse("item"),
@@ -59,7 +61,9 @@ def _model(name: str, columns: list[Any], build: Callable[[], nn.Module]) -> Zoo
 
 MODELS = [
     *(
-        _model(name, columns, lambda name=name, columns=columns, more=more: getattr(models, name)(columns, columns, **more))
+        _model(
+            name, columns, lambda name=name, columns=columns, more=more: getattr(models, name)(columns, columns, **more)
+        )
         for name, columns, more in (
             ("WDL", POOLED, SMALL),
             ("DeepFM", POOLED, SMALL),

@@ -7,6 +7,7 @@ trick, in which two small tables stand for one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ SCHEMA = Schema(
 
 def mlp(*sizes: int) -> nn.Sequential:
     """Return layers of these sizes, each with ReLU."""
-    layers = [[nn.Linear(a, b), nn.ReLU()] for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [[nn.Linear(a, b), nn.ReLU()] for a, b in itertools.pairwise(sizes)]
     return nn.Sequential(*(part for layer in layers for part in layer))
 
 

@@ -1,4 +1,4 @@
-"""RecBole 1.2.1: context-aware recommenders: one table for all token fields, told apart by offsets, and a pooled one."""
+"""RecBole 1.2.1: context-aware recommenders: one table for all token fields, told apart by offsets, and one pooled."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from torch import Tensor, nn
 
 from ringpull import IdSequence, Schema, Sparse
 from tests.zoo_libraries.libraries.recbole_data import CATEGORIES, build, interaction
-from tests.zoo_libraries.model import DIM, ROWS, ZooModel
+from tests.zoo_libraries.model import ROWS, ZooModel
 
 TAGS = 3
 IDS = {"user_id": ROWS, "item_id": ROWS, "job": CATEGORIES + 1, "kind": CATEGORIES + 1, "tags": CATEGORIES + 1}
-SCHEMA = Schema(
-    [Sparse("user_id"), Sparse("item_id"), Sparse("job"), Sparse("kind"), IdSequence("tags", length=TAGS)]
-)
+SCHEMA = Schema([Sparse("user_id"), Sparse("item_id"), Sparse("job"), Sparse("kind"), IdSequence("tags", length=TAGS)])
 
 
 def _ask(module: nn.Module, given: Mapping[str, Tensor]) -> Any:
@@ -55,4 +53,3 @@ MODELS = [
     _model("EulerNet", order_list=[16]),
     _model("KD_DAGFM", phase="teacher_training", teacher_network="CrossNet", t_depth=2, type="inner", depth=2),
 ]
-assert DIM

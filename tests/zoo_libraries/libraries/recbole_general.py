@@ -1,7 +1,7 @@
 """RecBole 1.2.1: general recommenders, which score a user and an item in `predict(interaction)`.
 
-Its traditional ones (ADMMSLIM, AsymKNN, EASE, ItemKNN, Pop, Random, SLIMElastic) are left out: they count or solve, with
-scipy, and hold no weights of torch.
+Its traditional ones (ADMMSLIM, AsymKNN, EASE, ItemKNN, Pop, Random, SLIMElastic) are left out: they count or solve,
+with scipy, and hold no weights of torch. So is LDiffRec, which needs a file of trained vectors.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ringpull import Schema, Sparse
 from tests.zoo_libraries.libraries.recbole_data import build, interaction
-from tests.zoo_libraries.model import DIM, ROWS, ZooModel
+from tests.zoo_libraries.model import DIM, ZooModel
 
 SCHEMA = Schema([Sparse("user_id"), Sparse("item_id")])
 

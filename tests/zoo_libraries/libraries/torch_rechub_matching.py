@@ -31,7 +31,9 @@ def _session() -> SequenceFeature:
 
 
 def _clicked() -> list[SequenceFeature]:
-    return [SequenceFeature("recent", vocab_size=ROWS, embed_dim=DIM, pooling="mean", shared_with="item", padding_idx=0)]
+    return [
+        SequenceFeature("recent", vocab_size=ROWS, embed_dim=DIM, pooling="mean", shared_with="item", padding_idx=0)
+    ]
 
 
 KINDS = {

@@ -36,9 +36,7 @@ def _bags(pooling: PoolingType = PoolingType.SUM) -> EmbeddingBagCollection:
 
 def _jagged(given: Mapping[str, Tensor]) -> KeyedJaggedTensor:
     lengths = torch.cat([given[f"{name}_offsets"].diff() for name in FEATURES])
-    return KeyedJaggedTensor(
-        keys=list(FEATURES), values=torch.cat([given[name] for name in FEATURES]), lengths=lengths
-    )
+    return KeyedJaggedTensor(keys=list(FEATURES), values=torch.cat([given[name] for name in FEATURES]), lengths=lengths)
 
 
 def _ask(module: nn.Module, given: Mapping[str, Tensor]) -> Any:
