@@ -103,3 +103,8 @@ def values_of(node: fx.Node) -> list[Any]:
 def rank_of(node: Any) -> int:
     """Return how many dimensions a captured tensor has."""
     return int(node.meta["val"].dim())
+
+
+def positive(dim: int, rank: int) -> int:
+    """Return a dimension counted from the front."""
+    return dim + rank if dim < 0 else dim
