@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ringpull.loadtest.bench.harness import machine
 from tests.zoo_libraries.libraries.names import LIBRARIES
@@ -24,29 +25,25 @@ from tests.zoo_libraries.report import summary, table
 
 WORKER = (sys.executable, "-W", "ignore", "-m", "tests.zoo_libraries.worker")
 AT_A_TIME = 2
-IN_A_PROCESS = 12
-"""Models after which a process ends, so that two share the work to the end."""
 LIMIT_S = 300
-"""Seconds without an outcome after which a process is given up."""
+"""Seconds without a word after which a process is given up."""
 
 
 def main() -> int:
     """Run; return 1 when a model that was served is wrong, or fails on ids that it should take or refuse."""
     options = _options()
     begin = time.monotonic()
-    jobs: queue.Queue[tuple[str, list[str]]] = queue.Queue()
+    libraries = queue.Queue[str]()
     for library in options.library:
-        names = [name for name in _names(library) if not options.only or name in options.only]
-        for first in range(0, len(names), IN_A_PROCESS):
-            jobs.put((library, names[first : first + IN_A_PROCESS]))
+        libraries.put(library)
     outcomes: list[Outcome] = []
-    threads = [threading.Thread(target=_work, args=(jobs, outcomes, begin)) for _ in range(AT_A_TIME)]
+    work = (libraries, options.only or [], outcomes, begin)
+    threads = [threading.Thread(target=_work, args=work) for _ in range(AT_A_TIME)]
     for each in threads:
         each.start()
     for each in threads:
         each.join()
-    order = list(options.library)
-    outcomes.sort(key=lambda each: order.index(each.library))
+    outcomes.sort(key=lambda each: options.library.index(each.library))
     text = table(outcomes)
     if options.table is not None:
         options.table.write_text(text, encoding="utf-8")
@@ -63,48 +60,61 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _names(library: str) -> list[str]:
-    """Return the names of a library's models, which only its own process can import."""
-    run = subprocess.run([*WORKER, library, "--list"], stdout=subprocess.PIPE, check=True, text=True)
-    return list(json.loads(run.stdout.splitlines()[-1]))
-
-
-def _work(jobs: queue.Queue[tuple[str, list[str]]], outcomes: list[Outcome], begin: float) -> None:
+def _work(libraries: queue.Queue[str], only: Sequence[str], outcomes: list[Outcome], begin: float) -> None:
+    """Try the models of one library after the other, until none is left."""
     while True:
         try:
-            library, names = jobs.get_nowait()
+            library = libraries.get_nowait()
         except queue.Empty:
             return
-        while names:
-            for outcome in _outcomes(library, names):
-                outcomes.append(outcome)
-                names.remove(outcome.name)
-                said = f"{outcome.status}, {len(outcome.tables)} tables, {outcome.seconds:.0f} s"
-                print(f"[{time.monotonic() - begin:5.0f} s] {library} {outcome.name}: {said}", flush=True)
+        for outcome in _outcomes(library, only):
+            outcomes.append(outcome)
+            said = f"{outcome.status}, {len(outcome.tables)} tables, {outcome.seconds:.0f} s"
+            print(f"[{time.monotonic() - begin:5.0f} s] {library} {outcome.name}: {said}", flush=True)
 
 
-def _outcomes(library: str, names: Sequence[str]) -> Iterator[Outcome]:
-    """Yield the outcomes of one process; where it dies early, that of the model it died of, last."""
-    process = subprocess.Popen(
-        [*WORKER, library, *names], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment()
-    )
-    assert process.stdout is not None
-    told = 0
-    timer = threading.Timer(LIMIT_S, process.kill)
-    try:
-        timer.start()
-        for line in process.stdout:
-            timer.cancel()
-            told += 1
-            yield Outcome(**json.loads(line))
-            timer = threading.Timer(LIMIT_S, process.kill)
+def _outcomes(library: str, only: Sequence[str]) -> Iterator[Outcome]:
+    """Yield the outcomes of a library's models, from as many processes as die of them, and one."""
+    names: list[str] | None = None
+    while names is None or names:
+        process = _Process([library, *(only if names is None else names)])
+        told = process.lines()
+        first = next(told, None)
+        if first is None:
+            yield Outcome("all", library, reason=f"the library's process ended with {process.code()}")
+            return
+        names = list(first)
+        for line in told:
+            outcome = Outcome(**line)
+            names.remove(outcome.name)
+            yield outcome
+        if names and process.code() != 0:
+            yield Outcome(names.pop(0), library, reason=f"its process ended with {process.code()}")
+
+
+class _Process:
+    """One worker, which is killed when it says nothing for too long."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [*WORKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment()
+        )
+
+    def lines(self) -> Iterator[Any]:
+        """Yield the JSON of each line."""
+        assert self._process.stdout is not None
+        while True:
+            timer = threading.Timer(LIMIT_S, self._process.kill)
             timer.start()
-    finally:
-        timer.cancel()
-        process.kill() if process.poll() is None and told < len(names) else None
-    code = process.wait()
-    if told < len(names):
-        yield Outcome(names[told], library, reason=f"its process ended with {code}")
+            line = self._process.stdout.readline()
+            timer.cancel()
+            if not line:
+                return
+            yield json.loads(line)
+
+    def code(self) -> int:
+        """Return its exit status, when it has ended."""
+        return self._process.wait()
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A process that puts models of one library to the test, one after the other, and tells each outcome as a line of JSON.
 
-The parent reads the lines; a model at which the process dies is the one after the last line.
+The first line lists the models that will be tried: one at which the process dies is that after the last one told.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.zoo_libraries.trial import run_trial
 
 
 def main() -> None:
-    """Run `LIBRARY [NAME...]`, or list the models: `LIBRARY --list`."""
+    """Run `LIBRARY [NAME...]`: all its models, or those that are named."""
     library, *names = sys.argv[1:]
     told = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print as they like
@@ -28,10 +28,9 @@ def main() -> None:
     logging.getLogger("zoo").setLevel(logging.INFO if os.environ.get("ZOO_TRACES") else logging.WARNING)
     torch.set_num_threads(1)
     models = by_name(importlib.import_module(f"tests.zoo_libraries.libraries.{library}").MODELS)
-    if names == ["--list"]:
-        print(json.dumps(list(models)), file=told)
-        return
-    for name in names or models:
+    chosen = [name for name in models if not names or name in names]
+    print(json.dumps(chosen), file=told, flush=True)
+    for name in chosen:
         print(json.dumps(run_trial(library, models[name]).as_json()), file=told, flush=True)
 
 

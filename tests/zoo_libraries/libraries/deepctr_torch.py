@@ -53,9 +53,8 @@ def _model(name: str, columns: list[Any], build: Callable[[], nn.Module]) -> Zoo
     return ZooModel(
         name=name,
         build=build,
-        schema=Schema(features),
+        schema=Schema(features, stacks={"X": index}),
         ask=lambda module, given: module(_matrix(columns, given)),
-        options={"arguments": {"X": index}},
     )
 
 
