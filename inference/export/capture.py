@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ from torch.utils._pytree import tree_map, tree_unflatten
 
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.calls.once import is_sparse
+from ringpull.inference.export.calls.ready import ready
+from ringpull.inference.export.examples import TRACED_ROWS
+from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 
@@ -36,6 +39,8 @@ class Captured:
     """Name of each parameter, buffer or other tensor, by `get_attr` node: the path of the module whose `weight` it is,
     else its own path."""
     outputs: tuple[ProgramOutput, ...]
+    computed: Mapping[str, str] = field(default_factory=dict)
+    """Weights that were computed once, of weights alone (`ringpull.inference.export.passes`), and what of."""
 
 
 def quiet_torch() -> warnings.catch_warnings[None]:
@@ -50,7 +55,7 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
         ExportError: torch cannot trace the module.
     """
     sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
-    with quiet_torch():
+    with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
         try:
             return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
         except ExportError:  # ours, of how the module uses what it is given
@@ -65,7 +70,7 @@ def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
     Raises:
         ExportError: torch cannot trace it, it only works for one number of rows, or its outputs are not floats by row.
     """
-    with call.ready():
+    with ready(call.module):
         program = _trace(call, dict(arguments))
         _refuse_max_norm(call, program)
         if any(_is_in_place(node) for node in program.graph.nodes):

@@ -8,8 +8,8 @@ checked against.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ringpull.inference.export.calls.by_row import RowCounts, by_row
 from ringpull.inference.export.calls.once import Kept, SparseWatch, answering, frames_of, proposed
-from ringpull.inference.export.calls.ready import ready, unchanged
+from ringpull.inference.export.calls.ready import unchanged
 from ringpull.inference.export.calls.sources import Entries, FlatTensors, Source
 from ringpull.inference.schema.arguments import Argument
 from ringpull.ps.errors import ExportError
@@ -101,14 +101,8 @@ class Call:
         """The user's module."""
         return self.module.owner
 
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Make the module ready: in evaluation mode, its weights called as in the module that wrappers hold."""
-        with ready(self.module):
-            yield
-
     def run(self, tensors: Mapping[str, Tensor]) -> Any:
-        """Call the method with the schema's arguments by name; to be done within `ready`."""
+        """Call the method with the schema's arguments by name; to be done where the module is `ready`."""
         return self.module(dict(tensors))
 
     def turn_types(self) -> bool:
