@@ -116,10 +116,11 @@ def export_model(
         quiet: Print no report and no progress.
 
     Raises:
-        InvalidInput: The name, the version or an option is not valid, `arguments` holds what can be no argument, a degrade step or classes do not fit the model,
-            or a row type cannot hold a number.
-        ExportError: A parameter cannot be bound, and the message holds a wrapper to paste; the module cannot be split, a key is wrong, scores change by more than `max_diff`, or the
-            self-check fails. The message names module or table and reason.
+        InvalidInput: The name, the version or an option is not valid, `arguments` holds what can be no argument, a
+            degrade step or classes do not fit the model, or a row type cannot hold a number.
+        ExportError: A parameter cannot be bound, and the message holds a wrapper to paste; the module cannot be split,
+            a key is wrong, scores change by more than `max_diff`, or the self-check fails. The message names module or
+            table and reason.
     """
     name = Path(out_dir).resolve().name if name is None else name
     _check_sent_names(schema)
