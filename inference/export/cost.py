@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ from ringpull.inference.export.report import CostReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.model.manifest import ProgramOutput
-from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.columns import as_columns
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
@@ -41,7 +41,7 @@ class CheckData:
     labels: NDArray[np.bool_] | None = None
 
     @classmethod
-    def read(cls, schema: Schema, columns: Mapping[str, Column] | None, labels: ArrayLike | None) -> CheckData | None:
+    def read(cls, schema: Schema, columns: Mapping[str, Any] | None, labels: ArrayLike | None) -> CheckData | None:
         """Prepare what the exporter gave, if anything.
 
         Raises:
@@ -51,10 +51,11 @@ class CheckData:
             if labels is not None:
                 raise InvalidInput("check_labels need the check_columns that they label")
             return None
-        if not columns:
+        read = as_columns(columns)
+        if not read:
             raise InvalidInput("check_columns is empty; give the columns of one row or more")
-        rows = len(next(iter(columns.values())))
-        prepared = schema.prepare(columns, rows)
+        rows = len(next(iter(read.values())))
+        prepared = schema.prepare(read, rows)
         if labels is None:
             return cls(prepared, given=True)
         values = np.asarray(labels)

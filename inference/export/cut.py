@@ -109,7 +109,7 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
         elif probe.arguments[name].part in RAGGED_PARTS:
             raise _ragged_use(name, probe, node)
     program = _with_used_weights(captured.graph_module, graph)
-    large = large_weights(captured, graph, kept, max_dense_bytes)
+    large = large_weights(captured, graph, kept, tables, max_dense_bytes)
     return Cut(program, tuple(inputs.nodes), tuple(named), tables, tuple(kept), tuple(large), plain, limits)
 
 
@@ -141,12 +141,14 @@ def _limits(captured: Captured, probe: Probe) -> dict[str, tuple[int, int]]:
             continue
         rows = node.args[0].meta["val"].shape[0]
         try:
-            adds = read_index(probe, node.args[1])
+            parts = read_index(probe, node.args[1], rows).parts
         except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
             continue
-        for source, add in adds.items():
-            low, high = limits.get(source.feature, (-add, rows - add))
-            limits[source.feature] = max(low, -add), min(high, rows - add)
+        for part in parts:
+            if part.key is None:
+                name, add = part.source.feature, part.add
+                low, high = limits.get(name, (-add, rows - add))
+                limits[name] = max(low, -add), min(high, rows - add)
     return limits
 
 

@@ -180,8 +180,8 @@ class _Split:
         """
         arguments = call.arguments
         device = _device_of(call.owner)
-        captured = capture(call, example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device))
-        captured = make_plain(captured)
+        traced = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
+        captured = make_plain(capture(call, traced))
         parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
         plans = _plan_tables(parts, keys, tables)
         return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))

@@ -27,7 +27,7 @@ class Probe:
         self.captured = captured
         self.schema = schema
         self.arguments = arguments
-        self._device = device
+        self.device = device
         self._bits = {name: 1 << place for place, name in enumerate(arguments)}
         self._names = tuple(arguments)
         self._masks: dict[fx.Node, int] = {}
@@ -59,7 +59,7 @@ class Probe:
 
     def example(self, rows: int, ids: Callable[[Argument, int], int] = lambda argument, column: 0) -> Examples:
         """Return made-up arguments, with the id asked for in each column of ids."""
-        return example(self.schema, self.arguments, rows, ids, self._device)
+        return example(self.schema, self.arguments, rows, ids, self.device)
 
     def evaluate(self, node: fx.Node, values: Mapping[str, Tensor]) -> Any:
         """Return what a node computes from the given arguments."""

@@ -86,11 +86,12 @@ class Schema:
         """Return the place of the feature called `name` among `features`; KeyError when there is none."""
         return self._places[name]
 
-    def prepare(self, columns: Mapping[str, Column], rows: int) -> Prepared:
+    def prepare(self, columns: Mapping[str, Any], rows: int) -> Prepared:
         """Prepare every feature from columns of `rows` rows.
 
         Args:
-            columns: Columns by feature name; crosses are not sent. A column is (B,) or (B, w), or `Ragged`.
+            columns: Columns by feature name; crosses are not sent. A column is (B,) or (B, w), or `Ragged`; lists, and
+                what says itself as an array, are taken as `as_column` takes them.
             rows: B, at least 1.
 
         Raises:
