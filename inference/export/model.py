@@ -44,7 +44,7 @@ from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput,
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared
-from ringpull.inference.schema.kinds import Cross, IdSequence
+from ringpull.inference.schema.kinds import IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
 
@@ -143,7 +143,7 @@ def _check_sent_names(schema: Schema) -> None:
     """
     for feature in schema.features:
         other = schema.get(f"{feature.name}_offsets") if isinstance(feature, IdSequence) else None
-        if other is not None and not isinstance(other, Cross):
+        if other is not None and not isinstance(other, MadeFeature):
             raise InvalidInput(
                 f"feature {other.name}: is called like the offsets of {feature.name}, by which clients of TensorFlow"
                 " Serving's API and the Open Inference Protocol say where its rows begin; rename one"
