@@ -109,7 +109,7 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
         elif probe.arguments[name].part in RAGGED_PARTS:
             raise _ragged_use(name, probe, node)
     program = _with_used_weights(captured.graph_module, graph)
-    large = large_weights(captured, graph, kept, max_dense_bytes)
+    large = large_weights(captured, graph, kept, tables, max_dense_bytes)
     return Cut(program, tuple(inputs.nodes), tuple(named), tables, tuple(kept), tuple(large), plain, limits)
 
 
