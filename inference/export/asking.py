@@ -13,10 +13,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.capture import evaluating, quiet_torch
 from ringpull.inference.export.operators import aten
 from ringpull.inference.export.tables import TablePlan
@@ -33,28 +34,28 @@ _PADDING_IDX: Final = 8
 
 
 def ask_module(
-    module: nn.Module,
+    call: Call,
     arguments: Mapping[str, NDArray[Any]],
     outputs: Iterable[ProgramOutput],
     *,
     doing: str = "self-check",
     rows_described: str = "made-up rows",
 ) -> Outputs:
-    """Return what the module gives, in evaluation mode, for arguments of its forward.
+    """Return what the user's module gives, in evaluation mode, for the schema's arguments.
 
     Raises:
         ExportError: The module fails; `doing` and `rows_described` say at what, in the message.
     """
-    device = next((each.device for each in module.parameters()), torch.device("cpu"))
+    device = next((each.device for each in call.owner.parameters()), torch.device("cpu"))
     tensors = {name: torch.from_numpy(np.array(values)).to(device) for name, values in arguments.items()}
-    with evaluating(module), quiet_torch():
+    with evaluating(call.module), quiet_torch():
         try:
-            leaves = tree_leaves(module(**tensors))
+            leaves = tree_leaves(call.run(tensors))
         except RingpullError:  # ours, of rows that cannot be rounded
             raise
         except Exception as exc:  # the module's own error, on arguments that the schema says are right
             raise ExportError(
-                f"{doing}: {type(module).__name__} fails on {rows_described}: {type(exc).__name__}: {exc}. If they"
+                f"{doing}: {call.described} fails on {rows_described}: {type(exc).__name__}: {exc}. If they"
                 " are not valid for it, skip the check with check_rows=0"
             ) from exc
     pairs = zip(outputs, leaves, strict=True)

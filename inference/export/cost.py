@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 
 from ringpull.inference.export.asking import Outputs, ServedRows, ask_module
+from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.report import CostReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.model.manifest import ProgramOutput
-from ringpull.inference.schema.columns import Column
+from ringpull.inference.schema.columns import as_columns
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
@@ -41,7 +41,7 @@ class CheckData:
     labels: NDArray[np.bool_] | None = None
 
     @classmethod
-    def read(cls, schema: Schema, columns: Mapping[str, Column] | None, labels: ArrayLike | None) -> CheckData | None:
+    def read(cls, schema: Schema, columns: Mapping[str, Any] | None, labels: ArrayLike | None) -> CheckData | None:
         """Prepare what the exporter gave, if anything.
 
         Raises:
@@ -51,10 +51,11 @@ class CheckData:
             if labels is not None:
                 raise InvalidInput("check_labels need the check_columns that they label")
             return None
-        if not columns:
+        read = as_columns(columns)
+        if not read:
             raise InvalidInput("check_columns is empty; give the columns of one row or more")
-        rows = len(next(iter(columns.values())))
-        prepared = schema.prepare(columns, rows)
+        rows = len(next(iter(read.values())))
+        prepared = schema.prepare(read, rows)
         if labels is None:
             return cls(prepared, given=True)
         values = np.asarray(labels)
@@ -66,9 +67,8 @@ class CheckData:
 
 
 def measure_cost(
-    module: nn.Module,
+    call: Call,
     schema: Schema,
-    arguments: list[str],
     outputs: tuple[ProgramOutput, ...],
     plans: Mapping[str, TablePlan],
     data: CheckData | None,
@@ -86,10 +86,10 @@ def measure_cost(
     described = "the rows of check_columns" if data.given else "made-up rows"
     for begin in range(0, data.prepared.rows, BATCH_ROWS):
         part = part_of(data.prepared, begin, min(begin + BATCH_ROWS, data.prepared.rows))
-        made = schema.arguments(part, arguments)
-        before.add(ask_module(module, made, outputs, doing="row types", rows_described=described))
+        made = schema.arguments(part, list(call.arguments))
+        before.add(ask_module(call, made, outputs, doing="row types", rows_described=described))
         with served:
-            after.add(ask_module(module, made, outputs, doing="row types", rows_described=described))
+            after.add(ask_module(call, made, outputs, doing="row types", rows_described=described))
     differences = np.concatenate([_differences(before.of(each), after.of(each)) for each in before.names])
     auc = auc_after = None
     if data.labels is not None:

@@ -1,15 +1,16 @@
 """Cutting a captured graph in two: look-ups, which become pulls, and the dense program, which takes their results.
 
 A weight becomes a table when every use of it is a look-up that a pull can express (`ringpull.inference.export.uses`).
-Otherwise it stays in the dense program, up to `MAX_DENSE_BYTES`, and the reason is kept for the report. Nothing is
-guessed: what fits neither side is an `ExportError` that names the embedding and the reason.
+Otherwise it stays in the dense program, up to `MAX_DENSE_BYTES` or what the exporter says, and the reason is kept for
+the report. Nothing is guessed: what fits neither side is an `ExportError` that names the embedding and the reason.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import Any, Final
 
 import torch
@@ -20,13 +21,19 @@ from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.index import NotPlain, read_index
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.probe import Probe
+from ringpull.inference.export.ranges import IdRange
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
 from ringpull.inference.export.uses import Plan, Use, read_vectors
+from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import Computed
 from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
 
 MAX_DENSE_BYTES: Final = 64 * 1024 * 1024
 """Largest embedding that may stay in the dense program."""
+
+_LONGEST_NAME: Final = 100
+"""Characters of the name of a feature that a look-up of several needs."""
 
 RAGGED_PARTS: Final = ("values", "offsets", "weights")
 
@@ -51,8 +58,12 @@ class Cut:
     tables: Mapping[str, Tensor]
     """Weight of each table by name: the module's own tensor (rows, dim)."""
     kept: tuple[KeptWeight, ...]
-    limits: Mapping[str, tuple[int, int]]
-    """Bounds [low, high) of each feature's ids: within every embedding it is looked up in, table or not."""
+    ranges: tuple[IdRange, ...]
+    """Ids that each look-up has a row for, of tables and of what stays."""
+    argument_features: tuple[tuple[str, ...], ...] = ()
+    """Features of each of `arguments`."""
+    computed: tuple[Computed, ...] = ()
+    """Features that look-ups of several ids need."""
 
 
 @dataclass
@@ -61,17 +72,30 @@ class _Inputs:
 
     graph: fx.Graph
     before: fx.Node
+    taken: Collection[str]
+    """Names that no more feature may have."""
     nodes: dict[Use, fx.Node] = field(default_factory=dict)
+    computed: dict[tuple[tuple[str, ...], KeyExpression], Computed] = field(default_factory=dict)
 
     def look_up(self, use: Use) -> fx.Node:
+        if use.more and use.key is not None:
+            use = replace(use, feature=self._computed(use.features, use.key).name, key=None, more=())
         if use not in self.nodes:
             with self.graph.inserting_before(self.before):
                 self.nodes[use] = self.graph.placeholder(f"lookup_{len(self.nodes)}")
         return self.nodes[use]
 
+    def _computed(self, of: tuple[str, ...], key: KeyExpression) -> Computed:
+        if (of, key) not in self.computed:
+            stem = "_x_".join(of)[:_LONGEST_NAME]
+            taken = {*self.taken, *(each.name for each in self.computed.values())}
+            name = next(each for each in chain([stem], map((stem + "_{}").format, count(2))) if each not in taken)
+            self.computed[of, key] = Computed(name, of, key)
+        return self.computed[of, key]
 
-def cut(captured: Captured, probe: Probe) -> Cut:
-    """Take the look-ups out of a captured graph, which is changed.
+
+def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES) -> Cut:
+    """Take the look-ups out of a captured graph, which is changed; what stays has at most `max_dense_bytes`.
 
     Raises:
         ExportError: An embedding can neither be a table nor stay, or ragged ids are used outside of look-ups.
@@ -79,9 +103,10 @@ def cut(captured: Captured, probe: Probe) -> Cut:
     graph = captured.graph_module.graph
     rows = number_of_rows(probe, graph)
     free_sizes(probe, graph, rows)
-    plans, kept = _plan(captured, probe)
-    limits = _limits(captured, probe)
-    inputs = _Inputs(graph, next(iter(graph.nodes)))
+    plans, kept = _plan(captured, probe, max_dense_bytes)
+    ranges = _ranges(captured, probe, plans)
+    taken = {*probe.schema.argument_names(), *(each.name for each in probe.schema.features)}
+    inputs = _Inputs(graph, next(iter(graph.nodes)), taken)
     tables = {}
     for node, plan in plans.items():
         weight: Any = node.args[0]
@@ -106,10 +131,19 @@ def cut(captured: Captured, probe: Probe) -> Cut:
         elif probe.arguments[name].part in RAGGED_PARTS:
             raise _ragged_use(name, probe, node)
     program = _with_used_weights(captured.graph_module, graph)
-    return Cut(program, tuple(inputs.nodes), tuple(named), tables, tuple(kept), limits)
+    return Cut(
+        program,
+        tuple(inputs.nodes),
+        tuple(named),
+        tables,
+        tuple(kept),
+        ranges,
+        tuple(probe.arguments[name].features for name in named),
+        tuple(inputs.computed.values()),
+    )
 
 
-def _plan(captured: Captured, probe: Probe) -> tuple[dict[fx.Node, Plan], list[KeptWeight]]:
+def _plan(captured: Captured, probe: Probe, max_dense_bytes: int) -> tuple[dict[fx.Node, Plan], list[KeptWeight]]:
     """Decide for each embedding whether it becomes a table; return a plan for every look-up of those that do."""
     plans: dict[fx.Node, Plan] = {}
     kept: list[KeptWeight] = []
@@ -124,7 +158,7 @@ def _plan(captured: Captured, probe: Probe) -> tuple[dict[fx.Node, Plan], list[K
                 found[user] = _read_use(probe, weight, user)
             plans |= found
         except NotPlain as reason:
-            kept.append(_keep(probe, weight, name, tensor, str(reason)))
+            kept.append(_keep(probe, weight, name, tensor, str(reason), max_dense_bytes))
     return plans, kept
 
 
@@ -142,22 +176,20 @@ def _looked_up_weights(captured: Captured) -> list[fx.Node]:
     return list(found)
 
 
-def _limits(captured: Captured, probe: Probe) -> dict[str, tuple[int, int]]:
-    limits: dict[str, tuple[int, int]] = {}
+def _ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) -> tuple[IdRange, ...]:
+    """Return the ids that each look-up has a row for, where its index is an expression of ids."""
+    ranges: dict[IdRange, None] = {}
     for node in captured.graph_module.graph.nodes:
         if node.target not in EMBEDDINGS | BAGS:
             continue
-        rows = node.args[0].meta["val"].shape[0]
+        rows = int(node.args[0].meta["val"].shape[0])
         try:
             parts = read_index(probe, node.args[1], rows).parts
         except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
             continue
-        for part in parts:
-            if part.key is None:
-                name, add = part.source.feature, part.add
-                low, high = limits.get(name, (-add, rows - add))
-                limits[name] = max(low, -add), min(high, rows - add)
-    return limits
+        table = captured.weights[node.args[0]] if node in plans else None
+        ranges |= {IdRange.of(part, rows, table): None for part in parts}
+    return tuple(ranges)
 
 
 def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:
@@ -172,12 +204,12 @@ def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:
     raise NotPlain(f"it is also used by {user.target}, not only looked up (tied or computed weights)")
 
 
-def _keep(probe: Probe, weight: fx.Node, name: str, tensor: Tensor, reason: str) -> KeptWeight:
+def _keep(probe: Probe, weight: fx.Node, name: str, tensor: Tensor, reason: str, max_dense_bytes: int) -> KeptWeight:
     taken = tensor.numel() * tensor.element_size()
-    if taken > MAX_DENSE_BYTES:
+    if taken > max_dense_bytes:
         raise ExportError(
             f"embedding {name}: {size(taken)} cannot stay in the dense program (the limit is"
-            f" {size(MAX_DENSE_BYTES)}), and it cannot be a table, because {reason}"
+            f" {size(max_dense_bytes)}), and it cannot be a table, because {reason}"
         )
     for user in weight.users:
         ragged = [each for each in probe.reads(user) if probe.arguments[each].part in RAGGED_PARTS]

@@ -1,7 +1,7 @@
 """`export_model`: from a torch module to a version folder that serves.
 
-    module -> graph (capture) -> tables + dense graph (cut) -> look-ups in keys (serving) -> files -> self-check ->
-    renamed
+    module -> call of a method (calls) -> graph (capture) -> tables + dense graph (cut) -> look-ups in keys (serving)
+           -> files -> self-check -> renamed
 
 The version is written beside its place under a hidden name and renamed when its self-check has passed: a failed
 export leaves nothing behind, and no half version is ever seen.
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from numpy.typing import ArrayLike
@@ -22,14 +22,18 @@ from torch import nn
 
 from ringpull.inference.degrade.levels import check_steps
 from ringpull.inference.degrade.steps import Step
+from ringpull.inference.export.calls.bind import bind
+from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
-from ringpull.inference.export.cut import Cut, cut
-from ringpull.inference.export.examples import TRACED_ROWS, bind, example
+from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
+from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
+from ringpull.inference.export.ranges import limits_of
 from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
 from ringpull.inference.export.rows import make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
@@ -39,7 +43,6 @@ from ringpull.inference.export.tables import TablePlan, write_table
 from ringpull.inference.export.version_folder import new_version, written_beside
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
-from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.kinds import IdSequence, MadeFeature
@@ -58,7 +61,11 @@ def export_model(
     keys: Mapping[str, Keys] | None = None,
     *,
     name: str | None = None,
+    method: str = "forward",
+    arguments: Mapping[str, Any] | None = None,
+    once: Sequence[str] = (),
     tables: Mapping[str, TableOptions] | None = None,
+    max_dense_bytes: int = MAX_DENSE_BYTES,
     check_rows: int = 64,
     check_columns: Mapping[str, Column] | None = None,
     check_labels: ArrayLike | None = None,
@@ -86,7 +93,7 @@ def export_model(
         check_rows: Made-up rows for the self-check; 0 skips it. A few of them go into the version, with their outputs:
             a head holds the version against them before it goes live.
         check_columns: Rows, as training takes them, on which to measure what short row types cost; default: made-up
-            ones.
+            ones. Half of the rows of the self-check are of them, the others have lengths like theirs.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
         max_diff: The most that short row types may change a score; above it, nothing is written.
         degrade: Steps of a head under load before it refuses requests: `UseDefault`, `CutBags`, `CapCandidates`
@@ -103,16 +110,18 @@ def export_model(
     name = Path(out_dir).resolve().name if name is None else name
     _check_sent_names(schema)
     target = new_version(Path(out_dir), name, version)
-    split = _Split.of(name, module, schema, keys or {}, tables or {})
+    call = bind(module, schema, method=method, arguments=arguments, once=once)
+    split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
     outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
-    data = CheckData.read(schema, check_columns, check_labels)
+    data = CheckData.read(split.schema, check_columns, check_labels)
+    given = None if data is None else data.prepared
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
-    cost = measure_cost(module, schema, list(split.arguments), split.captured.outputs, split.plans, data)
+    cost = measure_cost(call, schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
     console = None if quiet else Console()
-    manifest, check = _write(split, target, outputs, steps, check_rows, console)
+    manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
     described = tuple(_table_report(entry, split.parts, split.plans[entry.spec.name]) for entry in manifest.tables)
     report = ExportReport(
         path=target, manifest=manifest, tables=described, kept=split.parts.kept, check=check, cost=cost
@@ -143,9 +152,8 @@ class _Split:
 
     name: str
     """Name of the model."""
-    module: nn.Module
+    call: Call
     schema: Schema
-    arguments: Mapping[str, Argument]
     captured: Captured
     parts: Cut
     plans: Mapping[str, TablePlan]
@@ -155,28 +163,30 @@ class _Split:
     def of(
         cls,
         name: str,
-        module: nn.Module,
+        call: Call,
         schema: Schema,
         keys: Mapping[str, Keys],
         tables: Mapping[str, TableOptions],
+        max_dense_bytes: int,
     ) -> _Split:
         """Split a module.
 
         Raises:
             ExportError: It cannot be split, or a key is wrong; the message names module or table and reason.
         """
-        arguments = bind(module, schema)
-        device = _device_of(module)
-        captured = capture(module, example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device))
-        parts = cut(captured, Probe(captured, schema, arguments, device))
+        arguments = call.arguments
+        device = _device_of(call.owner)
+        traced = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
+        captured = make_plain(capture(call, traced))
+        parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
         plans = _plan_tables(parts, keys, tables)
-        return cls(
-            name, module, schema, arguments, captured, parts, plans, plan_serving(parts, schema, arguments, plans)
-        )
+        schema = schema.with_computed(parts.computed)
+        return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))
 
-    def made_rows(self, rows: int) -> tuple[Prepared, Prepared]:
-        """Return made-up rows, as training and as serving prepare them."""
-        return make_rows(self.schema, self.parts, {table: plan.keys for table, plan in self.plans.items()}, rows)
+    def made_rows(self, rows: int, given: Prepared | None = None) -> tuple[Prepared, Prepared]:
+        """Return made-up rows, some of them given if there are any, as training and as serving prepare them."""
+        keys = {table: plan.keys for table, plan in self.plans.items()}
+        return make_rows(self.schema, self.parts, keys, rows, given)
 
 
 def _write(
@@ -185,11 +195,14 @@ def _write(
     outputs: tuple[ProgramOutput, ...],
     steps: tuple[Step, ...],
     check_rows: int,
+    given: Prepared | None,
     console: Console | None,
 ) -> tuple[Manifest, CheckReport | None]:
     """Write a version beside its place, check it, and rename it."""
     with written_beside(target) as hidden:
-        write_program(hidden / PROGRAM_FILE, split.parts, split.schema, split.arguments, _device_of(split.module))
+        write_program(
+            hidden / PROGRAM_FILE, split.parts, split.schema, split.call.arguments, _device_of(split.call.owner)
+        )
         (hidden / SCHEMA_FILE).write_text(split.serving.schema.to_json(), encoding="utf-8")
         manifest = Manifest(
             model=split.name,
@@ -202,14 +215,15 @@ def _write(
             inputs=_inputs(split.parts),
             outputs=outputs,
             degrade=steps,
+            limits=limits_of(split.parts.ranges, split.schema),
         )
         manifest.save(hidden)
         check = None
         if check_rows > 0:
-            trained, served = split.made_rows(check_rows)
+            trained, served = split.made_rows(check_rows, given)
             self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, split.plans.values())
-            arguments = split.schema.arguments(trained, list(split.arguments))
-            check = self_check.run(split.module, trained, served, arguments)
+            arguments = split.schema.arguments(trained, list(split.call.arguments))
+            check = self_check.run(split.call, trained, served, arguments)
             (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
             manifest.save(hidden)

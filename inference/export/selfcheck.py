@@ -17,9 +17,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from ringpull.inference.export.asking import ServedRows, ask_module
+from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.report import CheckReport
 from ringpull.inference.export.rows import part_of
@@ -86,21 +87,21 @@ class SelfCheck:
         }
 
     def run(
-        self, module: nn.Module, trained: Prepared, served: Prepared, arguments: Mapping[str, NDArray[Any]]
+        self, call: Call, trained: Prepared, served: Prepared, arguments: Mapping[str, NDArray[Any]]
     ) -> CheckReport:
         """Compare.
 
         Args:
-            module: The user's.
+            call: The user's module, and how it is called.
             trained: Made-up rows as the module takes them.
             served: The same rows as serving takes them.
-            arguments: Arguments of the module's forward, made of `trained`.
+            arguments: The schema's arguments that it takes, made of `trained`.
 
         Raises:
             ExportError: They differ, or the module fails on the made-up rows.
         """
         with ServedRows(self._plans):
-            expected = ask_module(module, arguments, self._manifest.outputs)
+            expected = ask_module(call, arguments, self._manifest.outputs)
         inputs = self._inputs(served)
         tolerance = TOLERANCE * self._largest_intermediate(inputs)
         whole = self._program.run(inputs, served.rows)

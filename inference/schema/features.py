@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.prediction import Filled, FillReason
-from ringpull.inference.schema.columns import Column, no_rows, not_one_row
+from ringpull.inference.schema.columns import Column, as_columns, no_rows, not_one_row
 from ringpull.inference.schema.kinds import Cross, Dense, Feature, MadeFeature, SentFeature
 from ringpull.inference.schema.raw_columns import read_column, stand_in
 from ringpull.inference.schema.transforms import Vocabulary, keys_of_values
@@ -100,10 +100,11 @@ class PreparedRequests:
         return filled
 
 
-def prepare(features: Mapping[str, Feature], columns: Mapping[str, Column], rows: int) -> Prepared:
-    """Prepare all features of a schema from `columns`, which have `rows` rows. See `Schema.prepare`."""
+def prepare(features: Mapping[str, Feature], given: Mapping[str, Any], rows: int) -> Prepared:
+    """Prepare all features of a schema from columns, which have `rows` rows. See `Schema.prepare`."""
     part = _Part(rows)
-    _check_names(features, columns)
+    _check_names(features, given)
+    columns = as_columns(given)
     for name, feature in features.items():
         if isinstance(feature, MadeFeature):
             part.make(feature, [part.taken(each, feature) for each in feature.of])

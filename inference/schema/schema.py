@@ -87,11 +87,12 @@ class Schema:
         """Return the place of the feature called `name` among `features`; KeyError when there is none."""
         return self._places[name]
 
-    def prepare(self, columns: Mapping[str, Column], rows: int) -> Prepared:
+    def prepare(self, columns: Mapping[str, Any], rows: int) -> Prepared:
         """Prepare every feature from columns of `rows` rows.
 
         Args:
-            columns: Columns by feature name; crosses are not sent. A column is (B,) or (B, w), or `Ragged`.
+            columns: Columns by feature name; crosses are not sent. A column is (B,) or (B, w), or `Ragged`; lists, and
+                what says itself as an array, are taken as `as_column` takes them.
             rows: B, at least 1.
 
         Raises:
@@ -207,6 +208,12 @@ def _raw_feature(schema: Schema, name: str, value_type: ValueType | None) -> Fea
             f"feature {name}: the schema has no Sparse or IdSequence feature of this name to look up by raw ids"
         )
     transforms = feature.transforms
+    computed = [each.name for each in schema.features if isinstance(each, Computed) and name in each.of]
+    if computed:
+        raise InvalidInput(
+            f"feature {name}: the model also looks up {computed[0]}, which it computes of its row numbers; raw ids can"
+            " not take their place"
+        )
     if transforms and isinstance(transforms[-1], Vocabulary):
         return replace(feature, transforms=transforms[:-1])
     if transforms:
