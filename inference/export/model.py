@@ -118,13 +118,19 @@ def export_model(
     given = None if data is None else data.prepared
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
-    cost = measure_cost(call, schema, split.captured.outputs, split.plans, data)
+    cost = measure_cost(split.parts.plain, schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
     console = None if quiet else Console()
     manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
-    described = tuple(_table_report(entry, split.parts, split.plans[entry.spec.name]) for entry in manifest.tables)
+    described = tuple(_table_report(entry, split, split.plans[entry.spec.name]) for entry in manifest.tables)
     report = ExportReport(
-        path=target, manifest=manifest, tables=described, kept=split.parts.kept, check=check, cost=cost
+        path=target,
+        manifest=manifest,
+        tables=described,
+        kept=split.parts.kept,
+        large=split.parts.large,
+        check=check,
+        cost=cost,
     )
     if console is not None:
         report.print(console)
@@ -261,8 +267,8 @@ def _inputs(parts: Cut) -> tuple[ProgramInput, ...]:
     return (*lookups, *(ProgramInput(kind="argument", argument=argument) for argument in parts.arguments))
 
 
-def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport:
-    uses = [use for use in parts.uses if use.table == entry.spec.name]
+def _table_report(entry: TableEntry, split: _Split, plan: TablePlan) -> TableReport:
+    uses = [use for use in split.parts.uses if use.table == entry.spec.name]
     return TableReport(
         name=entry.spec.name,
         rows=entry.rows,
@@ -273,4 +279,5 @@ def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport
         features=tuple(dict.fromkeys(use.feature for use in uses)),
         poolings=tuple(dict.fromkeys(use.pooling.value for use in uses)),
         default=plan.default_described,
+        computed=split.captured.computed.get(entry.spec.name),
     )

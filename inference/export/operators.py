@@ -101,11 +101,11 @@ def values_of(node: fx.Node) -> list[Any]:
     return given + [node.kwargs.get(each.name, each.default_value) for each in parameters[len(given) :]]
 
 
-def positive(dim: int, rank: int) -> int:
-    """Return a dimension counted from the front."""
-    return dim + rank if dim < 0 else dim
-
-
 def rank_of(node: Any) -> int:
     """Return how many dimensions a captured tensor has."""
     return int(node.meta["val"].dim())
+
+
+def positive(dim: int, rank: int) -> int:
+    """Return a dimension counted from the front."""
+    return dim + rank if dim < 0 else dim

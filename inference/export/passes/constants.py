@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from torch import Tensor, fx
 
-from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, SHAPES
+from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, MOVES
 from ringpull.inference.export.passes.editor import Editor
 
 GROWTH: Final = 4
@@ -43,7 +43,7 @@ def compute_constants(editor: Editor) -> None:
 def _add(editor: Editor, node: fx.Node, weight: fx.Node, tensor: Tensor, sources: list[fx.Node]) -> fx.Node:
     """Add a computed weight, called by the first one that it is made of."""
     path, operators = editor.weights[sources[0]], _operators(weight)
-    if len(sources) == 1 and all(each in SHAPES or each in CASTS for each in operators):
+    if len(sources) == 1 and all(each in MOVES or each in CASTS for each in operators):
         whole = getattr(editor.module, str(sources[0].target))
         if whole.numel() == tensor.numel():
             return editor.add_weight(node, tensor, path)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-from ringpull.inference.export.operators import CASTS, JOINS, SHAPES, aten, positive, rank_of, values_of
+from ringpull.inference.export.operators import CASTS, JOINS, MOVES, aten, positive, rank_of, values_of
 from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
 from ringpull.inference.export.passes.one_hot import write_one_hot
 
@@ -157,7 +157,7 @@ def _as_given(index: fx.Node) -> bool:
             continue
         if node.target is aten.add.Tensor and isinstance(node.args[1], int) and node.args[1] >= 0:
             pending.append(node.args[0])  # type: ignore[arg-type]
-        elif node.target in CASTS or node.target in SHAPES or node.target in JOINS:
+        elif node.target in CASTS or node.target in MOVES or node.target in JOINS:
             pending += [each for each in node.all_input_nodes if dtype_of(each) is not None]
         elif getattr(node.target, "__name__", "") == "getitem":
             pending += node.all_input_nodes

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, JOINS, SHAPES, aten
+from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, JOINS, MOVES, aten
 from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
 
 _INTEGERS: Final = (torch.int64, torch.int32)
@@ -105,11 +105,11 @@ class _Undoing:
     def _reshaped(self, node: fx.Node, inner: Any) -> fx.Node | None:
         if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
             split = node.args[0]
-            found = inner(split.args[0]) if split.target in SHAPES else None
+            found = inner(split.args[0]) if split.target in MOVES else None
             if found is None:
                 return None
             return self._call(operator.getitem, self._call(split.target, found, *split.args[1:]), node.args[1])
-        if node.target not in SHAPES:
+        if node.target not in MOVES:
             return None
         found = inner(node.args[0])
         return None if found is None else self._call(node.target, found, *node.args[1:])

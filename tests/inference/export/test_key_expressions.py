@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ringpull.inference.export.model import export_model
 from ringpull.inference.export.report import ExportReport
 from ringpull.inference.schema.columns import Column, Ragged
-from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.kinds import Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.spec import Pooling
 from tests.inference.export.versions import assert_equal
