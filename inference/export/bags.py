@@ -90,7 +90,7 @@ def read_bag(probe: Probe, node: fx.Node) -> Plan:
     ragged = [source for source in adds if probe.arguments[source.argument].part == "values"]
     if ragged:
         source = ragged[0]
-        if len(adds) > 1 or not _in_order(probe, index, source, adds[source]):
+        if len(adds) > 1 or not in_order(probe, index, source, adds[source]):
             raise NotPlain(f"the ids of feature {source.feature} are mixed with others or moved before they are pooled")
         _check_offsets(probe, offsets, include_last, source.feature)
         _check_weights(probe, weights, source.feature)
@@ -100,7 +100,7 @@ def read_bag(probe: Probe, node: fx.Node) -> Plan:
     width = _width(probe, index, offsets, include_last)
     if len(adds) == 1 and weights is None:
         ((source, add),) = adds.items()
-        if _is_pull(probe, source, add, width, padding_row) and _in_order(probe, index, source, add):
+        if _is_pull(probe, source, add, width, padding_row) and in_order(probe, index, source, add):
             return PooledLookup(Use(table, source.feature, pooling, add, padding_row))
     return SquareBag(Vectors(table, dim, index, adds), width, pooling, padding_row, weights)
 
@@ -113,7 +113,7 @@ def _is_pull(probe: Probe, source: Source, add: int, width: int, padding_row: in
     return probe.arguments[source.argument].part == "id" and width == 1 and padding_row is not None
 
 
-def _in_order(probe: Probe, index: fx.Node, source: Source, add: int) -> bool:
+def in_order(probe: Probe, index: fx.Node, source: Source, add: int) -> bool:
     """Return whether an index is all of one argument, row by row."""
     for rows in PROBED_ROWS:
         values = probe.example(rows)

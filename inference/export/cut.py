@@ -19,6 +19,7 @@ from ringpull.inference.export.bags import read_bag
 from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.index import NotPlain, read_index
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
+from ringpull.inference.export.pooling import read_pools
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
 from ringpull.inference.export.uses import Plan, Use, read_vectors
@@ -125,7 +126,7 @@ def _plan(captured: Captured, probe: Probe) -> tuple[dict[fx.Node, Plan], list[K
             plans |= found
         except NotPlain as reason:
             kept.append(_keep(probe, weight, name, tensor, str(reason)))
-    return plans, kept
+    return plans | read_pools(probe, plans), kept
 
 
 def _looked_up_weights(captured: Captured) -> list[fx.Node]:

@@ -50,9 +50,14 @@ class Probe:
         """Return made-up arguments, with the id asked for in each column of ids."""
         return example(self.schema, self.arguments, rows, ids, self._device)
 
-    def evaluate(self, node: fx.Node, values: Mapping[str, Tensor]) -> Any:
-        """Return what a node computes from the given arguments."""
-        known: dict[fx.Node, Any] = {}
+    def evaluate(
+        self, node: fx.Node, values: Mapping[str, Tensor], given: Mapping[fx.Node, Tensor] | None = None
+    ) -> Any:
+        """Return what a node computes from the given arguments; `given` nodes have that value instead of their own.
+
+        Gradients are kept where a given value asks for them.
+        """
+        known: dict[fx.Node, Any] = dict(given or {})
 
         def of(each: fx.Node) -> Any:
             if each not in known:
@@ -65,5 +70,5 @@ class Probe:
                     known[each] = each.target(*args, **kwargs)  # type: ignore[operator]
             return known[each]
 
-        with torch.no_grad():
+        with torch.set_grad_enabled(any(each.requires_grad for each in (given or {}).values())):
             return of(node)
