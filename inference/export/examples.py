@@ -1,9 +1,12 @@
-"""Arguments made up from the schema: to trace a module with, and to probe its graph with chosen ids."""
+"""Arguments made up from the schema: to trace a module with, and to probe its graph with chosen ids.
+
+They are made when they are read: of a thousand arguments, an index reads one.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,19 +49,46 @@ def bind(module: nn.Module, schema: Schema) -> dict[str, Argument]:
     return bound
 
 
-def example(
-    schema: Schema, arguments: Mapping[str, Argument], rows: int, ids: Ids, device: torch.device
-) -> dict[str, Tensor]:
+class Examples(Mapping[str, Tensor]):
+    """Made-up arguments by name, each made when it is first read; one can be put in the place of another."""
+
+    def __init__(
+        self, schema: Schema, arguments: Mapping[str, Argument], rows: int, ids: Ids, device: torch.device
+    ) -> None:
+        self._schema = schema
+        self._arguments = arguments
+        self._rows = rows
+        self._ids = ids
+        self._device = device
+        self._made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            made = _one(self._schema, self._arguments[name], self._rows, self._ids)
+            self._made[name] = made.to(self._device)
+        return self._made[name]
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        self._made[name] = tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arguments)
+
+    def __len__(self) -> int:
+        return len(self._arguments)
+
+
+def example(schema: Schema, arguments: Mapping[str, Argument], rows: int, ids: Ids, device: torch.device) -> Examples:
     """Return made-up arguments of `rows` rows with the ids asked for; numbers are zeros, weights ones, sequences full.
 
     Bags have lengths of 0 to 3 that no linear function of `rows` sums up.
     """
-    return {name: _one(schema, argument, rows, ids).to(device) for name, argument in arguments.items()}
+    return Examples(schema, arguments, rows, ids, device)
 
 
 def bag_starts(schema: Schema, feature: str, rows: int) -> Tensor:
     """Return the starts of the bags, int64 (rows + 1,), that `example` makes for a ragged feature."""
-    place = [each.name for each in schema.features].index(feature)
+    place = schema.place(feature)
     lengths = [(i * i + rows + place) % 4 for i in range(rows)]
     lengths[-1] += place + 1
     return torch.tensor([0, *lengths]).cumsum(0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
 
 from ringpull.inference.export.capture import Captured
-from ringpull.inference.export.examples import example
+from ringpull.inference.export.examples import Examples, example
 from ringpull.inference.export.operators import SIZES
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.schema import Schema
@@ -28,7 +28,9 @@ class Probe:
         self.schema = schema
         self.arguments = arguments
         self._device = device
-        self._reads: dict[fx.Node, frozenset[str]] = {}
+        self._bits = {name: 1 << place for place, name in enumerate(arguments)}
+        self._names = tuple(arguments)
+        self._masks: dict[fx.Node, int] = {}
 
     def argument(self, placeholder: fx.Node) -> Argument:
         """Return the argument that an input of the graph is."""
@@ -36,17 +38,26 @@ class Probe:
 
     def reads(self, node: fx.Node) -> frozenset[str]:
         """Return the arguments whose values, not only sizes, a node depends on."""
-        if node not in self._reads:
-            if node.op == "placeholder":
-                found = frozenset([self.argument(node).name])
-            elif node.target in SIZES:
-                found = frozenset()
-            else:
-                found = frozenset[str]().union(*(self.reads(each) for each in node.all_input_nodes))
-            self._reads[node] = found
-        return self._reads[node]
+        mask, names = self._mask(node), []
+        while mask:
+            names.append(self._names[mask.bit_length() - 1])
+            mask ^= 1 << (mask.bit_length() - 1)
+        return frozenset(names)
 
-    def example(self, rows: int, ids: Callable[[Argument, int], int] = lambda argument, column: 0) -> dict[str, Tensor]:
+    def _mask(self, node: fx.Node) -> int:
+        """Return the arguments that a node reads, a bit each: behind a long sum, sets of names would fill memory."""
+        for each in _with_inputs(node, self._masks, lambda each: () if each.target in SIZES else each.all_input_nodes):
+            if each.op == "placeholder":
+                self._masks[each] = self._bits[self.argument(each).name]
+                continue
+            mask = 0
+            if each.target not in SIZES:
+                for inner in each.all_input_nodes:
+                    mask |= self._masks[inner]
+            self._masks[each] = mask
+        return self._masks[node]
+
+    def example(self, rows: int, ids: Callable[[Argument, int], int] = lambda argument, column: 0) -> Examples:
         """Return made-up arguments, with the id asked for in each column of ids."""
         return example(self.schema, self.arguments, rows, ids, self._device)
 
@@ -58,17 +69,33 @@ class Probe:
         Gradients are kept where a given value asks for them.
         """
         known: dict[fx.Node, Any] = dict(given or {})
-
-        def of(each: fx.Node) -> Any:
-            if each not in known:
+        with torch.set_grad_enabled(any(each.requires_grad for each in known.values())):
+            for each in _with_inputs(node, known, lambda each: each.all_input_nodes):
                 if each.op == "placeholder":
                     known[each] = values[self.argument(each).name]
                 elif each.op == "get_attr":
                     known[each] = getattr(self.captured.graph_module, str(each.target))
                 else:
-                    args, kwargs = fx.node.map_arg((each.args, each.kwargs), of)
+                    args, kwargs = fx.node.map_arg((each.args, each.kwargs), known.__getitem__)
                     known[each] = each.target(*args, **kwargs)  # type: ignore[operator]
-            return known[each]
+        return known[node]
 
-        with torch.set_grad_enabled(any(each.requires_grad for each in (given or {}).values())):
-            return of(node)
+
+def _with_inputs(
+    node: fx.Node, known: Collection[fx.Node], inputs_of: Callable[[fx.Node], Iterable[fx.Node]]
+) -> Iterator[fx.Node]:
+    """Yield a node and what it is computed from, inputs first, as long as they are not known.
+
+    By a list and not by recursion: a sum of a thousand terms is as deep as it is long. The caller makes each known
+    before it asks for the next.
+    """
+    pending = [node]
+    while pending:
+        each = pending[-1]
+        unknown = [inner for inner in inputs_of(each) if inner not in known] if each not in known else []
+        if unknown:
+            pending += unknown
+            continue
+        pending.pop()
+        if each not in known:
+            yield each

@@ -50,18 +50,18 @@ class Sparse:
     include_last_offset: bool = True
     """Whether the argument NAME_offsets has B+1 entries, or B (`nn.EmbeddingBag(include_last_offset=False)`)."""
     never_empty: bool = False
-    """Whether a row without values is refused by name (`many` only)."""
+    """Whether a row without values is refused by name (`many` only). A missing rule fills it first."""
     beyond: int | None = None
     """Id, after transforms, that takes the place of one that the model has no row for, where it looks it up in its
     dense program. None: such a request is refused."""
 
     def __post_init__(self) -> None:
         _check_ids(self, many=self.many)
-        for flag in ("many", "weighted", "include_last_offset"):
-            if not isinstance(getattr(self, flag), bool):
-                raise InvalidInput(f"feature {self.name}: {flag} is {getattr(self, flag)!r}; it must be true or false")
-        if not self.many and (self.weighted or self.max_length is not None):
-            raise InvalidInput(f"feature {self.name}: weighted and max_length are for features with many=True")
+        _check_flags(self, "many", "weighted", "include_last_offset", "never_empty")
+        if not self.many and (self.weighted or self.max_length is not None or self.never_empty):
+            raise InvalidInput(
+                f"feature {self.name}: weighted, max_length and never_empty are for features with many=True"
+            )
         if self.max_length is not None:
             _check_size(self.name, "max_length", self.max_length)
 
@@ -115,10 +115,9 @@ class IdSequence:
 
     def __post_init__(self) -> None:
         _check_ids(self, many=True)
+        _check_flags(self, "never_empty")
         _check_size(self.name, "length", self.length)
-        low, high = INTEGER_BOUNDS["int64"]
-        if not is_integer(self.pad) or not low <= self.pad <= high:
-            raise InvalidInput(f"feature {self.name}: pad is {self.pad!r}; it must be an int64")
+        _check_int64(self.name, "pad", self.pad)
         if self.pad_side not in ("right", "left"):
             raise InvalidInput(f"feature {self.name}: pad_side is {self.pad_side!r}; it must be 'right' or 'left'")
 
@@ -165,6 +164,13 @@ def _check_ids(feature: Sparse | IdSequence, *, many: bool) -> None:
     _check_missing(feature.name, feature.dtype, feature.missing, many=many)
     if _final_type(feature, feature.dtype) == "float32":
         raise InvalidInput(f"feature {feature.name}: float32 values are not ids; add Bucketize, or declare it Dense")
+    if feature.beyond is not None:
+        _check_int64(feature.name, "beyond", feature.beyond)
+    if feature.never_empty is True and feature.missing == ():
+        raise InvalidInput(
+            f"feature {feature.name}: missing=() stands rows without values in, which never_empty refuses; give"
+            " another missing rule, or none"
+        )
 
 
 def _final_type(feature: SentFeature, value_type: ValueType) -> ValueType:
@@ -194,6 +200,20 @@ def _check_missing(name: str, value_type: ValueType, missing: object, *, many: b
         raise InvalidInput(
             f"feature {name}: missing is {missing!r}; it must be a {value_type} value" + (", or ()" if many else "")
         )
+
+
+def _check_flags(feature: SentFeature, *flags: str) -> None:
+    for flag in flags:
+        if not isinstance(getattr(feature, flag), bool):
+            raise InvalidInput(
+                f"feature {feature.name}: {flag} is {getattr(feature, flag)!r}; it must be true or false"
+            )
+
+
+def _check_int64(name: str, what: str, number: object) -> None:
+    low, high = INTEGER_BOUNDS["int64"]
+    if not is_integer(number) or not low <= number <= high:
+        raise InvalidInput(f"feature {name}: {what} is {number!r}; it must be an int64")
 
 
 def _check_size(name: str, what: str, size: object) -> None:

@@ -1,8 +1,9 @@
 """Reading the raw column of one feature: its shape, the type of its values, missing values, and its length.
 
 The steps, in this order: bring rows to flat values with offsets (or a matrix, when dense); convert to the feature's
-type, never changing a value; put the missing rule's value where a value is missing; keep the last values of rows that
-are too long. What the schema does not allow is an `InvalidInput` that names the feature.
+type, never changing a value; put the missing rule's value where a value is missing; refuse empty rows of what is never
+empty; keep the last values of rows that are too long. What the schema does not allow is an `InvalidInput` that names
+the feature.
 """
 
 from __future__ import annotations
@@ -37,13 +38,17 @@ def read_column(name: str, feature: SentFeature, column: Column, rows: int) -> R
 
     Raises:
         InvalidInput: The column has another shape, type or number of rows, its offsets or weights do not fit, or a
-            number is missing and the schema has no rule for it.
+            number is missing and the schema has no rule for it, or a row is empty that may not be.
     """
     values, offsets, weights = _shaped(name, feature, column, rows)
     value_type: ValueType = "float32" if isinstance(feature, Dense) else feature.dtype
     values = _typed(name, value_type, values)
     read = _fill(name, feature, value_type, values, offsets, weights)
-    return read if read.offsets is None else _keep_last(feature, read, read.offsets)
+    if read.offsets is None:
+        return read
+    if not isinstance(feature, Dense) and feature.never_empty:
+        _refuse_empty(name, read.offsets)
+    return _keep_last(feature, read, read.offsets)
 
 
 # -- shape -------------------------------------------------------------------------------------------------------------
@@ -187,6 +192,15 @@ def _per_row(chosen: NDArray[np.bool_], offsets: Int64Array | None) -> Int64Arra
         return np.diff(offsets_of(chosen)[offsets])
     counts: Int64Array = chosen.reshape(len(chosen), -1).sum(axis=1, dtype=np.int64)
     return counts
+
+
+def _refuse_empty(name: str, offsets: Int64Array) -> None:
+    empty = offsets[1:] == offsets[:-1]
+    if empty.any():
+        raise InvalidInput(
+            f"feature {name}: row {int(empty.argmax())} has no values; the feature is declared never_empty, so send at"
+            " least one"
+        )
 
 
 # -- length ------------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ class Schema:
     """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), or Dense as (B, sum w)."""
     _by_name: dict[str, Feature] = field(init=False, repr=False, compare=False)
     _arguments: dict[str, Argument] = field(init=False, repr=False, compare=False)
+    _places: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         features = tuple(self.features)
@@ -54,7 +55,13 @@ class Schema:
             by_name[feature.name] = feature
         _check_crosses(by_name)
         _check_stacks(by_name, stacks)
-        for name, value in {"features": features, "stacks": stacks, "_by_name": by_name}.items():
+        places = {feature.name: place for place, feature in enumerate(features)}
+        for name, value in {
+            "features": features,
+            "stacks": stacks,
+            "_by_name": by_name,
+            "_places": places,
+        }.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_arguments", arguments_of(by_name, stacks))
 
@@ -63,7 +70,7 @@ class Schema:
         """Return the schema of what predicts nothing: a version of tables alone."""
         schema = object.__new__(cls)
         object.__setattr__(schema, "features", ())
-        for name in ("stacks", "_by_name", "_arguments"):
+        for name in ("stacks", "_by_name", "_arguments", "_places"):
             object.__setattr__(schema, name, {})
         return schema
 
@@ -74,6 +81,10 @@ class Schema:
     def __getitem__(self, name: str) -> Feature:
         """Return the feature called `name`; KeyError when there is none."""
         return self._by_name[name]
+
+    def place(self, name: str) -> int:
+        """Return the place of the feature called `name` among `features`; KeyError when there is none."""
+        return self._places[name]
 
     def prepare(self, columns: Mapping[str, Column], rows: int) -> Prepared:
         """Prepare every feature from columns of `rows` rows.

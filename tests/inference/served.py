@@ -20,8 +20,10 @@ from ringpull.inference.head.frontends.grpc.service import AdminService, Predict
 from ringpull.inference.head.metrics.call_metrics import CallMetrics
 from ringpull.inference.head.metrics.call_watch import CallWatch
 from ringpull.inference.head.predictor import Predictor
+from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.schema import Schema
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row
 
@@ -57,9 +59,11 @@ class Served:
         program: EchoProgram | None = None,
         max_batch_rows: int = 64,
         access: Access | None = None,
+        manifest: Manifest | None = None,
+        schema: Schema = SCHEMA,
     ) -> None:
         self.router = HangingRouter()
-        loaded = LoadedVersion(Path("ranker/3"), make_manifest(), SCHEMA, program or EchoProgram())
+        loaded = LoadedVersion(Path("ranker/3"), manifest or make_manifest(), schema, program or EchoProgram())
         self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=max_batch_rows)
         self.catalog = Catalog([self.version])
         self.calls = CallMetrics()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,6 +135,31 @@ def test_an_absent_feature_is_its_missing_value(feature, expected) -> None:
     ready, filled = prepare_one(feature, None, rows=2)
     assert ready.ids.tolist() == expected
     assert filled == (Filled("a", "absent", 2),)
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [Sparse("a", many=True, never_empty=True), IdSequence("a", length=2, never_empty=True)],
+)
+def test_an_empty_row_of_what_is_never_empty_is_refused_by_name(feature) -> None:
+    rows = [[3], [1, 2, 5], [], [4], []]
+    with pytest.raises(InvalidInput, match="feature a: row 2 has no values; the feature is declared never_empty"):
+        prepare_one(feature, Ragged.from_lists(rows))
+    with pytest.raises(InvalidInput, match="feature a: row 0 has no values"):
+        prepare_one(feature, np.empty((2, 0), np.int64))
+    with pytest.raises(InvalidInput, match="feature a: absent"):
+        prepare_one(feature, None, rows=2)
+    assert lists_of(prepare_one(feature, Ragged.from_lists([[3], [4, 1]]))[0]) == [[3], [4, 1]]
+    # Its missing rule, if it has one, comes first.
+    ready, filled = prepare_one(replace(feature, missing=9), Ragged.from_lists(rows))
+    assert [row[-2:] for row in lists_of(ready)] == [[3], [2, 5], [9], [4], [9]]
+    assert filled == (Filled("a", "missing", 2),)
+
+
+def test_an_empty_row_of_a_request_is_its_own_row_and_its_own_error() -> None:
+    schema = Schema([IdSequence("a", length=3, never_empty=True), Sparse("b")])
+    with pytest.raises(InvalidInput, match="feature a: row 0 has no values"):
+        schema.prepare_requests({"b": np.arange(3)}, {"a": Ragged.from_lists([[]], np.int64)}, (3,))
 
 
 @pytest.mark.parametrize("feature", [Sparse("a", many=True, missing=()), IdSequence("a", length=3, missing=())])

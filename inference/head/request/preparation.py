@@ -5,6 +5,7 @@ What a degradation leaves out is left out here, so later stages see a smaller re
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +14,7 @@ import numpy as np
 from ringpull.inference.degrade.requests import prepare_degraded
 from ringpull.inference.head.batcher import Ready
 from ringpull.inference.head.request.batch import RequestBatch
+from ringpull.inference.head.request.id_limits import IdLimits
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.schema.columns import Column, Ragged
@@ -29,10 +31,16 @@ class Preparation:
     """Prepares requests for one model version, on the event loop."""
 
     def __init__(self, manifest: Manifest, schema: Schema) -> None:
+        """Bind the manifest's limits of ids to the schema.
+
+        Raises:
+            CorruptData: They do not fit; the message names the feature.
+        """
         self._name = f"{manifest.model}/{manifest.version}"
         self._version = manifest.version
         self._schema = schema
         self._looked_up = frozenset(each.feature for each in manifest.lookups)
+        self._limits = IdLimits.of(manifest, schema)
 
     def __repr__(self) -> str:
         return f"Preparation({self._name})"
@@ -40,7 +48,8 @@ class Preparation:
     def prepare(self, requests: Sequence[ReceivedColumns]) -> Ready[RequestBatch]:
         """Prepare the requests of a batch, those of one layout and level as one; what one breaks, it breaks alone.
 
-        Refused with `InvalidInput`: columns that do not fit the schema; the message names the feature.
+        Refused with `InvalidInput`: columns that do not fit the schema, and ids that the model does not take; the
+        message names the feature.
         """
         alike: dict[tuple[int, int], list[int]] = {}
         for place, request in enumerate(requests):
@@ -48,24 +57,30 @@ class Preparation:
         groups: list[PreparedRequests] = []
         order: list[int] = []
         refused: dict[int, Exception] = {}
-        for places in alike.values():
+        waiting = deque(alike.values())
+        while waiting:
+            places = waiting.popleft()
             try:
-                groups.append(self._prepared([requests[place] for place in places]))
-                order += places
+                held = self._limits.held(self._prepared([requests[place] for place in places]))
             except Exception as error:
                 if len(places) == 1:
                     refused[places[0]] = error
-                    continue
-                for place in places:
-                    try:
-                        groups.append(self._prepared([requests[place]]))
-                        order.append(place)
-                    except Exception as own_error:
-                        refused[place] = own_error
+                else:
+                    waiting.extend([place] for place in places)
+                continue
+            if held.refused:
+                refused.update({places[each]: error for each, error in held.refused.items()})
+                if left := [place for each, place in enumerate(places) if each not in held.refused]:
+                    waiting.append(left)
+            else:
+                groups.append(held.prepared)
+                order += places
         return Ready(RequestBatch(groups, order), refused)
 
     def plain_batch(self) -> RequestBatch:
         """Return a batch of two plain requests: empty bags and sequences, zeros and empty strings elsewhere.
+
+        What may not be empty has one value, and ids that the model does not take are replaced by one that it takes.
 
         Vocabularies build their look-up tables at first use, which takes seconds with millions of ids: this is it.
 
@@ -73,10 +88,11 @@ class Preparation:
             CorruptData: The schema refuses what every schema takes.
         """
         request = ReceivedColumns.of_columns(_plain_columns(self._schema), {}, Limits(_PLAIN_ROWS, MAX_WIDTH))
-        ready = self.prepare([request, request])
-        for error in ready.refused.values():
+        try:
+            group = self._limits.within(self._prepared([request, request]))
+        except Exception as error:
             raise CorruptData(f"{self._name}: its schema refuses a plain request: {error}") from error
-        return ready.work
+        return RequestBatch([group], [0, 1])
 
     def _prepared(self, requests: Sequence[ReceivedColumns]) -> PreparedRequests:
         joined = ReceivedColumns.joined(requests)
@@ -90,9 +106,16 @@ def _plain_columns(schema: Schema) -> dict[str, Column]:
     for feature in schema.features:
         if isinstance(feature, Dense):
             columns[feature.name] = np.zeros((_PLAIN_ROWS, feature.width), np.float32)
-        elif isinstance(feature, IdSequence) or (isinstance(feature, Sparse) and feature.many):
-            columns[feature.name] = Ragged(np.empty(0, np.int64), np.zeros(_PLAIN_ROWS + 1, np.int64))
-        elif isinstance(feature, Sparse):
+        elif isinstance(feature, Sparse | IdSequence):
             zero = "" if feature.dtype == "string" else 0
-            columns[feature.name] = np.full(_PLAIN_ROWS, zero, object if feature.dtype == "string" else feature.dtype)
+            zeros = np.full(_PLAIN_ROWS, zero, object if feature.dtype == "string" else feature.dtype)
+            if isinstance(feature, Sparse) and not feature.many:
+                columns[feature.name] = zeros
+            else:
+                each = int(feature.never_empty)
+                weights = np.ones(_PLAIN_ROWS * each, np.float32)
+                weighted = isinstance(feature, Sparse) and feature.weighted
+                columns[feature.name] = Ragged(
+                    zeros[: len(weights)], np.arange(_PLAIN_ROWS + 1) * each, weights if weighted else None
+                )
     return columns
