@@ -98,6 +98,13 @@ class ChangeGivenUp(RingpullError):
     """Raised when a change of the deployment was given up; what served before it serves on. The message says why."""
 
 
+class ProgramFailed(RingpullError):
+    """Raised when a model's dense program fails for a request: on its values, or for want of memory.
+
+    Whether the request or the model is wrong, the server cannot tell. The message has the program's own last words.
+    """
+
+
 class StartupError(RingpullError):
     """Raised when a cluster cannot come up: a port in use, a resource Ray does not have, a process that died."""
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
 from torch import fx
 
 from ringpull.inference.export.examples import bag_starts
-from ringpull.inference.export.index import NotPlain, Source, read_index
+from ringpull.inference.export.index import Index, NotPlain, Part, read_index
 from ringpull.inference.export.operators import CASTS, aten, values_of
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.uses import LookUp, Plan, Use, Vectors
@@ -55,7 +54,7 @@ class SquareBag:
             bags = graph.call_function(aten.mul.Tensor, (bags, weights))
         if self.padding_row is None:
             return _pool(graph, bags, self.pooling)
-        rows = graph.call_function(aten.reshape.default, (self.vectors.index, [-1, self.width, 1]))
+        rows = graph.call_function(aten.reshape.default, (self.vectors.node, [-1, self.width, 1]))
         padded = graph.call_function(aten.eq.Scalar, (rows, self.padding_row))
         if self.pooling is Pooling.MAX:
             lowest = graph.call_function(aten.masked_fill.Scalar, (bags, padded, float("-inf")))
@@ -85,45 +84,34 @@ def read_bag(probe: Probe, node: fx.Node) -> Plan:
     weight, index, offsets, _, mode, _, weights, include_last, *padding = values_of(node)
     padding_row = padding[0] if padding and padding[0] is not None and padding[0] >= 0 else None
     pooling = _POOLINGS[mode]
-    table, dim = probe.captured.weights[weight], int(weight.meta["val"].shape[1])
-    adds = read_index(probe, index)
-    ragged = [source for source in adds if probe.arguments[source.argument].part == "values"]
-    if ragged:
-        source = ragged[0]
-        if len(adds) > 1 or not in_order(probe, index, source, adds[source]):
-            raise NotPlain(f"the ids of feature {source.feature} are mixed with others or moved before they are pooled")
-        _check_offsets(probe, offsets, include_last, source.feature)
-        _check_weights(probe, weights, source.feature)
-        return PooledLookup(
-            Use(table, source.feature, pooling, adds[source], padding_row, weighted=weights is not None)
-        )
+    table = probe.captured.weights[weight]
+    rows, dim = (int(each) for each in weight.meta["val"].shape)
+    read = read_index(probe, index, rows)
+    if read.layout is None:
+        use = _pooled(read.parts[0], table, pooling, padding_row, weighted=weights is not None)
+        _check_offsets(probe, offsets, include_last, use.feature)
+        _check_weights(probe, weights, use.feature)
+        return PooledLookup(use)
     width = _width(probe, index, offsets, include_last)
-    if len(adds) == 1 and weights is None:
-        ((source, add),) = adds.items()
-        if _is_pull(probe, source, add, width, padding_row) and in_order(probe, index, source, add):
-            return PooledLookup(Use(table, source.feature, pooling, add, padding_row))
-    return SquareBag(Vectors(table, dim, index, adds), width, pooling, padding_row, weights)
+    if weights is None and _is_pull(probe, read, width, padding_row):
+        return PooledLookup(_pooled(read.parts[0], table, pooling, padding_row))
+    return SquareBag(Vectors(table, dim, index, read), width, pooling, padding_row, weights)
 
 
-def _is_pull(probe: Probe, source: Source, add: int, width: int, padding_row: int | None) -> bool:
+def _pooled(part: Part, table: str, pooling: Pooling, padding_row: int | None, *, weighted: bool = False) -> Use:
+    first, *more = (source.feature for source in part.sources)
+    return Use(table, first, pooling, part.add, padding_row, weighted=weighted, key=part.key, more=tuple(more))
+
+
+def _is_pull(probe: Probe, read: Index, width: int, padding_row: int | None) -> bool:
     """Return whether bags of `width` ids are those of a sequence whose padding the operator drops, or of single ids."""
-    feature = probe.schema[source.feature]
+    if not read.in_order:
+        return False
+    part = read.parts[0]
+    feature = probe.schema[part.sources[0].feature]
     if isinstance(feature, IdSequence):
-        return width == feature.length and padding_row == feature.pad + add
-    return probe.arguments[source.argument].part == "id" and width == 1 and padding_row is not None
-
-
-def in_order(probe: Probe, index: fx.Node, source: Source, add: int) -> bool:
-    """Return whether an index is all of one argument, row by row."""
-    for rows in PROBED_ROWS:
-        values = probe.example(rows)
-        shape = values[source.argument].shape
-        values[source.argument] = ids = torch.arange(shape.numel(), device=values[source.argument].device).reshape(
-            shape
-        )
-        if not torch.equal(probe.evaluate(index, values).flatten().long(), ids.flatten() + add):
-            return False
-    return True
+        return width == feature.length and padding_row == part.row_of(feature.pad)
+    return width == 1 and padding_row is not None
 
 
 def _starts(probe: Probe, offsets: Any, include_last: bool, rows: int, values: int) -> list[int] | None:

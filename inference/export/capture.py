@@ -10,15 +10,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils._pytree import tree_unflatten
+from torch.utils._pytree import tree_map, tree_unflatten
 
+from ringpull.inference.export.calls.call import Call
+from ringpull.inference.export.examples import TRACED_ROWS
+from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 
@@ -34,6 +37,8 @@ class Captured:
     """Name of each parameter, buffer or other tensor, by `get_attr` node: the path of the module whose `weight` it is,
     else its own path."""
     outputs: tuple[ProgramOutput, ...]
+    computed: Mapping[str, str] = field(default_factory=dict)
+    """Weights that were computed once, of weights alone (`ringpull.inference.export.passes`), and what of."""
 
 
 @contextmanager
@@ -54,45 +59,48 @@ def quiet_torch() -> warnings.catch_warnings[None]:
     return warnings.catch_warnings(action="ignore")
 
 
-def trace(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> ExportedProgram:
-    """Run `torch.export` with the first dimension of every argument dynamic; give positional or named ones, not both.
+def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedProgram:
+    """Run `torch.export` with the first dimension of every tensor in the arguments dynamic.
 
     Raises:
         ExportError: torch cannot trace the module.
     """
-    rows = {0: Dim.AUTO}
-    sizes: Any = dict.fromkeys(kwargs, rows) if kwargs else (rows,) * len(args)
-    with quiet_torch():
+    sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
+    with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
         try:
-            return torch.export.export(module, args, dict(kwargs), dynamic_shapes=sizes, strict=False)
+            return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
+        except ExportError:  # ours, of how the module uses what it is given
+            raise
         except Exception as exc:  # torch.export raises errors of many roots, and those of the module itself
-            raise ExportError(f"torch.export cannot trace {type(module).__name__}: {_first_line(exc)}") from exc
+            raise ExportError(f"torch.export cannot trace {described}: {_first_line(exc)}") from exc
 
 
-def capture(module: nn.Module, arguments: Mapping[str, Tensor]) -> Captured:
-    """Trace a module, in evaluation mode, with example arguments by name; their first dimensions stay dynamic.
+def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
+    """Trace a call, in evaluation mode, with example arguments by name; their first dimensions stay dynamic.
 
     Raises:
         ExportError: torch cannot trace it, it only works for one number of rows, or its outputs are not floats by row.
     """
-    with evaluating(module):
-        program = trace(module, (), arguments)
-        _refuse_max_norm(program)
+    with evaluating(call.module):
+        program = trace(call.module, (dict(arguments),), call.described)
+        _refuse_max_norm(call, program)
         if any(_is_in_place(node) for node in program.graph.nodes):
             with quiet_torch():
                 program = program.run_decompositions({})
-    return _lift(module, program, iter(arguments))
+    call.check_read()
+    return _lift(call, program, iter(arguments))
 
 
-def _refuse_max_norm(program: ExportedProgram) -> None:
+def _refuse_max_norm(call: Call, program: ExportedProgram) -> None:
     names = program.graph_signature.inputs_to_parameters
     for node in program.graph.nodes:
         if "embedding_renorm" in str(node.target):
             weight = node.args[0]
             while weight.op == "call_function":
                 weight = weight.args[0]
+            name = call.path_of(names.get(weight.name, weight.name)).removesuffix(".weight")
             raise ExportError(
-                f"embedding {names.get(weight.name, weight.name).removesuffix('.weight')}: max_norm changes rows while"
+                f"embedding {name}: max_norm changes rows while"
                 " they are read, which a served table does not do; renormalise the weight once and drop max_norm"
             )
 
@@ -111,9 +119,9 @@ def _is_in_place(node: fx.Node) -> bool:
     )
 
 
-def _lift(module: nn.Module, program: ExportedProgram, names: Iterator[str]) -> Captured:
+def _lift(call: Call, program: ExportedProgram, names: Iterator[str]) -> Captured:
     """Copy the program's graph, with inputs of the given names, and `get_attr` for the weights."""
-    owners = _owners(module)
+    owners = _owners(call)
     signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors: dict[str, Any] = {**program.constants, **program.state_dict}
     root, graph = nn.Module(), fx.Graph()
@@ -131,7 +139,7 @@ def _lift(module: nn.Module, program: ExportedProgram, names: Iterator[str]) -> 
                 continue
             assert spec.target is not None
             tensor = tensors[spec.target]
-            name, path = owners.get(_identity(tensor), (node.name, spec.target))
+            name, path = owners.get(_identity(tensor), (node.name, call.path_of(spec.target)))
             if name not in attributes:
                 setattr(root, name, tensor)
                 attributes[name] = graph.get_attr(name)
@@ -156,12 +164,13 @@ def _lift(module: nn.Module, program: ExportedProgram, names: Iterator[str]) -> 
     )
 
 
-def _owners(module: nn.Module) -> dict[Any, tuple[str, str]]:
+def _owners(call: Call) -> dict[Any, tuple[str, str]]:
     """Return attribute name and module path of each parameter and buffer; of several that are one tensor, the first."""
     owners: dict[Any, tuple[str, str]] = {}
+    module = call.module
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     for number, (path, tensor) in enumerate(named):
-        owners.setdefault(_identity(tensor), (f"weight_{number}", path))
+        owners.setdefault(_identity(tensor), (f"weight_{number}", call.path_of(path)))
     return owners
 
 

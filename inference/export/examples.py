@@ -5,48 +5,20 @@ They are made when they are read: of a thousand arguments, an index reads one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.kinds import Dense, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import ExportError
 
 TRACED_ROWS = 11
 """Rows that a module is traced with: torch.export would specialise 0 and 1, and a prime is seldom a width."""
 
 Ids = Callable[[Argument, int], int]
 """Function that gives the id to put in column `int` of an argument (0 unless it is a stack)."""
-
-
-def bind(module: nn.Module, schema: Schema) -> dict[str, Argument]:
-    """Return the schema's arguments that a module's forward takes, by parameter name.
-
-    Raises:
-        ExportError: A parameter without a default is no argument of the schema, or cannot be passed by name.
-    """
-    made = schema.argument_names()
-    bound: dict[str, Argument] = {}
-    for name, parameter in inspect.signature(module.forward).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise ExportError(
-                f"{type(module).__name__}.forward takes {parameter}; arguments are bound by name: name each of them,"
-                f" from {', '.join(made)}"
-            )
-        if name in made:
-            bound[name] = made[name]
-        elif parameter.default is parameter.empty:
-            raise ExportError(
-                f"{type(module).__name__}.forward takes {name!r}, which the schema does not make; it makes"
-                f" {', '.join(made)}"
-            )
-    if not bound:
-        raise ExportError(f"{type(module).__name__}.forward takes no argument of the schema: {', '.join(made)}")
-    return bound
 
 
 class Examples(Mapping[str, Tensor]):
@@ -87,10 +59,13 @@ def example(schema: Schema, arguments: Mapping[str, Argument], rows: int, ids: I
 
 
 def bag_starts(schema: Schema, feature: str, rows: int) -> Tensor:
-    """Return the starts of the bags, int64 (rows + 1,), that `example` makes for a ragged feature."""
+    """Return the starts of the bags, int64 (rows + 1,), that `example` makes for a ragged feature.
+
+    There are more values than rows, so that no size of theirs is taken for the number of rows.
+    """
     place = schema.place(feature)
     lengths = [(i * i + rows + place) % 4 for i in range(rows)]
-    lengths[-1] += place + 1
+    lengths[-1] += place + 2 + rows
     return torch.tensor([0, *lengths]).cumsum(0)
 
 

@@ -1,107 +1,226 @@
-"""Index expressions: is an embedding's index just ids of the input, reshaped, cast, and with a constant added?
+"""Index expressions: what does an embedding's index look up, for each row of the batch?
 
-If so, rows can be looked up before the dense program runs. The constant of each column is found by running the
-expression on two sets of chosen ids: all zero, which leaves the constants, and each column its own number, which
-tells whose they are.
+Rows can be looked up before the dense program runs when every element of the index is a key expression of the ids of
+one row, or of one place of a sequence, and every row of the batch is read alike. That is seen by reading the index for
+a few numbers of rows (`ringpull.inference.export.marks`).
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ringpull.inference.export.operators import ADDS, CASTS, JOINS, SHAPES, aten, values_of
+from ringpull.inference.export.additive import constant_added
+from ringpull.inference.export.marks import ID_PARTS, MarkReader, Marks, Source, Unread
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
+from ringpull.inference.export.refusals import NotPlain
+from ringpull.inference.schema.key_expressions import MAX_FEATURES, KeyExpression
 
-ID_PARTS: Final = ("id", "values", "sequence", "id_stack")
-"""Parts of arguments that hold ids."""
+__all__ = ["ID_PARTS", "Index", "Layout", "NotPlain", "Part", "Source", "read_index"]
 
-_INTEGERS: Final = (torch.int64, torch.int32)
-
-
-class NotPlain(Exception):
-    """Raised when an embedding cannot be expressed as a pull; the text is the reason, as in "its index is constant"."""
+MAX_PER_SOURCE: Final = 16
+"""Different expressions of one source that one index may look up: as many times its ids are pulled."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One column of ids that an index reads."""
+class Part:
+    """One thing that an index looks up: a row for each id of a source, or for the ids of several, of one row."""
 
-    argument: str
-    column: int
-    """Column of a stack; 0 otherwise."""
-    feature: str
+    sources: tuple[Source, ...]
+    add: int = 0
+    """Constant added to the ids; 0 where there is an expression."""
+    key: KeyExpression | None = None
+    """Expression of the sources' ids, in their order; None: the constant is all there is."""
+
+    @property
+    def source(self) -> Source:
+        """The only source."""
+        (source,) = self.sources
+        return source
+
+    def row_of(self, *ids: int) -> int:
+        """Return the row for one id of each source."""
+        return ids[0] + self.add if self.key is None else self.key.row_of(*ids)
 
 
-def read_index(probe: Probe, node: fx.Node) -> dict[Source, int]:
-    """Return what an index reads: for each source, the constant that the model adds to its ids.
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Where the elements of an index are: `elements` of them belong to each row of the batch, B.
+
+    The index has the shape (*before, B * times, *after), rows whole or, where `tiled`, one after the other, `times`
+    over. In a row, elements are in the order of (*before, times, *after).
+    """
+
+    before: tuple[int, ...]
+    times: int
+    after: tuple[int, ...]
+    tiled: bool
+    parts: NDArray[np.int64]
+    """Number of the part of each element (K,)."""
+    places: NDArray[np.int64]
+    """Place of each in its sequence (K,); -1 where the part is single-valued."""
+
+    @property
+    def elements(self) -> int:
+        """Elements of one row, K."""
+        return len(self.parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Index:
+    """What an index looks up, and where its elements are."""
+
+    parts: tuple[Part, ...]
+    layout: Layout | None
+    """None: it is the ids of a ragged feature, one by one, in their order."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether it is all of one part, row by row, in the order of its ids."""
+        layout = self.layout
+        if layout is None:
+            return True
+        one = len(self.parts) == 1 and not layout.before and not layout.tiled
+        return one and (layout.elements == 1 or bool((layout.places == np.arange(layout.elements)).all()))
+
+
+def read_index(probe: Probe, node: fx.Node, rows: int) -> Index:
+    """Return what an index of a table of so many rows looks up.
 
     Raises:
-        NotPlain: The index is constant, computed, or adds different numbers to one column.
+        NotPlain: The index is constant, computed by other operators, or rows of the batch influence each other.
     """
     if not probe.reads(node):
         raise NotPlain("its index is constant")
-    _check(probe, node)
-    sources = [
-        Source(name, column, feature)
-        for name in sorted(probe.reads(node))
-        for column, feature in enumerate(probe.arguments[name].features)
-    ]
-    found: dict[Source, set[int]] = {}
-    for rows in PROBED_ROWS:
-        for number, add in _numbers_and_adds(probe, node, rows, sources):
-            found.setdefault(sources[number - 1], set()).add(add)
-    for source, adds in found.items():
-        if len(adds) > 1:
-            raise NotPlain(f"its index adds different numbers to the ids of {source.feature}")
-    return {source: adds.pop() for source, adds in found.items()}
+    reader = MarkReader.of(probe)
+    read = []
+    for count in PROBED_ROWS:
+        marks = reader.read(node, count)
+        if not isinstance(marks, Marks):
+            raise NotPlain("its index is constant")
+        read.append(marks)
+    numbers = np.unique(np.concatenate([each.meanings.reshape(-1).numpy() for each in read]))
+    parts = {number: _part(reader, number, rows) for number in numbers.tolist()}
+    _check_counts(parts.values())
+    ragged = [part for part in parts.values() if _part_kind(probe, part.sources[0]) == "values"]
+    if ragged:
+        _check_ragged(parts.values(), read)
+        return Index(tuple(parts.values()), None)
+    for part in parts.values():
+        if len(part.sources) > 1:
+            _check_single(probe, part)
+    layout = _layout(read)
+    distinct = list(dict.fromkeys(parts[number] for number in layout.parts.tolist()))
+    numbered = {number: distinct.index(part) for number, part in parts.items()}
+    own = np.array([numbered[number] for number in layout.parts.tolist()], np.int64)
+    return Index(tuple(distinct), Layout(layout.before, layout.times, layout.after, layout.tiled, own, layout.places))
 
 
-def varying(probe: Probe, node: fx.Node) -> fx.Node:
-    """Return the operand of an addition that reads ids; the other must be constant, and the ids be added just once."""
-    left, right, *alpha = values_of(node)
-    left_reads, right_reads = (isinstance(each, fx.Node) and bool(probe.reads(each)) for each in (left, right))
-    if left_reads and not right_reads:
-        return left  # type: ignore[no-any-return]
-    if right_reads and not left_reads and node.target is aten.add.Tensor and alpha == [1]:
-        return right  # type: ignore[no-any-return]
-    raise NotPlain(f"its index is computed, by {node.target}")
+def _part(reader: MarkReader, number: int, rows: int) -> Part:
+    meaning = reader.meaning(number)
+    if isinstance(meaning, Unread):
+        raise NotPlain(meaning.reason)
+    if not meaning.features:
+        raise NotPlain("its index is constant")
+    if meaning.type not in ("int64", "int32"):
+        raise NotPlain(f"its index is cast to {meaning.type}")
+    numbers = meaning.features
+    by_feature: dict[str, Source] = {}  # one that comes as two arguments, its own and in a stack, has the same ids
+    for each in numbers:
+        by_feature.setdefault(reader.sources[each].feature, reader.sources[each])
+    sources, features = tuple(by_feature.values()), list(by_feature)
+    if len(sources) > MAX_FEATURES:
+        raise NotPlain(f"its index is computed of {len(sources)} features; {MAX_FEATURES} may be")
+    key = meaning.renumbered({each: features.index(reader.sources[each].feature) for each in numbers})
+    add = constant_added(key, rows) if len(sources) == 1 else None
+    return Part(sources, key=key.cast("int64")) if add is None else Part(sources, add)
 
 
-def _numbers_and_adds(probe: Probe, node: fx.Node, rows: int, sources: list[Source]) -> list[tuple[int, int]]:
-    """Run the index; return the different pairs (number of the source from 1, constant added) of its elements."""
-    numbers: Mapping[Any, int] = {(each.argument, each.column): number for number, each in enumerate(sources, start=1)}
-    marks = probe.example(rows, lambda argument, column: numbers.get((argument.name, column), 0))
-    added = probe.evaluate(node, probe.example(rows)).flatten().long()
-    marked = probe.evaluate(node, marks).flatten().long()
-    return sorted({(number, add) for number, add in zip((marked - added).tolist(), added.tolist(), strict=True)})
+def _part_kind(probe: Probe, source: Source) -> str:
+    return probe.arguments[source.argument].part
 
 
-def _check(probe: Probe, node: fx.Node) -> None:
-    """Check that an index is made of ids by `ringpull.inference.export.operators` and nothing else."""
-    if node.op == "placeholder":
-        if probe.argument(node).part not in ID_PARTS:
-            raise NotPlain(f"its index is made of {node.target}, which holds no ids")
-        return
-    target, kind = node.target, node.meta.get("val")
-    parts: list[Any]
-    if target in JOINS:
-        parts = list(node.args[0])  # type: ignore[arg-type]
-    elif target is operator.getitem or target in CASTS or target in SHAPES:
-        parts = [node.args[0]]
-    elif target in ADDS:
-        parts = [varying(probe, node)]
-    else:
-        raise NotPlain(f"its index is computed, by {target}")
-    if target in CASTS and isinstance(kind, Tensor) and kind.dtype not in _INTEGERS:
-        raise NotPlain(f"its index is cast to {kind.dtype}")
-    others = [each for each in node.all_input_nodes if each not in parts]
-    if any(probe.reads(each) for each in others) or not all(probe.reads(each) for each in parts):
-        raise NotPlain(f"its index is computed, by {target}")
+def _check_counts(parts: Iterable[Part]) -> None:
+    counts: dict[Source, set[Part]] = {}
     for part in parts:
-        _check(probe, part)
+        for source in part.sources:
+            counts.setdefault(source, set()).add(part)
+    for source, different in counts.items():
+        if len(different) > MAX_PER_SOURCE:
+            raise NotPlain(
+                f"its index computes {len(different)} different things of the ids of {source.feature}; as a table it"
+                f" would be pulled that many times, {MAX_PER_SOURCE} at most"
+            )
+
+
+def _check_single(probe: Probe, part: Part) -> None:
+    for source in part.sources:
+        if _part_kind(probe, source) not in ("id", "id_stack"):
+            others = ", ".join(each.feature for each in part.sources if each is not source)
+            raise NotPlain(
+                f"its index is computed of feature {source.feature}, which has many ids per row, and of {others}: only"
+                " single-valued features can be put together"
+            )
+
+
+def _check_ragged(parts: Iterable[Part], read: list[Marks]) -> None:
+    first, *others = parts
+    feature = next(each.feature for part in (first, *others) for each in part.sources)
+    whole = all(torch.equal(each.places.reshape(-1), torch.arange(each.places.numel())) for each in read)
+    # Starts of bags are probed with sizes that no two features share, so that an index as long as the values is whole.
+    if others or len(first.sources) > 1 or not whole:
+        raise NotPlain(f"the ids of feature {feature} are mixed with others or moved before they are pooled")
+
+
+def _layout(read: list[Marks]) -> Layout:
+    """Return where the elements are, for any number of rows; parts are still numbers of meanings."""
+    shapes = [tuple(each.rows.shape) for each in read]
+    ranks = {len(shape) for shape in shapes}
+    axes = [axis for axis in range(len(shapes[0])) if len(ranks) == 1 and len({shape[axis] for shape in shapes}) > 1]
+    if len(axes) != 1:
+        raise NotPlain("its index is not one for each row: no single dimension grows with the rows of the batch")
+    (axis,) = axes
+    counts = zip(shapes, PROBED_ROWS, strict=True)
+    times = {divmod(shape[axis], rows) for shape, rows in counts}
+    if len(times) > 1 or next(iter(times))[1]:
+        raise NotPlain("its index has elements whose number does not grow with the rows of the batch alone")
+    ((each_row, _),) = times
+    for tiled in (False, True):
+        found = [_by_row(marks, axis, rows, each_row, tiled) for marks, rows in zip(read, PROBED_ROWS, strict=True)]
+        first = found[0]
+        if first is not None and all(
+            each is not None and np.array_equal(each[0], first[0]) and np.array_equal(each[1], first[1])
+            for each in found
+        ):
+            shape = shapes[0]
+            return Layout(shape[:axis], each_row, shape[axis + 1 :], tiled, *first)
+    raise NotPlain("its index mixes ids of different rows, or computes other things of the ids in other rows")
+
+
+def _by_row(
+    marks: Marks, axis: int, rows: int, times: int, tiled: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return meanings and places of the elements of every row, if they are alike in all, each of the row's own ids."""
+
+    def rows_first(part: Tensor) -> Tensor:
+        shape = part.shape
+        sizes = (times, rows) if tiled else (rows, times)
+        split = part.reshape(*shape[:axis], *sizes, *shape[axis + 1 :])
+        return split.movedim(axis + int(tiled), 0).reshape(rows, -1)
+
+    if math.prod(marks.rows.shape) == 0:
+        return None
+    of_row = rows_first(marks.rows)
+    if not bool((of_row == torch.arange(rows)[:, None]).all()):
+        return None
+    meanings, places = rows_first(marks.meanings), rows_first(marks.places)
+    if not bool((meanings == meanings[0]).all() and (places == places[0]).all()):
+        return None
+    return meanings[0].numpy().copy(), places[0].numpy().copy()

@@ -1,7 +1,7 @@
 """`export_model`: from a torch module to a version folder that serves.
 
-    module -> graph (capture) -> tables + dense graph (cut) -> look-ups in keys (serving) -> files -> self-check ->
-    renamed
+    module -> call of a method (calls) -> graph (capture) -> tables + dense graph (cut) -> look-ups in keys (serving)
+           -> files -> self-check -> renamed
 
 The version is written beside its place under a hidden name and renamed when its self-check has passed: a failed
 export leaves nothing behind, and no half version is ever seen.
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from numpy.typing import ArrayLike
@@ -22,12 +22,15 @@ from torch import nn
 
 from ringpull.inference.degrade.levels import check_steps
 from ringpull.inference.degrade.steps import Step
+from ringpull.inference.export.calls.bind import bind
+from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
-from ringpull.inference.export.cut import Cut, cut
-from ringpull.inference.export.examples import TRACED_ROWS, bind, example
+from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
+from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
 from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
@@ -39,10 +42,9 @@ from ringpull.inference.export.tables import TablePlan, write_table
 from ringpull.inference.export.version_folder import new_version, written_beside
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
-from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared
-from ringpull.inference.schema.kinds import Cross, IdSequence
+from ringpull.inference.schema.kinds import IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
 
@@ -58,7 +60,11 @@ def export_model(
     keys: Mapping[str, Keys] | None = None,
     *,
     name: str | None = None,
+    method: str = "forward",
+    arguments: Mapping[str, Any] | None = None,
+    once: Sequence[str] = (),
     tables: Mapping[str, TableOptions] | None = None,
+    max_dense_bytes: int = MAX_DENSE_BYTES,
     check_rows: int = 64,
     check_columns: Mapping[str, Column] | None = None,
     check_labels: ArrayLike | None = None,
@@ -103,19 +109,26 @@ def export_model(
     name = Path(out_dir).resolve().name if name is None else name
     _check_sent_names(schema)
     target = new_version(Path(out_dir), name, version)
-    split = _Split.of(name, module, schema, keys or {}, tables or {})
+    call = bind(module, schema, method=method, arguments=arguments, once=once)
+    split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
     outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(schema, check_columns, check_labels)
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
-    cost = measure_cost(module, schema, list(split.arguments), split.captured.outputs, split.plans, data)
+    cost = measure_cost(split.parts.plain, schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
     console = None if quiet else Console()
     manifest, check = _write(split, target, outputs, steps, check_rows, console)
-    described = tuple(_table_report(entry, split.parts, split.plans[entry.spec.name]) for entry in manifest.tables)
+    described = tuple(_table_report(entry, split, split.plans[entry.spec.name]) for entry in manifest.tables)
     report = ExportReport(
-        path=target, manifest=manifest, tables=described, kept=split.parts.kept, check=check, cost=cost
+        path=target,
+        manifest=manifest,
+        tables=described,
+        kept=split.parts.kept,
+        large=split.parts.large,
+        check=check,
+        cost=cost,
     )
     if console is not None:
         report.print(console)
@@ -130,7 +143,7 @@ def _check_sent_names(schema: Schema) -> None:
     """
     for feature in schema.features:
         other = schema.get(f"{feature.name}_offsets") if isinstance(feature, IdSequence) else None
-        if other is not None and not isinstance(other, Cross):
+        if other is not None and not isinstance(other, MadeFeature):
             raise InvalidInput(
                 f"feature {other.name}: is called like the offsets of {feature.name}, by which clients of TensorFlow"
                 " Serving's API and the Open Inference Protocol say where its rows begin; rename one"
@@ -143,9 +156,8 @@ class _Split:
 
     name: str
     """Name of the model."""
-    module: nn.Module
+    call: Call
     schema: Schema
-    arguments: Mapping[str, Argument]
     captured: Captured
     parts: Cut
     plans: Mapping[str, TablePlan]
@@ -155,24 +167,24 @@ class _Split:
     def of(
         cls,
         name: str,
-        module: nn.Module,
+        call: Call,
         schema: Schema,
         keys: Mapping[str, Keys],
         tables: Mapping[str, TableOptions],
+        max_dense_bytes: int,
     ) -> _Split:
         """Split a module.
 
         Raises:
             ExportError: It cannot be split, or a key is wrong; the message names module or table and reason.
         """
-        arguments = bind(module, schema)
-        device = _device_of(module)
-        captured = capture(module, example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device))
-        parts = cut(captured, Probe(captured, schema, arguments, device))
+        arguments = call.arguments
+        device = _device_of(call.owner)
+        traced = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
+        captured = make_plain(capture(call, traced))
+        parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
         plans = _plan_tables(parts, keys, tables)
-        return cls(
-            name, module, schema, arguments, captured, parts, plans, plan_serving(parts, schema, arguments, plans)
-        )
+        return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))
 
     def made_rows(self, rows: int) -> tuple[Prepared, Prepared]:
         """Return made-up rows, as training and as serving prepare them."""
@@ -189,7 +201,9 @@ def _write(
 ) -> tuple[Manifest, CheckReport | None]:
     """Write a version beside its place, check it, and rename it."""
     with written_beside(target) as hidden:
-        write_program(hidden / PROGRAM_FILE, split.parts, split.schema, split.arguments, _device_of(split.module))
+        write_program(
+            hidden / PROGRAM_FILE, split.parts, split.schema, split.call.arguments, _device_of(split.call.owner)
+        )
         (hidden / SCHEMA_FILE).write_text(split.serving.schema.to_json(), encoding="utf-8")
         manifest = Manifest(
             model=split.name,
@@ -208,8 +222,8 @@ def _write(
         if check_rows > 0:
             trained, served = split.made_rows(check_rows)
             self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, split.plans.values())
-            arguments = split.schema.arguments(trained, list(split.arguments))
-            check = self_check.run(split.module, trained, served, arguments)
+            arguments = split.schema.arguments(trained, list(split.call.arguments))
+            check = self_check.run(split.call, trained, served, arguments)
             (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
             manifest.save(hidden)
@@ -247,8 +261,8 @@ def _inputs(parts: Cut) -> tuple[ProgramInput, ...]:
     return (*lookups, *(ProgramInput(kind="argument", argument=argument) for argument in parts.arguments))
 
 
-def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport:
-    uses = [use for use in parts.uses if use.table == entry.spec.name]
+def _table_report(entry: TableEntry, split: _Split, plan: TablePlan) -> TableReport:
+    uses = [use for use in split.parts.uses if use.table == entry.spec.name]
     return TableReport(
         name=entry.spec.name,
         rows=entry.rows,
@@ -259,4 +273,5 @@ def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport
         features=tuple(dict.fromkeys(use.feature for use in uses)),
         poolings=tuple(dict.fromkeys(use.pooling.value for use in uses)),
         default=plan.default_described,
+        computed=split.captured.computed.get(entry.spec.name),
     )

@@ -1,18 +1,18 @@
-"""The aten operators that an index expression may be made of, and what each becomes for vectors instead of ids.
+"""The aten operators that index expressions are made of, by what they do to the elements of a tensor of ids.
 
-Vectors have the shape of the ids and one more dimension, D, at the end. So casts and constant additions vanish, joins
-stay as they are, and shape operators keep the last dimension out of their way.
+Those that compute elements are in `ringpull.inference.export.elementwise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
 from typing import Any, Final
 
 import torch
 from torch import fx
 
 aten = torch.ops.aten
+getitem = operator.getitem
 
 CASTS: Final = frozenset(
     {
@@ -26,51 +26,86 @@ CASTS: Final = frozenset(
         aten.to.dtype,
         aten.to.dtype_layout,
         aten.to.other,
+        aten.type_as.default,
     }
 )
-ADDS: Final = frozenset({aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar})
 JOINS: Final = frozenset({aten.stack.default, aten.cat.default, aten.concat.default, aten.concatenate.default})
 SIZES: Final = frozenset({aten.sym_size.int, aten.sym_numel.default})
 EMBEDDINGS: Final = frozenset({aten.embedding.default})
 BAGS: Final = frozenset({aten.embedding_bag.default, aten.embedding_bag.padding_idx})
 
-_Rule = Callable[[list[Any], int, int], tuple[Any, ...]]
+SHAPED_LIKE: Final = frozenset({aten.expand_as.default, aten.reshape_as.default, aten.view_as.default})
+"""Moves that take the shape of another tensor."""
+VIEWS: Final = frozenset({aten.view.default, aten._unsafe_view.default})
+MOVES: Final = (
+    SHAPED_LIKE
+    | VIEWS
+    | frozenset(
+        {
+            aten.broadcast_to.default,
+            aten.chunk.default,
+            aten.diagonal.default,
+            aten.expand.default,
+            aten.flatten.using_ints,
+            aten.flip.default,
+            aten.gather.default,
+            aten.index.Tensor,
+            aten.index_select.default,
+            aten.movedim.int,
+            aten.movedim.intlist,
+            aten.narrow.default,
+            aten.numpy_T.default,
+            aten.permute.default,
+            aten.repeat.default,
+            aten.repeat_interleave.self_int,
+            aten.reshape.default,
+            aten.roll.default,
+            aten.select.int,
+            aten.slice.Tensor,
+            aten.split.Tensor,
+            aten.split.sizes,
+            aten.split_with_sizes.default,
+            aten.squeeze.default,
+            aten.squeeze.dim,
+            aten.squeeze.dims,
+            aten.t.default,
+            aten.tile.default,
+            aten.transpose.int,
+            aten.unbind.int,
+            aten.unflatten.int,
+            aten.unfold.default,
+            aten.unsqueeze.default,
+        }
+    )
+)
+"""Operators whose results hold elements of their first argument, wherever; the other arguments are no ids."""
+
+LIKES: Final = frozenset(
+    {
+        aten.full_like.default,
+        aten.new_full.default,
+        aten.new_ones.default,
+        aten.new_zeros.default,
+        aten.ones_like.default,
+        aten.zeros_like.default,
+    }
+)
+"""Operators that read no more than the shape of their first argument."""
 
 
-def positive(dim: int, rank: int) -> int:
-    """Return a dimension counted from the front, as negative ones must be before there is one more at the end."""
-    return dim + rank if dim < 0 else dim
-
-
-def _reversed(rank: int) -> tuple[Any, ...]:
-    return aten.permute.default, [*reversed(range(rank)), rank]
-
-
-SHAPES: Final[dict[Any, _Rule]] = {
-    # (arguments after the first, rank of the ids, D) -> operator for the vectors, and its arguments after the first
-    aten.view.default: lambda a, r, d: (aten.reshape.default, [*a[0], d]),
-    aten.reshape.default: lambda a, r, d: (aten.reshape.default, [*a[0], d]),
-    aten._unsafe_view.default: lambda a, r, d: (aten.reshape.default, [*a[0], d]),
-    aten.flatten.using_ints: lambda a, r, d: (aten.flatten.using_ints, positive(a[0], r), positive(a[1], r)),
-    aten.unflatten.int: lambda a, r, d: (aten.unflatten.int, positive(a[0], r), a[1]),
-    aten.unsqueeze.default: lambda a, r, d: (aten.unsqueeze.default, positive(a[0], r + 1)),
-    aten.squeeze.dim: lambda a, r, d: (aten.squeeze.dim, positive(a[0], r)),
-    aten.squeeze.dims: lambda a, r, d: (aten.squeeze.dims, [positive(each, r) for each in a[0]]),
-    aten.select.int: lambda a, r, d: (aten.select.int, positive(a[0], r), a[1]),
-    aten.slice.Tensor: lambda a, r, d: (aten.slice.Tensor, positive(a[0], r), *a[1:]),
-    aten.narrow.default: lambda a, r, d: (aten.narrow.default, positive(a[0], r), *a[1:]),
-    aten.expand.default: lambda a, r, d: (aten.expand.default, [*a[0], d]),
-    aten.permute.default: lambda a, r, d: (aten.permute.default, [*(positive(each, r) for each in a[0]), r]),
-    aten.transpose.int: lambda a, r, d: (aten.transpose.int, positive(a[0], r), positive(a[1], r)),
-    aten.movedim.int: lambda a, r, d: (aten.movedim.int, positive(a[0], r), positive(a[1], r)),
-    aten.t.default: lambda a, r, d: _reversed(r),
-    aten.numpy_T.default: lambda a, r, d: _reversed(r),
-    aten.unbind.int: lambda a, r, d: (aten.unbind.int, positive(a[0], r)),
-    aten.chunk.default: lambda a, r, d: (aten.chunk.default, a[0], positive(a[1], r)),
-    aten.split.Tensor: lambda a, r, d: (aten.split.Tensor, a[0], positive(a[1], r)),
-    aten.split.sizes: lambda a, r, d: (aten.split.sizes, a[0], positive(a[1], r)),
-    aten.split_with_sizes.default: lambda a, r, d: (aten.split_with_sizes.default, a[0], positive(a[1], r)),
+SHAPE_READ: Final[dict[Any, int]] = {
+    **dict.fromkeys(SIZES | LIKES, 0),
+    **dict.fromkeys(SHAPED_LIKE | {aten.type_as.default}, 1),
 }
+"""Place of the argument of which an operator reads the shape or type, and no element."""
+
+
+def inputs_read(node: fx.Node) -> list[fx.Node]:
+    """Return the inputs of a node whose elements it reads, not their shapes alone."""
+    place = SHAPE_READ.get(node.target)
+    if place is None:
+        return node.all_input_nodes
+    return [each for at, each in enumerate(node.args) if at != place and isinstance(each, fx.Node)]
 
 
 def values_of(node: fx.Node) -> list[Any]:
@@ -83,3 +118,8 @@ def values_of(node: fx.Node) -> list[Any]:
 def rank_of(node: Any) -> int:
     """Return how many dimensions a captured tensor has."""
     return int(node.meta["val"].dim())
+
+
+def positive(dim: int, rank: int) -> int:
+    """Return a dimension counted from the front."""
+    return dim + rank if dim < 0 else dim

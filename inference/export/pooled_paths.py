@@ -13,42 +13,32 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx
 
-from ringpull.inference.export.operators import CASTS, SHAPES, SIZES, aten, values_of
+from ringpull.inference.export.operators import CASTS, JOINS, MOVES, aten, inputs_read, values_of
 from ringpull.inference.export.probe import Probe
 
 _FLOATS: Final = (torch.float32, torch.float64)
 
 _ALONG: Final = (
-    (CASTS - {aten.detach.default})
-    | (SHAPES.keys() - {aten.unbind.int, aten.chunk.default, aten.split.Tensor, aten.split.sizes})
-    - {aten.split_with_sizes.default}
-    | {
-        aten.div.Scalar,
-        aten.expand_as.default,
-        aten.mul.Scalar,
-        aten.neg.default,
-        aten.repeat.default,
-        aten.squeeze.default,
-        aten.view_as.default,
-    }
-)
-"""Operators that are linear in their first argument and read no other tensor's values."""
+    CASTS | MOVES | {aten.div.Scalar, aten.mul.Scalar, aten.neg.default}
+) - {  # those that give several tensors, keep no gradient, or read another tensor's elements
+    aten.chunk.default,
+    aten.detach.default,
+    aten.gather.default,
+    aten.index.Tensor,
+    aten.index_select.default,
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes.default,
+    aten.unbind.int,
+}
+"""Operators that are linear in their first argument and read no other tensor's elements."""
 
 _DROPOUTS: Final = frozenset({aten.dropout.default, aten.feature_dropout.default})
-_JOINS: Final = frozenset({aten.stack.default, aten.cat.default, aten.concat.default, aten.concatenate.default})
 _WHERE: Final = frozenset({aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar})
 _FILLS: Final = frozenset({aten.masked_fill.Scalar, aten.masked_fill.Tensor})
 _SUMS: Final = frozenset({aten.sum.dim_IntList, aten.mean.dim, aten.adaptive_avg_pool1d.default})
 _PRODUCTS: Final = frozenset({aten.bmm.default, aten.matmul.default, aten.mul.Tensor})
 _MAXIMA: Final = frozenset({aten.amax.default, aten.max.dim})
-
-_SHAPE_ONLY: Final[dict[Any, int]] = {
-    **dict.fromkeys(SIZES, 0),
-    **dict.fromkeys((aten.zeros_like.default, aten.ones_like.default, aten.full_like.default), 0),
-    **dict.fromkeys((aten.new_zeros.default, aten.new_ones.default, aten.new_full.default), 0),
-    **dict.fromkeys((aten.expand_as.default, aten.view_as.default, aten.type_as.default), 1),
-}
-"""Place of the argument of which an operator reads the shape alone."""
 
 
 @dataclass(slots=True)
@@ -82,7 +72,7 @@ def paths_of(embedding: fx.Node, length: int) -> Paths | None:
             continue
         paths.linear.add(node)
         for user in node.users:
-            if _reads_shape_only(user, node):
+            if node not in inputs_read(user):
                 continue
             if user.target in _MAXIMA:
                 if (values := _maximum(user)) is None:
@@ -104,17 +94,12 @@ def always_zero(probe: Probe, each: Any) -> bool:
     """Return whether something that is added to vectors is nothing."""
     if not isinstance(each, fx.Node):
         return bool(each == 0)
-    if each.target in (aten.zeros_like.default, aten.new_zeros.default):
+    if each.target in (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default):
         return True
     if probe.reads(each):
         return False
     value = probe.evaluate(each, probe.example(1))
     return isinstance(value, Tensor) and not bool(value.any())
-
-
-def _reads_shape_only(user: fx.Node, node: fx.Node) -> bool:
-    place = _SHAPE_ONLY.get(user.target)
-    return place is not None and [at for at, each in enumerate(user.args) if each is node] == [place]
 
 
 def _follow(paths: Paths, user: fx.Node, node: fx.Node) -> bool:
@@ -132,7 +117,7 @@ def _follow(paths: Paths, user: fx.Node, node: fx.Node) -> bool:
         return _multiply(paths, node, args[1])
     if target is aten.div.Tensor:
         return args[0] is node and _multiply(paths, node, args[:2], divides=True)
-    if target in _JOINS:
+    if target in JOINS:
         return _add(paths, user, args[0])
     if target in (aten.add.Tensor, aten.sub.Tensor, aten.add.Scalar, aten.sub.Scalar):
         return _add(paths, user, args[:2])

@@ -15,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from ringpull.inference.export.index import Part
 from ringpull.inference.export.operators import aten
 from ringpull.inference.export.pooled_paths import Paths
-from ringpull.inference.export.pooled_rows import SequenceRows, rows_to_try
+from ringpull.inference.export.pooled_rows import Ids, SequenceRows, rows_to_try
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.uses import LookUp, Use
+from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.spec import Pooling
 
@@ -35,6 +37,9 @@ _SAME: Final = 1e-6
 _LOWEST: Final = -1e4
 """Number below which what stands at masked places of a maximum must be, and below any weight."""
 
+_NO_ROW: Final = -(2**63)
+"""Row that no table has."""
+
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
@@ -47,7 +52,8 @@ class Sequence:
     weight: Tensor
     name: str
     feature: IdSequence
-    add: int
+    part: Part
+    """What its ids become."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,14 +115,13 @@ def pooled_ends(probe: Probe, sequence: Sequence, embedding: fx.Node, paths: Pat
     own = {name for name, each in probe.arguments.items() if each.features == (sequence.name,)}
     if any(not probe.reads(each) <= own for each in masks if each not in paths.linear):
         return None
-    low = -sequence.add
-    valid = range(low, low + len(sequence.weight))
+    ids = Ids.of(sequence.part, len(sequence.weight))
     dim = sequence.weight.shape[1]
     found: dict[fx.Node, Pooled] = {}
     for end in paths.ends:
         per_batch = max(1, _BATCH // (sequence.feature.length * dim))
-        batches = rows_to_try(probe, sequence.feature, masks, valid, per_batch)
-        if batches is None or (pooled := _pooled(probe, sequence, embedding, paths, end, batches)) is None:
+        batches = rows_to_try(probe, sequence.feature, masks, ids, per_batch)
+        if batches is None or (pooled := _pooled(probe, sequence, ids, embedding, paths, end, batches)) is None:
             return None
         found[end] = pooled
     return found
@@ -125,6 +130,7 @@ def pooled_ends(probe: Probe, sequence: Sequence, embedding: fx.Node, paths: Pat
 def _pooled(
     probe: Probe,
     sequence: Sequence,
+    ids: Ids,
     embedding: fx.Node,
     paths: Paths,
     end: fx.Node,
@@ -147,16 +153,19 @@ def _pooled(
         if one is None or (seen and one.column != seen[0].column):
             return None
         seen.append(one)
-    kept = _kept(seen, sequence.feature)
+    part = sequence.part
+    kept = _kept(seen, ids, sequence.feature)
+    if kept is None and (named := _with_row_of_its_own(seen, part)) is not None:
+        part = named
+        kept = _kept(seen, Ids(ids.some, ids.all, part, ids.rows), sequence.feature)
     if kept is None:
         return None
-    padding, unpadded, keeps = kept
+    row, unpadded, keeps = kept
     scale = _scale(paths, seen, keeps)
     if scale is None:
         return None
-    row = None if padding is None else padding + sequence.add
     pooling = Pooling.MAX if maximum else Pooling.SUM
-    use = Use(sequence.table, sequence.name, pooling, sequence.add, row, unpadded=unpadded)
+    use = Use(sequence.table, sequence.name, pooling, part.add, row, unpadded=unpadded, key=part.key)
     return Pooled(use, seen[0].column, sequence.weight.shape[1], scale)
 
 
@@ -245,29 +254,40 @@ def _seen_max(
     return _Seen(rows, 0, kept[:, :, 0].float().numpy(), {})
 
 
-def _kept(seen: list[_Seen], feature: IdSequence) -> tuple[int | None, bool, list[Bools]] | None:
-    """Return which ids are kept: the id that is dropped, if any, whether padding is, and the places kept by that."""
-    whole = [each.counts == each.counts for each in seen]
-    dropped = {
-        int(each)
-        for one, known in zip(seen, whole, strict=True)
-        for each in np.unique(one.rows.ids[one.rows.inside & known & (one.counts == 0)])
-    }
+def _dropped(seen: list[_Seen]) -> NDArray[np.int64]:
+    """Return the ids that count nothing though they are no padding."""
+    return np.unique(np.concatenate([one.rows.ids[one.rows.inside & (one.counts == 0)] for one in seen]))
+
+
+def _with_row_of_its_own(seen: list[_Seen], part: Part) -> Part | None:
+    """Return what ids become if the only one that is dropped, which shares its row with others, gets a row of none."""
+    dropped = _dropped(seen)
+    if part.key is None or len(dropped) != 1:
+        return None
+    named = KeyExpression.of("eq", KeyExpression.ids(), KeyExpression.constant(int(dropped[0])))
+    return Part(part.sources, key=KeyExpression.of("where", named, KeyExpression.constant(_NO_ROW), part.key))
+
+
+def _kept(seen: list[_Seen], ids: Ids, feature: IdSequence) -> tuple[int | None, bool, list[Bools]] | None:
+    """Return which ids are kept: the row that is dropped, if any, whether padding is, and the places kept by that."""
+    dropped = np.unique(ids.rows_of(_dropped(seen))).tolist()
     if len(dropped) > 1:
         return None
-    padding = next(iter(dropped), None)
-    outside = [one.counts[~one.rows.inside & known] != 0 for one, known in zip(seen, whole, strict=True)]
-    unpadded = padding != feature.pad and not any(each.any() for each in outside)
+    row = next(iter(dropped), None)
+    outside = np.concatenate([one.counts[~one.rows.inside] for one in seen])
+    pad = int(ids.rows_of(np.array([feature.pad]))[0])
+    unpadded = row != pad and bool((outside == 0).any())
     keeps = []
-    for one, known in zip(seen, whole, strict=True):
+    for one in seen:
+        known = ~np.isnan(one.counts)
         keep = one.rows.inside | (not unpadded)
-        if padding is not None:
-            keep = keep & (one.rows.ids != padding)
+        if row is not None:
+            keep = keep & (ids.rows_of(one.rows.ids) != row)
         # Where the model divides by zero, there must be nothing to divide.
         if not np.array_equal((one.counts != 0) & known, keep & known) or (keep & ~known).any():
             return None
         keeps.append(keep)
-    return padding, unpadded, keeps
+    return row, unpadded, keeps
 
 
 def _scale(paths: Paths, seen: list[_Seen], keeps: list[Bools]) -> Scale | None:

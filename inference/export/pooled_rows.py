@@ -11,13 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ringpull.inference.export.operators import CASTS, SHAPES, SIZES, aten, values_of
+from ringpull.inference.export.index import Part
+from ringpull.inference.export.operators import CASTS, LIKES, MOVES, SIZES, aten, values_of
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.schema.arguments import sequence_mask
 from ringpull.inference.schema.kinds import IdSequence
 
 MAX_TRIED: Final = 1 << 20
 """Most ids that are tried one by one, where a mask computes something of ids other than comparing them."""
+
+MAX_SOME: Final = 4096
+"""Ids that stand for those of a larger table."""
 
 _ALL_LENGTHS: Final = 64
 """Sequences up to this length are tried with every length."""
@@ -36,9 +40,6 @@ _TELL_ZERO: Final = frozenset(
         aten.logical_not.default,
         aten.logical_or.default,
         aten.sign.default,
-        aten.zeros_like.default,
-        aten.ones_like.default,
-        aten.full_like.default,
     }
 )
 """Operators that only tell ids apart by the numbers they name themselves, and 0 and 1."""
@@ -80,33 +81,67 @@ class _Reading:
     """Whether it does nothing to ids but compare them with those numbers, so that other ids are all alike."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ids:
+    """Ids of a sequence that have a row."""
+
+    some: NDArray[np.int64]
+    """Some of them, or all, ascending."""
+    all: bool
+    part: Part
+    rows: int
+
+    @classmethod
+    def of(cls, part: Part, rows: int) -> Ids:
+        """Return ids that have a row in a table of so many rows."""
+        if part.key is None and rows <= MAX_TRIED:
+            return cls(np.arange(rows) - part.add, True, part, rows)
+        random = np.random.default_rng(rows)
+        near = np.arange(-2, min(rows, MAX_SOME) + 2) - part.add
+        far = random.integers(-(2**40), 2**40, MAX_SOME)
+        given = cls(
+            np.unique(np.concatenate([near, far, random.integers(0, rows, MAX_SOME) - part.add])), False, part, rows
+        )
+        return cls(given.some[given.have_row(given.some)], False, part, rows)
+
+    def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each id (...)."""
+        key = self.part.key
+        return ids + self.part.add if key is None else key.evaluate(ids.reshape(-1)).reshape(ids.shape)
+
+    def have_row(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which ids have a row in the table."""
+        rows = self.rows_of(ids)
+        return (rows >= 0) & (rows < self.rows)
+
+
 def rows_to_try(
-    probe: Probe, feature: IdSequence, masks: Iterable[fx.Node], valid: range, per_batch: int
+    probe: Probe, feature: IdSequence, masks: Iterable[fx.Node], ids: Ids, per_batch: int
 ) -> Iterator[SequenceRows] | None:
-    """Return rows, `per_batch` at a time, that tell what masks do to ids of `valid`; None where too many would do."""
+    """Return rows, `per_batch` at a time, that tell what masks do to ids; None where too many would do."""
     seen = _read(probe, masks)
-    if not seen.compares and len(valid) > MAX_TRIED:
+    if not len(ids.some) or not (seen.compares or ids.all):
         return None
-    return _batches(feature, seen, valid, per_batch)
+    return _batches(feature, seen, ids, per_batch)
 
 
-def _batches(feature: IdSequence, seen: _Reading, valid: range, per_batch: int) -> Iterator[SequenceRows]:
-    random = np.random.default_rng(len(valid))
+def _batches(feature: IdSequence, seen: _Reading, ids: Ids, per_batch: int) -> Iterator[SequenceRows]:
+    random = np.random.default_rng(ids.rows)
     length = feature.length
-    near = {number + by for number in {*seen.numbers, feature.pad, 0, 1} for by in (-1, 0, 1)}
-    special = np.array(sorted({valid[0], valid[-1], *(each for each in near if each in valid)}), np.int64)
-    lengths = _lengths(length, {each for each in near if 0 <= each <= length})
-    wide = random.integers(valid[0], valid[-1] + 1, (len(lengths), length))
+    near = np.array(sorted({number + by for number in {*seen.numbers, feature.pad, 0, 1} for by in (-1, 0, 1)}))
+    special = np.unique(np.concatenate([near[ids.have_row(near)], ids.some[[0, -1]]]))
+    lengths = _lengths(length, near[(near >= 0) & (near <= length)].tolist())
+    wide = random.choice(ids.some, (len(lengths), length))
     few = random.choice(special, (len(lengths), length))
     mixed = np.where(random.random(wide.shape) < 0.3, random.choice(special, wide.shape), wide)
-    tried = special if seen.compares else np.arange(valid[0], valid[-1] + 1)
+    tried = special if seen.compares else ids.some
     full = np.resize(tried, (-(-len(tried) // length), length))
-    ids = np.concatenate([wide, few, mixed, full])
+    whole = np.concatenate([wide, few, mixed, full])
     counts = np.concatenate([lengths, lengths, lengths, np.full(len(full), length)])
-    order = random.permutation(len(ids))
-    for begin in range(0, len(ids), per_batch):
+    order = random.permutation(len(whole))
+    for begin in range(0, len(whole), per_batch):
         chosen = order[begin : begin + per_batch]
-        yield SequenceRows.make(feature, ids[chosen], counts[chosen])
+        yield SequenceRows.make(feature, whole[chosen], counts[chosen])
 
 
 def _lengths(length: int, near: Collection[int]) -> NDArray[np.int64]:
@@ -127,13 +162,13 @@ def _read(probe: Probe, masks: Iterable[fx.Node]) -> _Reading:
         pending += node.all_input_nodes
         numbers |= _numbers(probe, node)
         if not _are_ids(probe, node) and any(_are_ids(probe, each) for each in node.all_input_nodes):
-            compares = compares and (node.target in _COMPARE | _TELL_ZERO | CASTS | SIZES)
+            compares = compares and (node.target in _COMPARE | _TELL_ZERO | CASTS | SIZES | LIKES)
     return _Reading(frozenset(numbers), compares)
 
 
 def _are_ids(probe: Probe, node: fx.Node) -> bool:
     """Return whether a node holds ids as they are."""
-    while node.op == "call_function" and (node.target in SHAPES or node.target in CASTS):
+    while node.op == "call_function" and (node.target in MOVES or node.target in CASTS):
         kind = node.meta.get("val")
         if not isinstance(kind, Tensor) or kind.dtype is torch.bool:
             return False
@@ -146,7 +181,7 @@ def _numbers(probe: Probe, node: fx.Node) -> set[int]:
         constant = getattr(probe.captured.graph_module, str(node.target))
         few = isinstance(constant, Tensor) and constant.numel() <= _ALL_LENGTHS
         given: list[Any] = constant.flatten().tolist() if few else []
-    elif node.op == "call_function" and node.target not in SHAPES and hasattr(node.target, "_schema"):
+    elif node.op == "call_function" and node.target not in MOVES and hasattr(node.target, "_schema"):
         given = values_of(node)
     else:
         given = []

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ringpull.inference.export.bags import in_order
 from ringpull.inference.export.operators import aten
 from ringpull.inference.export.pooled_paths import Paths, always_zero, paths_of
 from ringpull.inference.export.pooled_probes import Pooled, Sequence, pooled_ends
@@ -104,8 +103,10 @@ class PooledSequence:
 class _Candidate:
     """An embedding of a sequence that may be pooled."""
 
-    vectors: Vectors
-    sequence: Sequence
+    table: str
+    name: str
+    """Feature's name."""
+    feature: IdSequence
     paths: Paths
     pooled: Mapping[fx.Node, Pooled]
     """What each reduction becomes."""
@@ -133,27 +134,29 @@ def read_pools(probe: Probe, plans: Mapping[fx.Node, Plan]) -> dict[fx.Node, Pla
                 reductions[end] = _Reduction(end, terms, _has_rest(probe, end, found.values()))
                 own.append(reductions[end])
         use = next(iter(candidate.pooled.values())).use
-        pools[node] = PooledSequence(node, own, use, candidate.sequence.feature.length)
+        pools[node] = PooledSequence(node, own, use, candidate.feature.length)
     return pools
 
 
 def _candidate(probe: Probe, node: fx.Node, plan: Vectors) -> _Candidate | None:
-    if len(plan.adds) != 1 or node.meta["val"].dtype is not torch.float32:
+    index = plan.index
+    kind: Tensor = node.meta["val"]
+    if not index.in_order or index.layout is None or kind.dtype is not torch.float32 or kind.dim() < 2:
         return None
-    ((source, add),) = plan.adds.items()
-    feature = probe.schema[source.feature]
-    if not isinstance(feature, IdSequence) or node.meta["val"].dim() < 2:
+    (part,) = index.parts
+    name = part.sources[0].feature
+    feature = probe.schema[name]
+    if not isinstance(feature, IdSequence) or index.layout.elements != feature.length or len(part.sources) > 1:
         return None
     paths = paths_of(node, feature.length)
-    if paths is None or not in_order(probe, plan.index, source, add):
+    if paths is None:
         return None
     weight: fx.Node = node.args[0]  # type: ignore[assignment]
     table: Tensor = getattr(probe.captured.graph_module, str(weight.target))
-    if not 0 <= feature.pad + add < len(table):
-        return None
-    sequence = Sequence(plan.table, table, source.feature, feature, add)
-    pooled = pooled_ends(probe, sequence, node, paths)
-    return None if pooled is None else _Candidate(plan, sequence, paths, pooled)
+    if not 0 <= part.row_of(feature.pad) < len(table):
+        return None  # refused where it is looked up unpooled
+    pooled = pooled_ends(probe, Sequence(plan.table, table, name, feature, part), node, paths)
+    return None if pooled is None else _Candidate(plan.table, name, feature, paths, pooled)
 
 
 def _drop_unsaving(probe: Probe, found: dict[fx.Node, _Candidate], plans: Mapping[fx.Node, Plan]) -> None:
@@ -162,15 +165,16 @@ def _drop_unsaving(probe: Probe, found: dict[fx.Node, _Candidate], plans: Mappin
         (plan.table, source.feature)
         for node, plan in plans.items()
         if isinstance(plan, Vectors) and node not in found
-        for source in plan.adds
+        for part in plan.index.parts
+        for source in part.sources
     }
     uses: dict[tuple[str, str], set[Use]] = {}
     for candidate in found.values():
-        key = candidate.sequence.table, candidate.sequence.name
+        key = candidate.table, candidate.name
         uses.setdefault(key, set()).update(each.use for each in candidate.pooled.values())
     for node, candidate in list(found.items()):
-        key = candidate.sequence.table, candidate.sequence.name
-        if key in unpooled or len(uses[key]) > candidate.sequence.feature.length:
+        key = candidate.table, candidate.name
+        if key in unpooled or len(uses[key]) > candidate.feature.length:
             del found[node]
 
 

@@ -31,7 +31,7 @@ def write_program(
     examples = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
     inputs += [examples[name] for name in cut.arguments]
     with torch.no_grad():
-        program = trace(cut.program, tuple(inputs), {})
+        program = trace(cut.program, tuple(inputs), "the dense program")
     names = [*(f"the look-up of {use.feature}" for use in cut.uses), *cut.arguments]
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"][-len(inputs) :]
     for name, value in zip(names, values, strict=True):

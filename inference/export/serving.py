@@ -19,7 +19,7 @@ from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.export.uses import Use
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import Cross, IdSequence
+from ringpull.inference.schema.kinds import IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import ValueType, Vocabulary
 from ringpull.ps.errors import ExportError, InvalidInput
@@ -89,13 +89,18 @@ def _raw_features(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict
             continue
         found.setdefault(use.feature, table)
         feature = schema[use.feature]
-        if isinstance(feature, Cross):
+        if isinstance(feature, MadeFeature):
             raise ExportError(f"keys of table {table.table}: feature {use.feature} is a cross, which has no raw ids")
         last = feature.transforms[-1] if feature.transforms else None
         given = last if isinstance(last, Vocabulary) else None
         if table.vocabulary != given:
             wanted = "the feature's own Vocabulary" if given else "a list of raw ids: the feature has no Vocabulary"
             raise ExportError(f"keys of table {table.table}: feature {use.feature} is looked up in it; give {wanted}")
+        if use.key is not None:
+            raise ExportError(
+                f"keys of table {table.table}: the model looks up {_described(use)} in it, which raw ids do not give;"
+                " export this table without keys, and send the ids that the model was trained with"
+            )
         if table.vocabulary and use.add:
             raise ExportError(
                 f"keys of table {table.table}: the model adds {use.add} to the numbers of the Vocabulary of feature"
@@ -111,6 +116,10 @@ def _raw_features(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict
     return found
 
 
+def _described(use: Use) -> str:
+    return f"{use.key} of the ids x of feature {use.feature}"
+
+
 def _disagreement(cut: Cut, use: Use, keys: Mapping[str, RowKeys]) -> str | None:
     """Return what is wrong if another table says that some id of the model's is another raw id than `use` says."""
     own = keys[use.table]
@@ -118,6 +127,7 @@ def _disagreement(cut: Cut, use: Use, keys: Mapping[str, RowKeys]) -> str | None
         other = keys[other_use.table]
         if other_use.feature != use.feature or other is own or not other.raw:
             continue
+        # No expressions here: tables keyed by raw ids have none.
         low = max(own.first - use.add, other.first - other_use.add)
         high = min(own.rows - use.add, other.rows - other_use.add)
         mine, theirs = own.of(low + use.add, high + use.add), other.of(low + other_use.add, high + other_use.add)
@@ -135,7 +145,7 @@ def _raw_pads(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str
     for use in cut.uses:
         table, feature = keys[use.table], schema[use.feature]
         if table.raw and isinstance(feature, IdSequence):
-            row = feature.pad + use.add
+            row = use.row_of(feature.pad)
             known = table.first <= row < table.rows
             pads[use.feature] = _prepared_id(table, row) if known else table.unkeyed_id()
     return pads
@@ -161,13 +171,14 @@ def _lookup(use: Use, served: Schema, plan: TablePlan) -> LookupSpec:
         fill=fill,
         weighted=use.weighted,
         unpadded=use.unpadded,
+        key=use.key,
     )
 
 
 def _padding_id(use: Use, row: int, served: Schema, keys: RowKeys, zero_default: bool) -> int | None:
     """Return the prepared id that bags leave out, as the model leaves out `row`."""
     if not keys.raw:
-        return row - use.add
+        return row if use.key is not None else row - use.add
     if row >= keys.first:
         return _prepared_id(keys, row)
     # The model leaves unknown ids out, which serving cannot tell from known ones before the pull. It looks them up and

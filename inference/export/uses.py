@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import fx
 
-from ringpull.inference.export.index import NotPlain, Source, read_index
+from ringpull.inference.export.assembly import assemble
+from ringpull.inference.export.index import Index, NotPlain, Part, read_index
 from ringpull.inference.export.operators import values_of
 from ringpull.inference.export.probe import Probe
-from ringpull.inference.export.replay import Replay
+from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import IdSequence
 from ringpull.ps.spec import Pooling
 
@@ -26,7 +27,7 @@ class Use:
     table: str
     feature: str
     pooling: Pooling
-    add: int
+    add: int = 0
     """Offset of rows from ids: row = id + add."""
     padding_row: int | None = None
     """Row that bags leave out."""
@@ -35,6 +36,19 @@ class Use:
     weighted: bool = False
     unpadded: bool = False
     """Whether a bag of a sequence leaves padding out, whatever id it has."""
+    key: KeyExpression | None = None
+    """Row of ids, where it is no sum of id and constant."""
+    more: tuple[str, ...] = ()
+    """Features whose ids `key` takes besides those of `feature`, in their order."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Features whose ids say the row."""
+        return (self.feature, *self.more)
+
+    def row_of(self, *ids: int) -> int:
+        """Return the row for one id of each feature."""
+        return ids[0] + self.add if self.key is None else self.key.row_of(*ids)
 
 
 LookUp = Callable[[Use], fx.Node]
@@ -54,20 +68,24 @@ class Vectors:
 
     table: str
     dim: int
-    index: fx.Node
-    adds: Mapping[Source, int]
+    node: fx.Node
+    """The index, in the graph."""
+    index: Index
 
     def build(self, probe: Probe, graph: fx.Graph, look_up: LookUp) -> fx.Node:
-        anyone = next(iter(self.adds))
+        assert self.index.layout is not None  # the values of ragged features are pooled
+        features = [probe.schema[part.sources[0].feature] for part in self.index.parts]
+        lengths = [each.length if isinstance(each, IdSequence) else 0 for each in features]
+        uses = [unpooled(probe, self.table, part) for part in self.index.parts]
+        return assemble(probe, graph, self.index.layout, [look_up(each) for each in uses], lengths, self.dim)
 
-        def vectors(argument: str, column: int) -> fx.Node:
-            # A column that the expression drops needs a place but no values: any other's vectors will do.
-            source = next((each for each in self.adds if (each.argument, each.column) == (argument, column)), anyone)
-            add, feature = self.adds[source], probe.schema[source.feature]
-            fill_row = feature.pad + add if isinstance(feature, IdSequence) else None
-            return look_up(Use(self.table, source.feature, Pooling.NONE, add, fill_row=fill_row))
 
-        return Replay(probe, graph, self.dim, vectors).node(self.index)
+def unpooled(probe: Probe, table: str, part: Part) -> Use:
+    """Return the use that gives the vectors of one part of an index."""
+    feature, *more = (source.feature for source in part.sources)
+    declared = probe.schema[feature]
+    fill_row = part.row_of(declared.pad) if isinstance(declared, IdSequence) else None
+    return Use(table, feature, Pooling.NONE, part.add, fill_row=fill_row, key=part.key, more=tuple(more))
 
 
 def read_vectors(probe: Probe, node: fx.Node) -> Vectors:
@@ -77,12 +95,11 @@ def read_vectors(probe: Probe, node: fx.Node) -> Vectors:
         NotPlain: It cannot be a pull.
     """
     weight, index, *_ = values_of(node)
-    table, dim = probe.captured.weights[weight], int(weight.meta["val"].shape[1])
-    adds = read_index(probe, index)
-    for source in adds:
-        if probe.arguments[source.argument].part == "values":
-            raise NotPlain(
-                f"feature {source.feature} has any number of ids per row: pool them with nn.EmbeddingBag, or declare it"
-                " IdSequence"
-            )
-    return Vectors(table, dim, index, adds)
+    rows, dim = (int(each) for each in weight.meta["val"].shape)
+    read = read_index(probe, index, rows)
+    if read.layout is None:
+        raise NotPlain(
+            f"feature {read.parts[0].sources[0].feature} has any number of ids per row: pool them with"
+            " nn.EmbeddingBag, or declare it IdSequence"
+        )
+    return Vectors(probe.captured.weights[weight], dim, index, read)

@@ -2,7 +2,7 @@
 
     prepare   on the event loop, at once: requests -> work, and which of them are refused
     pull      on the event loop, awaited
-    compute   in the worker thread: one answer per request
+    compute   in the worker thread: one answer per request, or as many runs as it takes to tell who fails
 
 Invariants:
 - An idle batcher never waits: a request is taken as soon as nothing is being pulled or computed.
@@ -18,6 +18,9 @@ Invariants:
 - A pull that fails because of some damaged rows fails those who asked for them: the batch is halved, and each half is
   pulled by itself, down to one request. At most `MAX_HALVINGS` times, no longer than there is time for, and so often a
   second: damage that everybody asks for must cost neither a pull for each nor the time of those behind.
+- A batch that fails to compute is halved, too, but what was pulled for it is cut and not pulled again. Here a halving
+  does not count if one of the halves is computed: it cost no more than twice what those it answers would have alone.
+  So who sends what the program fails for, again and again, fails alone; a program that fails for all costs little.
 - Requests are taken in order of arrival, up to `max_rows` rows; a larger request rides alone. Each gets one answer or
   one error.
 - A request whose caller went away, or whose deadline passed, is answered at once and leaves the queue unserved. The
@@ -34,8 +37,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+from ringpull.inference.head.halvings import Halvings
 from ringpull.ps.errors import DeadlineExceeded, NotAnswered, Unavailable
 from ringpull.ps.histogram import Histogram
 
@@ -57,12 +61,6 @@ LET_IN_S: Final = 0.005
 """Longest time that a batch waits for more: other models on the loop make its turns long, a crowd makes them many."""
 SMALL_ROWS: Final = 64
 """Rows below which a batch is worth waiting for more: besides its rows, a batch costs as much as about so many."""
-MAX_HALVINGS: Final = 16
-"""Halvings of a batch whose pull failed because of some rows, in all: enough for two requests among 256. Whoever shares
-a part with damage then fails with it."""
-HALVINGS_PER_S: Final = 64.0
-"""Halvings of all batches in a second, each of which costs two pulls; twice `MAX_HALVINGS` may come at a time. Beyond
-that whole batches fail: rows that are asked for all the time would hold up everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +127,26 @@ class _Batch(Generic[Item, Answer]):
             for entries in (live[:middle], live[middle:])
         ]
 
+    def part(self, places: Sequence[int]) -> _Batch[Item, Answer]:
+        """Return the requests at these places as a batch that has come as far."""
+        entries = [self.entries[place] for place in places]
+        rows = sum(entry.rows for entry in entries)
+        return _Batch(entries, rows, self.taken_s, self.prepared_s, self.pulled_s)
+
     def fail(self, error: BaseException) -> None:
         for entry in self.entries:
             if not entry.answer.done():
                 entry.answer.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Computed(Generic[Answer]):
+    """What came of one run of `compute`."""
+
+    answers: Mapping[int, Answer]
+    error: Exception | None
+    started_s: float
+    ended_s: float
 
 
 class Batcher(Generic[Item, Prepared, Work, Answer]):
@@ -146,6 +160,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         executor: Executor,
         *,
         max_rows: int,
+        split: Callable[[Work, Sequence[int]], Work] | None = None,
         max_pulls: int = 1,
         patience_s: float = PATIENCE_S,
         batch_rows: Histogram | None = None,
@@ -160,6 +175,8 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             compute: Third stage, in `executor`: an answer for every item that was not refused, by its place.
             executor: Runs `compute`; may be shared with other batchers.
             max_rows: Rows of a batch.
+            split: Cuts from a batch's work the part for the items at these places, which are then its places 0, 1 and
+                so on; in `executor`. None: a batch that fails to compute fails as a whole.
             max_pulls: Pulls at a time; all but one are slow.
             patience_s: Shortest time after which a pull counts as slow.
             batch_rows: Histogram of the rows of batches.
@@ -168,6 +185,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         self._prepare = prepare
         self._pull = pull
         self._compute = compute
+        self._split = split
         self._executor = executor
         self._max_rows = max_rows
         self._max_pulls = max_pulls
@@ -184,14 +202,14 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
         self._taker: asyncio.Task[None] | None = None
         """Pump that takes the next batch; None: none does, as nothing waits, or all have slow pulls."""
         self._mean_pull_s = 0.0
-        self._halvings = 2.0 * MAX_HALVINGS
-        """Halvings that may be made now, as of `_halved_s`."""
-        self._halved_s = clock()
+        self._pull_halvings = Halvings(clock)
+        self._compute_halvings = Halvings(clock)
         self._held: asyncio.Future[None] | None = None
         """Future that is done when the next batch may be taken; None: nobody waits for that."""
         self._worthwhile_rows = 0
         """Rows in the queue from which on the next batch is pulled before the last one is computed."""
-        self._computing: asyncio.Future[tuple[Mapping[int, Answer], float, float]] | None = None
+        self._computing: asyncio.Future[Any] | None = None
+        """Run of `compute` under way, or all runs for the parts of a batch that failed."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -242,7 +260,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             for pump in left:
                 pump.cancel()
             await asyncio.wait(left)
-        if self._computing is not None:
+        while self._computing is not None:  # in a loop: if it fails, its parts are computed
             await asyncio.wait([self._computing])
 
     def _pump(self) -> None:
@@ -344,7 +362,7 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                 await asyncio.wait([self._computing])
             if batch.abandoned():
                 return
-            computing = asyncio.get_running_loop().run_in_executor(self._executor, self._timed_compute, work)
+            computing = asyncio.get_running_loop().run_in_executor(self._executor, self._compute_now, work, None)
         except Exception as exc:
             took_s = self._clock() - batch.prepared_s
             halves = batch.halves() if isinstance(exc, NotAnswered) and self._may_halve(batch) else [batch]
@@ -355,17 +373,14 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
                     half.fail(exc)
             return
         self._computing, self._worthwhile_rows = computing, min(batch.rows, self._max_rows)
-        computing.add_done_callback(lambda done: self._answer(batch, done))
+        computing.add_done_callback(lambda done: self._computed(batch, work, done))
 
     def _may_halve(self, batch: _Batch[Item, Answer]) -> bool:
         """Whether a batch whose pull failed is to be pulled in halves; counts it if so."""
-        now, whole = self._clock(), batch.whole or batch
-        self._halvings = min(2.0 * MAX_HALVINGS, self._halvings + HALVINGS_PER_S * (now - self._halved_s))
-        self._halved_s = now
-        if len(batch.live()) < 2 or whole.halvings >= MAX_HALVINGS or self._halvings < 1:
+        whole = batch.whole or batch
+        if len(batch.live()) < 2 or not self._pull_halvings.take(whole.halvings):
             return False
         whole.halvings += 1
-        self._halvings -= 1
         return True
 
     async def _pull_in_turn(self, batch: _Batch[Item, Answer], prepared: Prepared) -> Work:
@@ -386,26 +401,82 @@ class Batcher(Generic[Item, Prepared, Work, Answer]):
             if batch is whole:
                 self._mean_pull_s += WEIGHT * (min(took_s, slow_s) - self._mean_pull_s)
 
-    def _timed_compute(self, work: Work) -> tuple[Mapping[int, Answer], float, float]:
+    def _compute_now(self, work: Work, places: Sequence[int] | None) -> _Computed[Answer]:
+        """Compute a batch, or the part of it at some places; in the worker thread."""
         started_s = self._clock()
-        return self._compute(work), started_s, self._clock()
+        try:
+            if places is not None and self._split is not None:
+                work = self._split(work, places)
+            return _Computed(self._compute(work), None, started_s, self._clock())
+        except Exception as exc:
+            return _Computed({}, exc, started_s, self._clock())
 
-    def _answer(
-        self, batch: _Batch[Item, Answer], computed: asyncio.Future[tuple[Mapping[int, Answer], float, float]]
-    ) -> None:
-        if self._computing is computed:
+    def _computed(self, batch: _Batch[Item, Answer], work: Work, done: asyncio.Future[_Computed[Answer]]) -> None:
+        """Answer a batch; if it failed, compute its parts in its place."""
+        if (fault := done.exception()) is not None:  # of the executor
+            self._stage_is_free(done)
+            batch.fail(fault)
+            return
+        computed = done.result()
+        if computed.error is not None and self._split is not None and len(batch.live()) > 1:
+            parts = asyncio.get_running_loop().create_task(self._compute_parts(batch, work, computed))
+            self._computing = parts
+            parts.add_done_callback(self._stage_is_free)
+            return
+        self._stage_is_free(done)
+        self._answer(batch, computed)
+
+    def _stage_is_free(self, computing: asyncio.Future[Any]) -> None:
+        if self._computing is computing:
             self._computing = None
             # Goes on in a later turn of the loop: these answers leave first.
             asyncio.get_running_loop().call_soon(self._release)
-        error = computed.exception()
-        if error is not None:
-            batch.fail(error)
+
+    async def _compute_parts(self, batch: _Batch[Item, Answer], work: Work, whole: _Computed[Answer]) -> None:
+        """Compute what failed as a whole in halves, and those that fail in halves again, down to one request.
+
+        Each run is a turn of the executor: batches of others come between.
+        """
+        loop, took_s, counted = asyncio.get_running_loop(), whole.ended_s - whole.started_s, 0
+        failed: list[tuple[Sequence[int], _Computed[Answer]]] = [(range(len(batch.entries)), whole)]
+        try:
+            while failed:
+                places, computed = failed.pop()
+                live = [place for place in places if not batch.entries[place].answer.done()]
+                if len(live) < 2 or not self._compute_halvings.take(counted):
+                    self._answer(batch.part(live), computed)
+                    continue
+                failed_before, middle = len(failed), len(live) // 2
+                for half in (live[:middle], live[middle:]):
+                    part = batch.part(half)
+                    if part.abandoned():
+                        continue
+                    if self._clock() + took_s > max(entry.deadline_s for entry in part.entries):
+                        self._answer(part, computed)
+                        continue
+                    own = await loop.run_in_executor(self._executor, self._compute_now, work, half)
+                    if own.error is None:
+                        self._answer(part, own)
+                    else:
+                        failed.append((half, own))
+                if len(failed) == failed_before + 2:
+                    counted += 1
+                else:
+                    self._compute_halvings.give_back()
+        except BaseException as exc:  # as when the executor is shut down: nobody may wait for ever
+            batch.fail(
+                exc if isinstance(exc, Exception) else Unavailable("this head stopped before the answer was complete")
+            )
+            raise
+
+    def _answer(self, batch: _Batch[Item, Answer], computed: _Computed[Answer]) -> None:
+        if computed.error is not None:
+            batch.fail(computed.error)
             return
-        answers, started_s, ended_s = computed.result()
         prepare_s, lookup_s = batch.prepared_s - batch.taken_s, batch.pulled_s - batch.prepared_s
-        waited_s, dense_s = (started_s - batch.pulled_s) + batch.taken_s, ended_s - started_s
+        waited_s, dense_s = (computed.started_s - batch.pulled_s) + batch.taken_s, computed.ended_s - computed.started_s
         first = True
-        for place, answer in answers.items():
+        for place, answer in computed.answers.items():
             entry = batch.entries[place]
             if not entry.answer.done():
                 times = StageTimes(waited_s - entry.submitted_s, prepare_s, lookup_s, dense_s, batch.rows, first)

@@ -73,6 +73,7 @@ class ServedVersion:
             self.pipeline.compute,
             executor,
             max_rows=max_batch_rows,
+            split=self.pipeline.split,
             max_pulls=max_pulls,
             batch_rows=batch_rows,
         )

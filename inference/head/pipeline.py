@@ -2,6 +2,7 @@
 
     pull      batch -> look-ups -> router -> program inputs   (event loop; one pull for all tables and requests)
     compute   program inputs -> outputs, cut per request      (worker thread)
+    split     program inputs -> those of some of the requests (worker thread; when the program failed for all together)
 
 Context columns are looked up once per request and reach the program as one row with an index. Look-ups and inputs are
 bound to the schema once, when the version is loaded: a manifest that does not fit its schema never serves.
@@ -9,11 +10,11 @@ bound to the schema once, when the version is loaded: a manifest that does not f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,18 @@ from numpy.typing import NDArray
 from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.head.request.partial_lookup import PartialLookup
+from ringpull.inference.head.request.unknown import UnknownIds, by_request, rows_with_unknown
 from ringpull.inference.model.dense import ProgramTensor
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.prediction import Filled
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.features import Prepared, PreparedRequests
+from ringpull.inference.schema.features import Int64Array, Prepared, PreparedRequests
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import CorruptData
+from ringpull.ps.errors import CorruptData, ProgramFailed
 from ringpull.router.lookup import Lookup, LookupResult
+
+MAX_WORDS: Final = 300
+"""Characters of a dense program's own message that a caller is told."""
 
 
 class Puller(Protocol):
@@ -60,6 +65,34 @@ class PulledBatch:
     inputs: list[ProgramTensor]
     unavailable: tuple[Filled, ...]
     """Features whose rows no live shard had."""
+    unknown: Mapping[str, Int64Array]
+    """Unknown ids of each row (V,) of the features that have any."""
+    kept: Mapping[int, int] | None = None
+    """Requests that `inputs` has rows of: the place of each in the batch as it was pulled, and its place now. None: all
+    of them, at their places."""
+
+    def part(self, places: Sequence[int]) -> PulledBatch:
+        """Return the part of the requests at these places, which are then its places 0, 1 and so on."""
+        new_places = {place: new for new, place in enumerate(places)}
+        kept: dict[int, int] = {}
+        rows: list[NDArray[np.int64]] = []
+        start = 0
+        for pulled_place, place, count in self.requests():
+            if place in new_places:
+                kept[pulled_place] = new_places[place]
+                rows.append(np.arange(start, start + count))
+            start += count
+        return PulledBatch(
+            self.batch, _rows_of(self.inputs, np.concatenate(rows)), self.unavailable, self.unknown, kept
+        )
+
+    def requests(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the requests as `inputs` has them: place in the batch as it was pulled, place now, and rows."""
+        for pulled_place, count in zip(self.batch.order, self.batch.row_counts, strict=True):
+            if self.kept is None:
+                yield pulled_place, pulled_place, count
+            elif pulled_place in self.kept:
+                yield pulled_place, self.kept[pulled_place], count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +103,8 @@ class Scores:
     """Outputs by name, (rows, ...): views of the batch's, for the rows that were prepared."""
     filled: tuple[Filled, ...]
     """Features that were filled in."""
+    unknown: tuple[UnknownIds, ...] = ()
+    """Features with unknown ids."""
     degraded: tuple[str, ...] = ()
     """Phrases for what was left out before the request was prepared."""
 
@@ -135,25 +170,51 @@ class Pipeline:
             else next(answers)
             for each in lookups
         ]
-        return PulledBatch(batch, self._inputs_of(batch, results), self._unavailable(results))
+        return PulledBatch(
+            batch, self._inputs_of(batch, results), self._unavailable(results), self._unknown(batch, results)
+        )
 
     def compute(self, pulled: PulledBatch) -> dict[int, Scores]:
         """Run the dense program and cut its outputs by request, by their places in the micro-batch.
 
         A lost key is not traced to the request it came from: every request of the batch says that the feature may hold
         default vectors, with the batch's count.
+
+        Raises:
+            ProgramFailed: The dense program raised.
         """
+        requests = list(pulled.requests())
+        rows = sum(count for _, _, count in requests)
+        try:
+            outputs = self._program.run(pulled.inputs, rows)
+        except Exception as exc:  # of any root: whatever torch raises
+            whom = "this request" if len(requests) == 1 else f"{len(requests)} requests together"
+            raise ProgramFailed(
+                f"{self._model}/{self._version}: the dense program failed for {whom}: {last_words(exc)}"
+            ) from exc
         batch = pulled.batch
-        outputs = self._program.run(pulled.inputs, batch.rows)
-        filled = chain.from_iterable(group.filled() for group in batch.groups)
-        degraded = chain.from_iterable(group.degraded or [()] * len(group.row_counts) for group in batch.groups)
+        filled = dict(zip(batch.order, chain.from_iterable(group.filled() for group in batch.groups), strict=True))
+        degraded = dict(
+            zip(
+                batch.order,
+                chain.from_iterable(group.degraded or [()] * len(group.row_counts) for group in batch.groups),
+                strict=True,
+            )
+        )
+        unknown = by_request(batch, pulled.unknown)
         scores = {}
         start = 0
-        for place, rows, own_filled, left_out in zip(batch.order, batch.row_counts, filled, degraded, strict=True):
-            own = {name: values[start : start + rows] for name, values in outputs.items()}
-            scores[place] = Scores(own, own_filled + pulled.unavailable, left_out)
-            start += rows
+        for pulled_place, place, count in requests:
+            own = {name: values[start : start + count] for name, values in outputs.items()}
+            own_filled = filled[pulled_place] + pulled.unavailable
+            scores[place] = Scores(own, own_filled, unknown.get(pulled_place, ()), degraded[pulled_place])
+            start += count
         return scores
+
+    @staticmethod
+    def split(pulled: PulledBatch, places: Sequence[int]) -> PulledBatch:
+        """Return the part of a pulled batch that is of some requests; see `PulledBatch.part`."""
+        return pulled.part(places)
 
     async def pull_samples(self, samples: Prepared, deadline_s: float) -> PulledBatch:
         """Pull the vectors of rows that are prepared already, as one request; see `pull`."""
@@ -172,7 +233,10 @@ class Pipeline:
             for lookup, bound in zip(self._lookups_of(batch), self._lookups, strict=True)
         ]
         try:
-            self.compute(PulledBatch(batch, self._inputs_of(batch, results), ()))
+            self.compute(PulledBatch(batch, self._inputs_of(batch, results), (), {}))
+        except ProgramFailed as exc:
+            reason = last_words(exc.__cause__ or exc)
+            raise CorruptData(f"{self._model}/{self._version}: the dense program does not run: {reason}") from exc
         except Exception as exc:
             raise CorruptData(f"{self._model}/{self._version}: the dense program does not run: {exc}") from exc
 
@@ -192,6 +256,15 @@ class Pipeline:
                 lost[bound.spec.feature] = lost.get(bound.spec.feature, 0) + result.lost
         return tuple(Filled(feature, "unavailable", keys) for feature, keys in lost.items())
 
+    def _unknown(self, batch: RequestBatch, results: Sequence[LookupResult]) -> dict[str, Int64Array]:
+        unknown: dict[str, Int64Array] = {}
+        for bound, result in zip(self._lookups, results, strict=True):
+            feature = bound.spec.feature
+            counts = rows_with_unknown(bound, batch.feature(feature).prepared, result)
+            if counts is not None:
+                unknown[feature] = np.maximum(counts, unknown[feature]) if feature in unknown else counts
+        return unknown
+
     def _vectors(self, batch: RequestBatch, lookup: int, results: Sequence[LookupResult]) -> ProgramTensor:
         bound = self._lookups[lookup]
         prepared, row_index = batch.feature(bound.spec.feature)
@@ -208,6 +281,29 @@ class Pipeline:
         rows = next(iter(features.values())).rows
         values = self._schema.arguments(Prepared(rows, features), (argument.name,))[argument.name]
         return ProgramTensor(values, row_index)
+
+
+def _rows_of(inputs: Sequence[ProgramTensor], rows: NDArray[np.int64]) -> list[ProgramTensor]:
+    """Return some batch rows of the program's inputs; those of inputs that share their index share one again."""
+    indexes: dict[int, NDArray[np.int64]] = {}
+    parts: list[ProgramTensor] = []
+    for each in inputs:
+        if each.row_index is None:
+            parts.append(ProgramTensor(each.values[rows]))
+            continue
+        if id(each.row_index) not in indexes:
+            indexes[id(each.row_index)] = each.row_index[rows]
+        parts.append(ProgramTensor(each.values, indexes[id(each.row_index)]))
+    return parts
+
+
+def last_words(error: BaseException) -> str:
+    """Return the kind of an error and the last line of its message: of a scripted program's, all else is its trace."""
+    kind, lines = type(error).__name__, str(error).split("\n")
+    words = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if not words.startswith(f"{kind}:"):
+        words = f"{kind}: {words}" if words else kind
+    return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}..."
 
 
 def _fixed_width(argument: Argument) -> Argument:

@@ -16,22 +16,36 @@ that names it.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import xxhash
 
 from ringpull.inference.degrade.steps import Step, plain_steps, read_steps
+from ringpull.inference.model.manifest_parts import (
+    MAX_INT64,
+    IdLimit,
+    LookupSpec,
+    ProgramInput,
+    ProgramOutput,
+    TableEntry,
+    names_of,
+    read_file_entry,
+    read_input,
+    read_limit,
+    read_lookup,
+    read_output,
+    read_table_entry,
+    set_defaults,
+)
 from ringpull.inference.model.version_files import FileEntry, is_folder, resolve
 from ringpull.inference.schema.fields import Fields
-from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent, RingpullError
-from ringpull.ps.hashing import POSITION_BYTES
+from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
 from ringpull.ps.identity import differ, number_of
-from ringpull.ps.spec import Pooling, TableSpec, check_name
+from ringpull.ps.spec import check_name
 from ringpull.ps.store.file_errors import read_file, unreadable
 
 FILE_NAME: Final = "manifest.json"
@@ -44,7 +58,6 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 MAX_VERSION: Final = 2**63 - 1
-MAX_INT64: Final = 2**63 - 1
 
 T = TypeVar("T")
 
@@ -59,80 +72,6 @@ __all__ = [
     "version_number",
     "versions",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableEntry:
-    """One table of the version: its folder holds a base (`ringpull.ps.store`), which checks its own content."""
-
-    spec: TableSpec
-    path: str
-    rows: int
-    bytes: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Size of one stored row, without its key; of rows of bytes the mean, with where they start."""
-        if not self.spec.is_bytes:
-            return self.spec.row_bytes
-        return max(1, math.ceil(self.bytes / max(1, self.rows)) - POSITION_BYTES)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookupSpec:
-    """One embedding use of the model: ids of a feature, looked up in a table, perhaps pooled."""
-
-    table: str
-    feature: str
-    """Feature of the schema whose prepared ids are looked up."""
-    pooling: Pooling
-    add: int = 0
-    """Number added to every id before it becomes a key (FM-style offsets); 0 for tables keyed by raw ids."""
-    padding_id: int | None = None
-    """Prepared id (before `add`) that is dropped from bags; the mean's divisor does not count it."""
-    fill: tuple[float, ...] | None = None
-    """Vector at padded places of an unpooled sequence; None means zeros."""
-    weighted: bool = False
-    """Whether the feature's weights multiply the rows (sum only)."""
-    unpadded: bool = False
-    """Whether a bag of a sequence holds its ids alone, no padding, whatever `padding_id` says; in the file only where
-    true."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdLimit:
-    """The ids that a model's dense program has rows for: one beyond them would fail the whole batch that it is in."""
-
-    feature: str
-    low: int
-    """First prepared id that it takes."""
-    high: int
-    """First one beyond."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramInput:
-    """One positional input of the dense program.
-
-    kind "lookup": the result of `lookups[lookup]`, float32: (B, D) for one id per row or a pooled bag, (B, L, D) for
-    an unpooled sequence. kind "argument": an argument of the user's forward, assembled by the schema: (B, w) float32
-    for dense features, (B,), (B, F) or (B, L) int64 for ids, (B,) int64 for lengths.
-    """
-
-    kind: Literal["lookup", "argument"]
-    lookup: int | None = None
-    argument: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramOutput:
-    """One output of the dense program: float32, the first dimension is the row."""
-
-    name: str
-    shape: tuple[int, ...]
-    """Shape of one row: () for (B,), (1,) for (B, 1)."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes whose scores a row of shape (C,) holds; in the file only where there is any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,9 +167,11 @@ class Manifest:
         for name in ("degrade", "limits"):
             if not fields[name]:
                 del fields[name]  # So that older builds read it.
-        for lookup in fields["lookups"]:
-            if not lookup["unpadded"]:
-                del lookup["unpadded"]
+        for lookup, spec in zip(fields["lookups"], self.lookups, strict=True):
+            lookup["key"] = None if spec.key is None else spec.key.to_plain()
+            for name in ("unpadded", "key"):
+                if not lookup[name]:
+                    del lookup[name]
         for output in fields["outputs"]:
             if not output["classes"]:
                 del output["classes"]
@@ -307,9 +248,9 @@ def parse_manifest(content: bytes, file: Path) -> Manifest:
             document["manifest"].setdefault("samples", None)
             document["manifest"].setdefault("degrade", [])
             document["manifest"].setdefault("limits", [])
-            _set_defaults(document["manifest"].get("outputs"), {"classes": []})
-            _set_defaults(document["manifest"].get("lookups"), {"unpadded": False})
-        manifest = _manifest(top.inner("manifest", tuple(name for name in _names(Manifest) if name != "identity")))
+            set_defaults(document["manifest"].get("outputs"), {"classes": []})
+            set_defaults(document["manifest"].get("lookups"), {"unpadded": False, "key": None})
+        manifest = _manifest(top.inner("manifest", tuple(name for name in names_of(Manifest) if name != "identity")))
     return replace(manifest, identity=identity_of(content))
 
 
@@ -331,20 +272,8 @@ def identity_of(manifest: bytes) -> str:
     return xxhash.xxh3_64_hexdigest(manifest)
 
 
-def _set_defaults(entries: Any, defaults: dict[str, Any]) -> None:
-    """Set fields that files lack where they are at their default."""
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict):
-            for name, value in defaults.items():
-                entry.setdefault(name, value)
-
-
-def _names(cls: Any) -> tuple[str, ...]:
-    return tuple(cls.__dataclass_fields__)
-
-
 def _items(fields: Fields, name: str, cls: type[T], read: Callable[[Fields], T]) -> tuple[T, ...]:
-    return tuple(read(item) for item in fields.items(name, _names(cls)))
+    return tuple(read(item) for item in fields.items(name, names_of(cls)))
 
 
 def _manifest(fields: Fields) -> Manifest:
@@ -352,15 +281,15 @@ def _manifest(fields: Fields) -> Manifest:
         model=fields.checked("model", lambda value: check_name("model", value)),
         version=fields.integer("version", 1, MAX_VERSION),
         created=fields.text("created"),
-        schema=_file_entry(fields.inner("schema", _names(FileEntry))),
-        program=_file_entry(fields.inner("program", _names(FileEntry))),
-        tables=_items(fields, "tables", TableEntry, _table_entry),
-        lookups=_items(fields, "lookups", LookupSpec, _lookup),
-        inputs=_items(fields, "inputs", ProgramInput, _input),
-        outputs=_items(fields, "outputs", ProgramOutput, _output),
-        samples=None if fields.absent("samples") else _file_entry(fields.inner("samples", _names(FileEntry))),
+        schema=read_file_entry(fields.inner("schema", names_of(FileEntry))),
+        program=read_file_entry(fields.inner("program", names_of(FileEntry))),
+        tables=_items(fields, "tables", TableEntry, read_table_entry),
+        lookups=_items(fields, "lookups", LookupSpec, read_lookup),
+        inputs=_items(fields, "inputs", ProgramInput, read_input),
+        outputs=_items(fields, "outputs", ProgramOutput, read_output),
+        samples=None if fields.absent("samples") else read_file_entry(fields.inner("samples", names_of(FileEntry))),
         degrade=read_steps(fields, "degrade"),
-        limits=_items(fields, "limits", IdLimit, _limit),
+        limits=_items(fields, "limits", IdLimit, read_limit),
     )
     _check_references(fields, manifest)
     return manifest
@@ -371,80 +300,13 @@ def _tables_alone(fields: Fields) -> Manifest:
         model=fields.checked("model", lambda value: check_name("model", value)),
         version=fields.integer("version", 1, MAX_VERSION),
         created=fields.text("created"),
-        tables=_items(fields, "tables", TableEntry, _table_entry),
-        samples=None if fields.absent("samples") else _file_entry(fields.inner("samples", _names(FileEntry))),
+        tables=_items(fields, "tables", TableEntry, read_table_entry),
+        samples=None if fields.absent("samples") else read_file_entry(fields.inner("samples", names_of(FileEntry))),
     )
     if not manifest.tables:
         raise fields.error("tables", "must be one or more")
     _check_table_names(fields, manifest)
     return manifest
-
-
-def _file_entry(fields: Fields) -> FileEntry:
-    return FileEntry(path=fields.text("path"), bytes=fields.integer("bytes", 0, MAX_INT64), xxh3=fields.text("xxh3"))
-
-
-def _table_entry(fields: Fields) -> TableEntry:
-    try:
-        spec = TableSpec.from_dict(fields.inner("spec", _names(TableSpec)).values)
-    except RingpullError as exc:
-        raise fields.error("spec", str(exc)) from exc
-    return TableEntry(
-        spec=spec,
-        path=fields.text("path"),
-        rows=fields.integer("rows", 0, MAX_INT64),
-        bytes=fields.integer("bytes", 0, MAX_INT64),
-    )
-
-
-def _lookup(fields: Fields) -> LookupSpec:
-    fill = None if fields.absent("fill") else tuple(fields.numbers("fill"))
-    spec = LookupSpec(
-        table=fields.text("table"),
-        feature=fields.text("feature"),
-        pooling=fields.choice("pooling", Pooling),
-        add=fields.integer("add", -MAX_INT64, MAX_INT64),
-        padding_id=None if fields.absent("padding_id") else fields.integer("padding_id", -MAX_INT64 - 1, MAX_INT64),
-        fill=fill,
-        weighted=fields.boolean("weighted"),
-        unpadded=fields.boolean("unpadded"),
-    )
-    if spec.weighted and spec.pooling is not Pooling.SUM:
-        raise fields.error("weighted", f"only a sum may be weighted, not pooling {spec.pooling.value}")
-    if spec.unpadded and spec.pooling is Pooling.NONE:
-        raise fields.error("unpadded", "only bags can be without padding; pooling is none")
-    if spec.padding_id is not None and spec.pooling is Pooling.NONE:
-        raise fields.error("padding_id", "only bags drop ids; pooling is none")
-    if spec.fill is not None and spec.pooling is not Pooling.NONE:
-        raise fields.error("fill", f"only unpooled sequences have padded places; pooling is {spec.pooling.value}")
-    return spec
-
-
-def _limit(fields: Fields) -> IdLimit:
-    low, high = (fields.integer(name, -MAX_INT64 - 1, MAX_INT64) for name in ("low", "high"))
-    if low >= high:
-        raise fields.error("high", f"is {high}; it must be above low, {low}")
-    return IdLimit(feature=fields.text("feature"), low=low, high=high)
-
-
-def _input(fields: Fields) -> ProgramInput:
-    kind = fields.text("kind")
-    if kind == "lookup":
-        if not fields.absent("argument"):
-            raise fields.error("argument", "must be null for kind 'lookup'")
-        return ProgramInput(kind="lookup", lookup=fields.integer("lookup", 0, MAX_INT64))
-    if kind == "argument":
-        if not fields.absent("lookup"):
-            raise fields.error("lookup", "must be null for kind 'argument'")
-        return ProgramInput(kind="argument", argument=fields.text("argument"))
-    raise fields.error("kind", f"{kind!r} must be 'lookup' or 'argument'")
-
-
-def _output(fields: Fields) -> ProgramOutput:
-    shape, classes = tuple(fields.integers("shape", 0, MAX_INT64)), tuple(fields.texts("classes"))
-    if classes and shape != (len(classes),):
-        raise fields.error("classes", f"names {len(classes)} classes; a row has the shape {shape}")
-    return ProgramOutput(name=fields.text("name"), shape=shape, classes=classes)
 
 
 def _check_references(fields: Fields, manifest: Manifest) -> None:

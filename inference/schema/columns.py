@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.schema.plain_values import array_of_list, as_array, flat_array, says_array
 from ringpull.ps.errors import InvalidInput
 
 
@@ -20,7 +21,7 @@ class Ragged:
     """
 
     values: NDArray[Any]
-    """Values (N,): integers, floats, or strings (dtype object or `U`)."""
+    """Values (N,): integers, floats, or strings (dtype object or `U`); or a list of them, which becomes an array."""
     offsets: NDArray[np.int64]
     """Starts of rows (B+1,): offsets[0] = 0, offsets[-1] = N, never decreasing."""
     weights: NDArray[np.float32] | None = None
@@ -30,7 +31,7 @@ class Ragged:
     """Whether it is known to pass `check`, which then has nothing to do."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", np.asarray(self.values))
+        object.__setattr__(self, "values", _flat_values(self.values))
         object.__setattr__(self, "offsets", np.asarray(self.offsets, np.int64))
         if self.weights is not None:
             object.__setattr__(self, "weights", np.asarray(self.weights, np.float32))
@@ -50,12 +51,19 @@ class Ragged:
 
     @classmethod
     def from_lists(cls, rows: Iterable[Sequence[Any]], dtype: Any = None) -> Ragged:
-        """Build from one list per row; `dtype` settles the type when all lists may be empty."""
+        """Build from one list per row; `dtype` settles the type when all lists may be empty.
+
+        Raises:
+            InvalidInput: The values are of mixed types, or integers that the type does not hold.
+        """
         lists = list(rows)
         offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum([len(row) for row in lists], out=offsets[1:])
         values = [value for row in lists for value in row]
-        return cls(np.array(values, dtype=dtype if values or dtype is not None else np.int64), offsets)
+        try:
+            return cls(array_of_list("ragged values", values) if dtype is None else np.array(values, dtype), offsets)
+        except OverflowError as exc:
+            raise InvalidInput(f"ragged values: some are not {np.dtype(dtype)}: {exc}") from exc
 
     def check(self, feature: str) -> None:
         """Check that offsets, values and weights fit each other.
@@ -108,47 +116,61 @@ def bad_offsets(feature: str, offsets: NDArray[np.int64], values: int) -> Invali
 
 
 def as_column(feature: str, values: object) -> Column:
-    """Return plain Python values as a column: a scalar is one row, a list one entry per row, a list of lists is ragged.
+    """Return plain values as a column: a scalar is one row, a list one entry per row, a list of lists is ragged.
 
-    Arrays and `Ragged` are returned as they are.
+    What says itself as an array, as columns and tensors of other libraries do, is that array. Arrays and `Ragged` are
+    returned as they are, but for objects that are numbers or lists: those are taken like a list.
 
     Raises:
         InvalidInput: The values are of mixed or unsuitable types, or nested too deep; the message names `feature`.
     """
     if isinstance(values, Ragged):
         return values
-    if isinstance(values, str | bytes | int | float) or np.isscalar(values):
+    what = f"feature {feature}"
+    if isinstance(values, str | bytes | int | float | np.generic):
         values = [values]
-    if isinstance(values, list | tuple):
-        values = [row.item() if isinstance(row, np.ndarray) and row.ndim == 0 else row for row in values]
-        nested = sum(isinstance(row, list | tuple | np.ndarray) for row in values)
-        if not nested:
-            return _array(feature, values)
-        if nested < len(values):
-            raise InvalidInput(f"feature {feature}: either every row is a list of values, or none is")
-        offsets = np.zeros(len(values) + 1, np.int64)
-        np.cumsum([len(row) for row in values], out=offsets[1:])
-        return Ragged(_array(feature, [value for row in values for value in row]), offsets)
-    array = np.asarray(values)
-    if array.ndim == 0 and array.dtype.kind == "O":
-        raise InvalidInput(f"feature {feature}: {type(values).__name__} is no value; give a number, a string or a list")
-    if array.ndim not in (0, 1, 2):
-        raise InvalidInput(f"feature {feature}: an array of {array.ndim} dimensions; give one or two")
-    return array.reshape(1) if array.ndim == 0 else array
+    if not isinstance(values, list | tuple):
+        array = as_array(what, values)
+        if array.ndim == 0 and array.dtype.kind == "O":
+            raise InvalidInput(f"{what}: {type(values).__name__} is no value; give a number, a string or a list")
+        if array.ndim not in (0, 1, 2):
+            raise InvalidInput(f"{what}: an array of {array.ndim} dimensions; give one or two")
+        if array.dtype.kind != "O" or array.ndim != 1 or not array.size or isinstance(array[0], str):
+            array = flat_array(what, array)
+            return array.reshape(1) if array.ndim == 0 else array
+        listed: list[Any] = array.tolist()
+        return _column_of_list(what, listed)
+    return _column_of_list(what, values)
 
 
-def _array(feature: str, values: Sequence[Any]) -> NDArray[Any]:
-    """Return a flat list as an array. numpy alone would turn [1, "a"] into strings and large integers into floats."""
-    if not values:
-        return np.empty(0, np.int64)
-    kinds = {type(value) for value in values}
-    if all(issubclass(kind, str) for kind in kinds):
-        return np.array(values, object)
-    if not all(issubclass(kind, int | float | np.number | np.bool_) for kind in kinds):
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise InvalidInput(f"feature {feature}: values of type {names}; give all numbers or all strings")
-    array = np.array(values)
-    whole = all(issubclass(kind, int | np.integer | np.bool_) for kind in kinds)
-    if array.dtype.kind == "O" or (whole and array.dtype.kind == "f"):
-        raise InvalidInput(f"feature {feature}: its integers fit neither int64 nor uint64")
-    return array
+def as_columns(columns: Mapping[str, Any]) -> dict[str, Column]:
+    """Return columns of plain values, by name; see `as_column`. A table of columns may be given as it is."""
+    return {str(name): as_column(str(name), columns[name]) for name in columns}
+
+
+def _flat_values(given: object) -> NDArray[Any]:
+    if isinstance(given, list | tuple) and any(map(_holds_values, set(map(type, given)))):
+        return np.asarray(given)  # not flat: `check` says so by the feature's name
+    return flat_array("ragged values", given)
+
+
+def _column_of_list(what: str, values: Sequence[Any]) -> Column:
+    kinds = set(map(type, values))
+    if not any(_holds_values(kind) for kind in kinds):
+        return array_of_list(what, values)
+    rows = [as_array(what, value) if says_array(type(value)) else value for value in values]
+    rows = [row.item() if isinstance(row, np.ndarray) and row.ndim == 0 else row for row in rows]
+    nested = sum(_holds_values(type(row)) for row in rows)
+    if not nested:
+        return array_of_list(what, rows)
+    if nested < len(rows):
+        raise InvalidInput(f"{what}: either every row is a list of values, or none is")
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    if all(isinstance(row, np.ndarray) and row.ndim == 1 for row in rows) and len({row.dtype for row in rows}) == 1:
+        return Ragged(flat_array(what, np.concatenate(rows)), offsets)
+    return Ragged(array_of_list(what, [value for row in rows for value in row]), offsets)
+
+
+def _holds_values(kind: type) -> bool:
+    return issubclass(kind, list | tuple | range) or says_array(kind)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.rows_answer import RowsAnswer
+from ringpull.inference.schema.plain_values import as_array, says_array
 from ringpull.inference.wire.codec import check_texts, checked_version
 from ringpull.inference.wire.column_codec import (
     OFFSETS,
@@ -83,7 +84,7 @@ def encode_keys(given: Any) -> ColumnBytes:
     """Return keys as bytes.
 
     Args:
-        given: (N,): integers, or strings; a list or an array.
+        given: (N,): integers, or strings; a list, an array, or what says itself as one.
 
     Raises:
         InvalidInput: They are neither.
@@ -91,7 +92,10 @@ def encode_keys(given: Any) -> ColumnBytes:
     if isinstance(given, str | bytes):
         raise InvalidInput(f"keys: is {given!r}; it must be a list of keys, or an array")
     try:
-        keys = given if isinstance(given, np.ndarray) else _array(given)
+        array = as_array("keys", given) if says_array(type(given)) else None
+        if array is not None and array.dtype == object and array.ndim == 1:
+            array = None  # objects that are strings, or integers
+        keys = _array(given) if array is None else array
     except OverflowError as exc:
         raise InvalidInput(
             "keys: must be all integers of 64 bits; some are beyond them, or negative beside 2^63"
@@ -127,6 +131,8 @@ def _array(given: Any) -> NDArray[Any]:
     try:
         return np.array(keys, np.int64)
     except OverflowError:
+        if min(keys) < 0:  # which numpy 1 would wrap around
+            raise
         return np.array(keys, np.uint64)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.schema import Schema
 from tests.inference.fakes import EchoProgram, ReferenceRouter
 from tests.inference.small_model import SCHEMA, columns_of, make_manifest, make_tables, plain_row
+from tests.reference import ReferenceTable
 
 CONFIG = HeadConfig(max_message_bytes=100_000, max_candidates=50, max_values_per_row=20)
 
@@ -33,8 +34,8 @@ CONFIG = HeadConfig(max_message_bytes=100_000, max_candidates=50, max_values_per
 class HangingRouter(ReferenceRouter):
     """Answers only while its gate is open; raises what it was told to."""
 
-    def __init__(self) -> None:
-        super().__init__(make_tables())
+    def __init__(self, tables: Mapping[str, ReferenceTable] | None = None) -> None:
+        super().__init__(make_tables() if tables is None else tables)
         self.gate = asyncio.Event()
         self.gate.set()
         self.pulls_begun = 0
@@ -61,9 +62,12 @@ class Served:
         access: Access | None = None,
         manifest: Manifest | None = None,
         schema: Schema = SCHEMA,
+        loaded: LoadedVersion | None = None,
+        tables: Mapping[str, ReferenceTable] | None = None,
     ) -> None:
-        self.router = HangingRouter()
-        loaded = LoadedVersion(Path("ranker/3"), manifest or make_manifest(), schema, program or EchoProgram())
+        self.router = HangingRouter(tables)
+        if loaded is None:
+            loaded = LoadedVersion(Path("ranker/3"), manifest or make_manifest(), schema, program or EchoProgram())
         self.version = ServedVersion(loaded, self.router, executor, max_batch_rows=max_batch_rows)
         self.catalog = Catalog([self.version])
         self.calls = CallMetrics()

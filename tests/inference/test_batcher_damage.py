@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ringpull.inference.head.batcher import HALVINGS_PER_S, MAX_HALVINGS, Batcher
+from ringpull.inference.head.batcher import Batcher
+from ringpull.inference.head.halvings import HALVINGS_PER_S, MAX_HALVINGS
 from ringpull.ps.errors import NotAnswered, Unavailable
 from tests.clock import Clock
 from tests.inference.batcher_stages import FAR_S, Stages, turns

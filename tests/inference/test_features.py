@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,62 @@ def test_values_without_a_type_fit_any_feature() -> None:
         assert lists_of(prepare_one(Sparse("a", many=True, dtype=value_type), column)[0]) == [[], []]
     weighted, _ = prepare_one(Sparse("a", many=True, weighted=True), column)
     assert weighted.weights.shape == (0,)
+
+
+# -- plain values ------------------------------------------------------------------------------------------------------
+
+
+def test_lists_and_tensors_are_prepared_as_the_arrays_that_they_are() -> None:
+    """What training holds need not be numpy's."""
+    schema = Schema(
+        [
+            Sparse("item", dtype="uint64"),
+            Sparse("word", dtype="string", transforms=[Vocabulary(["x", "y"])]),
+            Sparse("bag", many=True),
+            IdSequence("seen", length=2),
+            Dense("price"),
+            Dense("vector", width=2),
+        ]
+    )
+    plain = {
+        "item": [1, 2**63 + 5],
+        "word": ("y", "x"),
+        "bag": [torch.tensor([1, 2, 3]), torch.tensor([], dtype=torch.int64)],
+        "seen": [[1, 2, 3], []],
+        "price": torch.tensor([0.5, 2.0]),
+        "vector": [[1, 2.5], [3, 4]],
+    }
+    columns = {
+        "item": np.array([1, 2**63 + 5], np.uint64),
+        "word": np.array(["y", "x"], object),
+        "bag": Ragged([1, 2, 3], [0, 3, 3]),
+        "seen": Ragged([1, 2, 3], [0, 3, 3]),
+        "price": np.array([0.5, 2.0], np.float32),
+        "vector": np.array([[1, 2.5], [3, 4]], np.float32),
+    }
+    found, expected = (schema.arguments(schema.prepare(each, 2)) for each in (plain, columns))
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+        assert found[name].dtype == values.dtype
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([1, "x"], "feature a: values of type int, str"),
+        (None, "feature a: NoneType is no value"),
+        ({"x": 1}, "feature a: dict is no value"),
+        (torch.ones(2, requires_grad=True), "feature a: Tensor cannot be read as an array"),
+        ([[1], [2]], "feature a: takes one value per row"),
+        ([1, 2, 3], "feature a: has 3 rows"),
+        (torch.tensor([0.5, 1.0]), "feature a: takes int64 values, not floats"),
+        ([1, 2**63 + 5], "feature a: .* over the largest int64"),
+    ],
+)
+def test_what_is_no_column_is_refused_by_the_feature(column, message) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        Schema([Sparse("a")]).prepare({"a": column}, 2)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -228,6 +229,29 @@ async def test_lost_keys_and_errors_of_shards_are_told(client: AsyncClient, serv
 async def test_no_keys_are_of_any_type(client: AsyncClient) -> None:
     for keys in ([], np.array([]), np.array([], np.uint64), np.array([], object)):
         assert (await client.lookup("ranker", "users", keys)).rows.shape[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "same"),
+    [
+        ([1, 2**63 + 5], np.array([1, 2**63 + 5], np.uint64)),
+        (np.array([1, 2**63 + 5], object), np.array([1, 2**63 + 5], np.uint64)),
+        ([np.uint64(2**63), np.int64(1)], np.array([2**63, 1], np.uint64)),
+        (np.array([-1, 7], object), np.array([-1, 7])),
+        (torch.tensor([3, 4]), np.array([3, 4])),
+        (np.array(["a", "b"], object), ["a", "b"]),
+    ],
+)
+def test_keys_are_exact_however_they_are_given(keys, same) -> None:
+    assert encode_lookup("ranker", "users", keys) == encode_lookup("ranker", "users", same)
+
+
+@pytest.mark.parametrize(
+    "keys", [np.array([-1, 2**63], object), np.array([1, "a"], object), np.array([True, 1], object), torch.ones(2)]
+)
+def test_keys_that_are_no_integers_of_64_bits_are_refused(keys) -> None:
+    with pytest.raises(InvalidInput, match="keys: "):
+        encode_lookup("ranker", "users", keys)
 
 
 @pytest.mark.net

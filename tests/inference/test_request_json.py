@@ -41,10 +41,11 @@ def test_what_is_no_request_is_told_in_one_line() -> None:
 
 
 def test_columns_may_mix_both_forms() -> None:
-    columns = columns_from_json({"a": 1, "b": {"strings": {"values": ["x"]}}, "c": [[1], []]})
+    columns = columns_from_json({"a": 1, "b": {"strings": {"values": ["x"]}}, "c": [[1], []], "d": [1, 2**63 + 5]})
     assert columns["a"].tolist() == [1]
     assert columns["b"].tolist() == ["x"]
     assert isinstance(columns["c"], Ragged)
+    assert columns["d"].tolist() == [1, 2**63 + 5]
 
 
 @pytest.mark.parametrize(

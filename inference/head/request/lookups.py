@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.arguments import sequence_mask
 from ringpull.inference.schema.features import PreparedFeature
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, MadeFeature, Sparse
 from ringpull.ps.errors import CorruptData
+from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Float32Array, Pooling, TableSpec, UInt64Array
 from ringpull.router.lookup import Lookup, LookupResult
 
@@ -48,7 +49,7 @@ class FeatureLookup:
             raise CorruptData(
                 f"manifest: feature {feature.name} has bags of any length; table {spec.table} must pool them"
             )
-        if spec.weighted and (isinstance(feature, Cross | IdSequence) or not feature.weighted):
+        if spec.weighted and (isinstance(feature, MadeFeature | IdSequence) or not feature.weighted):
             raise CorruptData(
                 f"manifest: the look-up in {spec.table} is weighted; feature {feature.name} has no weights"
             )
@@ -58,9 +59,13 @@ class FeatureLookup:
         self.default: Final = table.default_vector()
         """Vector (D,) of ids that the table does not have."""
         self._sequence = feature if isinstance(feature, IdSequence) else None
+        self.padding: Final = None if self._sequence is None else self._sequence.pad
+        """Id that stands at padded places of a sequence, and is none of its ids."""
+        self.padding_position: Final = None if self.padding is None else self._position(self.padding)
+        """Ring position of that id's key."""
         self._one_row_each = not many and spec.padding_id is None
         self._bags_hold_padding = (
-            self._sequence is not None and not spec.unpadded and spec.padding_id != self._sequence.pad
+            self._sequence is not None and not spec.unpadded and spec.padding_id != self._compared(self._sequence.pad)
         )
         self._fill = np.zeros(table.dim, np.float32) if spec.fill is None else np.array(spec.fill, np.float32)
 
@@ -80,12 +85,15 @@ class FeatureLookup:
         elif self._sequence is not None and self._bags_hold_padding:
             ids = pad_rows(ids, offsets, self._sequence, np.int64(self._sequence.pad)).reshape(-1)
             offsets = np.arange(0, len(ids) + 1, self._sequence.length)
+        if spec.key is not None:  # several ids may become the key that is dropped
+            ids = spec.key.evaluate(ids)
         if spec.padding_id is not None:
             kept = ids != spec.padding_id
             if not kept.all():
                 ids, offsets = ids[kept], _counts_before(kept)[offsets]
                 weights = None if weights is None else weights[kept]
-        return Lookup(spec.table, spec.pooling, self._keys(ids), offsets, weights)
+        keys = self._keys(ids) if spec.key is None else ids.view(np.uint64)
+        return Lookup(spec.table, spec.pooling, keys, offsets, weights)
 
     def values(self, prepared: PreparedFeature, result: LookupResult) -> Float32Array:
         """Return the program's input for V prepared rows: float32 (V, D), or (V, L, D) for an unpooled sequence."""
@@ -94,9 +102,19 @@ class FeatureLookup:
         assert prepared.offsets is not None  # a sequence has offsets
         return pad_rows(result.values, prepared.offsets, self._sequence, self._fill)
 
+    def _position(self, id_: int) -> np.uint64:
+        position: np.uint64 = positions_of(self._keys(np.array([id_], np.int64)))[0]
+        return position
+
     def _keys(self, ids: Int64Array) -> UInt64Array:
+        if self.spec.key is not None:
+            return self.spec.key.evaluate(ids).view(np.uint64)
         # int64 addition wraps as uint64's does: the same bits either way.
         return (ids if self.spec.add == 0 else ids + np.int64(self.spec.add)).view(np.uint64)
+
+    def _compared(self, pad: int) -> int:
+        """Return what `padding_id` is compared with where the id is the padding."""
+        return pad if self.spec.key is None else self.spec.key.row_of(pad)
 
 
 def pad_rows(values: NDArray[Any], offsets: Int64Array, sequence: IdSequence, fill: Any) -> NDArray[Any]:

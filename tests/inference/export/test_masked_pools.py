@@ -157,7 +157,7 @@ def assert_scores(module: nn.Module, schema: Schema, report: ExportReport, colum
 
 
 def export(tmp_path: Path, module: nn.Module, schema: Schema, **more: Any) -> ExportReport:
-    return export_model(module, schema, tmp_path / "model", 1, check_rows=16, quiet=True, **more)
+    return export_model(module, schema, tmp_path / "model", 1, quiet=True, **{"check_rows": 16, **more})
 
 
 CONFIGURED: Final[list[tuple[int, Any, int | None]]] = [(0, "right", None), (3, "left", None), (3, "right", 3)]

@@ -103,6 +103,24 @@ def test_serving_equals_the_model_with_rounded_rows(tmp_path: Path, row_type: st
 
 
 @pytest.mark.medium
+def test_rows_to_check_on_may_be_lists_and_tensors(tmp_path: Path) -> None:
+    """They cost what the same arrays do."""
+    plain: dict[str, Any] = {}
+    for name, column in columns().items():
+        if isinstance(column, Ragged) and column.weights is None:
+            plain[name] = [torch.from_numpy(row) for row in np.split(column.values, column.offsets[1:-1])]
+        else:
+            plain[name] = column if isinstance(column, Ragged) else column.tolist()
+    assert sum(isinstance(each, list) for each in plain.values()) == 2
+    costs = [
+        exported(tmp_path / str(place), "int8", check_columns=each).cost
+        for place, each in enumerate((columns(), plain))
+    ]
+    assert costs[0] is not None
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.medium
 def test_float32_costs_nothing_and_is_not_measured(tmp_path: Path) -> None:
     assert exported(tmp_path, "float32", check_columns=columns()).cost is None
 

@@ -1,0 +1,143 @@
+"""Binding: which arguments of the schema each parameter of the user's method is given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ringpull.inference.export.calls.call import Call, CallModule
+from ringpull.inference.export.calls.sources import Entries, Several, Source
+from ringpull.inference.export.calls.specs import read_spec, source_of
+from ringpull.inference.schema.schema import Schema
+from ringpull.ps.errors import ExportError, InvalidInput
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def bind(
+    module: nn.Module,
+    schema: Schema,
+    *,
+    method: str = "forward",
+    arguments: Mapping[str, Any] | None = None,
+    once: Sequence[str] = (),
+) -> Call:
+    """Return how a method is called with arguments of the schema.
+
+    A parameter gets what `arguments` says, else the schema's argument of its name, else its default. One that is left
+    over alone gets all arguments of the schema as a dict.
+
+    Raises:
+        InvalidInput: `arguments` holds something that can be no argument, or `method` is no method.
+        ExportError: Nothing is known of a parameter, or a name is unknown.
+    """
+    return _Binding(module, schema, method, dict(arguments or {})).call()
+
+
+class _Binding:
+    """One method, the schema, and what the exporter said."""
+
+    def __init__(self, module: nn.Module, schema: Schema, method: str, specs: dict[str, Any]) -> None:
+        self._module = module
+        self._made = schema.argument_names()
+        self._method = method
+        self._described = f"{type(module).__name__}.{method}"
+        self._signature = _signature(module, method)
+        for name in specs:
+            if not isinstance(name, str):
+                raise InvalidInput(f"arguments has the key {name!r}; it must be the name of a parameter, or of a key")
+        self._specs = {name: read_spec(name, spec, self._made) for name, spec in specs.items()}
+        self._parameters = list(self._signature.parameters.values())
+        for each in self._parameters:
+            spec = self._specs.get(each.name)
+            if each.kind is each.VAR_POSITIONAL and not isinstance(spec, Several | None):
+                raise InvalidInput(f"arguments[{each.name!r}]: {self._described} takes {each}; give it a list")
+            if each.kind is each.VAR_KEYWORD and not isinstance(spec, Entries | None):
+                raise InvalidInput(f"arguments[{each.name!r}]: {self._described} takes {each}; give it a dict")
+
+    def call(self) -> Call:
+        """Bind every parameter."""
+        given: dict[str, Source] = {}
+        left: list[str] = []
+        for parameter in self._parameters:
+            name = parameter.name
+            if name in self._specs:
+                given[name] = self._specs[name]
+            elif parameter.kind in _VARIADIC:
+                continue
+            elif name in self._made:
+                given[name] = source_of(self._made[name])
+            elif parameter.default is parameter.empty:
+                left.append(name)
+        if len(left) > 1:
+            raise ExportError(
+                f"{self._described} takes {', '.join(map(repr, left))}, which the schema does not make; it makes"
+                f" {', '.join(self._made)}"
+            )
+        keys = {name: spec for name, spec in self._specs.items() if name not in given}
+        everything = self._everything(left[0], keys) if left else None
+        if everything is not None:
+            given[left[0]] = everything
+        else:
+            self._give_named(given, keys)
+        names = set().union(*(source.names() for source in given.values()))
+        if not names:
+            raise self._nothing()
+        module = CallModule(self._module, self._method, self._signature, given)
+        used = {name: argument for name, argument in self._made.items() if name in names}
+        described = type(self._module).__name__ if self._method == "forward" else self._described
+        return Call(described, used, module, {} if everything is None else dict.fromkeys(keys, everything))
+
+    def _give_named(self, given: dict[str, Source], keys: Mapping[str, Source]) -> None:
+        """Give `**named`, if the method takes such, what the exporter named; or all, if the method takes nothing else.
+
+        Raises:
+            ExportError: It takes none, and the exporter named some.
+        """
+        named = next((each.name for each in self._parameters if each.kind is each.VAR_KEYWORD), None)
+        if named is not None and named not in given and (keys or not given):
+            entries = keys or {name: source_of(argument) for name, argument in self._made.items()}
+            given[named] = Entries(entries, set(), str)
+        elif keys:
+            raise ExportError(
+                f"arguments names {', '.join(map(repr, keys))}, which {self._described} does not take; it takes"
+                f" {', '.join(self._signature.parameters) or 'nothing'}"
+            )
+
+    def _nothing(self) -> ExportError:
+        """Return the error of a method that would be given no argument of the schema."""
+        some = next((each for each in self._parameters if each.kind is each.VAR_POSITIONAL), None)
+        if some is None:
+            return ExportError(f"{self._described} takes no argument of the schema: {', '.join(self._made)}")
+        return ExportError(
+            f"{self._described} takes {some}, of which nothing says what it is given; name what, in its order, by"
+            f" arguments={{{some.name!r}: [ARGUMENT, ...]}}, from {', '.join(self._made)}"
+        )
+
+    def _everything(self, parameter: str, keys: Mapping[str, Source]) -> Entries:
+        """Return a dict of all arguments of the schema, and of the keys that the exporter added."""
+        entries = {name: source_of(argument) for name, argument in self._made.items()} | dict(keys)
+        lead = (
+            f"{self._described} takes {parameter!r}, which the schema does not make; it makes {', '.join(self._made)}."
+            f" So {parameter!r} is a dict of these"
+        )
+
+        def explain(what: str) -> str:
+            return (
+                f"{lead}, but the module {what}. Say what it is by arguments={{NAME: ARGUMENT}}, where NAME is"
+                f" {parameter!r}, or a key, and ARGUMENT the name of one of these"
+            )
+
+        return Entries(entries, set(), explain)
+
+
+def _signature(module: nn.Module, method: str) -> inspect.Signature:
+    if not isinstance(module, nn.Module):
+        raise InvalidInput(f"module is {type(module).__name__}; it must be a torch.nn.Module")
+    function = getattr(module, method, None)
+    if not callable(function):
+        raise InvalidInput(f"method is {method!r}; {type(module).__name__} has no such method")
+    return inspect.signature(function)

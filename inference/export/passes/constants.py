@@ -1,0 +1,107 @@
+"""Constants: what is looked up and was computed of weights alone is computed once, and is a weight.
+
+Embeddings that are normalised, joined with a row of zeros, propagated over a graph or sliced in each forward are the
+same in every forward: their rows are a table as any. What is not looked up by ids stays as the model has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from torch import Tensor, fx
+
+from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, MOVES
+from ringpull.inference.export.passes.editor import Editor
+
+GROWTH: Final = 4
+"""How many times as large as the weights that it is made of a computed one may be: none is blown up by an `expand`."""
+
+SMALL: Final = 16 * 1024 * 1024
+"""Bytes up to which it may grow all the same."""
+
+
+def compute_constants(editor: Editor) -> None:
+    """Compute the weights of look-ups that are no weights themselves."""
+    made: dict[Any, fx.Node] = {}
+    for node in list(editor.graph.nodes):
+        if node.target not in EMBEDDINGS | BAGS:
+            continue
+        weight, index = node.args[0], node.args[1]
+        if weight in editor.weights or not editor.constant(weight) or editor.constant(index):
+            continue
+        expression = _expression(weight)
+        if expression not in made:
+            tensor = editor.evaluate(weight)
+            sources = _sources(editor, weight)
+            if not isinstance(tensor, Tensor) or not sources or _grows(editor, tensor, sources):
+                continue
+            same = editor.weight_like(tensor)
+            made[expression] = same or _add(editor, node, weight, tensor.detach(), sources)
+        node.update_arg(0, made[expression])
+
+
+def _add(editor: Editor, node: fx.Node, weight: fx.Node, tensor: Tensor, sources: list[fx.Node]) -> fx.Node:
+    """Add a computed weight, called by the first one that it is made of."""
+    path, operators = editor.weights[sources[0]], _operators(weight)
+    if len(sources) == 1 and all(each in MOVES or each in CASTS for each in operators):
+        whole = getattr(editor.module, str(sources[0].target))
+        if whole.numel() == tensor.numel():
+            return editor.add_weight(node, tensor, path)
+        return editor.add_weight(node, tensor, f"{path}.part", f"a part of {path}")
+    others = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    by = getattr(weight.target, "__name__", str(weight.target)).partition(".")[0]
+    return editor.add_weight(node, tensor, f"{path}.computed", f"{by} of {path}{others}")
+
+
+def _grows(editor: Editor, tensor: Tensor, sources: list[fx.Node]) -> bool:
+    weights = [getattr(editor.module, str(each.target)) for each in sources]
+    before: int = sum(each.numel() * each.element_size() for each in weights)
+    after: int = tensor.numel() * tensor.element_size()
+    return after > max(SMALL, GROWTH * before)
+
+
+def _sources(editor: Editor, node: fx.Node) -> list[fx.Node]:
+    """Return the weights that a node is computed of, in the order in which it reads them."""
+    found: dict[fx.Node, None] = {}
+    seen: set[fx.Node] = set()
+    pending = [node]
+    while pending:
+        each = pending.pop()
+        if each in seen:
+            continue
+        seen.add(each)
+        if each in editor.weights:
+            found[each] = None
+        pending += reversed(each.all_input_nodes)
+    # A weight that numbers are learnt in names it, not the adjacency matrix or the places that it is read with.
+    return sorted(found, key=lambda each: not each.meta["val"].requires_grad)
+
+
+def _operators(node: fx.Node) -> set[Any]:
+    found: set[Any] = set()
+    pending = [node]
+    while pending:
+        each = pending.pop()
+        if each.op == "call_function":
+            found.add(each.target)
+            pending += each.all_input_nodes
+    return found
+
+
+def _expression(node: Any) -> Any:
+    """Return what is equal for equal expressions."""
+    known: dict[fx.Node, int] = {}
+    numbers: dict[Any, int] = {}
+
+    def number(each: fx.Node) -> int:
+        if each not in known:
+            if each.op == "get_attr":
+                key: Any = each.target
+            else:
+                args = fx.node.map_arg((each.args, dict(each.kwargs)), number)
+                key = each.target, repr(args)
+            known[each] = numbers.setdefault(key, len(numbers))
+        return known[each]
+
+    number(node)
+    return tuple(map(str, numbers))

@@ -1,0 +1,28 @@
+"""Plain graphs: the passes over a captured graph, in their order, so that cutting meets one way to write a look-up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ringpull.inference.export.capture import Captured
+from ringpull.inference.export.passes.columns import read_columns
+from ringpull.inference.export.passes.constants import compute_constants
+from ringpull.inference.export.passes.editor import Editor
+from ringpull.inference.export.passes.lookups import write_lookups
+from ringpull.inference.export.passes.round_trips import leave_out_round_trips
+
+
+def make_plain(captured: Captured) -> Captured:
+    """Return a captured module whose graph, which is changed, computes the same with fewer operators."""
+    editor = Editor(captured)
+    read_columns(editor)
+    write_lookups(editor)
+    leave_out_round_trips(editor)
+    compute_constants(editor)
+    editor.graph.eliminate_dead_code()
+    editor.graph.lint()
+    captured.graph_module.recompile()
+    alive = set(editor.graph.nodes)
+    weights = {node: name for node, name in editor.weights.items() if node in alive}
+    computed = {name: what for name, what in editor.computed.items() if name in weights.values()}
+    return replace(captured, weights=weights, computed=computed)

@@ -1,0 +1,192 @@
+"""The parts of a manifest, and how each is read: tables, look-ups, limits, and what the dense program takes and gives.
+
+A field that older versions lack has a default, and is written only where it differs from it: so builds from before
+there was one read every version that does without, and refuse the others by the name of the field.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from ringpull.inference.model.version_files import FileEntry
+from ringpull.inference.schema.fields import Fields
+from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.ps.errors import InvalidInput, RingpullError
+from ringpull.ps.hashing import POSITION_BYTES
+from ringpull.ps.spec import Pooling, TableSpec
+
+MAX_INT64: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableEntry:
+    """One table of the version: its folder holds a base (`ringpull.ps.store`), which checks its own content."""
+
+    spec: TableSpec
+    path: str
+    rows: int
+    bytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one stored row, without its key; of rows of bytes the mean, with where they start."""
+        if not self.spec.is_bytes:
+            return self.spec.row_bytes
+        return max(1, math.ceil(self.bytes / max(1, self.rows)) - POSITION_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupSpec:
+    """One embedding use of the model: ids of a feature, looked up in a table, perhaps pooled."""
+
+    table: str
+    feature: str
+    """Feature of the schema whose prepared ids are looked up."""
+    pooling: Pooling
+    add: int = 0
+    """Number added to every id before it becomes a key (FM-style offsets); 0 for tables keyed by raw ids."""
+    padding_id: int | None = None
+    """Prepared id (before `add`; with `key` what that makes of it) that is dropped from bags; the mean's divisor does
+    not count it."""
+    fill: tuple[float, ...] | None = None
+    """Vector at padded places of an unpooled sequence; None means zeros."""
+    weighted: bool = False
+    """Whether the feature's weights multiply the rows (sum only)."""
+    unpadded: bool = False
+    """Whether a bag of a sequence holds its ids alone, no padding, whatever `padding_id` says; in the file only where
+    true."""
+    key: KeyExpression | None = None
+    """Key that an id becomes, where it is no sum of id and `add`, which is then 0; in the file only where there is
+    one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdLimit:
+    """The ids that a model's dense program has rows for: one beyond them would fail the whole batch that it is in."""
+
+    feature: str
+    low: int
+    """First prepared id that it takes."""
+    high: int
+    """First one beyond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramInput:
+    """One positional input of the dense program.
+
+    kind "lookup": the result of `lookups[lookup]`, float32: (B, D) for one id per row or a pooled bag, (B, L, D) for
+    an unpooled sequence. kind "argument": an argument of the user's forward, assembled by the schema: (B, w) float32
+    for dense features, (B,), (B, F) or (B, L) int64 for ids, (B,) int64 for lengths.
+    """
+
+    kind: Literal["lookup", "argument"]
+    lookup: int | None = None
+    argument: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramOutput:
+    """One output of the dense program: float32, the first dimension is the row."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Shape of one row: () for (B,), (1,) for (B, 1)."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes whose scores a row of shape (C,) holds; in the file only where there is any."""
+
+
+def names_of(cls: Any) -> tuple[str, ...]:
+    return tuple(cls.__dataclass_fields__)
+
+
+def set_defaults(entries: Any, defaults: dict[str, Any]) -> None:
+    """Set fields that files lack where they are at their default."""
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            for name, value in defaults.items():
+                entry.setdefault(name, value)
+
+
+def read_file_entry(fields: Fields) -> FileEntry:
+    return FileEntry(path=fields.text("path"), bytes=fields.integer("bytes", 0, MAX_INT64), xxh3=fields.text("xxh3"))
+
+
+def read_table_entry(fields: Fields) -> TableEntry:
+    try:
+        spec = TableSpec.from_dict(fields.inner("spec", names_of(TableSpec)).values)
+    except RingpullError as exc:
+        raise fields.error("spec", str(exc)) from exc
+    return TableEntry(
+        spec=spec,
+        path=fields.text("path"),
+        rows=fields.integer("rows", 0, MAX_INT64),
+        bytes=fields.integer("bytes", 0, MAX_INT64),
+    )
+
+
+def read_lookup(fields: Fields) -> LookupSpec:
+    fill = None if fields.absent("fill") else tuple(fields.numbers("fill"))
+    spec = LookupSpec(
+        table=fields.text("table"),
+        feature=fields.text("feature"),
+        pooling=fields.choice("pooling", Pooling),
+        add=fields.integer("add", -MAX_INT64, MAX_INT64),
+        padding_id=None if fields.absent("padding_id") else fields.integer("padding_id", -MAX_INT64 - 1, MAX_INT64),
+        fill=fill,
+        weighted=fields.boolean("weighted"),
+        unpadded=fields.boolean("unpadded"),
+        key=_read_key(fields),
+    )
+    if spec.key is not None and spec.add:
+        raise fields.error("add", "must be 0 where there is a key expression")
+    if spec.weighted and spec.pooling is not Pooling.SUM:
+        raise fields.error("weighted", f"only a sum may be weighted, not pooling {spec.pooling.value}")
+    if spec.unpadded and spec.pooling is Pooling.NONE:
+        raise fields.error("unpadded", "only bags can be without padding; pooling is none")
+    if spec.padding_id is not None and spec.pooling is Pooling.NONE:
+        raise fields.error("padding_id", "only bags drop ids; pooling is none")
+    if spec.fill is not None and spec.pooling is not Pooling.NONE:
+        raise fields.error("fill", f"only unpooled sequences have padded places; pooling is {spec.pooling.value}")
+    return spec
+
+
+def _read_key(fields: Fields) -> KeyExpression | None:
+    if fields.absent("key"):
+        return None
+    try:
+        key = KeyExpression.from_plain(fields.values["key"])
+    except InvalidInput as exc:
+        raise fields.error("key", str(exc)) from exc
+    if len(key.features) > 1:
+        raise fields.error("key", f"takes the ids of {len(key.features)} features; a look-up has one")
+    return key
+
+
+def read_limit(fields: Fields) -> IdLimit:
+    low, high = (fields.integer(name, -MAX_INT64 - 1, MAX_INT64) for name in ("low", "high"))
+    if low >= high:
+        raise fields.error("high", f"is {high}; it must be above low, {low}")
+    return IdLimit(feature=fields.text("feature"), low=low, high=high)
+
+
+def read_input(fields: Fields) -> ProgramInput:
+    kind = fields.text("kind")
+    if kind == "lookup":
+        if not fields.absent("argument"):
+            raise fields.error("argument", "must be null for kind 'lookup'")
+        return ProgramInput(kind="lookup", lookup=fields.integer("lookup", 0, MAX_INT64))
+    if kind == "argument":
+        if not fields.absent("lookup"):
+            raise fields.error("lookup", "must be null for kind 'argument'")
+        return ProgramInput(kind="argument", argument=fields.text("argument"))
+    raise fields.error("kind", f"{kind!r} must be 'lookup' or 'argument'")
+
+
+def read_output(fields: Fields) -> ProgramOutput:
+    shape, classes = tuple(fields.integers("shape", 0, MAX_INT64)), tuple(fields.texts("classes"))
+    if classes and shape != (len(classes),):
+        raise fields.error("classes", f"names {len(classes)} classes; a row has the shape {shape}")
+    return ProgramOutput(name=fields.text("name"), shape=shape, classes=classes)
