@@ -22,6 +22,7 @@ from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.index import NotPlain, read_index
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.plain_model import PlainModel
+from ringpull.inference.export.pooling import read_pools
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.ranges import IdRange
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
@@ -167,7 +168,7 @@ def _plan(captured: Captured, probe: Probe, max_dense_bytes: int) -> tuple[dict[
         if stays:
             kept.append(keep(probe, weight, stays, is_table=bool(found), max_dense_bytes=max_dense_bytes))
         plans |= found
-    return plans, kept
+    return plans | read_pools(probe, plans), kept
 
 
 def _ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) -> tuple[IdRange, ...]:

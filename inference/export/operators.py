@@ -94,6 +94,21 @@ LIKES: Final = frozenset(
 """Operators that read no more than the shape of their first argument."""
 
 
+SHAPE_READ: Final[dict[Any, int]] = {
+    **dict.fromkeys(SIZES | LIKES, 0),
+    **dict.fromkeys(SHAPED_LIKE | {aten.type_as.default}, 1),
+}
+"""Place of the argument of which an operator reads the shape or type, and no element."""
+
+
+def inputs_read(node: fx.Node) -> list[fx.Node]:
+    """Return the inputs of a node whose elements it reads, not their shapes alone."""
+    place = SHAPE_READ.get(node.target)
+    if place is None:
+        return node.all_input_nodes
+    return [each for at, each in enumerate(node.args) if at != place and isinstance(each, fx.Node)]
+
+
 def values_of(node: fx.Node) -> list[Any]:
     """Return every argument of an aten operator in the order of its schema, defaults filled in."""
     parameters = node.target._schema.arguments  # type: ignore[union-attr]
