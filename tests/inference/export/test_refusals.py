@@ -69,9 +69,7 @@ class Computed(Model):
 def test_a_computed_index_over_the_limit(tmp_path: Path) -> None:
     embedding = nn.Embedding(12, 4)
     embedding.weight = nn.Parameter(torch.empty(17 * 2**20 // 4, 4))
-    refused(
-        tmp_path, Computed(embedding), [USER], r"embedding e: 68\.\d MiB cannot stay .* computed, by aten\.sqrt"
-    )
+    refused(tmp_path, Computed(embedding), [USER], r"embedding e: 68\.\d MiB cannot stay .* computed, by aten\.sqrt")
 
 
 class Tied(Model):
