@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.arguments import sequence_mask
 from ringpull.inference.schema.features import PreparedFeature
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, MadeFeature, Sparse
 from ringpull.ps.errors import CorruptData
 from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Float32Array, Pooling, TableSpec, UInt64Array
@@ -49,7 +49,7 @@ class FeatureLookup:
             raise CorruptData(
                 f"manifest: feature {feature.name} has bags of any length; table {spec.table} must pool them"
             )
-        if spec.weighted and (isinstance(feature, Cross | IdSequence) or not feature.weighted):
+        if spec.weighted and (isinstance(feature, MadeFeature | IdSequence) or not feature.weighted):
             raise CorruptData(
                 f"manifest: the look-up in {spec.table} is weighted; feature {feature.name} has no weights"
             )
