@@ -38,8 +38,9 @@ from ringpull.inference.export.report import CheckReport, ExportReport, TableRep
 from ringpull.inference.export.rows import make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
 from ringpull.inference.export.serving import Serving, plan_serving
+from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions, check_options
-from ringpull.inference.export.tables import TablePlan, write_table
+from ringpull.inference.export.tables import TablePlan, write_tables
 from ringpull.inference.export.version_folder import new_version, written_beside
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
@@ -111,7 +112,9 @@ def export_model(
     _check_sent_names(schema)
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once)
-    split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
+    console = None if quiet else Console()
+    with stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments"):
+        split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
     outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(split.schema, check_columns, check_labels)
@@ -120,7 +123,6 @@ def export_model(
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
     cost = measure_cost(split.parts.plain, schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
-    console = None if quiet else Console()
     manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
     described = tuple(_table_report(entry, split, split.plans[entry.spec.name]) for entry in manifest.tables)
     report = ExportReport(
@@ -206,9 +208,10 @@ def _write(
 ) -> tuple[Manifest, CheckReport | None]:
     """Write a version beside its place, check it, and rename it."""
     with written_beside(target) as hidden:
-        write_program(
-            hidden / PROGRAM_FILE, split.parts, split.schema, split.call.arguments, _device_of(split.call.owner)
-        )
+        with stage(console, f"tracing the dense program of {len(split.parts.uses):,} look-ups"):
+            write_program(
+                hidden / PROGRAM_FILE, split.parts, split.schema, split.call.arguments, _device_of(split.call.owner)
+            )
         (hidden / SCHEMA_FILE).write_text(split.serving.schema.to_json(), encoding="utf-8")
         manifest = Manifest(
             model=split.name,
@@ -216,7 +219,7 @@ def _write(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             schema=FileEntry.of(hidden, SCHEMA_FILE),
             program=FileEntry.of(hidden, PROGRAM_FILE),
-            tables=tuple(write_table(hidden, plan, console) for plan in split.plans.values()),
+            tables=write_tables(hidden, split.plans.values(), console),
             lookups=split.serving.lookups,
             inputs=_inputs(split.parts),
             outputs=outputs,
@@ -226,11 +229,12 @@ def _write(
         manifest.save(hidden)
         check = None
         if check_rows > 0:
-            trained, served = split.made_rows(check_rows, given)
-            self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, split.plans.values())
-            arguments = split.schema.arguments(trained, list(split.call.arguments))
-            check = self_check.run(split.call, trained, served, arguments)
-            (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
+            with stage(console, f"checking {check_rows:,} rows"):
+                trained, served = split.made_rows(check_rows, given)
+                self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, split.plans.values())
+                arguments = split.schema.arguments(trained, list(split.call.arguments))
+                check = self_check.run(split.call, trained, served, arguments)
+                (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
             manifest.save(hidden)
     return manifest, check
