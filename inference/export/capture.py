@@ -20,6 +20,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_map, tree_unflatten
 
 from ringpull.inference.export.calls.call import Call
+from ringpull.inference.export.examples import TRACED_ROWS
+from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 
@@ -64,7 +66,7 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
         ExportError: torch cannot trace the module.
     """
     sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
-    with quiet_torch():
+    with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
         try:
             return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
         except ExportError:  # ours, of how the module uses what it is given

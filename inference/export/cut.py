@@ -1,8 +1,9 @@
 """Cutting a captured graph in two: look-ups, which become pulls, and the dense program, which takes their results.
 
-A weight becomes a table when every use of it is a look-up that a pull can express (`ringpull.inference.export.uses`).
-Otherwise it stays in the dense program, up to `MAX_DENSE_BYTES` or what the exporter says, and the reason is kept for
-the report. Nothing is guessed: what fits neither side is an `ExportError` that names the embedding and the reason.
+A weight becomes a table when it is looked up in a way that a pull can express (`ringpull.inference.export.uses`). Where
+other uses need it, too, or none is such a look-up, it stays in the dense program, up to `MAX_DENSE_BYTES` or what the
+exporter says, and the reason is kept for the report (`ringpull.inference.export.staying`). Nothing is guessed: what
+fits neither side is an `ExportError` that names the embedding and the reason.
 """
 
 from __future__ import annotations
@@ -19,25 +20,18 @@ from ringpull.inference.export.bags import read_bag
 from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.index import NotPlain, read_index
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
+from ringpull.inference.export.plain_model import PlainModel
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
+from ringpull.inference.export.staying import RAGGED_PARTS, KeptWeight, Stay, keep, large_weights, looked_up_weights
 from ringpull.inference.export.uses import Plan, Use, read_vectors
-from ringpull.ps.byte_size import size
 from ringpull.ps.errors import ExportError
 
 MAX_DENSE_BYTES: Final = 64 * 1024 * 1024
 """Largest embedding that may stay in the dense program."""
 
-RAGGED_PARTS: Final = ("values", "offsets", "weights")
-
-
-@dataclass(frozen=True, slots=True)
-class KeptWeight:
-    """An embedding that stays in the dense program."""
-
-    name: str
-    bytes: int
-    reason: str
+TABLE_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types of weights that tables can take the place of: vectors come as float32, and are cast back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +43,13 @@ class Cut:
     uses: tuple[Use, ...]
     arguments: tuple[str, ...]
     tables: Mapping[str, Tensor]
-    """Weight of each table by name: the module's own tensor (rows, dim)."""
+    """Weight of each table by name: the module's own tensor (rows, dim), or one that was computed of its weights."""
     kept: tuple[KeptWeight, ...]
+    """Embeddings that stay in the dense program, and copies of tables."""
+    large: tuple[KeptWeight, ...]
+    """Other weights of the dense program of `LARGE_BYTES` or more."""
+    plain: PlainModel
+    """The whole model as it was before."""
     limits: Mapping[str, tuple[int, int]]
     """Bounds [low, high) of each feature's ids: within every embedding it is looked up in, table or not."""
 
@@ -81,13 +80,17 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
     free_sizes(probe, graph, rows)
     plans, kept = _plan(captured, probe, max_dense_bytes)
     limits = _limits(captured, probe)
+    plain = PlainModel.of(captured, {node: captured.weights[node.args[0]] for node in plans})  # type: ignore[index]
     inputs = _Inputs(graph, next(iter(graph.nodes)))
     tables = {}
     for node, plan in plans.items():
         weight: Any = node.args[0]
-        tables[captured.weights[weight]] = getattr(captured.graph_module, str(weight.target))
+        tensor = getattr(captured.graph_module, str(weight.target))
+        tables[captured.weights[weight]] = tensor
         with graph.inserting_before(node):
             built = plan.build(probe, graph, inputs.look_up)
+            if tensor.dtype != torch.float32:
+                built = graph.call_function(aten.to.dtype, (built, tensor.dtype))
         for result in [node] if node.target in EMBEDDINGS else _pooled_results(node):
             result.replace_all_uses_with(built)
     graph.eliminate_dead_code()
@@ -106,40 +109,29 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
         elif probe.arguments[name].part in RAGGED_PARTS:
             raise _ragged_use(name, probe, node)
     program = _with_used_weights(captured.graph_module, graph)
-    return Cut(program, tuple(inputs.nodes), tuple(named), tables, tuple(kept), limits)
+    large = large_weights(captured, graph, kept, max_dense_bytes)
+    return Cut(program, tuple(inputs.nodes), tuple(named), tables, tuple(kept), tuple(large), plain, limits)
 
 
 def _plan(captured: Captured, probe: Probe, max_dense_bytes: int) -> tuple[dict[fx.Node, Plan], list[KeptWeight]]:
     """Decide for each embedding whether it becomes a table; return a plan for every look-up of those that do."""
     plans: dict[fx.Node, Plan] = {}
     kept: list[KeptWeight] = []
-    for weight in _looked_up_weights(captured):
-        name = captured.weights[weight]
+    for weight in looked_up_weights(captured, probe):
         tensor = getattr(captured.graph_module, str(weight.target))
         found: dict[fx.Node, Plan] = {}
-        try:
-            if tensor.dtype != torch.float32 or tensor.dim() != 2:
-                raise NotPlain(f"it holds {tensor.dtype} {tuple(tensor.shape)}; tables hold float32 (rows, dim)")
-            for user in weight.users:
+        stays: list[Stay] = []
+        for user in weight.users:
+            try:
+                if tensor.dtype not in TABLE_TYPES or tensor.dim() != 2:
+                    raise NotPlain(f"it holds {tensor.dtype} {tuple(tensor.shape)}; tables hold floats (rows, dim)")
                 found[user] = _read_use(probe, weight, user)
-            plans |= found
-        except NotPlain as reason:
-            kept.append(_keep(probe, weight, name, tensor, str(reason), max_dense_bytes))
+            except NotPlain as reason:
+                stays.append(Stay(user, str(reason)))
+        if stays:
+            kept.append(keep(probe, weight, stays, is_table=bool(found), max_dense_bytes=max_dense_bytes))
+        plans |= found
     return plans, kept
-
-
-def _looked_up_weights(captured: Captured) -> list[fx.Node]:
-    """Return the weights that an embedding operator reads, directly or after computing something of them."""
-    found: dict[fx.Node, None] = {}
-    for node in captured.graph_module.graph.nodes:
-        if node.target in EMBEDDINGS | BAGS:
-            pending = [node.args[0]]
-            while pending:
-                each = pending.pop()
-                if each in captured.weights:
-                    found[each] = None
-                pending += each.all_input_nodes
-    return list(found)
 
 
 def _limits(captured: Captured, probe: Probe) -> dict[str, tuple[int, int]]:
@@ -169,24 +161,7 @@ def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:
             if any(each.args[1] != 0 for each in user.users):
                 raise NotPlain("more of its bags is used than the pooled vectors")
             return read_bag(probe, user)
-    raise NotPlain(f"it is also used by {user.target}, not only looked up (tied or computed weights)")
-
-
-def _keep(probe: Probe, weight: fx.Node, name: str, tensor: Tensor, reason: str, max_dense_bytes: int) -> KeptWeight:
-    taken = tensor.numel() * tensor.element_size()
-    if taken > max_dense_bytes:
-        raise ExportError(
-            f"embedding {name}: {size(taken)} cannot stay in the dense program (the limit is"
-            f" {size(max_dense_bytes)}), and it cannot be a table, because {reason}"
-        )
-    for user in weight.users:
-        ragged = [each for each in probe.reads(user) if probe.arguments[each].part in RAGGED_PARTS]
-        if ragged and user.target in EMBEDDINGS | BAGS:
-            raise ExportError(
-                f"embedding {name}: it looks up the ragged ids {ragged[0]}, which only a table can, but it cannot be"
-                f" one, because {reason}"
-            )
-    return KeptWeight(name, taken, reason)
+    raise NotPlain(f"it is used by {user.target}, which is no look-up of its rows")
 
 
 def _pooled_results(bag: fx.Node) -> list[fx.Node]:

@@ -34,7 +34,7 @@ class Piece:
     """A part of a table: keys and rows, as many of the one as of the other."""
 
     keys: NDArray[Any]
-    """(n,): int64, uint64, or an object array of strings."""
+    """(n,): int64, uint64, or strings, as objects or numpy's own."""
     rows: Float32Array | BytesRows
     """(n, dim), or n rows of bytes."""
 
@@ -177,9 +177,9 @@ def _bytes(table: str, keys: NDArray[Any], rows: Any, begin: int, end: int) -> B
 def _alike(table: str, first: Piece, rest: Iterator[Piece]) -> Iterator[Piece]:
     """Yield the pieces, all of which must have keys and rows of one kind."""
     yield first
-    strings = first.keys.dtype == object
+    strings = first.keys.dtype.kind in "UO"
     for piece in rest:
-        if (piece.keys.dtype == object) is not strings:
+        if (piece.keys.dtype.kind in "UO") is not strings:
             raise ExportError(f"table {table}: some keys are strings and some are integers; they must be of one kind")
         if piece.dim != first.dim:
             was, now = (f"{dim} numbers" if dim else "bytes" for dim in (first.dim, piece.dim))
@@ -188,4 +188,4 @@ def _alike(table: str, first: Piece, rest: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def _shown(keys: NDArray[Any], row: int) -> str:
-    return repr(keys[row]) if keys.dtype == object else str(keys[row])
+    return repr(str(keys[row])) if keys.dtype.kind in "UO" else str(keys[row])

@@ -7,20 +7,24 @@ bits of the key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringpull.inference.schema.plain_values import as_array, says_array
 from ringpull.inference.schema.transforms import Vocabulary, keys_of_values
-from ringpull.ps.errors import ExportError
+from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import KeyType
 
 Keys = Sequence[int] | Sequence[str] | NDArray[Any] | Vocabulary
 """Raw ids of a table's rows."""
+
+CHUNK: Final = 1 << 20
+"""Ids that are looked at at a time: of tables of billions, no second copy is made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +35,7 @@ class RowKeys:
     rows: int
     key_type: KeyType
     ids: NDArray[Any] | None
-    """Raw ids of the keyed rows, integers or an object array of strings; None: keyed by row number."""
+    """Raw ids of the keyed rows, integers or strings, as given where that was an array; None: keyed by row number."""
     vocabulary: Vocabulary | None = None
     unknown_is_row_0: bool = True
     """Whether unknown ids of a Vocabulary give what the model has for them, row 0; else a default is chosen."""
@@ -89,51 +93,77 @@ class RowKeys:
         return keys_of_values(self.ids[rows - self.first]).view(np.int64)
 
     def unkeyed_id(self) -> int:
-        """Return a prepared id that finds no row of a table of raw ids."""
+        """Return a prepared id that finds no row of a table of raw ids. Beside the ids it takes a few MiB."""
         assert self.ids is not None
         if self.key_type is KeyType.STRING:
-            taken = set(self.ids.tolist())
-            text = next(each for each in map("\0unkeyed {}".format, count()) if each not in taken)
-            return int(keys_of_values(np.array([text], object)).view(np.int64)[0])
-        signed = set(self.ids.view(np.int64).tolist())
-        return next(-each for each in count(1) if -each not in signed)
+            free = next(text for text in map("\0unkeyed {}".format, count()) if not _holds(self.ids, text))
+            return int(keys_of_values(np.array([free], object)).view(np.int64)[0])
+        signed = self.ids.view(np.int64)
+        return next(found for last in count(-1, -CHUNK) if (found := _free_below(signed, last)) is not None)
+
+
+def _holds(ids: NDArray[Any], text: str) -> bool:
+    return any(bool((chunk == text).any()) for chunk in _chunks(ids))
+
+
+def _free_below(ids: NDArray[np.int64], last: int) -> int | None:
+    """Return the largest number that is no id among `CHUNK` of them, `last` and those before it; None: all are ids."""
+    taken = np.zeros(CHUNK, bool)
+    for chunk in _chunks(ids):
+        places = chunk[(chunk <= last) & (chunk > last - CHUNK)]
+        taken[np.subtract(last, places, out=places)] = True
+    return None if taken.all() else last - int(np.argmin(taken))
+
+
+def _chunks(ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (ids[begin : begin + CHUNK] for begin in range(0, len(ids), CHUNK))
 
 
 def key_type_of(ids: NDArray[Any]) -> KeyType:
     """Return the type of ids that were read."""
-    if ids.dtype == object:
+    if ids.dtype.kind in "UO":
         return KeyType.STRING
     return KeyType.UINT64 if ids.dtype == np.uint64 else KeyType.INT64
 
 
 def read_ids(table: str, given: Any) -> NDArray[Any]:
-    """Return raw ids as int64, uint64, or an object array of strings.
+    """Return raw ids as int64, uint64, or strings: objects, or numpy's own. An array of these is not copied.
 
     Raises:
         ExportError: They are neither all integers nor all strings, or not (rows,).
     """
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+    if says_array(type(given)):
+        try:
+            array = as_array(f"keys of table {table}", given)
+        except InvalidInput as exc:
+            raise ExportError(str(exc)) from exc
+    elif isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise ExportError(
             f"keys of table {table}: are {type(given).__name__}; they must be a list of integers or strings"
         )
-    array = given if isinstance(given, np.ndarray) else _array_of_list(table, list(given))
+    else:
+        array = _array_of_list(table, given if isinstance(given, list | tuple) else list(given))
     if array.ndim != 1:
         raise ExportError(f"keys of table {table}: have the shape {array.shape}; they must be (rows,)")
     if array.dtype.kind == "U" or (array.dtype == object and all(isinstance(each, str) for each in array)):
-        return array.astype(object, copy=False)
+        return array
+    if array.dtype == object:
+        array = _array_of_list(table, array)
     if array.dtype.kind in "iu":
         return array if array.dtype in (np.int64, np.uint64) else array.astype(np.int64)
     raise ExportError(f"keys of table {table}: are of type {array.dtype}; they must be integers or strings")
 
 
-def _array_of_list(table: str, values: list[Any]) -> NDArray[Any]:
-    if values and all(isinstance(each, str) for each in values):
+def _array_of_list(table: str, values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+    kinds = set(map(type, values))
+    if kinds and all(issubclass(kind, str) for kind in kinds):
         return np.array(values, object)
-    if not all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in values):
+    if not all(issubclass(kind, int | np.integer) and not issubclass(kind, bool) for kind in kinds):
         raise ExportError(f"keys of table {table}: must be all integers or all strings")
     for kind in (np.int64, np.uint64):
         try:
-            return np.array(values, kind)
+            if kind is np.int64 or min(values) >= 0:  # numpy 1 would wrap what is negative
+                return np.array(values, kind)
         except OverflowError:
             continue
     raise ExportError(f"keys of table {table}: must all be int64, or all uint64; some are of neither")

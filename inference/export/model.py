@@ -44,7 +44,7 @@ from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput,
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared
-from ringpull.inference.schema.kinds import Cross, IdSequence
+from ringpull.inference.schema.kinds import IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
 
@@ -116,13 +116,19 @@ def export_model(
     data = CheckData.read(schema, check_columns, check_labels)
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
-    cost = measure_cost(call, schema, split.captured.outputs, split.plans, data)
+    cost = measure_cost(split.parts.plain, schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
     console = None if quiet else Console()
     manifest, check = _write(split, target, outputs, steps, check_rows, console)
-    described = tuple(_table_report(entry, split.parts, split.plans[entry.spec.name]) for entry in manifest.tables)
+    described = tuple(_table_report(entry, split, split.plans[entry.spec.name]) for entry in manifest.tables)
     report = ExportReport(
-        path=target, manifest=manifest, tables=described, kept=split.parts.kept, check=check, cost=cost
+        path=target,
+        manifest=manifest,
+        tables=described,
+        kept=split.parts.kept,
+        large=split.parts.large,
+        check=check,
+        cost=cost,
     )
     if console is not None:
         report.print(console)
@@ -137,7 +143,7 @@ def _check_sent_names(schema: Schema) -> None:
     """
     for feature in schema.features:
         other = schema.get(f"{feature.name}_offsets") if isinstance(feature, IdSequence) else None
-        if other is not None and not isinstance(other, Cross):
+        if other is not None and not isinstance(other, MadeFeature):
             raise InvalidInput(
                 f"feature {other.name}: is called like the offsets of {feature.name}, by which clients of TensorFlow"
                 " Serving's API and the Open Inference Protocol say where its rows begin; rename one"
@@ -255,8 +261,8 @@ def _inputs(parts: Cut) -> tuple[ProgramInput, ...]:
     return (*lookups, *(ProgramInput(kind="argument", argument=argument) for argument in parts.arguments))
 
 
-def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport:
-    uses = [use for use in parts.uses if use.table == entry.spec.name]
+def _table_report(entry: TableEntry, split: _Split, plan: TablePlan) -> TableReport:
+    uses = [use for use in split.parts.uses if use.table == entry.spec.name]
     return TableReport(
         name=entry.spec.name,
         rows=entry.rows,
@@ -267,4 +273,5 @@ def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport
         features=tuple(dict.fromkeys(use.feature for use in uses)),
         poolings=tuple(dict.fromkeys(use.pooling.value for use in uses)),
         default=plan.default_described,
+        computed=split.captured.computed.get(entry.spec.name),
     )

@@ -46,7 +46,7 @@ class Probe:
 
     def _mask(self, node: fx.Node) -> int:
         """Return the arguments that a node reads, a bit each: behind a long sum, sets of names would fill memory."""
-        for each in _with_inputs(node, self._masks, lambda each: () if each.target in SIZES else each.all_input_nodes):
+        for each in with_inputs(node, self._masks, lambda each: () if each.target in SIZES else each.all_input_nodes):
             if each.op == "placeholder":
                 self._masks[each] = self._bits[self.argument(each).name]
                 continue
@@ -65,7 +65,7 @@ class Probe:
         """Return what a node computes from the given arguments."""
         known: dict[fx.Node, Any] = {}
         with torch.no_grad():
-            for each in _with_inputs(node, known, lambda each: each.all_input_nodes):
+            for each in with_inputs(node, known, lambda each: each.all_input_nodes):
                 if each.op == "placeholder":
                     known[each] = values[self.argument(each).name]
                 elif each.op == "get_attr":
@@ -76,7 +76,7 @@ class Probe:
         return known[node]
 
 
-def _with_inputs(
+def with_inputs(
     node: fx.Node, known: Collection[fx.Node], inputs_of: Callable[[fx.Node], Iterable[fx.Node]]
 ) -> Iterator[fx.Node]:
     """Yield a node and what it is computed from, inputs first, as long as they are not known.
