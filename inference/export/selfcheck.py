@@ -22,7 +22,7 @@ from torch import Tensor, fx
 from ringpull.inference.export.asking import ask_module
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.cut import Cut
-from ringpull.inference.export.operators import CASTS, JOINS, SHAPES
+from ringpull.inference.export.operators import CASTS, JOINS, MOVES
 from ringpull.inference.export.report import CheckReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.table_samples import sample_table
@@ -193,7 +193,7 @@ class _Magnitudes(fx.Interpreter):
         self.unit = 0.0
         """Distance of 1 to the next number of type float16 or bfloat16; 0 without these."""
         pooled = any(use.pooling is not Pooling.NONE for use in cut.uses)
-        self._exact = frozenset() if pooled else CASTS | JOINS | frozenset(SHAPES)
+        self._exact = frozenset() if pooled else CASTS | JOINS | frozenset(MOVES)
         self._reached: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
