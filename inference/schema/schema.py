@@ -210,6 +210,12 @@ def _raw_feature(schema: Schema, name: str, value_type: ValueType | None) -> Fea
             f"feature {name}: the schema has no Sparse or IdSequence feature of this name to look up by raw ids"
         )
     transforms = feature.transforms
+    computed = [each.name for each in schema.features if isinstance(each, Computed) and name in each.of]
+    if computed:
+        raise InvalidInput(
+            f"feature {name}: the model also looks up {computed[0]}, which it computes of its row numbers; raw ids can"
+            " not take their place"
+        )
     if transforms and isinstance(transforms[-1], Vocabulary):
         return replace(feature, transforms=transforms[:-1])
     if transforms:
