@@ -20,6 +20,7 @@ from ringpull.inference.export.bags import read_bag
 from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.index import NotPlain, read_index
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
+from ringpull.inference.export.passes.editor import BOUNDS
 from ringpull.inference.export.plain_model import PlainModel
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
@@ -140,15 +141,16 @@ def _limits(captured: Captured, probe: Probe) -> dict[str, tuple[int, int]]:
         if node.target not in EMBEDDINGS | BAGS:
             continue
         rows = node.args[0].meta["val"].shape[0]
-        try:
-            parts = read_index(probe, node.args[1], rows).parts
-        except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
-            continue
-        for part in parts:
-            if part.key is None:
-                name, add = part.source.feature, part.add
-                low, high = limits.get(name, (-add, rows - add))
-                limits[name] = max(low, -add), min(high, rows - add)
+        for index, first, last in (*node.meta.get(BOUNDS, ()), (node.args[1], 0, rows)):
+            try:
+                parts = read_index(probe, index, rows).parts
+            except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
+                continue
+            for part in parts:
+                if part.key is None:
+                    name, add = part.source.feature, part.add
+                    low, high = limits.get(name, (first - add, last - add))
+                    limits[name] = max(low, first - add), min(high, last - add)
     return limits
 
 

@@ -13,13 +13,21 @@ from typing import Any, Final
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from ringpull.inference.export.operators import CASTS, JOINS, MOVES, aten, positive, rank_of, values_of
-from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
+from ringpull.inference.export.operators import CASTS, aten, positive, rank_of, values_of
+from ringpull.inference.export.passes.editor import BOUNDS, Bound, Editor, dtype_of, shape_of
 from ringpull.inference.export.passes.one_hot import write_one_hot
+from ringpull.inference.export.passes.signs import never_negative
 
 INTEGERS: Final = (torch.int64, torch.int32)
-_REPEATS: Final = (aten.expand.default, aten.expand_as.default, aten.repeat.default, aten.tile.default)
+_REPEATS: Final = (
+    aten.broadcast_to.default,
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.repeat.default,
+    aten.tile.default,
+)
 
 
 def write_lookups(editor: Editor) -> None:
@@ -81,7 +89,8 @@ class _Lookup:
         if self._editor.constant(whole):
             return None
         flat = self._call(aten.flatten.using_ints, weight, places[0], places[-1])
-        return self._rows(flat, places[0], whole)
+        bounds = [(index, -shape[place], shape[place]) for place, index in zip(places, indices, strict=True)]
+        return self._rows(flat, places[0], whole, bounds=tuple(bounds))
 
     def _gather(self, weight: fx.Node, dim: int, index: fx.Node) -> fx.Node | None:
         """Read with an index that is the same along every other dimension."""
@@ -94,6 +103,8 @@ class _Lookup:
             narrow = narrow.args[0]  # type: ignore[assignment]
         others = [place for place in range(rank_of(weight)) if place != dim]
         if rank_of(narrow) != rank_of(weight) or any(shape_of(narrow)[place] != 1 for place in others):
+            return None
+        if not statically_known_true(shape_of(narrow)[dim] == shape_of(index)[dim]):
             return None
         widths = [shape_of(self._node)[place] for place in others]
         if not all(isinstance(width, int) for width in widths) or not self._is_weight(weight):
@@ -110,13 +121,16 @@ class _Lookup:
         dtype = dtype_of(weight)
         return dtype is not None and dtype.is_floating_point and self._editor.constant(weight)
 
-    def _rows(self, weight: fx.Node, dim: int, index: fx.Node, *, wraps: bool = False) -> fx.Node | None:
+    def _rows(
+        self, weight: fx.Node, dim: int, index: fx.Node, *, wraps: bool = False, bounds: tuple[Bound, ...] = ()
+    ) -> fx.Node | None:
         """Read rows along a dimension of a weight, the others kept; with `wraps`, negative ids count from behind."""
         if not self._is_weight(weight) or self._editor.constant(index) or dtype_of(index) not in INTEGERS:
             return None
         rank, ids = rank_of(weight), rank_of(index)
         shape = shape_of(weight)
         rest = [size for place, size in enumerate(shape) if place != dim]
+        bounds = bounds or ((index, -shape[dim] if wraps else 0, shape[dim]),)
         if wraps:
             index = self._not_negative(index, shape[dim])
         matrix = weight if dim == 0 else self._call(aten.movedim.int, weight, dim, 0)
@@ -125,6 +139,7 @@ class _Lookup:
         elif rank > 2:
             matrix = self._call(aten.flatten.using_ints, matrix, 1, -1)
         made = self._call(aten.embedding.default, matrix, index)
+        made.meta[BOUNDS] = bounds
         if rank == 1:
             return self._call(aten.squeeze.dim, made, -1)
         if rank > 2:
@@ -137,8 +152,8 @@ class _Lookup:
         return self._call(aten.permute.default, made, [*before, *range(ids), *behind])
 
     def _not_negative(self, index: fx.Node, rows: int) -> fx.Node:
-        """Return an index with the rows that negative ones count from behind; ids as they come have none."""
-        if _as_given(index):
+        """Return an index with the rows that negative ones count from behind; those that never are stay."""
+        if never_negative(self._editor, index):
             return index
         negative = self._call(aten.lt.Scalar, index, 0)
         from_behind = self._call(aten.add.Tensor, index, rows)
@@ -146,21 +161,3 @@ class _Lookup:
 
     def _call(self, target: Any, *args: Any) -> fx.Node:
         return self._editor.call(self._node, target, *args)
-
-
-def _as_given(index: fx.Node) -> bool:
-    """Return whether an index is made of arguments by moving them alone, or adds only what makes it larger."""
-    pending = [index]
-    while pending:
-        node = pending.pop()
-        if node.op == "placeholder":
-            continue
-        if node.target is aten.add.Tensor and isinstance(node.args[1], int) and node.args[1] >= 0:
-            pending.append(node.args[0])  # type: ignore[arg-type]
-        elif node.target in CASTS or node.target in MOVES or node.target in JOINS:
-            pending += [each for each in node.all_input_nodes if dtype_of(each) is not None]
-        elif getattr(node.target, "__name__", "") == "getitem":
-            pending += node.all_input_nodes
-        else:
-            return False
-    return True
