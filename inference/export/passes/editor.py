@@ -22,10 +22,7 @@ SMALL: Final = 16 * 1024 * 1024
 """Bytes that a computed weight may have all the same."""
 
 BOUNDS: Final = "ringpull_bounds"
-"""Entry of an embedding's `meta`: what the indices that the model itself wrote must be within, as `Bound`s."""
-
-Bound = tuple[fx.Node, int, int]
-"""An index, and the bounds [low, high) of its numbers."""
+"""Entry of an embedding's `meta`: pairs of an index that its own is computed of, and how many rows there are for it."""
 
 
 class Editor:

@@ -16,7 +16,7 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ringpull.inference.export.operators import CASTS, aten, positive, rank_of, values_of
-from ringpull.inference.export.passes.editor import BOUNDS, Bound, Editor, dtype_of, shape_of
+from ringpull.inference.export.passes.editor import BOUNDS, Editor, dtype_of, shape_of
 from ringpull.inference.export.passes.one_hot import write_one_hot
 from ringpull.inference.export.passes.signs import never_negative
 
@@ -82,14 +82,16 @@ class _Lookup:
     def _crossed(self, weight: fx.Node, places: list[int], indices: list[fx.Node]) -> fx.Node | None:
         """Read several dimensions at once: a look-up of the rows of all of them, numbered on."""
         shape = shape_of(weight)
-        whole: Any = self._not_negative(indices[0], shape[places[0]])
-        for place, index in zip(places[1:], indices[1:], strict=True):
-            counted = self._call(aten.mul.Tensor, whole, shape[place])
-            whole = self._call(aten.add.Tensor, counted, self._not_negative(index, shape[place]))
+        bounds = [
+            (self._not_negative(index, shape[place]), shape[place])
+            for place, index in zip(places, indices, strict=True)
+        ]
+        whole: Any = bounds[0][0]
+        for index, rows in bounds[1:]:
+            whole = self._call(aten.add.Tensor, self._call(aten.mul.Tensor, whole, rows), index)
         if self._editor.constant(whole):
             return None
         flat = self._call(aten.flatten.using_ints, weight, places[0], places[-1])
-        bounds = [(index, -shape[place], shape[place]) for place, index in zip(places, indices, strict=True)]
         return self._rows(flat, places[0], whole, bounds=tuple(bounds))
 
     def _gather(self, weight: fx.Node, dim: int, index: fx.Node) -> fx.Node | None:
@@ -122,7 +124,13 @@ class _Lookup:
         return dtype is not None and dtype.is_floating_point and self._editor.constant(weight)
 
     def _rows(
-        self, weight: fx.Node, dim: int, index: fx.Node, *, wraps: bool = False, bounds: tuple[Bound, ...] = ()
+        self,
+        weight: fx.Node,
+        dim: int,
+        index: fx.Node,
+        *,
+        wraps: bool = False,
+        bounds: tuple[tuple[fx.Node, int], ...] = (),
     ) -> fx.Node | None:
         """Read rows along a dimension of a weight, the others kept; with `wraps`, negative ids count from behind."""
         if not self._is_weight(weight) or self._editor.constant(index) or dtype_of(index) not in INTEGERS:
@@ -130,7 +138,6 @@ class _Lookup:
         rank, ids = rank_of(weight), rank_of(index)
         shape = shape_of(weight)
         rest = [size for place, size in enumerate(shape) if place != dim]
-        bounds = bounds or ((index, -shape[dim] if wraps else 0, shape[dim]),)
         if wraps:
             index = self._not_negative(index, shape[dim])
         matrix = weight if dim == 0 else self._call(aten.movedim.int, weight, dim, 0)
