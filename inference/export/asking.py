@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ringpull.inference.export.capture import evaluating, quiet_torch
+from ringpull.inference.export.calls.ready import ready
+from ringpull.inference.export.capture import quiet_torch
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError, RingpullError
 from ringpull.ps.spec import Float32Array
@@ -54,7 +55,7 @@ def ask_module(
     """
     device = next((each.device for each in [*asked.owner.parameters(), *asked.owner.buffers()]), torch.device("cpu"))
     tensors = {name: torch.from_numpy(np.array(values)).to(device) for name, values in arguments.items()}
-    with evaluating(asked.module), quiet_torch():
+    with ready(asked.module), quiet_torch():
         try:
             leaves = tree_leaves(asked.run(tensors))
         except RingpullError:  # ours, of rows that cannot be rounded

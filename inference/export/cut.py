@@ -9,8 +9,9 @@ fits neither side is an `ExportError` that names the embedding and the reason.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import Any, Final
 
 import torch
@@ -23,13 +24,19 @@ from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
 from ringpull.inference.export.plain_model import PlainModel
 from ringpull.inference.export.pooling import read_pools
 from ringpull.inference.export.probe import Probe
+from ringpull.inference.export.ranges import IdRange
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
 from ringpull.inference.export.staying import RAGGED_PARTS, KeptWeight, Stay, keep, large_weights, looked_up_weights
 from ringpull.inference.export.uses import Plan, Use, read_vectors
+from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import Computed
 from ringpull.ps.errors import ExportError
 
 MAX_DENSE_BYTES: Final = 64 * 1024 * 1024
 """Largest embedding that may stay in the dense program."""
+
+_LONGEST_NAME: Final = 100
+"""Characters of the name of a feature that a look-up of several needs."""
 
 TABLE_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Types of weights that tables can take the place of: vectors come as float32, and are cast back."""
@@ -51,8 +58,12 @@ class Cut:
     """Other weights of the dense program of `LARGE_BYTES` or more."""
     plain: PlainModel
     """The whole model as it was before."""
-    limits: Mapping[str, tuple[int, int]]
-    """Bounds [low, high) of each feature's ids: within every embedding it is looked up in, table or not."""
+    ranges: tuple[IdRange, ...]
+    """Ids that each look-up has a row for, of tables and of what stays."""
+    argument_features: tuple[tuple[str, ...], ...] = ()
+    """Features of each of `arguments`."""
+    computed: tuple[Computed, ...] = ()
+    """Features that look-ups of several ids need."""
 
 
 @dataclass
@@ -61,13 +72,26 @@ class _Inputs:
 
     graph: fx.Graph
     before: fx.Node
+    taken: Collection[str]
+    """Names that no more feature may have."""
     nodes: dict[Use, fx.Node] = field(default_factory=dict)
+    computed: dict[tuple[tuple[str, ...], KeyExpression], Computed] = field(default_factory=dict)
 
     def look_up(self, use: Use) -> fx.Node:
+        if use.more and use.key is not None:
+            use = replace(use, feature=self._computed(use.features, use.key).name, key=None, more=())
         if use not in self.nodes:
             with self.graph.inserting_before(self.before):
                 self.nodes[use] = self.graph.placeholder(f"lookup_{len(self.nodes)}")
         return self.nodes[use]
+
+    def _computed(self, of: tuple[str, ...], key: KeyExpression) -> Computed:
+        if (of, key) not in self.computed:
+            stem = "_x_".join(of)[:_LONGEST_NAME]
+            taken = {*self.taken, *(each.name for each in self.computed.values())}
+            name = next(each for each in chain([stem], map((stem + "_{}").format, count(2))) if each not in taken)
+            self.computed[of, key] = Computed(name, of, key)
+        return self.computed[of, key]
 
 
 def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES) -> Cut:
@@ -80,9 +104,10 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
     rows = number_of_rows(probe, graph)
     free_sizes(probe, graph, rows)
     plans, kept = _plan(captured, probe, max_dense_bytes)
-    limits = _limits(captured, probe)
+    ranges = _ranges(captured, probe, plans)
+    taken = {*probe.schema.argument_names(), *(each.name for each in probe.schema.features)}
     plain = PlainModel.of(captured, {node: captured.weights[node.args[0]] for node in plans})  # type: ignore[index]
-    inputs = _Inputs(graph, next(iter(graph.nodes)))
+    inputs = _Inputs(graph, next(iter(graph.nodes)), taken)
     tables = {}
     for node, plan in plans.items():
         weight: Any = node.args[0]
@@ -110,8 +135,19 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
         elif probe.arguments[name].part in RAGGED_PARTS:
             raise _ragged_use(name, probe, node)
     program = _with_used_weights(captured.graph_module, graph)
-    large = large_weights(captured, graph, kept, max_dense_bytes)
-    return Cut(program, tuple(inputs.nodes), tuple(named), tables, tuple(kept), tuple(large), plain, limits)
+    large = large_weights(captured, graph, kept, tables, max_dense_bytes)
+    return Cut(
+        program,
+        tuple(inputs.nodes),
+        tuple(named),
+        tables,
+        tuple(kept),
+        tuple(large),
+        plain,
+        ranges,
+        tuple(probe.arguments[name].features for name in named),
+        tuple(inputs.computed.values()),
+    )
 
 
 def _plan(captured: Captured, probe: Probe, max_dense_bytes: int) -> tuple[dict[fx.Node, Plan], list[KeptWeight]]:
@@ -135,22 +171,20 @@ def _plan(captured: Captured, probe: Probe, max_dense_bytes: int) -> tuple[dict[
     return plans | read_pools(probe, plans), kept
 
 
-def _limits(captured: Captured, probe: Probe) -> dict[str, tuple[int, int]]:
-    limits: dict[str, tuple[int, int]] = {}
+def _ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) -> tuple[IdRange, ...]:
+    """Return the ids that each look-up has a row for, where its index is an expression of ids."""
+    ranges: dict[IdRange, None] = {}
     for node in captured.graph_module.graph.nodes:
         if node.target not in EMBEDDINGS | BAGS:
             continue
-        rows = node.args[0].meta["val"].shape[0]
+        rows = int(node.args[0].meta["val"].shape[0])
         try:
             parts = read_index(probe, node.args[1], rows).parts
         except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
             continue
-        for part in parts:
-            if part.key is None:
-                name, add = part.source.feature, part.add
-                low, high = limits.get(name, (-add, rows - add))
-                limits[name] = max(low, -add), min(high, rows - add)
-    return limits
+        table = captured.weights[node.args[0]] if node in plans else None
+        ranges |= {IdRange.of(part, rows, table): None for part in parts}
+    return tuple(ranges)
 
 
 def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:

@@ -73,6 +73,8 @@ def _one(schema: Schema, argument: Argument, rows: int, ids: Ids) -> Tensor:
     features = [schema[name] for name in argument.features]
     feature = features[0]
     match argument.part:
+        case "number":
+            return torch.zeros(rows)
         case "dense" | "dense_stack":
             return torch.zeros(rows, sum(each.width for each in features if isinstance(each, Dense)))
         case "id_stack":

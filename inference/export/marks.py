@@ -214,7 +214,7 @@ class MarkReader:
             numbers = np.full(tuple(values.shape), self._number(Unread("its index is computed with other numbers")))
         else:
             made = [self._number(KeyExpression.constant(each, kind)) for each in distinct.tolist()]
-            numbers = np.array(made, np.int64)[inverse.reshape(values.shape)]
+            numbers = np.asarray(np.array(made, np.int64)[inverse.reshape(values.shape)])
         meanings = torch.from_numpy(numbers)
         return Marks(meanings, torch.full_like(meanings, NO_ROW), torch.full_like(meanings, NO_ROW))
 
@@ -228,7 +228,9 @@ class MarkReader:
 
         distinct, inverse = np.unique(marks.meanings.numpy(), return_inverse=True)
         cast = np.array([self._number(converted(self._meanings[each])) for each in distinct.tolist()], np.int64)
-        return Marks(torch.from_numpy(cast[inverse.reshape(marks.meanings.shape)]), marks.rows, marks.places)
+        return Marks(
+            torch.from_numpy(np.asarray(cast[inverse.reshape(marks.meanings.shape)])), marks.rows, marks.places
+        )
 
     def _combined(self, node: fx.Node, values: Sequence[Any]) -> Marks:
         """Return what an elementwise operator makes of its operands, the marked among them element by element."""
@@ -248,7 +250,7 @@ class MarkReader:
             for place, number in zip(tensors, numbers, strict=True):
                 arguments[place] = self._meanings[number]
             made.append(self._number(_applied(node, types, arguments)))
-        meanings = np.array(made, np.int64)[inverse.reshape(-1)].reshape(tuple(shape))
+        meanings = np.asarray(np.array(made, np.int64)[inverse.reshape(-1)].reshape(tuple(shape)))
         return Marks(torch.from_numpy(meanings), rows, places)
 
     def _operand(self, value: Marks | Tensor, shape: torch.Size) -> Marks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def write_program(
 
     Raises:
         ExportError: It only works for a certain number of rows.
+        OSError: The file cannot be written.
     """
     inputs = [_vectors(cut, schema, place).to(device) for place in range(len(cut.uses))]
     examples = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
@@ -40,8 +42,11 @@ def write_program(
                 f"the model only works for batches of {TRACED_ROWS} rows, as it was traced, because of {name}: it must"
                 " not build on the number of rows as a constant"
             )
+    # To memory first: torch's own writer ends the process where a disk is full.
+    archive = io.BytesIO()
     with quiet_torch():
-        torch.export.save(program if device.type == "cpu" else move_to_device_pass(program, "cpu"), file)
+        torch.export.save(program if device.type == "cpu" else move_to_device_pass(program, "cpu"), archive)
+    file.write_bytes(archive.getbuffer())
 
 
 def _vectors(cut: Cut, schema: Schema, place: int) -> Tensor:

@@ -193,7 +193,7 @@ class _Magnitudes(fx.Interpreter):
         self.unit = 0.0
         """Distance of 1 to the next number of type float16 or bfloat16; 0 without these."""
         pooled = any(use.pooling is not Pooling.NONE for use in cut.uses)
-        self._exact = frozenset() if pooled else CASTS | JOINS | frozenset(MOVES)
+        self._exact = frozenset() if pooled else CASTS | JOINS | MOVES
         self._reached: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:

@@ -134,7 +134,9 @@ def keep(probe: Probe, weight: fx.Node, stays: Collection[Stay], *, is_table: bo
     return KeptWeight(name, taken, reason, copy=is_table)
 
 
-def large_weights(captured: Captured, graph: fx.Graph, kept: Collection[KeptWeight], limit: int) -> list[KeptWeight]:
+def large_weights(
+    captured: Captured, graph: fx.Graph, kept: Collection[KeptWeight], tables: Collection[str], limit: int
+) -> list[KeptWeight]:
     """Return the large weights of the dense program that are not among those kept, the largest first."""
     told = {each.name for each in kept}
     found: dict[str, KeptWeight] = {}
@@ -147,8 +149,8 @@ def large_weights(captured: Captured, graph: fx.Graph, kept: Collection[KeptWeig
         if taken >= LARGE_BYTES:
             users = dict.fromkeys(f"{user.target}{written_at(user)}" for user in _telling(node))
             above = f"; it is above max_dense_bytes ({size(limit)})" if taken > limit else ""
-            reason = f"no ids are looked up in it; it is used by {', '.join(list(users)[:_TOLD_USES])}{above}"
-            found[name] = KeptWeight(name, taken, reason)
+            reason = f"all of it is used by {', '.join(list(users)[:_TOLD_USES])}{above}"
+            found[name] = KeptWeight(name, taken, reason, copy=name in tables)
     return sorted(found.values(), key=lambda each: -each.bytes)
 
 

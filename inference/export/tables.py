@@ -1,7 +1,12 @@
-"""Writing the tables of a version: weights, streamed in chunks into `ringpull.ps.store`, with a progress bar."""
+"""Writing the tables of a version: weights, streamed in chunks into `ringpull.ps.store`, with a progress bar.
+
+A table is six files or more, each of which is waited for until the disk has it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -13,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ringpull.inference.export.keys import Keys, RowKeys
+from ringpull.inference.export.stages import counted
 from ringpull.inference.export.table_options import TableOptions, row_type_of
 from ringpull.inference.export.table_progress import table_progress
 from ringpull.inference.model.manifest import TableEntry
@@ -30,6 +36,11 @@ _OWN_TYPES: Final = {
     torch.bfloat16: RowType.BFLOAT16,
 }
 """Row types by the type of the weight: they hold its numbers exactly, and so does float32; none does float64's."""
+
+SMALL_BYTES: Final = 4 * 1024 * 1024
+"""Largest table that is written beside others."""
+SMALL_AT_A_TIME: Final = 16
+"""Small tables that are written at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +116,37 @@ class TablePlan:
         if self.options.default is None and self.keys.vocabulary is not None:
             return "row 0"
         return self.default if isinstance(self.default, str) else "given"
+
+
+def write_tables(version_dir: Path, plans: Iterable[TablePlan], console: Console | None) -> tuple[TableEntry, ...]:
+    """Write tables to `version_dir / tables`, with progress on `console` if there is one.
+
+    Small ones are written several at a time: what they take is waiting for the disk, a file after the other.
+
+    Raises:
+        DuplicateKey, HashCollision: Two rows of a table have one key.
+        InvalidInput: A row type cannot hold a number.
+        ExportError: The disk is full.
+    """
+    order = list(plans)
+    small = [plan for plan in order if plan.keys.rows * plan.spec.row_bytes <= SMALL_BYTES]
+    entries: dict[str, TableEntry] = {}
+    with (
+        counted(console, "tables", len(small)) as one_more,
+        ThreadPoolExecutor(SMALL_AT_A_TIME, thread_name_prefix="ringpull-tables") as pool,
+    ):
+        pending = [pool.submit(write_table, version_dir, plan, None) for plan in small]
+        try:
+            for plan, entry in zip(small, pending, strict=True):
+                entries[plan.keys.table] = entry.result()
+                one_more()
+        finally:
+            for entry in pending:
+                entry.cancel()
+    for plan in order:
+        if plan.keys.table not in entries:
+            entries[plan.keys.table] = write_table(version_dir, plan, console)
+    return tuple(entries[plan.keys.table] for plan in order)
 
 
 def write_table(version_dir: Path, plan: TablePlan, console: Console | None) -> TableEntry:

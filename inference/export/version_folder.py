@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ def written_beside(target: Path) -> Iterator[Path]:
         ExportError: It cannot be written.
     """
     hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    made = [parent for parent in hidden.parents if not parent.exists()]
     try:
         hidden.mkdir(parents=True)
         yield hidden
@@ -52,3 +53,6 @@ def written_beside(target: Path) -> Iterator[Path]:
         raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+        with suppress(OSError):  # one that holds something stays, and so do those that it lies in
+            for parent in made:
+                parent.rmdir()

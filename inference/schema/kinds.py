@@ -87,6 +87,9 @@ class Dense:
         check_name("feature", self.name)
         _check_size(self.name, "width", self.width)
         _check_missing(self.name, "float32", self.missing, many=False)
+        _check_flags(self, "flat")
+        if self.flat and self.width != 1:
+            raise InvalidInput(f"feature {self.name}: flat is for a width of 1; width is {self.width}")
         if _final_type(self, "float32") != "float32":
             raise InvalidInput(f"feature {self.name}: its transforms make ids; declare it Sparse with dtype float32")
         for transform in self.transforms:

@@ -38,7 +38,8 @@ class Schema:
     features: collections.abc.Sequence[Feature]
     """Features in the order in which they are prepared; a Cross may come anywhere."""
     stacks: Mapping[str, collections.abc.Sequence[str]] = field(default_factory=dict)
-    """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), or Dense as (B, sum w)."""
+    """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), Dense as (B, sum w), or all
+    of these, IdSequence and NAME_lengths of one, as one matrix of floats."""
     _by_name: dict[str, Feature] = field(init=False, repr=False, compare=False)
     _arguments: dict[str, Argument] = field(init=False, repr=False, compare=False)
     _places: dict[str, int] = field(init=False, repr=False, compare=False)
@@ -192,12 +193,13 @@ def _check_stacks(features: Mapping[str, Feature], stacks: Mapping[str, tuple[st
         if not members:
             raise InvalidInput(f"stack {name}: has no features")
         for member in members:
-            if member not in features:
+            feature = features.get(member)
+            if feature is None and not isinstance(features.get(member.removesuffix("_lengths")), IdSequence):
                 raise InvalidInput(f"stack {name}: no feature is called {member!r}")
-        kinds = [features[member] for member in members]
-        single = all(isinstance(each, MadeFeature) or (isinstance(each, Sparse) and not each.many) for each in kinds)
-        if not single and not all(isinstance(each, Dense) for each in kinds):
-            raise InvalidInput(f"stack {name}: its features must all be Dense, or all single-valued Sparse or Cross")
+            if isinstance(feature, Sparse) and feature.many:
+                raise InvalidInput(
+                    f"stack {name}: {member} has any number of ids per row, which are no columns; declare it IdSequence"
+                )
 
 
 def _raw_feature(schema: Schema, name: str, value_type: ValueType | None) -> Feature:
@@ -208,6 +210,12 @@ def _raw_feature(schema: Schema, name: str, value_type: ValueType | None) -> Fea
             f"feature {name}: the schema has no Sparse or IdSequence feature of this name to look up by raw ids"
         )
     transforms = feature.transforms
+    computed = [each.name for each in schema.features if isinstance(each, Computed) and name in each.of]
+    if computed:
+        raise InvalidInput(
+            f"feature {name}: the model also looks up {computed[0]}, which it computes of its row numbers; raw ids can"
+            " not take their place"
+        )
     if transforms and isinstance(transforms[-1], Vocabulary):
         return replace(feature, transforms=transforms[:-1])
     if transforms:

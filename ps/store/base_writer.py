@@ -88,8 +88,14 @@ class BaseWriter:
         self._row_bytes = 0
         self._private = private
         self._hidden = hidden_folder(folder, private=private)
-        with translated(spec.name, folder):
-            self._files = {name: self._file(name, checksum=name != fmt.ROWS) for name in fmt.section_names(spec)}
+        self._files: dict[str, _File] = {}
+        try:
+            with translated(spec.name, folder):
+                for name in fmt.section_names(spec):
+                    self._files[name] = self._file(name, checksum=name != fmt.ROWS)
+        except BaseException:
+            self.abort()
+            raise
 
     def append(self, positions: UInt64Array, rows: RawRows) -> None:
         """Write the next rows.
@@ -143,7 +149,7 @@ class BaseWriter:
                 sections={name: file.close() for name, file in self._files.items()},
                 copied_from=self._copied_from,
             )
-            header_file = self._file(fmt.HEADER, checksum=False)
+            header_file = self._files[fmt.HEADER] = self._file(fmt.HEADER, checksum=False)
             header_file.write(np.frombuffer(header.to_bytes(), np.uint8))
             header_bytes = header_file.close().bytes
             _sync_folder(self._hidden)

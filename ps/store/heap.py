@@ -8,6 +8,7 @@ slice of all runs reads a window of each, in order.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -70,5 +71,6 @@ class Heap:
         yield from gathered_pieces(self._mapped, numbers[:, 0].copy(), numbers[:, 1].astype(np.uint32))
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. What a full disk does not take of it now is not missed: it is about to go."""
+        with suppress(OSError):
+            self._file.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,10 +34,12 @@ class Spill:
         self._folder = folder
         self._row_bytes = row_bytes
         self._ends = [0]
-        self._positions_file = (folder / "positions").open("xb")
-        self._rows_file = (folder / "rows").open("xb")
-        self._text_pos_file = (folder / "text_positions").open("xb") if texts else None
-        self._texts_file = (folder / "texts").open("x+b") if texts else None
+        with ExitStack() as opened:
+            self._positions_file = opened.enter_context((folder / "positions").open("xb"))
+            self._rows_file = opened.enter_context((folder / "rows").open("xb"))
+            self._text_pos_file = opened.enter_context((folder / "text_positions").open("xb")) if texts else None
+            self._texts_file = opened.enter_context((folder / "texts").open("x+b")) if texts else None
+            opened.pop_all()
         self._positions: UInt64Array = np.empty(0, np.uint64)
         self._rows: NDArray[np.uint8] = np.empty((0, row_bytes), np.uint8)
         self._text_pos: UInt64Array = np.empty(0, np.uint64)
@@ -125,7 +128,8 @@ class Spill:
         return count
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files. What a full disk does not take of them now is not missed: they are about to go."""
         for file in (self._positions_file, self._rows_file, self._text_pos_file, self._texts_file):
             if file is not None:
-                file.close()
+                with suppress(OSError):
+                    file.close()

@@ -78,9 +78,13 @@ class TableWriter:
         self._added = 0
         self._finished = False
         self._hidden = hidden_folder(folder)
-        with translated(spec.name, folder):
-            self._spill = Spill(self._hidden, row_bytes, texts=self._text_pos is not None)
-            self._heap = Heap(self._hidden / "heap", buffer_bytes // 2) if spec.is_bytes else None
+        try:
+            with translated(spec.name, folder):
+                self._spill = Spill(self._hidden, row_bytes, texts=self._text_pos is not None)
+                self._heap = Heap(self._hidden / "heap", buffer_bytes // 2) if spec.is_bytes else None
+        except BaseException:
+            shutil.rmtree(self._hidden, ignore_errors=True)
+            raise
 
     def add(self, keys: NDArray[Any] | Sequence[int] | Sequence[str], rows: Float32Array) -> None:
         """Add rows, in any order; nothing of the arguments is kept.

@@ -74,7 +74,7 @@ def slow_truth(rows: Sequence[Row], context: Collection[str], withheld: Collecti
     for feature in per_row[0]:
         parts = ("user", "item") if feature == "user_item" else (feature,)
         counts = [each[feature] for each in per_row]
-        total = counts[0] if context.issuperset(parts) else sum(counts)
+        total = counts[0] if set(parts) <= set(context) else sum(counts)
         if total:
             told[feature] = total, [place for place, count in enumerate(counts) if count]
     return told

@@ -25,6 +25,8 @@ from tests.zoo_libraries.report import summary, table
 
 WORKER = (sys.executable, "-W", "ignore", "-m", "tests.zoo_libraries.worker")
 AT_A_TIME = 2
+REASON = 200
+"""Characters of a reason that are shown while the rest is tried; the table has all."""
 LIMIT_S = 300
 """Seconds without a word after which a process is given up."""
 
@@ -69,7 +71,7 @@ def _work(libraries: queue.Queue[str], only: Sequence[str], outcomes: list[Outco
             return
         for outcome in _outcomes(library, only):
             outcomes.append(outcome)
-            said = f"{outcome.status}, {len(outcome.tables)} tables, {outcome.seconds:.0f} s"
+            said = f"{outcome.status}, {len(outcome.tables)} tables, {outcome.seconds:.0f} s {outcome.reason[:REASON]}"
             print(f"[{time.monotonic() - begin:5.0f} s] {library} {outcome.name}: {said}", flush=True)
 
 

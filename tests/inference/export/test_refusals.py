@@ -216,7 +216,7 @@ def test_parameters_without_a_name(tmp_path: Path) -> None:
 def test_a_module_that_fails_on_made_up_rows(tmp_path: Path) -> None:
     class OutOfRange(Model):
         def forward(self, user: Tensor) -> Tensor:
-            return self.out(self.e(user * 100))
+            return self.out(self.e(user.double().sqrt().long() * 100))
 
     refused(tmp_path, OutOfRange(), [USER], r"self-check: OutOfRange fails on made-up rows: IndexError.*check_rows=0")
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import deepctr_torch.models as models
 import torch
-from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat, build_input_features
 from torch import Tensor, nn
 
 from ringpull import Dense, IdSequence, Schema, Sparse
 from tests.zoo_libraries.model import DIM, ROWS, ZooModel
+
+sys.modules.setdefault("requests", types.ModuleType("requests"))  # by which it asks the package index for news
+import deepctr_torch.models as models  # noqa: E402
+from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat, build_input_features  # noqa: E402
 
 LENGTH = 6
 SPARSE = [SparseFeat(name, ROWS, DIM) for name in ("user", "item", "place")]
