@@ -1,7 +1,7 @@
 # Everything is built into $(VENV); nothing outside this folder is touched.
 #
 #   make demo [ONCE=1]    make test [SLOW=1]    make check    make bench [QUICK=1]    make loadtest [SECONDS=60]
-#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make proto
+#   make rebalance-check    make chaos [SECONDS=60] [SEED=7]    make zoo [TABLE=FILE]    make proto
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -15,17 +15,20 @@ SEED ?= 7
 USERS ?= 8
 WORKERS ?= 0
 MODEL ?=
+TABLE ?=
 
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_LOADTEST := $(VENV)/.installed-loadtest
+ZOO := $(VENV)/zoo
+INSTALLED_ZOO := $(ZOO)/.installed
 PROTOC := $(VENV)/protoc
 CODE := ringpull/*.py ps router inference deploy loadtest examples tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types bench loadtest rebalance-check chaos proto clean
+.PHONY: help demo test check lint types bench loadtest rebalance-check chaos zoo proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -74,6 +77,9 @@ rebalance-check: $(INSTALLED) ## Shards, copies and versions change under load; 
 chaos: $(INSTALLED_LOADTEST) ## Processes die, stall and change under load; every prediction is checked. SECONDS, SEED
 	$(BIN)/python -m ringpull.loadtest.chaos --seconds $(SECONDS) --seed $(SEED)
 
+zoo: $(INSTALLED_ZOO) ## Models of public libraries, exported as those build them, served and compared; TABLE. Under 20 minutes
+	$(ZOO)/bin/python -m tests.zoo_libraries $(if $(TABLE),--table $(TABLE))
+
 # Protocols of ours become modules; those of others become descriptor sets, for pools of their own (own_pool.py).
 PROTOS := ringpull operations
 PROTOS_OF_OTHERS := tensorflow_serving open_inference
@@ -104,6 +110,15 @@ $(INSTALLED_BENCH): pyproject.toml | $(INSTALLED)
 
 $(INSTALLED_LOADTEST): pyproject.toml | $(INSTALLED)
 	$(PIP) install -e '.[server,export,loadtest]'
+	@touch $@
+
+# In an environment of its own, which sees the packages of the main one behind its own: what the libraries pin stays out
+# of that.
+$(INSTALLED_ZOO): tests/zoo_libraries/requirements.txt | $(INSTALLED)
+	$(PYTHON) -m venv $(ZOO)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > \
+		$$($(ZOO)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/behind.pth
+	$(ZOO)/bin/python -m pip --disable-pip-version-check install --no-deps -r $<
 	@touch $@
 
 # In an environment of its own: what a generator of 6.31 writes is read by every protobuf from 6.31.1 on, below 8.

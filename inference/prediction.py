@@ -25,6 +25,18 @@ class Filled:
     """Number of values filled in; an absent feature counts one per row it was prepared for."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Unknown:
+    """A feature some of whose ids were scored on the default vectors of their tables: nothing was learned of them."""
+
+    feature: str
+    ids: int
+    """Number of unknown ids in the request, each as often as it was sent: those without a row, and those whose rows
+    could not be had (see `filled`: unavailable, degraded)."""
+    rows: NDArray[np.int64] | None = None
+    """Candidate rows with such ids, ascending; all of them where the feature came as context. Only when asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Microseconds by stage, and the rows of the micro-batch the request rode in."""
@@ -49,6 +61,8 @@ class Prediction:
     version: int
     """Model version that answered."""
     filled: tuple[Filled, ...] = ()
+    unknown: tuple[Unknown, ...] = ()
+    """Features with unknown ids; empty: every id has a row."""
     timings: Timings | None = field(default=None)
     """Time by stage; only when asked for."""
     model: str = ""

@@ -70,7 +70,7 @@ class Tally:
 
     def received(self, reply: PullReply) -> None:
         """Count one answer."""
-        self.received_bytes += reply.values.nbytes + reply.missing.nbytes + reply.found.nbytes
+        self.received_bytes += reply.values.nbytes + reply.missing.nbytes + reply.found.nbytes + reply.absent.nbytes
 
     def looked_up(self, model: str, lookups: Sequence[Lookup], results: Sequence[LookupResult]) -> None:
         """Count the merged look-ups of one pull."""

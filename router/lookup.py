@@ -30,6 +30,16 @@ class Lookup:
         return len(self.keys) if self.offsets is None else len(self.offsets) - 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Absent:
+    """Keys of a pooled look-up for which the default vector stands: the table does not have them, or they are lost."""
+
+    bags: NDArray[np.int64]
+    """(M,): bag of each; a key counts as often as it appears."""
+    positions: NDArray[np.uint64]
+    """(M,): ring position of each (`ringpull.ps.hashing`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class LookupResult:
     """The merged answer to one `Lookup`."""
@@ -44,3 +54,6 @@ class LookupResult:
     """Keys no live shard could answer for, filled in by the table's policy `on_unavailable: default`."""
     bytes_rows: BytesRows | None = None
     """Rows of the N keys of a table of bytes, owned by the caller; None of any other table."""
+    absent: Absent | None = None
+    """Keys for which the default vector stands, where these are pooled; None: there are none, or a shard of an earlier
+    build did not tell them, or nothing is pooled: see `found`."""

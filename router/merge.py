@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.ps.compiled import kernel
-from ringpull.ps.spec import Float32Array
+from ringpull.ps.spec import Float32Array, UInt64Array
 from ringpull.ps.wire.messages import PullReply
 from ringpull.router.batch import BAGS, KEYS, MAX, MEAN, OP, ROWS, WEIGHTED, Batch, Int64Array
 from ringpull.router.bytes_merge import BytesMerge
-from ringpull.router.lookup import LookupResult
+from ringpull.router.lookup import Absent, LookupResult
 from ringpull.router.partition import Part
 
 UInt8Array = NDArray[np.uint8]
@@ -45,6 +45,8 @@ class Merge:
         self._found = np.zeros(int(self._vector_begins[-1]), np.uint8)
         self._missing = np.zeros(len(dims), np.int64)
         self._lost = np.zeros(len(dims), np.int64)
+        self._absent: list[tuple[Int64Array, Int64Array, UInt64Array]] = []
+        """Look-ups, bags and positions of keys of bags for which default vectors stand."""
         self._bytes = [
             BytesMerge(keys) if dim == 0 else None
             for keys, dim in zip(batch.shape[:, KEYS].tolist(), dims.tolist(), strict=True)
@@ -67,8 +69,13 @@ class Merge:
             self._touched,
             self._found,
         )
+        if reply.absent.size:
+            self._add_absent(part, reply.absent.astype(np.int64))
         if reply.lengths.size:
             self._add_bytes(part, reply)
+
+    def _add_absent(self, part: Part, numbers: Int64Array) -> None:
+        self._absent.append((*part.bags_of(numbers), part.positions[numbers]))
 
     def _add_bytes(self, part: Part, reply: PullReply) -> None:
         lengths, data = np.require(reply.lengths, np.uint32, ("C", "A")), np.require(reply.data, np.uint8, ("C", "A"))
@@ -86,6 +93,8 @@ class Merge:
         """Merge the default vectors of the look-ups' tables in place of an answer that no shard could give."""
         self.add(part, _default_reply(part, defaults))
         self._lost += part.keys
+        if part.lengths.size:
+            self._add_absent(part, part.pooled_keys())
 
     def results(self) -> list[LookupResult]:
         """Divide means, put zeros in empty bags, and return the results, in the order of the look-ups. Call it once."""
@@ -99,6 +108,7 @@ class Merge:
             self._touched,
         )
         found = self._found.view(np.bool_)
+        absent = self._absent_by_lookup()
         begins, vectors = self._value_begins.tolist(), self._vector_begins.tolist()
         columns = zip(
             self._batch.shape[:, OP].tolist(),
@@ -119,9 +129,20 @@ class Merge:
                 found=found[first:last] if op == ROWS else None,
                 lost=lost,
                 bytes_rows=None if merge is None else merge.rows(),
+                absent=absent.get(lookup),
             )
-            for op, dim, begin, end, first, last, missing, lost, merge in columns
+            for lookup, (op, dim, begin, end, first, last, missing, lost, merge) in enumerate(columns)
         ]
+
+    def _absent_by_lookup(self) -> dict[int, Absent]:
+        if not self._absent:
+            return {}
+        lookups, bags, positions = (np.concatenate(parts) for parts in zip(*self._absent, strict=True))
+        return {
+            lookup: Absent(bags[own], positions[own])
+            for lookup in np.unique(lookups).tolist()
+            for own in (lookups == lookup,)
+        }
 
 
 def _begins(counts: Int64Array) -> Int64Array:

@@ -76,7 +76,16 @@ class Part:
             ]
         )
         return PullRequest(
-            model, version, epoch, lookups, self.positions, self.lengths, self.weights, identity, max_reply_bytes
+            model,
+            version,
+            epoch,
+            lookups,
+            self.positions,
+            self.lengths,
+            self.weights,
+            identity,
+            max_reply_bytes,
+            tell_absent=self.lengths.size > 0,
         )
 
     def check_reply(self, reply: PullReply, dims: Int64Array) -> None:
@@ -97,6 +106,8 @@ class Part:
                 f"shard {self.shard} answered {reply.values.size} values, {reply.missing.size} counts and"
                 f" {reply.found.size} flags; {due}, {due_counts} and {due_found} were due"
             )
+        if reply.absent.size:
+            self._check_absent(reply)
         if not reply.lengths.size and dims.all():
             return
         due_rows = int(self.keys[dims == 0].sum())
@@ -105,6 +116,32 @@ class Part:
                 f"shard {self.shard} answered {reply.lengths.size} rows of bytes with {reply.data.size} bytes;"
                 f" {due_rows} were due, whose lengths add up to that"
             )
+
+    def _check_absent(self, reply: PullReply) -> None:
+        """Check that the keys told are pooled ones of this part, each once, and as many of each look-up as counted."""
+        absent, ends = reply.absent.astype(np.int64), np.cumsum(self.keys)
+        told = np.bincount(np.searchsorted(ends, absent, "right"), minlength=len(ends))
+        pooled = self.batch.shape[:, OP] != ROWS
+        counted = np.zeros(len(ends), np.int64)
+        counted[self.keys > 0] = reply.missing
+        if (np.diff(absent) <= 0).any() or not np.array_equal(told, np.where(pooled, counted, 0)):
+            raise ProtocolError(
+                f"shard {self.shard} told {len(absent)} keys of bags as absent; they must be"
+                f" {int(counted[pooled].sum())}, ascending, and as many of each look-up as it counts"
+            )
+
+    def bags_of(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return the look-up and the bag of keys of pooled look-ups, given their numbers among `positions`."""
+        unpooled = self.batch.shape[:, OP] == ROWS
+        lookups = np.searchsorted(np.cumsum(self.keys), numbers, "right")
+        rows_before = np.cumsum(np.where(unpooled, self.keys, 0))[lookups]
+        sub_bags = np.searchsorted(np.cumsum(self.lengths, dtype=np.int64), numbers - rows_before, "right")
+        return lookups, self.targets[rows_before + sub_bags]
+
+    def pooled_keys(self) -> Int64Array:
+        """Return the numbers among `positions` of all keys of pooled look-ups."""
+        pooled = np.repeat(self.batch.shape[:, OP] != ROWS, self.keys)
+        return np.flatnonzero(pooled)
 
     def as_batch(self) -> Batch:
         """Return these keys as a batch of their own, to be partitioned anew over other owners or with a newer map."""

@@ -96,6 +96,7 @@ def _from_json(source: str, model: str) -> dict[str, Any]:
         "label": call.label,
         "outputs": call.outputs,
         "with_timings": call.with_timings,
+        "with_unknown": call.with_unknown,
         "request_id": call.request_id,
     }
 
@@ -129,6 +130,10 @@ def _plain(prediction: Prediction) -> dict[str, Any]:
         "version": prediction.version,
         "outputs": {name: values.tolist() for name, values in prediction.outputs.items()},
         "filled": [asdict(filled) for filled in prediction.filled],
+        "unknown": [
+            {"feature": each.feature, "ids": each.ids} | ({} if each.rows is None else {"rows": each.rows.tolist()})
+            for each in prediction.unknown
+        ],
         "degraded": list(prediction.degraded),
     }
     if prediction.timings is not None:
@@ -148,6 +153,9 @@ def _show(model: str, prediction: Prediction) -> None:
         err.print(
             f"{filled.feature}: {filled.values} values {filled.reason}, filled in", style="yellow", highlight=False
         )
+    for each in prediction.unknown:
+        rows = "" if each.rows is None else f", in rows {', '.join(map(str, each.rows.tolist()))}"
+        err.print(f"{each.feature}: {each.ids} ids without a row{rows}", style="yellow", highlight=False)
     if prediction.timings is not None:
         stages = (
             f"{name.removesuffix('_us')} {value} µs"

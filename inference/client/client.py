@@ -146,6 +146,7 @@ class Client(_Connections):
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
         with_timings: bool = False,
+        with_unknown: bool = False,
         request_id: str = "",
         label: str | None = None,
     ) -> Prediction:
@@ -157,6 +158,7 @@ class Client(_Connections):
             version: Version that answers; None: the live one.
             outputs: Names of the outputs wanted; None: all.
             with_timings: Ask for the server's timings by stage.
+            with_unknown: Ask in which rows ids were unknown; how many there were is told always.
             request_id: For the server's logs.
             label: Label of the version that answers, in place of `version`.
 
@@ -176,6 +178,7 @@ class Client(_Connections):
             version=version,
             outputs=outputs,
             with_timings=with_timings,
+            with_unknown=with_unknown,
             request_id=request_id,
             label=label,
         )
@@ -331,6 +334,7 @@ class AsyncClient(_Connections):
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
         with_timings: bool = False,
+        with_unknown: bool = False,
         request_id: str = "",
         label: str | None = None,
     ) -> Prediction:
@@ -342,6 +346,7 @@ class AsyncClient(_Connections):
             version=version,
             outputs=outputs,
             with_timings=with_timings,
+            with_unknown=with_unknown,
             request_id=request_id,
             label=label,
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ringpull.inference.degrade.steps import MAX_STEPS, CapCandidates, CutBags, Step, UseDefault, UseVersion
-from ringpull.inference.schema.kinds import Cross, Feature, IdSequence, Sparse
+from ringpull.inference.schema.kinds import Feature, IdSequence, MadeFeature, Sparse
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import InvalidInput
 
@@ -37,7 +37,7 @@ class Degradation:
 
 def levels(steps: Sequence[Step], schema: Schema) -> tuple[Degradation | None, ...]:
     """Return the levels of a version with steps that `check_steps` accepted: None at 0, one more for each step."""
-    sent = frozenset(each.name for each in schema.features if not isinstance(each, Cross))
+    sent = frozenset(each.name for each in schema.features if not isinstance(each, MadeFeature))
     level = Degradation(steps=(), sent=sent)
     found: list[Degradation | None] = [None]
     for step in steps:

@@ -7,7 +7,7 @@ and when it gives the same outputs. Else a valid request would be refused, or an
 from __future__ import annotations
 
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, MadeFeature, Sparse
 from ringpull.inference.schema.schema import Schema
 
 
@@ -16,7 +16,7 @@ def can_stand_in(lighter: LoadedVersion, asked: LoadedVersion) -> bool:
     gives = {output.name: output.shape for output in lighter.manifest.outputs}
     same_outputs = all(gives.get(output.name) == output.shape for output in asked.manifest.outputs)
     return same_outputs and all(
-        _takes(each, asked.schema) for each in lighter.schema.features if not isinstance(each, Cross)
+        _takes(each, asked.schema) for each in lighter.schema.features if not isinstance(each, MadeFeature)
     )
 
 

@@ -8,8 +8,8 @@ is copied: it refers to the module's own tensors.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,10 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_map, tree_unflatten
 
 from ringpull.inference.export.calls.call import Call
+from ringpull.inference.export.calls.once import is_sparse
+from ringpull.inference.export.calls.ready import ready
+from ringpull.inference.export.examples import TRACED_ROWS
+from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 
@@ -39,19 +43,6 @@ class Captured:
     """Weights that were computed once, of weights alone (`ringpull.inference.export.passes`), and what of."""
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode, without gradients, and afterwards back as each of its parts was."""
-    modes = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
-
-
 def quiet_torch() -> warnings.catch_warnings[None]:
     """Return a context without warnings: those that torch gives of its own internals, users can do nothing about."""
     return warnings.catch_warnings(action="ignore")
@@ -64,7 +55,7 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
         ExportError: torch cannot trace the module.
     """
     sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
-    with quiet_torch():
+    with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
         try:
             return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
         except ExportError:  # ours, of how the module uses what it is given
@@ -79,14 +70,27 @@ def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
     Raises:
         ExportError: torch cannot trace it, it only works for one number of rows, or its outputs are not floats by row.
     """
-    with evaluating(call.module):
-        program = trace(call.module, (dict(arguments),), call.described)
+    with ready(call.module):
+        program = _trace(call, dict(arguments))
         _refuse_max_norm(call, program)
         if any(_is_in_place(node) for node in program.graph.nodes):
             with quiet_torch():
                 program = program.run_decompositions({})
-    call.check_read()
-    return _lift(call, program, iter(arguments))
+        call.check_read()
+        return _lift(call, program, arguments)
+
+
+def _trace(call: Call, arguments: dict[str, Tensor]) -> ExportedProgram:
+    try:
+        return trace(call.module, (arguments,), call.described)
+    except ExportError as exc:
+        if call.turn_types():
+            with suppress(ExportError):
+                return trace(call.module, (arguments,), call.described)
+            call.turn_types()
+        if exc.__cause__ is None:
+            raise
+        raise ExportError(f"{exc}{call.advice(exc.__cause__)}") from exc.__cause__
 
 
 def _refuse_max_norm(call: Call, program: ExportedProgram) -> None:
@@ -117,9 +121,9 @@ def _is_in_place(node: fx.Node) -> bool:
     )
 
 
-def _lift(call: Call, program: ExportedProgram, names: Iterator[str]) -> Captured:
+def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) -> Captured:
     """Copy the program's graph, with inputs of the given names, and `get_attr` for the weights."""
-    owners = _owners(call)
+    owners, names = _owners(call), iter(examples)
     signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors: dict[str, Any] = {**program.constants, **program.state_dict}
     root, graph = nn.Module(), fx.Graph()
@@ -137,6 +141,8 @@ def _lift(call: Call, program: ExportedProgram, names: Iterator[str]) -> Capture
                 continue
             assert spec.target is not None
             tensor = tensors[spec.target]
+            if is_sparse(tensor) and node.users:
+                raise call.refusal_of_sparse(call.path_of(spec.target), examples)
             name, path = owners.get(_identity(tensor), (node.name, call.path_of(spec.target)))
             if name not in attributes:
                 setattr(root, name, tensor)
@@ -173,7 +179,7 @@ def _owners(call: Call) -> dict[Any, tuple[str, str]]:
 
 
 def _identity(tensor: Any) -> Any:
-    if not isinstance(tensor, Tensor) or tensor.numel() == 0:
+    if not isinstance(tensor, Tensor) or is_sparse(tensor) or tensor.numel() == 0:
         return id(tensor)
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 

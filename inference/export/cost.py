@@ -1,7 +1,7 @@
 """Cost of short row types: the module's scores with rows as tables will hold them, beside its own.
 
-Both come from the module itself, before anything is written: the rounding of rows is all that differs. The rows are
-the exporter's (`check_columns`), whose ids are as frequent as in life, or made up.
+Both come from the module as it was captured, before anything is written: the rounding of rows is all that differs. The
+rows are the exporter's (`check_columns`), whose ids are as frequent as in life, or made up.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ringpull.inference.export.asking import Outputs, ServedRows, ask_module
-from ringpull.inference.export.calls.call import Call
+from ringpull.inference.export.asking import Outputs, ask_module
+from ringpull.inference.export.plain_model import PlainModel
 from ringpull.inference.export.report import CostReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.tables import TablePlan
@@ -67,13 +67,13 @@ class CheckData:
 
 
 def measure_cost(
-    call: Call,
+    plain: PlainModel,
     schema: Schema,
     outputs: tuple[ProgramOutput, ...],
     plans: Mapping[str, TablePlan],
     data: CheckData | None,
 ) -> CostReport | None:
-    """Run the module with and without the rounding of its tables' rows, and compare; None if nothing is rounded.
+    """Run the model with and without the rounding of its tables' rows, and compare; None if nothing is rounded.
 
     Raises:
         ExportError: The module fails on the rows.
@@ -82,14 +82,13 @@ def measure_cost(
     if data is None or not any(plan.rounds for plan in plans.values()):
         return None
     before, after = _Scores(outputs), _Scores(outputs)
-    served = ServedRows(plans.values())
+    served = plain.serving(plans.values())
     described = "the rows of check_columns" if data.given else "made-up rows"
     for begin in range(0, data.prepared.rows, BATCH_ROWS):
         part = part_of(data.prepared, begin, min(begin + BATCH_ROWS, data.prepared.rows))
-        made = schema.arguments(part, list(call.arguments))
-        before.add(ask_module(call, made, outputs, doing="row types", rows_described=described))
-        with served:
-            after.add(ask_module(call, made, outputs, doing="row types", rows_described=described))
+        made = schema.arguments(part, list(plain.names))
+        before.add(ask_module(plain, made, outputs, doing="row types", rows_described=described))
+        after.add(ask_module(served, made, outputs, doing="row types", rows_described=described))
     differences = np.concatenate([_differences(before.of(each), after.of(each)) for each in before.names])
     auc = auc_after = None
     if data.labels is not None:

@@ -1,15 +1,17 @@
 """Cutting a captured graph in two: look-ups, which become pulls, and the dense program, which takes their results.
 
-A weight becomes a table when every use of it is a look-up that a pull can express (`ringpull.inference.export.uses`).
-Otherwise it stays in the dense program, up to `MAX_DENSE_BYTES` or what the exporter says, and the reason is kept for
-the report. Nothing is guessed: what fits neither side is an `ExportError` that names the embedding and the reason.
+A weight becomes a table when it is looked up in a way that a pull can express (`ringpull.inference.export.uses`). Where
+other uses need it, too, or none is such a look-up, it stays in the dense program, up to `MAX_DENSE_BYTES` or what the
+exporter says, and the reason is kept for the report (`ringpull.inference.export.staying`). Nothing is guessed: what
+fits neither side is an `ExportError` that names the embedding and the reason.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import Any, Final
 
 import torch
@@ -19,25 +21,25 @@ from ringpull.inference.export.bags import read_bag
 from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.index import NotPlain, read_index
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
+from ringpull.inference.export.plain_model import PlainModel
+from ringpull.inference.export.pooling import read_pools
 from ringpull.inference.export.probe import Probe
+from ringpull.inference.export.ranges import IdRange
 from ringpull.inference.export.sizes import free_sizes, number_of_rows
+from ringpull.inference.export.staying import RAGGED_PARTS, KeptWeight, Stay, keep, large_weights, looked_up_weights
 from ringpull.inference.export.uses import Plan, Use, read_vectors
-from ringpull.ps.byte_size import size
+from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import Computed
 from ringpull.ps.errors import ExportError
 
 MAX_DENSE_BYTES: Final = 64 * 1024 * 1024
 """Largest embedding that may stay in the dense program."""
 
-RAGGED_PARTS: Final = ("values", "offsets", "weights")
+_LONGEST_NAME: Final = 100
+"""Characters of the name of a feature that a look-up of several needs."""
 
-
-@dataclass(frozen=True, slots=True)
-class KeptWeight:
-    """An embedding that stays in the dense program."""
-
-    name: str
-    bytes: int
-    reason: str
+TABLE_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types of weights that tables can take the place of: vectors come as float32, and are cast back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,19 @@ class Cut:
     uses: tuple[Use, ...]
     arguments: tuple[str, ...]
     tables: Mapping[str, Tensor]
-    """Weight of each table by name: the module's own tensor (rows, dim)."""
+    """Weight of each table by name: the module's own tensor (rows, dim), or one that was computed of its weights."""
     kept: tuple[KeptWeight, ...]
-    limits: Mapping[str, tuple[int, int]]
-    """Bounds [low, high) of each feature's ids: within every embedding it is looked up in, table or not."""
+    """Embeddings that stay in the dense program, and copies of tables."""
+    large: tuple[KeptWeight, ...]
+    """Other weights of the dense program of `LARGE_BYTES` or more."""
+    plain: PlainModel
+    """The whole model as it was before."""
+    ranges: tuple[IdRange, ...]
+    """Ids that each look-up has a row for, of tables and of what stays."""
+    argument_features: tuple[tuple[str, ...], ...] = ()
+    """Features of each of `arguments`."""
+    computed: tuple[Computed, ...] = ()
+    """Features that look-ups of several ids need."""
 
 
 @dataclass
@@ -61,13 +72,26 @@ class _Inputs:
 
     graph: fx.Graph
     before: fx.Node
+    taken: Collection[str]
+    """Names that no more feature may have."""
     nodes: dict[Use, fx.Node] = field(default_factory=dict)
+    computed: dict[tuple[tuple[str, ...], KeyExpression], Computed] = field(default_factory=dict)
 
     def look_up(self, use: Use) -> fx.Node:
+        if use.more and use.key is not None:
+            use = replace(use, feature=self._computed(use.features, use.key).name, key=None, more=())
         if use not in self.nodes:
             with self.graph.inserting_before(self.before):
                 self.nodes[use] = self.graph.placeholder(f"lookup_{len(self.nodes)}")
         return self.nodes[use]
+
+    def _computed(self, of: tuple[str, ...], key: KeyExpression) -> Computed:
+        if (of, key) not in self.computed:
+            stem = "_x_".join(of)[:_LONGEST_NAME]
+            taken = {*self.taken, *(each.name for each in self.computed.values())}
+            name = next(each for each in chain([stem], map((stem + "_{}").format, count(2))) if each not in taken)
+            self.computed[of, key] = Computed(name, of, key)
+        return self.computed[of, key]
 
 
 def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES) -> Cut:
@@ -80,14 +104,19 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
     rows = number_of_rows(probe, graph)
     free_sizes(probe, graph, rows)
     plans, kept = _plan(captured, probe, max_dense_bytes)
-    limits = _limits(captured, probe)
-    inputs = _Inputs(graph, next(iter(graph.nodes)))
+    ranges = _ranges(captured, probe, plans)
+    taken = {*probe.schema.argument_names(), *(each.name for each in probe.schema.features)}
+    plain = PlainModel.of(captured, {node: captured.weights[node.args[0]] for node in plans})  # type: ignore[index]
+    inputs = _Inputs(graph, next(iter(graph.nodes)), taken)
     tables = {}
     for node, plan in plans.items():
         weight: Any = node.args[0]
-        tables[captured.weights[weight]] = getattr(captured.graph_module, str(weight.target))
+        tensor = getattr(captured.graph_module, str(weight.target))
+        tables[captured.weights[weight]] = tensor
         with graph.inserting_before(node):
             built = plan.build(probe, graph, inputs.look_up)
+            if tensor.dtype != torch.float32:
+                built = graph.call_function(aten.to.dtype, (built, tensor.dtype))
         for result in [node] if node.target in EMBEDDINGS else _pooled_results(node):
             result.replace_all_uses_with(built)
     graph.eliminate_dead_code()
@@ -106,58 +135,56 @@ def cut(captured: Captured, probe: Probe, max_dense_bytes: int = MAX_DENSE_BYTES
         elif probe.arguments[name].part in RAGGED_PARTS:
             raise _ragged_use(name, probe, node)
     program = _with_used_weights(captured.graph_module, graph)
-    return Cut(program, tuple(inputs.nodes), tuple(named), tables, tuple(kept), limits)
+    large = large_weights(captured, graph, kept, tables, max_dense_bytes)
+    return Cut(
+        program,
+        tuple(inputs.nodes),
+        tuple(named),
+        tables,
+        tuple(kept),
+        tuple(large),
+        plain,
+        ranges,
+        tuple(probe.arguments[name].features for name in named),
+        tuple(inputs.computed.values()),
+    )
 
 
 def _plan(captured: Captured, probe: Probe, max_dense_bytes: int) -> tuple[dict[fx.Node, Plan], list[KeptWeight]]:
     """Decide for each embedding whether it becomes a table; return a plan for every look-up of those that do."""
     plans: dict[fx.Node, Plan] = {}
     kept: list[KeptWeight] = []
-    for weight in _looked_up_weights(captured):
-        name = captured.weights[weight]
+    for weight in looked_up_weights(captured, probe):
         tensor = getattr(captured.graph_module, str(weight.target))
         found: dict[fx.Node, Plan] = {}
-        try:
-            if tensor.dtype != torch.float32 or tensor.dim() != 2:
-                raise NotPlain(f"it holds {tensor.dtype} {tuple(tensor.shape)}; tables hold float32 (rows, dim)")
-            for user in weight.users:
+        stays: list[Stay] = []
+        for user in weight.users:
+            try:
+                if tensor.dtype not in TABLE_TYPES or tensor.dim() != 2:
+                    raise NotPlain(f"it holds {tensor.dtype} {tuple(tensor.shape)}; tables hold floats (rows, dim)")
                 found[user] = _read_use(probe, weight, user)
-            plans |= found
-        except NotPlain as reason:
-            kept.append(_keep(probe, weight, name, tensor, str(reason), max_dense_bytes))
-    return plans, kept
+            except NotPlain as reason:
+                stays.append(Stay(user, str(reason)))
+        if stays:
+            kept.append(keep(probe, weight, stays, is_table=bool(found), max_dense_bytes=max_dense_bytes))
+        plans |= found
+    return plans | read_pools(probe, plans), kept
 
 
-def _looked_up_weights(captured: Captured) -> list[fx.Node]:
-    """Return the weights that an embedding operator reads, directly or after computing something of them."""
-    found: dict[fx.Node, None] = {}
-    for node in captured.graph_module.graph.nodes:
-        if node.target in EMBEDDINGS | BAGS:
-            pending = [node.args[0]]
-            while pending:
-                each = pending.pop()
-                if each in captured.weights:
-                    found[each] = None
-                pending += each.all_input_nodes
-    return list(found)
-
-
-def _limits(captured: Captured, probe: Probe) -> dict[str, tuple[int, int]]:
-    limits: dict[str, tuple[int, int]] = {}
+def _ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) -> tuple[IdRange, ...]:
+    """Return the ids that each look-up has a row for, where its index is an expression of ids."""
+    ranges: dict[IdRange, None] = {}
     for node in captured.graph_module.graph.nodes:
         if node.target not in EMBEDDINGS | BAGS:
             continue
-        rows = node.args[0].meta["val"].shape[0]
+        rows = int(node.args[0].meta["val"].shape[0])
         try:
             parts = read_index(probe, node.args[1], rows).parts
         except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
             continue
-        for part in parts:
-            if part.key is None:
-                name, add = part.source.feature, part.add
-                low, high = limits.get(name, (-add, rows - add))
-                limits[name] = max(low, -add), min(high, rows - add)
-    return limits
+        table = captured.weights[node.args[0]] if node in plans else None
+        ranges |= {IdRange.of(part, rows, table): None for part in parts}
+    return tuple(ranges)
 
 
 def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:
@@ -169,24 +196,7 @@ def _read_use(probe: Probe, weight: fx.Node, user: fx.Node) -> Plan:
             if any(each.args[1] != 0 for each in user.users):
                 raise NotPlain("more of its bags is used than the pooled vectors")
             return read_bag(probe, user)
-    raise NotPlain(f"it is also used by {user.target}, not only looked up (tied or computed weights)")
-
-
-def _keep(probe: Probe, weight: fx.Node, name: str, tensor: Tensor, reason: str, max_dense_bytes: int) -> KeptWeight:
-    taken = tensor.numel() * tensor.element_size()
-    if taken > max_dense_bytes:
-        raise ExportError(
-            f"embedding {name}: {size(taken)} cannot stay in the dense program (the limit is"
-            f" {size(max_dense_bytes)}), and it cannot be a table, because {reason}"
-        )
-    for user in weight.users:
-        ragged = [each for each in probe.reads(user) if probe.arguments[each].part in RAGGED_PARTS]
-        if ragged and user.target in EMBEDDINGS | BAGS:
-            raise ExportError(
-                f"embedding {name}: it looks up the ragged ids {ragged[0]}, which only a table can, but it cannot be"
-                f" one, because {reason}"
-            )
-    return KeptWeight(name, taken, reason)
+    raise NotPlain(f"it is used by {user.target}, which is no look-up of its rows")
 
 
 def _pooled_results(bag: fx.Node) -> list[fx.Node]:

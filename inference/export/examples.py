@@ -59,10 +59,13 @@ def example(schema: Schema, arguments: Mapping[str, Argument], rows: int, ids: I
 
 
 def bag_starts(schema: Schema, feature: str, rows: int) -> Tensor:
-    """Return the starts of the bags, int64 (rows + 1,), that `example` makes for a ragged feature."""
+    """Return the starts of the bags, int64 (rows + 1,), that `example` makes for a ragged feature.
+
+    There are more values than rows, so that no size of theirs is taken for the number of rows.
+    """
     place = schema.place(feature)
     lengths = [(i * i + rows + place) % 4 for i in range(rows)]
-    lengths[-1] += place + 1
+    lengths[-1] += place + 2 + rows
     return torch.tensor([0, *lengths]).cumsum(0)
 
 
@@ -70,6 +73,8 @@ def _one(schema: Schema, argument: Argument, rows: int, ids: Ids) -> Tensor:
     features = [schema[name] for name in argument.features]
     feature = features[0]
     match argument.part:
+        case "number":
+            return torch.zeros(rows)
         case "dense" | "dense_stack":
             return torch.zeros(rows, sum(each.width for each in features if isinstance(each, Dense)))
         case "id_stack":

@@ -7,7 +7,7 @@ is made of is known exactly: a `KeyExpression` of the ids of one row, or of one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
@@ -30,7 +30,7 @@ from ringpull.inference.export.operators import (
     getitem,
     values_of,
 )
-from ringpull.inference.export.probe import Probe
+from ringpull.inference.export.probe import Probe, with_inputs
 from ringpull.inference.export.refusals import NotPlain
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.ps.errors import InvalidInput
@@ -88,7 +88,8 @@ class MarkReader:
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
-        self._known: dict[tuple[int, fx.Node], Any] = {}
+        self._known: dict[int, dict[fx.Node, Any]] = {}
+        """What each node is, by numbers of rows; a `NotPlain` where it is not known."""
         self.sources: list[Source] = []
         """Sources by their number in expressions."""
         self._source_numbers: dict[Source, int] = {}
@@ -113,26 +114,32 @@ class MarkReader:
         Raises:
             NotPlain: It is computed by an operator that is neither a move nor elementwise.
         """
-        known = self._known.get((rows, node))
-        if known is None:
-            known = self._known[rows, node] = self._evaluated(node, rows)
-        return known
+        known = self._known.setdefault(rows, {})
+        for each in with_inputs(node, known, lambda each: each.all_input_nodes):
+            try:
+                known[each] = self._evaluated(each, rows, known)
+            except NotPlain as reason:
+                known[each] = reason
+        if isinstance(known[node], NotPlain):
+            raise known[node]
+        return known[node]
 
-    def _evaluated(self, node: fx.Node, rows: int) -> Any:
+    def _evaluated(self, node: fx.Node, rows: int, known: Mapping[fx.Node, Any]) -> Any:
         if node.op == "placeholder":
             return self._argument(node, rows)
         if node.op == "get_attr":
             return getattr(self._probe.captured.graph_module, str(node.target))
         if node.target in JOINS:
-            return self._joined(node, rows)
-
-        def of(each: fx.Node) -> Any:
-            return self.read(each, rows)
-
-        given: tuple[Any, dict[str, Any]] = fx.node.map_arg((node.args, node.kwargs), of)
-        args, kwargs = given
+            return self._joined(node, rows, known)
         target: Any = node.target
-        if not any(_is_marked(of(each)) for each in node.all_input_nodes):
+        for each in node.all_input_nodes:
+            if isinstance(known[each], NotPlain):
+                if target in SIZES:
+                    return self._probe.evaluate(node, self._probe.example(rows))
+                raise known[each]
+        given: Any = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+        args, kwargs = given
+        if not any(_is_marked(known[each]) for each in node.all_input_nodes):
             with torch.no_grad():
                 return target(*args, **kwargs)
         if target in SIZES:
@@ -146,7 +153,7 @@ class MarkReader:
         if target in MOVES:
             return _moved(target, args, kwargs)
         if target in RULES:
-            values: Any = fx.node.map_arg(values_of(node), of)
+            values: Any = fx.node.map_arg(values_of(node), known.__getitem__)
             return self._combined(node, values)
         raise NotPlain(f"its index is computed, by {target}")
 
@@ -180,27 +187,24 @@ class MarkReader:
             return Marks(torch.full(shape, columns[0]), by_row, torch.arange(shape[1]).expand(shape))
         return Marks(torch.tensor(columns).expand(shape), by_row, nowhere)
 
-    def _joined(self, node: fx.Node, rows: int) -> Any:
+    def _joined(self, node: fx.Node, rows: int, known: Mapping[fx.Node, Any]) -> Any:
+        """Return a join; a part that cannot be read spoils only its own elements."""
         parts: Any = node.args[0]
-        read = [self._part(each, rows) for each in parts]
+        read = [self._unread(each, rows, known[each]) for each in parts]
         target: Any = node.target
-        others = [self.read(each, rows) if isinstance(each, fx.Node) else each for each in node.args[1:]]
+        others: Any = fx.node.map_arg(node.args[1:], known.__getitem__)
         if not any(isinstance(each, Marks) for each in read):
             return target(read, *others, **node.kwargs)
         kind = node.meta["val"].dtype
         marked = [self._cast(each if isinstance(each, Marks) else self._constants(each), kind) for each in read]
-        return Marks(
-            *(target([each.parts[which] for each in marked], *others, **node.kwargs) for which in range(3)),
-        )
+        return Marks(*(target([each.parts[which] for each in marked], *others, **node.kwargs) for which in range(3)))
 
-    def _part(self, node: fx.Node, rows: int) -> Any:
-        """Return a part of a join; one that cannot be read spoils only its own elements."""
-        try:
-            return self.read(node, rows)
-        except NotPlain as reason:
-            made = self._probe.evaluate(node, self._probe.example(rows))
-            unread = torch.full(made.shape, self._number(Unread(str(reason))))
-            return Marks(unread, torch.full_like(unread, NO_ROW), torch.full_like(unread, NO_ROW))
+    def _unread(self, node: fx.Node, rows: int, value: Any) -> Any:
+        if not isinstance(value, NotPlain):
+            return value
+        made = self._probe.evaluate(node, self._probe.example(rows))
+        unread = torch.full(made.shape, self._number(Unread(str(value))))
+        return Marks(unread, torch.full_like(unread, NO_ROW), torch.full_like(unread, NO_ROW))
 
     def _constants(self, values: Tensor) -> Marks:
         kind = TYPES.get(values.dtype)
@@ -210,7 +214,7 @@ class MarkReader:
             numbers = np.full(tuple(values.shape), self._number(Unread("its index is computed with other numbers")))
         else:
             made = [self._number(KeyExpression.constant(each, kind)) for each in distinct.tolist()]
-            numbers = np.array(made, np.int64)[inverse.reshape(values.shape)]
+            numbers = np.asarray(np.array(made, np.int64)[inverse.reshape(values.shape)])
         meanings = torch.from_numpy(numbers)
         return Marks(meanings, torch.full_like(meanings, NO_ROW), torch.full_like(meanings, NO_ROW))
 
@@ -224,7 +228,9 @@ class MarkReader:
 
         distinct, inverse = np.unique(marks.meanings.numpy(), return_inverse=True)
         cast = np.array([self._number(converted(self._meanings[each])) for each in distinct.tolist()], np.int64)
-        return Marks(torch.from_numpy(cast[inverse.reshape(marks.meanings.shape)]), marks.rows, marks.places)
+        return Marks(
+            torch.from_numpy(np.asarray(cast[inverse.reshape(marks.meanings.shape)])), marks.rows, marks.places
+        )
 
     def _combined(self, node: fx.Node, values: Sequence[Any]) -> Marks:
         """Return what an elementwise operator makes of its operands, the marked among them element by element."""
@@ -244,7 +250,7 @@ class MarkReader:
             for place, number in zip(tensors, numbers, strict=True):
                 arguments[place] = self._meanings[number]
             made.append(self._number(_applied(node, types, arguments)))
-        meanings = np.array(made, np.int64)[inverse.reshape(-1)].reshape(tuple(shape))
+        meanings = np.asarray(np.array(made, np.int64)[inverse.reshape(-1)].reshape(tuple(shape)))
         return Marks(torch.from_numpy(meanings), rows, places)
 
     def _operand(self, value: Marks | Tensor, shape: torch.Size) -> Marks:

@@ -33,18 +33,20 @@ from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
+from ringpull.inference.export.ranges import limits_of
 from ringpull.inference.export.report import CheckReport, ExportReport, TableReport
 from ringpull.inference.export.rows import make_rows
 from ringpull.inference.export.selfcheck import SelfCheck
 from ringpull.inference.export.serving import Serving, plan_serving
+from ringpull.inference.export.stages import stage
 from ringpull.inference.export.table_options import TableOptions, check_options
-from ringpull.inference.export.tables import TablePlan, write_table
+from ringpull.inference.export.tables import TablePlan, write_tables
 from ringpull.inference.export.version_folder import new_version, written_beside
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput, ProgramOutput, TableEntry
 from ringpull.inference.model.samples import FILE as SAMPLES_FILE
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared
-from ringpull.inference.schema.kinds import Cross, IdSequence
+from ringpull.inference.schema.kinds import IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
 
@@ -92,7 +94,7 @@ def export_model(
         check_rows: Made-up rows for the self-check; 0 skips it. A few of them go into the version, with their outputs:
             a head holds the version against them before it goes live.
         check_columns: Rows, as training takes them, on which to measure what short row types cost; default: made-up
-            ones.
+            ones. Half of the rows of the self-check are of them, the others have lengths like theirs.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
         max_diff: The most that short row types may change a score; above it, nothing is written.
         degrade: Steps of a head under load before it refuses requests: `UseDefault`, `CutBags`, `CapCandidates`
@@ -110,19 +112,27 @@ def export_model(
     _check_sent_names(schema)
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once)
-    split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
+    console = None if quiet else Console()
+    with stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments"):
+        split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
     outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
-    data = CheckData.read(schema, check_columns, check_labels)
+    data = CheckData.read(split.schema, check_columns, check_labels)
+    given = None if data is None else data.prepared
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
-    cost = measure_cost(call, schema, split.captured.outputs, split.plans, data)
+    cost = measure_cost(split.parts.plain, schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
-    console = None if quiet else Console()
-    manifest, check = _write(split, target, outputs, steps, check_rows, console)
-    described = tuple(_table_report(entry, split.parts, split.plans[entry.spec.name]) for entry in manifest.tables)
+    manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
+    described = tuple(_table_report(entry, split, split.plans[entry.spec.name]) for entry in manifest.tables)
     report = ExportReport(
-        path=target, manifest=manifest, tables=described, kept=split.parts.kept, check=check, cost=cost
+        path=target,
+        manifest=manifest,
+        tables=described,
+        kept=split.parts.kept,
+        large=split.parts.large,
+        check=check,
+        cost=cost,
     )
     if console is not None:
         report.print(console)
@@ -137,7 +147,7 @@ def _check_sent_names(schema: Schema) -> None:
     """
     for feature in schema.features:
         other = schema.get(f"{feature.name}_offsets") if isinstance(feature, IdSequence) else None
-        if other is not None and not isinstance(other, Cross):
+        if other is not None and not isinstance(other, MadeFeature):
             raise InvalidInput(
                 f"feature {other.name}: is called like the offsets of {feature.name}, by which clients of TensorFlow"
                 " Serving's API and the Open Inference Protocol say where its rows begin; rename one"
@@ -178,11 +188,13 @@ class _Split:
         captured = make_plain(capture(call, traced))
         parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
         plans = _plan_tables(parts, keys, tables)
+        schema = schema.with_computed(parts.computed)
         return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))
 
-    def made_rows(self, rows: int) -> tuple[Prepared, Prepared]:
-        """Return made-up rows, as training and as serving prepare them."""
-        return make_rows(self.schema, self.parts, {table: plan.keys for table, plan in self.plans.items()}, rows)
+    def made_rows(self, rows: int, given: Prepared | None = None) -> tuple[Prepared, Prepared]:
+        """Return made-up rows, some of them given if there are any, as training and as serving prepare them."""
+        keys = {table: plan.keys for table, plan in self.plans.items()}
+        return make_rows(self.schema, self.parts, keys, rows, given)
 
 
 def _write(
@@ -191,13 +203,15 @@ def _write(
     outputs: tuple[ProgramOutput, ...],
     steps: tuple[Step, ...],
     check_rows: int,
+    given: Prepared | None,
     console: Console | None,
 ) -> tuple[Manifest, CheckReport | None]:
     """Write a version beside its place, check it, and rename it."""
     with written_beside(target) as hidden:
-        write_program(
-            hidden / PROGRAM_FILE, split.parts, split.schema, split.call.arguments, _device_of(split.call.owner)
-        )
+        with stage(console, f"tracing the dense program of {len(split.parts.uses):,} look-ups"):
+            write_program(
+                hidden / PROGRAM_FILE, split.parts, split.schema, split.call.arguments, _device_of(split.call.owner)
+            )
         (hidden / SCHEMA_FILE).write_text(split.serving.schema.to_json(), encoding="utf-8")
         manifest = Manifest(
             model=split.name,
@@ -205,20 +219,22 @@ def _write(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             schema=FileEntry.of(hidden, SCHEMA_FILE),
             program=FileEntry.of(hidden, PROGRAM_FILE),
-            tables=tuple(write_table(hidden, plan, console) for plan in split.plans.values()),
+            tables=write_tables(hidden, split.plans.values(), console),
             lookups=split.serving.lookups,
             inputs=_inputs(split.parts),
             outputs=outputs,
             degrade=steps,
+            limits=limits_of(split.parts.ranges, split.schema),
         )
         manifest.save(hidden)
         check = None
         if check_rows > 0:
-            trained, served = split.made_rows(check_rows)
-            self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, split.plans.values())
-            arguments = split.schema.arguments(trained, list(split.call.arguments))
-            check = self_check.run(split.call, trained, served, arguments)
-            (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
+            with stage(console, f"checking {check_rows:,} rows"):
+                trained, served = split.made_rows(check_rows, given)
+                self_check = SelfCheck(hidden, manifest, split.serving.schema, split.parts, split.plans.values())
+                arguments = split.schema.arguments(trained, list(split.call.arguments))
+                check = self_check.run(split.call, trained, served, arguments)
+                (hidden / SAMPLES_FILE).write_bytes(self_check.samples(served).to_bytes())
             manifest = replace(manifest, samples=FileEntry.of(hidden, SAMPLES_FILE))
             manifest.save(hidden)
     return manifest, check
@@ -255,8 +271,8 @@ def _inputs(parts: Cut) -> tuple[ProgramInput, ...]:
     return (*lookups, *(ProgramInput(kind="argument", argument=argument) for argument in parts.arguments))
 
 
-def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport:
-    uses = [use for use in parts.uses if use.table == entry.spec.name]
+def _table_report(entry: TableEntry, split: _Split, plan: TablePlan) -> TableReport:
+    uses = [use for use in split.parts.uses if use.table == entry.spec.name]
     return TableReport(
         name=entry.spec.name,
         rows=entry.rows,
@@ -267,4 +283,5 @@ def _table_report(entry: TableEntry, parts: Cut, plan: TablePlan) -> TableReport
         features=tuple(dict.fromkeys(use.feature for use in uses)),
         poolings=tuple(dict.fromkeys(use.pooling.value for use in uses)),
         default=plan.default_described,
+        computed=split.captured.computed.get(entry.spec.name),
     )

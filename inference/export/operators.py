@@ -37,46 +37,47 @@ BAGS: Final = frozenset({aten.embedding_bag.default, aten.embedding_bag.padding_
 SHAPED_LIKE: Final = frozenset({aten.expand_as.default, aten.reshape_as.default, aten.view_as.default})
 """Moves that take the shape of another tensor."""
 VIEWS: Final = frozenset({aten.view.default, aten._unsafe_view.default})
+SHAPES: Final = VIEWS | {
+    aten.chunk.default,
+    aten.expand.default,
+    aten.flatten.using_ints,
+    aten.movedim.int,
+    aten.narrow.default,
+    aten.numpy_T.default,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unbind.int,
+    aten.unflatten.int,
+    aten.unsqueeze.default,
+}
+"""Operators that change the shape, and the order, of what they take."""
 MOVES: Final = (
-    SHAPED_LIKE
-    | VIEWS
-    | frozenset(
-        {
-            aten.broadcast_to.default,
-            aten.chunk.default,
-            aten.diagonal.default,
-            aten.expand.default,
-            aten.flatten.using_ints,
-            aten.flip.default,
-            aten.gather.default,
-            aten.index.Tensor,
-            aten.index_select.default,
-            aten.movedim.int,
-            aten.movedim.intlist,
-            aten.narrow.default,
-            aten.numpy_T.default,
-            aten.permute.default,
-            aten.repeat.default,
-            aten.repeat_interleave.self_int,
-            aten.reshape.default,
-            aten.roll.default,
-            aten.select.int,
-            aten.slice.Tensor,
-            aten.split.Tensor,
-            aten.split.sizes,
-            aten.split_with_sizes.default,
-            aten.squeeze.default,
-            aten.squeeze.dim,
-            aten.squeeze.dims,
-            aten.t.default,
-            aten.tile.default,
-            aten.transpose.int,
-            aten.unbind.int,
-            aten.unflatten.int,
-            aten.unfold.default,
-            aten.unsqueeze.default,
-        }
-    )
+    SHAPES
+    | SHAPED_LIKE
+    | {
+        aten.broadcast_to.default,
+        aten.diagonal.default,
+        aten.flip.default,
+        aten.gather.default,
+        aten.index.Tensor,
+        aten.index_select.default,
+        aten.movedim.intlist,
+        aten.repeat.default,
+        aten.repeat_interleave.self_int,
+        aten.roll.default,
+        aten.squeeze.default,
+        aten.tile.default,
+        aten.unfold.default,
+    }
 )
 """Operators whose results hold elements of their first argument, wherever; the other arguments are no ids."""
 
@@ -91,6 +92,21 @@ LIKES: Final = frozenset(
     }
 )
 """Operators that read no more than the shape of their first argument."""
+
+
+SHAPE_READ: Final[dict[Any, int]] = {
+    **dict.fromkeys(SIZES | LIKES, 0),
+    **dict.fromkeys(SHAPED_LIKE | {aten.type_as.default}, 1),
+}
+"""Place of the argument of which an operator reads the shape or type, and no element."""
+
+
+def inputs_read(node: fx.Node) -> list[fx.Node]:
+    """Return the inputs of a node whose elements it reads, not their shapes alone."""
+    place = SHAPE_READ.get(node.target)
+    if place is None:
+        return node.all_input_nodes
+    return [each for at, each in enumerate(node.args) if at != place and isinstance(each, fx.Node)]
 
 
 def values_of(node: fx.Node) -> list[Any]:

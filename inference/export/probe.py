@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.examples import Examples, example
-from ringpull.inference.export.operators import SIZES
+from ringpull.inference.export.operators import inputs_read
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.schema import Schema
 
@@ -46,14 +46,13 @@ class Probe:
 
     def _mask(self, node: fx.Node) -> int:
         """Return the arguments that a node reads, a bit each: behind a long sum, sets of names would fill memory."""
-        for each in _with_inputs(node, self._masks, lambda each: () if each.target in SIZES else each.all_input_nodes):
+        for each in with_inputs(node, self._masks, inputs_read):
             if each.op == "placeholder":
                 self._masks[each] = self._bits[self.argument(each).name]
                 continue
             mask = 0
-            if each.target not in SIZES:
-                for inner in each.all_input_nodes:
-                    mask |= self._masks[inner]
+            for inner in inputs_read(each):
+                mask |= self._masks[inner]
             self._masks[each] = mask
         return self._masks[node]
 
@@ -61,11 +60,16 @@ class Probe:
         """Return made-up arguments, with the id asked for in each column of ids."""
         return example(self.schema, self.arguments, rows, ids, self.device)
 
-    def evaluate(self, node: fx.Node, values: Mapping[str, Tensor]) -> Any:
-        """Return what a node computes from the given arguments."""
-        known: dict[fx.Node, Any] = {}
-        with torch.no_grad():
-            for each in _with_inputs(node, known, lambda each: each.all_input_nodes):
+    def evaluate(
+        self, node: fx.Node, values: Mapping[str, Tensor], given: Mapping[fx.Node, Tensor] | None = None
+    ) -> Any:
+        """Return what a node computes from the given arguments; `given` nodes have that value instead of their own.
+
+        Gradients are kept where a given value asks for them.
+        """
+        known: dict[fx.Node, Any] = dict(given or {})
+        with torch.set_grad_enabled(any(each.requires_grad for each in known.values())):
+            for each in with_inputs(node, known, lambda each: each.all_input_nodes):
                 if each.op == "placeholder":
                     known[each] = values[self.argument(each).name]
                 elif each.op == "get_attr":
@@ -76,7 +80,7 @@ class Probe:
         return known[node]
 
 
-def _with_inputs(
+def with_inputs(
     node: fx.Node, known: Collection[fx.Node], inputs_of: Callable[[fx.Node], Iterable[fx.Node]]
 ) -> Iterator[fx.Node]:
     """Yield a node and what it is computed from, inputs first, as long as they are not known.

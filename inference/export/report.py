@@ -15,7 +15,7 @@ from ringpull.inference.model.manifest import Manifest
 from ringpull.ps.byte_size import size
 
 if TYPE_CHECKING:
-    from ringpull.inference.export.cut import KeptWeight  # which needs torch; an export of tables alone does not
+    from ringpull.inference.export.staying import KeptWeight  # which needs torch; an export of tables alone does not
 
 COLUMNS: Final = ("table", "rows", "dim", "type", "bytes", "keyed by", "features", "pooling", "unknown ids")
 NUMBERS: Final = ("rows", "dim", "bytes")
@@ -44,6 +44,8 @@ class TableReport:
     poolings: tuple[str, ...]
     default: str
     """Vector of unknown ids: "zeros", "row 0", "mean" or "given"."""
+    computed: str | None = None
+    """What its rows were computed of, once, at export; None of a weight of the model itself."""
 
     def cells(self) -> dict[str, str]:
         """Return what people read of it, by column."""
@@ -94,11 +96,23 @@ class ExportReport:
     manifest: Manifest
     tables: tuple[TableReport, ...]
     kept: tuple[KeptWeight, ...]
-    """Embeddings that stayed in the dense program, and why."""
+    """Embeddings that stayed in the dense program, or a copy of them did, and why."""
     check: CheckReport | None
     """Result of the self-check; None when no rows were to be checked."""
     cost: CostReport | None = None
-    """Cost of short row types; None when all rows are float32, or none were to be checked."""
+    """Cost of short row types; None when no rows are rounded, or none were to be checked."""
+    large: tuple[KeptWeight, ...] = ()
+    """Large weights of the dense program that no ids are looked up in, and what uses them."""
+
+    @property
+    def without_tables(self) -> str | None:
+        """Why there is no table at all; None if there is one."""
+        if self.tables:
+            return None
+        if not self.kept:
+            return "NO TABLE came out: no weight is looked up by ids of the request; all of it is in the dense program"
+        names = ", ".join(each.name for each in self.kept)
+        return f"NO TABLE came out: what is looked up stays in the dense program ({names}), for the reasons below"
 
     @property
     def bytes(self) -> int:
@@ -108,6 +122,25 @@ class ExportReport:
 
     def print(self, console: Console) -> None:
         """Show it."""
+        if self.without_tables is not None:
+            title = f"{self.manifest.model}/{self.manifest.version}"
+            console.print(f"{title}: {self.without_tables}", markup=False, highlight=False, style="bold red")
+        else:
+            self._print_tables(console)
+        self._print_dense(console)
+        if self.check is not None:
+            console.print(
+                f"self-check: {self.check.rows} rows, largest difference {self.check.largest_difference:.1e}"
+                f" (outputs up to {self.check.largest_output:.3g})"
+            )
+        if self.cost is not None:
+            console.print(_described(self.cost))
+        if self.manifest.degrade:
+            steps = "; ".join(step.phrase for step in self.manifest.degrade)
+            console.print(f"under load, before requests are refused: {steps}", markup=False)
+        console.print(f"written to {self.path}", markup=False)
+
+    def _print_tables(self, console: Console) -> None:
         rows = [each.cells() for each in self.tables]
         unused = OF_FEATURES if self.manifest.tables_alone else ()
         columns = [name for name in COLUMNS if name not in unused]
@@ -129,22 +162,16 @@ class ExportReport:
         console.print(tables)
         if left_out:
             console.print(f"not shown at this width: {', '.join(spared[:left_out])}", style="dim")
-        for kept in self.kept:
-            console.print(f"{kept.name} stays in the dense program ({size(kept.bytes)}): {kept.reason}", markup=False)
+        for each in self.tables:
+            if each.computed is not None:
+                console.print(f"{each.name} was computed once, at export: {each.computed}", markup=False)
+
+    def _print_dense(self, console: Console) -> None:
+        for kept in (*self.kept, *self.large):
+            console.print(kept.sentence, markup=False)
         if self.manifest.program is not None:
             inputs = len(self.manifest.inputs)
             console.print(f"dense program: {size(self.manifest.program.bytes)}, {inputs} inputs")
-        if self.check is not None:
-            console.print(
-                f"self-check: {self.check.rows} rows, largest difference {self.check.largest_difference:.1e}"
-                f" (outputs up to {self.check.largest_output:.3g})"
-            )
-        if self.cost is not None:
-            console.print(_described(self.cost))
-        if self.manifest.degrade:
-            steps = "; ".join(step.phrase for step in self.manifest.degrade)
-            console.print(f"under load, before requests are refused: {steps}", markup=False)
-        console.print(f"written to {self.path}", markup=False)
 
 
 def _described(cost: CostReport) -> str:

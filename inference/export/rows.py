@@ -1,4 +1,8 @@
-"""Made-up rows for the self-check, prepared twice: as the module was trained to take them, and as serving will."""
+"""Made-up rows for the self-check, prepared twice: as the module was trained to take them, and as serving will.
+
+Where the exporter gave rows, half are theirs, and the made-up ones have lengths like theirs. The others are what the
+schema can prepare: an empty row is filled where a rule says so, and there is none where there may not be.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +14,46 @@ from numpy.typing import NDArray
 
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.keys import RowKeys
-from ringpull.inference.schema.features import Prepared, PreparedFeature
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
+from ringpull.inference.export.made_ids import IdMaker, fit_together
+from ringpull.inference.schema.features import Prepared, PreparedFeature, prepare
+from ringpull.inference.schema.kinds import Computed, Dense, IdSequence, SentFeature, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.inference.schema.transforms import Bucketize, Hash, Vocabulary
-from ringpull.ps.errors import ExportError
 
 Int64Array = NDArray[np.int64]
 
-UNBOUND_IDS: Final = 8
-"""Upper bound of ids that are drawn where neither a look-up nor a transform says how large they may be."""
-
 LONGEST_BAG: Final = 6
-SPECIAL_SHARE: Final = 0.2
-"""Share of the ids that are drawn from the special ones: padding, unknown, first, last."""
 
 
 def make_rows(
-    schema: Schema, cut: Cut, keys: Mapping[str, RowKeys], rows: int, seed: int = 0
+    schema: Schema,
+    cut: Cut,
+    keys: Mapping[str, RowKeys],
+    rows: int,
+    given: Prepared | None = None,
+    seed: int = 0,
 ) -> tuple[Prepared, Prepared]:
     """Return the same made-up rows as the module takes them and as serving does: they differ where ids are raw.
+
+    Args:
+        schema: What the module was trained with.
+        cut: The module in two parts.
+        keys: Keys of each table.
+        rows: Number of rows.
+        given: Rows of the exporter's; the first ones take half of the place.
+        seed: Of what is random.
 
     Raises:
         ExportError: No id of some feature is within all tables that it is looked up in.
     """
-    random = np.random.default_rng(seed)
+    taken = 0 if given is None else min(given.rows, rows // 2)
     trained: dict[str, PreparedFeature] = {}
-    served: dict[str, PreparedFeature] = {}
-    for feature in schema.features:
-        name = feature.name
-        made = _make(feature, cut, keys, rows, random)
-        trained[name] = served[name] = made
+    if taken < rows:
+        trained = _made(schema, cut, keys, rows - taken, given, np.random.default_rng(seed))
+    if given is not None and taken:
+        own = part_of(given, 0, taken).features
+        trained = {name: _joined(own[name], each) for name, each in trained.items()} if trained else own
+    served = dict(trained)
+    for name, made in trained.items():
         use = next((use for use in cut.uses if use.feature == name and keys[use.table].raw), None)
         if use is not None and made.ids is not None:
             raw = _raw_ids(keys[use.table], made.ids + use.add)
@@ -66,54 +79,96 @@ def _part_of(feature: PreparedFeature, begin: int, end: int) -> PreparedFeature:
     return PreparedFeature(rows, feature.ids[values], offsets - offsets[0], weights)
 
 
-def _make(
-    feature: Feature, cut: Cut, keys: Mapping[str, RowKeys], rows: int, random: np.random.Generator
-) -> PreparedFeature:
-    if isinstance(feature, Dense):
-        return PreparedFeature(rows, dense=random.standard_normal((rows, feature.width), np.float32))
-    lengths = None
-    if isinstance(feature, IdSequence):
-        lengths = random.integers(0, feature.length + 1, rows)
-    elif isinstance(feature, Sparse) and feature.many:
-        lengths = random.integers(0, min(LONGEST_BAG, feature.max_length or LONGEST_BAG) + 1, rows)
-    size = rows if lengths is None else int(lengths.sum())
-    ids = _ids(feature, cut, keys, size, random)
-    if lengths is None:
-        return PreparedFeature(rows, ids)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    weighted = isinstance(feature, Sparse) and feature.weighted
-    return PreparedFeature(rows, ids, offsets, random.standard_normal(size, np.float32) if weighted else None)
+def _joined(first: PreparedFeature, second: PreparedFeature) -> PreparedFeature:
+    def both(part: str) -> NDArray[np.generic] | None:
+        mine, theirs = getattr(first, part), getattr(second, part)
+        return None if mine is None or theirs is None else np.concatenate([mine, theirs])
+
+    offsets = None
+    if first.offsets is not None and second.offsets is not None:
+        offsets = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
+    parts = {name: both(name) for name in ("ids", "weights", "dense")}
+    return PreparedFeature(first.rows + second.rows, offsets=offsets, **parts)  # type: ignore[arg-type]
 
 
-def _ids(
-    feature: Sparse | IdSequence | Cross, cut: Cut, keys: Mapping[str, RowKeys], size: int, random: np.random.Generator
+def _made(
+    schema: Schema,
+    cut: Cut,
+    keys: Mapping[str, RowKeys],
+    rows: int,
+    given: Prepared | None,
+    random: np.random.Generator,
+) -> dict[str, PreparedFeature]:
+    made: dict[str, PreparedFeature] = {}
+    makers: dict[str, IdMaker] = {}
+    for feature in schema.features:
+        name = feature.name
+        if isinstance(feature, Dense):
+            made[name] = PreparedFeature(rows, dense=random.standard_normal((rows, feature.width), np.float32))
+        elif not isinstance(feature, Computed):
+            makers[name] = maker = IdMaker.of(feature, cut, keys, random)
+            if _many(feature):
+                assert isinstance(feature, Sparse | IdSequence)
+                lengths = None if given is None else np.diff(_present(given.features[name].offsets))
+                made[name] = _lists(feature, maker, _lengths(feature, rows, lengths, random), random)
+            else:
+                made[name] = PreparedFeature(rows, maker.ids(rows))
+    single = {name: _present(made[name].ids) for name in makers if made[name].offsets is None}
+    fitting = fit_together(single, makers, cut, keys, random)
+    made |= {name: PreparedFeature(rows, ids) for name, ids in fitting.items()}
+    for feature in schema.features:
+        if isinstance(feature, Computed):
+            ids = feature.key.evaluate(*(_present(made[each].ids) for each in feature.of))
+            made[feature.name] = PreparedFeature(rows, ids)
+    return made
+
+
+def _many(feature: object) -> bool:
+    return isinstance(feature, IdSequence) or (isinstance(feature, Sparse) and feature.many)
+
+
+def _lengths(
+    feature: Sparse | IdSequence, rows: int, given: Int64Array | None, random: np.random.Generator
 ) -> Int64Array:
-    uses = [use for use in cut.uses if use.feature == feature.name]
-    low, high = cut.limits.get(feature.name, (0, UNBOUND_IDS))
-    low, high = max(low, 0) if high > 0 else low, min(high, _ids_made(feature) or high)
-    low = max([low, *(keys[use.table].first_equal - use.add for use in uses)])
-    if low >= high:
-        raise ExportError(f"feature {feature.name}: no id is within all embeddings that look it up")
-    special = {low, high - 1, *(use.padding_row - use.add for use in uses if use.padding_row is not None)}
-    if isinstance(feature, IdSequence):
-        special.add(feature.pad)
-    chosen = np.array([each for each in sorted(special) if low <= each < high], np.int64)
-    ids = random.integers(low, high, size)
-    return np.where(random.random(size) < SPECIAL_SHARE, random.choice(chosen, size), ids)
+    """Return lengths of rows, as before a missing rule fills the empty ones."""
+    if given is not None:
+        return random.choice(given, rows)
+    least = int(feature.never_empty)
+    most = feature.length if isinstance(feature, IdSequence) else min(LONGEST_BAG, feature.max_length or LONGEST_BAG)
+    return random.integers(least, max(least, most) + 1, rows)
 
 
-def _ids_made(feature: Sparse | IdSequence | Cross) -> int | None:
-    """Return how many ids, from 0, a feature can have; None when anything is possible."""
-    last = feature if isinstance(feature, Cross) else feature.transforms[-1] if feature.transforms else None
-    if isinstance(last, Hash | Cross):
-        return last.buckets
-    if isinstance(last, Vocabulary):
-        return last.size
-    return len(last.boundaries) + 1 if isinstance(last, Bucketize) else None
+def _lists(
+    feature: Sparse | IdSequence, maker: IdMaker, lengths: Int64Array, random: np.random.Generator
+) -> PreparedFeature:
+    filling = _filling(feature, maker)
+    if filling is not None:
+        empty = lengths == 0
+        lengths = np.where(empty, len(filling), lengths)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    ids = maker.ids(int(offsets[-1]))
+    if filling is not None:
+        ids[np.repeat(empty, lengths)] = np.tile(filling, int(empty.sum()))
+    weighted = isinstance(feature, Sparse) and feature.weighted
+    weights = random.standard_normal(len(ids), np.float32) if weighted else None
+    return PreparedFeature(len(lengths), ids, offsets, weights)
+
+
+def _filling(feature: SentFeature, maker: IdMaker) -> Int64Array | None:
+    """Return the prepared ids with which a missing rule fills an empty row, if it does, and the model takes them."""
+    if feature.missing in (None, ()):
+        return None
+    ids = _present(prepare({feature.name: feature}, {}, 1).features[feature.name].ids)
+    return ids if bool(maker.takes(ids).all()) else None
+
+
+def _present(part: Int64Array | None) -> Int64Array:
+    assert part is not None, "prepared by another schema"
+    return part
 
 
 def _raw_ids(keys: RowKeys, rows: Int64Array) -> Int64Array:
-    known = rows >= keys.first
+    known = (rows >= keys.first) & (rows < keys.rows)
     ids = np.full(len(rows), keys.unkeyed_id(), np.int64)
     ids[known] = keys.prepared_ids(rows[known])
     return ids

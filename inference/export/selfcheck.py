@@ -3,9 +3,9 @@
 Ids are drawn where the module's look-ups allow them, with padding, unknown ids, empty bags and short sequences among
 them. The look-ups are the head's own (`ringpull.inference.head.request.lookups`); the pull is a slow loop over the
 tables' files. The rows go through the dense program all together and again in small parts: a module whose rows
-influence each other cannot be served in micro-batches. The module is given the rows as tables hold them (`ServedRows`),
-so that short row types are held to the same tolerance; what their rounding costs is measured apart
-(`ringpull.inference.export.cost`).
+influence each other cannot be served in micro-batches. Where row types round rows, what is expected comes of the
+captured model with the rows as tables hold them (`PlainModel`), itself held against the module first; what the rounding
+costs is measured apart (`ringpull.inference.export.cost`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ringpull.inference.export.asking import ServedRows, ask_module
+from ringpull.inference.export.asking import ask_module
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.cut import Cut
+from ringpull.inference.export.operators import CASTS, JOINS, MOVES
 from ringpull.inference.export.report import CheckReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.table_samples import sample_table
@@ -45,6 +46,9 @@ from ringpull.router.lookup import Lookup, LookupResult
 
 TOLERANCE: Final = 1e-5
 """Largest difference allowed, times max(1, |a|, largest intermediate magnitude): ARCHITECTURE.md, "Exactly"."""
+
+SHORT_UNITS: Final = 4
+"""Units of the shortest type of floats that a program computes in, by which it may differ in the same way."""
 
 SAMPLE_ROWS: Final = 16
 
@@ -78,7 +82,8 @@ class SelfCheck:
         """Open what was written. `schema` is the serving one; `plans` are those of the tables."""
         self._schema = schema
         self._cut = cut
-        self._plans = plans
+        self._plans = list(plans)
+        self._relative = TOLERANCE
         self._manifest = manifest
         self._program = DenseProgram.load(version_dir, manifest, "cpu")
         self._bases = {
@@ -100,10 +105,14 @@ class SelfCheck:
         Raises:
             ExportError: They differ, or the module fails on the made-up rows.
         """
-        with ServedRows(self._plans):
-            expected = ask_module(call, arguments, self._manifest.outputs)
+        expected = ask_module(call, arguments, self._manifest.outputs)
         inputs = self._inputs(served)
-        tolerance = TOLERANCE * self._largest_intermediate(inputs)
+        tolerance = self._tolerance(inputs, TOLERANCE)
+        if any(plan.rounds for plan in self._plans):
+            plain = self._cut.plain
+            captured = ask_module(plain, arguments, self._manifest.outputs)
+            self._compare(captured, expected, tolerance, "the captured model's differs from the module's")
+            expected = ask_module(plain.serving(self._plans), arguments, self._manifest.outputs)
         whole = self._program.run(inputs, served.rows)
         worst = self._compare(whole, expected, tolerance, "the exported model's differs from the module's")
         begin = 0
@@ -123,7 +132,7 @@ class SelfCheck:
         """Return the first few rows with the outputs that the written version gives, and samples of its tables."""
         rows = part_of(served, 0, min(SAMPLE_ROWS, served.rows))
         inputs = self._inputs(rows)
-        tolerance = RELATIVE_TOLERANCE * self._largest_intermediate(inputs)
+        tolerance = self._tolerance(inputs, RELATIVE_TOLERANCE)
         tables = {name: sample_table(base) for name, base in self._bases.items()}
         return Samples(rows, self._program.run(inputs, rows.rows), tolerance, tables)
 
@@ -142,12 +151,14 @@ class SelfCheck:
             inputs.append(ProgramTensor(lookup.values(prepared, pull(base, lookup.lookup(prepared)))))
         return inputs
 
-    def _largest_intermediate(self, inputs: list[ProgramTensor]) -> float:
+    def _tolerance(self, inputs: list[ProgramTensor], relative: float) -> float:
+        """Return the largest difference allowed: a part of the largest intermediate, a few units of short types'."""
         device = next((each.device for each in self._cut.program.state_dict().values()), torch.device("cpu"))
-        magnitudes = _Magnitudes(self._cut.program)
+        magnitudes = _Magnitudes(self._cut)
         with torch.no_grad():
             magnitudes.run(*(torch.from_numpy(np.array(each.values)).to(device) for each in inputs))
-        return magnitudes.largest
+        self._relative = max(TOLERANCE, SHORT_UNITS * magnitudes.unit)
+        return max(relative, self._relative) * magnitudes.largest
 
     def _compare(
         self, actual: Mapping[str, Float32Array], expected: Mapping[str, Float32Array], tolerance: float, problem: str
@@ -159,7 +170,7 @@ class SelfCheck:
                     f"self-check: output {name} has the shape {actual[name].shape}; the module's has {values.shape}"
                 )
             difference = float(differences(actual[name], values).max(initial=0.0))
-            if not agree(actual[name], values, tolerance, TOLERANCE).all():
+            if not agree(actual[name], values, tolerance, self._relative).all():
                 raise ExportError(
                     f"self-check: output {name}: {problem}, by up to {difference:.3g} (tolerance {tolerance:.3g})"
                 )
@@ -168,25 +179,32 @@ class SelfCheck:
 
 
 class _Magnitudes(fx.Interpreter):
-    """Runs the cut graph and notes the largest product or sum.
+    """Runs the cut graph and notes the largest product or sum, and the unit of the shortest floats it computes in.
 
     Left out are sums of two, and what no looked-up vector reaches: the -1e9 of an attention mask is large, but rounds
-    nothing.
+    nothing. Nor does a cast, but of vectors that were pooled: torch pools short floats in ways of its own.
     """
 
     _COUNTED: Final = ("addmm", "baddbmm", "bmm", "linear", "matmul", "mm", "mul", "pow", "sum")
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
+    def __init__(self, cut: Cut) -> None:
+        super().__init__(cut.program)
         self.largest = 1.0
+        self.unit = 0.0
+        """Distance of 1 to the next number of type float16 or bfloat16; 0 without these."""
+        pooled = any(use.pooling is not Pooling.NONE for use in cut.uses)
+        self._exact = frozenset() if pooled else CASTS | JOINS | MOVES
         self._reached: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.name.startswith("lookup_") or any(each in self._reached for each in n.all_input_nodes):
             self._reached.add(n)
-            name = str(getattr(n.target, "__name__", "")).partition(".")[0]
-            if name in self._COUNTED and isinstance(value, Tensor) and value.is_floating_point():
-                finite = value[value.isfinite()].abs()
-                self.largest = max(self.largest, float(finite.max()) if finite.numel() else 0.0)
+            if isinstance(value, Tensor) and value.is_floating_point():
+                name = str(getattr(n.target, "__name__", "")).partition(".")[0]
+                if name in self._COUNTED:
+                    finite = value[value.isfinite()].abs()
+                    self.largest = max(self.largest, float(finite.max()) if finite.numel() else 0.0)
+                if value.dtype in (torch.float16, torch.bfloat16) and n.target not in self._exact:
+                    self.unit = max(self.unit, torch.finfo(value.dtype).eps)
         return value

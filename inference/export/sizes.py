@@ -7,19 +7,16 @@ numbers of rows.
 from __future__ import annotations
 
 import operator
-from typing import Final
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from ringpull.inference.export.calls.by_row import BY_ROW
 from ringpull.inference.export.operators import SIZES, aten
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.schema.kinds import Sparse
 from ringpull.ps.errors import ExportError
-
-_BY_ROW: Final = ("id", "dense", "sequence", "lengths", "id_stack", "dense_stack")
-"""Parts of arguments whose first dimension is the row."""
 
 
 def number_of_rows(probe: Probe, graph: fx.Graph) -> fx.Node:
@@ -32,7 +29,7 @@ def number_of_rows(probe: Probe, graph: fx.Graph) -> fx.Node:
     first_operation = next(node for node in graph.nodes if node.op not in ("placeholder", "get_attr"))
     with graph.inserting_before(first_operation):
         for name, argument in probe.arguments.items():
-            if argument.part in _BY_ROW:
+            if argument.part in BY_ROW:
                 return graph.call_function(aten.sym_size.int, (nodes[name], 0))
         for name, argument in probe.arguments.items():
             if argument.part == "offsets":

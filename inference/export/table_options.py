@@ -23,9 +23,9 @@ class TableOptions:
     Vocabulary row 0, which is what the model has for unknown ids."""
     on_unavailable: Literal["error", "default"] = "error"
     """Answer when no live shard has a key: fail, or use the default vector and say so."""
-    row_type: str = RowType.FLOAT32.value
-    """Storage type of rows, a value of `RowType`. The shorter ones round, and the report says at what cost; default
-    vectors stay float32."""
+    row_type: str | None = None
+    """Storage type of rows, a value of `RowType`; None: float16 or bfloat16 where that is the weight's own type, else
+    float32. Shorter ones than the weight's round, and the report says at what cost; default vectors stay float32."""
 
 
 def check_options(options: Mapping[str, TableOptions]) -> None:
@@ -42,12 +42,14 @@ def check_options(options: Mapping[str, TableOptions]) -> None:
             raise InvalidInput(f"table {table}: on_unavailable is {each.on_unavailable!r}; it must be one of {known}")
 
 
-def row_type_of(table: str, options: TableOptions) -> RowType:
-    """Return the row type that a table's options name.
+def row_type_of(table: str, options: TableOptions, own: RowType = RowType.FLOAT32) -> RowType:
+    """Return the row type that a table's options name, or its own.
 
     Raises:
         InvalidInput: There is no such type of vectors.
     """
+    if options.row_type is None:
+        return own
     if options.row_type not in VECTOR_TYPES:
         known = ", ".join(VECTOR_TYPES)
         raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; it must be one of {known}")

@@ -149,7 +149,7 @@ def _write(
 
 
 def _type_of_bytes(table: str, options: TableOptions) -> RowType:
-    if options.row_type != TableOptions().row_type:
+    if options.row_type not in (None, RowType.FLOAT32):
         raise InvalidInput(f"table {table}: row_type is {options.row_type!r}; rows of bytes have no other type")
     if options.default is not None:
         raise InvalidInput(f"table {table}: default is given; an unknown key of a table of bytes has no bytes")

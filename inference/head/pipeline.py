@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from ringpull.inference.head.request.batch import RequestBatch
 from ringpull.inference.head.request.lookups import FeatureLookup
 from ringpull.inference.head.request.partial_lookup import PartialLookup
+from ringpull.inference.head.request.unknown import UnknownIds, by_request, rows_with_unknown
 from ringpull.inference.model.dense import ProgramTensor
 from ringpull.inference.model.manifest import Manifest
 from ringpull.inference.prediction import Filled
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.features import Prepared, PreparedRequests
+from ringpull.inference.schema.features import Int64Array, Prepared, PreparedRequests
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, ProgramFailed
 from ringpull.router.lookup import Lookup, LookupResult
@@ -64,6 +65,8 @@ class PulledBatch:
     inputs: list[ProgramTensor]
     unavailable: tuple[Filled, ...]
     """Features whose rows no live shard had."""
+    unknown: Mapping[str, Int64Array]
+    """Unknown ids of each row (V,) of the features that have any."""
     kept: Mapping[int, int] | None = None
     """Requests that `inputs` has rows of: the place of each in the batch as it was pulled, and its place now. None: all
     of them, at their places."""
@@ -79,7 +82,9 @@ class PulledBatch:
                 kept[pulled_place] = new_places[place]
                 rows.append(np.arange(start, start + count))
             start += count
-        return PulledBatch(self.batch, _rows_of(self.inputs, np.concatenate(rows)), self.unavailable, kept)
+        return PulledBatch(
+            self.batch, _rows_of(self.inputs, np.concatenate(rows)), self.unavailable, self.unknown, kept
+        )
 
     def requests(self) -> Iterator[tuple[int, int, int]]:
         """Yield the requests as `inputs` has them: place in the batch as it was pulled, place now, and rows."""
@@ -98,6 +103,8 @@ class Scores:
     """Outputs by name, (rows, ...): views of the batch's, for the rows that were prepared."""
     filled: tuple[Filled, ...]
     """Features that were filled in."""
+    unknown: tuple[UnknownIds, ...] = ()
+    """Features with unknown ids."""
     degraded: tuple[str, ...] = ()
     """Phrases for what was left out before the request was prepared."""
 
@@ -163,7 +170,9 @@ class Pipeline:
             else next(answers)
             for each in lookups
         ]
-        return PulledBatch(batch, self._inputs_of(batch, results), self._unavailable(results))
+        return PulledBatch(
+            batch, self._inputs_of(batch, results), self._unavailable(results), self._unknown(batch, results)
+        )
 
     def compute(self, pulled: PulledBatch) -> dict[int, Scores]:
         """Run the dense program and cut its outputs by request, by their places in the micro-batch.
@@ -192,11 +201,13 @@ class Pipeline:
                 strict=True,
             )
         )
+        unknown = by_request(batch, pulled.unknown)
         scores = {}
         start = 0
         for pulled_place, place, count in requests:
             own = {name: values[start : start + count] for name, values in outputs.items()}
-            scores[place] = Scores(own, filled[pulled_place] + pulled.unavailable, degraded[pulled_place])
+            own_filled = filled[pulled_place] + pulled.unavailable
+            scores[place] = Scores(own, own_filled, unknown.get(pulled_place, ()), degraded[pulled_place])
             start += count
         return scores
 
@@ -222,7 +233,7 @@ class Pipeline:
             for lookup, bound in zip(self._lookups_of(batch), self._lookups, strict=True)
         ]
         try:
-            self.compute(PulledBatch(batch, self._inputs_of(batch, results), ()))
+            self.compute(PulledBatch(batch, self._inputs_of(batch, results), (), {}))
         except ProgramFailed as exc:
             reason = last_words(exc.__cause__ or exc)
             raise CorruptData(f"{self._model}/{self._version}: the dense program does not run: {reason}") from exc
@@ -244,6 +255,15 @@ class Pipeline:
             if result.lost:
                 lost[bound.spec.feature] = lost.get(bound.spec.feature, 0) + result.lost
         return tuple(Filled(feature, "unavailable", keys) for feature, keys in lost.items())
+
+    def _unknown(self, batch: RequestBatch, results: Sequence[LookupResult]) -> dict[str, Int64Array]:
+        unknown: dict[str, Int64Array] = {}
+        for bound, result in zip(self._lookups, results, strict=True):
+            feature = bound.spec.feature
+            counts = rows_with_unknown(bound, batch.feature(feature).prepared, result)
+            if counts is not None:
+                unknown[feature] = np.maximum(counts, unknown[feature]) if feature in unknown else counts
+        return unknown
 
     def _vectors(self, batch: RequestBatch, lookup: int, results: Sequence[LookupResult]) -> ProgramTensor:
         bound = self._lookups[lookup]

@@ -77,6 +77,8 @@ class InferenceRequest:
     outputs: tuple[str, ...] = ()
     """Names of outputs; empty: all."""
     with_timings: bool = False
+    with_unknown: bool = False
+    """Whether the answer is to tell in which rows ids were unknown."""
     request_id: str = ""
     """Id that the caller gave; empty: one is made."""
     served: ServedVersion | None = None
@@ -198,6 +200,7 @@ class Predictor:
             outputs={name: with_rows(scores.outputs[name], rows) for name in wanted},
             version=version,
             filled=scores.filled,
+            unknown=tuple([each.told(request.with_unknown) for each in scores.unknown]),
             timings=_timings(times, trace.started_s, decoded_s) if request.with_timings else None,
             model=model,
             request_id=trace.request_id,

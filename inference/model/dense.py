@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.passes import move_to_device_pass
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
 from ringpull.inference.model.program_check import check_program
@@ -153,8 +154,11 @@ class DenseProgram:
 
 
 def _let_go_of(tensors: Sequence[Tensor]) -> None:
-    """Free the memory of tensors that are never used again."""
-    with torch.no_grad():
+    """Free the memory of tensors that are never used again.
+
+    It is called wherever a program is collected, in the midst of a trace for one, whose modes are not to see it.
+    """
+    with torch.no_grad(), _disable_current_modes():
         for tensor in tensors:
             tensor.set_(torch.UntypedStorage())  # type: ignore[no-untyped-call]
 

@@ -111,7 +111,7 @@ class PackedColumns(_message.Message):
     def __init__(self, layout: _Optional[bytes] = ..., sizes: _Optional[bytes] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("model", "version", "features", "context", "outputs", "with_timings", "request_id", "packed", "label")
+    __slots__ = ("model", "version", "features", "context", "outputs", "with_timings", "request_id", "packed", "label", "with_unknown")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class PredictRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    WITH_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     features: _containers.MessageMap[str, Column]
@@ -144,7 +145,8 @@ class PredictRequest(_message.Message):
     request_id: str
     packed: PackedColumns
     label: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: bool = ..., request_id: _Optional[str] = ..., packed: _Optional[_Union[PackedColumns, _Mapping]] = ..., label: _Optional[str] = ...) -> None: ...
+    with_unknown: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., features: _Optional[_Mapping[str, Column]] = ..., context: _Optional[_Mapping[str, Column]] = ..., outputs: _Optional[_Iterable[str]] = ..., with_timings: bool = ..., request_id: _Optional[str] = ..., packed: _Optional[_Union[PackedColumns, _Mapping]] = ..., label: _Optional[str] = ..., with_unknown: bool = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("shape", "data", "floats")
@@ -178,6 +180,16 @@ class Filled(_message.Message):
     values: int
     def __init__(self, feature: _Optional[str] = ..., reason: _Optional[_Union[Filled.Reason, str]] = ..., values: _Optional[int] = ...) -> None: ...
 
+class Unknown(_message.Message):
+    __slots__ = ("feature", "ids", "rows")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    ids: int
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, feature: _Optional[str] = ..., ids: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Timings(_message.Message):
     __slots__ = ("decode_us", "features_us", "queue_us", "lookup_us", "dense_us", "total_us", "batch_rows")
     DECODE_US_FIELD_NUMBER: _ClassVar[int]
@@ -197,7 +209,7 @@ class Timings(_message.Message):
     def __init__(self, decode_us: _Optional[int] = ..., features_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., lookup_us: _Optional[int] = ..., dense_us: _Optional[int] = ..., total_us: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("model", "version", "outputs", "filled", "timings", "request_id", "degraded")
+    __slots__ = ("model", "version", "outputs", "filled", "timings", "request_id", "degraded", "unknown")
     class OutputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +224,7 @@ class PredictResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     outputs: _containers.MessageMap[str, Tensor]
@@ -219,7 +232,8 @@ class PredictResponse(_message.Message):
     timings: Timings
     request_id: str
     degraded: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Tensor]] = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ...) -> None: ...
+    unknown: _containers.RepeatedCompositeFieldContainer[Unknown]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Tensor]] = ..., filled: _Optional[_Iterable[_Union[Filled, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ..., unknown: _Optional[_Iterable[_Union[Unknown, _Mapping]]] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
     __slots__ = ("model", "table", "version", "label", "keys", "pooling", "request_id")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.prediction import Filled, FillReason
 from ringpull.inference.schema.columns import Column, as_columns, no_rows, not_one_row
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, SentFeature
+from ringpull.inference.schema.kinds import Cross, Dense, Feature, MadeFeature, SentFeature
 from ringpull.inference.schema.raw_columns import read_column, stand_in
 from ringpull.inference.schema.transforms import Vocabulary, keys_of_values
 from ringpull.ps.errors import InvalidInput
@@ -106,8 +106,8 @@ def prepare(features: Mapping[str, Feature], given: Mapping[str, Any], rows: int
     _check_names(features, given)
     columns = as_columns(given)
     for name, feature in features.items():
-        if isinstance(feature, Cross):
-            part.cross(feature, [part.key(each) for each in feature.of])
+        if isinstance(feature, MadeFeature):
+            part.make(feature, [part.taken(each, feature) for each in feature.of])
         else:
             part.add(name, feature, columns.get(name))
     return part.prepared()
@@ -129,16 +129,16 @@ def prepare_requests(
             raise not_one_row(name, len(column))
     per_row, once = _Part(sum(row_counts)), _Part(len(row_counts))
     for name, feature in features.items():
-        if isinstance(feature, Cross):
+        if isinstance(feature, MadeFeature):
             parts = [per_row if each in per_row.features else once for each in feature.of]
             if per_row in parts:
-                keys = [
-                    part.key(each) if part is per_row else np.repeat(part.key(each), row_counts)
+                taken = [
+                    part.taken(each, feature) if part is per_row else np.repeat(part.taken(each, feature), row_counts)
                     for part, each in zip(parts, feature.of, strict=True)
                 ]
-                per_row.cross(feature, keys)
+                per_row.make(feature, taken)
             else:
-                once.cross(feature, [once.key(each) for each in feature.of])
+                once.make(feature, [once.taken(each, feature) for each in feature.of])
         elif name in candidates:
             per_row.add(name, feature, candidates[name])
         else:
@@ -181,12 +181,22 @@ class _Part:
         elif filled is not None:
             self._fills.append(Fill(name, "missing", filled))
 
-    def key(self, name: str) -> UInt64Array:
-        """The keys (rows,) that a cross takes of one of its parts."""
-        return keys_of_values(self._sources[name])
+    def taken(self, name: str, by: MadeFeature) -> NDArray[Any]:
+        """What a feature that is made of others (rows,) takes of one of them: a cross its keys, else its ids."""
+        if isinstance(by, Cross):
+            return keys_of_values(self._sources[name])
+        ids = self.features[name].ids
+        assert ids is not None  # checked with the schema: it is Sparse
+        return ids
 
-    def cross(self, feature: Cross, keys: Sequence[UInt64Array]) -> None:
-        """Add a cross of keys (rows,)."""
+    def make(self, feature: MadeFeature, parts: Sequence[NDArray[Any]]) -> None:
+        """Add a feature made of others: of what it takes of each (rows,)."""
+        if isinstance(feature, Cross):
+            self._cross(feature, parts)
+        else:
+            self.features[feature.name] = PreparedFeature(self.rows, feature.key.evaluate(*parts))
+
+    def _cross(self, feature: Cross, keys: Sequence[UInt64Array]) -> None:
         hashed = positions_of(keys[0])
         for more in keys[1:]:
             hashed = positions_of(hashed * CROSS_MULTIPLIER + more)
@@ -201,7 +211,7 @@ def _check_names(features: Mapping[str, Feature], columns: Collection[str]) -> N
     for name in columns:
         feature = features.get(name)
         if feature is None:
-            sent = ", ".join(each for each, kind in features.items() if not isinstance(kind, Cross))
+            sent = ", ".join(each for each, kind in features.items() if not isinstance(kind, MadeFeature))
             raise InvalidInput(f"feature {name}: the model has no such feature; it takes {sent}")
-        if isinstance(feature, Cross):
+        if isinstance(feature, MadeFeature):
             raise InvalidInput(f"feature {name}: made of {', '.join(feature.of)} by the server; send those instead")

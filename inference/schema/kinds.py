@@ -1,5 +1,7 @@
 """The kinds of feature a schema declares: Sparse, Dense, IdSequence, Cross. Values; `features` applies them.
 
+A fifth, `Computed`, is what an export adds where a model puts several ids together before it looks them up.
+
 Invariant: a feature that could be constructed is consistent. Its transforms fit each other and its kind (ids at the end
 for Sparse and IdSequence, numbers for Dense), and its missing rule is a raw value of its type: it stands in for what
 the request did not say, and then goes through the transforms like any other value.
@@ -11,6 +13,7 @@ import collections.abc
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.transforms import (
     INTEGER_BOUNDS,
     VALUE_TYPES,
@@ -84,6 +87,9 @@ class Dense:
         check_name("feature", self.name)
         _check_size(self.name, "width", self.width)
         _check_missing(self.name, "float32", self.missing, many=False)
+        _check_flags(self, "flat")
+        if self.flat and self.width != 1:
+            raise InvalidInput(f"feature {self.name}: flat is for a width of 1; width is {self.width}")
         if _final_type(self, "float32") != "float32":
             raise InvalidInput(f"feature {self.name}: its transforms make ids; declare it Sparse with dtype float32")
         for transform in self.transforms:
@@ -139,19 +145,48 @@ class Cross:
 
     def __post_init__(self) -> None:
         check_name("feature", self.name)
-        if isinstance(self.of, str) or not isinstance(self.of, collections.abc.Sequence):
-            raise InvalidInput(f"feature {self.name}: of is {self.of!r}; it must be a list of feature names")
-        object.__setattr__(self, "of", tuple(self.of))
-        if len(self.of) < 2 or not all(isinstance(part, str) for part in self.of) or len(set(self.of)) < len(self.of):
-            raise InvalidInput(f"feature {self.name}: of is {self.of!r}; it must name two or more different features")
+        object.__setattr__(self, "of", _parts(self.name, self.of))
         if not is_integer(self.buckets) or not 1 <= self.buckets < 2**63:
             raise InvalidInput(f"feature {self.name}: buckets is {self.buckets!r}; it must be from 1 to 2^63 - 1")
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """One id per row that a model's own expression makes of several single-valued features; see `KeyExpression`.
+
+    It is made of their prepared ids, as the model took them when it was trained. An export declares it; by hand there
+    is `Cross`.
+    """
+
+    KIND: ClassVar[str] = "computed"
+
+    name: str
+    of: tuple[str, ...]
+    """Features it is made of, two or more, in the order in which the expression numbers them."""
+    key: KeyExpression
+
+    def __post_init__(self) -> None:
+        check_name("feature", self.name)
+        object.__setattr__(self, "of", _parts(self.name, self.of))
+        if not isinstance(self.key, KeyExpression) or self.key.features != tuple(range(len(self.of))):
+            raise InvalidInput(f"feature {self.name}: key must be an expression of the ids of {len(self.of)} features")
+
+
 SentFeature = Sparse | Dense | IdSequence
 """A feature that a request carries."""
-Feature = Sparse | Dense | IdSequence | Cross
-KINDS: tuple[type[Feature], ...] = (Sparse, Dense, IdSequence, Cross)
+MadeFeature = Cross | Computed
+"""A feature that the server makes of others: nobody sends it."""
+Feature = Sparse | Dense | IdSequence | Cross | Computed
+KINDS: tuple[type[Feature], ...] = (Sparse, Dense, IdSequence, Cross, Computed)
+
+
+def _parts(name: str, given: object) -> tuple[str, ...]:
+    """Return the features that another is made of."""
+    if isinstance(given, str) or not isinstance(given, collections.abc.Sequence):
+        raise InvalidInput(f"feature {name}: of is {given!r}; it must be a list of feature names")
+    if len(given) < 2 or not all(isinstance(part, str) for part in given) or len(set(given)) < len(given):
+        raise InvalidInput(f"feature {name}: of is {tuple(given)!r}; it must name two or more different features")
+    return tuple(given)
 
 
 def _check_ids(feature: Sparse | IdSequence, *, many: bool) -> None:

@@ -22,7 +22,7 @@ from ringpull.inference.schema import features as preparing
 from ringpull.inference.schema.arguments import Argument, arguments_of, assemble
 from ringpull.inference.schema.columns import Column
 from ringpull.inference.schema.features import Prepared, PreparedRequests
-from ringpull.inference.schema.kinds import KINDS, Cross, Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.kinds import KINDS, Computed, Cross, Dense, Feature, IdSequence, MadeFeature, Sparse
 from ringpull.inference.schema.schema_json import read_schema, write_schema
 from ringpull.inference.schema.transforms import ValueType, Vocabulary
 from ringpull.ps.errors import InvalidInput
@@ -38,7 +38,8 @@ class Schema:
     features: collections.abc.Sequence[Feature]
     """Features in the order in which they are prepared; a Cross may come anywhere."""
     stacks: Mapping[str, collections.abc.Sequence[str]] = field(default_factory=dict)
-    """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), or Dense as (B, sum w)."""
+    """Features side by side, by argument name: single-valued Sparse or Cross as (B, F), Dense as (B, sum w), or all
+    of these, IdSequence and NAME_lengths of one, as one matrix of floats."""
     _by_name: dict[str, Feature] = field(init=False, repr=False, compare=False)
     _arguments: dict[str, Argument] = field(init=False, repr=False, compare=False)
     _places: dict[str, int] = field(init=False, repr=False, compare=False)
@@ -49,7 +50,8 @@ class Schema:
             raise InvalidInput("a schema needs at least one feature, each Sparse, Dense, IdSequence or Cross")
         stacks = {name: tuple(members) for name, members in self.stacks.items()}
         by_name: dict[str, Feature] = {}
-        for feature in sorted(features, key=lambda each: isinstance(each, Cross)):  # crosses need their parts first
+        # What is made of others needs them first.
+        for feature in sorted(features, key=lambda each: isinstance(each, MadeFeature)):
             if feature.name in by_name:
                 raise InvalidInput(f"feature {feature.name}: declared twice")
             by_name[feature.name] = feature
@@ -155,6 +157,10 @@ class Schema:
         raw = {name: _raw_feature(self, name, value_type) for name, value_type in types.items()}
         return Schema([raw.get(feature.name, feature) for feature in self.features], self.stacks)
 
+    def with_computed(self, computed: Collection[Computed]) -> Schema:
+        """Return the schema with more features that the server makes."""
+        return Schema([*self.features, *computed], self.stacks) if computed else self
+
     def to_json(self) -> str:
         """Return the schema as JSON, on one line."""
         return write_schema(self.features, self.stacks)
@@ -172,7 +178,7 @@ class Schema:
 
 def _check_crosses(features: Mapping[str, Feature]) -> None:
     for feature in features.values():
-        if isinstance(feature, Cross):
+        if isinstance(feature, MadeFeature):
             for part in feature.of:
                 found = features.get(part)
                 if not isinstance(found, Sparse) or found.many:
@@ -187,12 +193,13 @@ def _check_stacks(features: Mapping[str, Feature], stacks: Mapping[str, tuple[st
         if not members:
             raise InvalidInput(f"stack {name}: has no features")
         for member in members:
-            if member not in features:
+            feature = features.get(member)
+            if feature is None and not isinstance(features.get(member.removesuffix("_lengths")), IdSequence):
                 raise InvalidInput(f"stack {name}: no feature is called {member!r}")
-        kinds = [features[member] for member in members]
-        single = all(isinstance(each, Cross) or (isinstance(each, Sparse) and not each.many) for each in kinds)
-        if not single and not all(isinstance(each, Dense) for each in kinds):
-            raise InvalidInput(f"stack {name}: its features must all be Dense, or all single-valued Sparse or Cross")
+            if isinstance(feature, Sparse) and feature.many:
+                raise InvalidInput(
+                    f"stack {name}: {member} has any number of ids per row, which are no columns; declare it IdSequence"
+                )
 
 
 def _raw_feature(schema: Schema, name: str, value_type: ValueType | None) -> Feature:
@@ -203,13 +210,19 @@ def _raw_feature(schema: Schema, name: str, value_type: ValueType | None) -> Fea
             f"feature {name}: the schema has no Sparse or IdSequence feature of this name to look up by raw ids"
         )
     transforms = feature.transforms
+    computed = [each.name for each in schema.features if isinstance(each, Computed) and name in each.of]
+    if computed:
+        raise InvalidInput(
+            f"feature {name}: the model also looks up {computed[0]}, which it computes of its row numbers; raw ids can"
+            " not take their place"
+        )
     if transforms and isinstance(transforms[-1], Vocabulary):
         return replace(feature, transforms=transforms[:-1])
     if transforms:
         raise InvalidInput(
             f"feature {name}: its ids come from {transforms[-1]!r}; raw ids can only take a Vocabulary's place"
         )
-    crosses = [each.name for each in schema.features if isinstance(each, Cross) and name in each.of]
+    crosses = [each.name for each in schema.features if isinstance(each, MadeFeature) and name in each.of]
     if crosses or feature.missing not in (None, ()):
         other = f"the cross {crosses[0]}" if crosses else "its missing rule"
         raise InvalidInput(

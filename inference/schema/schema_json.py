@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Final
 
-from ringpull.inference.schema.kinds import KINDS, Feature
+from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import KINDS, Computed, Feature
 from ringpull.inference.schema.transforms import TRANSFORMS, Transform
 from ringpull.ps.errors import InvalidInput
 
@@ -59,8 +60,16 @@ def _written(value: Feature | Transform) -> dict[str, Any]:
     for each in fields(value):
         given = getattr(value, each.name)
         if each.default is MISSING or given != each.default:
-            written[each.name] = [_written(t) for t in given] if each.name == "transforms" else given
+            written[each.name] = _plain(given)
     return written
+
+
+def _plain(given: Any) -> Any:
+    if isinstance(given, KeyExpression):
+        return given.to_plain()
+    return (
+        [_written(each) if isinstance(each, Transform) else each for each in given] if type(given) is tuple else given
+    )
 
 
 def _read_feature(place: int, entry: object) -> Feature:
@@ -70,6 +79,11 @@ def _read_feature(place: int, entry: object) -> Feature:
         if not isinstance(given["transforms"], list):
             raise InvalidInput(f"{where}: transforms must be a list")
         given["transforms"] = tuple(_read_transform(where, each) for each in given["transforms"])
+    if kind is Computed:
+        try:
+            given["key"] = KeyExpression.from_plain(given["key"])
+        except InvalidInput as exc:
+            raise InvalidInput(f"{where}: key: {exc}") from exc
     if given.get("missing") == []:
         given["missing"] = ()
     feature: Feature = kind(**given)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ringpull.inference.prediction import Filled, FillReason, Prediction, Timings
+from ringpull.inference.prediction import Filled, FillReason, Prediction, Timings, Unknown
 from ringpull.inference.proto import ringpull_pb2 as pb
 from ringpull.inference.schema.columns import Column, as_column
 from ringpull.inference.wire.column_codec import encode_column
@@ -42,6 +42,7 @@ class PredictCall:
     outputs: tuple[str, ...] = ()
     """Names of outputs; empty: all."""
     with_timings: bool = False
+    with_unknown: bool = False
     request_id: str = ""
     label: str = ""
     """Label of the version asked for, instead of `version`; empty: none."""
@@ -60,6 +61,7 @@ def as_call(
     version: int | None = None,
     outputs: Sequence[str] | None = None,
     with_timings: bool = False,
+    with_unknown: bool = False,
     request_id: str = "",
     label: str | None = None,
 ) -> PredictCall:
@@ -78,6 +80,7 @@ def as_call(
         context={name: as_column(name, values) for name, values in (context or {}).items()},
         outputs=tuple(outputs or ()),
         with_timings=with_timings,
+        with_unknown=with_unknown,
         request_id=request_id,
         label=label or "",
     )
@@ -125,6 +128,7 @@ def _encode_request(call: PredictCall) -> pb.PredictRequest:
         version=call.version or 0,
         outputs=call.outputs,
         with_timings=call.with_timings,
+        with_unknown=call.with_unknown,
         request_id=call.request_id,
         label=call.label,
         packed=packed_message(
@@ -142,6 +146,10 @@ def encode_response(prediction: Prediction, *, typed: bool = False) -> pb.Predic
         model=prediction.model,
         version=prediction.version,
         filled=[pb.Filled(feature=f.feature, reason=_REASONS[f.reason], values=f.values) for f in prediction.filled],
+        unknown=[
+            pb.Unknown(feature=each.feature, ids=each.ids, rows=() if each.rows is None else each.rows.tolist())
+            for each in prediction.unknown
+        ],
         timings=None if prediction.timings is None else pb.Timings(**asdict(prediction.timings)),
         request_id=prediction.request_id,
         degraded=prediction.degraded,
@@ -172,4 +180,9 @@ def decode_response(message: pb.PredictResponse) -> Prediction:
         model=message.model,
         request_id=message.request_id,
         degraded=tuple(message.degraded),
+        unknown=tuple(
+            # An unknown id is in some row: none are told where they were not asked for.
+            Unknown(each.feature, each.ids, np.array(each.rows, np.int64) if each.rows else None)
+            for each in message.unknown
+        ),
     )

@@ -58,6 +58,7 @@ def call_of(body: object) -> PredictCall:
         version=message.version or None,
         outputs=list(message.outputs),
         with_timings=message.with_timings,
+        with_unknown=message.with_unknown,
         request_id=message.request_id,
         label=message.label,
     )

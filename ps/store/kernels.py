@@ -222,8 +222,13 @@ def _beside(d, line, position):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def _locate(d, wanted_at, begin, end, line_at, row_at, found, found_pos):  # type: ignore[no-untyped-def]
-    """Find keys [begin, end), keep in `row_at` where their rows are, start loading those; count the absent."""
+def _locate(  # type: ignore[no-untyped-def]
+    d, wanted_at, begin, end, line_at, row_at, found, found_pos, absents, absents_pos, first_key
+):
+    """Find keys [begin, end), keep in `row_at` where their rows are, start loading those; count the absent.
+
+    Those that are pooled are noted in `absents` from `absents_pos` on, unless it is empty.
+    """
     positions_at, rows_at, rows, row_bytes, default_at = (
         d[_POSITIONS_AT],
         d[_ROWS_AT],
@@ -232,6 +237,7 @@ def _locate(d, wanted_at, begin, end, line_at, row_at, found, found_pos):  # typ
         d[_DEFAULT_AT],
     )
     unpooled = d[_OP] == _OP_ROWS
+    noted = not unpooled and absents.size > 0
     lines = min(_PREFETCHED_LINES, (row_bytes + LINE_BYTES - 1) // LINE_BYTES)
     absent = 0
     for k in range(begin, end):
@@ -249,6 +255,8 @@ def _locate(d, wanted_at, begin, end, line_at, row_at, found, found_pos):  # typ
             for i in range(lines):
                 prefetch_far(at + i * LINE_BYTES)
         else:
+            if noted:
+                absents[absents_pos + absent] = np.uint32(first_key + k)
             absent += 1
         row_at[k & (_RING - 1)] = at
         if unpooled:
@@ -307,7 +315,9 @@ _reduce = _reduce_any(VECTOR_TYPES)
 
 
 @numba.njit
-def _pull_lookup(d, wanted_at, lengths_at, weights_at, out_at, found, found_pos, line_at, row_at):  # type: ignore[no-untyped-def]
+def _pull_lookup(  # type: ignore[no-untyped-def]
+    d, wanted_at, lengths_at, weights_at, out_at, found, found_pos, absents, absents_pos, first_key, line_at, row_at
+):
     """Do one look-up; return how it ended, the slot concerned, and how many keys are absent."""
     op, keys, dim = d[_OP], d[_KEYS], d[_DIM]
     absent = 0
@@ -319,8 +329,9 @@ def _pull_lookup(d, wanted_at, lengths_at, weights_at, out_at, found, found_pos,
         if outcome != DONE:
             return outcome, slot, absent
         _aim(d, wanted_at, max(0, begin - BLOCK), min(begin, keys), line_at)
+        first, last = max(0, begin - 2 * BLOCK), min(begin - BLOCK, keys)
         absent += _locate(
-            d, wanted_at, max(0, begin - 2 * BLOCK), min(begin - BLOCK, keys), line_at, row_at, found, found_pos
+            d, wanted_at, first, last, line_at, row_at, found, found_pos, absents, absents_pos + absent, first_key
         )
         k, end = max(0, begin - 3 * BLOCK), min(begin - 2 * BLOCK, keys)
         while k < end:
@@ -343,7 +354,9 @@ def _pull_lookup(d, wanted_at, lengths_at, weights_at, out_at, found, found_pos,
 
 
 @kernel()
-def pull_frame(descriptors, wanted_at, lengths_at, weights_at, values_at, missing, found):  # type: ignore[no-untyped-def]
+def pull_frame(  # type: ignore[no-untyped-def]
+    descriptors, wanted_at, lengths_at, weights_at, values_at, missing, found, absents
+):
     """Do all look-ups of a frame but those of rows of bytes.
 
     Args:
@@ -354,28 +367,43 @@ def pull_frame(descriptors, wanted_at, lengths_at, weights_at, values_at, missin
         values_at: Address of float32 numbers, room for all outputs; overwritten.
         missing: uint32 (L,); overwritten.
         found: uint8, one per key of the unpooled look-ups; overwritten.
+        absents: uint32, one per key of the frame, or empty; the first are overwritten with the numbers, ascending, of
+            the keys of pooled look-ups that are absent: as many as `missing` has of these look-ups.
 
     Returns:
         DONE, 0, 0; or why not, which look-up, and the slot concerned. Outputs are then unusable.
     """
     line_at = np.empty(_RING, np.int64)
     row_at = np.empty(_RING, np.int64)
-    found_pos = 0
+    found_pos = absents_pos = first_key = np.int64(0)
     for lookup in range(len(descriptors)):
         d = descriptors[lookup]
         op, keys, bags, weighted = d[_OP], d[_KEYS], d[_BAGS], d[_WEIGHTED]
         if d[_ROW_TYPE] == BYTES:
             wanted_at += 8 * keys
+            first_key += keys
             found_pos += keys
             continue
         if op != _OP_ROWS and not _lengths_fit(lengths_at, bags, keys):
             return BAD_LENGTHS, lookup, 0
         outcome, slot, missing[lookup] = _pull_lookup(
-            d, wanted_at, lengths_at, weights_at if weighted else 0, values_at, found, found_pos, line_at, row_at
+            d,
+            wanted_at,
+            lengths_at,
+            weights_at if weighted else 0,
+            values_at,
+            found,
+            found_pos,
+            absents,
+            absents_pos,
+            first_key,
+            line_at,
+            row_at,
         )
         if outcome != DONE:
             return outcome, lookup, slot
         wanted_at += 8 * keys
+        first_key += keys
         lengths_at += 4 * bags
         if weighted:
             weights_at += 4 * keys
@@ -383,6 +411,7 @@ def pull_frame(descriptors, wanted_at, lengths_at, weights_at, values_at, missin
             found_pos += keys
             values_at += 4 * d[_DIM] * keys
         else:
+            absents_pos += np.int64(missing[lookup])
             values_at += 4 * d[_DIM] * bags
     return DONE, 0, 0
 
@@ -424,6 +453,7 @@ def locate_bytes(descriptors, wanted_at, missing, found, from_ats, lengths):  # 
     line_at = np.empty(_RING, np.int64)
     row_at = np.empty(_RING, np.int64)
     found_pos = pos = total = np.int64(0)
+    absents = np.empty(0, np.uint32)
     for lookup in range(len(descriptors)):
         d = descriptors[lookup]
         keys = d[_KEYS]
@@ -435,7 +465,7 @@ def locate_bytes(descriptors, wanted_at, missing, found, from_ats, lengths):  # 
                     return outcome, lookup, np.int64(slot)
                 _aim(d, wanted_at, max(0, begin - BLOCK), min(begin, keys), line_at)
                 first, last = max(0, begin - 2 * BLOCK), min(begin - BLOCK, keys)
-                absent += _locate(d, wanted_at, first, last, line_at, row_at, found, found_pos)
+                absent += _locate(d, wanted_at, first, last, line_at, row_at, found, found_pos, absents, 0, 0)
                 first, last = max(0, begin - 3 * BLOCK), min(begin - 2 * BLOCK, keys)
                 outcome, size = _read_spans(d, wanted_at, first, last, row_at, from_ats, lengths, pos)
                 if outcome != DONE:

@@ -81,21 +81,39 @@ def pull(
     values = np.empty(values_size, np.float32)
     missing = np.zeros(len(tables), np.uint32)
     found = np.empty(found_size, np.uint8)
+    # Memory that nothing is written to costs nothing: few keys are absent, mostly.
+    absents = np.empty(len(positions) if request.tell_absent else 0, np.uint32)
     outcome, at, slot = kernels.DONE, 0, 0
     if not bytes_keys or values_size:
         outcome, at, slot = kernels.pull_frame(
-            descriptors, address(positions), address(lengths), address(weights), address(values), missing, found
+            descriptors,
+            address(positions),
+            address(lengths),
+            address(weights),
+            address(values),
+            missing,
+            found,
+            absents,
         )
     if outcome == kernels.DONE and bytes_keys:
         from_ats, row_lengths = np.empty(bytes_keys, np.int64), np.empty(bytes_keys, np.uint32)
         outcome, at, size = kernels.locate_bytes(descriptors, address(positions), missing, found, from_ats, row_lengths)
         if outcome == kernels.DONE:
             _check_limit(4 * values_size + size, max_reply_bytes)
-            return PullReply(values, missing, found, row_lengths, gather(from_ats, row_lengths, size))
+            data = gather(from_ats, row_lengths, size)
+            return PullReply(values, missing, found, row_lengths, data, _noted(request, missing, absents))
         slot = size
     if outcome != kernels.DONE:
         _refuse(outcome, request.lookups[at].table, slot, tables[at], masks[at])
-    return PullReply(values=values, missing=missing, found=found)
+    return PullReply(values, missing, found, absent=_noted(request, missing, absents))
+
+
+def _noted(request: PullRequest, missing: NDArray[np.uint32], absents: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the part of `absents` that the kernel has written, in memory of its own."""
+    if not absents.size or not missing.any():
+        return absents[:0].copy()
+    pooled = [lookup.op != _ROWS for lookup in request.lookups]
+    return absents[: int(missing[pooled].sum())].copy()
 
 
 def _check_limit(size: int, max_reply_bytes: int) -> None:

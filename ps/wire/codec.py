@@ -41,6 +41,10 @@ _MAX_INT: Final = 2**63 - 1
 _MAX_UINT: Final = 2**64 - 1
 
 
+TELL_ABSENT: Final = 1 << 62
+"""Bit of a pull's field "most bytes of the reply" that asks which keys are absent. A shard of an earlier build takes it
+for a limit that no reply reaches, and answers without."""
+
 _FLOAT_BYTES: Final = 4
 _LENGTH_BYTES: Final = 4
 MAX_ROW_BYTES: Final = max(_FLOAT_BYTES * MAX_DIM + 64, MAX_BYTES_ROW)
@@ -91,7 +95,8 @@ def encode_request(
         case PullRequest():
             kind = Kind.PULL
             fields: list[object] = [request.model, request.version, request.epoch, request.lookups, request.identity]
-            fields += [request.max_reply_bytes] if request.max_reply_bytes else []
+            most = request.max_reply_bytes | (TELL_ABSENT if request.tell_absent else 0)
+            fields += [most] if most else []
             arrays: tuple[Any, ...] = (request.positions, request.lengths, request.weights)
         case RangePullRequest():
             kind, arrays = Kind.RANGE_PULL, ()
@@ -125,6 +130,8 @@ def encode_reply(reply: Reply, request_id: int, limits: Limits = REPLY_LIMITS) -
             kind = Kind.PULL_REPLY
             if reply.lengths.size:
                 kind, arrays = Kind.BYTES_REPLY, (*arrays, reply.lengths, reply.data)
+            if reply.absent.size:
+                kind, arrays = Kind.ABSENT_REPLY, (*arrays[:3], reply.lengths, reply.data, reply.absent)
             return encode(kind, request_id, [], arrays, limits=limits)
         case RangePullReply():
             fields: list[object] = [reply.checksum, reply.next_cursor, reply.total_rows]
@@ -162,7 +169,10 @@ def decode_request(frame: Frame) -> Request:
             lookups = _lookups(fields.items("look-ups"), len(positions), len(lengths), len(weights))
             identity = fields.number("identity", _MAX_UINT)
             most = fields.number("max reply bytes") if fields.left else 0
-            request: Request = PullRequest(model, version, epoch, lookups, positions, lengths, weights, identity, most)
+            tell_absent, most = bool(most & TELL_ABSENT), most & (TELL_ABSENT - 1)
+            request: Request = PullRequest(
+                model, version, epoch, lookups, positions, lengths, weights, identity, most, tell_absent
+            )
         case Kind.RANGE_PULL:
             request = RangePullRequest(
                 model=fields.text("model"),
@@ -202,7 +212,7 @@ def decode_reply(frame: Frame, request: Request | None = None) -> Reply:
     """
     fields = _Fields(frame)
     match frame.kind:
-        case Kind.PULL_REPLY | Kind.BYTES_REPLY:
+        case Kind.PULL_REPLY | Kind.BYTES_REPLY | Kind.ABSENT_REPLY:
             reply: Reply = PullReply(*frame.arrays)
         case Kind.RANGE_PULL_REPLY | Kind.RANGE_BYTES_REPLY:
             checksum = fields.number("checksum", _MAX_UINT)
@@ -240,7 +250,8 @@ def max_reply_bytes(request: Request) -> int:
             rows = keys * MAX_ROW_BYTES
             if request.max_reply_bytes:
                 rows = min(rows, request.max_reply_bytes)
-            return rows + keys * (_LENGTH_BYTES + 1) + lookups * _FLOAT_BYTES + 5 * ALIGNMENT
+            told = _LENGTH_BYTES if request.tell_absent else 0
+            return rows + keys * (_LENGTH_BYTES + 1 + told) + lookups * _FLOAT_BYTES + 6 * ALIGNMENT
         case RangePullRequest():
             rows_bytes = padded(max(request.max_bytes, MAX_ROW_BYTES))
             # No row takes less than a byte; and that of a row of bytes where it starts counts for eight.
@@ -368,6 +379,8 @@ def _check_answers(request: Request, reply: Reply) -> None:
                 f"BYTES_REPLY: {len(reply.lengths)} rows with {len(reply.data)} bytes; the request has {rows} keys of"
                 " rows, and lengths must add up to the bytes"
             )
+        if reply.absent.size and not request.tell_absent:
+            raise ProtocolError(f"ABSENT_REPLY: {len(reply.absent)} absent keys, which the request did not ask for")
 
 
 _ANSWERS: Final[dict[type, type]] = {

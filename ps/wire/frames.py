@@ -80,6 +80,8 @@ class Kind(IntEnum):
     """`PULL_REPLY` of a pull that has rows of bytes."""
     RANGE_BYTES_REPLY = 135
     """`RANGE_PULL_REPLY` of a table of bytes."""
+    ABSENT_REPLY = 136
+    """`BYTES_REPLY`, or one without such rows, that tells which keys are absent."""
     ERROR = 255
 
 
@@ -101,6 +103,7 @@ LAYOUT: Final[dict[Kind, tuple[np.dtype[Any], ...]]] = {
     Kind.HELLO_REPLY: (),
     Kind.BYTES_REPLY: (_F4, _U4, _U1, _U4, _U1),  # values, missing, found, lengths, data
     Kind.RANGE_BYTES_REPLY: (_U8, _U1, _U4),  # positions, rows, lengths
+    Kind.ABSENT_REPLY: (_F4, _U4, _U1, _U4, _U1, _U4),  # values, missing, found, lengths, data, absent
     Kind.ERROR: (),
 }
 """The element types of the buffers of each kind of frame."""

@@ -96,6 +96,8 @@ class PullRequest:
     """Identity of the version that the sender has; one that has another content is refused. 0: not known."""
     max_reply_bytes: int = 0
     """Most bytes of values and rows in the reply; 0: as many as the shard sends."""
+    tell_absent: bool = False
+    """Whether the reply is to tell which keys of pooled look-ups are absent."""
 
 
 def _no_lengths() -> NDArray[np.uint32]:
@@ -121,6 +123,9 @@ class PullReply:
     """(sum of keys of look-ups in tables of bytes,): bytes of each row, which has no `values`; 0 of an unknown key."""
     data: NDArray[np.uint8] = field(default_factory=_no_data)
     """(sum of `lengths`,): these rows, end to end."""
+    absent: NDArray[np.uint32] = field(default_factory=_no_lengths)
+    """(sum of `missing` of pooled look-ups,): which of the request's positions these keys are, ascending. Empty where
+    the request did not ask, and from a shard of an earlier build."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.model.dense import ProgramTensor
+from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Pooling
-from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.lookup import Absent, Lookup, LookupResult
 from tests.reference import ReferenceTable
 
 
@@ -36,7 +37,9 @@ class ReferenceRouter:
             return LookupResult(rows, missing, found, lost)
         assert lookup.offsets is not None
         pooled = table.pull_bags(lookup.keys, lookup.offsets, lookup.pooling, lookup.weights)
-        return LookupResult(pooled.astype(np.float32), missing, None, lost)
+        bags = np.repeat(np.arange(lookup.outputs), np.diff(lookup.offsets))
+        absent = Absent(bags[~found], positions_of(lookup.keys[~found])) if missing else None
+        return LookupResult(pooled.astype(np.float32), missing, None, lost, absent=absent)
 
 
 class EchoProgram:

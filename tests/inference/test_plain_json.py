@@ -54,10 +54,24 @@ async def test_the_answer_is_that_of_the_client(http: HttpServed, client: AsyncC
             "version": 3,
             "outputs": {name: values.tolist() for name, values in expected.outputs.items()},
             "filled": [],
+            "unknown": [{"feature": each.feature, "ids": each.ids} for each in expected.unknown],
             "degraded": [],
             "request_id": "mine",
         },
     )
+    assert expected.unknown
+
+
+async def test_rows_with_unknown_ids_are_told_when_asked_for(http: HttpServed, client: AsyncClient) -> None:
+    status, answer = await post(http, REQUEST | {"with_unknown": True})
+    expected = await client.predict("ranker", FEATURES, CONTEXT, with_unknown=True)
+    assert status == 200
+    assert answer["unknown"] == [
+        {"feature": each.feature, "ids": each.ids, "rows": each.rows.tolist()}
+        for each in expected.unknown
+        if each.rows is not None
+    ]
+    assert len(answer["unknown"]) == len(expected.unknown) > 0
 
 
 async def test_all_outputs_and_timings_when_asked_for(http: HttpServed) -> None:

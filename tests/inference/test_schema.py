@@ -123,8 +123,10 @@ def test_json_errors_name_the_place(text: str, message: str) -> None:
         (lambda: Schema([Sparse("a"), Sparse("b", many=True), Cross("c", ("a", "b"), 5)]), "crosses 'b'"),
         (lambda: Schema([Sparse("a")], {"s": ["b"]}), "stack s: no feature is called 'b'"),
         (lambda: Schema([Sparse("a")], {"s": []}), "stack s: has no features"),
-        (lambda: Schema([Sparse("a"), Dense("b")], {"s": ["a", "b"]}), "all be Dense, or all single-valued"),
-        (lambda: Schema([Sparse("a", many=True)], {"s": ["a"]}), "single-valued"),
+        (lambda: Schema([Sparse("a"), Dense("b")], {"s": ["a", "b_lengths"]}), "stack s: no feature is called 'b_len"),
+        (lambda: Schema([Sparse("a", many=True)], {"s": ["a"]}), "any number of ids per row.*declare it IdSequence"),
+        (lambda: Dense("a", width=2, flat=True), "feature a: flat is for a width of 1; width is 2"),
+        (lambda: Dense("a", flat=1), "feature a: flat is 1; it must be true or false"),
         (
             lambda: Schema([Sparse("a", many=True), Dense("a_offsets")]),
             "argument a_offsets: made by a_offsets and by a",

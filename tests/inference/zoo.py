@@ -34,7 +34,7 @@ class ZooModel:
     tables: tuple[str, ...]
     """The embeddings that must become tables."""
     kept: tuple[str, ...] = ()
-    """The embeddings that must stay in the dense program."""
+    """The embeddings that must stay in the dense program: one that is a table, too, is tied."""
 
 
 class DLRM(nn.Module):
@@ -261,7 +261,7 @@ ZOO: dict[str, ZooModel] = {
         SASRec,
         Schema([IdSequence("history", length=6, pad_side="left"), Sparse("country")]),
         {"history": 40, "country": 12},
-        ("country",),
+        ("country", "item"),
         ("item", "position"),
     ),
     "logistic_regression": ZooModel(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from ringpull.ps.hashing import keys_of
 from ringpull.ps.spec import OnUnavailable, Pooling, RowType, TableSpec
 from ringpull.router.lookup import Lookup, LookupResult
 from tests.reference import ReferenceBytes, ReferenceTable, assert_close
@@ -82,6 +85,7 @@ def assert_reference(tables: Tables, lookups: Sequence[Lookup], results: Sequenc
         assert result.lost == 0
         assert result.values.dtype == np.float32
         assert (result.bytes_rows is None) == isinstance(table, ReferenceTable)
+        assert absent_keys(result) == absent_in_bags(lookup, known)
         if isinstance(table, ReferenceBytes):
             assert result.bytes_rows is not None
             assert result.found is not None
@@ -96,3 +100,22 @@ def assert_reference(tables: Tables, lookups: Sequence[Lookup], results: Sequenc
             assert result.found is None
             expected = table.pull_bags(lookup.keys, lookup.offsets, lookup.pooling, lookup.weights)
             assert_close(result.values, expected, largest=50.0)
+
+
+def absent_keys(result: LookupResult) -> list[tuple[int, int]]:
+    """Return the bag and the key of all that a result tells as absent, sorted."""
+    if result.absent is None:
+        return []
+    assert len(result.absent.bags) > 0
+    return sorted(zip(result.absent.bags.tolist(), keys_of(result.absent.positions).tolist(), strict=True))
+
+
+def absent_in_bags(lookup: Lookup, known: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return what `absent_keys` has to be, a key at a time."""
+    if lookup.offsets is None:
+        return []
+    ends = lookup.offsets.tolist()
+    bags = pairwise(ends)
+    return sorted(
+        (bag, int(lookup.keys[i])) for bag, (first, end) in enumerate(bags) for i in range(first, end) if not known[i]
+    )

@@ -50,6 +50,8 @@ class FakeShard:
         self.keys_asked = 0
         """Of requests that reached it, answered or given up."""
         self.up = True
+        self.tells_absent = True
+        """Cleared, it is of an earlier build, which does not tell which keys of bags are absent."""
 
     def pull(self, request: PullRequest) -> PullReply:
         self.requests.append(request)
@@ -59,6 +61,7 @@ class FakeShard:
             raise NotFound(f"shard {self.shard} serves no {request.model}/{request.version}")
         self._check_owned(request)
         values, missing, found, lists = [np.empty(0, np.float32)], [], [np.empty(0, np.uint8)], []
+        absent = [np.empty(0, np.uint32)]
         key = bag = weight = 0
         for lookup in request.lookups:
             table = self.tables[lookup.table]
@@ -80,6 +83,8 @@ class FakeShard:
                 pooling = Pooling.MAX if lookup.op is Op.MAX else Pooling.SUM
                 offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
                 values.append(table.pull_bags(keys, offsets, pooling, weights).astype(np.float32).ravel())
+                if request.tell_absent and self.tells_absent:
+                    absent.append((key + np.flatnonzero(~known)).astype(np.uint32))
             key, bag = key + lookup.keys, bag + lookup.bags
             weight += lookup.keys if lookup.weighted else 0
         assert (key, bag, weight) == (request.positions.size, request.lengths.size, request.weights.size)
@@ -89,6 +94,7 @@ class FakeShard:
             np.concatenate(found),
             np.array([len(row) for row in lists], np.uint32),
             np.frombuffer(b"".join(lists), np.uint8),
+            np.concatenate(absent),
         )
 
     def _check_owned(self, request: PullRequest) -> None:

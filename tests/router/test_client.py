@@ -123,6 +123,25 @@ async def test_a_batch_is_spread_over_the_owners_of_its_keys():
     assert max(counts) <= 2200
 
 
+async def test_shards_of_an_earlier_build_answer_without_what_they_do_not_know():
+    cluster = FakeCluster(Ring.even(range(2)), tables(DIMS))
+    for shard in cluster.shards.values():
+        shard.tells_absent = False
+    asked = some_lookups(["users"], 100)
+    for result, lookup in zip(await pull(cluster, asked), asked, strict=True):
+        assert result.missing > 0
+        assert result.absent is None
+        assert lookup.pooling is not Pooling.NONE or not result.found.all()
+
+
+async def test_absent_keys_are_told_where_bags_are_asked_for():
+    cluster = FakeCluster(Ring.even(range(1)), tables(DIMS))
+    keys = np.arange(3, dtype=np.uint64)
+    await pull(cluster, [Lookup("users", Pooling.NONE, keys)])
+    await pull(cluster, [Lookup("users", Pooling.SUM, keys, np.array([0, 3]))])
+    assert [request.tell_absent for request in cluster.shards[0].requests] == [False, True]
+
+
 # -- shards are gone ---------------------------------------------------------------------------------------------------
 
 
@@ -402,7 +421,7 @@ async def test_counters_count_keys_missing_ones_and_bytes():
     table = counters.tables[MODEL, "items"]
     assert (table.keys, table.missing, table.lost) == (8, 2, 0)
     assert counters.sent_bytes == 2 * (4 * 8 + 4)
-    assert counters.received_bytes == 2 * (8 * 4 + 4)
+    assert counters.received_bytes == 2 * (8 * 4 + 4) + 2 * 4  # two keys are absent, and told
 
 
 async def test_close_closes_connections_and_attempts():

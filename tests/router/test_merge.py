@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from ringpull.router.lookup import Lookup, LookupResult
 from ringpull.router.merge import Merge
 from ringpull.router.partition import Part, partition
 from ringpull.router.replicas import DOWN
+from tests.router.cases import absent_keys
 
 HALF = 1 << 15
 RING = Ring((OwnedRange(SlotRange(0, HALF), (0,)), OwnedRange(SlotRange(HALF, 1 << 16), (1,))))
@@ -129,6 +132,7 @@ def test_lost_keys_are_default_vectors_and_not_missing():
         [[2, -1], [2, -1], [2, -1]],
     ]
     assert [(result.missing, result.lost) for result in results] == [(0, 3)] * 5
+    assert [absent_keys(result) for result in results] == [sorted([(0, A0), (0, B0), (2, A1)])] * 4 + [[]]
     assert results[4].found is not None
     assert not results[4].found.any()
 
@@ -140,6 +144,23 @@ def test_answers_that_do_not_fit_are_refused(values, missing, found):
     reply = PullReply(np.zeros(values, np.float32), np.zeros(missing, np.uint32), np.zeros(found, np.uint8))
     with pytest.raises(ProtocolError, match=r"shard 0 answered .* 4, 1 and 0 were due"):
         part.check_reply(reply, np.array([2]))
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [[0], [0, 0], [1, 0], [0, 1, 2], [0, 3], [2, 3], [0, 2**32 - 1]],
+    ids=["too few", "twice", "descending", "too many", "beyond", "of rows", "far beyond"],
+)
+def test_absent_keys_that_do_not_fit_are_refused(absent):
+    rows = Lookup("t", Pooling.NONE, np.array([A0], np.uint64))
+    batch = Batch.of([bags(Pooling.SUM, [A0], [A1]), rows])
+    (part,) = parts_of(batch)
+    reply = PullReply(
+        np.zeros(6, np.float32), np.array([2, 1], np.uint32), np.zeros(1, np.uint8), absent=np.array(absent, np.uint32)
+    )
+    part.check_reply(replace(reply, absent=np.array([0, 1], np.uint32)), np.array([2, 2]))
+    with pytest.raises(ProtocolError, match="keys of bags as absent; they must be 2, ascending"):
+        part.check_reply(reply, np.array([2, 2]))
 
 
 def test_no_lookups_give_no_results():

@@ -8,9 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from ringpull.inference.export.calls.by_row import row_counts
 from ringpull.inference.export.calls.call import Call, CallModule
+from ringpull.inference.export.calls.jagged import jagged_kind
+from ringpull.inference.export.calls.once import run_once
+from ringpull.inference.export.calls.ready import unwrapped
 from ringpull.inference.export.calls.sources import Entries, Several, Source
-from ringpull.inference.export.calls.specs import read_spec, source_of
+from ringpull.inference.export.calls.specs import read_jagged, read_spec, source_of
+from ringpull.inference.export.calls.wrapper import wrapper
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import ExportError, InvalidInput
 
@@ -34,7 +39,9 @@ def bind(
         InvalidInput: `arguments` holds something that can be no argument, or `method` is no method.
         ExportError: Nothing is known of a parameter, or a name is unknown.
     """
-    return _Binding(module, schema, method, dict(arguments or {})).call()
+    if not isinstance(module, nn.Module):
+        raise InvalidInput(f"module is {type(module).__name__}; it must be a torch.nn.Module")
+    return _Binding(unwrapped(module), schema, method, dict(arguments or {})).call(once)
 
 
 class _Binding:
@@ -42,6 +49,7 @@ class _Binding:
 
     def __init__(self, module: nn.Module, schema: Schema, method: str, specs: dict[str, Any]) -> None:
         self._module = module
+        self._schema = schema
         self._made = schema.argument_names()
         self._method = method
         self._described = f"{type(module).__name__}.{method}"
@@ -49,7 +57,7 @@ class _Binding:
         for name in specs:
             if not isinstance(name, str):
                 raise InvalidInput(f"arguments has the key {name!r}; it must be the name of a parameter, or of a key")
-        self._specs = {name: read_spec(name, spec, self._made) for name, spec in specs.items()}
+        self._specs = {name: self._read(name, spec) for name, spec in specs.items()}
         self._parameters = list(self._signature.parameters.values())
         for each in self._parameters:
             spec = self._specs.get(each.name)
@@ -58,8 +66,19 @@ class _Binding:
             if each.kind is each.VAR_KEYWORD and not isinstance(spec, Entries | None):
                 raise InvalidInput(f"arguments[{each.name!r}]: {self._described} takes {each}; give it a dict")
 
-    def call(self) -> Call:
-        """Bind every parameter."""
+    def _read(self, name: str, spec: object) -> Source:
+        """Return what the exporter said that a parameter, or a key, is."""
+        kind = self._jagged_kind(name)
+        by_name = isinstance(spec, str | list | dict)
+        return read_jagged(name, kind, spec, self._schema) if kind and by_name else read_spec(name, spec, self._schema)
+
+    def _jagged_kind(self, name: str) -> type | None:
+        """Return the class of features by key that a parameter is annotated with."""
+        parameter = self._signature.parameters.get(name)
+        return None if parameter is None else jagged_kind(parameter.annotation)
+
+    def call(self, once: Sequence[str]) -> Call:
+        """Bind every parameter, and run `once`."""
         given: dict[str, Source] = {}
         left: list[str] = []
         for parameter in self._parameters:
@@ -68,14 +87,19 @@ class _Binding:
                 given[name] = self._specs[name]
             elif parameter.kind in _VARIADIC:
                 continue
+            elif (kind := self._jagged_kind(name)) is not None:
+                given[name] = read_jagged(name, kind, None, self._schema)
             elif name in self._made:
                 given[name] = source_of(self._made[name])
             elif parameter.default is parameter.empty:
                 left.append(name)
         if len(left) > 1:
+            shown = ", ".join(f"{name!r}: ARGUMENT" for name in left)
             raise ExportError(
                 f"{self._described} takes {', '.join(map(repr, left))}, which the schema does not make; it makes"
-                f" {', '.join(self._made)}"
+                f" {', '.join(self._made)}. Say which of these, or which lists or dicts of them, by"
+                f" arguments={{{shown}}}; or wrap the module, so that its parameters are called like these:\n\n"
+                f"{self._wrapper()}"
             )
         keys = {name: spec for name, spec in self._specs.items() if name not in given}
         everything = self._everything(left[0], keys) if left else None
@@ -86,10 +110,14 @@ class _Binding:
         names = set().union(*(source.names() for source in given.values()))
         if not names:
             raise self._nothing()
-        module = CallModule(self._module, self._method, self._signature, given)
         used = {name: argument for name, argument in self._made.items() if name in names}
+        counts = row_counts(used, self._schema)
+        kept = run_once(self._module, once)
+        module = CallModule(self._module, self._method, self._signature, given, counts, kept)
         described = type(self._module).__name__ if self._method == "forward" else self._described
-        return Call(described, used, module, {} if everything is None else dict.fromkeys(keys, everything))
+        return Call(
+            described, self._method, used, module, {} if everything is None else dict.fromkeys(keys, everything)
+        )
 
     def _give_named(self, given: dict[str, Source], keys: Mapping[str, Source]) -> None:
         """Give `**named`, if the method takes such, what the exporter named; or all, if the method takes nothing else.
@@ -117,6 +145,15 @@ class _Binding:
             f" arguments={{{some.name!r}: [ARGUMENT, ...]}}, from {', '.join(self._made)}"
         )
 
+    def _wrapper(self) -> str:
+        """Return a wrapper class, ready to paste."""
+        needed = {
+            each.name: each
+            for each in self._parameters
+            if each.kind not in _VARIADIC and (each.default is each.empty or each.name in self._made)
+        }
+        return wrapper(type(self._module).__name__, self._method, needed, list(self._made))
+
     def _everything(self, parameter: str, keys: Mapping[str, Source]) -> Entries:
         """Return a dict of all arguments of the schema, and of the keys that the exporter added."""
         entries = {name: source_of(argument) for name, argument in self._made.items()} | dict(keys)
@@ -128,16 +165,25 @@ class _Binding:
         def explain(what: str) -> str:
             return (
                 f"{lead}, but the module {what}. Say what it is by arguments={{NAME: ARGUMENT}}, where NAME is"
-                f" {parameter!r}, or a key, and ARGUMENT the name of one of these"
+                f" {parameter!r}, or a key, and ARGUMENT the name of one of these; or wrap the module, so that its"
+                f" parameters are called like these:\n\n{self._wrapper()}"
             )
 
         return Entries(entries, set(), explain)
 
 
 def _signature(module: nn.Module, method: str) -> inspect.Signature:
-    if not isinstance(module, nn.Module):
-        raise InvalidInput(f"module is {type(module).__name__}; it must be a torch.nn.Module")
     function = getattr(module, method, None)
     if not callable(function):
         raise InvalidInput(f"method is {method!r}; {type(module).__name__} has no such method")
-    return inspect.signature(function)
+    try:
+        return inspect.signature(function, eval_str=True)
+    except Exception:  # annotations may name what only type checkers know
+        pass
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as exc:
+        raise ExportError(
+            f"{type(module).__name__}.{method} does not say what it takes ({exc}); wrap it in a method that names its"
+            " parameters"
+        ) from exc

@@ -9,39 +9,77 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 
+from ringpull.inference.export.calls.by_row import RowCounts, by_row
+from ringpull.inference.export.calls.once import Kept, SparseWatch, answering, frames_of, proposed
+from ringpull.inference.export.calls.ready import unchanged
 from ringpull.inference.export.calls.sources import Entries, FlatTensors, Source
 from ringpull.inference.schema.arguments import Argument
 from ringpull.ps.errors import ExportError
+
+_OWNER: Final = "owner."
+"""What stands before the names of the user's weights in a call's."""
 
 
 class CallModule(nn.Module):
     """One method of the user's module, as a module that takes flat tensors by name."""
 
-    PREFIX = "owner."
-    """What stands before the names of the user's weights in this module's."""
+    def __init__(
+        self,
+        owner: nn.Module,
+        method: str,
+        signature: inspect.Signature,
+        given: dict[str, Source],
+        counts: RowCounts,
+        kept: tuple[Kept, ...],
+    ) -> None:
+        """Prepare a call of `owner.method`.
 
-    def __init__(self, owner: nn.Module, method: str, signature: inspect.Signature, given: dict[str, Source]) -> None:
-        """Prepare a call of `owner.method` with sources by parameter."""
+        Args:
+            owner: The user's module.
+            method: Name of the method.
+            signature: The method's.
+            given: Sources by parameter.
+            counts: How arguments tell the number of rows.
+            kept: What methods returned that were run once.
+        """
         super().__init__()
         self.owner = owner
         self._method = method
         self._signature = signature
-        self._given = given
+        self.given = given
+        self._counts = counts
+        self._kept = kept
+        self.other_types = False
+        """Whether ids side by side come in the other type than they usually do (`Stack`, `Matrix`)."""
+        self.paths: dict[str, str] = {}
+        """Names of the kept tensors, by what they are called here."""
+        for number, each in enumerate(kept):
+            for place, leaf in enumerate(each.leaves):
+                if isinstance(leaf, Tensor):
+                    name = f"once_{number}_{place}"
+                    self.register_buffer(name, leaf, persistent=False)
+                    self.paths[name] = each.places[place]
 
-    def forward(self, flat: FlatTensors) -> Any:
+    def forward(self, flat: Mapping[str, Tensor]) -> Any:
         """Build what the method takes, and call it."""
+        tensors = FlatTensors(flat, self.other_types)
         bound = inspect.BoundArguments(
-            self._signature,
-            {name: source.build(flat) for name, source in self._given.items()},
+            self._signature, {name: source.build(tensors) for name, source in self.given.items()}
         )
         bound.apply_defaults()
-        method = self.owner if self._method == "forward" else getattr(self.owner, self._method)
-        return method(*bound.args, **bound.kwargs)
+        with unchanged(self.owner), answering(self._kept, self._leaves):
+            method = self.owner if self._method == "forward" else getattr(self.owner, self._method)
+            return by_row(method(*bound.args, **bound.kwargs), self._counts, flat)
+
+    def _leaves(self, number: int) -> list[Any]:
+        """Return the values of one method that was run once, whose tensors are this module's buffers."""
+        return [getattr(self, f"once_{number}_{place}", leaf) for place, leaf in enumerate(self._kept[number].leaves)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +88,11 @@ class Call:
 
     described: str
     """Class of the module, and method if not forward, as in `DLRM` or `BPR.predict`."""
+    method: str
     arguments: Mapping[str, Argument]
     """The schema's arguments that the call is made of, by name."""
     module: CallModule
     """Module whose forward takes these as one dict."""
-
     renamed: Mapping[str, Entries]
     """Keys that the exporter added to a dict, by which one: those must be read."""
 
@@ -64,8 +102,15 @@ class Call:
         return self.module.owner
 
     def run(self, tensors: Mapping[str, Tensor]) -> Any:
-        """Call the method with the schema's arguments by name."""
+        """Call the method with the schema's arguments by name; to be done where the module is `ready`."""
         return self.module(dict(tensors))
+
+    def turn_types(self) -> bool:
+        """Give the module its ids side by side in the other type, floats or integers; return whether it takes such."""
+        if not any(source.turns() for source in self.module.given.values()):
+            return False
+        self.module.other_types = not self.module.other_types
+        return True
 
     def check_read(self) -> None:
         """Check that every key which the exporter named was read in some call.
@@ -82,4 +127,23 @@ class Call:
 
     def path_of(self, name: str) -> str:
         """Return how a weight is called in the user's module, of its name in the call's."""
-        return name.removeprefix(CallModule.PREFIX)
+        return self.module.paths.get(name, name.removeprefix(_OWNER))
+
+    def advice(self, error: BaseException) -> str:
+        """Return what to try after an error of the call, to stand behind its message; empty when nothing is known."""
+        path = proposed(frames_of(error), self.owner, self.method)
+        if path is None:
+            return ""
+        return f". It arises in {_propose(path)}"
+
+    def refusal_of_sparse(self, name: str, tensors: Mapping[str, Tensor]) -> ExportError:
+        """Return the error about a sparse weight that the call computes with; it is asked once more, for where."""
+        watch = SparseWatch(self.owner, self.method)
+        with watch, suppress(Exception):  # it may only run in a trace; then nothing is proposed
+            self.run(tensors)
+        where = "" if watch.found is None else f". It is used in {_propose(watch.found)}"
+        return ExportError(f"{self.described}: {name} is a sparse tensor, which a dense program cannot hold{where}")
+
+
+def _propose(path: str) -> str:
+    return f"{path}, which takes nothing of the request: run it once, before the trace, by once=[{path!r}]"

@@ -6,12 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ringpull.inference.export.calls.record import Record
 
-FlatTensors = Mapping[str, Tensor]
-"""Tensors by name of the schema's argument."""
+
+class FlatTensors(dict[str, Tensor]):
+    """Tensors by name of the schema's argument."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], other_types: bool = False) -> None:
+        """Take tensors; `other_types` says that ids side by side are floats where they were integers, and so on."""
+        super().__init__(tensors)
+        self.other_types = other_types
 
 
 class Source(Protocol):
@@ -22,6 +29,9 @@ class Source(Protocol):
 
     def names(self) -> set[str]:
         """Return the schema's arguments that it is made of."""
+
+    def turns(self) -> bool:
+        """Return whether there are ids side by side in it, of which the module may take either type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,51 @@ class Flat:
         """Return its name."""
         return {self.name}
 
+    def turns(self) -> bool:
+        """Return that it has one type."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Single ids side by side: integers, or floats where a module takes no integers."""
+
+    name: str
+
+    def build(self, flat: FlatTensors) -> Tensor:
+        """Return the ids."""
+        return flat[self.name].to(torch.float32) if flat.other_types else flat[self.name]
+
+    def names(self) -> set[str]:
+        """Return its name."""
+        return {self.name}
+
+    def turns(self) -> bool:
+        """Return that it may turn."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Members side by side, in one tensor of floats; or of integers, where a module takes no floats for ids alone."""
+
+    members: tuple[str, ...]
+    ids_alone: bool
+
+    def build(self, flat: FlatTensors) -> Tensor:
+        """Lay the members side by side, (B, columns)."""
+        integers = self.ids_alone and flat.other_types
+        columns = [flat[name] if integers else flat[name].to(torch.float32) for name in self.members]
+        return torch.cat([each.unsqueeze(1) if each.dim() == 1 else each for each in columns], dim=1)
+
+    def turns(self) -> bool:
+        """Return whether all are ids."""
+        return self.ids_alone
+
+    def names(self) -> set[str]:
+        """Return the members."""
+        return set(self.members)
+
 
 @dataclass(frozen=True, slots=True)
 class Constant:
@@ -52,6 +107,10 @@ class Constant:
     def names(self) -> set[str]:
         """Return nothing: no argument is read."""
         return set()
+
+    def turns(self) -> bool:
+        """Return that it has one type."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +127,10 @@ class Several:
     def names(self) -> set[str]:
         """Return the arguments of all items."""
         return set().union(*(each.names() for each in self.items))
+
+    def turns(self) -> bool:
+        """Return whether an item may turn."""
+        return any(each.turns() for each in self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +151,7 @@ class Entries:
     def names(self) -> set[str]:
         """Return the arguments of all entries."""
         return set().union(*(each.names() for each in self.entries.values()))
+
+    def turns(self) -> bool:
+        """Return whether an entry may turn."""
+        return any(each.turns() for each in self.entries.values())

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from torch import Tensor, fx
 
-from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, MOVES
+from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, VIEWS, aten, getitem
 from ringpull.inference.export.passes.editor import Editor
 
 GROWTH: Final = 4
@@ -18,6 +18,38 @@ GROWTH: Final = 4
 
 SMALL: Final = 16 * 1024 * 1024
 """Bytes up to which it may grow all the same."""
+
+_SAME_NUMBERS: Final = (
+    CASTS
+    | VIEWS
+    | {
+        aten.flatten.using_ints,
+        aten.movedim.int,
+        aten.numpy_T.default,
+        aten.permute.default,
+        aten.reshape.default,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.t.default,
+        aten.transpose.int,
+        aten.unflatten.int,
+        aten.unsqueeze.default,
+    }
+)
+"""Operators that keep every number of a weight: the result goes by its name."""
+
+_PARTS: Final = _SAME_NUMBERS | {
+    aten.narrow.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.unbind.int,
+    getitem,
+}
 
 
 def compute_constants(editor: Editor) -> None:
@@ -43,10 +75,9 @@ def compute_constants(editor: Editor) -> None:
 def _add(editor: Editor, node: fx.Node, weight: fx.Node, tensor: Tensor, sources: list[fx.Node]) -> fx.Node:
     """Add a computed weight, called by the first one that it is made of."""
     path, operators = editor.weights[sources[0]], _operators(weight)
-    if len(sources) == 1 and all(each in MOVES or each in CASTS for each in operators):
-        whole = getattr(editor.module, str(sources[0].target))
-        if whole.numel() == tensor.numel():
-            return editor.add_weight(node, tensor, path)
+    if len(sources) == 1 and operators <= _SAME_NUMBERS:
+        return editor.add_weight(node, tensor, path)
+    if len(sources) == 1 and operators <= _PARTS:
         return editor.add_weight(node, tensor, f"{path}.part", f"a part of {path}")
     others = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
     by = getattr(weight.target, "__name__", str(weight.target)).partition(".")[0]

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 
 from ringpull.inference.export.capture import Captured
-from ringpull.inference.export.operators import SIZES
+from ringpull.inference.export.operators import BAGS, EMBEDDINGS, SIZES
 
 _COPIED = ("stack_trace", "nn_module_stack")
 """What a node that stands for another keeps of its `meta`: where the user wrote it."""
@@ -44,10 +44,14 @@ class Editor:
         return node
 
     def add_weight(self, before: fx.Node, tensor: Tensor, path: str, computed: str | None = None) -> fx.Node:
-        """Add a tensor to the module, and return the node that reads it; a name that another weight has is made new."""
-        taken = {name for node, name in self.weights.items() if node.users}
+        """Add a tensor to the module, to be looked up, and return the node that reads it.
+
+        A name under which another weight is looked up is made a new one.
+        """
+        by_ids = EMBEDDINGS | BAGS
+        taken = {name for node, name in self.weights.items() if any(user.target in by_ids for user in node.users)}
         name, number = path, 2
-        while name in taken and computed is not None:
+        while name in taken:
             name, number = f"{path}_{number}", number + 1
         attribute = f"weight_made_{len(self.weights)}"
         self.module.register_buffer(attribute, tensor, persistent=False)

@@ -24,7 +24,7 @@ import numpy as np
 from ringpull.inference.head.catalog import ServedVersion
 from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS, has_many
 from ringpull.inference.head.request.received import Layout, Limits, ReceivedColumns
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, SentFeature
+from ringpull.inference.schema.kinds import Dense, Feature, MadeFeature, SentFeature
 from ringpull.inference.wire.column_codec import DataType
 from ringpull.inference.wire.packing import LAYOUTS_KEPT, ColumnKind
 
@@ -137,7 +137,7 @@ class Plans:
 
 def plan_of(kinds: Sequence[TensorKind], features: Iterable[Feature]) -> Plan | None:
     """Return the plan for tensors of these kinds; None: there is none, or they fit no request at all."""
-    known = {each.name: each for each in features if not isinstance(each, Cross)}
+    known = {each.name: each for each in features if not isinstance(each, MadeFeature)}
     places = {kind[0]: place for place, kind in enumerate(kinds)}
     if len(places) < len(kinds):
         return None

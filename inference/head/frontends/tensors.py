@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, SentFeature
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, MadeFeature, SentFeature
 from ringpull.inference.wire.column_codec import LENGTHS, NUMBERS, ColumnBytes, DataType, column_of_texts
 from ringpull.inference.wire.column_codec import OFFSETS as STARTS
 from ringpull.inference.wire.column_codec import WEIGHTS as FACTORS
@@ -54,7 +54,7 @@ def columns_of(tensors: Mapping[str, NDArray[Any]], features: Iterable[Feature],
         LimitExceeded: The request is larger than `limits`.
     """
     check_count(len(tensors), limits.max_columns)
-    known = {each.name: each for each in features if not isinstance(each, Cross)}
+    known = {each.name: each for each in features if not isinstance(each, MadeFeature)}
     # What is a feature by itself is no other's offsets or weights.
     parts = {name: values for name, values in tensors.items() if name not in known}
     for name in parts:
@@ -89,7 +89,7 @@ def check_sizes(shapes: Mapping[str, tuple[int, ...]], features: Iterable[Featur
         InvalidInput: A name is unknown; the message says which are known.
         LimitExceeded: One has more than `limits` whatever its values are; the message names it.
     """
-    known = {each.name: each for each in features if not isinstance(each, Cross)}
+    known = {each.name: each for each in features if not isinstance(each, MadeFeature)}
     for name, shape in shapes.items():
         feature, owner = known.get(name), name if name in known else owner_of(name, known)
         if owner is None or owner not in shapes:

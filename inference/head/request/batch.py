@@ -69,11 +69,19 @@ class RequestBatch:
             dense=None if prepared.dense is None else prepared.dense[row_index],
         )
 
+    def rows_of(self, name: str) -> list[int]:
+        """Return how many rows a feature has in each request: as many as the request, or one that stands for all."""
+        return self._rows_of(tuple([name not in group.candidates.features for group in self.groups]))
+
+    def _rows_of(self, in_context: tuple[bool, ...]) -> list[int]:
+        rows: list[int] = []
+        for group, once in zip(self.groups, in_context, strict=True):
+            rows += [1] * len(group.row_counts) if once else group.row_counts
+        return rows
+
     def _row_index(self, in_context: tuple[bool, ...]) -> Int64Array | None:
         if in_context not in self._row_indexes:
-            part_rows: list[int] = []
-            for group, once in zip(self.groups, in_context, strict=True):
-                part_rows += [1] * len(group.row_counts) if once else group.row_counts
+            part_rows = self._rows_of(in_context)
             same = tuple(part_rows) == self.row_counts
             self._row_indexes[in_context] = None if same else row_index(part_rows, self.row_counts)
         return self._row_indexes[in_context]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ringpull.inference.model.manifest import IdLimit, Manifest
 from ringpull.inference.schema.features import Prepared, PreparedFeature, PreparedRequests
-from ringpull.inference.schema.kinds import Cross, Dense, Feature
+from ringpull.inference.schema.kinds import Dense, Feature, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, InvalidInput
 
@@ -91,7 +91,7 @@ class _Bound(NamedTuple):
         name, low, high = limit.feature, limit.low, limit.high
         if isinstance(feature, Dense):
             raise CorruptData(f"manifest: the ids of feature {name} have a limit; it has no ids")
-        if isinstance(feature, Cross):
+        if isinstance(feature, MadeFeature):
             return cls(name, low, high, None, 0, "")
         bound = cls(
             name,

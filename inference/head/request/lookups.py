@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.arguments import sequence_mask
 from ringpull.inference.schema.features import PreparedFeature
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence, Sparse
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, MadeFeature, Sparse
 from ringpull.ps.errors import CorruptData
+from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Float32Array, Pooling, TableSpec, UInt64Array
 from ringpull.router.lookup import Lookup, LookupResult
 
@@ -48,7 +49,7 @@ class FeatureLookup:
             raise CorruptData(
                 f"manifest: feature {feature.name} has bags of any length; table {spec.table} must pool them"
             )
-        if spec.weighted and (isinstance(feature, Cross | IdSequence) or not feature.weighted):
+        if spec.weighted and (isinstance(feature, MadeFeature | IdSequence) or not feature.weighted):
             raise CorruptData(
                 f"manifest: the look-up in {spec.table} is weighted; feature {feature.name} has no weights"
             )
@@ -58,6 +59,10 @@ class FeatureLookup:
         self.default: Final = table.default_vector()
         """Vector (D,) of ids that the table does not have."""
         self._sequence = feature if isinstance(feature, IdSequence) else None
+        self.padding: Final = None if self._sequence is None else self._sequence.pad
+        """Id that stands at padded places of a sequence, and is none of its ids."""
+        self.padding_position: Final = None if self.padding is None else self._position(self.padding)
+        """Ring position of that id's key."""
         self._one_row_each = not many and spec.padding_id is None
         self._bags_hold_padding = (
             self._sequence is not None and not spec.unpadded and spec.padding_id != self._compared(self._sequence.pad)
@@ -96,6 +101,10 @@ class FeatureLookup:
             return result.values
         assert prepared.offsets is not None  # a sequence has offsets
         return pad_rows(result.values, prepared.offsets, self._sequence, self._fill)
+
+    def _position(self, id_: int) -> np.uint64:
+        position: np.uint64 = positions_of(self._keys(np.array([id_], np.int64)))[0]
+        return position
 
     def _keys(self, ids: Int64Array) -> UInt64Array:
         if self.spec.key is not None:

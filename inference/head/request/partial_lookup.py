@@ -12,8 +12,9 @@ import numpy as np
 
 from ringpull.inference.schema.features import BoolArray, PreparedFeature
 from ringpull.inference.schema.raw_columns import offsets_of
+from ringpull.ps.hashing import positions_of
 from ringpull.ps.spec import Float32Array, Pooling
-from ringpull.router.lookup import Lookup, LookupResult
+from ringpull.router.lookup import Absent, Lookup, LookupResult
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,15 +50,25 @@ class PartialLookup:
         if whole.offsets is None:
             values = np.empty((len(whole.keys), len(default)), np.float32)
             values[self.keys] = default
+            found = np.zeros(len(whole.keys), np.bool_)
             if pulled is not None:
                 values[~self.keys] = pulled.values
-            return LookupResult(values, missing, None, lost)
+                found[~self.keys] = True if pulled.found is None else pulled.found
+            return LookupResult(values, missing, found, lost)
         times = self.keys if whole.weights is None else np.where(self.keys, whole.weights, 0)
         bags = len(whole.offsets) - 1
         # Bag by bag: a difference of running sums would let a request's large weights change another's answer.
-        vectors = np.bincount(np.repeat(np.arange(bags), np.diff(whole.offsets)), weights=times, minlength=bags)
+        bag_of = np.repeat(np.arange(bags), np.diff(whole.offsets))
+        vectors = np.bincount(bag_of, weights=times, minlength=bags)
         if whole.pooling is not Pooling.SUM:
             vectors = np.minimum(vectors, 1)
         # A bag is withheld as a whole, and what was pulled of it is zeros: adding puts each in its place.
         values = vectors.astype(np.float32)[:, None] * default
-        return LookupResult(values if pulled is None else values + pulled.values, missing, None, lost)
+        absent = Absent(bag_of[self.keys], positions_of(whole.keys[self.keys]))
+        if pulled is None:
+            return LookupResult(values, missing, None, lost, absent=absent)
+        if (told := pulled.absent) is not None:
+            absent = Absent(
+                np.concatenate([absent.bags, told.bags]), np.concatenate([absent.positions, told.positions])
+            )
+        return LookupResult(values + pulled.values, missing, None, lost, absent=absent)

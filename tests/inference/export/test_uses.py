@@ -341,7 +341,7 @@ def test_what_a_pull_cannot_express_stays_in_the_program_with_its_reason(tmp_pat
     report = export(tmp_path, Stays(), [USER, A])
     assert [table.name for table in report.tables] == ["e", "scaled.computed"]
     reasons = {kept.name: kept.reason for kept in report.kept}
-    assert set(reasons) == {"computed", "position", "scaled"}
+    assert set(reasons) == {"computed", "position"}
     assert "its index is computed, by aten.sqrt" in reasons["computed"]
     assert "constant" in reasons["position"]
 

@@ -106,7 +106,14 @@ def test_every_look_up_of_a_frame_equals_the_reference(typed: Tables, frame: lis
     )
     owned = np.ones(SLOTS, np.uint8)
     opened = [typed.opened[drawn.dim, drawn.row_type] for drawn in frame]
-    reply = pull(opened, [owned if i % 2 else None for i in range(len(frame))], request)
+    masks = [owned if i % 2 else None for i in range(len(frame))]
+    reply = pull(opened, masks, request)
+    assert reply.absent.size == 0, "nobody asked"
+    telling = pull(opened, masks, replace(request, tell_absent=True))
+    assert all(np.array_equal(getattr(telling, each), getattr(reply, each)) for each in ("values", "missing", "found"))
+    known_keys = [table.reference.pull(each)[1] for table, each in zip(written, keys, strict=True)]
+    noted = [~known & (drawn.op is not Op.ROWS) for drawn, known in zip(frame, known_keys, strict=True)]
+    assert telling.absent.tolist() == np.flatnonzero(np.concatenate([np.zeros(0, bool), *noted])).tolist()
     values, found = reply.values, reply.found
     for drawn, table, each, missing in zip(frame, written, keys, reply.missing, strict=True):
         reference = table.reference

@@ -55,7 +55,8 @@ def pull_requests(draw: st.DrawFn) -> PullRequest:
         lengths=draw(arrays(np.uint32, sum(lookup.bags for lookup in lookups))),
         weights=draw(arrays(np.float32, sum(lookup.keys for lookup in lookups if lookup.weighted))),
         identity=draw(identities),
-        max_reply_bytes=draw(counts),
+        max_reply_bytes=draw(st.integers(0, 2**62 - 1)),
+        tell_absent=draw(st.booleans()),
     )
 
 
@@ -101,6 +102,17 @@ replies = st.one_of(
             found=arrays(np.uint8, sizes[1] + sizes[2]),
             lengths=arrays(np.uint32, 1 + sizes[2]),
             data=arrays(np.uint8, 7 * sizes[0]),
+        )
+    ),
+    st.tuples(small, small, small).flatmap(
+        lambda sizes: st.builds(
+            PullReply,
+            values=arrays(np.float32, sizes[0]),
+            missing=arrays(np.uint32, sizes[1]),
+            found=arrays(np.uint8, sizes[1]),
+            lengths=arrays(np.uint32, sizes[2]),
+            data=arrays(np.uint8, sizes[0]),
+            absent=arrays(np.uint32, 1 + sizes[2]),
         )
     ),
     st.tuples(small, st.booleans()).flatmap(

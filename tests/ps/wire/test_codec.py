@@ -199,6 +199,31 @@ def test_the_frames_of_rows_of_bytes_are_fixed() -> None:
     )
 
 
+def test_the_frame_that_tells_absent_keys_is_fixed() -> None:
+    """Golden: keys 1 and 3 of a bag; and how a pull asks, in a field that an earlier build takes for a limit."""
+    values, missing, found = np.array([1.0], np.float32), np.array([2], np.uint32), np.empty(0, np.uint8)
+    reply = PullReply(values, missing, found, absent=np.array([1, 3], np.uint32))
+    assert joined(encode_reply(reply, 7)).hex() == (
+        "52504c3102880000070000000000000008000000000000001800000000000000"
+        "91960101000000020000803f0000000002000000000000000100000003000000"
+    )
+    request = replace(pull_of_rows(3), tell_absent=True)
+    for most in (0, 100):
+        [frame] = feed(
+            Decoder(REQUESTS, REQUEST_LIMITS), joined(encode_request(replace(request, max_reply_bytes=most), 1, 1))
+        )
+        assert frame.fields[-1] == 2**62 + most
+
+
+def test_absent_keys_that_nobody_asked_for_are_refused() -> None:
+    nothing, missing, found = np.empty(0, np.float32), np.zeros(1, np.uint32), np.zeros(3, np.uint8)
+    reply = PullReply(nothing, missing, found, absent=np.array([1], np.uint32))
+    [frame] = feed(Decoder(REPLIES, REPLY_LIMITS), joined(encode_reply(reply, 1)))
+    assert same(decode_reply(frame, replace(pull_of_rows(3), tell_absent=True)), reply)
+    with pytest.raises(ProtocolError, match="1 absent keys, which the request did not ask for"):
+        decode_reply(frame, pull_of_rows(3))
+
+
 plain = st.recursive(
     st.one_of(st.integers(-5, 5), st.booleans(), st.text(max_size=3), st.binary(max_size=3), st.floats(), st.none()),
     lambda inner: st.lists(inner, max_size=6),

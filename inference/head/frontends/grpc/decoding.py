@@ -45,6 +45,7 @@ def decode_request(message: pb.PredictRequest, limits: Limits) -> InferenceReque
         label=message.label,
         outputs=tuple(message.outputs),
         with_timings=message.with_timings,
+        with_unknown=message.with_unknown,
         request_id=message.request_id,
     )
 

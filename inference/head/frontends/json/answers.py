@@ -28,6 +28,10 @@ def answer_text(prediction: Prediction) -> bytes:
     """Return the answer as JSON: model, version, outputs by name, and what the prediction says of itself."""
     told: dict[str, Any] = {
         "filled": [asdict(each) for each in prediction.filled],
+        "unknown": [
+            {"feature": each.feature, "ids": each.ids} | ({} if each.rows is None else {"rows": each.rows.tolist()})
+            for each in prediction.unknown
+        ],
         "degraded": list(prediction.degraded),
         "request_id": prediction.request_id,
     }

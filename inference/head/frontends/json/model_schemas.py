@@ -12,7 +12,7 @@ from typing import Any, Final
 from ringpull.inference.head.frontends.tensors import has_many
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.schema.kinds import Cross, Dense, SentFeature, Sparse
+from ringpull.inference.schema.kinds import Dense, MadeFeature, SentFeature, Sparse
 
 JsonSchema = dict[str, Any]
 
@@ -35,7 +35,7 @@ NUMBER: Final[JsonSchema] = {"type": ["number", "null"], "description": "null: n
 
 def sent_features(loaded: LoadedVersion) -> list[SentFeature]:
     """Return the features that a request carries: crosses are made here."""
-    return [each for each in loaded.schema.features if not isinstance(each, Cross)]
+    return [each for each in loaded.schema.features if not isinstance(each, MadeFeature)]
 
 
 def features_schema(features: Sequence[SentFeature]) -> JsonSchema:

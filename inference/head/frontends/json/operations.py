@@ -37,6 +37,7 @@ _OTHER_FIELDS: Final[dict[str, JsonSchema]] = {
     "label": {"type": "string", "description": "Label of the version that is to answer, instead of its number."},
     "outputs": {"type": "array", "items": {"type": "string"}, "description": "Outputs to return; absent: all."},
     "with_timings": {"type": "boolean", "description": "Whether the answer is to tell how long each stage took."},
+    "with_unknown": {"type": "boolean", "description": "Whether the answer is to tell in which rows ids were unknown."},
     "request_id": {"type": "string", "description": "Name of the request in logs; absent: one is made."},
 }
 
@@ -167,6 +168,20 @@ def components() -> dict[str, Any]:
         "schemas": {
             "Answer": _answer_schema({"type": "object", "additionalProperties": {"type": "array"}}),
             "Filled": _object({"feature": text, "reason": text, "values": {"type": "integer"}}),
+            "Unknown": {
+                "type": "object",
+                "description": "A feature with ids that have no row.",
+                "properties": {
+                    "feature": text,
+                    "ids": {"type": "integer", "description": "How many of its ids in the request are unknown."},
+                    "rows": {
+                        "type": "array",
+                        "items": {"type": "integer"},
+                        "description": "Rows that have them; only where with_unknown asks for that.",
+                    },
+                },
+                "required": ["feature", "ids"],
+            },
             "Timings": {"type": "object", "additionalProperties": {"type": "integer"}},
             "Error": _object({"code": text, "message": text}),
             "ErrorText": _object({"error": text}),
@@ -241,6 +256,7 @@ def _answer_schema(outputs: JsonSchema) -> JsonSchema:
         "version": {"type": "integer"},
         "outputs": outputs,
         "filled": {"type": "array", "items": _reference("Filled")},
+        "unknown": {"type": "array", "items": _reference("Unknown")},
         "degraded": {"type": "array", "items": {"type": "string"}, "description": "What load left out."},
         "request_id": {"type": "string"},
     }

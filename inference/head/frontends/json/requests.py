@@ -41,5 +41,6 @@ def read_request(body: bytes, model: str, limits: Limits) -> InferenceRequest:
         label=call.label,
         outputs=call.outputs,
         with_timings=call.with_timings,
+        with_unknown=call.with_unknown,
         request_id=call.request_id,
     )

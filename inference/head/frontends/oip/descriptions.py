@@ -13,7 +13,7 @@ from ringpull.inference.head.catalog import Catalog
 from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS
 from ringpull.inference.head.metrics.model_counts import ModelCounts
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, IdSequence
+from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, MadeFeature
 
 PLATFORM: Final = "ringpull"
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
@@ -61,7 +61,7 @@ def server() -> Description:
 def inputs_of(features: Iterable[Feature]) -> Iterator[Tensor]:
     """Yield the tensors that stand for features. Crosses have none: nobody sends them."""
     for feature in features:
-        if isinstance(feature, Cross):
+        if isinstance(feature, MadeFeature):
             continue
         optional = feature.missing is not None
         if isinstance(feature, Dense):

@@ -232,7 +232,8 @@ function showAnswer(answer, body) {
   $("out-rows").replaceChildren(...Array.from({ length: height }, (_, row) =>
     node("tr", {}, node("th", { scope: "row" }, row + 1), ...outputs.map(([, values]) => node("td", {}, shortly(values[row]))))));
   const filled = (answer.filled || []).map((each) => `${each.feature}: ${each.values} values were filled in (${String(each.reason).toLowerCase()})`);
-  const notes = [`${answer.model || ""} version ${answer.version} answered`, ...(answer.degraded || []), ...filled];
+  const unknown = (answer.unknown || []).map((each) => `${each.feature}: ${each.ids} ids have no row`);
+  const notes = [`${answer.model || ""} version ${answer.version} answered`, ...(answer.degraded || []), ...filled, ...unknown];
   $("out-notes").replaceChildren(...notes.map((note) => node("li", {}, note)));
   const show = token ? ' -H "Authorization: Bearer $RINGPULL_TOKEN"' : "";
   put("out-curl", `curl${show} ${new URL("v1/predict", location.href)} -d '${body.replaceAll("'", "'\\''")}'`);

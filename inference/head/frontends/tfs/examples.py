@@ -25,7 +25,7 @@ from ringpull.inference.head.frontends.tensors import (
 )
 from ringpull.inference.head.frontends.tfs.tensor_codec import array_of_list
 from ringpull.inference.head.request.received import Limits, ReceivedColumns, check_count
-from ringpull.inference.schema.kinds import Cross, Dense, Feature, SentFeature
+from ringpull.inference.schema.kinds import Dense, Feature, MadeFeature, SentFeature
 from ringpull.ps.errors import InvalidInput, LimitExceeded
 
 _DTYPES: Final[dict[str | None, np.dtype[Any]]] = {
@@ -73,7 +73,7 @@ def columns_of_input(given: Any, features: Iterable[Feature], limits: Limits) ->
         raise InvalidInput("input: Input is empty. Send at least one example")
     if len(examples) > limits.max_candidates:
         raise LimitExceeded(f"the request has {len(examples)} rows; max_candidates is {limits.max_candidates}")
-    known = {each.name: each for each in features if not isinstance(each, Cross)}
+    known = {each.name: each for each in features if not isinstance(each, MadeFeature)}
     tensors = _tensors([each.features.feature for each in examples], "examples", known, limits)
     if given.HasField("example_list_with_context"):
         context = given.example_list_with_context.context.features.feature

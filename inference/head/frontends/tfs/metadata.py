@@ -14,7 +14,7 @@ from ringpull.inference.head.frontends.tensors import OFFSETS, WEIGHTS, has_many
 from ringpull.inference.head.frontends.tfs import messages
 from ringpull.inference.head.frontends.tfs.signatures import DEFAULT, PREDICT_METHOD, names_of, number_of
 from ringpull.inference.model.version import LoadedVersion
-from ringpull.inference.schema.kinds import Cross, Dense, IdSequence
+from ringpull.inference.schema.kinds import Dense, IdSequence, MadeFeature
 from ringpull.ps.errors import InvalidInput, NotFound
 
 SIGNATURE_DEF: Final = "signature_def"
@@ -77,7 +77,7 @@ def _state(version: int, state: str, trouble: str = "") -> Any:
 def _inputs(loaded: LoadedVersion) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Yield name, type and shape of a row of each tensor that a request may have."""
     for feature in loaded.schema.features:
-        if isinstance(feature, Cross):
+        if isinstance(feature, MadeFeature):
             continue
         if isinstance(feature, Dense):
             yield feature.name, "DT_FLOAT", (feature.width,) if feature.width > 1 else ()

@@ -44,7 +44,7 @@ from ringpull.inference.head.frontends.tfs.signatures import (
 )
 from ringpull.inference.head.predictor import InferenceRequest
 from ringpull.inference.head.request.received import Limits
-from ringpull.inference.schema.kinds import Cross
+from ringpull.inference.schema.kinds import MadeFeature
 from ringpull.inference.wire.json_reading import parse_json
 from ringpull.ps.errors import InvalidInput
 
@@ -116,7 +116,7 @@ def read_question(path: RestPath, served: ServedVersion, body: bytes, limits: Li
     """
     document = object_of(_json_of(body))
     signature = signature_of(document)
-    features = {each.name: each for each in served.loaded.schema.features if not isinstance(each, Cross)}
+    features = {each.name: each for each in served.loaded.schema.features if not isinstance(each, MadeFeature)}
     tensors: Tensors
     written: Callable[[Outputs], str]
     if path.verb == "predict":

@@ -31,7 +31,9 @@ def export_and_compare(
     **options: Any,
 ) -> ExportReport:
     """Export, and assert that the version scores the columns as `ask` does."""
+    modes = [part.training for part in module.modules()]
     report = export_model(module, schema, folder / "model", 1, quiet=True, **options)
+    assert [part.training for part in module.modules()] == modes, "the module is left in the mode it was in"
     rows = len(next(iter(columns.values())))
     prepared = schema.prepare(columns, rows)
     arguments = {name: torch.from_numpy(np.array(each)) for name, each in schema.arguments(prepared).items()}

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ringpull.inference.export.calls.bind import bind
 from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS
 from ringpull.inference.export.passes.plain import make_plain
+from ringpull.inference.schema.kinds import Dense, Sparse
+from ringpull.inference.schema.schema import Schema
 
 ROWS = 10
 DIM = 4
@@ -44,7 +47,10 @@ def arguments(rows: int) -> dict[str, Tensor]:
 def plain(function: Forward) -> Captured:
     """Make a module's graph plain, and hold it against the module on 2, 5 and 9 rows, and its shapes against `meta`."""
     module = Module(function)
-    captured = make_plain(capture(module, arguments(7)))
+    call = bind(module, Schema([Sparse("i"), Sparse("j"), Dense("x", width=4)]))
+    captured = make_plain(
+        capture(call, {name: tensor for name, tensor in arguments(7).items() if name in call.arguments})
+    )
     for rows in (2, 5, 9):
         given = arguments(rows)
         with torch.no_grad():

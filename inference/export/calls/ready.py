@@ -1,0 +1,83 @@
+"""A module made ready to be called: in evaluation mode, without what compiles or spreads it, and left as it was.
+
+`torch.compile`, `DataParallel` and `DistributedDataParallel` wrap a module in another. What is served is the module
+itself, and its tables are called as in it: the wrappers are left out while it is called, wherever in it they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module that wrappers of torch hold, through all layers of them; else the module itself."""
+    while True:
+        if isinstance(module, _PARALLEL):
+            module = module.module
+        elif isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+            module = inner
+        else:
+            return module
+
+
+@contextmanager
+def ready(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode, without gradients and without wrappers, and afterwards back as it was."""
+    with ExitStack() as stack:
+        stack.enter_context(_without_wrappers(module))
+        stack.enter_context(evaluating(module))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode, without gradients, and afterwards back as each of its parts was."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+@contextmanager
+def _without_wrappers(module: nn.Module) -> Iterator[None]:
+    parts = list(module.modules())
+    children = [(part, name, child) for part in parts for name, child in part._modules.items() if child is not None]
+    compiled = [(part, call) for part in parts if (call := part.__dict__.get("_compiled_call_impl")) is not None]
+    try:
+        for part, name, child in children:
+            part._modules[name] = unwrapped(child)
+        for part, _ in compiled:
+            part._compiled_call_impl = None
+        yield
+    finally:
+        for part, name, child in children:
+            part._modules[name] = child
+        for part, call in compiled:
+            part._compiled_call_impl = call
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Take back what a call assigns to attributes of modules: a result kept for the next call, a request's tensor."""
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (part.__dict__, dict(part.__dict__)) for part in module.modules()
+    ]
+    try:
+        yield
+    finally:
+        for attributes, kept in before:
+            for name in attributes.keys() - kept.keys():
+                del attributes[name]
+            attributes.update(kept)

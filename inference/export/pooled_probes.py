@@ -1,0 +1,316 @@
+"""What the places of a sequence count in a reduction: found by running it, and by its derivative.
+
+A reduction that is linear in the vectors E (B, L, D) has a number for each place, c[b, l], with which E[b, l] enters.
+Two derivatives in random directions show c, and that it is one number for the whole vector and of this row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from ringpull.inference.export.index import Part
+from ringpull.inference.export.operators import aten
+from ringpull.inference.export.pooled_paths import Paths
+from ringpull.inference.export.pooled_rows import Ids, SequenceRows, rows_to_try
+from ringpull.inference.export.probe import Probe
+from ringpull.inference.export.uses import LookUp, Use
+from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import IdSequence
+from ringpull.ps.spec import Pooling
+
+_BATCH: Final = 1 << 21
+"""Numbers of vectors that are tried at a time."""
+
+_TOLERANCE: Final = 1e-5
+"""Relative difference up to which two coefficients are the same number, as float32 arithmetic gives it."""
+
+_SAME: Final = 1e-6
+"""The same for a number that does not depend on the row, which stands for all of them."""
+
+_LOWEST: Final = -1e4
+"""Number below which what stands at masked places of a maximum must be, and below any weight."""
+
+_NO_ROW: Final = -(2**63)
+"""Row that no table has."""
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sequence:
+    """Look-up of one sequence in one table."""
+
+    table: str
+    weight: Tensor
+    name: str
+    feature: IdSequence
+    part: Part
+    """What its ids become."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scale:
+    """Number with which a whole bag is multiplied before it is summed: one for all rows, or the largest of a tensor."""
+
+    number: float = 1.0
+    node: fx.Node | None = None
+    """Tensor (B, ...) whose largest number of each row it is."""
+    divides: bool = False
+
+    def build(self, graph: fx.Graph, vectors: fx.Node) -> fx.Node:
+        if self.node is None:
+            return vectors if self.number == 1 else graph.call_function(aten.mul.Tensor, (vectors, self.number))
+        rank = self.node.meta["val"].dim()
+        flat = graph.call_function(aten.flatten.using_ints, (self.node, 1, -1)) if rank > 2 else self.node
+        if rank == 1:
+            flat = graph.call_function(aten.unsqueeze.default, (flat, 1))
+        largest = graph.call_function(aten.amax.default, (flat, [1], True))
+        return graph.call_function(aten.div.Tensor if self.divides else aten.mul.Tensor, (vectors, largest))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pooled:
+    """A reduction of one sequence, as a pull."""
+
+    use: Use
+    column: int
+    """Where the vector is in a row of the result."""
+    dim: int
+    scale: Scale
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether a bag may hold no id."""
+        return self.use.unpadded or self.use.padding_row is not None
+
+    def build(self, graph: fx.Graph, look_up: LookUp) -> fx.Node:
+        return self.scale.build(graph, look_up(self.use))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one reduction does to some rows."""
+
+    rows: SequenceRows
+    column: int
+    counts: Floats
+    """Coefficient (B, L) of each place; NaN where the model divides by zero."""
+    scales: Mapping[fx.Node, Floats]
+    """Largest number (B,) of each factor."""
+
+
+def pooled_ends(probe: Probe, sequence: Sequence, embedding: fx.Node, paths: Paths) -> dict[fx.Node, Pooled] | None:
+    """Return what every reduction of an embedding becomes, or None if one of them is no pull."""
+    masks = list(paths.factors)
+    if paths.maxima:
+        masks += [each for ones in paths.added.values() for each in ones if isinstance(each, fx.Node)]
+    own = {name for name, each in probe.arguments.items() if each.features == (sequence.name,)}
+    if any(not probe.reads(each) <= own for each in masks if each not in paths.linear):
+        return None
+    ids = Ids.of(sequence.part, len(sequence.weight))
+    dim = sequence.weight.shape[1]
+    found: dict[fx.Node, Pooled] = {}
+    for end in paths.ends:
+        per_batch = max(1, _BATCH // (sequence.feature.length * dim))
+        batches = rows_to_try(probe, sequence.feature, masks, ids, per_batch)
+        if batches is None or (pooled := _pooled(probe, sequence, ids, embedding, paths, end, batches)) is None:
+            return None
+        found[end] = pooled
+    return found
+
+
+def _pooled(
+    probe: Probe,
+    sequence: Sequence,
+    ids: Ids,
+    embedding: fx.Node,
+    paths: Paths,
+    end: fx.Node,
+    batches: Iterator[SequenceRows],
+) -> Pooled | None:
+    maximum = end in paths.maxima
+    if maximum and float(sequence.weight.detach().abs().max()) * 2 >= -_LOWEST:
+        return None
+    seen: list[_Seen] = []
+    for rows in batches:
+        values = rows.values(probe, sequence.name)
+        try:
+            one = (
+                _seen_max(probe, sequence, embedding, end, rows, values)
+                if maximum
+                else _seen_sum(probe, sequence, embedding, paths, end, rows, values)
+            )
+        except (RuntimeError, IndexError, ValueError):  # the expression does not take such rows
+            return None
+        if one is None or (seen and one.column != seen[0].column):
+            return None
+        seen.append(one)
+    part = sequence.part
+    kept = _kept(seen, ids, sequence.feature)
+    if kept is None and (named := _with_row_of_its_own(seen, part)) is not None:
+        part = named
+        kept = _kept(seen, Ids(ids.some, ids.all, part, ids.rows), sequence.feature)
+    if kept is None:
+        return None
+    row, unpadded, keeps = kept
+    scale = _scale(paths, seen, keeps)
+    if scale is None:
+        return None
+    pooling = Pooling.MAX if maximum else Pooling.SUM
+    use = Use(sequence.table, sequence.name, pooling, part.add, row, unpadded=unpadded, key=part.key)
+    return Pooled(use, seen[0].column, sequence.weight.shape[1], scale)
+
+
+def _seen_sum(
+    probe: Probe,
+    sequence: Sequence,
+    embedding: fx.Node,
+    paths: Paths,
+    end: fx.Node,
+    rows: SequenceRows,
+    values: Mapping[str, Tensor],
+) -> _Seen | None:
+    device = values[next(iter(values))].device
+    count, length = rows.ids.shape
+    dim = sequence.weight.shape[1]
+    shape = [count if not isinstance(size, int) else size for size in embedding.meta["val"].shape]
+    if embedding.meta["val"].dim() == 2:
+        shape[0] = count * length
+    random = torch.Generator().manual_seed(count)
+    vectors = torch.zeros(shape, device=device, requires_grad=True)
+    result = probe.evaluate(end, values, {embedding: vectors})
+    if result.shape[0] != count or not result.requires_grad:
+        return None
+    into = [(torch.rand(result.shape, generator=random) + 0.5).to(result) for _ in range(2)]
+    slopes = [torch.autograd.grad(result, vectors, each, retain_graph=True)[0] for each in into]
+    flat = [each.reshape(count, length, dim).cpu() for each in slopes]
+    along = [each.reshape(count, -1).float().cpu() for each in into]
+    column = _column(flat, along)
+    if column is None:
+        return None
+    ratios = [each / other[:, None, column : column + dim] for each, other in zip(flat, along, strict=True)]
+    counts = ratios[0][:, :, 0]
+    if not all(torch.allclose(each, counts[:, :, None], _TOLERANCE, 0, equal_nan=True) for each in ratios):
+        return None
+    scales = {node: _largest(probe, node, values, count) for node in paths.factors}
+    return _Seen(rows, column, counts.numpy(), {node: each for node, each in scales.items() if each is not None})
+
+
+def _column(slopes: list[Tensor], along: list[Tensor]) -> int | None:
+    """Return where in a row of the result the vectors enter; None if nowhere, or not side by side."""
+    row, place = _first_place(slopes[0])
+    if row is None:
+        return None
+    dim = slopes[0].shape[2]
+    windows = [each[row].unfold(0, dim, 1) for each in along]
+    ratios = torch.cat([each[row, place] / window for each, window in zip(slopes, windows, strict=True)], 1)
+    alike = (ratios - ratios[:, :1]).abs().amax(1) <= _TOLERANCE * ratios.abs().amax(1)
+    fits = alike.nonzero().flatten().tolist()
+    return int(fits[0]) if len(fits) == 1 else None
+
+
+def _first_place(slopes: Tensor) -> tuple[int | None, int]:
+    counts = slopes.abs().amax(2)
+    places = ((counts > 0) & counts.isfinite()).nonzero()
+    return (int(places[0, 0]), int(places[0, 1])) if len(places) else (None, 0)
+
+
+def _largest(probe: Probe, node: fx.Node, values: Mapping[str, Tensor], count: int) -> Floats | None:
+    tensor = probe.evaluate(node, values)
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        return None
+    if tensor.dim() == 0 or tensor.shape[0] != count:
+        return None
+    largest: Floats = tensor.reshape(count, -1).amax(1).float().cpu().numpy()
+    return largest
+
+
+def _seen_max(
+    probe: Probe, sequence: Sequence, embedding: fx.Node, end: fx.Node, rows: SequenceRows, values: Mapping[str, Tensor]
+) -> _Seen | None:
+    operand = end.args[0] if end.target is aten.amax.default else end.args[0].args[0]  # type: ignore[union-attr]
+    assert isinstance(operand, fx.Node)
+    kind = embedding.meta["val"]
+    if kind.dim() != 3 or operand.meta["val"].shape != kind.shape:
+        return None
+    shape = (*rows.ids.shape, sequence.weight.shape[1])
+    random = torch.rand(shape, generator=torch.Generator().manual_seed(len(rows.ids))) * 2 - 1
+    kept = dropped = torch.ones(shape, dtype=torch.bool)
+    for vectors in (random, -random, torch.zeros(shape)):
+        given = vectors.to(sequence.weight.device)
+        into = probe.evaluate(operand, values, {embedding: given})
+        kept = kept & (into == given).cpu()
+        dropped = dropped & (into <= _LOWEST).cpu()
+    if not bool((kept | dropped).all()) or not bool((kept == kept[:, :, :1]).all()):
+        return None
+    return _Seen(rows, 0, kept[:, :, 0].float().numpy(), {})
+
+
+def _dropped(seen: list[_Seen]) -> NDArray[np.int64]:
+    """Return the ids that count nothing though they are no padding."""
+    return np.unique(np.concatenate([one.rows.ids[one.rows.inside & (one.counts == 0)] for one in seen]))
+
+
+def _with_row_of_its_own(seen: list[_Seen], part: Part) -> Part | None:
+    """Return what ids become if the only one that is dropped, which shares its row with others, gets a row of none."""
+    dropped = _dropped(seen)
+    if part.key is None or len(dropped) != 1:
+        return None
+    named = KeyExpression.of("eq", KeyExpression.ids(), KeyExpression.constant(int(dropped[0])))
+    return Part(part.sources, key=KeyExpression.of("where", named, KeyExpression.constant(_NO_ROW), part.key))
+
+
+def _kept(seen: list[_Seen], ids: Ids, feature: IdSequence) -> tuple[int | None, bool, list[Bools]] | None:
+    """Return which ids are kept: the row that is dropped, if any, whether padding is, and the places kept by that."""
+    dropped = np.unique(ids.rows_of(_dropped(seen))).tolist()
+    if len(dropped) > 1:
+        return None
+    row = next(iter(dropped), None)
+    outside = np.concatenate([one.counts[~one.rows.inside] for one in seen])
+    pad = int(ids.rows_of(np.array([feature.pad]))[0])
+    unpadded = row != pad and bool((outside == 0).any())
+    keeps = []
+    for one in seen:
+        known = ~np.isnan(one.counts)
+        keep = one.rows.inside | (not unpadded)
+        if row is not None:
+            keep = keep & (ids.rows_of(one.rows.ids) != row)
+        # Where the model divides by zero, there must be nothing to divide.
+        if not np.array_equal((one.counts != 0) & known, keep & known) or (keep & ~known).any():
+            return None
+        keeps.append(keep)
+    return row, unpadded, keeps
+
+
+def _scale(paths: Paths, seen: list[_Seen], keeps: list[Bools]) -> Scale | None:
+    """Return by what all places kept of a row are multiplied, or None if each is by something of its own."""
+    largest = [np.where(keep, one.counts, -np.inf).max(1) for one, keep in zip(seen, keeps, strict=True)]
+    for one, keep, most in zip(seen, keeps, largest, strict=True):
+        if not np.allclose(np.where(keep, one.counts, most[:, None]), most[:, None], _TOLERANCE, 0):
+            return None
+    wanted = np.concatenate([np.where(keep.any(1), most, 0) for keep, most in zip(keeps, largest, strict=True)])
+    filled = np.concatenate([keep.any(1) for keep in keeps])
+    undefined = np.concatenate([np.isnan(one.counts).any(1) for one in seen])
+    some = wanted[filled]
+    if not len(some):
+        return None
+    if not undefined.any() and np.allclose(some, some[0], _SAME, 0):
+        return Scale(float(some[0]))
+    for node, divides in paths.factors.items():
+        if not all(node in one.scales for one in seen):
+            continue
+        given = np.concatenate([one.scales[node] for one in seen])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            empty = np.float32(0) / given if divides else np.float32(0) * given
+            own = 1 / given if divides else given
+        if np.allclose(own[filled], some, _TOLERANCE, 0) and np.array_equal(np.isnan(empty), undefined & ~filled):
+            return Scale(node=node, divides=divides)
+    return None

@@ -1,0 +1,188 @@
+"""Rows of one sequence made up to tell which ids a mask keeps: of every length, with every id that a mask may name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from ringpull.inference.export.index import Part
+from ringpull.inference.export.operators import CASTS, LIKES, MOVES, SIZES, aten, values_of
+from ringpull.inference.export.probe import Probe
+from ringpull.inference.schema.arguments import sequence_mask
+from ringpull.inference.schema.kinds import IdSequence
+
+MAX_TRIED: Final = 1 << 20
+"""Most ids that are tried one by one, where a mask computes something of ids other than comparing them."""
+
+MAX_SOME: Final = 4096
+"""Ids that stand for those of a larger table."""
+
+_ALL_LENGTHS: Final = 64
+"""Sequences up to this length are tried with every length."""
+
+_COMPARE: Final = frozenset(
+    getattr(getattr(aten, name), kind) for name in ("eq", "ne", "gt", "ge", "lt", "le") for kind in ("Scalar", "Tensor")
+)
+_TELL_ZERO: Final = frozenset(
+    {
+        aten.any.dim,
+        aten.clamp.default,
+        aten.clamp_max.default,
+        aten.count_nonzero.default,
+        aten.count_nonzero.dim_IntList,
+        aten.logical_and.default,
+        aten.logical_not.default,
+        aten.logical_or.default,
+        aten.sign.default,
+    }
+)
+"""Operators that only tell ids apart by the numbers they name themselves, and 0 and 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRows:
+    """Rows of one sequence."""
+
+    ids: NDArray[np.int64]
+    """Ids (B, L), padded."""
+    lengths: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+    """Places (B, L) that hold ids, not padding."""
+
+    @classmethod
+    def make(cls, feature: IdSequence, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> SequenceRows:
+        """Cut rows of full length off at `lengths`."""
+        inside = sequence_mask(lengths, feature)
+        return cls(np.where(inside, ids, feature.pad), lengths, inside)
+
+    def values(self, probe: Probe, feature: str) -> dict[str, Tensor]:
+        """Return arguments with these rows, and nothing of note in the others."""
+        values = probe.example(len(self.lengths))
+        for name, argument in probe.arguments.items():
+            if argument.features == (feature,):
+                own = self.ids if argument.part == "sequence" else self.lengths
+                values[name] = torch.from_numpy(own).to(values[name])
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is seen of a mask before it is run."""
+
+    numbers: frozenset[int]
+    """Numbers that it names."""
+    compares: bool
+    """Whether it does nothing to ids but compare them with those numbers, so that other ids are all alike."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ids:
+    """Ids of a sequence that have a row."""
+
+    some: NDArray[np.int64]
+    """Some of them, or all, ascending."""
+    all: bool
+    part: Part
+    rows: int
+
+    @classmethod
+    def of(cls, part: Part, rows: int) -> Ids:
+        """Return ids that have a row in a table of so many rows."""
+        if part.key is None and rows <= MAX_TRIED:
+            return cls(np.arange(rows) - part.add, True, part, rows)
+        random = np.random.default_rng(rows)
+        near = np.arange(-2, min(rows, MAX_SOME) + 2) - part.add
+        far = random.integers(-(2**40), 2**40, MAX_SOME)
+        given = cls(
+            np.unique(np.concatenate([near, far, random.integers(0, rows, MAX_SOME) - part.add])), False, part, rows
+        )
+        return cls(given.some[given.have_row(given.some)], False, part, rows)
+
+    def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each id (...)."""
+        key = self.part.key
+        return ids + self.part.add if key is None else key.evaluate(ids.reshape(-1)).reshape(ids.shape)
+
+    def have_row(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which ids have a row in the table."""
+        rows = self.rows_of(ids)
+        return (rows >= 0) & (rows < self.rows)
+
+
+def rows_to_try(
+    probe: Probe, feature: IdSequence, masks: Iterable[fx.Node], ids: Ids, per_batch: int
+) -> Iterator[SequenceRows] | None:
+    """Return rows, `per_batch` at a time, that tell what masks do to ids; None where too many would do."""
+    seen = _read(probe, masks)
+    if not len(ids.some) or not (seen.compares or ids.all):
+        return None
+    return _batches(feature, seen, ids, per_batch)
+
+
+def _batches(feature: IdSequence, seen: _Reading, ids: Ids, per_batch: int) -> Iterator[SequenceRows]:
+    random = np.random.default_rng(ids.rows)
+    length = feature.length
+    near = np.array(sorted({number + by for number in {*seen.numbers, feature.pad, 0, 1} for by in (-1, 0, 1)}))
+    special = np.unique(np.concatenate([near[ids.have_row(near)], ids.some[[0, -1]]]))
+    lengths = _lengths(length, near[(near >= 0) & (near <= length)].tolist())
+    wide = random.choice(ids.some, (len(lengths), length))
+    few = random.choice(special, (len(lengths), length))
+    mixed = np.where(random.random(wide.shape) < 0.3, random.choice(special, wide.shape), wide)
+    tried = special if seen.compares else ids.some
+    full = np.resize(tried, (-(-len(tried) // length), length))
+    whole = np.concatenate([wide, few, mixed, full])
+    counts = np.concatenate([lengths, lengths, lengths, np.full(len(full), length)])
+    order = random.permutation(len(whole))
+    for begin in range(0, len(whole), per_batch):
+        chosen = order[begin : begin + per_batch]
+        yield SequenceRows.make(feature, whole[chosen], counts[chosen])
+
+
+def _lengths(length: int, near: Collection[int]) -> NDArray[np.int64]:
+    if length <= _ALL_LENGTHS:
+        return np.arange(length + 1)
+    spread = np.linspace(0, length, _ALL_LENGTHS).astype(np.int64).tolist()
+    return np.array(sorted({*spread, 1, 2, length - 1, *near}), np.int64)
+
+
+def _read(probe: Probe, masks: Iterable[fx.Node]) -> _Reading:
+    numbers: set[int] = set()
+    compares, seen, pending = True, set[fx.Node](), list(masks)
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        pending += node.all_input_nodes
+        numbers |= _numbers(probe, node)
+        if not _are_ids(probe, node) and any(_are_ids(probe, each) for each in node.all_input_nodes):
+            compares = compares and (node.target in _COMPARE | _TELL_ZERO | CASTS | SIZES | LIKES)
+    return _Reading(frozenset(numbers), compares)
+
+
+def _are_ids(probe: Probe, node: fx.Node) -> bool:
+    """Return whether a node holds ids as they are."""
+    while node.op == "call_function" and (node.target in MOVES or node.target in CASTS):
+        kind = node.meta.get("val")
+        if not isinstance(kind, Tensor) or kind.dtype is torch.bool:
+            return False
+        node = node.args[0]  # type: ignore[assignment]
+    return node.op == "placeholder" and probe.argument(node).part == "sequence"
+
+
+def _numbers(probe: Probe, node: fx.Node) -> set[int]:
+    if node.op == "get_attr":
+        constant = getattr(probe.captured.graph_module, str(node.target))
+        few = isinstance(constant, Tensor) and constant.numel() <= _ALL_LENGTHS
+        given: list[Any] = constant.flatten().tolist() if few else []
+    elif node.op == "call_function" and node.target not in MOVES and hasattr(node.target, "_schema"):
+        given = values_of(node)
+    else:
+        given = []
+    return {int(each) for each in given if isinstance(each, int | float) and abs(each) < 2**62}

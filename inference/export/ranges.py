@@ -1,0 +1,134 @@
+"""Ranges of ids: for which ids of its features each embedding of a model has a row.
+
+Tables answer any id, those they lack with a default. An embedding that stays in the dense program fails at an id beyond
+its rows, so the ids that it takes are written into the version (`limits_of`), and made-up rows keep to those that the
+module takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringpull.inference.export.index import Part
+from ringpull.inference.model.manifest import IdLimit
+from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import Cross, Feature
+from ringpull.inference.schema.schema import Schema
+from ringpull.inference.schema.transforms import Bucketize, Hash, Vocabulary
+
+Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+LOWEST: Final = -(2**63)
+HIGHEST: Final = 2**63 - 1
+_VERIFIED: Final = 4096
+"""Ids of each kind that limits read off an expression are held against."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """One look-up of an embedding: the ids that it has a row for."""
+
+    features: tuple[str, ...]
+    add: int
+    key: KeyExpression | None
+    rows: int
+    table: str | None
+    """Table that the embedding became; None: it stays in the dense program."""
+
+    @classmethod
+    def of(cls, part: Part, rows: int, table: str | None) -> IdRange:
+        """Return the range of one part of an index of so many rows."""
+        return cls(tuple(each.feature for each in part.sources), part.add, part.key, rows, table)
+
+    def rows_of(self, *ids: Int64Array) -> Int64Array:
+        """Return the row of each id (N,), one of each feature."""
+        return ids[0] + np.int64(self.add) if self.key is None else self.key.evaluate(*ids)
+
+    def holds(self, *ids: Int64Array, first: int = 0) -> BoolArray:
+        """Return for which ids (N,) there is a row, from the `first` on."""
+        found = self.rows_of(*ids)
+        return (found >= first) & (found < self.rows)
+
+    def limit(self) -> tuple[int, int] | None:
+        """Return the bounds [low, high) of the ids that have a row; None: all have, or no bounds tell which."""
+        if self.key is None:
+            return max(LOWEST, -self.add), min(HIGHEST, self.rows - self.add)
+        points = np.array(telling_ids(self.key, self.rows), np.int64)
+        held = self.holds(points)
+        if held.all() or not held.any():
+            return None
+        inside = np.flatnonzero(held)
+        first, last = int(inside[0]), int(inside[-1])
+        low = LOWEST if first == 0 else self._edge(int(points[first - 1]), int(points[first]))
+        high = HIGHEST if last == len(points) - 1 else self._edge(int(points[last]), int(points[last + 1]))
+        tried = np.concatenate([points, _spread(low, high)])
+        within = (tried >= low) & ((tried < high) | (high == HIGHEST))
+        return (low, high) if bool((self.holds(tried) == within).all()) else None
+
+    def _edge(self, before: int, after: int) -> int:
+        """Return the first id from which on it is as for `after`, by halving."""
+        wanted = bool(self.holds(np.array([after], np.int64))[0])
+        while after - before > 1:
+            middle = (before + after) // 2
+            if bool(self.holds(np.array([middle], np.int64))[0]) == wanted:
+                after = middle
+            else:
+                before = middle
+        return after
+
+
+def telling_ids(key: KeyExpression, rows: int) -> list[int]:
+    """Return ids, ascending, at which an expression may change what it does: near its constants, and where ints end."""
+    centres = {0, rows, -rows}
+    for step in key.steps:
+        if step.operator == "constant" and abs(step.value) < 2**63:
+            number = int(step.value)
+            centres |= {number, -number, number + rows, rows - number, number * rows}
+    for power in (16, 24, 31, 32, 53, 62, 63):
+        centres |= {2**power, -(2**power)}
+    near = {centre + by for centre in centres for by in (-2, -1, 0, 1, 2)}
+    return sorted(each for each in near if LOWEST <= each <= HIGHEST)
+
+
+def _spread(low: int, high: int) -> Int64Array:
+    """Return ids of all magnitudes, and many within bounds."""
+    random = np.random.default_rng(0)
+    anything = random.integers(LOWEST, HIGHEST, _VERIFIED, np.int64, endpoint=True)
+    shifted = anything >> random.integers(0, 63, _VERIFIED)
+    return np.concatenate([anything, shifted, random.integers(low, high, _VERIFIED, np.int64)])
+
+
+def limits_of(ranges: Iterable[IdRange], schema: Schema) -> tuple[IdLimit, ...]:
+    """Return what must be known of requests: the ids of each feature that embeddings which stay dense have rows for."""
+    found: dict[str, tuple[int, int]] = {}
+    for each in ranges:
+        if each.table is not None or len(each.features) > 1 or (limit := each.limit()) is None:
+            continue
+        (name,) = each.features
+        low, high = found.get(name, (LOWEST, HIGHEST))
+        found[name] = max(low, limit[0]), min(high, limit[1])
+    limits = []
+    for name, (low, high) in found.items():
+        made = ids_made(schema[name])
+        if low < high and not (made is not None and low <= 0 and made <= high):
+            limits.append(IdLimit(feature=name, low=low, high=high))
+    return tuple(limits)
+
+
+def ids_made(feature: Feature) -> int | None:
+    """Return how many ids, from 0, a feature can have; None when anything is possible."""
+    if isinstance(feature, Cross):
+        return feature.buckets
+    transforms = getattr(feature, "transforms", ())
+    last = transforms[-1] if transforms else None
+    if isinstance(last, Hash):
+        return last.buckets
+    if isinstance(last, Vocabulary):
+        return last.size
+    return len(last.boundaries) + 1 if isinstance(last, Bucketize) else None
