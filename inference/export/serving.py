@@ -19,7 +19,7 @@ from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.export.uses import Use
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import IdSequence, MadeFeature
+from ringpull.inference.schema.kinds import Computed, IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import ValueType, Vocabulary
 from ringpull.ps.errors import ExportError, InvalidInput
@@ -89,6 +89,11 @@ def _raw_features(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict
             continue
         found.setdefault(use.feature, table)
         feature = schema[use.feature]
+        if isinstance(feature, Computed):
+            raise ExportError(
+                f"keys of table {table.table}: feature {feature.name} is computed of {', '.join(feature.of)}, whose row"
+                " numbers raw ids do not give; export this table without keys"
+            )
         if isinstance(feature, MadeFeature):
             raise ExportError(f"keys of table {table.table}: feature {use.feature} is a cross, which has no raw ids")
         last = feature.transforms[-1] if feature.transforms else None
