@@ -15,6 +15,7 @@ import numpy as np
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.index import ID_PARTS
 from ringpull.inference.export.keys import RowKeys
+from ringpull.inference.export.raw_masks import compared_with, say
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.export.uses import Use
 from ringpull.inference.model.manifest import LookupSpec
@@ -59,11 +60,8 @@ def plan_serving(
     raw = _raw_features(cut, schema, keys)
     for name in cut.arguments:
         argument = arguments[name]
-        for feature in set(argument.features) & raw.keys() if argument.part in ID_PARTS else ():
-            raise ExportError(
-                f"feature {feature}: its table {raw[feature].table} is keyed by raw ids, but the dense program also"
-                f" uses its row numbers (argument {name}). For a mask, take {feature}_lengths; else export without keys"
-            )
+        if argument.part in ID_PARTS and not set(argument.features).isdisjoint(raw):
+            _say_by_raw_ids(cut, argument, raw)
     try:
         served = schema.for_serving({name: _VALUE_TYPES[each.key_type] for name, each in raw.items()})
     except InvalidInput as exc:
@@ -76,6 +74,26 @@ def plan_serving(
     served = Schema(features, served.stacks)
     lookups = tuple(_lookup(use, served, plans[use.table]) for use in cut.uses)
     return Serving(served, lookups, frozenset(raw))
+
+
+def _say_by_raw_ids(cut: Cut, argument: Argument, raw: Mapping[str, RowKeys]) -> None:
+    """Compare ids that the dense program reads with raw ids, if comparing them is all it does."""
+    feature = next(each for each in argument.features if each in raw)
+    table = raw[feature]
+    use = next(each for each in cut.uses if each.feature == feature)
+    comparisons = None
+    if argument.features == (feature,):
+        comparisons = compared_with(cut.program, argument.name, -use.add)
+    rows = {number: number + use.add for _, number in (comparisons or {}).values()}
+    unknown = [number for number, row in rows.items() if not table.first <= row < table.rows]
+    if comparisons is None or unknown:
+        what = "compares them with row 0, that of unknown ones" if unknown else "uses its row numbers"
+        raise ExportError(
+            f"feature {feature}: its table {table.table} is keyed by raw ids, but the dense program also {what}"
+            f" (argument {argument.name}). For a mask, take {feature}_lengths; else export without keys"
+        )
+    say(comparisons, {number: _prepared_id(table, row) for number, row in rows.items()})
+    cut.program.recompile()
 
 
 def _raw_features(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str, RowKeys]:
