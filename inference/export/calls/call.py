@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ringpull.inference.export.calls.by_row import RowCounts, by_row
 from ringpull.inference.export.calls.once import Kept, SparseWatch, answering, frames_of, proposed
-from ringpull.inference.export.calls.ready import unchanged
+from ringpull.inference.export.calls.ready import Detached, unchanged
 from ringpull.inference.export.calls.sources import Entries, FlatTensors, Source
 from ringpull.inference.schema.arguments import Argument
 from ringpull.ps.errors import ExportError
@@ -74,7 +74,7 @@ class CallModule(nn.Module):
             self._signature, {name: source.build(tensors) for name, source in self.given.items()}
         )
         bound.apply_defaults()
-        with unchanged(self.owner), answering(self._kept, self._leaves):
+        with unchanged(self.owner), answering(self._kept, self._leaves), Detached():
             method = self.owner if self._method == "forward" else getattr(self.owner, self._method)
             return by_row(method(*bound.args, **bound.kwargs), self._counts, flat)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+_DATA: Final[Any] = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -66,6 +68,15 @@ def _without_wrappers(module: nn.Module) -> Iterator[None]:
             part._modules[name] = child
         for part, call in compiled:
             part._compiled_call_impl = call
+
+
+class Detached(TorchFunctionMode):
+    """A context in which `tensor.data` is `tensor.detach()`, as which a trace follows it: the numbers are the same."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0].detach() if func == _DATA else func(*args, **(kwargs or {}))
 
 
 @contextmanager

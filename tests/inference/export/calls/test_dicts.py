@@ -60,6 +60,9 @@ class OneDict(nn.Module):
         assert not flag
         return self.score(batch["user_id"], batch["item"], batch["age"])
 
+    def of_data(self, user: Tensor, item: Tensor, age: Tensor) -> Tensor:
+        return self.score(user, item, age).masked_fill_(user.data.eq(0).unsqueeze(1), -1.0)
+
     def nested(self, batch: Any) -> Tensor:
         user, (item, age) = batch["who"]["user"], batch["what"]
         return self.score(user, item, age)
@@ -114,6 +117,12 @@ def test_arguments_says_what_parameters_and_keys_are(tmp_path: Path, method: str
     export_and_compare(module, SCHEMA, tmp_path, COLUMNS, plain(module), method=method, arguments=arguments)
 
 
+def test_the_data_of_a_tensor_is_followed_in_the_trace(tmp_path: Path) -> None:
+    module = OneDict()
+    ask = lambda made: module.of_data(made["user"], made["item"], made["age"])  # noqa: E731
+    export_and_compare(module, SCHEMA, tmp_path, COLUMNS, ask, method="of_data")
+
+
 def test_a_module_needs_no_forward(tmp_path: Path) -> None:
     class Predicts(nn.Module):
         def __init__(self) -> None:
@@ -145,11 +154,7 @@ def test_a_module_needs_no_forward(tmp_path: Path) -> None:
     [
         ("of_two", {}, r"OneDict.of_two takes 'batch'.*it makes user, item, age.*reads 'user_id' of it.*arguments="),
         ("of_two", {"user_id": "usr"}, r"arguments\['user_id'\] is 'usr'.*did you mean 'user'\?"),
-        (
-            "by_get",
-            {"wait": 1.0},
-            "arguments names 'wait', which OneDict.by_get neither takes .* asks for mask, weight",
-        ),
+        ("by_get", {"weigth": 1.0}, "arguments names 'weigth', which OneDict.by_get neither .* asks for 'weight'"),
         ("of_two", {"batch": {"item": "item"}}, r"reads 'user_id' of it, that is of arguments\['batch'\], which has"),
         ("score", {"other": "user"}, "arguments names 'other', which OneDict.score does not take; it takes user, item"),
         ("like_a_tensor", {}, "indexes it like a tensor"),
