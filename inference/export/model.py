@@ -77,8 +77,9 @@ def export_model(
 ) -> ExportReport:
     """Split a module into tables and a dense program, and write them as `out_dir/VERSION/`.
 
-    An `nn.Embedding` or `nn.EmbeddingBag` becomes a table, called by its module path, where its index is made of ids of
-    the schema. The others stay in the dense program.
+    An `nn.Embedding` or `nn.EmbeddingBag` becomes a table, called by its module path, when its index is computed of ids
+    of one row: moved, cast, clamped, hashed, several put together (`KeyExpression`). The others stay in the dense
+    program, up to `max_dense_bytes`.
 
     Args:
         module: An ordinary module; nothing in it is rewritten. It is run in evaluation mode, and left as it was. What
