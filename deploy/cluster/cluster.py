@@ -401,7 +401,9 @@ def _go_live(config: ServeConfig, actors: _Actors, say: Callable[[str], None]) -
         elif time.monotonic() - last_ok_s > config.start_timeout_s:
             raise StartupError(f"not up after {config.start_timeout_s:g} s of trying again: {status.trouble}")
     if status.error:
-        raise StartupError(status.error)
+        models = {version.model for version in config.versions}
+        others = "; nothing serves: serve the others without what is refused" if len(models) > 1 else ""
+        raise StartupError(status.error + others)
     bound: HeadHeartbeat = result(actors.heads[0].invoke.remote("heartbeat"))
     host = bound.host
     if host in EVERY_INTERFACE:  # It can be listened on, but not connected to.

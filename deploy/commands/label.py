@@ -12,6 +12,7 @@ from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.version_number import RANGE, version_number
 
 
 @with_credentials
@@ -54,10 +55,11 @@ def parse_labels(given: Sequence[str]) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for text in given:
-        name, equals, number = text.partition("=")
-        if not name or not equals or not number.isascii() or not number.isdecimal() or int(number) < 1:
-            raise InvalidInput(f"{text!r}: write LABEL=VERSION, VERSION an integer from 1, such as stable=7")
+        name, _, number = text.partition("=")
+        version = version_number(number)
+        if not name or not version:
+            raise InvalidInput(f"{text!r:.200}: write LABEL=VERSION, VERSION an integer {RANGE}, such as stable=7")
         if name in found:
             raise InvalidInput(f"label {name} is given twice")
-        found[name] = int(number)
+        found[name] = version
     return found

@@ -11,6 +11,7 @@ from ringpull.deploy.commands.options import AsJson, Target, TrustFiles, with_cr
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.version_number import MAX_VERSION, RANGE
 
 
 @with_credentials
@@ -52,8 +53,8 @@ def load(
     from ringpull.deploy.view.change_watch import change_fields, follow
     from ringpull.router.control.operations import LoadModel
 
-    if version is not None and version < 1:
-        raise InvalidInput(f"--version is {version}; it must be 1 or more")
+    if version is not None and not 1 <= version <= MAX_VERSION:
+        raise InvalidInput(f"--version is {version}; it must be {RANGE}")
     request = LoadModel(
         folder=absolute(model_dir),
         version=version or 0,

@@ -11,6 +11,7 @@ from ringpull.deploy.commands.options import AsJson, Target, TrustFiles, with_cr
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.version_number import RANGE, version_number
 
 
 @with_credentials
@@ -69,6 +70,7 @@ def parse_version(text: str) -> tuple[str, int]:
         InvalidInput: It is neither.
     """
     model, slash, number = text.partition("/")
-    if not model or (slash and (not number.isascii() or not number.isdecimal() or int(number) < 1)):
-        raise InvalidInput(f"{text!r}: write NAME/VERSION, VERSION an integer from 1, or NAME")
-    return model, int(number) if slash else 0
+    version = version_number(number)
+    if not model or (slash and not version):
+        raise InvalidInput(f"{text!r:.200}: write NAME/VERSION, VERSION an integer {RANGE}, or NAME")
+    return model, version

@@ -11,6 +11,7 @@ from ringpull.deploy.commands.options import AsJson, Target, with_credentials
 from ringpull.deploy.signals import StopSignals
 from ringpull.deploy.view.console import err, print_json, print_line
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.version_number import MAX_VERSION, RANGE
 
 
 @with_credentials
@@ -28,8 +29,8 @@ def rollback(
     from ringpull.deploy.view.change_watch import change_fields, follow
     from ringpull.router.control.operations import Rollback
 
-    if version is not None and version < 1:
-        raise InvalidInput(f"version is {version}; it must be 1 or more")
+    if version is not None and not 1 <= version <= MAX_VERSION:
+        raise InvalidInput(f"version is {version}; it must be {RANGE}")
     with StopSignals(), connect(served.resolve_target(target)) as operations:
         done = follow(operations, operations.call(Rollback(model=model, version=version or 0)), err)
     if as_json:

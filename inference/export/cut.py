@@ -21,6 +21,7 @@ from ringpull.inference.export.bags import read_bag
 from ringpull.inference.export.capture import Captured
 from ringpull.inference.export.index import NotPlain, read_index
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten
+from ringpull.inference.export.passes.editor import BOUNDS
 from ringpull.inference.export.plain_model import PlainModel
 from ringpull.inference.export.pooling import read_pools
 from ringpull.inference.export.probe import Probe
@@ -178,12 +179,14 @@ def _ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) -> tup
         if node.target not in EMBEDDINGS | BAGS:
             continue
         rows = int(node.args[0].meta["val"].shape[0])
-        try:
-            parts = read_index(probe, node.args[1], rows).parts
-        except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
-            continue
         table = captured.weights[node.args[0]] if node in plans else None
-        ranges |= {IdRange.of(part, rows, table): None for part in parts}
+        for index, most in ((node.args[1], rows), *node.meta.get(BOUNDS, ())):
+            try:
+                parts = read_index(probe, index, most).parts
+            except NotPlain:  # then the embedding stays in the dense program, and nothing is known of its ids
+                continue
+            ranges |= {IdRange.of(part, most, table): None for part in parts}
+
     return tuple(ranges)
 
 

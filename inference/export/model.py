@@ -84,15 +84,30 @@ def export_model(
     MiB.
 
     Args:
-        module: Its forward's parameters are arguments of the schema (`Schema.argument_names`), by name. It is run in
-            evaluation mode, and left in the mode it was in.
+        module: An ordinary module; nothing in it is rewritten. It is run in evaluation mode, and left as it was. What
+            compiles or spreads it (`torch.compile`, `DataParallel`, `DistributedDataParallel`) is left out.
         schema: Schema of its features.
         out_dir: The model's folder.
         version: Number from 1, which must not exist yet.
         keys: Per table the raw id of each row, or the features' Vocabulary: serving then looks up raw ids. Tables not
             named are keyed by row number.
         name: The model's name; default: the name of `out_dir`.
+        method: The method that scores, `forward` or another: `method="predict"`. Its parameters are arguments of the
+            schema (`Schema.argument_names`), by name. One that is left over alone is the whole batch, a dict or an
+            object that is read by key or attribute (`x["user_id"]`, `batch.user_id`): it is given all of them. A class
+            of jagged features by key, told by a constructor that takes `keys`, `values` and `lengths` or `offsets`, is
+            given the features with `many`. Scores of a catalogue end to end, (B * k,), become (B, k).
+        arguments: What a parameter, or a key that is read, is given where that differs: an argument of the schema by
+            name (`{"item_seq_len": "item_seq_lengths"}`), a list, tuple or dict of such
+            (`{"lS_i": ["c0", "c1"], "lS_o": ["c0_offsets", "c1_offsets"]}`), a constant (`{"scale": 2.0}`), or the
+            class of features by key (`{"sparse": KeyedJagged}`, or with keys `{"sparse": (KeyedJagged, ["f1", "f2"])}`;
+            of a parameter with that annotation the keys alone, `{"sparse": {"f1": "c0"}}`).
+        once: Methods that take nothing of a request, such as the propagation of embeddings through a graph:
+            `once=["forward"]`. They are run once, before the trace, and may use sparse tensors; what they return is a
+            weight, called by method and place (`forward.0`), and a table where it is looked up.
         tables: Options per table: how it is deployed, and how its rows are stored.
+        max_dense_bytes: The largest embedding that may stay in the dense program, where it cannot be a table:
+            `max_dense_bytes=256 << 20`.
         check_rows: Made-up rows for the self-check; 0 skips it. A few of them go into the version, with their outputs:
             a head holds the version against them before it goes live.
         check_columns: Rows, as training takes them, on which to measure what short row types cost; default: made-up
@@ -105,10 +120,11 @@ def export_model(
         quiet: Print no report and no progress.
 
     Raises:
-        InvalidInput: The name, the version or an option is not valid, a degrade step or classes do not fit the model,
-            or a row type cannot hold a number.
-        ExportError: The module cannot be split, a key is wrong, scores change by more than `max_diff`, or the
-            self-check fails. The message names module or table and reason.
+        InvalidInput: The name, the version or an option is not valid, `arguments` holds what can be no argument, a
+            degrade step or classes do not fit the model, or a row type cannot hold a number.
+        ExportError: A parameter cannot be bound, and the message holds a wrapper to paste; the module cannot be split,
+            a key is wrong, scores change by more than `max_diff`, or the self-check fails. The message names module or
+            table and reason.
     """
     name = Path(out_dir).resolve().name if name is None else name
     _check_sent_names(schema)

@@ -254,23 +254,29 @@ def _seen_max(
     return _Seen(rows, 0, kept[:, :, 0].float().numpy(), {})
 
 
-def _dropped(seen: list[_Seen]) -> NDArray[np.int64]:
-    """Return the ids that count nothing though they are no padding."""
-    return np.unique(np.concatenate([one.rows.ids[one.rows.inside & (one.counts == 0)] for one in seen]))
+def _inside(seen: list[_Seen], *, kept: bool) -> NDArray[np.int64]:
+    """Return the ids, no padding, that count something, or nothing."""
+    return np.unique(np.concatenate([one.rows.ids[one.rows.inside & ((one.counts != 0) == kept)] for one in seen]))
 
 
 def _with_row_of_its_own(seen: list[_Seen], part: Part) -> Part | None:
-    """Return what ids become if the only one that is dropped, which shares its row with others, gets a row of none."""
-    dropped = _dropped(seen)
-    if part.key is None or len(dropped) != 1:
+    """Return what ids become if those that are dropped, which share a row with others, get a row that is none.
+
+    They are one id, or all up to one.
+    """
+    dropped, kept = (_inside(seen, kept=each) for each in (False, True))
+    if part.key is None or not len(dropped) or not len(kept):
         return None
-    named = KeyExpression.of("eq", KeyExpression.ids(), KeyExpression.constant(int(dropped[0])))
-    return Part(part.sources, key=KeyExpression.of("where", named, KeyExpression.constant(_NO_ROW), part.key))
+    last = int(dropped[-1])
+    if len(dropped) > 1 and last + 1 != kept[0]:
+        return None
+    condition = KeyExpression.of("eq" if len(dropped) == 1 else "le", KeyExpression.ids(), KeyExpression.constant(last))
+    return Part(part.sources, key=KeyExpression.of("where", condition, KeyExpression.constant(_NO_ROW), part.key))
 
 
 def _kept(seen: list[_Seen], ids: Ids, feature: IdSequence) -> tuple[int | None, bool, list[Bools]] | None:
     """Return which ids are kept: the row that is dropped, if any, whether padding is, and the places kept by that."""
-    dropped = np.unique(ids.rows_of(_dropped(seen))).tolist()
+    dropped = np.unique(ids.rows_of(_inside(seen, kept=False))).tolist()
     if len(dropped) > 1:
         return None
     row = next(iter(dropped), None)

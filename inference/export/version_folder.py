@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ringpull.inference.model.manifest import version_number
 from ringpull.ps.errors import ExportError, InvalidInput
 from ringpull.ps.spec import check_name
+from ringpull.ps.version_number import MAX_VERSION, RANGE, version_number
 
 
 def new_version(folder: Path, name: str, version: int) -> Path:
@@ -26,8 +26,8 @@ def new_version(folder: Path, name: str, version: int) -> Path:
         ExportError: There is such a version.
     """
     check_name("model", name)
-    if isinstance(version, bool) or not isinstance(version, int | np.integer) or not 1 <= version < 2**63:
-        raise InvalidInput(f"version is {version!r}; it must be a whole number from 1 to 2^63 - 1")
+    if isinstance(version, bool) or not isinstance(version, int | np.integer) or not 1 <= version <= MAX_VERSION:
+        raise InvalidInput(f"version is {version!r}; it must be a whole number {RANGE}")
     for there in folder.iterdir() if folder.is_dir() else ():
         if version_number(there.name) == version:
             raise ExportError(f"{there} exists; a version is never written over: choose another, or delete it")

@@ -25,15 +25,13 @@ from ringpull.inference.head.request.partial_lookup import PartialLookup
 from ringpull.inference.head.request.unknown import UnknownIds, by_request, rows_with_unknown
 from ringpull.inference.model.dense import ProgramTensor
 from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.program_errors import last_words, newer_torch
 from ringpull.inference.prediction import Filled
 from ringpull.inference.schema.arguments import Argument
 from ringpull.inference.schema.features import Int64Array, Prepared, PreparedRequests
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, ProgramFailed
 from ringpull.router.lookup import Lookup, LookupResult
-
-MAX_WORDS: Final = 300
-"""Characters of a dense program's own message that a caller is told."""
 
 
 class Puller(Protocol):
@@ -47,11 +45,18 @@ class Puller(Protocol):
 class Program(Protocol):
     """The part of a dense program that the pipeline needs."""
 
+    @property
+    def writer(self) -> str:
+        """Version of torch that exported it; empty: not known."""
+        ...
+
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]: ...
 
 
 class NoProgram:
     """The dense program of a version of tables alone, which nobody gets to run: such requests are refused before."""
+
+    writer: Final = ""
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
         raise AssertionError("a version of tables alone predicts nothing")
@@ -236,6 +241,8 @@ class Pipeline:
             self.compute(PulledBatch(batch, self._inputs_of(batch, results), (), {}))
         except ProgramFailed as exc:
             reason = last_words(exc.__cause__ or exc)
+            if newer := newer_torch(self._program.writer):
+                reason = f"{newer} ({reason})"
             raise CorruptData(f"{self._model}/{self._version}: the dense program does not run: {reason}") from exc
         except Exception as exc:
             raise CorruptData(f"{self._model}/{self._version}: the dense program does not run: {exc}") from exc
@@ -295,15 +302,6 @@ def _rows_of(inputs: Sequence[ProgramTensor], rows: NDArray[np.int64]) -> list[P
             indexes[id(each.row_index)] = each.row_index[rows]
         parts.append(ProgramTensor(each.values, indexes[id(each.row_index)]))
     return parts
-
-
-def last_words(error: BaseException) -> str:
-    """Return the kind of an error and the last line of its message: of a scripted program's, all else is its trace."""
-    kind, lines = type(error).__name__, str(error).split("\n")
-    words = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    if not words.startswith(f"{kind}:"):
-        words = f"{kind}: {words}" if words else kind
-    return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}..."
 
 
 def _fixed_width(argument: Argument) -> Argument:

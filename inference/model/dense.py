@@ -39,6 +39,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ringpull.inference.model.manifest import FileEntry, Manifest, ProgramInput
 from ringpull.inference.model.program_check import check_program
+from ringpull.inference.model.program_errors import exported_with, last_words, newer_torch
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import Pooling
 
@@ -68,9 +69,11 @@ class ProgramTensor:
 class DenseProgram:
     """A loaded dense program. One thread at a time may call `run`; how many torch uses is the caller's choice."""
 
-    def __init__(self, program: ExportedProgram, manifest: Manifest, device: str) -> None:
+    def __init__(self, program: ExportedProgram, manifest: Manifest, device: str, writer: str = "") -> None:
         """Use `DenseProgram.load`."""
         self.device = device
+        self.writer: Final = writer
+        """Version of torch that exported it; empty: not known."""
         self.outputs = manifest.outputs
         self._inputs = manifest.inputs
         self._target = torch.device(device)
@@ -89,7 +92,8 @@ class DenseProgram:
 
         Raises:
             CorruptData: The file is damaged, is no program that this torch reads, or its inputs or outputs are not
-                those that the manifest names (as when its widths disagree with its tables).
+                those that the manifest names (as when its widths disagree with its tables). Where a newer torch wrote
+                it, the message says so, and what to do.
             InvalidInput: There is no such device.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -101,10 +105,19 @@ class DenseProgram:
             raise InvalidInput(f"device is {device!r}, but torch finds {there} CUDA devices here, numbered from 0")
         entry = manifest.program
         assert entry is not None, "a version of tables alone has no program to load"
-        program = read_program(version_dir, entry)
-        _check_inputs(version_dir / entry.path, program, manifest)
-        _check_outputs(version_dir / entry.path, program, manifest)
-        return cls(program, manifest, device)
+        content, file = entry.read(version_dir), version_dir / entry.path
+        writer = exported_with(content)
+        try:
+            program = _program_of(content, file)
+            _check_inputs(file, program, manifest)
+            _check_outputs(file, program, manifest)
+            return cls(program, manifest, device, writer)
+        except Exception as exc:  # of any root, where a newer torch wrote what this one takes for something else
+            if isinstance(exc, CorruptData) and not newer_torch(writer):
+                raise
+            why = newer_torch(writer) or f"not a program that torch {torch.__version__} runs"
+            said = str(exc).removeprefix(f"{file}: ") if isinstance(exc, CorruptData) else last_words(exc)
+            raise CorruptData(f"{file}: {why} ({said})") from exc
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
         """Run the program on a batch.
@@ -177,8 +190,10 @@ def read_program(version_dir: Path, entry: FileEntry) -> ExportedProgram:
         CorruptData: The bytes are not those of the manifest, no program that this torch reads, or an archive of which
             torch might run something (`program_check`).
     """
-    content = entry.read(version_dir)
-    file = version_dir / entry.path
+    return _program_of(entry.read(version_dir), version_dir / entry.path)
+
+
+def _program_of(content: bytes, file: Path) -> ExportedProgram:
     if not zipfile.is_zipfile(io.BytesIO(content)):
         raise CorruptData(f"{file}: not a program that torch {torch.__version__} reads: no zip archive")
     check_program(content, str(file))  # of the same bytes that torch gets

@@ -47,6 +47,7 @@ from ringpull.ps.errors import CorruptData, InvalidInput, OtherContent
 from ringpull.ps.identity import differ, number_of
 from ringpull.ps.spec import check_name
 from ringpull.ps.store.file_errors import read_file, unreadable
+from ringpull.ps.version_number import MAX_VERSION, version_number
 
 FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1
@@ -56,8 +57,6 @@ TABLES_ALONE: Final = ("model", "version", "created", "tables", "samples")
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Largest manifest; a larger file is refused before it is read."""
 
-
-MAX_VERSION: Final = 2**63 - 1
 
 T = TypeVar("T")
 
@@ -69,7 +68,6 @@ __all__ = [
     "ProgramInput",
     "ProgramOutput",
     "TableEntry",
-    "version_number",
     "versions",
 ]
 
@@ -180,11 +178,6 @@ class Manifest:
         # To plain lists and strings: what will be read back, so that checksums agree.
         plain: dict[str, Any] = json.loads(json.dumps(fields))
         return plain
-
-
-def version_number(name: str) -> int:
-    """Return the number of a version's folder by its name, zeros before it or not; 0 where it is no such name."""
-    return int(name) if name.isascii() and name.isdecimal() else 0
 
 
 def versions(model_dir: Path) -> list[int]:

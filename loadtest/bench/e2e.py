@@ -2,6 +2,7 @@
 
 One user and 128 candidates per request, 8 requests in flight, the load generator on the same cores. All contenders
 serve the same weights, take turns, and their scores of one request are compared before anything is measured.
+Then a DIN with averaged histories, pooled by the pull and not (`ringpull.loadtest.bench.e2e_din`).
 """
 
 from __future__ import annotations
@@ -13,21 +14,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 
-import grpc
 import numpy as np
 import torch
 from google.protobuf.wrappers_pb2 import BytesValue
 from numpy.typing import NDArray
 
-from ringpull.inference.client.channels import open_channel
-from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.proto import ringpull_pb2
 from ringpull.inference.wire.codec import decode_response
-from ringpull.loadtest.bench import redis_server
+from ringpull.loadtest.bench import e2e_din, redis_server
 from ringpull.loadtest.bench.baselines import METHOD
 from ringpull.loadtest.bench.dlrm_requests import CANDIDATES, Request, make_requests, payload_of, score_request
 from ringpull.loadtest.bench.harness import QUICK, Report, interleave
-from ringpull.loadtest.bench.load import Run, Server
+from ringpull.loadtest.bench.load import Run, Server, one_reply
 from ringpull.loadtest.deployment import deployed
 from ringpull.loadtest.dlrm import dlrm_folder, make_model
 from ringpull.loadtest.generator import endless_arrivals
@@ -59,14 +57,6 @@ class Contender:
 
     def run(self) -> Run:
         return self.server.closed_loop(self.payloads, in_flight=IN_FLIGHT, seconds=SECONDS)
-
-
-def one_reply(asked: Server, payload: bytes) -> bytes:
-    """Send one request, and return its reply."""
-    credentials = Credentials.given()
-    with open_channel(grpc, asked.target, credentials) as channel:
-        reply: bytes = channel.unary_unary(asked.method)(payload, metadata=credentials.metadata)
-        return reply
 
 
 @contextmanager
@@ -127,6 +117,7 @@ def main() -> None:
         _against_baselines(report, ours, requests)
         # Alone again: an idle Ray Serve wakes up often enough to be in the tail of others.
         _latency(report, ours, requests)
+    e2e_din.measure(report)
     report.finish()
 
 

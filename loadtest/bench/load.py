@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import grpc
 import numpy as np
 import psutil
 import uvloop
 
+from ringpull.inference.client.channels import open_channel
 from ringpull.inference.client.credentials import Credentials
 from ringpull.inference.client.stubs import PREDICT
 from ringpull.loadtest.generator import Load, Outcome, PayloadSender, connected
@@ -127,3 +129,11 @@ class Server:
 
         gc.freeze()  # A full collection of what the bench has loaded would be a pause of the server's in the figures.
         return uvloop.run(go())
+
+
+def one_reply(asked: Server, payload: bytes) -> bytes:
+    """Send one request, and return its reply."""
+    credentials = Credentials.given()
+    with open_channel(grpc, asked.target, credentials) as channel:
+        reply: bytes = channel.unary_unary(asked.method)(payload, metadata=credentials.metadata)
+        return reply

@@ -53,6 +53,8 @@ TARGETS = (
     Target("e2e_vs_ray_serve", "the same", "Ray Serve gRPC", minimum=2),
     Target("cpu_us_per_sample", "CPU us per sample, head + shards", ""),
     Target("p99_vs_inprocess", "p99 at half the top rate", "one request in process", maximum=5, aim=3),
+    Target("din_bytes_vs_unpooled", "DIN with masked means, bytes between head and shards", "unpooled", maximum=0.5),
+    Target("din_rate_vs_unpooled", "the same, requests/s", "unpooled"),
     Target("goodput_at_3x", "answers in time/s at 3 x the top rate", "the top rate", minimum=0.85),
     Target("settled_p99_ms_at_3x", "p99 of what is accepted there, ms", ""),
     Target("metrics_rate_small", "requests of 1 candidate/s with metrics", "without", minimum=0.97),

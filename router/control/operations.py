@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal, Protocol, TypeVar
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.ring import Ring
 from ringpull.ps.settings import at_least, within
+from ringpull.ps.version_number import MAX_VERSION, RANGE
 from ringpull.router.control.change import Kind, Phase
 from ringpull.router.control.deployment_spec import DeploymentSpec
 from ringpull.router.control.events import Member
@@ -375,8 +376,8 @@ def check_labels(labels: Mapping[str, int]) -> None:
     for label, version in labels.items():
         if LABEL.fullmatch(label) is None:
             raise InvalidInput(f"label is {label!r:.80}; it must be letters, digits, '_', '.' and '-', at most 64")
-        if version < 1:
-            raise InvalidInput(f"label {label} names version {version}; it must be 1 or more")
+        if not 1 <= version <= MAX_VERSION:
+            raise InvalidInput(f"label {label} names version {version}; it must be {RANGE}")
 
 
 VERBS: Final = VerbTable(

@@ -173,7 +173,7 @@ def test_a_version_that_is_given_up_says_why(ringpull: Run, operations: FakeOper
 @pytest.mark.parametrize("version", ["/3", "ranker/", "ranker/x", "ranker/0", "ranker/-1"])
 def test_publish_wants_a_version(ringpull: Run, operations: FakeOperations, version: str) -> None:
     ran = ringpull("publish", *TARGET, "--", version)
-    assert ran.err == f"error: {version!r}: write NAME/VERSION, VERSION an integer from 1, or NAME\n"
+    assert ran.err == f"error: {version!r}: write NAME/VERSION, VERSION an integer from 1 to 2^63 - 1, or NAME\n"
     assert not operations.submitted
 
 

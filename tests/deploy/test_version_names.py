@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ringpull import export_tables
 from ringpull.deploy.cli import app
+from ringpull.deploy.commands.label import parse_labels
 from ringpull.deploy.commands.publish import parse_version
 from ringpull.deploy.model_folders import choose_versions, find_version, loss_of, newest_version
 from ringpull.inference.model.manifest import Manifest, versions
@@ -22,6 +25,10 @@ from tests.inference.tiny import export_tiny
 
 NO_NUMBERS = ("0", "000", "+7", "-7", "7.0", " 7", "7a", "v7", "\u0667", "\uff17", "\u00b2", "1e1", "0x7", ".7", "1_0")
 """Names of folders that are no version's: signs, spaces, digits of other scripts, other ways to write a number."""
+
+
+TOO_LARGE = (str(2**63), "9" * 19, "1" + "0" * 19, "9" * 20, "0" + "9" * 30)
+"""Names of folders that would be numbers, if versions had any so large."""
 
 
 @pytest.fixture(params=["path", "url"])
@@ -97,10 +104,58 @@ def test_commands_take_and_show_them(tmp_path: Path) -> None:
     assert [each["version"] for each in json.loads(shown.stdout)["versions"]] == [7, 8]
 
 
-@pytest.mark.parametrize("text", [f"ranker/{name}" for name in NO_NUMBERS if name != ".7"])
+@pytest.mark.parametrize("text", [f"ranker/{name}" for name in (*NO_NUMBERS, *TOO_LARGE) if name != ".7"])
 def test_commands_refuse_what_is_no_number(text: str) -> None:
     with pytest.raises(InvalidInput, match="VERSION an integer from 1"):
         parse_version(text)
+
+
+def test_every_number_that_a_version_may_have_is_written_and_read(model: tuple[str, Path]) -> None:
+    where, folder = model
+    padded(folder, 2**63 - 1, f"00{2**63 - 1}")
+    [chosen] = choose_versions([where])
+    assert (chosen.version, list(complete_versions(where)), versions(folder)) == (2**63 - 1, [2**63 - 1], [2**63 - 1])
+    assert parse_version(f"ranker/{2**63 - 1}") == parse_version(f"ranker/{2**63 - 1:040}") == ("ranker", 2**63 - 1)
+    assert parse_labels([f"a={2**63 - 1}"]) == {"a": 2**63 - 1}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_folder_called_by_more_than_a_version_may_have_is_none(model: tuple[str, Path], name: str) -> None:
+    where, folder = model
+    padded(folder, 3, name)
+    with pytest.raises(InvalidInput, match="holds no complete version"):
+        newest_version(where)
+    with pytest.raises(CorruptData, match=f"version is 3, but its folder is called {name}"):
+        Manifest.load(folder / name)
+    write_version(folder, 2)
+    assert choose_versions([where])[0].version == 2
+    assert versions(folder) == list(complete_versions(where)) == [2]
+
+
+@pytest.mark.parametrize("name", [*TOO_LARGE, "9" * 5000])
+def test_commands_refuse_numbers_that_no_version_may_have(name: str) -> None:
+    with pytest.raises(InvalidInput, match=r"VERSION an integer from 1 to 2\^63 - 1"):
+        parse_labels([f"stable={name}"])
+    with pytest.raises(InvalidInput, match=r"VERSION an integer from 1 to 2\^63 - 1"):
+        parse_version(f"ranker/{name}")
+    for command in (["rollback", "ranker", name[:40]], ["load", "models/ranker", "--version", name[:40]]):
+        ran = CliRunner().invoke(app, [*command, "--target", "127.0.0.1:1"])
+        assert isinstance(ran.exception, InvalidInput), ran
+        assert "from 1 to 2^63 - 1" in str(ran.exception)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63, 10**19, np.uint64(2**63), True, 1.0, "7", None])
+def test_no_version_is_written_that_cannot_be_read(tmp_path: Path, number: object) -> None:
+    with pytest.raises(InvalidInput, match=r"version is .*; it must be a whole number from 1 to 2\^63 - 1"):
+        export_tables({"t": ([1], [b"x"])}, tmp_path / "m", number, quiet=True)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [1, 2**63 - 1, np.int32(7), np.uint64(2**63 - 1)])
+def test_what_is_written_is_read(tmp_path: Path, number: int) -> None:
+    export_tables({"t": ([1], [b"x"])}, tmp_path / "m", number, quiet=True)
+    assert versions(tmp_path / "m") == [int(number)]
+    assert Manifest.load(tmp_path / "m" / str(number)).version == int(number)
 
 
 @pytest.mark.medium

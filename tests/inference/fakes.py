@@ -48,6 +48,7 @@ class EchoProgram:
     def __init__(self) -> None:
         self.runs: list[tuple[Sequence[ProgramTensor], int]] = []
         self.device = "cpu"
+        self.writer = ""
 
     def run(self, inputs: Sequence[ProgramTensor], rows: int) -> dict[str, NDArray[np.float32]]:
         self.runs.append((inputs, rows))

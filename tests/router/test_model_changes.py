@@ -162,10 +162,11 @@ def test_labels_name_open_versions_and_no_others() -> None:
         ({"model": "m", "labels": {"": 1}}, "label is ''"),
         ({"model": "m", "labels": {"a/b": 1}}, "letters, digits"),
         ({"model": "m", "labels": {"a" * 65: 1}}, "at most 64"),
-        ({"model": "m", "labels": {"a": 0}}, "label a names version 0; it must be 1 or more"),
+        ({"model": "m", "labels": {"a": 0}}, "label a names version 0; it must be from 1 to"),
+        ({"model": "m", "labels": {"a": 2**63}}, "label a names version 9223372036854775808; it must be from 1 to"),
         ({"model": "m", "labels": {"a": 1}, "remove": ("a",)}, "label 'a' is to be set and removed"),
     ],
-    ids=["no model", "nothing", "empty", "slash", "long", "version 0", "both"],
+    ids=["no model", "nothing", "empty", "slash", "long", "version 0", "version 2^63", "both"],
 )
 def test_labels_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):

@@ -21,9 +21,10 @@ def wrapper(owner: str, method: str, parameters: Mapping[str, inspect.Parameter]
         made: The schema's arguments.
     """
     named = all(each.isidentifier() and not keyword.iskeyword(each) for each in made)
-    lines = []
+    lines, left = [], [each for each in made if each not in parameters]
     for name, parameter in parameters.items():
-        guess = next(iter(get_close_matches(name, made, 1, cutoff=0.0)), next(iter(made)))
+        guess = name if name in made else next(iter(get_close_matches(name, left or list(made), 1, cutoff=0.0)))
+        left = [each for each in left if each != guess]
         value = guess if named else f"given[{guess!r}]"
         by_place = parameter.kind is parameter.POSITIONAL_ONLY
         lines.append(f"{value if by_place else f'{name}={value}'}," + ("" if name == guess else f"  # {name}: a guess"))

@@ -13,12 +13,6 @@ from torch import Tensor, fx
 from ringpull.inference.export.operators import BAGS, CASTS, EMBEDDINGS, VIEWS, aten, getitem
 from ringpull.inference.export.passes.editor import Editor
 
-GROWTH: Final = 4
-"""How many times as large as the weights that it is made of a computed one may be: none is blown up by an `expand`."""
-
-SMALL: Final = 16 * 1024 * 1024
-"""Bytes up to which it may grow all the same."""
-
 _SAME_NUMBERS: Final = (
     CASTS
     | VIEWS
@@ -65,7 +59,11 @@ def compute_constants(editor: Editor) -> None:
         if expression not in made:
             tensor = editor.evaluate(weight)
             sources = _sources(editor, weight)
-            if not isinstance(tensor, Tensor) or not sources or _grows(editor, tensor, sources):
+            if (
+                not isinstance(tensor, Tensor)
+                or not sources
+                or not editor.may_hold(tensor.numel() * tensor.element_size())
+            ):
                 continue
             same = editor.weight_like(tensor)
             made[expression] = same or _add(editor, node, weight, tensor.detach(), sources)
@@ -82,13 +80,6 @@ def _add(editor: Editor, node: fx.Node, weight: fx.Node, tensor: Tensor, sources
     others = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
     by = getattr(weight.target, "__name__", str(weight.target)).partition(".")[0]
     return editor.add_weight(node, tensor, f"{path}.computed", f"{by} of {path}{others}")
-
-
-def _grows(editor: Editor, tensor: Tensor, sources: list[fx.Node]) -> bool:
-    weights = [getattr(editor.module, str(each.target)) for each in sources]
-    before: int = sum(each.numel() * each.element_size() for each in weights)
-    after: int = tensor.numel() * tensor.element_size()
-    return after > max(SMALL, GROWTH * before)
 
 
 def _sources(editor: Editor, node: fx.Node) -> list[fx.Node]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
@@ -14,6 +14,15 @@ from ringpull.inference.export.operators import BAGS, EMBEDDINGS, SIZES
 
 _COPIED = ("stack_trace", "nn_module_stack")
 """What a node that stands for another keeps of its `meta`: where the user wrote it."""
+
+GROWTH: Final = 4
+"""How many times as large as all weights of the model a computed one may be: none is blown up by an `expand`."""
+
+SMALL: Final = 16 * 1024 * 1024
+"""Bytes that a computed weight may have all the same."""
+
+BOUNDS: Final = "ringpull_bounds"
+"""Entry of an embedding's `meta`: pairs of an index that its own is computed of, and how many rows there are for it."""
 
 
 class Editor:
@@ -71,6 +80,12 @@ class Editor:
             if weight.numel() and _layout(weight) == _layout(tensor):
                 return node
         return None
+
+    def may_hold(self, taken: int) -> bool:
+        """Return whether a weight of so many bytes may be computed."""
+        weights = [getattr(self.module, str(node.target)) for node in self.weights]
+        total: int = sum(each.numel() * each.element_size() for each in weights)
+        return taken <= max(SMALL, GROWTH * total)
 
     def constant(self, node: Any) -> bool:
         """Return whether a node is computed of weights alone: of no argument, nor the size of one, nor by chance."""

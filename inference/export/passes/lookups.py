@@ -13,13 +13,21 @@ from typing import Any, Final
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from ringpull.inference.export.operators import CASTS, JOINS, MOVES, aten, positive, rank_of, values_of
-from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
+from ringpull.inference.export.operators import CASTS, aten, positive, rank_of, values_of
+from ringpull.inference.export.passes.editor import BOUNDS, Editor, dtype_of, shape_of
 from ringpull.inference.export.passes.one_hot import write_one_hot
+from ringpull.inference.export.passes.signs import never_negative
 
 INTEGERS: Final = (torch.int64, torch.int32)
-_REPEATS: Final = (aten.expand.default, aten.expand_as.default, aten.repeat.default, aten.tile.default)
+_REPEATS: Final = (
+    aten.broadcast_to.default,
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.repeat.default,
+    aten.tile.default,
+)
 
 
 def write_lookups(editor: Editor) -> None:
@@ -74,14 +82,17 @@ class _Lookup:
     def _crossed(self, weight: fx.Node, places: list[int], indices: list[fx.Node]) -> fx.Node | None:
         """Read several dimensions at once: a look-up of the rows of all of them, numbered on."""
         shape = shape_of(weight)
-        whole: Any = self._not_negative(indices[0], shape[places[0]])
-        for place, index in zip(places[1:], indices[1:], strict=True):
-            counted = self._call(aten.mul.Tensor, whole, shape[place])
-            whole = self._call(aten.add.Tensor, counted, self._not_negative(index, shape[place]))
+        bounds = [
+            (self._not_negative(index, shape[place]), shape[place])
+            for place, index in zip(places, indices, strict=True)
+        ]
+        whole: Any = bounds[0][0]
+        for index, rows in bounds[1:]:
+            whole = self._call(aten.add.Tensor, self._call(aten.mul.Tensor, whole, rows), index)
         if self._editor.constant(whole):
             return None
         flat = self._call(aten.flatten.using_ints, weight, places[0], places[-1])
-        return self._rows(flat, places[0], whole)
+        return self._rows(flat, places[0], whole, bounds=tuple(bounds))
 
     def _gather(self, weight: fx.Node, dim: int, index: fx.Node) -> fx.Node | None:
         """Read with an index that is the same along every other dimension."""
@@ -94,6 +105,8 @@ class _Lookup:
             narrow = narrow.args[0]  # type: ignore[assignment]
         others = [place for place in range(rank_of(weight)) if place != dim]
         if rank_of(narrow) != rank_of(weight) or any(shape_of(narrow)[place] != 1 for place in others):
+            return None
+        if not statically_known_true(shape_of(narrow)[dim] == shape_of(index)[dim]):
             return None
         widths = [shape_of(self._node)[place] for place in others]
         if not all(isinstance(width, int) for width in widths) or not self._is_weight(weight):
@@ -110,7 +123,15 @@ class _Lookup:
         dtype = dtype_of(weight)
         return dtype is not None and dtype.is_floating_point and self._editor.constant(weight)
 
-    def _rows(self, weight: fx.Node, dim: int, index: fx.Node, *, wraps: bool = False) -> fx.Node | None:
+    def _rows(
+        self,
+        weight: fx.Node,
+        dim: int,
+        index: fx.Node,
+        *,
+        wraps: bool = False,
+        bounds: tuple[tuple[fx.Node, int], ...] = (),
+    ) -> fx.Node | None:
         """Read rows along a dimension of a weight, the others kept; with `wraps`, negative ids count from behind."""
         if not self._is_weight(weight) or self._editor.constant(index) or dtype_of(index) not in INTEGERS:
             return None
@@ -125,6 +146,7 @@ class _Lookup:
         elif rank > 2:
             matrix = self._call(aten.flatten.using_ints, matrix, 1, -1)
         made = self._call(aten.embedding.default, matrix, index)
+        made.meta[BOUNDS] = bounds
         if rank == 1:
             return self._call(aten.squeeze.dim, made, -1)
         if rank > 2:
@@ -137,8 +159,8 @@ class _Lookup:
         return self._call(aten.permute.default, made, [*before, *range(ids), *behind])
 
     def _not_negative(self, index: fx.Node, rows: int) -> fx.Node:
-        """Return an index with the rows that negative ones count from behind; ids as they come have none."""
-        if _as_given(index):
+        """Return an index with the rows that negative ones count from behind; those that never are stay."""
+        if never_negative(self._editor, index):
             return index
         negative = self._call(aten.lt.Scalar, index, 0)
         from_behind = self._call(aten.add.Tensor, index, rows)
@@ -146,21 +168,3 @@ class _Lookup:
 
     def _call(self, target: Any, *args: Any) -> fx.Node:
         return self._editor.call(self._node, target, *args)
-
-
-def _as_given(index: fx.Node) -> bool:
-    """Return whether an index is made of arguments by moving them alone, or adds only what makes it larger."""
-    pending = [index]
-    while pending:
-        node = pending.pop()
-        if node.op == "placeholder":
-            continue
-        if node.target is aten.add.Tensor and isinstance(node.args[1], int) and node.args[1] >= 0:
-            pending.append(node.args[0])  # type: ignore[arg-type]
-        elif node.target in CASTS or node.target in MOVES or node.target in JOINS:
-            pending += [each for each in node.all_input_nodes if dtype_of(each) is not None]
-        elif getattr(node.target, "__name__", "") == "getitem":
-            pending += node.all_input_nodes
-        else:
-            return False
-    return True

@@ -9,6 +9,7 @@ from ringpull.inference.export.passes.columns import read_columns
 from ringpull.inference.export.passes.constants import compute_constants
 from ringpull.inference.export.passes.editor import Editor
 from ringpull.inference.export.passes.lookups import write_lookups
+from ringpull.inference.export.passes.mappings import leave_out_mappings
 from ringpull.inference.export.passes.round_trips import leave_out_round_trips
 
 
@@ -17,7 +18,9 @@ def make_plain(captured: Captured) -> Captured:
     editor = Editor(captured)
     read_columns(editor)
     write_lookups(editor)
+    read_columns(editor)  # of weights, too, that became embeddings
     leave_out_round_trips(editor)
+    leave_out_mappings(editor)
     compute_constants(editor)
     editor.graph.eliminate_dead_code()
     editor.graph.lint()

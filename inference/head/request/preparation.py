@@ -78,9 +78,10 @@ class Preparation:
         return Ready(RequestBatch(groups, order), refused)
 
     def plain_batch(self) -> RequestBatch:
-        """Return a batch of two plain requests: empty bags and sequences, zeros and empty strings elsewhere.
+        """Return a batch of two plain requests: zeros and empty strings, one to each bag and sequence.
 
-        What may not be empty has one value, and ids that the model does not take are replaced by one that it takes.
+        None is empty, as models may fail on that: who sends it is told so, and others are served. Ids that the model
+        does not take are replaced by one that it takes.
 
         Vocabularies build their look-up tables at first use, which takes seconds with millions of ids: this is it.
 
@@ -112,10 +113,7 @@ def _plain_columns(schema: Schema) -> dict[str, Column]:
             if isinstance(feature, Sparse) and not feature.many:
                 columns[feature.name] = zeros
             else:
-                each = int(feature.never_empty)
-                weights = np.ones(_PLAIN_ROWS * each, np.float32)
                 weighted = isinstance(feature, Sparse) and feature.weighted
-                columns[feature.name] = Ragged(
-                    zeros[: len(weights)], np.arange(_PLAIN_ROWS + 1) * each, weights if weighted else None
-                )
+                weights = np.ones(_PLAIN_ROWS, np.float32) if weighted else None
+                columns[feature.name] = Ragged(zeros, np.arange(_PLAIN_ROWS + 1), weights)
     return columns

@@ -405,3 +405,43 @@ def test_undefined_means_of_empty_rows_stay_undefined(tmp_path: Path) -> None:
         return (e * keep).sum(1) / keep.sum(1) + torch.einsum("bl,bld->bd", keep[:, :, 0] / keep.sum(1), e)
 
     assert scored(tmp_path, pooled, check_rows=0) == [("sum", 0, False)]
+
+
+class Keyed(nn.Module):
+    """A history looked up by an expression of its ids, under a mask of the ids themselves."""
+
+    def __init__(self, index: Callable[[Tensor], Tensor], mask: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.e = nn.Embedding(ROWS, DIM)
+        self.index = index
+        self.mask = mask
+
+    def forward(self, h: Tensor) -> Tensor:
+        keep = self.mask(h)
+        return (self.e(self.index(h)) * keep.unsqueeze(-1)).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
+
+
+KEYED: Final[dict[str, tuple[Any, Any, int]]] = {
+    "added": (lambda h: h + 2, lambda h: h != 0, 0),
+    "padding shares the first row": (lambda h: h.clamp(min=0), lambda h: h != -1, -1),
+    "padding shares the last row": (lambda h: torch.where(h < 0, ROWS - 1, h), lambda h: h >= 0, -1),
+    "remainder": (lambda h: h % ROWS, lambda h: h != 0, 0),
+    "remainder that is masked": (lambda h: h % ROWS, lambda h: h % ROWS != 0, 0),
+    "quotient": (lambda h: h // 3, lambda h: h != 7, 7),
+    "all": (lambda h: h.clamp(0, ROWS - 1), lambda h: torch.ones_like(h), 0),
+}
+
+
+@pytest.mark.parametrize("case", list(KEYED))
+def test_ids_may_become_rows_by_any_expression(tmp_path: Path, case: str) -> None:
+    index, mask, pad = KEYED[case]
+    schema = Schema([IdSequence("h", LENGTH, pad=pad)])
+    module = Keyed(index, mask)
+    report = export(tmp_path, module, schema)
+    columns = rows_of(200)
+    assert isinstance(columns["h"], Ragged)
+    ids = np.where(columns["h"].values == ROWS - 1, pad, np.minimum(columns["h"].values, ROWS - 3))
+    assert_scores(module, schema, report, {"h": Ragged(ids, columns["h"].offsets)})
+    pooled = Pooling.NONE if case == "remainder that is masked" else Pooling.SUM  # any id may be one that it drops
+    assert [each.pooling for each in report.manifest.lookups] == [pooled]

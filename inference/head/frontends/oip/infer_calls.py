@@ -20,8 +20,8 @@ from ringpull.inference.head.frontends.tensors import columns_of
 from ringpull.inference.head.predictor import InferenceRequest
 from ringpull.inference.head.request.received import Limits, ReceivedColumns
 from ringpull.ps.errors import InvalidInput
+from ringpull.ps.version_number import RANGE, version_number
 
-MAX_VERSION: Final = (1 << 63) - 1
 MAX_UINT64: Final = (1 << 64) - 1
 
 SentValues = bytes | memoryview | NDArray[Any]
@@ -129,9 +129,9 @@ def version_of(text: str) -> int:
     """
     if not text:
         return 0
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_VERSION)) else 0
-    if not 1 <= number <= MAX_VERSION:
-        raise InvalidInput(f"version is {text[:40]!r}; it must be a number from 1 on, or be left out for the live one")
+    number = version_number(text)
+    if not number:
+        raise InvalidInput(f"version is {text[:40]!r}; it must be a number {RANGE}, or be left out for the live one")
     return number
 
 

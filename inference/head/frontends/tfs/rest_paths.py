@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from ringpull.inference.model.manifest import MAX_VERSION
 from ringpull.ps.errors import InvalidInput, NotFound
+from ringpull.ps.version_number import MAX_VERSION
 
 _MODEL: Final = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 _VERBS: Final = re.compile(_MODEL + r":(classify|regress|predict)", re.IGNORECASE)

@@ -123,6 +123,10 @@ def test_a_module_needs_no_forward(tmp_path: Path) -> None:
             return self.items(interaction["item"]).sum(1) * scale
 
     module = Predicts()
+    with pytest.raises(
+        InvalidInput, match=r"Predicts has no such method. Name the one that scores by method=, of predict"
+    ):
+        export_model(module, SCHEMA, tmp_path / "refused", 1, quiet=True)
     report = export_and_compare(
         module,
         SCHEMA,

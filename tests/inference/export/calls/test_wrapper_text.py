@@ -76,7 +76,7 @@ def test_a_guess_is_marked_as_one(tmp_path: Path) -> None:
 
 
 def test_arguments_that_are_no_names_of_python(tmp_path: Path) -> None:
-    schema = Schema([Sparse("user.id"), Sparse("class"), Dense("age")])
+    schema = Schema([Sparse("user.id"), Sparse("item.id"), Dense("age"), Sparse("class")])
     module = pasted(refusal(schema, tmp_path))["WrappedOthers"](Others())
-    given = {"user.id": torch.tensor([1, 2]), "class": torch.tensor([3, 4]), "age": torch.ones(2, 1)}
+    given = {"user.id": torch.tensor([1, 2]), "item.id": torch.tensor([3, 4]), "age": torch.ones(2, 1)}
     assert module(**given).shape == (2,)

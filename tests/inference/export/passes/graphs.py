@@ -29,6 +29,7 @@ class Module(nn.Module):
         self.w, self.bias = nn.Parameter(torch.randn(ROWS, DIM)), nn.Parameter(torch.randn(ROWS))
         self.cube, self.linear = nn.Parameter(torch.randn(ROWS, 2, 3)), nn.Linear(ROWS, DIM)
         self.wide = nn.Linear(ROWS + 4 + 4, DIM)
+        self.group, self.groups = nn.Buffer(torch.arange(ROWS) % 4), nn.Buffer(torch.arange(2 * ROWS).view(ROWS, 2) % 5)
         self.function = function
 
     def forward(self, i: Tensor, j: Tensor, x: Tensor) -> Tensor:

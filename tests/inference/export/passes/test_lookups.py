@@ -95,3 +95,33 @@ def test_long_one_hot_vectors_among_others_are_looked_up(monkeypatch: pytest.Mon
     monkeypatch.setattr("ringpull.inference.export.passes.one_hot.LONG", ROWS)
     captured = plain(lambda m, i, j, x: m.wide(torch.cat([F.one_hot(i, ROWS), F.one_hot(j, 4), x], -1).float()))
     assert looked_up(captured) == {"wide.part": "i"}
+
+
+def test_an_index_with_more_rows_than_ids_stays() -> None:
+    captured = plain(lambda m, i, j, x: m.w.gather(0, i.unsqueeze(1).repeat(2, DIM)).view(2, -1, DIM).sum(0))
+    assert "gather" in operators(captured)
+
+
+MAPPED: dict[str, Forward] = {
+    "by brackets": lambda m, i, j, x: F.embedding(m.group[i], m.w),
+    "by brackets twice": lambda m, i, j, x: m.w[m.group[i]],
+    "several": lambda m, i, j, x: F.embedding(m.groups[i], m.w).sum(1),
+    "index_select": lambda m, i, j, x: F.embedding(m.group.index_select(0, i), m.w),
+    "an embedding of integers": lambda m, i, j, x: F.embedding(F.embedding(i, m.groups), m.w).mean(1),
+    "floats": lambda m, i, j, x: F.embedding(m.group.float()[i].long(), m.w),
+    "of many": lambda m, i, j, x: m.w[m.groups[torch.stack([i, j], 1)]].sum((1, 2)),
+    "twice": lambda m, i, j, x: F.embedding(m.group[m.group[i]], m.w),
+}
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_rows_by_ids_that_are_read_by_ids_are_rows_by_the_latter(name: str) -> None:
+    captured = plain(MAPPED[name])
+    assert set(captured.computed) == {"w.computed"}
+    assert set(operators(captured)) <= {"embedding", "unflatten", "sum", "mean", "stack", "squeeze"}
+
+
+def test_a_mapping_that_would_blow_up_rows_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringpull.inference.export.passes.editor.SMALL", 0)
+    monkeypatch.setattr("ringpull.inference.export.passes.editor.GROWTH", 0)
+    assert "index" in operators(plain(MAPPED["by brackets"]))

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from ringpull.inference.client.client import AsyncClient
 from ringpull.inference.export.model import export_model
-from ringpull.inference.head.pipeline import Pipeline, Scores, last_words
+from ringpull.inference.head.pipeline import Pipeline, Scores
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.model.dense import DenseProgram, ProgramTensor
 from ringpull.inference.model.manifest import Manifest
+from ringpull.inference.model.program_errors import last_words
 from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.prediction import Prediction
 from ringpull.inference.schema.kinds import Dense, Sparse

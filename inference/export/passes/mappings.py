@@ -1,0 +1,85 @@
+"""Mappings: ids of rows that are themselves read by ids are left out, and rows looked up by the latter.
+
+An item's category, or its few keywords, may be a tensor of the model: `categories(self.category_of[item])`. The vector
+of an item's category is as good a row as any: the two tensors make one of a row (or several, side by side) per item,
+which is computed once (`ringpull.inference.export.passes.constants`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from torch import fx
+
+from ringpull.inference.export.operators import CASTS, EMBEDDINGS, aten, rank_of, values_of
+from ringpull.inference.export.passes.editor import Editor, dtype_of, shape_of
+from ringpull.inference.export.passes.lookups import INTEGERS
+
+_MOST_IDS: Final = 64
+"""Ids per row of a mapping, whose vectors would be side by side in one."""
+
+
+def leave_out_mappings(editor: Editor) -> None:
+    """Look up mapped rows by what is mapped, again and again where that is mapped, too."""
+    for node in list(editor.graph.nodes):
+        last: fx.Node | None = node
+        while last is not None and last.target in EMBEDDINGS and editor.constant(last.args[0]):
+            last = _left_out(editor, last)
+
+
+def _left_out(editor: Editor, node: fx.Node) -> fx.Node | None:
+    """Replace an embedding by one that is looked up by what its index maps; return that, None when it maps nothing."""
+    weight: Any = node.args[0]
+    index: Any = node.args[1]
+    flat = False
+    while index.target in CASTS or _is_of_single(index):
+        flat = flat or index.target not in CASTS
+        index = index.args[0]
+    found = _mapping(editor, index)
+    if found is None:
+        return None
+    mapping, ids = found
+    width = 1 if rank_of(mapping) == 1 else int(shape_of(mapping)[1])
+    dim = int(shape_of(weight)[1])
+    element = weight.meta["val"].element_size()
+    if width > _MOST_IDS or not editor.may_hold(int(shape_of(mapping)[0]) * width * dim * element):
+        return None
+    if dtype_of(mapping) not in INTEGERS:
+        mapping = editor.call(node, aten.to.dtype, mapping, INTEGERS[0])
+    rows = editor.call(node, aten.embedding.default, weight, mapping)
+    if rank_of(mapping) == 2:
+        rows = editor.call(node, aten.flatten.using_ints, rows, 1, 2)
+    made = last = editor.call(node, aten.embedding.default, rows, ids)
+    if rank_of(mapping) == 2 and not flat:
+        made = editor.call(node, aten.unflatten.int, made, -1, [width, dim])
+    node.replace_all_uses_with(made)
+    return last
+
+
+def _is_of_single(node: fx.Node) -> bool:
+    """Return whether a node is rows of one number each, without the dimension of those."""
+    inner: Any = node.args[0] if node.target is aten.squeeze.dim else None
+    return (
+        isinstance(inner, fx.Node)
+        and inner.target in EMBEDDINGS
+        and shape_of(inner)[-1] == 1
+        and values_of(node)[1] in (-1, rank_of(inner) - 1)
+    )
+
+
+def _mapping(editor: Editor, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """Return the tensor that a node reads rows of, and the ids by which it does."""
+    if node.target is aten.index.Tensor:
+        mapping, indices = values_of(node)
+        ids = indices[0] if len(indices) == 1 else None
+    elif node.target is aten.index_select.default:
+        mapping, dim, ids = values_of(node)
+        ids = ids if dim == 0 else None
+    elif node.target in EMBEDDINGS or node.target is aten.take.default:
+        mapping, ids = node.args[:2]
+    else:
+        return None
+    if not isinstance(ids, fx.Node) or dtype_of(ids) not in INTEGERS or editor.constant(ids):
+        return None
+    ranks = (1,) if node.target is aten.take.default else (1, 2)
+    return (mapping, ids) if editor.constant(mapping) and rank_of(mapping) in ranks else None
