@@ -1,4 +1,19 @@
-"""Binding: which arguments of the schema each parameter of the user's method is given."""
+"""Binding: which arguments of the schema each parameter of the user's method is given.
+
+By name, where the schema makes an argument that is called like the parameter; else its default. One that is left over
+alone is the whole batch, a dict or an object that is read by key or attribute (`x["user_id"]`, `batch.user_id`): it is
+given all arguments. A class of jagged features by key, told by a constructor that takes `keys`, `values` and `lengths`
+or `offsets`, is given the features with `many`. Scores of a catalogue end to end, (B * k,), are made (B, k).
+
+Where that does not fit, `arguments={...}` says what a parameter, or a key that is read, is given:
+
+    {"item_seq_len": "item_seq_lengths"}                    an argument of the schema, by name
+    {"lS_i": ["c0", "c1"], "who": {"user": "user_id"}}      a list, tuple or dict of such, nested
+    {"scale": 2.0}                                          a constant
+    {"sparse": {"f1": "c0"}}                                features by the keys of a jagged object
+    {"sparse": KeyedJagged}                                 the object, where no annotation tells its class
+    {"sparse": (KeyedJagged, ["f1", "f2"])}                 both
+"""
 
 from __future__ import annotations
 
