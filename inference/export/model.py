@@ -28,6 +28,8 @@ from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
+from ringpull.inference.export.diagnosis import named_errors
+from ringpull.inference.export.diagnosis_graph import check_graph
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.passes.plain import make_plain
@@ -117,7 +119,8 @@ def export_model(
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once)
     console = None if quiet else Console()
-    with stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments"):
+    tracing = stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments")
+    with tracing, named_errors(call.described, "splitting it"):
         split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
     outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
@@ -141,7 +144,8 @@ def _export(
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
     cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
-    manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
+    with named_errors(split.call.described, "writing it"):
+        manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
     report = ExportReport(
         path=target,
         manifest=manifest,
@@ -204,6 +208,7 @@ class _Split:
         traced = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
         captured = make_plain(capture(call, traced))
         parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
+        check_graph(call.described, parts.program.graph)
         plans = _plan_tables(parts, keys, tables)
         schema = schema.with_computed(parts.computed)
         return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))
