@@ -79,9 +79,9 @@ def export_model(
 ) -> ExportReport:
     """Split a module into tables and a dense program, and write them as `out_dir/VERSION/`.
 
-    An `nn.Embedding` or `nn.EmbeddingBag` becomes a table, called by its module path, when its index is computed of ids
-    of one row: moved, cast, clamped, hashed, several put together (`KeyExpression`). The others stay in the dense
-    program, up to `max_dense_bytes`.
+    What is looked up, by `nn.Embedding`, `nn.EmbeddingBag`, `w[ids]` or in any other way, becomes a table, called by
+    its module path, when its index is computed of ids of one row: moved, cast, clamped, hashed, several put together
+    (`KeyExpression`). The others stay in the dense program, up to `max_dense_bytes`.
 
     Args:
         module: An ordinary module; nothing in it is rewritten. It is run in evaluation mode, and left as it was. What

@@ -21,6 +21,9 @@ GROWTH: Final = 4
 SMALL: Final = 16 * 1024 * 1024
 """Bytes that a computed weight may have all the same."""
 
+_LONGEST_NAME: Final = 128
+"""Characters of a table's name."""
+
 BOUNDS: Final = "ringpull_bounds"
 """Entry of an embedding's `meta`: pairs of an index that its own is computed of, and how many rows there are for it."""
 
@@ -62,6 +65,7 @@ class Editor:
         name, number = path, 2
         while name in taken:
             name, number = f"{path}_{number}", number + 1
+        name = name[-_LONGEST_NAME:].lstrip(".-")
         attribute = f"weight_made_{len(self.weights)}"
         self.module.register_buffer(attribute, tensor, persistent=False)
         with self.graph.inserting_before(next(iter(self.graph.nodes))):

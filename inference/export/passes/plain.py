@@ -10,12 +10,14 @@ from ringpull.inference.export.passes.constants import compute_constants
 from ringpull.inference.export.passes.editor import Editor
 from ringpull.inference.export.passes.lookups import write_lookups
 from ringpull.inference.export.passes.mappings import leave_out_mappings
+from ringpull.inference.export.passes.names import name_validly
 from ringpull.inference.export.passes.round_trips import leave_out_round_trips
 
 
 def make_plain(captured: Captured) -> Captured:
     """Return a captured module whose graph, which is changed, computes the same with fewer operators."""
     editor = Editor(captured)
+    name_validly(editor)
     read_columns(editor)
     write_lookups(editor)
     read_columns(editor)  # of weights, too, that became embeddings
