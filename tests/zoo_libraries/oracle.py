@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from tests.zoo_libraries.model import ZooModel
 
+COMPUTED = "computed"
+"""What stands before the shape of a tensor that is looked up, and is no weight of the module but made of such."""
 aten = torch.ops.aten
 BAGS = (aten._embedding_bag.default, aten._embedding_bag_forward_only.default)
 BIG = 1000
@@ -40,7 +42,7 @@ class LookUps(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         source, index = _read(func, args)
         if source is not None and index is not None and source.shape[0] >= BIG and source.is_floating_point():
-            name = self._names.get(source.data_ptr(), f"computed {tuple(source.shape)}")
+            name = self._names.get(source.data_ptr(), f"{COMPUTED} {tuple(source.shape)}")
             self.found.setdefault(name, []).append(index.clone())
         return func(*args, **(kwargs or {}))
 
@@ -88,7 +90,7 @@ class UnknownAsZeros(TorchDispatchMode):
             rows = weight.shape[0]
             outside = (index < 0) | (index >= rows)
             if bool(outside.any()):
-                self.asked.add(self._names.get(weight.data_ptr(), f"computed {tuple(weight.shape)}"))
+                self.asked.add(self._names.get(weight.data_ptr(), f"{COMPUTED} {tuple(weight.shape)}"))
                 longer = torch.cat([weight, torch.zeros_like(weight[:1])])
                 args = (longer, torch.where(outside, rows, index), *args[2:])
         return func(*args, **(kwargs or {}))

@@ -6,9 +6,10 @@ with scipy, and hold no weights of torch. So is LDiffRec, which needs a file of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ringpull import Schema, Sparse
@@ -23,7 +24,19 @@ def _ask(module: nn.Module, given: Mapping[str, Tensor]) -> Any:
     return module.predict(interaction(dict(given)))
 
 
-def _model(name: str, once: tuple[str, ...] = (), rows: int = ROWS, **settings: Any) -> ZooModel:
+def _once_predicted(module: nn.Module) -> None:
+    """Score a row: the model then keeps what it propagated, for all rows that follow."""
+    with torch.no_grad():
+        module.predict(interaction({"user_id": torch.tensor([1]), "item_id": torch.tensor([1])}))
+
+
+def _model(
+    name: str,
+    once: tuple[str, ...] = (),
+    rows: int = ROWS,
+    prepare: Callable[[nn.Module], None] | None = None,
+    **settings: Any,
+) -> ZooModel:
     return ZooModel(
         name=name,
         build=lambda: build(name, "general", rows, **settings),
@@ -31,6 +44,7 @@ def _model(name: str, once: tuple[str, ...] = (), rows: int = ROWS, **settings: 
         ask=_ask,
         ids={"user_id": rows, "item_id": rows},
         options={"method": "predict", **({"once": once} if once else {})},
+        prepare=prepare,
     )
 
 
@@ -56,7 +70,7 @@ MODELS = [
     _model("LightGCN", GRAPH),
     _model("NGCF", GRAPH, hidden_size_list=[16, 16]),
     _model("DGCF", GRAPH),
-    _model("SGL", GRAPH),
+    _model("SGL", prepare=_once_predicted),
     _model("NCL", GRAPH, num_clusters=10),
     _model("SpectralCF", GRAPH, rows=SMALL_ROWS),
     _model("GCMC", rows=SMALL_ROWS),

@@ -51,7 +51,7 @@ def _model(name: str, schema: Schema = SCHEMA, **settings: Any) -> ZooModel:
         build=lambda: build(name, "sequential", **settings),
         schema=schema,
         ask=_ask,
-        options={"method": "predict", **({"arguments": LENGTHS} if schema is not BACKWARDS else {})},
+        options={"method": "predict", **({} if name in WITHOUT_LENGTHS else {"arguments": LENGTHS})},
     )
 
 
@@ -67,6 +67,8 @@ def _all_items(name: str, **settings: Any) -> ZooModel:
 
 LENGTHS = {"item_length": "item_id_list_lengths"}
 """Key that RecBole reads, and what the schema calls it."""
+WITHOUT_LENGTHS = ("Caser", "NextItNet", "HGN", "NPE", "SHAN")
+"""Models that do not read it."""
 HEADS: dict[str, Any] = {"hidden_size": 16, "inner_size": 32, "n_heads": 2, "n_layers": 2}
 MODELS = [
     _model("GRU4Rec", hidden_size=32),

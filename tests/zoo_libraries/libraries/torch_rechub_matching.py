@@ -49,14 +49,27 @@ def _ask(module: nn.Module, given: Mapping[str, Any]) -> Any:
     return module(dict(given))
 
 
-def _model(name: str, features: tuple[str, ...], build: Callable[[], nn.Module], mode: str | None = None) -> ZooModel:
+def _open_gates(module: nn.Module) -> None:
+    """Make the gates of SENet positive: with few features, most random ones are closed for all rows."""
+    for name, weight in module.named_parameters():
+        if "senet" in name:
+            weight.data.abs_()
+
+
+def _model(
+    name: str,
+    features: tuple[str, ...],
+    build: Callable[[], nn.Module],
+    mode: str | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> ZooModel:
     def with_mode() -> nn.Module:
         module = build()
         module.mode = mode
         return module
 
     schema = Schema([KINDS[each] for each in features])
-    return ZooModel(name=name, build=with_mode, schema=schema, ask=_ask)
+    return ZooModel(name=name, build=with_mode, schema=schema, ask=_ask, prepare=prepare)
 
 
 def _sasrec() -> nn.Module:
@@ -77,7 +90,7 @@ SERVED = ("user", "history")
 
 MODELS = [
     _model("DSSM", ("user", "place", "recent", "item"), lambda: _dssm(matching.DSSM)),
-    _model("DSSM (SENet)", ("user", "place", "recent", "item"), lambda: _dssm(dssm_senet.DSSM)),
+    _model("DSSM (SENet)", ("user", "place", "recent", "item"), lambda: _dssm(dssm_senet.DSSM), prepare=_open_gates),
     _model(
         "FaceBookDSSM",
         ("user", "recent", "item", "other"),
