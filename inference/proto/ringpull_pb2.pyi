@@ -167,11 +167,13 @@ class Filled(_message.Message):
         MISSING: _ClassVar[Filled.Reason]
         UNAVAILABLE: _ClassVar[Filled.Reason]
         DEGRADED: _ClassVar[Filled.Reason]
+        BEYOND: _ClassVar[Filled.Reason]
     REASON_UNSPECIFIED: Filled.Reason
     ABSENT: Filled.Reason
     MISSING: Filled.Reason
     UNAVAILABLE: Filled.Reason
     DEGRADED: Filled.Reason
+    BEYOND: Filled.Reason
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]

@@ -17,6 +17,7 @@ from ringpull.inference.head.pipeline import Pipeline
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.model.manifest import IdLimit
+from ringpull.inference.prediction import Filled
 from ringpull.inference.schema.columns import Ragged
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import Computed
@@ -218,6 +219,14 @@ async def test_context_is_replaced_too():
     )
     work = preparation.prepare([sent, sent]).work
     assert work.feature("user").prepared.ids.tolist() == [3, 3]
+    assert [group.filled() for group in work.groups] == [[(Filled("user", "beyond", 1),)] * 2]
+
+
+def test_replies_count_the_ids_that_were_replaced() -> None:
+    preparation = preparation_of(declared(item=7, history=2), item=(0, 10), history=(1, 10))
+    sent = [*rows_of([3, 10, -5], history=[5, 0, 2**40]), *rows_of([4], history=[])]
+    [group] = preparation.prepare([received_of(columns_of(each)) for each in (rows_of([1]), sent)]).work.groups
+    assert group.filled() == [(), (Filled("item", "beyond", 2), Filled("history", "beyond", 6))]
 
 
 @pytest.mark.parametrize("context", [(), ("user",), ("item",)])

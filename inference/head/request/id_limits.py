@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.model.manifest import IdLimit, Manifest
-from ringpull.inference.schema.features import Prepared, PreparedFeature, PreparedRequests
+from ringpull.inference.schema.features import Fill, Prepared, PreparedFeature, PreparedRequests
 from ringpull.inference.schema.kinds import Computed, Dense, Feature, MadeFeature
+from ringpull.inference.schema.raw_columns import offsets_of
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, InvalidInput
 
@@ -145,11 +146,18 @@ class _Bound(NamedTuple):
             )
 
     def replaced(self, part: Prepared, beyond: BoolArray) -> Prepared:
-        """Return a part whose ids beyond are replaced."""
+        """Return a part whose ids beyond are replaced, and count as filled in."""
         feature = part.features[self.name]
         assert self.instead is not None
         ids = np.where(beyond, np.int64(self.instead), _ids(feature))
-        return replace(part, features={**part.features, self.name: replace(feature, ids=ids)})
+        by_row = beyond.astype(np.int64)
+        if feature.offsets is not None:
+            by_row = np.diff(offsets_of(by_row)[feature.offsets])
+        return replace(
+            part,
+            features={**part.features, self.name: replace(feature, ids=ids)},
+            fills=(*part.fills, Fill(self.name, "beyond", by_row)),
+        )
 
 
 def _held(bounds: Iterable[_Bound], computed: Iterable[Computed], prepared: PreparedRequests) -> Held:
