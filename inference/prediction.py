@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-FillReason = Literal["absent", "missing", "unavailable", "degraded"]
+FillReason = Literal["absent", "missing", "unavailable", "degraded", "beyond"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Filled:
     reason: FillReason
     """Reason for filling in. absent: not sent, the missing rule stands for it. missing: NaN or empty values, the
     missing rule stands for them. unavailable: no live shard had the keys, default vectors stand for their rows.
-    degraded: the head is under load and did not look the ids up, default vectors stand for their rows."""
+    degraded: the head is under load and did not look the ids up, default vectors stand for their rows.
+    beyond: ids that the model has no row for, the one that the schema declares stands for them."""
     values: int
     """Number of values filled in; an absent feature counts one per row it was prepared for."""
 

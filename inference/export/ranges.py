@@ -20,6 +20,7 @@ from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import Cross, Feature
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import Bucketize, Hash, Vocabulary
+from ringpull.ps.errors import InvalidInput
 
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -105,7 +106,11 @@ def _spread(low: int, high: int) -> Int64Array:
 
 
 def limits_of(ranges: Iterable[IdRange], schema: Schema) -> tuple[IdLimit, ...]:
-    """Return what must be known of requests: the ids of each feature that embeddings which stay dense have rows for."""
+    """Return what must be known of requests: the ids of each feature that embeddings which stay dense have rows for.
+
+    Raises:
+        InvalidInput: A feature's `beyond` is no such id.
+    """
     found: dict[str, tuple[int, int]] = {}
     for each in ranges:
         if each.table is not None or len(each.features) > 1 or (limit := each.limit()) is None:
@@ -117,6 +122,9 @@ def limits_of(ranges: Iterable[IdRange], schema: Schema) -> tuple[IdLimit, ...]:
     for name, (low, high) in found.items():
         made = ids_made(schema[name])
         if low < high and not (made is not None and low <= 0 and made <= high):
+            beyond = getattr(schema[name], "beyond", None)
+            if beyond is not None and not low <= beyond < high:
+                raise InvalidInput(f"feature {name}: beyond is {beyond}; the model takes ids from {low} to {high - 1}")
             limits.append(IdLimit(feature=name, low=low, high=high))
     return tuple(limits)
 

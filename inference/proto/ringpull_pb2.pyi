@@ -167,11 +167,13 @@ class Filled(_message.Message):
         MISSING: _ClassVar[Filled.Reason]
         UNAVAILABLE: _ClassVar[Filled.Reason]
         DEGRADED: _ClassVar[Filled.Reason]
+        BEYOND: _ClassVar[Filled.Reason]
     REASON_UNSPECIFIED: Filled.Reason
     ABSENT: Filled.Reason
     MISSING: Filled.Reason
     UNAVAILABLE: Filled.Reason
     DEGRADED: Filled.Reason
+    BEYOND: Filled.Reason
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
@@ -302,7 +304,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
 
 class FeatureInfo(_message.Message):
-    __slots__ = ("name", "kind", "dtype", "many", "weighted", "optional", "width", "max_length")
+    __slots__ = ("name", "kind", "dtype", "many", "weighted", "optional", "width", "max_length", "never_empty")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +313,7 @@ class FeatureInfo(_message.Message):
     OPTIONAL_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    NEVER_EMPTY_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     dtype: DataType
@@ -319,7 +322,8 @@ class FeatureInfo(_message.Message):
     optional: bool
     width: int
     max_length: int
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., many: bool = ..., weighted: bool = ..., optional: bool = ..., width: _Optional[int] = ..., max_length: _Optional[int] = ...) -> None: ...
+    never_empty: bool
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., many: bool = ..., weighted: bool = ..., optional: bool = ..., width: _Optional[int] = ..., max_length: _Optional[int] = ..., never_empty: bool = ...) -> None: ...
 
 class OutputInfo(_message.Message):
     __slots__ = ("name", "shape")

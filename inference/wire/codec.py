@@ -24,6 +24,7 @@ _REASONS: Final[dict[FillReason, pb.Filled.Reason]] = {
     "missing": pb.Filled.MISSING,
     "unavailable": pb.Filled.UNAVAILABLE,
     "degraded": pb.Filled.DEGRADED,
+    "beyond": pb.Filled.BEYOND,
 }
 _REASON_NAMES: Final[dict[int, FillReason]] = {int(number): reason for reason, number in _REASONS.items()}
 

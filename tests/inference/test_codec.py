@@ -26,6 +26,7 @@ def test_a_prediction_comes_back(typed) -> None:
             Filled("b", "missing", 1),
             Filled("c", "unavailable", 9),
             Filled("d", "degraded", 3),
+            Filled("e", "beyond", 4),
         ),
         timings=Timings(decode_us=1, features_us=2, queue_us=3, lookup_us=4, dense_us=5, total_us=15, batch_rows=2),
         model="ranker",

@@ -17,7 +17,10 @@ from ringpull.inference.head.pipeline import Pipeline
 from ringpull.inference.head.request.preparation import Preparation
 from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.model.manifest import IdLimit
+from ringpull.inference.prediction import Filled
 from ringpull.inference.schema.columns import Ragged
+from ringpull.inference.schema.key_expressions import KeyExpression
+from ringpull.inference.schema.kinds import Computed
 from ringpull.inference.schema.schema import Cross, Dense, IdSequence, Schema, Sparse
 from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.ps.errors import CorruptData, InvalidInput
@@ -216,6 +219,38 @@ async def test_context_is_replaced_too():
     )
     work = preparation.prepare([sent, sent]).work
     assert work.feature("user").prepared.ids.tolist() == [3, 3]
+    assert [group.filled() for group in work.groups] == [[(Filled("user", "beyond", 1),)] * 2]
+
+
+def test_replies_count_the_ids_that_were_replaced() -> None:
+    preparation = preparation_of(declared(item=7, history=2), item=(0, 10), history=(1, 10))
+    sent = [*rows_of([3, 10, -5], history=[5, 0, 2**40]), *rows_of([4], history=[])]
+    [group] = preparation.prepare([received_of(columns_of(each)) for each in (rows_of([1]), sent)]).work.groups
+    assert group.filled() == [(), (Filled("item", "beyond", 2), Filled("history", "beyond", 6))]
+
+
+@pytest.mark.parametrize("context", [(), ("user",), ("item",)])
+def test_what_is_computed_of_ids_is_computed_of_their_stand_ins(context) -> None:
+    """As the model would, given these ids; a cross is made of what was sent."""
+    key = KeyExpression.of(
+        "add", KeyExpression.of("mul", KeyExpression.ids(), KeyExpression.constant(1000)), KeyExpression.ids(1)
+    )
+    schema = Schema(
+        [Sparse("user", beyond=4), Sparse("item", beyond=7), Computed("pair", of=("user", "item"), key=key)]
+    )
+    manifest = replace(make_manifest((), ("user",)), limits=limits_of(user=(0, 5), item=(0, 10)))
+    users, items = ([3, 3, 3] if "user" in context else [1, 99, 2]), ([50] * 3 if "item" in context else [5, 6, -1])
+    columns = {"user": np.array(users), "item": np.array(items)}
+    sent = received_of(
+        {name: column for name, column in columns.items() if name not in context},
+        {name: columns[name][:1] for name in context},
+    )
+    work = Preparation(manifest, schema).prepare([sent, sent]).work
+    expected = [
+        (user if 0 <= user < 5 else 4) * 1000 + (item if 0 <= item < 10 else 7)
+        for user, item in zip(users, items, strict=True)
+    ]
+    assert work.every_row("pair").ids.tolist() == expected * 2
 
 
 def test_stand_ins_are_ids_after_transforms() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -20,9 +21,12 @@ from ringpull.inference.head.frontends.grpc.methods import code_of
 from ringpull.inference.head.frontends.grpc.server import SERVICES, GrpcServer
 from ringpull.inference.head.frontends.grpc.service import AdminService, PredictorService
 from ringpull.inference.head.frontends.http.server import HttpServer, application
+from ringpull.inference.head.frontends.metadata import describe
 from ringpull.inference.head.frontends.ports import claim
 from ringpull.inference.head.predictor import Predictor
+from ringpull.inference.model.version import LoadedVersion
 from ringpull.inference.proto import ringpull_pb2 as pb
+from ringpull.inference.schema.schema import Dense, IdSequence, Schema, Sparse
 from ringpull.inference.wire.codec import as_call, encode_request
 from ringpull.ps.errors import (
     ChangeGivenUp,
@@ -37,7 +41,7 @@ from ringpull.ps.errors import (
     Unavailable,
 )
 from tests.inference.served import ROWS, still_serves
-from tests.inference.small_model import columns_of, make_tables, plain_row
+from tests.inference.small_model import columns_of, make_manifest, make_tables, plain_row
 
 pytestmark = pytest.mark.net
 
@@ -218,6 +222,14 @@ def test_every_error_has_its_status(error, code):
 
 
 # -- metadata, health, reflection --------------------------------------------------------------------------------------
+
+
+def test_model_says_which_lists_are_never_empty():
+    schema = Schema(
+        [Sparse("a", many=True, never_empty=True), IdSequence("b", length=2, never_empty=True), Sparse("c"), Dense("d")]
+    )
+    model = describe(LoadedVersion(Path("ranker/3"), make_manifest((), ("d",)), schema, None), [3])
+    assert [feature.name for feature in model.features if feature.never_empty] == ["a", "b"]
 
 
 async def test_model_describes_features_outputs_and_tables(client):

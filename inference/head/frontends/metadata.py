@@ -57,7 +57,7 @@ def _feature(feature: SentFeature) -> pb.FeatureInfo:
     if isinstance(feature, Dense):
         info.dtype, info.width = pb.FLOAT32, feature.width
         return info
-    info.dtype = DATA_TYPES[feature.dtype]
+    info.dtype, info.never_empty = DATA_TYPES[feature.dtype], feature.never_empty
     if isinstance(feature, IdSequence):
         info.many, info.max_length = True, feature.length
     else:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.model.manifest import IdLimit, Manifest
-from ringpull.inference.schema.features import Prepared, PreparedFeature, PreparedRequests
-from ringpull.inference.schema.kinds import Dense, Feature, MadeFeature
+from ringpull.inference.schema.features import Fill, Prepared, PreparedFeature, PreparedRequests
+from ringpull.inference.schema.kinds import Computed, Dense, Feature, MadeFeature
+from ringpull.inference.schema.raw_columns import offsets_of
 from ringpull.inference.schema.schema import Schema
 from ringpull.ps.errors import CorruptData, InvalidInput
 
@@ -53,6 +54,7 @@ class IdLimits:
             if feature is None:
                 raise CorruptData(f"manifest: the ids of {limit.feature} have a limit; it is not in the schema")
             self._bound[limit.feature] = _Bound.of(limit, feature)
+        self._computed = [each for each in schema.features if isinstance(each, Computed)]
 
     @classmethod
     def of(cls, manifest: Manifest, schema: Schema) -> IdLimits:
@@ -64,14 +66,14 @@ class IdLimits:
 
     def held(self, prepared: PreparedRequests) -> Held:
         """Hold requests that were prepared together against the limits."""
-        return _held(self._bound.values(), prepared)
+        return _held(self._bound.values(), self._computed, prepared)
 
     def within(self, prepared: PreparedRequests) -> PreparedRequests:
         """Return requests whose ids beyond are replaced by some that the model takes, whatever features declare."""
         bounds = [
             bound if bound.instead is not None else bound._replace(instead=bound.low) for bound in self._bound.values()
         ]
-        return _held(bounds, prepared).prepared
+        return _held(bounds, self._computed, prepared).prepared
 
 
 class _Bound(NamedTuple):
@@ -144,15 +146,23 @@ class _Bound(NamedTuple):
             )
 
     def replaced(self, part: Prepared, beyond: BoolArray) -> Prepared:
-        """Return a part whose ids beyond are replaced."""
+        """Return a part whose ids beyond are replaced, and count as filled in."""
         feature = part.features[self.name]
         assert self.instead is not None
         ids = np.where(beyond, np.int64(self.instead), _ids(feature))
-        return replace(part, features={**part.features, self.name: replace(feature, ids=ids)})
+        by_row = beyond.astype(np.int64)
+        if feature.offsets is not None:
+            by_row = np.diff(offsets_of(by_row)[feature.offsets])
+        return replace(
+            part,
+            features={**part.features, self.name: replace(feature, ids=ids)},
+            fills=(*part.fills, Fill(self.name, "beyond", by_row)),
+        )
 
 
-def _held(bounds: Iterable[_Bound], prepared: PreparedRequests) -> Held:
+def _held(bounds: Iterable[_Bound], computed: Iterable[Computed], prepared: PreparedRequests) -> Held:
     refused: dict[int, InvalidInput] = {}
+    replaced: set[str] = set()
     for bound in bounds:
         once = bound.name not in prepared.candidates.features
         part = prepared.context if once else prepared.candidates
@@ -164,11 +174,33 @@ def _held(bounds: Iterable[_Bound], prepared: PreparedRequests) -> Held:
             first_rows = np.arange(len(prepared.row_counts)) if once else _starts(prepared.row_counts)
             for request, error in bound.errors(feature, beyond, first_rows, once=once):
                 refused.setdefault(request, error)
-        elif once:
+            continue
+        replaced.add(bound.name)
+        if once:
             prepared = replace(prepared, context=bound.replaced(part, beyond))
         else:
             prepared = replace(prepared, candidates=bound.replaced(part, beyond))
+    for made in computed:
+        if replaced & set(made.of):
+            prepared = _computed_again(made, prepared)
     return Held(prepared, refused)
+
+
+def _computed_again(made: Computed, prepared: PreparedRequests) -> PreparedRequests:
+    """Return requests with a feature that is computed of prepared ids, computed of those that there are now."""
+    candidates, context = prepared.candidates, prepared.context
+    if made.name in context.features:
+        ids = made.key.evaluate(*(_ids(context.features[each]) for each in made.of))
+        feature = replace(context.features[made.name], ids=ids)
+        return replace(prepared, context=replace(context, features={**context.features, made.name: feature}))
+    taken = [
+        _ids(candidates.features[each])
+        if each in candidates.features
+        else np.repeat(_ids(context.features[each]), prepared.row_counts)
+        for each in made.of
+    ]
+    feature = replace(candidates.features[made.name], ids=made.key.evaluate(*taken))
+    return replace(prepared, candidates=replace(candidates, features={**candidates.features, made.name: feature}))
 
 
 def _ids(feature: PreparedFeature) -> Int64Array:
