@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 _DATA: Final[Any] = torch.Tensor.data.__get__  # type: ignore[attr-defined]
@@ -35,6 +36,7 @@ def ready(module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_without_wrappers(module))
         stack.enter_context(evaluating(module))
+        stack.enter_context(_plain_attention())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
@@ -50,6 +52,26 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Leave out what torch's attention decides by the values of masks: nothing that is traced can.
+
+    In evaluation alone it packs rows by their padding, which gives what training does, but zeros at padded places; and
+    it looks whether a mask is that of a later place, to take a faster kernel for it.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    detect = getattr(transformer, "_detect_is_causal_mask", None)
+    torch.backends.mha.set_fastpath_enabled(False)
+    if detect is not None:
+        transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        if detect is not None:
+            transformer._detect_is_causal_mask = detect
 
 
 @contextmanager
