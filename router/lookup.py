@@ -54,6 +54,8 @@ class LookupResult:
     """Keys no live shard could answer for, filled in by the table's policy `on_unavailable: default`."""
     bytes_rows: BytesRows | None = None
     """Rows of the N keys of a table of bytes, owned by the caller; None of any other table."""
+    withheld: bool = False
+    """Whether some keys were not looked up, and default vectors stand for them."""
     absent: Absent | None = None
     """Keys for which the default vector stands, where these are pooled; None: there are none, or a shard of an earlier
     build did not tell them, or nothing is pooled: see `found`."""

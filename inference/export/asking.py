@@ -63,7 +63,8 @@ def ask_module(
         except Exception as exc:  # the module's own error, on arguments that the schema says are right
             raise ExportError(
                 f"{doing}: {asked.described} fails on {rows_described}: {type(exc).__name__}: {exc}. If they"
-                " are not valid for it, skip the check with check_rows=0"
+                " are not valid for it: declare never_empty=True where a list may not be empty, give check_columns like"
+                " those it was trained on, or skip the check with check_rows=0"
             ) from exc
     pairs = zip(outputs, leaves, strict=True)
     return {output.name: leaf.to("cpu", torch.float32).numpy() for output, leaf in pairs}

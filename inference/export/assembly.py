@@ -75,7 +75,7 @@ def _taken(probe: Probe, graph: fx.Graph, joined: fx.Node, chosen: NDArray[np.in
         return _call(graph, aten.expand.default, one, [-1, elements, dim])
     module = probe.captured.graph_module
     name = next(each for each in map(_ELEMENTS.format, count()) if not hasattr(module, each))
-    setattr(module, name, torch.from_numpy(chosen.copy()).to(probe.device))
+    module.register_buffer(name, torch.from_numpy(chosen.copy()).to(probe.device), persistent=False)
     return _call(graph, aten.index_select.default, joined, 1, graph.get_attr(name))
 
 

@@ -104,13 +104,13 @@ def _pooled(part: Part, table: str, pooling: Pooling, padding_row: int | None, *
 
 
 def _is_pull(probe: Probe, read: Index, width: int, padding_row: int | None) -> bool:
-    """Return whether bags of `width` ids are those of a sequence whose padding the operator drops, or of single ids."""
+    """Return whether bags of `width` ids are those of a sequence, or of single ids that may be dropped."""
     if not read.in_order:
         return False
     part = read.parts[0]
     feature = probe.schema[part.sources[0].feature]
     if isinstance(feature, IdSequence):
-        return width == feature.length and padding_row == part.row_of(feature.pad)
+        return width == feature.length
     return width == 1 and padding_row is not None
 
 

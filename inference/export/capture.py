@@ -24,6 +24,8 @@ from torch.utils._pytree import tree_map, tree_unflatten
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.calls.once import is_sparse
 from ringpull.inference.export.calls.ready import ready
+from ringpull.inference.export.diagnosis import refusal
+from ringpull.inference.export.diagnosis_rows import check_rows_free
 from ringpull.inference.export.examples import TRACED_ROWS
 from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.model.manifest import ProgramOutput
@@ -67,7 +69,7 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
         except ExportError:  # ours, of how the module uses what it is given
             raise
         except Exception as exc:  # torch.export raises errors of many roots, and those of the module itself
-            raise ExportError(f"torch.export cannot trace {described}: {_first_line(exc)}") from exc
+            raise refusal(exc, described, lambda: module(*args)) from exc
 
 
 def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
@@ -78,6 +80,7 @@ def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
     """
     with ready(call.module):
         program = _trace(call, dict(arguments))
+        check_rows_free(program, call.described, lambda: _trace(call, dict(arguments)))
         _refuse_max_norm(call, program)
         if any(_is_in_place(node) for node in program.graph.nodes):
             with quiet_torch():
@@ -111,11 +114,6 @@ def _refuse_max_norm(call: Call, program: ExportedProgram) -> None:
                 f"embedding {name}: max_norm changes rows while"
                 " they are read, which a served table does not do; renormalise the weight once and drop max_norm"
             )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _is_in_place(node: fx.Node) -> bool:

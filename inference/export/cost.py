@@ -19,6 +19,7 @@ from ringpull.inference.export.report import CostReport
 from ringpull.inference.export.rows import part_of
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.model.manifest import ProgramOutput
+from ringpull.inference.model.samples import differences
 from ringpull.inference.schema.columns import as_columns
 from ringpull.inference.schema.features import Prepared
 from ringpull.inference.schema.schema import Schema
@@ -89,7 +90,7 @@ def measure_cost(
         made = schema.arguments(part, list(plain.names))
         before.add(ask_module(plain, made, outputs, doing="row types", rows_described=described))
         after.add(ask_module(served, made, outputs, doing="row types", rows_described=described))
-    differences = np.concatenate([_differences(before.of(each), after.of(each)) for each in before.names])
+    changes = np.concatenate([differences(after.of(each), before.of(each)).reshape(-1) for each in before.names])
     auc = auc_after = None
     if data.labels is not None:
         name = outputs[0].name
@@ -97,8 +98,8 @@ def measure_cost(
     return CostReport(
         rows=data.prepared.rows,
         given=data.given,
-        largest_difference=float(differences.max(initial=0.0)),
-        mean_difference=float(differences.mean()) if differences.size else 0.0,
+        largest_difference=float(changes.max(initial=0.0)),
+        mean_difference=float(changes.mean()) if changes.size else 0.0,
         auc=auc,
         auc_difference=None if auc is None or auc_after is None else auc_after - auc,
     )
@@ -129,14 +130,6 @@ class _Scores:
 
     def of(self, name: str) -> NDArray[np.float64]:
         return np.concatenate([part[name] for part in self._parts]).astype(np.float64)
-
-
-def _differences(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return |after - before|, flat; 0 where both are the same infinity or NaN, infinite where only one is NaN."""
-    same = (before == after) | (np.isnan(before) & np.isnan(after))
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(after - before)
-    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference)).reshape(-1)
 
 
 def _one_score(name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from ringpull.inference.export.marks import ID_PARTS, MarkReader, Marks, Source,
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.refusals import NotPlain
 from ringpull.inference.schema.key_expressions import MAX_FEATURES, KeyExpression
+from ringpull.inference.schema.schema import Schema
 
 __all__ = ["ID_PARTS", "Index", "Layout", "NotPlain", "Part", "Source", "read_index"]
 
@@ -107,7 +108,7 @@ def read_index(probe: Probe, node: fx.Node, rows: int) -> Index:
             raise NotPlain("its index is constant")
         read.append(marks)
     numbers = np.unique(np.concatenate([each.meanings.reshape(-1).numpy() for each in read]))
-    parts = {number: _part(reader, number, rows) for number in numbers.tolist()}
+    parts = {number: _part(reader, probe.schema, number, rows) for number in numbers.tolist()}
     _check_counts(parts.values())
     ragged = [part for part in parts.values() if _part_kind(probe, part.sources[0]) == "values"]
     if ragged:
@@ -123,7 +124,7 @@ def read_index(probe: Probe, node: fx.Node, rows: int) -> Index:
     return Index(tuple(distinct), Layout(layout.before, layout.times, layout.after, layout.tiled, own, layout.places))
 
 
-def _part(reader: MarkReader, number: int, rows: int) -> Part:
+def _part(reader: MarkReader, schema: Schema, number: int, rows: int) -> Part:
     meaning = reader.meaning(number)
     if isinstance(meaning, Unread):
         raise NotPlain(meaning.reason)
@@ -135,7 +136,8 @@ def _part(reader: MarkReader, number: int, rows: int) -> Part:
     by_feature: dict[str, Source] = {}  # one that comes as two arguments, its own and in a stack, has the same ids
     for each in numbers:
         by_feature.setdefault(reader.sources[each].feature, reader.sources[each])
-    sources, features = tuple(by_feature.values()), list(by_feature)
+    features = sorted(by_feature, key=schema.place)
+    sources = tuple(by_feature[each] for each in features)
     if len(sources) > MAX_FEATURES:
         raise NotPlain(f"its index is computed of {len(sources)} features; {MAX_FEATURES} may be")
     key = meaning.renumbered({each: features.index(reader.sources[each].feature) for each in numbers})

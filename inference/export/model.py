@@ -28,6 +28,8 @@ from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
 from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
+from ringpull.inference.export.diagnosis import named_errors
+from ringpull.inference.export.diagnosis_graph import check_graph
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.passes.plain import make_plain
@@ -77,9 +79,9 @@ def export_model(
 ) -> ExportReport:
     """Split a module into tables and a dense program, and write them as `out_dir/VERSION/`.
 
-    An `nn.Embedding` or `nn.EmbeddingBag` becomes a table, called by its module path, when its index is an argument
-    of the forward after reshape, cast or the addition of a constant. The others stay in the dense program up to 64
-    MiB.
+    An `nn.Embedding` or `nn.EmbeddingBag` becomes a table, called by its module path, when its index is computed of ids
+    of one row: moved, cast, clamped, hashed, several put together (`KeyExpression`). The others stay in the dense
+    program, up to `max_dense_bytes`.
 
     Args:
         module: An ordinary module; nothing in it is rewritten. It is run in evaluation mode, and left as it was. What
@@ -90,61 +92,64 @@ def export_model(
         keys: Per table the raw id of each row, or the features' Vocabulary: serving then looks up raw ids. Tables not
             named are keyed by row number.
         name: The model's name; default: the name of `out_dir`.
-        method: The method that scores, `forward` or another: `method="predict"`. Its parameters are arguments of the
-            schema (`Schema.argument_names`), by name. One that is left over alone is the whole batch, a dict or an
-            object that is read by key or attribute (`x["user_id"]`, `batch.user_id`): it is given all of them. A class
-            of jagged features by key, told by a constructor that takes `keys`, `values` and `lengths` or `offsets`, is
-            given the features with `many`. Scores of a catalogue end to end, (B * k,), become (B, k).
-        arguments: What a parameter, or a key that is read, is given where that differs: an argument of the schema by
-            name (`{"item_seq_len": "item_seq_lengths"}`), a list, tuple or dict of such
-            (`{"lS_i": ["c0", "c1"], "lS_o": ["c0_offsets", "c1_offsets"]}`), a constant (`{"scale": 2.0}`), or the
-            class of features by key (`{"sparse": KeyedJagged}`, or with keys `{"sparse": (KeyedJagged, ["f1", "f2"])}`;
-            of a parameter with that annotation the keys alone, `{"sparse": {"f1": "c0"}}`).
-        once: Methods that take nothing of a request, such as the propagation of embeddings through a graph:
-            `once=["forward"]`. They are run once, before the trace, and may use sparse tensors; what they return is a
-            weight, called by method and place (`forward.0`), and a table where it is looked up.
+        method: The method that scores: `method="predict"`. It is given arguments of the schema by name, or a dict of
+            all where it takes one thing; more in `ringpull.inference.export.calls.bind`.
+        arguments: What a parameter, or a key that it reads, is given, where that differs:
+            `{"item_seq_len": "item_seq_lengths", "lS_i": ["c0", "c1"], "scale": 2.0}`.
+        once: Methods without inputs, run once: their results are weights. `once=["forward"]`: a graph's propagation.
         tables: Options per table: how it is deployed, and how its rows are stored.
-        max_dense_bytes: The largest embedding that may stay in the dense program, where it cannot be a table:
-            `max_dense_bytes=256 << 20`.
+        max_dense_bytes: The largest embedding that may stay in the dense program: `max_dense_bytes=256 << 20`.
         check_rows: Made-up rows for the self-check; 0 skips it. A few of them go into the version, with their outputs:
             a head holds the version against them before it goes live.
         check_columns: Rows, as training takes them, on which to measure what short row types cost; default: made-up
             ones. Half of the rows of the self-check are of them, the others have lengths like theirs.
         check_labels: 0 or 1 for each row of `check_columns`: reports the difference in AUC of the first output.
         max_diff: The most that short row types may change a score; above it, nothing is written.
-        degrade: Steps of a head under load before it refuses requests: `UseDefault`, `CutBags`, `CapCandidates`
-            and `UseVersion` steps, the first taken first. Replies say so.
+        degrade: What a head does under load before it refuses requests, step by step.
         classes: Names of the classes of an output (B, C), by output: TensorFlow Serving's clients are told.
         quiet: Print no report and no progress.
 
     Raises:
-        InvalidInput: The name, the version or an option is not valid, `arguments` holds what can be no argument, a
-            degrade step or classes do not fit the model, or a row type cannot hold a number.
-        ExportError: A parameter cannot be bound, and the message holds a wrapper to paste; the module cannot be split,
-            a key is wrong, scores change by more than `max_diff`, or the self-check fails. The message names module or
-            table and reason.
+        InvalidInput: The name, the version or an option is not valid, or does not fit the model.
+        ExportError: The module cannot be called or split, a key is wrong, scores change by more than `max_diff`, or
+            the self-check fails. The message names module or table and reason.
     """
     name = Path(out_dir).resolve().name if name is None else name
     _check_sent_names(schema)
     target = new_version(Path(out_dir), name, version)
     call = bind(module, schema, method=method, arguments=arguments, once=once)
     console = None if quiet else Console()
-    with stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments"):
+    tracing = stage(console, f"tracing {call.described} with {len(call.arguments):,} arguments")
+    with tracing, named_errors(call.described, "splitting it"):
         split = _Split.of(name, call, schema, keys or {}, tables or {}, max_dense_bytes)
     outputs = with_classes(split.captured.outputs, classes or {})
     steps = check_steps(degrade, split.serving.schema, [each.feature for each in split.serving.lookups], version)
     data = CheckData.read(split.schema, check_columns, check_labels)
+    return _export(split, target, outputs, steps, check_rows, data, max_diff, console)
+
+
+def _export(
+    split: _Split,
+    target: Path,
+    outputs: tuple[ProgramOutput, ...],
+    steps: tuple[Step, ...],
+    check_rows: int,
+    data: CheckData | None,
+    max_diff: float | None,
+    console: Console | None,
+) -> ExportReport:
+    """Measure what rounding costs, write the version, and report."""
     given = None if data is None else data.prepared
     if data is None and check_rows > 0:
         data = CheckData(split.made_rows(COST_ROWS)[0], given=False)
-    cost = measure_cost(split.parts.plain, schema, split.captured.outputs, split.plans, data)
+    cost = measure_cost(split.parts.plain, split.schema, split.captured.outputs, split.plans, data)
     refuse_above(cost, max_diff)
-    manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
-    described = tuple(_table_report(entry, split, split.plans[entry.spec.name]) for entry in manifest.tables)
+    with named_errors(split.call.described, "writing it"):
+        manifest, check = _write(split, target, outputs, steps, check_rows, given, console)
     report = ExportReport(
         path=target,
         manifest=manifest,
-        tables=described,
+        tables=tuple(_table_report(entry, split, split.plans[entry.spec.name]) for entry in manifest.tables),
         kept=split.parts.kept,
         large=split.parts.large,
         check=check,
@@ -203,6 +208,7 @@ class _Split:
         traced = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
         captured = make_plain(capture(call, traced))
         parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
+        check_graph(call.described, parts.program.graph)
         plans = _plan_tables(parts, keys, tables)
         schema = schema.with_computed(parts.computed)
         return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))

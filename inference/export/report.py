@@ -69,6 +69,7 @@ class CheckReport:
     rows: int
     largest_difference: float
     largest_output: float
+    """The largest magnitude of an output that is finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,7 +125,7 @@ class SelfCheck:
                 "a row's depends on the other rows of its batch, which in serving are those of other requests",
             )
             begin = end
-        largest = max(float(np.abs(values).max(initial=0.0)) for values in expected.values())
+        largest = max(float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) for values in expected.values())
         return CheckReport(rows=served.rows, largest_difference=worst, largest_output=largest)
 
     def samples(self, served: Prepared) -> Samples:

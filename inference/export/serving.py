@@ -15,11 +15,12 @@ import numpy as np
 from ringpull.inference.export.cut import Cut
 from ringpull.inference.export.index import ID_PARTS
 from ringpull.inference.export.keys import RowKeys
+from ringpull.inference.export.raw_masks import compared_with, say
 from ringpull.inference.export.tables import TablePlan
 from ringpull.inference.export.uses import Use
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.schema.arguments import Argument
-from ringpull.inference.schema.kinds import IdSequence, MadeFeature
+from ringpull.inference.schema.kinds import Computed, IdSequence, MadeFeature
 from ringpull.inference.schema.schema import Schema
 from ringpull.inference.schema.transforms import ValueType, Vocabulary
 from ringpull.ps.errors import ExportError, InvalidInput
@@ -59,11 +60,8 @@ def plan_serving(
     raw = _raw_features(cut, schema, keys)
     for name in cut.arguments:
         argument = arguments[name]
-        for feature in set(argument.features) & raw.keys() if argument.part in ID_PARTS else ():
-            raise ExportError(
-                f"feature {feature}: its table {raw[feature].table} is keyed by raw ids, but the dense program also"
-                f" uses its row numbers (argument {name}). For a mask, take {feature}_lengths; else export without keys"
-            )
+        if argument.part in ID_PARTS and not set(argument.features).isdisjoint(raw):
+            _say_by_raw_ids(cut, argument, raw)
     try:
         served = schema.for_serving({name: _VALUE_TYPES[each.key_type] for name, each in raw.items()})
     except InvalidInput as exc:
@@ -78,6 +76,26 @@ def plan_serving(
     return Serving(served, lookups, frozenset(raw))
 
 
+def _say_by_raw_ids(cut: Cut, argument: Argument, raw: Mapping[str, RowKeys]) -> None:
+    """Compare ids that the dense program reads with raw ids, if comparing them is all it does."""
+    feature = next(each for each in argument.features if each in raw)
+    table = raw[feature]
+    use = next(each for each in cut.uses if each.feature == feature)
+    comparisons = None
+    if argument.features == (feature,):
+        comparisons = compared_with(cut.program, argument.name, -use.add)
+    rows = {number: number + use.add for _, number in (comparisons or {}).values()}
+    unknown = [number for number, row in rows.items() if not table.first <= row < table.rows]
+    if comparisons is None or unknown:
+        what = "compares them with row 0, that of unknown ones" if unknown else "uses its row numbers"
+        raise ExportError(
+            f"feature {feature}: its table {table.table} is keyed by raw ids, but the dense program also {what}"
+            f" (argument {argument.name}). For a mask, take {feature}_lengths; else export without keys"
+        )
+    say(comparisons, {number: _prepared_id(table, row) for number, row in rows.items()})
+    cut.program.recompile()
+
+
 def _raw_features(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict[str, RowKeys]:
     """Return the keys by which each feature of raw ids is looked up; one feature cannot be both raw and numbered."""
     found: dict[str, RowKeys] = {}
@@ -89,6 +107,11 @@ def _raw_features(cut: Cut, schema: Schema, keys: Mapping[str, RowKeys]) -> dict
             continue
         found.setdefault(use.feature, table)
         feature = schema[use.feature]
+        if isinstance(feature, Computed):
+            raise ExportError(
+                f"keys of table {table.table}: feature {feature.name} is computed of {', '.join(feature.of)}, whose row"
+                " numbers raw ids do not give; export this table without keys"
+            )
         if isinstance(feature, MadeFeature):
             raise ExportError(f"keys of table {table.table}: feature {use.feature} is a cross, which has no raw ids")
         last = feature.transforms[-1] if feature.transforms else None

@@ -199,14 +199,9 @@ class Pipeline:
             ) from exc
         batch = pulled.batch
         filled = dict(zip(batch.order, chain.from_iterable(group.filled() for group in batch.groups), strict=True))
-        degraded = dict(
-            zip(
-                batch.order,
-                chain.from_iterable(group.degraded or [()] * len(group.row_counts) for group in batch.groups),
-                strict=True,
-            )
-        )
-        unknown = by_request(batch, pulled.unknown)
+        left_out = chain.from_iterable(group.degraded or [()] * len(group.row_counts) for group in batch.groups)
+        degraded = dict(zip(batch.order, left_out, strict=True))
+        unknown = by_request(batch, pulled.unknown) if pulled.unknown else {}
         scores = {}
         start = 0
         for pulled_place, place, count in requests:
@@ -266,6 +261,8 @@ class Pipeline:
     def _unknown(self, batch: RequestBatch, results: Sequence[LookupResult]) -> dict[str, Int64Array]:
         unknown: dict[str, Int64Array] = {}
         for bound, result in zip(self._lookups, results, strict=True):
+            if not (result.missing or result.lost or result.absent is not None or result.withheld):
+                continue
             feature = bound.spec.feature
             counts = rows_with_unknown(bound, batch.feature(feature).prepared, result)
             if counts is not None:

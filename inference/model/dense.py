@@ -50,6 +50,8 @@ CPU_ROWS: Final = 512
 """Largest number of rows of one run on the CPU."""
 
 _TRACED_ROWS: Final = 7
+_RECURRENT: Final = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+"""Operators that are not scripted: a script of an LSTM damages the memory of the process (torch 2.13)."""
 _CHECKED_ROWS: Final = (2, 5, 64)
 """Numbers of rows on which a script must repeat the program; the first run of each also prepares it."""
 
@@ -213,6 +215,9 @@ def _user_inputs(program: ExportedProgram) -> list[Any]:
 
 def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.device) -> Callable[..., Any]:
     """Return the program as a script that runs without Python, or `module` itself where a script would differ."""
+    graph = getattr(module, "graph", None)
+    if graph is not None and any(_name_of(node.target) in _RECURRENT for node in graph.nodes):
+        return module
 
     def made_up(rows: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(rows)
@@ -233,6 +238,10 @@ def scripted(module: torch.nn.Module, inputs: Sequence[Tensor], device: torch.de
         except Exception:  # of any root: whatever torch's tracer, or a script for other sizes, runs into
             return module
     return script
+
+
+def _name_of(target: Any) -> str:
+    return str(getattr(target, "__name__", "")).partition(".")[0]
 
 
 def _script(module: torch.nn.Module, inputs: Sequence[Tensor]) -> Callable[..., Any]:

@@ -1,9 +1,9 @@
 """A DIN whose histories are averaged under a mask: bytes from the shards and latency, pooled by the pull and not.
 
 One user with a history in each of four tables, up to 100 ids long, averaged over what is no padding; 20 recent items
-that every candidate attends to; 128 candidates; 8 requests in flight. The two models have the same weights and give the same scores. In the
-second each place of a history is also multiplied by a number of the request, 1, which no pull can know: its histories
-are looked up unpooled, as all were before masked means were seen.
+that every candidate attends to; 128 candidates; 8 requests in flight. The two models have the same weights and give
+the same scores. In the second each place of a history is also multiplied by a number of the request, 1, which no pull
+can know: its histories are looked up unpooled, as all were before masked means were seen.
 """
 
 from __future__ import annotations

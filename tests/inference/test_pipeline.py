@@ -173,6 +173,13 @@ def test_sequences_of_a_rehearsal_are_not_all_padding(pad: int):
     assert pad not in ids
 
 
+def test_rehearsal_has_no_empty_list():
+    """A model may fail on these: who sends one is told, and the version serves others."""
+    batch = PREPARATION.plain_batch()
+    for name in ("genres", "tags", "history", "recent"):
+        assert batch.feature(name).prepared.offsets.tolist() == list(range(batch.rows + 1))
+
+
 def test_rehearsal_of_a_program_that_does_not_take_its_inputs_is_corrupt_data():
     class Refusing(EchoProgram):
         def run(self, inputs, rows):

@@ -1,4 +1,19 @@
-"""Binding: which arguments of the schema each parameter of the user's method is given."""
+"""Binding: which arguments of the schema each parameter of the user's method is given.
+
+By name, where the schema makes an argument that is called like the parameter; else its default. One that is left over
+alone is the whole batch, a dict or an object that is read by key or attribute (`x["user_id"]`, `batch.user_id`): it is
+given all arguments. A class of jagged features by key, told by a constructor that takes `keys`, `values` and `lengths`
+or `offsets`, is given the features with `many`. Scores of a catalogue end to end, (B * k,), are made (B, k).
+
+Where that does not fit, `arguments={...}` says what a parameter, or a key that is read, is given:
+
+    {"item_seq_len": "item_seq_lengths"}                    an argument of the schema, by name
+    {"lS_i": ["c0", "c1"], "who": {"user": "user_id"}}      a list, tuple or dict of such, nested
+    {"scale": 2.0}                                          a constant
+    {"sparse": {"f1": "c0"}}                                features by the keys of a jagged object
+    {"sparse": KeyedJagged}                                 the object, where no annotation tells its class
+    {"sparse": (KeyedJagged, ["f1", "f2"])}                 both
+"""
 
 from __future__ import annotations
 
@@ -11,7 +26,7 @@ from torch import nn
 from ringpull.inference.export.calls.by_row import row_counts
 from ringpull.inference.export.calls.call import Call, CallModule
 from ringpull.inference.export.calls.jagged import jagged_kind
-from ringpull.inference.export.calls.once import run_once
+from ringpull.inference.export.calls.once import needed_parameters, run_once
 from ringpull.inference.export.calls.ready import unwrapped
 from ringpull.inference.export.calls.sources import Entries, Several, Source
 from ringpull.inference.export.calls.specs import read_jagged, read_spec, source_of
@@ -139,7 +154,9 @@ class _Binding:
         """Return the error of a method that would be given no argument of the schema."""
         some = next((each for each in self._parameters if each.kind is each.VAR_POSITIONAL), None)
         if some is None:
-            return ExportError(f"{self._described} takes no argument of the schema: {', '.join(self._made)}")
+            return ExportError(
+                f"{self._described} takes no argument of the schema: {', '.join(self._made)}{_others(self._module)}"
+            )
         return ExportError(
             f"{self._described} takes {some}, of which nothing says what it is given; name what, in its order, by"
             f" arguments={{{some.name!r}: [ARGUMENT, ...]}}, from {', '.join(self._made)}"
@@ -174,8 +191,8 @@ class _Binding:
 
 def _signature(module: nn.Module, method: str) -> inspect.Signature:
     function = getattr(module, method, None)
-    if not callable(function):
-        raise InvalidInput(f"method is {method!r}; {type(module).__name__} has no such method")
+    if not callable(function) or getattr(function, "__func__", None) is nn.Module.forward:
+        raise InvalidInput(f"method is {method!r}; {type(module).__name__} has no such method{_others(module)}")
     try:
         return inspect.signature(function, eval_str=True)
     except Exception:  # annotations may name what only type checkers know
@@ -187,3 +204,15 @@ def _signature(module: nn.Module, method: str) -> inspect.Signature:
             f"{type(module).__name__}.{method} does not say what it takes ({exc}); wrap it in a method that names its"
             " parameters"
         ) from exc
+
+
+def _others(module: nn.Module) -> str:
+    """Return advice that names the methods of the user's own class which take something; empty when there are none."""
+    known = dir(nn.Module)
+    found = [
+        name
+        for name in dir(type(module))
+        if not name.startswith("_") and name not in known and inspect.isfunction(getattr(type(module), name))
+    ]
+    taking = [name for name in found if needed_parameters(getattr(module, name))]
+    return f". Name the one that scores by method=, of {', '.join(taking)}" if taking else ""

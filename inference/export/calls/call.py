@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class Call:
     module: CallModule
     """Module whose forward takes these as one dict."""
     renamed: Mapping[str, Entries]
-    """Keys that the exporter added to a dict, by which one: those must be read."""
+    """Keys that the exporter added to a dict, by which one."""
 
     @property
     def owner(self) -> nn.Module:
@@ -113,16 +114,18 @@ class Call:
         return True
 
     def check_read(self) -> None:
-        """Check that every key which the exporter named was read in some call.
+        """Check that no key which the exporter named is misspelt: not read, while another is asked for in vain.
 
         Raises:
-            ExportError: One was not.
+            ExportError: One is.
         """
         for key, entries in self.renamed.items():
-            if key not in entries.noted:
+            vain = [each for each in entries.noted - entries.entries.keys() if isinstance(each, str)]
+            meant = [] if key in entries.noted else get_close_matches(key, vain, 1)
+            if meant:
                 raise ExportError(
-                    f"arguments names {key!r}, which {self.described} neither takes nor reads; it reads"
-                    f" {', '.join(sorted(map(str, entries.noted))) or 'nothing'}"
+                    f"arguments names {key!r}, which {self.described} neither takes nor reads; it asks for"
+                    f" {meant[0]!r}, which nobody gives it"
                 )
 
     def path_of(self, name: str) -> str:

@@ -230,8 +230,8 @@ def _bags(names: BagNames, flat: FlatTensors) -> Bags:
 def is_jagged(kind: type) -> bool:
     """Return whether a class is one of features by key, told by what its constructor takes."""
     try:
-        taken = inspect.signature(kind.__init__).parameters
-    except (TypeError, ValueError):
+        taken = inspect.signature(kind.__init__).parameters  # type: ignore[misc]  # its class may take anything
+    except (TypeError, ValueError):  # written in C
         return False
     return {"keys", "values"} <= taken.keys() and bool({"lengths", "offsets"} & taken.keys())
 

@@ -21,12 +21,12 @@ _OF_TENSORS: Final = (
 class Record(dict[str, Any]):
     """A dict of tensors by name, read by key or by attribute."""
 
-    def __init__(self, entries: dict[str, Any], noted: set[str], explain: Callable[[str], str]) -> None:
+    def __init__(self, entries: dict[str, Any], noted: set[object], explain: Callable[[str], str]) -> None:
         """Take entries.
 
         Args:
             entries: Values by key.
-            noted: Where keys that are read are added.
+            noted: Where keys that are read, or asked for in vain, are added.
             explain: Gives the message about a key that is not there, or a use that no dict has.
         """
         super().__init__(entries)

@@ -138,8 +138,8 @@ class Entries:
     """A dict, whose keys are read."""
 
     entries: Mapping[str, Source]
-    noted: set[str]
-    """Keys that were read so far."""
+    noted: set[object]
+    """Keys that were read so far, and such as were asked for in vain."""
     explain: Callable[[str], str]
     """Function that says what is wrong, of a key that is not there, or of a use as something other than a dict."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from ringpull.inference.export.calls.jagged import BagNames, Jagged, is_jagged
 from ringpull.inference.export.calls.sources import Constant, Entries, Flat, Matrix, Several, Source, Stack
@@ -81,7 +82,7 @@ def read_jagged(where: str, kind: type, spec: object, schema: Schema) -> Jagged:
                 f"{where!r} is {kind.__name__}, of features with any number of ids per row; the schema has none:"
                 " declare them Sparse with many=True"
             )
-    names = [spec] if isinstance(spec, str) else spec
+    names: Any = [spec] if isinstance(spec, str) else spec
     by_key = names if isinstance(names, Mapping) else {each: each for each in names} if _is_names(names) else {}
     if not by_key or not _is_names([*by_key, *by_key.values()]):
         raise InvalidInput(

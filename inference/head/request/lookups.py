@@ -8,7 +8,7 @@ version, what the bags are:
 | one id per row | any | the row itself; a bag of one where padding or weights may change it | (V, D) |
 | many | sum, mean, max | its bags, ids equal to `padding_id` dropped | (V, D) |
 | sequence | none | its ids, without padding | (V, L, D), `fill` at padded places |
-| sequence | sum, mean, max | its bags, with padding unless padding is what is dropped | (V, D) |
+| sequence | sum, mean, max | its bags, with padding unless that is dropped or the look-up `unpadded` | (V, D) |
 
 Ids are dropped here, before the pull, so the router divides a mean by what is left of the bag
 (ARCHITECTURE.md, "Exactly").

@@ -54,7 +54,7 @@ class PartialLookup:
             if pulled is not None:
                 values[~self.keys] = pulled.values
                 found[~self.keys] = True if pulled.found is None else pulled.found
-            return LookupResult(values, missing, found, lost)
+            return LookupResult(values, missing, found, lost, withheld=True)
         times = self.keys if whole.weights is None else np.where(self.keys, whole.weights, 0)
         bags = len(whole.offsets) - 1
         # Bag by bag: a difference of running sums would let a request's large weights change another's answer.

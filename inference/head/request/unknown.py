@@ -47,7 +47,7 @@ def rows_with_unknown(bound: FeatureLookup, prepared: PreparedFeature, result: L
         rows = result.absent.bags
         if bound.padding_position is not None:
             rows = rows[result.absent.positions != bound.padding_position]
-    elif result.found is not None and (result.missing or result.lost or prepared.withheld is not None):
+    elif result.found is not None and (result.missing or result.lost or result.withheld):
         rows = np.flatnonzero(~result.found)
         if prepared.offsets is not None:
             assert prepared.ids is not None  # a feature that is looked up has ids

@@ -236,7 +236,37 @@ class Masked(nn.Module):
         self.out = nn.Linear(DIM, 1)
 
     def forward(self, history: Tensor) -> Tensor:
-        return self.out((self.item(history) * (history != 0).unsqueeze(-1)).sum(1))
+        return self.out((self.item(history) * (history % 2).unsqueeze(-1)).sum(1))
+
+
+class MaskedMean(nn.Module):
+    """A mean over ids that are not padding, counted by the model, with each way to say so."""
+
+    def __init__(self, pad: int, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(8)
+        self.item = nn.Embedding(ROWS, DIM)
+        self.pad = pad
+        self.way = way
+
+    def forward(self, history: Tensor) -> Tensor:
+        ways = {"ne": history != self.pad, "not eq": ~history.eq(self.pad), "above": history > 0}
+        keep = ways[self.way].unsqueeze(-1)
+        return (self.item(history) * keep).sum(1) / keep.sum(1).clamp(min=1)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("ids", [INTEGERS, STRINGS], ids=["integers", "strings"])
+@pytest.mark.parametrize(("pad", "way"), [(0, "ne"), (4, "not eq"), (0, "above")])
+def test_a_mask_that_tells_padding_is_said_by_raw_ids(tmp_path: Path, ids: Any, pad: int, way: str) -> None:
+    module = MaskedMean(pad, way)
+    features: list[Feature] = [IdSequence("history", length=3, pad=pad)]
+    report = export(tmp_path, module, features, keys={"item": ids})
+    (lookup,) = report.manifest.lookups
+    assert lookup.pooling is Pooling.SUM
+    raw = np.array(ids, object if isinstance(ids[0], str) else None)[NUMBERS]
+    columns = {"history": bags_of(NUMBERS)}
+    assert_equal(module, Schema(features), report.path, columns, 7, {"history": bags_of(raw)})
 
 
 ITEM = Sparse("item")
@@ -252,6 +282,12 @@ SMALL = Vocabulary(INTEGERS[:8])
             [IdSequence("history", 4)],
             {"item": INTEGERS},
             r"argument history\). For a mask, take history_lengths",
+        ),
+        (
+            lambda: MaskedMean(0, "ne"),
+            [IdSequence("history", 4, transforms=(SMALL,))],
+            {"item": SMALL},
+            r"compares them with row 0, that of unknown ones \(argument history\). For a mask, take history_lengths",
         ),
         (Model, [ITEM, ITEMS], {"item": SMALL}, "give a list of raw ids: the feature has no Vocabulary"),
         (Model, [ITEM, ITEMS], {"item": Vocabulary(INTEGERS)}, "a Vocabulary of 9 ids .* for 9 rows; there must be 8"),
@@ -274,7 +310,7 @@ SMALL = Vocabulary(INTEGERS[:8])
             "raw ids can only take a Vocabulary's place",
         ),
     ],
-    ids=["mask", "no vocabulary", "vocabulary length", "other vocabulary", "length", "hash"],
+    ids=["mask", "mask of unknown ids", "no vocabulary", "vocabulary length", "other vocabulary", "length", "hash"],
 )
 def test_keys_that_do_not_fit_the_model(
     tmp_path: Path, module: Any, features: list[Feature], keys: Any, match: str

@@ -101,6 +101,7 @@ def test_get_gives_defaults_for_what_the_schema_does_not_make(tmp_path: Path) ->
     ("method", "arguments"),
     [
         ("of_two", {"user_id": "user"}),
+        ("of_two", {"user_id": "user", "of_no_use": "seen"}),
         ("of_two", {"batch": {"user_id": "user", "item": "item", "age": "age"}}),
         ("nested", {"who": {"user": "user"}, "what": ("item", "age")}),
         ("listed", {"some": ["user", "item", "age"]}),
@@ -123,6 +124,10 @@ def test_a_module_needs_no_forward(tmp_path: Path) -> None:
             return self.items(interaction["item"]).sum(1) * scale
 
     module = Predicts()
+    with pytest.raises(
+        InvalidInput, match=r"Predicts has no such method. Name the one that scores by method=, of predict"
+    ):
+        export_model(module, SCHEMA, tmp_path / "refused", 1, quiet=True)
     report = export_and_compare(
         module,
         SCHEMA,
@@ -140,7 +145,11 @@ def test_a_module_needs_no_forward(tmp_path: Path) -> None:
     [
         ("of_two", {}, r"OneDict.of_two takes 'batch'.*it makes user, item, age.*reads 'user_id' of it.*arguments="),
         ("of_two", {"user_id": "usr"}, r"arguments\['user_id'\] is 'usr'.*did you mean 'user'\?"),
-        ("of_two", {"user_id": "user", "other": 1}, r"arguments names 'other', which OneDict.of_two neither takes nor"),
+        (
+            "by_get",
+            {"wait": 1.0},
+            "arguments names 'wait', which OneDict.by_get neither takes .* asks for mask, weight",
+        ),
         ("of_two", {"batch": {"item": "item"}}, r"reads 'user_id' of it, that is of arguments\['batch'\], which has"),
         ("score", {"other": "user"}, "arguments names 'other', which OneDict.score does not take; it takes user, item"),
         ("like_a_tensor", {}, "indexes it like a tensor"),

@@ -32,7 +32,10 @@ COLUMNS: dict[str, Any] = {
 
 
 class Multistream(type):
-    """A metaclass, as such a class has one."""
+    """A metaclass, as such a class has one, which hides what the constructor takes."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
 
 
 class KeyedRagged(metaclass=Multistream):

@@ -113,6 +113,13 @@ def test_a_failing_trace_proposes_it(tmp_path: Path) -> None:
         export_model(Propagated(), SCHEMA, tmp_path / "model", 1, method="predict", quiet=True)
 
 
+def test_a_forward_without_inputs_names_the_methods_that_score(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"Propagated.forward takes no argument .* method=, of full_sort_predict, looked"
+    ):
+        export_model(Propagated(), SCHEMA, tmp_path / "model", 1, quiet=True)
+
+
 def test_a_failing_method_without_inputs_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"RuntimeError: no graph.* arises in broken, .*by once=\['broken'\]"):
         export_model(Propagated(), SCHEMA, tmp_path / "model", 1, method="on_broken", quiet=True)

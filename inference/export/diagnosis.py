@@ -1,0 +1,104 @@
+"""Diagnosis of a module that cannot be traced: which line of it, what kind of thing that is, and what to write instead.
+
+torch's own errors speak of guards, symbols and fake tensors, which its users never wrote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from ringpull.inference.export.diagnosis_places import Place, errors_of, place_of_error
+from ringpull.ps.errors import ExportError, RingpullError
+
+BRANCH: Final = (
+    "this decides by the values of a tensor, which a traced program cannot: a batch holds rows of several requests."
+    " Compute both and choose by row, as with torch.where or a product with the mask"
+)
+NUMBER: Final = (
+    "this makes a Python number or list of a tensor's values, which a traced program does not know. Keep it a tensor,"
+    " one value per row"
+)
+NUMPY: Final = (
+    "numpy is given a tensor, whose values a traced program does not know yet. Use torch's function of the same kind,"
+    " or compute constants in __init__"
+)
+GRADIENT: Final = "this asks for gradients, which a served model does not compute. Leave it to training"
+PACKED: Final = (
+    "this packs sequences by their lengths, which takes the values of a tensor. Run the recurrent layer on the padded"
+    " sequence and take each row's last state by its length, as with gather"
+)
+_DATA: Final = (
+    "GuardOnDataDependentSymNode",
+    "DataDependentOutputException",
+    "data-dependent",
+    "Dynamic control flow",
+    "dynamic control flow",
+    "local_scalar_dense",
+)
+_BRANCHES: Final = re.compile(
+    r"^(if|elif|while|assert)\b|\bif\b.*\belse\b|\b(any|all|max|min|sorted)\(|\b(and|or|not)\b"
+)
+
+
+def refusal(error: Exception, described: str, run: Callable[[], object]) -> ExportError:
+    """Return the error to raise where a module could not be traced.
+
+    Args:
+        error: What came of tracing it.
+        described: How the module is called.
+        run: Runs it as it is, on the same arguments: what fails so, too, is no matter of tracing.
+    """
+    try:
+        run()
+    except RingpullError as own:
+        return own if isinstance(own, ExportError) else ExportError(f"{described}: {own}")
+    except Exception as own:  # the module's, of any root
+        return ExportError(
+            f"{described} fails on made-up rows of the schema, also untraced{_at(place_of_error(own))}:"
+            f" {first_line(own)}. It must take rows as the schema makes them: ids from 0, numbers 0, full sequences"
+        )
+    place = place_of_error(error)
+    return ExportError(f"{described} cannot be traced{_at(place)}: {_explained(error, place)}")
+
+
+@contextmanager
+def named_errors(described: str, doing: str) -> Iterator[None]:
+    """Name module and step where an error of torch's comes out of it, which torch raises of many roots.
+
+    Raises:
+        ExportError: An error came that is not ours.
+    """
+    try:
+        yield
+    except (RingpullError, OSError):
+        raise
+    except Exception as error:
+        raise ExportError(f"{described}: {doing} fails{_at(place_of_error(error))}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _explained(error: Exception, place: Place | None) -> str:
+    """Return what kind of thing could not be traced, in plain words, and what to do about it."""
+    source = place.source if place is not None else ""
+    text = "\n".join(f"{type(each).__name__}: {each}" for each in errors_of(error))
+    if "pack_padded_sequence" in source or "pack_padded_sequence" in text:
+        return PACKED
+    if "numpy" in text or re.search(r"\b(np|numpy)\.", source):
+        return NUMPY
+    if any(each in text for each in _DATA):
+        return BRANCH if _BRANCHES.search(source) else NUMBER
+    if "grad_fn" in text or "requires_grad" in text or "autograd" in source:
+        return GRADIENT
+    return f"{first_line(error)}. torch.export must be able to trace the module's evaluation"
+
+
+def _at(place: Place | None) -> str:
+    return "" if place is None else f", at {place}"
