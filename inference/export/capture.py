@@ -7,11 +7,13 @@ is copied: it refers to the module's own tensors.
 
 from __future__ import annotations
 
+import itertools
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx, nn
@@ -28,6 +30,10 @@ from ringpull.inference.export.examples import TRACED_ROWS
 from ringpull.inference.export.row_symbol import one_symbol_each
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
+from ringpull.ps.spec import NAME_PATTERN
+
+LONGEST_PLAIN: Final = 120
+"""Characters of a table's name that is made of a path, before the number of one that was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +167,27 @@ def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) 
     return Captured(
         graph_module=fx.GraphModule(root, graph),
         arguments=arguments,
-        weights={node: path for node, path in weights.items() if node in alive},
+        weights=_as_table_names({node: path for node, path in weights.items() if node in alive}),
         outputs=_outputs(program),
     )
+
+
+def _as_table_names(paths: Mapping[fx.Node, str]) -> dict[fx.Node, str]:
+    """Return paths as names that tables may have, of which no two are equal.
+
+    What no table's name holds becomes `_`: keys of an `nn.ModuleDict` are any text ("user+item") but for dots.
+    """
+    names: dict[fx.Node, str] = {}
+    taken = {path for path in paths.values() if NAME_PATTERN.fullmatch(path)}
+    for node, path in paths.items():
+        if NAME_PATTERN.fullmatch(path):
+            names[node] = path
+            continue
+        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", path).lstrip(".-")[:LONGEST_PLAIN] or "_"
+        tries = (plain if number == 1 else f"{plain}_{number}" for number in itertools.count(1))
+        names[node] = next(each for each in tries if each not in taken)
+        taken.add(names[node])
+    return names
 
 
 def _owners(call: Call) -> dict[Any, tuple[str, str]]:

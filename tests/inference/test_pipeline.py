@@ -16,7 +16,7 @@ from ringpull.inference.head.request.received import ReceivedColumns
 from ringpull.inference.model.manifest import LookupSpec
 from ringpull.inference.prediction import Filled
 from ringpull.inference.schema.columns import Column, Ragged
-from ringpull.inference.schema.schema import Cross, Dense, Schema, Sparse
+from ringpull.inference.schema.schema import Cross, Dense, IdSequence, Schema, Sparse
 from ringpull.inference.schema.transforms import Vocabulary
 from ringpull.ps.errors import CorruptData, InvalidInput
 from ringpull.ps.spec import Pooling
@@ -160,6 +160,17 @@ def test_rehearsal_builds_the_vocabularies():
     assert "_direct" in vars(near)
     assert "_sorted" in vars(far)
     assert "_numbers" in vars(words)
+
+
+@pytest.mark.parametrize("pad", [0, -1, 5])
+def test_sequences_of_a_rehearsal_are_not_all_padding(pad: int):
+    """A model that takes the last id which is no padding, and finds none, would be refused for it."""
+    features = [IdSequence("history", length=3, pad=pad, never_empty=True), Dense("age", width=2)]
+    batch = Preparation(make_manifest((), ("age",)), Schema(features)).plain_batch()
+    ids = batch.groups[0].candidates.features["history"].ids
+    assert ids is not None
+    assert len(ids) == batch.groups[0].candidates.rows
+    assert pad not in ids
 
 
 def test_rehearsal_has_no_empty_list():

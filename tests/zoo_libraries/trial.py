@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import tempfile
 import time
 import traceback
@@ -115,7 +116,8 @@ def _try(
     prefix = "" if status == "untouched" else "module."
     tables = {name.removeprefix(prefix) for name in outcome.tables}
     shapes = {f"{COMPUTED} ({table.rows}, {table.dim})" for table in report.tables}
-    outcome.not_tables = [name for name in outcome.not_tables if name not in tables | shapes]
+    named = {name: re.sub(r"[^A-Za-z0-9_.-]", "_", name) for name in outcome.not_tables}
+    outcome.not_tables = [name for name in outcome.not_tables if not {name, named[name]} & (tables | shapes)]
 
 
 class _Comparison:

@@ -80,8 +80,8 @@ class Preparation:
     def plain_batch(self) -> RequestBatch:
         """Return a batch of two plain requests: zeros and empty strings, one to each bag and sequence.
 
-        None is empty, as models may fail on that: who sends it is told so, and others are served. Ids that the model
-        does not take are replaced by one that it takes.
+        None is empty, nor padding throughout, as models may fail on that: who sends it is told so, and others are
+        served. Ids that the model does not take are replaced by one that it takes.
 
         Vocabularies build their look-up tables at first use, which takes seconds with millions of ids: this is it.
 
@@ -108,8 +108,7 @@ def _plain_columns(schema: Schema) -> dict[str, Column]:
         if isinstance(feature, Dense):
             columns[feature.name] = np.zeros((_PLAIN_ROWS, feature.width), np.float32)
         elif isinstance(feature, Sparse | IdSequence):
-            zero = "" if feature.dtype == "string" else 0
-            zeros = np.full(_PLAIN_ROWS, zero, object if feature.dtype == "string" else feature.dtype)
+            zeros = np.full(_PLAIN_ROWS, _plain_id(feature), object if feature.dtype == "string" else feature.dtype)
             if isinstance(feature, Sparse) and not feature.many:
                 columns[feature.name] = zeros
             else:
@@ -117,3 +116,10 @@ def _plain_columns(schema: Schema) -> dict[str, Column]:
                 weights = np.ones(_PLAIN_ROWS, np.float32) if weighted else None
                 columns[feature.name] = Ragged(zeros, np.arange(_PLAIN_ROWS + 1), weights)
     return columns
+
+
+def _plain_id(feature: Sparse | IdSequence) -> int | str:
+    """Return the plainest id that is none of padding, by which models count how many ids there are."""
+    if feature.dtype == "string":
+        return ""
+    return 1 if isinstance(feature, IdSequence) and feature.pad == 0 else 0
