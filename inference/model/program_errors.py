@@ -7,9 +7,8 @@ torch or our own checks say of it, the reason that helps is that it was written 
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from typing import Final
-
-import torch
 
 MAX_WORDS: Final = 300
 """Characters of a program's own message that are told."""
@@ -33,7 +32,7 @@ def newer_torch(writer: str) -> str:
     Args:
         writer: What `exported_with` returned.
     """
-    here = str(torch.__version__)
+    here = version("torch")  # as installed: torch itself is not needed for that
     if _numbers(writer) <= _numbers(here):
         return ""
     wrote, has = writer.partition("+")[0], here.partition("+")[0]
@@ -43,8 +42,8 @@ def newer_torch(writer: str) -> str:
     )
 
 
-def _numbers(version: str) -> tuple[int, int, int]:
-    found = _NUMBERS.match(version)
+def _numbers(said: str) -> tuple[int, int, int]:
+    found = _NUMBERS.match(said)
     if found is None:
         return 0, 0, 0
     major, minor, patch = found.groups(default="0")
