@@ -19,6 +19,7 @@ run, at 97,000 in eight).
 
 from __future__ import annotations
 
+import inspect
 import io
 import warnings
 import weakref
@@ -79,7 +80,7 @@ class DenseProgram:
         self._target = torch.device(device)
         placeholders = _user_inputs(program)
         with warnings.catch_warnings(action="ignore"):  # torch warns of its own internals here
-            module = move_to_device_pass(program, self._target).module()
+            module = _module_of(move_to_device_pass(program, self._target))
         self._run = scripted(module, placeholders, self._target)
         if self._run is module:
             # It is part of a cycle, and frozen ones are never collected (`ringpull.ps.garbage`).
@@ -166,6 +167,16 @@ class DenseProgram:
 
     def __repr__(self) -> str:
         return f"<DenseProgram {len(self._inputs)} inputs, {len(self.outputs)} outputs, on {self.device}>"
+
+
+def _module_of(program: ExportedProgram) -> torch.nn.Module:
+    """Return a program as a module without torch's checks of sizes, whose making takes the square of the inputs.
+
+    Rows and widths are checked here, where they come in.
+    """
+    if "check_guards" in inspect.signature(program.module).parameters:
+        return program.module(check_guards=False)
+    return program.module()
 
 
 def _let_go_of(tensors: Sequence[Tensor]) -> None:
