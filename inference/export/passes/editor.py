@@ -55,6 +55,12 @@ class Editor:
         node.meta.update({name: before.meta[name] for name in _COPIED if name in before.meta})
         return node
 
+    def drop_unused(self) -> None:
+        """Take out what nothing uses, weights among it."""
+        self.graph.eliminate_dead_code()
+        alive = set(self.graph.nodes)
+        self.weights = {node: name for node, name in self.weights.items() if node in alive}
+
     def add_weight(self, before: fx.Node, tensor: Tensor, path: str, computed: str | None = None) -> fx.Node:
         """Add a tensor to the module, to be looked up, and return the node that reads it.
 
