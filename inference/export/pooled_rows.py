@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ class SequenceRows:
         inside = sequence_mask(lengths, feature)
         return cls(np.where(inside, ids, feature.pad), lengths, inside)
 
-    def values(self, probe: Probe, feature: str) -> dict[str, Tensor]:
+    def values(self, probe: Probe, feature: str) -> Mapping[str, Tensor]:
         """Return arguments with these rows, and nothing of note in the others."""
         values = probe.example(len(self.lengths))
         for name, argument in probe.arguments.items():
