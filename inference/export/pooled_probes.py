@@ -253,7 +253,8 @@ def _seen_sum(
     result = probe.evaluate(end, values, {embedding: vectors})
     if result.shape[0] != count or not result.requires_grad:
         return None
-    into = [(torch.rand(result.shape, generator=random) + 0.5).to(result) for _ in range(2)]
+    # Numbers that the vectors' type holds, as slopes are given in that.
+    into = [(torch.rand(result.shape, generator=random) + 0.5).to(dtype).to(result) for _ in range(2)]
     slopes = [torch.autograd.grad(result, vectors, each, retain_graph=True)[0] for each in into]
     flat = [each.reshape(count, length, dim).cpu() for each in slopes]
     along = [each.reshape(count, -1).float().cpu() for each in into]

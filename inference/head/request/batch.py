@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.schema.features import PreparedFeature, PreparedRequests
+from ringpull.inference.schema.raw_columns import offsets_of
 
 Int64Array = NDArray[np.int64]
 
@@ -77,12 +78,11 @@ class RequestBatch:
         if row_index is None:
             return prepared
         withheld = None if prepared.withheld is None else prepared.withheld[row_index]
-        if prepared.offsets is not None:
-            assert prepared.ids is not None  # a ragged feature has ids
-            lengths = np.diff(prepared.offsets)[row_index]
-            offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-            places = np.arange(offsets[-1]) + np.repeat(prepared.offsets[row_index] - offsets[:-1], lengths)
-            return PreparedFeature(self.rows, prepared.ids[places], offsets, withheld=withheld)
+        if prepared.offsets is not None and prepared.ids is not None:
+            offsets = offsets_of(np.diff(prepared.offsets)[row_index])
+            behind = np.repeat(prepared.offsets[row_index] - offsets[:-1], np.diff(offsets))
+            ids = prepared.ids[np.arange(len(behind)) + behind]
+            return PreparedFeature(self.rows, ids, offsets, withheld=withheld)
         return PreparedFeature(
             self.rows,
             ids=None if prepared.ids is None else prepared.ids[row_index],

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Final
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ringpull.inference.export.model import export_model
@@ -214,6 +217,68 @@ def test_every_mask_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mas
     number = len(MASKS) + 1
     cases = [(ways[(at + step) % len(ways)], divisors[(at + step) % len(divisors)]) for step in (0, number)]
     assert_pooled(tmp_path, monkeypatch, mask, cases, at)
+
+
+LAYERS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "double": lambda e: e.double(),
+    "float": lambda e: e.to(torch.float32),
+    "halved": lambda e: e / 2,
+    "negative": lambda e: -e,
+    "there and back": lambda e: e.transpose(1, 2).contiguous().permute(0, 2, 1),
+    "one more dimension": lambda e: e.unsqueeze(1).squeeze(1),
+    "in heads": lambda e: e.reshape(-1, LENGTH, 2, DIM // 2).flatten(2),
+    "nothing added": lambda e: e + torch.zeros_like(e),
+    "detached": lambda e: e.detach(),
+}
+
+
+class Composed(nn.Module):
+    """A pool of a mask, a way to sum, a divisor, and whatever leaves the vectors what they are, in any order."""
+
+    def __init__(self, mask: str, way: str, divisor: str, layers: list[str]) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.e = nn.Embedding(ROWS, DIM)
+        self.mask, self.way, self.divisor, self.layers = mask, way, divisor, layers
+
+    def forward(self, h: Tensor, h_lengths: Tensor) -> Tensor:
+        vectors, keep = self.e(h), MASKS[self.mask][0](h, h_lengths)
+        for each in self.layers:
+            vectors = LAYERS[each](vectors)
+
+        def sums(given: Tensor, kept: Tensor) -> Tensor:
+            return SUMS[self.way](given.float(), kept)
+
+        return DIVISORS[self.divisor](vectors, keep, sums, h_lengths).float()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    mask=st.sampled_from(list(MASKS)),
+    way=st.sampled_from(list(SUMS)),
+    divisor=st.sampled_from([each for each in DIVISORS if each != "weights"]),
+    layers=st.lists(st.sampled_from(list(LAYERS)), max_size=4),
+    pad=st.sampled_from([0, 3]),
+    side=st.sampled_from(["left", "right"]),
+)
+def test_any_composition_is_a_pull(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mask: str,
+    way: str,
+    divisor: str,
+    layers: list[str],
+    pad: int,
+    side: Any,
+) -> None:
+    monkeypatch.setitem(globals(), "_LEFT", side == "left")
+    module, schema = Composed(mask, way, divisor, layers), Schema([IdSequence("h", LENGTH, pad=pad, pad_side=side)])
+    report = export(Path(mkdtemp(dir=tmp_path)), module, schema)
+    padding_id, unpadded = MASKS[mask][1](pad, side)
+    wanted = LookupSpec(table="e", feature="h", pooling=Pooling.SUM, padding_id=padding_id, unpadded=unpadded)
+    assert report.manifest.lookups == (wanted,)
+    assert_scores(module, schema, report, rows_of(60))
+    assert_scores(module, schema, report, rows_of(1))
 
 
 # -- other shapes of models --------------------------------------------------------------------------------------------
