@@ -19,15 +19,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_map, tree_unflatten
 
 from ringpull.inference.export.calls.call import Call
 from ringpull.inference.export.calls.once import is_sparse
 from ringpull.inference.export.calls.ready import ready
-from ringpull.inference.export.diagnosis import refusal
+from ringpull.inference.export.diagnosis import at_place, refusal
+from ringpull.inference.export.diagnosis_places import place_of_node
 from ringpull.inference.export.diagnosis_rows import check_rows_free
 from ringpull.inference.export.examples import TRACED_ROWS
 from ringpull.inference.export.row_symbol import one_symbol_each
+from ringpull.inference.export.silence import silent_tracer
 from ringpull.inference.model.manifest import ProgramOutput
 from ringpull.ps.errors import ExportError
 from ringpull.ps.spec import NAME_PATTERN
@@ -63,7 +66,11 @@ def trace(module: nn.Module, args: tuple[Any, ...], described: str) -> ExportedP
         ExportError: torch cannot trace the module.
     """
     sizes = tree_map(lambda tensor: {0: Dim.AUTO}, args)
-    with quiet_torch(), one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)):  # offsets are one more than the rows
+    with (
+        quiet_torch(),
+        silent_tracer(),
+        one_symbol_each((TRACED_ROWS, TRACED_ROWS + 1)),
+    ):  # offsets are one more than the rows
         try:
             return torch.export.export(module, args, dynamic_shapes=sizes, strict=False)
         except ExportError:  # ours, of how the module uses what it is given
@@ -238,15 +245,37 @@ def _outputs(program: ExportedProgram) -> tuple[ProgramOutput, ...]:
         value = node.meta.get("val") if isinstance(node, fx.Node) else None
         if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
             raise ExportError(f"output {name} is not a tensor of floats; return scores, as a tensor, a tuple or a dict")
-        if value.dim() == 0 or isinstance(value.shape[0], int):
-            shape = tuple(value.shape)
-            raise ExportError(f"output {name} has the fixed shape {shape}; its first dimension must be the row")
+        _check_rows(name, node, value)
         if not all(isinstance(size, int) for size in value.shape[1:]):
             raise ExportError(f"output {name} has shape {tuple(value.shape)}; only the first dimension may vary")
         described.append(ProgramOutput(name=name, shape=tuple(int(size) for size in value.shape[1:])))
     if not described:
         raise ExportError("the module returns nothing")
     return tuple(described)
+
+
+def _check_rows(name: str, node: fx.Node, value: Tensor) -> None:
+    """Check that the first dimension of an output is the row.
+
+    Raises:
+        ExportError: It is fixed, another number, or one that values of the batch say.
+    """
+    at = at_place(place_of_node(node))
+    size = value.shape[0] if value.dim() else 1
+    if isinstance(size, int):
+        kind = "fixed shape" if all(isinstance(each, int) for each in value.shape) else "shape"
+        shape = ", ".join(str(each) if isinstance(each, int) else "rows" for each in value.shape)
+        raise ExportError(f"output {name} has the {kind} ({shape}){at}; its first dimension must be the row")
+    if free_unbacked_symbols(size):
+        raise ExportError(
+            f"output {name} has a number of rows that values of the batch say{at}, as x[mask] and nonzero() have: each"
+            " row of a request must get its score. Return all rows, with a value of its own for those left out, as"
+            " torch.where(mask, x, 0) does"
+        )
+    if (rows := size.node.hint) not in (None, TRACED_ROWS):
+        raise ExportError(
+            f"output {name} has {rows} rows for a batch of {TRACED_ROWS}{at}; its first dimension must be the row"
+        )
 
 
 def _output_names(program: ExportedProgram, count: int) -> list[str]:

@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 from ringpull.inference.export.calls.ready import ready, unchanged
+from ringpull.inference.export.diagnosis import at_place, first_line
+from ringpull.inference.export.diagnosis_places import place_of_error
 from ringpull.ps.errors import ExportError, InvalidInput
 
 
@@ -68,7 +70,7 @@ def _run(owner: nn.Module, path: str) -> Kept:
         try:
             found, structure = tree_flatten_with_path(function())
         except Exception as exc:  # of the module's own, of any kind
-            raise ExportError(f"once: {path} fails: {type(exc).__name__}: {exc}") from exc
+            raise ExportError(f"once: {path} fails{at_place(place_of_error(exc))}: {first_line(exc)}") from exc
     places = tuple(".".join([path, *(str(_key(each)) for each in at)]) for at, _ in found)
     leaves = tuple(leaf for _, leaf in found)
     for place, leaf in zip(places, leaves, strict=True):

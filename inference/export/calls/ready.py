@@ -20,6 +20,7 @@ _DATA: Final[Any] = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _ONE_AT_A_TIME = RLock()
 """Held while torch's switches, which are the process's, are set: each export finds and leaves what the user had."""
 
+_ALONG: Final[tuple[Any, ...]] = (torch.take_along_dim, torch.Tensor.take_along_dim)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -97,12 +98,31 @@ def _without_wrappers(module: nn.Module) -> Iterator[None]:
 
 
 class Detached(TorchFunctionMode):
-    """A context in which `tensor.data` is `tensor.detach()`, as which a trace follows it: the numbers are the same."""
+    """A context in which a trace follows what it does not otherwise, with the same numbers.
+
+    `tensor.data` is `tensor.detach()`; `take_along_dim`, which makes sizes constants, is `gather`.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return args[0].detach() if func == _DATA else func(*args, **(kwargs or {}))
+        if func == _DATA:
+            return args[0].detach()
+        if func in _ALONG:
+            return _taken_along(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _taken_along(input: torch.Tensor, indices: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """Return `input.take_along_dim(indices, dim)`."""
+    if dim is None or input.dim() != indices.dim() or not -input.dim() <= dim < input.dim():
+        return torch.take_along_dim(input, indices, dim)
+    places = range(input.dim())
+    common = [indices.shape[at] if input.shape[at] == 1 else input.shape[at] for at in places]
+    along = dim % input.dim()
+    of = [input.shape[at] if at == along else common[at] for at in places]
+    to = [indices.shape[at] if at == along else common[at] for at in places]
+    return torch.gather(input.expand(of), dim, indices.expand(to))
 
 
 @contextmanager
