@@ -24,14 +24,19 @@ NAMES: Final = (
     "schema",
     "keys",
     "name",
+    "method",
+    "arguments",
+    "once",
     "tables",
+    "max_dense_bytes",
     "check_rows",
     "check_columns",
     "check_labels",
     "max_diff",
     "degrade",
+    "classes",
 )
-"""Names that a returned mapping may have: arguments of `ringpull.export_model`."""
+"""Names that a returned mapping may have: arguments of `ringpull.export_model`, all but what the command line says."""
 
 
 def export(
@@ -140,10 +145,12 @@ def arguments_of(returned: Any) -> dict[str, Any]:
         InvalidInput: The result has none of the three forms.
     """
     if isinstance(returned, Mapping):
-        unknown = [name for name in returned if name not in NAMES]
-        if unknown or not {"module", "schema"} <= returned.keys():
+        unknown = [str(name) for name in returned if name not in NAMES]
+        missing = [name for name in NAMES[:2] if name not in returned]
+        if unknown or missing:
+            faults = [f"has {', '.join(unknown)}"] * bool(unknown) + [f"lacks {', '.join(missing)}"] * bool(missing)
             raise InvalidInput(
-                f"the function returned a mapping with {', '.join(map(str, returned))};"
+                f"the mapping that the function returned {' and '.join(faults)};"
                 f" it needs module and schema, and may have {', '.join(NAMES[2:])}"
             )
         return dict(returned)

@@ -146,7 +146,38 @@ class FixedRows(Model):
 
 
 def test_a_model_for_one_number_of_rows(tmp_path: Path) -> None:
-    refused(tmp_path, FixedRows(), [USER], "fixed shape")
+    refused(
+        tmp_path,
+        FixedRows(),
+        [USER],
+        r"^FixedRows: returns the fixed shape \(11, 1\) for all rows; return a score or vector",
+    )
+
+
+class OneNumber(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(self.e(user)).mean()
+
+
+def test_a_loss_is_no_score(tmp_path: Path) -> None:
+    refused(tmp_path, OneNumber(), [USER], "^OneNumber: returns one number for all rows; return a score or vector")
+
+
+class Nothing(Model):
+    def forward(self, user: Tensor) -> None:
+        self.out(self.e(user))
+
+
+class NoneBeside(Model):
+    def forward(self, user: Tensor) -> dict[str, Tensor | None]:
+        return {"score": self.out(self.e(user)), "aux": None}
+
+
+def test_a_method_that_returns_nothing(tmp_path: Path) -> None:
+    refused(tmp_path, Nothing(), [USER], "^Nothing: returns nothing; return scores: a tensor, or a flat tuple, list")
+    refused(
+        tmp_path, NoneBeside(), [USER], "^NoneBeside: returns a dict, of which 'aux' is a NoneType; return a tensor"
+    )
 
 
 class Untraceable(Model):
@@ -166,7 +197,7 @@ class Integers(Model):
 
 
 def test_outputs_that_are_not_floats(tmp_path: Path) -> None:
-    refused(tmp_path, Integers(), [USER], "output output is not a tensor of floats")
+    refused(tmp_path, Integers(), [USER], "^Integers: returns int64; scores are floats: return them as they are, or")
 
 
 class Nested(Model):
@@ -176,7 +207,12 @@ class Nested(Model):
 
 
 def test_nested_outputs(tmp_path: Path) -> None:
-    refused(tmp_path, Nested(), [USER], "outputs are nested")
+    refused(
+        tmp_path,
+        Nested(),
+        [USER],
+        "^Nested: returns a dict, of which 'scores' is a tuple; return a tensor, or a flat tuple, list or dict",
+    )
 
 
 class Constant(Model):
