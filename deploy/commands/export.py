@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
+from traceback import format_exception
 from typing import Annotated, Any, Final
 
 import typer
@@ -16,9 +17,10 @@ from ringpull.deploy.commands.options import AsJson
 from ringpull.deploy.folders import as_folder
 from ringpull.deploy.view.console import print_json, print_line
 from ringpull.extras import needing
-from ringpull.ps.errors import InvalidInput
+from ringpull.ps.errors import InvalidInput, RingpullError
 from ringpull.ps.spec import VECTOR_TYPES
 
+_NOT_THE_USERS: Final = (__name__, "importlib")
 NAMES: Final = (
     "module",
     "schema",
@@ -80,7 +82,7 @@ def export(
 
     # Standard output is for the result, so output of the function goes to standard error.
     with redirect_stdout(sys.stderr):
-        arguments = arguments_of(load_function(source)())
+        arguments = arguments_of(returned_by(source))
     options: dict[str, TableOptions] = dict(arguments.get("tables") or {})
     for table, wanted in row_types_of(row_type or []).items():
         options[table] = replace(options.get(table, TableOptions()), row_type=wanted)
@@ -115,6 +117,24 @@ def row_types_of(given: Sequence[str]) -> dict[str, Any]:
             raise InvalidInput(f"--row-type {each!r}: write TABLE=TYPE, TYPE one of {', '.join(VECTOR_TYPES)}")
         wanted[table] = row_type
     return wanted
+
+
+def returned_by(source: str) -> Any:
+    """Return what the function that `MODULE:FUNCTION` names returns.
+
+    Raises:
+        InvalidInput: There is none, or it failed; the message has its own traceback, from its first line on.
+    """
+    try:
+        return load_function(source)()
+    except (RingpullError, OSError):
+        raise
+    except Exception as exc:  # of code that is not ours, of any root
+        frames = exc.__traceback__
+        while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(_NOT_THE_USERS):
+            frames = frames.tb_next
+        told = "".join(format_exception(exc.with_traceback(frames))).rstrip()
+        raise InvalidInput(f"{source} fails by itself:\n\n{told}") from exc
 
 
 def load_function(source: str) -> Callable[[], Any]:

@@ -81,6 +81,7 @@ def capture(call: Call, arguments: Mapping[str, Tensor]) -> Captured:
         if any(_is_in_place(node) for node in program.graph.nodes):
             with quiet_torch():
                 program = program.run_decompositions({})
+            call.module.written = _written(call, program)
         call.check_read()
         return _lift(call, program, arguments)
 
@@ -121,8 +122,17 @@ def _is_in_place(node: fx.Node) -> bool:
     )
 
 
+def _written(call: Call, program: ExportedProgram) -> tuple[Tensor, ...]:
+    """Return the weights and buffers that a program writes into, such as a count of calls."""
+    module = call.module
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    targets = {each.target for each in program.graph_signature.output_specs if each.kind.name.endswith("_MUTATION")}
+    return tuple(tensor for name, tensor in named if name in targets)
+
+
 def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) -> Captured:
     """Copy the program's graph, with inputs of the given names, and `get_attr` for the weights."""
+    outputs = _outputs(program, call.described)
     owners, names = _owners(call), iter(examples)
     signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors: dict[str, Any] = {**program.constants, **program.state_dict}
@@ -164,7 +174,7 @@ def _lift(call: Call, program: ExportedProgram, examples: Mapping[str, Tensor]) 
         graph_module=fx.GraphModule(root, graph),
         arguments=arguments,
         weights=_as_table_names({node: path for node, path in weights.items() if node in alive}),
-        outputs=_outputs(program, call.described),
+        outputs=outputs,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from inspect import signature
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ringpull.deploy.cli import app
-from ringpull.deploy.commands.export import NAMES, arguments_of, load_function, row_types_of
+from ringpull.deploy.commands.export import NAMES, arguments_of, load_function, returned_by, row_types_of
 from ringpull.inference.export.model import export_model
 from ringpull.ps.errors import InvalidInput
 from ringpull.ps.spec import RowType
@@ -104,6 +105,26 @@ def test_row_types_and_max_diff(
     assert refused.exit_code != 0
     assert not (source_folder / "models" / "short" / "2").exists()
     sys.modules.pop("my_model")
+
+
+@pytest.mark.parametrize(
+    ("function", "last"),
+    [
+        ("def f():\n    return g(1)\n\ndef g(x):\n    return 1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("def f(:", "SyntaxError"),
+    ],
+)
+def test_a_function_that_fails_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, last: str
+) -> None:
+    """It is told by its own traceback alone: the command's own frames tell a user nothing."""
+    (tmp_path / "failing_model.py").write_text(function)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "failing_model", raising=False)
+    with pytest.raises(InvalidInput, match=f"^failing_model:f fails by itself:\n\n(?s:.*){last}") as caught:
+        returned_by("failing_model:f")
+    assert set(re.findall(r'File "([^"]+)"', str(caught.value))) == {str(tmp_path / "failing_model.py")}
 
 
 def test_row_types_as_written() -> None:

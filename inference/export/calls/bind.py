@@ -58,11 +58,6 @@ def bind(
     if not isinstance(module, nn.Module):
         what = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
         raise InvalidInput(f"module is {what}; it must be a torch.nn.Module, as trained")
-    if not isinstance(schema, Schema):
-        raise InvalidInput(
-            f"schema is a {type(schema).__name__}; it must be a ringpull.Schema of the features:"
-            ' Schema([Sparse("user_id"), ...])'
-        )
     return _Binding(unwrapped(module), schema, method, dict(arguments or {})).call(once)
 
 
@@ -119,8 +114,9 @@ class _Binding:
             shown = ", ".join(f"{name!r}: ARGUMENT" for name in left)
             raise ExportError(
                 f"{self._described} takes {', '.join(map(repr, left))}, which the schema does not make; it makes"
-                f" {', '.join(self._made)}. Declare features of these names, or say which of its arguments, or which lists"
-                f" or dicts of them, by arguments={{{shown}}}; or wrap the module, so that its parameters are called like these:\n\n"
+                f" {', '.join(self._made)}. Declare features of these names, or say which of its arguments, or which"
+                f" lists or dicts of them, by arguments={{{shown}}}; or wrap the module, so that its parameters are"
+                " called like these:\n\n"
                 f"{self._wrapper()}"
             )
         keys = {name: spec for name, spec in self._specs.items() if name not in given}
@@ -190,8 +186,8 @@ class _Binding:
             if key is not None:
                 near = "".join(f"; did you mean {each!r}?" for each in get_close_matches(key, entries, 1))
                 return (
-                    f"{lead}, but the module {what}{near or '.'} Declare a feature of that name, or say which of these it is"
-                    f" by arguments={{{key!r}: ARGUMENT}}"
+                    f"{lead}, but the module {what}{near or '.'} Declare a feature of that name, or say which of these"
+                    f" it is by arguments={{{key!r}: ARGUMENT}}"
                 )
             return (
                 f"{lead}, but the module {what}. Declare a feature {parameter!r}, or say which of these it is by"

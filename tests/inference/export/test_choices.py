@@ -1,4 +1,4 @@
-"""Constants among ids, and indexes that choose by lengths, numbers or other ids: the embedding is a table all the same."""
+"""Constants among ids, and indexes that choose by lengths, numbers or other ids: the embedding is a table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from torch.nn import functional as F
 
 from ringpull.inference.export.model import export_model
 from ringpull.inference.export.report import ExportReport
-from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import ExportError
 from tests.inference.export.versions import assert_equal
 
 ROWS, DIM, LENGTH, MASK = 30, 4, 5, 29

@@ -47,6 +47,41 @@ def test_a_feature_called_like_the_offsets_of_another(tmp_path: Path) -> None:
     assert Schema.from_json(Schema(features).to_json()).get("seen_offsets") is not None
 
 
+@pytest.mark.parametrize(
+    ("module", "schema", "match"),
+    [
+        (Model(), (USER,), "^schema is a tuple; it must be a ringpull.Schema of the features: Schema"),
+        (Schema([USER]), Model(), "^schema is a Model; it must be a ringpull.Schema"),
+        (Model, Schema([USER]), "^module is the class Model; it must be a torch.nn.Module, as trained"),
+    ],
+)
+def test_what_is_no_module_or_no_schema(tmp_path: Path, module: Any, schema: Any, match: str) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        export_model(module, schema, tmp_path / "model", 1)
+
+
+def test_check_columns_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"^check_columns: feature bag: has 1 rows; the others"):
+        export_model(
+            Model(),
+            Schema([USER, BAG]),
+            tmp_path / "model",
+            1,
+            check_columns={"user": [1, 2], "bag": [[3]]},
+            quiet=True,
+        )
+
+
+class Asserting(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        assert user.max() < 12, "such a user there is not"
+        return self.out(self.e(user))
+
+
+def test_an_assertion_on_values(tmp_path: Path) -> None:
+    refused(tmp_path, Asserting(), [USER], "this asserts something of the values of a tensor.*Leave it out")
+
+
 @pytest.mark.medium
 def test_max_norm(tmp_path: Path) -> None:
     refused(tmp_path, Model(nn.Embedding(12, 4, max_norm=1.0)), [USER], "embedding e: max_norm")
@@ -59,6 +94,16 @@ class FunctionalMaxNorm(Model):
 
 def test_max_norm_of_the_function(tmp_path: Path) -> None:
     refused(tmp_path, FunctionalMaxNorm(), [USER], "embedding e: max_norm")
+
+
+class AddsRows(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(self.e((user + user.shape[0]) % 12))
+
+
+@pytest.mark.medium
+def test_an_index_that_depends_on_the_number_of_rows(tmp_path: Path) -> None:
+    refused(tmp_path, AddsRows(), [USER], "a row's depends on the other rows of its batch")
 
 
 class Computed(Model):
@@ -146,12 +191,7 @@ class FixedRows(Model):
 
 
 def test_a_model_for_one_number_of_rows(tmp_path: Path) -> None:
-    refused(
-        tmp_path,
-        FixedRows(),
-        [USER],
-        r"^FixedRows: returns the fixed shape \(11, 1\) for all rows; return a score or vector",
-    )
+    refused(tmp_path, FixedRows(), [USER], "makes the number of rows a constant, at test_refusals.py")
 
 
 class OneNumber(Model):
@@ -174,10 +214,10 @@ class NoneBeside(Model):
 
 
 def test_a_method_that_returns_nothing(tmp_path: Path) -> None:
-    refused(tmp_path, Nothing(), [USER], "^Nothing: returns nothing; return scores: a tensor, or a flat tuple, list")
     refused(
-        tmp_path, NoneBeside(), [USER], "^NoneBeside: returns a dict, of which 'aux' is a NoneType; return a tensor"
+        tmp_path, Nothing(), [USER], "^Nothing: returns None, not a tensor; return scores: a tensor, or a flat tuple"
     )
+    refused(tmp_path, NoneBeside(), [USER], "^NoneBeside, output 'aux': returns None, not a tensor; return scores")
 
 
 class Untraceable(Model):
@@ -188,7 +228,9 @@ class Untraceable(Model):
 
 
 def test_a_model_torch_cannot_trace(tmp_path: Path) -> None:
-    refused(tmp_path, Untraceable(), [USER], "torch.export cannot trace Untraceable")
+    refused(
+        tmp_path, Untraceable(), [USER], "Untraceable cannot be traced, at test_refusals.py.* decides by the values"
+    )
 
 
 class Integers(Model):
@@ -292,7 +334,7 @@ def test_keys_of_the_wrong_form(tmp_path: Path, keys: Any, match: str) -> None:
 def test_duplicate_keys(tmp_path: Path, keys: Any) -> None:
     with pytest.raises(DuplicateKey, match=str(keys[0])):
         export_model(Model(), Schema([USER]), tmp_path / "model", 1, keys={"e": keys}, quiet=True)
-    assert list(tmp_path.rglob("*")) == [tmp_path / "model"]
+    assert not list(tmp_path.rglob("*"))  # nor the model's folder, which was not there before
 
 
 def test_keys_and_options_of_tables_that_are_none(tmp_path: Path) -> None:
