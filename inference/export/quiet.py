@@ -36,8 +36,8 @@ def quiet_torch() -> Iterator[None]:
 class _WithoutTorch(io.TextIOBase):
     """A stream that passes on what is written to it, unless torch's exporter itself writes it."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or io.StringIO()  # a process may have none
 
     def write(self, text: str) -> int:
         """Write text, or drop it."""

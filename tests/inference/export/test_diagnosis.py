@@ -162,7 +162,7 @@ def attention_with_dropout(self: Any, user: Tensor, items: Tensor, lengths: Tens
 
 REFUSED = {
     branch: "decides by the values of a tensor",
-    asserted: "decides by the values of a tensor",
+    asserted: "asserts something of the values of a tensor",
     one_number: "makes a number of a tensor",
     integer: "makes a Python number",
     numpy_of_a_tensor: "numpy is given a tensor",
