@@ -32,6 +32,7 @@ from ringpull.inference.export.diagnosis import named_errors
 from ringpull.inference.export.diagnosis_graph import check_graph
 from ringpull.inference.export.examples import TRACED_ROWS, example
 from ringpull.inference.export.keys import Keys
+from ringpull.inference.export.one_at_a_time import one_at_a_time
 from ringpull.inference.export.passes.plain import make_plain
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.program import write_program
@@ -56,6 +57,7 @@ SCHEMA_FILE: Final = "schema.json"
 PROGRAM_FILE: Final = "dense.pt2"
 
 
+@one_at_a_time
 def export_model(
     module: nn.Module,
     schema: Schema,
