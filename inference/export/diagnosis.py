@@ -25,7 +25,6 @@ NUMPY: Final = (
     "numpy is given a tensor, whose values a traced program does not know yet. Use torch's function of the same kind,"
     " or compute constants in __init__"
 )
-GRADIENT: Final = "this asks for gradients, which a served model does not compute. Leave it to training"
 PACKED: Final = (
     "this packs sequences by their lengths, which takes the values of a tensor. Run the recurrent layer on the padded"
     " sequence and take each row's last state by its length, as with gather"
@@ -39,7 +38,7 @@ _DATA: Final = (
     "local_scalar_dense",
 )
 _BRANCHES: Final = re.compile(
-    r"^(if|elif|while|assert)\b|\bif\b.*\belse\b|\b(any|all|max|min|sorted)\(|\b(and|or|not)\b"
+    r"^(if|elif|while|assert)\b|\bif\b.*\belse\b|(?<![.\w])(any|all|max|min|sorted)\(|\b(and|or|not)\b"
 )
 
 
@@ -89,14 +88,12 @@ def _explained(error: Exception, place: Place | None) -> str:
     """Return what kind of thing could not be traced, in plain words, and what to do about it."""
     source = place.source if place is not None else ""
     text = "\n".join(f"{type(each).__name__}: {each}" for each in errors_of(error))
-    if "pack_padded_sequence" in source or "pack_padded_sequence" in text:
+    if re.search(r"pack_padded_sequence|packed_sequence", source + text):
         return PACKED
     if "numpy" in text or re.search(r"\b(np|numpy)\.", source):
         return NUMPY
     if any(each in text for each in _DATA):
         return BRANCH if _BRANCHES.search(source) else NUMBER
-    if "grad_fn" in text or "requires_grad" in text or "autograd" in source:
-        return GRADIENT
     return f"{first_line(error)}. torch.export must be able to trace the module's evaluation"
 
 

@@ -24,6 +24,7 @@ from ringpull.inference.degrade.levels import check_steps
 from ringpull.inference.degrade.steps import Step
 from ringpull.inference.export.calls.bind import bind
 from ringpull.inference.export.calls.call import Call
+from ringpull.inference.export.calls.ready import ready
 from ringpull.inference.export.capture import Captured, capture
 from ringpull.inference.export.classes import with_classes
 from ringpull.inference.export.cost import COST_ROWS, CheckData, measure_cost, refuse_above
@@ -31,6 +32,7 @@ from ringpull.inference.export.cut import MAX_DENSE_BYTES, Cut, cut
 from ringpull.inference.export.diagnosis import named_errors
 from ringpull.inference.export.diagnosis_graph import check_graph
 from ringpull.inference.export.examples import TRACED_ROWS, example
+from ringpull.inference.export.fixed_rows import round_fixed_rows
 from ringpull.inference.export.keys import Keys
 from ringpull.inference.export.one_at_a_time import one_at_a_time
 from ringpull.inference.export.passes.plain import make_plain
@@ -210,8 +212,9 @@ class _Split:
         traced = example(schema, arguments, TRACED_ROWS, lambda argument, column: 0, device)
         captured = make_plain(capture(call, traced))
         parts = cut(captured, Probe(captured, schema, arguments, device), max_dense_bytes)
-        check_graph(call.described, parts.program.graph)
+        check_graph(call.described, parts.program.graph, lambda: _run_ready(call, traced))
         plans = _plan_tables(parts, keys, tables)
+        round_fixed_rows(parts.program, plans)
         schema = schema.with_computed(parts.computed)
         return cls(name, call, schema, captured, parts, plans, plan_serving(parts, schema, arguments, plans))
 
@@ -219,6 +222,12 @@ class _Split:
         """Return made-up rows, some of them given if there are any, as training and as serving prepare them."""
         keys = {table: plan.keys for table, plan in self.plans.items()}
         return make_rows(self.schema, self.parts, keys, rows, given)
+
+
+def _run_ready(call: Call, arguments: Mapping[str, torch.Tensor]) -> object:
+    """Run a call as it is captured: in evaluation mode, and so on."""
+    with ready(call.module):
+        return call.run(arguments)
 
 
 def _write(

@@ -12,7 +12,7 @@ import operator
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, fx
@@ -38,6 +38,10 @@ _SQUEEZES: Final = (aten.squeeze.dim, aten.squeeze.dims)
 _VIEWS: Final = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 
+Columns = Sequence[tuple[fx.Node, int]] | Literal[False]
+"""The part that each column of a `cat` is of, and its place in there; False of those that are not looked into."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     """Places along a dimension of fixed size."""
@@ -51,12 +55,13 @@ class _Read:
 
 def read_columns(editor: Editor) -> None:
     """Replace every read of a join by the parts that it reads."""
+    columns: dict[fx.Node, Columns] = {}
     for node in list(editor.graph.nodes):
         if node.op != "call_function":
             continue
         found = _without_effect(node)
         if found is None and (read := _read(editor, node)) is not None:
-            found = _Taking(editor, node).take(read.source, read.dim, read.places, read.drop)
+            found = _Taking(editor, node, columns).take(read.source, read.dim, read.places, read.drop)
         if found is not None:
             node.replace_all_uses_with(found)
 
@@ -123,8 +128,10 @@ def _placed(source: Any, dim: int, run: Any, part: Any) -> _Read | None:
 class _Taking:
     """Follows one read to the parts, and writes what it finds before the node that reads."""
 
-    def __init__(self, editor: Editor, node: fx.Node) -> None:
+    def __init__(self, editor: Editor, node: fx.Node, columns: dict[fx.Node, Columns]) -> None:
+        """`columns` keeps, of each `cat`, what its columns are: a wide one is read once for each of them."""
         self._editor = editor
+        self._columns = columns
         self._node = node
 
     def take(self, source: fx.Node, dim: int, places: tuple[int, ...], drop: bool) -> fx.Node | None:
@@ -175,9 +182,13 @@ class _Taking:
     def _of_cat(
         self, source: fx.Node, parts: Sequence[fx.Node], dim: int, places: tuple[int, ...], drop: bool
     ) -> fx.Node | None:
-        if any(rank_of(part) != rank_of(source) for part in parts) or not places:
-            return None  # `cat` skips empty vectors among matrices
-        where = [(part, place) for part in parts for place in range(shape_of(part)[dim])]
+        if source not in self._columns:
+            # `cat` skips empty vectors among matrices.
+            alike = all(rank_of(part) == rank_of(source) for part in parts)
+            self._columns[source] = alike and [(part, at) for part in parts for at in range(shape_of(part)[dim])]
+        where = self._columns[source]
+        if not where or not places:
+            return None
         runs: list[tuple[fx.Node, list[int]]] = []
         for place in places:
             part, inside = where[place]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ringpull.inference.export.capture import Captured
+from ringpull.inference.export.passes.bags import write_bags
 from ringpull.inference.export.passes.columns import read_columns
 from ringpull.inference.export.passes.constants import compute_constants
 from ringpull.inference.export.passes.editor import Editor
@@ -20,14 +21,14 @@ def make_plain(captured: Captured) -> Captured:
     name_validly(editor)
     read_columns(editor)
     write_lookups(editor)
+    write_bags(editor)
+    editor.drop_unused()
     read_columns(editor)  # of weights, too, that became embeddings
     leave_out_round_trips(editor)
     leave_out_mappings(editor)
     compute_constants(editor)
-    editor.graph.eliminate_dead_code()
+    editor.drop_unused()
     editor.graph.lint()
     captured.graph_module.recompile()
-    alive = set(editor.graph.nodes)
-    weights = {node: name for node, name in editor.weights.items() if node in alive}
-    computed = {name: what for name, what in editor.computed.items() if name in weights.values()}
-    return replace(captured, weights=weights, computed=computed)
+    computed = {name: what for name, what in editor.computed.items() if name in editor.weights.values()}
+    return replace(captured, weights=editor.weights, computed=computed)

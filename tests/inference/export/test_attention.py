@@ -16,7 +16,13 @@ from ringpull.inference.schema.kinds import IdSequence
 from ringpull.inference.schema.schema import Schema
 from tests.inference.export.versions import assert_equal
 
-pytestmark = [pytest.mark.medium, pytest.mark.filterwarnings("ignore:enable_nested_tensor")]
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.filterwarnings("ignore:enable_nested_tensor"),
+    pytest.mark.filterwarnings(
+        "ignore:The PyTorch API of nested tensors"
+    ),  # of the module itself, with fused attention
+]
 
 LENGTH = 6
 SCHEMA = Schema([IdSequence("items", length=LENGTH)])
