@@ -17,6 +17,10 @@ BRANCH: Final = (
     "this decides by the values of a tensor, which a traced program cannot: a batch holds rows of several requests."
     " Compute both and choose by row, as with torch.where or a product with the mask"
 )
+ASSERT: Final = (
+    "this asserts something of the values of a tensor, which a traced program cannot look at. Leave it out where the"
+    " module is in evaluation mode (`if self.training:`); requests are held against the schema and the rows there are"
+)
 NUMBER: Final = (
     "this makes a Python number or list of a tensor's values, which a traced program does not know. Keep it a tensor,"
     " one value per row"
@@ -93,6 +97,8 @@ def _explained(error: Exception, place: Place | None) -> str:
     if "numpy" in text or re.search(r"\b(np|numpy)\.", source):
         return NUMPY
     if any(each in text for each in _DATA):
+        if source.startswith("assert"):
+            return ASSERT
         return BRANCH if _BRANCHES.search(source) else NUMBER
     return f"{first_line(error)}. torch.export must be able to trace the module's evaluation"
 

@@ -1,4 +1,4 @@
-"""Constants among ids, and indexes that choose by lengths, numbers or other ids: the embedding is a table all the same."""
+"""Constants among ids, and indexes that choose by lengths, numbers or other ids: the embedding is a table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from torch.nn import functional as F
 
 from ringpull.inference.export.model import export_model
 from ringpull.inference.export.report import ExportReport
-from ringpull.inference.export.table_options import TableOptions
 from ringpull.inference.schema.columns import Column, Ragged
 from ringpull.inference.schema.kinds import Dense, Feature, IdSequence, Sparse
 from ringpull.inference.schema.schema import Schema
-from ringpull.ps.errors import ExportError
 from tests.inference.export.versions import assert_equal
 
 ROWS, DIM, LENGTH, MASK = 30, 4, 5, 29
@@ -105,7 +103,10 @@ CONSTANTS: dict[str, tuple[Expression, int]] = {
     "padding on both sides": (lambda m: F.pad(m.history, (1, 2), value=4), 1),
     "shifted": (lambda m: torch.cat([torch.full((m.rows, 1), 1), m.history[:, :-1]], 1), 1),
     "shifted in place": (lambda m: replaced(m.history.roll(1, 1), (slice(None), 0), MASK), 1),
-    "shifted by slices": (lambda m: replaced(torch.zeros_like(m.history), (slice(None), slice(1, None)), m.history[:, :-1]), 1),
+    "shifted by slices": (
+        lambda m: replaced(torch.zeros_like(m.history), (slice(None), slice(1, None)), m.history[:, :-1]),
+        1,
+    ),
     "the first of two": (lambda m: replaced(torch.stack([m.item, m.user], 1), (slice(None), 0), 9), 1),
     "places of a list": (lambda m: replaced(m.history, (slice(None), [0, 2]), torch.tensor([4, 5])), 1),
     "a triangle": (lambda m: torch.tril(m.history.unsqueeze(1).expand(-1, LENGTH, -1)), 1),
@@ -142,9 +143,7 @@ CHOICES: dict[str, Expression] = {
     "and then joined": lambda m: torch.cat(
         [torch.full((m.rows, 1), MASK), torch.where(m.places < m.lengths[:, None], m.history, 1), m.item[:, None]], 1
     ),
-    "a token behind a history": lambda m: replaced(
-        F.pad(m.history, (0, 1)), (torch.arange(m.rows), m.lengths), MASK
-    ),
+    "a token behind a history": lambda m: replaced(F.pad(m.history, (0, 1)), (torch.arange(m.rows), m.lengths), MASK),
     "the last of a history": lambda m: replaced(m.history, (torch.arange(m.rows), (m.lengths - 1).clamp(min=0)), MASK),
     "an id behind a history": lambda m: replaced(F.pad(m.history, (0, 1)), (torch.arange(m.rows), m.lengths), m.item),
     "scattered": lambda m: F.pad(m.history, (0, 1)).scatter(1, m.lengths[:, None], MASK),
