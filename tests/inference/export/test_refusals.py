@@ -61,6 +61,16 @@ def test_max_norm_of_the_function(tmp_path: Path) -> None:
     refused(tmp_path, FunctionalMaxNorm(), [USER], "embedding e: max_norm")
 
 
+class AddsRows(Model):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.out(self.e((user + user.shape[0]) % 12))
+
+
+@pytest.mark.medium
+def test_an_index_that_depends_on_the_number_of_rows(tmp_path: Path) -> None:
+    refused(tmp_path, AddsRows(), [USER], "a row's depends on the other rows of its batch")
+
+
 class Computed(Model):
     def forward(self, user: Tensor) -> Tensor:
         return self.out(self.e(user.double().sqrt().long()))
