@@ -21,6 +21,7 @@ from ringpull.inference.export.additive import constant_added
 from ringpull.inference.export.marks import ID_PARTS, MarkReader, Marks, Source, Unread
 from ringpull.inference.export.probe import PROBED_ROWS, Probe
 from ringpull.inference.export.refusals import NotPlain
+from ringpull.inference.export.row_moves import RowMove
 from ringpull.inference.schema.key_expressions import MAX_FEATURES, KeyExpression
 from ringpull.inference.schema.schema import Schema
 
@@ -89,6 +90,7 @@ class Index:
         if layout is None:
             return True
         one = len(self.parts) == 1 and not layout.before and not layout.tiled
+        one = one and self.parts[0].sources[0].moved is None
         return one and (layout.elements == 1 or bool((layout.places == np.arange(layout.elements)).all()))
 
 
@@ -133,16 +135,21 @@ def _part(reader: MarkReader, schema: Schema, number: int, rows: int) -> Part:
     if meaning.type not in ("int64", "int32"):
         raise NotPlain(f"its index is cast to {meaning.type}")
     numbers = meaning.features
-    by_feature: dict[str, Source] = {}  # one that comes as two arguments, its own and in a stack, has the same ids
+    # One that comes as two arguments, its own and in a stack, has the same ids.
+    by_ids: dict[tuple[str, RowMove | None], Source] = {}
     for each in numbers:
-        by_feature.setdefault(reader.sources[each].feature, reader.sources[each])
-    features = sorted(by_feature, key=schema.place)
-    sources = tuple(by_feature[each] for each in features)
+        by_ids.setdefault(_ids_of(reader.sources[each]), reader.sources[each])
+    own = sorted(by_ids, key=lambda ids: schema.place(ids[0]))
+    sources = tuple(by_ids[each] for each in own)
     if len(sources) > MAX_FEATURES:
         raise NotPlain(f"its index is computed of {len(sources)} features; {MAX_FEATURES} may be")
-    key = meaning.renumbered({each: features.index(reader.sources[each].feature) for each in numbers})
+    key = meaning.renumbered({each: own.index(_ids_of(reader.sources[each])) for each in numbers})
     add = constant_added(key, rows) if len(sources) == 1 else None
     return Part(sources, key=key.cast("int64")) if add is None else Part(sources, add)
+
+
+def _ids_of(source: Source) -> tuple[str, RowMove | None]:
+    return source.feature, source.moved
 
 
 def _part_kind(probe: Probe, source: Source) -> str:
