@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,6 +125,21 @@ def read_index(probe: Probe, node: fx.Node, rows: int) -> Index:
     numbered = {number: distinct.index(part) for number, part in parts.items()}
     own = np.array([numbered[number] for number in layout.parts.tolist()], np.int64)
     return Index(tuple(distinct), Layout(layout.before, layout.times, layout.after, layout.tiled, own, layout.places))
+
+
+def read_parts(probe: Probe, node: fx.Node, rows: int) -> list[Part]:
+    """Return all that is known of what an index looks up, wherever its elements are: less than `read_index` needs."""
+    reader = MarkReader.of(probe)
+    try:
+        read = [reader.read(node, count) for count in PROBED_ROWS]
+    except NotPlain:
+        return []
+    numbers = {number for marks in read if isinstance(marks, Marks) for number in marks.meanings.unique().tolist()}
+    found: dict[Part, None] = {}
+    for number in sorted(numbers):
+        with suppress(NotPlain):
+            found[_part(reader, probe.schema, number, rows)] = None
+    return list(found)
 
 
 def _part(reader: MarkReader, schema: Schema, number: int, rows: int) -> Part:
