@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, fx
 
 from ringpull.inference.export.capture import Captured
+from ringpull.inference.export.choices import parts_of
 from ringpull.inference.export.index import NotPlain, Part, read_index, read_parts
 from ringpull.inference.export.operators import BAGS, EMBEDDINGS, aten, positive, rank_of, values_of
 from ringpull.inference.export.passes.editor import BOUNDS, shape_of
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.export.ranges import IdRange
+from ringpull.inference.export.uses import Plan
 
 _INDEXES: Final = frozenset({aten.index.Tensor, aten.index_put.default, aten._unsafe_index.Tensor})
 """Operators with an index for each of the first dimensions; negative ones count from behind."""
@@ -55,18 +57,18 @@ class Ranges:
         return tuple(dict.fromkeys(kept))
 
 
-def read_ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) -> Ranges:
+def read_ranges(captured: Captured, probe: Probe, plans: Mapping[fx.Node, Plan]) -> Ranges:
     """Return the ids that each node has a row for, where its index is an expression of ids.
 
     Args:
         captured: The graph.
         probe: Its probe.
-        plans: The embeddings that become tables.
+        plans: Those of the embeddings that become tables.
     """
     found: dict[fx.Node, tuple[IdRange, ...]] = {}
     for node in captured.graph_module.graph.nodes:
         if node.target in EMBEDDINGS | BAGS:
-            own = _of_embedding(captured, probe, node, is_table=node in plans)
+            own = _of_embedding(captured, probe, node, plans.get(node))
         else:
             own = [
                 IdRange.of(part, size, None, -size if wraps else 0)
@@ -79,17 +81,15 @@ def read_ranges(captured: Captured, probe: Probe, plans: Collection[fx.Node]) ->
     return Ranges(found)
 
 
-def _of_embedding(captured: Captured, probe: Probe, node: fx.Node, *, is_table: bool) -> list[IdRange]:
+def _of_embedding(captured: Captured, probe: Probe, node: fx.Node, plan: Plan | None) -> list[IdRange]:
     weight: Any = node.args[0]
     rows = shape_of(weight)[0]
-    if not isinstance(rows, int):
-        return []
-    table = captured.weights[weight] if is_table else None
-    return [
-        IdRange.of(part, most, table)
-        for index, most in ((node.args[1], rows), *node.meta.get(BOUNDS, ()))
-        for part in (_plain_parts(probe, index, most) if is_table else read_parts(probe, index, most))
-    ]
+    table = None if plan is None else captured.weights[weight]
+    found = [IdRange.of(part, rows, table) for part in parts_of(plan)]
+    for index, most in ((node.args[1], rows), *node.meta.get(BOUNDS, ())):
+        parts = read_parts(probe, index, most) if plan is None else _plain_parts(probe, index, most)
+        found += [IdRange.of(part, most, table) for part in parts]
+    return found
 
 
 def _plain_parts(probe: Probe, index: fx.Node, rows: int) -> Collection[Part]:

@@ -13,7 +13,6 @@ from torch import fx
 
 from ringpull.inference.export.assembly import assemble
 from ringpull.inference.export.index import Index, NotPlain, Part, read_index
-from ringpull.inference.export.operators import values_of
 from ringpull.inference.export.probe import Probe
 from ringpull.inference.schema.key_expressions import KeyExpression
 from ringpull.inference.schema.kinds import IdSequence
@@ -67,7 +66,7 @@ class Vectors:
     """A use without pooling: the vectors themselves, in the shape of the index."""
 
     table: str
-    dim: int
+    weight: fx.Node
     node: fx.Node
     """The index, in the graph."""
     index: Index
@@ -75,17 +74,18 @@ class Vectors:
     def build(self, probe: Probe, graph: fx.Graph, look_up: LookUp) -> fx.Node:
         assert self.index.layout is not None  # the values of ragged features are pooled
         vectors, lengths = [], []
+        dim = int(self.weight.meta["val"].shape[1])
         for part in self.index.parts:
             pulled = look_up(unpooled(probe, self.table, part))
             first = part.sources[0]
             feature = probe.schema[first.feature]
             if first.moved is not None:
-                pulled = first.moved.build(graph, pulled, self.dim)
+                pulled = first.moved.build(graph, pulled, dim)
                 lengths.append(first.moved.many)
             else:
                 lengths.append(feature.length if isinstance(feature, IdSequence) else 0)
             vectors.append(pulled)
-        return assemble(probe, graph, self.index.layout, vectors, lengths, self.dim)
+        return assemble(probe, graph, self.weight, self.index.layout, vectors, lengths)
 
 
 def unpooled(probe: Probe, table: str, part: Part) -> Use:
@@ -96,18 +96,16 @@ def unpooled(probe: Probe, table: str, part: Part) -> Use:
     return Use(table, feature, Pooling.NONE, part.add, fill_row=fill_row, key=part.key, more=tuple(more))
 
 
-def read_vectors(probe: Probe, node: fx.Node) -> Vectors:
+def read_vectors(probe: Probe, weight: fx.Node, index: fx.Node) -> Vectors:
     """Return the plan for an embedding without pooling.
 
     Raises:
         NotPlain: It cannot be a pull.
     """
-    weight, index, *_ = values_of(node)
-    rows, dim = (int(each) for each in weight.meta["val"].shape)
-    read = read_index(probe, index, rows)
+    read = read_index(probe, index, int(weight.meta["val"].shape[0]))
     if read.layout is None:
         raise NotPlain(
             f"feature {read.parts[0].sources[0].feature} has any number of ids per row: pool them with"
             " nn.EmbeddingBag, or declare it IdSequence"
         )
-    return Vectors(probe.captured.weights[weight], dim, index, read)
+    return Vectors(probe.captured.weights[weight], weight, index, read)

@@ -335,6 +335,7 @@ def put(*path: Any) -> Callable[[Body], None]:
         (put("lookups", 0, "add", 2**63), r"manifest\.lookups\[0\]\.add: must be a whole number"),
         (put("lookups", 0, "fill", [1.0]), r"manifest\.lookups\[0\]\.fill: has 1 numbers; dim of the table is 2"),
         (put("lookups", 0, "fill", [1.0, "x"]), r"manifest\.lookups\[0\]\.fill\[1\]: must be a number"),
+        (put("lookups", 0, "fill", [1.0, 10**400]), r"manifest\.lookups\[0\]\.fill: must be numbers"),
         (put("lookups", 1, "fill", [0, 0, 0]), r"manifest\.lookups\[1\]\.fill: only unpooled"),
         (put("lookups", 0, "padding_id", 1), r"manifest\.lookups\[0\]\.padding_id: only bags"),
         (put("lookups", 1, "weighted", 1), r"manifest\.lookups\[1\]\.weighted: must be true or false"),

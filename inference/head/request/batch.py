@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringpull.inference.schema.features import PreparedFeature, PreparedRequests
+from ringpull.inference.schema.raw_columns import offsets_of
 
 Int64Array = NDArray[np.int64]
 
@@ -59,10 +60,14 @@ class RequestBatch:
         return feature
 
     def every_row(self, name: str) -> PreparedFeature:
-        """Return a feature that is not ragged with all B rows written out."""
+        """Return a feature without weights with all B rows written out."""
         prepared, row_index = self.feature(name)
         if row_index is None:
             return prepared
+        if prepared.offsets is not None and prepared.ids is not None:
+            offsets = offsets_of(np.diff(prepared.offsets)[row_index])
+            behind = np.repeat(prepared.offsets[row_index] - offsets[:-1], np.diff(offsets))
+            return PreparedFeature(self.rows, prepared.ids[np.arange(len(behind)) + behind], offsets)
         return PreparedFeature(
             self.rows,
             ids=None if prepared.ids is None else prepared.ids[row_index],

@@ -95,6 +95,14 @@ class FeatureLookup:
         keys = self._keys(ids) if spec.key is None else ids.view(np.uint64)
         return Lookup(spec.table, spec.pooling, keys, offsets, weights)
 
+    def padding_of_bags(self, prepared: PreparedFeature) -> Int64Array:
+        """Return how many times each bag of a sequence holds its padding (V,): at padded places, and as ids sent."""
+        assert self._sequence is not None
+        assert prepared.ids is not None
+        assert prepared.offsets is not None
+        sent = np.diff(_counts_before(prepared.ids == self.padding)[prepared.offsets])
+        return sent + (self._sequence.length - np.diff(prepared.offsets) if self._bags_hold_padding else 0)
+
     def values(self, prepared: PreparedFeature, result: LookupResult) -> Float32Array:
         """Return the program's input for V prepared rows: float32 (V, D), or (V, L, D) for an unpooled sequence."""
         if self._sequence is None or self.spec.pooling is not Pooling.NONE:
