@@ -153,9 +153,9 @@ def read_parts(probe: Probe, node: fx.Node, rows: int) -> list[Part]:
         read = [reader.read(node, count) for count in PROBED_ROWS]
     except NotPlain:
         return []
-    numbers = {number for marks in read if isinstance(marks, Marks) for number in marks.meanings.unique().tolist()}
+    marked = [each.meanings.reshape(-1).numpy() for each in read if isinstance(each, Marks)]
     found: dict[Part, None] = {}
-    for number in sorted(numbers):
+    for number in np.unique(np.concatenate(marked)).tolist() if marked else ():
         with suppress(NotPlain):
             found[_part(reader, probe.schema, number, rows)] = None
     return list(found)

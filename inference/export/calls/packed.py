@@ -167,12 +167,12 @@ def _run_one(
     layer: Any, weights: Sequence[Tensor], steps: Tensor, begin: list[Tensor], sizes: _Lengths
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the output (T, B, H) of one layer in one direction, and its states (1, B, H) at the end of each row."""
-    options = (weights, layer.bias, 1, 0.0, False, False, False)
+    options: Any = (weights, layer.bias, 1, 0.0, False, False, False)
     if layer.mode != "LSTM":
         run = {"GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}[layer.mode]
         output = run(steps, begin[0], *options)[0]
         return output, (sizes.last(output),)
-    output = torch.lstm(steps, begin, *options)[0]  # type: ignore[arg-type]
+    output = torch.lstm(steps, begin, *options)[0]
     return output, (sizes.last(output), _cells(layer, weights, steps, torch.cat([begin[0], output[:-1]]), begin, sizes))
 
 

@@ -105,7 +105,10 @@ CONSTANTS: dict[str, tuple[Expression, int]] = {
     "padding on both sides": (lambda m: F.pad(m.history, (1, 2), value=4), 1),
     "shifted": (lambda m: torch.cat([torch.full((m.rows, 1), 1), m.history[:, :-1]], 1), 1),
     "shifted in place": (lambda m: replaced(m.history.roll(1, 1), (slice(None), 0), MASK), 1),
-    "shifted by slices": (lambda m: replaced(torch.zeros_like(m.history), (slice(None), slice(1, None)), m.history[:, :-1]), 1),
+    "shifted by slices": (
+        lambda m: replaced(torch.zeros_like(m.history), (slice(None), slice(1, None)), m.history[:, :-1]),
+        1,
+    ),
     "the first of two": (lambda m: replaced(torch.stack([m.item, m.user], 1), (slice(None), 0), 9), 1),
     "places of a list": (lambda m: replaced(m.history, (slice(None), [0, 2]), torch.tensor([4, 5])), 1),
     "a triangle": (lambda m: torch.tril(m.history.unsqueeze(1).expand(-1, LENGTH, -1)), 1),
@@ -142,9 +145,7 @@ CHOICES: dict[str, Expression] = {
     "and then joined": lambda m: torch.cat(
         [torch.full((m.rows, 1), MASK), torch.where(m.places < m.lengths[:, None], m.history, 1), m.item[:, None]], 1
     ),
-    "a token behind a history": lambda m: replaced(
-        F.pad(m.history, (0, 1)), (torch.arange(m.rows), m.lengths), MASK
-    ),
+    "a token behind a history": lambda m: replaced(F.pad(m.history, (0, 1)), (torch.arange(m.rows), m.lengths), MASK),
     "the last of a history": lambda m: replaced(m.history, (torch.arange(m.rows), (m.lengths - 1).clamp(min=0)), MASK),
     "an id behind a history": lambda m: replaced(F.pad(m.history, (0, 1)), (torch.arange(m.rows), m.lengths), m.item),
     "scattered": lambda m: F.pad(m.history, (0, 1)).scatter(1, m.lengths[:, None], MASK),
