@@ -21,7 +21,10 @@ from torch.nn import functional as F
 from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence
 
-_LAYERS: Final = (nn.RNN, nn.GRU, nn.LSTM)
+_TORCH: Final[Any] = rnn
+"""Module of torch whose functions pack and pad."""
+
+_LAYERS: Final[tuple[Any, ...]] = (nn.RNN, nn.GRU, nn.LSTM)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,18 +79,18 @@ class _Lengths:
 @contextmanager
 def padded_sequences() -> Iterator[None]:
     """Have torch keep all places of padded sequences where it packs them, and recurrent layers take those."""
-    functions, invert = rnn._VF, rnn.invert_permutation
+    functions, invert = _TORCH._VF, _TORCH.invert_permutation
     forwards = [each.forward for each in _LAYERS]
-    rnn._VF = _Functions(functions)
-    rnn.invert_permutation = lambda order: None if order is None else torch.argsort(order)
+    _TORCH._VF = _Functions(functions)
+    _TORCH.invert_permutation = lambda order: None if order is None else torch.argsort(order)
     for layer, forward in zip(_LAYERS, forwards, strict=True):
-        layer.forward = _forward(forward)  # type: ignore[method-assign]
+        layer.forward = _forward(forward)
     try:
         yield
     finally:
-        rnn._VF, rnn.invert_permutation = functions, invert
+        _TORCH._VF, _TORCH.invert_permutation = functions, invert
         for layer, forward in zip(_LAYERS, forwards, strict=True):
-            layer.forward = forward  # type: ignore[method-assign]
+            layer.forward = forward
 
 
 class _Functions:
